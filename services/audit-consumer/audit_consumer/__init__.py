@@ -1,0 +1,1 @@
+"""Builds the audit projection: hash chain, checkpoints, analytics."""

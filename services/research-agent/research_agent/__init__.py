@@ -1,0 +1,1 @@
+"""Retrieves passages for a query from the knowledge base."""

@@ -1,0 +1,1 @@
+"""Writes the cited answer with the language model."""

@@ -1,0 +1,21 @@
+"""Typed settings from the environment: every problem reported at once, each with its mend."""
+
+from flotilla.config.settings import (
+    KafkaSettings,
+    LlmSettings,
+    PostgresSettings,
+    RedisSettings,
+    ServiceSettings,
+    TemporalSettings,
+    load_settings,
+)
+
+__all__ = [
+    "KafkaSettings",
+    "LlmSettings",
+    "PostgresSettings",
+    "RedisSettings",
+    "ServiceSettings",
+    "TemporalSettings",
+    "load_settings",
+]

@@ -1,0 +1,114 @@
+"""Settings that services share. A service's own class inherits what it needs:
+
+    class Settings(ServiceSettings, PostgresSettings, RedisSettings): ...
+
+Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and OpenTelemetry clients define.
+"""
+
+from typing import Literal, TypeVar
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flotilla.contracts.errors import ConfigurationError
+
+PREFIX = "FLOTILLA_"
+_CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class ServiceSettings(BaseSettings):
+    """What every service has: logs, the metrics and health port, the drain time."""
+
+    model_config = _CONFIG
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    metrics_host: str = "0.0.0.0"  # noqa: S104 - in a pod, Prometheus and the kubelet come from outside
+    metrics_port: int = Field(default=9090, ge=0, le=65535)
+    """0 picks a free port."""
+    drain_s: float = Field(default=25.0, gt=0)
+    """How long work in hand may take after SIGTERM; stay below the pod's terminationGracePeriodSeconds."""
+    otlp_endpoint: str | None = Field(default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of new traces that are recorded and logged per event."""
+
+
+class PostgresSettings(BaseSettings):
+    """Where PostgreSQL is. The DSN holds a password, so it is a secret."""
+
+    model_config = _CONFIG
+
+    postgres_dsn: SecretStr
+    """`postgresql://flotilla_app:PASSWORD@HOST:5432/flotilla`."""
+    postgres_pool_max: int = Field(default=10, ge=1)
+
+
+class RedisSettings(BaseSettings):
+    """Where Redis (or Valkey) is."""
+
+    model_config = _CONFIG
+
+    redis_url: SecretStr
+    """`redis://USER:PASSWORD@HOST:6379/0`; `rediss://` for TLS."""
+
+
+class KafkaSettings(BaseSettings):
+    """Where Kafka is."""
+
+    model_config = _CONFIG
+
+    kafka_bootstrap_servers: str
+    """`HOST:9092[,HOST:9092...]`."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca_file: str | None = None
+
+
+class TemporalSettings(BaseSettings):
+    """Where Temporal is."""
+
+    model_config = _CONFIG
+
+    temporal_address: str
+    """`HOST:7233`."""
+    temporal_namespace: str = "default"
+    temporal_api_key: SecretStr | None = None
+    temporal_tls: bool = False
+
+
+class LlmSettings(BaseSettings):
+    """The language model. Without a key the built-in extractive model answers, and says so."""
+
+    model_config = _CONFIG
+
+    openai_base_url: str | None = Field(default=None, validation_alias=AliasChoices("OPENAI_BASE_URL"))
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("OPENAI_API_KEY"))
+    llm_model: str | None = None
+    llm_timeout_s: float = Field(default=30.0, gt=0)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load_settings(kind: type[S]) -> S:
+    """Reads `kind` from the environment.
+
+    Raises:
+        ConfigurationError: names every missing or wrong variable, and what would fix it.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        lines = [_mend(problem) for problem in error.errors(include_input=False)]
+        raise ConfigurationError("settings can't be used:\n" + "\n".join(lines)) from None
+
+
+def _mend(problem: ErrorDetails) -> str:
+    name = "_".join(str(part) for part in problem["loc"])
+    variable = name if name.isupper() else PREFIX + name.upper()
+    if problem["type"] == "missing":
+        return f"  {variable} is not set: set it (docs/configuration.md has an example)"
+    return f"  {variable}: {problem['msg']}"

@@ -1,0 +1,82 @@
+"""Every name that crosses a process: streams, groups, topics, task queues, ids.
+
+People, dashboards and programs in other languages rely on these names, so they are written once, here.
+"""
+
+import re
+
+TASK_STREAM_PREFIX = "flotilla.tasks."
+REPLIES_STREAM = "flotilla.replies"
+EVENTS_STREAM = "flotilla.events"
+RUN_STREAM_PREFIX = "flotilla.runs."
+DEAD_LETTERS_STREAM = "flotilla.dead-letters"
+CANCELLED_KEY_PREFIX = "flotilla.cancelled."
+
+BRIDGE_GROUP = "workflow-bridge"
+AUDIT_GROUP = "audit-consumer"
+
+SESSION_EVENTS_TOPIC = "flotilla.session-events"
+CHECKPOINTS_TOPIC = "flotilla.audit-checkpoints"
+SESSION_EVENTS_PARTITIONS = 12
+"""Fixed for ever: the partition of a session is part of its identity (`flotilla.outbox.lanes`)."""
+
+TASK_QUEUE = "rag-agent-queue"
+RAG_WORKFLOW = "RagAgentWorkflow"
+APPROVAL_WORKFLOW = "HumanInTheLoopWorkflow"
+ORDER_WORKFLOW = "OrderProcessingSaga"
+PIPELINE_WORKFLOW = "PipelineWorkflow"
+
+EVENT_FIELD = "event"
+"""The field of a Redis entry that holds the CloudEvent as JSON."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+def is_valid_id(value: str) -> bool:
+    """Whether `value` can be a session, order or agent id: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no leading mark."""
+    return _ID.fullmatch(value) is not None
+
+
+def task_stream(agent: str) -> str:
+    """The stream on which `agent` receives its tasks."""
+    return TASK_STREAM_PREFIX + agent
+
+
+def agent_group(agent: str) -> str:
+    """The consumer group of `agent` on its task stream."""
+    return f"{agent}-agents"
+
+
+def run_stream(run_id: str) -> str:
+    """The expiring stream of a run's live tokens and steps."""
+    return RUN_STREAM_PREFIX + run_id
+
+
+def cancelled_key(task_id: str) -> str:
+    """The Redis key whose existence tells a working agent that its task was cancelled."""
+    return CANCELLED_KEY_PREFIX + task_id
+
+
+def run_workflow_id(run_id: str) -> str:
+    """The Temporal workflow id of a run."""
+    return f"run-{run_id}"
+
+
+def action_workflow_id(action_id: str) -> str:
+    """The Temporal workflow id of a governed action."""
+    return f"action-{action_id}"
+
+
+def order_workflow_id(tenant_id: str, order_id: str) -> str:
+    """The Temporal workflow id of an order."""
+    return f"order-{tenant_id}-{order_id}"
+
+
+def task_workflow_id(task_id: str) -> str:
+    """The Temporal workflow id of a pipeline task."""
+    return f"task-{task_id}"
+
+
+def session_key(tenant_id: str, session_id: str) -> str:
+    """The Kafka key of a session's events, `<tenant>/<session>`."""
+    return f"{tenant_id}/{session_id}"

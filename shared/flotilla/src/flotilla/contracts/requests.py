@@ -1,0 +1,65 @@
+"""What people ask of the fleet: questions, actions, orders."""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import Source
+from flotilla.contracts.tasks import ConfidenceBasis, TokenUsage
+
+RunStatus: TypeAlias = Literal["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"]
+ACTIVE_RUN_STATUSES: tuple[RunStatus, ...] = ("pending", "running", "interrupted")
+RiskLevel: TypeAlias = Literal["low", "medium", "high"]
+
+
+@dataclass(frozen=True, slots=True)
+class RAGRequest:
+    """A question. `user_id` is the subject of the caller's token."""
+
+    query: str
+    user_id: str
+    session_id: str
+    tenant_id: str = "default"
+    run_id: str = ""
+    steps: list[str] = field(default_factory=list)
+    """Empty: research, then write, a workflow step each. Else one routing slip through these agents."""
+    top_k: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RAGResponse:
+    """An answer with its sources; `confidence` is computed, `confidence_basis` says from what."""
+
+    answer: str
+    sources: list[Source]
+    confidence: float
+    confidence_basis: ConfidenceBasis = "retrieval_scores"
+    model: str = ""
+    usage: TokenUsage = field(default_factory=TokenUsage)
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRequest:
+    """A governed action. `risk_level` can raise the risk that policy computes, never lower it."""
+
+    action: str
+    description: str
+    risk_level: RiskLevel
+    requested_by: str
+    args: JsonObject = field(default_factory=dict)
+    action_id: str = ""
+    tenant_id: str = "default"
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """An order; `amount_minor` in minor units (cents) of `currency`."""
+
+    order_id: str
+    user_id: str
+    amount_minor: int
+    product_id: str
+    currency: str = "EUR"
+    tenant_id: str = "default"
+    session_id: str = ""

@@ -1,0 +1,166 @@
+"""Delegation: what a workflow (or an agent, in a routing slip) sends to an agent, and what comes back.
+
+Both travel as the `data` of a CloudEvent in the field `event` of a Redis entry; `docs/foreign-agents.md` shows
+them as JSON for other languages.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import Source
+
+TASK_REQUESTED = "flotilla.task.requested.v1"
+TASK_REPLIED = "flotilla.task.replied.v1"
+RESEARCH_COMPLETED = "flotilla.research.completed.v1"
+DRAFT_COMPLETED = "flotilla.draft.completed.v1"
+
+MAX_INLINE_RESULT_BYTES = 16_384
+"""Results above this stay in PostgreSQL; the workflow gets a `ResultReference`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAddress:
+    """Which waiting activity a reply completes. By ids, not by task token: a token changes with each attempt."""
+
+    workflow_id: str
+    workflow_run_id: str
+    activity_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTask:
+    """One unit of work for one agent. `task_id` is its idempotency key."""
+
+    task_id: str
+    agent: str
+    tenant_id: str
+    session_id: str
+    input: JsonObject
+    attempt: int = 1
+    """The workflow's try, from 1. A redelivery by the bus is the same attempt."""
+    run_id: str | None = None
+    user_id: str | None = None
+    """Subject of the person at the root of the work."""
+    reply_to: ReplyAddress | None = None
+    input_from: str | None = None
+    """Task whose stored result is laid under `input`: `{**result_of(input_from), **input}`. Keeps large results
+    out of Redis and out of workflow histories."""
+    slip: list[str] = field(default_factory=list)
+    """Agents still to visit after this one; the last one's result completes the activity."""
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An agent's answer that it could not do the task."""
+
+    type: str
+    """The exception's class name, `ValueError` for input that can never work."""
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultReference:
+    """Stands for a result too large for a workflow's history; the row is `flotilla.agent_tasks`."""
+
+    task_id: str
+    sha256: str
+    size_bytes: int
+    summary: str
+
+
+ReplyStatus: TypeAlias = Literal["done", "failed", "progress", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentReply:
+    """What an agent sends to `flotilla.replies`.
+
+    `done` and `failed` end the attempt; `progress` becomes a heartbeat of the waiting activity.
+    """
+
+    task_id: str
+    agent: str
+    tenant_id: str
+    session_id: str
+    status: ReplyStatus
+    attempt: int = 1
+    run_id: str | None = None
+    reply_to: ReplyAddress | None = None
+    result: JsonObject | None = None
+    result_ref: ResultReference | None = None
+    failure: Failure | None = None
+    progress: str | None = None
+    final: bool = True
+    """False for a hop of a routing slip that handed over to the next agent."""
+    persisted: bool = False
+    """True when the agent wrote result and events itself; a foreign agent leaves it false and the bridge writes."""
+    events: list[JsonObject] = field(default_factory=list)
+    """A foreign agent's session events: objects with `kind` and `data`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResearchTask:
+    """Input of agent `research`."""
+
+    query: str
+    top_k: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A retrieved piece of a document. Its text is data, never an instruction."""
+
+    text: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResearchResult:
+    """Result of agent `research`: passages, best first."""
+
+    query: str
+    passages: list[Passage]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """An earlier exchange of the session."""
+
+    query: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteTask:
+    """Input of agent `write`: a question, and the passages it may cite. In a slip it gets the research result."""
+
+    query: str
+    passages: list[Passage] = field(default_factory=list)
+    history: list[Turn] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """Tokens that a model counted, in tokens."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+ConfidenceBasis: TypeAlias = Literal["token_logprobs", "retrieval_scores"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """Result of agent `write`."""
+
+    answer: str
+    sources: list[Source]
+    confidence: float
+    """From 0 to 1."""
+    confidence_basis: ConfidenceBasis
+    model: str
+    usage: TokenUsage = field(default_factory=TokenUsage)

@@ -1,0 +1,83 @@
+"""asyncpg pools and tenant transactions.
+
+Row level security decides by the setting `flotilla.tenant_id`. It is set for one transaction at a time, so a pooled
+connection never carries a tenant over to the next user.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+import structlog
+from asyncpg.pool import PoolConnectionProxy
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.postgres.schema import newest_migration
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError)
+"""What asyncpg raises while the server is away, starting or shutting down."""
+
+_SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
+_SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_pool(dsn: str, *, application: str, max_size: int = 10) -> AsyncIterator[Pool]:
+    """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
+
+    `application` shows in pg_stat_activity.
+    """
+    pool = asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=max_size,
+        command_timeout=60,
+        server_settings={"application_name": application},
+    )
+    await pool
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(5):
+                await pool.close()
+        except TimeoutError:
+            log.warning("postgres_pool_terminated", reason="connections still in use after 5 s")
+            pool.terminate()
+
+
+@asynccontextmanager
+async def tenant_transaction(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
+    """One transaction that sees and writes the rows of `tenant_id` only. Commits on leaving, rolls back on error."""
+    async with pool.acquire() as connection, connection.transaction():
+        await set_tenant(connection, tenant_id)
+        yield connection
+
+
+async def set_tenant(connection: Connection, tenant_id: str) -> None:
+    """Makes the rest of the current transaction act for `tenant_id`."""
+    await connection.execute(_SET_TENANT, tenant_id)
+
+
+async def check_schema(pool: Pool) -> None:
+    """Raises RetryLater until the database answers and holds this code's newest migration: a readiness check."""
+    migration_id = newest_migration()
+    try:
+        applied = await pool.fetchval(_SCHEMA_VERSION, migration_id, timeout=5)
+    except (
+        asyncpg.UndefinedTableError,
+        asyncpg.InvalidSchemaNameError,
+        asyncpg.InvalidCatalogNameError,
+    ) as error:
+        raise RetryLater("the database has no Flotilla schema yet: run `python -m flotilla.install`") from error
+    except (*AWAY, TimeoutError) as error:
+        raise RetryLater(f"PostgreSQL does not answer: {str(error) or type(error).__name__}") from error
+    if applied is None:
+        raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")

@@ -1,0 +1,131 @@
+"""Liveness and readiness, and the small HTTP server that shows them beside the metrics.
+
+Readiness asks the dependencies; liveness asks only whether the process still moves. A dependency that is away
+must never get a pod restarted.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import uvicorn
+from prometheus_client import REGISTRY
+from prometheus_client.openmetrics import exposition as openmetrics
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flotilla.contracts.errors import FlotillaError, RetryLater
+
+Check: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns when all is well; raises RetryLater with the reason, and the mend, when not."""
+
+CHECK_TIMEOUT_S = 5.0
+
+
+class Health:
+    """What a process knows of its own state. Checks run on each request of `/readyz`."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, Check] = {}
+        self._progress: dict[str, tuple[float, float]] = {}
+        self.stopping = False
+
+    def add_check(self, name: str, check: Check) -> None:
+        """Makes readiness depend on `check`."""
+        self._checks[name] = check
+
+    def expect_progress(self, name: str, within_s: float) -> None:
+        """Makes liveness depend on `progress(name)` being called at least every `within_s` seconds."""
+        self._progress[name] = (within_s, time.monotonic())
+
+    def progress(self, name: str) -> None:
+        """Notes that the loop `name` moved (or that it has good reason to wait)."""
+        within_s, _ = self._progress[name]
+        self._progress[name] = (within_s, time.monotonic())
+
+    def stuck(self) -> list[str]:
+        """The loops that did not move in time."""
+        now = time.monotonic()
+        return [name for name, (within_s, last) in self._progress.items() if now - last > within_s]
+
+    async def problems(self) -> dict[str, str]:
+        """Why the process is not ready, by check; empty when it is."""
+        problems = {"process": "shutting down"} if self.stopping else {}
+        answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
+        problems.update({name: why for name, why in zip(self._checks, answers, strict=True) if why})
+        return problems
+
+    async def _ask(self, check: Check) -> str | None:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await check()
+        except TimeoutError:
+            return f"no answer within {CHECK_TIMEOUT_S:g} s"
+        except RetryLater as reason:
+            return str(reason)
+        except (FlotillaError, OSError) as reason:
+            return f"{type(reason).__name__}: {reason}"
+        return None
+
+
+def health_routes(health: Health) -> list[Route]:
+    """`/livez`, `/readyz` and `/metrics`."""
+
+    async def livez(_request: Request) -> Response:
+        stuck = health.stuck()
+        return JSONResponse({"status": "stuck" if stuck else "ok", "stuck": stuck}, status_code=503 if stuck else 200)
+
+    async def readyz(_request: Request) -> Response:
+        problems = await health.problems()
+        return JSONResponse(
+            {"status": "not ready" if problems else "ready", "problems": problems},
+            status_code=503 if problems else 200,
+        )
+
+    async def metrics(_request: Request) -> Response:
+        return Response(openmetrics.generate_latest(REGISTRY), media_type=openmetrics.CONTENT_TYPE_LATEST)
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+class EmbeddedServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """Serves while the block runs; gives the port. Requests in hand are finished on the way out."""
+        task = asyncio.create_task(self._serve(), name="http")
+        while not self.started and not task.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0.005)
+        if task.done():
+            await task
+            raise OSError(f"can't listen on {self.config.host}:{self.config.port}: is the port taken?")
+        try:
+            yield self.servers[0].sockets[0].getsockname()[1]
+        finally:
+            self.should_exit = True
+            await task
+
+
+def http_server(app: Starlette, host: str, port: int, *, grace_s: int = 5) -> EmbeddedServer:
+    """A uvicorn server for `app` that lives in this event loop."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=grace_s,
+    )
+    return EmbeddedServer(config)
+
+
+def health_server(health: Health, host: str, port: int) -> EmbeddedServer:
+    """The server of the metrics port."""
+    return http_server(Starlette(routes=health_routes(health)), host, port, grace_s=1)

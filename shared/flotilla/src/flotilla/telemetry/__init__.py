@@ -1,0 +1,6 @@
+"""Logs, metrics and traces."""
+
+from flotilla.telemetry.logs import configure_logs
+from flotilla.telemetry.traces import configure_traces, context_of, current_traceparent, span
+
+__all__ = ["configure_logs", "configure_traces", "context_of", "current_traceparent", "span"]

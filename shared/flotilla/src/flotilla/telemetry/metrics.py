@@ -1,0 +1,63 @@
+"""Every metric of the fleet, declared once. Dashboards and alerts are tested against this list.
+
+Each process exposes only those it touches: a labelled metric without observations has no samples.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+RUNS = Counter("flotilla_runs", "Runs finished.", ["status"])
+RUN_DURATION = Histogram("flotilla_run_duration_seconds", "From request to end of a run.", buckets=_SLOW)
+
+BUS_ENTRIES = Counter("flotilla_bus_entries", "Entries taken off a stream.", ["stream", "group", "outcome"])
+BUS_HANDLER = Histogram("flotilla_bus_handler_seconds", "Time in a handler.", ["stream", "group"], buckets=_SLOW)
+BUS_DELIVERY_DELAY = Histogram(
+    "flotilla_bus_delivery_delay_seconds",
+    "From XADD to the handler's start.",
+    ["stream", "group"],
+    buckets=_SLOW,
+)
+BUS_RECLAIMED = Counter("flotilla_bus_reclaimed", "Entries taken over from a silent consumer.", ["stream", "group"])
+BUS_LOST_ENTRIES = Counter(
+    "flotilla_bus_lost_entries", "Pending entries whose body was trimmed away.", ["stream", "group"]
+)
+STREAM_LAG = Gauge("flotilla_stream_lag_entries", "Entries not yet delivered to the group.", ["stream", "group"])
+STREAM_PENDING = Gauge("flotilla_stream_pending_entries", "Delivered, not acknowledged.", ["stream", "group"])
+DEAD_LETTERS = Gauge("flotilla_dead_letters", "Dead letters that wait for a person (capped at 10001).", ["stream"])
+
+OUTBOX_BACKLOG = Gauge("flotilla_outbox_backlog_rows", "Outbox rows not yet in Kafka (capped at 10001).")
+OUTBOX_OLDEST = Gauge("flotilla_outbox_oldest_unpublished_seconds", "Age of the oldest outbox row.")
+OUTBOX_PUBLISHED = Counter("flotilla_outbox_published", "Events acknowledged by Kafka.")
+OUTBOX_PUBLISH_DELAY = Histogram(
+    "flotilla_outbox_publish_delay_seconds", "From commit to Kafka's acknowledgement.", buckets=_FAST
+)
+OUTBOX_PARKED = Gauge("flotilla_outbox_parked_keys", "Sessions parked because Kafka refused an event.")
+
+AUDIT_LAG = Gauge("flotilla_audit_lag_events", "Events in Kafka not yet projected.", ["partition"])
+AUDIT_PROJECTED = Counter("flotilla_audit_projected", "Events written to the projection.")
+AUDIT_GAPS = Counter("flotilla_audit_gaps", "Missing sequence numbers met.")
+AUDIT_DUPLICATES = Counter("flotilla_audit_duplicates", "Duplicates dropped.")
+AUDIT_CONFLICTS = Counter("flotilla_audit_conflicts", "Two different events with one sequence number.")
+AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
+AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
+
+APPROVALS_PENDING = Gauge("flotilla_approvals_pending", "Approvals that wait for a person (capped at 10001).")
+APPROVAL_OLDEST = Gauge("flotilla_approval_oldest_pending_seconds", "Age of the oldest pending approval.")
+APPROVALS_OVERDUE = Gauge("flotilla_approvals_overdue", "Pending approvals past their reminder.")
+APPROVAL_DECISIONS = Counter("flotilla_approval_decisions", "Decisions made.", ["decision"])
+
+SAGA_COMPENSATIONS = Counter("flotilla_saga_compensations", "Compensations by outcome.", ["outcome"])
+SAGA_PARKED = Gauge("flotilla_saga_parked_compensations", "Compensations that wait for an operator.")
+
+LLM_TOKENS = Counter("flotilla_llm_tokens", "Tokens, input or output.", ["model", "direction"])
+LLM_CALL_DURATION = Histogram("flotilla_llm_call_duration_seconds", "Time of a model call.", ["model"], buckets=_SLOW)
+LLM_CACHE_HITS = Counter("flotilla_llm_cache_hits", "Stored answers used instead of a second call.")
+
+HTTP_DURATION = Histogram(
+    "flotilla_http_request_duration_seconds",
+    "Time of a request.",
+    ["route", "method", "status"],
+    buckets=_SLOW,
+)

@@ -1,0 +1,56 @@
+"""OpenTelemetry traces: one trace from the gateway to the audit row.
+
+Context crosses processes as a W3C `traceparent`: in Temporal headers, in the CloudEvent, in Kafka headers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
+
+TRACEPARENT = "traceparent"
+
+
+def configure_traces(service: str, otlp_endpoint: str | None, sample_ratio: float) -> TracerProvider:
+    """Installs the tracer provider. Without an endpoint spans exist, so that ids flow, but are not exported."""
+    provider = TracerProvider(
+        resource=Resource.create({SERVICE_NAME: service}), sampler=ParentBasedTraceIdRatio(sample_ratio)
+    )
+    if otlp_endpoint:
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def current_traceparent() -> str | None:
+    """The current span as a `traceparent`, or None outside any span."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get(TRACEPARENT)
+
+
+def context_of(traceparent: str | None) -> Context | None:
+    """The remote context that `traceparent` names."""
+    return propagate.extract({TRACEPARENT: traceparent}) if traceparent else None
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    parent: str | None = None,
+    attributes: dict[str, AttributeValue] | None = None,
+) -> Iterator[Span]:
+    """A span that continues `parent` (a `traceparent`) where one is given, else the current one."""
+    tracer = trace.get_tracer("flotilla")
+    with tracer.start_as_current_span(name, context=context_of(parent), kind=kind, attributes=attributes) as active:
+        yield active
