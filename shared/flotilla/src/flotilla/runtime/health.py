@@ -5,6 +5,7 @@ must never get a pod restarted.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flotilla.contracts.errors import FlotillaError, RetryLater
+from flotilla.contracts.errors import ConfigurationError, FlotillaError, RetryLater
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns when all is well; raises RetryLater with the reason, and the mend, when not."""
@@ -97,18 +98,30 @@ class EmbeddedServer(uvicorn.Server):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
-        """Serves while the block runs; gives the port. Requests in hand are finished on the way out."""
-        task = asyncio.create_task(self._serve(), name="http")
-        while not self.started and not task.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
-            await asyncio.sleep(0.005)
-        if task.done():
-            await task
-            raise OSError(f"can't listen on {self.config.host}:{self.config.port}: is the port taken?")
-        try:
-            yield self.servers[0].sockets[0].getsockname()[1]
-        finally:
-            self.should_exit = True
-            await task
+        """Serves while the block runs; gives the port. Requests in hand are finished on the way out.
+
+        Raises:
+            ConfigurationError: the port can't be listened on.
+        """
+        # Bound here, since uvicorn answers a taken port with SystemExit from inside its task.
+        with _listening(self.config.host, self.config.port) as listener:
+            task = asyncio.create_task(self._serve([listener]), name="http")
+            while not self.started and not task.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
+                await asyncio.sleep(0.005)
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                self.should_exit = True
+                await task
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; set another port") from error
 
 
 def http_server(app: Starlette, host: str, port: int, *, grace_s: int = 5) -> EmbeddedServer:

@@ -1,0 +1,56 @@
+"""A fresh database per test, cloned from one that is migrated once per run."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from flotilla.postgres.migrate import migrate
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the test server; any of the fleet's roles can log in."""
+
+    superuser_dsn: str
+
+    def dsn(self, role: str = "flotilla_app") -> str:
+        """The DSN for `role`: flotilla_app, flotilla_relay, flotilla_audit or flotilla_scaler."""
+        parts = urlsplit(self.superuser_dsn)
+        return urlunsplit(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}"))
+
+
+def with_database(dsn: str, name: str) -> str:
+    """The same server and user, another database."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+async def make_template(server_dsn: str, name: str) -> None:
+    """A migrated database that others are cloned from."""
+    await _execute(server_dsn, f'CREATE DATABASE "{name}"')
+    migrate(with_database(server_dsn, name))
+
+
+@asynccontextmanager
+async def cloned(server_dsn: str, template: str, name: str) -> AsyncIterator[Database]:
+    """A copy of `template` that lives as long as the block."""
+    await _execute(server_dsn, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield Database(with_database(server_dsn, name))
+    finally:
+        await drop(server_dsn, name)
+
+
+async def drop(server_dsn: str, name: str) -> None:
+    """Drops a database, its connections included."""
+    await _execute(server_dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

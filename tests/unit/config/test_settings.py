@@ -1,0 +1,41 @@
+import pytest
+
+from flotilla.config import LlmSettings, PostgresSettings, RedisSettings, ServiceSettings, load_settings
+from flotilla.contracts.errors import ConfigurationError
+
+
+class Settings(ServiceSettings, PostgresSettings, RedisSettings, LlmSettings):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POSTGRES_DSN", "REDIS_URL", "METRICS_PORT", "LOG_LEVEL"):
+        monkeypatch.delenv(f"FLOTILLA_{name}", raising=False)
+
+
+def test_every_problem_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_METRICS_PORT", "many")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(Settings)
+    message = str(caught.value)
+    for variable in ("FLOTILLA_POSTGRES_DSN", "FLOTILLA_REDIS_URL", "FLOTILLA_METRICS_PORT"):
+        assert variable in message
+
+
+def test_no_message_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_POSTGRES_DSN", "postgresql://flotilla_app:hunter2@db/flotilla")
+    monkeypatch.setenv("FLOTILLA_REDIS_URL", "redis://:hunter2@cache")
+    assert "hunter2" not in repr(load_settings(Settings))
+    monkeypatch.setenv("FLOTILLA_LOG_LEVEL", "hunter2")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(Settings)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_POSTGRES_DSN", "postgresql://db")
+    monkeypatch.setenv("FLOTILLA_REDIS_URL", "redis://cache")
+    settings = load_settings(Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.metrics_port = 1

@@ -1,0 +1,53 @@
+import httpx
+import pytest
+
+from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.runtime.health import Health, health_server
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+async def test_readiness_says_why_it_is_not_ready(health: Health) -> None:
+    async def away() -> None:
+        raise RetryLater("PostgreSQL does not answer")
+
+    health.add_check("postgres", away)
+    async with health_server(health, "127.0.0.1", 0).running() as port, httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["problems"] == {"postgres": "PostgreSQL does not answer"}
+        alive = await client.get(f"http://127.0.0.1:{port}/livez")
+        assert alive.status_code == 200
+
+
+async def test_a_stopping_process_is_not_ready(health: Health) -> None:
+    assert await health.problems() == {}
+    health.stopping = True
+    assert await health.problems() == {"process": "shutting down"}
+
+
+async def test_a_loop_that_stops_moving_is_not_alive(health: Health) -> None:
+    health.expect_progress("relay", within_s=0.0)
+    async with health_server(health, "127.0.0.1", 0).running() as port, httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/livez")
+        assert (answer.status_code, answer.json()["stuck"]) == (503, ["relay"])
+        health.expect_progress("relay", within_s=60.0)
+        health.progress("relay")
+        assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
+
+
+async def test_metrics_are_openmetrics(health: Health) -> None:
+    async with health_server(health, "127.0.0.1", 0).running() as port, httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+async def test_a_taken_port_is_an_error_and_not_a_hang(health: Health) -> None:
+    async with health_server(health, "127.0.0.1", 0).running() as port:
+        with pytest.raises(ConfigurationError, match=str(port)):
+            async with health_server(health, "127.0.0.1", port).running():
+                pass
