@@ -1,0 +1,77 @@
+# Flotilla. `make help` lists what there is; `make demo` and `make test` do their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Editable installs: no build step between a change and a run.
+MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
+SOURCES := shared services tests benchmarks
+# Two test processes: the servers need the rest of a small machine.
+WORKERS ?= 2
+PYTEST = $(BIN)/pytest $(PYTEST_OPTIONS)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
+.PHONY: setup demo up down
+setup: $(VENV)/.installed ## Make the virtual environment, from the locked and hashed requirements
+
+demo: setup ## Bring up the real servers and services, ask a question, show what was recorded
+	$(BIN)/flotilla demo
+
+up: setup ## Start the local stack
+	$(BIN)/flotilla up
+
+down: setup ## Stop the local stack
+	$(BIN)/flotilla down
+
+$(BIN)/uv: locks/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flotilla needs Python 3.11 or newer: set PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV) || { echo 'No venv module: apt-get install -y python3-venv'; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement locks/uv.txt
+	@touch $@
+
+$(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBERS))
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes --requirement locks/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation $(addprefix --editable ,$(MEMBERS))
+	@touch $@
+
+##@ Check it
+.PHONY: lint types test test-unit test-integration test-chaos test-charts test-cluster bench
+lint: setup ## Format, lint and import rules
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: setup ## mypy, strict
+	$(BIN)/mypy shared/flotilla/src shared/cli/src shared/devstack/src $(foreach s,$(wildcard services/*),$(s)/$(subst -,_,$(notdir $(s)))) tests
+
+test: setup ## Every test that needs no cluster, on real servers
+	$(PYTEST) tests/unit tests/contract tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
+	$(PYTEST) tests/e2e
+
+test-unit: setup ## Tests that need no server
+	$(PYTEST) tests/unit
+
+test-integration: setup ## Tests on the real servers
+	$(PYTEST) tests/contract tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
+
+test-chaos: setup ## Long fault-injection runs
+	$(PYTEST) tests/chaos --override-ini timeout=3600
+
+bench: setup ## Every benchmark, one after the other
+	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done
+
+##@ Keep it
+.PHONY: lock clean
+lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newest versions)
+	PATH="$(CURDIR)/$(BIN):$$PATH" locks/compile
+
+clean: ## Remove what the build made; the local stack's data stays
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,59 @@
+"""Each service, installed alone from its own lock, imports: an undeclared dependency fails here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+UV = Path(sys.executable).parent / "uv"
+SERVICES = {
+    "gateway": "gateway",
+    "workflow-worker": "workflow_worker",
+    "research-agent": "research_agent",
+    "writer-agent": "writer_agent",
+    "outbox-relay": "outbox_relay",
+    "audit-consumer": "audit_consumer",
+}
+# What an image must not carry: agents need no Temporal, the event path no language model and no HTTP framework.
+ABSENT = {
+    "research-agent": {"temporalio", "aiokafka", "fastapi", "openai"},
+    "writer-agent": {"temporalio", "aiokafka", "fastapi"},
+    "outbox-relay": {"temporalio", "redis", "fastapi", "openai"},
+    "audit-consumer": {"temporalio", "redis", "fastapi", "openai"},
+    "workflow-worker": {"aiokafka", "fastapi"},
+    "gateway": {"openai"},
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_installed_alone_imports(service: str, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    _run(UV, "venv", "--quiet", "--python", sys.executable, environment)
+    python = environment / "bin" / "python"
+    _run(UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", ROOT / f"locks/{service}.txt")
+    _run(
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--no-deps",
+        ROOT / "shared/flotilla",
+        ROOT / f"services/{service}",
+    )
+    module = SERVICES[service]
+    walk = f"import pkgutil, importlib, {module} as m; [importlib.import_module(i.name) for i in pkgutil.walk_packages(m.__path__, '{module}.')]"
+    _run(python, "-W", "error", "-c", walk)
+    listed = _run(UV, "pip", "list", "--python", python, "--format", "freeze")
+    installed = {line.split("==")[0] for line in listed.splitlines()}
+    assert installed & ABSENT[service] == set()
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
