@@ -25,6 +25,12 @@ ABSENT = {
     "workflow-worker": {"aiokafka", "fastapi"},
     "gateway": {"openai"},
 }
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(module.name)
+"""
 
 
 @pytest.mark.timeout(300)
@@ -45,9 +51,7 @@ def test_a_service_installed_alone_imports(service: str, tmp_path: Path) -> None
         ROOT / "shared/flotilla",
         ROOT / f"services/{service}",
     )
-    module = SERVICES[service]
-    walk = f"import pkgutil, importlib, {module} as m; [importlib.import_module(i.name) for i in pkgutil.walk_packages(m.__path__, '{module}.')]"
-    _run(python, "-W", "error", "-c", walk)
+    _run(python, "-W", "error", "-c", IMPORT_ALL, SERVICES[service])
     listed = _run(UV, "pip", "list", "--python", python, "--format", "freeze")
     installed = {line.split("==")[0] for line in listed.splitlines()}
     assert installed & ABSENT[service] == set()
