@@ -1,0 +1,39 @@
+# syntax=docker/dockerfile:1
+# One image per service:  docker build --build-arg SERVICE=outbox-relay -t flotilla/outbox-relay:0.1.0 .
+# An image holds its own service's locked packages and nothing else.
+
+# Pinned by digest so that a rebuild is the same; BASE_IMAGE lets a company bring its own Python >= 3.11 on Debian.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+ARG SERVICE
+RUN test -n "${SERVICE}" || { echo 'Say which service: --build-arg SERVICE=gateway'; exit 1; }
+WORKDIR /build
+COPY locks/uv.txt locks/
+RUN python3 -m venv uv && uv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/uv.txt
+ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
+# First what changes seldom: the dependencies.
+COPY locks/${SERVICE}.txt locks/
+RUN uv/bin/uv venv --quiet --python python3 /app \
+ && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt"
+COPY shared/flotilla shared/flotilla
+COPY services/${SERVICE} services/${SERVICE}
+RUN uv/bin/uv pip install --python /app/bin/python --no-deps ./shared/flotilla "./services/${SERVICE}" \
+ && ln -s "/app/bin/${SERVICE}" /app/bin/service
+
+FROM ${BASE_IMAGE}
+ARG SERVICE
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="flotilla-${SERVICE}" \
+      org.opencontainers.image.description="Flotilla: durable, governed, auditable agent services" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /app /app
+ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+WORKDIR /app
+EXPOSE 9090
+# No shell between PID 1 and the service: it gets SIGTERM itself, and drains.
+ENTRYPOINT ["/app/bin/service"]
