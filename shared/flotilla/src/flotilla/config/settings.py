@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.names import CHECKPOINTS_TOPIC, SESSION_EVENTS_TOPIC
 
 PREFIX = "FLOTILLA_"
 _CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -65,6 +66,9 @@ class KafkaSettings(BaseSettings):
     kafka_username: str | None = None
     kafka_password: SecretStr | None = None
     kafka_ca_file: str | None = None
+    kafka_session_events_topic: str = SESSION_EVENTS_TOPIC
+    kafka_checkpoints_topic: str = CHECKPOINTS_TOPIC
+    """Other names let several fleets share one Kafka."""
 
 
 class TemporalSettings(BaseSettings):
