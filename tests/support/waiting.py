@@ -17,7 +17,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], timeout_s: float
         if inspect.isawaitable(value):
             value = await value
         if value:
-            return value  # type: ignore[return-value]
+            return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not so within {timeout_s:g} s; last seen: {value!r}")
         await asyncio.sleep(every_s)

@@ -1,0 +1,134 @@
+"""The whole product, started as a user starts it: `flotilla up` in a folder of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from tests.support.waiting import eventually
+
+FLOTILLA = Path(sys.executable).parent / "flotilla"
+SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
+
+
+@dataclass
+class Fleet:
+    """One local stack: servers and services as processes. `env` reaches every service."""
+
+    home: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def cli(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Runs `flotilla ARGUMENTS` as a user would."""
+        done = subprocess.run(
+            [str(FLOTILLA), *arguments],
+            env={**os.environ, **self.env, "FLOTILLA_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"flotilla {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def cli_json(self, *arguments: str) -> Any:
+        """What `flotilla ARGUMENTS -o json` prints."""
+        return json.loads(self.cli(*arguments, "-o", "json").stdout)
+
+    def up(self) -> None:
+        self.cli("up")
+
+    def down(self) -> None:
+        self.cli("down")
+
+    def status(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.cli_json("status"))
+
+    def process(self, name: str) -> dict[str, Any]:
+        return next(process for process in self.status()["processes"] if process["name"] == name)
+
+    def key(self, name: str = "alice") -> str:
+        keys = json.loads(Path(self.status()["keys_file"]).read_text())
+        return cast("str", keys[name])
+
+    def client(self, name: str = "alice") -> httpx.AsyncClient:
+        """An API client that authenticates as `name`."""
+        return httpx.AsyncClient(
+            base_url=self.status()["url"], headers={"Authorization": f"Bearer {self.key(name)}"}, timeout=60
+        )
+
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Sends a signal to one process of the stack and gives its pid."""
+        pid = int(self.process(name)["pid"])
+        os.kill(pid, number)
+        return pid
+
+    async def kill(self, name: str, timeout_s: float = 30) -> None:
+        """kill -9 of one process; returns when the supervisor has another one ready in its place."""
+        pid = self.signal(name, signal.SIGKILL)
+        await eventually(lambda: self._replaced(name, pid), timeout_s=timeout_s, every_s=0.2)
+
+    def _replaced(self, name: str, old_pid: int) -> bool:
+        process = self.process(name)
+        return process["pid"] not in (None, old_pid) and process["state"] == "running"
+
+    def metrics(self, name: str) -> str:
+        """What the process shows on its metrics port."""
+        port = self.process(name)["ports"]["metrics"]
+        return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+
+    def logs(self, names: Iterable[str] = SERVICES) -> str:
+        """The logs of some services, one after the other."""
+        by_name = {process["name"]: process["log"] for process in self.status()["processes"]}
+        return "\n".join(Path(by_name[name]).read_text(errors="replace") for name in names)
+
+
+async def finished(client: httpx.AsyncClient, run_id: str, timeout_s: float = 60) -> dict[str, Any]:
+    """The run, once it has ended. A gateway that is being restarted is asked again."""
+    deadline = time.monotonic() + timeout_s
+
+    async def ended() -> dict[str, Any] | None:
+        assert time.monotonic() < deadline + 1
+        try:
+            answer = await client.get(f"/v1/runs/{run_id}")
+        except httpx.TransportError:
+            return None
+        if answer.status_code >= 500:
+            return None
+        run = cast("dict[str, Any]", answer.json())
+        return run if run["status"] not in ("pending", "running", "interrupted") else None
+
+    return cast("dict[str, Any]", await eventually(ended, timeout_s=timeout_s, every_s=0.1))
+
+
+async def start_run(client: httpx.AsyncClient, session_id: str, query: str, key: str) -> str:
+    """Starts a run; repeats the request under its idempotency key while the gateway is away."""
+
+    async def accepted() -> str | None:
+        try:
+            answer = await client.post(
+                f"/v1/sessions/{session_id}/runs", json={"query": query}, headers={"Idempotency-Key": key}
+            )
+        except httpx.TransportError:
+            return None
+        if answer.status_code >= 500:
+            return None
+        assert answer.status_code in (200, 202), answer.text
+        return cast("str", answer.json()["run_id"])
+
+    return cast("str", await eventually(accepted, timeout_s=60, every_s=0.1))
+
+
+async def session_events(client: httpx.AsyncClient, session_id: str) -> list[dict[str, Any]]:
+    """All events of a session, by seq."""
+    answer = await client.get(f"/v1/sessions/{session_id}/events", params={"limit": 1000})
+    assert answer.status_code == 200, answer.text
+    return cast("list[dict[str, Any]]", answer.json()["events"])
