@@ -50,6 +50,8 @@ class ActionRequest:
     action_id: str = ""
     tenant_id: str = "default"
     session_id: str = ""
+    on_behalf_of: str = ""
+    """The person at the root, where an agent asks; excluded from the vote like the requester."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +63,17 @@ class OrderRequest:
     amount_minor: int
     product_id: str
     currency: str = "EUR"
+    tenant_id: str = "default"
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRequest:
+    """A chain of agents by routing slip; its result is the last agent's."""
+
+    steps: list[str]
+    input: JsonObject
+    user_id: str
+    task_id: str = ""
     tenant_id: str = "default"
     session_id: str = ""

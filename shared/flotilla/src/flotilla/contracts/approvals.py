@@ -1,0 +1,175 @@
+"""Governed actions: the names, states and messages of `HumanInTheLoopWorkflow`.
+
+How a decision travels (two steps, so that no attempt is lost and no answer is given twice):
+
+1. The gateway, in one transaction: finds the `approvals` row (none: 404); if `approval_decisions` has a `counted`
+   row with this `update_id`, its `answer` is the answer (200). Else it inserts the attempt (`outcome = 'attempted'`)
+   and appends `flotilla.approvals.attempted_event` to the approval's session.
+2. It sends the Update `decide` with id `decision_update_id(...)` to the approval's `workflow_id`. The validator refuses
+   with an ApplicationError whose type is a key of `REFUSAL_STATUS` (the HTTP status is its value); the gateway then
+   marks the attempt `refused` and appends `flotilla.approvals.refused_event`. A closed workflow is `AlreadyDecided`.
+   The handler changes the workflow's state first, then the worker stores decision, answer, approval row and session
+   event in one transaction, and only then the Update answers with a `DecisionAnswer`.
+
+Who inserts what at submission: the gateway inserts session, `actions` row (status `pending`) and
+`state_change{action_submitted}`, then starts `HumanInTheLoopWorkflow(ActionRequest)` with id `action-<action_id>`. The
+worker starts the workflow of an action that was left pending. `approval_id` is the `action_id`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.requests import RiskLevel
+
+GET_STATUS_QUERY = "get_status"
+"""Answers with an `ActionState`."""
+DECIDE_UPDATE = "decide"
+"""Takes a `DecisionRequest`, answers with a `DecisionAnswer`."""
+APPROVE_SIGNAL = "approve"
+"""Takes `approved: bool, reviewer: str`; counts only where policy says `allow_signal` and the quorum is 1."""
+
+RISK_ORDER: tuple[RiskLevel, ...] = ("low", "medium", "high")
+
+ActionStatus: TypeAlias = Literal[
+    "pending", "running", "awaiting_approval", "completed", "rejected", "timeout", "failed", "cancelled"
+]
+ACTIVE_ACTION_STATUSES: tuple[ActionStatus, ...] = ("pending", "running", "awaiting_approval")
+ApprovalStatus: TypeAlias = Literal["not_required", "pending", "approved", "rejected", "timeout", "cancelled"]
+ActionStep: TypeAlias = Literal[
+    "analyze_action", "send_approval_request", "wait_for_approval", "execute_action", "finished"
+]
+Decision: TypeAlias = Literal["approve", "reject", "edit"]
+RefusalType: TypeAlias = Literal[
+    "SelfApproval",
+    "NotAPerson",
+    "WrongRole",
+    "OwnEdit",
+    "AlreadyDecided",
+    "Late",
+    "StaleHash",
+    "ReasonRequired",
+    "NotEditable",
+    "InvalidArgs",
+    "SignalNotAllowed",
+]
+REFUSAL_STATUS: dict[RefusalType, int] = {
+    "SelfApproval": 403,
+    "NotAPerson": 403,
+    "WrongRole": 403,
+    "OwnEdit": 403,
+    "SignalNotAllowed": 403,
+    "AlreadyDecided": 409,
+    "Late": 409,
+    "StaleHash": 409,
+    "ReasonRequired": 422,
+    "NotEditable": 422,
+    "InvalidArgs": 422,
+}
+"""What the validator of `decide` can answer, as HTTP status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRequest:
+    """One attempt to decide. `subject`, `roles` and `is_person` come from the token, never from the request's body."""
+
+    approval_id: str
+    attempt_id: str
+    """Key of the attempt's row; a UUID."""
+    subject: str
+    roles: list[str]
+    is_person: bool
+    decision: Decision
+    content_hash: str
+    """Of what the person was shown."""
+    reason: str | None = None
+    args: JsonObject | None = None
+    """The whole new arguments, for `edit` only."""
+    authenticated: bool = True
+    """False for a signal, whose sender nobody proved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionAnswer:
+    """What a counted decision came to."""
+
+    approval_id: str
+    decision: Decision
+    subject: str
+    approval_status: ApprovalStatus
+    """`pending` while the quorum is not reached."""
+    content_hash: str
+    """Of what will be executed after this decision; an edit gives a new one."""
+    approvals: int
+    """Votes for `content_hash` so far."""
+    quorum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequirement:
+    """What policy asks for one action; fixed when the action is analyzed."""
+
+    required: bool
+    risk_level: RiskLevel
+    reasons: list[str]
+    """Why this risk: rules of the policy, the caller, the model."""
+    policy_version: str
+    roles: list[str] = field(default_factory=list)
+    """A voter needs one of these."""
+    quorum: int = 1
+    deadline_s: float = 86_400.0
+    reminder_s: float | None = None
+    """After the request; None sends none."""
+    verdict_at_deadline: Literal["reject", "approve"] = "reject"
+    exclude_requester: bool = True
+    editable_args: list[str] = field(default_factory=list)
+    reason_required: list[Decision] = field(default_factory=list)
+    allow_signal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """A counted decision."""
+
+    subject: str
+    decision: Decision
+    content_hash: str
+    reason: str | None = None
+    authenticated: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionState:
+    """Answer of the query `get_status`, and what `HumanInTheLoopWorkflow` returns."""
+
+    action_id: str
+    status: ActionStatus
+    current_step: ActionStep
+    approval_status: ApprovalStatus
+    result: JsonValue = None
+    error: str | None = None
+    risk_level: RiskLevel | None = None
+    content_hash: str | None = None
+    args: JsonObject = field(default_factory=dict)
+    """What will be (or was) executed; edits included."""
+    votes: list[Vote] = field(default_factory=list)
+    deadline: str | None = None
+    """RFC 3339."""
+
+
+def content_hash(action: str, args: JsonObject) -> str:
+    """SHA-256 (hex) of what will be executed: the action's name and arguments as canonical JSON."""
+    document = {"action": action, "args": args}
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def decision_update_id(approval_id: str, subject: str, decision: Decision, hash_seen: str, args_hash: str = "") -> str:
+    """The id of the Update: the same vote again meets the first one's answer.
+
+    `args_hash` is `content_hash(action, args)` of an edit, so that two different edits of one text are two votes.
+    """
+    parts = json.dumps([approval_id, subject, decision, hash_seen, args_hash], separators=(",", ":"))
+    return hashlib.sha256(parts.encode()).hexdigest()
