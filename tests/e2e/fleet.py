@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,15 @@ class Fleet:
         pid = int(self.process(name)["pid"])
         os.kill(pid, number)
         return pid
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """SIGSTOP for as long as the block runs."""
+        pid = self.signal(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     async def kill(self, name: str, timeout_s: float = 30) -> None:
         """kill -9 of one process; returns when the supervisor has another one ready in its place."""

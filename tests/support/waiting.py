@@ -1,20 +1,25 @@
 """Waits for conditions; never for time."""
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, every_s: float = 0.02) -> T:
+@overload
+async def eventually(
+    condition: Callable[[], Awaitable[T | None]], timeout_s: float = ..., every_s: float = ...
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T | None], timeout_s: float = ..., every_s: float = ...) -> T: ...
+async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, every_s: float = 0.02) -> object:
     """The first truthy value of `condition`, asked every `every_s`; fails with its last value after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
-        if inspect.isawaitable(value):
+        if isinstance(value, Awaitable):
             value = await value
         if value:
             return value

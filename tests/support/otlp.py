@@ -1,0 +1,67 @@
+"""A receiver of OTLP traces over HTTP, which remembers the spans of each trace."""
+
+import gzip
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+@dataclass(frozen=True)
+class SeenSpan:
+    trace_id: str
+    service: str
+    name: str
+
+
+class TraceReceiver:
+    """Where it listens, and what it got so far."""
+
+    def __init__(self) -> None:
+        self.spans: list[SeenSpan] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                receiver._take(body)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Quiet: the tests look at `spans`."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def _take(self, body: bytes) -> None:
+        request = ExportTraceServiceRequest.FromString(body)
+        for resource_spans in request.resource_spans:
+            attributes = {a.key: a.value.string_value for a in resource_spans.resource.attributes}
+            for scope in resource_spans.scope_spans:
+                for span in scope.spans:
+                    self.spans.append(SeenSpan(span.trace_id.hex(), attributes.get("service.name", ""), span.name))
+
+    def services_of(self, trace_id: str) -> set[str]:
+        """The services that took part in a trace."""
+        return {span.service for span in self.spans if span.trace_id == trace_id}
+
+
+@contextmanager
+def trace_receiver() -> Iterator[TraceReceiver]:
+    receiver = TraceReceiver()
+    thread = threading.Thread(target=receiver.server.serve_forever, name="otlp", daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        receiver.server.server_close()
+        thread.join()
