@@ -1,0 +1,201 @@
+"""What any stack offers, owned or attached: addresses, private extra servers, and services as processes."""
+
+import contextlib
+import itertools
+import shutil
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from flotilla_devstack.folders import StateDir
+from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ports import LOOPBACK, free_port
+from flotilla_devstack.servers.base import Home, LocalServer
+from flotilla_devstack.servers.kafka import KafkaServer
+from flotilla_devstack.servers.postgres import SUPERUSER, PostgresServer, postgres_dsn
+from flotilla_devstack.servers.redis import Flavour, RedisServer
+from flotilla_devstack.servers.temporal import TemporalServer
+from flotilla_devstack.services import (
+    DATABASE,
+    SERVICES,
+    ServiceProcess,
+    server_environment,
+    service_environment,
+)
+
+S = TypeVar("S", bound=LocalServer)
+
+
+class ServerHandle(Protocol):
+    """A server of the stack: of an owned one it can be harmed and restarted, of an attached one only looked at."""
+
+    @property
+    def pid(self) -> int | None:
+        """The present pid."""
+
+    def kill(self) -> None:
+        """kill -9 of the server and its children."""
+
+    def pause(self) -> None:
+        """SIGSTOP: alive, connected, and mute."""
+
+    def resume(self) -> None:
+        """SIGCONT."""
+
+    def restart(self, timeout_s: float | None = None) -> None:
+        """Stop in order, start on the same ports and data, wait until ready."""
+
+
+class RunningStack(ABC):
+    """Addresses of running servers, and everything private to the caller beside them.
+
+    Extras and services that are started here belong to the caller: `close` ends them, and so does his own end.
+    """
+
+    def __init__(self, state_dir: StateDir) -> None:
+        self.state_dir = state_dir
+        self._private = contextlib.ExitStack()
+        self._numbers = itertools.count(1)
+        self._scratch: Path | None = None
+
+    @abstractmethod
+    def ports(self, name: str) -> Mapping[str, int]:
+        """The ports of one server or service by their short names.
+
+        Raises:
+            NotRunningError: the stack has no such process.
+        """
+
+    @abstractmethod
+    def server(self, name: str) -> ServerHandle:
+        """One server: postgres, redis, temporal or kafka."""
+
+    def close(self) -> None:
+        """End what is private to the caller; harmless when repeated."""
+        self._private.close()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # Addresses
+
+    def postgres_dsn(self, database: str = DATABASE, user: str = SUPERUSER) -> str:
+        """A database of the stack as any role; roles are trusted from loopback unless they were given a password."""
+        port = self.ports("postgres")["postgres"]
+        return postgres_dsn(self.state_dir.data("postgres"), port, database, user)
+
+    @property
+    def redis_url(self) -> str:
+        """Database 0; tests keep apart by unique stream names."""
+        return f"redis://{LOOPBACK}:{self.ports('redis')['redis']}/0"
+
+    @property
+    def temporal_address(self) -> str:
+        """The gRPC front end, namespace `default`."""
+        return f"{LOOPBACK}:{self.ports('temporal')['grpc']}"
+
+    @property
+    def temporal_ui_url(self) -> str:
+        """For people."""
+        return f"http://{LOOPBACK}:{self.ports('temporal')['ui']}"
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """One broker; topics have to be created before use."""
+        return f"{LOOPBACK}:{self.ports('kafka')['broker']}"
+
+    def environment(self, *, database: str = DATABASE, user: str = SUPERUSER) -> dict[str, str]:
+        """The environment of `python -m flotilla.install` and of own scripts."""
+        return server_environment(
+            dsn=self.postgres_dsn(database, user),
+            redis_url=self.redis_url,
+            kafka=self.kafka_bootstrap,
+            temporal=self.temporal_address,
+        )
+
+    # Private processes
+
+    def extra_redis(self, flavour: Flavour = "redis", *, persistent: bool = False) -> RedisServer:
+        """A started Redis of the caller's own: `redis` (the machine's), `falkordb` (Redis 8) or `valkey` (Valkey 9).
+
+        Takes milliseconds. It may be killed, paused, restarted; `with` or `close` ends it.
+        """
+        return self._start_extra(
+            "redis", RedisServer.port_names, lambda home: RedisServer(home, flavour=flavour, persistent=persistent)
+        )
+
+    def extra_postgres(self, *, settings: Mapping[str, str] | None = None) -> PostgresServer:
+        """A started PostgreSQL of the caller's own, in about a second."""
+        return self._start_extra(
+            "postgres", PostgresServer.port_names, lambda home: PostgresServer(home, settings=settings)
+        )
+
+    def extra_temporal(self) -> TemporalServer:
+        """A started Temporal dev server of the caller's own, in about half a second."""
+        return self._start_extra("temporal", TemporalServer.port_names, TemporalServer)
+
+    def extra_kafka(self) -> KafkaServer:
+        """A started Kafka of the caller's own, in about four seconds."""
+        return self._start_extra("kafka", KafkaServer.port_names, KafkaServer)
+
+    def service(
+        self,
+        name: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        database: str = DATABASE,
+        argv: tuple[str, ...] | None = None,
+    ) -> ServiceProcess:
+        """One of the six services as a process of the caller's own, not yet started, on free ports.
+
+        It uses this stack's servers and its own role in `database`; `env` is on top. Several of a kind may run.
+        """
+        label = f"{name}-{next(self._numbers)}"
+        ports = {port: free_port() for port in SERVICES[name].port_variables}
+        defaults = service_environment(
+            name,
+            dsn=self.postgres_dsn(database, SERVICES[name].role),
+            redis_url=self.redis_url,
+            kafka=self.kafka_bootstrap,
+            temporal=self.temporal_address,
+            ports=ports,
+        )
+        process = ServiceProcess(
+            name,
+            env={**defaults, **(env or {})},
+            ports=ports,
+            log=self.scratch() / f"{label}.log",
+            ledger=self._scratch_ledger(),
+            argv=argv,
+        )
+        self._private.callback(process.stop)
+        return process
+
+    def scratch(self) -> Path:
+        """A temporary folder of the caller's own, removed by `close`; others may pass through it but not list it."""
+        if self._scratch is None or not self._scratch.exists():
+            self._scratch = Path(tempfile.mkdtemp(prefix="flotilla-extra-"))
+            self._scratch.chmod(0o711)
+            self._private.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch
+
+    def _scratch_ledger(self) -> Ledger:
+        return Ledger(self.scratch() / "processes.jsonl")
+
+    def _start_extra(self, kind: str, port_names: tuple[str, ...], make: Callable[[Home], S]) -> S:
+        label = f"{kind}-{next(self._numbers)}"
+        ports = {name: free_port() for name in port_names}
+        scratch = self.scratch()
+        server = make(Home(scratch / label, scratch / f"{label}.log", ports, self._scratch_ledger()))
+        server.prepare(lambda _detail: None, threading.Event())
+        self._private.callback(server.stop)
+        server.start()
+        server.wait_ready()
+        server.provision()
+        return server
+
+    def __enter__(self) -> Self:
+        return self

@@ -1,0 +1,1 @@
+"""The real servers, one module each, behind one protocol: prepare, start, ready, provision, stop."""

@@ -1,0 +1,123 @@
+"""Flotilla's six services as processes, and the environment that they understand."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from flotilla_devstack import http
+from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ports import LOOPBACK
+from flotilla_devstack.process import Command
+from flotilla_devstack.unit import Unit
+
+DATABASE = "flotilla"
+DEFAULT_HTTP_PORT = 8080  # the CLI's default URL
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One service: its module is run as `python -m <module>.main`, as a role of PostgreSQL."""
+
+    name: str
+    module: str
+    role: str
+    port_variables: Mapping[str, str]
+
+
+_METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}
+SERVICES: Mapping[str, ServiceSpec] = {
+    spec.name: spec
+    for spec in (
+        ServiceSpec("gateway", "gateway", "flotilla_app", {"http": "FLOTILLA_HTTP_PORT", **_METRICS}),
+        ServiceSpec(
+            "workflow-worker",
+            "workflow_worker",
+            "flotilla_app",
+            {**_METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
+        ),
+        ServiceSpec("research-agent", "research_agent", "flotilla_app", _METRICS),
+        ServiceSpec("writer-agent", "writer_agent", "flotilla_app", _METRICS),
+        ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", _METRICS),
+        ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", _METRICS),
+    )
+}
+
+
+class ServiceProcess(Unit):
+    """One service (or any Python module that serves `/readyz` on its metrics port) as a child process.
+
+    It inherits the caller's environment (so OPENAI_*, FLOTILLA_LLM_MODEL and OTEL_* pass through) with `env` on top.
+    `terminate` and `stop` are SIGTERM with a drain, `kill` is kill -9, `pause` and `resume` are SIGSTOP and SIGCONT.
+    """
+
+    kind: ClassVar[Literal["server", "service"]] = "service"
+    stop_signal = signal.SIGTERM
+    stop_timeout_s = 15.0
+    start_timeout_s = 60.0
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        env: Mapping[str, str],
+        ports: Mapping[str, int],
+        log: Path,
+        ledger: Ledger,
+        argv: tuple[str, ...] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """`argv` defaults to `python -m <module>.main` of the service called `name`; `ports` must have `metrics`."""
+        super().__init__(name, ports=ports, log=log, ledger=ledger)
+        self.env = dict(env)
+        self._argv = argv or (sys.executable, "-m", f"{SERVICES[name].module}.main")
+        self._cwd = cwd or Path.cwd()
+        self._last_answer = ""
+
+    @property
+    def url(self) -> str:
+        """The address of the service's own API, else of its metrics and health routes."""
+        return f"http://{LOOPBACK}:{self.ports.get('http', self.ports['metrics'])}"
+
+    def command(self) -> Command:
+        """Killed by the kernel when its owner dies: a service has to stand that anyway."""
+        return Command(self._argv, {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}, self._cwd)
+
+    def probe(self) -> bool:
+        """`GET /readyz` on the metrics port answers 200."""
+        status, body = http.get(self.ports["metrics"], "/readyz")
+        self._last_answer = f"/readyz answered {status}: {body[:500]}" if status else body
+        return status == HTTPStatus.OK
+
+    def why_not_ready(self) -> str:
+        """The last answer of `/readyz`, which names what the service waits for."""
+        return self._last_answer
+
+
+def service_environment(
+    name: str, *, dsn: str, redis_url: str, kafka: str, temporal: str, ports: Mapping[str, int]
+) -> dict[str, str]:
+    """What one service is told: its servers (`dsn` with its own role), its ports, loopback."""
+    given = {variable: str(ports[port]) for port, variable in SERVICES[name].port_variables.items()}
+    return {
+        **server_environment(dsn=dsn, redis_url=redis_url, kafka=kafka, temporal=temporal),
+        "FLOTILLA_METRICS_HOST": LOOPBACK,
+        "FLOTILLA_HTTP_HOST": LOOPBACK,
+        **given,
+    }
+
+
+def server_environment(*, dsn: str, redis_url: str, kafka: str, temporal: str) -> dict[str, str]:
+    """The four servers; for what the caller may choose himself, his environment or else the default."""
+    chosen = {"FLOTILLA_TEMPORAL_NAMESPACE": "default", "FLOTILLA_LOG_LEVEL": "info", "FLOTILLA_LOG_FORMAT": "json"}
+    return {
+        "FLOTILLA_POSTGRES_DSN": dsn,
+        "FLOTILLA_REDIS_URL": redis_url,
+        "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS": kafka,
+        "FLOTILLA_TEMPORAL_ADDRESS": temporal,
+        **{name: os.environ.get(name, default) for name, default in chosen.items()},
+    }

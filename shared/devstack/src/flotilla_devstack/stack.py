@@ -1,0 +1,206 @@
+"""Stacks: one that is owned and started here, and one that runs already."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from flotilla_devstack.attached import AttachedProcess
+from flotilla_devstack.errors import DevstackError, NotRunningError
+from flotilla_devstack.folders import Lock, StateDir
+from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ports import PortBook
+from flotilla_devstack.process import Identity
+from flotilla_devstack.progress import Listener, ignore
+from flotilla_devstack.running import RunningStack
+from flotilla_devstack.servers.base import Home, LocalServer
+from flotilla_devstack.servers.kafka import KafkaServer
+from flotilla_devstack.servers.postgres import PostgresServer
+from flotilla_devstack.servers.redis import Flavour, RedisServer
+from flotilla_devstack.servers.temporal import TemporalServer
+from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT
+from flotilla_devstack.startup import bring_up, side_by_side, take_down
+from flotilla_devstack.status import StackState, StatusBoard, find_entry, read_status
+from flotilla_devstack.unit import Unit
+
+SERVERS = ("postgres", "redis", "temporal", "kafka")
+ATTACH_VARIABLE = "FLOTILLA_TEST_STACK"
+
+
+class Stack(RunningStack):
+    """Real servers on loopback, started side by side by `start` or `with`, and stopped by `close`.
+
+    One process owns a state folder at a time (a lock); what a killed owner left behind is ended first. Nothing outlives
+    the owner: not its normal end, not Ctrl-C, not kill -9. Data and ports stay in the folder for the next time.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | str,
+        servers: Sequence[str] = SERVERS,
+        *,
+        ports: Mapping[str, int] | None = None,
+        redis_flavour: Flavour = "redis",
+        postgres_settings: Mapping[str, str] | None = None,
+        on_progress: Listener = ignore,
+    ) -> None:
+        """`ports` maps names such as `temporal.ui` to the ports to use instead of free ones."""
+        super().__init__(StateDir(Path(state_dir)))
+        self.servers: dict[str, LocalServer] = {}
+        self.cancelled = threading.Event()
+        self.ledger = Ledger(self.state_dir.ledger_file)
+        self._names = tuple(servers)
+        self._requested_ports = dict(ports or {})
+        self._redis_flavour: Flavour = redis_flavour
+        self._postgres_settings = dict(postgres_settings or {})
+        self._listener = on_progress
+        self._lock = Lock(self.state_dir.lock_file)
+        self._book: PortBook | None = None
+        self._board = StatusBoard(self.state_dir, Identity.of(os.getpid()))
+
+    @staticmethod
+    def attach(state_dir: Path | str, *, control: bool = False) -> "AttachedStack":
+        """Use a stack that somebody else runs; see AttachedStack."""
+        return AttachedStack(Path(state_dir), control=control)
+
+    def start(self) -> Self:
+        """Start every server side by side and wait until all are ready: all or nothing.
+
+        Raises:
+            StateLockedError: another process owns the state folder.
+            DevstackError: a server did not come up; the others were stopped again.
+        """
+        self.claim()
+        try:
+            self.servers = {name: self._make(name) for name in self._names}
+            self.post("starting")
+            side_by_side(list(self.servers.values()), self._bring_up, self.cancelled)
+            self.post("ready")
+        except BaseException:
+            self._close_as("failed")
+            raise
+        return self
+
+    def claim(self) -> list[str]:
+        """Take the state folder and end what its last owner left behind; returns the names of the ended."""
+        self.state_dir.create()
+        self._lock.acquire()
+        return self.ledger.sweep()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def close(self) -> None:
+        """Stop private processes, then the servers side by side, and give the folder back; harmless when repeated."""
+        self._close_as("stopped")
+
+    def _close_as(self, final: StackState) -> None:
+        super().close()
+        self.stop_servers()
+        if self._book is not None:
+            self.post(final)
+        self._lock.release()
+
+    def stop_servers(self) -> None:
+        """Stop the servers in order (Kafka's clean stop, PostgreSQL's fast shutdown), side by side."""
+        running = [server for server in self.servers.values() if server.running()]
+        side_by_side(running, lambda server: take_down(server, self._listener), threading.Event())
+
+    def ports(self, name: str) -> Mapping[str, int]:
+        """See RunningStack."""
+        return self.server(name).ports
+
+    def server(self, name: str) -> LocalServer:
+        """A server that may be killed, paused, resumed, restarted."""
+        if name not in self.servers:
+            raise NotRunningError(f"this stack has no {name}; it has: {', '.join(self.servers) or 'nothing yet'}")
+        return self.servers[name]
+
+    def assign_ports(self, owner: str, names: Sequence[str]) -> dict[str, int]:
+        """Ports for one more process of this stack, the same each time."""
+        if self._book is None:
+            preferred = {"gateway.http": DEFAULT_HTTP_PORT}
+            self._book = PortBook(self.state_dir.ports_file, self._requested_ports, preferred)
+        return self._book.assign(owner, tuple(names))
+
+    def post(self, state: StackState, services: Sequence[Unit] = ()) -> None:
+        """Write `status.json`."""
+        self._board.post(state, [*self.servers.values(), *services])
+
+    def create_database(self, name: str) -> None:
+        """Make a database; one that exists is left as it is."""
+        self._postgres().create_database(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database and everyone's sessions in it."""
+        self._postgres().drop_database(name)
+
+    def _postgres(self) -> PostgresServer:
+        server = self.server("postgres")
+        assert isinstance(server, PostgresServer)  # noqa: S101 - by _make
+        return server
+
+    def _make(self, name: str) -> LocalServer:
+        makers: dict[str, tuple[type[LocalServer], Callable[[Home], LocalServer]]] = {
+            "postgres": (
+                PostgresServer,
+                lambda home: PostgresServer(home, database=DATABASE, settings=self._postgres_settings),
+            ),
+            "redis": (RedisServer, lambda home: RedisServer(home, flavour=self._redis_flavour)),
+            "temporal": (TemporalServer, TemporalServer),
+            "kafka": (KafkaServer, KafkaServer),
+        }
+        if name not in makers:
+            raise DevstackError(f"there is no server called {name}; there are: {', '.join(makers)}")
+        kind, make = makers[name]
+        ports = self.assign_ports(name, kind.port_names)
+        return make(Home(self.state_dir.data(name), self.state_dir.log_file(name), ports, self.ledger))
+
+    def _bring_up(self, server: LocalServer) -> None:
+        bring_up(server, self._listener, self.cancelled)
+
+
+class AttachedStack(RunningStack):
+    """A stack that somebody else runs: its addresses, and never its end.
+
+    With `control=True` its processes may be killed, paused and resumed; their supervisor starts dead ones again.
+
+    Raises:
+        NotRunningError: no stack runs there.
+    """
+
+    def __init__(self, state_dir: Path, *, control: bool = False) -> None:
+        super().__init__(StateDir(state_dir))
+        self._control = control
+        state = read_status(self.state_dir)["state"]
+        if state != "ready":
+            raise NotRunningError(f"the stack in {state_dir} is {state}, not ready")
+
+    def ports(self, name: str) -> Mapping[str, int]:
+        """See RunningStack."""
+        return self.server(name).ports
+
+    def server(self, name: str) -> AttachedProcess:
+        """A server of the stack; also a service, by its name."""
+        find_entry(read_status(self.state_dir), name)
+        return AttachedProcess(self.state_dir, name, control=self._control)
+
+
+@contextlib.contextmanager
+def stack_for_tests(servers: Sequence[str] = SERVERS, on_progress: Listener = ignore) -> Iterator[RunningStack]:
+    """The running stack that `FLOTILLA_TEST_STACK` names, else one of the tests' own in a folder that is removed."""
+    if shared := os.environ.get(ATTACH_VARIABLE):
+        with AttachedStack(Path(shared)) as attached:
+            yield attached
+        return
+    folder = Path(tempfile.mkdtemp(prefix="flotilla-tests-"))
+    folder.chmod(0o711)
+    try:
+        with Stack(folder, servers, on_progress=on_progress) as stack:
+            yield stack
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

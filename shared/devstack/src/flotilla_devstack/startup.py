@@ -1,0 +1,74 @@
+"""Doing the same to several units side by side, and giving all up as soon as one fails."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from flotilla_devstack.errors import InterruptedStartError
+from flotilla_devstack.progress import Listener, Stopwatch
+from flotilla_devstack.servers.base import LocalServer
+from flotilla_devstack.unit import Unit
+
+U = TypeVar("U", bound=Unit)
+_POLL_S = 0.2
+
+
+def side_by_side(units: Sequence[U], job: Callable[[U], None], cancelled: threading.Event) -> None:
+    """Run `job` for every unit at once and wait for all.
+
+    When one fails, or the caller is interrupted, `cancelled` is set so that the others give up; the first real failure is
+    raised once all have ended.
+    """
+    if not units:
+        return
+    with ThreadPoolExecutor(max_workers=len(units), thread_name_prefix="devstack") as pool:
+        futures = [pool.submit(job, unit) for unit in units]
+        try:
+            while not wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION).done or _going_on(futures):
+                pass
+        finally:
+            if any(not f.done() or f.exception() for f in futures):
+                cancelled.set()
+    _raise_first(futures)
+
+
+def _going_on(futures: Sequence[Future[None]]) -> bool:
+    failed = any(f.done() and f.exception() for f in futures)
+    return not failed and not all(f.done() for f in futures)
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
+    errors = [error for f in futures if (error := f.exception())]
+    causes = [error for error in errors if not isinstance(error, InterruptedStartError)]
+    for error in [*causes, *errors]:
+        raise error
+
+
+def bring_up(server: LocalServer, listener: Listener, cancelled: threading.Event) -> None:
+    """Take one server from nothing to ready and provisioned, reporting each phase."""
+    watch = Stopwatch(server.name, server.kind, listener)
+    try:
+        watch.report("preparing")
+        server.prepare(lambda detail: watch.report("preparing", detail), cancelled)
+        watch.report("starting")
+        server.start()
+        server.wait_ready(cancelled=cancelled)
+        server.provision()
+        server.version = server.find_version()
+        watch.report("ready", server.version)
+    except Exception as error:
+        server.state = "failed"
+        watch.report("failed", str(error))
+        raise
+
+
+def take_down(unit: Unit, listener: Listener) -> None:
+    """Stop one unit, reporting begin and end; says nothing when it did not run."""
+    if not unit.running():
+        unit.stop()
+        return
+    watch = Stopwatch(unit.name, unit.kind, listener)
+    watch.report("stopping")
+    code = unit.stop()
+    watch.report("stopped", f"exit code {code}")
