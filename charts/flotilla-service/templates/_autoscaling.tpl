@@ -1,0 +1,72 @@
+{{- define "flotilla-service.autoscaled" -}}
+{{- or .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled | ternary "yes" "" -}}
+{{- end }}
+
+{{- define "flotilla-service.checkAutoscaling" -}}
+{{- if and .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled -}}
+{{- fail (printf "%s: autoscaling.hpa and autoscaling.keda are both enabled and would fight over the replicas: turn one off" .Chart.Name) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "flotilla-service.hpa" -}}
+{{- $hpa := .Values.autoscaling.hpa -}}
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+spec:
+  scaleTargetRef:
+    apiVersion: apps/v1
+    kind: Deployment
+    name: {{ include "flotilla-service.fullname" . }}
+  minReplicas: {{ $hpa.minReplicas }}
+  maxReplicas: {{ $hpa.maxReplicas }}
+  metrics:
+    - type: Resource
+      resource:
+        name: cpu
+        target:
+          type: Utilization
+          averageUtilization: {{ $hpa.targetCPUUtilizationPercentage }}
+    {{- with $hpa.extraMetrics }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $hpa.behavior }}
+  behavior:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* The triggers are the service's own: its chart defines "<service>.triggers" by the annotation flotilla/triggers. */}}
+{{- define "flotilla-service.scaledObject" -}}
+{{- $keda := .Values.autoscaling.keda -}}
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+spec:
+  scaleTargetRef:
+    name: {{ include "flotilla-service.fullname" . }}
+  minReplicaCount: {{ $keda.minReplicas }}
+  maxReplicaCount: {{ $keda.maxReplicas }}
+  pollingInterval: {{ $keda.pollingIntervalSeconds }}
+  cooldownPeriod: {{ $keda.cooldownSeconds }}
+  advanced:
+    {{- with $keda.behavior }}
+    horizontalPodAutoscalerConfig:
+      behavior:
+        {{- toYaml . | nindent 8 }}
+    {{- end }}
+    {{- include (printf "%s.scalingModifiers" .Chart.Name) . | nindent 4 }}
+  triggers:
+    {{- include (printf "%s.triggers" .Chart.Name) . | nindent 4 }}
+    {{- with $keda.extraTriggers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}

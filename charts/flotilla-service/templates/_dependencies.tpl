@@ -1,0 +1,99 @@
+{{/*
+What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses`; addresses and Secrets come from
+`dependencies`, or from `global.dependencies` where the fleet is installed as one. Secrets are named, never inlined.
+*/}}
+{{- define "flotilla-service.uses" -}}
+{{- has .dependency (splitList "," (index .root.Chart.Annotations "flotilla/uses")) | ternary "yes" "" -}}
+{{- end }}
+
+{{/* One setting of one dependency: the chart's own value, else the fleet's. Call with root, dependency, key. */}}
+{{- define "flotilla-service.dependency" -}}
+{{- $own := index (.root.Values.dependencies | default dict) .dependency | default dict -}}
+{{- $fleet := index ((.root.Values.global | default dict).dependencies | default dict) .dependency | default dict -}}
+{{- index $own .key | default (index $fleet .key) | default "" -}}
+{{- end }}
+
+{{/* The same, but a render without it fails and says what to set. */}}
+{{- define "flotilla-service.required" -}}
+{{- $value := include "flotilla-service.dependency" . -}}
+{{- if not $value -}}
+{{- fail (printf "%s needs %s: set dependencies.%s.%s (or global.dependencies.%s.%s for the whole fleet). %s" .root.Chart.Name .dependency .dependency .key .dependency .key .mend) -}}
+{{- end -}}
+{{- $value -}}
+{{- end }}
+
+{{- define "flotilla-service.secretEnv" -}}
+- name: {{ .name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secret }}
+      key: {{ .key }}
+{{- end }}
+
+{{- define "flotilla-service.dependencyEnv" -}}
+{{- $root := . -}}
+{{- if include "flotilla-service.uses" (dict "root" . "dependency" "postgres") }}
+{{- $at := dict "root" $root "dependency" "postgres" }}
+{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a DSN such as postgresql://%s:PASSWORD@HOST:5432/flotilla." (include "flotilla-service.postgresRole" $root) (include "flotilla-service.postgresRole" $root))) $at) }}
+{{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default (include "flotilla-service.postgresRole" $root) }}
+{{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_POSTGRES_DSN" "secret" $secret "key" $key) }}
+{{- end }}
+{{- if include "flotilla-service.uses" (dict "root" . "dependency" "redis") }}
+{{- $at := dict "root" $root "dependency" "redis" }}
+{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a URL such as redis://USER:PASSWORD@HOST:6379/0." $root.Chart.Name)) $at) }}
+{{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default $root.Chart.Name }}
+{{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_REDIS_URL" "secret" $secret "key" $key) }}
+{{- end }}
+{{- if include "flotilla-service.uses" (dict "root" . "dependency" "kafka") }}
+{{- $at := dict "root" $root "dependency" "kafka" }}
+- name: FLOTILLA_KAFKA_BOOTSTRAP_SERVERS
+  value: {{ include "flotilla-service.required" (merge (dict "key" "bootstrapServers" "mend" "Example: kafka:9092.") $at) | quote }}
+- name: FLOTILLA_KAFKA_SECURITY_PROTOCOL
+  value: {{ include "flotilla-service.dependency" (merge (dict "key" "securityProtocol") $at) | default "PLAINTEXT" | quote }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "saslMechanism") $at) }}
+- name: FLOTILLA_KAFKA_SASL_MECHANISM
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "caFile") $at) }}
+- name: FLOTILLA_KAFKA_CA_FILE
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
+{{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_USERNAME" "secret" . "key" "username") }}
+{{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_PASSWORD" "secret" . "key" "password") }}
+{{- end }}
+{{- end }}
+{{- if include "flotilla-service.uses" (dict "root" . "dependency" "temporal") }}
+{{- $at := dict "root" $root "dependency" "temporal" }}
+- name: FLOTILLA_TEMPORAL_ADDRESS
+  value: {{ include "flotilla-service.required" (merge (dict "key" "address" "mend" "Example: temporal-frontend:7233.") $at) | quote }}
+- name: FLOTILLA_TEMPORAL_NAMESPACE
+  value: {{ include "flotilla-service.dependency" (merge (dict "key" "namespace") $at) | default "default" | quote }}
+{{- if include "flotilla-service.dependency" (merge (dict "key" "tls") $at) }}
+- name: FLOTILLA_TEMPORAL_TLS
+  value: "true"
+{{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
+{{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_TEMPORAL_API_KEY" "secret" . "key" "api-key") }}
+{{- end }}
+{{- end }}
+{{- if include "flotilla-service.uses" (dict "root" . "dependency" "llm") }}
+{{- $at := dict "root" $root "dependency" "llm" }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "baseUrl") $at) }}
+- name: OPENAI_BASE_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "model") $at) }}
+- name: FLOTILLA_LLM_MODEL
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
+{{ include "flotilla-service.secretEnv" (dict "name" "OPENAI_API_KEY" "secret" . "key" "api-key") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The database role of a service, which is also the default key of its DSN in the Secret. */}}
+{{- define "flotilla-service.postgresRole" -}}
+{{- index .Chart.Annotations "flotilla/postgres-role" | default "flotilla_app" -}}
+{{- end }}

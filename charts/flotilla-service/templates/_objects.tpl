@@ -1,0 +1,149 @@
+{{- define "flotilla-service.serviceAccount" -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "flotilla-service.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+  {{- with .Values.serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: false
+{{- end }}
+
+{{- define "flotilla-service.pdb" -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: {{ .Values.podDisruptionBudget.maxUnavailable }}
+  selector:
+    matchLabels:
+      {{- include "flotilla-service.selectorLabels" . | nindent 6 }}
+{{- end }}
+
+{{/* The most replicas there can be; a budget makes sense only above one. */}}
+{{- define "flotilla-service.mostReplicas" -}}
+{{- if .Values.autoscaling.hpa.enabled -}}
+{{- .Values.autoscaling.hpa.maxReplicas -}}
+{{- else if .Values.autoscaling.keda.enabled -}}
+{{- .Values.autoscaling.keda.maxReplicas -}}
+{{- else -}}
+{{- .Values.replicas -}}
+{{- end -}}
+{{- end }}
+
+{{- define "flotilla-service.podMonitor" -}}
+apiVersion: monitoring.coreos.com/v1
+kind: PodMonitor
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+    {{- with .Values.metrics.podMonitor.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  selector:
+    matchLabels:
+      {{- include "flotilla-service.selectorLabels" . | nindent 6 }}
+  podMetricsEndpoints:
+    - port: metrics
+      interval: {{ .Values.metrics.podMonitor.interval }}
+    {{- range $name, $_ := .Values.extraPorts }}
+    {{- if hasPrefix "metrics" $name }}
+    - port: {{ $name }}
+      interval: {{ $.Values.metrics.podMonitor.interval }}
+      {{- /* The Temporal SDK's own label of that name must not hide the pod's namespace. */}}
+      honorLabels: false
+    {{- end }}
+    {{- end }}
+{{- end }}
+
+{{/* `helm test`: the pods of this release are ready, asked from inside by the service's own image. */}}
+{{- define "flotilla-service.test" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}-test
+  namespace: {{ .Release.Namespace }}
+  labels:
+    app.kubernetes.io/name: {{ include "flotilla-service.service" . }}-test
+    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/part-of: flotilla
+  annotations:
+    helm.sh/hook: test
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- with .Values.imagePullSecrets | default (.Values.global | default dict).imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: test
+      image: {{ include "flotilla-service.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      command: [python, -m, flotilla.postgres.check]
+      env:
+        {{- include "flotilla-service.environment" . | nindent 8 }}
+      resources:
+        {{- toYaml .Values.resources | nindent 8 }}
+      securityContext:
+        {{- toYaml .Values.securityContext | nindent 8 }}
+{{- end }}
+
+{{- define "flotilla-service.all" -}}
+{{- include "flotilla-service.checkAutoscaling" . -}}
+{{ include "flotilla-service.deployment" . }}
+{{- if .Values.serviceAccount.create }}
+---
+{{ include "flotilla-service.serviceAccount" . }}
+{{- end }}
+{{- if .Values.service }}
+---
+{{ include "flotilla-service.serviceObject" . }}
+{{- end }}
+{{- if (.Values.ingress | default dict).enabled }}
+---
+{{ include "flotilla-service.ingress" . }}
+{{- end }}
+{{- if .Values.autoscaling.hpa.enabled }}
+---
+{{ include "flotilla-service.hpa" . }}
+{{- end }}
+{{- if .Values.autoscaling.keda.enabled }}
+---
+{{ include "flotilla-service.scaledObject" . }}
+{{- end }}
+{{- if and .Values.podDisruptionBudget.enabled (gt (int (include "flotilla-service.mostReplicas" .)) 1) }}
+---
+{{ include "flotilla-service.pdb" . }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+---
+{{ include "flotilla-service.networkPolicy" . }}
+{{- end }}
+{{- if .Values.metrics.podMonitor.enabled }}
+---
+{{ include "flotilla-service.podMonitor" . }}
+{{- end }}
+{{- if .Values.tests.enabled }}
+---
+{{ include "flotilla-service.test" . }}
+{{- end }}
+{{- range .Values.extraObjects }}
+---
+{{ tpl (toYaml .) $ }}
+{{- end }}
+{{- end }}
