@@ -14,6 +14,7 @@ TASK_REQUESTED = "flotilla.task.requested.v1"
 TASK_REPLIED = "flotilla.task.replied.v1"
 RESEARCH_COMPLETED = "flotilla.research.completed.v1"
 DRAFT_COMPLETED = "flotilla.draft.completed.v1"
+DEAD_LETTERED = "flotilla.entry.dead_lettered.v1"
 
 MAX_INLINE_RESULT_BYTES = 16_384
 """Results above this stay in PostgreSQL; the workflow gets a `ResultReference`."""

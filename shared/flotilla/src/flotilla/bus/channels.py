@@ -1,0 +1,35 @@
+"""What the contract says of each Redis stream: its group, how it is kept short, how full it may get."""
+
+from flotilla.contracts.names import (
+    BRIDGE_GROUP,
+    DEAD_LETTERS_STREAM,
+    EVENTS_STREAM,
+    REPLIES_STREAM,
+    RUN_STREAM_PREFIX,
+    TASK_STREAM_PREFIX,
+    agent_group,
+)
+
+EVENTS_MAXLEN = 100_000
+DEAD_LETTERS_MAXLEN = 10_000
+RUN_MAXLEN = 10_000
+HARD_LIMIT_ENTRIES = 200_000
+"""Publishing to a task or reply stream stops here; housekeeping trims what is handled every few seconds."""
+
+
+def contract_group(stream: str) -> str | None:
+    """The group that the contract gives `stream`: `research-agents` for `flotilla.tasks.research`."""
+    if stream == REPLIES_STREAM:
+        return BRIDGE_GROUP
+    if stream.startswith(TASK_STREAM_PREFIX):
+        return agent_group(stream.removeprefix(TASK_STREAM_PREFIX))
+    return None
+
+
+def maxlen_of(stream: str) -> int | None:
+    """The length that XADD keeps `stream` at, where Redis is not the place that work waits in."""
+    if stream == EVENTS_STREAM:
+        return EVENTS_MAXLEN
+    if stream == DEAD_LETTERS_STREAM:
+        return DEAD_LETTERS_MAXLEN
+    return RUN_MAXLEN if stream.startswith(RUN_STREAM_PREFIX) else None

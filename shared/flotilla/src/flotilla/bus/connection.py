@@ -1,0 +1,62 @@
+"""Connections to Redis or Valkey, set up for streams.
+
+redis-py repeats a failed command three times by default; a repeated XADD would double its entry, so here nothing is
+repeated behind the caller's back. `socket_timeout` is not extended for BLOCK: reads block for less than it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from flotilla.contracts.errors import RetryLater
+
+Redis: TypeAlias = redis.asyncio.Redis
+
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+"""What redis-py raises while the server is away, loading, or too slow to answer."""
+
+SOCKET_TIMEOUT_S = 5.0
+MAX_BLOCK_MS = 2_000
+"""Longest BLOCK of a read: well below the socket timeout, else a read that timed out would strand its entries."""
+
+
+@asynccontextmanager
+async def connect_redis(url: str, *, name: str = "flotilla", max_connections: int = 64) -> AsyncIterator[Redis]:
+    """A client on `url` that connects on first use, so that a service can start before its Redis.
+
+    `name` shows in CLIENT LIST. Values come back as bytes.
+    """
+    client = redis.asyncio.Redis.from_url(
+        url,
+        client_name=name,
+        max_connections=max_connections,
+        protocol=2,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def ask(client: Redis, *command: str | bytes | int | float) -> Any:
+    """Sends one command and gives its answer, as redis-py parses it (which has no types for this call)."""
+    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def check_redis(client: Redis) -> None:
+    """Raises RetryLater until Redis answers: a readiness check."""
+    try:
+        await ask(client, "PING")
+    except AWAY as error:
+        raise RetryLater(f"Redis does not answer: {error}") from error
+    except exceptions.RedisError as error:
+        raise RetryLater(f"Redis refuses this client: {error} (check FLOTILLA_REDIS_URL and its user)") from error

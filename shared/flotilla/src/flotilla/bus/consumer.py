@@ -1,0 +1,296 @@
+"""The consumer of one stream: reads what is new, takes over what others left, answers each entry once.
+
+Delivery is at least once; the effect must be keyed (agents key it by task id). The decisions, and the trap behind
+each, stand in `docs/bus.md`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import structlog
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
+from redis.exceptions import RedisError, ResponseError
+
+from flotilla.bus.backoff import Backoff
+from flotilla.bus.batching import CommandBatcher
+from flotilla.bus.claims import Claims
+from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
+from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
+from flotilla.bus.entries import Delivery, Entry, Finish, decode, xadd
+from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
+from flotilla.bus.renewal import give_back, renew
+from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType
+from flotilla.telemetry import span
+from flotilla.telemetry.metrics import BUS_DELIVERY_DELAY, BUS_ENTRIES, BUS_HANDLER
+
+Handler: TypeAlias = Callable[[Delivery], Awaitable[Finish]]
+"""Answers one entry. RetryLater leaves it pending, DeadLetter gives it to the dead letters, anything else is a
+failure without an answer: the entry is delivered again, and given up after `max_deliveries`."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    """How a consumer works. Another consumer has a dead one's entries within min-idle plus 5 s."""
+
+    concurrency: int = 8
+    min_idle_ms: int = 15_000
+    block_ms: int = 1_000
+    grace_s: float = 20.0
+    """How long handlers may go on after `stop`; what is left then stays pending."""
+    max_deliveries: int = 20
+    max_undecodable_deliveries: int = 5
+    """Another version of the code may be able to read what this one can't, so it gets a few chances."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.block_ms <= MAX_BLOCK_MS:
+            raise ValueError(f"block_ms is {self.block_ms}: 1 to {MAX_BLOCK_MS}, below the socket's timeout")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}: at least 1")
+
+
+class Consumer:
+    """One member of a consumer group. `name` must be unique among the living members."""
+
+    def __init__(  # noqa: PLR0917 - the first five are in the order of XREADGROUP
+        self,
+        redis: Redis,
+        stream: str,
+        group: str,
+        name: str,
+        handler: Handler,
+        options: ConsumerOptions | None = None,
+        dead_letters: DeadLetters | None = None,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._redis = redis
+        self._stream = stream
+        self._group = group
+        self._name = name
+        self._handler = handler
+        self._options = options or ConsumerOptions()
+        self._dead_letters = dead_letters or StreamDeadLetters()
+        self._on_progress = on_progress
+        self._answers = CommandBatcher(redis, atomic=True)
+        self._claims = Claims(redis, stream, group, name, self._options.min_idle_ms)
+        self._in_hand: dict[str, asyncio.Task[None]] = {}
+        self._slot_freed = asyncio.Event()
+        self._away = Backoff(base_s=0.1, cap_s=2.0)
+        self._retries = Backoff(base_s=1.0, cap_s=self._options.min_idle_ms / 2_000)
+        self._log = log.bind(stream=stream, group=group, consumer=name)
+
+    @property
+    def in_flight(self) -> int:
+        """How many entries are being handled."""
+        return len(self._in_hand)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Handles entries until `stop` is set; then no reads, the grace time, and what is left stays pending."""
+        renewal = asyncio.create_task(self._keep_renewing(), name=f"renew {self._stream}")
+        try:
+            await self._take_in(stop)
+            await self._drain()
+        finally:
+            renewal.cancel()
+            for task in self._in_hand.values():
+                task.cancel()
+            await asyncio.gather(renewal, *self._in_hand.values(), return_exceptions=True)
+        await self._leave()
+
+    async def _take_in(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._on_progress()
+            free = self._options.concurrency - len(self._in_hand)
+            if not free:
+                await self._wait_for_slot()
+                continue
+            for entry in await self._guarded_take(free, stop):
+                self._start(entry)
+
+    async def _wait_for_slot(self) -> None:
+        self._slot_freed.clear()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._slot_freed.wait()
+        except TimeoutError:
+            return  # the caller looks at `stop` and comes back
+
+    async def _guarded_take(self, free: int, stop: asyncio.Event) -> list[Entry]:
+        """Takes entries; whatever Redis answers instead, the loop goes on, and never spins."""
+        try:
+            entries = await self._take(free)
+        except ResponseError as error:
+            if group_is_missing(error):
+                await self._recreate_group()
+            else:
+                self._log.exception("bus_read_refused")
+            await self._away.wait(stop)
+        except AWAY as error:
+            if self._away.fresh:
+                self._log.warning("redis_away", error=str(error))
+            await self._away.wait(stop)
+        else:
+            self._away.reset()
+            return entries
+        return []
+
+    async def _recreate_group(self) -> None:
+        try:
+            await ensure_group(self._redis, self._stream, self._group)
+        except RedisError as error:
+            self._log.warning("bus_group_not_created", error=str(error))
+            return
+        self._claims.restart()
+        self._log.warning("bus_group_created")
+
+    async def _take(self, free: int) -> list[Entry]:
+        due_s = self._claims.due_in_s()
+        if due_s > 0:
+            return await self._read(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
+        if orphans := await self._claims.take(free, self._in_hand):
+            return orphans
+        # In the middle of a long scan new entries get their turn too, without a wait.
+        return await self._read(free, None) if self._claims.scanning else []
+
+    async def _read(self, count: int, block_ms: int | None) -> list[Entry]:
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        answer = await ask(
+            self._redis,
+            "XREADGROUP",
+            "GROUP",
+            self._group,
+            self._name,
+            "COUNT",
+            count,
+            *block,
+            "STREAMS",
+            self._stream,
+            ">",
+        )
+        if not answer:
+            return []
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
+
+    def _start(self, entry: Entry) -> None:
+        self._in_hand[entry.entry_id] = asyncio.create_task(self._work(entry), name=f"handle {entry.entry_id}")
+
+    async def _work(self, entry: Entry) -> None:
+        outcome = "cancelled"
+        try:
+            outcome = await self._answer(entry)
+        except RetryLater as error:
+            outcome = "retry"
+            await self._retry_later(entry, error)
+        except AWAY as error:
+            outcome = "unacknowledged"
+            self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error))
+        except Exception:  # noqa: BLE001 - the edge of the loop: logged, counted, delivered again
+            outcome = "error"
+            self._log.exception("bus_handler_failed", entry_id=entry.entry_id, deliveries=entry.deliveries)
+        finally:
+            del self._in_hand[entry.entry_id]
+            self._slot_freed.set()
+            BUS_ENTRIES.labels(self._stream, self._group, outcome).inc()
+
+    async def _answer(self, entry: Entry) -> str:
+        if entry.deliveries > self._options.max_deliveries:
+            return await self._bury(entry, "no_answer", f"no answer after {entry.deliveries - 1} deliveries")
+        try:
+            delivery = decode(entry)
+            finish = await self._handle(delivery)
+        except (Undecodable, UnknownType, Oversize) as error:
+            if entry.deliveries >= self._options.max_undecodable_deliveries:
+                return await self._bury(entry, _reason(error), str(error))
+            self._log.warning("bus_entry_unreadable", entry_id=entry.entry_id, error=str(error))
+            return "undecodable"
+        except DeadLetter as error:
+            return await self._bury(entry, "refused", str(error))
+        await self._finish(entry, finish)
+        self._retries.reset()
+        return "done"
+
+    async def _handle(self, delivery: Delivery) -> Finish:
+        started = time.monotonic()
+        written_s = int(delivery.entry_id.partition("-")[0]) / 1000
+        BUS_DELIVERY_DELAY.labels(self._stream, self._group).observe(max(0.0, time.time() - written_s))
+        # Source of the attributes: OpenTelemetry semantic conventions for messaging 1.3x.
+        attributes: dict[str, AttributeValue] = {
+            "messaging.system": "redis",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": self._stream,
+            "messaging.consumer.group.name": self._group,
+            "messaging.message.id": delivery.entry_id,
+        }
+        try:
+            with span(
+                f"process {self._stream}",
+                kind=SpanKind.CONSUMER,
+                parent=delivery.event.traceparent,
+                attributes=attributes,
+            ):
+                return await self._handler(delivery)
+        finally:
+            BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
+
+    async def _finish(self, entry: Entry, finish: Finish) -> None:
+        publish = [xadd(stream, event) for stream, event in finish.publish]
+        await self._answers.send([*publish, ("XACK", self._stream, self._group, entry.entry_id)])
+
+    async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str) -> str:
+        lost = LostEntry(stream=self._stream, group=self._group, entry=entry, reason=reason, error=error)
+        await self._finish(entry, Finish(await self._dead_letters.keep(lost)))
+        self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
+        return "dead_lettered"
+
+    async def _retry_later(self, entry: Entry, error: RetryLater) -> None:
+        """Leaves the entry for the next scan, soon, and does not count the delivery against it."""
+        delay_s = self._retries.next_s()
+        self._log.warning("bus_retry_later", entry_id=entry.entry_id, error=str(error), retry_in_s=round(delay_s, 2))
+        try:
+            await give_back(
+                self._redis, self._stream, self._group, self._name, entry.entry_id,
+                idle_ms=self._options.min_idle_ms, deliveries=entry.deliveries - 1,
+            )  # fmt: skip
+        except RedisError as problem:
+            self._log.warning("bus_give_back_failed", entry_id=entry.entry_id, error=str(problem))
+        self._claims.hasten(delay_s)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.min_idle_ms / 3_000)
+            if self._in_hand:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            lost = await renew(self._redis, self._stream, self._group, self._name, list(self._in_hand))
+        except RedisError as error:
+            self._log.warning("bus_renewal_failed", error=str(error))
+            return
+        for entry_id in lost & self._in_hand.keys():
+            self._log.warning("bus_entry_taken_over", entry_id=entry_id)
+            self._in_hand[entry_id].cancel()
+
+    async def _drain(self) -> None:
+        if self._in_hand:
+            await asyncio.wait(self._in_hand.values(), timeout=self._options.grace_s)
+
+    async def _leave(self) -> None:
+        """Takes its name off the group if nothing is pending for it, so that names of old pods do not pile up."""
+        try:
+            await retire_consumer(self._redis, self._stream, self._group, self._name)
+        except RedisError as error:
+            self._log.info("bus_consumer_not_retired", error=str(error))
+
+
+def _reason(error: DeadLetter) -> DeadLetterReason:
+    if isinstance(error, UnknownType):
+        return "unknown_type"
+    return "oversize" if isinstance(error, Oversize) else "undecodable"

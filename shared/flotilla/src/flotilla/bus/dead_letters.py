@@ -1,0 +1,139 @@
+"""Entries that can't be handled are kept for a person, whole, and whoever waits for them is told.
+
+A dead letter is stored first, then announced and acknowledged in one MULTI; storing it twice changes nothing.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from flotilla.bus.entries import Entry
+from flotilla.contracts.envelope import AgentEvent, decode_event, to_builtins
+from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, REPLIES_STREAM
+from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress
+
+DeadLetterReason: TypeAlias = Literal["undecodable", "unknown_type", "oversize", "refused", "no_answer"]
+_BODY = EVENT_FIELD.encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostEntry:
+    """An entry on its way to the dead letters."""
+
+    stream: str
+    group: str
+    entry: Entry
+    reason: DeadLetterReason
+    error: str
+
+    @property
+    def body(self) -> bytes:
+        """What the field `event` holds; empty when there is none."""
+        return self.entry.fields.get(_BODY, b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadableTask:
+    """What can be told of a task that could not be handled, whatever version it is of."""
+
+    task_id: str
+    agent: str = ""
+    tenant_id: str | None = None
+    session_id: str | None = None
+    run_id: str | None = None
+    attempt: int = 1
+    reply_to: ReplyAddress | None = None
+
+
+class DeadLetters(Protocol):
+    """Where dead letters are kept."""
+
+    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+        """Stores `lost`, idempotently by stream and entry id; gives what is to be published about it."""
+
+
+class StreamDeadLetters:
+    """Keeps dead letters on the stream `flotilla.dead-letters` itself, for programs without a database."""
+
+    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+        """The announcement holds the body, as text; its durability is that of Redis."""
+        body: JsonObject = {"body": lost.body.decode(errors="replace")}
+        return [announcement(lost, body), *failure_reply(lost)]
+
+
+def announcement(lost: LostEntry, more: JsonObject) -> tuple[str, AgentEvent]:
+    """Tells subscribers of `flotilla.dead-letters` about the entry."""
+    event = readable_event(lost.body)
+    data: JsonObject = {
+        "stream": lost.stream,
+        "group": lost.group,
+        "entry_id": lost.entry.entry_id,
+        "reason": lost.reason,
+        "error": lost.error,
+        "attempts": lost.entry.deliveries,
+        **more,
+    }
+    made = AgentEvent(type=DEAD_LETTERED, source=f"/groups/{lost.group}", subject=lost.entry.entry_id, data=data)
+    if event is not None:
+        made = replace(
+            made, subject=event.subject, tenant=event.tenant, runid=event.runid, taskid=event.taskid,
+            traceparent=event.traceparent,
+        )  # fmt: skip
+    return DEAD_LETTERS_STREAM, made
+
+
+def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+    """The failure for whoever waits for the task, so that nobody hangs; none if no reply address can be read."""
+    task = readable_task(lost.body)
+    if task is None or task.reply_to is None:
+        return []
+    reply = AgentReply(
+        task_id=task.task_id,
+        agent=task.agent,
+        tenant_id=task.tenant_id or "",
+        session_id=task.session_id or "",
+        run_id=task.run_id,
+        attempt=task.attempt,
+        status="failed",
+        reply_to=task.reply_to,
+        persisted=True,
+        failure=Failure(type="DeadLetter", message=f"{lost.reason}: {lost.error}", retryable=False),
+    )
+    event = readable_event(lost.body)
+    return [
+        (
+            REPLIES_STREAM,
+            AgentEvent(
+                type=TASK_REPLIED,
+                source=f"/groups/{lost.group}",
+                subject=reply.session_id,
+                tenant=task.tenant_id,
+                runid=task.run_id,
+                taskid=task.task_id,
+                traceparent=event.traceparent if event else None,
+                data=to_builtins(reply),
+            ),
+        )
+    ]
+
+
+def readable_event(body: bytes) -> AgentEvent | None:
+    """The CloudEvent in `body`, if it is one."""
+    try:
+        return decode_event(body)
+    except Undecodable:
+        return None
+
+
+def readable_task(body: bytes) -> ReadableTask | None:
+    """What can be told of the task in `body`, if it names one."""
+    event = readable_event(body)
+    if event is None:
+        return None
+    try:
+        return msgspec.convert(event.data, ReadableTask)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,82 @@
+"""Redis entries: the CloudEvent in the field `event`, and what a handler gets and gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from opentelemetry import trace
+
+from flotilla.bus.batching import Command
+from flotilla.bus.channels import maxlen_of
+from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
+from flotilla.contracts.errors import Oversize, Undecodable
+from flotilla.contracts.names import EVENT_FIELD
+from flotilla.telemetry import current_traceparent
+
+MAX_ENTRY_BYTES = 1_000_000
+_FIELD = EVENT_FIELD.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as Redis delivered it."""
+
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+    deliveries: int = 1
+    """How often it was delivered, this time included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a handler gets."""
+
+    entry_id: str
+    event: AgentEvent
+    deliveries: int = 1
+    fields: Mapping[bytes, bytes] | None = None
+    """The entry as it stood in Redis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What a handler gives back: `(stream, event)` pairs, written in one MULTI with the acknowledgement."""
+
+    publish: Sequence[tuple[str, AgentEvent]] = ()
+
+
+DONE = Finish()
+
+
+def xadd(stream: str, event: AgentEvent) -> Command:
+    """The command that publishes `event`. An event without a trace joins the current one.
+
+    Raises:
+        Oversize: over 1,000,000 bytes as JSON.
+    """
+    if event.traceparent is None and trace.get_current_span().get_span_context().is_valid:
+        event = replace(event, traceparent=current_traceparent())
+    body = encode_event(event)
+    if len(body) > MAX_ENTRY_BYTES:
+        raise Oversize(
+            f"event {event.id} ({event.type}) for {stream} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed: "
+            "store the content and send a reference"
+        )
+    maxlen = maxlen_of(stream)
+    if maxlen is None:
+        return ("XADD", stream, "*", EVENT_FIELD, body)
+    return ("XADD", stream, "MAXLEN", "~", maxlen, "*", EVENT_FIELD, body)
+
+
+def decode(entry: Entry) -> Delivery:
+    """The entry as a handler sees it.
+
+    Raises:
+        Undecodable: the field `event` is missing, or holds no CloudEvent.
+        Oversize: it is larger than any event of ours may be.
+    """
+    body = entry.fields.get(_FIELD)
+    if body is None:
+        raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}")
+    if len(body) > MAX_ENTRY_BYTES:
+        raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed")
+    return Delivery(entry.entry_id, decode_event(body), entry.deliveries, entry.fields)

@@ -1,0 +1,53 @@
+"""Consumer groups, and the scripts that must look and act in one step."""
+
+from redis.exceptions import ResponseError
+
+from flotilla.bus.connection import Redis, ask
+
+# Removes a consumer only if nothing is pending for it: Redis would drop its pending entries with it.
+_RETIRE = """
+for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local facts = {}
+  for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
+  if facts['name'] == ARGV[2] then
+    if facts['pending'] > 0 or facts['idle'] < tonumber(ARGV[3]) then return 0 end
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+    return 1
+  end
+end
+return 0
+"""
+
+
+async def ensure_group(redis: Redis, stream: str, group: str) -> bool:
+    """Makes `group` at the stream's beginning, and the stream if need be; whether it was missing.
+
+    At `0`, so that what was published before the first consumer ever started is handled.
+    """
+    try:
+        await ask(redis, "XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+    except ResponseError as error:
+        if str(error).startswith("BUSYGROUP"):
+            return False
+        raise
+    return True
+
+
+def group_is_missing(error: ResponseError) -> bool:
+    """Whether a command failed because stream or group are gone; Redis 7.0 answers a blocked read UNBLOCKED."""
+    return str(error).startswith(("NOGROUP", "UNBLOCKED")) or "no such key" in str(error)
+
+
+async def entry_exists(redis: Redis, stream: str, entry_id: str) -> bool:
+    """Whether the entry still stands in the stream: handled ones are trimmed away."""
+    return bool(await ask(redis, "XRANGE", stream, entry_id, entry_id, "COUNT", 1))
+
+
+async def retire_consumer(redis: Redis, stream: str, group: str, consumer: str, *, min_idle_ms: int = 0) -> bool:
+    """Removes `consumer` if nothing is pending for it and it was silent for `min_idle_ms`; whether it did."""
+    try:
+        return bool(await ask(redis, "EVAL", _RETIRE, 1, stream, group, consumer, min_idle_ms))
+    except ResponseError as error:
+        if group_is_missing(error):
+            return False
+        raise

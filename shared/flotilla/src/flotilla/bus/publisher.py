@@ -1,0 +1,73 @@
+"""Publishing to streams: concurrent publishes share a round trip, and a full stream says so."""
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+
+from flotilla.bus.batching import CommandBatcher
+from flotilla.bus.channels import HARD_LIMIT_ENTRIES, contract_group
+from flotilla.bus.connection import AWAY, Redis
+from flotilla.bus.entries import xadd
+from flotilla.contracts.envelope import AgentEvent
+from flotilla.contracts.errors import RetryLater
+from flotilla.telemetry import span
+
+log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """Publishes events. At least once if the caller repeats after RetryLater: consumers deduplicate by task id."""
+
+    def __init__(self, redis: Redis, *, hard_limit: int = HARD_LIMIT_ENTRIES) -> None:
+        self._redis = redis
+        self._batcher = CommandBatcher(redis, atomic=False)
+        self._hard_limit = hard_limit
+        self._lengths: dict[str, int] = {}
+
+    async def publish(self, stream: str, event: AgentEvent) -> str:
+        """Appends `event` and gives its entry id. Nothing is repeated behind the caller's back.
+
+        Raises:
+            RetryLater: Redis is away or out of memory (if it went away in between, the entry may be there), or a
+                task or reply stream holds `hard_limit` entries that nobody has handled.
+            Oversize: the event is over 1,000,000 bytes.
+        """
+        if not trace.get_current_span().get_span_context().is_valid:
+            return await self._send(stream, event)
+        attributes: dict[str, AttributeValue] = {
+            "messaging.system": "redis",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": stream,
+        }
+        with span(f"send {stream}", kind=SpanKind.PRODUCER, attributes=attributes) as active:
+            entry_id = await self._send(stream, event)
+            active.set_attribute("messaging.message.id", entry_id)
+            return entry_id
+
+    async def _send(self, stream: str, event: AgentEvent) -> str:
+        command = xadd(stream, event)
+        limited = contract_group(stream) is not None
+        try:
+            if limited:
+                await self._refuse_when_full(stream)
+                entry_id, length = await self._batcher.send((command, ("XLEN", stream)))
+                self._lengths[stream] = length
+            else:
+                (entry_id,) = await self._batcher.send((command,))
+        except AWAY as error:
+            raise RetryLater(f"Redis is away, {stream} may or may not have event {event.id}: {error}") from error
+        except (OutOfMemoryError, ReadOnlyError) as error:
+            raise RetryLater(f"Redis does not accept event {event.id} for {stream}: {error}") from error
+        return str(entry_id.decode())
+
+    async def _refuse_when_full(self, stream: str) -> None:
+        if self._lengths.get(stream, 0) < self._hard_limit:
+            return
+        (length,) = await self._batcher.send((("XLEN", stream),))
+        self._lengths[stream] = length
+        if length >= self._hard_limit:
+            log.warning("bus_stream_full", stream=stream, entries=length, limit=self._hard_limit)
+            raise RetryLater(f"{stream} holds {length} entries, {self._hard_limit} are allowed: agents are behind")
