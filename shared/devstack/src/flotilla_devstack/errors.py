@@ -1,16 +1,16 @@
 """Everything this package raises, split by what the caller should do.
 
-    DevstackError
-    ├── MissingPrerequisiteError   install what `mend` says, then repeat
-    ├── CorruptDownloadError       a jar is not the pinned one: clear the named folder, then repeat
-    ├── PortTakenError             free the port, or ask for another
-    ├── StateLockedError           another supervisor or test owns this state folder
-    ├── StartFailedError           a process ended or did not get ready: read the log that it names
-    ├── ToolFailedError            a helper program (initdb, mvn, psql) failed: read its output
-    ├── DeadlineError              a condition did not come true in time
-    ├── InterruptedStartError      a stop was asked for while starting
-    ├── NotRunningError            there is no such stack, server or service
-    └── NotOwnedError              an attached stack is never stopped or harmed
+DevstackError
+├── MissingPrerequisiteError   install what `mend` says, then repeat
+├── CorruptDownloadError       a jar is not the pinned one: clear the named folder, then repeat
+├── PortTakenError             free the port, or ask for another
+├── StateLockedError           another supervisor or test owns this state folder
+├── StartFailedError           a process ended or did not get ready: read the log that it names
+├── ToolFailedError            a helper program (initdb, mvn, psql) failed: read its output
+├── DeadlineError              a condition did not come true in time
+├── InterruptedStartError      a stop was asked for while starting
+├── NotRunningError            there is no such stack, server or service
+└── NotOwnedError              an attached stack is never stopped or harmed
 """
 
 

@@ -36,7 +36,7 @@ class Ledger:
         return [entry for entry in self._entries() if entry.identity.alive()]
 
     def sweep(self) -> list[str]:
-        """End every survivor (its own signal, then SIGKILL after 10 s), forget all, and return the names of the ended."""
+        """End every survivor (its own signal, SIGKILL after 10 s), forget all, and return the names of the ended."""
         survivors = self.survivors()
         for stop_signal in {entry.stop_signal for entry in survivors}:
             end([e.identity for e in survivors if e.stop_signal == stop_signal], stop_signal, _GRACE_S)

@@ -30,7 +30,9 @@ S = TypeVar("S", bound=LocalServer)
 
 
 class ServerHandle(Protocol):
-    """A server of the stack: of an owned one it can be harmed and restarted, of an attached one only looked at."""
+    """A server of the stack. Of an attached stack it can be harmed only if that was asked for."""
+
+    name: str
 
     @property
     def pid(self) -> int | None:
@@ -44,9 +46,6 @@ class ServerHandle(Protocol):
 
     def resume(self) -> None:
         """SIGCONT."""
-
-    def restart(self, timeout_s: float | None = None) -> None:
-        """Stop in order, start on the same ports and data, wait until ready."""
 
 
 class RunningStack(ABC):

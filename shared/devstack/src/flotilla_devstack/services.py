@@ -113,7 +113,12 @@ def service_environment(
 
 def server_environment(*, dsn: str, redis_url: str, kafka: str, temporal: str) -> dict[str, str]:
     """The four servers; for what the caller may choose himself, his environment or else the default."""
-    chosen = {"FLOTILLA_TEMPORAL_NAMESPACE": "default", "FLOTILLA_LOG_LEVEL": "info", "FLOTILLA_LOG_FORMAT": "json"}
+    chosen = {
+        "FLOTILLA_TEMPORAL_NAMESPACE": "default",
+        "FLOTILLA_LOG_LEVEL": "info",
+        "FLOTILLA_LOG_FORMAT": "json",
+        "FLOTILLA_DRAIN_S": "10",  # below the 15 s after which a service that was asked to stop is killed
+    }
     return {
         "FLOTILLA_POSTGRES_DSN": dsn,
         "FLOTILLA_REDIS_URL": redis_url,

@@ -51,6 +51,8 @@ class Stack(RunningStack):
         """`ports` maps names such as `temporal.ui` to the ports to use instead of free ones."""
         super().__init__(StateDir(Path(state_dir)))
         self.servers: dict[str, LocalServer] = {}
+        self.services: list[Unit] = []
+        """What the supervisor runs beside the servers; part of the status."""
         self.cancelled = threading.Event()
         self.ledger = Ledger(self.state_dir.ledger_file)
         self._names = tuple(servers)
@@ -76,33 +78,39 @@ class Stack(RunningStack):
         """
         self.claim()
         try:
-            self.servers = {name: self._make(name) for name in self._names}
-            self.post("starting")
-            side_by_side(list(self.servers.values()), self._bring_up, self.cancelled)
+            self.ledger.sweep()
+            self.start_servers()
             self.post("ready")
         except BaseException:
-            self._close_as("failed")
+            self.close("failed")
             raise
         return self
 
-    def claim(self) -> list[str]:
-        """Take the state folder and end what its last owner left behind; returns the names of the ended."""
+    def claim(self) -> None:
+        """Take the state folder's lock; `close` gives it back.
+
+        Raises:
+            StateLockedError: another process owns the folder.
+        """
         self.state_dir.create()
         self._lock.acquire()
-        return self.ledger.sweep()
+
+    def start_servers(self) -> None:
+        """Take every server from nothing to ready, side by side; one that fails makes the others give up."""
+        self.servers = {name: self._make(name) for name in self._names}
+        self.post("starting")
+        side_by_side(list(self.servers.values()), self._bring_up, self.cancelled)
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def close(self) -> None:
+    def close(self, final: StackState = "stopped") -> None:
         """Stop private processes, then the servers side by side, and give the folder back; harmless when repeated."""
-        self._close_as("stopped")
-
-    def _close_as(self, final: StackState) -> None:
         super().close()
         self.stop_servers()
         if self._book is not None:
             self.post(final)
+            self._book = None
         self._lock.release()
 
     def stop_servers(self) -> None:
@@ -127,9 +135,9 @@ class Stack(RunningStack):
             self._book = PortBook(self.state_dir.ports_file, self._requested_ports, preferred)
         return self._book.assign(owner, tuple(names))
 
-    def post(self, state: StackState, services: Sequence[Unit] = ()) -> None:
+    def post(self, state: StackState) -> None:
         """Write `status.json`."""
-        self._board.post(state, [*self.servers.values(), *services])
+        self._board.post(state, [*self.servers.values(), *self.services])
 
     def create_database(self, name: str) -> None:
         """Make a database; one that exists is left as it is."""

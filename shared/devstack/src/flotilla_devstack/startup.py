@@ -11,31 +11,24 @@ from flotilla_devstack.servers.base import LocalServer
 from flotilla_devstack.unit import Unit
 
 U = TypeVar("U", bound=Unit)
-_POLL_S = 0.2
 
 
 def side_by_side(units: Sequence[U], job: Callable[[U], None], cancelled: threading.Event) -> None:
     """Run `job` for every unit at once and wait for all.
 
-    When one fails, or the caller is interrupted, `cancelled` is set so that the others give up; the first real failure is
-    raised once all have ended.
+    When one fails, or the caller is interrupted, `cancelled` is set so that the others give up; the first real failure
+    is raised once all have ended.
     """
     if not units:
         return
     with ThreadPoolExecutor(max_workers=len(units), thread_name_prefix="devstack") as pool:
         futures = [pool.submit(job, unit) for unit in units]
         try:
-            while not wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION).done or _going_on(futures):
-                pass
+            wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             if any(not f.done() or f.exception() for f in futures):
                 cancelled.set()
     _raise_first(futures)
-
-
-def _going_on(futures: Sequence[Future[None]]) -> bool:
-    failed = any(f.done() and f.exception() for f in futures)
-    return not failed and not all(f.done() for f in futures)
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:

@@ -63,7 +63,7 @@ def make_reachable_folder(folder: Path, user: User | None) -> Path:
         if reachable(folder.parent, user):
             folder.mkdir(mode=0o700)
         else:
-            folder.symlink_to(tempfile.mkdtemp(prefix="flotilla-postgres-", dir="/var/tmp"))  # noqa: S108 - random name, 0700
+            folder.symlink_to(tempfile.mkdtemp(prefix="flotilla-postgres-", dir="/var/tmp"))
     if user is not None:
         os.chown(folder, user.uid, user.gid)
     return folder.resolve()

@@ -1,0 +1,204 @@
+"""What the command line calls: start the supervisor, stop it, look at it. All of it can be repeated at any time."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flotilla_devstack.errors import DeadlineError, NotRunningError, StartFailedError, StateLockedError
+from flotilla_devstack.folders import Lock, StateDir
+from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.process import Identity
+from flotilla_devstack.progress import Follower, Journal, Listener, ignore
+from flotilla_devstack.status import Status, read_status
+from flotilla_devstack.supervisor import EXIT_LOCKED, SupervisorOptions
+from flotilla_devstack.waiting import wait_until
+
+UpOptions = SupervisorOptions
+_UP_TIMEOUT_S = 900.0  # the first time downloads
+_DOWN_TIMEOUT_S = 120.0
+_POLL_S = 0.05
+
+
+def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, timeout_s: float = _UP_TIMEOUT_S) -> Status:
+    """Make the stack run, and return its status once everything is ready.
+
+    Does nothing when it runs already, follows a start that is under way, and waits for an end that is under way. When
+    it is interrupted (Ctrl-C), what it started is stopped again.
+
+    Raises:
+        StartFailedError: something did not come up; everything was stopped again; the message says why.
+        DeadlineError: not ready within `timeout_s`; the start goes on.
+    """
+    options = options or UpOptions()
+    state_dir = StateDir(options.state).create()
+    follower = Journal(state_dir.journal_file).follow()
+    with follower:
+        if _settle(state_dir) == "ready":
+            return read_status(state_dir)
+        if Lock(state_dir.lock_file).held():
+            return _follow(state_dir, follower, None, on_progress, timeout_s)
+        follower.skip()
+        process = _launch(options, state_dir)
+        with _stopped_on_interrupt(state_dir, on_progress):
+            return _follow(state_dir, follower, process, on_progress, timeout_s)
+
+
+def down(state: Path | None = None, on_progress: Listener = ignore, *, timeout_s: float = _DOWN_TIMEOUT_S) -> list[str]:
+    """Stop services, then servers, and end what a killed supervisor left behind; returns the names of the stopped.
+
+    Harmless when nothing runs. A supervisor that does not end within `timeout_s` is killed, and with it its processes.
+    """
+    state_dir = StateDir(state or UpOptions().state)
+    if not state_dir.root.exists():
+        return []
+    lock = Lock(state_dir.lock_file)
+    with Journal(state_dir.journal_file).follow() as follower:
+        follower.skip()
+        stopped = _stop_owner(lock, follower, on_progress, timeout_s) if lock.held() else []
+    wait_until(lambda: _acquired(lock), timeout_s=timeout_s, what=f"the lock of {state_dir.root}")
+    try:
+        return [*stopped, *Ledger(state_dir.ledger_file).sweep()]
+    finally:
+        lock.release()
+
+
+def status(state: Path | None = None) -> Status:
+    """The stack's status as its processes show it now; `state` of the whole is `stopped` when nobody runs it.
+
+    Raises:
+        NotRunningError: this folder never held a stack.
+    """
+    return read_status(StateDir(state or UpOptions().state))
+
+
+def log_path(state: Path | None, name: str) -> Path:
+    """The log of a server or service; also of `supervisor` and `install`.
+
+    Raises:
+        NotRunningError: there is no such log; names those there are.
+    """
+    state_dir = StateDir(state or UpOptions().state)
+    path = state_dir.log_file(name)
+    if not path.exists():
+        names = ", ".join(sorted(log.stem for log in state_dir.logs.glob("*.log"))) or "none yet"
+        raise NotRunningError(f"no log of {name} in {state_dir.logs}; there are: {names}")
+    return path
+
+
+def _settle(state_dir: StateDir) -> str:
+    """The state of the whole, after an end that is under way has come to pass."""
+    if not Lock(state_dir.lock_file).held():
+        return "stopped"
+    with contextlib.suppress(NotRunningError):
+        state = read_status(state_dir)["state"]
+        if state == "stopping":
+            free = Lock(state_dir.lock_file)
+            wait_until(lambda: not free.held(), timeout_s=_DOWN_TIMEOUT_S, what="the end of the last stack")
+        return state
+    return "starting"
+
+
+def _launch(options: UpOptions, state_dir: StateDir) -> "subprocess.Popen[bytes]":
+    """The supervisor, in a session of its own so that it outlives us and our terminal."""
+    log = state_dir.log_file("supervisor")
+    argv = [sys.executable, "-m", "flotilla_devstack.supervisor", *options.arguments()]
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - our own module
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=state_dir.logs,
+            start_new_session=True,
+        )
+
+
+def _follow(
+    state_dir: StateDir,
+    follower: Follower,
+    process: "subprocess.Popen[bytes] | None",
+    on_progress: Listener,
+    timeout_s: float,
+) -> Status:
+    """Pass on the supervisor's events until the stack is ready or its supervisor is gone."""
+    deadline = time.monotonic() + timeout_s
+    reason = ""
+    while not _ready(state_dir):
+        gone = _gone(state_dir, process)
+        for event in follower.read():
+            on_progress(event)
+            if event.kind == "stack" and event.phase == "failed":
+                reason = event.detail
+        if gone:
+            raise StartFailedError(reason or _last_words(state_dir))
+        if time.monotonic() > deadline:
+            raise DeadlineError(f"the stack in {state_dir.root} is not ready after {timeout_s:g} s")
+        time.sleep(_POLL_S)
+    for event in follower.read():
+        on_progress(event)
+    return read_status(state_dir)
+
+
+def _gone(state_dir: StateDir, process: "subprocess.Popen[bytes] | None") -> bool:
+    """Whether nobody is left who could bring the stack up; another supervisor that was faster than ours counts."""
+    if process is not None and process.poll() in (None, EXIT_LOCKED):
+        return process.poll() is not None and not Lock(state_dir.lock_file).held()
+    return process is not None or not Lock(state_dir.lock_file).held()
+
+
+def _ready(state_dir: StateDir) -> bool:
+    try:
+        return read_status(state_dir)["state"] == "ready" and Lock(state_dir.lock_file).held()
+    except NotRunningError:
+        return False
+
+
+def _last_words(state_dir: StateDir) -> str:
+    log = state_dir.log_file("supervisor")
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:] if log.exists() else []
+    return f"the supervisor ended before the stack was ready; {log} ends with:\n" + "\n".join(tail)
+
+
+@contextlib.contextmanager
+def _stopped_on_interrupt(state_dir: StateDir, on_progress: Listener) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        down(state_dir.root, on_progress)
+        raise
+
+
+def _stop_owner(lock: Lock, follower: Follower, on_progress: Listener, timeout_s: float) -> list[str]:
+    """SIGTERM to the holder of the lock; its events until it is gone."""
+    pid = lock.holder()
+    owner = Identity.of(pid) if pid else None
+    if owner is None or not lock.held():
+        return []
+    owner.send(signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    stopped: list[str] = []
+    while owner.alive():
+        stopped += _pass_on_stops(follower, on_progress)
+        if time.monotonic() > deadline:
+            owner.send(signal.SIGKILL)
+        time.sleep(_POLL_S)
+    return stopped + _pass_on_stops(follower, on_progress)
+
+
+def _pass_on_stops(follower: Follower, on_progress: Listener) -> list[str]:
+    events = follower.read()
+    for event in events:
+        on_progress(event)
+    return [event.name for event in events if event.phase == "stopped" and event.kind != "stack"]
+
+
+def _acquired(lock: Lock) -> bool:
+    try:
+        lock.acquire()
+    except StateLockedError:
+        return False
+    return True

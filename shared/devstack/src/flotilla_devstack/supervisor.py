@@ -1,0 +1,222 @@
+"""Runs the whole local stack in one process: `python -m flotilla_devstack.supervisor --state DIR`.
+
+Servers first, then `python -m flotilla.install` (migrations, topics, groups, keys), then the six services; whatever
+ends on its own is started again. SIGTERM and Ctrl-C stop services first, then servers. All or nothing: what does not
+come up makes the rest stop again, and the process end with 1.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flotilla_devstack.errors import DevstackError, InterruptedStartError, StateLockedError
+from flotilla_devstack.folders import default_state_dir
+from flotilla_devstack.keeper import Keeper
+from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
+from flotilla_devstack.servers.redis import FLAVOURS, Flavour
+from flotilla_devstack.services import SERVICES, ServiceProcess, service_environment
+from flotilla_devstack.stack import SERVERS, Stack
+from flotilla_devstack.startup import side_by_side, take_down
+from flotilla_devstack.tools import run_tool
+
+_TICK_S = 0.1
+_INSTALL_TIMEOUT_S = 120.0
+EXIT_DONE, EXIT_FAILED, EXIT_LOCKED = 0, 1, 3
+
+
+@dataclass(frozen=True)
+class SupervisorOptions:
+    """What to run, and where. `install` is the command that prepares the servers for the services; empty: none."""
+
+    state: Path = field(default_factory=default_state_dir)
+    servers: tuple[str, ...] = SERVERS
+    services: tuple[str, ...] = tuple(SERVICES)
+    ports: tuple[tuple[str, int], ...] = ()
+    redis_flavour: Flavour = "redis"
+    install: tuple[str, ...] = (sys.executable, "-m", "flotilla.install")
+
+    def arguments(self) -> list[str]:
+        """These options as the supervisor's command line."""
+        words = ["--state", str(self.state), "--servers", ",".join(self.servers), "--services", ",".join(self.services)]
+        words += ["--redis", self.redis_flavour]
+        for name, port in self.ports:
+            words += ["--port", f"{name}={port}"]
+        return words if self.install else [*words, "--no-install"]
+
+
+class Supervisor:
+    """One life of the stack."""
+
+    def __init__(self, options: SupervisorOptions, echo: Listener) -> None:
+        self._options = options
+        self._echo = echo
+        self._stack = Stack(
+            options.state,
+            options.servers,
+            ports=dict(options.ports),
+            redis_flavour=options.redis_flavour,
+            on_progress=self._report,
+        )
+        self._state_dir = self._stack.state_dir
+        self._journal = Journal(self._state_dir.journal_file)
+        self._services: list[ServiceProcess] = []
+        self._watch = Stopwatch("stack", "stack", self._report)
+
+    def stop(self) -> None:
+        """Ask for the end; may be called from a signal handler."""
+        self._stack.cancelled.set()
+
+    def run(self) -> int:
+        """Bring everything up, keep it up until asked to stop, take everything down.
+
+        Raises:
+            StateLockedError: another supervisor or test owns the state folder.
+        """
+        self._stack.claim()
+        self._journal.clear()
+        self._watch.report("starting", f"state in {self._state_dir.root}")
+        try:
+            self._bring_up()
+            self._keep()
+        except InterruptedStartError:
+            return self._end(EXIT_DONE)
+        except Exception as error:  # noqa: BLE001 - the end of a supervisor: told to whoever follows, and by exit code
+            return self._end(EXIT_FAILED, error)
+        except BaseException:
+            self._end(EXIT_FAILED)
+            raise
+        return self._end(EXIT_DONE)
+
+    def _bring_up(self) -> None:
+        for name in self._stack.ledger.sweep():
+            self._watch.report("starting", f"ended {name}, left behind by a killed supervisor")
+        self._stack.start_servers()
+        self._install()
+        self._services = [self._make(name) for name in self._options.services]
+        self._stack.services = [*self._services]
+        self._stack.post("starting")
+        side_by_side(self._services, self._start_service, self._stack.cancelled)
+        self._stack.post("ready")
+        self._watch.report("ready")
+
+    def _keep(self) -> None:
+        units = [*self._stack.servers.values(), *self._services]
+        keeper = Keeper(units, self._report)
+        while not self._stack.cancelled.wait(_TICK_S):
+            keeper.tick(time.monotonic())
+            self._stack.post("ready")
+
+    def _end(self, code: int, error: Exception | None = None) -> int:
+        """Services first, so that they can hand back their work; the folder's lock goes last."""
+        self._stack.post("stopping")
+        self._watch.report("stopping", str(error or ""))
+        side_by_side(self._services, lambda service: take_down(service, self._report), threading.Event())
+        self._stack.stop_servers()
+        self._watch.report("failed" if error else "stopped", str(error or ""))
+        self._stack.close("failed" if error else "stopped")
+        return code
+
+    def _install(self) -> None:
+        if not self._options.install:
+            return
+        watch = Stopwatch("install", "stack", self._report)
+        watch.report("preparing", "migrations, topics, consumer groups, keys")
+        argv = (*self._options.install, "--keys-file", str(self._state_dir.keys_file))
+        run_tool(
+            argv,
+            log=self._state_dir.log_file("install"),
+            cwd=self._state_dir.logs,
+            env={**os.environ, **self._stack.environment()},
+            timeout_s=_INSTALL_TIMEOUT_S,
+            cancelled=self._stack.cancelled,
+        )
+        watch.report("ready")
+
+    def _make(self, name: str) -> ServiceProcess:
+        spec = SERVICES[name]
+        ports = self._stack.assign_ports(name, tuple(spec.port_variables))
+        env = service_environment(
+            name,
+            dsn=self._stack.postgres_dsn(user=spec.role),
+            redis_url=self._stack.redis_url,
+            kafka=self._stack.kafka_bootstrap,
+            temporal=self._stack.temporal_address,
+            ports=ports,
+        )
+        log = self._state_dir.log_file(name)
+        return ServiceProcess(name, env=env, ports=ports, log=log, ledger=self._stack.ledger, cwd=self._state_dir.logs)
+
+    def _start_service(self, service: ServiceProcess) -> None:
+        watch = Stopwatch(service.name, service.kind, self._report)
+        watch.report("starting")
+        try:
+            service.start()
+            service.wait_ready(cancelled=self._stack.cancelled)
+        except DevstackError as error:
+            watch.report("failed", str(error))
+            raise
+        watch.report("ready", service.url)
+
+    def _report(self, event: Progress) -> None:
+        self._journal.write(event)
+        self._echo(event)
+
+
+def parse(argv: Sequence[str]) -> SupervisorOptions:
+    """The command line as options."""
+    parser = argparse.ArgumentParser(prog="flotilla_devstack.supervisor", description=__doc__)
+    parser.add_argument("--state", type=Path, default=default_state_dir(), help="the state folder")
+    parser.add_argument("--servers", type=_names, default=SERVERS, help=f"of {','.join(SERVERS)}")
+    parser.add_argument("--services", type=_names, default=tuple(SERVICES), help="empty for none")
+    parser.add_argument(
+        "--port", type=_port, action="append", default=[], metavar="NAME=PORT", help="e.g. gateway.http=80"
+    )
+    parser.add_argument("--redis", choices=FLAVOURS, default="redis")
+    parser.add_argument("--no-install", action="store_true", help="leave out python -m flotilla.install")
+    parsed = parser.parse_args(argv)
+    defaults = SupervisorOptions(state=parsed.state)
+    return SupervisorOptions(
+        state=parsed.state,
+        servers=parsed.servers,
+        services=parsed.services,
+        ports=tuple(parsed.port),
+        redis_flavour=parsed.redis,
+        install=() if parsed.no_install else defaults.install,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    return name, int(number)
+
+
+def _echo(event: Progress) -> None:
+    line = f"{time.strftime('%H:%M:%S')} {event.seconds:8.2f} s  {event.name:16} {event.phase:10} {event.detail}"
+    sys.stdout.write(line.rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 stopped as asked, 1 did not come up, 3 the folder belongs to another."""
+    supervisor = Supervisor(parse(sys.argv[1:] if argv is None else argv), _echo)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, lambda _signum, _frame: supervisor.stop())
+    try:
+        return supervisor.run()
+    except StateLockedError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_LOCKED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
