@@ -6,6 +6,8 @@ from flotilla.bus.dead_letters import DeadLetters, StreamDeadLetters
 from flotilla.bus.entries import DONE, Delivery, Finish
 from flotilla.bus.event_bus import AgentEventBus
 from flotilla.bus.groups import ensure_group, entry_exists
+from flotilla.bus.housekeeping import Housekeeping
+from flotilla.bus.live import RunFeed
 from flotilla.bus.publisher import Publisher
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "Delivery",
     "Finish",
     "Handler",
+    "Housekeeping",
     "Publisher",
     "Redis",
+    "RunFeed",
     "StreamDeadLetters",
     "check_redis",
     "connect_redis",

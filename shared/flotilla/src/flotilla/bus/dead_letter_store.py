@@ -1,0 +1,259 @@
+"""Dead letters in `flotilla.dead_letters`: kept by consumers, listed, redriven and discarded by people."""
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from flotilla.bus.connection import Redis, ask
+from flotilla.bus.dead_letters import LostEntry, announcement, failure_reply, readable_event, readable_task
+from flotilla.contracts.dead_letters import DeadLetterBody, DeadLetterRecord
+from flotilla.contracts.envelope import AgentEvent
+from flotilla.contracts.errors import Conflict, NotFound, RetryLater
+from flotilla.contracts.ids import IdMaker, new_id
+from flotilla.contracts.names import EVENT_FIELD, TASK_STREAM_PREFIX
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+
+# Keeps an entry once, whoever of the group buries it.
+_KEEP = """
+INSERT INTO flotilla.dead_letters (
+    tenant_id, dead_letter_id, stream, consumer_group, entry_id, task_id, session_id, run_id, event_type,
+    reason, error, attempts, body, fields
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::jsonb)
+ON CONFLICT (tenant_id, stream, entry_id) DO UPDATE SET entry_id = excluded.entry_id
+RETURNING dead_letter_id
+"""
+# The task's state, unless it was done after all.
+_MARK_TASK = """
+INSERT INTO flotilla.agent_tasks AS t (
+    tenant_id, task_id, agent, session_id, run_id, status, attempt, entry_id, failure, finished_at
+) VALUES ($1, $2, $3, $4, $5, 'dead_lettered', $6, $7, $8::jsonb, now())
+ON CONFLICT (tenant_id, task_id) DO UPDATE SET
+    status = 'dead_lettered', attempt = greatest(t.attempt, excluded.attempt), failure = excluded.failure,
+    finished_at = now()
+WHERE t.status NOT IN ('done', 'cancelled') AND t.attempt <= excluded.attempt
+"""
+# A page, newest first; `$3` and `$4` are the last row of the page before.
+_LIST = """
+SELECT dead_letter_id, stream, consumer_group, entry_id, task_id, session_id, run_id, event_type, reason, error,
+       attempts, created_at, redriven_at, discarded_at
+FROM flotilla.dead_letters
+WHERE ($1::text IS NULL OR stream = $1)
+  AND ($2 OR (redriven_at IS NULL AND discarded_at IS NULL))
+  AND ($3::timestamptz IS NULL OR (created_at, dead_letter_id) < ($3, $4))
+ORDER BY created_at DESC, dead_letter_id DESC LIMIT $5
+"""
+_GET = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1"
+_OPEN_OF_STREAM = """
+SELECT dead_letter_id FROM flotilla.dead_letters
+WHERE stream = $1 AND redriven_at IS NULL AND discarded_at IS NULL ORDER BY created_at, dead_letter_id LIMIT 1000
+"""
+# Two people who redrive at once: the second one waits here, then finds it redriven.
+_LOCK = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1 FOR UPDATE"
+_REDRIVEN = "UPDATE flotilla.dead_letters SET redriven_at = now() WHERE dead_letter_id = $1"
+_DISCARDED = "UPDATE flotilla.dead_letters SET discarded_at = now() WHERE dead_letter_id = $1"
+_REQUEUE_TASK = """
+UPDATE flotilla.agent_tasks SET status = 'queued', entry_id = $2, failure = NULL, finished_at = NULL
+WHERE task_id = $1 AND status = 'dead_lettered'
+"""
+# Open dead letters of every tenant, by stream.
+_COUNTS = "SELECT stream, letters FROM flotilla.dead_letter_counts(10001)"
+
+
+class PostgresDeadLetters:
+    """The durable dead letters. Rows whose tenant can't be read belong to the operator's tenant."""
+
+    def __init__(self, pool: Pool, operator_tenant: str = "default", *, make_id: IdMaker = new_id) -> None:
+        self._pool = pool
+        self._operator_tenant = operator_tenant
+        self._make_id = make_id
+
+    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+        """Stores the entry, marks its task, and gives the announcement and the failure for whoever waits.
+
+        Raises:
+            RetryLater: PostgreSQL is away; the entry stays pending.
+        """
+        event, task = readable_event(lost.body), readable_task(lost.body)
+        tenant = (task.tenant_id if task else None) or (event.tenant if event else None) or self._operator_tenant
+        try:
+            async with tenant_transaction(self._pool, _text(tenant)) as connection:
+                dead_letter_id = await self._insert(connection, _text(tenant), lost)
+                if task and lost.stream.startswith(TASK_STREAM_PREFIX):
+                    await _mark_task(connection, _text(tenant), lost)
+        except AWAY as error:
+            raise RetryLater(f"PostgreSQL is away, entry {lost.entry.entry_id} stays pending: {error}") from error
+        return [announcement(lost, {"dead_letter_id": dead_letter_id}), *failure_reply(lost)]
+
+    async def _insert(self, connection: Connection, tenant: str, lost: LostEntry) -> str:
+        event, task = readable_event(lost.body), readable_task(lost.body)
+        taskid = task.task_id if task else (event.taskid if event else None)
+        session_id = (task.session_id if task else None) or (event.subject if event else None)
+        run_id = (task.run_id if task else None) or (event.runid if event else None)
+        kept: str = await connection.fetchval(
+            _KEEP,
+            tenant,
+            self._make_id(),
+            lost.stream,
+            lost.group,
+            lost.entry.entry_id,
+            _optional_text(taskid),
+            _optional_text(session_id),
+            _optional_text(run_id),
+            _optional_text(event.type if event else None),
+            lost.reason,
+            _text(lost.error),
+            lost.entry.deliveries,
+            lost.body,
+            _fields_to_json(lost.entry.fields),
+        )
+        return kept
+
+    async def list(
+        self,
+        tenant_id: str,
+        *,
+        stream: str | None = None,
+        closed_too: bool = False,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+    ) -> list[DeadLetterRecord]:
+        """Dead letters of the tenant, newest first. `before` is `(created_at, dead_letter_id)` of the last one seen."""
+        created_at, dead_letter_id = before or (None, None)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await connection.fetch(_LIST, stream, closed_too, created_at, dead_letter_id, limit)
+        return [_record(row) for row in rows]
+
+    async def get(self, tenant_id: str, dead_letter_id: str) -> DeadLetterBody:
+        """One dead letter with its body.
+
+        Raises:
+            NotFound: the tenant has no such dead letter.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_GET, dead_letter_id)
+        if row is None:
+            raise NotFound(f"no dead letter {dead_letter_id}")
+        fields = {_shown(k): _shown(v) for k, v in _fields_of(row).items()}
+        return DeadLetterBody(record=_record(row), body=_shown(row["body"]), fields=fields)
+
+    async def redrive(self, redis: Redis, tenant_id: str, dead_letter_id: str) -> str:
+        """Publishes the entry again, byte for byte, so that its ids are kept; gives the new entry's id.
+
+        At least once: a crash between the two leaves it open, and a task that runs twice has one effect.
+
+        Raises:
+            NotFound: the tenant has no such dead letter.
+            Conflict: it was redriven or discarded already.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            row = await _open_row(connection, dead_letter_id)
+            flat = [part for pair in _fields_of(row).items() for part in pair]
+            entry_id = (await ask(redis, "XADD", row["stream"], "*", *flat)).decode()
+            await connection.execute(_REDRIVEN, dead_letter_id)
+            if row["task_id"]:
+                await connection.execute(_REQUEUE_TASK, row["task_id"], entry_id)
+        return str(entry_id)
+
+    async def redrive_stream(self, redis: Redis, tenant_id: str, stream: str) -> int:
+        """Redrives up to 1,000 open dead letters of `stream`, oldest first; how many it did."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await connection.fetch(_OPEN_OF_STREAM, stream)
+        redriven = 0
+        for row in rows:
+            try:
+                await self.redrive(redis, tenant_id, row["dead_letter_id"])
+            except Conflict:
+                continue  # someone else was quicker
+            redriven += 1
+        return redriven
+
+    async def discard(self, tenant_id: str, dead_letter_id: str) -> None:
+        """Closes the dead letter for good; its row stays as a record.
+
+        Raises:
+            NotFound: the tenant has no such dead letter.
+            Conflict: it was redriven or discarded already.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await _open_row(connection, dead_letter_id)
+            await connection.execute(_DISCARDED, dead_letter_id)
+
+    async def counts(self) -> dict[str, int]:
+        """Open dead letters by stream, of all tenants, capped at 10,001 in all."""
+        return {row["stream"]: int(row["letters"]) for row in await self._pool.fetch(_COUNTS)}
+
+
+async def _mark_task(connection: Connection, tenant: str, lost: LostEntry) -> None:
+    task = readable_task(lost.body)
+    if task is None or not task.agent:
+        return
+    failure = {"type": "DeadLetter", "message": _text(f"{lost.reason}: {lost.error}"), "retryable": False}
+    await connection.execute(
+        _MARK_TASK,
+        tenant,
+        _text(task.task_id),
+        _text(task.agent),
+        _text(task.session_id or ""),
+        _optional_text(task.run_id),
+        task.attempt,
+        lost.entry.entry_id,
+        json.dumps(failure),
+    )
+
+
+async def _open_row(connection: Connection, dead_letter_id: str) -> asyncpg.Record:
+    row = await connection.fetchrow(_LOCK, dead_letter_id)
+    if row is None:
+        raise NotFound(f"no dead letter {dead_letter_id}")
+    if row["redriven_at"] or row["discarded_at"]:
+        done = "redriven" if row["redriven_at"] else "discarded"
+        raise Conflict(f"dead letter {dead_letter_id} was {done} at {row['redriven_at'] or row['discarded_at']}")
+    return row
+
+
+def _record(row: asyncpg.Record) -> DeadLetterRecord:
+    return DeadLetterRecord(
+        dead_letter_id=row["dead_letter_id"],
+        stream=row["stream"],
+        group=row["consumer_group"],
+        entry_id=row["entry_id"],
+        task_id=row["task_id"],
+        session_id=row["session_id"],
+        run_id=row["run_id"],
+        event_type=row["event_type"],
+        reason=row["reason"],
+        error=row["error"],
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        redriven_at=row["redriven_at"],
+        discarded_at=row["discarded_at"],
+    )
+
+
+def _text(value: str) -> str:
+    """PostgreSQL's text has no NUL; a poisoned id must not keep its entry out of the dead letters."""
+    return value.replace("\x00", "\ufffd")
+
+
+def _optional_text(value: str | None) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _shown(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _fields_to_json(fields: Mapping[bytes, bytes]) -> str:
+    """Every field but the body, exactly: base64, since neither names nor values need to be text."""
+    rest = {name: value for name, value in fields.items() if name != EVENT_FIELD.encode()}
+    return json.dumps({base64.b64encode(k).decode(): base64.b64encode(v).decode() for k, v in rest.items()})
+
+
+def _fields_of(row: asyncpg.Record) -> dict[bytes, bytes]:
+    stored: dict[str, Any] = json.loads(row["fields"])
+    rest = {base64.b64decode(k): base64.b64decode(v) for k, v in stored.items()}
+    return {EVENT_FIELD.encode(): row["body"], **rest} if row["body"] or not rest else rest

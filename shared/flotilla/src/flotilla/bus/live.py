@@ -1,0 +1,94 @@
+"""Live progress of runs: tokens and steps, on one short-lived stream per run. Losing it loses nothing."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import structlog
+from redis.exceptions import RedisError
+
+from flotilla.bus.channels import RUN_MAXLEN
+from flotilla.bus.connection import AWAY, Redis
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.json_types import JsonScalar
+from flotilla.contracts.names import run_stream
+
+EXPIRE_S = 3_600
+_MAX_WAITING = 1_000
+_BATCH = 200
+
+StepStatus: TypeAlias = Literal["started", "finished", "failed"]
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Item:
+    run_id: str
+    kind: str
+    data: dict[str, JsonScalar]
+
+
+class RunFeed:
+    """Writes the live streams. Writes travel in the background; tokens that wait meanwhile are joined."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waiting: deque[_Item] = deque()
+        self._flight: asyncio.Task[None] | None = None
+
+    async def token(self, run_id: str, text: str, *, task_id: str, attempt: int) -> None:
+        """A piece of the answer."""
+        last = self._waiting[-1] if self._waiting else None
+        if last and last.kind == "token" and last.run_id == run_id and last.data["task_id"] == task_id:
+            last.data["text"] = f"{last.data['text']}{text}"
+        else:
+            self._put(_Item(run_id, "token", {"text": text, "task_id": task_id, "attempt": attempt}))
+        await asyncio.sleep(0)
+
+    async def reset(self, run_id: str, *, task_id: str, attempt: int) -> None:
+        """Before the tokens of a new attempt: what was shown of this task is void."""
+        self._put(_Item(run_id, "reset", {"task_id": task_id, "attempt": attempt}))
+        await self.flush()
+
+    async def step(self, run_id: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
+        """A step began or ended."""
+        self._put(_Item(run_id, "step", {"step": step, "status": status, "attempt": attempt, "agent": agent}))
+        await self.flush()
+
+    async def done(self, run_id: str, status: str) -> None:
+        """The run is over."""
+        self._put(_Item(run_id, "done", {"status": status}))
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Waits until what was given so far is written, or given up."""
+        if self._flight is not None:
+            await asyncio.wait([self._flight])
+
+    def _put(self, item: _Item) -> None:
+        if len(self._waiting) < _MAX_WAITING:
+            self._waiting.append(item)
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._fly(), name="run-feed")
+
+    async def _fly(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), _BATCH)
+                await self._write([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._flight = None
+
+    async def _write(self, items: list[_Item]) -> None:
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for item in items:
+                    stream = run_stream(item.run_id)
+                    fields = {"kind": item.kind, "data": to_json(item.data)}
+                    pipe.xadd(stream, fields, maxlen=RUN_MAXLEN)  # type: ignore[arg-type]
+                for run_id in {item.run_id for item in items}:
+                    pipe.expire(run_stream(run_id), EXPIRE_S)
+                await pipe.execute()
+        except (*AWAY, RedisError) as error:
+            log.warning("live_feed_lost", entries=len(items), error=str(error))

@@ -1,0 +1,36 @@
+"""Dead letters as people see them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRecord:
+    """An entry that could not be handled."""
+
+    dead_letter_id: str
+    stream: str
+    group: str
+    entry_id: str
+    task_id: str | None
+    session_id: str | None
+    run_id: str | None
+    event_type: str | None
+    reason: str
+    """`undecodable`, `unknown_type`, `oversize`, `refused` or `no_answer`."""
+    error: str
+    attempts: int
+    """How often the entry was delivered."""
+    created_at: datetime
+    redriven_at: datetime | None = None
+    discarded_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterBody:
+    """A dead letter with what it holds; bytes that are no text are shown as `\\xNN`."""
+
+    record: DeadLetterRecord
+    body: str
+    fields: Mapping[str, str]
