@@ -1,0 +1,190 @@
+"""The knowledge base of each tenant, in PostgreSQL."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import asyncpg
+
+from flotilla.contracts.errors import Invalid, NotFound
+from flotilla.contracts.ids import IdMaker, new_id
+from flotilla.contracts.session_events import Source
+from flotilla.contracts.tasks import Passage
+from flotilla.knowledge import indexing
+from flotilla.knowledge.documents import Added, Document, Parsed, Upload
+from flotilla.knowledge.indexing import IndexedPiece
+from flotilla.knowledge.parse import parse
+from flotilla.knowledge.ranking import Ranking, best_passages
+from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
+from flotilla.postgres import Connection, Pool, tenant_transaction
+
+INDEX_VERSION = b"1"
+"""Part of every content hash: raise it when parsing, splitting or weighing changes, and documents are read anew."""
+MAX_URI_CHARACTERS = 1000
+MAX_TITLE_CHARACTERS = 500
+MAX_PASSAGES = 50
+MAX_QUERY_CHARACTERS = 100_000
+
+_FIND = "SELECT document_id, title, passages, content_hash FROM flotilla.documents WHERE tenant_id = $1 AND uri = $2"
+_PUT = """
+INSERT INTO flotilla.documents
+    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (tenant_id, document_id) DO UPDATE SET
+    title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
+    size_bytes = excluded.size_bytes, body = excluded.body, passages = excluded.passages, updated_at = now()
+"""
+_PAGE = """
+SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at FROM flotilla.documents
+WHERE tenant_id = $1 AND uri > $2 ORDER BY uri LIMIT $3
+"""
+_TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+
+
+class KnowledgeBase:
+    """Documents in, passages out. Every call acts for one tenant, under row level security."""
+
+    def __init__(self, pool: Pool, *, ranking: Ranking | None = None, make_id: IdMaker = new_id) -> None:
+        self._pool = pool
+        self._ranking = ranking or Ranking()
+        self._make_id = make_id
+
+    async def add(self, tenant_id: str, upload: Upload) -> Added:
+        """Reads, cuts and indexes one document. The same `uri` with other content replaces it in one transaction: a
+        search sees the old passages or the new ones. The same content again is not read at all.
+
+        Idempotency key: (tenant, uri, content).
+
+        Raises:
+            Invalid: the document can't be read; the message says why.
+        """
+        _check(upload)
+        content_hash = _hash_of(upload, self._ranking.config)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            same = await _find_same(connection, tenant_id, upload.uri, content_hash)
+        if same:
+            return same
+        read = await asyncio.to_thread(_read, upload, content_hash)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            indexed = await indexing.weigh(connection, self._ranking.config, read.title, read.document.pieces)
+            await indexing.lock(connection, tenant_id)
+            same = await _find_same(connection, tenant_id, upload.uri, content_hash)
+            return same or await self._put(connection, tenant_id, upload.uri, read, indexed)
+
+    async def _put(
+        self, connection: Connection, tenant_id: str, uri: str, read: "_Read", indexed: Sequence[IndexedPiece]
+    ) -> Added:
+        existing = await connection.fetchrow(_FIND, tenant_id, uri)
+        document_id = existing["document_id"] if existing else self._make_id()
+        if existing:
+            await indexing.remove(connection, tenant_id, document_id, existing["passages"])
+        await connection.execute(
+            _PUT,
+            tenant_id,
+            document_id,
+            uri,
+            read.title,
+            read.media_type,
+            read.content_hash,
+            read.size_bytes,
+            read.document.text,
+            len(indexed),
+        )
+        await indexing.insert(connection, tenant_id, document_id, indexed)
+        return Added(document_id=document_id, title=read.title, passages=len(indexed), unchanged=False)
+
+    async def text(self, tenant_id: str, document_id: str) -> str:
+        """The document's text, in which the `start` and `end` of sources count characters.
+
+        Raises:
+            NotFound: the tenant has no such document.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            text: str | None = await connection.fetchval(_TEXT, tenant_id, document_id)
+        if text is None:
+            raise NotFound(f"no document {document_id}")
+        return text
+
+    async def search(self, tenant_id: str, query: str, k: int = 5) -> list[Passage]:
+        """The `k` best passages for `query`, best first; none when no term of it occurs.
+
+        Raises:
+            Invalid: `k` is not between 1 and 50, or the query is over 100,000 characters.
+        """
+        if not 1 <= k <= MAX_PASSAGES:
+            raise Invalid(f"k is {k}: ask for 1 to {MAX_PASSAGES} passages")
+        if len(query) > MAX_QUERY_CHARACTERS:
+            raise Invalid(f"the query has {len(query)} characters, {MAX_QUERY_CHARACTERS} are allowed")
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await best_passages(connection, tenant_id, query.replace("\x00", " "), k, self._ranking)
+        return [_passage(row) for row in rows]
+
+    async def list(self, tenant_id: str, cursor: str | None = None, limit: int = 100) -> list[Document]:
+        """Documents by uri; `cursor` is the uri of the last one seen."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await connection.fetch(_PAGE, tenant_id, cursor or "", limit)
+        return [Document(**dict(row)) for row in rows]
+
+
+def _check(upload: Upload) -> None:
+    if not upload.uri.strip() or len(upload.uri) > MAX_URI_CHARACTERS or "\x00" in upload.uri:
+        raise Invalid(f"a document's uri has 1 to {MAX_URI_CHARACTERS} characters, not {len(upload.uri)}")
+
+
+def _hash_of(upload: Upload, config: str) -> bytes:
+    digest = hashlib.sha256(INDEX_VERSION)
+    for part in (config.encode(), upload.title.encode(), upload.media_type.encode(), upload.content):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+async def _find_same(connection: Connection, tenant_id: str, uri: str, content_hash: bytes) -> Added | None:
+    row = await connection.fetchrow(_FIND, tenant_id, uri)
+    if row is None or row["content_hash"] != content_hash:
+        return None
+    return Added(document_id=row["document_id"], title=row["title"], passages=row["passages"], unchanged=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An upload, parsed and cut."""
+
+    media_type: str
+    title: str
+    content_hash: bytes
+    size_bytes: int
+    document: SplitDocument
+
+
+def _read(upload: Upload, content_hash: bytes) -> _Read:
+    media_type, parsed = parse(upload)
+    return _Read(media_type, _title_of(upload, parsed), content_hash, len(upload.content), split(parsed.blocks))
+
+
+def _title_of(upload: Upload, parsed: Parsed) -> str:
+    title = upload.title.strip() or parsed.title or PurePosixPath(upload.uri).name or upload.uri
+    return title[:MAX_TITLE_CHARACTERS]
+
+
+def _passage(row: asyncpg.Record) -> Passage:
+    return Passage(
+        text=row["body"],
+        source=Source(
+            document_id=row["document_id"],
+            title=_full_title(row["title"], row["heading"]),
+            uri=row["uri"],
+            passage_id=str(row["passage_no"]),
+            start=row["start_offset"],
+            end=row["end_offset"],
+            score=round(row["score"], 4),
+        ),
+    )
+
+
+def _full_title(title: str, heading: str) -> str:
+    """The document's title and the headings above the passage, without saying the same twice."""
+    path = heading.removeprefix(title).removeprefix(HEADING_SEPARATOR)
+    return f"{title}{HEADING_SEPARATOR}{path}" if path else title

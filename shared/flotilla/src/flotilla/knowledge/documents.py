@@ -1,0 +1,75 @@
+"""What goes into the knowledge base and what its parsers make of it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """One document as it was sent. `uri` is its identity: the same one again replaces it."""
+
+    uri: str
+    content: bytes
+    title: str = ""
+    """Empty takes the document's own title, else the last part of `uri`."""
+    media_type: str = ""
+    """`text/markdown`, `text/html` or `text/plain`; empty goes by the ending of `uri`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What `KnowledgeBase.add` did."""
+
+    document_id: str
+    title: str
+    passages: int
+    unchanged: bool
+    """True when the very same content was there already, and nothing was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document of the knowledge base, without its text."""
+
+    document_id: str
+    uri: str
+    title: str
+    media_type: str
+    size_bytes: int
+    passages: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A heading, paragraph, list item, table row or piece of code."""
+
+    text: str
+    level: int = 0
+    """1 to 6 for a heading, 0 for everything else."""
+    leads: bool = False
+    """Whether it belongs to what follows it, as a defined term does."""
+    anchors: tuple[str, ...] = ()
+    """HTML ids that begin here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A document as a list of blocks."""
+
+    blocks: list[Block]
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A passage before it is stored: `start` and `end` count characters in the document's text."""
+
+    heading: str
+    start: int
+    end: int
+    text: str
+    anchors: tuple[str, ...] = field(default=(), compare=False)

@@ -1,0 +1,102 @@
+"""Cuts a document into passages: whole blocks of one section, about as long as one answer needs."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flotilla.knowledge.documents import Block, Piece
+
+TARGET_CHARACTERS = 900
+"""A passage is closed when the next block would make it longer than this."""
+MAX_CHARACTERS = 1600
+"""A single block that is longer is cut, at a sentence's or line's end where there is one."""
+HEADING_SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+
+_BETWEEN_BLOCKS = "\n\n"
+_CUT_AFTER = re.compile(r"(?<=[.!?;])\s+|\n+")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDocument:
+    """The document's text and its passages, in order."""
+
+    text: str
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    start: int
+    end: int
+    block: Block
+    path: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    """The passage in the making."""
+
+    spans: list[_Span] = field(default_factory=list)
+
+    def length_with(self, span: _Span) -> int:
+        return span.end - self.spans[0].start if self.spans else 0
+
+    def drop_leads(self) -> list[_Span]:
+        """Takes off the headings and terms at its end, which belong to what follows."""
+        kept = len(self.spans)
+        while kept and (self.spans[kept - 1].block.leads or self.spans[kept - 1].block.level):
+            kept -= 1
+        leads = self.spans[kept:]
+        del self.spans[kept:]
+        return leads
+
+
+def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument:
+    """Passages never overlap, never cross a section's heading, and keep a term with its definition."""
+    text = _BETWEEN_BLOCKS.join(block.text for block in blocks)
+    pieces: list[Piece] = []
+    opened = _Open()
+    for span in _spans(blocks):
+        begins_section = span.block.level > 0 and any(s.block.level == 0 for s in opened.spans)
+        if begins_section or opened.length_with(span) > target:
+            leads = [] if begins_section else opened.drop_leads()
+            _close(opened, text, pieces)
+            opened = _Open(leads)
+        opened.spans.append(span)
+    _close(opened, text, pieces)
+    return SplitDocument(text, pieces)
+
+
+def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
+    if not opened.spans:
+        return
+    anchors = tuple(anchor for span in opened.spans for anchor in span.block.anchors)
+    heading = HEADING_SEPARATOR.join(opened.spans[-1].path)
+    last_end = opened.spans[-1].end
+    for number, (start, end) in enumerate(_cut(text, opened.spans[0].start, last_end)):
+        pieces.append(Piece(heading, start, end, text[start:end], anchors if number == 0 else ()))
+
+
+def _spans(blocks: list[Block]) -> Iterator[_Span]:
+    path: list[tuple[int, str]] = []
+    at = 0
+    for block in blocks:
+        if block.level:
+            path = [(level, title) for level, title in path if level < block.level] + [(block.level, block.text)]
+        yield _Span(at, at + len(block.text), block, tuple(title for _, title in path))
+        at += len(block.text) + len(_BETWEEN_BLOCKS)
+
+
+def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most MAX_CHARACTERS that together are `start` to `end`, less the white space between them."""
+    while end - start > MAX_CHARACTERS:
+        limit = start + MAX_CHARACTERS
+        ends = list(_CUT_AFTER.finditer(text, start + MAX_CHARACTERS // 2, limit))
+        space = text.rfind(" ", start + 1, limit)
+        cut, following = (
+            (ends[-1].start(), ends[-1].end()) if ends else (space, space + 1) if space > 0 else (limit, limit)
+        )
+        yield start, cut
+        start = following
+    if start < end:
+        yield start, end
