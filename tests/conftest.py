@@ -1,22 +1,53 @@
-"""Fixtures over the real servers. Every test gets names, a database or a Redis of its own."""
+"""Fixtures over the real servers. Every test gets names, a database or a Redis of its own.
+
+One stack serves the whole run: that of FLOTILLA_TEST_STACK where one is up, else one that is started here. Parallel
+test processes share it.
+"""
 
 import asyncio
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 
 from flotilla.postgres import Pool, open_pool
+from flotilla_devstack import RunningStack, Stack, stack_for_tests
+from flotilla_devstack.servers.redis import RedisServer
+from flotilla_devstack.stack import ATTACH_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template
-from tests.support.servers import Addresses, PrivateRedis, private_redis, running_stack
+
+_shared = ExitStack()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before parallel test processes are made: starts the stack that they share."""
+    parallel = bool(getattr(session.config.option, "numprocesses", None))
+    if not parallel or ATTACH_VARIABLE in os.environ:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="flotilla-tests-"))
+    folder.chmod(0o711)  # PostgreSQL runs as another user where the tests run as root
+    _shared.callback(shutil.rmtree, folder, ignore_errors=True)
+    _shared.enter_context(Stack(folder))
+    os.environ[ATTACH_VARIABLE] = str(folder)
+    _shared.callback(os.environ.pop, ATTACH_VARIABLE)
+
+
+def pytest_sessionfinish() -> None:
+    """Stops what `pytest_sessionstart` started."""
+    _shared.close()
 
 
 @pytest.fixture(scope="session")
-def stack() -> Addresses:
-    """The addresses of the run's servers."""
-    return running_stack()
+def stack() -> Iterator[RunningStack]:
+    """The run's servers. `stack.extra_redis()` and the like start private ones that a test may harm."""
+    with stack_for_tests() as running:
+        yield running
 
 
 @pytest.fixture
@@ -26,19 +57,20 @@ def unique() -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def database_template(stack: Addresses) -> Iterator[str]:
+def database_template(stack: RunningStack) -> Iterator[str]:
     """A migrated database, made once per test process."""
     name = f"flotilla_template_{os.getpid()}_{secrets.token_hex(3)}"
-    asyncio.run(make_template(stack.postgres_dsn, name))
+    server = stack.postgres_dsn("postgres")
+    asyncio.run(make_template(server, name))
     yield name
-    asyncio.run(drop(stack.postgres_dsn, name))
+    asyncio.run(drop(server, name))
 
 
 @pytest.fixture
-async def database(stack: Addresses, database_template: str) -> AsyncIterator[Database]:
+async def database(stack: RunningStack, database_template: str) -> AsyncIterator[Database]:
     """A fresh, migrated database."""
     name = f"flotilla_test_{secrets.token_hex(6)}"
-    async with cloned(stack.postgres_dsn, database_template, name) as fresh:
+    async with cloned(stack.postgres_dsn("postgres"), database_template, name) as fresh:
         yield fresh
 
 
@@ -50,26 +82,27 @@ async def pool(database: Database) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def redis_server() -> Iterator[PrivateRedis]:
-    """A redis-server of this test's own."""
-    with private_redis() as server:
-        yield server
+def redis_server(stack: RunningStack) -> Iterator[RedisServer]:
+    """A Redis of this test's own, with an append-only file: it may be flushed, killed, paused, restarted."""
+    server = stack.extra_redis(persistent=True)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def redis_url(redis_server: PrivateRedis) -> str:
+def redis_url(redis_server: RedisServer) -> str:
     """The URL of this test's own Redis."""
     return redis_server.url
 
 
 @pytest.fixture
-def kafka_bootstrap(stack: Addresses) -> str:
+def kafka_bootstrap(stack: RunningStack) -> str:
     """The shared broker; make topics with unique names."""
     return stack.kafka_bootstrap
 
 
 @pytest.fixture
-def temporal_address(stack: Addresses) -> str:
+def temporal_address(stack: RunningStack) -> str:
     """The shared Temporal server; use a unique task queue."""
     return stack.temporal_address
 

@@ -4,8 +4,8 @@ import pytest
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool, check_schema, open_pool, tenant_transaction
 from flotilla.postgres.migrate import migrate
+from flotilla_devstack import RunningStack
 from tests.support.postgres import Database
-from tests.support.servers import Addresses
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'u')"
 COUNT_SESSIONS = "SELECT count(*) FROM flotilla.sessions"
@@ -90,6 +90,6 @@ async def test_a_database_that_is_away_is_not_ready_and_does_not_raise_at_start(
 
 
 @pytest.fixture
-def stack_database(stack: Addresses) -> Database:
+def stack_database(stack: RunningStack) -> Database:
     """The server's own database, which no migration touched."""
-    return Database(stack.postgres_dsn)
+    return Database(stack.postgres_dsn("postgres"))
