@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from flotilla_devstack.errors import NotRunningError
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ledger import Ledger
 from flotilla_devstack.ports import LOOPBACK, free_port
@@ -22,7 +23,7 @@ from flotilla_devstack.services import (
     DATABASE,
     SERVICES,
     ServiceProcess,
-    server_environment,
+    chosen_environment,
     service_environment,
 )
 
@@ -72,6 +73,14 @@ class RunningStack(ABC):
     def server(self, name: str) -> ServerHandle:
         """One server: postgres, redis, temporal or kafka."""
 
+    def has(self, name: str) -> bool:
+        """Whether the stack runs this server."""
+        try:
+            self.ports(name)
+        except NotRunningError:
+            return False
+        return True
+
     def close(self) -> None:
         """End what is private to the caller; harmless when repeated."""
         self._private.close()
@@ -107,13 +116,20 @@ class RunningStack(ABC):
         return f"{LOOPBACK}:{self.ports('kafka')['broker']}"
 
     def environment(self, *, database: str = DATABASE, user: str = SUPERUSER) -> dict[str, str]:
-        """The environment of `python -m flotilla.install` and of own scripts."""
-        return server_environment(
-            dsn=self.postgres_dsn(database, user),
-            redis_url=self.redis_url,
-            kafka=self.kafka_bootstrap,
-            temporal=self.temporal_address,
-        )
+        """The addresses of the servers that this stack has, in the variables that every service understands."""
+        addresses: dict[str, tuple[str, Callable[[], str]]] = {
+            "postgres": ("FLOTILLA_POSTGRES_DSN", lambda: self.postgres_dsn(database, user)),
+            "redis": ("FLOTILLA_REDIS_URL", lambda: self.redis_url),
+            "kafka": ("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS", lambda: self.kafka_bootstrap),
+            "temporal": ("FLOTILLA_TEMPORAL_ADDRESS", lambda: self.temporal_address),
+        }
+        present = {variable: address() for server, (variable, address) in addresses.items() if self.has(server)}
+        return {**present, **chosen_environment()}
+
+    def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
+        """What one of the six services is told: the servers (PostgreSQL as its own role) and its ports."""
+        role = SERVICES[service].role
+        return {**self.environment(database=database, user=role), **service_environment(service, ports)}
 
     # Private processes
 
@@ -154,17 +170,9 @@ class RunningStack(ABC):
         """
         label = f"{name}-{next(self._numbers)}"
         ports = {port: free_port() for port in SERVICES[name].port_variables}
-        defaults = service_environment(
-            name,
-            dsn=self.postgres_dsn(database, SERVICES[name].role),
-            redis_url=self.redis_url,
-            kafka=self.kafka_bootstrap,
-            temporal=self.temporal_address,
-            ports=ports,
-        )
         process = ServiceProcess(
             name,
-            env={**defaults, **(env or {})},
+            env={**self.environment_of(name, ports, database=database), **(env or {})},
             ports=ports,
             log=self.scratch() / f"{label}.log",
             ledger=self._scratch_ledger(),

@@ -98,31 +98,18 @@ class ServiceProcess(Unit):
         return self._last_answer
 
 
-def service_environment(
-    name: str, *, dsn: str, redis_url: str, kafka: str, temporal: str, ports: Mapping[str, int]
-) -> dict[str, str]:
-    """What one service is told: its servers (`dsn` with its own role), its ports, loopback."""
+def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """What one service is told beside the addresses of the servers: its ports, and loopback for all of them."""
     given = {variable: str(ports[port]) for port, variable in SERVICES[name].port_variables.items()}
-    return {
-        **server_environment(dsn=dsn, redis_url=redis_url, kafka=kafka, temporal=temporal),
-        "FLOTILLA_METRICS_HOST": LOOPBACK,
-        "FLOTILLA_HTTP_HOST": LOOPBACK,
-        **given,
-    }
+    return {"FLOTILLA_METRICS_HOST": LOOPBACK, "FLOTILLA_HTTP_HOST": LOOPBACK, **given}
 
 
-def server_environment(*, dsn: str, redis_url: str, kafka: str, temporal: str) -> dict[str, str]:
-    """The four servers; for what the caller may choose himself, his environment or else the default."""
-    chosen = {
+def chosen_environment() -> dict[str, str]:
+    """What the caller may choose by his own environment, else the default."""
+    defaults = {
         "FLOTILLA_TEMPORAL_NAMESPACE": "default",
         "FLOTILLA_LOG_LEVEL": "info",
         "FLOTILLA_LOG_FORMAT": "json",
         "FLOTILLA_DRAIN_S": "10",  # below the 15 s after which a service that was asked to stop is killed
     }
-    return {
-        "FLOTILLA_POSTGRES_DSN": dsn,
-        "FLOTILLA_REDIS_URL": redis_url,
-        "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS": kafka,
-        "FLOTILLA_TEMPORAL_ADDRESS": temporal,
-        **{name: os.environ.get(name, default) for name, default in chosen.items()},
-    }
+    return {name: os.environ.get(name, default) for name, default in defaults.items()}

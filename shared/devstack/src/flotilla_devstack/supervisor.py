@@ -20,7 +20,7 @@ from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.keeper import Keeper
 from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
-from flotilla_devstack.services import SERVICES, ServiceProcess, service_environment
+from flotilla_devstack.services import SERVICES, ServiceProcess
 from flotilla_devstack.stack import SERVERS, Stack
 from flotilla_devstack.startup import side_by_side, take_down
 from flotilla_devstack.tools import run_tool
@@ -139,16 +139,8 @@ class Supervisor:
         watch.report("ready")
 
     def _make(self, name: str) -> ServiceProcess:
-        spec = SERVICES[name]
-        ports = self._stack.assign_ports(name, tuple(spec.port_variables))
-        env = service_environment(
-            name,
-            dsn=self._stack.postgres_dsn(user=spec.role),
-            redis_url=self._stack.redis_url,
-            kafka=self._stack.kafka_bootstrap,
-            temporal=self._stack.temporal_address,
-            ports=ports,
-        )
+        ports = self._stack.assign_ports(name, tuple(SERVICES[name].port_variables))
+        env = self._stack.environment_of(name, ports)
         log = self._state_dir.log_file(name)
         return ServiceProcess(name, env=env, ports=ports, log=log, ledger=self._stack.ledger, cwd=self._state_dir.logs)
 

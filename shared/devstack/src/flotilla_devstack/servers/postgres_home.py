@@ -15,6 +15,10 @@ from pathlib import Path
 
 from flotilla_devstack.process import User
 
+_ELSEWHERE = Path("/var/tmp")  # noqa: S108 - the folders in it have random names and mode 0700
+_ELSEWHERE_PREFIX = "flotilla-postgres-"
+_ORIGIN = "origin"  # names the link that leads here
+
 
 def choose_user(data: Path) -> User | None:
     """The user to run as; None means ourselves. Data that exists keeps its owner."""
@@ -63,10 +67,26 @@ def make_reachable_folder(folder: Path, user: User | None) -> Path:
         if reachable(folder.parent, user):
             folder.mkdir(mode=0o700)
         else:
-            folder.symlink_to(tempfile.mkdtemp(prefix="flotilla-postgres-", dir="/var/tmp"))
+            _link_elsewhere(folder)
     if user is not None:
         os.chown(folder, user.uid, user.gid)
     return folder.resolve()
+
+
+def _link_elsewhere(folder: Path) -> None:
+    """The origin is written last: a folder without one is not taken for abandoned."""
+    _clear_abandoned()
+    elsewhere = Path(tempfile.mkdtemp(prefix=_ELSEWHERE_PREFIX, dir=_ELSEWHERE))
+    folder.symlink_to(elsewhere)
+    (elsewhere / _ORIGIN).write_text(str(folder), encoding="utf-8")
+
+
+def _clear_abandoned() -> None:
+    """Remove the data of temporary stacks (of tests) whose state folder is gone; nobody else's."""
+    for origin in _ELSEWHERE.glob(f"{_ELSEWHERE_PREFIX}*/{_ORIGIN}"):
+        link = Path(origin.read_text(encoding="utf-8"))
+        if link.is_relative_to(tempfile.gettempdir()) and not link.is_symlink():
+            shutil.rmtree(origin.parent, ignore_errors=True)
 
 
 def reachable_programs(bin_folder: Path, home: Path, user: User | None) -> Path:

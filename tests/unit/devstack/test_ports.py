@@ -1,0 +1,59 @@
+"""The book of loopback ports."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flotilla_devstack.errors import PortTakenError
+from flotilla_devstack.ports import LOOPBACK, PortBook, free_port, is_free
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_ports_are_the_same_at_the_next_start(tmp_path: Path) -> None:
+    book = tmp_path / "ports.json"
+    first = PortBook(book, {}).assign("temporal", ("grpc", "ui"))
+    assert PortBook(book, {}).assign("temporal", ("grpc", "ui")) == first
+    assert first["grpc"] != first["ui"]
+
+
+def test_port_that_was_taken_since_is_replaced(tmp_path: Path, taken: int) -> None:
+    book = tmp_path / "ports.json"
+    book.write_text(f'{{"redis.redis": {taken}}}')
+    assert PortBook(book, {}).assign("redis", ("redis",))["redis"] != taken
+
+
+def test_requested_port_is_used_and_kept(tmp_path: Path) -> None:
+    wanted = free_port()
+    book = tmp_path / "ports.json"
+    assert PortBook(book, {"redis.redis": wanted}).assign("redis", ("redis",)) == {"redis": wanted}
+    assert PortBook(book, {}).assign("redis", ("redis",)) == {"redis": wanted}
+
+
+def test_requested_port_in_use_is_refused_by_name(tmp_path: Path, taken: int) -> None:
+    with pytest.raises(PortTakenError, match=rf"{taken}.*kafka\.broker"):
+        PortBook(tmp_path / "ports.json", {"kafka.broker": taken}).assign("kafka", ("broker",))
+
+
+def test_preferred_port_gives_way_when_it_is_taken(tmp_path: Path, taken: int) -> None:
+    ports = PortBook(tmp_path / "ports.json", {}, {"gateway.http": taken}).assign("gateway", ("http",))
+    assert ports["http"] != taken
+
+
+def test_preferred_port_is_taken_when_free(tmp_path: Path) -> None:
+    preferred = free_port()
+    ports = PortBook(tmp_path / "ports.json", {}, {"gateway.http": preferred}).assign("gateway", ("http", "metrics"))
+    assert ports["http"] == preferred != ports["metrics"]
+
+
+def test_listening_port_is_not_free(taken: int) -> None:
+    assert not is_free(taken)

@@ -1,0 +1,41 @@
+"""Folders that the unprivileged user of PostgreSQL can reach."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flotilla_devstack.process import User
+from flotilla_devstack.servers.postgres_home import choose_user, reachable
+
+STRANGER = User("stranger", 64_999, 64_999)
+
+
+def test_folder_below_a_private_one_is_out_of_reach(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    inner = private / "inner"
+    inner.mkdir(parents=True)
+    private.chmod(0o700)
+    assert not reachable(inner, STRANGER)
+    assert reachable(inner, None)
+
+
+def test_folder_below_passable_ones_is_in_reach() -> None:
+    assert reachable(Path("/usr/bin"), STRANGER)
+
+
+def test_owner_may_pass_his_own_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert reachable(tmp_path, User("me", os.getuid(), os.getgid()))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="as root another user is chosen")
+def test_postgres_runs_as_its_caller(tmp_path: Path) -> None:
+    assert choose_user(tmp_path) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
+def test_postgres_never_runs_as_root(tmp_path: Path) -> None:
+    user = choose_user(tmp_path / "new")
+    assert user is not None
+    assert user.uid != 0
