@@ -1,5 +1,17 @@
 -- Governed actions with their approvals and webhooks; orders with the tables their saga works on.
 
+-- Where in the log an answer stands, and which stretches of the log were rolled back: what the next prompt shows.
+ALTER TABLE flotilla.interactions ADD COLUMN message_seq bigint NOT NULL;
+CREATE INDEX interactions_by_seq ON flotilla.interactions (tenant_id, session_id, message_seq);
+CREATE TABLE flotilla.session_rollbacks (
+    tenant_id text NOT NULL,
+    session_id text NOT NULL,
+    seq bigint NOT NULL,
+    to_seq bigint NOT NULL CHECK (to_seq < seq),
+    PRIMARY KEY (tenant_id, session_id, seq),
+    FOREIGN KEY (tenant_id, session_id) REFERENCES flotilla.sessions
+);
+
 CREATE TABLE flotilla.actions (
     tenant_id text NOT NULL,
     action_id text NOT NULL,
@@ -138,6 +150,7 @@ CREATE TABLE flotilla.orders (
     request jsonb NOT NULL,
     traceparent text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
     finished_at timestamptz,
     PRIMARY KEY (tenant_id, order_id),
     FOREIGN KEY (tenant_id, session_id) REFERENCES flotilla.sessions
@@ -185,38 +198,47 @@ CREATE TABLE flotilla.verifications (
 CREATE INDEX verifications_by_order ON flotilla.verifications (tenant_id, order_id);
 
 SELECT flotilla_ops.protect(t) FROM unnest(ARRAY[
-    'flotilla.actions', 'flotilla.approvals', 'flotilla.approval_decisions', 'flotilla.webhook_deliveries',
-    'flotilla.action_executions', 'flotilla.publications', 'flotilla.orders', 'flotilla.accounts',
-    'flotilla.reservations', 'flotilla.verifications']::regclass[]) AS t;
+    'flotilla.session_rollbacks', 'flotilla.actions', 'flotilla.approvals', 'flotilla.approval_decisions',
+    'flotilla.webhook_deliveries', 'flotilla.action_executions', 'flotilla.publications', 'flotilla.orders',
+    'flotilla.accounts', 'flotilla.reservations', 'flotilla.verifications']::regclass[]) AS t;
 
 GRANT SELECT, INSERT, UPDATE ON
     flotilla.actions, flotilla.approvals, flotilla.approval_decisions, flotilla.webhook_deliveries,
     flotilla.action_executions, flotilla.orders, flotilla.accounts, flotilla.reservations, flotilla.verifications
     TO flotilla_app;
-GRANT SELECT, INSERT ON flotilla.publications TO flotilla_app;
+GRANT SELECT, INSERT ON flotilla.publications, flotilla.session_rollbacks TO flotilla_app;
 
 SELECT flotilla_ops.open_to(t, 'flotilla_definer')
     FROM unnest(ARRAY['flotilla.actions', 'flotilla.approvals', 'flotilla.orders']::regclass[]) AS t;
 GRANT SELECT ON flotilla.actions, flotilla.approvals, flotilla.orders TO flotilla_definer;
 
 -- Runs, actions and orders that nobody finished, oldest first, any tenant's: the worker's leader starts those whose
--- workflow never began, and closes those whose workflow ended without them.
-CREATE FUNCTION flotilla.unfinished_work(older_than interval, at_most integer)
-    RETURNS TABLE (kind text, tenant_id text, id text, workflow_id text, status text, request jsonb, traceparent text)
+-- workflow never began (`unstarted`), and closes those whose workflow ended without them.
+CREATE FUNCTION flotilla.unfinished_work(older_than interval, after timestamptz, unstarted boolean, at_most integer)
+    RETURNS TABLE (kind text, tenant_id text, id text, workflow_id text, request jsonb, traceparent text,
+                   created_at timestamptz)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
     AS $$
-    (SELECT 'run', r.tenant_id, r.run_id, r.workflow_id, r.status, r.request, r.traceparent
-     FROM flotilla.runs AS r
-     WHERE r.status IN ('pending', 'running', 'interrupted') AND r.created_at < now() - older_than
-     ORDER BY r.created_at LIMIT at_most)
-    UNION ALL
-    (SELECT 'action', a.tenant_id, a.action_id, a.workflow_id, a.status, a.request, a.traceparent
-     FROM flotilla.actions AS a WHERE a.finished_at IS NULL AND a.created_at < now() - older_than
-     ORDER BY a.created_at LIMIT at_most)
-    UNION ALL
-    (SELECT 'order', o.tenant_id, o.order_id, o.workflow_id, o.status, o.request, o.traceparent
-     FROM flotilla.orders AS o WHERE o.finished_at IS NULL AND o.created_at < now() - older_than
-     ORDER BY o.created_at LIMIT at_most)
+    SELECT * FROM (
+        (SELECT 'run', r.tenant_id, r.run_id, r.workflow_id, r.request, r.traceparent, r.created_at
+         FROM flotilla.runs AS r
+         WHERE r.status IN ('pending', 'running', 'interrupted') AND (r.status = 'pending') = unstarted
+           AND r.created_at < now() - older_than AND r.created_at > after
+         ORDER BY r.created_at LIMIT at_most)
+        UNION ALL
+        (SELECT 'action', a.tenant_id, a.action_id, a.workflow_id, a.request, a.traceparent, a.created_at
+         FROM flotilla.actions AS a
+         WHERE a.finished_at IS NULL AND (a.status = 'pending') = unstarted
+           AND a.created_at < now() - older_than AND a.created_at > after
+         ORDER BY a.created_at LIMIT at_most)
+        UNION ALL
+        (SELECT 'order', o.tenant_id, o.order_id, o.workflow_id, o.request, o.traceparent, o.created_at
+         FROM flotilla.orders AS o
+         WHERE o.finished_at IS NULL AND (o.started_at IS NULL) = unstarted
+           AND o.created_at < now() - older_than AND o.created_at > after
+         ORDER BY o.created_at LIMIT at_most)
+    ) AS work (kind, tenant_id, id, workflow_id, request, traceparent, created_at)
+    ORDER BY created_at LIMIT at_most
     $$;
 CREATE INDEX runs_active ON flotilla.runs (created_at) WHERE status IN ('pending', 'running', 'interrupted');
 
@@ -238,7 +260,7 @@ DO $$
 DECLARE
     signature text;
 BEGIN
-    FOREACH signature IN ARRAY ARRAY['flotilla.unfinished_work(interval, integer)', 'flotilla.approval_gauges()'] LOOP
+    FOREACH signature IN ARRAY ARRAY['flotilla.unfinished_work(interval, timestamptz, boolean, integer)', 'flotilla.approval_gauges()'] LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO flotilla_definer', signature);
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO flotilla_app', signature);

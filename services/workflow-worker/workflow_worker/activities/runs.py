@@ -1,0 +1,250 @@
+"""The run's row and its session events, always in one transaction.
+
+Who writes what: the gateway inserts session, run (status `pending`, `request` = the `RAGRequest` as JSON), the user's
+`message` and `state_change{run_started}` in one transaction, then starts `RagAgentWorkflow(RAGRequest)` with id
+`run-<run_id>`. Everything after that is written here. A workflow started without the gateway gets its rows from
+`begin_run`, with the same events.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.bus.live import RunFeed
+from flotilla.contracts.envelope import from_builtins, from_json, to_builtins, to_json
+from flotilla.contracts.errors import Refused, Undecodable
+from flotilla.contracts.names import run_workflow_id
+from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
+from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message, StateChange
+from flotilla.contracts.tasks import WriteResult
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import metrics
+from workflow_worker.activities.history import earlier_turns
+from workflow_worker.activities.signatures import (
+    BEGIN_RUN,
+    CLOSE_RUN,
+    RUN_CLOSED,
+    SAVE_TO_DATABASE,
+    BegunRun,
+    CloseRun,
+    RunKey,
+    SaveAnswer,
+)
+
+SOURCE = "/workflows/RagAgentWorkflow"
+log = structlog.get_logger(__name__)
+
+# The run is being worked on from now.
+_MARK_RUNNING = """
+UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, now())
+WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
+RETURNING session_id
+"""
+_STATUS = "SELECT status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_ADD_SESSION = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+_ADD_RUN = """
+INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, now())
+"""
+# Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
+_FINISH = """
+UPDATE flotilla.runs SET status = $3, result = $4, error = $5, finished_at = now()
+WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
+RETURNING run_id, session_id, user_id, query, created_at, finished_at
+"""
+_TASK_RESULT = """
+SELECT result FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
+"""
+_ADD_INTERACTION = """
+INSERT INTO flotilla.interactions
+    (tenant_id, interaction_id, user_id, session_id, run_id, query, answer, sources, message_seq)
+VALUES ($1, $2, $3, $4, $2, $5, $6, $7, $8)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    session_id: str
+    duration_s: float
+
+
+class RunRecords:
+    """The activities that keep `flotilla.runs`."""
+
+    def __init__(self, pool: Pool, feed: RunFeed) -> None:
+        self._pool = pool
+        self._feed = feed
+
+    @activity.defn(name=BEGIN_RUN)
+    async def begin_run(self, request: RAGRequest) -> BegunRun:
+        """Marks the run as running and gives the session's earlier turns.
+
+        Idempotency key: (tenant, run id).
+
+        Raises:
+            ApplicationError: `RunClosed`: the run has ended. `RunInProgress`: the session has another active run.
+        """
+        try:
+            async with tenant_transaction(self._pool, request.tenant_id) as connection:
+                if await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id) is None:
+                    await _adopt(connection, request)
+        except asyncpg.UniqueViolationError as error:
+            raise ApplicationError(
+                f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
+            ) from error
+        return BegunRun(history=await earlier_turns(self._pool, request.tenant_id, request.session_id))
+
+    @activity.defn(name=SAVE_TO_DATABASE)
+    async def save_to_database(self, answer: SaveAnswer) -> RAGResponse:
+        """Makes a task's result the run's answer: interaction, run row and session events, all or nothing.
+
+        Idempotency key: (tenant, run id); repeated after success it gives the stored answer.
+
+        Raises:
+            ApplicationError: `RunClosed`: the run ended otherwise. `Undecodable`, `Invalid`: the result is no answer.
+        """
+        try:
+            async with tenant_transaction(self._pool, answer.run.tenant_id) as connection:
+                response = await _response_of(connection, answer)
+                finished = await _finish(connection, answer.run, "success", response, None)
+        except (Refused, Undecodable, asyncpg.DataError) as error:
+            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+        if finished is None:
+            return await self._stored(answer.run)
+        await self._announce(answer.run, "success", finished)
+        return response
+
+    @activity.defn(name=CLOSE_RUN)
+    async def close_run(self, end: CloseRun) -> None:
+        """Ends a run without an answer; does nothing if it has ended. Idempotency key: (tenant, run id)."""
+        async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
+            finished = await _finish(connection, end.run, end.status, None, end.error)
+        if finished is not None:
+            await self._announce(end.run, end.status, finished)
+
+    async def _stored(self, run: RunKey) -> RAGResponse:
+        async with tenant_transaction(self._pool, run.tenant_id) as connection:
+            row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
+        if row is None or row["status"] != "success":
+            raise _closed(run.run_id, row["status"] if row else "unknown")
+        return from_json(row["result"], RAGResponse)
+
+    async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
+        metrics.RUNS.labels(status).inc()
+        metrics.RUN_DURATION.observe(finished.duration_s)
+        log.info("run_finished", run_id=run.run_id, session_id=finished.session_id, status=status)
+        await self._feed.done(run.run_id, status)
+
+
+async def _adopt(connection: Connection, request: RAGRequest) -> None:
+    row = await connection.fetchrow(_STATUS, request.tenant_id, request.run_id)
+    if row is not None:
+        raise _closed(request.run_id, row["status"])
+    tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
+    workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
+    await connection.execute(_ADD_SESSION, tenant_id, session_id, request.user_id)
+    await connection.execute(
+        _ADD_RUN,
+        tenant_id,
+        run_id,
+        session_id,
+        request.user_id,
+        workflow_id,
+        request.query,
+        to_json(request).decode(),
+    )
+    question = Message(role="user", content=request.query)
+    started = StateChange(change="run_started", status="running", details={"run_id": run_id})
+    await append(
+        connection,
+        tenant_id,
+        session_id,
+        [_event("message", question, run_id), _event("state_change", started, run_id)],
+    )
+
+
+async def _response_of(connection: Connection, answer: SaveAnswer) -> RAGResponse:
+    result = await connection.fetchval(_TASK_RESULT, answer.run.tenant_id, answer.task_id)
+    if result is None:
+        raise ApplicationError(f"task {answer.task_id} has no stored result", type="NotFound", non_retryable=True)
+    written = from_builtins(from_json(result, dict), WriteResult)
+    return RAGResponse(
+        answer=written.answer,
+        sources=written.sources,
+        confidence=written.confidence,
+        confidence_basis=written.confidence_basis,
+        model=written.model,
+        usage=written.usage,
+    )
+
+
+async def _finish(
+    connection: Connection,
+    run: RunKey,
+    status: RunStatus,
+    response: RAGResponse | None,
+    error: ErrorRaised | None,
+) -> _Finished | None:
+    row = await connection.fetchrow(
+        _FINISH,
+        run.tenant_id,
+        run.run_id,
+        status,
+        to_json(response).decode() if response else None,
+        to_json(error).decode() if error else None,
+    )
+    if row is None:
+        return None
+    appended = await append(connection, run.tenant_id, row["session_id"], _closing_events(run, status, response, error))
+    if response is not None:
+        await _add_interaction(connection, run, row, response, appended.first_seq)
+    return _Finished(row["session_id"], _seconds_since(row["created_at"]))
+
+
+def _closing_events(
+    run: RunKey, status: RunStatus, response: RAGResponse | None, error: ErrorRaised | None
+) -> list[AgentStateEvent]:
+    events = []
+    if response is not None:
+        message = Message(role="assistant", content=response.answer, sources=response.sources)
+        events.append(_event("message", message, run.run_id))
+    if error is not None:
+        events.append(_event("error", error, run.run_id))
+    ended = StateChange(change="run_finished", status="idle", details={"run_id": run.run_id, "status": status})
+    return [*events, _event("state_change", ended, run.run_id)]
+
+
+async def _add_interaction(
+    connection: Connection, run: RunKey, row: asyncpg.Record, response: RAGResponse, message_seq: int
+) -> None:
+    await connection.execute(
+        _ADD_INTERACTION,
+        run.tenant_id,
+        run.run_id,
+        row["user_id"],
+        row["session_id"],
+        row["query"],
+        response.answer,
+        to_json(response.sources).decode(),
+        message_seq,
+    )
+
+
+def _event(kind: Any, data: object, run_id: str) -> AgentStateEvent:
+    return AgentStateEvent(kind=kind, data=to_builtins(data), source=SOURCE, run_id=run_id)
+
+
+def _seconds_since(moment: datetime) -> float:
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds())
+
+
+def _closed(run_id: str, status: str) -> ApplicationError:
+    return ApplicationError(f"run {run_id} has ended: {status}", type=RUN_CLOSED, non_retryable=True)

@@ -1,0 +1,65 @@
+"""What the leader does for the whole fleet, beside bus housekeeping."""
+
+from collections.abc import Mapping
+
+from temporalio.client import WorkflowExecutionStatus
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.names import RAG_WORKFLOW
+from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.session_events import ErrorRaised
+from flotilla.postgres import AWAY, Pool
+from flotilla.telemetry import metrics
+from workflow_worker.activities.runs import RunRecords
+from workflow_worker.activities.signatures import CloseRun, RunKey
+from workflow_worker.reconciler import Kind, Unfinished
+
+_GAUGES = "SELECT * FROM flotilla.approval_gauges()"
+_AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents"
+_RUN_STATUS: dict[WorkflowExecutionStatus | None, RunStatus] = {
+    WorkflowExecutionStatus.TIMED_OUT: "timeout",
+    WorkflowExecutionStatus.TERMINATED: "cancelled",
+    WorkflowExecutionStatus.CANCELED: "cancelled",
+}
+
+
+async def known_agents(pool: Pool) -> list[str]:
+    """Every agent that ever registered.
+
+    Raises:
+        RetryLater: PostgreSQL is away.
+    """
+    try:
+        return [row["name"] for row in await pool.fetch(_AGENTS)]
+    except AWAY as error:
+        raise RetryLater(f"PostgreSQL does not answer: {error}") from error
+
+
+async def show_gauges(pool: Pool) -> None:
+    """Approvals and parked compensations of all tenants. Only the leader shows them, so that they do not add up."""
+    row = await pool.fetchrow(_GAUGES)
+    assert row is not None  # noqa: S101 - the function always gives one row
+    metrics.APPROVALS_PENDING.set(row["pending"])
+    metrics.APPROVAL_OLDEST.set(row["oldest_s"])
+    metrics.APPROVALS_OVERDUE.set(row["overdue"])
+    metrics.SAGA_PARKED.set(row["parked_orders"])
+
+
+def kinds(runs: RunRecords) -> Mapping[str, Kind]:
+    """How the reconciler starts and closes each kind of row."""
+
+    async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await runs.close_run(
+            CloseRun(run=RunKey(tenant_id=row.tenant_id, run_id=row.id), status=_run_status(status), error=_why(status))
+        )
+
+    return {"run": Kind(RAG_WORKFLOW, RAGRequest, close_run)}
+
+
+def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
+    return _RUN_STATUS.get(status, "error")
+
+
+def _why(status: WorkflowExecutionStatus | None) -> ErrorRaised:
+    ended = f"ended as {status.name.lower()}" if status else "is unknown to Temporal"
+    return ErrorRaised(type="WorkflowEnded", message=f"the run's workflow {ended}", where="workflow")

@@ -1,0 +1,123 @@
+"""One leader among the workers, by a lease row on the database's clock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
+
+import structlog
+
+from flotilla.postgres import AWAY, Pool
+
+LEASE_S = 5.0
+RENEW_S = 1.5
+
+# Takes the lease when it is free, over or ours; a new owner gets a new epoch.
+_TAKE = """
+INSERT INTO flotilla_ops.leases AS l (name, owner, expires_at)
+VALUES ($1, $2, now() + make_interval(secs => $3))
+ON CONFLICT (name) DO UPDATE
+    SET owner = EXCLUDED.owner, expires_at = EXCLUDED.expires_at,
+        epoch = CASE WHEN l.owner = EXCLUDED.owner THEN l.epoch ELSE l.epoch + 1 END
+    WHERE l.owner = EXCLUDED.owner OR l.expires_at < now()
+RETURNING epoch
+"""
+_GIVE_UP = "DELETE FROM flotilla_ops.leases WHERE name = $1 AND owner = $2"
+
+log = structlog.get_logger(__name__)
+
+
+Duty: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+"""What the leader does until the event is set. Another leader may do it at the same moment: it must bear that."""
+
+
+class Leader:
+    """Campaigns for the lease and runs the duties while it holds it."""
+
+    def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty]) -> None:
+        self._pool = pool
+        self._name = name
+        self._owner = owner
+        self._duties = duties
+        self._term: _Term | None = None
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process holds the lease, as far as it knows."""
+        return self._term is not None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Campaigns until `stop`, then gives the lease up, so that the next leader need not wait for its end."""
+        try:
+            while not stop.is_set():
+                await self._campaign()
+                await _wait(stop, RENEW_S)
+        finally:
+            await self._resign()
+            await self._give_up()
+
+    async def _campaign(self) -> None:
+        held = await self._take()
+        if held and self._term is None:
+            log.info("leading", lease=self._name)
+            self._term = _Term(self._duties)
+        elif not held:
+            await self._resign()
+
+    async def _take(self) -> bool:
+        try:
+            async with asyncio.timeout(LEASE_S - RENEW_S):
+                return await self._pool.fetchval(_TAKE, self._name, self._owner, LEASE_S) is not None
+        except (*AWAY, TimeoutError) as error:
+            log.warning("lease_not_renewed", lease=self._name, error=str(error))
+            return False
+
+    async def _resign(self) -> None:
+        if self._term is not None:
+            log.info("no_longer_leading", lease=self._name)
+            await self._term.end()
+            self._term = None
+
+    async def _give_up(self) -> None:
+        try:
+            async with asyncio.timeout(LEASE_S):
+                await self._pool.execute(_GIVE_UP, self._name, self._owner)
+        except (*AWAY, TimeoutError) as error:
+            log.info("lease_left_to_expire", lease=self._name, error=str(error))
+
+
+class _Term:
+    """One time of leading: its duties, as tasks."""
+
+    def __init__(self, duties: Sequence[Duty]) -> None:
+        self._over = asyncio.Event()
+        self._tasks = [asyncio.create_task(duty(self._over), name="leader duty") for duty in duties]
+
+    async def end(self) -> None:
+        """Asks the duties to end, and cancels those that do not within a second."""
+        self._over.set()
+        _, late = await asyncio.wait(self._tasks, timeout=1.0)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def every(seconds: float, work: Callable[[], Awaitable[object]]) -> Duty:
+    """A duty that does `work` again and again."""
+
+    async def repeat(over: asyncio.Event) -> None:
+        while not over.is_set():
+            try:
+                await work()
+            except Exception:
+                log.exception("duty_failed", duty=getattr(work, "__qualname__", repr(work)))
+            await _wait(over, seconds)
+
+    return repeat
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

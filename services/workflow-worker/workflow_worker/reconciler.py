@@ -1,0 +1,108 @@
+"""Brings rows and workflows together again after one was written and the other was not.
+
+A gateway that dies between its commit and the start of the workflow leaves a pending row: its workflow is started
+here. A workflow that an operator terminates, or that Temporal no longer knows, leaves an active row: it is closed here.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import structlog
+from opentelemetry.trace import SpanKind
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from flotilla.contracts.envelope import from_json
+from flotilla.postgres import Pool
+from flotilla.telemetry import span
+
+log = structlog.get_logger(__name__)
+
+UNSTARTED_AFTER = timedelta(seconds=5)
+UNFINISHED_AFTER = timedelta(seconds=30)
+BATCH = 50
+_UNFINISHED = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A row that nobody has finished."""
+
+    kind: str
+    tenant_id: str
+    id: str
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of row is started and closed."""
+
+    workflow: str
+    request: type[Any]
+    close: Callable[[Unfinished, WorkflowExecutionStatus | None], Awaitable[None]]
+    """Called when its workflow is over (None: unknown to Temporal) and the row is not."""
+
+
+class Reconciler:
+    """Looks at a bounded number of rows each time; a cursor goes round the older ones."""
+
+    def __init__(self, pool: Pool, client: Client, task_queue: str, kinds: Mapping[str, Kind]) -> None:
+        self._pool = pool
+        self._client = client
+        self._task_queue = task_queue
+        self._kinds = kinds
+        self._cursor = _BEGINNING
+
+    async def run(self) -> None:
+        """One round: starts what was never started, then looks after the next few of the rest."""
+        for row in await self._pool.fetch(_UNFINISHED, UNSTARTED_AFTER, _BEGINNING, True, BATCH):  # noqa: FBT003
+            await self._start(row)
+        rows = await self._pool.fetch(_UNFINISHED, UNFINISHED_AFTER, self._cursor, False, BATCH)  # noqa: FBT003
+        for row in rows:
+            await self._look_after(_unfinished(row))
+        self._cursor = rows[-1]["created_at"] if len(rows) >= BATCH else _BEGINNING
+
+    async def _start(self, row: asyncpg.Record) -> None:
+        kind = self._kinds[row["kind"]]
+        with span("reconcile", kind=SpanKind.PRODUCER, parent=row["traceparent"]):
+            try:
+                await self._client.start_workflow(
+                    kind.workflow,
+                    from_json(row["request"], kind.request),
+                    id=row["workflow_id"],
+                    task_queue=self._task_queue,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                )
+            except WorkflowAlreadyStartedError:
+                await self._look_after(_unfinished(row))
+                return
+        log.info("workflow_started", kind=row["kind"], workflow_id=row["workflow_id"])
+
+    async def _look_after(self, row: Unfinished) -> None:
+        status = await self._status(row.workflow_id)
+        if status == WorkflowExecutionStatus.RUNNING:
+            return
+        await self._kinds[row.kind].close(row, status)
+        log.warning(
+            "row_closed", kind=row.kind, id=row.id, workflow_id=row.workflow_id, workflow=status and status.name
+        )
+
+    async def _status(self, workflow_id: str) -> WorkflowExecutionStatus | None:
+        try:
+            return (await self._client.get_workflow_handle(workflow_id).describe()).status
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return None
+            raise
+
+
+def _unfinished(row: asyncpg.Record) -> Unfinished:
+    return Unfinished(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])

@@ -1,0 +1,112 @@
+"""The connection to Temporal and the worker itself."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.runtime import PrometheusConfig, TelemetryConfig
+from temporalio.runtime import Runtime as SdkRuntime
+from temporalio.service import RPCError
+from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from flotilla.config import TemporalSettings
+from flotilla.contracts.errors import RetryLater
+from workflow_worker.settings import Settings
+
+STICKY_TIMEOUT = timedelta(seconds=1)
+"""How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
+would hold every run up (12 s became 3 s)."""
+_PASSED_THROUGH = ("flotilla", "workflow_worker.activities", "msgspec", "uuid_utils", "structlog", "opentelemetry")
+
+
+class TemporalConnection:
+    """A client that is made when Temporal first answers, so that a service can start before it."""
+
+    def __init__(self, settings: TemporalSettings, runtime: SdkRuntime) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+
+    @property
+    def client(self) -> Client:
+        """The client.
+
+        Raises:
+            RetryLater: Temporal has not answered yet.
+        """
+        if self._client is None:
+            raise RetryLater(f"Temporal at {self._settings.temporal_address} has not answered yet")
+        return self._client
+
+    async def check(self) -> None:
+        """Raises RetryLater until Temporal answers: a readiness check that connects the first time."""
+        try:
+            async with self._connecting:
+                if self._client is None:
+                    self._client = await self._connect()
+            await self._client.service_client.check_health(timeout=timedelta(seconds=3))
+        except (RPCError, RuntimeError) as error:
+            raise RetryLater(f"Temporal at {self._settings.temporal_address} does not answer: {error}") from error
+
+    async def _connect(self) -> Client:
+        settings = self._settings
+        return await Client.connect(
+            settings.temporal_address,
+            namespace=settings.temporal_namespace,
+            api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
+            tls=settings.temporal_tls,
+            runtime=self._runtime,
+            interceptors=[TracingInterceptor()],
+        )
+
+
+def sdk_runtime(host: str, port: int) -> SdkRuntime:
+    """The SDK's threads, and its metrics on `host:port` (port 0: none), in seconds and with unit suffixes."""
+    metrics = PrometheusConfig(
+        bind_address=f"{host}:{port}", counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
+    )
+    return SdkRuntime(telemetry=TelemetryConfig(metrics=metrics if port else None))
+
+
+def sandbox() -> SandboxedWorkflowRunner:
+    """Workflows run in the sandbox; contracts and activity signatures are shared, not loaded again for each."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
+
+
+def make_worker(
+    client: Client,
+    settings: Settings,
+    identity: str,
+    *,
+    workflows: Sequence[type],
+    activities: Sequence[Callable[..., Any]],
+) -> Worker:
+    """The Temporal worker. Its drain time is the process's."""
+    return Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=workflows,
+        activities=activities,
+        identity=identity,
+        workflow_runner=sandbox(),
+        max_concurrent_activities=settings.max_concurrent_activities,
+        max_concurrent_local_activities=settings.max_concurrent_activities,
+        max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
+        max_cached_workflows=settings.max_cached_workflows,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_s),
+        deployment_config=_deployment(settings),
+    )
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    if settings.build_id is None:
+        return None
+    version = WorkerDeploymentVersion(deployment_name=settings.deployment_name, build_id=settings.build_id)
+    return WorkerDeploymentConfig(version=version, use_worker_versioning=True)

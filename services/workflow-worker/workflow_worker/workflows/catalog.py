@@ -1,0 +1,6 @@
+"""All workflows of the worker."""
+
+from workflow_worker.workflows.pipeline import PipelineWorkflow
+from workflow_worker.workflows.rag import RagAgentWorkflow
+
+WORKFLOWS: list[type] = [RagAgentWorkflow, PipelineWorkflow]

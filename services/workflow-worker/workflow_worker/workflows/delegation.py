@@ -1,0 +1,162 @@
+"""One step of a workflow done by an agent: tries, waits between them, cancellation."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
+
+from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.tasks import AgentTask
+from workflow_worker.activities.signatures import (
+    CANCELLED_BY_AGENT,
+    DELEGATE,
+    TELL_AGENT_CANCELLED,
+    AgentFailure,
+    CancelledTask,
+    TaskOutcome,
+)
+
+T = TypeVar("T")
+
+ANSWER_TIMEOUT = timedelta(minutes=30)
+"""How long one try may take, the agents' scaling up included."""
+SILENCE_TIMEOUT = timedelta(seconds=20)
+"""An attempt without a sign of life ends here; the next one looks whether the task must be published again."""
+_UNTIL_ANSWERED = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=10)
+)
+
+LLM_RETRIES = RetryPolicy(
+    initial_interval=timedelta(seconds=2),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    maximum_attempts=3,
+    non_retryable_error_types=["ValueError"],
+)
+"""For failures that an agent reports."""
+DATABASE_RETRIES = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=60),
+    maximum_attempts=5,
+)
+
+
+async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES) -> TaskOutcome:
+    """The result of `task`, tried again as `retries` says when the agent reports a failure that may pass.
+
+    Raises:
+        ActivityError: the last try's failure; its cause has the agent's error type and message.
+        asyncio.CancelledError: the workflow was cancelled, and the agent was told.
+    """
+    attempt = 1
+    while True:
+        try:
+            return await _one_try(replace(task, attempt=attempt))
+        except ActivityError as error:
+            if not _may_pass(error, retries, attempt):
+                raise
+            await workflow.sleep(backoff(retries, attempt), summary=f"before try {attempt + 1} of {task.task_id}")
+            attempt += 1
+
+
+async def _one_try(task: AgentTask) -> TaskOutcome:
+    first = task.attempt == 1
+    handle = workflow.start_activity(
+        DELEGATE,
+        task,
+        result_type=TaskOutcome,
+        activity_id=task.task_id if first else f"{task.task_id}#{task.attempt}",
+        schedule_to_close_timeout=ANSWER_TIMEOUT,
+        heartbeat_timeout=SILENCE_TIMEOUT,
+        retry_policy=_UNTIL_ANSWERED,
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=task.agent,
+    )
+    try:
+        return cast("TaskOutcome", await asyncio.shield(handle))
+    except asyncio.CancelledError:
+        await _call_off(handle, task)
+        raise
+
+
+async def _call_off(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> None:
+    """Tells the agent at once, not only at its next heartbeat, then waits until it has stopped."""
+    handle.cancel()
+    await workflow.execute_local_activity(
+        TELL_AGENT_CANCELLED,
+        CancelledTask(task_id=task.task_id),
+        start_to_close_timeout=timedelta(seconds=10),
+        retry_policy=RetryPolicy(maximum_attempts=3),
+    )
+    try:
+        await handle
+    except (ActivityError, asyncio.CancelledError):
+        workflow.logger.info("task %s called off", task.task_id)
+
+
+def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
+    cause = error.cause
+    if not isinstance(cause, ApplicationError) or attempt >= retries.maximum_attempts:
+        return False
+    if cause.type in (retries.non_retryable_error_types or []):
+        return False
+    return any(_is_retryable(detail) for detail in cause.details)
+
+
+def _is_retryable(detail: object) -> bool:
+    return isinstance(detail, dict) and "retryable" in detail and from_builtins(detail, AgentFailure).retryable
+
+
+def backoff(retries: RetryPolicy, attempt: int) -> timedelta:
+    """The wait after try `attempt`, as Temporal's own retries would do it."""
+    wait = retries.initial_interval * retries.backoff_coefficient ** (attempt - 1)
+    return min(wait, retries.maximum_interval or wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a step failed, in words that a person can use."""
+
+    type: str
+    message: str
+    timed_out: bool
+    cancelled: bool
+    retryable: bool
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """The cause behind an activity's failure, without Temporal's wrapping."""
+    if isinstance(error, asyncio.CancelledError):
+        return Trouble("Cancelled", "the workflow was cancelled", timed_out=False, cancelled=True, retryable=False)
+    cause = error.cause if isinstance(error, ActivityError) and error.cause else error
+    if isinstance(cause, ApplicationError):
+        kind = cause.type or type(cause).__name__
+        retryable = any(_is_retryable(detail) for detail in cause.details)
+        return Trouble(kind, cause.message, timed_out=False, cancelled=kind == CANCELLED_BY_AGENT, retryable=retryable)
+    if isinstance(cause, TimeoutError):
+        return Trouble("Timeout", _timeout_message(cause), timed_out=True, cancelled=False, retryable=True)
+    cancelled = isinstance(cause, CancelledError)
+    return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
+
+
+def _timeout_message(error: TimeoutError) -> str:
+    if error.type == TimeoutType.SCHEDULE_TO_CLOSE:
+        return f"no answer within {ANSWER_TIMEOUT.total_seconds():g} s"
+    return f"{error.message or 'timed out'} ({error.type.name.lower() if error.type else 'timeout'})"
+
+
+async def uninterrupted(work: Awaitable[T]) -> T:
+    """Waits for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
+    task = asyncio.ensure_future(work)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise

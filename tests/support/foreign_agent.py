@@ -1,0 +1,64 @@
+"""An agent that knows only Redis and the envelope, as one in another language would."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from flotilla.bus import Redis, ensure_group
+from flotilla.contracts.ids import new_id, utc_now
+from flotilla.contracts.names import REPLIES_STREAM, agent_group, task_stream
+
+Task: TypeAlias = dict[str, Any]
+Answer: TypeAlias = Callable[[Task], Awaitable[dict[str, Any] | None]]
+"""Gives the reply's own fields (`status`, `result`, ...), or None for no reply at all."""
+
+
+class ForeignAgent:
+    """Reads one task stream; keeps every task it saw."""
+
+    def __init__(self, redis: Redis, name: str, answer: Answer) -> None:
+        self._redis = redis
+        self.name = name
+        self.answer = answer
+        self.seen: list[Task] = []
+
+    async def run(self) -> None:
+        stream, group = task_stream(self.name), agent_group(self.name)
+        while True:
+            await ensure_group(self._redis, stream, group)
+            found: Any = await self._redis.xreadgroup(group, "foreign", {stream: ">"}, count=10, block=200)
+            for entry_id, fields in found[0][1] if found else []:
+                task = json.loads(fields[b"event"])["data"]
+                self.seen.append(task)
+                if reply := await self.answer(task):
+                    await self.reply(task, **reply)
+                await self._redis.xack(stream, group, entry_id)
+
+    async def reply(self, task: Task, **fields: Any) -> None:
+        """Sends a reply to `task`."""
+        same = ("task_id", "agent", "tenant_id", "session_id", "run_id", "attempt", "reply_to")
+        data = {name: task[name] for name in same if task.get(name) is not None} | fields
+        event = {
+            "specversion": "1.0",
+            "id": new_id(),
+            "type": "flotilla.task.replied.v1",
+            "source": f"/agents/{self.name}",
+            "subject": task["session_id"],
+            "time": utc_now().isoformat(),
+            "data": data,
+        }
+        await self._redis.xadd(REPLIES_STREAM, {"event": json.dumps(event)})
+
+
+@asynccontextmanager
+async def foreign_agent(redis: Redis, name: str, answer: Answer) -> AsyncIterator[ForeignAgent]:
+    """A foreign agent that lives as long as the block."""
+    agent = ForeignAgent(redis, name, answer)
+    task = asyncio.create_task(agent.run(), name=f"foreign agent {name}")
+    try:
+        yield agent
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

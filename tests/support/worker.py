@@ -1,0 +1,80 @@
+"""The workflow worker, composed as its process composes it, inside the test's event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from temporalio.client import Client, WorkflowHandle
+from temporalio.runtime import Runtime as SdkRuntime
+
+from flotilla.bus import Redis, connect_redis
+from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
+from flotilla.contracts.requests import RAGRequest, RAGResponse
+from flotilla.postgres import Pool, tenant_transaction
+from flotilla.runtime import Runtime
+from workflow_worker.main import work
+from workflow_worker.settings import Settings
+from workflow_worker.temporal import TemporalConnection
+
+
+@dataclass
+class RunningWorker:
+    """What a test needs of a running worker."""
+
+    client: Client
+    task_queue: str
+    pool: Pool
+    redis: Redis
+    runtime: Runtime
+
+    async def start_run(self, request: RAGRequest) -> WorkflowHandle[Any, RAGResponse]:
+        """Starts a run's workflow, as the gateway does after its commit."""
+        return await self.client.start_workflow(
+            RAG_WORKFLOW,
+            request,
+            id=run_workflow_id(request.run_id),
+            task_queue=self.task_queue,
+            result_type=RAGResponse,
+        )
+
+    async def rows(self, tenant_id: str, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """What the application role sees as `tenant_id`."""
+        async with tenant_transaction(self.pool, tenant_id) as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def run_row(self, request: RAGRequest) -> asyncpg.Record:
+        """The run's row."""
+        return (await self.rows(request.tenant_id, "SELECT * FROM flotilla.runs WHERE run_id = $1", request.run_id))[0]
+
+    async def events(self, tenant_id: str, session_id: str) -> list[AgentEvent]:
+        """The session's events that are still in the outbox (no relay runs here), by seq."""
+        query = "SELECT body FROM flotilla.event_outbox WHERE session_id = $1 ORDER BY seq"
+        return [decode_event(row["body"]) for row in await self.rows(tenant_id, query, session_id)]
+
+
+@asynccontextmanager
+async def running_worker(
+    *, dsn: str, pool: Pool, redis_url: str, temporal_address: str, task_queue: str
+) -> AsyncIterator[RunningWorker]:
+    """A worker on its own task queue, for as long as the block lasts."""
+    settings = Settings(
+        postgres_dsn=dsn,  # type: ignore[arg-type]
+        redis_url=redis_url,  # type: ignore[arg-type]
+        temporal_address=temporal_address,
+        task_queue=task_queue,
+        drain_s=2,
+    )
+    runtime = Runtime("workflow-worker")
+    temporal = TemporalConnection(settings, SdkRuntime.default())
+    await temporal.check()
+    async with connect_redis(redis_url) as redis:
+        task = asyncio.create_task(work(settings, runtime, temporal, pool, redis))
+        try:
+            yield RunningWorker(temporal.client, task_queue, pool, redis, runtime)
+        finally:
+            runtime.stop.set()
+            await task
