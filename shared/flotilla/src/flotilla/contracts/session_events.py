@@ -17,7 +17,13 @@ SESSION_EVENT_KINDS: tuple[SessionEventKind, ...] = (
     "error",
 )
 SCHEMA_VERSION = 1
+"""The version that this code writes; `flotilla.eventstore.upcasters` lifts older ones."""
 _PREFIX = "flotilla.session."
+
+FORKED = "forked"
+"""The `change` that opens a fork: its first own event, at `at_seq + 1`."""
+ROLLED_BACK = "rolled_back"
+"""The `change` after which the state is what it was at `details.to_seq`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,3 +126,26 @@ DATA_OF_KIND: dict[SessionEventKind, type[SessionEventData]] = {
 def session_event_type(kind: SessionEventKind) -> str:
     """The wire type of `kind`, e.g. `flotilla.session.tool_call.v1`."""
     return f"{_PREFIX}{kind}.v{SCHEMA_VERSION}"
+
+
+def session_event_kind(wire_type: str) -> SessionEventKind | None:
+    """The kind that `wire_type` names in the version that this code writes; None for any other type."""
+    return _KINDS.get(wire_type)
+
+
+_KINDS: dict[str, SessionEventKind] = {session_event_type(kind): kind for kind in SESSION_EVENT_KINDS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedFrom:
+    """`details` of `state_change{forked}`: whose prefix this session's history is."""
+
+    parent_session_id: str
+    at_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBackTo:
+    """`details` of `state_change{rolled_back}`."""
+
+    to_seq: int

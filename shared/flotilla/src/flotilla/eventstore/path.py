@@ -1,0 +1,47 @@
+"""Which events of a log make up the state at a point, when rollbacks are among them.
+
+The state after a rollback to t is the state at t, by definition; t may itself lie behind another rollback. So the
+events that count for the state at k are found by walking back from k: down to the nearest rollback, from there on
+from its target, and so on. Their sequence numbers ascend.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The events with `after_seq` < seq ≤ `upto_seq`."""
+
+    after_seq: int
+    upto_seq: int
+
+
+def path_to(seq: int, rollbacks: Mapping[int, int]) -> list[Stretch]:
+    """The stretches, oldest first, whose events make up the state at `seq`.
+
+    `rollbacks` maps the seq of each rollback to its target, which is less than it.
+    """
+    points = sorted(rollbacks)
+    stretches: list[Stretch] = []
+    while seq > 0:
+        index = bisect_right(points, seq)
+        rollback = points[index - 1] if index else 0
+        if rollback < seq:
+            stretches.append(Stretch(rollback, seq))
+        seq = rollbacks[rollback] if rollback else 0
+    stretches.reverse()
+    return stretches
+
+
+def common_seq(one: list[Stretch], other: list[Stretch]) -> int:
+    """The last seq up to which two paths are the same."""
+    common = 0
+    for a, b in zip(one, other, strict=False):
+        if a.after_seq != b.after_seq:
+            return common
+        common = min(a.upto_seq, b.upto_seq)
+        if a.upto_seq != b.upto_seq:
+            return common
+    return common

@@ -1,0 +1,136 @@
+"""Sessions: opened, forked, rolled back. Each function is one step of the caller's tenant transaction."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import is_valid_id
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.session_events import (
+    FORKED,
+    ROLLED_BACK,
+    AgentStateEvent,
+    ForkedFrom,
+    RolledBackTo,
+    StateChange,
+)
+from flotilla.outbox import Appended, append
+from flotilla.postgres import Connection
+
+_COLUMNS = "session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at"
+# Nothing happens where the session exists.
+_OPEN = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb)
+ON CONFLICT (tenant_id, session_id) DO NOTHING
+RETURNING 1
+"""
+_GET = f"SELECT {_COLUMNS} FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"  # noqa: S608 - a constant
+# A new run's foreign key needs a share of this lock, so none starts until the caller commits.
+_LOCK = f"{_GET} FOR UPDATE"
+_ACTIVE_RUN = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = ANY($3)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session, as `GET /v1/sessions/{s}` shows it."""
+
+    session_id: str
+    user_id: str
+    head_seq: int
+    parent_session_id: str | None
+    forked_at_seq: int | None
+    created_at: datetime
+    metadata: JsonObject
+
+
+async def open_session(
+    connection: Connection, tenant_id: str, session_id: str, user_id: str, metadata: JsonObject | None = None
+) -> tuple[Session, bool]:
+    """The session, and whether this call made it.
+
+    Raises:
+        Invalid: `session_id` is not 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+    """
+    _check_id(session_id)
+    body = to_json(metadata or {}).decode()
+    created = await connection.fetchval(_OPEN, tenant_id, session_id, user_id, 0, None, None, body)
+    return await get_session(connection, tenant_id, session_id), created is not None
+
+
+async def get_session(connection: Connection, tenant_id: str, session_id: str, *, lock: bool = False) -> Session:
+    """The session; with `lock`, nobody appends to it or starts a run in it before the caller's transaction ends.
+
+    Raises:
+        NotFound: the tenant has no such session.
+    """
+    row = await connection.fetchrow(_LOCK if lock else _GET, tenant_id, session_id)
+    if row is None:
+        raise NotFound(f"no session {session_id}")
+    return Session(**{**dict(row), "metadata": json.loads(row["metadata"])})
+
+
+async def fork_session(
+    connection: Connection,
+    tenant_id: str,
+    parent_session_id: str,
+    at_seq: int,
+    *,
+    new_session_id: str | None,
+    user_id: str | None,
+    source: str,
+) -> tuple[Session, Appended]:
+    """Opens a session whose history is the parent's up to `at_seq`; the parent is not touched.
+
+    Raises:
+        NotFound: the tenant has no such parent.
+        Invalid: `at_seq` is not between 0 and the parent's head, or the new id is not valid.
+        Conflict: the new id is taken.
+    """
+    parent = await get_session(connection, tenant_id, parent_session_id)
+    if not 0 <= at_seq <= parent.head_seq:
+        raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
+    session_id = new_session_id or new_id()
+    _check_id(session_id)
+    owner = user_id or parent.user_id
+    made = await connection.fetchval(_OPEN, tenant_id, session_id, owner, at_seq, parent_session_id, at_seq, "{}")
+    if made is None:
+        raise Conflict(f"session {session_id} exists: choose another id for the fork")
+    origin = ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq)
+    change = StateChange(change=FORKED, details=to_builtins(origin))
+    appended = await append(connection, tenant_id, session_id, [_event(change, source)])
+    return await get_session(connection, tenant_id, session_id), appended
+
+
+async def roll_back_session(
+    connection: Connection, tenant_id: str, session_id: str, to_seq: int, *, expected_seq: int | None, source: str
+) -> Appended:
+    """Appends the event after which the session's state is what it was at `to_seq`. Nothing is rewritten.
+
+    Raises:
+        NotFound: the tenant has no such session.
+        RunInProgress: a run of the session is active: its events would land on a state it has not seen.
+        Invalid: `to_seq` is not between 0 and the head.
+        SequenceConflict: the head is not `expected_seq`.
+    """
+    session = await get_session(connection, tenant_id, session_id, lock=True)
+    run_id = await connection.fetchval(_ACTIVE_RUN, tenant_id, session_id, list(ACTIVE_RUN_STATUSES))
+    if run_id is not None:
+        raise RunInProgress(f"run {run_id} of session {session_id} is active: wait for it or cancel it, then roll back")
+    if not 0 <= to_seq <= session.head_seq:
+        raise Invalid(f"to_seq {to_seq}: session {session_id} can be rolled back to 0 to {session.head_seq}")
+    change = StateChange(change=ROLLED_BACK, details=to_builtins(RolledBackTo(to_seq=to_seq)))
+    return await append(connection, tenant_id, session_id, [_event(change, source)], expected_seq=expected_seq)
+
+
+def _event(change: StateChange, source: str) -> AgentStateEvent:
+    return AgentStateEvent(kind="state_change", data=to_builtins(change), source=source)
+
+
+def _check_id(session_id: str) -> None:
+    if not is_valid_id(session_id):
+        raise Invalid(f"session id {session_id!r}: use 1 to 128 of A-Z a-z 0-9 . _ : - and no leading mark")

@@ -1,0 +1,88 @@
+"""Snapshots: what stretches of a session's own events add to its state, kept so that they need not be folded again.
+
+A snapshot depends on its events alone, not on what came before, so snapshots of a long session together are as
+large as its state, not as its state times their number. Only the audit consumer writes them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from flotilla.contracts.envelope import AgentEvent
+from flotilla.contracts.json_types import JsonObject
+from flotilla.eventstore.chunks import Chunk, Chunks
+from flotilla.eventstore.state import Delta, GotToolResult, MadeToolCall, MetError, SaidMessage, delta_of
+
+SNAPSHOT_EVENTS = 1000
+"""A session gets a snapshot for each stretch of this many events."""
+
+_messages = msgspec.json.Decoder(list[SaidMessage])
+_calls = msgspec.json.Decoder(list[MadeToolCall])
+_results = msgspec.json.Decoder(list[GotToolResult])
+_errors = msgspec.json.Decoder(list[MetError])
+
+
+class _Summary(msgspec.Struct):
+    upto_time: datetime | None
+    status: str | None
+    set: JsonObject
+    unset: list[str]
+
+
+_summary = msgspec.json.Decoder(_Summary)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One row of `audit.snapshots`, but for tenant and session."""
+
+    first_seq: int
+    seq: int
+    earliest: datetime
+    summary: bytes
+    counts: Sequence[int]
+    messages: bytes
+    tool_calls: bytes
+    tool_results: bytes
+    errors: bytes
+
+
+def snapshot_of(events: Sequence[AgentEvent]) -> Snapshot:
+    """The snapshot of neighbouring events without a rollback among them."""
+    delta = delta_of(events)
+    lists: tuple[Chunks[Any], ...] = (delta.messages, delta.tool_calls, delta.tool_results, delta.errors)
+    messages, tool_calls, tool_results, errors = (items.to_json() for items in lists)
+    return Snapshot(
+        first_seq=events[0].sequence or 0,
+        seq=delta.upto_seq,
+        earliest=min(event.time for event in events),
+        summary=msgspec.json.encode(_Summary(delta.upto_time, delta.status, delta.set, list(delta.unset))),
+        counts=[len(items) for items in lists],
+        messages=messages,
+        tool_calls=tool_calls,
+        tool_results=tool_results,
+        errors=errors,
+    )
+
+
+def delta_from(row: "asyncpg.Record | Snapshot") -> Delta:
+    """The delta that a snapshot holds; its lists stay JSON until they are looked at."""
+    fields = {name: getattr(row, name) for name in Snapshot.__slots__} if isinstance(row, Snapshot) else dict(row)
+    summary = _summary.decode(fields["summary"])
+    counts = fields["counts"]
+    return replace(
+        Delta(),
+        upto_seq=fields["seq"],
+        upto_time=summary.upto_time,
+        status=summary.status,
+        set=summary.set,
+        unset=summary.unset,
+        messages=Chunks([Chunk.of_json(fields["messages"], counts[0], _messages)]),
+        tool_calls=Chunks([Chunk.of_json(fields["tool_calls"], counts[1], _calls)]),
+        tool_results=Chunks([Chunk.of_json(fields["tool_results"], counts[2], _results)]),
+        errors=Chunks([Chunk.of_json(fields["errors"], counts[3], _errors)]),
+    )

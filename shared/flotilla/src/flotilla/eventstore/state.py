@@ -1,0 +1,323 @@
+"""The state of a session: a pure fold of its events.
+
+What a stretch of events without a rollback adds is a `Delta`; deltas of neighbouring stretches add up, so the state
+is the sum of the stretches on the path to a point (`flotilla.eventstore.path`), whichever way they are cut.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from flotilla.contracts.envelope import AgentEvent, from_builtins
+from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.session_events import (
+    DATA_OF_KIND,
+    FORKED,
+    ROLLED_BACK,
+    ErrorRaised,
+    ForkedFrom,
+    Message,
+    RolledBackTo,
+    Source,
+    StateChange,
+    ToolCall,
+    ToolResult,
+    session_event_kind,
+    session_event_type,
+)
+from flotilla.eventstore.chunks import Chunk, Chunks
+from flotilla.eventstore.path import path_to
+from flotilla.eventstore.upcasters import upcast
+
+_STATE_CHANGE = session_event_type("state_change")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaidMessage:
+    """A message of the conversation, and where it stands in the log."""
+
+    seq: int
+    time: datetime
+    source: str
+    run_id: str | None
+    role: str
+    content: str
+    sources: list[Source] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeToolCall:
+    """A tool call; its result has the same `call_id`."""
+
+    seq: int
+    time: datetime
+    run_id: str | None
+    tool: str
+    call_id: str
+    agent: str
+    args: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GotToolResult:
+    """The result of the tool call with the same `call_id`."""
+
+    seq: int
+    time: datetime
+    run_id: str | None
+    tool: str
+    call_id: str
+    agent: str
+    ok: bool
+    duration_ms: float
+    result: JsonValue = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetError:
+    """An error; also an event whose data does not fit its type (`type` is then `Undecodable`)."""
+
+    seq: int
+    time: datetime
+    run_id: str | None
+    type: str
+    message: str
+    where: str
+    retryable: bool = False
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a stretch of events adds to a state."""
+
+    upto_seq: int = 0
+    upto_time: datetime | None = None
+    status: str | None = None
+    set: JsonObject = field(default_factory=dict)
+    unset: Sequence[str] = ()
+    messages: Chunks[SaidMessage] = field(default_factory=Chunks)
+    tool_calls: Chunks[MadeToolCall] = field(default_factory=Chunks)
+    tool_results: Chunks[GotToolResult] = field(default_factory=Chunks)
+    errors: Chunks[MetError] = field(default_factory=Chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """What a session's log amounts to at `at_seq`. Lists are in order of seq."""
+
+    session_id: str
+    at_seq: int = 0
+    at_time: datetime | None = None
+    """Time of the newest event that counts."""
+    status: str | None = None
+    """As the last `state_change` with a status says."""
+    variables: JsonObject = field(default_factory=dict)
+    messages: Sequence[SaidMessage] = field(default_factory=Chunks)
+    tool_calls: Sequence[MadeToolCall] = field(default_factory=Chunks)
+    tool_results: Sequence[GotToolResult] = field(default_factory=Chunks)
+    errors: Sequence[MetError] = field(default_factory=Chunks)
+
+    def open_tool_calls(self) -> list[MadeToolCall]:
+        """The calls that have no result yet."""
+        answered = {result.call_id for result in self.tool_results}
+        return [call for call in self.tool_calls if call.call_id not in answered]
+
+
+def fold(session_id: str, events: Iterable[AgentEvent], at_seq: int | None = None) -> SessionState:
+    """The state that `events` (a whole log, from its first event) amount to, at `at_seq` or at their end.
+
+    Pure: the same events give the same state, in any process.
+
+    Raises:
+        UnknownType: an event is of a type or version that this code can't read.
+    """
+    log = {event.sequence or 0: event for event in events if at_seq is None or (event.sequence or 0) <= at_seq}
+    end = max(log, default=0)
+    rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target(event)) is not None}
+    stretches = path_to(end, rollbacks)
+    counted = [log[seq] for s in stretches for seq in range(s.after_seq + 1, s.upto_seq + 1) if seq in log]
+    return sum_up(session_id, end, [delta_of(counted)])
+
+
+def sum_up(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionState:
+    """The state after `deltas`, oldest first."""
+    variables: dict[str, Any] = {}
+    status: str | None = None
+    for delta in deltas:
+        for name in delta.unset:
+            variables.pop(name, None)
+        variables.update(delta.set)
+        status = status if delta.status is None else delta.status
+    times = [delta.upto_time for delta in deltas if delta.upto_time is not None]
+    return SessionState(
+        session_id=session_id,
+        at_seq=at_seq,
+        at_time=times[-1] if times else None,
+        status=status,
+        variables=variables,
+        messages=sum((delta.messages for delta in deltas), Chunks()),
+        tool_calls=sum((delta.tool_calls for delta in deltas), Chunks()),
+        tool_results=sum((delta.tool_results for delta in deltas), Chunks()),
+        errors=sum((delta.errors for delta in deltas), Chunks()),
+    )
+
+
+def delta_of(events: Iterable[AgentEvent]) -> Delta:
+    """What `events`, in order of seq and without rollbacks that count, add up to."""
+    parts = _Parts()
+    for event in events:
+        parts.add(upcast(event))
+    return parts.delta()
+
+
+def rollback_target(event: AgentEvent) -> int | None:
+    """The seq that a rollback event goes back to; None for any other event."""
+    if event.type != _STATE_CHANGE or event.data.get("change") != ROLLED_BACK:
+        return None
+    try:
+        target = from_builtins(event.data.get("details"), RolledBackTo).to_seq
+    except Undecodable:
+        return None
+    return target if 0 <= target < (event.sequence or 0) else None
+
+
+def fork_origin(event: AgentEvent) -> ForkedFrom | None:
+    """Whose prefix comes before `event`, when it is the first own event of a fork."""
+    if event.type != _STATE_CHANGE or event.data.get("change") != FORKED:
+        return None
+    try:
+        origin = from_builtins(event.data.get("details"), ForkedFrom)
+    except Undecodable:
+        return None
+    return origin if origin.at_seq + 1 == event.sequence else None
+
+
+def state_json(state: SessionState) -> bytes:
+    """The state as one JSON object with the fields of `SessionState`."""
+    document: Mapping[str, object] = {
+        "session_id": state.session_id,
+        "at_seq": state.at_seq,
+        "at_time": state.at_time,
+        "status": state.status,
+        "variables": state.variables,
+        "messages": _raw(state.messages),
+        "tool_calls": _raw(state.tool_calls),
+        "tool_results": _raw(state.tool_results),
+        "errors": _raw(state.errors),
+    }
+    return msgspec.json.encode(document)
+
+
+def _raw(items: Sequence[object]) -> object:
+    return msgspec.Raw(items.to_json()) if isinstance(items, Chunks) else items
+
+
+class _Parts:
+    """A delta in the making."""
+
+    def __init__(self) -> None:
+        self._base = Delta()
+        self._set: dict[str, Any] = {}
+        self._unset: set[str] = set()
+        self._messages: list[SaidMessage] = []
+        self._calls: list[MadeToolCall] = []
+        self._results: list[GotToolResult] = []
+        self._errors: list[MetError] = []
+
+    def add(self, event: AgentEvent) -> None:
+        kind = session_event_kind(event.type)
+        assert kind is not None  # noqa: S101 - upcast gives known types only
+        try:
+            data = from_builtins(event.data, DATA_OF_KIND[kind])
+        except Undecodable as problem:
+            data = ErrorRaised(type="Undecodable", message=str(problem), where=event.type)
+        match data:
+            case Message():
+                self._messages.append(_message(event, data))
+            case ToolCall():
+                self._calls.append(_tool_call(event, data))
+            case ToolResult():
+                self._results.append(_tool_result(event, data))
+            case StateChange():
+                self._change(data)
+            case ErrorRaised():
+                self._errors.append(_error(event, data))
+        self._base = replace(self._base, upto_seq=event.sequence or 0, upto_time=event.time)
+
+    def _change(self, data: StateChange) -> None:
+        if data.status is not None:
+            self._base = replace(self._base, status=data.status)
+        for name in data.unset:
+            self._set.pop(name, None)
+            self._unset.add(name)
+        self._set.update(data.set)
+        self._unset.difference_update(data.set)
+
+    def delta(self) -> Delta:
+        return replace(
+            self._base,
+            set=self._set,
+            unset=sorted(self._unset),
+            messages=Chunks([Chunk(self._messages)]),
+            tool_calls=Chunks([Chunk(self._calls)]),
+            tool_results=Chunks([Chunk(self._results)]),
+            errors=Chunks([Chunk(self._errors)]),
+        )
+
+
+def _message(event: AgentEvent, data: Message) -> SaidMessage:
+    return SaidMessage(
+        seq=event.sequence or 0,
+        time=event.time,
+        source=event.source,
+        run_id=event.runid,
+        role=data.role,
+        content=data.content,
+        sources=data.sources,
+    )
+
+
+def _tool_call(event: AgentEvent, data: ToolCall) -> MadeToolCall:
+    return MadeToolCall(
+        seq=event.sequence or 0,
+        time=event.time,
+        run_id=event.runid,
+        tool=data.tool,
+        call_id=data.call_id,
+        agent=data.agent,
+        args=data.args,
+    )
+
+
+def _tool_result(event: AgentEvent, data: ToolResult) -> GotToolResult:
+    return GotToolResult(
+        seq=event.sequence or 0,
+        time=event.time,
+        run_id=event.runid,
+        tool=data.tool,
+        call_id=data.call_id,
+        agent=data.agent,
+        ok=data.ok,
+        duration_ms=data.duration_ms,
+        result=data.result,
+        error=data.error,
+    )
+
+
+def _error(event: AgentEvent, data: ErrorRaised) -> MetError:
+    return MetError(
+        seq=event.sequence or 0,
+        time=event.time,
+        run_id=event.runid,
+        type=data.type,
+        message=data.message,
+        where=data.where,
+        retryable=data.retryable,
+        attempt=data.attempt,
+    )

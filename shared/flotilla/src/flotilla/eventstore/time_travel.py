@@ -1,0 +1,174 @@
+"""The state of a session at any point, from snapshots where they reach and from events where they do not."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.contracts.errors import Invalid
+from flotilla.eventstore.log import Segment, SessionLog
+from flotilla.eventstore.path import Stretch, path_to
+from flotilla.eventstore.snapshots import delta_from
+from flotilla.eventstore.state import Delta, SessionState, delta_of, rollback_target, sum_up
+from flotilla.postgres import Pool, tenant_transaction
+
+# Rollbacks and snapshots of a lineage, whose sessions count above $3 and up to $4 each.
+_LANDMARKS = """
+WITH lineage AS (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS l (session_id, after_seq, upto_seq))
+SELECT e.session_id, NULL::bigint AS first_seq, e.seq, e.rolled_back_to, e.occurred_at AS earliest
+FROM lineage AS l JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = l.session_id
+    AND e.seq > l.after_seq AND e.seq <= l.upto_seq AND e.rolled_back_to IS NOT NULL
+UNION ALL
+SELECT s.session_id, s.first_seq, s.seq, NULL, s.earliest
+FROM lineage AS l JOIN audit.snapshots AS s ON s.tenant_id = $1 AND s.session_id = l.session_id
+    AND s.seq > l.after_seq AND s.seq <= l.upto_seq
+"""
+# Snapshots by session and last seq.
+_SNAPSHOTS = """
+SELECT s.seq, s.summary, s.counts, s.messages, s.tool_calls, s.tool_results, s.errors
+FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
+JOIN audit.snapshots AS s ON s.tenant_id = $1 AND s.session_id = w.session_id AND s.seq = w.seq
+"""
+# The newest event of a stretch that is not later than $5.
+_NOT_LATER = """
+SELECT max(e.seq) FROM audit.session_events AS e
+WHERE e.tenant_id = $1 AND e.session_id = $2 AND e.seq BETWEEN $3 AND $4 AND e.occurred_at <= $5
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollback:
+    seq: int
+    to_seq: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A stretch that has a snapshot."""
+
+    session_id: str
+    first_seq: int
+    seq: int
+    earliest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Landmarks:
+    rollbacks: list[_Rollback]
+    snapshots: list[_Known]
+
+    @property
+    def covered_seq(self) -> int:
+        """Every event up to here is in a snapshot, or is a rollback."""
+        return max((known.seq for known in self.snapshots), default=0)
+
+
+class TimeTraveller:
+    """States of the sessions of one tenant."""
+
+    def __init__(self, pool: Pool, tenant_id: str, log: SessionLog) -> None:
+        self._pool = pool
+        self._tenant_id = tenant_id
+        self._log = log
+
+    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[Stretch]]:
+        """The state at `seq` (or at the head), and the path of events that make it up."""
+        segments = await self._log.lineage(session_id)
+        head = segments[0].upto_seq
+        if seq is None:
+            seq = head
+        if not 0 <= seq <= head:
+            raise Invalid(f"seq {seq}: session {session_id} has events up to {head}")
+        marks = await self._landmarks(segments, seq)
+        tail = {event.sequence or 0: event for event in await self._events(session_id, marks.covered_seq, seq)}
+        rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
+        rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
+        path = path_to(seq, rollbacks)
+        return sum_up(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
+
+    async def seq_at(self, session_id: str, time: datetime) -> int:
+        """The newest event not later than `time`, 0 for none. By seq: producers' clocks decide no order."""
+        segments = await self._log.lineage(session_id)
+        head = segments[0].upto_seq
+        marks = await self._landmarks(segments, head)
+        tail = await self._events(session_id, marks.covered_seq, head)
+        candidates = [event.sequence or 0 for event in tail if event.time <= time]
+        candidates += [mark.seq for mark in marks.rollbacks if mark.time <= time]
+        holding = [known for known in marks.snapshots if known.earliest <= time]
+        if holding:
+            newest = max(holding, key=lambda known: known.seq)
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                candidates.append(
+                    await connection.fetchval(
+                        _NOT_LATER, self._tenant_id, newest.session_id, newest.first_seq, newest.seq, time
+                    )
+                )
+        return max(candidates, default=0)
+
+    async def _landmarks(self, segments: Sequence[Segment], upto_seq: int) -> _Landmarks:
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            rows = await connection.fetch(
+                _LANDMARKS,
+                self._tenant_id,
+                [segment.session_id for segment in segments],
+                [segment.after_seq for segment in segments],
+                [min(segment.upto_seq, upto_seq) for segment in segments],
+            )
+        return _Landmarks(
+            [_Rollback(row["seq"], row["rolled_back_to"], row["earliest"]) for row in rows if row["first_seq"] is None],
+            [_known(row) for row in rows if row["first_seq"] is not None],
+        )
+
+    async def _deltas(
+        self, session_id: str, path: Iterable[Stretch], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
+    ) -> list[Delta]:
+        """One delta for each snapshot on the path and for each stretch of events between them, oldest first."""
+        used: list[_Known] = []
+        deltas: dict[int, Delta] = {}
+        for stretch in path:
+            inside = [k for k in snapshots if k.first_seq > stretch.after_seq and k.seq <= stretch.upto_seq]
+            used += inside
+            for gap in _gaps(stretch, inside):
+                deltas[gap.upto_seq] = delta_of(await self._from_tail(session_id, gap, tail))
+        deltas |= await self._load(used)
+        return [deltas[seq] for seq in sorted(deltas)]
+
+    async def _load(self, known: Sequence[_Known]) -> dict[int, Delta]:
+        if not known:
+            return {}
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            rows = await connection.fetch(
+                _SNAPSHOTS, self._tenant_id, [k.session_id for k in known], [k.seq for k in known]
+            )
+        return {row["seq"]: delta_from(row) for row in rows}
+
+    async def _from_tail(self, session_id: str, gap: Stretch, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
+        if gap.after_seq + 1 in tail:
+            return [tail[seq] for seq in range(gap.after_seq + 1, gap.upto_seq + 1)]
+        return await self._events(session_id, gap.after_seq, gap.upto_seq)
+
+    async def _events(self, session_id: str, after_seq: int, upto_seq: int) -> list[AgentEvent]:
+        if after_seq >= upto_seq:
+            return []
+        pages = self._log.pages(session_id, after_seq + 1, upto_seq)
+        return [decode_event(body) async for page in pages for body in page.bodies]
+
+
+def _known(row: "asyncpg.Record") -> _Known:
+    return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"])
+
+
+def _gaps(stretch: Stretch, inside: Iterable[_Known]) -> list[Stretch]:
+    """What `inside` leaves uncovered of `stretch`."""
+    gaps = []
+    after_seq = stretch.after_seq
+    for known in sorted(inside, key=lambda known: known.seq):
+        if known.first_seq > after_seq + 1:
+            gaps.append(Stretch(after_seq, known.first_seq - 1))
+        after_seq = known.seq
+    if after_seq < stretch.upto_seq:
+        gaps.append(Stretch(after_seq, stretch.upto_seq))
+    return gaps
