@@ -26,8 +26,8 @@ RETURNING head_seq
 """
 # One row per event; ids are drawn in order, still under the lock.
 _INSERT = """
-INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body)
-SELECT $1, $2, $3, e.seq, e.event_id, e.body
+INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body, traceparent)
+SELECT $1, $2, $3, e.seq, e.event_id, e.body, $7
 FROM unnest($4::bigint[], $5::uuid[], $6::bytea[]) WITH ORDINALITY AS e (seq, event_id, body, n)
 ORDER BY e.n
 """
@@ -97,6 +97,7 @@ async def append(
         [event.sequence for event in placed],
         [UUID(event.id) for event in placed],
         bodies,
+        traceparent,
     )
     return Appended(first, int(head), placed)
 

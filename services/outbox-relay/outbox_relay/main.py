@@ -1,0 +1,86 @@
+"""Runs the relay: opens everything, wires it, closes it in reverse."""
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.outbox.kafka_client import client_arguments
+from flotilla.outbox.leases import LaneLeases
+from flotilla.outbox.publisher import Link, Publisher
+from flotilla.outbox.relay import Relay, RelayOptions
+from flotilla.outbox.rows import open_relay_pool
+from flotilla.outbox.topics import check_topics
+from flotilla.postgres import check_schema
+from flotilla.runtime import Runtime, serve
+from outbox_relay.settings import Settings
+
+SERVICE = "outbox-relay"
+_STUCK_AFTER_S = 60.0
+_RETRY_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Waits for PostgreSQL and Kafka, then relays until asked to stop."""
+    arguments = client_arguments(settings)
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(open_relay_pool(settings.postgres_dsn.get_secret_value()))
+        runtime.health.add_check("postgres", partial(check_schema, pool))
+        runtime.health.add_check("kafka", partial(check_topics, settings))
+        if not await until_topics_are_right(settings, runtime) or not await runtime.until_ready():
+            return
+        open_publisher = partial(
+            Publisher.open, arguments, settings.kafka_session_events_topic, settings.relay_compression
+        )
+        link = Link(open_publisher)
+        stack.push_async_callback(link.close)
+        runtime.health.expect_progress("relay", _STUCK_AFTER_S)
+        relay = Relay(
+            pool,
+            link,
+            LaneLeases(pool, runtime.instance),
+            options=options_of(settings),
+            traces=settings.otlp_endpoint is not None,
+            on_progress=partial(runtime.health.progress, "relay"),
+        )
+        runtime.health.add_check("kafka", relay.check)
+        await relay.run(runtime.stop, settings.drain_s)
+
+
+async def until_topics_are_right(settings: Settings, runtime: Runtime) -> bool:
+    """Waits for Kafka and its topics; False when asked to stop first. A wrong topic is a ConfigurationError."""
+    told = ""
+    while not runtime.stop.is_set():
+        try:
+            await check_topics(settings)
+        except RetryLater as reason:
+            if told != str(reason):
+                log.warning("waiting_for_kafka", reason=str(reason))
+                told = str(reason)
+            await runtime.sleep(_RETRY_S)
+        else:
+            return True
+    return False
+
+
+def options_of(settings: Settings) -> RelayOptions:
+    """The relay's limits and paces."""
+    return RelayOptions(
+        max_rows=settings.relay_max_rows,
+        max_bytes=settings.relay_max_bytes,
+        busy_poll_s=settings.relay_busy_poll_s,
+        idle_poll_s=settings.relay_idle_poll_s,
+        send_timeout_s=settings.relay_send_timeout_s,
+    )
+
+
+def main() -> None:
+    """The service's entry point."""
+    raise SystemExit(serve(SERVICE, Settings, run))
+
+
+if __name__ == "__main__":
+    main()

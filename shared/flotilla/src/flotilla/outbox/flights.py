@@ -1,0 +1,84 @@
+"""Batches under way: one lane's rows after another's acknowledgement, all lanes side by side."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flotilla.outbox.publisher import Publisher
+from flotilla.outbox.records import BatchSpans, fill
+from flotilla.outbox.rows import LaneRows
+
+
+@dataclass(slots=True)
+class Flight:
+    """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
+
+    rows: LaneRows
+    began: float
+    acked: int = 0
+    """How many rows Kafka has acknowledged."""
+    sent: int = 0
+    """Index after the last row of the batch that was sent last."""
+    error: BaseException | None = None
+    """Why it ended before the last row."""
+
+    @property
+    def lane(self) -> int:
+        return self.rows.lane
+
+    async def fly(self, publisher: Publisher, max_batch_rows: int, *, traces: bool) -> None:
+        """Sends every row, each batch after the acknowledgement of the one before."""
+        while self.acked < len(self.rows.ids):
+            end = min(self.acked + max_batch_rows, len(self.rows.ids))
+            with BatchSpans(publisher.topic, self.lane, enabled=traces) as spans:
+                batch = publisher.batch()
+                self.sent = fill(batch, self.rows, self.acked, end, spans)
+                await publisher.send(batch, self.lane)
+            self.acked = self.sent
+
+
+class Flights:
+    """All that is under way."""
+
+    def __init__(self, *, traces: bool) -> None:
+        self._traces = traces
+        self._under_way: dict[asyncio.Task[None], Flight] = {}
+
+    @property
+    def lanes(self) -> set[int]:
+        """Lanes that have rows under way; they must not be read meanwhile."""
+        return {flight.lane for flight in self._under_way.values()}
+
+    def oldest_s(self) -> float:
+        """How long the slowest has been under way; 0 when there is none."""
+        return max((time.monotonic() - flight.began for flight in self._under_way.values()), default=0.0)
+
+    def launch(self, publisher: Publisher, rows: LaneRows, max_batch_rows: int) -> None:
+        """Starts sending the rows of one lane."""
+        flight = Flight(rows, time.monotonic())
+        coroutine = flight.fly(publisher, max_batch_rows, traces=self._traces)
+        self._under_way[asyncio.create_task(coroutine, name=f"lane-{rows.lane}")] = flight
+
+    async def land(self, timeout_s: float) -> list[Flight]:
+        """Those that end within `timeout_s`, returning as soon as all have."""
+        if not self._under_way:
+            return []
+        done, _ = await asyncio.wait(self._under_way, timeout=timeout_s)
+        return self._take(done)
+
+    async def abandon(self) -> list[Flight]:
+        """Stops waiting for any; whether the batches in hand arrived stays unknown."""
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        return self._take(list(self._under_way))
+
+    def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[Flight]:
+        landed = []
+        for task in tasks:
+            flight = self._under_way.pop(task)
+            flight.error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            landed.append(flight)
+        return landed

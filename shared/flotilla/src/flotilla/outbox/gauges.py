@@ -1,0 +1,37 @@
+"""The fleet's outbox gauges, with one reporter: the relay that holds lane 0, or any that Kafka keeps from working."""
+
+import time
+
+from flotilla.outbox.parked import backlog, count_parked
+from flotilla.postgres import Pool
+from flotilla.telemetry.metrics import OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PARKED
+
+_EVERY_S = 5.0
+
+
+class FleetGauges:
+    """Backlog, age of the oldest row, parked sessions; zero while another relay reports them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._reported_at = float("-inf")
+
+    async def report(self, *, responsible: bool) -> None:
+        """Reads and sets the gauges, every 5 s at most."""
+        if not responsible:
+            self.clear()
+            return
+        if time.monotonic() - self._reported_at < _EVERY_S:
+            return
+        self._reported_at = time.monotonic()
+        rows, oldest_s = await backlog(self._pool)
+        OUTBOX_BACKLOG.set(rows)
+        OUTBOX_OLDEST.set(oldest_s)
+        OUTBOX_PARKED.set(await count_parked(self._pool))
+
+    def clear(self) -> None:
+        """Leaves the report to another relay."""
+        if self._reported_at != float("-inf"):
+            self._reported_at = float("-inf")
+            for gauge in (OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PARKED):
+                gauge.set(0)

@@ -1,0 +1,188 @@
+"""Whole batches to Kafka: acks from all in-sync replicas, an idempotent producer, rebuilt after any failure.
+
+The caller keeps one batch per partition in flight. A batch whose fate is unknown may still arrive after the producer
+is gone; that makes duplicates, which the projection drops, and never a new order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    CorruptRecordException,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    RecordListTooLargeError,
+    UnknownError,
+    UnsupportedForMessageFormatError,
+)
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from flotilla.contracts.errors import DeadLetter, RetryLater
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
+from flotilla.outbox.kafka_client import ClientArguments
+
+MAX_BATCH_BYTES = 1_000_000
+"""Below Kafka's default message.max.bytes of 1,048,588, which limits a whole batch."""
+REQUEST_TIMEOUT_MS = 10_000
+OPEN_TIMEOUT_S = 10.0
+_CLOSE_PATIENCE_S = 1.0
+_BACKOFF_S = (0.1, 2.0)
+
+Compression = Literal["none", "lz4", "zstd"]
+
+_REFUSALS = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    InvalidTimestampError,
+    UnsupportedForMessageFormatError,
+)
+_SUSPICIONS = (UnknownError, CorruptRecordException)
+"""aiokafka has no name for INVALID_RECORD (87): it arrives as UnknownError, as a broker's own trouble does."""
+
+log = structlog.get_logger(__name__)
+
+
+class EventRefused(DeadLetter):
+    """Kafka refuses this batch for what is in it; `certain` says that the same batch will never be accepted."""
+
+    def __init__(self, message: str, *, certain: bool) -> None:
+        super().__init__(message)
+        self.certain = certain
+
+
+class Publisher:
+    """One idempotent producer. After any failed `send` it must be aborted: its sequence numbers have a hole."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
+        self._producer = producer
+        self.topic = topic
+
+    @classmethod
+    async def open(cls, arguments: ClientArguments, topic: str, compression: Compression = "none") -> "Publisher":
+        """Connects and draws a producer id.
+
+        Raises:
+            RetryLater: Kafka does not answer within 10 s, or refuses the connection.
+        """
+        producer = AIOKafkaProducer(
+            **arguments,
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=MAX_BATCH_BYTES,
+            max_request_size=MAX_BATCH_BYTES,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            compression_type=None if compression == "none" else compression,
+        )
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await producer.start()
+                _check_partitions(topic, len(await producer.partitions_for(topic)))
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            reason = str(error) or type(error).__name__
+            raise RetryLater(f"Kafka at {arguments['bootstrap_servers']} can't be used: {reason}") from error
+        return cls(producer, topic)
+
+    def batch(self) -> BatchBuilder:
+        """An empty batch; it takes records up to MAX_BATCH_BYTES, the first one whatever its size."""
+        batch: BatchBuilder = self._producer.create_batch()
+        return batch
+
+    async def send(self, batch: BatchBuilder, partition: int) -> None:
+        """Sends one batch and returns once all in-sync replicas have it.
+
+        Waits for as long as Kafka is away: aiokafka repeats an idempotent batch for ever.
+
+        Raises:
+            EventRefused: Kafka refuses this batch for what is in it.
+            RetryLater: the producer is dead or was aborted; the batch may or may not have arrived.
+        """
+        try:
+            delivery: asyncio.Future[object] = await self._producer.send_batch(batch, self.topic, partition=partition)
+            await delivery
+        except _REFUSALS as error:
+            raise EventRefused(f"{type(error).__name__}: {error}", certain=True) from error
+        except _SUSPICIONS as error:
+            raise EventRefused(f"{type(error).__name__}: {error}", certain=False) from error
+        except KafkaError as error:
+            raise RetryLater(f"Kafka did not take a batch: {type(error).__name__}: {error}") from error
+
+    async def check(self) -> None:
+        """A readiness check: raises RetryLater when no broker answers."""
+        try:
+            await self._producer.client.fetch_all_metadata()
+        except (KafkaError, OSError) as error:
+            raise RetryLater(f"Kafka does not answer: {str(error) or type(error).__name__}") from error
+
+    async def abort(self) -> None:
+        """Closes without flushing. `AIOKafkaProducer.stop` would wait until Kafka takes what is queued."""
+        sender: asyncio.Task[None] | None = self._producer._sender.sender_task  # noqa: SLF001 - no public abort
+        if sender is not None:
+            sender.cancel()
+            done, _ = await asyncio.wait([sender], timeout=_CLOSE_PATIENCE_S)
+            if not done:
+                self._disconnect()
+                await asyncio.wait([sender], timeout=2 * REQUEST_TIMEOUT_MS / 1000)
+        self._producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - frees whoever waits
+        await self._producer.stop()
+
+    def _disconnect(self) -> None:
+        # A broker that holds the connection but doesn't answer: the request in hand fails, the sender can end.
+        for connection in list(self._producer.client._conns.values()):  # noqa: SLF001
+            connection.close()
+
+
+def _check_partitions(topic: str, found: int) -> None:
+    # A deleted topic may come back by itself, with the broker's default.
+    if found != SESSION_EVENTS_PARTITIONS:
+        raise KafkaError(f"topic {topic} has {found} partitions, {SESSION_EVENTS_PARTITIONS} are needed")
+
+
+class Link:
+    """The relay's way to Kafka: a publisher while there is one, and a task that makes a new one while not."""
+
+    def __init__(self, open_publisher: Callable[[], Awaitable[Publisher]]) -> None:
+        self._open = open_publisher
+        self._connecting: asyncio.Task[None] | None = None
+        self.publisher: Publisher | None = None
+        self.problem: str | None = "not connected to Kafka yet"
+
+    def restart(self, reason: str | None = None) -> None:
+        """Closes the publisher, whatever it has in hand, and opens another as soon as Kafka answers."""
+        if self._connecting is not None and not self._connecting.done():
+            return
+        old, self.publisher = self.publisher, None
+        self.problem = reason or self.problem
+        self._connecting = asyncio.create_task(self._reconnect(old), name="kafka-link")
+
+    async def _reconnect(self, old: Publisher | None) -> None:
+        if old is not None:
+            await old.abort()
+        backoff_s, max_backoff_s = _BACKOFF_S
+        while True:
+            try:
+                self.publisher = await self._open()
+            except RetryLater as error:
+                if str(error) != self.problem:
+                    log.warning("kafka_away", error=str(error))
+                self.problem = str(error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, max_backoff_s)
+            else:
+                log.info("kafka_connected", after=self.problem)
+                self.problem = None
+                return
+
+    async def close(self) -> None:
+        """Ends without waiting for what is in hand."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self.publisher is not None:
+            await self.publisher.abort()
+            self.publisher = None
