@@ -1,0 +1,41 @@
+"""Language models: providers behind one protocol, answers stored before use, computed confidence."""
+
+from flotilla.llm.confidence import Confidence, confidence_of
+from flotilla.llm.create import create_model
+from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel
+from flotilla.llm.model import (
+    ChatMessage,
+    Completion,
+    CompletionRequest,
+    Grounding,
+    LanguageModel,
+    ModelRefused,
+    ModelTimedOut,
+    ModelUnavailable,
+    OnToken,
+    ToolRequest,
+    ToolSpec,
+)
+from flotilla.llm.stored_calls import CallKey, StoredCalls, request_hash
+
+__all__ = [
+    "EXTRACTIVE_MODEL",
+    "CallKey",
+    "ChatMessage",
+    "Completion",
+    "CompletionRequest",
+    "Confidence",
+    "ExtractiveModel",
+    "Grounding",
+    "LanguageModel",
+    "ModelRefused",
+    "ModelTimedOut",
+    "ModelUnavailable",
+    "OnToken",
+    "StoredCalls",
+    "ToolRequest",
+    "ToolSpec",
+    "confidence_of",
+    "create_model",
+    "request_hash",
+]

@@ -1,0 +1,133 @@
+"""The built-in model: quotes the sentences that answer best. No key, no network, the same answer every time.
+
+It ranks sentences by the question's terms they hold, rare terms counting more (idf over the given sentences), and
+passes over those that repeat what is chosen already (maximal marginal relevance: Carbonell and Goldstein, 1998).
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flotilla.contracts.tasks import Passage, TokenUsage
+from flotilla.llm.model import Completion, CompletionRequest, OnToken
+
+EXTRACTIVE_MODEL = "flotilla-extractive-1"
+NOTHING_FOUND = "The documents do not answer this question."
+MAX_SENTENCES = 3
+MIN_SENTENCE_CHARACTERS = 20
+MAX_SENTENCE_CHARACTERS = 400
+
+# Of the question's weight, the least that a sentence must hold to be quoted.
+_MIN_COVERAGE = 0.25
+_REDUNDANCY = 0.6
+# How much the order of the passages counts beside the sentence's own terms.
+_RANK_SHARE = 0.15
+_SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s|$)|\n|$)", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly")
+_MIN_STEM = 3
+_STOP_TEXT = """
+a about all an and any are as at be but by can do does for from had has have how i if in into is it its may me my no not
+of on or our should so than that the their them then there these they this to was we were what when where which who
+whom why will with would you your
+"""
+_STOP_WORDS = frozenset(_STOP_TEXT.split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    text: str
+    passage: int
+    """Its passage's number, from 1."""
+    terms: frozenset[str]
+
+
+class ExtractiveModel:
+    """Answers from `CompletionRequest.grounding` alone; the messages are not read."""
+
+    name = EXTRACTIVE_MODEL
+    provider = "flotilla"
+
+    async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
+        """Quotes and cites; says so when nothing fits. Tokens are words here."""
+        query, passages = (request.grounding.query, request.grounding.passages) if request.grounding else ("", ())
+        text = answer(query, passages)
+        pieces = re.findall(r"\S+\s*", text)
+        if on_token:
+            for piece in pieces:
+                await on_token(piece)
+        words_in = sum(len(passage.text.split()) for passage in passages) + len(query.split())
+        return Completion(
+            text=text, model=self.name, usage=TokenUsage(input_tokens=words_in, output_tokens=len(pieces))
+        )
+
+    async def close(self) -> None:
+        """Holds nothing open."""
+
+
+def answer(query: str, passages: Sequence[Passage]) -> str:
+    """The best sentences, each with the number of its passage: `Cats sleep all day. [2]`."""
+    sentences = [sentence for n, passage in enumerate(passages, 1) for sentence in _sentences(n, passage.text)]
+    chosen = _choose(_terms(query), sentences)
+    return " ".join(f"{sentence.text} [{sentence.passage}]" for sentence in chosen) or NOTHING_FOUND
+
+
+def _sentences(number: int, text: str) -> Iterator[_Sentence]:
+    for match in _SENTENCE.finditer(text):
+        sentence = " ".join(match.group().split())
+        if len(sentence) >= MIN_SENTENCE_CHARACTERS:
+            sentence = _shorten(sentence)
+            yield _Sentence(sentence, number, _terms(sentence))
+
+
+def _shorten(sentence: str) -> str:
+    if len(sentence) <= MAX_SENTENCE_CHARACTERS:
+        return sentence
+    return sentence[:MAX_SENTENCE_CHARACTERS].rsplit(" ", 1)[0] + " …"
+
+
+def _choose(question: frozenset[str], sentences: Sequence[_Sentence]) -> list[_Sentence]:
+    idf = _idf(sentences)
+    whole = sum(idf.get(term, math.log(1 + len(sentences))) for term in question)
+    scores = {
+        n: sum(idf[term] for term in question & sentence.terms) / whole
+        for n, sentence in enumerate(sentences)
+        if whole and question & sentence.terms
+    }
+    left = [n for n, score in scores.items() if score >= _MIN_COVERAGE]
+    chosen: list[int] = []
+    while left and len(chosen) < MAX_SENTENCES:
+        best = max(left, key=lambda n: (_marginal(sentences, scores, chosen, n), -n))
+        chosen.append(best)
+        left.remove(best)
+        left = [n for n in left if _overlap(sentences, chosen, n) < _REDUNDANCY and scores[n] >= scores[chosen[0]] / 2]
+    return [sentences[n] for n in chosen]
+
+
+def _marginal(sentences: Sequence[_Sentence], scores: dict[int, float], chosen: Sequence[int], n: int) -> float:
+    return scores[n] + _RANK_SHARE / sentences[n].passage - _overlap(sentences, chosen, n) / 2
+
+
+def _overlap(sentences: Sequence[_Sentence], chosen: Sequence[int], n: int) -> float:
+    """The largest share of terms (Jaccard) that the sentence has in common with a chosen one."""
+    mine = sentences[n].terms
+    return max((len(mine & sentences[c].terms) / len(mine | sentences[c].terms) for c in chosen), default=0.0)
+
+
+def _idf(sentences: Sequence[_Sentence]) -> dict[str, float]:
+    counts = Counter(term for sentence in sentences for term in sentence.terms)
+    return {term: math.log(1 + len(sentences) / count) for term, count in counts.items()}
+
+
+def _terms(text: str) -> frozenset[str]:
+    words = (word.lower() for word in _WORD.findall(text))
+    return frozenset(_stem(word) for word in words if word not in _STOP_WORDS)
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM:
+            return word[: -len(ending)].removesuffix("e")
+    return word.removesuffix("e") if len(word) > _MIN_STEM else word

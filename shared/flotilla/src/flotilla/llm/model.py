@@ -1,0 +1,112 @@
+"""What every language model looks like to an agent: one request, one answer, tokens on the way."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.tasks import Passage, TokenUsage
+
+OnToken: TypeAlias = Callable[[str], Awaitable[None]]
+"""Takes each piece of text as the model writes it."""
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+
+class ModelRefused(Refused):
+    """The endpoint will never answer this request as it is: key, model name, content, or an empty account."""
+
+
+class ModelUnavailable(RetryLater):
+    """The endpoint is busy, broken or unreachable; the same request may succeed later."""
+
+
+class ModelTimedOut(ModelUnavailable):
+    """No complete answer within the time that the policy allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRequest:
+    """A model's wish to call a tool. `arguments` is JSON as the model wrote it: check it before use."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One message. Retrieved text and tool output belong in `user` or `tool`, never in `system`."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolRequest, ...] = ()
+    """Of an `assistant` message."""
+    tool_call_id: str | None = None
+    """Of a `tool` message: which request it answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool that the model may ask for; `parameters` is a JSON schema."""
+
+    name: str
+    description: str
+    parameters: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grounding:
+    """The question and the passages behind a request, for models that quote instead of write."""
+
+    query: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """Everything that decides the answer; its hash is the key under which the answer is stored."""
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    max_tokens: int | None = None
+    """Longest answer, in tokens; None leaves it to the endpoint."""
+    temperature: float | None = None
+    grounding: Grounding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A model's answer."""
+
+    text: str
+    model: str
+    """As the endpoint names it."""
+    finish_reason: str = "stop"
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    logprobs: tuple[float, ...] = ()
+    """Natural logarithm of each token's probability; empty where the endpoint gives none."""
+    tool_calls: tuple[ToolRequest, ...] = ()
+
+
+class LanguageModel(Protocol):
+    """A provider behind one call. It never retries: retries belong to the workflow's policy."""
+
+    @property
+    def name(self) -> str:
+        """The model that is asked for."""
+
+    @property
+    def provider(self) -> str:
+        """Who runs it, as OpenTelemetry's GenAI conventions name it."""
+
+    async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
+        """Answers `request`, giving its text to `on_token` piece by piece.
+
+        Raises:
+            ModelRefused: it will never answer this.
+            ModelUnavailable: not now; ModelTimedOut: not in time.
+        """
+
+    async def close(self) -> None:
+        """Releases its connections."""

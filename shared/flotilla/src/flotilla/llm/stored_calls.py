@@ -1,0 +1,166 @@
+"""Model answers, stored before they are used: a second request for the same answer never goes out.
+
+The key is (tenant, task id, call index, hash of the request). Who makes the call holds a claim in
+`flotilla.llm_claims` and renews it; another that wants the same answer meanwhile (a redelivered task) waits for it. A
+claim lapses `CLAIM_S` after its holder died, and then the call is made again, since no answer was stored.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import structlog
+
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnToken
+from flotilla.llm.observed import observed_call
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.telemetry.metrics import LLM_CACHE_HITS
+
+CLAIM_S = 10.0
+_POLL_S = 0.2
+
+# Takes the claim if it is free or lapsed.
+_CLAIM = """
+INSERT INTO flotilla.llm_claims (tenant_id, task_id, call_index, request_hash, claimed_by, expires_at)
+VALUES ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6))
+ON CONFLICT (tenant_id, task_id, call_index, request_hash)
+DO UPDATE SET claimed_by = excluded.claimed_by, expires_at = excluded.expires_at
+WHERE llm_claims.expires_at < clock_timestamp()
+RETURNING true
+"""
+_RENEW = """
+UPDATE flotilla.llm_claims SET expires_at = clock_timestamp() + make_interval(secs => $6)
+WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4 AND claimed_by = $5
+"""
+_RELEASE = """
+DELETE FROM flotilla.llm_claims
+WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4 AND claimed_by = $5
+"""
+_FIND = """
+SELECT answer FROM flotilla.llm_calls
+WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4
+"""
+_STORE = """
+INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, answer,
+                                input_tokens, output_tokens, duration_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING
+"""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallKey:
+    """Which call of which task; `call_index` counts from 0 within the task, tries included."""
+
+    tenant_id: str
+    task_id: str
+    call_index: int
+    session_id: str
+    agent: str
+    run_id: str | None = None
+
+
+class StoredCalls:
+    """Asks `model`, once per key. Built on a pool, so it works without a bus or an agent too."""
+
+    def __init__(self, pool: Pool, model: LanguageModel) -> None:
+        self._pool = pool
+        self._model = model
+
+    async def complete(self, key: CallKey, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
+        """The stored answer, or the model's after it is stored. A stored one reaches `on_token` in one piece.
+
+        Raises:
+            ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
+        """
+        call = _Call(key, request_hash(self._model.name, request), uuid4())
+        while True:
+            async with tenant_transaction(self._pool, key.tenant_id) as connection:
+                claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
+                # After the claim: whoever held it before stored its answer when it let go.
+                stored: str | None = await connection.fetchval(_FIND, *call.key)
+                if claimed and stored is not None:
+                    await connection.execute(_RELEASE, *call.claim)
+            if stored is not None:
+                return await _reused(from_json(stored, Completion), on_token)
+            if claimed:
+                return await self._ask(call, request, on_token)
+            await asyncio.sleep(_POLL_S)
+
+    async def _ask(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
+        async with self._claim_held(call):
+            completion, duration_ms = await observed_call(self._model, request, on_token, call.of.session_id)
+            async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
+                await _store(connection, call, self._model.name, completion, duration_ms)
+                await connection.execute(_RELEASE, *call.claim)
+        return completion
+
+    @asynccontextmanager
+    async def _claim_held(self, call: "_Call") -> AsyncIterator[None]:
+        """Renews the claim meanwhile, and lets it go when the call failed."""
+        renewal = asyncio.create_task(self._renew(call), name="llm-claim")
+        try:
+            yield
+        except BaseException:
+            await asyncio.shield(self._release(call))
+            raise
+        finally:
+            renewal.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await renewal
+
+    async def _renew(self, call: "_Call") -> None:
+        while True:
+            await asyncio.sleep(CLAIM_S / 3)
+            try:
+                async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
+                    await connection.execute(_RENEW, *call.claim, CLAIM_S)
+            except (*AWAY, TimeoutError) as error:
+                log.warning("llm_claim_not_renewed", task_id=call.of.task_id, error=str(error))
+
+    async def _release(self, call: "_Call") -> None:
+        try:
+            async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
+                await connection.execute(_RELEASE, *call.claim)
+        except (*AWAY, TimeoutError) as error:
+            log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
+
+
+def request_hash(model: str, request: CompletionRequest) -> bytes:
+    """SHA-256 over the model's name and everything that decides the answer."""
+    return hashlib.sha256(to_json([model, request])).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    of: CallKey
+    hash: bytes
+    claimed_by: UUID
+
+    @property
+    def key(self) -> tuple[str, str, int, bytes]:
+        return self.of.tenant_id, self.of.task_id, self.of.call_index, self.hash
+
+    @property
+    def claim(self) -> tuple[str, str, int, bytes, UUID]:
+        return *self.key, self.claimed_by
+
+
+async def _store(connection: Connection, call: _Call, model: str, completion: Completion, duration_ms: float) -> None:
+    usage = completion.usage
+    answer = to_json(completion).decode()
+    context = (call.of.run_id, call.of.session_id, call.of.agent, model)
+    await connection.execute(_STORE, *call.key, *context, answer, usage.input_tokens, usage.output_tokens, duration_ms)
+
+
+async def _reused(completion: Completion, on_token: OnToken | None) -> Completion:
+    LLM_CACHE_HITS.inc()
+    if on_token and completion.text:
+        await on_token(completion.text)
+    return completion
