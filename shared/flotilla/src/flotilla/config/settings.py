@@ -92,6 +92,10 @@ class LlmSettings(BaseSettings):
     openai_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("OPENAI_API_KEY"))
     llm_model: str | None = None
     llm_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest time for one whole answer, from request to last token."""
+    llm_logprobs: bool = True
+    """Ask for token log-probabilities, from which confidence is computed; false for an endpoint without them."""
+    llm_max_output_tokens: int | None = Field(default=None, ge=1)
 
 
 S = TypeVar("S", bound=BaseSettings)
