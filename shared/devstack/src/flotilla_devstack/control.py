@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,11 +104,14 @@ def _settle(state_dir: StateDir) -> str:
 
 
 def _launch(options: UpOptions, state_dir: StateDir) -> "subprocess.Popen[bytes]":
-    """The supervisor, in a session of its own so that it outlives us and our terminal."""
+    """The supervisor, in a session of its own so that it outlives us and our terminal.
+
+    A thread waits for its end, in case that we outlive it: nobody else would take its exit code.
+    """
     log = state_dir.log_file("supervisor")
     argv = [sys.executable, "-m", "flotilla_devstack.supervisor", *options.arguments()]
     with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - our own module
+        process = subprocess.Popen(  # noqa: S603 - our own module
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -115,6 +119,8 @@ def _launch(options: UpOptions, state_dir: StateDir) -> "subprocess.Popen[bytes]
             cwd=state_dir.logs,
             start_new_session=True,
         )
+    threading.Thread(target=process.wait, name="devstack-reaper", daemon=True).start()
+    return process
 
 
 def _follow(

@@ -62,6 +62,7 @@ class Stack(RunningStack):
         self._listener = on_progress
         self._lock = Lock(self.state_dir.lock_file)
         self._book: PortBook | None = None
+        self._state: StackState = "stopped"
         self._board = StatusBoard(self.state_dir, Identity.of(os.getpid()))
 
     @staticmethod
@@ -98,6 +99,8 @@ class Stack(RunningStack):
     def start_servers(self) -> None:
         """Take every server from nothing to ready, side by side; one that fails makes the others give up."""
         self.servers = {name: self._make(name) for name in self._names}
+        for server in self.servers.values():
+            server.on_change = self.post
         self.post("starting")
         side_by_side(list(self.servers.values()), self._bring_up, self.cancelled)
 
@@ -135,9 +138,17 @@ class Stack(RunningStack):
             self._book = PortBook(self.state_dir.ports_file, self._requested_ports, preferred)
         return self._book.assign(owner, tuple(names))
 
-    def post(self, state: StackState) -> None:
-        """Write `status.json`."""
-        self._board.post(state, [*self.servers.values(), *self.services])
+    def post(self, state: StackState | None = None) -> None:
+        """Write `status.json`, with a new state of the whole if given."""
+        self._state = state or self._state
+        self._board.post(self._state, [*self.servers.values(), *self.services])
+
+    def run_services(self, services: Sequence[Unit]) -> None:
+        """Make these part of the status, from now on and at each change."""
+        self.services = list(services)
+        for unit in services:
+            unit.on_change = self.post
+        self.post()
 
     def create_database(self, name: str) -> None:
         """Make a database; one that exists is left as it is."""

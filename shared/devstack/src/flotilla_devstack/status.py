@@ -1,6 +1,7 @@
 """`status.json`: what a stack tells the world about itself."""
 
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Literal, NotRequired, TypedDict
 
@@ -73,15 +74,20 @@ def unpack(entry: Mapping[str, object] | None) -> Identity | None:
 
 
 class StatusBoard:
-    """Writes the file, atomically and only when something changed."""
+    """Writes the file, atomically and only when something changed; for any thread."""
 
     def __init__(self, state_dir: StateDir, owner: Identity | None) -> None:
         self._state_dir = state_dir
         self._owner = owner
         self._written = ""
+        self._writing = threading.Lock()
 
     def post(self, state: StackState, units: Iterable[Unit]) -> None:
         """Write the present state of all processes."""
+        with self._writing:
+            self._post(state, units)
+
+    def _post(self, state: StackState, units: Iterable[Unit]) -> None:
         entries = [entry_of(unit) for unit in units]
         ports = {entry["name"]: entry["ports"] for entry in entries}
         status = Status(

@@ -99,8 +99,7 @@ class Supervisor:
         self._stack.start_servers()
         self._install()
         self._services = [self._make(name) for name in self._options.services]
-        self._stack.services = [*self._services]
-        self._stack.post("starting")
+        self._stack.run_services(self._services)
         side_by_side(self._services, self._start_service, self._stack.cancelled)
         self._stack.post("ready")
         self._watch.report("ready")
@@ -110,7 +109,6 @@ class Supervisor:
         keeper = Keeper(units, self._report)
         while not self._stack.cancelled.wait(_TICK_S):
             keeper.tick(time.monotonic())
-            self._stack.post("ready")
 
     def _end(self, code: int, error: Exception | None = None) -> int:
         """Services first, so that they can hand back their work; the folder's lock goes last."""

@@ -3,7 +3,7 @@
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -35,7 +35,9 @@ class Unit(ABC):
         self.ports = dict(ports)
         self.log = log
         self._ledger = ledger
-        self.state: State = "stopped"
+        self.on_change: Callable[[], None] = _nobody
+        """Called after each change of `state`, by the thread that made it."""
+        self._state: State = "stopped"
         self.version = ""
         self.restarts = 0
         self._child: ChildProcess | None = None
@@ -48,6 +50,16 @@ class Unit(ABC):
     @abstractmethod
     def probe(self) -> bool:
         """One look, without waiting longer than a second: does it serve?"""
+
+    @property
+    def state(self) -> State:
+        """`running` once it was seen ready; what its process shows is `running()`."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        self.on_change()
 
     def why_not_ready(self) -> str:
         """What the last failed probe said, for messages."""
@@ -197,6 +209,10 @@ class Unit(ABC):
             self.log.replace(self.log.with_suffix(".log.1"))
             size = 0
         self._log_start = size
+
+
+def _nobody() -> None:
+    """Who is told by default."""
 
 
 def _wait_gone(family: list[Identity]) -> None:

@@ -1,0 +1,303 @@
+"""`up`, `down` and `status` on a real Redis and six small services that only say that they are ready."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flotilla_devstack import Progress, Stack, Status, UpOptions, down, log_path, status, up, wait_until
+from flotilla_devstack.errors import StartFailedError, StateLockedError
+from flotilla_devstack.process import Identity
+from flotilla_devstack.services import SERVICES
+from flotilla_devstack.status import find_entry, unpack
+from tests.integration.devstack.support import SERVICE, identity_of, run_python
+
+pytestmark = pytest.mark.timeout(120)
+
+# Stands for `python -m flotilla.install`: says what it was told, and writes the keys file.
+INSTALL = """
+import argparse, json, os, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--keys-file", type=pathlib.Path)
+keys_file = parser.parse_args().keys_file
+keys_file.touch(mode=0o600)
+keys_file.write_text(json.dumps({"admin": "k1"}))
+pathlib.Path(os.environ["SEEN"]).mkdir(exist_ok=True)
+told = {key: value for key, value in os.environ.items() if key.startswith("FLOTILLA_")}
+(pathlib.Path(os.environ["SEEN"]) / "install.json").write_text(json.dumps(told))
+print("installed", flush=True)
+"""
+
+
+@dataclass
+class Ground:
+    """A state folder, and small modules in place of the real services."""
+
+    options: UpOptions
+    seen: Path
+    modules: Path
+
+    def up(self) -> tuple[Status, list[Progress]]:
+        events: list[Progress] = []
+        return up(self.options, events.append, timeout_s=60), events
+
+    def told(self, name: str) -> dict[str, str]:
+        """The environment that a service or the installer saw."""
+        told: dict[str, str] = json.loads((self.seen / f"{name}.json").read_text())
+        return told
+
+    def processes(self) -> dict[str, Identity]:
+        """Everything that runs now, the supervisor included."""
+        now = status(self.options.state)
+        found = {entry["name"]: unpack(entry.get("identity")) for entry in now["processes"]}
+        found["supervisor"] = unpack(now["supervisor"])
+        return {name: identity for name, identity in found.items() if identity}
+
+
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    modules, seen, state = tmp_path / "modules", tmp_path / "seen", tmp_path / "state"
+    for spec in SERVICES.values():
+        (modules / spec.module).mkdir(parents=True)
+        (modules / spec.module / "__init__.py").touch()
+        (modules / spec.module / "main.py").write_text(SERVICE)
+    (modules / "flotilla").mkdir()
+    (modules / "flotilla" / "__init__.py").touch()
+    (modules / "flotilla" / "install.py").write_text(INSTALL)
+    monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setenv("SEEN", str(seen))
+    monkeypatch.setenv("OPENAI_API_KEY", "passed-through")
+    yield Ground(UpOptions(state=state, servers=("redis",)), seen, modules)
+    down(state)
+
+
+def wait_gone(processes: dict[str, Identity]) -> None:
+    wait_until(
+        lambda: not any(identity.alive() for identity in processes.values()),
+        timeout_s=20,
+        what=f"end of {', '.join(name for name, identity in processes.items() if identity.alive())}",
+    )
+
+
+def test_up_runs_servers_installer_and_services_and_says_so(ground: Ground) -> None:
+    now, events = ground.up()
+    assert now["state"] == "ready"
+    assert [entry["name"] for entry in now["processes"]] == ["redis", *SERVICES]
+    assert {entry["state"] for entry in now["processes"]} == {"running"}
+    assert now["url"] == f"http://127.0.0.1:{find_entry(now, 'gateway')['ports']['http']}"
+    ready = [event.name for event in events if event.phase == "ready"]
+    assert ready[:2] == ["redis", "install"]
+    assert set(ready[2:-1]) == set(SERVICES)
+    assert ready[-1] == "stack"
+    assert all(Path(entry["log"]).exists() for entry in now["processes"])
+
+
+def test_installer_comes_before_the_services_with_the_keys_file(ground: Ground) -> None:
+    now, _ = ground.up()
+    keys = Path(now["keys_file"])
+    assert json.loads(keys.read_text()) == {"admin": "k1"}
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert ground.told("install")["FLOTILLA_REDIS_URL"].startswith("redis://127.0.0.1:")
+    assert "installed" in log_path(ground.options.state, "install").read_text()
+
+
+def test_services_are_told_the_servers_and_the_callers_settings(ground: Ground) -> None:
+    now, _ = ground.up()
+    worker = ground.told("workflow_worker.main")
+    redis_port = find_entry(now, "redis")["ports"]["redis"]
+    assert worker["FLOTILLA_REDIS_URL"] == f"redis://127.0.0.1:{redis_port}/0"
+    assert worker["FLOTILLA_METRICS_HOST"] == "127.0.0.1"
+    ports = find_entry(now, "workflow-worker")["ports"]
+    assert worker["FLOTILLA_TEMPORAL_METRICS_PORT"] == str(ports["temporal_metrics"])
+    assert worker["OPENAI_API_KEY"] == "passed-through"
+
+
+def test_second_up_changes_nothing(ground: Ground) -> None:
+    ground.up()
+    before = ground.processes()
+    again, events = ground.up()
+    assert again["state"] == "ready"
+    assert ground.processes() == before
+    assert events == []
+
+
+def test_up_again_after_down_uses_the_same_ports(ground: Ground) -> None:
+    first, _ = ground.up()
+    down(ground.options.state)
+    second, _ = ground.up()
+    assert [entry["ports"] for entry in second["processes"]] == [entry["ports"] for entry in first["processes"]]
+    assert second["url"] == first["url"]
+
+
+def test_down_stops_services_before_servers_and_reports_them(ground: Ground) -> None:
+    ground.up()
+    processes = ground.processes()
+    assert set(down(ground.options.state)) == {"redis", *SERVICES}
+    wait_gone(processes)
+    assert "drained" in log_path(ground.options.state, "gateway").read_text()
+    lines = (ground.options.state / "events.jsonl").read_text().splitlines()
+    stopped = [event["name"] for event in map(json.loads, lines) if event["phase"] == "stopped"]
+    assert stopped[-2:] == ["redis", "stack"]
+    now = status(ground.options.state)
+    assert now["state"] == "stopped"
+    assert {entry["state"] for entry in now["processes"]} == {"stopped"}
+    assert down(ground.options.state) == []
+
+
+def test_killed_service_is_started_again(ground: Ground) -> None:
+    ground.up()
+    with Stack.attach(ground.options.state, control=True) as stack:
+        gateway = stack.server("gateway")
+        first = gateway.pid
+        gateway.kill()
+        second = gateway.wait_ready(timeout_s=20, other_than=first)
+        assert second != first
+        assert gateway.restarts == 1
+        assert stack.server("writer-agent").restarts == 0
+
+
+def test_killed_server_is_started_again_on_its_port(ground: Ground) -> None:
+    ground.up()
+    with Stack.attach(ground.options.state, control=True) as stack:
+        redis = stack.server("redis")
+        before, url = redis.pid, stack.redis_url
+        redis.kill()
+        redis.wait_ready(timeout_s=20, other_than=before)
+        assert stack.redis_url == url
+
+
+def test_nothing_outlives_a_killed_supervisor(ground: Ground) -> None:
+    ground.up()
+    processes = ground.processes()
+    processes["supervisor"].send(signal.SIGKILL)
+    wait_gone(processes)
+    assert status(ground.options.state)["state"] == "stopped"
+    again, _ = ground.up()
+    assert again["state"] == "ready"
+
+
+def test_process_left_behind_by_a_killed_supervisor_is_ended_by_the_next(ground: Ground) -> None:
+    """The kernel tells children of their owner's death; whoever missed it (Kafka while paused) is in the ledger."""
+    ground.up()
+    orphan = run_python("import time; print(1, flush=True); time.sleep(600)")
+    identity = identity_of(orphan.pid)
+    line = {"name": "orphan", "stop_signal": int(signal.SIGTERM), "pid": identity.pid}
+    line |= {"started": identity.started, "boot": identity.boot}
+    with (ground.options.state / "processes.jsonl").open("a") as ledger:
+        ledger.write(json.dumps(line) + "\n")
+    ground.processes()["supervisor"].send(signal.SIGKILL)
+    reaper = threading.Thread(target=orphan.communicate)
+    reaper.start()
+    _, events = ground.up()
+    reaper.join(10)
+    assert orphan.returncode == -signal.SIGTERM
+    assert any("orphan" in event.detail for event in events)
+
+
+def test_service_that_cannot_start_fails_up_with_its_last_words(ground: Ground) -> None:
+    (ground.modules / "writer_agent" / "main.py").write_text("raise SystemExit('no model is configured')")
+    with pytest.raises(StartFailedError, match="no model is configured"):
+        ground.up()
+    now = status(ground.options.state)
+    assert now["state"] == "failed"
+    assert [entry["name"] for entry in now["processes"] if entry["pid"]] == []
+
+
+def test_installer_that_fails_fails_up_with_its_output_and_up_can_be_repeated(ground: Ground) -> None:
+    installer = ground.modules / "flotilla" / "install.py"
+    installer.write_text("raise SystemExit('migration 0007 failed')")
+    with pytest.raises(StartFailedError, match="migration 0007 failed"):
+        ground.up()
+    installer.write_text(INSTALL)
+    now, _ = ground.up()
+    assert now["state"] == "ready"
+
+
+def test_up_while_another_up_is_under_way_follows_it(ground: Ground) -> None:
+    results: list[Status] = []
+    threads = [threading.Thread(target=lambda: results.append(ground.up()[0])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({entry["pid"] for now in results for entry in now["processes"] if entry["name"] == "redis"}) == 1
+    assert {now["state"] for now in results} == {"ready"}
+    assert len(results) == 3
+
+
+def test_interrupted_up_leaves_nothing_and_can_be_repeated(ground: Ground) -> None:
+    (ground.seen).mkdir()
+    (ground.seen / "not-ready").touch()
+    code = "import sys; from pathlib import Path; from flotilla_devstack import UpOptions, up\n"
+    code += "up(UpOptions(state=Path(sys.argv[1]), servers=('redis',)), lambda e: print(e.name, e.phase, flush=True))"
+    caller = run_python(code, str(ground.options.state))
+    assert caller.stdout is not None
+    while caller.stdout.readline() != "gateway starting\n":
+        assert caller.poll() is None
+    processes = ground.processes()
+    caller.send_signal(signal.SIGINT)
+    caller.communicate(timeout=30)
+    assert caller.returncode != 0
+    wait_gone(processes)
+    (ground.seen / "not-ready").unlink()
+    assert ground.up()[0]["state"] == "ready"
+
+
+def test_ctrl_c_in_a_foreground_supervisor_stops_everything(ground: Ground) -> None:
+    code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
+    supervisor = run_python(code, *ground.options.arguments())
+    assert supervisor.stdout is not None
+    while "stack            ready" not in supervisor.stdout.readline():
+        assert supervisor.poll() is None
+    processes = ground.processes()
+    os.killpg(supervisor.pid, signal.SIGINT)
+    supervisor.communicate(timeout=30)
+    assert supervisor.returncode == 0
+    wait_gone(processes)
+    assert "drained" in log_path(ground.options.state, "gateway").read_text()
+
+
+def test_second_supervisor_and_tests_are_kept_out_of_the_folder(ground: Ground) -> None:
+    ground.up()
+    code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
+    second = run_python(code, *ground.options.arguments())
+    second.communicate(timeout=30)
+    assert second.returncode == 3
+    with pytest.raises(StateLockedError):
+        Stack(ground.options.state, servers=("redis",)).start()
+    assert status(ground.options.state)["state"] == "ready"
+
+
+def test_requested_port_that_is_taken_fails_up_by_name(ground: Ground) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        options = UpOptions(state=ground.options.state, servers=("redis",), ports=(("redis.redis", port),))
+        with pytest.raises(StartFailedError, match=rf"port {port}.*redis\.redis"):
+            up(options, timeout_s=30)
+
+
+def test_missing_program_fails_up_with_the_command_that_installs_it(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    options = UpOptions(state=ground.options.state, servers=("redis", "kafka"), services=(), install=())
+    with pytest.raises(StartFailedError, match="apt-get install -y openjdk-17-jre-headless"):
+        up(options, timeout_s=30)
+
+
+def test_python_of_the_caller_runs_the_services(ground: Ground) -> None:
+    ground.up()
+    pid = find_entry(status(ground.options.state), "gateway")["pid"]
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    assert command[:3] == [sys.executable.encode(), b"-m", b"gateway.main"]
