@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.fleet import Fleet
+from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
 
 
@@ -21,6 +22,26 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver) -> It
     """A fleet with the built-in model."""
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": traces.url, "OTEL_BSP_SCHEDULE_DELAY": "200", "OPENAI_API_KEY": ""}
     yield from _running(tmp_path_factory.mktemp("fleet"), environment)
+
+
+@pytest.fixture(scope="session")
+def stub_llm() -> Iterator[StubEndpoint]:
+    """An OpenAI-compatible endpoint that counts what it is asked."""
+    with stub_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) -> Iterator[Fleet]:
+    """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work."""
+    environment = {
+        "OPENAI_BASE_URL": stub_llm.url,
+        "OPENAI_API_KEY": "test",
+        "FLOTILLA_LLM_MODEL": "stub",
+        "FLOTILLA_LLM_TIMEOUT_S": "3",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    }
+    yield from _running(tmp_path_factory.mktemp("llm-fleet"), environment)
 
 
 def _running(home: Path, environment: dict[str, str]) -> Iterator[Fleet]:

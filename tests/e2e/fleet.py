@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import httpx
 
+from flotilla.bus import connect_redis
 from tests.support.waiting import eventually
 
 FLOTILLA = Path(sys.executable).parent / "flotilla"
@@ -80,6 +81,12 @@ class Fleet:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    async def flush_redis(self) -> None:
+        """FLUSHALL: every stream, group and key is gone."""
+        port = self.process("redis")["ports"]["redis"]
+        async with connect_redis(f"redis://127.0.0.1:{port}/0") as redis:
+            await redis.flushall()
 
     async def kill(self, name: str, timeout_s: float = 30) -> None:
         """kill -9 of one process; returns when the supervisor has another one ready in its place."""
