@@ -1,6 +1,8 @@
 """The promises under kill -9: runs finish, stored answers are not bought again, the log stays whole."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +46,19 @@ async def test_worker_killed_between_model_and_save_asks_the_model_once(
     llm_fleet: Fleet, stub_llm: StubEndpoint, unique: Callable[[str], str]
 ) -> None:
     session_id = unique("saved")
+    question = _question(session_id)
+    worker = int(llm_fleet.process("workflow-worker")["pid"])
     async with llm_fleet.client() as client:
-        run_id = await start_run(client, session_id, _question(session_id), session_id)
-        await eventually(lambda: _stored(llm_fleet, run_id), timeout_s=60, every_s=0.005)
+        with stub_llm.acting("slow"):
+            run_id = await start_run(client, session_id, question, session_id)
+            await eventually(lambda: question in stub_llm.requests(), timeout_s=60)
+            os.kill(worker, signal.SIGSTOP)  # so that the save can't come before the kill
+            await eventually(lambda: _stored(llm_fleet, run_id), timeout_s=60)
+        assert (await query(llm_fleet, _INTERACTIONS, run_id))[0][0] == 0
         await llm_fleet.kill("workflow-worker")
         run = await finished(client, run_id, timeout_s=120)
         assert run["status"] == "success"
-        assert stub_llm.requests()[_question(session_id)] == 1
+        assert stub_llm.requests()[question] == 1
         assert (await query(llm_fleet, _INTERACTIONS, run_id))[0][0] == 1
         await _check_log(llm_fleet, client, session_id)
 
