@@ -1,0 +1,9 @@
+"""The agent SDK: write one typed function, get a service."""
+
+from flotilla.agent.agent import Agent
+from flotilla.agent.context import TaskCancelled, TaskContext
+from flotilla.agent.service import run_agent, serve_agent
+from flotilla.agent.settings import AgentSettings
+from flotilla.agent.tools import ToolFunction
+
+__all__ = ["Agent", "AgentSettings", "TaskCancelled", "TaskContext", "ToolFunction", "run_agent", "serve_agent"]

@@ -54,7 +54,7 @@ class RunFeed:
     async def step(self, run_id: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
         """A step began or ended."""
         self._put(_Item(run_id, "step", {"step": step, "status": status, "attempt": attempt, "agent": agent}))
-        await self.flush()
+        await asyncio.sleep(0)
 
     async def done(self, run_id: str, status: str) -> None:
         """The run is over."""

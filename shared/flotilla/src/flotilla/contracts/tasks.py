@@ -4,7 +4,7 @@ Both travel as the `data` of a CloudEvent in the field `event` of a Redis entry;
 them as JSON for other languages.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject
@@ -16,6 +16,7 @@ RESEARCH_COMPLETED = "flotilla.research.completed.v1"
 DRAFT_COMPLETED = "flotilla.draft.completed.v1"
 DEAD_LETTERED = "flotilla.entry.dead_lettered.v1"
 
+HOP_MARK = "~"
 MAX_INLINE_RESULT_BYTES = 16_384
 """Results above this stay in PostgreSQL; the workflow gets a `ResultReference`."""
 
@@ -50,6 +51,36 @@ class AgentTask:
     slip: list[str] = field(default_factory=list)
     """Agents still to visit after this one; the last one's result completes the activity."""
     timeout_s: float = 600.0
+
+
+def root_task_id(task_id: str) -> str:
+    """The task that a routing slip began with: `t` for `t~2`."""
+    return task_id.partition(HOP_MARK)[0]
+
+
+def next_hop_id(task_id: str) -> str:
+    """The id of the hop after `task_id`: `t~1` after `t`, `t~2` after `t~1`."""
+    root, _, hop = task_id.partition(HOP_MARK)
+    return f"{root}{HOP_MARK}{int(hop or 0) + 1}"
+
+
+def last_hop_id(task_id: str, slip_length: int) -> str:
+    """The id of the hop whose answer ends the slip: that of the task itself when the slip is empty."""
+    root, _, hop = task_id.partition(HOP_MARK)
+    last = int(hop or 0) + slip_length
+    return f"{root}{HOP_MARK}{last}" if last else root
+
+
+def next_hop(task: AgentTask, result: JsonObject, *, by_reference: bool) -> AgentTask:
+    """The task for the next agent of the slip: the same input over this agent's result, the same reply address."""
+    return replace(
+        task,
+        task_id=next_hop_id(task.task_id),
+        agent=task.slip[0],
+        slip=task.slip[1:],
+        input=task.input if by_reference else {**result, **task.input},
+        input_from=task.task_id if by_reference else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +131,16 @@ class AgentReply:
     """True when the agent wrote result and events itself; a foreign agent leaves it false and the bridge writes."""
     events: list[JsonObject] = field(default_factory=list)
     """A foreign agent's session events: objects with `kind` and `data`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCompleted:
+    """Data of the announcements on `flotilla.events`: `flotilla.<agent>.completed.v1` and the like."""
+
+    task_id: str
+    agent: str
+    attempt: int
+    duration_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

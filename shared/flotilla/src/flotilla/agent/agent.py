@@ -1,0 +1,115 @@
+"""What an agent is: a name, one task function with typed input and output, and the tools it may use."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, get_type_hints
+
+from flotilla.agent.context import TaskContext
+from flotilla.agent.tools import ToolFunction
+from flotilla.agent.typed import Codec, is_object_type
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.names import agent_group, is_valid_id, task_stream
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+TF = TypeVar("TF", bound=ToolFunction)
+_TASK_PARAMETERS = 2
+
+
+class Agent:
+    """An agent.
+
+        agent = Agent("research", version="1")
+
+        @agent.task
+        async def research(ctx: TaskContext, task: ResearchTask) -> ResearchResult: ...
+
+    `concurrency` is how many tasks one process has in hand, `timeout_s` how long one may take (a task may ask for
+    less), `announces` the type of the event that tells everyone on `flotilla.events`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "1",
+        concurrency: int = 8,
+        timeout_s: float = 600.0,
+        announces: str | None = None,
+    ) -> None:
+        if not is_valid_id(name):
+            raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
+        self.name = name
+        self.version = version
+        self.concurrency = concurrency
+        self.timeout_s = timeout_s
+        self.announces = announces or f"flotilla.{name}.completed.v1"
+        self.tools: dict[str, ToolFunction] = {}
+        self._function: Callable[[TaskContext, Any], Awaitable[Any]] | None = None
+        self._input: Codec[Any] | None = None
+        self._output: Codec[Any] | None = None
+
+    @property
+    def stream(self) -> str:
+        """Where its tasks come from."""
+        return task_stream(self.name)
+
+    @property
+    def group(self) -> str:
+        """Its consumer group."""
+        return agent_group(self.name)
+
+    def task(
+        self, function: Callable[[TaskContext, In], Awaitable[Out]]
+    ) -> Callable[[TaskContext, In], Awaitable[Out]]:
+        """Makes `function` the agent's work. Decorator; once per agent.
+
+        Raises:
+            ConfigurationError: a second task, or annotations that do not say what goes in and out.
+        """
+        if self._function is not None:
+            raise ConfigurationError(f"agent {self.name} has a task already: write a second agent for {function!r}")
+        hints = get_type_hints(function)
+        parameters = list(inspect.signature(function).parameters)
+        if len(parameters) != _TASK_PARAMETERS or not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"agent {self.name}: a task is `async def task(ctx: TaskContext, task: Input)`")
+        given, made = hints.get(parameters[1]), hints.get("return")
+        if not is_object_type(given) or not is_object_type(made):
+            raise ConfigurationError(
+                f"agent {self.name}: annotate input and output with a dataclass, struct or model, "
+                f"not {given} and {made}"
+            )
+        self._input = Codec(given, f"input of {self.name}")  # type: ignore[arg-type]
+        self._output = Codec(made, f"result of {self.name}")  # type: ignore[arg-type]
+        self._function = function
+        return function
+
+    def tool(self, function: TF) -> TF:
+        """Puts `function` on the agent's list of tools, under its own name. Decorator."""
+        self.tools[function.__name__] = function
+        return function
+
+    @property
+    def function(self) -> Callable[[TaskContext, Any], Awaitable[Any]]:
+        """The task function.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self._function is None:
+            raise ConfigurationError(f"agent {self.name} has no task: decorate a function with @agent.task")
+        return self._function
+
+    @property
+    def input(self) -> Codec[Any]:
+        """Converts and describes the input."""
+        if self._input is None:
+            raise ConfigurationError(f"agent {self.name} has no task: decorate a function with @agent.task")
+        return self._input
+
+    @property
+    def output(self) -> Codec[Any]:
+        """Converts and describes the result."""
+        if self._output is None:
+            raise ConfigurationError(f"agent {self.name} has no task: decorate a function with @agent.task")
+        return self._output

@@ -1,0 +1,178 @@
+"""What a task function gets: its task, tools, the model, recording, progress, the session so far."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from flotilla.agent.ports import Live, ModelCalls, SessionHistory
+from flotilla.agent.recording import Recorder, shortened
+from flotilla.agent.tools import ToolBox
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.ids import IdMaker
+from flotilla.contracts.session_events import SessionEventData, SessionEventKind, ToolCall, ToolResult
+from flotilla.contracts.tasks import AgentTask
+from flotilla.llm import Completion, CompletionRequest, OnToken
+from flotilla.postgres import Connection
+from flotilla.telemetry import span
+
+Effect: TypeAlias = Callable[[Connection], Awaitable[object]]
+"""Writes on the connection it gets, whose transaction belongs to the caller and acts for the task's tenant."""
+
+_LOOK_FOR_CANCEL_EVERY_S = 0.5
+
+
+class TaskCancelled(Exception):
+    """Whoever asked for the task no longer wants it."""
+
+
+class TaskContext:
+    """One task in hand. Everything recorded here is written in the one transaction that makes the task done."""
+
+    def __init__(
+        self,
+        agent: str,
+        task: AgentTask,
+        *,
+        tools: ToolBox,
+        live: Live,
+        session: SessionHistory,
+        model: ModelCalls | None,
+        make_id: IdMaker,
+    ) -> None:
+        self.agent = agent
+        self.task = task
+        self.task_id = task.task_id
+        self.tenant_id = task.tenant_id
+        self.session_id = task.session_id
+        self.run_id = task.run_id
+        self.user_id = task.user_id
+        self.attempt = task.attempt
+        """The workflow's try, from 1; a redelivery by the bus is the same try."""
+        self.session = session
+        """`await ctx.session.turns()`: the questions and answers before this task."""
+        self.tools = tools
+        """The list of allowed tools, with names, descriptions and argument schemas."""
+        self.effects: list[Effect] = []
+        self.cancelled = False
+        self._live = live
+        self._model = model
+        self._make_id = make_id
+        self._recorder = Recorder(agent, task)
+        self._llm_calls = 0
+        self._looked_for_cancel = time.monotonic()
+
+    @property
+    def recorded(self) -> Recorder:
+        """The session events so far."""
+        return self._recorder
+
+    async def tool(self, name: str, /, **arguments: Any) -> Any:
+        """Calls a tool of the allow-list; recorded as `tool_call` and `tool_result`.
+
+        Raises:
+            Forbidden: the tool is not on the list.
+            Invalid: an argument is missing, unknown or of the wrong type.
+        """
+        tool = self.tools[name]
+        checked = tool.arguments(arguments)
+        call_id = self._make_id()
+        self._recorder.record(
+            "tool_call", ToolCall(tool=name, call_id=call_id, args=_recordable(arguments), agent=self.agent)
+        )
+        started = time.monotonic()
+        try:
+            with span(
+                f"execute_tool {name}", attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
+            ):
+                result = await tool(self, checked)
+        except BaseException as error:
+            self._tool_result(name, call_id, started, error=f"{type(error).__name__}: {error}")
+            raise
+        self._tool_result(name, call_id, started, result=shortened(result))
+        return result
+
+    def _tool_result(
+        self, name: str, call_id: str, started: float, *, result: Any = None, error: str | None = None
+    ) -> None:
+        self._recorder.record(
+            "tool_result",
+            ToolResult(
+                tool=name,
+                call_id=call_id,
+                ok=error is None,
+                duration_ms=round((time.monotonic() - started) * 1000, 3),
+                result=result,
+                error=error,
+                agent=self.agent,
+            ),
+        )
+
+    async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
+        """Asks the language model; the answer is stored before it is used, so that a second run of this task does
+        not buy it again. Pass `on_token=ctx.emit_token` to show the answer while it is written.
+
+        Raises:
+            ConfigurationError: the agent was started without a model.
+            ModelRefused, ModelUnavailable, ModelTimedOut: as the model says.
+            TaskCancelled: the task was cancelled meanwhile.
+        """
+        if self._model is None:
+            raise ConfigurationError(f"agent {self.agent} has no language model: pass model=... to run_agent")
+        index, self._llm_calls = self._llm_calls, self._llm_calls + 1
+
+        async def between_chunks(text: str) -> None:
+            if on_token is not None:
+                await on_token(text)
+            await self._look_for_cancel_sometimes()
+
+        answer = await self._model.complete(index, request, between_chunks)
+        await self._live.flush()
+        return answer
+
+    def record(self, kind: SessionEventKind, data: SessionEventData | dict[str, Any]) -> None:
+        """Adds an event to the session's log, once the task is done (or has failed).
+
+        Raises:
+            Invalid: `data` is not what events of `kind` hold.
+        """
+        self._recorder.record(kind, data)
+
+    def in_transaction(self, effect: Effect) -> None:
+        """Has `effect(connection)` run in the transaction that makes the task done: it happens exactly once."""
+        self.effects.append(effect)
+
+    async def progress(self, text: str) -> None:
+        """Tells whoever waits that the task goes on, and looks whether it is still wanted.
+
+        Raises:
+            TaskCancelled: it is not.
+        """
+        await self._live.progress(text)
+        await self._look_for_cancel()
+
+    async def emit_token(self, text: str) -> None:
+        """Shows a piece of the answer to whoever watches the run, and looks, twice a second, whether it is wanted.
+
+        Raises:
+            TaskCancelled: it is not.
+        """
+        await self._live.token(text)
+        await self._look_for_cancel_sometimes()
+
+    def cancel(self) -> None:
+        """Marks the task as no longer wanted, so that cancelling its function counts as that."""
+        self.cancelled = True
+
+    async def _look_for_cancel_sometimes(self) -> None:
+        if time.monotonic() - self._looked_for_cancel > _LOOK_FOR_CANCEL_EVERY_S:
+            await self._look_for_cancel()
+
+    async def _look_for_cancel(self) -> None:
+        self._looked_for_cancel = time.monotonic()
+        if await self._live.is_cancelled():
+            raise TaskCancelled(self.task_id)
+
+
+def _recordable(arguments: dict[str, Any]) -> dict[str, Any]:
+    value = shortened(arguments)
+    return value if isinstance(value, dict) else {"value": value}

@@ -1,0 +1,172 @@
+"""The one transaction in which a task becomes done: its row, its actions, the author's effects, its events.
+
+The row in `flotilla.agent_tasks` is the idempotency key. Whoever comes second finds it done, rolls back what it was
+about to write, and answers with what is stored.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from flotilla.agent.execution import Outcome
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
+from flotilla.outbox import append
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+
+# The answer to this task, if there is one.
+_ANSWER = "SELECT status, attempt, result, failure, duration_ms FROM flotilla.agent_tasks WHERE task_id = $1"
+# Answers the task. `done` is final, and a later try is never overwritten by an earlier one.
+_WRITE = """
+INSERT INTO flotilla.agent_tasks AS t (
+    tenant_id, task_id, agent, session_id, run_id, status, attempt, entry_id, result, failure, finished_at, duration_ms
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, clock_timestamp(), $11)
+ON CONFLICT (tenant_id, task_id) DO UPDATE SET
+    agent = excluded.agent, session_id = excluded.session_id, run_id = excluded.run_id, status = excluded.status,
+    attempt = excluded.attempt, result = excluded.result, failure = excluded.failure,
+    finished_at = excluded.finished_at, duration_ms = excluded.duration_ms
+WHERE t.status <> 'done' AND (excluded.status = 'done' OR t.attempt <= excluded.attempt)
+RETURNING task_id
+"""
+_ACTIONS = """
+INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
+SELECT $1, $2, $3, $4, a.action_type, a.payload
+FROM unnest($5::text[], $6::jsonb[]) WITH ORDINALITY AS a (action_type, payload, n) ORDER BY a.n
+"""
+_RESULT = "SELECT result FROM flotilla.agent_tasks WHERE task_id = $1 AND status = 'done'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The stored answer to a task."""
+
+    status: ReplyStatus
+    attempt: int
+    result: dict[str, Any] | None = None
+    failure: Failure | None = None
+    duration_ms: float = 0.0
+
+
+class _AnsweredAlready(Exception):
+    """Rolls the transaction back."""
+
+
+class Effects:
+    """Reads and writes the answers of one agent."""
+
+    def __init__(self, pool: Pool, agent: str) -> None:
+        self._pool = pool
+        self._agent = agent
+
+    async def stored(self, task: AgentTask) -> Answer | None:
+        """The answer to this try: success of any try, or the end of this one.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        try:
+            async with tenant_transaction(self._pool, task.tenant_id) as connection:
+                answer = _answer(await connection.fetchrow(_ANSWER, task.task_id))
+        except AWAY as error:
+            raise _away(task, error) from error
+        if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
+            return None
+        return answer
+
+    async def result_of(self, task: AgentTask, task_id: str) -> dict[str, Any] | None:
+        """The stored result of another task of the same tenant.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        try:
+            async with tenant_transaction(self._pool, task.tenant_id) as connection:
+                found = await connection.fetchval(_RESULT, task_id)
+        except AWAY as error:
+            raise _away(task, error) from error
+        return None if found is None else msgspec.json.decode(found)
+
+    async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
+        """Writes the outcome, or nothing if there is an answer already; gives the answer that stands.
+
+        Raises:
+            RetryLater: PostgreSQL is away; the entry stays pending and the task runs again.
+        """
+        try:
+            async with tenant_transaction(self._pool, task.tenant_id) as connection:
+                await self._write(connection, task, entry_id, outcome)
+        except _AnsweredAlready:
+            stored = await self.stored(task)
+            if stored is None:
+                raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
+            return stored
+        except AWAY as error:
+            raise _away(task, error) from error
+        return Answer(
+            status=outcome.status,
+            attempt=task.attempt,
+            result=outcome.result,
+            failure=outcome.failure,
+            duration_ms=outcome.duration_ms,
+        )
+
+    async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: Outcome) -> None:
+        written = await connection.fetchval(
+            _WRITE,
+            task.tenant_id,
+            task.task_id,
+            self._agent,
+            task.session_id,
+            task.run_id,
+            outcome.status,
+            task.attempt,
+            entry_id,
+            _jsonb(outcome.result),
+            _jsonb(outcome.failure),
+            outcome.duration_ms,
+        )
+        if written is None:
+            raise _AnsweredAlready
+        await self._write_actions(connection, task, outcome)
+        for effect in outcome.effects:
+            await effect(connection)
+        if outcome.events:  # last: the session's row stays locked from here to the commit
+            await append(connection, task.tenant_id, task.session_id, outcome.events)
+
+    async def _write_actions(self, connection: Connection, task: AgentTask, outcome: Outcome) -> None:
+        end = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
+        actions: list[tuple[str, str]] = [(event.kind, to_json(event.data).decode()) for event in outcome.events]
+        actions.append((f"task_{outcome.status}", json.dumps(end)))
+        await connection.execute(
+            _ACTIONS,
+            task.tenant_id,
+            self._agent,
+            task.session_id,
+            task.task_id,
+            [kind for kind, _ in actions],
+            [payload for _, payload in actions],
+        )
+
+
+def _away(task: AgentTask, error: Exception) -> RetryLater:
+    return RetryLater(f"PostgreSQL is away, task {task.task_id} stays pending: {str(error) or type(error).__name__}")
+
+
+def _jsonb(value: object) -> str | None:
+    return None if value is None else to_json(value).decode()
+
+
+def _answer(row: asyncpg.Record | None) -> Answer | None:
+    if row is None or row["status"] not in {"done", "failed", "cancelled"}:
+        return None
+    return Answer(
+        status=row["status"],
+        attempt=row["attempt"],
+        result=None if row["result"] is None else msgspec.json.decode(row["result"]),
+        failure=None if row["failure"] is None else msgspec.json.decode(row["failure"], type=Failure),
+        duration_ms=row["duration_ms"] or 0.0,
+    )

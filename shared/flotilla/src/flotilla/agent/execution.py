@@ -1,0 +1,112 @@
+"""Runs a task function and turns whatever happens into an outcome. Knows no store and no bus."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from flotilla.agent.agent import Agent
+from flotilla.agent.context import Effect, TaskCancelled, TaskContext
+from flotilla.agent.recording import storable
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import DeadLetter, Refused
+from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
+from flotilla.contracts.tasks import Failure, ReplyStatus
+
+MAX_RESULT_BYTES = 8_000_000
+NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
+"""Errors that the same input would bring again."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a task ended: `done` with a result, `failed` with a failure, or `cancelled`."""
+
+    status: ReplyStatus
+    duration_ms: float
+    result: dict[str, Any] | None = None
+    failure: Failure | None = None
+    events: list[AgentStateEvent] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+
+
+async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outcome:
+    """Runs the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
+    started = time.monotonic()
+    limit_s = min(agent.timeout_s, ctx.task.timeout_s)
+    try:
+        async with asyncio.timeout(limit_s):
+            result = await _result(agent, ctx, data)
+    except TaskCancelled:
+        return _cancelled(ctx, started)
+    except asyncio.CancelledError:
+        if ctx.cancelled:
+            return _cancelled(ctx, started)
+        raise
+    except Exception as error:
+        failure = _failure(error, limit_s)
+        log.warning(
+            "task_failed",
+            task_id=ctx.task_id,
+            attempt=ctx.attempt,
+            type=failure.type,
+            error=failure.message,
+            exc_info=failure.retryable,
+        )
+        return failed(ctx, failure, _ms_since(started))
+    return Outcome(
+        status="done",
+        duration_ms=_ms_since(started),
+        result=result,
+        events=ctx.recorded.events,
+        effects=ctx.effects,
+    )
+
+
+def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
+    """The outcome of a failure, with an `error` event after what was recorded before it."""
+    ctx.record(
+        "error",
+        ErrorRaised(
+            type=failure.type,
+            message=failure.message,
+            where=ctx.agent,
+            retryable=failure.retryable,
+            attempt=ctx.attempt,
+        ),
+    )
+    return Outcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
+
+
+def _cancelled(ctx: TaskContext, started: float) -> Outcome:
+    return Outcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
+
+
+async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> dict[str, Any]:
+    made = await agent.function(ctx, agent.input.decode(data))
+    result: dict[str, Any] = storable(agent.output.encode(made))
+    size = len(to_json(result))
+    if size > MAX_RESULT_BYTES:
+        raise ValueError(
+            f"the result has {size} bytes, {MAX_RESULT_BYTES} are allowed: store the content and return a reference"
+        )
+    return result
+
+
+def _failure(error: Exception, limit_s: float) -> Failure:
+    message = str(error)[:4000].replace("\x00", "\ufffd")
+    if isinstance(error, TimeoutError) and not message:
+        message = f"no result within {limit_s:g} s"
+    return Failure(
+        type=type(error).__name__,
+        message=message or type(error).__name__,
+        retryable=not isinstance(error, NEVER_RETRYABLE),
+    )
+
+
+def _ms_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 3)

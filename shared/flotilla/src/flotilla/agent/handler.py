@@ -1,0 +1,158 @@
+"""The bus handler of an agent: one delivery in, its published answer out.
+
+At least once in, exactly one effect: the answer is looked up first, written under the task's id, and sent again
+whenever the same task is delivered again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from flotilla.agent import replies
+from flotilla.agent.agent import Agent
+from flotilla.agent.context import TaskContext
+from flotilla.agent.effects import Answer, Effects
+from flotilla.agent.execution import Outcome, execute, failed
+from flotilla.agent.live import RedisLive
+from flotilla.agent.model import StoredModel
+from flotilla.agent.ports import Live
+from flotilla.agent.session import StoredSession
+from flotilla.agent.tools import ToolBox
+from flotilla.bus import Delivery, Finish, Publisher, Redis, RunFeed
+from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.errors import DeadLetter, NotFound, UnknownType
+from flotilla.contracts.ids import IdMaker, new_id
+from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask, Failure
+from flotilla.llm import LanguageModel, StoredCalls
+from flotilla.postgres import Pool
+
+HEARTBEAT_S = 5.0
+log = structlog.get_logger(__name__)
+
+
+class TaskHandler:
+    """Answers the tasks of one agent."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        pool: Pool,
+        redis: Redis,
+        tools: ToolBox,
+        model: LanguageModel | None = None,
+        make_id: IdMaker = new_id,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._agent = agent
+        self._pool = pool
+        self._redis = redis
+        self._tools = tools
+        self._calls = StoredCalls(pool, model) if model else None
+        self._make_id = make_id
+        self._heartbeat_s = heartbeat_s
+        self._effects = Effects(pool, agent.name)
+        self._publisher = Publisher(redis)
+        self._feed = RunFeed(redis)
+        self._busy: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def __call__(self, delivery: Delivery) -> Finish:
+        """Answers one delivery.
+
+        Raises:
+            UnknownType, Undecodable, DeadLetter: it is not a task of this agent.
+            RetryLater: PostgreSQL is away.
+        """
+        task = self._read(delivery)
+        structlog.contextvars.bind_contextvars(
+            task_id=task.task_id, run_id=task.run_id, session_id=task.session_id, tenant=task.tenant_id
+        )
+        # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
+        async with self._alone(task):
+            answer = await self._effects.stored(task) or await self._run(delivery, task)
+        return Finish(replies.answers(self._agent, task, answer))
+
+    def _read(self, delivery: Delivery) -> AgentTask:
+        event = delivery.event
+        if event.type != TASK_REQUESTED:
+            raise UnknownType(f"entry {delivery.entry_id}: type {event.type}, this agent reads {TASK_REQUESTED}")
+        task = from_builtins(event.data, AgentTask)
+        if task.agent != self._agent.name:
+            raise DeadLetter(f"task {task.task_id} is for agent {task.agent!r}, on the stream of {self._agent.name!r}")
+        return task
+
+    @asynccontextmanager
+    async def _alone(self, task: AgentTask) -> AsyncIterator[None]:
+        key = (task.tenant_id, task.task_id)
+        lock = self._busy.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._busy.pop(key, None)
+
+    async def _run(self, delivery: Delivery, task: AgentTask) -> Answer:
+        live = RedisLive(self._redis, self._publisher, self._feed, self._agent, task)
+        if task.attempt > 1 or delivery.deliveries > 1:
+            await live.reset()
+        await live.step("started")
+        ctx = self._context(task, live)
+        data = await self._input(task)
+        outcome = await self._watched(ctx, live, data) if data is not None else _no_input(ctx)
+        answer = await self._commit(task, delivery.entry_id, outcome)
+        await live.step("finished" if answer.status == "done" else "failed")
+        return answer
+
+    def _context(self, task: AgentTask, live: Live) -> TaskContext:
+        return TaskContext(
+            self._agent.name,
+            task,
+            tools=self._tools,
+            live=live,
+            session=StoredSession(self._pool, task.tenant_id, task.session_id),
+            model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
+            make_id=self._make_id,
+        )
+
+    async def _input(self, task: AgentTask) -> dict[str, Any] | None:
+        """The task's input over the result it refers to; None if there is no such result."""
+        if task.input_from is None:
+            return dict(task.input)
+        below = await self._effects.result_of(task, task.input_from)
+        return None if below is None else {**below, **task.input}
+
+    async def _watched(self, ctx: TaskContext, live: Live, data: dict[str, Any]) -> Outcome:
+        """Runs the task with a heartbeat beside it, which also learns of a cancel that the task never asks about."""
+        work = asyncio.create_task(execute(self._agent, ctx, data), name=f"task {ctx.task_id}")
+        try:
+            while True:
+                await asyncio.wait([work], timeout=self._heartbeat_s)
+                if work.done():
+                    return work.result()
+                await live.progress("")
+                if await live.is_cancelled():
+                    ctx.cancel()
+                    work.cancel()
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def _commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
+        try:
+            return await self._effects.commit(task, entry_id, outcome)
+        except NotFound as error:
+            # No such session, so there is no log to write to: the answer alone is stored.
+            log.warning("task_without_session", error=str(error))
+            failure = Failure(type="NotFound", message=str(error), retryable=False)
+            bare = Outcome(status="failed", duration_ms=outcome.duration_ms, failure=failure)
+            return await self._effects.commit(task, entry_id, bare)
+
+
+def _no_input(ctx: TaskContext) -> Outcome:
+    message = f"task {ctx.task_id}: there is no stored result of {ctx.task.input_from}"
+    return failed(ctx, Failure(type="ValueError", message=message, retryable=False), 0.0)

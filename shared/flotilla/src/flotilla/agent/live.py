@@ -1,0 +1,64 @@
+"""The live side of a task in hand, on Redis: progress replies, tokens, the cancel key."""
+
+import structlog
+from redis.exceptions import RedisError
+
+from flotilla.agent import replies
+from flotilla.agent.agent import Agent
+from flotilla.bus import AWAY, Publisher, Redis, RunFeed
+from flotilla.bus.connection import ask
+from flotilla.bus.live import StepStatus
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.names import cancelled_key
+from flotilla.contracts.tasks import AgentTask, root_task_id
+
+log = structlog.get_logger(__name__)
+
+
+class RedisLive:
+    """Progress and tokens are courtesies: while Redis is away they are dropped, and the task goes on."""
+
+    def __init__(self, redis: Redis, publisher: Publisher, feed: RunFeed, agent: Agent, task: AgentTask) -> None:
+        self._redis = redis
+        self._publisher = publisher
+        self._feed = feed
+        self._agent = agent
+        self._task = task
+
+    async def progress(self, text: str) -> None:
+        """Tells the bridge, whose heartbeat it becomes."""
+        try:
+            await self._publisher.publish(*replies.progress(self._agent, self._task, text))
+        except RetryLater as error:
+            log.warning("progress_not_sent", task_id=self._task.task_id, error=str(error))
+
+    async def token(self, text: str) -> None:
+        """Shows `text` on the run's live stream."""
+        if self._task.run_id:
+            await self._feed.token(self._task.run_id, text, task_id=self._task.task_id, attempt=self._task.attempt)
+
+    async def step(self, status: StepStatus) -> None:
+        """Shows on the run's live stream that this agent began or ended."""
+        if self._task.run_id:
+            await self._feed.step(
+                self._task.run_id, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
+            )
+
+    async def reset(self) -> None:
+        """Voids what was shown of this task."""
+        if self._task.run_id:
+            await self._feed.reset(self._task.run_id, task_id=self._task.task_id, attempt=self._task.attempt)
+
+    async def flush(self) -> None:
+        """Waits for the tokens given so far."""
+        await self._feed.flush()
+
+    async def is_cancelled(self) -> bool:
+        """Whether the bridge has set the cancel key, of this task or of the one that its slip began with."""
+        task_id = self._task.task_id
+        try:
+            keys = {cancelled_key(task_id), cancelled_key(root_task_id(task_id))}
+            return bool(await ask(self._redis, "EXISTS", *keys))
+        except (*AWAY, RedisError) as error:
+            log.warning("cancel_unknown", task_id=task_id, error=str(error))
+            return False

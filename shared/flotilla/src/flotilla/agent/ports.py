@@ -1,0 +1,43 @@
+"""What a task context needs of the world: behind protocols, so that the test kit can stand in."""
+
+from typing import Protocol
+
+from flotilla.bus.live import StepStatus
+from flotilla.contracts.tasks import Turn
+from flotilla.llm import Completion, CompletionRequest, OnToken
+
+
+class Live(Protocol):
+    """The way to whoever watches or waits. Losing it loses nothing."""
+
+    async def progress(self, text: str) -> None:
+        """Tells that the task goes on."""
+
+    async def token(self, text: str) -> None:
+        """Shows a piece of the answer."""
+
+    async def step(self, status: StepStatus) -> None:
+        """Shows that the step began or ended."""
+
+    async def reset(self) -> None:
+        """Voids the tokens shown so far: a new attempt begins."""
+
+    async def flush(self) -> None:
+        """Waits until the tokens given so far are on their way."""
+
+    async def is_cancelled(self) -> bool:
+        """Whether the task was cancelled."""
+
+
+class SessionHistory(Protocol):
+    """What happened in the session before this task."""
+
+    async def turns(self, limit: int = 20) -> list[Turn]:
+        """The last `limit` questions and answers, oldest first; those of a fork's parent included."""
+
+
+class ModelCalls(Protocol):
+    """The language model, with its answers stored under (task id, call index, request) before they are used."""
+
+    async def complete(self, call_index: int, request: CompletionRequest, on_token: OnToken) -> Completion:
+        """The answer to call number `call_index` (from 0) of this task."""

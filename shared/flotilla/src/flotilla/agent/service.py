@@ -1,0 +1,81 @@
+"""Runs an agent as a service: everything around the task function."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeVar
+
+from flotilla.agent.agent import Agent
+from flotilla.agent.handler import TaskHandler
+from flotilla.agent.registration import Registration
+from flotilla.agent.settings import AgentSettings
+from flotilla.agent.tools import ToolBox, ToolFunction
+from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.llm import LanguageModel
+from flotilla.postgres import Pool, check_schema, open_pool
+from flotilla.runtime import Runtime, serve
+
+STUCK_AFTER_S = 60.0
+S = TypeVar("S", bound=AgentSettings)
+
+
+def serve_agent(
+    agent: Agent,
+    *,
+    tools: Mapping[str, ToolFunction] | None = None,
+    settings_type: type[S] = AgentSettings,  # type: ignore[assignment]
+) -> int:
+    """Runs `agent` until SIGTERM and gives the exit code: all that the `main` of a simple agent needs."""
+    return serve(f"{agent.name}-agent", settings_type, partial(run_agent, agent, tools=tools))
+
+
+async def run_agent(
+    agent: Agent,
+    settings: AgentSettings,
+    runtime: Runtime,
+    *,
+    tools: Mapping[str, ToolFunction] | None = None,
+    model: LanguageModel | None = None,
+    pool: "Pool | None" = None,
+) -> None:
+    """Consumes the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
+
+    `tools` are added to the agent's own; `model` answers `ctx.llm`, and stays the
+    caller's to close. `pool` is used if given, else one is opened.
+
+    Raises:
+        ConfigurationError: the agent has no task, or its types can't travel.
+    """
+    toolbox = ToolBox({**agent.tools, **(tools or {})})
+    concurrency = settings.agent_concurrency or agent.concurrency
+    async with AsyncExitStack() as stack:
+        if pool is None:
+            dsn = settings.postgres_dsn.get_secret_value()
+            pool = await stack.enter_async_context(
+                open_pool(dsn, application=runtime.service, max_size=settings.postgres_pool_max)
+            )
+        redis = await stack.enter_async_context(
+            connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
+        )
+        handler = TaskHandler(agent, pool=pool, redis=redis, tools=toolbox, model=model)
+        runtime.health.expect_progress("bus", STUCK_AFTER_S)
+        consumer = Consumer(
+            redis,
+            agent.stream,
+            agent.group,
+            runtime.instance,
+            handler,
+            ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
+            PostgresDeadLetters(pool, settings.operator_tenant),
+            on_progress=partial(runtime.health.progress, "bus"),
+        )
+        registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight)
+        runtime.health.add_check("postgres", partial(check_schema, pool))
+        runtime.health.add_check("redis", partial(check_redis, redis))
+        if not await runtime.until_ready():
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(registration.run(runtime.stop))
+            group.create_task(consumer.run(runtime.stop))

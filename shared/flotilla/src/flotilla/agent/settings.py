@@ -1,0 +1,16 @@
+"""Settings of every agent service."""
+
+from pydantic import Field
+
+from flotilla.config import PostgresSettings, RedisSettings, ServiceSettings
+
+
+class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings):
+    """What an agent needs; inherit to add your own."""
+
+    agent_concurrency: int | None = Field(default=None, ge=1, le=1000)
+    """Tasks in hand at a time; unset: what the agent's code says."""
+    bus_min_idle_ms: int = Field(default=15_000, ge=100)
+    """How long a consumer may be silent before others take its entries; a crash delays a task by this plus 5 s."""
+    operator_tenant: str = "default"
+    """Whose dead letters are those that name no tenant."""

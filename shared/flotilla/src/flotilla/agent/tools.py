@@ -1,0 +1,91 @@
+"""Tools: an allow-list of typed functions. A call with wrong arguments never reaches the function."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+
+import msgspec
+
+from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
+
+if TYPE_CHECKING:
+    from flotilla.agent.context import TaskContext
+
+ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
+"""An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext."""
+
+CONTEXT_PARAMETER = "ctx"
+
+
+class Tool:
+    """One function that an agent may call by name."""
+
+    def __init__(self, name: str, function: ToolFunction) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"tool {name} must be an async function")
+        self.name = name
+        self.description = inspect.getdoc(function) or ""
+        self._function = function
+        parameters = inspect.signature(function).parameters
+        self._takes_context = next(iter(parameters), None) == CONTEXT_PARAMETER
+        self._arguments = _arguments_type(name, function)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, as language models want it."""
+        return msgspec.json.schema(self._arguments)
+
+    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """`given` as the types that the function asks for.
+
+        Raises:
+            Invalid: one is missing, unknown or of the wrong type.
+        """
+        try:
+            checked = msgspec.convert(msgspec.to_builtins(given), self._arguments)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"tool {self.name}: {error}") from error
+        return {name: getattr(checked, name) for name in self._arguments.__struct_fields__}
+
+    async def __call__(self, ctx: "TaskContext", arguments: Mapping[str, Any]) -> Any:
+        """Calls the function with checked arguments."""
+        if self._takes_context:
+            return await self._function(ctx, **arguments)
+        return await self._function(**arguments)
+
+
+class ToolBox:
+    """The tools that one agent may use."""
+
+    def __init__(self, functions: Mapping[str, ToolFunction]) -> None:
+        self._tools = {name: Tool(name, function) for name, function in functions.items()}
+
+    def __getitem__(self, name: str) -> Tool:
+        """The tool `name`.
+
+        Raises:
+            Forbidden: it is not on the list.
+        """
+        try:
+            return self._tools[name]
+        except KeyError:
+            allowed = ", ".join(sorted(self._tools)) or "none"
+            raise Forbidden(f"tool {name!r} is not allowed here; allowed: {allowed}") from None
+
+    @property
+    def names(self) -> list[str]:
+        """The names on the list, sorted."""
+        return sorted(self._tools)
+
+
+def _arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
+    hints = get_type_hints(function)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == CONTEXT_PARAMETER:
+            continue
+        if parameter.name not in hints or parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
+            raise ConfigurationError(f"tool {name}: parameter {parameter.name} needs a type of its own")
+        kind = hints[parameter.name]
+        default = parameter.default
+        fields.append((parameter.name, kind) if default is parameter.empty else (parameter.name, kind, default))
+    return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
