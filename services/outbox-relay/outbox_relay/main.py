@@ -17,7 +17,7 @@ from flotilla.runtime import Runtime, serve
 from outbox_relay.settings import Settings
 
 SERVICE = "outbox-relay"
-_STUCK_AFTER_S = 60.0
+_STUCK_AFTER_S = 120.0
 _RETRY_S = 0.5
 
 log = structlog.get_logger(__name__)

@@ -5,11 +5,12 @@ between append and commit. Several sessions in one transaction: append in the or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 from flotilla.contracts.envelope import AgentEvent, encode_event
-from flotilla.contracts.errors import Invalid, NotFound, SequenceConflict
+from flotilla.contracts.errors import FlotillaError, Invalid, NotFound, SequenceConflict
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
 from flotilla.outbox.lanes import lane_of
@@ -17,13 +18,17 @@ from flotilla.postgres import Connection
 from flotilla.telemetry import current_traceparent
 
 MAX_EVENT_BYTES = 900_000
+_LARGEST_SEQ = 2**63 - 1
+_SOME_TIME = datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+"""As long in JSON as any time."""
 
-# Draws the next sequence numbers under the session's row lock.
+# Draws the next sequence numbers under the session's row lock; no row when the session is missing or has moved on.
 _DRAW = """
 UPDATE flotilla.sessions SET head_seq = head_seq + $3
-WHERE tenant_id = $1 AND session_id = $2
+WHERE tenant_id = $1 AND session_id = $2 AND ($4::bigint IS NULL OR head_seq = $4)
 RETURNING head_seq
 """
+_HEAD = "SELECT head_seq FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 # One row per event; ids are drawn in order, still under the lock.
 _INSERT = """
 INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body, traceparent)
@@ -57,38 +62,23 @@ async def append(
     Delivery: once committed, each event reaches Kafka at least once and the projection exactly once, in order of
     seq. Nothing of a transaction that rolls back appears anywhere.
 
+    Nothing is drawn when it raises one of these, so a caller may catch it and still commit.
+
     Raises:
         NotFound: the tenant has no such session.
         SequenceConflict: the session's head is not `expected_seq`.
-        Invalid: no events, or one is over 900,000 bytes as JSON.
+        Invalid: no events, or one can't be written as JSON, or has over 900,000 bytes as JSON, or an id is no UUID.
     """
     if not events:
         raise Invalid("append needs at least one event")
-    head = await connection.fetchval(_DRAW, tenant_id, session_id, len(events))
-    if head is None:
-        raise NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
-    first = int(head) - len(events) + 1
-    if expected_seq is not None and first - 1 != expected_seq:
-        raise SequenceConflict(session_id, expected_seq, first - 1)
     traceparent = current_traceparent()
-    placed = [
-        AgentEvent(
-            id=event.event_id or make_id(),
-            type=session_event_type(event.kind),
-            source=event.source,
-            subject=session_id,
-            time=clock(),
-            data=event.data,
-            tenant=tenant_id,
-            sequence=seq,
-            subjectkey=event.subject_key,
-            runid=event.run_id,
-            taskid=event.task_id,
-            traceparent=traceparent,
-        )
-        for seq, event in enumerate(events, start=first)
-    ]
-    bodies = [_encode(event) for event in placed]
+    drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
+    head = await connection.fetchval(_DRAW, tenant_id, session_id, len(events), expected_seq)
+    if head is None:
+        raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
+    first = int(head) - len(events) + 1
+    now = clock()
+    placed = [replace(draft, sequence=seq, time=now) for seq, draft in enumerate(drafts, start=first)]
     await connection.execute(
         _INSERT,
         lane_of(tenant_id, session_id),
@@ -96,17 +86,47 @@ async def append(
         session_id,
         [event.sequence for event in placed],
         [UUID(event.id) for event in placed],
-        bodies,
+        [encode_event(event) for event in placed],
         traceparent,
     )
     return Appended(first, int(head), placed)
 
 
-def _encode(event: AgentEvent) -> bytes:
-    body = encode_event(event)
-    if len(body) > MAX_EVENT_BYTES:
+def _draft(
+    event: AgentStateEvent, tenant_id: str, session_id: str, traceparent: str | None, make_id: IdMaker
+) -> AgentEvent:
+    """The event but for its place. All that can be wrong with it shows here, before a sequence number is drawn."""
+    draft = AgentEvent(
+        id=event.event_id or make_id(),
+        type=session_event_type(event.kind),
+        source=event.source,
+        subject=session_id,
+        time=_SOME_TIME,
+        data=event.data,
+        tenant=tenant_id,
+        sequence=_LARGEST_SEQ,
+        subjectkey=event.subject_key,
+        runid=event.run_id,
+        taskid=event.task_id,
+        traceparent=traceparent,
+    )
+    try:
+        UUID(draft.id)
+        size_bytes = len(encode_event(draft))
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"event {draft.type} of session {session_id} can't be written: {error}") from error
+    if size_bytes > MAX_EVENT_BYTES:
         raise Invalid(
-            f"event {event.type} of session {event.subject} has {len(body)} bytes, {MAX_EVENT_BYTES} are allowed: "
+            f"event {draft.type} of session {session_id} has {size_bytes} bytes, {MAX_EVENT_BYTES} are allowed: "
             "store the content elsewhere and record a reference"
         )
-    return body
+    return draft
+
+
+async def _why_not_drawn(
+    connection: Connection, tenant_id: str, session_id: str, expected_seq: int | None
+) -> FlotillaError:
+    head = await connection.fetchval(_HEAD, tenant_id, session_id)
+    if head is None or expected_seq is None:
+        return NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
+    return SequenceConflict(session_id, expected_seq, int(head))

@@ -44,6 +44,7 @@ class Flights:
     def __init__(self, *, traces: bool) -> None:
         self._traces = traces
         self._under_way: dict[asyncio.Task[None], Flight] = {}
+        self._new: set[asyncio.Task[None]] = set()
 
     @property
     def lanes(self) -> set[int]:
@@ -58,17 +59,23 @@ class Flights:
         """Starts sending the rows of one lane."""
         flight = Flight(rows, time.monotonic())
         coroutine = flight.fly(publisher, max_batch_rows, traces=self._traces)
-        self._under_way[asyncio.create_task(coroutine, name=f"lane-{rows.lane}")] = flight
+        task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
+        self._under_way[task] = flight
+        self._new.add(task)
 
     async def land(self, timeout_s: float) -> list[Flight]:
-        """Those that end within `timeout_s`, returning as soon as all have."""
-        if not self._under_way:
-            return []
-        done, _ = await asyncio.wait(self._under_way, timeout=timeout_s)
-        return self._take(done)
+        """Those that have ended by when all launched since the last call have, or after `timeout_s`.
+
+        One that is slow makes one call wait, not every call.
+        """
+        if tasks := self._new or set(self._under_way):
+            await asyncio.wait(tasks, timeout=timeout_s)
+        self._new = set()
+        return self._take([task for task in self._under_way if task.done()])
 
     async def abandon(self) -> list[Flight]:
         """Stops waiting for any; whether the batches in hand arrived stays unknown."""
+        self._new = set()
         for task in self._under_way:
             task.cancel()
         if self._under_way:

@@ -56,6 +56,8 @@ class SafeLow:
         `read_to` is the last id read when the read was cut short by its limit, None when it saw the end.
         """
         low = horizon.last_id + 1 if read_to is None else min(horizon.last_id, read_to) + 1
+        if low <= read_from.low and horizon.running == read_from.running:
+            return
         base = read_from.base if horizon.running else low
         for lane in lanes:
             self._starts[lane] = Start(low, base, horizon.running)

@@ -114,10 +114,8 @@ class Publisher:
 
     async def check(self) -> None:
         """A readiness check: raises RetryLater when no broker answers."""
-        try:
-            await self._producer.client.fetch_all_metadata()
-        except (KafkaError, OSError) as error:
-            raise RetryLater(f"Kafka does not answer: {str(error) or type(error).__name__}") from error
+        if not await self._producer.client.force_metadata_update():
+            raise RetryLater("no Kafka broker answers")
 
     async def abort(self) -> None:
         """Closes without flushing. `AIOKafkaProducer.stop` would wait until Kafka takes what is queued."""

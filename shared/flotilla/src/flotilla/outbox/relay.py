@@ -7,18 +7,19 @@ after any failure. So every batch that ever reaches Kafka begins no later than t
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
 import structlog
+from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.outbox.flights import Flight, Flights
 from flotilla.outbox.gauges import FleetGauges
 from flotilla.outbox.leases import TICK_S, LaneLeases
-from flotilla.outbox.low import SafeLow
+from flotilla.outbox.low import SafeLow, Start
 from flotilla.outbox.parked import park
 from flotilla.outbox.publisher import EventRefused, Link, Publisher
 from flotilla.outbox.rows import Page, delete_rows, read_page
@@ -35,6 +36,8 @@ _WAITING_S = 2.0
 _LEAVE_AFTER_S = 10.0
 """Without Kafka for so long the lanes are handed back: another relay may reach it."""
 _SUSPICIONS_TO_REFUSE = 5
+_SWEEP_SHARE = 100
+_LEAVE_S = 5.0
 _RETRY_S = (0.1, 2.0)
 
 log = structlog.get_logger(__name__)
@@ -62,6 +65,20 @@ class Caution:
     suspicions: int = 0
 
 
+@dataclass(slots=True)
+class DatabaseView:
+    """What is known of the database through one connection, and void with it: after a failover row ids may be drawn
+    a second time, so nothing is deleted on one connection that was read on another. Between statements the
+    connection is outside any transaction, sends included.
+    """
+
+    connection: "PoolConnectionProxy[asyncpg.Record]"
+    watch: HorizonWatch
+    low: SafeLow = field(default_factory=SafeLow)
+    acked: list[int] = field(default_factory=list)
+    """Rows that Kafka has, still to be deleted; read again they would be published twice."""
+
+
 class Relay:
     """Works the lanes that `leases` gives it, until told to stop."""
 
@@ -82,13 +99,11 @@ class Relay:
         self._on_progress = on_progress
         self._flights = Flights(traces=traces)
         self._gauges = FleetGauges(pool)
-        self._watch = HorizonWatch(pool)
-        self._low = SafeLow()
         self._caution: dict[int, Caution] = {}
-        self._acked: list[int] = []
+        self._database: DatabaseView | None = None
         self._pause_s = self._options.busy_poll_s
-        self._trouble = 0
-        self._renewed_at = self._swept_at = float("-inf")
+        self._kafka_trouble = self._database_trouble = 0
+        self._renewed_at = self._sweep_at = float("-inf")
         self._kafka_seen_at = time.monotonic()
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
@@ -110,49 +125,77 @@ class Relay:
 
     async def _guarded_turn(self) -> float:
         try:
-            return await self._turn()
+            pause_s = await self._turn()
         except DATABASE_TROUBLE as error:
-            self._trouble += 1
-            log.warning("database_away", error=f"{type(error).__name__}: {error}", attempt=self._trouble)
-            return self._retry_s()
+            self._database_trouble += 1
+            log.warning("database_away", error=f"{type(error).__name__}: {error}", attempt=self._database_trouble)
+            await self._leave_database()
+            return _retry_s(self._database_trouble)
+        self._database_trouble = 0
+        return pause_s
+
+    async def _reach_database(self) -> DatabaseView:
+        if self._database is None:
+            connection = await self._pool.acquire()
+            self._database = DatabaseView(connection, HorizonWatch(connection))
+        return self._database
+
+    async def _leave_database(self) -> None:
+        """Forgets all that was read; what is under way is read again, so at worst it is published twice."""
+        await self._flights.land(_PATIENCE_S)
+        if await self._flights.abandon():
+            self._link.restart("the database connection was lost with batches under way")
+        if self._database is not None:
+            connection = self._database.connection
+            self._database = None
+            connection.terminate()
+            await self._pool.release(connection)
 
     async def _turn(self) -> float:
         """One read of every lane that is free, and what it leads to; gives the pause before the next."""
-        await self._housekeeping()
+        view = await self._reach_database()
+        await self._housekeeping(view)
         publisher = self._link.publisher
         if publisher is None:
             return self._options.idle_poll_s
         lanes = sorted(self._leases.owned - self._flights.lanes)
         if not lanes:
-            return await self._settle(publisher) or self._options.idle_poll_s
-        horizon = await self._watch.next()
-        start = self._low.start(lanes)
-        page = await read_page(
-            self._pool, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
-        )
+            return await self._settle(view, publisher) or self._options.idle_poll_s
+        horizon = await view.watch.newest()
+        start = view.low.start(lanes)
+        page = await self._read(view, lanes, start)
         for rows in page.lanes:
             caution = self._caution.get(rows.lane)
             self._flights.launch(publisher, rows, caution.max_batch_rows if caution else self._options.max_rows)
-        retry_s = await self._settle(publisher)
-        if horizon is not None and not retry_s:
+        retry_s = await self._settle(view, publisher)
+        if not retry_s:
             drained = [lane for lane in lanes if lane not in self._flights.lanes]
-            self._low.raise_to(drained, horizon, start, page.read_to)
+            view.low.raise_to(drained, horizon, start, page.read_to)
         return retry_s or self._next_pause(page)
 
-    async def _housekeeping(self) -> None:
-        await self._delete_acked()
+    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> Page:
+        began = time.monotonic()
+        page = await read_page(
+            view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
+        )
+        # Where sweeps step over very many dead rows they become rarer, so that they take 1% of the time at most.
+        if start.low == 0:
+            self._sweep_at = max(self._sweep_at, began + _SWEEP_SHARE * (time.monotonic() - began))
+        return page
+
+    async def _housekeeping(self, view: DatabaseView) -> None:
         now = time.monotonic()
         if self._link.publisher is not None:
             self._kafka_seen_at = now
         if now - self._renewed_at >= TICK_S:
             self._renewed_at = now
-            await self._renew(now)
+            await self._renew(view, now)
             await self._gauges.report(responsible=0 in self._leases.owned or self._link.publisher is None)
-        if now - self._swept_at >= self._options.sweep_s:
-            self._swept_at = now
-            self._low.forget()
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._options.sweep_s
+            view.low.forget()
 
-    async def _renew(self, now: float) -> None:
+    async def _renew(self, view: DatabaseView, now: float) -> None:
         before = self._leases.owned
         if now - self._kafka_seen_at < _LEAVE_AFTER_S:
             await self._leases.renew(busy=self._flights.lanes)
@@ -160,39 +203,42 @@ class Relay:
             await self._leases.leave()
         if before != self._leases.owned:
             log.info("lanes", owned=sorted(self._leases.owned))
-            self._low.forget(self._leases.owned - before)
+            view.low.forget(self._leases.owned - before)
 
-    async def _settle(self, publisher: Publisher) -> float:
+    async def _settle(self, view: DatabaseView, publisher: Publisher) -> float:
         """Takes in what has landed; gives how long to wait before a retry, 0 when nothing failed."""
         landed = await self._flights.land(_PATIENCE_S)
-        reasons = [reason for flight in landed if (reason := await self._take_in(flight))]
+        self._note_acked(view, landed)
+        reasons = [str(flight.error) for flight in landed if flight.error is not None]
+        for flight in landed:
+            await self._take_in(flight)
         if self._flights.oldest_s() > self._options.send_timeout_s:
             reasons.append(f"no acknowledgement for {self._options.send_timeout_s:g} s")
         if reasons:
-            await self._start_over(publisher, reasons[0])
-        await self._delete_acked()
+            await self._start_over(view, publisher, reasons[0])
+        await self._delete_acked(view)
         if reasons:
-            return self._retry_s()
+            return _retry_s(self._kafka_trouble)
         if landed:
-            self._trouble = 0
+            self._kafka_trouble = 0
         return 0.0
 
-    async def _take_in(self, flight: Flight) -> str | None:
-        """Notes what Kafka acknowledged; gives the reason when the producer must be built anew."""
-        if flight.acked:
-            self._acked += flight.rows.ids[: flight.acked]
-            OUTBOX_PUBLISHED.inc(flight.acked)
-            OUTBOX_PUBLISH_DELAY.observe((datetime.now(UTC) - flight.rows.oldest).total_seconds())
-        if isinstance(flight.error, EventRefused):
+    async def _take_in(self, flight: Flight) -> None:
+        if flight.error is None:
+            self._take_heart(flight.lane)
+        elif isinstance(flight.error, EventRefused):
             await self._refused(flight, flight.error)
-            return str(flight.error)
-        if isinstance(flight.error, RetryLater | asyncio.CancelledError):
-            self._trouble += 1
-            return str(flight.error) or "abandoned"
-        if flight.error is not None:
+        elif isinstance(flight.error, RetryLater):
+            self._kafka_trouble += 1
+        else:
             raise flight.error
-        self._take_heart(flight.lane)
-        return None
+
+    def _note_acked(self, view: DatabaseView, flights: Iterable[Flight]) -> None:
+        for flight in flights:
+            if flight.acked:
+                view.acked += flight.rows.ids[: flight.acked]
+                OUTBOX_PUBLISHED.inc(flight.acked)
+                OUTBOX_PUBLISH_DELAY.observe((datetime.now(UTC) - flight.rows.oldest).total_seconds())
 
     def _take_heart(self, lane: int) -> None:
         caution = self._caution.get(lane)
@@ -209,7 +255,7 @@ class Relay:
         if not error.certain:
             caution.suspicions += 1
             if caution.suspicions < _SUSPICIONS_TO_REFUSE:
-                self._trouble += 1
+                self._kafka_trouble += 1
                 return
         caution.suspicions = 0
         caution.max_batch_rows = max(1, size // 2)
@@ -219,20 +265,18 @@ class Relay:
                 tenant, session, seq = parked
                 log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=flight.lane, error=str(error))
 
-    async def _start_over(self, publisher: Publisher, reason: str) -> None:
+    async def _start_over(self, view: DatabaseView, publisher: Publisher, reason: str) -> None:
         """Closes the producer and forgets what was under way; it is read again once there is a new one."""
         log.warning("producer_restarts", reason=reason)
-        for flight in (*await self._flights.land(_PATIENCE_S), *await self._flights.abandon()):
-            self._acked += flight.rows.ids[: flight.acked]
-            OUTBOX_PUBLISHED.inc(flight.acked)
+        self._note_acked(view, await self._flights.land(_PATIENCE_S))
+        self._note_acked(view, await self._flights.abandon())
         if self._link.publisher is publisher:
             self._link.restart(reason)
 
-    async def _delete_acked(self) -> None:
-        # Kept until the delete succeeded: rows read again would be published twice.
-        if self._acked:
-            await delete_rows(self._pool, self._acked)
-            self._acked = []
+    async def _delete_acked(self, view: DatabaseView) -> None:
+        if view.acked:
+            await delete_rows(view.connection, view.acked)
+            view.acked = []
 
     def _next_pause(self, page: Page) -> float:
         options = self._options
@@ -241,17 +285,21 @@ class Relay:
         self._pause_s = options.busy_poll_s if page.rows else min(self._pause_s * 1.25, options.idle_poll_s)
         return self._pause_s
 
-    def _retry_s(self) -> float:
-        first_s, max_s = _RETRY_S
-        return min(first_s * 2 ** min(self._trouble, 10), max_s) if self._trouble else 0.001
-
     async def _drain(self, drain_s: float) -> None:
-        landed: Sequence[Flight] = await self._flights.land(drain_s)
-        for flight in (*landed, *await self._flights.abandon()):
-            self._acked += flight.rows.ids[: flight.acked]
+        landed = [*await self._flights.land(drain_s), *await self._flights.abandon()]
         self._gauges.clear()
         try:
-            await self._delete_acked()
-            await self._leases.leave()
+            async with asyncio.timeout(_LEAVE_S):
+                if self._database is not None:
+                    self._note_acked(self._database, landed)
+                    await self._delete_acked(self._database)
+                await self._leases.leave()
         except DATABASE_TROUBLE as error:
             log.warning("lanes_left_to_expire", error=f"{type(error).__name__}: {error}")
+        await self._leave_database()
+
+
+def _retry_s(failures: int) -> float:
+    """Nothing for a first try, then longer with each failure in a row."""
+    first_s, max_s = _RETRY_S
+    return min(first_s * 2.0 ** min(failures - 1, 10), max_s) if failures else 0.001

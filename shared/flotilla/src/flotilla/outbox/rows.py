@@ -51,7 +51,8 @@ FROM pg_snapshot_xip(pg_current_snapshot()) AS x WHERE x < $1::text::xid8
 # The walk of the primary key is right at any size of the table, whatever its statistics say meanwhile; a page is
 # sorted in memory.
 _PLAN = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "work_mem": "32MB"}
-_STATEMENT_TIMEOUT_S = 10.0
+_STATEMENT_TIMEOUT_S = 60.0
+"""Long enough to step over a hundred million dead rows."""
 
 
 @asynccontextmanager
@@ -103,32 +104,34 @@ class Page:
     """The last id read when a limit cut the read short; None when it saw the end."""
 
 
-async def read_page(pool: Pool, lanes: Sequence[int], start: Start, *, max_rows: int, max_bytes: int) -> Page:
+async def read_page(
+    connection: Connection, lanes: Sequence[int], start: Start, *, max_rows: int, max_bytes: int
+) -> Page:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
-    records = await pool.fetch(_PAGE, lanes, start.low, start.base, running, max_rows, max_bytes)
+    records = await connection.fetch(_PAGE, lanes, start.low, start.base, running, max_rows, max_bytes)
     found = [LaneRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes
     return Page(found, rows, max(lane.ids[-1] for lane in found) if is_cut else None)
 
 
-async def delete_rows(pool: Pool, ids: Iterable[int]) -> None:
+async def delete_rows(connection: Connection, ids: Iterable[int]) -> None:
     """Takes acknowledged rows out of the outbox."""
-    await pool.execute(_DELETE, list(ids))
+    await connection.execute(_DELETE, list(ids))
 
 
-async def draw_horizon(pool: Pool, *, above: int | None) -> tuple[int, int] | None:
+async def draw_horizon(connection: Connection, *, above: Horizon) -> tuple[int, int] | None:
     """The highest row id drawn, then a transaction id above that of every transaction that drew it or one below.
 
-    None when no id has been drawn, or none `above` what is known already.
+    None when this would say no more than `above`.
     """
-    last_id = await pool.fetchval(_LAST_ID)
-    if last_id is None or last_id == above:
+    last_id = await connection.fetchval(_LAST_ID)
+    if last_id is None or (last_id == above.last_id and not above.running):
         return None
-    return int(last_id), int(await pool.fetchval(_OWN_XID))
+    return int(last_id), int(await connection.fetchval(_OWN_XID))
 
 
-async def look_at_horizon(pool: Pool, last_id: int, own_xid: int) -> Horizon:
+async def look_at_horizon(connection: Connection, last_id: int, own_xid: int) -> Horizon:
     """Which transactions from before the horizon still run."""
-    return Horizon(last_id, frozenset(await pool.fetchval(_RUNNING, str(own_xid))))
+    return Horizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flotilla.outbox.low import Horizon
 from flotilla.outbox.rows import draw_horizon, look_at_horizon
-from flotilla.postgres import Pool
+from flotilla.postgres import Connection
 
 _DRAW_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.05
@@ -14,34 +14,29 @@ _PATIENCE_S = 1.0
 
 
 class HorizonWatch:
-    """Draws a horizon, waits for older transactions to end, and gives each horizon once."""
+    """Draws a horizon, waits for older transactions to end, and knows the newest horizon. It stays true for ever."""
 
-    def __init__(self, pool: Pool, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._pool = pool
+    def __init__(self, connection: Connection, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._connection = connection
         self._monotonic = monotonic
         self._drawn: tuple[int, int] | None = None
-        self._drawn_at = 0.0
-        self._looked_at = 0.0
-        self._given: Horizon | None = None
+        self._drawn_at = self._looked_at = float("-inf")
+        self._newest = Horizon(0, frozenset())
 
-    async def next(self) -> Horizon | None:
-        """A horizon that is known before the read that follows, or None when there is no new one."""
+    async def newest(self) -> Horizon:
+        """The newest horizon that is known before the statement that follows; looks for a newer one now and then."""
         now = self._monotonic()
         if self._drawn is None:
             if now - self._drawn_at >= _DRAW_EVERY_S:
-                await self._draw(now)
-            return None
-        if now - self._looked_at < _LOOK_EVERY_S:
-            return None
-        self._looked_at = now
-        horizon = await look_at_horizon(self._pool, *self._drawn)
-        if horizon.running and now - self._drawn_at < _PATIENCE_S:
-            return None
-        self._drawn = None
-        self._given = horizon
-        return horizon
+                self._drawn_at = now
+                self._drawn = await draw_horizon(self._connection, above=self._newest)
+        elif now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            await self._look(self._drawn, patient=now - self._drawn_at < _PATIENCE_S)
+        return self._newest
 
-    async def _draw(self, now: float) -> None:
-        self._drawn_at = now
-        known = self._given.last_id if self._given is not None and not self._given.running else None
-        self._drawn = await draw_horizon(self._pool, above=known)
+    async def _look(self, drawn: tuple[int, int], *, patient: bool) -> None:
+        horizon = await look_at_horizon(self._connection, *drawn)
+        if not horizon.running or not patient:
+            self._newest = horizon
+            self._drawn = None
