@@ -7,6 +7,7 @@ from flotilla.config.settings import (
     RedisSettings,
     ServiceSettings,
     TemporalSettings,
+    Words,
     load_settings,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "RedisSettings",
     "ServiceSettings",
     "TemporalSettings",
+    "Words",
     "load_settings",
 ]

@@ -5,17 +5,25 @@
 Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and OpenTelemetry clients define.
 """
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import CHECKPOINTS_TOPIC, SESSION_EVENTS_TOPIC
 
 PREFIX = "FLOTILLA_"
 _CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+def _split(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Comma-separated in the environment: `research,write`."""
 
 
 class ServiceSettings(BaseSettings):
