@@ -1,0 +1,1 @@
+"""`python -m flotilla.install`: what services expect to find: schema, topics, consumer groups, first keys."""

@@ -1,0 +1,45 @@
+"""What the installer can be told, beside where the dependencies are."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from flotilla.config import KafkaSettings, PostgresSettings, RedisSettings, Words
+
+Passwords = dict[str, SecretStr]
+
+
+class Settings(PostgresSettings, RedisSettings, KafkaSettings):
+    """Settings of `python -m flotilla.install`.
+
+    The DSN must belong to a role that may create roles, or the fleet's roles must exist already.
+    """
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    install_timeout_s: float = Field(default=120.0, gt=0)
+    """How long to wait for a dependency that does not answer."""
+    install_agents: Words = ("research", "write")
+    """Agents whose task streams get their consumer group now, so that work sent before their first start is handled."""
+    kafka_replication_factor: int | None = Field(default=None, ge=1)
+    """Of new topics; by default 3, or the number of brokers where there are fewer."""
+    admin_key: SecretStr | None = None
+    """An API key that shall act as admin of the default tenant: how the first key comes into a new installation."""
+    app_password: SecretStr | None = None
+    """Sets the password of role `flotilla_app`; left alone when unset."""
+    relay_password: SecretStr | None = None
+    """Sets the password of role `flotilla_relay`."""
+    audit_password: SecretStr | None = None
+    """Sets the password of role `flotilla_audit`."""
+    scaler_password: SecretStr | None = None
+    """Sets the password of role `flotilla_scaler`."""
+
+    def role_passwords(self) -> Passwords:
+        """The passwords that are set, by role."""
+        given = {
+            "flotilla_app": self.app_password,
+            "flotilla_relay": self.relay_password,
+            "flotilla_audit": self.audit_password,
+            "flotilla_scaler": self.scaler_password,
+        }
+        return {role: password for role, password in given.items() if password is not None}

@@ -1,0 +1,112 @@
+"""The steps of an installation. Each can be repeated, and run by several processes at once."""
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+import structlog
+from psycopg import sql
+from redis.exceptions import RedisError
+
+from flotilla.bus import AWAY, connect_redis, ensure_group
+from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
+from flotilla.install import keys
+from flotilla.install.settings import Passwords, Settings
+from flotilla.outbox.topics import ensure_topics
+from flotilla.postgres.migrate import migrate
+
+log = structlog.get_logger(__name__)
+_ROLES_LOCK = 0x726F6C65  # "role"
+
+
+async def install_schema(settings: Settings) -> None:
+    """Applies the migrations and sets the passwords of the fleet's roles.
+
+    Raises:
+        RetryLater: PostgreSQL does not answer, or does not know the database or the user yet.
+        ConfigurationError: the role may not do this.
+    """
+    dsn = settings.postgres_dsn.get_secret_value()
+    try:
+        applied = await asyncio.to_thread(migrate, dsn)
+        await asyncio.to_thread(_set_passwords, dsn, settings.role_passwords())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"the role of FLOTILLA_POSTGRES_DSN may not install: {error.diag.message_primary}; "
+            "use the database's owner with CREATEROLE, or a superuser"
+        ) from error
+    except psycopg.OperationalError as error:
+        raise RetryLater(f"PostgreSQL does not answer: {_first_line(error)}") from error
+    log.info("schema_installed", migrations=applied)
+
+
+def _set_passwords(dsn: str, passwords: Passwords) -> None:
+    if not passwords:
+        return
+    with psycopg.connect(dsn) as connection:
+        # Two at once would meet "tuple concurrently updated".
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ROLES_LOCK,))
+        for role, password in passwords.items():
+            statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                sql.Identifier(role), sql.Literal(password.get_secret_value())
+            )
+            connection.execute(statement)
+
+
+async def install_topics(settings: Settings) -> None:
+    """Creates or checks the topics.
+
+    Raises:
+        RetryLater: Kafka does not answer.
+        ConfigurationError: a topic is there and can't hold the log.
+    """
+    created = await ensure_topics(settings, replication_factor=settings.kafka_replication_factor)
+    log.info("topics_installed", created=created)
+
+
+async def install_groups(settings: Settings) -> None:
+    """Creates the consumer groups of the contract's streams, each at `0`.
+
+    Raises:
+        RetryLater: Redis does not answer.
+    """
+    groups = {task_stream(agent): agent_group(agent) for agent in settings.install_agents}
+    created = await _ensure_groups(settings, [(REPLIES_STREAM, BRIDGE_GROUP), *groups.items()])
+    log.info("groups_installed", created=created)
+
+
+async def _ensure_groups(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]:
+    try:
+        async with connect_redis(settings.redis_url.get_secret_value(), name="install") as redis:
+            return [group for stream, group in wanted if await ensure_group(redis, stream, group)]
+    except AWAY as error:
+        raise RetryLater(f"Redis does not answer: {error}") from error
+    except RedisError as error:
+        raise RetryLater(f"Redis refuses this client: {error} (check FLOTILLA_REDIS_URL and its user)") from error
+
+
+async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
+    """Stores the first admin key, and the keys of a local stack, where they are asked for.
+
+    Raises:
+        RetryLater: PostgreSQL does not answer.
+        ConfigurationError: a file can't be written, or the admin key is too short.
+    """
+    dsn = settings.postgres_dsn.get_secret_value()
+    try:
+        if settings.admin_key is not None:
+            await asyncio.to_thread(keys.store_admin_key, dsn, settings.admin_key.get_secret_value())
+        if options.api_keys is not None:
+            await asyncio.to_thread(keys.write_local_keys, dsn, options.api_keys)
+        if options.signing_key is not None:
+            await asyncio.to_thread(keys.write_signing_key, options.signing_key)
+    except psycopg.OperationalError as error:
+        raise RetryLater(f"PostgreSQL does not answer: {_first_line(error)}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or 'a key file'} can't be written: {error.strerror}") from error
+    log.info("keys_installed", files=[str(path) for path in options.written])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
