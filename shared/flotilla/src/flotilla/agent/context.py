@@ -159,6 +159,10 @@ class TaskContext:
         await self._live.token(text)
         await self._look_for_cancel_sometimes()
 
+    async def discard_tokens(self) -> None:
+        """Voids what was shown of this task so far: what follows replaces it."""
+        await self._live.reset()
+
     def cancel(self) -> None:
         """Marks the task as no longer wanted, so that cancelling its function counts as that."""
         self.cancelled = True
