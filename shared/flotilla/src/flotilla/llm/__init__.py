@@ -2,7 +2,7 @@
 
 from flotilla.llm.confidence import Confidence, confidence_of
 from flotilla.llm.create import create_model
-from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel
+from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel, best_quote
 from flotilla.llm.model import (
     ChatMessage,
     Completion,
@@ -35,6 +35,7 @@ __all__ = [
     "StoredCalls",
     "ToolRequest",
     "ToolSpec",
+    "best_quote",
     "confidence_of",
     "create_model",
     "request_hash",

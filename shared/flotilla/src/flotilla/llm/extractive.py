@@ -25,6 +25,7 @@ _REDUNDANCY = 0.6
 # How much the order of the passages counts beside the sentence's own terms.
 _RANK_SHARE = 0.15
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s|$)|\n|$)", re.MULTILINE)
+_LIKE_A_CITATION = re.compile(r"\[[\d\s,;]+\]")
 _WORD = re.compile(r"\w+")
 _ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly")
 _MIN_STEM = 3
@@ -69,9 +70,22 @@ class ExtractiveModel:
 
 def answer(query: str, passages: Sequence[Passage]) -> str:
     """The best sentences, each with the number of its passage: `Cats sleep all day. [2]`."""
-    sentences = [sentence for n, passage in enumerate(passages, 1) for sentence in _sentences(n, passage.text)]
+    sentences = [
+        sentence
+        for n, passage in enumerate(passages, 1)
+        for sentence in _sentences(n, passage.text)
+        if not _LIKE_A_CITATION.search(sentence.text)
+    ]
     chosen = _choose(_terms(query), sentences)
     return " ".join(f"{sentence.text} [{sentence.passage}]" for sentence in chosen) or NOTHING_FOUND
+
+
+def best_quote(passage: str, about: str) -> str:
+    """The sentence of `passage` that has most in common with `about`; its beginning where none has anything."""
+    sentences = list(_sentences(1, passage))
+    wanted = _terms(about)
+    best = max(sentences, key=lambda sentence: len(wanted & sentence.terms), default=None)
+    return best.text if best else _shorten(" ".join(passage.split()))
 
 
 def _sentences(number: int, text: str) -> Iterator[_Sentence]:

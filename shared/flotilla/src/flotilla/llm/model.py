@@ -69,6 +69,8 @@ class CompletionRequest:
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
+    may_call_tools: bool = True
+    """False makes the model answer although it has tools."""
     max_tokens: int | None = None
     """Longest answer, in tokens; None leaves it to the endpoint."""
     temperature: float | None = None

@@ -82,6 +82,7 @@ class OpenAiModel:
             arguments["logprobs"] = True
         if request.tools:
             arguments["tools"] = [_tool(tool) for tool in request.tools]
+            arguments["tool_choice"] = "auto" if request.may_call_tools else "none"
         if request.max_tokens is not None:
             arguments["max_tokens"] = request.max_tokens
         if request.temperature is not None:

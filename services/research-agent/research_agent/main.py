@@ -1,0 +1,31 @@
+"""The research agent as a service."""
+
+from contextlib import AsyncExitStack
+
+from flotilla.agent import run_agent
+from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, Ranking, search_tool
+from flotilla.postgres import open_pool
+from flotilla.runtime import Runtime, serve
+from research_agent.agent import agent
+from research_agent.settings import Settings
+
+SERVICE = "research-agent"
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Opens the knowledge base and serves the agent's tasks until `runtime.stop`."""
+    async with AsyncExitStack() as stack:
+        dsn = settings.postgres_dsn.get_secret_value()
+        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        ranking = Ranking(config=settings.research_text_config, depth=settings.research_postings_per_term)
+        search = search_tool(KnowledgeBase(pool, ranking=ranking))
+        await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)
+
+
+def main() -> None:
+    """Entry point of `research-agent`."""
+    raise SystemExit(serve(SERVICE, Settings, run))
+
+
+if __name__ == "__main__":
+    main()

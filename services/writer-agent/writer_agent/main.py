@@ -1,0 +1,52 @@
+"""The writer agent as a service."""
+
+from contextlib import AsyncExitStack
+
+from flotilla.agent import ToolFunction, run_agent
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, search_tool
+from flotilla.llm import create_model
+from flotilla.postgres import Pool, open_pool
+from flotilla.runtime import Runtime, serve
+from writer_agent.agent import Writing, writer
+from writer_agent.settings import Settings
+from writer_agent.tool_loop import Budget
+
+SERVICE = "writer-agent"
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Opens the model and serves the agent's tasks until `runtime.stop`."""
+    async with AsyncExitStack() as stack:
+        dsn = settings.postgres_dsn.get_secret_value()
+        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        model = create_model(settings)
+        stack.push_async_callback(model.close)
+        tools = _tools(pool, settings.writer_tools)
+        await run_agent(writer(_writing(settings)), settings, runtime, tools=tools, model=model, pool=pool)
+
+
+def _tools(pool: Pool, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:
+    known = {SEARCH_TOOL: search_tool(KnowledgeBase(pool))}
+    unknown = sorted(set(allowed) - known.keys())
+    if unknown:
+        raise ConfigurationError(f"FLOTILLA_WRITER_TOOLS names {unknown}: there are {sorted(known)}")
+    return {name: known[name] for name in allowed}
+
+
+def _writing(settings: Settings) -> Writing:
+    budget = Budget(
+        tool_steps=settings.writer_max_tool_steps,
+        tokens=settings.writer_max_tokens,
+        output_tokens=settings.llm_max_output_tokens,
+    )
+    return Writing(tools=settings.writer_tools, budget=budget, history_turns=settings.writer_history_turns)
+
+
+def main() -> None:
+    """Entry point of `writer-agent`."""
+    raise SystemExit(serve(SERVICE, Settings, run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Settings of the writer agent."""
+
+from pydantic import Field
+
+from flotilla.agent import AgentSettings
+from flotilla.config import LlmSettings
+from flotilla.knowledge import SEARCH_TOOL
+
+
+class Settings(AgentSettings, LlmSettings):
+    """An agent's settings, the model's, and the budgets of one answer."""
+
+    writer_tools: tuple[str, ...] = (SEARCH_TOOL,)
+    """What the model may call, as JSON: `["search_knowledge_base"]`; `[]` for an endpoint without tools."""
+    writer_max_tool_steps: int = Field(default=3, ge=0)
+    """How often the model may ask for tools before it must answer."""
+    writer_max_tokens: int = Field(default=50_000, ge=1)
+    """Input and output tokens that one answer may use, all calls together."""
+    writer_history_turns: int = Field(default=6, ge=0)
+    """Earlier questions and answers of the session that go into the prompt."""

@@ -1,0 +1,27 @@
+"""The knowledge base as a tool that agents may put on their list."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from flotilla.contracts.tasks import Passage
+from flotilla.knowledge.base import KnowledgeBase
+
+SEARCH_TOOL = "search_knowledge_base"
+
+
+class ForTenant(Protocol):
+    """Whoever searches, searches for a tenant: a `TaskContext` does."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose documents are searched."""
+
+
+def search_tool(knowledge: KnowledgeBase) -> Callable[..., Awaitable[list[Passage]]]:
+    """The tool `search_knowledge_base`, under that name, over `knowledge`."""
+
+    async def search_knowledge_base(ctx: ForTenant, query: str, top_k: int = 5) -> list[Passage]:
+        """Searches the documents for passages about `query` (a few words or a question) and gives the `top_k` best."""
+        return await knowledge.search(ctx.tenant_id, query, top_k)
+
+    return search_knowledge_base
