@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from flotilla.bus import Delivery, Finish
 from flotilla.bus.connection import Redis
 from flotilla.contracts.envelope import from_builtins, to_json
-from flotilla.contracts.errors import RetryLater, Undecodable, UnknownType
+from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, TASK_REPLIED, AgentReply, ReplyAddress
 from flotilla.postgres import Pool
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, reference_to
@@ -37,7 +37,8 @@ class Bridge:
         """Stores what a foreign agent left to be stored, then answers the waiting activity.
 
         Raises:
-            UnknownType, Undecodable: not a reply, or not one that a workflow could use.
+            UnknownType: not a reply, or of a version that this worker does not know.
+            DeadLetter: no workflow could use it; whoever waits for the task is told by the dead letters.
             RetryLater: Temporal or PostgreSQL is away.
         """
         reply = _reply_in(delivery)
@@ -96,11 +97,15 @@ def _reply_in(delivery: Delivery) -> AgentReply:
     event = delivery.event
     if event.type != TASK_REPLIED:
         raise UnknownType(f"entry {delivery.entry_id}: {event.type} is not {TASK_REPLIED}")
-    reply = from_builtins(event.data, AgentReply)
+    try:
+        reply = from_builtins(event.data, AgentReply)
+    except Undecodable as error:
+        # The version is one we know, so no other worker could read it either: no second chances.
+        raise DeadLetter(f"entry {delivery.entry_id}: {error}") from error
     if reply.status == "failed" and reply.failure is None:
-        raise Undecodable(f"reply to task {reply.task_id} failed without a failure")
+        raise DeadLetter(f"reply to task {reply.task_id} failed without a failure")
     if reply.status == "done" and reply.result is None and reply.result_ref is None:
-        raise Undecodable(f"reply to task {reply.task_id} is done without a result")
+        raise DeadLetter(f"reply to task {reply.task_id} is done without a result")
     return reply
 
 

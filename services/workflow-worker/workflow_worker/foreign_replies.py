@@ -4,16 +4,17 @@ An agent in another language needs only Redis; it marks nothing as persisted, an
 own row says whose task it is: tenant, session and agent of the reply must agree with it.
 """
 
-from typing import Any
-
 import asyncpg
 
 from flotilla.contracts.envelope import from_builtins, to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Refused, RetryLater, Undecodable
-from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import DATA_OF_KIND, SESSION_EVENT_KINDS, AgentStateEvent, SessionEventKind
 from flotilla.contracts.tasks import AgentReply
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+
+_KINDS: dict[str, SessionEventKind] = {kind: kind for kind in SESSION_EVENT_KINDS}
 
 # The answer to a try, once; success is final.
 _STORE = """
@@ -88,11 +89,12 @@ async def _record(connection: Connection, reply: AgentReply, events: list[AgentS
         await append(connection, reply.tenant_id, reply.session_id, events)
 
 
-def _session_event(reply: AgentReply, event: Any) -> AgentStateEvent:
-    kind = event.get("kind")
-    if kind not in DATA_OF_KIND:
-        raise Undecodable(f"reply to task {reply.task_id}: {kind!r} is no kind of session event")
-    data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
+def _session_event(reply: AgentReply, event: JsonObject) -> AgentStateEvent:
+    try:
+        kind = _KINDS[str(event.get("kind"))]
+        data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
+    except (KeyError, Undecodable) as error:
+        raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
     return AgentStateEvent(
         kind=kind,
         data=to_builtins(data),

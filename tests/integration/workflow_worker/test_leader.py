@@ -1,0 +1,64 @@
+"""One leader at a time; another one soon after it is gone."""
+
+import asyncio
+import time
+
+from flotilla.postgres import Pool
+from tests.support.waiting import eventually
+from workflow_worker.leader import LEASE_S, RENEW_S, Duty, Leader, every
+
+
+def counting(counts: list[str], name: str) -> Duty:
+    async def tick() -> None:
+        counts.append(name)
+
+    return every(0.01, tick)
+
+
+async def test_one_of_two_leads_and_the_other_follows_it(pool: Pool) -> None:
+    counts: list[str] = []
+    stops = {name: asyncio.Event() for name in ("a", "b")}
+    leaders = {name: Leader(pool, "lease", name, [counting(counts, name)]) for name in stops}
+    tasks = {name: asyncio.create_task(leaders[name].run(stops[name])) for name in stops}
+    await eventually(lambda: counts)
+    assert sorted(leader.leading for leader in leaders.values()) == [False, True]
+    first = next(name for name, leader in leaders.items() if leader.leading)
+    assert set(counts) == {first}
+    other = "b" if first == "a" else "a"
+    stops[first].set()
+    await tasks[first]
+    await eventually(lambda: leaders[other].leading, timeout_s=RENEW_S + 1)
+    stops[other].set()
+    await tasks[other]
+
+
+async def test_a_leader_that_vanishes_is_replaced_when_its_lease_ends(pool: Pool) -> None:
+    counts: list[str] = []
+    gone = Leader(pool, "lease", "gone", [counting(counts, "gone")])
+    task = asyncio.create_task(gone.run(asyncio.Event()))
+    await eventually(lambda: gone.leading)
+    await pool.execute("UPDATE flotilla_ops.leases SET owner = 'ghost' WHERE name = 'lease'")
+    await eventually(lambda: not gone.leading, timeout_s=RENEW_S + 1)
+    started = time.monotonic()
+    await eventually(lambda: gone.leading, timeout_s=LEASE_S + RENEW_S + 1)
+    assert time.monotonic() - started > 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_duty_that_fails_is_done_again(pool: Pool) -> None:
+    done = asyncio.Event()
+    tries: list[int] = []
+
+    async def fail_once() -> None:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise ValueError("not yet")
+        done.set()
+
+    stop = asyncio.Event()
+    task = asyncio.create_task(Leader(pool, "lease", "a", [every(0.01, fail_once)]).run(stop))
+    async with asyncio.timeout(5):
+        await done.wait()
+    stop.set()
+    await task
