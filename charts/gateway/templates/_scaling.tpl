@@ -1,0 +1,10 @@
+{{- define "gateway.scalingModifiers" -}}
+{{- end }}
+
+{{- define "gateway.triggers" -}}
+- type: cpu
+  name: cpu
+  metricType: Utilization
+  metadata:
+    value: {{ .Values.autoscaling.keda.targetCPUUtilizationPercentage | quote }}
+{{- end }}
