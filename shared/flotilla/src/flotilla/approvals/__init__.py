@@ -1,0 +1,1 @@
+"""Approvals: policy, votes and their events. Pure, so that gateway, worker and workflows share them."""

@@ -1,0 +1,140 @@
+"""One vote on one action: who may vote, what counts, when it is final. Pure, so that a workflow can hold it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from flotilla.contracts.approvals import (
+    ApprovalRequirement,
+    ApprovalStatus,
+    DecisionAnswer,
+    DecisionRequest,
+    RefusalType,
+    Vote,
+    content_hash,
+)
+from flotilla.contracts.errors import Invalid
+from flotilla.contracts.json_types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an attempt does not count."""
+
+    type: RefusalType
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """The state of a vote. Each change gives a new ballot."""
+
+    approval_id: str
+    action: str
+    args: JsonObject
+    requirement: ApprovalRequirement
+    requested_by: str
+    on_behalf_of: str
+    deadline: datetime
+    status: ApprovalStatus = "pending"
+    votes: tuple[Vote, ...] = ()
+    edited_by: str | None = None
+
+    @property
+    def content_hash(self) -> str:
+        """Of what would be executed now."""
+        return content_hash(self.action, self.args)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can change any more."""
+        return self.status != "pending"
+
+    @property
+    def approvals(self) -> int:
+        """Different people who approved exactly what would be executed now."""
+        current = self.content_hash
+        voters = {v.subject for v in self.votes if v.decision == "approve" and v.content_hash == current}
+        return len(voters)
+
+    def refusal(
+        self, attempt: DecisionRequest, now: datetime, check_args: Callable[[str, JsonObject], None]
+    ) -> Refusal | None:
+        """Why `attempt` does not count at `now`; None if it does."""
+        return self._unfit_voter(attempt) or self._too_late(attempt, now) or self._unfit_vote(attempt, check_args)
+
+    def _unfit_voter(self, attempt: DecisionRequest) -> Refusal | None:
+        if not attempt.is_person:
+            return Refusal("NotAPerson", f"{attempt.subject} is not a person: only people decide")
+        if self.requirement.exclude_requester and attempt.subject in (self.requested_by, self.on_behalf_of):
+            return Refusal("SelfApproval", f"{attempt.subject} asked for this action: somebody else must decide")
+        if not set(attempt.roles) & set(self.requirement.roles):
+            return Refusal("WrongRole", f"{attempt.subject} has none of the roles {', '.join(self.requirement.roles)}")
+        return None
+
+    def _too_late(self, attempt: DecisionRequest, now: datetime) -> Refusal | None:
+        if self.status == "timeout" or (not self.is_final and now >= self.deadline):
+            return Refusal("Late", f"the deadline was {self.deadline.isoformat()}")
+        if self.is_final:
+            return Refusal("AlreadyDecided", f"approval {self.approval_id} is {self.status}")
+        if attempt.content_hash != self.content_hash:
+            return Refusal("StaleHash", "what would be executed is not what you were shown: read it again")
+        return None
+
+    def _unfit_vote(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
+        if attempt.decision in self.requirement.reason_required and not (attempt.reason or "").strip():
+            return Refusal("ReasonRequired", f"policy asks for a reason to {attempt.decision}")
+        if attempt.decision == "approve" and attempt.subject == self.edited_by:
+            return Refusal("OwnEdit", f"{attempt.subject} edited this: somebody else must approve it")
+        return self._unfit_edit(attempt, check_args) if attempt.decision == "edit" else None
+
+    def _unfit_edit(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
+        if attempt.args is None or attempt.args == self.args:
+            return Refusal("InvalidArgs", "an edit needs all arguments, at least one of them changed")
+        names = set(attempt.args) | set(self.args)
+        changed = {name for name in names if attempt.args.get(name) != self.args.get(name)}
+        if fixed := changed - set(self.requirement.editable_args):
+            return Refusal("NotEditable", f"policy lets nobody edit {', '.join(sorted(fixed))}")
+        try:
+            check_args(self.action, attempt.args)
+        except Invalid as error:
+            return Refusal("InvalidArgs", str(error))
+        return None
+
+    def counted(self, attempt: DecisionRequest) -> "Ballot":
+        """The ballot after `attempt`, which `refusal` let through. One rejection is final; so is the quorum."""
+        vote = Vote(
+            subject=attempt.subject,
+            decision=attempt.decision,
+            content_hash=attempt.content_hash,
+            reason=attempt.reason,
+            authenticated=attempt.authenticated,
+        )
+        ballot = replace(self, votes=(*self.votes, vote))
+        if attempt.decision == "reject":
+            return replace(ballot, status="rejected")
+        if attempt.decision == "edit" and attempt.args is not None:
+            return replace(ballot, args=attempt.args, edited_by=attempt.subject)
+        return replace(ballot, status="approved") if ballot.approvals >= self.requirement.quorum else ballot
+
+    def expired(self) -> "Ballot":
+        """The ballot at its deadline: policy's verdict, if nobody was quicker."""
+        if self.is_final:
+            return self
+        return replace(self, status="approved" if self.requirement.verdict_at_deadline == "approve" else "timeout")
+
+    def cancelled(self) -> "Ballot":
+        """The ballot of an action that was called off, if nobody was quicker."""
+        return self if self.is_final else replace(self, status="cancelled")
+
+    def answer(self, attempt: DecisionRequest) -> DecisionAnswer:
+        """What the voter is told, once `attempt` has counted."""
+        return DecisionAnswer(
+            approval_id=self.approval_id,
+            decision=attempt.decision,
+            subject=attempt.subject,
+            approval_status=self.status,
+            content_hash=self.content_hash,
+            approvals=self.approvals,
+            quorum=self.requirement.quorum,
+        )

@@ -1,0 +1,81 @@
+"""The session events of a governed action: every attempt to decide, refused ones too, with who, what was shown and
+under which policy."""
+
+from collections.abc import Mapping
+
+from flotilla.approvals.ballot import Ballot, Refusal
+from flotilla.contracts.approvals import ApprovalStatus, DecisionRequest
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.session_events import AgentStateEvent, StateChange
+
+WORKFLOW_SOURCE = "/workflows/HumanInTheLoopWorkflow"
+GATEWAY_SOURCE = "/gateway"
+
+
+def action_event(
+    change: str, action_id: str, details: Mapping[str, object] | None = None, source: str = WORKFLOW_SOURCE
+) -> AgentStateEvent:
+    """`state_change` of an action; its details always name it."""
+    data = StateChange(change=change, details={"action_id": action_id, **to_builtins(details or {})})
+    return AgentStateEvent(kind="state_change", data=to_builtins(data), source=source)
+
+
+def attempted_event(attempt: DecisionRequest, policy_version: str, source: str = GATEWAY_SOURCE) -> AgentStateEvent:
+    """Somebody tried to decide; written before the workflow is asked."""
+    return action_event("approval_attempted", attempt.approval_id, _who_and_what(attempt, policy_version), source)
+
+
+def refused_event(
+    attempt: DecisionRequest, refusal: Refusal, policy_version: str, source: str = GATEWAY_SOURCE
+) -> AgentStateEvent:
+    """The attempt did not count."""
+    details = {
+        **_who_and_what(attempt, policy_version),
+        "refusal": refusal.type,
+        "message": refusal.message,
+    }
+    return action_event("approval_refused", attempt.approval_id, details, source)
+
+
+def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEvent]:
+    """The attempt counted; and what the vote came to, if it is final."""
+    details = {
+        **_who_and_what(attempt, after.requirement.policy_version),
+        "approvals": after.approvals,
+        "quorum": after.requirement.quorum,
+        "next_content_hash": after.content_hash,
+    }
+    counted = action_event("approval_counted", attempt.approval_id, details)
+    return [counted, verdict_event(after)] if after.is_final else [counted]
+
+
+_VERDICTS: Mapping[ApprovalStatus, str] = {
+    "approved": "action_approved",
+    "rejected": "action_rejected",
+    "timeout": "approval_timed_out",
+    "cancelled": "approval_cancelled",
+}
+
+
+def verdict_event(ballot: Ballot) -> AgentStateEvent:
+    """How the vote ended."""
+    details = {
+        "content_hash": ballot.content_hash,
+        "policy_version": ballot.requirement.policy_version,
+        "voters": [vote.subject for vote in ballot.votes],
+    }
+    return action_event(_VERDICTS[ballot.status], ballot.approval_id, details)
+
+
+def _who_and_what(attempt: DecisionRequest, policy_version: str) -> dict[str, object]:
+    return {
+        "attempt_id": attempt.attempt_id,
+        "subject": attempt.subject,
+        "roles": attempt.roles,
+        "decision": attempt.decision,
+        "content_hash": attempt.content_hash,
+        "reason": attempt.reason,
+        "args": attempt.args,
+        "authenticated": attempt.authenticated,
+        "policy_version": policy_version,
+    }

@@ -1,0 +1,186 @@
+"""Who must approve what: one typed file, read at start by gateway and worker.
+
+A rule is looked up from general to special, and the more special one wins field by field:
+`[defaults]` < `[risk.<level>]` < `[actions.<name>]` < `[actions.<name>.<level>]`. An action that the file does not
+name is treated as `[actions."*"]`. A key that nobody knows is an error, not a rule that silently does nothing.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from flotilla.contracts.approvals import RISK_ORDER, ApprovalRequirement, Decision
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.json_types import JsonObject, JsonScalar
+from flotilla.contracts.requests import RiskLevel
+
+BUILTIN: Mapping[str, str] = {"builtin:production": "production.toml", "builtin:local": "local.toml"}
+"""`local` differs in one thing: it counts the signal `approve`, whose sender nobody proved."""
+ANY_ACTION = "*"
+
+Level: TypeAlias = Literal["low", "medium", "high"]
+
+
+class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Fields that are not set leave the more general rule's."""
+
+    required: bool | None = None
+    roles: list[str] | None = None
+    quorum: int | None = None
+    deadline_s: float | None = None
+    reminder_s: float | None = None
+    verdict_at_deadline: Literal["reject", "approve"] | None = None
+    exclude_requester: bool | None = None
+    editable_args: list[str] | None = None
+    reason_required: list[Decision] | None = None
+    allow_signal: bool | None = None
+
+
+class _Raise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Raises the risk when every named argument has one of the listed values."""
+
+    to: Level
+    when: dict[str, list[JsonScalar]]
+    because: str
+
+
+class _ActionRule(_Rule, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    risk: Level = "medium"
+    raise_if: list[_Raise] = []
+    low: _Rule = _Rule()
+    medium: _Rule = _Rule()
+    high: _Rule = _Rule()
+
+
+class _RiskRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    low: _Rule = _Rule(required=False)
+    medium: _Rule = _Rule()
+    high: _Rule = _Rule()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: str
+    defaults: _Rule = _Rule()
+    risk: _RiskRules = _RiskRules()
+    actions: dict[str, _ActionRule] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How risky an action is, and why."""
+
+    risk_level: RiskLevel
+    reasons: list[str]
+
+
+class ApprovalPolicy:
+    """The rules of one policy file."""
+
+    def __init__(self, rules: _File, digest: str) -> None:
+        self._rules = rules
+        self.version = f"{rules.version}+{digest[:12]}"
+        """The file's own version and the beginning of its SHA-256: what a decision is recorded with."""
+
+    def assess(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
+        """The action's risk by the file's rules. `requested` can raise it, never lower it."""
+        rule = self._action(action)
+        level: RiskLevel = rule.risk
+        reasons = [f"policy: {action} is {level}"]
+        for raising in rule.raise_if:
+            if _matches(raising.when, args) and _above(raising.to, level):
+                level = raising.to
+                reasons.append(f"policy: {raising.because}")
+        return raised(Assessment(level, reasons), requested, "the requester asked for more care")
+
+    def requirement(self, action: str, assessment: Assessment) -> ApprovalRequirement:
+        """What must happen before the action is executed."""
+        rule = self._action(action)
+        level = assessment.risk_level
+        layers = [self._rules.defaults, getattr(self._rules.risk, level), rule, getattr(rule, level)]
+        chosen = {name: value for layer in layers for name, value in _set_fields(layer).items()}
+        return msgspec.convert(
+            {
+                "required": True,
+                "risk_level": level,
+                "reasons": assessment.reasons,
+                "policy_version": self.version,
+                **chosen,
+            },
+            ApprovalRequirement,
+        )
+
+    def _action(self, action: str) -> _ActionRule:
+        return self._rules.actions.get(action) or self._rules.actions.get(ANY_ACTION) or _ActionRule()
+
+
+def raised(assessment: Assessment, level: RiskLevel, because: str) -> Assessment:
+    """The assessment with at least `level`."""
+    if not _above(level, assessment.risk_level):
+        return assessment
+    return Assessment(level, [*assessment.reasons, because])
+
+
+def parse_policy(text: str, name: str) -> ApprovalPolicy:
+    """Reads a policy file's text.
+
+    Raises:
+        ConfigurationError: not TOML, an unknown key, a wrong type, or a rule that nobody could ever satisfy.
+    """
+    try:
+        rules = msgspec.convert(tomllib.loads(text), _File)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"approval policy {name}: {error}") from error
+    policy = ApprovalPolicy(rules, hashlib.sha256(text.encode()).hexdigest())
+    for action in [*rules.actions, ANY_ACTION]:
+        for level in RISK_ORDER:
+            _check(policy.requirement(action, Assessment(level, [])), f"approval policy {name}: {action}, {level}")
+    return policy
+
+
+def read_policy(source: str) -> ApprovalPolicy:
+    """Reads a policy from a path, `builtin:production` or `builtin:local`.
+
+    Raises:
+        ConfigurationError: it can't be read, or not used.
+    """
+    builtin = BUILTIN.get(source)
+    try:
+        text = (
+            resources.files(__package__).joinpath(builtin).read_text("utf-8")
+            if builtin
+            else Path(source).read_text("utf-8")
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"approval policy {source}: {error}; set FLOTILLA_APPROVAL_POLICY to a file, or to {' or '.join(BUILTIN)}"
+        ) from error
+    return parse_policy(text, source)
+
+
+def _check(requirement: ApprovalRequirement, where: str) -> None:
+    if not requirement.required:
+        return
+    if not requirement.roles:
+        raise ConfigurationError(f"{where}: nobody could approve; set roles")
+    if requirement.quorum < 1 or requirement.deadline_s <= 0:
+        raise ConfigurationError(f"{where}: quorum and deadline_s must be positive")
+    if requirement.reminder_s is not None and not 0 < requirement.reminder_s < requirement.deadline_s:
+        raise ConfigurationError(f"{where}: reminder_s must lie between 0 and deadline_s")
+
+
+def _set_fields(rule: _Rule) -> dict[str, object]:
+    return {name: value for name in _Rule.__struct_fields__ if (value := getattr(rule, name)) is not None}
+
+
+def _matches(when: Mapping[str, Sequence[JsonScalar]], args: JsonObject) -> bool:
+    return all(args.get(name) in values for name, values in when.items())
+
+
+def _above(level: RiskLevel, other: RiskLevel) -> bool:
+    return RISK_ORDER.index(level) > RISK_ORDER.index(other)
