@@ -1,0 +1,112 @@
+"""How a run, its answer and its live events look."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flotilla_cli.live import LiveEvent
+from flotilla_cli.printing import Column, Document, notice, plain, print_table, say, write
+
+BASES = {
+    "token_logprobs": "from the model's token probabilities",
+    "retrieval_scores": "from how well the passages match the question",
+}
+ACTIVE = ("pending", "running", "interrupted")
+
+
+class AnswerPrinter:
+    """Prints a run's tokens as they come, and knows what it printed."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def take(self, event: LiveEvent) -> None:
+        """Show one live event."""
+        if event.kind == "token":
+            self._token(str(event.data.get("text", "")))
+        elif event.kind == "reset":
+            self._reset(event.data)
+        elif event.kind == "step":
+            self._step(event.data)
+
+    def finish(self, answer: str) -> None:
+        """End the line; show the whole answer if what came live is not all of it."""
+        if self.text.strip() != answer.strip():
+            self._break_line()
+            say(answer)
+        else:
+            self._break_line()
+
+    def _token(self, text: str) -> None:
+        self.text += text
+        write(text)
+
+    def _reset(self, data: Mapping[str, Any]) -> None:
+        if self.text:
+            self._break_line()
+            notice(f"the attempt broke off; attempt {data.get('attempt', '?')} begins the answer anew")
+        self.text = ""
+
+    def _step(self, data: Mapping[str, Any]) -> None:
+        if not self.text:
+            notice(f"· {step_line(data)}")
+
+    def _break_line(self) -> None:
+        if self.text and not self.text.endswith("\n"):
+            write("\n")
+
+
+def step_line(data: Mapping[str, Any]) -> str:
+    """`research started`, with the attempt when it is not the first."""
+    attempt = data.get("attempt") or 1
+    again = f" (attempt {attempt})" if attempt != 1 else ""
+    return f"{data.get('step', '?')} {data.get('status', '')}{again}"
+
+
+def print_result(result: Document) -> None:
+    """Sources, and the confidence with its basis."""
+    sources = result.get("sources") or []
+    say()
+    say("Sources", style="bold")
+    print_table(
+        [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)], _SOURCES, "The answer has no source."
+    )
+    say()
+    say(confidence_line(result))
+    say(model_line(result), style="dim")
+
+
+def confidence_line(result: Document) -> str:
+    """The figure and what it is computed from."""
+    basis = str(result.get("confidence_basis") or "basis not given")
+    confidence = result.get("confidence")
+    figure = f"{confidence:.2f}" if isinstance(confidence, int | float) else "unknown"
+    return f"Confidence {figure}, {BASES.get(basis, basis)} ({basis})"
+
+
+def model_line(result: Document) -> str:
+    """Which model wrote it, and what it used."""
+    usage = result.get("usage") or {}
+    tokens = f"{usage.get('input_tokens', 0)} tokens in, {usage.get('output_tokens', 0)} out"
+    return f"Model {plain(result.get('model') or 'unknown')}; {tokens}"
+
+
+def _position(source: Document) -> str:
+    return f"{source.get('start', '?')}-{source.get('end', '?')}"
+
+
+_SOURCES = (
+    Column("", "n"),
+    Column("title", "title"),
+    Column("uri", "uri"),
+    Column("characters", _position, "right"),
+    Column("score", "score", "right"),
+)
+
+
+def why_it_failed(run: Document) -> str:
+    """The reason of a run that did not succeed."""
+    error = run.get("error")
+    if isinstance(error, dict):
+        kind, message = error.get("type", ""), error.get("message") or error.get("detail") or error
+        return plain(f"{kind}: {message}" if kind else message)
+    return plain(error or "no reason given")

@@ -1,0 +1,84 @@
+"""Arguments that need reading: `k=v` pairs, JSON, amounts, spans of time."""
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from flotilla_cli.errors import Misuse
+
+_SPAN = re.compile(r"(\d+)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """`k=v` arguments as an object. A value that is JSON is taken as such (`n=3`, `on=true`, `s='"3"'`), else as text.
+
+    Raises:
+        Misuse: a pair without `=` or without a name, or the same name twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise Misuse(f"{pair!r} is no argument", "write it as name=value")
+        if name in found:
+            raise Misuse(f"{name} is given twice")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        return text
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object given as text, or as `@FILE`.
+
+    Raises:
+        Misuse: the file cannot be read, or it is not a JSON object.
+    """
+    try:
+        document = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise Misuse(f"not a JSON object: {error}", """write it as '{"query": "…"}', or as @FILE""") from error
+    if not isinstance(document, dict):
+        raise Misuse(f"a JSON object is needed, not {text[:40]!r}", """write it as '{"query": "…"}', or as @FILE""")
+    return document
+
+
+def read_amount(text: str) -> str:
+    """A positive decimal amount, as it was written.
+
+    Raises:
+        Misuse: it is none.
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise Misuse(f"{text!r} is no amount", "write it like 12.50") from None
+    if not amount.is_finite() or amount <= 0:
+        raise Misuse(f"{text} is no amount to pay", "it has to be above 0")
+    return format(amount, "f")
+
+
+def read_expiry(text: str, now: datetime | None = None) -> datetime:
+    """When a span like `90d` from now is over.
+
+    Raises:
+        Misuse: it is none.
+    """
+    match = _SPAN.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        raise Misuse(f"{text!r} is no span of time", "write it like 12h, 90d or 4w")
+    return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})

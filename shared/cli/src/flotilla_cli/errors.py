@@ -1,0 +1,34 @@
+"""What ends the command with something other than 0.
+
+CliError            1  the request failed: refused, in conflict, or the other side is away
+├── Misuse          2  the arguments can't be meant like this
+└── NotFound        3  no such thing for this tenant
+"""
+
+from typing import ClassVar
+
+DONE, FAILED, MISUSE, MISSING = 0, 1, 2, 3
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+
+class CliError(Exception):
+    """Says what happened, to what, and in `mend` what to do about it."""
+
+    exit_code: ClassVar[int] = FAILED
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.mend = mend
+
+
+class Misuse(CliError):
+    """The arguments can't be meant like this."""
+
+    exit_code = MISUSE
+
+
+class NotFound(CliError):
+    """No such thing, or not this tenant's."""
+
+    exit_code = MISSING

@@ -1,0 +1,106 @@
+"""How session events and live events look, a line each."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flotilla_cli.answers import step_line
+from flotilla_cli.live import LiveEvent
+from flotilla_cli.printing import Column, Document, print_table, say, shorten, write
+
+_PREFIX = "flotilla.session."
+_WIDTH = 90
+
+
+def kind_of(event: Document) -> str:
+    """`tool_call` of `flotilla.session.tool_call.v1`."""
+    wire_type = str(event.get("type", "?"))
+    return wire_type.removeprefix(_PREFIX).rsplit(".v", 1)[0] if wire_type.startswith(_PREFIX) else wire_type
+
+
+def summary_of(event: Document) -> str:
+    """What happened, in one line."""
+    data = event.get("data") or {}
+    if not isinstance(data, dict):
+        return shorten(data, _WIDTH)
+    return shorten(_SUMMARIES.get(kind_of(event), _as_json)(data), _WIDTH)
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _message(data: Mapping[str, Any]) -> str:
+    return f"{data.get('role')}: {data.get('content')}"
+
+
+def _tool_call(data: Mapping[str, Any]) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in (data.get("args") or {}).items())
+    return f"{data.get('tool')}({arguments})"
+
+
+def _tool_result(data: Mapping[str, Any]) -> str:
+    outcome = "ok" if data.get("ok") else f"failed: {data.get('error')}"
+    duration_ms = data.get("duration_ms")
+    took = f" in {duration_ms:.0f} ms" if isinstance(duration_ms, int | float) else ""
+    return f"{data.get('tool')} {outcome}{took}"
+
+
+def _state_change(data: Mapping[str, Any]) -> str:
+    parts = [str(data.get("change")), f"status={data['status']}" if data.get("status") else ""]
+    parts += [f"{name}={_as_json(data[name])}" for name in ("set", "unset", "details") if data.get(name)]
+    return " ".join(part for part in parts if part)
+
+
+def _error(data: Mapping[str, Any]) -> str:
+    return f"{data.get('type')} in {data.get('where')}: {data.get('message')}"
+
+
+_SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "message": _message,
+    "tool_call": _tool_call,
+    "tool_result": _tool_result,
+    "state_change": _state_change,
+    "error": _error,
+}
+EVENT_COLUMNS = (
+    Column("seq", "sequence", "right"),
+    Column("time", lambda event: str(event.get("time", "-"))[:23].replace("T", " ")),
+    Column("kind", kind_of),
+    Column("source", "source"),
+    Column("what", summary_of),
+)
+
+
+def print_events(events: Sequence[Document], empty: str) -> None:
+    """Session events as a table."""
+    print_table(events, EVENT_COLUMNS, empty)
+
+
+class LivePrinter:
+    """Prints live events a line each, tokens as running text."""
+
+    def __init__(self) -> None:
+        self._in_text = False
+
+    def take(self, event: LiveEvent) -> None:
+        """Show one live event."""
+        if event.kind == "token":
+            self._in_text = True
+            write(str(event.data.get("text", "")))
+            return
+        if self._in_text:
+            self._in_text = False
+            write("\n")
+        say(_line(event))
+
+
+def _line(event: LiveEvent) -> str:
+    data = event.data if isinstance(event.data, dict) else {}
+    if event.kind == "session_event":
+        return f"{data.get('sequence', '?'):>4}  {kind_of(data):13} {summary_of(data)}"
+    if event.kind == "step":
+        return f"      step          {step_line(data)}"
+    if event.kind == "reset":
+        return f"      reset         attempt {data.get('attempt', '?')} begins its answer anew"
+    return f"      {event.kind:13} {data.get('status', '')}"

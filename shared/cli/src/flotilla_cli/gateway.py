@@ -1,0 +1,162 @@
+"""The gateway's HTTP API as the verbs use it: JSON in, JSON out, problem documents as errors."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from flotilla_cli.errors import CliError, Misuse, NotFound
+from flotilla_cli.printing import Document, plain
+from flotilla_cli.target import Target
+
+PATIENCE_S = 15.0
+"""How long a busy gateway (429 or 503 with Retry-After) is asked again."""
+_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+_UNREACHABLE = "is the stack up? flotilla up starts a local one, --url or FLOTILLA_URL names another"
+_BUSY = (429, 503)
+_MENDS = {
+    401: "give a valid key by --token or FLOTILLA_TOKEN",
+    403: "use the key of somebody who may (--token; on the local stack --as alice, bob or admin)",
+    503: "the gateway waits for something; flotilla doctor says for what",
+}
+_ERRORS: Mapping[int, type[CliError]] = {400: Misuse, 404: NotFound, 413: Misuse, 415: Misuse, 422: Misuse}
+
+
+class Gateway:
+    """One HTTP client with the token on it; may be used from several threads."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        headers = {"Authorization": f"Bearer {target.token}", "User-Agent": "flotilla-cli"}
+        transport = httpx.HTTPTransport(retries=2)
+        self.client = httpx.Client(
+            base_url=f"{target.url}/v1", headers=headers, timeout=_TIMEOUT, transport=transport, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.client.close()
+
+    def get(self, path: str, **params: object) -> Any:
+        """GET; parameters that are None are left out."""
+        return self._json("GET", path, params=_given(params))
+
+    def post(self, path: str, body: object = None, **params: object) -> Any:
+        """POST under an idempotency key of its own, so that a repetition does nothing twice."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._json("POST", path, json={} if body is None else body, params=_given(params), headers=headers)
+
+    def upload(self, path: str, name: str, content: bytes, media_type: str, **fields: str) -> Any:
+        """POST of one file as multipart/form-data."""
+        return self._json("POST", path, files={"file": (name, content, media_type)}, data=fields)
+
+    def delete(self, path: str) -> Any:
+        """DELETE."""
+        return self._json("DELETE", path)
+
+    def pages(self, path: str, name: str, limit: int, **params: object) -> Document:
+        """A listing of up to `limit` rows over as many pages as it takes, in the shape of one page."""
+        rows: list[Document] = []
+        cursor: str | None = None
+        while True:
+            page = self.get(path, limit=min(limit - len(rows), 200), cursor=cursor, **params)
+            rows += page[name]
+            cursor = page.get("next_cursor")
+            if not cursor or len(rows) >= limit:
+                return {name: rows, "next_cursor": cursor}
+
+    def events(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Iterator[Document]:
+        """A session's events by seq, over as many pages as it takes."""
+        next_seq: int | None = from_seq
+        while next_seq is not None:
+            page = self.get(f"/sessions/{session_id}/events", from_seq=next_seq, to_seq=to_seq)
+            yield from page["events"]
+            following = page.get("next_seq")
+            done = not page["events"] or following is None or (to_seq is not None and following > to_seq)
+            next_seq = None if done else following
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        answer = self._send(method, path, **request)
+        if answer.is_error:
+            raise problem(answer)
+        return answer.json() if answer.content else {}
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer = self.client.request(method, path, **request)
+            except httpx.TransportError as error:
+                raise unreachable(self.target.url, error) from error
+            pause_s = _retry_after_s(answer)
+            if pause_s is None or time.monotonic() + pause_s > deadline:
+                return answer
+            time.sleep(pause_s)
+
+
+def _given(params: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _retry_after_s(answer: httpx.Response) -> float | None:
+    if answer.status_code not in _BUSY:
+        return None
+    value = answer.headers.get("Retry-After", "")
+    return max(float(value), 0.1) if value.replace(".", "", 1).isdigit() else None
+
+
+def unreachable(url: str, error: httpx.TransportError) -> CliError:
+    """The gateway gave no answer."""
+    return CliError(f"no answer from the gateway at {url}: {str(error) or type(error).__name__}", _UNREACHABLE)
+
+
+def problem(answer: httpx.Response) -> CliError:
+    """An answer's problem document (RFC 9457) as an error with the exit code that fits its status."""
+    kind = _ERRORS.get(answer.status_code, CliError)
+    document = _problem_document(answer)
+    title = document.get("title") or answer.reason_phrase or "error"
+    detail = document.get("detail") or answer.text[:500]
+    message = f"{title} ({answer.status_code}): {detail}" if detail else f"{title} ({answer.status_code})"
+    return kind("\n".join([plain(message), *_field_errors(document)]), _mend(answer, document))
+
+
+def _mend(answer: httpx.Response, document: Document) -> str:
+    trace_id = document.get("trace_id")
+    if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR and trace_id:
+        return plain(f"trace {trace_id} finds it in the logs of the services")
+    return plain(document.get("mend") or _MENDS.get(answer.status_code, ""))
+
+
+def _problem_document(answer: httpx.Response) -> Document:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _field_errors(document: Document) -> list[str]:
+    errors = document.get("errors")
+    if not isinstance(errors, list):
+        return []
+    return [plain(f"  {_where(error)}: {_what(error)}") for error in errors]
+
+
+def _where(error: Any) -> str:
+    if not isinstance(error, dict):
+        return "body"
+    place = error.get("pointer") or error.get("field") or error.get("loc") or "body"
+    return ".".join(map(str, place)) if isinstance(place, list) else str(place)
+
+
+def _what(error: Any) -> str:
+    return (
+        str(error.get("detail") or error.get("msg") or error.get("message") or error)
+        if isinstance(error, dict)
+        else str(error)
+    )

@@ -1,0 +1,125 @@
+"""What `flotilla doctor` looks at: this machine, the stack's processes, the four servers, gateway, key and model."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flotilla_cli.errors import CliError, NotFound
+from flotilla_cli.local import servers
+from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
+from flotilla_cli.target import Wishes, resolve
+from flotilla_devstack import Stack, Status
+from flotilla_devstack import doctor as examine_machine
+
+CHECK_TIMEOUT_S = 10.0
+_OPENAI = "https://api.openai.com/v1"  # the OpenAI client's default
+_SETTINGS = {
+    "postgres": "FLOTILLA_POSTGRES_DSN",
+    "redis": "FLOTILLA_REDIS_URL",
+    "kafka": "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS",
+    "temporal": "FLOTILLA_TEMPORAL_ADDRESS",
+}
+_CHECKS: Mapping[str, Callable[[str], Awaitable[str]]] = {
+    "postgres": servers.check_postgres,
+    "redis": servers.check_redis,
+    "kafka": servers.check_kafka,
+    "temporal": servers.check_temporal,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's outcome; `mend` is empty when all is well."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+    def as_document(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def examine(state: Path | None, wishes: Wishes, acts_as: str) -> list[Finding]:
+    """Every check, in the order in which to mend what is wrong."""
+    machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.mend) for check in examine_machine(state)]
+    stack, running = _stack(state)
+    addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
+    reached = [_server(name, address) for name, address in addresses.items() if address]
+    return [*machine, stack, *reached, _gateway(wishes, acts_as), _model()]
+
+
+def _stack(state: Path | None) -> tuple[Finding, Mapping[str, str]]:
+    """The local stack's processes, and the addresses of its servers if it runs."""
+    try:
+        status = read_status(state)
+    except NotFound as error:
+        return Finding("stack", False, str(error), "start it with: flotilla up"), {}
+    if status["state"] != "ready":
+        return Finding("stack", False, f"it is {status['state']}", "start it with: flotilla up"), {}
+    with devstack_errors(), Stack.attach(state_folder(state)) as attached:
+        return _processes(status), attached.environment()
+
+
+def _processes(status: Status) -> Finding:
+    down = [
+        f"{one['name']} is {one['state']}, see {one['log']}" for one in status["processes"] if one["state"] != "running"
+    ]
+    if down:
+        mend = "flotilla logs NAME says why; the supervisor starts it again, or: flotilla down; flotilla up"
+        return Finding("stack", False, "; ".join(down), mend)
+    return Finding("stack", True, f"{len(status['processes'])} processes run")
+
+
+def _server(name: str, address: str) -> Finding:
+    try:
+        return Finding(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
+    except CliError as error:
+        return Finding(name, False, str(error), error.mend)
+    except Exception as error:  # noqa: BLE001 - whatever a check runs into is its finding
+        detail = f"{_without_password(address)}: {str(error) or type(error).__name__}"
+        return Finding(name, False, detail, f"check that it runs and that {_SETTINGS[name]} is right")
+
+
+async def _within_time(check: Awaitable[str]) -> str:
+    async with asyncio.timeout(CHECK_TIMEOUT_S):
+        return await check
+
+
+def _without_password(address: str) -> str:
+    """`postgresql://user:***@host` of `postgresql://user:secret@host`."""
+    head, at, place = address.rpartition("@")
+    scheme, separator, user = head.rpartition("://")
+    return f"{scheme}{separator}{user.partition(':')[0]}{at}{place}" if at else address
+
+
+def _gateway(wishes: Wishes, acts_as: str) -> Finding:
+    from flotilla_cli.gateway import Gateway
+
+    try:
+        target = resolve(wishes, acts_as)
+        with Gateway(target) as gateway:
+            gateway.get("/sessions", limit=1)
+    except CliError as error:
+        return Finding("gateway", False, str(error), error.mend or "flotilla logs gateway shows its log")
+    whose = f"the local key of {target.name}" if target.name else "the given key"
+    return Finding("gateway", True, f"{target.url} accepts {whose}")
+
+
+def _model() -> Finding:
+    base_url, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
+    model = os.environ.get("FLOTILLA_LLM_MODEL")
+    if not (base_url or key):
+        return Finding("model", True, "built-in extractive model (no OPENAI_API_KEY or OPENAI_BASE_URL is set here)")
+    if not model:
+        return Finding(
+            "model", False, "an endpoint is set, but no model", "set FLOTILLA_LLM_MODEL to one that it serves"
+        )
+    try:
+        return Finding("model", True, servers.check_model(base_url or _OPENAI, key or "", model))
+    except CliError as error:
+        return Finding("model", False, str(error), error.mend)

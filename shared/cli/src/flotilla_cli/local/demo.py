@@ -1,0 +1,220 @@
+"""`flotilla demo`: the whole story once, on real servers, with what each step proves."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from flotilla_cli.errors import CliError, Misuse, NotFound
+from flotilla_cli.events import print_events
+from flotilla_cli.gateway import Gateway
+from flotilla_cli.local.stack import bring_up, print_places
+from flotilla_cli.local.stores import read_stores
+from flotilla_cli.printing import Column, Format, print_table, say
+from flotilla_cli.target import Target, read_keys
+from flotilla_cli.uploading import Uploader, find_documents
+from flotilla_cli.verb import Call
+from flotilla_cli.verbs.ask import follow_run
+from flotilla_cli.verbs.sessions import print_state
+from flotilla_devstack import Status, UpOptions
+
+SAMPLES = "corvane-handbook"
+QUESTION = "Who may approve a refund above 500 euros?"
+FOLLOW_UP = "How fast is an approved refund paid?"
+_ACTION_WITHIN_S = 60.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class People:
+    """The gateway, as each of the local stack's people sees it."""
+
+    alice: Gateway
+    bob: Gateway
+
+
+def run_demo(options: UpOptions) -> None:
+    """Run every step; a second run works as well as the first.
+
+    Raises:
+        CliError: a step did not do what it should.
+    """
+    heading("The stack", "real servers and the six services, as local processes")
+    status = bring_up(options)
+    say(f"{len(status['processes'])} processes run; the API is at {status['url']}")
+    with _people(status) as people:
+        _tell(people, options.state)
+    heading("Look around", "the stack goes on running; flotilla down stops it")
+    print_places(status)
+
+
+def _tell(people: People, state: Path) -> None:
+    session_id = f"demo-{secrets.token_hex(3)}"
+    _load_samples(people.alice)
+    run = _ask(people.alice, session_id, QUESTION)
+    head_seq = _show_log(people.alice, session_id, state)
+    _travel(people.alice, session_id, head_seq)
+    _fork(people.alice, session_id)
+    _approve(people, run["run_id"])
+
+
+@contextmanager
+def _people(status: Status) -> Iterator[People]:
+    keys = read_keys(Path(status["keys_file"]))
+    with ExitStack() as stack:
+        alice, bob = (
+            stack.enter_context(Gateway(Target(status["url"], keys[name], name))) for name in ("alice", "bob")
+        )
+        yield People(alice, bob)
+
+
+def heading(title: str, what: str) -> None:
+    """The begin of a step."""
+    say()
+    say(f"━━ {title}: {what}", style="bold cyan")
+
+
+def command(text: str) -> None:
+    """How to do the same by hand."""
+    say(f"$ flotilla {text}", style="dim")
+
+
+def _load_samples(gateway: Gateway) -> None:
+    heading("Documents", "the handbook of a fictional freight company: Markdown, text and HTML")
+    with as_file(files("flotilla_cli") / "samples") as folder:
+        command(f"documents add {folder} --base {SAMPLES}")
+        report = Uploader(gateway).upload(find_documents([folder], SAMPLES))
+    if report.failed:
+        raise CliError("; ".join(f"{failure.path}: {failure.error}" for failure in report.failed))
+    passages = sum(one.passages for one in (*report.added, *report.unchanged))
+    say(f"{len(report.added)} loaded, {len(report.unchanged)} unchanged, {passages} passages")
+
+
+def _ask(gateway: Gateway, session_id: str, question: str) -> dict[str, Any]:
+    heading("A question", "Temporal drives it, the research and the writer agent do it, tokens stream live")
+    command(f'ask "{question}" --session {session_id}')
+    run = gateway.post(f"/sessions/{session_id}/runs", {"query": question})
+    finished = follow_run(Call(gateway, Format.TABLE), run["run_id"])
+    if finished["status"] != "success":
+        raise CliError(f"run {run['run_id']} ended with status {finished['status']}: {finished.get('error')}")
+    _check_sources(gateway, finished["result"])
+    return finished
+
+
+def _check_sources(gateway: Gateway, result: dict[str, Any]) -> None:
+    cited = {source["document_id"] for source in result["sources"]}
+    known = {document["document_id"] for document in gateway.pages("/documents", "documents", 10_000)["documents"]}
+    if not cited:
+        raise CliError("the answer cites nothing, though the handbook has the answer")
+    if cited - known:
+        raise CliError(f"the answer cites documents that do not exist: {', '.join(sorted(cited - known))}")
+    say(f"Every cited document exists ({len(cited)} checked).")
+
+
+def _show_log(gateway: Gateway, session_id: str, state: Path) -> int:
+    heading("The history", "read back from the audit projection, and compared with Kafka and the outbox")
+    command(f"sessions events {session_id}")
+    head_seq: int = gateway.get(f"/sessions/{session_id}")["head_seq"]
+    stores = read_stores(state, session_id, head_seq)
+    events = stores.events()
+    print_events(events, "")
+    problems = stores.problems(1, head_seq)
+    if list(gateway.events(session_id)) != events:
+        problems.append("the API shows other events than the projection")
+    if problems:
+        raise CliError(f"the stores do not agree on session {session_id}: {'; '.join(problems)}")
+    say()
+    say(f"seq 1 to {head_seq} without a gap; the API shows the same")
+    kafka = f"Kafka partition {stores.partition}: {len(stores.in_kafka)} events"
+    say(f"{kafka}, projection: {len(events)}, the same bytes; outbox: {stores.waiting} waiting")
+    return head_seq
+
+
+def _travel(gateway: Gateway, session_id: str, head_seq: int) -> None:
+    heading("Time travel", "the same session as it was right after the first event, and as it is now")
+    command(f"sessions state {session_id} --at-seq 1")
+    print_state(gateway.get(f"/sessions/{session_id}/state", at_seq=1))
+    command(f"sessions diff {session_id} --from 1 --to {head_seq}")
+    now = gateway.get(f"/sessions/{session_id}/state")
+    say(f"Now: {len(now['messages'])} messages, {len(now['tool_calls'])} tool calls, status {now.get('status')}")
+
+
+def _fork(gateway: Gateway, session_id: str) -> None:
+    heading("A fork", "another future from an earlier point; the original stays untouched")
+    before = gateway.get(f"/sessions/{session_id}")["head_seq"]
+    at_seq = before // 2
+    command(f"sessions fork {session_id} --at-seq {at_seq}")
+    fork = gateway.post(f"/sessions/{session_id}/fork", {"at_seq": at_seq})
+    fork_id = fork["session_id"]
+    run = gateway.post(f"/sessions/{fork_id}/runs", {"query": FOLLOW_UP})
+    follow_run(Call(gateway, Format.TABLE), run["run_id"])
+    after = gateway.get(f"/sessions/{session_id}")["head_seq"]
+    if after != before:
+        raise CliError(f"the fork changed its parent {session_id}: head {before} became {after}")
+    head = gateway.get(f"/sessions/{fork_id}")["head_seq"]
+    say(f"The fork {fork_id} shares seq 1 to {at_seq} and has its own to {head}; its parent still ends at {before}.")
+
+
+def _approve(people: People, run_id: str) -> None:
+    heading("An approval", "alice asks, alice may not approve, bob does, then it runs")
+    body = {"action": "publish_answer", "description": "Publish the answer on refunds", "risk_level": "medium"}
+    command(f"actions submit --action publish_answer --risk medium --arg run_id={run_id} …")
+    try:
+        action = people.alice.post("/actions", {**body, "args": {"run_id": run_id}})
+    except NotFound:
+        say("This server offers no governed actions.")
+        return
+    approval = _wait_for_approval(people.bob, action["action_id"])
+    decision = {"decision": "approve", "content_hash": approval["content_hash"]}
+    path = f"/approvals/{approval['approval_id']}/decision"
+    say(f"Will be executed: {approval['action']} {approval['args']}, risk {approval['risk_level']}")
+    _refused(people.alice, path, decision)
+    command(f"approvals approve {approval['approval_id']} --as bob")
+    people.bob.post(path, decision)
+    done = _wait_for_end(people.alice, action["action_id"])
+    print_table([done], _ACTION, "")
+
+
+def _refused(gateway: Gateway, path: str, decision: dict[str, Any]) -> None:
+    try:
+        gateway.post(path, decision)
+    except Misuse:
+        raise
+    except CliError as error:
+        say(f"alice tries: {str(error).splitlines()[0]}")
+        return
+    raise CliError("alice could approve her own request")
+
+
+def _wait_for_approval(gateway: Gateway, action_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _ACTION_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            approval: dict[str, Any] = gateway.get(f"/approvals/{action_id}")
+        except NotFound:
+            time.sleep(_POLL_S)
+        else:
+            return approval
+    raise CliError(f"no approval was asked for action {action_id}", "flotilla logs workflow-worker says why")
+
+
+def _wait_for_end(gateway: Gateway, action_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _ACTION_WITHIN_S
+    while time.monotonic() < deadline:
+        action: dict[str, Any] = gateway.get(f"/actions/{action_id}")
+        if action["status"] == "completed":
+            return action
+        if action["status"] not in ("pending", "running", "awaiting_approval"):
+            raise CliError(f"action {action_id} ended as {action['status']}: {action.get('error')}")
+        time.sleep(_POLL_S)
+    raise CliError(f"action {action_id} did not end within {_ACTION_WITHIN_S:g} s")
+
+
+_ACTION = tuple(
+    Column(name.replace("_", " "), name)
+    for name in ("action_id", "status", "current_step", "approval_status", "result")
+)

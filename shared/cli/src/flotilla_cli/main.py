@@ -1,0 +1,109 @@
+"""The command's root: every group of verbs, and the way errors leave."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flotilla_cli.errors import CliError
+from flotilla_cli.printing import notice
+from flotilla_cli.target import Wishes
+from flotilla_cli.verb import ActsAs, Token, Url, examples
+from flotilla_cli.verbs import (
+    actions,
+    agents,
+    approvals,
+    ask,
+    audit,
+    dead_letters,
+    doctor,
+    documents,
+    keys,
+    local,
+    new,
+    orders,
+    outbox,
+    runs,
+    sessions,
+    tasks,
+)
+
+_HELP = "\n\n".join(
+    (
+        "A fleet of agent services: durable runs, governed actions, a history that can be trusted.",
+        "Start with [cyan]flotilla demo[/], or with [cyan]flotilla up[/] and the examples below.",
+        "Every verb explains itself with [cyan]--help[/]; whatever shows something takes [cyan]-o json[/].",
+        "Exit codes: 0 done · 1 failed · 2 misuse · 3 not found · 130 interrupted.",
+    )
+)
+_EXAMPLES = examples(
+    "flotilla up",
+    "flotilla documents add handbook/",
+    'flotilla ask "Who may approve a refund?" --session s1',
+    "flotilla sessions events s1",
+    "flotilla down",
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"flotilla {version('flotilla-cli')}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP, epilog=_EXAMPLES)
+def _root(
+    context: typer.Context,
+    url: Url = None,
+    token: Token = None,
+    as_: ActsAs = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = Wishes(url, token, as_)
+
+
+local.register(app)
+doctor.register(app)
+ask.register(app)
+new.register(app)
+for _name, _group in (
+    ("documents", documents.app),
+    ("runs", runs.app),
+    ("sessions", sessions.app),
+    ("actions", actions.app),
+    ("approvals", approvals.app),
+    ("orders", orders.app),
+    ("tasks", tasks.app),
+    ("agents", agents.app),
+    ("dead-letters", dead_letters.app),
+    ("outbox", outbox.app),
+    ("audit", audit.app),
+    ("keys", keys.app),
+):
+    app.add_typer(_group, name=_name)
+
+
+def main() -> None:
+    """Run the command and exit with its code. Ctrl-C (130) and a closed pipe (1) are Typer's to report."""
+    try:
+        app(prog_name="flotilla")
+    except CliError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+
+
+def _report(error: CliError) -> None:
+    notice(f"flotilla: {error}", style="bold red")
+    if error.mend:
+        notice(f"→ {error.mend}", style=None)

@@ -1,0 +1,169 @@
+"""How answers look: tables and fields for people, JSON for programs.
+
+Everything that comes from documents, models and other people is text: control characters, with which it could
+rewrite the terminal, are taken out.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Document: TypeAlias = Mapping[str, Any]
+"""One JSON object as the gateway sent it."""
+
+WIDTH_WITHOUT_TERMINAL = 200
+_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
+"""C0, DEL and C1 but tab and newline."""
+
+
+class Format(StrEnum):
+    """What `-o` takes."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def plain(text: object) -> str:
+    """Text that cannot act on the terminal."""
+    return str(text).translate(_CONTROL)
+
+
+@cache
+def console() -> "Console":
+    """Standard output."""
+    return _console(stderr=False)
+
+
+@cache
+def notices() -> "Console":
+    """Standard error: progress, hints, problems."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """One line on standard output."""
+    console().print(plain(text), style=style, soft_wrap=True)
+
+
+def notice(text: str, style: str | None = "dim") -> None:
+    """One line on standard error."""
+    notices().print(plain(text), style=style, soft_wrap=True)
+
+
+def write(text: str) -> None:
+    """A piece of a line on standard output, at once."""
+    sys.stdout.write(plain(text))
+    sys.stdout.flush()
+
+
+def print_json(value: object) -> None:
+    """One JSON document; ASCII only where the terminal can't show more."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not _speaks_utf8()) + "\n")
+
+
+def print_json_line(value: object) -> None:
+    """One JSON document on one line, at once, for streams of them."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=not _speaks_utf8()) + "\n")
+    sys.stdout.flush()
+
+
+def _speaks_utf8() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a title, and a field's name or a way to make the text."""
+
+    title: str
+    value: str | Callable[[Document], object]
+    justify: Literal["left", "right"] = "left"
+    style: str | None = None
+
+    def cell(self, row: Document) -> str:
+        """The text for one row."""
+        value = row.get(self.value) if isinstance(self.value, str) else self.value(row)
+        return text_of(value)
+
+
+def text_of(value: object) -> str:
+    """A JSON value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict | list):
+        return plain(json.dumps(value, ensure_ascii=False))
+    return plain(value)
+
+
+def print_table(rows: Sequence[Document], columns: Iterable[Column], empty: str) -> None:
+    """A table, or what it means that there is none."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        notice(empty)
+        return
+    columns = list(columns)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title.upper(), justify=column.justify, style=column.style, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(column.cell(row)) for column in columns))
+    console().print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """`name  value` lines; fields without a value are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if value not in (None, "", [], {}):
+            table.add_row(name, Text(text_of(value)))
+    console().print(table)
+
+
+def age(timestamp: object) -> str:
+    """How long ago an RFC 3339 time was; `in 3h` for one to come."""
+    if not isinstance(timestamp, str):
+        return "-"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time in its largest unit."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def shorten(text: object, length: int = 60) -> str:
+    """One line of at most `length` characters."""
+    line = " ".join(plain(text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,0 +1,128 @@
+"""Which gateway to talk to, and as whom.
+
+Address: `--url`, else FLOTILLA_URL, else the running local stack's, else http://127.0.0.1:8080.
+Token: `--token`, else FLOTILLA_TOKEN, else, when the address is the local stack's, one of its keys: `--as NAME`, by
+default `alice` (a person: operator and approver), and `admin` for the verbs that administer the fleet. A key of the
+local stack is never sent to any other address.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from flotilla_cli.errors import CliError, Misuse
+
+if TYPE_CHECKING:
+    from flotilla_devstack import Status
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+URL_VARIABLE = "FLOTILLA_URL"
+TOKEN_VARIABLE = "FLOTILLA_TOKEN"  # noqa: S105 - a variable's name
+PERSON = "alice"
+ADMIN = "admin"
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says about the connection; None where it says nothing."""
+
+    url: str | None = None
+    token: str | None = None
+    acts_as: str | None = None
+
+    def over(self, others: "Wishes") -> "Wishes":
+        """These wishes, completed by `others`."""
+        return Wishes(self.url or others.url, self.token or others.token, self.acts_as or others.acts_as)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A gateway, the credentials for it, and whose they are (empty when only the gateway knows)."""
+
+    url: str
+    token: str
+    name: str = ""
+
+
+def resolve(wishes: Wishes, default_name: str) -> Target:
+    """The gateway and credentials to use.
+
+    Raises:
+        Misuse: the address is none, or there are no credentials for it.
+    """
+    url = _checked(wishes.url or os.environ.get(URL_VARIABLE) or local_url() or DEFAULT_URL)
+    token = wishes.token or (None if wishes.acts_as else os.environ.get(TOKEN_VARIABLE))
+    if token:
+        return Target(url, token)
+    name = wishes.acts_as or default_name
+    return Target(url, _local_key(url, name), name)
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Misuse(f"{url!r} is not the address of a gateway", "give it as http://HOST:PORT or https://HOST")
+    return url.rstrip("/")
+
+
+def local_url() -> str | None:
+    """The address of the local stack's gateway, if the stack is running."""
+    status = local_status()
+    return status["url"] or None if status and status["state"] == "ready" else None
+
+
+@cache
+def local_status() -> "Status | None":
+    """The local stack's status; None when there never was one."""
+    from flotilla_devstack import DevstackError, status
+
+    try:
+        return status()
+    except DevstackError:
+        return None
+
+
+def _local_key(url: str, name: str) -> str:
+    status = local_status()
+    if status is None or not status["url"] or not same_address(url, status["url"]):
+        raise Misuse(
+            f"no token for {url}",
+            f"give one by --token or {TOKEN_VARIABLE}; for a local stack, start it with: flotilla up",
+        )
+    keys = read_keys(Path(status["keys_file"]))
+    if name not in keys:
+        raise Misuse(f"the local stack has no key called {name}", f"--as takes one of: {', '.join(sorted(keys))}")
+    return keys[name]
+
+
+def read_keys(path: Path) -> Mapping[str, str]:
+    """The local keys file: name → key.
+
+    Raises:
+        CliError: it is missing, unreadable or not what it should be.
+    """
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CliError(f"cannot read the local keys in {path}: {error}", "make them anew with: flotilla up") from error
+    if not isinstance(keys, dict):
+        raise CliError(f"{path} is not a JSON object of name → key", "remove it, then: flotilla down; flotilla up")
+    return keys
+
+
+def same_address(left: str, right: str) -> bool:
+    """Whether two URLs name the same server; all names of loopback count as one."""
+    return _address(left) == _address(right)
+
+
+def _address(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, "loopback" if host in _LOOPBACK else host, port

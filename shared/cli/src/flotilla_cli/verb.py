@@ -1,0 +1,156 @@
+"""Turns a function into a verb of the command line: adds the connection's options and `-o`, opens the gateway."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
+
+import typer
+
+from flotilla_cli.printing import Column, Document, Format, print_json, print_table
+from flotilla_cli.target import PERSON, Wishes, resolve
+
+if TYPE_CHECKING:
+    from flotilla_cli.gateway import Gateway
+
+P = ParamSpec("P")
+CONNECTION = "Connection"
+
+Url: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="The gateway. Default: FLOTILLA_URL, else the running local stack's, else http://127.0.0.1:8080.",
+        rich_help_panel=CONNECTION,
+        show_default=False,
+    ),
+]
+Token: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="KEY",
+        help="API key or JWT. Default: FLOTILLA_TOKEN; on the local stack one of its keys.",
+        rich_help_panel=CONNECTION,
+        show_default=False,
+    ),
+]
+ActsAs: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="On the local stack: act by this of its keys (alice, bob, admin).",
+        rich_help_panel=CONNECTION,
+        show_default=False,
+    ),
+]
+Output: TypeAlias = Annotated[
+    Format, typer.Option("--output", "-o", metavar="table|json", help="For people, or for programs.")
+]
+Limit: TypeAlias = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")]
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A group of verbs; without a verb it shows its help."""
+    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode="rich")
+
+
+def examples(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines)])
+
+
+def help_of(function: Callable[..., object]) -> str:
+    """A function's docstring as help: paragraphs without the line breaks of the source."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a verb: the gateway, and how to print."""
+
+    gateway: "Gateway"
+    output: Format
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the answer is for a program."""
+        return self.output is Format.JSON
+
+    def show(self, document: object, for_people: Callable[[], None]) -> None:
+        """The document as JSON, or what `for_people` prints."""
+        if self.as_json:
+            print_json(document)
+        else:
+            for_people()
+
+    def listing(self, document: Document, name: str, columns: Iterable[Column], empty: str) -> None:
+        """A listing as JSON or as a table; says when there is more."""
+        self.show(document, lambda: _print_listing(document, name, columns, empty))
+
+
+def _print_listing(document: Document, name: str, columns: Iterable[Column], empty: str) -> None:
+    from flotilla_cli.printing import notice
+
+    print_table(document[name], columns, empty)
+    if document.get("next_cursor"):
+        notice(f"There are more than these {len(document[name])}: raise --limit.")
+
+
+def verb(
+    app: typer.Typer, name: str, *, acts_as: str = PERSON, epilog: str | None = None, **settings: Any
+) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[..., None]]:
+    """Registers a function as a verb that talks to the gateway; it gets a `Call` in place of the connection's options.
+
+    `acts_as` is the local stack's key that is used when nothing else is asked for.
+    """
+
+    def register(function: Callable[Concatenate[Call, P], None]) -> Callable[..., None]:
+        command = _with_connection(function, acts_as)
+        app.command(name, help=help_of(function), epilog=epilog, **settings)(command)
+        return command
+
+    return register
+
+
+def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..., None]:
+    @functools.wraps(function)
+    def command(
+        *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
+    ) -> None:
+        from flotilla_cli.gateway import Gateway
+
+        wishes = Wishes(url, token, as_).over(root_wishes(context))
+        with Gateway(resolve(wishes, acts_as)) as gateway:
+            function(Call(gateway, output), **arguments)
+
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    vars(command)["__signature__"] = inspect.Signature([_CONTEXT, *_keyword_only(own), *_CONNECTION_PARAMETERS])
+    return command
+
+
+def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+
+
+def _option(name: str, annotation: object, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+_CONNECTION_PARAMETERS = (
+    _option("output", Output, Format.TABLE),
+    _option("url", Url, None),
+    _option("token", Token, None),
+    _option("as_", ActsAs, None),
+)
+
+
+def root_wishes(context: typer.Context) -> Wishes:
+    """What was said before the verb: `flotilla --url URL ask …`."""
+    found = context.find_root().obj
+    return found if isinstance(found, Wishes) else Wishes()

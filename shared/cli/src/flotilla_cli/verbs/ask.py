@@ -1,0 +1,108 @@
+"""`flotilla ask`: one question, answered live."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flotilla_cli.errors import INTERRUPTED, CliError
+from flotilla_cli.printing import notice
+from flotilla_cli.verb import Call, examples, verb
+
+if TYPE_CHECKING:
+    from flotilla_cli.live import LiveEvent
+
+_EXAMPLES = examples(
+    'flotilla ask "Who may approve a refund?"',
+    'flotilla ask "And above 500 euros?" --session s1',
+    'flotilla ask "…" --no-wait -o json',
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the root."""
+    verb(app, "ask", epilog=_EXAMPLES)(ask)
+
+
+def ask(
+    call: Call,
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="The session; created if it is new. Default: a new one.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or only start the run.")] = True,
+) -> None:
+    """Ask a question: its answer streams in live, then come sources and confidence.
+
+    Earlier turns of the same session are part of the question. Ctrl-C stops the watching, not the run.
+    """
+    session_id = session or _new_session_id()
+    run = call.gateway.post(f"/sessions/{session_id}/runs", {"query": _read(question)})
+    if wait:
+        _watch(call, run)
+    else:
+        call.show(run, lambda: _print_started(run))
+
+
+def _new_session_id() -> str:
+    import secrets
+
+    return f"ask-{secrets.token_hex(4)}"
+
+
+def _read(question: str) -> str:
+    return typer.get_text_stream("stdin").read() if question == "-" else question
+
+
+def _print_started(run: dict[str, Any]) -> None:
+    from flotilla_cli.printing import print_fields
+
+    follow = f"flotilla runs events {run['run_id']} --follow"
+    print_fields({"run": run["run_id"], "session": run["session_id"], "status": run["status"], "follow it": follow})
+
+
+def _watch(call: Call, run: dict[str, Any]) -> None:
+    run_id = run["run_id"]
+    try:
+        finished = follow_run(call, run_id)
+    except KeyboardInterrupt:
+        notice(
+            f"\nThe run goes on without you. Follow it: flotilla runs events {run_id} --follow\n"
+            f"Its result: flotilla runs get {run_id}   Stop it: flotilla runs cancel {run_id}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if finished["status"] != "success":
+        raise _failure(finished)
+    notice(f"session {finished['session_id']} · run {run_id}")
+
+
+def follow_run(call: Call, run_id: str) -> dict[str, Any]:
+    """Show a run's tokens as they come and its result once it is done; the finished run."""
+    from flotilla_cli.answers import AnswerPrinter, print_result
+    from flotilla_cli.live import RunFollower
+
+    printer = AnswerPrinter()
+    take = _ignore if call.as_json else printer.take
+    for event in RunFollower(call.gateway, run_id).events():
+        take(event)
+    finished: dict[str, Any] = call.gateway.get(f"/runs/{run_id}")
+    result = finished.get("result")
+    if call.as_json:
+        call.show(finished, lambda: None)
+    elif result:
+        printer.finish(result["answer"])
+        print_result(result)
+    return finished
+
+
+def _ignore(_event: "LiveEvent") -> None:
+    """Programs get the finished run only."""
+
+
+def _failure(run: dict[str, Any]) -> CliError:
+    from flotilla_cli.answers import why_it_failed
+
+    reason = why_it_failed(run)
+    return CliError(f"run {run['run_id']} ended with status {run['status']}: {reason}", _AFTER_FAILURE.format(**run))
+
+
+_AFTER_FAILURE = "its steps and attempts: flotilla runs get {run_id}"

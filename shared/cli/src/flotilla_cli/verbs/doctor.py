@@ -1,0 +1,53 @@
+"""`flotilla doctor`: what is wrong, and what to do about it."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from flotilla_cli.errors import CliError
+from flotilla_cli.printing import Format, notice, print_json, say
+from flotilla_cli.target import ADMIN, Wishes
+from flotilla_cli.verb import ActsAs, Output, Token, Url, examples, help_of, root_wishes
+from flotilla_cli.verbs.local import LOCAL, State
+
+if TYPE_CHECKING:
+    from flotilla_cli.local.checks import Finding
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the root."""
+    epilog = examples("flotilla doctor", "flotilla doctor --url https://flotilla.example --token …")
+    app.command("doctor", help=help_of(doctor), rich_help_panel=LOCAL, epilog=epilog)(doctor)
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    state: State = None,
+    output: Output = Format.TABLE,
+    url: Url = None,
+    token: Token = None,
+    as_: ActsAs = None,
+) -> None:
+    """Check this machine, every connection and every setting; say what to do about each failure.
+
+    Servers are those of FLOTILLA_POSTGRES_DSN, FLOTILLA_REDIS_URL, FLOTILLA_KAFKA_BOOTSTRAP_SERVERS and
+    FLOTILLA_TEMPORAL_ADDRESS where these are set, else the local stack's.
+    """
+    from flotilla_cli.local.checks import examine
+
+    findings = examine(state, Wishes(url, token, as_).over(root_wishes(context)), ADMIN)
+    if output is Format.JSON:
+        print_json({"checks": [finding.as_document() for finding in findings]})
+    else:
+        _print(findings)
+    if failed := [finding.name for finding in findings if not finding.ok]:
+        raise CliError(f"not in order: {', '.join(failed)}")
+
+
+def _print(findings: "list[Finding]") -> None:
+    for finding in findings:
+        mark, style = ("✓", "green") if finding.ok else ("✗", "red")
+        say(f"{mark} {finding.name:12} {finding.detail}", style=style)
+        if not finding.ok:
+            notice(f"  → {finding.mend}", style=None)

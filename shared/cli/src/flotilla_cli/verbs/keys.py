@@ -1,0 +1,69 @@
+"""`flotilla keys`: who may call the gateway."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.printing import Column, age, notice, print_fields, say
+from flotilla_cli.target import ADMIN
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+
+app = new_app("Keys: who may call the gateway. Only admins manage them; on the local stack they act as admin.")
+
+
+@verb(
+    app,
+    "create",
+    acts_as=ADMIN,
+    epilog=examples(
+        "flotilla keys create --for carol --role operator --role approver --expires 90d",
+        "flotilla keys create --for ci --role operator -o json",
+    ),
+)
+def create_key(
+    call: Call,
+    for_: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
+    role: Annotated[list[str], typer.Option("--role", help="viewer, operator, approver or admin; repeatable.")],
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="SPAN", help="Valid this long, like 12h or 90d.")
+    ] = None,
+) -> None:
+    """Create a key. It is shown once and stored only as a hash."""
+    from flotilla_cli.arguments import read_expiry
+
+    body: dict[str, Any] = {"name": for_, "roles": role}
+    if expires:
+        body["expires_at"] = read_expiry(expires).isoformat()
+    key = call.gateway.post("/keys", body)
+    call.show(key, lambda: _print_new(key))
+
+
+def _print_new(key: dict[str, Any]) -> None:
+    print_fields({name: value for name, value in key.items() if name != "key"})
+    notice("The key, shown only this once:", style=None)
+    say(str(key["key"]))
+
+
+@verb(app, "list", acts_as=ADMIN, epilog=examples("flotilla keys list"))
+def list_keys(call: Call, limit: Limit = 200) -> None:
+    """List keys, never their secrets."""
+    call.listing(call.gateway.pages("/keys", "keys", limit), "keys", _KEYS, "No key.")
+
+
+_KEYS = (
+    Column("id", "key_id"),
+    Column("name", "name"),
+    Column("roles", lambda key: ", ".join(key.get("roles") or [])),
+    Column("created", lambda key: age(key.get("created_at"))),
+    Column("expires", lambda key: age(key.get("expires_at"))),
+    Column("revoked", lambda key: age(key.get("revoked_at"))),
+)
+
+
+@verb(app, "revoke", acts_as=ADMIN, epilog=examples("flotilla keys revoke k-3f9a"))
+def revoke_key(
+    call: Call, key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.", show_default=False)]
+) -> None:
+    """Revoke a key; it stops working at once."""
+    answer = call.gateway.delete(f"/keys/{key_id}")
+    call.show(answer or {"key_id": key_id, "revoked": True}, lambda: notice(f"Key {key_id} is revoked.", style=None))

@@ -1,0 +1,130 @@
+"""`flotilla up | down | status | logs | demo`: the local stack."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flotilla_cli.errors import Misuse
+from flotilla_cli.printing import Column, Format, notice, print_json, print_table, say
+from flotilla_cli.verb import Output, examples, help_of
+
+if TYPE_CHECKING:
+    from flotilla_devstack import UpOptions
+
+LOCAL = "The local stack"
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        envvar="FLOTILLA_HOME",
+        help="The stack's folder: data, logs, keys. Default: the user's data folder.",
+        show_default=False,
+    ),
+]
+Port = Annotated[
+    list[str] | None,
+    typer.Option("--port", metavar="NAME=PORT", help="A port to use, like gateway.http=8080; repeatable."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the root."""
+    for name, function, lines in (
+        ("up", up, ("flotilla up", "flotilla up --port gateway.http=9000")),
+        ("down", down, ("flotilla down",)),
+        ("status", status, ("flotilla status", "flotilla status -o json | jq -r .url")),
+        ("logs", logs, ("flotilla logs gateway", "flotilla logs kafka --follow")),
+        ("demo", demo, ("flotilla demo",)),
+    ):
+        app.command(name, help=help_of(function), rich_help_panel=LOCAL, epilog=examples(*lines))(function)
+
+
+def up(state: State = None, port: Port = None) -> None:
+    """Start the local stack: Temporal, PostgreSQL, Redis, Kafka and the six services, as processes on loopback.
+
+    Does nothing when it runs already. Set OPENAI_BASE_URL, OPENAI_API_KEY and FLOTILLA_LLM_MODEL before, and the
+    writer uses that model; without them it uses a built-in extractive one.
+    """
+    from flotilla_cli.local.stack import bring_up, note_what_next, print_places
+
+    print_places(bring_up(up_options(state, port)))
+    note_what_next()
+
+
+def up_options(state: Path | None, port: list[str] | None) -> "UpOptions":
+    """The stack's options from the command line's."""
+    from flotilla_cli.local.stack import state_folder
+    from flotilla_devstack import UpOptions
+
+    return UpOptions(state=state_folder(state), ports=tuple(_port(text) for text in port or []))
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not name or not number.isdigit() or not 0 < int(number) < 65_536:  # noqa: PLR2004 - TCP's range
+        raise Misuse(f"--port {text} is no port", "write it like gateway.http=8080")
+    return name, int(number)
+
+
+def down(state: State = None) -> None:
+    """Stop the local stack; its data stays for the next time."""
+    from flotilla_cli.local.stack import take_down
+
+    stopped = take_down(state)
+    say(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+def status(state: State = None, output: Output = Format.TABLE) -> None:
+    """Show the processes of the local stack: state, pid, ports, log."""
+    from flotilla_cli.local.stack import print_places, public_status, read_status
+
+    document = read_status(state)
+    if output is Format.JSON:
+        print_json(public_status(document))
+        return
+    print_table(document["processes"], _PROCESSES, "The stack has no process.")
+    print_places(document)
+
+
+_PROCESSES = (
+    Column("name", "name"),
+    Column("kind", "kind"),
+    Column("state", "state"),
+    Column("pid", "pid", "right"),
+    Column("ports", lambda process: " ".join(f"{name}={port}" for name, port in process["ports"].items())),
+    Column("version", "version"),
+    Column("restarts", "restarts", "right"),
+)
+
+
+def logs(
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help="A service or server, supervisor, or install.", show_default=False)
+    ],
+    state: State = None,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=0, help="The last so many lines; 0 shows all.")
+    ] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+) -> None:
+    """Show the log of one process."""
+    from flotilla_cli.local.logs import follow_log, print_tail
+    from flotilla_cli.local.stack import find_log
+
+    path = find_log(state, service)
+    notice(str(path))
+    end = print_tail(path, lines)
+    if follow:
+        follow_log(path, end)
+
+
+def demo(state: State = None, port: Port = None) -> None:
+    """Show everything once, on the local stack: load documents, ask, look at the history, travel in it, approve.
+
+    Starts the stack if it does not run, and leaves it running.
+    """
+    from flotilla_cli.local.demo import run_demo
+
+    run_demo(up_options(state, port))

@@ -1,0 +1,44 @@
+"""`flotilla new`: a new agent's folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.printing import notice, say
+from flotilla_cli.verb import examples, help_of, new_app
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the root."""
+    group = new_app("New parts of a fleet.")
+    group.command("agent", help=help_of(new_agent), epilog=examples("flotilla new agent translate"))(new_agent)
+    group.callback()(_group)
+    app.add_typer(group, name="new")
+
+
+def _group() -> None:
+    """New parts of a fleet."""
+
+
+def new_agent(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The agent's name: lower-case, like translate.")],
+    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The folder that gets the new one.")] = Path(
+        "services"
+    ),
+) -> None:
+    """Write a service folder for a new agent that lints, tests and runs."""
+    from flotilla.agent.template import write_agent
+    from flotilla.contracts.errors import Conflict, Invalid
+
+    folder = into / f"{name}-agent"
+    try:
+        written = write_agent(name, folder)
+    except Conflict as error:
+        raise CliError(str(error)) from error
+    except Invalid as error:
+        raise Misuse(str(error)) from error
+    for path in written:
+        say(str(path))
+    notice(f"Next: read {folder / 'README.md'}")

@@ -1,0 +1,120 @@
+"""`flotilla runs`: what became of the questions."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.printing import Column, age, notice, print_fields, print_json_line, print_table, say, shorten
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+
+app = new_app("Runs: what became of the questions.")
+RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
+
+
+@verb(app, "list", epilog=examples("flotilla runs list --status error", "flotilla runs list --session s1 -o json"))
+def list_runs(
+    call: Call,
+    session: Annotated[str | None, typer.Option("--session", "-s", help="Only of this session.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", help="Only these: pending, running, interrupted, success, error, timeout, cancelled."),
+    ] = None,
+    limit: Limit = 50,
+) -> None:
+    """List runs, newest first."""
+    page = call.gateway.pages("/runs", "runs", limit, session_id=session, status=status)
+    call.listing(page, "runs", _RUNS, 'No run yet; start one with: flotilla ask "…"')
+
+
+_RUNS = (
+    Column("run", "run_id"),
+    Column("session", "session_id"),
+    Column("status", "status"),
+    Column("question", lambda run: shorten(run.get("query") or "-")),
+    Column("created", lambda run: age(run.get("created_at"))),
+)
+
+
+@verb(app, "get", epilog=examples("flotilla runs get 0197…", "flotilla runs get 0197… -o json | jq .result.answer"))
+def get_run(call: Call, run_id: RunId) -> None:
+    """Show a run: its answer or error, and its steps with times and attempts."""
+    run = call.gateway.get(f"/runs/{run_id}")
+    if call.as_json:
+        call.show(run, lambda: None)
+        return
+    _print_run(run)
+    _print_steps(call.gateway.get(f"/runs/{run_id}/steps"))
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    from flotilla_cli.answers import print_result, why_it_failed
+
+    names = ("run_id", "session_id", "status", "created_at", "finished_at")
+    print_fields({name.removesuffix("_id"): run.get(name) for name in names})
+    if run.get("error"):
+        say(why_it_failed(run), style="red")
+    if result := run.get("result"):
+        say()
+        say(result["answer"])
+        print_result(result)
+
+
+def _print_steps(document: dict[str, Any]) -> None:
+    say()
+    print_table(document["steps"], _STEPS, "No step yet.")
+
+
+def _milliseconds(step: Any) -> str:
+    value = step.get("duration_ms")
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+_STEPS = (
+    Column("step", lambda step: step.get("step") or step.get("name") or step.get("task_id")),
+    Column("kind", "kind"),
+    Column("agent", "agent"),
+    Column("status", "status"),
+    Column("attempt", lambda step: step.get("attempt") or step.get("attempts"), "right"),
+    Column("took", _milliseconds, "right"),
+)
+
+
+@verb(app, "events", epilog=examples("flotilla runs events 0197…", "flotilla runs events 0197… --follow -o json"))
+def run_events(
+    call: Call,
+    run_id: RunId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Live, with tokens and steps, until the run is done.")
+    ] = False,
+) -> None:
+    """Show the session events of a run; with --follow everything live.
+
+    With --follow, -o json prints one object per line: event, id, data.
+    """
+    if follow:
+        _follow(call, run_id)
+        return
+    from flotilla_cli.events import print_events
+
+    session_id = call.gateway.get(f"/runs/{run_id}")["session_id"]
+    events = [event for event in call.gateway.events(session_id) if event.get("runid") == run_id]
+    call.show({"events": events}, lambda: print_events(events, "This run has no event yet."))
+
+
+def _follow(call: Call, run_id: str) -> None:
+    from flotilla_cli.events import LivePrinter
+    from flotilla_cli.live import RunFollower
+
+    printer = LivePrinter()
+    for event in RunFollower(call.gateway, run_id).events():
+        if call.as_json:
+            print_json_line({"event": event.kind, "id": event.event_id, "data": event.data})
+        else:
+            printer.take(event)
+
+
+@verb(app, "cancel", epilog=examples("flotilla runs cancel 0197…"))
+def cancel_run(call: Call, run_id: RunId) -> None:
+    """Cancel a run; its agents are told to stop."""
+    answer = call.gateway.post(f"/runs/{run_id}/cancel")
+    call.show(answer, lambda: notice(f"Run {run_id} is being cancelled.", style=None))

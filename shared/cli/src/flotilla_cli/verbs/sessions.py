@@ -1,0 +1,129 @@
+"""`flotilla sessions`: the history of each conversation, and travel in it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.errors import Misuse
+from flotilla_cli.printing import Column, age, print_fields, say
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+
+app = new_app("Sessions: the history of each conversation, and travel in it.")
+SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
+
+
+@verb(app, "list", epilog=examples("flotilla sessions list", "flotilla sessions list --limit 500 -o json"))
+def list_sessions(call: Call, limit: Limit = 50) -> None:
+    """List sessions, newest first."""
+    page = call.gateway.pages("/sessions", "sessions", limit)
+    call.listing(page, "sessions", _SESSIONS, 'No session yet; start one with: flotilla ask "…"')
+
+
+def _parent(session: Any) -> str:
+    parent = session.get("parent_session_id")
+    return f"{parent} at {session.get('forked_at_seq')}" if parent else "-"
+
+
+_SESSIONS = (
+    Column("session", "session_id"),
+    Column("user", "user_id"),
+    Column("events", "head_seq", "right"),
+    Column("forked from", _parent),
+    Column("created", lambda session: age(session.get("created_at"))),
+)
+
+
+@verb(app, "show", epilog=examples("flotilla sessions show s1"))
+def show_session(call: Call, session: SessionId) -> None:
+    """Show a session: whose it is, its last event, where it was forked from."""
+    document = call.gateway.get(f"/sessions/{session}")
+    call.show(document, lambda: print_fields(document))
+
+
+@verb(app, "events", epilog=examples("flotilla sessions events s1", "flotilla sessions events s1 --from 5 --to 9"))
+def session_events(
+    call: Call,
+    session: SessionId,
+    from_seq: Annotated[int, typer.Option("--from", metavar="SEQ", min=1, help="From this event on.")] = 1,
+    to_seq: Annotated[int | None, typer.Option("--to", metavar="SEQ", min=1, help="Up to and with this event.")] = None,
+) -> None:
+    """Show a session's events: the whole history, in order, without a gap."""
+    from flotilla_cli.events import print_events
+
+    events = list(call.gateway.events(session, from_seq, to_seq))
+    call.show({"events": events}, lambda: print_events(events, "No event in this range."))
+
+
+@verb(
+    app,
+    "state",
+    epilog=examples(
+        "flotilla sessions state s1",
+        "flotilla sessions state s1 --at-seq 4",
+        "flotilla sessions state s1 --at-time 2026-05-01T12:00:00Z",
+    ),
+)
+def session_state(
+    call: Call,
+    session: SessionId,
+    at_seq: Annotated[
+        int | None, typer.Option("--at-seq", metavar="SEQ", min=0, help="As it was right after this event.")
+    ] = None,
+    at_time: Annotated[
+        str | None, typer.Option("--at-time", metavar="TIME", help="As it was at this time (RFC 3339).")
+    ] = None,
+) -> None:
+    """Show what was known at a point of the history: messages, tool calls, variables, status."""
+    if at_seq is not None and at_time is not None:
+        raise Misuse("--at-seq and --at-time exclude each other", "give one of them")
+    state = call.gateway.get(f"/sessions/{session}/state", at_seq=at_seq, at_time=at_time)
+    call.show(state, lambda: print_state(state))
+
+
+def print_state(state: dict[str, Any]) -> None:
+    """A folded state for people."""
+    print_fields({name: value for name, value in state.items() if not isinstance(value, list)})
+    for message in state.get("messages") or []:
+        say(f"{message.get('role')}: {message.get('content')}")
+    if calls := state.get("tool_calls"):
+        say(f"{len(calls)} tool calls: {', '.join(sorted({str(one.get('tool')) for one in calls}))}")
+
+
+@verb(app, "diff", epilog=examples("flotilla sessions diff s1 --from 4 --to 9"))
+def session_diff(
+    call: Call,
+    session: SessionId,
+    from_seq: Annotated[int, typer.Option("--from", metavar="SEQ", min=0, help="The earlier event.")],
+    to_seq: Annotated[int, typer.Option("--to", metavar="SEQ", min=0, help="The later event.")],
+) -> None:
+    """Show what changed between two points of the history."""
+    changes = call.gateway.get(f"/sessions/{session}/diff", from_seq=from_seq, to_seq=to_seq)
+    call.show(changes, lambda: print_fields(changes))
+
+
+@verb(
+    app, "fork", epilog=examples("flotilla sessions fork s1 --at-seq 4", "flotilla sessions fork s1 --at-seq 4 --to s2")
+)
+def fork_session(
+    call: Call,
+    session: SessionId,
+    at_seq: Annotated[int, typer.Option("--at-seq", metavar="SEQ", min=0, help="The last event that both share.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="S", help="The new session's id; default: a new one.")
+    ] = None,
+) -> None:
+    """Open a new session that shares the history up to a point; the original stays untouched."""
+    body = {"at_seq": at_seq, **({"session_id": to} if to else {})}
+    forked = call.gateway.post(f"/sessions/{session}/fork", body)
+    call.show(forked, lambda: print_fields(forked))
+
+
+@verb(app, "rollback", epilog=examples("flotilla sessions rollback s1 --to-seq 4"))
+def rollback_session(
+    call: Call,
+    session: SessionId,
+    to_seq: Annotated[int, typer.Option("--to-seq", metavar="SEQ", min=0, help="The event whose state counts again.")],
+) -> None:
+    """Go back to an earlier state by a new event; nothing is erased."""
+    answer = call.gateway.post(f"/sessions/{session}/rollback", {"to_seq": to_seq})
+    call.show(answer, lambda: print_fields(answer))

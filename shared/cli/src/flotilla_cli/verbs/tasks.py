@@ -1,0 +1,52 @@
+"""`flotilla tasks`: any chain of agents, by routing slip."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.printing import notice, print_fields
+from flotilla_cli.verb import Call, examples, new_app, verb
+
+app = new_app("Tasks: any chain of agents, each handing its result to the next.")
+
+
+@verb(
+    app,
+    "submit",
+    epilog=examples(
+        """flotilla tasks submit --step research --step write --input '{"query": "Who may approve a refund?"}'""",
+        "flotilla tasks submit --step translate --input @letter.json --session s1",
+    ),
+)
+def submit_task(
+    call: Call,
+    step: Annotated[list[str], typer.Option("--step", metavar="AGENT", help="An agent, in order; repeatable.")],
+    input_json: Annotated[
+        str, typer.Option("--input", metavar="JSON", help="The first agent's input: a JSON object, or @FILE.")
+    ],
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="The session that records it. Default: one of its own.")
+    ] = None,
+) -> None:
+    """Start a pipeline; its result is the last agent's."""
+    from flotilla_cli.arguments import read_object
+
+    body: dict[str, Any] = {"steps": step, "input": read_object(input_json)}
+    if session:
+        body["session_id"] = session
+    answer = call.gateway.post("/tasks", body)
+    call.show(answer, lambda: _print_submitted(answer))
+
+
+def _print_submitted(answer: dict[str, Any]) -> None:
+    print_fields(answer)
+    notice(f"Its result: flotilla tasks get {answer['task_id']}")
+
+
+@verb(app, "get", epilog=examples("flotilla tasks get 0197… -o json"))
+def get_task(
+    call: Call, task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)]
+) -> None:
+    """Show a pipeline: its status, and its result once it is done."""
+    task = call.gateway.get(f"/tasks/{task_id}")
+    call.show(task, lambda: print_fields(task))

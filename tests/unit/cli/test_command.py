@@ -1,0 +1,123 @@
+"""The command as a whole: its contract, its help, its reference, its start."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from flotilla_cli.main import app
+from flotilla_cli.reference import reference
+
+ROOT = Path(__file__).parents[3]
+FLOTILLA = Path(sys.executable).parent / "flotilla"
+CONTRACT = """
+up | down | status | logs | demo | doctor | ask
+documents add | documents list | documents search
+runs list | runs get | runs events | runs cancel
+sessions list | sessions show | sessions events | sessions state | sessions diff | sessions fork | sessions rollback
+actions submit | actions get
+approvals list | approvals show | approvals approve | approvals reject | approvals edit
+orders place | orders get | orders list | orders retry | orders skip | orders resolve
+agents list | new agent
+keys create | keys list | keys revoke
+tasks submit
+dead-letters list | dead-letters show | dead-letters redrive | dead-letters discard
+audit verify | audit checkpoints | audit export | audit rebuild | audit parked list | audit parked retry
+outbox status | outbox redrive
+"""
+LISTINGS = ("list", "checkpoints", "events", "search", "status")
+
+
+def verbs(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        full = f"{path} {name}".strip()
+        if hasattr(command, "commands"):
+            yield from verbs(command, full)
+        else:
+            yield full, command
+
+
+VERBS = dict(verbs(typer.main.get_command(app)))
+
+
+def options(command: Any) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts}
+
+
+def test_every_verb_of_the_contract_is_there() -> None:
+    promised = {verb.strip() for verb in re.split(r"[|\n]", CONTRACT) if verb.strip()}
+    assert promised <= VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches_by_help_and_examples(verb: str) -> None:
+    command = VERBS[verb]
+    assert command.help
+    assert f"flotilla {verb}" in command.epilog
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.split()[-1] in LISTINGS])
+def test_every_listing_takes_json(verb: str) -> None:
+    assert {"-o", "--output"} <= options(VERBS[verb])
+
+
+LOCAL = {"up", "down", "status", "logs", "demo", "new agent", "audit verify"}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in LOCAL])
+def test_every_verb_of_the_gateway_takes_the_connections_options(verb: str) -> None:
+    assert {"--url", "--token", "--as"} <= options(VERBS[verb])
+
+
+def test_the_reference_is_up_to_date() -> None:
+    mend = "run: python -m flotilla_cli.reference > docs/cli.md"
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference(), mend
+
+
+def test_help_loads_no_client_and_no_server() -> None:
+    code = "import sys, flotilla_cli.main; print([m for m in sys.modules if m.split('.')[0] in HEAVY])"
+    heavy = "HEAVY = {'httpx', 'rich', 'asyncpg', 'redis', 'aiokafka', 'temporalio', 'pydantic', 'flotilla_devstack'}; "
+    done = subprocess.run([sys.executable, "-c", heavy + code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FLOTILLA, *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("runs", "get"),
+        ("documents", "search", "q", "-k", "0"),
+        ("sessions", "list", "-o", "yaml"),
+        ("--url", "nowhere", "runs", "list"),
+        ("orders", "place", "--order-id", "o", "--user", "u", "--amount", "x", "--product", "p", "--token", "t"),
+        ("dead-letters", "redrive", "--token", "t"),
+        ("sessions", "state", "s", "--at-seq", "1", "--at-time", "2026-01-01T00:00:00Z", "--token", "t"),
+        ("up", "--port", "gateway.http=99999"),
+    ],
+)
+def test_misuse_exits_with_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2, done
+    assert done.stderr
+    assert not done.stdout
+
+
+def test_a_gateway_that_is_away_exits_with_1_and_says_what_to_do() -> None:
+    done = run("runs", "list", "--url", "http://127.0.0.1:9", "--token", "t")
+    assert done.returncode == 1
+    assert "no answer from the gateway at http://127.0.0.1:9" in done.stderr
+    assert "→" in done.stderr
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert run("--version").stdout == "flotilla 0.1.0\n"

@@ -1,0 +1,116 @@
+"""How events and answers look."""
+
+from typing import Any
+
+import pytest
+
+from flotilla_cli.answers import AnswerPrinter, confidence_line, print_result, why_it_failed
+from flotilla_cli.events import LivePrinter, kind_of, print_events, summary_of
+from flotilla_cli.live import LiveEvent
+
+
+def event(kind: str, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": f"flotilla.session.{kind}.v1", "data": data, "source": "/agents/x", "sequence": 1, **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "summary"),
+    [
+        ("message", {"role": "user", "content": "Why?\nReally"}, "user: Why? Really"),
+        ("tool_call", {"tool": "search", "args": {"query": "q", "k": 3}}, "search(query='q', k=3)"),
+        ("tool_result", {"tool": "search", "ok": True, "duration_ms": 3.4}, "search ok in 3 ms"),
+        ("tool_result", {"tool": "search", "ok": False, "error": "gone"}, "search failed: gone"),
+        ("state_change", {"change": "forked", "details": {"at_seq": 3}}, 'forked details={"at_seq": 3}'),
+        ("state_change", {"change": "run_finished", "status": "idle"}, "run_finished status=idle"),
+        ("error", {"type": "ValueError", "where": "write", "message": "no"}, "ValueError in write: no"),
+        ("novelty", {"a": 1}, '{"a": 1}'),
+    ],
+)
+def test_each_kind_of_event_in_one_line(kind: str, data: dict[str, Any], summary: str) -> None:
+    assert kind_of(event(kind, data)) == kind
+    assert summary_of(event(kind, data)) == summary
+
+
+def test_events_of_other_types_and_ciphertext_are_shown_as_they_are() -> None:
+    assert kind_of({"type": "flotilla.research.completed.v1"}) == "flotilla.research.completed.v1"
+    assert summary_of({"type": "flotilla.session.message.v1", "data": "bm90IGpzb24="}) == "bm90IGpzb24="
+
+
+def test_a_table_of_events_has_a_line_per_event(capsys: pytest.CaptureFixture[str]) -> None:
+    first = event("message", {"role": "user", "content": "Hi"}, time="2026-01-01T10:00:00.123456Z")
+    print_events([first, {**first, "sequence": 2}], "none")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["SEQ", "1", "2"]
+    assert "2026-01-01 10:00:00.123" in lines[1]
+
+
+def token(text: str) -> LiveEvent:
+    return LiveEvent("token", "1-0;0", {"text": text, "task_id": "t", "attempt": 1})
+
+
+def test_tokens_are_written_as_they_come_and_the_answer_not_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = AnswerPrinter()
+    printer.take(token("The head "))
+    assert capsys.readouterr().out == "The head "
+    printer.take(token("of care."))
+    printer.finish("The head of care.")
+    assert capsys.readouterr().out == "of care.\n"
+
+
+def test_an_answer_that_did_not_come_live_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = AnswerPrinter()
+    printer.take(token("The he"))
+    printer.finish("The head of care.")
+    assert capsys.readouterr().out == "The he\nThe head of care.\n"
+
+
+def test_a_new_attempt_begins_the_answer_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = AnswerPrinter()
+    printer.take(token("Wrong"))
+    printer.take(LiveEvent("reset", "", {"task_id": "t", "attempt": 2}))
+    printer.take(token("Right"))
+    printer.finish("Right")
+    seen = capsys.readouterr()
+    assert seen.out == "Wrong\nRight\n"
+    assert "attempt 2" in seen.err
+
+
+def test_live_events_a_line_each_and_tokens_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = LivePrinter()
+    step = {"step": "research", "status": "started", "attempt": 2, "agent": "research"}
+    for one in (
+        LiveEvent("step", "", step),
+        token("Yes, "),
+        token("sir"),
+        LiveEvent("session_event", "", event("message", {"role": "user", "content": "Hi"}, sequence=7)),
+        LiveEvent("done", "", {"status": "success"}),
+    ):
+        printer.take(one)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["step", "research", "started", "(attempt", "2)"]
+    assert lines[1] == "Yes, sir"
+    assert lines[2].split() == ["7", "message", "user:", "Hi"]
+    assert lines[3].split() == ["done", "success"]
+
+
+def test_confidence_says_what_it_is_computed_from() -> None:
+    assert confidence_line({"confidence": 0.815, "confidence_basis": "token_logprobs"}) == (
+        "Confidence 0.81, from the model's token probabilities (token_logprobs)"
+    )
+    assert "retrieval_scores" in confidence_line({"confidence": 1, "confidence_basis": "retrieval_scores"})
+    assert "unknown" in confidence_line({"confidence": None})
+
+
+def test_sources_are_numbered_as_the_answer_cites_them(capsys: pytest.CaptureFixture[str]) -> None:
+    source = {"title": "Refunds", "uri": "h/refunds.md", "start": 10, "end": 90, "score": 3.14159}
+    print_result({"sources": [source, {**source, "title": "FAQ"}], "confidence": 0.5, "model": "m", "usage": {}})
+    out = capsys.readouterr().out
+    assert "[1]  Refunds  h/refunds.md" in out
+    assert "[2]  FAQ" in out
+    assert "10-90" in out
+
+
+def test_a_failed_run_says_why() -> None:
+    assert why_it_failed({"error": {"type": "AuthenticationError", "message": "401"}}) == "AuthenticationError: 401"
+    assert why_it_failed({"error": "plain"}) == "plain"
+    assert why_it_failed({}) == "no reason given"

@@ -1,0 +1,109 @@
+"""Which gateway, and as whom."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flotilla_cli import target
+from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.target import DEFAULT_URL, Target, Wishes, read_keys, resolve, same_address
+
+LOCAL = "http://127.0.0.1:8931"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder without a stack, and no setting of the caller's."""
+    monkeypatch.setenv("FLOTILLA_HOME", str(tmp_path))
+    monkeypatch.delenv("FLOTILLA_URL", raising=False)
+    monkeypatch.delenv("FLOTILLA_TOKEN", raising=False)
+    target.local_status.cache_clear()
+    yield tmp_path
+    target.local_status.cache_clear()
+
+
+@pytest.fixture
+def stack(home: Path) -> Path:
+    """The status file of a stack, as if it had run and its gateway were still at LOCAL."""
+    keys = home / "keys.json"
+    keys.write_text(json.dumps({"admin": "k-admin", "alice": "k-alice", "bob": "k-bob"}))
+    status: dict[str, Any] = {
+        "url": LOCAL,
+        "keys_file": str(keys),
+        "processes": [],
+        "state": "ready",
+        "supervisor": None,
+    }
+    (home / "status.json").write_text(json.dumps(status))
+    return home
+
+
+@pytest.mark.usefixtures("home")
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_URL", "http://env:1")
+    monkeypatch.setenv("FLOTILLA_TOKEN", "env-token")
+    assert resolve(Wishes(), "alice") == Target("http://env:1", "env-token")
+    assert resolve(Wishes("https://flag", "flag-token"), "alice") == Target("https://flag", "flag-token")
+
+
+@pytest.mark.usefixtures("home")
+def test_the_default_address_is_the_contracts() -> None:
+    assert resolve(Wishes(token="t"), "alice").url == DEFAULT_URL == "http://127.0.0.1:8080"
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", ""])
+def test_what_is_no_address_is_misuse(url: str) -> None:
+    with pytest.raises(Misuse) if url else pytest.raises(Misuse, match="no token"):
+        resolve(Wishes(url, None), "alice")
+
+
+@pytest.mark.usefixtures("stack")
+def test_the_local_stacks_keys_are_used_for_its_address() -> None:
+    assert resolve(Wishes(LOCAL), "alice") == Target(LOCAL, "k-alice", "alice")
+    assert resolve(Wishes("http://localhost:8931/"), "admin").token == "k-admin"
+    assert resolve(Wishes(LOCAL, acts_as="bob"), "alice").token == "k-bob"
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9999", "https://127.0.0.1:8931", "http://flotilla.example:8931"])
+def test_a_local_key_is_never_sent_elsewhere(url: str) -> None:
+    with pytest.raises(Misuse, match="no token"):
+        resolve(Wishes(url), "alice")
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_person_asked_for_goes_before_a_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_TOKEN", "env-token")
+    assert resolve(Wishes(LOCAL, acts_as="bob"), "alice").token == "k-bob"
+    assert resolve(Wishes(LOCAL), "alice").token == "env-token"
+
+
+@pytest.mark.usefixtures("stack")
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(Misuse) as caught:
+        resolve(Wishes(LOCAL, acts_as="carol"), "alice")
+    assert caught.value.mend == "--as takes one of: admin, alice, bob"
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_stopped_stacks_address_is_not_the_default() -> None:
+    assert target.local_url() is None, "its supervisor is gone, so it does not run"
+
+
+def test_keys_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="cannot read"):
+        read_keys(tmp_path / "missing.json")
+    broken = tmp_path / "keys.json"
+    broken.write_text("[]")
+    with pytest.raises(CliError, match="not a JSON object"):
+        read_keys(broken)
+
+
+def test_all_names_of_loopback_are_one_address() -> None:
+    assert same_address("http://localhost:80", "http://127.0.0.1")
+    assert same_address("http://[::1]:8080/", "http://127.0.0.1:8080")
+    assert not same_address("http://127.0.0.1:8080", "http://10.0.0.1:8080")
