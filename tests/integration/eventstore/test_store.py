@@ -8,6 +8,7 @@ import pytest
 
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress, SequenceConflict
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, fold
 from flotilla.postgres import Pool, tenant_transaction
@@ -29,7 +30,7 @@ def message(content: str) -> AgentStateEvent:
 
 
 def variable(name: str, value: int) -> AgentStateEvent:
-    data = {"change": "counted", "set": {name: value}, "status": f"at {value}"}
+    data: JsonObject = {"change": "counted", "set": {name: value}, "status": f"at {value}"}
     return AgentStateEvent(kind="state_change", data=data, source="/test")
 
 

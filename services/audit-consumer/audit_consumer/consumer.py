@@ -1,0 +1,166 @@
+"""The loop: partitions come and go with the group, offsets come from PostgreSQL, batches go into the projection."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from audit_consumer.projection import Batch, Fenced, Outcome, Projection
+from audit_consumer.snapshotting import write_snapshots
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.postgres import AWAY, Pool
+from flotilla.runtime import Runtime
+from flotilla.telemetry import metrics
+
+POLL_MS = 500
+_RETRY_S = 0.5
+_GROUP_COMMIT_S = 1.0
+_ANSWER_TIMEOUT_S = 10.0
+
+_ADD_OFFSET = "INSERT INTO consumer_offsets (kafka_partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING"
+_OFFSETS = "SELECT kafka_partition, next_offset FROM consumer_offsets WHERE kafka_partition = ANY($1)"
+
+log = structlog.get_logger(__name__)
+
+
+class AuditConsumer(ConsumerRebalanceListener):
+    """Projects the partitions that the group gives to this process."""
+
+    def __init__(self, kafka: AIOKafkaConsumer, pool: Pool, topic: str, batch_events: int) -> None:
+        self._kafka = kafka
+        self._pool = pool
+        self._topic = topic
+        self._batch_events = batch_events
+        self._projection = Projection(pool)
+        self._next: dict[int, int] = {}
+        """Where each partition stands that is owned and placed."""
+        self._unplaced: set[int] = set()
+        self._working = asyncio.Lock()
+        self._committed_at = 0.0
+
+    @property
+    def owned(self) -> dict[int, int]:
+        """The partitions that this process projects, with the next offset of each."""
+        return dict(self._next)
+
+    async def run(self, runtime: Runtime) -> None:
+        """Works until `runtime.stop` is set; a batch in hand is finished.
+
+        Raises:
+            ConfigurationError: Kafka no longer has what is still to be projected.
+        """
+        self._kafka.subscribe([self._topic], listener=self)
+        while not runtime.stop.is_set():
+            try:
+                await self._step(runtime)
+            except (KafkaError, *AWAY, TimeoutError) as error:
+                log.warning("projection_waits", reason=str(error) or type(error).__name__)
+                self._replace_all()
+                await runtime.sleep(_RETRY_S)
+        await self._commit_to_group()
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Lets the batch in hand finish, so that the next owner starts behind it."""
+        async with self._working:
+            await self._commit_to_group()
+            self._next.clear()
+            self._unplaced.clear()
+        log.info("partitions_revoked", partitions=sorted(place.partition for place in revoked))
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Takes note; the loop places them once PostgreSQL says where."""
+        self._unplaced = {place.partition for place in assigned}
+        log.info("partitions_assigned", partitions=sorted(self._unplaced))
+
+    async def _step(self, runtime: Runtime) -> None:
+        async with self._working:
+            if self._unplaced:
+                await self._place()
+        if not self._next:
+            await runtime.sleep(_RETRY_S)
+            return
+        places = [TopicPartition(self._topic, partition) for partition in self._next]
+        polled = await self._kafka.getmany(*places, timeout_ms=POLL_MS, max_records=self._batch_events)
+        async with self._working:
+            batches = [
+                Batch(place.partition, self._next[place.partition], records)
+                for place, records in polled.items()
+                if records and place.partition in self._next
+            ]
+            if batches:
+                await self._project(batches)
+
+    async def _place(self) -> None:
+        """Seeks every unplaced partition to where its row in PostgreSQL stands."""
+        partitions = sorted(self._unplaced)
+        async with self._pool.acquire() as connection:
+            await connection.executemany(_ADD_OFFSET, [(partition,) for partition in partitions])
+            rows = await connection.fetch(_OFFSETS, partitions)
+        places = [TopicPartition(self._topic, row["kafka_partition"]) for row in rows]
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            starts = await self._kafka.beginning_offsets(places)
+            ends = await self._kafka.end_offsets(places)
+        for place, row in zip(places, rows, strict=True):
+            _check_range(place, row["next_offset"], starts[place], ends[place])
+            self._kafka.seek(place, row["next_offset"])
+            self._next[place.partition] = row["next_offset"]
+        self._unplaced.difference_update(self._next)
+
+    def _replace_all(self) -> None:
+        """What was fetched may not have been written: every partition is placed anew from PostgreSQL."""
+        self._unplaced |= self._next.keys()
+        self._next.clear()
+
+    async def _project(self, batches: Sequence[Batch]) -> None:
+        started = time.perf_counter()
+        try:
+            outcome = await self._projection.project(batches)
+        except Fenced as reason:
+            log.warning("fenced", reason=str(reason))
+            self._replace_all()
+            return
+        for batch in batches:
+            self._next[batch.partition] = batch.upto
+        _report(outcome, time.perf_counter() - started)
+        await write_snapshots(self._pool, outcome.snapshots_due)
+        if time.monotonic() - self._committed_at > _GROUP_COMMIT_S:
+            await self._commit_to_group()
+
+    async def _commit_to_group(self) -> None:
+        """Tells Kafka where we are. Only lag metrics and scalers read it; the truth is in PostgreSQL."""
+        offsets = {TopicPartition(self._topic, p): OffsetAndMetadata(upto, "") for p, upto in self._next.items()}
+        if not offsets:
+            return
+        try:
+            await self._kafka.commit(offsets)
+        except (CommitFailedError, KafkaError) as error:
+            log.debug("group_offset_not_committed", reason=str(error) or type(error).__name__)
+        self._committed_at = time.monotonic()
+
+
+def _check_range(place: TopicPartition, next_offset: int, start: int, end: int) -> None:
+    if not start <= next_offset <= end:
+        raise ConfigurationError(
+            f"partition {place.partition} of {place.topic} holds offsets {start} to {end}, but the projection stands "
+            f"at {next_offset}: the topic lost events or was made anew; restore it, or name the right topic"
+        )
+
+
+def _report(outcome: Outcome, seconds: float) -> None:
+    metrics.AUDIT_PROJECTED.inc(len(outcome.appended))
+    metrics.AUDIT_DUPLICATES.inc(outcome.duplicates)
+    metrics.AUDIT_CONFLICTS.inc(outcome.conflicts)
+    metrics.AUDIT_GAPS.inc(outcome.missing)
+    if outcome.parked_sessions or outcome.undecodable:
+        log.error(
+            "events_parked",
+            sessions=[f"{tenant}/{session}" for tenant, session in outcome.parked_sessions[:10]],
+            missing=outcome.missing,
+            conflicts=outcome.conflicts,
+            undecodable=outcome.undecodable,
+        )
+    log.debug("batch_projected", events=len(outcome.appended), seconds=round(seconds, 4))

@@ -1,0 +1,97 @@
+"""The audit consumer: Kafka's session events into the audit projection."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+
+from audit_consumer.anchoring import Anchor
+from audit_consumer.connections import LIVE, open_projection
+from audit_consumer.consumer import AuditConsumer
+from audit_consumer.kafka_clients import make_consumer, make_producer, started
+from audit_consumer.settings import Settings
+from audit_consumer.watch import Watch
+from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.eventstore.signing import load_signer
+from flotilla.outbox.topics import check_topics
+from flotilla.postgres import check_schema
+from flotilla.runtime import Runtime, serve
+from flotilla.telemetry import metrics
+
+SERVICE = "audit-consumer"
+_LOOK_EVERY_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Opens everything, projects until asked to stop, closes in reverse."""
+    signer = load_signer(settings.audit_signing_key_file)
+    async with AsyncExitStack() as stack:
+        dsn = settings.postgres_dsn.get_secret_value()
+        pool = await stack.enter_async_context(
+            open_projection(dsn, LIVE, application=runtime.instance, max_size=settings.postgres_pool_max)
+        )
+        runtime.health.add_check("postgres", lambda: check_schema(pool))
+        runtime.health.add_check("kafka", lambda: check_topics(settings))
+        if not await runtime.until_ready():
+            return
+        kafka = await stack.enter_async_context(started(runtime, partial(make_consumer, settings)))
+        producer = await stack.enter_async_context(started(runtime, partial(make_producer, settings)))
+        if kafka is None or producer is None:
+            return
+        watch = Watch(settings, pool)
+        stack.push_async_callback(watch.close)
+        consumer = AuditConsumer(kafka, pool, settings.kafka_session_events_topic, settings.audit_batch_events)
+        anchor = Anchor(pool, producer, settings.kafka_checkpoints_topic, signer, lambda: consumer.owned)
+        await _work(
+            consumer.run(runtime),
+            anchor.run(runtime, settings.checkpoint_interval_s),
+            _look(watch, consumer, runtime, settings.stuck_after_s),
+        )
+
+
+async def _work(*loops: Coroutine[None, None, None]) -> None:
+    """Runs the loops until all return; the first that fails ends the others."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for loop in loops:
+                tasks.create_task(loop)
+    except* ConfigurationError as group:
+        raise group.exceptions[0] from None
+
+
+async def _look(watch: Watch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
+    """Reports the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
+    runtime.health.expect_progress("projection", stuck_after_s)
+    reported: set[int] = set()
+    while not runtime.stop.is_set():
+        try:
+            view = await watch.look(consumer.owned)
+        except RetryLater as reason:
+            log.info("waiting_for_dependencies", reason=str(reason))
+            runtime.health.progress("projection")
+        else:
+            reported = _report_lags(view.lags, reported)
+            if view.moves:
+                runtime.health.progress("projection")
+        await runtime.sleep(min(_LOOK_EVERY_S, stuck_after_s / 4))
+
+
+def _report_lags(lags: Mapping[int, int], reported: set[int]) -> set[int]:
+    for gone in reported - lags.keys():
+        metrics.AUDIT_LAG.remove(str(gone))
+    for partition, lag in lags.items():
+        metrics.AUDIT_LAG.labels(str(partition)).set(lag)
+    return set(lags)
+
+
+def main() -> int:
+    """Runs the service; gives its exit code."""
+    return serve(SERVICE, Settings, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

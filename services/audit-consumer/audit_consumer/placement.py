@@ -1,0 +1,172 @@
+"""Where events go, decided without I/O: appended to their session's chain, dropped as duplicates, or parked.
+
+    same seq, same event, same bytes    duplicate: the relay sent it again; dropped
+    same seq, another event             conflict: a person must look; the session is parked
+    seq beyond the next                 gap: it waits until the missing ones come
+    a type this version can't read      the session waits for an upgrade
+
+Parked events never hold up their partition, only their session.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from audit_consumer.records import Candidate
+from flotilla.eventstore.proof import genesis, link
+
+ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "waiting"]
+
+
+@dataclass(slots=True)
+class Head:
+    """The newest event of a session's chain."""
+
+    seq: int
+    hash: bytes
+    first_seq: int
+    first_offset: int
+    parent_session_id: str | None
+    snapshot_seq: int
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What identifies an event that is in the projection, or was set aside by a person."""
+
+    event_id: UUID
+    body: bytes
+
+
+@dataclass(slots=True)
+class Placement:
+    """What is to be done for one session."""
+
+    head: Head | None
+    appended: list[tuple[Candidate, bytes]] = field(default_factory=list)
+    """Events with their chain hashes, in order of seq."""
+    parked: list[tuple[Candidate, ParkReason, str]] = field(default_factory=list)
+    """All that wait from now on, those that waited before included."""
+    duplicates: int = 0
+    conflicts: int = 0
+    """New ones."""
+    missing: int = 0
+    """How many sequence numbers a new gap lacks."""
+
+
+class Placer:
+    """Places the events of one session, in the order in which Kafka has them."""
+
+    def __init__(
+        self,
+        head: Head | None,
+        stored: Mapping[int, Stored],
+        discarded: Iterable[UUID] = (),
+        parked: Iterable[tuple[Candidate, str]] = (),
+    ) -> None:
+        """`stored` holds the projected events whose seq comes again; `parked` those that wait, with their reasons."""
+        self._head = head
+        self._stored = dict(stored)
+        self._discarded = set(discarded)
+        self._waiting: dict[int, Candidate] = {}
+        self._conflicts: list[tuple[Candidate, str]] = []
+        self._result = Placement(head)
+        self._was_parked = False
+        for candidate, reason in parked:
+            self._was_parked = True
+            self._take_parked(candidate, reason)
+
+    def take(self, candidate: Candidate) -> None:
+        """Places one event that Kafka has after all those before."""
+        if candidate.event_id in self._discarded:
+            self._result.duplicates += 1
+        elif self._head is not None and candidate.partition != self._head.partition:
+            self._conflict(candidate, f"its session lives in partition {self._head.partition}, not here")
+        elif self._head is not None and candidate.seq <= self._head.seq:
+            self._take_repeated(candidate, self._stored.get(candidate.seq))
+        elif (waiting := self._waiting.get(candidate.seq)) is not None:
+            self._take_repeated(candidate, Stored(waiting.event_id, waiting.body))
+        else:
+            self._waiting[candidate.seq] = candidate
+            self._append_what_fits()
+
+    def result(self) -> Placement:
+        """What came of it."""
+        self._append_what_fits()
+        result = self._result
+        result.head = self._head
+        result.parked = [(candidate, "conflict", detail) for candidate, detail in self._conflicts]
+        result.parked += [(c, *self._why_parked(c)) for _, c in sorted(self._waiting.items())]
+        if self._waiting and not self._was_parked and not self._conflicts:
+            result.missing = max(min(self._waiting) - self._next_seq(), 0)
+        return result
+
+    def _take_parked(self, candidate: Candidate, reason: str) -> None:
+        if reason != "conflict":
+            self.take(candidate)
+            return
+        known = self._stored.get(candidate.seq)
+        if known is not None and known == Stored(candidate.event_id, candidate.body):
+            self._result.duplicates += 1
+        else:
+            self._conflicts.append((candidate, f"seq {candidate.seq} is taken by another event"))
+
+    def _conflict(self, candidate: Candidate, detail: str) -> None:
+        self._conflicts.append((candidate, detail))
+        self._result.conflicts += 1
+
+    def _take_repeated(self, candidate: Candidate, known: Stored | None) -> None:
+        if known == Stored(candidate.event_id, candidate.body):
+            self._result.duplicates += 1
+            return
+        if known is None:
+            what = "by an event that is not in the projection: run `flotilla audit verify`"
+        else:
+            what = "with other content" if known.event_id == candidate.event_id else f"by event {known.event_id}"
+        self._conflict(candidate, f"seq {candidate.seq} is taken {what}")
+
+    def _append_what_fits(self) -> None:
+        while not self._conflicts:
+            candidate = self._waiting.get(self._next_seq()) if self._head else self._opening()
+            if candidate is None or not candidate.known:
+                return
+            del self._waiting[candidate.seq]
+            self._append(candidate)
+
+    def _opening(self) -> Candidate | None:
+        """The event that a session's chain can start with: seq 1, or the first own event of a fork."""
+        openings = [c for c in self._waiting.values() if c.seq == 1 or c.parent_session_id is not None]
+        return min(openings, key=lambda c: c.offset) if openings else None
+
+    def _append(self, candidate: Candidate) -> None:
+        if self._head is None:
+            at_seq = candidate.seq - 1 if candidate.parent_session_id else 0
+            start = genesis(candidate.tenant_id, candidate.session_id, candidate.parent_session_id, at_seq)
+            self._head = Head(
+                candidate.seq,
+                link(start, candidate.body),
+                first_seq=candidate.seq,
+                first_offset=candidate.offset,
+                parent_session_id=candidate.parent_session_id,
+                snapshot_seq=candidate.seq - 1,
+                partition=candidate.partition,
+            )
+        else:
+            self._head.seq = candidate.seq
+            self._head.hash = link(self._head.hash, candidate.body)
+        self._stored[candidate.seq] = Stored(candidate.event_id, candidate.body)
+        self._result.appended.append((candidate, self._head.hash))
+
+    def _next_seq(self) -> int:
+        return self._head.seq + 1 if self._head else 1
+
+    def _why_parked(self, candidate: Candidate) -> tuple[ParkReason, str]:
+        if not candidate.known:
+            return "unknown_type", f"this version can't read type {candidate.type}: upgrade the audit consumer"
+        if self._conflicts:
+            return "waiting", "behind a conflict of its session"
+        if candidate.seq > self._next_seq() and self._next_seq() not in self._waiting:
+            return "gap", f"seq {self._next_seq()} is missing"
+        return "waiting", "behind an event of its session that waits"

@@ -1,0 +1,170 @@
+"""From Kafka records to candidates for the projection: the envelope is read, the rest stays bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Protocol
+from uuid import UUID
+
+import msgspec
+
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.names import is_valid_id, session_key
+from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ToolResult, session_event_type
+from flotilla.eventstore.upcasters import is_known
+from flotilla.telemetry.traces import TRACEPARENT
+
+_STATE_CHANGE = session_event_type("state_change")
+_TOOL_RESULT = session_event_type("tool_result")
+_MAX_SEQ = 2**53
+
+
+class Record(Protocol):
+    """What is used of a Kafka record."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class _Envelope(msgspec.Struct):
+    id: UUID
+    type: str
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
+    tenant: str
+    subject: str
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=_MAX_SEQ)]
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    runid: str | None = None
+    taskid: str | None = None
+    traceparent: str | None = None
+
+
+class _Details(msgspec.Struct):
+    to_seq: int | None = None
+    at_seq: int | None = None
+    parent_session_id: str | None = None
+
+
+class _Change(msgspec.Struct):
+    change: str
+    details: _Details = msgspec.field(default_factory=_Details)
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_change = msgspec.json.Decoder(_Change)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tool result adds to the analytics."""
+
+    tool: str
+    agent: str
+    ok: bool
+    duration_ms: float
+    error: str | None
+
+
+@dataclass(slots=True)
+class Candidate:
+    """An event that wants its place in the projection."""
+
+    tenant_id: str
+    session_id: str
+    seq: int
+    event_id: UUID
+    type: str
+    occurred_at: datetime
+    run_id: str | None
+    task_id: str | None
+    partition: int
+    offset: int
+    body: bytes
+    known: bool
+    """Whether this version can read events of this type."""
+    traceparent: str | None
+    """The span to continue: the relay's, else the one that made the event."""
+    rolled_back_to: int | None = None
+    parent_session_id: str | None = None
+    """Set on the first own event of a fork."""
+    usage: Usage | None = None
+
+
+def candidate_of(record: Record) -> Candidate:
+    """Reads one record.
+
+    Raises:
+        Undecodable: it is no session event, or its key is not its session's.
+    """
+    body = record.value or b""
+    try:
+        envelope = _envelope.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Undecodable(f"not a session event: {error}") from error
+    _check(envelope, record.key)
+    candidate = Candidate(
+        envelope.tenant,
+        envelope.subject,
+        envelope.sequence,
+        envelope.id,
+        envelope.type,
+        envelope.time,
+        envelope.runid,
+        envelope.taskid,
+        record.partition,
+        record.offset,
+        body,
+        is_known(envelope.type),
+        _traceparent(record.headers) or envelope.traceparent,
+    )
+    if envelope.type == _STATE_CHANGE:
+        _read_change(candidate, envelope.data)
+    elif envelope.type == _TOOL_RESULT:
+        candidate.usage = _usage(envelope.data)
+    return candidate
+
+
+def _check(envelope: _Envelope, key: bytes | None) -> None:
+    if key is not None and key != session_key(envelope.tenant, envelope.subject).encode():
+        raise Undecodable(f"the record's key {key!r} is not that of its session {envelope.tenant}/{envelope.subject}")
+    if not is_valid_id(envelope.subject) or not is_valid_id(envelope.tenant):
+        raise Undecodable(f"session {envelope.subject!r} of tenant {envelope.tenant!r} is not a valid id")
+    if "\0" in f"{envelope.type}{envelope.runid}{envelope.taskid}":
+        raise Undecodable("type, runid or taskid holds a NUL character, which PostgreSQL can't store")
+
+
+def _traceparent(headers: Sequence[tuple[str, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == TRACEPARENT:
+            return value.decode("ascii", "replace")
+    return None
+
+
+def _read_change(candidate: Candidate, data: msgspec.Raw) -> None:
+    try:
+        change = _change.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return  # it can be neither a fork nor a rollback; the fold will list it among the errors
+    details = change.details
+    if change.change == ROLLED_BACK and details.to_seq is not None and 0 <= details.to_seq < candidate.seq:
+        candidate.rolled_back_to = details.to_seq
+    elif change.change == FORKED and details.at_seq == candidate.seq - 1:
+        candidate.parent_session_id = details.parent_session_id
+
+
+def _usage(data: msgspec.Raw) -> Usage | None:
+    try:
+        result = from_json(bytes(data), ToolResult)
+    except (Undecodable, RecursionError):
+        return None  # the fold will list it among the errors
+    error = result.error.replace("\0", "") if result.error else None
+    return Usage(result.tool.replace("\0", ""), result.agent.replace("\0", ""), result.ok, result.duration_ms, error)

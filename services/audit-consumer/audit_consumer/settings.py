@@ -1,0 +1,24 @@
+"""The audit consumer's settings."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from flotilla.config import KafkaSettings, PostgresSettings, ServiceSettings
+from flotilla.contracts.names import AUDIT_GROUP
+
+
+class Settings(ServiceSettings, PostgresSettings, KafkaSettings):
+    """Everything the audit consumer can be told. It connects to PostgreSQL as `flotilla_audit`."""
+
+    audit_signing_key_file: Path
+    """Ed25519 private key in PEM (PKCS 8) that signs the checkpoints."""
+    audit_group: str = AUDIT_GROUP
+    audit_batch_events: int = Field(default=5000, ge=1)
+    """Most events of one transaction."""
+    checkpoint_interval_s: float = Field(default=10.0, gt=0)
+    """Changed heads are anchored this often."""
+    stuck_after_s: float = Field(default=60.0, gt=0)
+    """Not alive once there is work and both servers answer, yet nothing moves for this long."""
+    kafka_session_timeout_ms: int = Field(default=10_000, ge=1000)
+    """After this long without a heartbeat another consumer takes this one's partitions."""

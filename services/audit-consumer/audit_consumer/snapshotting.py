@@ -1,0 +1,62 @@
+"""Writes snapshots of long sessions: one for each full stretch of events, cut at rollbacks."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import asyncpg
+
+from audit_consumer.projection import SessionKey
+from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, snapshot_of
+from flotilla.postgres import Connection, Pool
+
+# Whoever holds this row moves the session's snapshots on.
+_LOCK = "SELECT seq, snapshot_seq FROM session_heads WHERE tenant_id = $1 AND session_id = $2 FOR UPDATE"
+_EVENTS = """
+SELECT seq, body, rolled_back_to FROM session_events
+WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq
+"""
+_ADD = """
+INSERT INTO snapshots (tenant_id, session_id, first_seq, seq, earliest, summary, counts, messages, tool_calls,
+    tool_results, errors)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""
+_MOVE = "UPDATE session_heads SET snapshot_seq = $3 WHERE tenant_id = $1 AND session_id = $2"
+
+
+async def write_snapshots(pool: Pool, keys: Iterable[SessionKey]) -> None:
+    """Snapshots each session as far as it has whole stretches of events. Repeating it adds nothing."""
+    for key in keys:
+        while await _write_next(pool, key):
+            pass
+
+
+async def _write_next(pool: Pool, key: SessionKey) -> bool:
+    async with pool.acquire() as connection, connection.transaction():
+        head = await connection.fetchrow(_LOCK, *key)
+        if head is None or head["seq"] - head["snapshot_seq"] < SNAPSHOT_EVENTS:
+            return False
+        upto = head["snapshot_seq"] + SNAPSHOT_EVENTS
+        rows = await connection.fetch(_EVENTS, *key, head["snapshot_seq"], upto)
+        for stretch in _stretches(rows):
+            await _add(connection, key, snapshot_of(stretch))
+        await connection.execute(_MOVE, *key, upto)
+    return True
+
+
+async def _add(connection: Connection, key: SessionKey, snapshot: Snapshot) -> None:
+    s = snapshot
+    lists = (s.messages, s.tool_calls, s.tool_results, s.errors)
+    await connection.execute(_ADD, *key, s.first_seq, s.seq, s.earliest, s.summary, list(s.counts), *lists)
+
+
+def _stretches(rows: Sequence[asyncpg.Record]) -> Iterator[list[AgentEvent]]:
+    """Neighbouring events; rollbacks end a stretch and belong to none."""
+    stretch: list[AgentEvent] = []
+    for row in rows:
+        if row["rolled_back_to"] is None:
+            stretch.append(decode_event(row["body"]))
+        elif stretch:
+            yield stretch
+            stretch = []
+    if stretch:
+        yield stretch

@@ -1,0 +1,62 @@
+"""Carries a trace from the Kafka record into the audit row: a span and a log line per event of a sampled trace."""
+
+from collections.abc import Iterable
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+
+from audit_consumer.records import Candidate
+from flotilla.telemetry import context_of
+
+_SAMPLED = "-01"
+
+log = structlog.get_logger(__name__)
+_tracer = trace.get_tracer("flotilla")
+
+
+class EventSpans:
+    """The spans of a batch's sampled events; each such candidate gets its span as `traceparent`."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        self._spans: dict[tuple[int, int], Span] = {}
+        for candidate in candidates:
+            if candidate.traceparent is not None:
+                candidate.traceparent = self._start(candidate, candidate.traceparent)
+
+    def end(self) -> None:
+        """Ends all spans: their events are committed, or the batch failed."""
+        for span in self._spans.values():
+            span.end()
+
+    def log(self, appended: Iterable[Candidate]) -> None:
+        """One line per traced event that is now in the projection."""
+        for candidate in appended:
+            span = self._spans.get((candidate.partition, candidate.offset))
+            if span is not None:
+                log.info(
+                    "event_projected",
+                    trace_id=format(span.get_span_context().trace_id, "032x"),
+                    tenant=candidate.tenant_id,
+                    session=candidate.session_id,
+                    seq=candidate.seq,
+                    type=candidate.type,
+                )
+
+    def _start(self, candidate: Candidate, parent: str) -> str | None:
+        if not parent.endswith(_SAMPLED):
+            return None
+        span = _tracer.start_span(
+            "project session event",
+            context=context_of(parent),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.destination.partition.id": str(candidate.partition),
+                "messaging.kafka.offset": candidate.offset,
+                "session.id": candidate.session_id,
+            },
+        )
+        self._spans[candidate.partition, candidate.offset] = span
+        context = span.get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}{_SAMPLED}"

@@ -1,0 +1,117 @@
+"""What makes the log tamper-evident: a hash chain per session, Merkle trees over chain heads, checkpoint statements.
+
+Standard library only, so that an auditor's verifier depends on nothing else. The Merkle tree and its inclusion paths
+are those of Certificate Transparency (RFC 9162, section 2.1), with SHA-256.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+HASH_BYTES = 32
+NO_CHECKPOINT = "0" * 64
+"""`previous` of a partition's first checkpoint."""
+STATEMENT_FORMAT = "flotilla-checkpoint/1"
+_LEAF, _NODE = b"\x00", b"\x01"
+
+
+def genesis(tenant_id: str, session_id: str, parent_session_id: str | None = None, at_seq: int = 0) -> bytes:
+    """What the first event of a chain is linked to: SHA-256 of tenant, session, parent and at_seq, NUL-separated.
+
+    A session without a parent has an empty parent and at_seq 0. No id holds a NUL, so no two sessions agree.
+    """
+    return sha256("\0".join((tenant_id, session_id, parent_session_id or "", str(at_seq))).encode()).digest()
+
+
+def link(previous: bytes, body: bytes) -> bytes:
+    """The chain's hash at an event: SHA-256(hash of the event before ‖ the event's bytes)."""
+    return sha256(previous + body).digest()
+
+
+def head_leaf(tenant_id: str, session_id: str, seq: int, head_hash: bytes) -> bytes:
+    """The Merkle leaf of a session's head."""
+    return sha256(_LEAF + "\0".join((tenant_id, session_id, str(seq), head_hash.hex())).encode()).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The root over `leaves`, in their order; of none, SHA-256 of nothing."""
+    if not leaves:
+        return sha256().digest()
+    level = list(leaves)
+    while len(level) > 1:
+        # An odd one out is lifted as it is: the same tree as splitting at the largest power of two.
+        pairs = [sha256(_NODE + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = [*pairs, level[-1]] if len(level) % 2 else pairs
+    return level[0]
+
+
+def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The hashes that lead from leaf `index` to the root."""
+    path = []
+    level = list(leaves)
+    while len(level) > 1:
+        if index ^ 1 < len(level):
+            path.append(level[index ^ 1])
+        pairs = [sha256(_NODE + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = [*pairs, level[-1]] if len(level) % 2 else pairs
+        index //= 2
+    return path
+
+
+def root_from_path(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+    """The root of a tree of `count` leaves that has `leaf` at `index`; None when the path does not fit the tree."""
+    if not 0 <= index < count:
+        return None
+    node, rest = leaf, list(path)
+    while count > 1:
+        if index ^ 1 < count:
+            if not rest:
+                return None
+            sibling = rest.pop(0)
+            node = sha256(_NODE + (sibling + node if index % 2 else node + sibling)).digest()
+        index, count = index // 2, (count + 1) // 2
+    return None if rest else node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a checkpoint says, and its owner signs: where a partition stood, and the heads that had changed."""
+
+    partition: int
+    number: int
+    """From 1, without gaps, per partition."""
+    previous: str
+    """SHA-256 of the statement before, hex; `NO_CHECKPOINT` for the first."""
+    next_offset: int
+    """All records below this offset are projected (or parked)."""
+    heads: int
+    """How many sessions' heads changed since the checkpoint before."""
+    merkle_root: str
+    """Over the leaves of those heads, hex."""
+    created_at: str
+    format: str = STATEMENT_FORMAT
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are signed and kept."""
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "Statement":
+        """Reads a statement.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        document = json.loads(body)
+        if not isinstance(document, dict) or document.get("format") != STATEMENT_FORMAT:
+            raise ValueError("not a checkpoint statement")
+        try:
+            return cls(**document)
+        except TypeError as error:
+            raise ValueError(f"not a checkpoint statement: {error}") from error
+
+
+def split_leaves(leaves: bytes) -> list[bytes]:
+    """The leaves of a checkpoint, stored one after the other."""
+    return [leaves[start : start + HASH_BYTES] for start in range(0, len(leaves), HASH_BYTES)]
