@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Collection
+from typing import Any
 
 from flotilla.bus.connection import Redis, ask
 from flotilla.bus.entries import Entry
@@ -73,6 +74,7 @@ class Claims:
 
     async def _deliveries(self, entry_ids: list[str], at_most: int) -> dict[str, int]:
         """How often each of the claimed entries was delivered. XAUTOCLAIM gives them in order of id."""
-        first, last = entry_ids[0], entry_ids[-1]
-        rows = await ask(self._redis, "XPENDING", self._stream, self._group, first, last, at_most, self._consumer)
+        rows: Any = await self._redis.xpending_range(
+            self._stream, self._group, entry_ids[0], entry_ids[-1], at_most, self._consumer
+        )
         return {row["message_id"].decode(): int(row["times_delivered"]) for row in rows}

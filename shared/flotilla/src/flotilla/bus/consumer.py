@@ -16,7 +16,7 @@ from opentelemetry.util.types import AttributeValue
 from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
-from flotilla.bus.batching import CommandBatcher
+from flotilla.bus.batching import Command, CommandBatcher
 from flotilla.bus.claims import Claims
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
@@ -30,6 +30,8 @@ from flotilla.telemetry.metrics import BUS_DELIVERY_DELAY, BUS_ENTRIES, BUS_HAND
 Handler: TypeAlias = Callable[[Delivery], Awaitable[Finish]]
 """Answers one entry. RetryLater leaves it pending, DeadLetter gives it to the dead letters, anything else is a
 failure without an answer: the entry is delivered again, and given up after `max_deliveries`."""
+
+_FINISH_AGAIN_AFTER_S = (0.05, 0.2, 1.0)
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +82,7 @@ class Consumer:
         self._answers = CommandBatcher(redis, atomic=True)
         self._claims = Claims(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
+        self._answered: set[str] = set()
         self._slot_freed = asyncio.Event()
         self._away = Backoff(base_s=0.1, cap_s=2.0)
         self._retries = Backoff(base_s=1.0, cap_s=self._options.min_idle_ms / 2_000)
@@ -195,6 +198,7 @@ class Consumer:
             self._log.exception("bus_handler_failed", entry_id=entry.entry_id, deliveries=entry.deliveries)
         finally:
             del self._in_hand[entry.entry_id]
+            self._answered.discard(entry.entry_id)
             self._slot_freed.set()
             BUS_ENTRIES.labels(self._stream, self._group, outcome).inc()
 
@@ -240,8 +244,20 @@ class Consumer:
             BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
 
     async def _finish(self, entry: Entry, finish: Finish) -> None:
-        publish = [xadd(stream, event) for stream, event in finish.publish]
-        await self._answers.send([*publish, ("XACK", self._stream, self._group, entry.entry_id)])
+        """Publishes and acknowledges in one MULTI. The effect is made, so a lost connection is worth a second try;
+        whether the first one came through is unknown, and a reply sent twice does no harm."""
+        commands: list[Command] = [xadd(stream, event) for stream, event in finish.publish]
+        commands.append(("XACK", self._stream, self._group, entry.entry_id))
+        self._answered.add(entry.entry_id)
+        for wait_s in _FINISH_AGAIN_AFTER_S:
+            try:
+                await self._answers.send(commands)
+            except AWAY as error:
+                self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error), again_in_s=wait_s)
+                await asyncio.sleep(wait_s)
+            else:
+                return
+        await self._answers.send(commands)
 
     async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str) -> str:
         lost = LostEntry(stream=self._stream, group=self._group, entry=entry, reason=reason, error=error)
@@ -274,7 +290,7 @@ class Consumer:
         except RedisError as error:
             self._log.warning("bus_renewal_failed", error=str(error))
             return
-        for entry_id in lost & self._in_hand.keys():
+        for entry_id in (lost & self._in_hand.keys()) - self._answered:
             self._log.warning("bus_entry_taken_over", entry_id=entry_id)
             self._in_hand[entry_id].cancel()
 
