@@ -38,8 +38,8 @@ and other people are taken out.
 | 3 | not found: no such thing, or another tenant's |
 | 130 | interrupted by Ctrl-C |
 
-An error says what happened and, behind an arrow, what to do. A gateway that is busy (429 or 503 with `Retry-After`) is asked
-again for up to 15 seconds. Each request that makes something carries an idempotency key of its own.
+An error says what happened and, behind an arrow, what to do. A gateway that is busy (429 or 503 with `Retry-After`) is
+asked again for up to 15 seconds. Each request that makes something carries an idempotency key of its own.
 
 **Completion.** `flotilla --install-completion` sets it up for bash, zsh, fish and PowerShell.
 """

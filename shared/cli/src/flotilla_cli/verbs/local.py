@@ -85,7 +85,10 @@ def status(state: State = None, output: Output = Format.TABLE) -> None:
         print_json(public_status(document))
         return
     print_table(document["processes"], _PROCESSES, "The stack has no process.")
-    print_places(document)
+    if document["state"] == "ready":
+        print_places(document)
+    else:
+        notice(f"The stack is {document['state']}; start it with: flotilla up")
 
 
 _PROCESSES = (
