@@ -27,6 +27,7 @@ INSTALL = """
 import argparse, json, os, pathlib
 parser = argparse.ArgumentParser()
 parser.add_argument("--keys-file", type=pathlib.Path)
+parser.add_argument("--signing-key-file", type=pathlib.Path)
 keys_file = parser.parse_args().keys_file
 keys_file.touch(mode=0o600)
 keys_file.write_text(json.dumps({"admin": "k1"}))
@@ -72,7 +73,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     (modules / "flotilla").mkdir()
     (modules / "flotilla" / "__init__.py").touch()
     (modules / "flotilla" / "install.py").write_text(INSTALL)
-    monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("SEEN", str(seen))
     monkeypatch.setenv("OPENAI_API_KEY", "passed-through")
     yield Ground(UpOptions(state=state, servers=("redis",)), seen, modules)
@@ -193,7 +194,9 @@ def test_process_left_behind_by_a_killed_supervisor_is_ended_by_the_next(ground:
     line |= {"started": identity.started, "boot": identity.boot}
     with (ground.options.state / "processes.jsonl").open("a") as ledger:
         ledger.write(json.dumps(line) + "\n")
-    ground.processes()["supervisor"].send(signal.SIGKILL)
+    supervisor = ground.processes()["supervisor"]
+    supervisor.send(signal.SIGKILL)
+    wait_gone({"supervisor": supervisor})
     reaper = threading.Thread(target=orphan.communicate)
     reaper.start()
     _, events = ground.up()

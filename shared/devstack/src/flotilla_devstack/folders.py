@@ -37,6 +37,8 @@ class StateDir:
         self.journal_file = self.root / "events.jsonl"
         self.ledger_file = self.root / "processes.jsonl"
         self.keys_file = self.root / "keys.json"
+        self.signing_key_file = self.root / "audit-signing.pem"
+        self.public_key_file = self.root / "audit-signing.pub"
         self.logs = self.root / "logs"
 
     def create(self) -> Self:

@@ -24,6 +24,7 @@ from flotilla_devstack.services import (
     SERVICES,
     ServiceProcess,
     chosen_environment,
+    key_environment,
     service_environment,
 )
 
@@ -127,9 +128,9 @@ class RunningStack(ABC):
         return {**present, **chosen_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
-        """What one of the six services is told: the servers (PostgreSQL as its own role) and its ports."""
-        role = SERVICES[service].role
-        return {**self.environment(database=database, user=role), **service_environment(service, ports)}
+        """What one of the six services is told: the servers (PostgreSQL as its own role), its ports and key files."""
+        servers = self.environment(database=database, user=SERVICES[service].role)
+        return {**servers, **service_environment(service, ports), **key_environment(service, self.state_dir)}
 
     # Private processes
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from flotilla_devstack import http
+from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ledger import Ledger
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.process import Command
@@ -102,6 +103,15 @@ def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
     """What one service is told beside the addresses of the servers: its ports, and loopback for all of them."""
     given = {variable: str(ports[port]) for port, variable in SERVICES[name].port_variables.items()}
     return {"FLOTILLA_METRICS_HOST": LOOPBACK, "FLOTILLA_HTTP_HOST": LOOPBACK, **given}
+
+
+def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
+    """Where the audit consumer finds the key that signs checkpoints, and the gateway the one that verifies them."""
+    files = {
+        "audit-consumer": {"FLOTILLA_AUDIT_SIGNING_KEY_FILE": state_dir.signing_key_file},
+        "gateway": {"FLOTILLA_AUDIT_PUBLIC_KEY_FILE": state_dir.public_key_file},
+    }
+    return {variable: str(file) for variable, file in files.get(name, {}).items()}
 
 
 def chosen_environment() -> dict[str, str]:

@@ -125,7 +125,8 @@ class Supervisor:
             return
         watch = Stopwatch("install", "stack", self._report)
         watch.report("preparing", "migrations, topics, consumer groups, keys")
-        argv = (*self._options.install, "--keys-file", str(self._state_dir.keys_file))
+        keys, signing_key = self._state_dir.keys_file, self._state_dir.signing_key_file
+        argv = (*self._options.install, "--keys-file", str(keys), "--signing-key-file", str(signing_key))
         run_tool(
             argv,
             log=self._state_dir.log_file("install"),

@@ -69,11 +69,19 @@ def create_key_pair(private_file: Path, public_file: Path) -> str:
         fresh.touch(mode=0o600)
         fresh.write_bytes(encoded)
         fresh.replace(private_file)
-    signer = load_signer(private_file)
+    write_public_key(private_file, public_file)
+    return load_signer(private_file).key_id
+
+
+def write_public_key(private_file: Path, public_file: Path) -> None:
+    """Writes the public half of a private key as PEM, for verifiers; a file that exists is kept (it may hold more).
+
+    Raises:
+        ConfigurationError: `private_file` can't be read, or holds no Ed25519 key.
+    """
     if not public_file.exists():
         public_file.parent.mkdir(parents=True, exist_ok=True)
         public_file.write_bytes(_public_pem(private_file))
-    return signer.key_id
 
 
 def load_signer(file: Path) -> Signer:
