@@ -80,7 +80,9 @@ class CommandBatcher:
             await self._deliver([unit])
 
     async def _round_trip(self, units: list[_Unit]) -> list[Any]:
-        async with self._redis.pipeline(transaction=self._atomic) as pipe:
+        # A lone command needs no MULTI, which a Redis out of memory refuses even for an acknowledgement.
+        transaction = self._atomic and (len(units) > 1 or len(units[0][0]) > 1)
+        async with self._redis.pipeline(transaction=transaction) as pipe:
             for commands, _ in units:
                 for command in commands:
                     pipe.execute_command(*command)
