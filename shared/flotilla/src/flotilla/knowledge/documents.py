@@ -1,6 +1,6 @@
 """What goes into the knowledge base and what its parsers make of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -72,4 +72,7 @@ class Piece:
     start: int
     end: int
     text: str
-    anchors: tuple[str, ...] = field(default=(), compare=False)
+    leads: tuple[str, ...] = ()
+    """The terms that it defines, as they stand in the text."""
+    anchors: tuple[str, ...] = ()
+    """HTML ids that begin in it."""

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flotilla.knowledge.documents import Piece
-from flotilla.knowledge.terms import TITLE_WEIGHT, compounds, weights_of, words
+from flotilla.knowledge.terms import LEAD_WEIGHT, TITLE_WEIGHT, compounds, weights_of, words
 from flotilla.postgres import Connection
 
-# How often each lexeme occurs in each text; in a heading it counts $4 times.
+# How often each lexeme occurs in each text; it counts $5 times in a heading and $6 times in a defined term.
 _LEXEMES = """
 SELECT p.ordinal, t.lexeme,
-       (SELECT sum(CASE w WHEN 'A' THEN $4 ELSE 1 END) FROM unnest(t.weights) AS w)::int AS frequency
-FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS p (heading, body, ordinal),
+       (SELECT sum(CASE w WHEN 'A' THEN $5 WHEN 'B' THEN $6 ELSE 1 END) FROM unnest(t.weights) AS w)::int AS frequency
+FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS p (heading, leads, body, ordinal),
      unnest(setweight(to_tsvector($1::text::regconfig, p.heading), 'A')
+            || setweight(to_tsvector($1::text::regconfig, p.leads), 'B')
             || to_tsvector($1::text::regconfig, p.body)) AS t
 """
 # Waits for the tenant's other writers, and counts the passages in.
@@ -66,14 +67,17 @@ class IndexedPiece:
 
 
 async def weigh(connection: Connection, config: str, title: str, pieces: list[Piece]) -> list[IndexedPiece]:
-    """The terms of each piece; those of the document's title and of the headings above it count more."""
+    """The terms of each piece. Those of the document's title, of the headings above it and of the terms that it
+    defines count more."""
     headings = [f"{title} {piece.heading}" for piece in pieces]
     rows = await connection.fetch(
         _LEXEMES,
         config,
         [words(heading) for heading in headings],
+        [words(" ".join(piece.leads)) for piece in pieces],
         [words(piece.text) for piece in pieces],
         TITLE_WEIGHT,
+        LEAD_WEIGHT,
     )
     frequencies: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for ordinal, lexeme, frequency in rows:

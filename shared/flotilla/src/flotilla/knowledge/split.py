@@ -73,8 +73,10 @@ def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
     anchors = tuple(anchor for span in opened.spans for anchor in span.block.anchors)
     heading = HEADING_SEPARATOR.join(opened.spans[-1].path)
     last_end = opened.spans[-1].end
+    leads = tuple(span.block.text for span in opened.spans if span.block.leads)
     for number, (start, end) in enumerate(_cut(text, opened.spans[0].start, last_end)):
-        pieces.append(Piece(heading, start, end, text[start:end], anchors if number == 0 else ()))
+        first = number == 0
+        pieces.append(Piece(heading, start, end, text[start:end], leads if first else (), anchors if first else ()))
 
 
 def _spans(blocks: list[Block]) -> Iterator[_Span]:

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 K1 = 1.2
-B = 0.75
+B = 0.6
 PIVOT_TERMS = 70
 """Length, in terms, at which a passage counts as of normal length."""
 TITLE_WEIGHT = 2
-"""How many times a term of the title path counts."""
+"""How many times a term of the title path counts (fields as in BM25F)."""
+LEAD_WEIGHT = 3
+"""How many times more a term counts where the passage defines it (`<dt>`)."""
 WEIGHT_UNIT = 1000
 """Weights are stored as whole thousandths."""
 MAX_TERM_CHARACTERS = 120
