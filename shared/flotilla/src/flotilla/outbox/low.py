@@ -8,7 +8,7 @@ Yet `id > last read` would skip a transaction that drew its ids early and commit
 2. Later, look which transactions below x still run. Usually none; one that is idle for long is remembered instead.
 3. Read once more from the old start, and see all of it published and deleted. Now a row up to s can come only from
    a remembered transaction, and reads may begin at s + 1 while each of these still runs *in the read's own
-   snapshot*; once one has ended, at the old start again (`_PAGE` in rows.py decides that in the same statement).
+   snapshot*; once one has ended, at the old start again (`rows.PAGE` decides that in the same statement).
 
 The snapshot's xmax would not do for x: it is one past the newest *finished* transaction, and a running one may have
 a higher id.

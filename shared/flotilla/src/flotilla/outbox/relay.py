@@ -8,6 +8,7 @@ after any failure. So every batch that ever reaches Kafka begins no later than t
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -148,7 +149,9 @@ class Relay:
         if self._database is not None:
             connection = self._database.connection
             self._database = None
-            connection.terminate()
+            # asyncpg has released it already when the server ended it.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
             await self._pool.release(connection)
 
     async def _turn(self) -> float:

@@ -12,7 +12,7 @@ from flotilla.postgres import Connection, Pool
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
-_PAGE = """
+PAGE = """
 SELECT page.lane,
        array_agg(page.id ORDER BY page.id) AS ids,
        array_agg(convert_to(page.tenant_id || '/' || page.session_id, 'UTF8') ORDER BY page.id) AS keys,
@@ -109,7 +109,7 @@ async def read_page(
 ) -> Page:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
-    records = await connection.fetch(_PAGE, lanes, start.low, start.base, running, max_rows, max_bytes)
+    records = await connection.fetch(PAGE, lanes, start.low, start.base, running, max_rows, max_bytes)
     found = [LaneRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes

@@ -1,0 +1,93 @@
+"""A topic of each test's own, the outbox as the relay sees it, and relays in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Protocol
+
+import asyncpg
+import pytest
+
+from flotilla.config import KafkaSettings
+from flotilla.outbox.kafka_client import client_arguments
+from flotilla.outbox.leases import LaneLeases
+from flotilla.outbox.publisher import Link, Publisher
+from flotilla.outbox.relay import Relay, RelayOptions
+from flotilla.outbox.rows import open_relay_pool
+from flotilla.postgres import Connection, Pool
+from tests.support.postgres import Database
+from tests.support.session_events import topics_named
+
+
+@pytest.fixture
+async def kafka(kafka_bootstrap: str, unique: Callable[[str], str]) -> KafkaSettings:
+    """Settings with topics of this test's own."""
+    return await topics_named(kafka_bootstrap, unique("session-events"))
+
+
+@pytest.fixture
+async def relay_pool(database: Database) -> AsyncIterator[Pool]:
+    """The outbox as the relay sees it."""
+    async with open_relay_pool(database.dsn("flotilla_relay")) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def superuser(database: Database) -> AsyncIterator[Connection]:
+    """A connection that sees everything."""
+    connection = await asyncpg.connect(database.superuser_dsn)
+    yield connection
+    await connection.close()
+
+
+class StartRelay(Protocol):
+    """Runs a relay in this process while the block lasts."""
+
+    def __call__(
+        self,
+        instance: str = ...,
+        *,
+        options: RelayOptions | None = ...,
+        traces: bool = ...,
+        publisher: type[Publisher] = ...,
+        leases: type[LaneLeases] = ...,
+    ) -> AbstractAsyncContextManager[Relay]: ...
+
+
+@pytest.fixture
+def start_relay(relay_pool: Pool, kafka: KafkaSettings) -> StartRelay:
+    """Starts relays on this test's database and topic."""
+
+    @asynccontextmanager
+    async def started(
+        instance: str = "relay",
+        *,
+        options: RelayOptions | None = None,
+        traces: bool = False,
+        publisher: type[Publisher] = Publisher,
+        leases: type[LaneLeases] = LaneLeases,
+    ) -> AsyncIterator[Relay]:
+        link = Link(partial(publisher.open, client_arguments(kafka), kafka.kafka_session_events_topic))
+        relay = Relay(relay_pool, link, leases(relay_pool, instance), options=options, traces=traces)
+        stop = asyncio.Event()
+        running = asyncio.create_task(relay.run(stop, 5.0), name=instance)
+        try:
+            yield relay
+            assert not running.done(), running
+        finally:
+            stop.set()
+            await running
+            await link.close()
+
+    return started
+
+
+@pytest.fixture
+def backlog(superuser: Connection) -> Callable[[], Awaitable[int]]:
+    """Counts the rows that are in the outbox, parked ones included."""
+
+    async def count() -> int:
+        return int(await superuser.fetchval("SELECT count(*) FROM flotilla.event_outbox"))
+
+    return count
