@@ -1,9 +1,7 @@
-"""API keys: how they look, how they are stored, and the first ones of a local stack."""
+"""The first API keys, and the key that signs the audit log of a local stack."""
 
-import hashlib
 import json
 import os
-import secrets
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +12,11 @@ import psycopg
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from flotilla.contracts.api_keys import key_hash, new_key
 from flotilla.contracts.errors import ConfigurationError
 
 Connection: TypeAlias = "psycopg.Connection[tuple[object, ...]]"
 MIN_KEY_LENGTH = 32
-KEY_PREFIX = "flo_"
 _KEYS_LOCK = 0x6B657973  # "keys"
 _OWNER_ONLY = 0o600
 TENANT = "default"
@@ -68,16 +66,6 @@ ON CONFLICT (tenant_id, key_id) DO UPDATE
 """
 
 
-def new_key() -> str:
-    """A new key: 256 random bits behind a prefix that secret scanners can look for."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
-
-
-def hash_of(key: str) -> bytes:
-    """What is stored of a key. Its bits are random, so one round of SHA-256 can't be guessed back."""
-    return hashlib.sha256(key.encode()).digest()
-
-
 def write_local_keys(dsn: str, path: Path) -> None:
     """Makes sure that the keys in `path` (JSON, name → key, mode 0600) exist and work; keeps those that are there.
 
@@ -121,7 +109,7 @@ def _read(path: Path) -> dict[str, str]:
 def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> None:
     if local.is_person:
         connection.execute(_PERSON, (TENANT, local.name, local.name.capitalize(), local.roles))
-    connection.execute(_KEY, (TENANT, key_id, local.name, hash_of(key), local.name, local.roles))
+    connection.execute(_KEY, (TENANT, key_id, local.name, key_hash(key), local.name, local.roles))
 
 
 def write_signing_key(path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The HTTP application: routes behind the guard, errors as problem documents, one OpenAPI document."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flotilla.contracts.errors import FlotillaError
+from flotilla.runtime import Health, health_routes
+from gateway.guard import Guard, GuardedRoute
+from gateway.observing import Observing
+from gateway.problems import problem_of
+from gateway.routes import documents, runs, sessions
+from gateway.schemas.common import ProblemDocument
+from gateway.services import Services
+
+VERSION = "1"
+ROUTERS = (sessions.router, runs.router, documents.router)
+_DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
+
+Errors are problem documents (RFC 9457) with a stable `code`. Listings page by cursor. The acting person is always the
+subject of the token."""
+
+
+def make_application(services: Services, guard: Guard, health: Health) -> FastAPI:
+    """The application over `services`; opens nothing."""
+    app = FastAPI(title="Flotilla", version=VERSION, docs_url=None, redoc_url=None, description=_DESCRIPTION)
+    app.state.services = services
+    app.state.guard = guard
+    for router in ROUTERS:
+        app.router.routes.extend(router.routes)
+    app.router.routes.extend(route for route in health_routes(health) if route.path != "/metrics")
+    app.add_middleware(Observing)
+    for kind in (FlotillaError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _answer(_request: Request, error: Exception) -> Response:
+    return problem_of(error).response()
+
+
+def guarded_routes() -> list[GuardedRoute]:
+    """Every route of the API with its access: what a test enumerates."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, GuardedRoute)]
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {})["ProblemDocument"] = _problem_schema()
+        components["securitySchemes"] = {
+            "bearer": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key, or a JWT of the OpenID provider.",
+            }
+        }
+        for route in guarded_routes():
+            _declare_access(document, route)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _problem_schema() -> dict[str, Any]:
+    schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    (field_error,) = schema.pop("$defs").values()
+    schema["properties"]["errors"] = {"type": "array", "items": field_error}
+    return schema
+
+
+def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
+    for method in route.methods or ():
+        operation = document["paths"][route.path][method.lower()]
+        if route.access.roles:
+            operation["security"] = [{"bearer": []}]
+            operation["x-roles"] = sorted(route.access.roles)

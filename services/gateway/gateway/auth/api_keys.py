@@ -1,0 +1,87 @@
+"""API keys: looked up by hash, remembered for a few seconds."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.ids import Clock, utc_now
+from flotilla.postgres import Pool
+from gateway.auth.principal import Principal, roles_among
+
+MAX_REMEMBERED = 10_000
+MAX_KEY_LENGTH = 256
+_UNKNOWN_S = 2.0
+"""How long a key that is none is remembered: short, since it may be about to be made."""
+_AUTHENTICATE = "SELECT * FROM flotilla.authenticate($1)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    principal: Principal | None
+    expires_at: datetime | None
+    until: float
+
+
+class ApiKeys:
+    """Finds who a key belongs to. A revocation holds after `cache_s` at the latest, an expiry at once."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        cache_s: float,
+        *,
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool = pool
+        self._cache_s = cache_s
+        self._clock = clock
+        self._monotonic = monotonic
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    async def principal_of(self, key: str) -> Principal | None:
+        """Whose key it is; None when it is unknown, revoked or expired."""
+        if len(key) > MAX_KEY_LENGTH:
+            return None
+        digest = key_hash(key)
+        known = self._known.get(digest)
+        if known is None or known.until < self._monotonic():
+            known = await self._look_up(digest)
+        if known.expires_at is not None and known.expires_at <= self._clock():
+            return None
+        return known.principal
+
+    def forget(self, digest: bytes | None = None) -> None:
+        """Asks the database again about one key, or about all."""
+        if digest is None:
+            self._known.clear()
+        else:
+            self._known.pop(digest, None)
+
+    async def _look_up(self, digest: bytes) -> _Known:
+        row = await self._pool.fetchrow(_AUTHENTICATE, digest)
+        found = _Known(
+            principal=_principal(row) if row else None,
+            expires_at=row["expires_at"] if row else None,
+            until=self._monotonic() + (self._cache_s if row else min(_UNKNOWN_S, self._cache_s)),
+        )
+        self._known[digest] = found
+        self._known.move_to_end(digest)
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+        return found
+
+
+def _principal(row: asyncpg.Record) -> Principal:
+    return Principal(
+        tenant_id=row["tenant_id"],
+        subject=row["subject"],
+        roles=roles_among(row["roles"]),
+        is_person=row["is_person"],
+        key_id=row["key_id"],
+    )

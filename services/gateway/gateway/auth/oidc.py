@@ -1,0 +1,88 @@
+"""JWTs of an OpenID provider, checked by RFC 7519, RFC 8725 and OpenID Connect Core 3.1.3.7."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from gateway.auth.jwks import Jwks
+from gateway.auth.principal import Principal, roles_among
+
+LEEWAY_S = 30
+REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
+MAX_TOKEN_LENGTH = 16_384
+MAX_SUBJECT_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OidcOptions:
+    """What a token must hold, and where it says who somebody is."""
+
+    issuer: str
+    audience: str
+    algorithms: Sequence[str]
+    roles_claim: str = "roles"
+    tenant_claim: str | None = None
+    tenant: str = "default"
+    person_claim: str = "email"
+
+
+class Oidc:
+    """Turns tokens into principals."""
+
+    def __init__(self, options: OidcOptions, keys: Jwks) -> None:
+        self._options = options
+        self._keys = keys
+
+    async def principal_of(self, token: str) -> Principal | None:
+        """Who the token speaks for; None when it does not hold.
+
+        Raises:
+            RetryLater: the provider's keys can't be had.
+        """
+        if len(token) > MAX_TOKEN_LENGTH:
+            return None
+        try:
+            header = jwt.get_unverified_header(token)
+            # Before the key is looked for: the token must not choose how it is checked.
+            if header.get("alg") not in self._options.algorithms:
+                return None
+            key = await self._keys.key(header.get("kid"))
+            claims = self._checked(token, key) if key is not None else None
+        except jwt.PyJWTError:
+            return None
+        return self._principal(claims) if claims is not None else None
+
+    def _checked(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[key.algorithm_name] if key.algorithm_name in self._options.algorithms else [],
+            audience=self._options.audience,
+            issuer=self._options.issuer,
+            leeway=LEEWAY_S,
+            options={"require": REQUIRED, "verify_signature": True},
+        )
+
+    def _principal(self, claims: Mapping[str, Any]) -> Principal | None:
+        tenant = _claim(claims, self._options.tenant_claim) if self._options.tenant_claim else self._options.tenant
+        subject = claims["sub"]
+        if not isinstance(tenant, str) or not tenant or not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
+            return None
+        return Principal(
+            tenant_id=tenant,
+            subject=subject,
+            roles=roles_among(_claim(claims, self._options.roles_claim)),
+            is_person=bool(_claim(claims, self._options.person_claim)),
+        )
+
+
+def _claim(claims: Mapping[str, Any], path: str) -> Any:
+    """The claim of that name, or, where there is none, the nested one: `realm_access.roles`."""
+    if path in claims:
+        return claims[path]
+    value: Any = claims
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

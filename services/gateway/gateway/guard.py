@@ -1,0 +1,131 @@
+"""Deny by default: every route says who may call it, and is reached only after that was checked.
+
+@router.post("/v1/sessions", status_code=201)
+@allow(OPERATORS)
+async def create_session(...): ...
+
+A route that does not say so can't be made. Checks come before the body is read: who calls, their role, their tenant's
+rate, then the body's size and nesting.
+"""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flotilla.contracts.errors import ConfigurationError, Forbidden
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.principal import Principal, Role
+from gateway.limits import RequestRate, check_nesting, limited
+from gateway.problems import NotJson
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ACCESS = "__flotilla_access__"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call a route, and what it reads."""
+
+    roles: frozenset[Role]
+    """One of these is needed; empty lets anybody in, without credentials."""
+    form_bytes: int | None = None
+    """Set for a route that takes a form with a file: its limit."""
+
+
+def allow(roles: frozenset[Role], *, form_bytes: int | None = None) -> Callable[[F], F]:
+    """Declares who may call the endpoint."""
+
+    def declare(endpoint: F) -> F:
+        setattr(endpoint, _ACCESS, Access(roles, form_bytes))
+        return endpoint
+
+    return declare
+
+
+PUBLIC: frozenset[Role] = frozenset()
+"""For the few routes that need no credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What is checked before a route's own code."""
+
+    authenticator: Authenticator
+    rate: RequestRate
+    max_body_bytes: int
+    max_json_depth: int
+
+    async def admit(self, request: Request, access: Access) -> Principal:
+        """Who calls, if they may.
+
+        Raises:
+            Unauthenticated, Forbidden, TooMany: they may not.
+        """
+        principal = await self.authenticator.authenticate(request)
+        self.rate.take(principal.tenant_id)
+        if not principal.roles & access.roles:
+            needed = " or ".join(sorted(access.roles))
+            raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
+        return principal
+
+    async def check_body(self, request: Request, access: Access) -> Request:
+        """The request with a body that is safe to parse.
+
+        Raises:
+            TooLarge, NotJson, Invalid: it is not.
+        """
+        if access.form_bytes is not None:
+            return limited(request, access.form_bytes)
+        checked = limited(request, self.max_body_bytes)
+        if request.method == "POST":
+            body = await checked.body()
+            _check_is_json(request, body)
+            check_nesting(body, self.max_json_depth)
+        return checked
+
+
+class GuardedRoute(APIRoute):
+    """A route that its `Access` stands before."""
+
+    access: Access
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        access = getattr(endpoint, _ACCESS, None)
+        if access is None:
+            raise ConfigurationError(f"route {path} does not say who may call it: declare it with @allow(…)")
+        self.access = access
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, behind the guard."""
+        handle = super().get_route_handler()
+        access = self.access
+
+        async def guarded(request: Request) -> Response:
+            if access.roles:
+                guard: Guard = request.app.state.guard
+                request.state.principal = await guard.admit(request, access)
+                request = await guard.check_body(request, access)
+            return await handle(request)
+
+        return guarded
+
+
+def guarded_router(tag: str) -> APIRouter:
+    """A router whose routes are all guarded. Paths are whole: `/v1/sessions`."""
+    return APIRouter(route_class=GuardedRoute, tags=[tag], strict_content_type=False)
+
+
+def _check_is_json(request: Request, body: bytes) -> None:
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if body and media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise NotJson(media_type)
+
+
+def _names(roles: frozenset[Role]) -> str:
+    return ", ".join(sorted(roles)) or "none"

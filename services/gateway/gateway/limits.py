@@ -1,0 +1,117 @@
+"""Limits on what one caller may ask of a replica: bodies, nesting, requests, open streams."""
+
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from flotilla.contracts.errors import Invalid
+from gateway.problems import TooLarge, TooMany
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+MAX_BUCKETS = 10_000
+STREAM_RETRY_S = 5.0
+
+
+def limited(request: Request, max_bytes: int) -> Request:
+    """The same request, whose body can't be read beyond `max_bytes`.
+
+    Raises:
+        TooLarge: it says itself that it is larger.
+    """
+    declared = request.headers.get("Content-Length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise TooLarge(max_bytes)
+    return Request(request.scope, _counted(request.receive, max_bytes))
+
+
+def _counted(receive: Receive, max_bytes: int) -> Receive:
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > max_bytes:
+            raise TooLarge(max_bytes)
+        return message
+
+    return counted
+
+
+def check_nesting(body: bytes, max_depth: int) -> None:
+    """Raises Invalid for JSON that is nested deeper than `max_depth`, before a parser recurses into it."""
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return  # most bodies: no need to look closer
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(body):
+        token = match[0]
+        if token in (b"[", b"{"):
+            depth += 1
+            if depth > max_depth:
+                raise Invalid(f"the body is nested deeper than {max_depth} levels")
+        elif token in (b"]", b"}"):
+            depth -= 1
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class RequestRate:
+    """A token bucket for each tenant."""
+
+    def __init__(self, per_s: float, burst: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._monotonic = monotonic
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, tenant_id: str) -> None:
+        """Counts one request.
+
+        Raises:
+            TooMany: the tenant has used up its share; says when to come back.
+        """
+        now = self._monotonic()
+        bucket = self._buckets.setdefault(tenant_id, _Bucket(float(self._burst), now))
+        self._buckets.move_to_end(tenant_id)
+        bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
+        bucket.at = now
+        if bucket.tokens < 1:
+            raise TooMany(f"more than {self._per_s:g} requests per second", (1 - bucket.tokens) / self._per_s)
+        bucket.tokens -= 1
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+
+
+class StreamSlots:
+    """Open event streams, counted over all tenants and for each."""
+
+    def __init__(self, total: int, per_tenant: int) -> None:
+        self._total = total
+        self._per_tenant = per_tenant
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, tenant_id: str) -> Iterator[None]:
+        """One slot for as long as the block runs; see `check`."""
+        self._open[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant_id] -= 1
+            if not self._open[tenant_id]:
+                del self._open[tenant_id]
+
+    def check(self, tenant_id: str) -> None:
+        """Raises TooMany when no slot is left."""
+        if self._open[tenant_id] >= self._per_tenant or self._open.total() >= self._total:
+            raise TooMany("too many event streams are open: close some, or ask for the run's status", STREAM_RETRY_S)

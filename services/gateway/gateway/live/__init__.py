@@ -1,0 +1,1 @@
+"""Following runs: what comes from Redis while it lives, what comes from the log in any case."""

@@ -1,0 +1,134 @@
+"""The events of one run as a client follows them: live entries and session events, until it is done.
+
+Each event's id is `<redis id>;<seq>`: the newest live entry and the newest session event that the client has. Any
+replica can go on from there. Live entries may be lost with Redis; session events come from the log, each once.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import structlog
+from sse_starlette import ServerSentEvent
+
+from flotilla.contracts.envelope import decode_event
+from flotilla.contracts.errors import Invalid, RetryLater
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.postgres import AWAY
+from gateway.live.bell import Bell
+from gateway.live.feed import BEGINNING
+from gateway.runs.records import Followed, followed_run
+from gateway.services import Services
+
+LOOK_UP_S = 10.0
+"""How long a follower sleeps when nobody rings."""
+MAX_SEQ = 2**62
+_EVENT_ID = re.compile(r"(\d{1,19}-\d{1,19});(\d{1,19})")
+_SHOWN = ("token", "reset", "step")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What the client has."""
+
+    entry_id: str = BEGINNING
+    seq: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.entry_id};{self.seq}"
+
+
+def read_position(last_event_id: str | None) -> Position:
+    """The position that `Last-Event-ID` names; the beginning without one.
+
+    Raises:
+        Invalid: it is no id of an event of a run.
+    """
+    if not last_event_id:
+        return Position()
+    match = _EVENT_ID.fullmatch(last_event_id)
+    if match is None or int(match[2]) > MAX_SEQ:
+        raise Invalid("Last-Event-ID: give the id of the last event that was received, unchanged")
+    return Position(match[1], int(match[2]))
+
+
+async def run_events(
+    services: Services, tenant_id: str, run: Followed, start: Position
+) -> AsyncIterator[ServerSentEvent]:
+    """The run's events after `start`; ends after `done`, or when the gateway stops."""
+    follower = _Follower(services, tenant_id, run, replace(start, seq=max(start.seq, run.first_seq - 1)))
+    with ExitStack() as stack:
+        stack.enter_context(services.streams.hold(tenant_id))
+        stack.enter_context(services.feed.follow(run.run_id, follower.bell))
+        stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.bell))
+        async for event in follower.events():
+            yield event
+
+
+class _Follower:
+    def __init__(self, services: Services, tenant_id: str, run: Followed, start: Position) -> None:
+        self.bell = Bell()
+        self._services = services
+        self._tenant_id = tenant_id
+        self._store = services.store_of(tenant_id)
+        self._run = run
+        self._position = start
+        self._run_finished = False
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        while not self._services.stopping.is_set():
+            news = await self.bell.answered(LOOK_UP_S)
+            if news.live:
+                async for event in self._live():
+                    yield event
+            try:
+                async for event in self._from_log(look=news.log or news.end):
+                    yield event
+                    if event.event == "done":
+                        return
+            except (RetryLater, *AWAY, TimeoutError) as error:
+                log.warning("run_events_wait", run_id=self._run.run_id, error=str(error) or type(error).__name__)
+                self.bell.ring(log=True, end=True)
+                await self._services.pause()
+
+    async def _live(self) -> AsyncIterator[ServerSentEvent]:
+        while entries := await self._services.feed.read(self._run.run_id, self._position.entry_id):
+            for entry in entries:
+                self._position = replace(self._position, entry_id=entry.entry_id)
+                if entry.kind in _SHOWN:
+                    yield self._event(entry.kind, entry.data)
+
+    async def _from_log(self, *, look: bool) -> AsyncIterator[ServerSentEvent]:
+        """Session events, then `done` once the run is over. The status is read first: what it says is in the log."""
+        if not look:
+            return
+        run = await followed_run(self._services.pool, self._tenant_id, self._run.run_id)
+        over = run.status not in ACTIVE_RUN_STATUSES
+        async for event in self._session_events():
+            yield event
+        if over:
+            async for event in self._live():  # tokens that were written before the end
+                yield event
+            yield self._event("done", b'{"status":"%s"}' % run.status.encode())
+
+    async def _session_events(self) -> AsyncIterator[ServerSentEvent]:
+        if self._run_finished:
+            return
+        while True:
+            page = await self._store.read_page(self._run.session_id, self._position.seq + 1)
+            for seq, body in enumerate(page.bodies, start=page.first_seq):
+                self._position = replace(self._position, seq=seq)
+                event = decode_event(body)
+                if event.runid != self._run.run_id:
+                    continue
+                yield self._event("session_event", body)
+                if event.data.get("change") == "run_finished":
+                    self._run_finished = True
+                    return
+            if page.next_seq > page.head_seq:
+                return
+
+    def _event(self, kind: str, data: bytes) -> ServerSentEvent:
+        return ServerSentEvent(data=data.decode(), event=kind, id=str(self._position), sep="\n")

@@ -1,0 +1,91 @@
+"""One look at the database for all runs that somebody follows here: is there more in the log, has the run ended?
+
+The live stream tells sooner; this is what holds when Redis is away, was flushed, or never heard of the run.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import structlog
+
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.postgres import AWAY, Pool, tenant_transaction
+from gateway.live.bell import Bell
+
+EVERY_S = 0.5
+log = structlog.get_logger(__name__)
+_LOOK = """
+SELECT r.run_id, r.status, s.head_seq FROM flotilla.runs AS r
+JOIN flotilla.sessions AS s ON s.tenant_id = r.tenant_id AND s.session_id = r.session_id
+WHERE r.tenant_id = $1 AND r.run_id = ANY($2)
+"""
+
+
+class RunWatch:
+    """Rings the followers of a run when its status or its session's head changes."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._bells: defaultdict[str, defaultdict[str, set[Bell]]] = defaultdict(lambda: defaultdict(set))
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    @contextmanager
+    def follow(self, tenant_id: str, run_id: str, bell: Bell) -> Iterator[None]:
+        """Rings `bell` for the run as long as the block runs."""
+        self._bells[tenant_id][run_id].add(bell)
+        try:
+            yield
+        finally:
+            self._forget(tenant_id, run_id, bell)
+
+    def announce(self, run_id: str) -> None:
+        """Somebody says that the run moved on."""
+        for runs in self._bells.values():
+            for bell in runs.get(run_id, ()):
+                bell.ring(log=True)
+
+    def wake_all(self) -> None:
+        """Makes every follower look up: the process is about to stop."""
+        for runs in self._bells.values():
+            for bells in runs.values():
+                for bell in bells:
+                    bell.ring()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Looks twice a second until `stop`, while anybody follows."""
+        while not stop.is_set():
+            for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._bells.items()]:
+                await self._look(tenant_id, run_ids)
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        self.wake_all()
+
+    async def _look(self, tenant_id: str, run_ids: list[str]) -> None:
+        try:
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                rows = await connection.fetch(_LOOK, tenant_id, run_ids)
+        except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
+            log.warning("run_watch_away", error=str(error) or type(error).__name__)
+            return
+        for row in rows:
+            seen = (row["status"], row["head_seq"])
+            if self._seen.get(row["run_id"]) != seen and row["run_id"] in self._bells.get(tenant_id, {}):
+                self._seen[row["run_id"]] = seen
+                over = row["status"] not in ACTIVE_RUN_STATUSES
+                for bell in self._bells[tenant_id][row["run_id"]]:
+                    bell.ring(log=True, end=over)
+
+    def _forget(self, tenant_id: str, run_id: str, bell: Bell) -> None:
+        runs = self._bells[tenant_id]
+        runs[run_id].discard(bell)
+        if not runs[run_id]:
+            del runs[run_id]
+            self._seen.pop(run_id, None)
+        if not runs:
+            del self._bells[tenant_id]

@@ -1,0 +1,136 @@
+"""Composition root of `gateway`: opens everything, wires it, serves until asked to stop, drains."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from flotilla.bus import Redis, check_redis, connect_redis
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.eventstore import open_kafka_log
+from flotilla.knowledge import KnowledgeBase
+from flotilla.postgres import Pool, check_schema, open_pool
+from flotilla.runtime import Runtime, http_server, serve
+from gateway.application import make_application
+from gateway.auth.api_keys import ApiKeys
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.jwks import Jwks
+from gateway.auth.oidc import Oidc, OidcOptions
+from gateway.guard import Guard
+from gateway.limits import RequestRate, StreamSlots
+from gateway.live.feed import LiveFeed
+from gateway.live.watch import RunWatch
+from gateway.services import Services
+from gateway.settings import Settings
+from gateway.temporal import Temporal
+
+SERVICE = "gateway"
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Serves until `runtime.stop`, then lets requests and streams end."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            open_pool(
+                settings.postgres_dsn.get_secret_value(), application=SERVICE, max_size=settings.postgres_pool_max
+            )
+        )
+        redis = await stack.enter_async_context(
+            connect_redis(settings.redis_url.get_secret_value(), name=runtime.instance)
+        )
+        services = await _services(settings, runtime, pool, redis, stack)
+        _add_checks(runtime, services)
+        app = make_application(services, _guard(settings, services), runtime.health)
+        # Serves at once: whoever comes too early is told so, with Retry-After.
+        server = http_server(app, settings.http_host, settings.http_port, grace_s=int(settings.drain_s))
+        port = await stack.enter_async_context(server.running())
+        log.info("listening", port=port)
+        await stack.enter_async_context(_background(services.feed.run, services.watch.run, stop=runtime.stop))
+        if await runtime.until_ready():
+            await runtime.stop.wait()
+
+
+async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
+    return Services(
+        pool=pool,
+        redis=redis,
+        temporal=Temporal(settings, settings.task_queue),
+        kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
+        knowledge=KnowledgeBase(pool),
+        dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
+        api_keys=ApiKeys(pool, settings.key_cache_s),
+        feed=LiveFeed(redis),
+        watch=RunWatch(pool),
+        streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
+        stopping=runtime.stop,
+    )
+
+
+def _add_checks(runtime: Runtime, services: Services) -> None:
+    """Redis and Temporal have to answer once, which finds wrong addresses; later the gateway does without."""
+    runtime.health.add_check("postgres", lambda: check_schema(services.pool))
+    runtime.health.add_check("redis", _until_first_success(lambda: check_redis(services.redis)))
+    runtime.health.add_check("temporal", _until_first_success(services.temporal.check))
+
+
+def _until_first_success(check: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    succeeded = False
+
+    async def once() -> None:
+        nonlocal succeeded
+        if not succeeded:
+            await check()
+            succeeded = True
+
+    return once
+
+
+def _guard(settings: Settings, services: Services) -> Guard:
+    return Guard(
+        authenticator=Authenticator(services.api_keys, _oidc(settings)),
+        rate=RequestRate(settings.requests_per_s, settings.request_burst),
+        max_body_bytes=settings.max_body_bytes,
+        max_json_depth=settings.max_json_depth,
+    )
+
+
+def _oidc(settings: Settings) -> Oidc | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    options = OidcOptions(
+        issuer=settings.oidc_issuer,
+        audience=settings.oidc_audience,
+        algorithms=settings.oidc_algorithms,
+        roles_claim=settings.oidc_roles_claim,
+        tenant_claim=settings.oidc_tenant_claim,
+        tenant=settings.oidc_tenant,
+        person_claim=settings.oidc_person_claim,
+    )
+    return Oidc(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
+
+
+@asynccontextmanager
+async def _background(*jobs: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Runs `jobs` beside the block; they end by `stop`."""
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(_until_done(job, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def _until_done(job: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
+    await job(stop)
+
+
+def main() -> int:
+    """Runs the service; gives the exit code."""
+    return serve(SERVICE, Settings, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

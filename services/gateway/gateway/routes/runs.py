@@ -1,0 +1,159 @@
+"""Runs: questions, and what becomes of them."""
+
+from typing import Annotated
+
+from fastapi import Header, Query, Response
+from sse_starlette import EventSourceResponse
+
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStatus
+from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.guard import allow, guarded_router
+from gateway.idempotency import Claim, IdempotencyKey
+from gateway.live.run_events import read_position, run_events
+from gateway.names import EVENT_STREAM_MEDIA_TYPE
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
+from gateway.routes.documented import refusals
+from gateway.runs import records
+from gateway.runs.steps import steps_of
+from gateway.runs.waiting import finished_run
+from gateway.schemas.common import ID_PATTERN, RunId, SessionId
+from gateway.schemas.runs import CancelAccepted, Run, RunAccepted, RunList, RunRequest, RunSteps
+from gateway.services import Caller, Services, Wired
+
+router = guarded_router("runs")
+_START = "/v1/sessions/{session_id}/runs"
+
+
+@router.post(
+    _START,
+    status_code=202,
+    response_model=RunAccepted,
+    responses={200: {"model": Run, "description": "Done within `wait_s`."}, **refusals(409, 413, 415)},
+)
+@allow(OPERATORS)
+async def start_run(
+    *,
+    services: Wired,
+    caller: Caller,
+    session_id: SessionId,
+    body: RunRequest,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> RunAccepted | Response:
+    """Ask a question in a session, which is created if it is new. A session has one active run at a time."""
+    request = RAGRequest(
+        query=body.query,
+        user_id=caller.subject,
+        session_id=session_id,
+        tenant_id=caller.tenant_id,
+        run_id=new_id(),
+        steps=body.steps,
+        top_k=body.top_k,
+    )
+    content = [session_id, body.model_dump(exclude={"wait_s"})]
+    started = await records.start_run(services.pool, request, Claim(caller, f"POST {_START}", idempotency_key, content))
+    if started.start is not None:
+        await services.temporal.start(started.start)
+    response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
+    if body.wait_s:
+        run = await finished_run(services, caller.tenant_id, started.run.run_id, body.wait_s)
+        if run is not None:
+            return _json(run, 200, response.headers["Location"])
+    return started.run
+
+
+def _json(run: Run, status: int, location: str) -> Response:
+    return Response(run.model_dump_json(), status, {"Location": location}, "application/json")
+
+
+@router.get("/v1/runs", response_model=RunList, responses=refusals())
+@allow(EVERYONE)
+async def list_runs(
+    *,
+    services: Wired,
+    caller: Caller,
+    session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
+    status: Annotated[RunStatus | None, Query(description="Only these.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> RunList:
+    """List runs, newest first."""
+    before = read_time_cursor(cursor)
+    rows = await records.list_runs(
+        services.pool, caller.tenant_id, session_id=session_id, status=status, limit=limit, before=before
+    )
+    return RunList(runs=[records.run_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "run_id"))
+
+
+@router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))
+@allow(EVERYONE)
+async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
+    """One run: its answer, or why there is none."""
+    return await records.get_run(services.pool, caller.tenant_id, run_id)
+
+
+@router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=refusals(404))
+@allow(EVERYONE)
+async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
+    """What was done for a run: workflow steps, delegations, model calls, with times and attempts."""
+    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    return await steps_of(services, caller.tenant_id, run)
+
+
+@router.get(
+    "/v1/runs/{run_id}/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: `token`, `reset` before the tokens of a new attempt, `step`, "
+            "`session_event`, and `done` at the end. Each id is `<redis id>;<seq>`.",
+            "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+        **refusals(404),
+    },
+)
+@allow(EVERYONE)
+async def follow_run(
+    services: Wired,
+    caller: Caller,
+    run_id: RunId,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
+    ] = None,
+) -> EventSourceResponse:
+    """Follow a run live. Goes on after `Last-Event-ID` on any replica; once the live stream is gone, from the log."""
+    position = read_position(last_event_id)
+    run = await records.followed_run(services.pool, caller.tenant_id, run_id)
+    services.streams.check(caller.tenant_id)
+    return EventSourceResponse(run_events(services, caller.tenant_id, run, position), sep="\n")
+
+
+@router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))
+@allow(OPERATORS)
+async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
+    """Ask a run to stop; its agents are told. 409 when it ended otherwise."""
+    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    if run.status not in ACTIVE_RUN_STATUSES:
+        return _already(run)
+    await records.note_cancel(services.pool, run, caller)
+    try:
+        await services.temporal.cancel(run.workflow_id)
+    except NotFound:
+        return await _cancel_without_workflow(services, caller, run_id)
+    return CancelAccepted(run_id=run_id, status=run.status)
+
+
+async def _cancel_without_workflow(services: Services, caller: Caller, run_id: str) -> CancelAccepted:
+    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    if run.status == "pending" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
+        return CancelAccepted(run_id=run_id, status="cancelled")
+    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    return CancelAccepted(run_id=run_id, status=run.status) if run.status in ACTIVE_RUN_STATUSES else _already(run)
+
+
+def _already(run: Run) -> CancelAccepted:
+    if run.status != "cancelled":
+        raise records.over(run)
+    return CancelAccepted(run_id=run.run_id, status=run.status)

@@ -1,0 +1,161 @@
+"""Sessions: the history of each conversation, and travel in it."""
+
+import json
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Conflict
+from flotilla.contracts.ids import new_id
+from flotilla.eventstore import sessions as stored
+from flotilla.eventstore import state_json
+from flotilla.postgres import tenant_transaction
+from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.guard import allow, guarded_router
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
+from gateway.routes.documented import refusals
+from gateway.schemas.common import MAX_SEQ, SessionId
+from gateway.schemas.sessions import (
+    ForkRequest,
+    RollbackRequest,
+    RolledBack,
+    Session,
+    SessionEvents,
+    SessionList,
+    SessionRequest,
+    SessionState,
+    StateDiff,
+)
+from gateway.services import Caller, Wired
+
+router = guarded_router("sessions")
+JSON = "application/json"
+DEFAULT_EVENTS = 200
+MAX_EVENTS = 1000
+# A page, newest first; $3 and $4 are the last row of the page before.
+_LIST = """
+SELECT session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at FROM flotilla.sessions
+WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
+ORDER BY created_at DESC, session_id DESC LIMIT $2
+"""
+
+
+class SessionExists(Conflict):
+    """The id is taken by a session with other metadata."""
+
+    code = "session_exists"
+
+
+@router.post(
+    "/v1/sessions",
+    status_code=201,
+    response_model=Session,
+    responses={200: {"model": Session, "description": "It was there already."}, **refusals(409, 413, 415)},
+)
+@allow(OPERATORS)
+async def create_session(services: Wired, caller: Caller, body: SessionRequest, response: Response) -> stored.Session:
+    """Open a session. Opening the same one again changes nothing."""
+    session_id = body.session_id or new_id()
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        session, is_new = await stored.open_session(
+            connection, caller.tenant_id, session_id, caller.subject, body.metadata
+        )
+    if not is_new and body.metadata and body.metadata != session.metadata:
+        raise SessionExists(f"session {session_id} exists with other metadata: choose another id")
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/sessions/{session.session_id}"
+    return session
+
+
+@router.get("/v1/sessions", response_model=SessionList, responses=refusals())
+@allow(EVERYONE)
+async def list_sessions(
+    services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> SessionList:
+    """List sessions, newest first."""
+    before = read_time_cursor(cursor)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before)
+    sessions = [Session.model_validate({**dict(row), "metadata": json.loads(row["metadata"])}) for row in rows]
+    return SessionList(sessions=sessions, next_cursor=next_time_cursor(rows, limit, "session_id"))
+
+
+@router.get("/v1/sessions/{session_id}", response_model=Session, responses=refusals(404))
+@allow(EVERYONE)
+async def get_session(services: Wired, caller: Caller, session_id: SessionId) -> stored.Session:
+    """One session."""
+    return await services.store_of(caller.tenant_id).session(session_id)
+
+
+@router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=refusals(404))
+@allow(EVERYONE)
+async def get_events(
+    *,
+    services: Wired,
+    caller: Caller,
+    session_id: SessionId,
+    from_seq: Annotated[int, Query(ge=1, le=MAX_SEQ, description="From this event on.")] = 1,
+    to_seq: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="Up to and with this event.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = DEFAULT_EVENTS,
+) -> Response:
+    """The session's events in order, complete up to the newest one that is committed."""
+    last = from_seq + limit - 1
+    page = await services.store_of(caller.tenant_id).read_page(
+        session_id, from_seq, last if to_seq is None else min(to_seq, last)
+    )
+    end = page.head_seq if to_seq is None else min(to_seq, page.head_seq)
+    next_seq = str(page.next_seq) if page.next_seq <= end else "null"
+    body = b'{"events":[%s],"next_seq":%s}' % (b",".join(page.bodies), next_seq.encode())
+    return Response(body, media_type=JSON)
+
+
+@router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=refusals(404))
+@allow(EVERYONE)
+async def get_state(
+    services: Wired,
+    caller: Caller,
+    session_id: SessionId,
+    at_seq: Annotated[int | None, Query(ge=0, le=MAX_SEQ, description="Right after this event.")] = None,
+    at_time: Annotated[datetime | None, Query(description="At this time, with its offset.")] = None,
+) -> Response:
+    """What the session's events amount to: now, after an event, or at a time."""
+    state = await services.store_of(caller.tenant_id).state_at(session_id, at_seq, time=at_time)
+    return Response(state_json(state), media_type=JSON)
+
+
+@router.get("/v1/sessions/{session_id}/diff", response_model=StateDiff, responses=refusals(404))
+@allow(EVERYONE)
+async def get_diff(
+    services: Wired,
+    caller: Caller,
+    session_id: SessionId,
+    from_seq: Annotated[int, Query(ge=0, le=MAX_SEQ)],
+    to_seq: Annotated[int, Query(ge=0, le=MAX_SEQ)],
+) -> Response:
+    """What changed from the state at one event to the state at another."""
+    found = await services.store_of(caller.tenant_id).diff(session_id, from_seq, to_seq)
+    return Response(to_json(found), media_type=JSON)
+
+
+@router.post(
+    "/v1/sessions/{session_id}/fork", status_code=201, response_model=Session, responses=refusals(404, 409, 413, 415)
+)
+@allow(OPERATORS)
+async def fork(
+    services: Wired, caller: Caller, session_id: SessionId, body: ForkRequest, response: Response
+) -> stored.Session:
+    """Open a session whose history is this one's up to `at_seq`. Allowed while a run is active."""
+    store = services.store_of(caller.tenant_id)
+    session = await store.fork(session_id, body.at_seq, body.session_id, user_id=caller.subject)
+    response.headers["Location"] = f"/v1/sessions/{session.session_id}"
+    return session
+
+
+@router.post("/v1/sessions/{session_id}/rollback", response_model=RolledBack, responses=refusals(404, 409, 413, 415))
+@allow(OPERATORS)
+async def rollback(services: Wired, caller: Caller, session_id: SessionId, body: RollbackRequest) -> RolledBack:
+    """Make the state what it was at `to_seq`, by one more event. 409 while a run is active."""
+    appended = await services.store_of(caller.tenant_id).rollback(session_id, body.to_seq)
+    return RolledBack(session_id=session_id, to_seq=body.to_seq, seq=appended.last_seq)

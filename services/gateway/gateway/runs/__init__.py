@@ -1,0 +1,1 @@
+"""Runs: started in one transaction, watched until they end."""

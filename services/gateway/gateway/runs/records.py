@@ -1,0 +1,196 @@
+"""The rows of `flotilla.runs` as the gateway reads and writes them."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
+from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
+from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import current_traceparent
+from gateway.auth.principal import Principal
+from gateway.idempotency import Claim
+from gateway.names import SOURCE
+from gateway.schemas.runs import Run
+from gateway.temporal import Start
+
+_COLUMNS = """run_id, session_id, workflow_id, user_id, query, status, result, error, created_at, started_at,
+    finished_at"""
+# The session, made if it is new; an existing one stays as it is.
+_OPEN_SESSION = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+# Nothing happens while another run of the session is active.
+_ADD = f"""
+INSERT INTO flotilla.runs
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
+ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - constants
+_GET = f"SELECT {_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608
+# A page, newest first; $5 and $6 are the last row of the page before.
+_LIST = f"""
+SELECT {_COLUMNS} FROM flotilla.runs
+WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS NULL OR status = $3)
+  AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6))
+ORDER BY created_at DESC, run_id DESC LIMIT $4
+"""  # noqa: S608
+_FOLLOWED = "SELECT session_id, status, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+# Ends a run that no workflow works on; nothing when it has ended or begun.
+_CANCEL_PENDING = """
+UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
+WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What is needed to follow a run."""
+
+    run_id: str
+    session_id: str
+    status: RunStatus
+    first_seq: int
+    """Of the run's own events; 1 where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run, and how to start its workflow; None when it was started by an earlier, equal request."""
+
+    run: Run
+    start: Start | None
+
+
+async def start_run(pool: Pool, request: RAGRequest, claim: Claim) -> Started:
+    """Commits session (if it is new), run, idempotency key and first events together.
+
+    Raises:
+        RunInProgress: another run of the session is active.
+        IdempotencyConflict: the key was used for another request.
+    """
+    tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
+    async with tenant_transaction(pool, tenant_id) as connection:
+        earlier = await claim.take(connection, run_id)
+        if earlier is not None:
+            return Started(await _get(connection, tenant_id, earlier), None)
+        await connection.execute(_OPEN_SESSION, tenant_id, session_id, request.user_id)
+        # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
+        appended = await append(connection, tenant_id, session_id, _first_events(request))
+        row = await connection.fetchrow(
+            _ADD,
+            tenant_id,
+            run_id,
+            session_id,
+            request.user_id,
+            run_workflow_id(run_id),
+            request.query,
+            to_json(request).decode(),
+            current_traceparent(),
+            appended.first_seq,
+        )
+        if row is None:
+            raise RunInProgress(
+                f"session {session_id} has an active run: wait for it, cancel it, or use another session"
+            )
+    return Started(run_of(row), Start(RAG_WORKFLOW, run_workflow_id(run_id), request))
+
+
+async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
+    """One run.
+
+    Raises:
+        NotFound: the tenant has no such run.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await _get(connection, tenant_id, run_id)
+
+
+async def list_runs(
+    pool: Pool,
+    tenant_id: str,
+    *,
+    session_id: str | None,
+    status: str | None,
+    limit: int,
+    before: tuple[datetime | None, str | None],
+) -> list[asyncpg.Record]:
+    """Rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, session_id, status, limit, *before)
+
+
+async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
+    """Where the run's events are, and how it stands.
+
+    Raises:
+        NotFound: the tenant has no such run.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        row = await connection.fetchrow(_FOLLOWED, tenant_id, run_id)
+    if row is None:
+        raise no_run(run_id)
+    return Followed(run_id, row["session_id"], row["status"], row["first_seq"] or 1)
+
+
+async def note_cancel(pool: Pool, run: Run, principal: Principal) -> None:
+    """Records who asked for the run to be cancelled.
+
+    Raises:
+        Conflict: the run is over, and not because it was cancelled.
+    """
+    change = StateChange(change="run_cancel_requested", details={"run_id": run.run_id, "by": principal.subject})
+    async with tenant_transaction(pool, principal.tenant_id) as connection:
+        await append(connection, principal.tenant_id, run.session_id, [_event(change, run.run_id)])
+
+
+async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
+    """Ends a run whose workflow never began; False when it has begun or ended meanwhile."""
+    change = StateChange(change="run_finished", status="idle", details={"run_id": run.run_id, "status": "cancelled"})
+    async with tenant_transaction(pool, tenant_id) as connection:
+        if await connection.execute(_CANCEL_PENDING, tenant_id, run.run_id) != "UPDATE 1":
+            return False
+        await append(connection, tenant_id, run.session_id, [_event(change, run.run_id)])
+    return True
+
+
+def run_of(row: asyncpg.Record) -> Run:
+    """A row as clients see it."""
+    parsed = {name: json.loads(row[name]) if row[name] else None for name in ("result", "error")}
+    return Run.model_validate({**dict(row), **parsed})
+
+
+def no_run(run_id: str) -> NotFound:
+    """Says that the tenant has no such run."""
+    return NotFound(f"no run {run_id}")
+
+
+async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
+    row = await connection.fetchrow(_GET, tenant_id, run_id)
+    if row is None:
+        raise no_run(run_id)
+    return run_of(row)
+
+
+def _first_events(request: RAGRequest) -> list[AgentStateEvent]:
+    question = Message(role="user", content=request.query)
+    details = {"run_id": request.run_id, "user_id": request.user_id}
+    started = StateChange(change="run_started", status="running", details=dict(details))
+    said = AgentStateEvent(kind="message", data=to_builtins(question), source=SOURCE, run_id=request.run_id)
+    return [said, _event(started, request.run_id)]
+
+
+def _event(change: StateChange, run_id: str) -> AgentStateEvent:
+    return AgentStateEvent(kind="state_change", data=to_builtins(change), source=SOURCE, run_id=run_id)
+
+
+def over(run: Run) -> Conflict:
+    """Says that nothing can be cancelled any more."""
+    return Conflict(f"run {run.run_id} is over: {run.status}")

@@ -1,0 +1,134 @@
+"""What was done for a run: from Temporal's history its own steps, from the database delegations and model calls."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import structlog
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.service import RPCError
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.postgres import tenant_transaction
+from gateway.schemas.runs import Run, RunSteps, Step
+from gateway.services import Services
+from gateway.temporal import RPC_TIMEOUT
+
+log = structlog.get_logger(__name__)
+_TASKS = """
+SELECT task_id, agent, status, attempt, failure, created_at, finished_at, duration_ms FROM flotilla.agent_tasks
+WHERE tenant_id = $1 AND run_id = $2
+"""
+_CALLS = """
+SELECT task_id, agent, model, call_index, input_tokens, output_tokens, duration_ms, created_at FROM flotilla.llm_calls
+WHERE tenant_id = $1 AND run_id = $2
+"""
+
+
+async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
+    """All steps, in the order in which they began."""
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        tasks = await connection.fetch(_TASKS, tenant_id, run.run_id)
+        calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
+    steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
+    history = await _history(services, run.workflow_id)
+    steps += _workflow_steps(history or ())
+    steps.sort(key=lambda step: step.started_at or datetime.max.replace(tzinfo=UTC))
+    return RunSteps(steps=steps, workflow_history="unavailable" if history is None else "complete")
+
+
+def _delegation(row: asyncpg.Record, run_id: str) -> Step:
+    return Step(
+        kind="delegation",
+        step=row["task_id"].removeprefix(f"{run_id}."),
+        status=row["status"],
+        attempt=row["attempt"],
+        agent=row["agent"],
+        task_id=row["task_id"],
+        error=json.loads(row["failure"]) if row["failure"] else None,
+        started_at=row["created_at"],
+        finished_at=row["finished_at"],
+        duration_ms=row["duration_ms"],
+    )
+
+
+def _llm_call(row: asyncpg.Record) -> Step:
+    return Step(
+        kind="llm_call",
+        step=f"call {row['call_index']}",
+        status="done",
+        attempt=1,
+        agent=row["agent"],
+        task_id=row["task_id"],
+        model=row["model"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        finished_at=row["created_at"],
+        duration_ms=row["duration_ms"],
+    )
+
+
+async def _history(services: Services, workflow_id: str) -> list[HistoryEvent] | None:
+    try:
+        handle = await services.temporal.handle(workflow_id)
+        pages = handle.fetch_history_events(rpc_timeout=RPC_TIMEOUT)
+        return [event async for event in pages]
+    except (RetryLater, RPCError) as error:
+        log.info("history_not_read", workflow_id=workflow_id, error=str(error))
+        return None
+
+
+def _workflow_steps(events: Iterable[HistoryEvent]) -> list[Step]:
+    """Activities, from their scheduling to their end."""
+    steps: dict[int, Step] = {}
+    for event in events:
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            steps[event.event_id] = _scheduled(event)
+        elif event.event_type in _ENDS:
+            name, status = _ENDS[event.event_type]
+            attributes = getattr(event, name)
+            step = steps[attributes.scheduled_event_id]
+            steps[attributes.scheduled_event_id] = step.model_copy(update=_ended(event, status, attributes, step))
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            attributes = event.activity_task_started_event_attributes
+            steps[attributes.scheduled_event_id].attempt = attributes.attempt
+    return list(steps.values())
+
+
+_ENDS = {
+    EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: ("activity_task_completed_event_attributes", "done"),
+    EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED: ("activity_task_failed_event_attributes", "failed"),
+    EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: ("activity_task_timed_out_event_attributes", "timeout"),
+    EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED: ("activity_task_canceled_event_attributes", "cancelled"),
+}
+
+
+def _scheduled(event: HistoryEvent) -> Step:
+    attributes = event.activity_task_scheduled_event_attributes
+    return Step(
+        kind="workflow_step",
+        step=attributes.activity_type.name,
+        status="running",
+        attempt=1,
+        task_id=attributes.activity_id,
+        started_at=_time(event),
+    )
+
+
+def _ended(event: HistoryEvent, status: str, attributes: Any, step: Step) -> dict[str, Any]:
+    finished_at = _time(event)
+    failure = getattr(attributes, "failure", None)
+    message = failure.cause.message or failure.message if failure is not None else ""
+    return {
+        "status": status,
+        "finished_at": finished_at,
+        "duration_ms": (finished_at - (step.started_at or finished_at)).total_seconds() * 1000,
+        "error": {"message": message} if message else None,
+    }
+
+
+def _time(event: HistoryEvent) -> datetime:
+    return event.event_time.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,28 @@
+"""Waits for the end of a run: told by its live stream, else by the database."""
+
+import asyncio
+from contextlib import ExitStack
+
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from gateway.live.bell import Bell
+from gateway.runs.records import get_run
+from gateway.schemas.runs import Run
+from gateway.services import Services
+
+
+async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_s: float) -> Run | None:
+    """The run once it is over; None when that takes longer than `timeout_s`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    bell = Bell()
+    with ExitStack() as stack:
+        stack.enter_context(services.feed.follow(run_id, bell))
+        stack.enter_context(services.watch.follow(tenant_id, run_id, bell))
+        while not services.stopping.is_set():
+            news = await bell.answered(max(0.0, deadline - loop.time()))
+            run = await get_run(services.pool, tenant_id, run_id) if news.end else None
+            if run is not None and run.status not in ACTIVE_RUN_STATUSES:
+                return run
+            if loop.time() >= deadline:
+                return None
+    return None

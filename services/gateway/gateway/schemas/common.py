@@ -1,0 +1,88 @@
+"""Pieces of bodies that routes share. Unknown fields are refused, and nothing is taken that a store can't hold."""
+
+import math
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_SEQ = 2**63 - 1
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+"""The same as `flotilla.contracts.names.is_valid_id`; a test compares them."""
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a NUL character can't be stored")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is blank")
+    return text
+
+
+def _storable_json(value: Any) -> Any:
+    """Checks a JSON value; its depth was limited before it was parsed."""
+    if isinstance(value, str):
+        _storable(value).encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("NaN and Infinity are no JSON")
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _storable_json(name)
+            _storable_json(member)
+    elif isinstance(value, list):
+        for member in value:
+            _storable_json(member)
+    return value
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_storable)]
+Words: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1), AfterValidator(_storable), AfterValidator(_not_blank)
+]
+"""Text that is not blank."""
+Reason: TypeAlias = Annotated[Words, StringConstraints(max_length=2000)]
+Id: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Name: TypeAlias = Annotated[Words, StringConstraints(max_length=200)]
+JsonBody: TypeAlias = Annotated[dict[str, Any], AfterValidator(_storable_json)]
+SessionId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The session's id.")]
+RunId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The run's id.")]
+ResourceId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="Its id.")]
+
+
+class RequestBody(BaseModel):
+    """What clients send."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """What clients get."""
+
+    model_config = ConfigDict(
+        from_attributes=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
+
+
+class FieldError(BaseModel):
+    """What is wrong with one part of a request."""
+
+    pointer: str = Field(examples=["#/query"])
+    """A JSON pointer into the body, or `query NAME`, `path NAME`, `header NAME`."""
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str = Field(examples=["urn:flotilla:problem:not_found"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["no run 0197f1a2-…: it does not exist or is not yours"])
+    code: str = Field(examples=["not_found"])
+    """Stable, for programs."""
+    errors: list[FieldError] | None = None
+    trace_id: str | None = None

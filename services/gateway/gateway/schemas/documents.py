@@ -1,0 +1,43 @@
+"""The knowledge base."""
+
+from datetime import datetime
+
+from flotilla.contracts.tasks import Passage
+from gateway.schemas.common import Answer
+
+
+class AddedDocument(Answer):
+    """A document as the knowledge base has it now."""
+
+    document_id: str
+    uri: str
+    title: str
+    passages: int
+    unchanged: bool
+    """True when the very same content was there already."""
+
+
+class Document(Answer):
+    """A document, without its text."""
+
+    document_id: str
+    uri: str
+    title: str
+    media_type: str
+    size_bytes: int
+    passages: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class DocumentList(Answer):
+    """A page of documents, by uri."""
+
+    documents: list[Document]
+    next_cursor: str | None
+
+
+class FoundPassages(Answer):
+    """Passages, best first."""
+
+    passages: list[Passage]

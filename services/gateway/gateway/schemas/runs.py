@@ -1,0 +1,98 @@
+"""Runs."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+
+from flotilla.contracts.requests import RAGResponse, RunStatus
+from gateway.schemas.common import Answer, Id, RequestBody, Words
+
+MAX_QUERY_CHARACTERS = 32_000
+MAX_WAIT_S = 60.0
+_RUN: dict[str, JsonValue] = {
+    "run_id": "0197f1a2-7c51-7d06-a3f0-1c3b5e8f9a01",
+    "session_id": "handbook",
+    "workflow_id": "run-0197f1a2-7c51-7d06-a3f0-1c3b5e8f9a01",
+    "status": "pending",
+}
+
+
+class RunRequest(RequestBody):
+    """A question."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "Who may approve a refund?", "wait_s": 10}]})
+
+    query: Annotated[Words, StringConstraints(max_length=MAX_QUERY_CHARACTERS)]
+    wait_s: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
+    """Wait this long for the result; the run goes on either way."""
+    steps: list[Id] = Field(default_factory=list, max_length=16)
+    """Agents of one routing slip, in order. Empty: research, then write, a workflow step each."""
+    top_k: int = Field(default=5, ge=1, le=50)
+    """How many passages to look for."""
+
+
+class RunAccepted(Answer):
+    """A run that was started."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_RUN]})
+
+    run_id: str
+    session_id: str
+    workflow_id: str
+    status: RunStatus
+
+
+class Run(RunAccepted):
+    """A run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_RUN, "status": "success"}]})
+
+    user_id: str
+    query: str
+    result: RAGResponse | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunList(Answer):
+    """A page of runs, newest first."""
+
+    runs: list[Run]
+    next_cursor: str | None
+
+
+class Step(Answer):
+    """One thing that was done for a run."""
+
+    kind: Literal["workflow_step", "delegation", "llm_call"]
+    step: str
+    """`begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`."""
+    status: str
+    attempt: int
+    agent: str | None = None
+    task_id: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    error: dict[str, Any] | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    duration_ms: float | None = None
+
+
+class RunSteps(Answer):
+    """What was done for a run, in the order in which it began."""
+
+    steps: list[Step]
+    workflow_history: Literal["complete", "unavailable"]
+    """`unavailable` when Temporal does not answer or has forgotten the run: its own steps are then missing."""
+
+
+class CancelAccepted(Answer):
+    """The run is asked to stop."""
+
+    run_id: str
+    status: RunStatus

@@ -1,0 +1,67 @@
+"""What route handlers work with, made once by the composition root."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from flotilla.bus import Redis
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.eventstore import AgentEventStore, KafkaLog
+from flotilla.knowledge import KnowledgeBase
+from flotilla.postgres import Pool
+from gateway.auth.api_keys import ApiKeys
+from gateway.auth.principal import Principal
+from gateway.limits import StreamSlots
+from gateway.live.feed import LiveFeed
+from gateway.live.watch import RunWatch
+from gateway.names import SOURCE
+from gateway.temporal import Temporal
+
+PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Connections and what is built on them."""
+
+    pool: Pool
+    redis: Redis
+    temporal: Temporal
+    kafka_log: KafkaLog
+    knowledge: KnowledgeBase
+    dead_letters: PostgresDeadLetters
+    api_keys: ApiKeys
+    feed: LiveFeed
+    watch: RunWatch
+    streams: StreamSlots
+    stopping: asyncio.Event
+
+    def store_of(self, tenant_id: str) -> AgentEventStore:
+        """The session logs of a tenant."""
+        return AgentEventStore(self.pool, tenant_id, self.kafka_log, source=SOURCE)
+
+    async def pause(self, seconds: float = PAUSE_S) -> None:
+        """Sleeps before something is tried again, but no longer than until the gateway stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        except TimeoutError:
+            return
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def _caller(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+Wired: TypeAlias = Annotated[Services, Depends(_services)]
+Caller: TypeAlias = Annotated[Principal, Depends(_caller)]
+"""The subject of the token; set by the guard before any handler runs."""

@@ -1,0 +1,81 @@
+"""What the gateway can be told."""
+
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from flotilla.config import (
+    KafkaSettings,
+    PostgresSettings,
+    RedisSettings,
+    ServiceSettings,
+    TemporalSettings,
+    Words,
+)
+from flotilla.contracts.names import TASK_QUEUE
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_ALGORITHMS = {
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+}  # fmt: skip
+Share = Annotated[float, Field(gt=0)]
+
+
+class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, TemporalSettings):
+    """Settings of `gateway`."""
+
+    http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, the clients come from outside
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    """0 picks a free port."""
+    postgres_pool_max: int = Field(default=20, ge=2)
+    task_queue: str = TASK_QUEUE
+
+    max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1024)
+    """Of a JSON body; larger ones are refused with 413."""
+    max_json_depth: int = Field(default=64, ge=4)
+    """How deep objects and lists may be nested."""
+    requests_per_s: Share = 500.0
+    """Of one tenant, at each replica; more are refused with 429."""
+    request_burst: int = Field(default=1000, ge=1)
+    """How many requests of one tenant may come at once."""
+    max_streams: int = Field(default=1000, ge=1)
+    """Open event streams at each replica."""
+    max_streams_per_tenant: int = Field(default=250, ge=1)
+    key_cache_s: float = Field(default=20.0, ge=0, le=60)
+    """How long a checked API key is remembered: a revoked one works no longer than this."""
+    operator_tenant: str = "default"
+    """Whose dead letters are those that name no tenant."""
+
+    oidc_issuer: str | None = None
+    """Accept JWTs of this OpenID provider, `https://login.example.com/realms/main`; unset accepts API keys only."""
+    oidc_audience: str | None = None
+    """What the `aud` claim must hold."""
+    oidc_jwks_url: str | None = None
+    """Where the provider's keys are; by default what its discovery document says."""
+    oidc_algorithms: Words = ("RS256", "ES256")
+    oidc_roles_claim: str = "roles"
+    """Claim with the list of roles; `a.b` reads a nested one. Names that are no role of Flotilla are ignored."""
+    oidc_tenant_claim: str | None = None
+    """Claim with the tenant; unset puts everybody into `oidc_tenant`."""
+    oidc_tenant: str = "default"
+    oidc_person_claim: str = "email"
+    """A token without this claim belongs to no person, and can't approve."""
+    oidc_ca_file: str | None = None
+    """Certificates to trust the provider by; by default the system's."""
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _asymmetric(cls, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+        if not algorithms or not set(algorithms) <= _ALGORITHMS:
+            raise ValueError(f"use some of {', '.join(sorted(_ALGORITHMS))}: others can be forged with the public key")
+        return algorithms
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("FLOTILLA_OIDC_ISSUER needs FLOTILLA_OIDC_AUDIENCE: else tokens for others are accepted")
+        for url in (self.oidc_issuer, self.oidc_jwks_url):
+            if url and urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK:
+                raise ValueError(f"{url} has to be https: whoever is on the way could send keys of their own")
+        return self

@@ -1,0 +1,147 @@
+"""The connection to Temporal: made when Temporal first answers, so that the gateway can start before it."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from flotilla.config import TemporalSettings
+from flotilla.contracts.errors import NotFound, RetryLater
+
+RPC_TIMEOUT = timedelta(seconds=3)
+RETRY_CONNECT_S = 1.0
+_AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED,
+         RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.UNKNOWN}  # fmt: skip
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A workflow to be started; its id makes a second start find the first."""
+
+    workflow: str
+    workflow_id: str
+    request: object
+
+
+class Temporal:
+    """What the gateway asks of Temporal. Every call ends within a few seconds."""
+
+    def __init__(self, settings: TemporalSettings, task_queue: str) -> None:
+        self._settings = settings
+        self._task_queue = task_queue
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._refused_until = 0.0
+
+    async def start(self, start: Start) -> bool:
+        """Starts the workflow, or finds it started; False when Temporal is away: the worker starts what is left."""
+        try:
+            client = await self.client()
+            await client.start_workflow(
+                start.workflow,
+                start.request,
+                id=start.workflow_id,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                rpc_timeout=RPC_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:
+            return True
+        except (RetryLater, RPCError) as error:
+            log.warning("workflow_not_started", workflow_id=start.workflow_id, error=str(error))
+            return False
+        return True
+
+    async def cancel(self, workflow_id: str) -> None:
+        """Asks the workflow to stop.
+
+        Raises:
+            NotFound: it never ran, or is over.
+            RetryLater: Temporal does not answer.
+        """
+        handle = await self.handle(workflow_id)
+        try:
+            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            raise refusal(error, workflow_id) from error
+
+    async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
+        """The workflow as Temporal sees it.
+
+        Raises:
+            NotFound: Temporal does not know it.
+            RetryLater: Temporal does not answer.
+        """
+        handle = await self.handle(workflow_id)
+        try:
+            return await handle.describe(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            raise refusal(error, workflow_id) from error
+
+    async def handle(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
+        """A handle; see `client`."""
+        return (await self.client()).get_workflow_handle(workflow_id)
+
+    async def check(self) -> None:
+        """Raises RetryLater until Temporal answers."""
+        client = await self.client()
+        try:
+            await client.service_client.check_health(timeout=RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise RetryLater(f"Temporal at {self._settings.temporal_address} does not answer: {error}") from error
+
+    async def client(self) -> Client:
+        """The client, made on first use.
+
+        Raises:
+            RetryLater: Temporal does not answer.
+        """
+        if self._client is None:
+            async with self._connecting:
+                self._client = await self._connect_once()
+        return self._client
+
+    async def _connect_once(self) -> Client:
+        # Somebody else may have connected while this call waited for the lock.
+        return self._client if self._client is not None else await self._connect()
+
+    async def _connect(self) -> Client:
+        now = asyncio.get_running_loop().time()
+        away = f"Temporal at {self._settings.temporal_address} does not answer"
+        if now < self._refused_until:
+            raise RetryLater(away)
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
+                return await Client.connect(
+                    self._settings.temporal_address,
+                    namespace=self._settings.temporal_namespace,
+                    **_credentials(self._settings),
+                    interceptors=[TracingInterceptor()],
+                )
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            self._refused_until = asyncio.get_running_loop().time() + RETRY_CONNECT_S
+            raise RetryLater(f"{away}: {str(error) or type(error).__name__}") from error
+
+
+def _credentials(settings: TemporalSettings) -> Mapping[str, Any]:
+    api_key = settings.temporal_api_key
+    return {"api_key": api_key.get_secret_value() if api_key else None, "tls": settings.temporal_tls}
+
+
+def refusal(error: RPCError, workflow_id: str) -> Exception:
+    """What an answer of Temporal means for the caller."""
+    if error.status == RPCStatusCode.NOT_FOUND:
+        return NotFound(f"workflow {workflow_id} is not running")
+    if error.status in _AWAY:
+        return RetryLater(f"Temporal does not answer: {error}")
+    return error
