@@ -15,7 +15,7 @@ from flotilla.telemetry import context_of
 CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 TRACEPARENT = "traceparent"
 _PLAIN = [CONTENT_TYPE]
-_SAMPLED = "-01"
+_ODD = frozenset("13579bdf")
 
 
 def fill(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
@@ -49,7 +49,7 @@ class BatchSpans:
 
     def context_for(self, traceparent: str) -> bytes:
         """The `traceparent` header of an event that was made under `traceparent`."""
-        if not self._enabled or not traceparent.endswith(_SAMPLED):
+        if not self._enabled or not _is_sampled(traceparent):
             return traceparent.encode()
         span = self._spans.get(traceparent)
         if span is None:
@@ -71,3 +71,8 @@ class BatchSpans:
                 span.record_exception(error)
                 span.set_status(trace.StatusCode.ERROR)
             span.end()
+
+
+def _is_sampled(traceparent: str) -> bool:
+    # The lowest bit of the flags, which are the last two hexadecimal digits.
+    return traceparent[-1:] in _ODD
