@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from temporalio.client import Client
 
 from flotilla.postgres import Pool, open_pool
@@ -23,6 +24,16 @@ from flotilla_devstack.stack import ATTACH_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template
 
 _shared = ExitStack()
+
+
+def pytest_configure() -> None:
+    """Short tracebacks in logs: rendering local variables takes seconds, in which an event loop stands still."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -17,8 +17,11 @@ from flotilla.contracts.errors import RetryLater
 
 Redis: TypeAlias = redis.asyncio.Redis
 
-AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-"""What redis-py raises while the server is away, loading, or too slow to answer."""
+UNWILLING = (exceptions.OutOfMemoryError, exceptions.ReadOnlyError)
+"""What a server answers that takes no writes: out of memory, or a replica after a failover."""
+
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING)
+"""What redis-py raises while the server is away, loading, too slow to answer, or unwilling."""
 
 SOCKET_TIMEOUT_S = 5.0
 MAX_BLOCK_MS = 2_000

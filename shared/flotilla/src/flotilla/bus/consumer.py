@@ -128,15 +128,15 @@ class Consumer:
         """Takes entries; whatever Redis answers instead, the loop goes on, and never spins."""
         try:
             entries = await self._take(free)
+        except AWAY as error:
+            if self._away.fresh:
+                self._log.warning("redis_away", error=str(error))
+            await self._away.wait(stop)
         except ResponseError as error:
             if group_is_missing(error):
                 await self._recreate_group()
             else:
                 self._log.exception("bus_read_refused")
-            await self._away.wait(stop)
-        except AWAY as error:
-            if self._away.fresh:
-                self._log.warning("redis_away", error=str(error))
             await self._away.wait(stop)
         else:
             self._away.reset()

@@ -4,11 +4,10 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from flotilla.bus.batching import CommandBatcher
 from flotilla.bus.channels import HARD_LIMIT_ENTRIES, contract_group
-from flotilla.bus.connection import AWAY, Redis
+from flotilla.bus.connection import AWAY, UNWILLING, Redis
 from flotilla.bus.entries import xadd
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import RetryLater
@@ -57,10 +56,10 @@ class Publisher:
                 self._lengths[stream] = length
             else:
                 (entry_id,) = await self._batcher.send((command,))
+        except UNWILLING as error:
+            raise RetryLater(f"Redis does not accept event {event.id} for {stream}: {error}") from error
         except AWAY as error:
             raise RetryLater(f"Redis is away, {stream} may or may not have event {event.id}: {error}") from error
-        except (OutOfMemoryError, ReadOnlyError) as error:
-            raise RetryLater(f"Redis does not accept event {event.id} for {stream}: {error}") from error
         return str(entry_id.decode())
 
     async def _refuse_when_full(self, stream: str) -> None:
