@@ -10,13 +10,14 @@ import asyncpg
 from temporalio.client import Client, WorkflowHandle
 from temporalio.runtime import Runtime as SdkRuntime
 
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import Runtime
-from workflow_worker.main import work
+from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
 
@@ -72,7 +73,9 @@ async def running_worker(
     temporal = TemporalConnection(settings, SdkRuntime.default())
     await temporal.check()
     async with connect_redis(redis_url) as redis:
-        task = asyncio.create_task(work(settings, runtime, temporal, pool, redis))
+        task = asyncio.create_task(
+            work(settings, runtime, Dependencies(pool, redis, temporal.client, read_policy(settings.approval_policy)))
+        )
         try:
             yield RunningWorker(temporal.client, task_queue, pool, redis, runtime)
         finally:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from temporalio.client import WorkflowExecutionStatus
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.contracts.names import RAG_WORKFLOW
-from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.names import APPROVAL_WORKFLOW, RAG_WORKFLOW
+from flotilla.contracts.requests import ActionRequest, RAGRequest, RunStatus
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry import metrics
+from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures import CloseRun, RunKey
 from workflow_worker.reconciler import Kind, Unfinished
@@ -45,7 +46,7 @@ async def show_gauges(pool: Pool) -> None:
     metrics.SAGA_PARKED.set(row["parked_orders"])
 
 
-def kinds(runs: RunRecords) -> Mapping[str, Kind]:
+def kinds(runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
     async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
@@ -53,7 +54,13 @@ def kinds(runs: RunRecords) -> Mapping[str, Kind]:
             CloseRun(run=RunKey(tenant_id=row.tenant_id, run_id=row.id), status=_run_status(status), error=_why(status))
         )
 
-    return {"run": Kind(RAG_WORKFLOW, RAGRequest, close_run)}
+    async def close_action(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await actions.close_lost_action(row.tenant_id, row.id, _why(status).message)
+
+    return {
+        "run": Kind(RAG_WORKFLOW, RAGRequest, close_run),
+        "action": Kind(APPROVAL_WORKFLOW, ActionRequest, close_action),
+    }
 
 
 def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
@@ -62,4 +69,4 @@ def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
 
 def _why(status: WorkflowExecutionStatus | None) -> ErrorRaised:
     ended = f"ended as {status.name.lower()}" if status else "is unknown to Temporal"
-    return ErrorRaised(type="WorkflowEnded", message=f"the run's workflow {ended}", where="workflow")
+    return ErrorRaised(type="WorkflowEnded", message=f"its workflow {ended}", where="workflow")

@@ -1,30 +1,44 @@
 """Composition root of `workflow-worker`: opens everything, wires it, works until asked to stop, drains."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
 
+import httpx
+from temporalio.client import Client
 from temporalio.worker import Worker
 
+from flotilla.approvals.policy import ApprovalPolicy, read_policy
 from flotilla.bus import AgentEventBus, Consumer, ConsumerOptions, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
 from flotilla.bus.live import RunFeed
+from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM
+from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_pool
 from flotilla.runtime import Runtime, serve
+from workflow_worker.actions.registry import builtin_registry
+from workflow_worker.activities.actions import Actions
+from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.delegation import Delegation
 from workflow_worker.activities.runs import RunRecords
+from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
 from workflow_worker.duties import kinds, known_agents, show_gauges
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
+from workflow_worker.risk_review import RiskReview
 from workflow_worker.settings import Settings
-from workflow_worker.temporal import TemporalConnection, make_worker, sdk_runtime
+from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
 GAUGES_S = 5.0
+HTTP_TIMEOUT_S = 20.0
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
@@ -42,51 +56,90 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
+        policy = read_policy(settings.approval_policy)
         if await runtime.until_ready():
-            await work(settings, runtime, temporal, pool, redis)
+            await work(settings, runtime, Dependencies(pool, redis, temporal.client, policy))
 
 
-async def work(settings: Settings, runtime: Runtime, temporal: TemporalConnection, pool: Pool, redis: Redis) -> None:
-    bus = AgentEventBus(redis)
-    runs = RunRecords(pool, RunFeed(redis))
-    delegation = Delegation(pool, redis, bus)
-    worker = make_worker(
-        temporal.client,
-        settings,
-        runtime.instance,
-        workflows=WORKFLOWS,
-        activities=[
-            delegation.delegate,
-            delegation.tell_agent_cancelled,
-            runs.begin_run,
-            runs.save_to_database,
-            runs.close_run,
-        ],
-    )
-    reconciler = Reconciler(pool, temporal.client, settings.task_queue, kinds(runs))
-    housekeeping = Housekeeping(redis, lambda: known_agents(pool), PostgresDeadLetters(pool).counts)
-    leader = Leader(
-        pool,
-        SERVICE,
-        runtime.instance,
-        [housekeeping.run, every(RECONCILE_S, reconciler.run), every(GAUGES_S, lambda: show_gauges(pool))],
-    )
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_until_stopped(worker, runtime.stop), name="temporal worker")
-        group.create_task(_bridge(settings, runtime, temporal, pool, redis).run(runtime.stop), name="bridge")
-        group.create_task(leader.run(runtime.stop), name="leader")
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the worker's parts share."""
+
+    pool: Pool
+    redis: Redis
+    temporal: Client
+    policy: ApprovalPolicy
 
 
-def _bridge(settings: Settings, runtime: Runtime, temporal: TemporalConnection, pool: Pool, redis: Redis) -> Consumer:
+async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
+    """Everything that runs once the dependencies are there; until `runtime.stop`."""
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, follow_redirects=False))
+        review = _risk_review(settings, stack)
+        parts = Activities(settings, has, http, review)
+        worker = make_worker(has.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_until_stopped(worker, runtime.stop), name="temporal worker")
+            group.create_task(_bridge(settings, runtime, has).run(runtime.stop), name="bridge")
+            group.create_task(_leader(settings, runtime, has, parts).run(runtime.stop), name="leader")
+
+
+class Activities:
+    """The activities, each with what it needs."""
+
+    def __init__(
+        self, settings: Settings, has: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
+    ) -> None:
+        secret = settings.approval_webhook_secret
+        receivers = Receivers(
+            settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
+        )
+        self.delegation = Delegation(has.pool, has.redis, AgentEventBus(has.redis))
+        self.runs = RunRecords(has.pool, RunFeed(has.redis))
+        self.approvals = Approvals(has.pool, receivers.urls)
+        self.webhooks = Webhooks(has.pool, http, receivers)
+        self.actions = Actions(
+            has.pool,
+            has.policy,
+            builtin_registry(),
+            http,
+            allowed_hosts=settings.action_http_hosts,
+            risk_review=review,
+        )
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Every method that is an activity."""
+        parts = (self.delegation, self.runs, self.approvals, self.webhooks, self.actions)
+        return [method for part in parts for method in activities_of(part)]
+
+
+def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None:
+    if not settings.approval_risk_review:
+        return None
+    model = create_model(settings)
+    if isinstance(model, ExtractiveModel):
+        raise ConfigurationError("FLOTILLA_APPROVAL_RISK_REVIEW needs a language model: set OPENAI_API_KEY")
+    stack.push_async_callback(model.close)
+    return RiskReview(model)
+
+
+def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Activities) -> Leader:
+    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, kinds(parts.runs, parts.actions))
+    housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
+    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), every(GAUGES_S, lambda: show_gauges(has.pool))]
+    return Leader(has.pool, SERVICE, runtime.instance, duties)
+
+
+def _bridge(settings: Settings, runtime: Runtime, has: Dependencies) -> Consumer:
     runtime.health.expect_progress("bridge", within_s=60)
     return Consumer(
-        redis,
+        has.redis,
         REPLIES_STREAM,
         BRIDGE_GROUP,
         runtime.instance,
-        Bridge(temporal.client, pool, redis).handle,
+        Bridge(has.temporal, has.pool, has.redis).handle,
         ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
-        PostgresDeadLetters(pool),
+        PostgresDeadLetters(has.pool),
         on_progress=lambda: runtime.health.progress("bridge"),
     )
 

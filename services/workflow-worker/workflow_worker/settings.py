@@ -1,12 +1,21 @@
 """What the worker can be told."""
 
-from pydantic import Field
+from typing import Self
 
-from flotilla.config import PostgresSettings, RedisSettings, ServiceSettings, TemporalSettings
+from pydantic import Field, SecretStr, model_validator
+
+from flotilla.config import (
+    LlmSettings,
+    PostgresSettings,
+    RedisSettings,
+    ServiceSettings,
+    TemporalSettings,
+    Words,
+)
 from flotilla.contracts.names import TASK_QUEUE
 
 
-class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings):
+class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings):
     """Settings of `workflow-worker`."""
 
     postgres_pool_max: int = Field(default=20, ge=2)
@@ -21,3 +30,19 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     build_id: str | None = None
     """Turns on worker versioning: one Deployment per build id."""
     deployment_name: str = "workflow-worker"
+    approval_policy: str = "builtin:production"
+    """A policy file, `builtin:production` or `builtin:local`. The gateway must have the same."""
+    approval_risk_review: bool = False
+    """Lets the language model look at each action's risk; it can only raise it."""
+    approval_webhook_urls: Words = ()
+    """Who is told of approvals that wait, besides the inbox."""
+    approval_webhook_secret: SecretStr | None = None
+    """Signs webhooks; `whsec_` and base64, as Standard Webhooks writes it, or any text."""
+    action_http_hosts: Words = ()
+    """Hosts (`api.example.com`, `10.0.0.5:8443`) that the action `http_request` may call; none by default."""
+
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> Self:
+        if self.approval_webhook_urls and self.approval_webhook_secret is None:
+            raise ValueError("FLOTILLA_APPROVAL_WEBHOOK_URLS needs FLOTILLA_APPROVAL_WEBHOOK_SECRET to sign with")
+        return self

@@ -105,6 +105,12 @@ def make_worker(
     )
 
 
+def activities_of(part: object) -> list[Callable[..., Any]]:
+    """The methods of `part` that are activities, in the order of their definition."""
+    methods = [getattr(part, name) for name in vars(type(part))]
+    return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
+
+
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
     if settings.build_id is None:
         return None

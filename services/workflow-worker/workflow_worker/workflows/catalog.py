@@ -1,6 +1,7 @@
 """All workflows of the worker."""
 
+from workflow_worker.workflows.approval import HumanInTheLoopWorkflow
 from workflow_worker.workflows.pipeline import PipelineWorkflow
 from workflow_worker.workflows.rag import RagAgentWorkflow
 
-WORKFLOWS: list[type] = [RagAgentWorkflow, PipelineWorkflow]
+WORKFLOWS: list[type] = [RagAgentWorkflow, HumanInTheLoopWorkflow, PipelineWorkflow]

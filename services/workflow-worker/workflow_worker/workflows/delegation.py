@@ -154,9 +154,10 @@ def _timeout_message(error: TimeoutError) -> str:
 async def uninterrupted(work: Awaitable[T]) -> T:
     """Waits for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
     task = asyncio.ensure_future(work)
-    while True:
+    while not task.done():
         try:
-            return await asyncio.shield(task)
+            await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.done():
+            if task.cancelled():
                 raise
+    return task.result()

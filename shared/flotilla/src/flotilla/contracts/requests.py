@@ -52,6 +52,9 @@ class ActionRequest:
     session_id: str = ""
     on_behalf_of: str = ""
     """The person at the root, where an agent asks; excluded from the vote like the requester."""
+    run_id: str = ""
+    """The run that the action belongs to, if any."""
+    task_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What governed actions do: one handler per action, found by name."""

@@ -1,0 +1,273 @@
+"""A governed action from analysis to its end: the row `actions` and its session events, in one transaction each."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.approvals.events import action_event
+from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.contracts.approvals import ApprovalRequirement, content_hash
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Refused
+from flotilla.contracts.json_types import JsonValue
+from flotilla.contracts.names import action_workflow_id
+from flotilla.contracts.requests import ActionRequest
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from workflow_worker.actions.registry import ActionContext, Registry
+from workflow_worker.activities.signatures import (
+    ANALYZE_ACTION,
+    EXECUTE_ACTION,
+    FINISH_ACTION,
+    RISK_REVIEW_ATTEMPTS,
+    Execution,
+    ExecutionResult,
+    FinishedAction,
+)
+from workflow_worker.risk_review import RiskReview
+
+HEARTBEAT_S = 3.0
+log = structlog.get_logger(__name__)
+
+_ADD_SESSION = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+# For a workflow that was started without the gateway.
+_ADD = """
+INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
+    requested_by, request)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING action_id
+"""
+_ANALYZED = """
+UPDATE flotilla.actions SET status = 'running', risk_level = $3, approval_status = $4, current_step = $5
+WHERE tenant_id = $1 AND action_id = $2 AND status = 'pending' RETURNING action_id
+"""
+_APPROVED = """
+SELECT 1 FROM flotilla.approvals
+WHERE tenant_id = $1 AND approval_id = $2 AND status = 'approved' AND content_hash = $3
+"""
+# Claims the execution; a repetition meets its own row.
+_BEGIN = """
+INSERT INTO flotilla.action_executions (tenant_id, idempotency_key, action_id, action, content_hash)
+VALUES ($1, $2, $2, $3, $4) ON CONFLICT DO NOTHING
+"""
+_EXECUTION = """
+SELECT content_hash, result, finished_at FROM flotilla.action_executions WHERE tenant_id = $1 AND idempotency_key = $2
+"""
+_EXECUTED = """
+UPDATE flotilla.action_executions SET result = $3, finished_at = now()
+WHERE tenant_id = $1 AND idempotency_key = $2 AND finished_at IS NULL
+"""
+_EXECUTING = """
+UPDATE flotilla.actions SET status = 'running', current_step = 'execute_action' WHERE tenant_id = $1 AND action_id = $2
+"""
+_FINISH = """
+UPDATE flotilla.actions SET status = $3, current_step = 'finished', approval_status = $4, result = $5, error = $6,
+    args = $7, finished_at = now()
+WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING action_id
+"""
+_CLOSE_LOST = """
+UPDATE flotilla.actions SET status = 'cancelled', current_step = 'finished', error = $3, finished_at = now(),
+    approval_status = CASE WHEN approval_status = 'pending' THEN 'cancelled' ELSE approval_status END
+WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING session_id
+"""
+_CLOSE_LOST_VOTE = """
+UPDATE flotilla.approvals SET status = 'cancelled', decided_at = now()
+WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending'
+"""
+_STOP_WEBHOOKS = """
+UPDATE flotilla.webhook_deliveries SET status = 'failed', last_error = coalesce(last_error, 'the vote ended first')
+WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending'
+"""
+
+
+class Actions:
+    """The activities that keep `flotilla.actions`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        policy: ApprovalPolicy,
+        registry: Registry,
+        http: httpx.AsyncClient,
+        *,
+        allowed_hosts: tuple[str, ...] = (),
+        risk_review: RiskReview | None = None,
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._registry = registry
+        self._http = http
+        self._allowed_hosts = allowed_hosts
+        self._risk_review = risk_review
+
+    @activity.defn(name=ANALYZE_ACTION)
+    async def analyze_action(self, request: ActionRequest) -> ApprovalRequirement:
+        """What policy (and the model, where one reviews) asks for. Idempotency key: (tenant, action id).
+
+        Raises:
+            ApplicationError: `Invalid`: no such action, or arguments that it does not take.
+        """
+        if not request.task_id:
+            with _refusals_are_final():
+                self._registry.check(request.action, request.args)
+        assessment = self._policy.assess(request.action, request.args, request.risk_level)
+        if self._risk_review is not None:
+            last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
+            assessment = await self._risk_review.review(request, assessment, last_attempt=last)
+        requirement = self._policy.requirement(request.action, assessment)
+        async with tenant_transaction(self._pool, request.tenant_id) as connection:
+            await _store_analysis(connection, request, requirement)
+        return requirement
+
+    @activity.defn(name=EXECUTE_ACTION)
+    async def execute_action(self, execution: Execution) -> ExecutionResult:
+        """Runs the action's handler on exactly what was approved. Idempotency key: (tenant, action id).
+
+        Raises:
+            ApplicationError: `NotApproved`, or the handler's refusal: never retried.
+            RetryLater: what the handler needs is away.
+        """
+        stored = await self._begin(execution)
+        if stored is not None:
+            return stored
+        context = ActionContext(
+            key=execution.key,
+            requested_by=execution.requested_by,
+            idempotency_key=execution.key.action_id,
+            pool=self._pool,
+            http=self._http,
+            allowed_hosts=self._allowed_hosts,
+        )
+        with _refusals_are_final():
+            async with _heartbeats():
+                value: JsonValue = await self._registry.run(context, execution.action, execution.args)
+        async with tenant_transaction(self._pool, execution.key.tenant_id) as connection:
+            await connection.execute(
+                _EXECUTED, execution.key.tenant_id, execution.key.action_id, to_json(value).decode()
+            )
+        return ExecutionResult(value=value)
+
+    @activity.defn(name=FINISH_ACTION)
+    async def finish_action(self, finished: FinishedAction) -> None:
+        """Closes the action's row; does nothing if it is closed. Idempotency key: (tenant, action id)."""
+        key, state = finished.key, finished.state
+        error = None if state.error is None else to_json({"message": state.error}).decode()
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            closed = await connection.fetchval(
+                _FINISH,
+                key.tenant_id,
+                key.action_id,
+                state.status,
+                state.approval_status,
+                to_json(state.result).decode(),
+                error,
+                to_json(state.args).decode(),
+            )
+            if closed is None:
+                return
+            await connection.execute(_STOP_WEBHOOKS, key.tenant_id, key.action_id)
+            details = {"status": state.status, "content_hash": state.content_hash, "error": state.error}
+            event = action_event(f"action_{state.status}", key.action_id, details)
+            await append(connection, key.tenant_id, key.session_id, [event])
+        log.info("action_finished", action_id=key.action_id, status=state.status)
+
+    async def close_lost_action(self, tenant_id: str, action_id: str, why: str) -> None:
+        """Closes an action, and its vote, whose workflow is gone: nobody else will."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            session_id = await connection.fetchval(
+                _CLOSE_LOST, tenant_id, action_id, to_json({"message": why}).decode()
+            )
+            if session_id is None:
+                return
+            await connection.execute(_CLOSE_LOST_VOTE, tenant_id, action_id)
+            await connection.execute(_STOP_WEBHOOKS, tenant_id, action_id)
+            event = action_event("action_cancelled", action_id, {"status": "cancelled", "error": why})
+            await append(connection, tenant_id, session_id, [event])
+
+    async def _begin(self, execution: Execution) -> ExecutionResult | None:
+        """Checks the approval against what would be executed, claims the execution; its result, if there is one."""
+        key = execution.key
+        if content_hash(execution.action, execution.args) != execution.content_hash:
+            raise _not_approved(execution, "what would be executed is not what was approved")
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            if execution.approval_required:
+                approved = await connection.fetchval(_APPROVED, key.tenant_id, key.action_id, execution.content_hash)
+                if approved is None:
+                    raise _not_approved(execution, "no approval of exactly this is stored")
+            await connection.execute(_EXECUTING, key.tenant_id, key.action_id)
+            await connection.execute(_BEGIN, key.tenant_id, key.action_id, execution.action, execution.content_hash)
+            row = await connection.fetchrow(_EXECUTION, key.tenant_id, key.action_id)
+        if row is None or row["content_hash"] != execution.content_hash:
+            raise _not_approved(execution, "this action's id has executed something else")
+        return ExecutionResult(value=json.loads(row["result"])) if row["finished_at"] else None
+
+
+async def _store_analysis(connection: Connection, request: ActionRequest, requirement: ApprovalRequirement) -> None:
+    tenant_id, action_id = request.tenant_id, request.action_id
+    await connection.execute(_ADD_SESSION, tenant_id, request.session_id, request.on_behalf_of or request.requested_by)
+    workflow_id = activity.info().workflow_id or action_workflow_id(action_id)
+    added = await connection.fetchval(
+        _ADD,
+        tenant_id,
+        action_id,
+        request.session_id,
+        workflow_id,
+        request.action,
+        request.description,
+        to_json(request.args).decode(),
+        requirement.risk_level,
+        request.requested_by,
+        to_json(request).decode(),
+    )
+    approval, step = (
+        ("pending", "send_approval_request") if requirement.required else ("not_required", "execute_action")
+    )
+    first = await connection.fetchval(_ANALYZED, tenant_id, action_id, requirement.risk_level, approval, step)
+    if first is None:
+        return
+    details = {
+        "action": request.action,
+        "content_hash": content_hash(request.action, request.args),
+        "risk_level": requirement.risk_level,
+        "reasons": requirement.reasons,
+        "policy_version": requirement.policy_version,
+    }
+    submitted = {"action": request.action, "description": request.description, "requested_by": request.requested_by}
+    events = [action_event("action_submitted", action_id, submitted)] if added else []
+    events.append(action_event("action_analyzed", action_id, details))
+    await append(connection, tenant_id, request.session_id, events)
+
+
+def _not_approved(execution: Execution, why: str) -> ApplicationError:
+    return ApplicationError(f"action {execution.key.action_id}: {why}", type="NotApproved", non_retryable=True)
+
+
+@contextmanager
+def _refusals_are_final() -> Iterator[None]:
+    """Turns an error that no repetition can mend into one that Temporal does not retry."""
+    try:
+        yield
+    except Refused as error:
+        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+
+
+@asynccontextmanager
+async def _heartbeats() -> AsyncIterator[None]:
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    task = asyncio.create_task(beat(), name="heartbeats")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

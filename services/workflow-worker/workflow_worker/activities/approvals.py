@@ -1,0 +1,256 @@
+"""The inbox: requests, votes, verdicts; each change of a row with its session events in one transaction."""
+
+from datetime import datetime
+
+from temporalio import activity
+
+from flotilla.approvals.ballot import Ballot
+from flotilla.approvals.events import (
+    WORKFLOW_SOURCE,
+    action_event,
+    attempted_event,
+    counted_events,
+    refused_event,
+    verdict_event,
+)
+from flotilla.contracts.approvals import DecisionRequest, content_hash
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import metrics
+from workflow_worker.activities.signatures import (
+    LOOK_UP_REVIEWER,
+    RECORD_DECISION,
+    RECORD_REFUSAL,
+    RECORD_VERDICT,
+    REMIND,
+    SEND_APPROVAL_REQUEST,
+    ActionKey,
+    ApprovalRequest,
+    CountedDecision,
+    RefusedDecision,
+    Reviewer,
+    ReviewerQuery,
+    Verdict,
+    WebhookBatch,
+)
+from workflow_worker.activities.webhooks import queue_webhooks
+
+_ADD = """
+INSERT INTO flotilla.approvals (
+    tenant_id, approval_id, session_id, workflow_id, run_id, task_id, action, description, args, content_hash,
+    risk_level, reasons, requested_by, on_behalf_of, requirement, policy_version, quorum, deadline_at, reminder_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+ON CONFLICT DO NOTHING RETURNING approval_id
+"""
+_AWAIT = """
+UPDATE flotilla.actions SET status = 'awaiting_approval', current_step = 'wait_for_approval',
+    approval_status = 'pending'
+WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL
+"""
+_REMINDED = """
+UPDATE flotilla.approvals SET reminded_at = now()
+WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' AND reminded_at IS NULL RETURNING deadline_at
+"""
+_PERSON = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2"
+# The attempt's row comes from the gateway, or is made here for a signal. A decision counts once.
+_COUNT = """
+INSERT INTO flotilla.approval_decisions AS d (
+    tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash, reason, args, authenticated,
+    policy_version, outcome, answer)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'counted', $12)
+ON CONFLICT (tenant_id, approval_id, attempt_id) DO UPDATE SET outcome = 'counted', answer = EXCLUDED.answer
+    WHERE d.outcome = 'attempted'
+RETURNING attempt_id
+"""
+_REFUSE = """
+INSERT INTO flotilla.approval_decisions (
+    tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash, reason, args, authenticated,
+    policy_version, outcome, refusal)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'refused', $12)
+ON CONFLICT DO NOTHING RETURNING attempt_id
+"""
+# What the inbox shows of the vote.
+_SHOW = """
+UPDATE flotilla.approvals SET status = $3, args = $4, content_hash = $5, votes = $6,
+    decided_at = CASE WHEN $3 = 'pending' THEN NULL ELSE now() END
+WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' RETURNING approval_id
+"""
+_SHOW_ACTION = """
+UPDATE flotilla.actions SET approval_status = $3 WHERE tenant_id = $1 AND action_id = $2
+"""
+
+
+class Approvals:
+    """The activities around a vote."""
+
+    def __init__(self, pool: Pool, webhook_urls: tuple[str, ...]) -> None:
+        self._pool = pool
+        self._webhook_urls = webhook_urls
+
+    @activity.defn(name=SEND_APPROVAL_REQUEST)
+    async def send_approval_request(self, request: ApprovalRequest) -> WebhookBatch:
+        """Puts the action into the inbox and queues its webhooks. Idempotency key: (tenant, action id)."""
+        action = request.action
+        key = ActionKey(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            added = await connection.fetchval(_ADD, *_columns(request))
+            ids = await self._queue(connection, key, "approval.requested", _public(request))
+            if added is not None:
+                await connection.execute(_AWAIT, key.tenant_id, key.action_id)
+                await _append(connection, key, [action_event("approval_requested", key.action_id, _terms(request))])
+        return WebhookBatch(key=key, delivery_ids=ids)
+
+    @activity.defn(name=REMIND)
+    async def remind(self, key: ActionKey) -> WebhookBatch:
+        """Reminds, if the vote is still open. Idempotency key: (tenant, action id)."""
+        ids: list[str] = []
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            deadline: datetime | None = await connection.fetchval(_REMINDED, key.tenant_id, key.action_id)
+            if deadline is not None:
+                ids = await self._queue(
+                    connection, key, "approval.reminder", {"approval_id": key.action_id, "deadline": deadline}
+                )
+                await _append(
+                    connection, key, [action_event("approval_reminded", key.action_id, {"deadline": deadline})]
+                )
+        return WebhookBatch(key=key, delivery_ids=ids)
+
+    @activity.defn(name=LOOK_UP_REVIEWER)
+    async def look_up_reviewer(self, query: ReviewerQuery) -> Reviewer:
+        """The roles of whoever a signal names: the signal itself proves nothing."""
+        async with tenant_transaction(self._pool, query.tenant_id) as connection:
+            roles = await connection.fetchval(_PERSON, query.tenant_id, query.subject)
+        return Reviewer(is_person=roles is not None, roles=list(roles or []))
+
+    @activity.defn(name=RECORD_DECISION)
+    async def record_decision(self, decision: CountedDecision) -> None:
+        """Stores a counted decision with its answer. Idempotency key: (tenant, approval id, attempt id)."""
+        key, attempt, ballot = decision.key, decision.attempt, decision.ballot
+        version = ballot.requirement.policy_version
+        columns = _columns_of_attempt(key, attempt, decision.update_id, version)
+        answer = to_json(ballot.answer(attempt)).decode()
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            if await connection.fetchval(_COUNT, *columns, answer) is None:
+                return
+            await _show(connection, key, ballot)
+            # A signal has no gateway that recorded the attempt before.
+            attempted = [] if attempt.authenticated else [attempted_event(attempt, version, WORKFLOW_SOURCE)]
+            await _append(connection, key, [*attempted, *counted_events(attempt, ballot)])
+        metrics.APPROVAL_DECISIONS.labels(attempt.decision).inc()
+
+    @activity.defn(name=RECORD_REFUSAL)
+    async def record_refusal(self, refused: RefusedDecision) -> None:
+        """Stores an attempt by signal that did not count. Idempotency key: (tenant, approval id, attempt id)."""
+        key, attempt, version = refused.key, refused.attempt, refused.policy_version
+        columns = _columns_of_attempt(key, attempt, refused.update_id, version)
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            if await connection.fetchval(_REFUSE, *columns, refused.refusal.type) is not None:
+                events = [
+                    attempted_event(attempt, version, WORKFLOW_SOURCE),
+                    refused_event(attempt, refused.refusal, version, WORKFLOW_SOURCE),
+                ]
+                await _append(connection, key, events)
+
+    @activity.defn(name=RECORD_VERDICT)
+    async def record_verdict(self, verdict: Verdict) -> None:
+        """Closes a vote that ended by its deadline or a cancellation. Idempotency key: (tenant, approval id)."""
+        async with tenant_transaction(self._pool, verdict.key.tenant_id) as connection:
+            if await _show(connection, verdict.key, verdict.ballot):
+                await _append(connection, verdict.key, [verdict_event(verdict.ballot)])
+
+    async def _queue(self, connection: Connection, key: ActionKey, kind: str, data: object) -> list[str]:
+        body = to_json({"type": kind, "data": data})
+        return await queue_webhooks(connection, key, kind, self._webhook_urls, body)
+
+
+async def _show(connection: Connection, key: ActionKey, ballot: Ballot) -> bool:
+    shown = await connection.fetchval(
+        _SHOW,
+        key.tenant_id,
+        key.action_id,
+        ballot.status,
+        to_json(ballot.args).decode(),
+        ballot.content_hash,
+        to_json(ballot.votes).decode(),
+    )
+    await connection.execute(_SHOW_ACTION, key.tenant_id, key.action_id, ballot.status)
+    return shown is not None
+
+
+async def _append(connection: Connection, key: ActionKey, events: list[AgentStateEvent]) -> None:
+    await append(connection, key.tenant_id, key.session_id, events)
+
+
+def _hash(request: ApprovalRequest) -> str:
+    return content_hash(request.action.action, request.action.args)
+
+
+def _terms(request: ApprovalRequest) -> dict[str, object]:
+    return {
+        "content_hash": _hash(request),
+        "risk_level": request.requirement.risk_level,
+        "deadline": request.deadline,
+        "policy_version": request.requirement.policy_version,
+    }
+
+
+def _public(request: ApprovalRequest) -> dict[str, object]:
+    action, requirement = request.action, request.requirement
+    return {
+        "approval_id": action.action_id,
+        "action": action.action,
+        "description": action.description,
+        "args": action.args,
+        "content_hash": _hash(request),
+        "risk_level": requirement.risk_level,
+        "reasons": requirement.reasons,
+        "requested_by": action.requested_by,
+        "roles": requirement.roles,
+        "quorum": requirement.quorum,
+        "deadline": request.deadline,
+    }
+
+
+def _columns(request: ApprovalRequest) -> tuple[object, ...]:
+    action, requirement = request.action, request.requirement
+    return (
+        action.tenant_id,
+        action.action_id,
+        action.session_id,
+        request.workflow_id,
+        action.run_id or None,
+        action.task_id or None,
+        action.action,
+        action.description,
+        to_json(action.args).decode(),
+        _hash(request),
+        requirement.risk_level,
+        requirement.reasons,
+        action.requested_by,
+        action.on_behalf_of or None,
+        to_json(requirement).decode(),
+        requirement.policy_version,
+        requirement.quorum,
+        request.deadline,
+        request.reminder,
+    )
+
+
+def _columns_of_attempt(
+    key: ActionKey, attempt: DecisionRequest, update_id: str, policy_version: str
+) -> tuple[object, ...]:
+    return (
+        key.tenant_id,
+        key.action_id,
+        attempt.attempt_id,
+        update_id,
+        attempt.subject,
+        attempt.decision,
+        attempt.content_hash,
+        attempt.reason,
+        None if attempt.args is None else to_json(attempt.args).decode(),
+        attempt.authenticated,
+        policy_version,
+    )

@@ -1,0 +1,115 @@
+"""Signed webhooks: tell other systems that something waits for a person.
+
+Signed as Standard Webhooks 1.0.0 asks: headers `webhook-id`, `webhook-timestamp` and `webhook-signature`
+(`v1,` + base64 of HMAC-SHA-256 over `id.timestamp.body`), so that receivers can use its libraries.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.contracts.ids import Clock, utc_now
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from workflow_worker.activities.signatures import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
+
+_LOAD = "SELECT url, body, status FROM flotilla.webhook_deliveries WHERE tenant_id = $1 AND delivery_id = $2"
+_ADD = """
+INSERT INTO flotilla.webhook_deliveries (tenant_id, delivery_id, approval_id, kind, url, body)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
+"""
+# What came of one attempt.
+_ATTEMPTED = """
+UPDATE flotilla.webhook_deliveries SET attempts = attempts + 1, last_status_code = $3, last_error = $4,
+    status = CASE WHEN $5 THEN 'delivered' ELSE status END, delivered_at = CASE WHEN $5 THEN now() END
+WHERE tenant_id = $1 AND delivery_id = $2 AND status = 'pending'
+"""
+_SUCCESS = range(200, 300)
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix that Standard Webhooks gives secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """Where webhooks go, and what signs them."""
+
+    urls: tuple[str, ...]
+    secret: bytes
+
+
+def secret_bytes(secret: str) -> bytes:
+    """The key behind a secret; `whsec_` marks base64, as Standard Webhooks writes it."""
+    if secret.startswith(_SECRET_PREFIX):
+        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
+    return secret.encode()
+
+
+def signature(secret: bytes, delivery_id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`."""
+    signed = b".".join((delivery_id.encode(), str(timestamp).encode(), body))
+    return "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
+
+
+async def queue_webhooks(
+    connection: Connection, key: ActionKey, kind: str, urls: Sequence[str], body: bytes
+) -> list[str]:
+    """Adds a delivery per receiver, in the caller's transaction; gives their ids, the same ones when repeated."""
+    ids = []
+    for url in urls:
+        seed = f"{key.tenant_id}/{key.action_id}/{kind}/{url}".encode()
+        delivery_id = f"msg_{hashlib.sha256(seed).hexdigest()[:32]}"
+        await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, body)
+        ids.append(delivery_id)
+    return ids
+
+
+class Webhooks:
+    """Delivers what was queued."""
+
+    def __init__(self, pool: Pool, http: httpx.AsyncClient, receivers: Receivers, clock: Clock = utc_now) -> None:
+        self._pool = pool
+        self._http = http
+        self._receivers = receivers
+        self._clock = clock
+
+    @activity.defn(name=DELIVER_WEBHOOK)
+    async def deliver_webhook(self, delivery: WebhookDelivery) -> None:
+        """One attempt. Delivery is at least once; receivers tell repetitions by `webhook-id`.
+
+        Raises:
+            ApplicationError: `WebhookRefused` (4xx, not retried) or `WebhookFailed` (retried).
+        """
+        tenant_id, delivery_id = delivery.key.tenant_id, delivery.delivery_id
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_LOAD, tenant_id, delivery_id)
+        if row is None or row["status"] != "pending":
+            return
+        code, error = await self._post(row["url"], delivery_id, row["body"])
+        delivered = code in _SUCCESS
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_ATTEMPTED, tenant_id, delivery_id, code, error, delivered)
+        if not delivered:
+            raise _failure(code, f"webhook {delivery_id}: {error or f'the receiver answered {code}'}")
+
+    async def _post(self, url: str, delivery_id: str, body: bytes) -> tuple[int | None, str | None]:
+        timestamp = int(self._clock().timestamp())
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": delivery_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature(self._receivers.secret, delivery_id, timestamp, body),
+        }
+        try:
+            answer = await self._http.post(url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return None, f"{type(error).__name__}: {error}"
+        return answer.status_code, None if answer.status_code in _SUCCESS else f"status {answer.status_code}"
+
+
+def _failure(code: int | None, message: str) -> ApplicationError:
+    final = code is not None and httpx.codes.is_client_error(code) and code not in (408, 429)
+    return ApplicationError(message, type="WebhookRefused" if final else "WebhookFailed", non_retryable=final)

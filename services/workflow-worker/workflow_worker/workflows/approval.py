@@ -1,0 +1,377 @@
+"""`HumanInTheLoopWorkflow`: a risky action waits, for days if it must, for the right person.
+
+analyze_action → (medium or high) send_approval_request → wait → execute_action. Outcomes: completed, rejected,
+timeout; failed when the approved action itself fails, cancelled when it was called off first.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from flotilla.approvals.actions import ARGUMENTS, check_args
+    from flotilla.approvals.ballot import Ballot, Refusal
+    from flotilla.contracts.approvals import (
+        APPROVE_SIGNAL,
+        DECIDE_UPDATE,
+        GET_STATUS_QUERY,
+        ActionState,
+        ActionStatus,
+        ActionStep,
+        ApprovalRequirement,
+        ApprovalStatus,
+        DecisionAnswer,
+        DecisionRequest,
+        content_hash,
+    )
+    from flotilla.contracts.json_types import JsonObject, JsonValue
+    from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
+    from flotilla.contracts.requests import ActionRequest
+    from workflow_worker.activities import signatures as call
+
+from workflow_worker.workflows.delegation import trouble_of, uninterrupted
+
+T = TypeVar("T")
+_ATTEMPT = timedelta(seconds=30)
+_PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+_EXECUTION = RetryPolicy(
+    initial_interval=timedelta(seconds=2), maximum_interval=timedelta(seconds=30), maximum_attempts=5
+)
+_DELIVERY = RetryPolicy(
+    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5), maximum_attempts=12
+)
+
+
+@workflow.defn(name=APPROVAL_WORKFLOW)
+class HumanInTheLoopWorkflow:
+    """One action, from its analysis to its end. Decisions may come at any time, also before the wait."""
+
+    @workflow.init
+    def __init__(self, request: ActionRequest) -> None:
+        action_id = request.action_id or workflow.info().workflow_id.removeprefix(action_workflow_id(""))
+        self._request = replace(request, action_id=action_id, session_id=request.session_id or action_id)
+        self._status: ActionStatus = "running"
+        self._step: ActionStep = "analyze_action"
+        self._requirement: ApprovalRequirement | None = None
+        self._ballot: Ballot | None = None
+        self._result: JsonValue = None
+        self._error: str | None = None
+        self._recording = 0
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    @workflow.run
+    async def run(self, _request: ActionRequest) -> ActionState:
+        """Drives the action to its end and says which it was."""
+        try:
+            await self._drive()
+        except asyncio.CancelledError:
+            await uninterrupted(self._call_off())
+            await uninterrupted(self._finish())
+            raise
+        except ActivityError as error:
+            self._fail(error)
+        await uninterrupted(self._finish())
+        return self._state()
+
+    async def _drive(self) -> None:
+        requirement = await self._analyze()
+        if requirement.required and not await self._approved(requirement):
+            return
+        if self._request.task_id:
+            self._status = "completed"  # a gated tool: its agent executes what was approved
+            return
+        self._step = "execute_action"
+        # From here on a cancellation is too late: the effect may be out already.
+        await uninterrupted(self._execute(requirement))
+
+    async def _analyze(self) -> ApprovalRequirement:
+        self._requirement = await _do(
+            call.ANALYZE_ACTION,
+            self._request,
+            ApprovalRequirement,
+            timeout=timedelta(seconds=60),
+            retries=replace(_PATIENT, maximum_attempts=0),
+        )
+        return self._requirement
+
+    async def _approved(self, requirement: ApprovalRequirement) -> bool:
+        self._step = "send_approval_request"
+        requested_at = workflow.now()
+        deadline = requested_at + timedelta(seconds=requirement.deadline_s)
+        reminder = requirement.reminder_s and requested_at + timedelta(seconds=requirement.reminder_s)
+        batch = await _do(
+            call.SEND_APPROVAL_REQUEST,
+            call.ApprovalRequest(
+                action=self._request,
+                workflow_id=workflow.info().workflow_id,
+                requirement=requirement,
+                deadline=deadline,
+                reminder=reminder or None,
+            ),
+            call.WebhookBatch,
+        )
+        self._deliver(batch)
+        self._ballot = Ballot(
+            approval_id=self._request.action_id,
+            action=self._request.action,
+            args=self._request.args,
+            requirement=requirement,
+            requested_by=self._request.requested_by,
+            on_behalf_of=self._request.on_behalf_of,
+            deadline=deadline,
+        )
+        self._step, self._status = "wait_for_approval", "awaiting_approval"
+        await self._wait_for_verdict(requirement)
+        return self._after_verdict()
+
+    async def _wait_for_verdict(self, requirement: ApprovalRequirement) -> None:
+        if requirement.reminder_s and not await self._decided_within(timedelta(seconds=requirement.reminder_s)):
+            self._deliver(await _do(call.REMIND, self._key(), call.WebhookBatch))
+        if not await self._decided_within(self._vote().deadline - workflow.now()):
+            expired = self._vote().expired()
+            if not self._vote().is_final:
+                self._ballot = expired
+                await self._record(call.RECORD_VERDICT, call.Verdict(key=self._key(), ballot=expired))
+        # What was decided is on record before anything happens because of it.
+        await workflow.wait_condition(lambda: self._recording == 0)
+
+    async def _decided_within(self, time: timedelta) -> bool:
+        try:
+            await workflow.wait_condition(lambda: self._vote().is_final, timeout=max(time, timedelta()))
+        except TimeoutError:
+            return self._vote().is_final
+        return True
+
+    def _after_verdict(self) -> bool:
+        status = self._vote().status
+        if status == "approved":
+            self._status = "running"
+            return True
+        self._status = "timeout" if status == "timeout" else "rejected"
+        return False
+
+    async def _execute(self, requirement: ApprovalRequirement) -> None:
+        args = self._args()
+        execution = call.Execution(
+            key=self._key(),
+            action=self._request.action,
+            args=args,
+            content_hash=content_hash(self._request.action, args),
+            approval_required=requirement.required,
+            requested_by=self._request.requested_by,
+        )
+        executed = await _do(
+            call.EXECUTE_ACTION,
+            execution,
+            call.ExecutionResult,
+            timeout=timedelta(minutes=5),
+            heartbeat=timedelta(seconds=20),
+            retries=_EXECUTION,
+        )
+        self._result, self._status = executed.value, "completed"
+
+    def _fail(self, error: ActivityError) -> None:
+        trouble = trouble_of(error)
+        self._status, self._error = "failed", f"{trouble.type}: {trouble.message}"
+
+    async def _call_off(self) -> None:
+        self._status = "cancelled"
+        if self._ballot is None or self._ballot.is_final:
+            return
+        self._ballot = self._ballot.cancelled()
+        await self._record(call.RECORD_VERDICT, call.Verdict(key=self._key(), ballot=self._ballot))
+
+    async def _finish(self) -> None:
+        for delivery in self._deliveries:
+            delivery.cancel()
+        self._step = "finished"
+        await workflow.wait_condition(lambda: self._recording == 0)
+        await _do(call.FINISH_ACTION, call.FinishedAction(key=self._key(), state=self._state()), None)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    @workflow.query(name=GET_STATUS_QUERY)
+    def get_status(self) -> ActionState:
+        """Where the action stands."""
+        return self._state()
+
+    @workflow.update(name=DECIDE_UPDATE)
+    async def decide(self, attempt: DecisionRequest) -> DecisionAnswer:
+        """Counts a decision; answers once it is stored.
+
+        Raises:
+            ApplicationError: its type is a key of `REFUSAL_STATUS`.
+        """
+        await self._until_open()
+        refusal = self._refusal(attempt)
+        if refusal is not None:
+            raise _refused(refusal)
+        return await self._count(attempt, _update_id())
+
+    @decide.validator
+    def _check_decision(self, attempt: DecisionRequest) -> None:
+        """Refuses before anything reaches the history; the handler looks again, since another vote may come between."""
+        refusal = self._refusal(attempt) if self._ballot is not None or self._step == "finished" else None
+        if refusal is not None:
+            raise _refused(refusal)
+
+    @workflow.signal(name=APPROVE_SIGNAL)
+    async def approve(self, approved: bool, reviewer: str) -> None:
+        """Counts only where policy allows signals and one vote is enough: nobody proved who sent it."""
+        await self._until_open()
+        found = await _do(
+            call.LOOK_UP_REVIEWER,
+            call.ReviewerQuery(tenant_id=self._request.tenant_id, subject=reviewer),
+            call.Reviewer,
+        )
+        attempt = DecisionRequest(
+            approval_id=self._request.action_id,
+            attempt_id=str(workflow.uuid4()),
+            subject=reviewer,
+            roles=found.roles,
+            is_person=found.is_person,
+            decision="approve" if approved else "reject",
+            content_hash=content_hash(self._request.action, self._args()),
+            reason=None if approved else "by signal",
+            authenticated=False,
+        )
+        refusal = self._signal_refusal() or self._refusal(attempt)
+        if refusal is None:
+            await self._count(attempt, attempt.attempt_id)
+        elif self._ballot is not None:
+            await self._record(
+                call.RECORD_REFUSAL,
+                call.RefusedDecision(
+                    key=self._key(),
+                    attempt=attempt,
+                    update_id=attempt.attempt_id,
+                    refusal=refusal,
+                    policy_version=self._ballot.requirement.policy_version,
+                ),
+            )
+
+    async def _until_open(self) -> None:
+        await workflow.wait_condition(lambda: self._ballot is not None or self._step in ("execute_action", "finished"))
+
+    def _refusal(self, attempt: DecisionRequest) -> Refusal | None:
+        if self._ballot is None:
+            return Refusal("AlreadyDecided", f"action {self._request.action_id} needs no approval any more")
+        return self._ballot.refusal(attempt, workflow.now(), self._check_args)
+
+    def _check_args(self, action: str, args: JsonObject) -> None:
+        if action in ARGUMENTS and not self._request.task_id:
+            check_args(action, args)
+
+    def _signal_refusal(self) -> Refusal | None:
+        requirement = self._requirement
+        if requirement is None or not requirement.allow_signal or requirement.quorum != 1:
+            return Refusal("SignalNotAllowed", "policy counts no signal for this action")
+        return None
+
+    async def _count(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
+        # No await between the last look and this line: of two votes in the same instant one is first.
+        ballot = self._vote().counted(attempt)
+        self._ballot = ballot
+        await self._record(
+            call.RECORD_DECISION,
+            call.CountedDecision(key=self._key(), attempt=attempt, update_id=update_id, ballot=ballot),
+        )
+        return ballot.answer(attempt)
+
+    async def _record(self, activity: str, message: object) -> None:
+        """Writes to the inbox, however long the database is away, and even if the workflow is cancelled meanwhile."""
+        self._recording += 1
+        try:
+            await uninterrupted(
+                workflow.execute_local_activity(
+                    activity, message, start_to_close_timeout=_ATTEMPT, retry_policy=_PATIENT
+                )
+            )
+        finally:
+            self._recording -= 1
+
+    def _deliver(self, batch: "call.WebhookBatch") -> None:
+        for delivery_id in batch.delivery_ids:
+            task = asyncio.create_task(_delivered(call.WebhookDelivery(key=batch.key, delivery_id=delivery_id)))
+            self._deliveries.add(task)
+            task.add_done_callback(self._deliveries.discard)
+
+    def _vote(self) -> Ballot:
+        assert self._ballot is not None  # noqa: S101 - only called once the vote is open
+        return self._ballot
+
+    def _args(self) -> JsonObject:
+        return self._ballot.args if self._ballot is not None else self._request.args
+
+    def _key(self) -> "call.ActionKey":
+        request = self._request
+        return call.ActionKey(tenant_id=request.tenant_id, action_id=request.action_id, session_id=request.session_id)
+
+    def _state(self) -> ActionState:
+        ballot, requirement = self._ballot, self._requirement
+        return ActionState(
+            action_id=self._request.action_id,
+            status=self._status,
+            current_step=self._step,
+            approval_status=_approval_status(ballot, requirement, self._status),
+            result=self._result,
+            error=self._error,
+            risk_level=requirement.risk_level if requirement else None,
+            content_hash=content_hash(self._request.action, self._args()),
+            args=self._args(),
+            votes=list(ballot.votes) if ballot else [],
+            deadline=ballot.deadline.isoformat() if ballot else None,
+        )
+
+
+def _approval_status(
+    ballot: Ballot | None, requirement: ApprovalRequirement | None, status: ActionStatus
+) -> ApprovalStatus:
+    if ballot is not None:
+        return ballot.status
+    if requirement is not None and not requirement.required:
+        return "not_required"
+    return "cancelled" if status in ("cancelled", "failed") else "pending"
+
+
+def _refused(refusal: Refusal) -> ApplicationError:
+    return ApplicationError(refusal.message, type=refusal.type, non_retryable=True)
+
+
+def _update_id() -> str:
+    info = workflow.current_update_info()
+    assert info is not None  # noqa: S101 - only called by an Update's handler
+    return info.id
+
+
+async def _delivered(delivery: "call.WebhookDelivery") -> None:
+    """Best effort: a receiver that stays away must not hold the vote up; its row says so."""
+    try:
+        await _do(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY)
+    except ActivityError as error:
+        workflow.logger.warning("webhook %s was not delivered: %s", delivery.delivery_id, error.cause)
+
+
+async def _do(
+    activity: str,
+    message: object,
+    result_type: type[T] | None,
+    *,
+    timeout: timedelta = _ATTEMPT,
+    heartbeat: timedelta | None = None,
+    retries: RetryPolicy = _PATIENT,
+) -> T:
+    work: Coroutine[Any, Any, Any] = workflow.execute_activity(
+        activity,
+        message,
+        result_type=result_type,
+        start_to_close_timeout=timeout,
+        heartbeat_timeout=heartbeat,
+        retry_policy=retries,
+    )
+    return cast("T", await work)
