@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from temporalio.client import WorkflowExecutionStatus
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.contracts.names import APPROVAL_WORKFLOW, RAG_WORKFLOW
-from flotilla.contracts.requests import ActionRequest, RAGRequest, RunStatus
+from flotilla.contracts.names import APPROVAL_WORKFLOW, PIPELINE_WORKFLOW, RAG_WORKFLOW
+from flotilla.contracts.requests import ActionRequest, PipelineRequest, RAGRequest, RunStatus
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry import metrics
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures import CloseRun, RunKey
+from workflow_worker.pipelines import close_pipeline
 from workflow_worker.reconciler import Kind, Unfinished
 
 _GAUGES = "SELECT * FROM flotilla.approval_gauges()"
@@ -46,7 +47,7 @@ async def show_gauges(pool: Pool) -> None:
     metrics.SAGA_PARKED.set(row["parked_orders"])
 
 
-def kinds(runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
+def kinds(pool: Pool, runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
     async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
@@ -57,7 +58,11 @@ def kinds(runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
     async def close_action(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
         await actions.close_lost_action(row.tenant_id, row.id, _why(status).message)
 
+    async def close_task(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await close_pipeline(pool, row.tenant_id, row.id, status)
+
     return {
+        "task": Kind(PIPELINE_WORKFLOW, PipelineRequest, close_task),
         "run": Kind(RAG_WORKFLOW, RAGRequest, close_run),
         "action": Kind(APPROVAL_WORKFLOW, ActionRequest, close_action),
     }

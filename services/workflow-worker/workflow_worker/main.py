@@ -124,7 +124,7 @@ def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None
 
 
 def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Activities) -> Leader:
-    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, kinds(parts.runs, parts.actions))
+    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, kinds(has.pool, parts.runs, parts.actions))
     housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
     duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), every(GAUGES_S, lambda: show_gauges(has.pool))]
     return Leader(has.pool, SERVICE, runtime.instance, duties)

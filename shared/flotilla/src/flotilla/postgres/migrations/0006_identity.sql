@@ -14,7 +14,7 @@ CREATE TABLE flotilla.pipelines (
     status text NOT NULL DEFAULT 'pending'
         CHECK (status IN ('pending', 'running', 'success', 'error', 'timeout', 'cancelled')),
     request jsonb NOT NULL,
-    result_task_id text,
+    result_task_id text NOT NULL,
     error jsonb,
     traceparent text,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -23,8 +23,44 @@ CREATE TABLE flotilla.pipelines (
     FOREIGN KEY (tenant_id, session_id) REFERENCES flotilla.sessions
 );
 CREATE INDEX pipelines_active ON flotilla.pipelines (created_at) WHERE finished_at IS NULL;
+SELECT flotilla_ops.open_to('flotilla.pipelines', 'flotilla_definer');
+GRANT SELECT ON flotilla.pipelines TO flotilla_definer;
 SELECT flotilla_ops.protect('flotilla.pipelines');
 GRANT SELECT, INSERT, UPDATE ON flotilla.pipelines TO flotilla_app;
+
+-- What nobody finished, pipelines included: their rows are closed by the worker's leader alone.
+CREATE OR REPLACE FUNCTION flotilla.unfinished_work(older_than interval, after timestamptz, unstarted boolean, at_most integer)
+    RETURNS TABLE (kind text, tenant_id text, id text, workflow_id text, request jsonb, traceparent text,
+                   created_at timestamptz)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+    AS $$
+    SELECT * FROM (
+        (SELECT 'run', r.tenant_id, r.run_id, r.workflow_id, r.request, r.traceparent, r.created_at
+         FROM flotilla.runs AS r
+         WHERE r.status IN ('pending', 'running', 'interrupted') AND (r.status = 'pending') = unstarted
+           AND r.created_at < now() - older_than AND r.created_at > after
+         ORDER BY r.created_at LIMIT at_most)
+        UNION ALL
+        (SELECT 'action', a.tenant_id, a.action_id, a.workflow_id, a.request, a.traceparent, a.created_at
+         FROM flotilla.actions AS a
+         WHERE a.finished_at IS NULL AND (a.status = 'pending') = unstarted
+           AND a.created_at < now() - older_than AND a.created_at > after
+         ORDER BY a.created_at LIMIT at_most)
+        UNION ALL
+        (SELECT 'order', o.tenant_id, o.order_id, o.workflow_id, o.request, o.traceparent, o.created_at
+         FROM flotilla.orders AS o
+         WHERE o.finished_at IS NULL AND (o.started_at IS NULL) = unstarted
+           AND o.created_at < now() - older_than AND o.created_at > after
+         ORDER BY o.created_at LIMIT at_most)
+        UNION ALL
+        (SELECT 'task', p.tenant_id, p.task_id, p.workflow_id, p.request, p.traceparent, p.created_at
+         FROM flotilla.pipelines AS p
+         WHERE p.finished_at IS NULL AND (p.status = 'pending') = unstarted
+           AND p.created_at < now() - older_than AND p.created_at > after
+         ORDER BY p.created_at LIMIT at_most)
+    ) AS work (kind, tenant_id, id, workflow_id, request, traceparent, created_at)
+    ORDER BY created_at LIMIT at_most
+    $$;
 
 CREATE INDEX api_keys_by_creation ON flotilla.api_keys (tenant_id, created_at DESC, key_id);
 CREATE INDEX idempotency_keys_by_age ON flotilla.idempotency_keys (created_at);
