@@ -15,7 +15,10 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import CHECKPOINTS_TOPIC, SESSION_EVENTS_TOPIC
 
 PREFIX = "FLOTILLA_"
-_CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+# An empty variable counts as unset: `OPENAI_API_KEY=` asks for the built-in model.
+_CONFIG = SettingsConfigDict(
+    env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+)
 
 
 def _split(value: object) -> object:
