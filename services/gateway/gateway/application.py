@@ -14,12 +14,39 @@ from flotilla.runtime import Health, health_routes
 from gateway.guard import Guard, GuardedRoute
 from gateway.observing import Observing
 from gateway.problems import problem_of
-from gateway.routes import documents, runs, sessions
+from gateway.routes import (
+    agents,
+    analytics,
+    dead_letters,
+    documents,
+    governed,
+    keys,
+    orders,
+    outbox,
+    pipelines,
+    runs,
+    sessions,
+)
 from gateway.schemas.common import ProblemDocument
 from gateway.services import Services
 
 VERSION = "1"
-ROUTERS = (sessions.router, runs.router, documents.router)
+ROUTERS = tuple(
+    module.router
+    for module in (
+        sessions,
+        runs,
+        documents,
+        governed,
+        orders,
+        pipelines,
+        agents,
+        dead_letters,
+        outbox,
+        keys,
+        analytics,
+    )
+)
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
 
 Errors are problem documents (RFC 9457) with a stable `code`. Listings page by cursor. The acting person is always the

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import open_kafka_log
@@ -59,6 +60,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         temporal=Temporal(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=KnowledgeBase(pool),
+        policy=read_policy(settings.approval_policy),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         api_keys=ApiKeys(pool, settings.key_cache_s),
         feed=LiveFeed(redis),

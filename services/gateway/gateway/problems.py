@@ -7,6 +7,7 @@ HttpProblem
 └── TooMany           429  come back after `retry_after_s`
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -39,6 +40,11 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:flotilla:problem:"
 RETRY_AFTER_S = 1
 log = structlog.get_logger(__name__)
+
+
+def snake_case(name: str) -> str:
+    """`SelfApproval` as `self_approval`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 class HttpProblem(HTTPException):

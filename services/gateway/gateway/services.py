@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends
 from starlette.requests import Request
 
+from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import AgentEventStore, KafkaLog
@@ -32,6 +33,7 @@ class Services:
     temporal: Temporal
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
+    policy: ApprovalPolicy
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
     feed: LiveFeed

@@ -44,6 +44,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     max_streams_per_tenant: int = Field(default=250, ge=1)
     key_cache_s: float = Field(default=20.0, ge=0, le=60)
     """How long a checked API key is remembered: a revoked one works no longer than this."""
+    approval_policy: str = "builtin:production"
+    """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
     operator_tenant: str = "default"
     """Whose dead letters are those that name no tenant."""
 

@@ -8,9 +8,10 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RunStatus
-from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
+from flotilla.contracts.session_events import AgentStateEvent, Message
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -18,14 +19,11 @@ from gateway.auth.principal import Principal
 from gateway.idempotency import Claim
 from gateway.names import SOURCE
 from gateway.schemas.runs import Run
+from gateway.sessions import changed, ensure_session
 from gateway.temporal import Start
 
 _COLUMNS = """run_id, session_id, workflow_id, user_id, query, status, result, error, created_at, started_at,
     finished_at"""
-# The session, made if it is new; an existing one stays as it is.
-_OPEN_SESSION = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
-"""
 # Nothing happens while another run of the session is active.
 _ADD = f"""
 INSERT INTO flotilla.runs
@@ -81,7 +79,7 @@ async def start_run(pool: Pool, request: RAGRequest, claim: Claim) -> Started:
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
             return Started(await _get(connection, tenant_id, earlier), None)
-        await connection.execute(_OPEN_SESSION, tenant_id, session_id, request.user_id)
+        await ensure_session(connection, tenant_id, session_id, request.user_id)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
         appended = await append(connection, tenant_id, session_id, _first_events(request))
         row = await connection.fetchrow(
@@ -146,18 +144,19 @@ async def note_cancel(pool: Pool, run: Run, principal: Principal) -> None:
     Raises:
         Conflict: the run is over, and not because it was cancelled.
     """
-    change = StateChange(change="run_cancel_requested", details={"run_id": run.run_id, "by": principal.subject})
+    asked = changed("run_cancel_requested", {"run_id": run.run_id, "by": principal.subject}, run_id=run.run_id)
     async with tenant_transaction(pool, principal.tenant_id) as connection:
-        await append(connection, principal.tenant_id, run.session_id, [_event(change, run.run_id)])
+        await append(connection, principal.tenant_id, run.session_id, [asked])
 
 
 async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     """Ends a run whose workflow never began; False when it has begun or ended meanwhile."""
-    change = StateChange(change="run_finished", status="idle", details={"run_id": run.run_id, "status": "cancelled"})
+    details: JsonObject = {"run_id": run.run_id, "status": "cancelled"}
+    ended = changed("run_finished", details, status="idle", run_id=run.run_id)
     async with tenant_transaction(pool, tenant_id) as connection:
         if await connection.execute(_CANCEL_PENDING, tenant_id, run.run_id) != "UPDATE 1":
             return False
-        await append(connection, tenant_id, run.session_id, [_event(change, run.run_id)])
+        await append(connection, tenant_id, run.session_id, [ended])
     return True
 
 
@@ -181,14 +180,10 @@ async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
 
 def _first_events(request: RAGRequest) -> list[AgentStateEvent]:
     question = Message(role="user", content=request.query)
-    details = {"run_id": request.run_id, "user_id": request.user_id}
-    started = StateChange(change="run_started", status="running", details=dict(details))
+    details: JsonObject = {"run_id": request.run_id, "user_id": request.user_id}
+    started = changed("run_started", details, status="running", run_id=request.run_id)
     said = AgentStateEvent(kind="message", data=to_builtins(question), source=SOURCE, run_id=request.run_id)
-    return [said, _event(started, request.run_id)]
-
-
-def _event(change: StateChange, run_id: str) -> AgentStateEvent:
-    return AgentStateEvent(kind="state_change", data=to_builtins(change), source=SOURCE, run_id=run_id)
+    return [said, started]
 
 
 def over(run: Run) -> Conflict:

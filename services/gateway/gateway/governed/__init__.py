@@ -1,0 +1,1 @@
+"""Governed actions: submitted in one transaction, decided through an Update that is recorded first."""

@@ -1,0 +1,135 @@
+"""The rows of `flotilla.actions` as the gateway reads and writes them."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from flotilla.approvals.actions import ARGUMENTS, check_args
+from flotilla.approvals.events import action_event
+from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.contracts.approvals import content_hash
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
+from flotilla.contracts.requests import ActionRequest
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import current_traceparent
+from gateway.idempotency import Claim
+from gateway.names import SOURCE
+from gateway.schemas.governed import Action
+from gateway.sessions import ensure_session
+from gateway.temporal import Start
+
+_ADD = """
+INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
+    requested_by, request, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10::jsonb, $11)
+"""
+_SELECT = """
+SELECT a.action_id, a.session_id, a.workflow_id, a.status, coalesce(p.risk_level, a.risk_level) AS risk_level,
+    a.action, a.description, coalesce(p.args, a.args) AS args, a.requested_by, a.current_step, a.approval_status,
+    a.result, a.error, p.content_hash, coalesce(p.votes, '[]') AS votes, p.deadline_at, a.created_at, a.finished_at
+FROM flotilla.actions AS a
+LEFT JOIN flotilla.approvals AS p ON p.tenant_id = a.tenant_id AND p.approval_id = a.action_id
+WHERE a.tenant_id = $1
+"""
+_GET = f"{_SELECT} AND a.action_id = $2"
+# A page, newest first; $4 and $5 are the last row of the page before.
+_LIST = f"""
+{_SELECT} AND ($2::text IS NULL OR a.status = $2)
+  AND ($4::timestamptz IS NULL OR (a.created_at, a.action_id) < ($4, $5))
+ORDER BY a.created_at DESC, a.action_id DESC LIMIT $3
+"""
+_JSON = ("args", "result", "error", "votes")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An action, and how to start its workflow; None when an earlier, equal request did."""
+
+    action: Action
+    start: Start | None
+
+
+async def submit(pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: Claim) -> Submitted:
+    """Commits session (if it is new), action and first event together.
+
+    Raises:
+        Invalid: the arguments are not what a built-in action takes.
+        IdempotencyConflict: the key was used for another request.
+    """
+    if request.action in ARGUMENTS:
+        check_args(request.action, request.args)
+    tenant_id = request.tenant_id
+    risk_level = policy.assess(request.action, request.args, request.risk_level).risk_level
+    async with tenant_transaction(pool, tenant_id) as connection:
+        earlier = await claim.take(connection, request.action_id)
+        if earlier is None:
+            await _insert(connection, request, risk_level)
+        action = await _get(connection, tenant_id, earlier or request.action_id)
+    start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
+    return Submitted(action, None if earlier else start)
+
+
+async def _insert(connection: Connection, request: ActionRequest, risk_level: str) -> None:
+    await ensure_session(connection, request.tenant_id, request.session_id, request.requested_by)
+    await connection.execute(
+        _ADD,
+        request.tenant_id,
+        request.action_id,
+        request.session_id,
+        action_workflow_id(request.action_id),
+        request.action,
+        request.description,
+        to_json(request.args).decode(),
+        risk_level,
+        request.requested_by,
+        to_json(request).decode(),
+        current_traceparent(),
+    )
+    details = {
+        "action": request.action,
+        "description": request.description,
+        "args": request.args,
+        "risk_level": risk_level,
+        "requested_by": request.requested_by,
+        "on_behalf_of": request.on_behalf_of or None,
+        "content_hash": content_hash(request.action, request.args),
+    }
+    submitted = action_event("action_submitted", request.action_id, details, SOURCE)
+    await append(connection, request.tenant_id, request.session_id, [submitted])
+
+
+async def get_action(pool: Pool, tenant_id: str, action_id: str) -> Action:
+    """One action.
+
+    Raises:
+        NotFound: the tenant has no such action.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await _get(connection, tenant_id, action_id)
+
+
+async def list_actions(
+    pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
+) -> list[asyncpg.Record]:
+    """Rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+
+
+def action_of(row: asyncpg.Record) -> Action:
+    """A row as clients see it."""
+    parsed: dict[str, Any] = {name: json.loads(row[name]) if row[name] is not None else None for name in _JSON}
+    return Action.model_validate({**dict(row), **parsed})
+
+
+async def _get(connection: Connection, tenant_id: str, action_id: str) -> Action:
+    row = await connection.fetchrow(_GET, tenant_id, action_id)
+    if row is None:
+        raise NotFound(f"no action {action_id}")
+    return action_of(row)

@@ -1,0 +1,152 @@
+"""A vote: recorded first, then sent to the workflow, which alone decides whether it counts.
+
+The protocol is in `flotilla.contracts.approvals`. The Update's id is made of voter, decision and content, so the same
+vote again meets the first one's answer, whichever replica it reaches.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import get_args
+
+import structlog
+from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+
+from flotilla.approvals.ballot import Refusal
+from flotilla.approvals.events import attempted_event, refused_event
+from flotilla.contracts.approvals import (
+    DECIDE_UPDATE,
+    REFUSAL_STATUS,
+    DecisionAnswer,
+    DecisionRequest,
+    RefusalType,
+    content_hash,
+    decision_update_id,
+)
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import NotFound, RetryLater
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from gateway.governed.inbox import get_approval
+from gateway.problems import HttpProblem, snake_case
+from gateway.schemas.governed import Approval
+from gateway.temporal import Temporal, refusal
+
+ANSWER_TIMEOUT = timedelta(seconds=5)
+log = structlog.get_logger(__name__)
+_ANSWERED = """
+SELECT answer FROM flotilla.approval_decisions
+WHERE tenant_id = $1 AND approval_id = $2 AND update_id = $3 AND outcome = 'counted'
+"""
+_ATTEMPT = """
+INSERT INTO flotilla.approval_decisions (tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash,
+    reason, args, authenticated, policy_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, true, $10)
+"""
+# The attempt did not count; one that did stays as it is.
+_REFUSED = """
+UPDATE flotilla.approval_decisions SET outcome = 'refused', refusal = $4
+WHERE tenant_id = $1 AND approval_id = $2 AND attempt_id = $3 AND outcome = 'attempted'
+"""
+
+
+class DecisionRefused(HttpProblem):
+    """The vote does not count; `code` says why."""
+
+    def __init__(self, why: Refusal) -> None:
+        super().__init__(REFUSAL_STATUS[why.type], why.message)
+        self.code = snake_case(why.type)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """One attempt on its way."""
+
+    tenant_id: str
+    attempt: DecisionRequest
+    approval: Approval
+    update_id: str
+
+
+async def decide(pool: Pool, temporal: Temporal, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
+    """Makes the vote; gives what it came to. Idempotency key: voter, decision, content hash and new arguments.
+
+    Raises:
+        NotFound: the tenant has no such approval.
+        DecisionRefused: it does not count.
+        RetryLater: no worker answered in time; the same vote again is safe.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        vote = await _recorded(connection, tenant_id, attempt)
+    if isinstance(vote, DecisionAnswer):
+        return vote
+    answer = await _send(temporal, vote)
+    if isinstance(answer, Refusal):
+        await _record_refusal(pool, vote, answer)
+        raise DecisionRefused(answer)
+    return answer
+
+
+async def _recorded(connection: Connection, tenant_id: str, attempt: DecisionRequest) -> _Vote | DecisionAnswer:
+    approval = await get_approval(connection, tenant_id, attempt.approval_id)
+    edited = content_hash(approval.action, attempt.args) if attempt.args is not None else ""
+    update_id = decision_update_id(attempt.approval_id, attempt.subject, attempt.decision, attempt.content_hash, edited)
+    answered = await connection.fetchval(_ANSWERED, tenant_id, attempt.approval_id, update_id)
+    if answered is not None:
+        return from_json(answered, DecisionAnswer)
+    await connection.execute(
+        _ATTEMPT,
+        tenant_id,
+        attempt.approval_id,
+        attempt.attempt_id,
+        update_id,
+        attempt.subject,
+        attempt.decision,
+        attempt.content_hash,
+        attempt.reason,
+        to_json(attempt.args).decode() if attempt.args is not None else None,
+        approval.policy_version,
+    )
+    event = attempted_event(attempt, approval.policy_version)
+    await append(connection, tenant_id, approval.session_id, [event])
+    return _Vote(tenant_id, attempt, approval, update_id)
+
+
+async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | Refusal:
+    approval_id = vote.approval.approval_id
+    handle = await temporal.handle(vote.approval.workflow_id)
+    try:
+        answer: DecisionAnswer = await handle.execute_update(
+            DECIDE_UPDATE,
+            vote.attempt,
+            id=vote.update_id,
+            result_type=DecisionAnswer,
+            rpc_timeout=ANSWER_TIMEOUT,
+        )
+    except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+        raise RetryLater(f"no worker answered for approval {approval_id}: vote again, it counts once") from error
+    except WorkflowUpdateFailedError as error:
+        return _refusal_of(error)
+    except RPCError as error:
+        cause = refusal(error, vote.approval.workflow_id)
+        if isinstance(cause, NotFound):
+            return Refusal("AlreadyDecided", f"approval {approval_id} is over")
+        raise cause from error
+    return answer
+
+
+def _refusal_of(error: WorkflowUpdateFailedError) -> Refusal:
+    cause = error.cause
+    if isinstance(cause, ApplicationError) and cause.type in get_args(RefusalType):
+        return Refusal(next(kind for kind in get_args(RefusalType) if kind == cause.type), cause.message)
+    if isinstance(cause, ApplicationError) and cause.type == "AcceptedUpdateCompletedWorkflow":
+        return Refusal("AlreadyDecided", "the workflow is over")
+    raise error
+
+
+async def _record_refusal(pool: Pool, vote: _Vote, why: Refusal) -> None:
+    async with tenant_transaction(pool, vote.tenant_id) as connection:
+        await connection.execute(_REFUSED, vote.tenant_id, vote.attempt.approval_id, vote.attempt.attempt_id, why.type)
+        event = refused_event(vote.attempt, why, vote.approval.policy_version)
+        await append(connection, vote.tenant_id, vote.approval.session_id, [event])

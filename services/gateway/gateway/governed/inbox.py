@@ -1,0 +1,69 @@
+"""The inbox: the rows of `flotilla.approvals`."""
+
+import json
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.approvals import ApprovalRequirement
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import NotFound
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from gateway.schemas.governed import Approval
+
+_COLUMNS = """approval_id, session_id, workflow_id, run_id, task_id, action, description, args, content_hash,
+    risk_level, reasons, requested_by, on_behalf_of, requirement, policy_version, quorum, status, votes, created_at,
+    deadline_at, reminder_at, decided_at"""
+_GET = f"SELECT {_COLUMNS} FROM flotilla.approvals WHERE tenant_id = $1 AND approval_id = $2"  # noqa: S608 - a constant
+# A page, newest first; $4 and $5 are the last row of the page before.
+_LIST = f"""
+SELECT {_COLUMNS} FROM flotilla.approvals
+WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
+  AND ($4::timestamptz IS NULL OR (created_at, approval_id) < ($4, $5))
+ORDER BY created_at DESC, approval_id DESC LIMIT $3
+"""  # noqa: S608
+_COUNT = """
+SELECT count(*) FROM (
+    SELECT FROM flotilla.approvals WHERE tenant_id = $1 AND status = 'pending' LIMIT 10001) AS pending
+"""
+
+
+async def get_approval(connection: Connection, tenant_id: str, approval_id: str) -> Approval:
+    """One approval.
+
+    Raises:
+        NotFound: the tenant has no such approval.
+    """
+    row = await connection.fetchrow(_GET, tenant_id, approval_id)
+    if row is None:
+        raise NotFound(f"no approval {approval_id}")
+    return approval_of(row)
+
+
+async def list_approvals(
+    pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
+) -> list[asyncpg.Record]:
+    """Rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+
+
+async def count_pending(pool: Pool, tenant_id: str) -> int:
+    """Approvals that wait for a decision, up to 10,001."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return int(await connection.fetchval(_COUNT, tenant_id))
+
+
+def approval_of(row: asyncpg.Record) -> Approval:
+    """A row as people see it."""
+    requirement = from_json(row["requirement"], ApprovalRequirement)
+    return Approval.model_validate(
+        {
+            **dict(row),
+            "args": json.loads(row["args"]),
+            "votes": json.loads(row["votes"]),
+            "roles": requirement.roles,
+            "editable_args": requirement.editable_args,
+            "reason_required": requirement.reason_required,
+        }
+    )

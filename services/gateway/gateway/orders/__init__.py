@@ -1,0 +1,1 @@
+"""Orders: placed in one transaction, a saga each; and what operators do about parked compensations."""

@@ -1,0 +1,133 @@
+"""The rows of `flotilla.orders` as the gateway reads and writes them."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.names import ORDER_WORKFLOW, order_workflow_id
+from flotilla.contracts.requests import OrderRequest
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import current_traceparent
+from gateway.orders.money import decimal_text
+from gateway.schemas.orders import Order
+from gateway.sessions import changed, ensure_session
+from gateway.temporal import Start
+
+_COLUMNS = """order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency, status, confirmation,
+    reason, steps, created_at, finished_at"""
+# Nothing happens where the order exists.
+_ADD = """
+INSERT INTO flotilla.orders (tenant_id, order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency,
+    request, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10) ON CONFLICT DO NOTHING
+"""
+_GET = f"SELECT {_COLUMNS} FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"  # noqa: S608 - a constant
+_REQUEST = "SELECT request FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"
+# A page, newest first; $4 and $5 are the last row of the page before.
+_LIST = f"""
+SELECT {_COLUMNS} FROM flotilla.orders
+WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
+  AND ($4::timestamptz IS NULL OR (created_at, order_id) < ($4, $5))
+ORDER BY created_at DESC, order_id DESC LIMIT $3
+"""  # noqa: S608
+
+
+class OrderExists(Conflict):
+    """The order's id is taken by another order."""
+
+    code = "order_exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An order, and how to start its workflow; None when it was placed before."""
+
+    order: Order
+    start: Start | None
+
+
+async def place(pool: Pool, request: OrderRequest, placed_by: str) -> Placed:
+    """Commits session (if it is new), order and first event together.
+
+    Raises:
+        OrderExists: the order's id is taken by another order.
+    """
+    tenant_id, order_id = request.tenant_id, request.order_id
+    workflow_id = order_workflow_id(tenant_id, order_id)
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await ensure_session(connection, tenant_id, request.session_id, placed_by)
+        is_new = await connection.execute(
+            _ADD,
+            tenant_id,
+            order_id,
+            request.session_id,
+            workflow_id,
+            request.user_id,
+            request.product_id,
+            request.amount_minor,
+            request.currency,
+            to_json(request).decode(),
+            current_traceparent(),
+        )
+        if is_new == "INSERT 0 1":
+            await append(connection, tenant_id, request.session_id, [_placed_event(request, placed_by)])
+            return Placed(await _get(connection, tenant_id, order_id), Start(ORDER_WORKFLOW, workflow_id, request))
+        await _check_same(connection, request)
+        return Placed(await _get(connection, tenant_id, order_id), None)
+
+
+def _placed_event(request: OrderRequest, placed_by: str) -> AgentStateEvent:
+    return changed(
+        "order_placed",
+        {
+            "order_id": request.order_id,
+            "user_id": request.user_id,
+            "product_id": request.product_id,
+            "amount_minor": request.amount_minor,
+            "currency": request.currency,
+            "placed_by": placed_by,
+        },
+    )
+
+
+async def _check_same(connection: Connection, request: OrderRequest) -> None:
+    stored = await connection.fetchval(_REQUEST, request.tenant_id, request.order_id)
+    if json.loads(stored) != json.loads(to_json(request)):
+        raise OrderExists(f"order {request.order_id} exists and is another one: choose another id")
+
+
+async def get_order(pool: Pool, tenant_id: str, order_id: str) -> Order:
+    """One order.
+
+    Raises:
+        NotFound: the tenant has no such order.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await _get(connection, tenant_id, order_id)
+
+
+async def list_orders(
+    pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
+) -> list[asyncpg.Record]:
+    """Rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+
+
+def order_of(row: asyncpg.Record) -> Order:
+    """A row as clients see it."""
+    amount = decimal_text(row["amount_minor"], row["currency"])
+    return Order.model_validate({**dict(row), "amount": amount, "steps": json.loads(row["steps"])})
+
+
+async def _get(connection: Connection, tenant_id: str, order_id: str) -> Order:
+    row = await connection.fetchrow(_GET, tenant_id, order_id)
+    if row is None:
+        raise NotFound(f"no order {order_id}")
+    return order_of(row)

@@ -1,0 +1,113 @@
+"""The rows of `flotilla.pipelines`."""
+
+import json
+from dataclasses import dataclass
+
+import asyncpg
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
+from flotilla.contracts.requests import PipelineRequest
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import current_traceparent
+from gateway.idempotency import Claim
+from gateway.schemas.pipelines import Task
+from gateway.sessions import changed, ensure_session
+from gateway.temporal import Start
+
+_ADD = """
+INSERT INTO flotilla.pipelines
+    (tenant_id, task_id, session_id, user_id, workflow_id, steps, request, result_task_id, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
+"""
+# The last hop's answer says that the pipeline is done before the worker's leader closes its row.
+_GET = """
+SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.error, p.created_at, t.result,
+    CASE WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success' ELSE p.status END AS status,
+    coalesce(p.finished_at, CASE t.status WHEN 'done' THEN t.finished_at END) AS finished_at
+FROM flotilla.pipelines AS p
+LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = p.tenant_id AND t.task_id = p.result_task_id
+WHERE p.tenant_id = $1 AND p.task_id = $2
+"""
+_RUNNING = """
+UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A pipeline, and how to start its workflow; None when an earlier, equal request did."""
+
+    task: Task
+    start: Start | None
+
+
+async def submit(pool: Pool, request: PipelineRequest, claim: Claim) -> Submitted:
+    """Commits session (if it is new), pipeline and first event together.
+
+    Raises:
+        IdempotencyConflict: the key was used for another request.
+    """
+    tenant_id = request.tenant_id
+    async with tenant_transaction(pool, tenant_id) as connection:
+        earlier = await claim.take(connection, request.task_id)
+        if earlier is None:
+            await _insert(connection, request)
+        task = await _get(connection, tenant_id, earlier or request.task_id)
+    return Submitted(task, None if earlier else Start(PIPELINE_WORKFLOW, task.workflow_id, request))
+
+
+async def _insert(connection: Connection, request: PipelineRequest) -> None:
+    await ensure_session(connection, request.tenant_id, request.session_id, request.user_id)
+    await connection.execute(
+        _ADD,
+        request.tenant_id,
+        request.task_id,
+        request.session_id,
+        request.user_id,
+        task_workflow_id(request.task_id),
+        request.steps,
+        to_json(request).decode(),
+        last_hop(request),
+        current_traceparent(),
+    )
+    submitted = changed(
+        "task_submitted", {"task_id": request.task_id, "steps": list(request.steps), "user_id": request.user_id}
+    )
+    await append(connection, request.tenant_id, request.session_id, [submitted])
+
+
+def last_hop(request: PipelineRequest) -> str:
+    """The task whose result is the pipeline's: hop n of a slip is `<task id>~<n>`."""
+    hops = len(request.steps) - 1
+    return f"{request.task_id}~{hops}" if hops else request.task_id
+
+
+async def get_task(pool: Pool, tenant_id: str, task_id: str) -> Task:
+    """One pipeline.
+
+    Raises:
+        NotFound: the tenant has no such pipeline.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await _get(connection, tenant_id, task_id)
+
+
+async def mark_running(pool: Pool, tenant_id: str, task_id: str) -> None:
+    """Notes that the workflow was started, so that the worker's leader need not."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(_RUNNING, tenant_id, task_id)
+
+
+async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:
+    row = await connection.fetchrow(_GET, tenant_id, task_id)
+    if row is None:
+        raise NotFound(f"no task {task_id}")
+    return _task_of(row)
+
+
+def _task_of(row: asyncpg.Record) -> Task:
+    parsed = {name: json.loads(row[name]) if row[name] is not None else None for name in ("result", "error")}
+    return Task.model_validate({**dict(row), **parsed})

@@ -1,0 +1,64 @@
+"""Analytics over the projection and the stored model calls."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import AwareDatetime
+
+from flotilla.contracts.ids import utc_now
+from flotilla.postgres import tenant_transaction
+from gateway.auth.principal import EVERYONE
+from gateway.guard import allow, guarded_router
+from gateway.routes.documented import refusals
+from gateway.schemas.common import ID_PATTERN
+from gateway.schemas.fleet import TokenAnalytics, TokenUsageOfDay, ToolAnalytics, ToolUsage
+from gateway.services import Caller, Wired
+
+router = guarded_router("analytics")
+DEFAULT_SPAN = timedelta(days=30)
+Since = Annotated[
+    AwareDatetime | None, Query(description="From this moment on, with its offset; by default the last 30 days.")
+]
+_TOOLS = """
+SELECT tool, count(*) AS calls, count(*) FILTER (WHERE NOT ok) AS errors,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms
+FROM audit.tool_usage
+WHERE tenant_id = $1 AND occurred_at >= $2 AND ($3::text IS NULL OR session_id = $3)
+GROUP BY tool ORDER BY calls DESC, tool LIMIT 1000
+"""
+_TOKENS = """
+SELECT model, (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS calls,
+    sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens
+FROM flotilla.llm_calls
+WHERE tenant_id = $1 AND created_at >= $2
+GROUP BY model, day ORDER BY day DESC, model LIMIT 10000
+"""
+
+
+@router.get("/v1/analytics/tools", response_model=ToolAnalytics, responses=refusals())
+@allow(EVERYONE)
+async def tools(
+    services: Wired,
+    caller: Caller,
+    since: Since = None,
+    session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
+) -> ToolAnalytics:
+    """Per tool: calls, errors, median and 95th percentile of the duration."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_TOOLS, caller.tenant_id, _from(since), session_id)
+    return ToolAnalytics(tools=[ToolUsage.model_validate(dict(row)) for row in rows])
+
+
+@router.get("/v1/analytics/tokens", response_model=TokenAnalytics, responses=refusals())
+@allow(EVERYONE)
+async def tokens(services: Wired, caller: Caller, since: Since = None) -> TokenAnalytics:
+    """Tokens per model and day."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_TOKENS, caller.tenant_id, _from(since))
+    return TokenAnalytics(tokens=[TokenUsageOfDay.model_validate(dict(row)) for row in rows])
+
+
+def _from(since: datetime | None) -> datetime:
+    return since if since is not None else utc_now() - DEFAULT_SPAN

@@ -1,0 +1,139 @@
+"""Governed actions and approvals."""
+
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, DecisionAnswer, DecisionRequest
+from flotilla.contracts.errors import Invalid
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.requests import ActionRequest
+from flotilla.postgres import tenant_transaction
+from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.governed import actions, inbox
+from gateway.governed.deciding import decide
+from gateway.guard import allow, guarded_router
+from gateway.idempotency import Claim, IdempotencyKey
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
+from gateway.routes.documented import refusals
+from gateway.schemas.common import ResourceId
+from gateway.schemas.governed import (
+    Action,
+    ActionAccepted,
+    ActionBody,
+    ActionList,
+    Approval,
+    ApprovalCount,
+    ApprovalList,
+    DecisionBody,
+)
+from gateway.services import Caller, Wired
+
+router = guarded_router("actions and approvals")
+_SUBMIT = "/v1/actions"
+
+
+@router.post(_SUBMIT, status_code=202, response_model=ActionAccepted, responses=refusals(409, 413, 415))
+@allow(OPERATORS)
+async def submit_action(
+    services: Wired, caller: Caller, body: ActionBody, response: Response, idempotency_key: IdempotencyKey = None
+) -> Action:
+    """Submit an action. Policy says whether it runs at once or waits for the right people."""
+    action_id = new_id()
+    request = ActionRequest(
+        action=body.action,
+        description=body.description,
+        risk_level=body.risk_level,
+        requested_by=caller.subject,
+        args=body.args,
+        action_id=action_id,
+        tenant_id=caller.tenant_id,
+        session_id=body.session_id or action_id,
+        on_behalf_of=body.on_behalf_of or "",
+    )
+    claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
+    submitted = await actions.submit(services.pool, services.policy, request, claim)
+    if submitted.start is not None:
+        await services.temporal.start(submitted.start)
+    response.headers["Location"] = f"/v1/actions/{submitted.action.action_id}"
+    return submitted.action
+
+
+@router.get(_SUBMIT, response_model=ActionList, responses=refusals())
+@allow(EVERYONE)
+async def list_actions(
+    services: Wired,
+    caller: Caller,
+    status: Annotated[ActionStatus | None, Query(description="Only these.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> ActionList:
+    """List actions, newest first."""
+    before = read_time_cursor(cursor)
+    rows = await actions.list_actions(services.pool, caller.tenant_id, status=status, limit=limit, before=before)
+    return ActionList(
+        actions=[actions.action_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "action_id")
+    )
+
+
+@router.get("/v1/actions/{action_id}", response_model=Action, responses=refusals(404))
+@allow(EVERYONE)
+async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> Action:
+    """One action: where it is, what was decided, what came of it."""
+    return await actions.get_action(services.pool, caller.tenant_id, action_id)
+
+
+@router.get("/v1/approvals", response_model=ApprovalList, responses=refusals())
+@allow(EVERYONE)
+async def list_approvals(
+    services: Wired,
+    caller: Caller,
+    status: Annotated[ApprovalStatus | None, Query(description="Only these; by default all.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> ApprovalList:
+    """The inbox: what will be executed, how risky it is and why, who asks, until when, who voted."""
+    before = read_time_cursor(cursor)
+    rows = await inbox.list_approvals(services.pool, caller.tenant_id, status=status, limit=limit, before=before)
+    return ApprovalList(
+        approvals=[inbox.approval_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "approval_id")
+    )
+
+
+@router.get("/v1/approvals/count", response_model=ApprovalCount, responses=refusals())
+@allow(EVERYONE)
+async def count_approvals(services: Wired, caller: Caller) -> ApprovalCount:
+    """How many approvals wait for a decision."""
+    return ApprovalCount(pending=await inbox.count_pending(services.pool, caller.tenant_id))
+
+
+@router.get("/v1/approvals/{approval_id}", response_model=Approval, responses=refusals(404))
+@allow(EVERYONE)
+async def get_approval(services: Wired, caller: Caller, approval_id: ResourceId) -> Approval:
+    """One approval: exactly what will be executed, and the hash to decide on."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        return await inbox.get_approval(connection, caller.tenant_id, approval_id)
+
+
+@router.post(
+    "/v1/approvals/{approval_id}/decision", response_model=DecisionAnswer, responses=refusals(404, 409, 413, 415)
+)
+@allow(EVERYONE)
+async def decide_approval(
+    services: Wired, caller: Caller, approval_id: ResourceId, body: DecisionBody
+) -> DecisionAnswer:
+    """Vote. Policy, not this route, says who may: so that refused attempts are recorded too."""
+    if (body.decision == "edit") != (body.args is not None):
+        raise Invalid("args: give the whole new arguments with an edit, and with nothing else")
+    attempt = DecisionRequest(
+        approval_id=approval_id,
+        attempt_id=new_id(),
+        subject=caller.subject,
+        roles=sorted(caller.roles),
+        is_person=caller.is_person,
+        decision=body.decision,
+        content_hash=body.content_hash,
+        reason=body.reason,
+        args=body.args,
+    )
+    return await decide(services.pool, services.temporal, caller.tenant_id, attempt)

@@ -1,0 +1,107 @@
+"""API keys."""
+
+import secrets
+
+import structlog
+from fastapi import Response
+
+from flotilla.contracts.api_keys import key_hash, new_key
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.ids import utc_now
+from flotilla.postgres import tenant_transaction
+from gateway.auth.principal import ADMINS
+from gateway.guard import allow, guarded_router
+from gateway.idempotency import Claim, IdempotencyKey
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
+from gateway.routes.documented import refusals
+from gateway.schemas.common import ResourceId
+from gateway.schemas.fleet import Key, KeyBody, KeyList, NewKey
+from gateway.services import Caller, Wired
+
+router = guarded_router("keys")
+log = structlog.get_logger(__name__)
+_CREATE = "/v1/keys"
+_PERSON = """
+INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES ($1, $2, $2, $3)
+ON CONFLICT (tenant_id, subject) DO UPDATE
+    SET roles = ARRAY(SELECT DISTINCT unnest(people.roles || excluded.roles) ORDER BY 1)
+"""
+_ADD = """
+INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at)
+VALUES ($1, $2, $3, $4, $3, $5, $6, $7)
+"""
+_SELECT = """
+SELECT k.key_id, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.created_by, k.created_at, k.expires_at,
+    k.revoked_at
+FROM flotilla.api_keys AS k
+LEFT JOIN flotilla.people AS p ON p.tenant_id = k.tenant_id AND p.subject = k.subject
+WHERE k.tenant_id = $1
+"""
+_GET = f"{_SELECT} AND k.key_id = $2"
+# A page, newest first; $3 and $4 are the last row of the page before.
+_LIST = f"""
+{_SELECT} AND ($3::timestamptz IS NULL OR (k.created_at, k.key_id) < ($3, $4))
+ORDER BY k.created_at DESC, k.key_id DESC LIMIT $2
+"""
+_REVOKE = """
+UPDATE flotilla.api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE tenant_id = $1 AND key_id = $2
+RETURNING key_hash
+"""
+
+
+class KeyMadeBefore(Conflict):
+    """An earlier request with this Idempotency-Key made the key, and its secret is not kept."""
+
+    code = "key_made_before"
+
+
+@router.post(_CREATE, status_code=201, response_model=NewKey, responses=refusals(409, 413, 415))
+@allow(ADMINS)
+async def create_key(
+    services: Wired, caller: Caller, body: KeyBody, response: Response, idempotency_key: IdempotencyKey = None
+) -> NewKey:
+    """Make a key. Its secret is in this answer and nowhere else."""
+    if body.expires_at is not None and body.expires_at <= utc_now():
+        raise Invalid(f"expires_at {body.expires_at.isoformat()} is past")
+    key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
+    claim = Claim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        earlier = await claim.take(connection, key_id)
+        if earlier is not None:
+            raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
+        if body.person:
+            await connection.execute(_PERSON, tenant_id, body.name, body.roles)
+        await connection.execute(
+            _ADD, tenant_id, key_id, body.name, key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at
+        )
+        row = await connection.fetchrow(_GET, tenant_id, key_id)
+        assert row is not None  # noqa: S101 - inserted just above, in this transaction
+    log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
+    response.headers["Cache-Control"] = "no-store"
+    return NewKey.model_validate({**dict(row), "key": key})
+
+
+@router.get(_CREATE, response_model=KeyList, responses=refusals())
+@allow(ADMINS)
+async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> KeyList:
+    """List keys, newest first, never their secrets."""
+    before = read_time_cursor(cursor)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before)
+    return KeyList(
+        keys=[Key.model_validate(dict(row)) for row in rows], next_cursor=next_time_cursor(rows, limit, "key_id")
+    )
+
+
+@router.delete("/v1/keys/{key_id}", response_model=Key, responses=refusals(404))
+@allow(ADMINS)
+async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key:
+    """Revoke a key: here it stops working at once, at other replicas within a minute."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        digest = await connection.fetchval(_REVOKE, caller.tenant_id, key_id)
+        row = await connection.fetchrow(_GET, caller.tenant_id, key_id)
+    if row is None:
+        raise NotFound(f"no key {key_id}")
+    services.api_keys.forget(digest)
+    log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)
+    return Key.model_validate(dict(row))

@@ -1,0 +1,128 @@
+"""Governed actions, and the inbox of those who decide."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+
+from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, Decision, Vote
+from flotilla.contracts.requests import RiskLevel
+from gateway.schemas.common import Answer, Id, JsonBody, Name, Reason, RequestBody, Words
+
+_ECHO: JsonValue = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
+_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+class ActionBody(RequestBody):
+    """What is to be done, and why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ECHO]})
+
+    action: Name
+    """`echo`, `http_request`, `publish_answer`, or one that the workflow worker registers."""
+    description: Annotated[Words, StringConstraints(max_length=4000)]
+    """Why; the approver reads this."""
+    risk_level: RiskLevel = "low"
+    """At least this risk: policy can say more, a caller never less."""
+    args: JsonBody = Field(default_factory=dict)
+    session_id: Id | None = None
+    """The session that records it; by default one of the action's own."""
+    on_behalf_of: Name | None = None
+    """The person at the root, where a service asks; they can't approve either."""
+
+
+class ActionAccepted(Answer):
+    """An action that was submitted."""
+
+    action_id: str
+    session_id: str
+    workflow_id: str
+    status: ActionStatus
+    risk_level: RiskLevel
+
+
+class Action(ActionAccepted):
+    """An action, and what came of it."""
+
+    action: str
+    description: str
+    args: dict[str, Any]
+    """What will be, or was, executed."""
+    requested_by: str
+    current_step: str
+    approval_status: ApprovalStatus
+    result: Any
+    error: dict[str, Any] | None
+    content_hash: str | None
+    votes: list[Vote]
+    deadline_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class ActionList(Answer):
+    """A page of actions, newest first."""
+
+    actions: list[Action]
+    next_cursor: str | None
+
+
+class Approval(Answer):
+    """What waits, or waited, for a decision."""
+
+    approval_id: str
+    session_id: str
+    workflow_id: str
+    run_id: str | None
+    task_id: str | None
+    action: str
+    description: str
+    args: dict[str, Any]
+    """Exactly what will be executed."""
+    content_hash: str
+    """Of action and args; a decision names it."""
+    risk_level: RiskLevel
+    reasons: list[str]
+    """Why this risk."""
+    requested_by: str
+    on_behalf_of: str | None
+    roles: list[str]
+    """A voter needs one of these."""
+    quorum: int
+    editable_args: list[str]
+    reason_required: list[Decision]
+    policy_version: str
+    status: ApprovalStatus
+    votes: list[Vote]
+    created_at: datetime
+    deadline_at: datetime
+    reminder_at: datetime | None
+    decided_at: datetime | None
+
+
+class ApprovalList(Answer):
+    """A page of the inbox, newest first."""
+
+    approvals: list[Approval]
+    next_cursor: str | None
+
+
+class ApprovalCount(Answer):
+    """How many approvals wait for a decision; counted up to 10,001."""
+
+    pending: int
+
+
+class DecisionBody(RequestBody):
+    """One vote. Who votes is the token's subject."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"decision": "approve", "reason": "checked", "content_hash": _HASH}]}
+    )
+
+    decision: Decision
+    reason: Reason | None = None
+    args: JsonBody | None = None
+    """The whole new arguments; with `edit` only."""
+    content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Of what the voter was shown."""

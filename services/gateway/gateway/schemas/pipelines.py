@@ -1,0 +1,42 @@
+"""Pipelines by routing slip."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from gateway.schemas.common import Answer, Id, JsonBody, RequestBody
+
+PipelineStatus: TypeAlias = Literal["pending", "running", "success", "error", "timeout", "cancelled"]
+_TASK: JsonValue = {"steps": ["research", "write"], "input": {"query": "Who may approve a refund?"}}
+
+
+class TaskBody(RequestBody):
+    """Which agents, in order, and what the first one gets."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_TASK]})
+
+    steps: Annotated[list[Id], Field(min_length=1, max_length=16)]
+    input: JsonBody
+    session_id: Id | None = None
+    """The session that records it; by default one of the task's own."""
+
+
+class TaskAccepted(Answer):
+    """A pipeline that was submitted."""
+
+    task_id: str
+    session_id: str
+    workflow_id: str
+    status: PipelineStatus
+
+
+class Task(TaskAccepted):
+    """A pipeline; its result is the last agent's."""
+
+    steps: list[str]
+    user_id: str
+    result: Any
+    error: dict[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
