@@ -7,8 +7,8 @@ from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.bus import AWAY, Publisher, Redis, RunFeed
 from flotilla.bus.connection import ask
-from flotilla.bus.live import StepStatus
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.live import StepStatus
 from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.tasks import AgentTask, root_task_id
 

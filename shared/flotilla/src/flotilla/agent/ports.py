@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from flotilla.bus.live import StepStatus
+from flotilla.contracts.live import StepStatus
 from flotilla.contracts.tasks import Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
 

@@ -86,7 +86,7 @@ class PostgresDeadLetters:
                     await _mark_task(connection, _text(tenant), lost)
         except AWAY as error:
             raise RetryLater(f"PostgreSQL is away, entry {lost.entry.entry_id} stays pending: {error}") from error
-        return [announcement(lost, {"dead_letter_id": dead_letter_id}), *failure_reply(lost)]
+        return [announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
 
     async def _insert(self, connection: Connection, tenant: str, lost: LostEntry) -> str:
         event, task = readable_event(lost.body), readable_task(lost.body)

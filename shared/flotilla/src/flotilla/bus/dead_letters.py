@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from flotilla.bus.entries import Entry
+from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, decode_event, to_builtins
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.json_types import JsonObject
@@ -60,22 +61,26 @@ class StreamDeadLetters:
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
         """The announcement holds the body, as text; its durability is that of Redis."""
-        body: JsonObject = {"body": lost.body.decode(errors="replace")}
-        return [announcement(lost, body), *failure_reply(lost)]
+        return [announcement(lost, body=lost.body.decode(errors="replace")), *failure_reply(lost)]
 
 
-def announcement(lost: LostEntry, more: JsonObject) -> tuple[str, AgentEvent]:
+def announcement(
+    lost: LostEntry, *, dead_letter_id: str | None = None, body: str | None = None
+) -> tuple[str, AgentEvent]:
     """Tells subscribers of `flotilla.dead-letters` about the entry."""
     event = readable_event(lost.body)
-    data: JsonObject = {
-        "stream": lost.stream,
-        "group": lost.group,
-        "entry_id": lost.entry.entry_id,
-        "reason": lost.reason,
-        "error": lost.error,
-        "attempts": lost.entry.deliveries,
-        **more,
-    }
+    data: JsonObject = to_builtins(
+        DeadLettered(
+            stream=lost.stream,
+            group=lost.group,
+            entry_id=lost.entry.entry_id,
+            reason=lost.reason,
+            error=lost.error,
+            attempts=lost.entry.deliveries,
+            dead_letter_id=dead_letter_id,
+            body=body,
+        )
+    )
     made = AgentEvent(type=DEAD_LETTERED, source=f"/groups/{lost.group}", subject=lost.entry.entry_id, data=data)
     if event is not None:
         made = replace(

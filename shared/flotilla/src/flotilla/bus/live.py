@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
 
 import structlog
 from redis.exceptions import RedisError
@@ -11,22 +10,21 @@ from redis.exceptions import RedisError
 from flotilla.bus.channels import RUN_MAXLEN
 from flotilla.bus.connection import AWAY, Redis
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.json_types import JsonScalar
+from flotilla.contracts.live import LiveData, LiveDone, LiveKind, LiveReset, LiveStep, LiveToken, StepStatus
 from flotilla.contracts.names import run_stream
 
 EXPIRE_S = 3_600
 _MAX_WAITING = 1_000
 _BATCH = 200
 
-StepStatus: TypeAlias = Literal["started", "finished", "failed"]
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Item:
     run_id: str
-    kind: str
-    data: dict[str, JsonScalar]
+    kind: LiveKind
+    data: LiveData
 
 
 class RunFeed:
@@ -40,25 +38,25 @@ class RunFeed:
     async def token(self, run_id: str, text: str, *, task_id: str, attempt: int) -> None:
         """A piece of the answer."""
         last = self._waiting[-1] if self._waiting else None
-        if last and last.kind == "token" and last.run_id == run_id and last.data["task_id"] == task_id:
-            last.data["text"] = f"{last.data['text']}{text}"
+        if last and last.run_id == run_id and isinstance(last.data, LiveToken) and last.data.task_id == task_id:
+            last.data = replace(last.data, text=last.data.text + text)
         else:
-            self._put(_Item(run_id, "token", {"text": text, "task_id": task_id, "attempt": attempt}))
+            self._put(_Item(run_id, "token", LiveToken(text=text, task_id=task_id, attempt=attempt)))
         await asyncio.sleep(0)
 
     async def reset(self, run_id: str, *, task_id: str, attempt: int) -> None:
         """Before the tokens of a new attempt: what was shown of this task is void."""
-        self._put(_Item(run_id, "reset", {"task_id": task_id, "attempt": attempt}))
+        self._put(_Item(run_id, "reset", LiveReset(task_id=task_id, attempt=attempt)))
         await self.flush()
 
     async def step(self, run_id: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
         """A step began or ended."""
-        self._put(_Item(run_id, "step", {"step": step, "status": status, "attempt": attempt, "agent": agent}))
+        self._put(_Item(run_id, "step", LiveStep(step=step, status=status, attempt=attempt, agent=agent)))
         await asyncio.sleep(0)
 
     async def done(self, run_id: str, status: str) -> None:
         """The run is over."""
-        self._put(_Item(run_id, "done", {"status": status}))
+        self._put(_Item(run_id, "done", LiveDone(status=status)))
         await self.flush()
 
     async def flush(self) -> None:

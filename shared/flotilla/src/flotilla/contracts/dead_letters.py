@@ -34,3 +34,18 @@ class DeadLetterBody:
     record: DeadLetterRecord
     body: str
     fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLettered:
+    """Data of the announcements on `flotilla.dead-letters`."""
+
+    stream: str
+    group: str
+    entry_id: str
+    reason: str
+    error: str
+    attempts: int
+    dead_letter_id: str | None = None
+    """The row of `flotilla.dead_letters`; None where there is no database, then `body` holds the entry."""
+    body: str | None = None
