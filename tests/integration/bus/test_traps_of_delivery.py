@@ -235,7 +235,7 @@ async def test_paused_consumer_that_wakes_lets_go_of_what_was_taken_over(redis: 
             await publish(redis, "s", "next", hang_on="nobody", sleep_s=0)
             await eventually(lambda: redis.exists("ended:next"))
         # The woken consumer gave up its hanging handler: it has nothing in hand and stops at once.
-        assert paused.terminate() == 0
+        assert paused.terminate(timeout_s=30) == 0
     assert await redis.lrange("ended:task", 0, -1) == [b"other"]
     assert await pending(redis, "s") == 0
 

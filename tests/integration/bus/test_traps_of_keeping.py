@@ -368,8 +368,8 @@ async def test_stale_consumer_goes_but_never_with_its_pending_entries(any_redis:
     await Publisher(any_redis).publish(STREAM, requested())
     await any_redis.xreadgroup(GROUP, "with-pending", {STREAM: ">"})
     await any_redis.xgroup_createconsumer(STREAM, GROUP, "idle")
-    keeper = housekeeping(any_redis, stale_after_ms=50)
-    await asyncio.sleep(0.1)
+    keeper = housekeeping(any_redis, stale_after_ms=2_000)
+    await eventually(lambda: _idle_for(any_redis, "idle", 2_000))
     # Redis 7.0 does not notice a read that finds nothing, so this one finds something.
     entry_id = await Publisher(any_redis).publish(STREAM, requested("t2"))
     await any_redis.xreadgroup(GROUP, "alive", {STREAM: ">"})
@@ -411,6 +411,11 @@ async def _flushed(redis: Redis) -> bool:
 async def _handled(redis: Redis) -> bool:
     states = await group_states(redis, STREAM)
     return bool(states) and states[0].lag == 0 and states[0].pending == 0
+
+
+async def _idle_for(redis: Redis, consumer: str, milliseconds: int) -> bool:
+    rows = await redis.xinfo_consumers(STREAM, GROUP)
+    return any(row["name"] == consumer.encode() and row["idle"] >= milliseconds for row in rows)
 
 
 async def _pending_is(redis: Redis, count: int) -> bool:

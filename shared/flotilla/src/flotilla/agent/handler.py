@@ -22,6 +22,7 @@ from flotilla.agent.ports import Live
 from flotilla.agent.session import StoredSession
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import Delivery, Finish, Publisher, Redis, RunFeed
+from flotilla.bus.cancellation import cancel_all
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import DeadLetter, NotFound, UnknownType
 from flotilla.contracts.ids import IdMaker, new_id
@@ -138,9 +139,7 @@ class TaskHandler:
                     ctx.cancel()
                     work.cancel()
         finally:
-            if not work.done():
-                work.cancel()
-                await asyncio.wait([work])
+            await cancel_all([work])
 
     async def _commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
         try:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
 from flotilla.bus.batching import Command, CommandBatcher
+from flotilla.bus.cancellation import cancel_all
 from flotilla.bus.claims import Claims
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
@@ -100,10 +101,7 @@ class Consumer:
             await self._take_in(stop)
             await self._drain()
         finally:
-            renewal.cancel()
-            for task in self._in_hand.values():
-                task.cancel()
-            await asyncio.gather(renewal, *self._in_hand.values(), return_exceptions=True)
+            await cancel_all([renewal, *self._in_hand.values()])
         await self._leave()
 
     async def _take_in(self, stop: asyncio.Event) -> None:
