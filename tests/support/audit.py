@@ -24,6 +24,11 @@ TENANT = "default"
 PARKED = """
 SELECT seq, reason FROM audit.parked_events WHERE session_id IS NOT DISTINCT FROM $1 ORDER BY kafka_offset
 """
+ANCHORED = """
+SELECT count(*) AS heads, count(*) FILTER (WHERE dirty) AS dirty,
+    (SELECT count(*) FROM audit.checkpoints WHERE published_at IS NULL) AS unpublished
+FROM audit.session_heads
+"""
 
 
 def event_at(
@@ -164,3 +169,13 @@ class Projected:
             return bool(rows[0]["total"] >= records)
 
         await eventually(there, timeout_s)
+
+
+async def until_anchored(projected: Projected, timeout_s: float = 30) -> None:
+    """Waits until every projected head is in a checkpoint that is in Kafka too."""
+
+    async def anchored() -> bool:
+        (row,) = await projected.fetch(ANCHORED)
+        return bool(row["heads"] and not row["dirty"] and not row["unpublished"])
+
+    await eventually(anchored, timeout_s)

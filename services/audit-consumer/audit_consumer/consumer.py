@@ -10,6 +10,7 @@ from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from audit_consumer.projection import Batch, Fenced, Outcome, Projection
+from audit_consumer.requests import retry_after_upgrade
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres import AWAY, Pool
@@ -20,6 +21,7 @@ POLL_MS = 500
 _RETRY_S = 0.5
 _GROUP_COMMIT_S = 1.0
 _ANSWER_TIMEOUT_S = 10.0
+_WORTH_SHARING = 1000
 
 _ADD_OFFSET = "INSERT INTO consumer_offsets (kafka_partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING"
 _OFFSETS = "SELECT kafka_partition, next_offset FROM consumer_offsets WHERE kafka_partition = ANY($1)"
@@ -91,8 +93,10 @@ class AuditConsumer(ConsumerRebalanceListener):
                 for place, records in polled.items()
                 if records and place.partition in self._next
             ]
-            if batches:
-                await self._project(batches)
+            results = await asyncio.gather(*map(self._project, _shares(batches)), return_exceptions=True)
+            for error in results:
+                if error is not None:
+                    raise error
 
     async def _place(self) -> None:
         """Seeks every unplaced partition to where its row in PostgreSQL stands."""
@@ -109,6 +113,7 @@ class AuditConsumer(ConsumerRebalanceListener):
             self._kafka.seek(place, row["next_offset"])
             self._next[place.partition] = row["next_offset"]
         self._unplaced.difference_update(self._next)
+        await retry_after_upgrade(self._pool, partitions)
 
     def _replace_all(self) -> None:
         """What was fetched may not have been written: every partition is placed anew from PostgreSQL."""
@@ -140,6 +145,16 @@ class AuditConsumer(ConsumerRebalanceListener):
         except (CommitFailedError, KafkaError) as error:
             log.debug("group_offset_not_committed", reason=str(error) or type(error).__name__)
         self._committed_at = time.monotonic()
+
+
+def _shares(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """The batches in two transactions of about equal size, if they are large: one is decoded while one is written."""
+    if sum(len(batch.records) for batch in batches) < _WORTH_SHARING:
+        return [list(batches)] if batches else []
+    shares: list[list[Batch]] = [[], []]
+    for batch in sorted(batches, key=lambda batch: len(batch.records), reverse=True):
+        min(shares, key=lambda share: sum(len(taken.records) for taken in share)).append(batch)
+    return [share for share in shares if share]
 
 
 def _check_range(place: TopicPartition, next_offset: int, start: int, end: int) -> None:

@@ -11,6 +11,8 @@ from audit_consumer.anchoring import Anchor
 from audit_consumer.connections import LIVE, open_projection
 from audit_consumer.consumer import AuditConsumer
 from audit_consumer.kafka_clients import make_consumer, make_producer, started
+from audit_consumer.rebuild import rebuild
+from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
 from audit_consumer.watch import Watch
 from flotilla.contracts.errors import ConfigurationError, RetryLater
@@ -48,6 +50,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         anchor = Anchor(pool, producer, settings.kafka_checkpoints_topic, signer, lambda: consumer.owned)
         await _work(
             consumer.run(runtime),
+            Requests(pool, partial(rebuild, settings)).run(runtime),
             anchor.run(runtime, settings.checkpoint_interval_s),
             _look(watch, consumer, runtime, settings.stuck_after_s),
         )

@@ -68,7 +68,7 @@ class Placer:
     ) -> None:
         """`stored` holds the projected events whose seq comes again; `parked` those that wait, with their reasons."""
         self._head = head
-        self._stored = dict(stored)
+        self._taken: dict[int, Stored | Candidate] = dict(stored)
         self._discarded = set(discarded)
         self._waiting: dict[int, Candidate] = {}
         self._conflicts: list[tuple[Candidate, str]] = []
@@ -85,9 +85,9 @@ class Placer:
         elif self._head is not None and candidate.partition != self._head.partition:
             self._conflict(candidate, f"its session lives in partition {self._head.partition}, not here")
         elif self._head is not None and candidate.seq <= self._head.seq:
-            self._take_repeated(candidate, self._stored.get(candidate.seq))
+            self._take_repeated(candidate, self._taken.get(candidate.seq))
         elif (waiting := self._waiting.get(candidate.seq)) is not None:
-            self._take_repeated(candidate, Stored(waiting.event_id, waiting.body))
+            self._take_repeated(candidate, waiting)
         else:
             self._waiting[candidate.seq] = candidate
             self._append_what_fits()
@@ -107,8 +107,7 @@ class Placer:
         if reason != "conflict":
             self.take(candidate)
             return
-        known = self._stored.get(candidate.seq)
-        if known is not None and known == Stored(candidate.event_id, candidate.body):
+        if _is_same(self._taken.get(candidate.seq), candidate):
             self._result.duplicates += 1
         else:
             self._conflicts.append((candidate, f"seq {candidate.seq} is taken by another event"))
@@ -117,8 +116,8 @@ class Placer:
         self._conflicts.append((candidate, detail))
         self._result.conflicts += 1
 
-    def _take_repeated(self, candidate: Candidate, known: Stored | None) -> None:
-        if known == Stored(candidate.event_id, candidate.body):
+    def _take_repeated(self, candidate: Candidate, known: Stored | Candidate | None) -> None:
+        if _is_same(known, candidate):
             self._result.duplicates += 1
             return
         if known is None:
@@ -156,7 +155,7 @@ class Placer:
         else:
             self._head.seq = candidate.seq
             self._head.hash = link(self._head.hash, candidate.body)
-        self._stored[candidate.seq] = Stored(candidate.event_id, candidate.body)
+        self._taken[candidate.seq] = candidate
         self._result.appended.append((candidate, self._head.hash))
 
     def _next_seq(self) -> int:
@@ -170,3 +169,7 @@ class Placer:
         if candidate.seq > self._next_seq() and self._next_seq() not in self._waiting:
             return "gap", f"seq {self._next_seq()} is missing"
         return "waiting", "behind an event of its session that waits"
+
+
+def _is_same(known: Stored | Candidate | None, candidate: Candidate) -> bool:
+    return known is not None and (known.event_id, known.body) == (candidate.event_id, candidate.body)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Protocol
 from uuid import UUID
 
@@ -134,12 +135,19 @@ def candidate_of(record: Record) -> Candidate:
 
 
 def _check(envelope: _Envelope, key: bytes | None) -> None:
-    if key is not None and key != session_key(envelope.tenant, envelope.subject).encode():
-        raise Undecodable(f"the record's key {key!r} is not that of its session {envelope.tenant}/{envelope.subject}")
-    if not is_valid_id(envelope.subject) or not is_valid_id(envelope.tenant):
-        raise Undecodable(f"session {envelope.subject!r} of tenant {envelope.tenant!r} is not a valid id")
-    if "\0" in f"{envelope.type}{envelope.runid}{envelope.taskid}":
+    if problem := _problem_of_place(envelope.tenant, envelope.subject, key):
+        raise Undecodable(problem)
+    if "\0" in envelope.type or "\0" in (envelope.runid or "") or "\0" in (envelope.taskid or ""):
         raise Undecodable("type, runid or taskid holds a NUL character, which PostgreSQL can't store")
+
+
+@lru_cache(maxsize=65_536)
+def _problem_of_place(tenant_id: str, session_id: str, key: bytes | None) -> str | None:
+    if key is not None and key != session_key(tenant_id, session_id).encode():
+        return f"the record's key {key!r} is not that of its session {tenant_id}/{session_id}"
+    if not is_valid_id(session_id) or not is_valid_id(tenant_id):
+        return f"session {session_id!r} of tenant {tenant_id!r} is not a valid id"
+    return None
 
 
 def _traceparent(headers: Sequence[tuple[str, bytes]]) -> str | None:

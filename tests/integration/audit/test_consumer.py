@@ -7,15 +7,17 @@ import msgspec
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.eventstore.proof import genesis, link
-from tests.support.audit import Projected, audit_settings, event_at, events_of, publish, publish_bodies, running_audit
+from tests.support.audit import (
+    Projected,
+    audit_settings,
+    event_at,
+    events_of,
+    publish,
+    publish_bodies,
+    running_audit,
+    until_anchored,
+)
 from tests.support.postgres import Database
-from tests.support.waiting import eventually
-
-ANCHORED = """
-SELECT count(*) FILTER (WHERE dirty) AS dirty, count(*) AS heads,
-    (SELECT count(*) FROM audit.checkpoints WHERE published_at IS NOT NULL) AS published
-FROM audit.session_heads
-"""
 
 
 async def test_events_come_into_the_projection_in_order_and_chained(
@@ -121,12 +123,9 @@ async def test_heads_are_anchored_in_postgresql_and_in_kafka(
 ) -> None:
     await publish(kafka, [*events_of("s1", [1, 2]), *events_of("s2", [1])])
 
-    async def anchored() -> bool:
-        rows = await projected.fetch(ANCHORED)
-        return bool(rows[0]["heads"] == 2 and not rows[0]["dirty"] and rows[0]["published"])
-
     async with running_audit(audit_settings(database, kafka, tmp_path)):
-        await eventually(anchored)
+        await projected.until_offsets(3)
+        await until_anchored(projected)
     anchors = await projected.fetch("SELECT session_id, seq FROM audit.checkpoint_heads ORDER BY session_id, seq")
     assert [tuple(row) for row in anchors][-1] == ("s2", 1)
     assert ("s1", 2) in [tuple(row) for row in anchors]

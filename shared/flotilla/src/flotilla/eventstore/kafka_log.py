@@ -15,8 +15,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from flotilla.config import KafkaSettings
-from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.errors import RetryLater, Undecodable
 from flotilla.contracts.names import session_key
+from flotilla.eventstore.checkpoint_records import CheckpointRecord
 from flotilla.eventstore.log import LoggedEvent
 from flotilla.outbox.kafka_client import client_arguments
 from flotilla.outbox.lanes import lane_of
@@ -68,7 +69,7 @@ class KafkaLog:
         async with self._reader() as reader:
             end = await _seek(reader, partition, from_offset, not_before)
             async for record in _until(reader, partition, end):
-                event = _event_of(record) if record.key == key else None
+                event = logged_event(record) if record.key == key else None
                 if event is None or event.seq in found or event.seq < first_seq:
                     continue
                 if last_seq is not None and event.seq > last_seq:
@@ -85,6 +86,22 @@ class KafkaLog:
             end = await _seek(reader, place, None, None)
             async for batch in _batches_until(reader, place, end):
                 yield batch
+
+    async def checkpoints(self) -> dict[tuple[int, int], CheckpointRecord]:
+        """Every checkpoint in the topic, by partition of the events and number; the first of each counts.
+
+        Raises:
+            RetryLater: Kafka does not answer.
+        """
+        found: dict[tuple[int, int], CheckpointRecord] = {}
+        place = TopicPartition(self._settings.kafka_checkpoints_topic, 0)
+        async with self._reader() as reader:
+            end = await _seek(reader, place, None, None)
+            async for record in _until(reader, place, end):
+                checkpoint = _checkpoint_of(record)
+                if checkpoint is not None:
+                    found.setdefault((checkpoint.partition, checkpoint.number), checkpoint)
+        return found
 
     async def close(self) -> None:
         """Closes the idle connections."""
@@ -182,10 +199,19 @@ async def _batches_until(
             raise TimeoutError(f"no records of {partition} for {ANSWER_TIMEOUT_S:g} s")
 
 
-def _event_of(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:
+def logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:
+    """The record's place in its session's log; None (and a line in the log) when it is no event."""
     body = record.value or b""
     try:
         return LoggedEvent(record.offset, _place.decode(body).sequence, body)
     except msgspec.MsgspecError:
         log.warning("undecodable_record_skipped", partition=record.partition, offset=record.offset)
+        return None
+
+
+def _checkpoint_of(record: "ConsumerRecord[bytes, bytes]") -> CheckpointRecord | None:
+    try:
+        return CheckpointRecord.from_json(record.value or b"")
+    except Undecodable:
+        log.warning("undecodable_checkpoint_skipped", partition=record.partition, offset=record.offset)
         return None

@@ -132,6 +132,7 @@ CREATE TABLE audit.checkpoint_heads (
     leaf_index integer NOT NULL,
     PRIMARY KEY (tenant_id, session_id, seq, kafka_partition, number)
 );
+CREATE INDEX checkpoint_heads_by_checkpoint ON audit.checkpoint_heads (kafka_partition, number, leaf_index);
 
 -- What people ask of the audit consumer, which alone writes the projection.
 CREATE TABLE audit.requests (
@@ -173,18 +174,24 @@ BEGIN
 END
 $$;
 GRANT INSERT ON audit.requests TO flotilla_app;
+SELECT flotilla_ops.open_to('audit.checkpoint_heads', 'flotilla_definer');
 
 -- Where the projection of a partition stands: no tenant's data, so readers of every tenant may ask.
 CREATE FUNCTION audit.next_offset(partition_number integer) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
     AS $$ SELECT o.next_offset FROM audit.consumer_offsets AS o WHERE o.kafka_partition = partition_number $$;
 
--- The signed checkpoints of a partition, oldest first: hashes only.
+-- The signed checkpoints of a partition, oldest first: hashes only. `known_heads`: how many leaves have a row that says
+-- whose they are; a deleted row shows, whichever tenant's it was.
 CREATE FUNCTION audit.checkpoints_after(partition_number integer, after_number bigint, at_most integer)
-    RETURNS SETOF audit.checkpoints
+    RETURNS TABLE (number bigint, statement bytea, signature bytea, key_id text, leaves bytea, created_at timestamptz,
+                   published_at timestamptz, known_heads bigint)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
     AS $$
-    SELECT c.* FROM audit.checkpoints AS c
+    SELECT c.number, c.statement, c.signature, c.key_id, c.leaves, c.created_at, c.published_at,
+        (SELECT count(*) FROM audit.checkpoint_heads AS h
+         WHERE h.kafka_partition = c.kafka_partition AND h.number = c.number)
+    FROM audit.checkpoints AS c
     WHERE c.kafka_partition = partition_number AND c.number > after_number
     ORDER BY c.number LIMIT at_most
     $$;

@@ -1,0 +1,124 @@
+"""Does what people asked of the audit consumer: places parked events again, sets conflicts aside, rebuilds."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+
+import asyncpg
+import structlog
+
+from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.snapshotting import write_snapshots
+from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.json_types import JsonObject
+from flotilla.outbox import lane_of
+from flotilla.postgres import AWAY, Pool
+from flotilla.runtime import Runtime
+from flotilla.telemetry import metrics
+
+_LOCK_KEY = 0x61756469  # "audi"
+_LOOK_EVERY_S = 1.0
+
+# One audit consumer at a time sees to requests; the lock goes with its connection.
+_TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
+_UNLOCK = "SELECT pg_advisory_unlock($1)"
+_NEXT = "SELECT * FROM audit.requests WHERE finished_at IS NULL ORDER BY created_at LIMIT 1"
+_START = "UPDATE audit.requests SET started_at = now() WHERE tenant_id = $1 AND request_id = $2"
+_FINISH = """
+UPDATE audit.requests SET finished_at = now(), outcome = $3::jsonb WHERE tenant_id = $1 AND request_id = $2
+"""
+_DISCARD = """
+UPDATE parked_events SET reason = 'discarded', detail = $3
+WHERE tenant_id = $1 AND session_id = $2 AND reason = 'conflict'
+"""
+_PARKED_SESSIONS = """
+SELECT count(DISTINCT (tenant_id, session_id)) FROM parked_events WHERE reason NOT IN ('discarded', 'undecodable')
+"""
+# Sessions that wait for a type which this version may know by now.
+_WAITING_FOR_UPGRADE = """
+SELECT DISTINCT tenant_id, session_id FROM parked_events WHERE reason = 'unknown_type' AND kafka_partition = ANY($1)
+"""
+
+log = structlog.get_logger(__name__)
+
+
+class Requests:
+    """The loop over `audit.requests`. `rebuild` makes a new projection and gives its outcome."""
+
+    def __init__(self, pool: Pool, rebuild: Callable[[], Awaitable[JsonObject]]) -> None:
+        self._pool = pool
+        self._projection = Projection(pool)
+        self._rebuild = rebuild
+
+    async def run(self, runtime: Runtime) -> None:
+        """Looks for requests until `runtime.stop` is set."""
+        while not runtime.stop.is_set():
+            try:
+                async with self._leading() as leads:
+                    while leads and await _unless_stopped(runtime, self._serve_next()):
+                        pass
+                metrics.AUDIT_PARKED.set(await self._pool.fetchval(_PARKED_SESSIONS))
+            except (*AWAY, TimeoutError) as error:
+                log.warning("requests_wait", reason=str(error) or type(error).__name__)
+            await runtime.sleep(_LOOK_EVERY_S)
+
+    @asynccontextmanager
+    async def _leading(self) -> AsyncIterator[bool]:
+        async with self._pool.acquire() as connection:
+            leads = bool(await connection.fetchval(_TRY_LOCK, _LOCK_KEY))
+            try:
+                yield leads
+            finally:
+                if leads and not connection.is_closed():
+                    await connection.fetchval(_UNLOCK, _LOCK_KEY)
+
+    async def _serve_next(self) -> bool:
+        request = await self._pool.fetchrow(_NEXT)
+        if request is None:
+            return False
+        key = (request["tenant_id"], request["request_id"])
+        await self._pool.execute(_START, *key)
+        try:
+            outcome = {"ok": True, **await self._do(request)}
+        except FlotillaError as error:
+            outcome = {"ok": False, "error": str(error)}
+        await self._pool.execute(_FINISH, *key, json.dumps(outcome))
+        log.info("request_served", request=request["request_id"], kind=request["kind"], outcome=outcome)
+        return True
+
+    async def _do(self, request: asyncpg.Record) -> JsonObject:
+        session = (request["tenant_id"], request["session_id"])
+        if request["kind"] == "rebuild":
+            return await self._rebuild()
+        if request["kind"] == "discard":
+            await self._pool.execute(_DISCARD, *session, f"by {request['requested_by']}: {request['reason']}")
+        return await retry_session(self._pool, self._projection, session)
+
+
+async def _unless_stopped(runtime: Runtime, work: Coroutine[None, None, bool]) -> bool:
+    """The result of `work`; False when asked to stop first. What was begun is then left to the next consumer."""
+    serving, stopping = asyncio.create_task(work), asyncio.create_task(runtime.stop.wait())
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for task in (serving, stopping):
+        task.cancel()
+    served, _ = await asyncio.gather(serving, stopping, return_exceptions=True)
+    if isinstance(served, asyncio.CancelledError):
+        return False
+    if isinstance(served, BaseException):
+        raise served
+    return served
+
+
+async def retry_session(pool: Pool, projection: Projection, session: SessionKey) -> JsonObject:
+    """Places the session's parked events again; says how many came in and whether some still wait."""
+    outcome = await projection.retry(lane_of(*session), session)
+    await write_snapshots(pool, outcome.snapshots_due)
+    return {"projected": len(outcome.appended), "still_parked": bool(outcome.parked_sessions)}
+
+
+async def retry_after_upgrade(pool: Pool, partitions: list[int]) -> None:
+    """Places the events again whose type this version knows and the one before did not."""
+    projection = Projection(pool)
+    for row in await pool.fetch(_WAITING_FOR_UPGRADE, partitions):
+        await retry_session(pool, projection, (row["tenant_id"], row["session_id"]))

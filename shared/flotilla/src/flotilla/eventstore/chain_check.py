@@ -1,0 +1,123 @@
+"""Checks the hash chain of one session. Standard library only: the standalone verifier uses the same code."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from flotilla.eventstore.proof import genesis, link
+
+ProblemKind: TypeAlias = Literal[
+    "edited", "deleted", "swapped", "truncated", "rewritten", "added", "head", "copy", "lineage", "checkpoint"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """The first thing that is wrong with a session, or something that is wrong with a checkpoint.
+
+    edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event stands in
+    its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
+    was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
+    parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
+    """
+
+    kind: ProblemKind
+    detail: str
+    session_id: str | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The chain that a session should have: where it starts, and what was signed of it."""
+
+    tenant_id: str
+    session_id: str
+    parent_session_id: str | None
+    after_seq: int
+    """0, or the parent's seq at which it was forked: the chain starts behind it."""
+    anchors: Mapping[int, bytes]
+    """Hashes by seq, from signed checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """An event as stored, with the hash that stands beside it."""
+
+    seq: int
+    hash: bytes
+    body: bytes
+
+
+class ChainCheck:
+    """Takes the events of a chain in order of seq, and stops looking at the first problem."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self.problem: Problem | None = None
+        self.last_seq = chain.after_seq
+        """The newest event that was found good."""
+        self.last_hash = genesis(chain.tenant_id, chain.session_id, chain.parent_session_id, chain.after_seq)
+        self.anchored_seq = chain.after_seq
+        """The newest good event that a checkpoint covers."""
+        self.events = 0
+
+    def take_all(self, events: Iterable[Linked]) -> None:
+        """Takes each event."""
+        for event in events:
+            self.take(event)
+
+    def take(self, event: Linked) -> None:
+        """Checks that the event is the next one, stands in its place, follows from the one before, and was signed."""
+        self.events += 1
+        if self.problem is not None:
+            return
+        self.problem = self._problem_of(event)
+        if self.problem is None:
+            self.last_seq, self.last_hash = event.seq, event.hash
+            if event.seq in self._chain.anchors:
+                self.anchored_seq = event.seq
+
+    def end(self, upto_seq: int | None = None) -> None:
+        """After the last event: those that checkpoints have seen must all have been there (up to `upto_seq`)."""
+        anchors = [seq for seq in self._chain.anchors if upto_seq is None or seq <= upto_seq]
+        if self.problem is None and max(anchors, default=0) > self.last_seq:
+            self.problem = self._bad(
+                "truncated", self.last_seq + 1, f"a signed checkpoint has seen event {max(anchors)}, which is gone"
+            )
+
+    def _problem_of(self, event: Linked) -> Problem | None:
+        expected = self.last_seq + 1
+        if event.seq != expected:
+            return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
+        if found := _misplaced(self._chain, event):
+            return self._bad("swapped", event.seq, found)
+        if link(self.last_hash, event.body) != event.hash:
+            detail = f"its hash does not follow from event {self.last_seq} and its bytes"
+            return self._bad(
+                "edited", event.seq, detail if event.seq > self._chain.after_seq + 1 else f"first event: {detail}"
+            )
+        if self._chain.anchors.get(event.seq, event.hash) != event.hash:
+            good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
+            return self._bad(
+                "rewritten",
+                event.seq,
+                f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}",
+            )
+        return None
+
+    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> Problem:
+        return Problem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
+
+
+def _misplaced(chain: Chain, event: Linked) -> str | None:
+    """What the event says of its own place, when that is not where it stands."""
+    try:
+        document = json.loads(event.body)
+        place = (document.get("tenant"), document.get("subject"), document.get("sequence"))
+    except (ValueError, AttributeError):
+        return None  # its hash will tell
+    if place == (chain.tenant_id, chain.session_id, event.seq):
+        return None
+    return f"what stands here is event {place[2]} of session {place[0]}/{place[1]}"

@@ -1,0 +1,139 @@
+"""Checks the checkpoints of the fleet: signatures, the chain of each partition, Merkle roots, the copies in Kafka."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+import asyncpg
+
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
+from flotilla.eventstore.chain_check import Problem
+from flotilla.eventstore.checkpoint_records import CheckpointRecord
+from flotilla.eventstore.proof import NO_CHECKPOINT, Statement, merkle_root, split_leaves
+from flotilla.eventstore.signing import PublicKeys
+from flotilla.postgres import Connection
+
+_PAGE = 500
+_AFTER = "SELECT * FROM audit.checkpoints_after($1, $2, $3)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint, as `GET /v1/audit/checkpoints` shows it."""
+
+    partition: int
+    number: int
+    next_offset: int
+    heads: int
+    merkle_root: str
+    previous: str
+    key_id: str
+    created_at: datetime
+    in_kafka: bool
+
+
+async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIterator[asyncpg.Record]:
+    """The rows of a partition's checkpoints, oldest first."""
+    number = 0
+    while rows := await connection.fetch(_AFTER, partition, number, _PAGE):
+        for row in rows:
+            yield row
+        number = rows[-1]["number"]
+
+
+async def list_checkpoints(connection: Connection, partition: int, after_number: int, limit: int) -> list[Checkpoint]:
+    """Checkpoints of one partition with a number above `after_number`, oldest first."""
+    return [_shown(partition, row) for row in await connection.fetch(_AFTER, partition, after_number, limit)]
+
+
+@dataclass(slots=True)
+class CheckpointsFound:
+    """What was seen of all partitions' checkpoints."""
+
+    checked: int
+    problems: list[Problem]
+    leaves: dict[tuple[int, int], list[bytes]]
+    """The signed leaves, by partition and number; only of checkpoints without a problem."""
+
+
+async def check_checkpoints(
+    connection: Connection, keys: PublicKeys | None, in_kafka: Mapping[tuple[int, int], CheckpointRecord] | None
+) -> CheckpointsFound:
+    """Checks every checkpoint; without `keys` their signatures are taken on trust.
+
+    `in_kafka` holds the copies of the topic, by partition and number; None leaves them out.
+    """
+    found = CheckpointsFound(0, [], {})
+    for partition in range(SESSION_EVENTS_PARTITIONS):
+        previous, number = NO_CHECKPOINT, 0
+        async for row in stored_checkpoints(connection, partition):
+            record = _record(partition, row)
+            problems = list(_problems(record, number + 1, previous, keys))
+            if row["known_heads"] != len(split_leaves(record.leaves)):
+                problems.append(f"{row['known_heads']} of its {len(split_leaves(record.leaves))} heads are on record")
+            if in_kafka is not None and row["published_at"] is not None:
+                problems += _differences(record, in_kafka.get((partition, record.number)))
+            found.problems += [_problem(partition, record.number, text) for text in problems]
+            if not problems:
+                found.leaves[partition, record.number] = split_leaves(record.leaves)
+            previous, number = sha256(record.statement).hexdigest(), record.number
+            found.checked += 1
+        lost = [n for p, n in in_kafka or {} if p == partition and n > number]
+        found.problems += [_problem(partition, n, "Kafka has it, PostgreSQL does not: it was removed") for n in lost]
+    return found
+
+
+def _problems(record: CheckpointRecord, number: int, previous: str, keys: PublicKeys | None) -> Iterable[str]:
+    if keys is not None and (problem := keys.problem(record.key_id, record.statement, record.signature)):
+        yield problem
+    try:
+        statement = Statement.from_bytes(record.statement)
+    except ValueError as error:
+        yield str(error)
+        return
+    if (statement.partition, statement.number) != (record.partition, record.number):
+        yield f"its statement is that of partition {statement.partition}, number {statement.number}"
+    if record.number != number:
+        yield f"checkpoint {number} is missing before it"
+    if statement.previous != previous:
+        yield "it does not follow the checkpoint before it"
+    leaves = split_leaves(record.leaves)
+    if statement.heads != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
+        yield "its leaves are not those that were signed"
+
+
+def _differences(record: CheckpointRecord, copy: CheckpointRecord | None) -> list[str]:
+    if copy is None:
+        return ["its copy in Kafka is missing"]
+    return [] if copy == record else ["its copy in Kafka is another"]
+
+
+def _problem(partition: int, number: int, text: str) -> Problem:
+    return Problem(kind="checkpoint", detail=f"checkpoint {number} of partition {partition}: {text}")
+
+
+def _record(partition: int, row: asyncpg.Record) -> CheckpointRecord:
+    return CheckpointRecord(
+        partition=partition,
+        number=row["number"],
+        statement=row["statement"],
+        signature=row["signature"],
+        key_id=row["key_id"],
+        leaves=row["leaves"],
+    )
+
+
+def _shown(partition: int, row: asyncpg.Record) -> Checkpoint:
+    statement = Statement.from_bytes(row["statement"])
+    return Checkpoint(
+        partition=partition,
+        number=row["number"],
+        next_offset=statement.next_offset,
+        heads=statement.heads,
+        merkle_root=statement.merkle_root,
+        previous=statement.previous,
+        key_id=row["key_id"],
+        created_at=row["created_at"],
+        in_kafka=row["published_at"] is not None,
+    )

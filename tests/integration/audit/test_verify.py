@@ -1,0 +1,297 @@
+"""Whatever is done to a history behind the audit consumer's back, `verify` names it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from flotilla.config import KafkaSettings
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.eventstore import AgentEventStore, open_kafka_log
+from flotilla.eventstore.chain_check import Problem
+from flotilla.eventstore.export import export_session
+from flotilla.eventstore.proof import genesis, head_leaf, link
+from flotilla.eventstore.signing import create_key_pair, load_public_keys
+from flotilla.eventstore.verify import Verdict, Verifier
+from flotilla.postgres import Pool
+from tests.support.audit import Projected, audit_settings, relay_all, running_audit, until_anchored
+from tests.support.postgres import Database
+
+
+def message(content: str) -> AgentStateEvent:
+    return AgentStateEvent(kind="message", data={"role": "user", "content": content}, source="/test")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Sessions s1 (10 events) and s2 (its fork at 6, then 3 events), projected and anchored."""
+
+    pool: Pool
+    kafka: KafkaSettings
+    projected: Projected
+    folder: Path
+
+    async def verify(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> Verdict:
+        keys = load_public_keys(self.folder / "audit.pub")
+        if not with_kafka:
+            return await Verifier(self.pool, "default", keys).verify(session_id)
+        async with open_kafka_log(self.kafka) as log:
+            return await Verifier(self.pool, "default", keys, log).verify(session_id)
+
+    async def first_bad(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> tuple[str, int | None]:
+        """Kind and seq of the one problem."""
+        verdict = await self.verify(session_id, with_kafka=with_kafka)
+        assert not verdict.ok
+        problems: list[Problem] = verdict.problems
+        assert len({(problem.kind, problem.seq) for problem in problems}) == 1, problems
+        return problems[0].kind, problems[0].seq
+
+    async def export(self, session_id: str) -> list[bytes]:
+        return [line async for line in export_session(self.pool, "default", session_id)]
+
+    async def rechain(self, session_id: str, start: bytes) -> None:
+        """What somebody with all rights in PostgreSQL does: every hash made anew."""
+        chain = start
+        for row in await self.projected.fetch(
+            "SELECT seq, body FROM audit.session_events WHERE session_id = $1 ORDER BY seq", session_id
+        ):
+            chain = link(chain, row["body"])
+            await self.projected.execute(
+                "UPDATE audit.session_events SET hash = $3 WHERE session_id = $1 AND seq = $2",
+                session_id,
+                row["seq"],
+                chain,
+            )
+        await self.projected.execute(
+            "UPDATE audit.session_heads SET hash = $2 WHERE session_id = $1", session_id, chain
+        )
+
+
+@pytest.fixture
+async def ground(
+    pool: Pool, database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
+) -> AsyncIterator[Ground]:
+    store = AgentEventStore(pool)
+    await store.ensure_session("s1", "ada")
+    await store.append("s1", [message(f"m{number}") for number in range(1, 11)])
+    await store.fork("s1", 6, "s2")
+    await store.append("s2", [message("other"), message("way")])
+    await relay_all(database, kafka)
+    async with running_audit(audit_settings(database, kafka, tmp_path)):
+        await projected.until("s1", 10)
+        await projected.until("s2", 9)
+        await until_anchored(projected)
+    yield Ground(pool, kafka, projected, tmp_path)
+
+
+EDIT = """
+UPDATE audit.session_events SET body = convert_to(replace(convert_from(body, 'UTF8'), 'm4', 'M4'), 'UTF8'),
+    event = replace(event::text, 'm4', 'M4')::jsonb
+WHERE session_id = 's1' AND seq = 4
+"""
+SWAP = """
+UPDATE audit.session_events AS e SET body = o.body, event = o.event, event_id = o.event_id
+FROM audit.session_events AS o
+WHERE e.session_id = 's1' AND o.session_id = 's1' AND e.seq + o.seq = 7 AND e.seq IN (3, 4)
+"""
+
+
+@pytest.mark.parametrize("with_kafka", [False, True])
+async def test_an_untouched_history_is_good(ground: Ground, *, with_kafka: bool) -> None:
+    verdict = await ground.verify(None, with_kafka=with_kafka)
+    assert verdict.ok, verdict.problems
+    assert {(s.session_id, s.verified_seq, s.anchored_seq) for s in verdict.sessions} == {("s1", 10, 10), ("s2", 9, 9)}
+    assert (verdict.signatures_checked, verdict.kafka_checked) == (True, with_kafka)
+    fork = await ground.verify("s2", with_kafka=with_kafka)
+    assert [(s.session_id, s.events) for s in fork.sessions] == [("s2", 3), ("s1", 6)]
+
+
+@pytest.mark.parametrize("with_kafka", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "kind", "seq"),
+    [
+        (EDIT, "edited", 4),
+        ("DELETE FROM audit.session_events WHERE session_id = 's1' AND seq = 4", "deleted", 4),
+        (SWAP, "swapped", 3),
+        ("DELETE FROM audit.session_events WHERE session_id = 's1' AND seq > 7", "truncated", 8),
+    ],
+    ids=["edited", "deleted", "swapped", "truncated"],
+)
+async def test_damage_is_named_with_the_first_bad_event(
+    ground: Ground, damage: str, kind: str, seq: int, *, with_kafka: bool
+) -> None:
+    await ground.projected.execute(damage)
+    assert await ground.first_bad(with_kafka=with_kafka) == (kind, seq)
+    assert await ground.first_bad(None, with_kafka=with_kafka) == (kind, seq)
+
+
+@pytest.mark.parametrize("with_kafka", [False, True])
+async def test_damage_in_the_prefix_of_a_fork_is_found_from_the_fork(ground: Ground, *, with_kafka: bool) -> None:
+    await ground.projected.execute(EDIT)
+    assert await ground.first_bad("s2", with_kafka=with_kafka) == ("edited", 4)
+
+
+async def test_a_truncation_with_head_and_all_is_found_by_the_checkpoints(ground: Ground) -> None:
+    await ground.projected.execute("DELETE FROM audit.session_events WHERE session_id = 's1' AND seq > 7")
+    await ground.projected.execute("""
+        UPDATE audit.session_heads SET seq = 7, hash = (
+            SELECT hash FROM audit.session_events WHERE session_id = 's1' AND seq = 7)
+        WHERE session_id = 's1'""")
+    assert await ground.first_bad() == ("truncated", 8)
+
+
+async def test_a_wholly_rewritten_chain_is_found_by_the_checkpoints(ground: Ground) -> None:
+    await ground.projected.execute(EDIT)
+    await ground.rechain("s1", genesis("default", "s1"))
+    assert await ground.first_bad() == ("rewritten", 10)
+    assert await ground.first_bad(with_kafka=True) == ("rewritten", 4)
+
+
+async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signatures(ground: Ground) -> None:
+    await ground.projected.execute(EDIT)
+    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.projected.execute("""
+        UPDATE audit.checkpoint_heads AS c SET hash = e.hash FROM audit.session_events AS e
+        WHERE c.session_id = 's1' AND e.session_id = 's1' AND e.seq = c.seq""")
+    assert await ground.first_bad() == ("rewritten", 10)
+    (row,) = await ground.projected.fetch("SELECT * FROM audit.checkpoint_heads WHERE session_id = 's1'")
+    leaf = head_leaf("default", "s1", row["seq"], row["hash"])
+    await ground.projected.execute(
+        "UPDATE audit.checkpoints SET leaves = $3 WHERE kafka_partition = $1 AND number = $2",
+        row["kafka_partition"],
+        row["number"],
+        leaf,
+    )
+    verdict = await ground.verify()
+    assert "its leaves are not those that were signed" in verdict.problems[0].detail
+
+
+async def test_a_session_that_vanished_with_its_anchors_is_missed(ground: Ground) -> None:
+    for table in ("session_events", "session_heads", "checkpoint_heads"):
+        await ground.projected.execute(f"DELETE FROM audit.{table} WHERE session_id = 's2'")
+    verdict = await ground.verify(None)
+    assert [problem.kind for problem in verdict.problems] == ["checkpoint"]
+    assert "0 of its 1 heads are on record" in verdict.problems[0].detail
+    found = await ground.verify(None, with_kafka=True)
+    assert ("truncated", "s2", 7) in {(p.kind, p.session_id, p.seq) for p in found.problems}
+
+
+async def test_checkpoints_that_are_removed_are_missed_thanks_to_kafka(ground: Ground) -> None:
+    await ground.projected.execute("DELETE FROM audit.checkpoint_heads")
+    await ground.projected.execute("DELETE FROM audit.checkpoints")
+    assert (await ground.verify()).ok
+    verdict = await ground.verify(with_kafka=True)
+    assert {problem.kind for problem in verdict.problems} == {"checkpoint"}
+
+
+async def test_a_checkpoint_signed_with_another_key_is_not_believed(ground: Ground, tmp_path: Path) -> None:
+    create_key_pair(tmp_path / "other.pem", tmp_path / "other.pub")
+    keys = load_public_keys(tmp_path / "other.pub")
+    verdict = await Verifier(ground.pool, "default", keys).verify("s1")
+    assert "is not among the trusted ones" in verdict.problems[0].detail
+
+
+async def test_an_event_that_was_slipped_in_is_found(ground: Ground) -> None:
+    await ground.projected.execute("""
+        INSERT INTO audit.session_events SELECT tenant_id, session_id, 11, gen_random_uuid(), type, occurred_at, run_id,
+            task_id, rolled_back_to, traceparent, kafka_partition, kafka_offset + 1,
+            sha256(hash || convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8')),
+            convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8'),
+            replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11')::jsonb, now()
+        FROM audit.session_events WHERE session_id = 's1' AND seq = 10""")
+    await ground.projected.execute("""
+        UPDATE audit.session_heads SET seq = 11, hash = (
+            SELECT hash FROM audit.session_events WHERE session_id = 's1' AND seq = 11)
+        WHERE session_id = 's1'""")
+    assert (await ground.verify()).ok
+    assert await ground.first_bad(with_kafka=True) == ("added", 11)
+
+
+async def test_a_json_copy_that_lies_is_found(ground: Ground) -> None:
+    await ground.projected.execute(
+        "UPDATE audit.session_events SET event = event || '{\"source\": \"/liar\"}' WHERE session_id = 's1' AND seq = 5"
+    )
+    assert await ground.first_bad() == ("copy", 5)
+
+
+async def test_a_fork_whose_parent_is_changed_is_found(ground: Ground) -> None:
+    await ground.projected.execute("UPDATE flotilla.sessions SET forked_at_seq = 5 WHERE session_id = 's2'")
+    verdict = await ground.verify("s2")
+    assert not verdict.ok
+
+
+async def test_an_unknown_session_is_not_good_but_not_found(ground: Ground) -> None:
+    with pytest.raises(NotFound):
+        await ground.verify("s9")
+    with pytest.raises(NotFound):
+        await Verifier(ground.pool, "globex").verify("s1")
+
+
+# Exports
+
+
+def run_verifier(file: Path, key: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "flotilla.eventstore.verify_export", str(file), "--public-key", str(key)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"}, timeout=60)
+
+
+async def test_an_export_is_verified_with_the_file_and_the_key_alone(ground: Ground, tmp_path: Path) -> None:
+    file = tmp_path / "s2.jsonl"
+    file.write_bytes(b"".join(await ground.export("s2")))
+    done = run_verifier(file, ground.folder / "audit.pub")
+    assert done.returncode == 0, done
+    assert "GOOD session s2: 9 events, verified up to 9, signed up to 9" in done.stdout
+
+
+async def test_the_standalone_verifier_loads_no_client_of_a_server(ground: Ground, tmp_path: Path) -> None:
+    code = (
+        "import sys, flotilla.eventstore.verify_export\n"
+        "print([m for m in ('asyncpg', 'aiokafka', 'redis', 'temporalio', 'opentelemetry') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("damage", ["edited", "deleted", "swapped", "cut", "rewritten", "unsigned", "parent"])
+async def test_a_damaged_export_is_refused(ground: Ground, tmp_path: Path, damage: str) -> None:
+    lines = [json.loads(line) for line in await ground.export("s2")]
+    lines = damaged(lines, damage)
+    file = tmp_path / "s2.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run_verifier(file, ground.folder / "audit.pub")
+    assert done.returncode == 1, done
+    assert "BAD" in done.stdout
+
+
+def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, object]]:
+    """Line 0 is the header; 1 to 6 the parent's events."""
+    if damage == "edited":
+        lines[4]["body"] = str(lines[4]["body"]).replace("m4", "M4")
+    elif damage == "deleted":
+        del lines[4]
+        lines[-1]["events"] = 8
+    elif damage == "swapped":
+        lines[3]["body"], lines[4]["body"] = lines[4]["body"], lines[3]["body"]
+    elif damage == "cut":
+        lines = lines[:-3]
+    elif damage == "rewritten":
+        own = [line for line in lines if line["kind"] == "event" and line["session"] == "s2"]
+        own[1]["body"] = str(own[1]["body"]).replace("other", "OTHER")
+        chain = genesis("default", "s2", "s1", 6)
+        for line in own:
+            chain = sha256(chain + str(line["body"]).encode()).digest()
+            line["hash"] = chain.hex()
+    elif damage == "unsigned":
+        anchor = next(line for line in lines if line["kind"] == "anchor")
+        anchor["statement"] = str(anchor["statement"]).replace('"heads":1', '"heads":2')
+    elif damage == "parent":
+        segments = lines[0]["segments"]
+        assert isinstance(segments, list)
+        segments[1]["after_seq"] = 5
+    return lines
