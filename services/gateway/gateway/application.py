@@ -1,5 +1,7 @@
 """The HTTP application: routes behind the guard, errors as problem documents, one OpenAPI document."""
 
+import asyncio
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,7 +10,9 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.runtime import Health, health_routes
 from gateway.guard import Guard, GuardedRoute
@@ -61,11 +65,24 @@ def make_application(services: Services, guard: Guard, health: Health) -> FastAP
     for router in ROUTERS:
         app.router.routes.extend(router.routes)
     app.router.routes.extend(route for route in health_routes(health) if route.path != "/metrics")
+    app.router.routes.append(Route("/asyncapi.json", _asyncapi))
     app.add_middleware(Observing)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+async def _asyncapi(_request: Request) -> Response:
+    """The fleet's channels, AsyncAPI 3.0."""
+    return Response(await asyncio.to_thread(_asyncapi_document), media_type="application/json")
+
+
+@cache
+def _asyncapi_document() -> bytes:
+    from flotilla.bus.asyncapi import document  # takes a while to import
+
+    return to_json(document(VERSION))
 
 
 async def _answer(_request: Request, error: Exception) -> Response:

@@ -1,8 +1,9 @@
 """Composition root of `gateway`: opens everything, wires it, serves until asked to stop, drains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 import structlog
 
@@ -19,7 +20,9 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
 from gateway.guard import Guard
+from gateway.idempotency import Forgetting
 from gateway.limits import RequestRate, StreamSlots
+from gateway.live.announcements import Announcements
 from gateway.live.feed import LiveFeed
 from gateway.live.watch import RunWatch
 from gateway.services import Services
@@ -32,25 +35,27 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Serves until `runtime.stop`, then lets requests and streams end."""
+    async with serving(settings, runtime) as port:
+        log.info("listening", port=port)
+        if await runtime.until_ready():
+            await runtime.stop.wait()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
+    """The API, served at once: whoever comes before its dependencies is told so, with Retry-After. Gives its port."""
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            open_pool(
-                settings.postgres_dsn.get_secret_value(), application=SERVICE, max_size=settings.postgres_pool_max
-            )
-        )
-        redis = await stack.enter_async_context(
-            connect_redis(settings.redis_url.get_secret_value(), name=runtime.instance)
-        )
+        dsn, redis_url = settings.postgres_dsn.get_secret_value(), settings.redis_url.get_secret_value()
+        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)
         app = make_application(services, _guard(settings, services), runtime.health)
-        # Serves at once: whoever comes too early is told so, with Retry-After.
-        server = http_server(app, settings.http_host, settings.http_port, grace_s=int(settings.drain_s))
-        port = await stack.enter_async_context(server.running())
-        log.info("listening", port=port)
-        await stack.enter_async_context(_background(services.feed.run, services.watch.run, stop=runtime.stop))
-        if await runtime.until_ready():
-            await runtime.stop.wait()
+        announcements = Announcements(redis_url, services.watch)
+        jobs = (services.feed.run, services.watch.run, announcements.run, Forgetting(pool).run)
+        await stack.enter_async_context(_background(jobs, runtime.stop))
+        server = http_server(app, settings.http_host, settings.http_port, grace_s=max(1, int(settings.drain_s) - 2))
+        yield await stack.enter_async_context(server.running())
 
 
 async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
@@ -113,20 +118,19 @@ def _oidc(settings: Settings) -> Oidc | None:
     return Oidc(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
 
 
+Job: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
+
+
 @asynccontextmanager
-async def _background(*jobs: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> AsyncIterator[None]:
+async def _background(jobs: Sequence[Job], stop: asyncio.Event) -> AsyncIterator[None]:
     """Runs `jobs` beside the block; they end by `stop`."""
     async with asyncio.TaskGroup() as group:
         for job in jobs:
-            group.create_task(_until_done(job, stop))
+            group.create_task(job(stop))
         try:
             yield
         finally:
             stop.set()
-
-
-async def _until_done(job: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
-    await job(stop)
 
 
 def main() -> int:

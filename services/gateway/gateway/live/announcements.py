@@ -1,0 +1,50 @@
+"""Agents announce on `flotilla.events` what they have done; followers of that run then look at the log at once.
+
+A lost announcement does no harm: `RunWatch` looks by itself twice a second.
+"""
+
+import asyncio
+
+import structlog
+from redis.exceptions import RedisError
+
+from flotilla.bus import AWAY
+from flotilla.bus.announcements import announcement_broker
+from flotilla.contracts.envelope import AgentEvent
+from gateway.live.watch import RunWatch
+
+RETRY_S = 2.0
+log = structlog.get_logger(__name__)
+
+
+class Announcements:
+    """Listens, without a group: every replica hears everything."""
+
+    def __init__(self, redis_url: str, watch: RunWatch) -> None:
+        self._redis_url = redis_url
+        self._watch = watch
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listens until `stop`."""
+        while not stop.is_set():
+            broker = announcement_broker(self._redis_url, self._heard)
+            try:
+                await broker.start()
+                await stop.wait()
+            except (*AWAY, RedisError) as error:
+                log.info("announcements_away", error=str(error))
+                await _until(stop, RETRY_S)
+            finally:
+                await broker.stop()
+
+    async def _heard(self, event: AgentEvent) -> None:
+        if event.runid is not None:
+            self._watch.announce(event.runid)
+
+
+async def _until(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

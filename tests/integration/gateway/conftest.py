@@ -1,0 +1,45 @@
+"""A gateway of the test's own: its database and Redis too; Temporal and Kafka are shared."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TypeAlias
+
+import httpx
+import pytest
+
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.postgres import Database
+
+Replica: TypeAlias = Callable[..., AbstractAsyncContextManager[RunningGateway]]
+
+
+@pytest.fixture
+def replica(
+    database: Database,
+    redis_url: str,
+    kafka_bootstrap: str,
+    temporal_address: str,
+    unique: Callable[[str], str],
+) -> Replica:
+    """Starts replicas over the same stores; keyword arguments are settings."""
+    return partial(
+        running_gateway,
+        database=database,
+        redis_url=redis_url,
+        kafka_bootstrap=kafka_bootstrap,
+        temporal_address=temporal_address,
+        task_queue=unique("queue"),
+    )
+
+
+@pytest.fixture
+async def gateway(replica: Replica) -> AsyncIterator[RunningGateway]:
+    async with replica() as running:
+        yield running
+
+
+@pytest.fixture
+async def operator(gateway: RunningGateway) -> httpx.AsyncClient:
+    """A person of tenant acme, operator and approver."""
+    return await gateway.client_of("olga", "operator", "approver", person=True)
