@@ -17,7 +17,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
         pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
-        ranking = Ranking(config=settings.research_text_config, depth=settings.research_postings_per_term)
+        ranking = Ranking(config=settings.research_text_config, postings=settings.research_postings)
         search = search_tool(KnowledgeBase(pool, ranking=ranking))
         await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)
 

@@ -10,5 +10,5 @@ class Settings(AgentSettings):
 
     research_text_config: str = "english"
     """The PostgreSQL text search configuration; documents must have been added with the same."""
-    research_postings_per_term: int = Field(default=1000, ge=50)
-    """How far a search reads into the postings of each term; bounds its time."""
+    research_postings: int = Field(default=2000, ge=100)
+    """Postings that one search reads; bounds its time."""
