@@ -54,7 +54,7 @@ types: setup ## mypy, strict
 
 test: setup ## Every test that needs no cluster, on real servers
 	$(PYTEST) tests/unit tests/contract tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
-	$(PYTEST) tests/e2e
+	$(PYTEST) tests/e2e --timeout 300
 
 test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit

@@ -37,7 +37,7 @@ async def outbox_rows(fleet: Fleet, session_id: str) -> int:
 
 async def kafka_events(fleet: Fleet, topic: str, partition: int, session_id: str) -> list[AgentEvent]:
     """First occurrences of a session's events in its partition, in the order of the log."""
-    port = fleet.process("kafka")["ports"]["kafka"]
+    port = fleet.process("kafka")["ports"]["broker"]
     consumer = AIOKafkaConsumer(bootstrap_servers=f"127.0.0.1:{port}", auto_offset_reset="earliest")
     await consumer.start()
     try:
