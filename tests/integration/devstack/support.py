@@ -1,7 +1,10 @@
 """Pieces of the devstack tests: a service that is real enough, and a look at processes."""
 
+import ipaddress
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flotilla_devstack.process import Identity
@@ -51,8 +54,40 @@ def identity_of(pid: int | None) -> Identity:
     return identity
 
 
-def run_python(code: str, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """A Python process of the tests' own; its standard output is a pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
+@contextmanager
+def run_python(code: str, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """A Python process of the tests' own, killed at the end of the block; its standard output is a pipe."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def listening_addresses(family: list[Identity]) -> dict[int, str]:
+    """Port → address of every TCP socket that these processes listen on (proc(5), net/tcp)."""
+    ours = {inode for member in family for inode in _socket_inodes(member.pid)}
+    found: dict[int, str] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, port = fields[1].split(":")
+            if fields[3] == "0A" and fields[9] in ours:
+                found[int(port, 16)] = _address(address)
+    return found
+
+
+def _socket_inodes(pid: int) -> list[str]:
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return [link[len("socket:[") : -1] for link in links if link.startswith("socket:[")]
+
+
+def _address(hexadecimal: str) -> str:
+    """The kernel writes addresses as 32-bit words in the machine's byte order."""
+    words = [hexadecimal[i : i + 8] for i in range(0, len(hexadecimal), 8)]
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+    address = ipaddress.ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -64,12 +64,10 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
 
 
 def test_child_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
-    owner = run_python(OWNER, str(tmp_path))
-    assert owner.stdout is not None
-    child = identity_of(int(owner.stdout.readline()))
-    assert child.alive(), "a child lives on when the thread that asked for it has ended"
-    owner.kill()
-    owner.communicate()
+    with run_python(OWNER, str(tmp_path)) as owner:
+        assert owner.stdout is not None
+        child = identity_of(int(owner.stdout.readline()))
+        assert child.alive(), "a child lives on when the thread that asked for it has ended"
     wait_until(lambda: not child.alive(), timeout_s=5, what="end of the orphan")
 
 

@@ -8,7 +8,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -188,20 +188,15 @@ def test_nothing_outlives_a_killed_supervisor(ground: Ground) -> None:
 def test_process_left_behind_by_a_killed_supervisor_is_ended_by_the_next(ground: Ground) -> None:
     """The kernel tells children of their owner's death; whoever missed it (Kafka while paused) is in the ledger."""
     ground.up()
-    orphan = run_python("import time; print(1, flush=True); time.sleep(600)")
-    identity = identity_of(orphan.pid)
-    line = {"name": "orphan", "stop_signal": int(signal.SIGTERM), "pid": identity.pid}
-    line |= {"started": identity.started, "boot": identity.boot}
-    with (ground.options.state / "processes.jsonl").open("a") as ledger:
-        ledger.write(json.dumps(line) + "\n")
-    supervisor = ground.processes()["supervisor"]
-    supervisor.send(signal.SIGKILL)
-    wait_gone({"supervisor": supervisor})
-    reaper = threading.Thread(target=orphan.communicate)
-    reaper.start()
-    _, events = ground.up()
-    reaper.join(10)
-    assert orphan.returncode == -signal.SIGTERM
+    with run_python("import time; print(1, flush=True); time.sleep(600)") as orphan:
+        line = {"name": "orphan", "stop_signal": int(signal.SIGTERM), **asdict(identity_of(orphan.pid))}
+        with (ground.options.state / "processes.jsonl").open("a") as ledger:
+            ledger.write(json.dumps(line) + "\n")
+        supervisor = ground.processes()["supervisor"]
+        supervisor.send(signal.SIGKILL)
+        wait_gone({"supervisor": supervisor})
+        _, events = ground.up()
+        assert orphan.wait(10) == -signal.SIGTERM
     assert any("orphan" in event.detail for event in events)
 
 
@@ -241,14 +236,14 @@ def test_interrupted_up_leaves_nothing_and_can_be_repeated(ground: Ground) -> No
     (ground.seen / "not-ready").touch()
     code = "import sys; from pathlib import Path; from flotilla_devstack import UpOptions, up\n"
     code += "up(UpOptions(state=Path(sys.argv[1]), servers=('redis',)), lambda e: print(e.name, e.phase, flush=True))"
-    caller = run_python(code, str(ground.options.state))
-    assert caller.stdout is not None
-    while caller.stdout.readline() != "gateway starting\n":
-        assert caller.poll() is None
-    processes = ground.processes()
-    caller.send_signal(signal.SIGINT)
-    caller.communicate(timeout=30)
-    assert caller.returncode != 0
+    with run_python(code, str(ground.options.state)) as caller:
+        assert caller.stdout is not None
+        while caller.stdout.readline() != "gateway starting\n":
+            assert caller.poll() is None
+        processes = ground.processes()
+        caller.send_signal(signal.SIGINT)
+        caller.communicate(timeout=60)
+        assert caller.returncode != 0
     wait_gone(processes)
     (ground.seen / "not-ready").unlink()
     assert ground.up()[0]["state"] == "ready"
@@ -256,14 +251,14 @@ def test_interrupted_up_leaves_nothing_and_can_be_repeated(ground: Ground) -> No
 
 def test_ctrl_c_in_a_foreground_supervisor_stops_everything(ground: Ground) -> None:
     code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
-    supervisor = run_python(code, *ground.options.arguments())
-    assert supervisor.stdout is not None
-    while "stack            ready" not in supervisor.stdout.readline():
-        assert supervisor.poll() is None
-    processes = ground.processes()
-    os.killpg(supervisor.pid, signal.SIGINT)
-    supervisor.communicate(timeout=30)
-    assert supervisor.returncode == 0
+    with run_python(code, *ground.options.arguments()) as supervisor:
+        assert supervisor.stdout is not None
+        while "stack            ready" not in supervisor.stdout.readline():
+            assert supervisor.poll() is None
+        processes = ground.processes()
+        os.killpg(supervisor.pid, signal.SIGINT)
+        supervisor.communicate(timeout=60)
+        assert supervisor.returncode == 0
     wait_gone(processes)
     assert "drained" in log_path(ground.options.state, "gateway").read_text()
 
@@ -271,9 +266,8 @@ def test_ctrl_c_in_a_foreground_supervisor_stops_everything(ground: Ground) -> N
 def test_second_supervisor_and_tests_are_kept_out_of_the_folder(ground: Ground) -> None:
     ground.up()
     code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
-    second = run_python(code, *ground.options.arguments())
-    second.communicate(timeout=30)
-    assert second.returncode == 3
+    with run_python(code, *ground.options.arguments()) as second:
+        assert second.wait(60) == 3
     with pytest.raises(StateLockedError):
         Stack(ground.options.state, servers=("redis",)).start()
     assert status(ground.options.state)["state"] == "ready"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flotilla_devstack.errors import DeadlineError, NotRunningError, StartFailedError, StateLockedError
+from flotilla_devstack.errors import DeadlineError, DevstackError, NotRunningError, StartFailedError, StateLockedError
 from flotilla_devstack.folders import Lock, StateDir
 from flotilla_devstack.ledger import Ledger
 from flotilla_devstack.process import Identity
@@ -24,6 +24,10 @@ _DOWN_TIMEOUT_S = 120.0
 _POLL_S = 0.05
 
 
+class _OwnerVanishedError(DevstackError):
+    """The supervisor that somebody else had started ended without a word: it was killed."""
+
+
 def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, timeout_s: float = _UP_TIMEOUT_S) -> Status:
     """Make the stack run, and return its status once everything is ready.
 
@@ -36,12 +40,12 @@ def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, time
     """
     options = options or UpOptions()
     state_dir = StateDir(options.state).create()
-    follower = Journal(state_dir.journal_file).follow()
-    with follower:
+    with Journal(state_dir.journal_file).follow() as follower:
         if _settle(state_dir) == "ready":
             return read_status(state_dir)
         if Lock(state_dir.lock_file).held():
-            return _follow(state_dir, follower, None, on_progress, timeout_s)
+            with contextlib.suppress(_OwnerVanishedError):
+                return _follow(state_dir, follower, None, on_progress, timeout_s)
         follower.skip()
         process = _launch(options, state_dir)
         with _stopped_on_interrupt(state_dir, on_progress):
@@ -139,6 +143,8 @@ def _follow(
             on_progress(event)
             if event.kind == "stack" and event.phase == "failed":
                 reason = event.detail
+        if gone and process is None and not reason:
+            raise _OwnerVanishedError(state_dir.root)
         if gone:
             raise StartFailedError(reason or _last_words(state_dir))
         if time.monotonic() > deadline:
