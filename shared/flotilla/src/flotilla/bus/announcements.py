@@ -30,7 +30,7 @@ def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> Redi
 
     At most once: what is announced while it is not connected is missed.
     """
-    broker = RedisBroker(redis_url, apply_types=False, logger=None)
+    broker = RedisBroker(redis_url, apply_types=False, logger=None)  # type: ignore[arg-type]
 
     @broker.subscriber(
         stream=StreamSub(EVENTS_STREAM, polling_interval=_POLL_MS, max_records=_MAX_RECORDS), decoder=_decode

@@ -14,7 +14,7 @@ EVENTS_MAXLEN = 100_000
 DEAD_LETTERS_MAXLEN = 10_000
 RUN_MAXLEN = 10_000
 HARD_LIMIT_ENTRIES = 200_000
-"""Publishing to a task or reply stream stops here; housekeeping trims what is handled every few seconds."""
+"""Publishing to a task stream stops here; housekeeping trims what is handled every few seconds."""
 
 
 def contract_group(stream: str) -> str | None:

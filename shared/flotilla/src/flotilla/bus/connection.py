@@ -37,6 +37,7 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
     client = redis.asyncio.Redis.from_url(
         url,
         client_name=name,
+        driver_info=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
         max_connections=max_connections,
         protocol=2,
         socket_timeout=SOCKET_TIMEOUT_S,

@@ -6,11 +6,12 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from flotilla.bus.batching import CommandBatcher
-from flotilla.bus.channels import HARD_LIMIT_ENTRIES, contract_group
+from flotilla.bus.channels import HARD_LIMIT_ENTRIES
 from flotilla.bus.connection import AWAY, UNWILLING, Redis
 from flotilla.bus.entries import xadd
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.names import TASK_STREAM_PREFIX
 from flotilla.telemetry import span
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ class Publisher:
 
         Raises:
             RetryLater: Redis is away or out of memory (if it went away in between, the entry may be there), or a
-                task or reply stream holds `hard_limit` entries that nobody has handled.
+                task stream holds `hard_limit` entries (answers are never refused: they are as many as tasks).
             Oversize: the event is over 1,000,000 bytes.
         """
         if not trace.get_current_span().get_span_context().is_valid:
@@ -48,7 +49,7 @@ class Publisher:
 
     async def _send(self, stream: str, event: AgentEvent) -> str:
         command = xadd(stream, event)
-        limited = contract_group(stream) is not None
+        limited = stream.startswith(TASK_STREAM_PREFIX)
         try:
             if limited:
                 await self._refuse_when_full(stream)

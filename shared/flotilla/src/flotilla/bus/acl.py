@@ -1,0 +1,146 @@
+"""Redis users, one per service: each may touch the streams that the contract gives it, and nothing else.
+
+`python -m flotilla.bus.acl` prints the lines of a users.acl file, with the passwords that it finds in the environment.
+Source of the rule syntax: https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.names import (
+    CANCELLED_KEY_PREFIX,
+    DEAD_LETTERS_STREAM,
+    EVENTS_STREAM,
+    REPLIES_STREAM,
+    RUN_STREAM_PREFIX,
+    TASK_STREAM_PREFIX,
+    task_stream,
+)
+
+_CONNECT = "+auth +hello +ping +client|setname +multi +exec +info"
+_CONSUME = (
+    "+xreadgroup +xautoclaim +xclaim +xpending +xack +xgroup|create +xgroup|delconsumer +xinfo|groups +xinfo|consumers "
+    "+eval"
+)
+_LOOK = "+xread +xrange +xlen"
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Commands on keys: `%RW~` read and write, `%W~` write, `%R~` read. Each command must fit one selector whole, so
+    that leave to add to a stream is no leave to acknowledge in it."""
+
+    commands: str
+    keys: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        """As the server reads them."""
+        return [*self.keys, *self.commands.split()]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one user may do; the first selector is the user's own, the others are further ones (Redis 7)."""
+
+    selectors: tuple[Selector, ...]
+
+    def rules(self) -> list[str]:
+        """The words of `ACL SETUSER`, but for the password."""
+        first, *further = self.selectors
+        return ["reset", "on", "-@all", *first.words(), *(f"({' '.join(each.words())})" for each in further)]
+
+
+def agent_grant(agent: str, next_agents: Iterable[str] = ("*",)) -> Grant:
+    """For the service of `agent`: its own tasks; replies, announcements, live runs and dead letters to add to.
+
+    `next_agents` are those that it may hand over to in a slip; `*` is all.
+    """
+    streams = [*map(task_stream, next_agents), REPLIES_STREAM, EVENTS_STREAM, DEAD_LETTERS_STREAM]
+    return Grant(
+        (
+            Selector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}",)),
+            Selector("+xadd", tuple(f"%W~{stream}" for stream in streams)),
+            Selector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
+            Selector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),
+        )
+    )
+
+
+WORKER_GRANT = Grant(
+    (
+        Selector(
+            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +scan",
+            (f"%RW~{TASK_STREAM_PREFIX}*", f"%RW~{REPLIES_STREAM}"),
+        ),
+        Selector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*", f"%W~{DEAD_LETTERS_STREAM}")),
+        Selector("+set", (f"%W~{CANCELLED_KEY_PREFIX}*",)),
+        Selector("+xinfo|groups +xinfo|consumers +xpending", (f"%R~{EVENTS_STREAM}",)),
+    )
+)
+"""For the workflow worker: delegation, the bridge and housekeeping."""
+
+GATEWAY_GRANT = Grant(
+    (
+        Selector(f"{_CONNECT} {_LOOK}", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
+        Selector("+xadd", (f"%W~{TASK_STREAM_PREFIX}*", f"%W~{REPLIES_STREAM}")),
+    )
+)
+"""For the gateway: live runs and announcements to read, dead letters to redrive."""
+
+SCALER_GRANT = Grant(
+    (
+        Selector(
+            f"{_CONNECT} +xlen +xpending +xinfo|groups +xinfo|stream",
+            (f"%R~{TASK_STREAM_PREFIX}*", f"%R~{REPLIES_STREAM}"),
+        ),
+    )
+)
+"""For KEDA: lengths, lag and pending entries."""
+
+
+def grants(agents: Iterable[str] = ("research", "write")) -> dict[str, Grant]:
+    """The users of a fleet with these agents, by name: `<agent>-agent`, `workflow-worker`, `gateway`, `scaler`."""
+    users = {f"{agent}-agent": agent_grant(agent) for agent in agents}
+    return {**users, "workflow-worker": WORKER_GRANT, "gateway": GATEWAY_GRANT, "scaler": SCALER_GRANT}
+
+
+def users_file(users: Mapping[str, Grant], passwords: Mapping[str, str]) -> str:
+    """The text of a users.acl file. Passwords stand in it as SHA-256 only; the default user is off.
+
+    Raises:
+        ConfigurationError: a user has no password.
+    """
+    missing = [name for name in users if not passwords.get(name)]
+    if missing:
+        raise ConfigurationError(f"no password for {', '.join(missing)}: set {', '.join(map(_variable, missing))}")
+    lines = [_line(name, grant, passwords[name]) for name, grant in users.items()]
+    return "\n".join(["user default off", *lines]) + "\n"
+
+
+def _line(name: str, grant: Grant, password: str) -> str:
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    return " ".join(["user", name, *grant.rules(), f"#{digest}"])
+
+
+def _variable(user: str) -> str:
+    return f"REDIS_PASSWORD_{user.upper().replace('-', '_')}"
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a users.acl file; arguments are the fleet's agents."""
+    users = grants(arguments) if arguments else grants()
+    try:
+        text = users_file(users, {name: os.environ.get(_variable(name), "") for name in users})
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

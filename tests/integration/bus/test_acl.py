@@ -1,0 +1,178 @@
+"""Each service's Redis user on a real server: everything it needs, nothing of others."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from flotilla.bus import (
+    DONE,
+    AgentEventBus,
+    Consumer,
+    ConsumerOptions,
+    Delivery,
+    Finish,
+    Housekeeping,
+    Redis,
+    RunFeed,
+    check_redis,
+    connect_redis,
+    ensure_group,
+    entry_exists,
+)
+from flotilla.bus.acl import grants, users_file
+from flotilla.bus.connection import ask
+from flotilla.contracts.errors import ConfigurationError, DeadLetter
+from flotilla.contracts.names import (
+    BRIDGE_GROUP,
+    DEAD_LETTERS_STREAM,
+    EVENTS_STREAM,
+    REPLIES_STREAM,
+    agent_group,
+    cancelled_key,
+    run_stream,
+    task_stream,
+)
+from flotilla_devstack.servers.redis import RedisServer
+from tests.support.consumers import event
+from tests.support.waiting import eventually
+
+USERS = grants()
+
+
+@pytest.fixture
+async def guarded(any_redis: Redis, any_server: RedisServer) -> RedisServer:
+    """A server that knows every user of the fleet, with its name as its password."""
+    for name, grant in USERS.items():
+        await ask(any_redis, "ACL", "SETUSER", name, *grant.rules(), f">{name}")
+    for agent in ("research", "write"):
+        await ensure_group(any_redis, task_stream(agent), agent_group(agent))
+    await ensure_group(any_redis, REPLIES_STREAM, BRIDGE_GROUP)
+    return any_server
+
+
+@asynccontextmanager
+async def user(server: RedisServer, name: str) -> AsyncIterator[Redis]:
+    async with connect_redis(server.url.replace("redis://", f"redis://{name}:{name}@")) as client:
+        await check_redis(client)
+        yield client
+
+
+async def test_agent_can_do_all_that_an_agent_does(guarded: RedisServer, any_redis: Redis) -> None:
+    stream = task_stream("research")
+
+    async def answer(delivery: Delivery) -> Finish:
+        if delivery.event.subject == "bad":
+            raise DeadLetter("bad")
+        await asyncio.sleep(0.5)
+        return Finish([(task_stream("write"), event()), (REPLIES_STREAM, event()), (EVENTS_STREAM, event())])
+
+    async with user(guarded, "research-agent") as redis:
+        options = ConsumerOptions(min_idle_ms=150, block_ms=100)
+        consumer = Consumer(redis, stream, agent_group("research"), "c", answer, options)
+        stop = asyncio.Event()
+        running = asyncio.create_task(consumer.run(stop))
+        for subject in ("good", "bad"):
+            await AgentEventBus(any_redis).publish(stream, event(subject))
+        await eventually(lambda: any_redis.xlen(EVENTS_STREAM))
+        await eventually(lambda: any_redis.xlen(DEAD_LETTERS_STREAM))
+        await RunFeed(redis).done("r1", "success")
+        await AgentEventBus(redis).publish(REPLIES_STREAM, event())
+        assert await ask(redis, "EXISTS", cancelled_key("t1")) == 0
+        stop.set()
+        await running
+    assert await any_redis.xlen(run_stream("r1")) == 1
+    assert (await any_redis.xinfo_groups(stream))[0]["pending"] == 0
+    assert await ask(any_redis, "ACL", "LOG") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("XREADGROUP", "GROUP", "write-agents", "c", "STREAMS", task_stream("write"), ">"),
+        ("XRANGE", task_stream("write"), "-", "+"),
+        ("XREADGROUP", "GROUP", BRIDGE_GROUP, "c", "STREAMS", REPLIES_STREAM, ">"),
+        ("XRANGE", REPLIES_STREAM, "-", "+"),
+        ("XACK", task_stream("write"), "write-agents", "1-1"),
+        ("XCLAIM", task_stream("write"), "write-agents", "c", 0, "1-1"),
+        ("XGROUP", "CREATE", task_stream("write"), "spies", "0"),
+        ("XGROUP", "DELCONSUMER", task_stream("write"), "write-agents", "c"),
+        ("DEL", task_stream("research")),
+        ("XTRIM", task_stream("research"), "MAXLEN", 0),
+        ("SET", cancelled_key("t1"), "1"),
+        ("GET", "anything"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("KEYS", "*"),
+        ("EVAL", "return redis.call('XRANGE', KEYS[1], '-', '+')", 1, task_stream("write")),
+    ],
+)
+async def test_agent_cannot_touch_what_is_not_its_own(guarded: RedisServer, command: tuple[str | int, ...]) -> None:
+    async with user(guarded, "research-agent") as redis:
+        with pytest.raises(Exception, match=r"(?i)permission|can't run this command"):
+            await ask(redis, *command)
+
+
+async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_redis: Redis) -> None:
+    async def known() -> list[str]:
+        return ["research", "later"]
+
+    async def acknowledge(_: Delivery) -> Finish:
+        return DONE
+
+    async with user(guarded, "workflow-worker") as redis:
+        entry_id = await AgentEventBus(redis).publish(task_stream("research"), event())
+        assert await entry_exists(redis, task_stream("research"), entry_id)
+        await redis.set(cancelled_key("t1"), "1", ex=60)
+        await RunFeed(redis).done("r1", "success")
+        await any_redis.xadd(EVENTS_STREAM, {"event": b"{}"})
+        await Housekeeping(redis, known, stale_after_ms=0).go_round()
+        await AgentEventBus(redis).publish(REPLIES_STREAM, event())
+        stop = asyncio.Event()
+        bridge = Consumer(redis, REPLIES_STREAM, BRIDGE_GROUP, "bridge", acknowledge, ConsumerOptions(block_ms=100))
+        running = asyncio.create_task(bridge.run(stop))
+        await eventually(partial(_read, any_redis, REPLIES_STREAM))
+        stop.set()
+        await running
+    assert await any_redis.exists(task_stream("later"), run_stream("r1")) == 2
+    assert await ask(any_redis, "ACL", "LOG") == []
+
+
+async def test_gateway_reads_live_runs_and_redrives_and_no_more(guarded: RedisServer, any_redis: Redis) -> None:
+    await RunFeed(any_redis).done("r1", "success")
+    async with user(guarded, "gateway") as redis:
+        assert await redis.xread({run_stream("r1"): "0"})
+        await redis.xadd(task_stream("research"), {"event": b"{}"})
+        with pytest.raises(NoPermissionError):
+            await redis.xadd(EVENTS_STREAM, {"event": b"{}"})
+        with pytest.raises(NoPermissionError):
+            await ask(redis, "XREADGROUP", "GROUP", BRIDGE_GROUP, "c", "STREAMS", REPLIES_STREAM, ">")
+
+
+async def test_scaler_sees_lag_and_pending_but_no_entry(guarded: RedisServer) -> None:
+    async with user(guarded, "scaler") as redis:
+        assert await redis.xinfo_groups(task_stream("research"))
+        assert await redis.xpending(task_stream("research"), agent_group("research"))
+        with pytest.raises(NoPermissionError):
+            await redis.xrange(task_stream("research"))
+
+
+async def test_users_file_is_one_that_the_server_loads(any_redis: Redis) -> None:
+    text = users_file(USERS, {name: f"secret of {name}" for name in USERS})
+    assert "secret" not in text
+    for line in text.splitlines():
+        _, name, *rules = re.findall(r"\([^)]*\)|\S+", line)
+        if name != "default":
+            await ask(any_redis, "ACL", "SETUSER", name, *rules)
+    with pytest.raises(ConfigurationError, match="REDIS_PASSWORD_GATEWAY"):
+        users_file(USERS, {})
+
+
+async def _read(redis: Redis, stream: str) -> bool:
+    (group,) = await redis.xinfo_groups(stream)
+    return bool(group["lag"] == 0 and group["pending"] == 0)
