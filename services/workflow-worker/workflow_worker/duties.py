@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from temporalio.client import WorkflowExecutionStatus
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.contracts.names import APPROVAL_WORKFLOW, PIPELINE_WORKFLOW, RAG_WORKFLOW
-from flotilla.contracts.requests import ActionRequest, PipelineRequest, RAGRequest, RunStatus
+from flotilla.contracts.names import APPROVAL_WORKFLOW, ORDER_WORKFLOW, PIPELINE_WORKFLOW, RAG_WORKFLOW
+from flotilla.contracts.requests import ActionRequest, OrderRequest, PipelineRequest, RAGRequest, RunStatus
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry import metrics
 from workflow_worker.activities.actions import Actions
+from workflow_worker.activities.orders import Orders
+from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures import CloseRun, RunKey
-from workflow_worker.pipelines import close_pipeline
+from workflow_worker.activities.signatures import CloseRun, PipelineKey, RunKey
 from workflow_worker.reconciler import Kind, Unfinished
 
 _GAUGES = "SELECT * FROM flotilla.approval_gauges()"
@@ -47,7 +48,7 @@ async def show_gauges(pool: Pool) -> None:
     metrics.SAGA_PARKED.set(row["parked_orders"])
 
 
-def kinds(pool: Pool, runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
+def kinds(runs: RunRecords, actions: Actions, orders: Orders, pipelines: Pipelines) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
     async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
@@ -58,13 +59,17 @@ def kinds(pool: Pool, runs: RunRecords, actions: Actions) -> Mapping[str, Kind]:
     async def close_action(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
         await actions.close_lost_action(row.tenant_id, row.id, _why(status).message)
 
+    async def close_order(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await orders.close_lost_order(row.tenant_id, row.id, _why(status).message)
+
     async def close_task(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
-        await close_pipeline(pool, row.tenant_id, row.id, status)
+        await pipelines.close_lost_pipeline(PipelineKey(tenant_id=row.tenant_id, task_id=row.id), status)
 
     return {
-        "task": Kind(PIPELINE_WORKFLOW, PipelineRequest, close_task),
         "run": Kind(RAG_WORKFLOW, RAGRequest, close_run),
         "action": Kind(APPROVAL_WORKFLOW, ActionRequest, close_action),
+        "order": Kind(ORDER_WORKFLOW, OrderRequest, close_order),
+        "task": Kind(PIPELINE_WORKFLOW, PipelineRequest, close_task),
     }
 
 

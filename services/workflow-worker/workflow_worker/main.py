@@ -24,6 +24,8 @@ from workflow_worker.actions.registry import builtin_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.delegation import Delegation
+from workflow_worker.activities.orders import Orders
+from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
@@ -97,6 +99,8 @@ class Activities:
         self.delegation = Delegation(has.pool, has.redis, AgentEventBus(has.redis))
         self.runs = RunRecords(has.pool, RunFeed(has.redis))
         self.approvals = Approvals(has.pool, receivers.urls)
+        self.orders = Orders(has.pool)
+        self.pipelines = Pipelines(has.pool)
         self.webhooks = Webhooks(has.pool, http, receivers)
         self.actions = Actions(
             has.pool,
@@ -109,8 +113,7 @@ class Activities:
 
     def all(self) -> list[Callable[..., Any]]:
         """Every method that is an activity."""
-        parts = (self.delegation, self.runs, self.approvals, self.webhooks, self.actions)
-        return [method for part in parts for method in activities_of(part)]
+        return [method for part in vars(self).values() for method in activities_of(part)]
 
 
 def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None:
@@ -124,7 +127,8 @@ def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None
 
 
 def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Activities) -> Leader:
-    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, kinds(has.pool, parts.runs, parts.actions))
+    all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines)
+    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
     duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), every(GAUGES_S, lambda: show_gauges(has.pool))]
     return Leader(has.pool, SERVICE, runtime.instance, duties)

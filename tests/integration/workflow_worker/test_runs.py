@@ -37,7 +37,7 @@ VALUES ('acme', $1, 'write', $2, 'done', $3)
 """
 
 
-async def insert_run(pool: Pool, request: RAGRequest, status: str = "pending", age_s: int = 3600) -> None:
+async def insert_run(pool: Pool, request: RAGRequest, status: str = "pending", age_s: int = 0) -> None:
     async with tenant_transaction(pool, "acme") as connection:
         await connection.execute(ADD_SESSION, request.session_id)
         workflow_id = run_workflow_id(request.run_id)
@@ -81,7 +81,7 @@ async def test_a_closed_run_is_neither_saved_nor_closed_again(worker: RunningWor
 async def test_a_second_run_in_a_busy_session_fails_and_leaves_the_first_alone(
     worker: RunningWorker, question: RAGRequest
 ) -> None:
-    await insert_run(worker.pool, replace(question, run_id="first"), "running", age_s=0)
+    await insert_run(worker.pool, replace(question, run_id="first"), "running")
     with pytest.raises(WorkflowFailureError) as caught:
         await (await worker.start_run(question)).result()
     assert isinstance(caught.value.cause, ApplicationError)
@@ -95,7 +95,7 @@ async def test_the_workflow_of_a_run_left_pending_is_started(worker: RunningWork
         foreign_agent(worker.redis, "research", agents.research),
         foreign_agent(worker.redis, "write", agents.write),
     ):
-        await insert_run(worker.pool, question)
+        await insert_run(worker.pool, question, age_s=3600)
 
         async def succeeded() -> bool:
             return str((await worker.run_row(question))["status"]) == "success"
@@ -104,7 +104,7 @@ async def test_the_workflow_of_a_run_left_pending_is_started(worker: RunningWork
 
 
 async def test_a_run_whose_workflow_was_terminated_is_closed(worker: RunningWorker, question: RAGRequest) -> None:
-    await insert_run(worker.pool, question)
+    await insert_run(worker.pool, question, age_s=3600)
     handle = await worker.start_run(question)
 
     async def status() -> str:

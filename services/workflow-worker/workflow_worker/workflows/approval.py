@@ -35,11 +35,9 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import ActionRequest
     from workflow_worker.activities import signatures as call
 
-from workflow_worker.workflows.delegation import trouble_of, uninterrupted
+from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of, uninterrupted
 
 T = TypeVar("T")
-_ATTEMPT = timedelta(seconds=30)
-_PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 _EXECUTION = RetryPolicy(
     initial_interval=timedelta(seconds=2), maximum_interval=timedelta(seconds=30), maximum_attempts=5
 )
@@ -96,7 +94,7 @@ class HumanInTheLoopWorkflow:
             self._request,
             ApprovalRequirement,
             timeout=timedelta(seconds=60),
-            retries=replace(_PATIENT, maximum_attempts=0),
+            retries=replace(PATIENT, maximum_attempts=0),
         )
         return self._requirement
 
@@ -289,7 +287,7 @@ class HumanInTheLoopWorkflow:
         try:
             await uninterrupted(
                 workflow.execute_local_activity(
-                    activity, message, start_to_close_timeout=_ATTEMPT, retry_policy=_PATIENT
+                    activity, message, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
                 )
             )
         finally:
@@ -362,9 +360,9 @@ async def _do(
     message: object,
     result_type: type[T] | None,
     *,
-    timeout: timedelta = _ATTEMPT,
+    timeout: timedelta = ATTEMPT_TIMEOUT,
     heartbeat: timedelta | None = None,
-    retries: RetryPolicy = _PATIENT,
+    retries: RetryPolicy = PATIENT,
 ) -> T:
     work: Coroutine[Any, Any, Any] = workflow.execute_activity(
         activity,

@@ -11,6 +11,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
 
 from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.tasks import AgentTask
 from workflow_worker.activities.signatures import (
     CANCELLED_BY_AGENT,
@@ -45,6 +46,10 @@ DATABASE_RETRIES = RetryPolicy(
     maximum_interval=timedelta(seconds=60),
     maximum_attempts=5,
 )
+PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+"""For what must happen, however long the database is away."""
+ATTEMPT_TIMEOUT = timedelta(seconds=30)
+"""How long one attempt at the database may take."""
 
 
 async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES) -> TaskOutcome:
@@ -143,6 +148,13 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble("Timeout", _timeout_message(cause), timed_out=True, cancelled=False, retryable=True)
     cancelled = isinstance(cause, CancelledError)
     return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
+
+
+def status_of(trouble: Trouble) -> RunStatus:
+    """How a run ends that met this."""
+    if trouble.cancelled:
+        return "cancelled"
+    return "timeout" if trouble.timed_out else "error"
 
 
 def _timeout_message(error: TimeoutError) -> str:

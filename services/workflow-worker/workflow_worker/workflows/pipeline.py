@@ -1,5 +1,6 @@
 """`PipelineWorkflow`: any chain of agents by routing slip."""
 
+import asyncio
 from dataclasses import replace
 
 from temporalio import workflow
@@ -7,11 +8,20 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
-    from flotilla.contracts.requests import PipelineRequest
+    from flotilla.contracts.requests import PipelineRequest, RunStatus
     from flotilla.contracts.tasks import AgentTask
+    from workflow_worker.activities import signatures as call
     from workflow_worker.activities.signatures import TaskOutcome
 
-from workflow_worker.workflows.delegation import delegate, trouble_of
+from workflow_worker.workflows.delegation import (
+    ANSWER_TIMEOUT,
+    ATTEMPT_TIMEOUT,
+    PATIENT,
+    delegate,
+    status_of,
+    trouble_of,
+    uninterrupted,
+)
 
 
 @workflow.defn(name=PIPELINE_WORKFLOW)
@@ -25,15 +35,40 @@ class PipelineWorkflow:
         Raises:
             ApplicationError: an agent's failure, with its error type.
         """
-        if not request.steps:
-            raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
         if not request.task_id:
             request = replace(request, task_id=workflow.info().workflow_id.removeprefix(task_workflow_id("")))
+        key = call.PipelineKey(tenant_id=request.tenant_id, task_id=request.task_id)
         try:
-            return await delegate(_first_task(request))
-        except ActivityError as error:
+            outcome = await self._work(request, key)
+        except (ActivityError, ApplicationError, asyncio.CancelledError) as error:
             trouble = trouble_of(error)
+            await uninterrupted(_finish(key, status_of(trouble)))
+            if trouble.cancelled:
+                raise asyncio.CancelledError from error
             raise ApplicationError(trouble.message, type=trouble.type, non_retryable=True) from error
+        await uninterrupted(_finish(key, "success"))
+        return outcome
+
+    async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
+        if not request.steps:
+            raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
+        await workflow.execute_local_activity(
+            call.BEGIN_PIPELINE,
+            key,
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=ANSWER_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+        return await delegate(_first_task(request))
+
+
+async def _finish(key: "call.PipelineKey", status: RunStatus) -> None:
+    await workflow.execute_activity(
+        call.FINISH_PIPELINE,
+        call.FinishedPipeline(key=key, status=status),
+        start_to_close_timeout=ATTEMPT_TIMEOUT,
+        retry_policy=PATIENT,
+    )
 
 
 def _first_task(request: PipelineRequest) -> AgentTask:

@@ -6,33 +6,32 @@ from datetime import timedelta
 from typing import cast
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.envelope import to_builtins
     from flotilla.contracts.json_types import JsonObject
     from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
-    from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
+    from flotilla.contracts.requests import RAGRequest, RAGResponse
     from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask, Turn
     from workflow_worker.activities import signatures as call
 
 from workflow_worker.workflows.delegation import (
     ANSWER_TIMEOUT,
+    ATTEMPT_TIMEOUT,
     DATABASE_RETRIES,
+    PATIENT,
     Trouble,
     delegate,
+    status_of,
     trouble_of,
     uninterrupted,
 )
 
 STEPS = ("research", "write")
-_ATTEMPT_TIMEOUT = timedelta(seconds=30)
 _SAVE_ROUNDS = 60
 _SAVE_PAUSE = timedelta(seconds=60)
-_PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
-"""For what must happen, however long the database is away."""
 
 
 @workflow.defn(name=RAG_WORKFLOW)
@@ -72,9 +71,9 @@ class RagAgentWorkflow:
                 call.BEGIN_RUN,
                 request,
                 result_type=call.BegunRun,
-                start_to_close_timeout=_ATTEMPT_TIMEOUT,
+                start_to_close_timeout=ATTEMPT_TIMEOUT,
                 schedule_to_close_timeout=ANSWER_TIMEOUT,
-                retry_policy=_PATIENT,
+                retry_policy=PATIENT,
             ),
         )
         if request.steps:
@@ -111,7 +110,7 @@ class RagAgentWorkflow:
                         call.SAVE_TO_DATABASE,
                         answer,
                         result_type=RAGResponse,
-                        start_to_close_timeout=_ATTEMPT_TIMEOUT,
+                        start_to_close_timeout=ATTEMPT_TIMEOUT,
                         retry_policy=DATABASE_RETRIES,
                     ),
                 )
@@ -127,9 +126,9 @@ class RagAgentWorkflow:
         error = ErrorRaised(type=trouble.type, message=trouble.message, where=self._step, retryable=trouble.retryable)
         await workflow.execute_activity(
             call.CLOSE_RUN,
-            call.CloseRun(run=_key(request), status=_status(trouble), error=None if trouble.cancelled else error),
-            start_to_close_timeout=_ATTEMPT_TIMEOUT,
-            retry_policy=_PATIENT,
+            call.CloseRun(run=_key(request), status=status_of(trouble), error=None if trouble.cancelled else error),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
         )
 
 
@@ -146,9 +145,3 @@ def _key(request: RAGRequest) -> call.RunKey:
 
 def _is_final(error: ActivityError) -> bool:
     return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
-
-
-def _status(trouble: Trouble) -> RunStatus:
-    if trouble.cancelled:
-        return "cancelled"
-    return "timeout" if trouble.timed_out else "error"

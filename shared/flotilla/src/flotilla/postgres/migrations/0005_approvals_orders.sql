@@ -146,11 +146,14 @@ CREATE TABLE flotilla.orders (
         CHECK (status IN ('pending', 'approved', 'rejected', 'compensation_failed')),
     confirmation text,
     reason text,
+    approval text CHECK (approval IN ('approved', 'cancelled')),
     steps jsonb NOT NULL DEFAULT '[]',
+    steps_version integer NOT NULL DEFAULT 0,
     request jsonb NOT NULL,
     traceparent text,
     created_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
+    notified_at timestamptz,
     finished_at timestamptz,
     PRIMARY KEY (tenant_id, order_id),
     FOREIGN KEY (tenant_id, session_id) REFERENCES flotilla.sessions
@@ -158,7 +161,7 @@ CREATE TABLE flotilla.orders (
 CREATE INDEX orders_by_creation ON flotilla.orders (tenant_id, created_at DESC, order_id);
 CREATE INDEX orders_active ON flotilla.orders (created_at) WHERE finished_at IS NULL;
 
--- What a user has in the house: `available_minor` can be spent, reservations hold the rest.
+-- What a user has in the house. available + held reservations + spent never changes by an order, however it ends.
 CREATE TABLE flotilla.accounts (
     tenant_id text NOT NULL,
     user_id text NOT NULL,

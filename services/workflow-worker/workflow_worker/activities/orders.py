@@ -1,0 +1,309 @@
+"""The steps of an order, and their compensations, on real tables.
+
+Each step has an id made by the workflow. A compensation that finds nothing leaves a `cancelled` tombstone under that
+id: when the step's slow INSERT comes after all, it meets the tombstone and does nothing. Every transaction moves money
+between `available`, held reservations and `spent`; their sum never changes.
+"""
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.names import order_workflow_id
+from flotilla.contracts.orders import OrderState
+from flotilla.contracts.requests import OrderRequest
+from flotilla.contracts.session_events import AgentStateEvent, Message, SessionEventKind, StateChange
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import metrics
+from workflow_worker.activities.signatures import (
+    APPROVE_ORDER,
+    BEGIN_ORDER,
+    CANCEL_ORDER,
+    RECORD_ORDER,
+    RELEASE_FUNDS,
+    RESERVE_FUNDS,
+    REVOKE_VERIFICATION,
+    SEND_REJECTION_NOTIFICATION,
+    VERIFY_IDENTITY,
+    Confirmation,
+    OrderKey,
+    OrderRecord,
+    OrderStep,
+    Rejection,
+)
+
+SOURCE = "/workflows/OrderProcessingSaga"
+_OUTCOMES = {"compensated": "done", "parked": "parked", "skipped": "skipped", "resolved": "resolved"}
+
+_ADD_SESSION = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+# For a saga that was started without the gateway.
+_ADD_ORDER = """
+INSERT INTO flotilla.orders
+    (tenant_id, order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency, request)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING
+"""
+_START = """
+UPDATE flotilla.orders SET started_at = coalesce(started_at, now()) WHERE tenant_id = $1 AND order_id = $2
+"""
+_RESERVE = """
+INSERT INTO flotilla.reservations (tenant_id, reservation_id, order_id, user_id, currency, amount_minor, status)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING reservation_id
+"""
+_RESERVATION = """
+SELECT status, user_id, currency, amount_minor FROM flotilla.reservations
+WHERE tenant_id = $1 AND reservation_id = $2 FOR UPDATE
+"""
+_SET_RESERVATION = """
+UPDATE flotilla.reservations SET status = $3, updated_at = now() WHERE tenant_id = $1 AND reservation_id = $2
+"""
+_HELD = """
+SELECT reservation_id, user_id, currency, amount_minor FROM flotilla.reservations
+WHERE tenant_id = $1 AND order_id = $2 AND status = $3 FOR UPDATE
+"""
+_TAKE = """
+UPDATE flotilla.accounts SET available_minor = available_minor - $4, updated_at = now()
+WHERE tenant_id = $1 AND user_id = $2 AND currency = $3 AND available_minor >= $4
+"""
+_GIVE_BACK = """
+UPDATE flotilla.accounts SET available_minor = available_minor + $4, updated_at = now()
+WHERE tenant_id = $1 AND user_id = $2 AND currency = $3
+"""
+_SPEND = """
+UPDATE flotilla.accounts SET spent_minor = spent_minor + $4, updated_at = now()
+WHERE tenant_id = $1 AND user_id = $2 AND currency = $3
+"""
+_IS_VERIFIED = """
+SELECT bool_and(verified) FROM flotilla.accounts WHERE tenant_id = $1 AND user_id = $2
+"""
+_VERIFY = """
+INSERT INTO flotilla.verifications (tenant_id, verification_id, order_id, user_id, status)
+VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING verification_id
+"""
+_VERIFICATION = "SELECT status FROM flotilla.verifications WHERE tenant_id = $1 AND verification_id = $2"
+_REVOKE = """
+UPDATE flotilla.verifications SET status = 'cancelled', updated_at = now()
+WHERE tenant_id = $1 AND verification_id = $2
+"""
+# The row lock makes approval and cancellation of one order take turns.
+_APPROVAL = "SELECT approval, confirmation FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2 FOR UPDATE"
+_APPROVE = """
+UPDATE flotilla.orders SET approval = 'approved', confirmation = $3 WHERE tenant_id = $1 AND order_id = $2
+"""
+_CANCEL = """
+UPDATE flotilla.orders SET approval = 'cancelled', confirmation = NULL WHERE tenant_id = $1 AND order_id = $2
+"""
+_RECORD = """
+UPDATE flotilla.orders SET status = $4, reason = $5, steps = $6, steps_version = $3,
+    finished_at = CASE WHEN $7 THEN now() END
+WHERE tenant_id = $1 AND order_id = $2 AND steps_version < $3 AND finished_at IS NULL RETURNING order_id
+"""
+_NOTIFY = """
+UPDATE flotilla.orders SET notified_at = now()
+WHERE tenant_id = $1 AND order_id = $2 AND notified_at IS NULL RETURNING order_id
+"""
+_CLOSE_LOST = """
+UPDATE flotilla.orders SET status = 'compensation_failed', reason = $3, finished_at = now()
+WHERE tenant_id = $1 AND order_id = $2 AND finished_at IS NULL RETURNING session_id
+"""
+
+
+class Orders:
+    """The activities of `OrderProcessingSaga`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @activity.defn(name=BEGIN_ORDER)
+    async def begin_order(self, order: OrderRequest) -> None:
+        """Notes that the saga has begun. Idempotency key: (tenant, order id)."""
+        workflow_id = activity.info().workflow_id or order_workflow_id(order.tenant_id, order.order_id)
+        async with tenant_transaction(self._pool, order.tenant_id) as connection:
+            await connection.execute(_ADD_SESSION, order.tenant_id, order.session_id, order.user_id)
+            await connection.execute(
+                _ADD_ORDER,
+                order.tenant_id,
+                order.order_id,
+                order.session_id,
+                workflow_id,
+                order.user_id,
+                order.product_id,
+                order.amount_minor,
+                order.currency,
+                to_json(order).decode(),
+            )
+            await connection.execute(_START, order.tenant_id, order.order_id)
+
+    @activity.defn(name=RESERVE_FUNDS)
+    async def reserve_funds(self, step: OrderStep) -> None:
+        """Moves the order's amount from the account into a reservation. Idempotency key: (tenant, step id).
+
+        Raises:
+            ApplicationError: `InsufficientFunds`, or `StepCancelled` when the compensation was quicker.
+        """
+        tenant_id, order = step.key.tenant_id, step.order
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            if not await _reserve(connection, step, order.amount_minor, "held"):
+                row = await connection.fetchrow(_RESERVATION, tenant_id, step.step_id)
+                if row is None or row["status"] == "cancelled":
+                    raise _cancelled(step)
+                return
+            took = await connection.execute(_TAKE, tenant_id, order.user_id, order.currency, order.amount_minor)
+            if took != "UPDATE 1":
+                raise _final("InsufficientFunds", f"{order.user_id} has less than the order's amount")
+
+    @activity.defn(name=RELEASE_FUNDS)
+    async def release_funds(self, step: OrderStep) -> None:
+        """Gives a reservation's money back, once; leaves a tombstone if there is none (yet)."""
+        tenant_id = step.key.tenant_id
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            if await _reserve(connection, step, 0, "cancelled"):
+                return
+            row = await connection.fetchrow(_RESERVATION, tenant_id, step.step_id)
+            if row is not None and row["status"] == "held":
+                await connection.execute(_SET_RESERVATION, tenant_id, step.step_id, "cancelled")
+                await connection.execute(_GIVE_BACK, tenant_id, row["user_id"], row["currency"], row["amount_minor"])
+
+    @activity.defn(name=VERIFY_IDENTITY)
+    async def verify_identity(self, step: OrderStep) -> None:
+        """Records that the customer is who he says he is. Idempotency key: (tenant, step id).
+
+        Raises:
+            ApplicationError: `IdentityNotVerified`, or `StepCancelled` when the compensation was quicker.
+        """
+        tenant_id, user_id = step.key.tenant_id, step.order.user_id
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            if not await connection.fetchval(_IS_VERIFIED, tenant_id, user_id):
+                raise _final("IdentityNotVerified", f"the identity of {user_id} is not verified")
+            if not await _verify(connection, step, "verified"):
+                row = await connection.fetchrow(_VERIFICATION, tenant_id, step.step_id)
+                if row is None or row["status"] == "cancelled":
+                    raise _cancelled(step)
+
+    @activity.defn(name=REVOKE_VERIFICATION)
+    async def revoke_verification(self, step: OrderStep) -> None:
+        """Takes a verification back, once; leaves a tombstone if there is none (yet)."""
+        async with tenant_transaction(self._pool, step.key.tenant_id) as connection:
+            if not await _verify(connection, step, "cancelled"):
+                await connection.execute(_REVOKE, step.key.tenant_id, step.step_id)
+
+    @activity.defn(name=APPROVE_ORDER)
+    async def approve_order(self, step: OrderStep) -> Confirmation:
+        """Spends the reserved money and confirms the order, in one transaction. Idempotency key: (tenant, order id).
+
+        Raises:
+            ApplicationError: `StepCancelled` when the compensation was quicker.
+        """
+        key = step.key
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            row = await connection.fetchrow(_APPROVAL, key.tenant_id, key.order_id)
+            if row is None or row["approval"] == "cancelled":
+                raise _cancelled(step)
+            if row["approval"] == "approved":
+                return Confirmation(number=row["confirmation"])
+            await _move(connection, key, "held", "captured", 1)
+            number = f"C-{step.step_id.partition(':')[2]}"
+            await connection.execute(_APPROVE, key.tenant_id, key.order_id, number)
+        return Confirmation(number=number)
+
+    @activity.defn(name=CANCEL_ORDER)
+    async def cancel_order(self, step: OrderStep) -> None:
+        """Takes an approval back, or forbids the one that may still come; spent money is held again."""
+        key = step.key
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            row = await connection.fetchrow(_APPROVAL, key.tenant_id, key.order_id)
+            if row is not None and row["approval"] == "approved":
+                await _move(connection, key, "captured", "held", -1)
+            await connection.execute(_CANCEL, key.tenant_id, key.order_id)
+
+    @activity.defn(name=SEND_REJECTION_NOTIFICATION)
+    async def send_rejection_notification(self, rejection: Rejection) -> None:
+        """Tells the customer, in the order's session. Idempotency key: (tenant, order id)."""
+        key = rejection.key
+        message = Message(role="system", content=f"Order {key.order_id} was rejected: {rejection.reason}")
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            if await connection.fetchval(_NOTIFY, key.tenant_id, key.order_id) is not None:
+                await append(connection, key.tenant_id, key.session_id, [_event(message)])
+
+    @activity.defn(name=RECORD_ORDER)
+    async def record_order(self, record: OrderRecord) -> None:
+        """Shows the saga's state in the order's row and log. Idempotency key: (tenant, order id, version)."""
+        key, state = record.key, record.state
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            newer = await connection.fetchval(
+                _RECORD,
+                key.tenant_id,
+                key.order_id,
+                record.version,
+                state.status,
+                state.reason,
+                to_json(state.steps).decode(),
+                record.final,
+            )
+            if newer is None:
+                return
+            await append(connection, key.tenant_id, key.session_id, [_change_event(record)])
+        if record.step is not None and record.step.status in _OUTCOMES:
+            metrics.SAGA_COMPENSATIONS.labels(_OUTCOMES[record.step.status]).inc()
+
+    async def close_lost_order(self, tenant_id: str, order_id: str, why: str) -> None:
+        """Closes an order whose workflow is gone: what it left undone, a person must see to."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id, why)
+            if session_id is not None:
+                data = StateChange(change="order_lost", details={"order_id": order_id, "reason": why})
+                await append(connection, tenant_id, session_id, [_event(data)])
+
+
+async def _reserve(connection: Connection, step: OrderStep, amount_minor: int, status: str) -> bool:
+    order = step.order
+    added = await connection.fetchval(
+        _RESERVE,
+        step.key.tenant_id,
+        step.step_id,
+        order.order_id,
+        order.user_id,
+        order.currency,
+        amount_minor,
+        status,
+    )
+    return added is not None
+
+
+async def _verify(connection: Connection, step: OrderStep, status: str) -> bool:
+    order = step.order
+    added = await connection.fetchval(_VERIFY, step.key.tenant_id, step.step_id, order.order_id, order.user_id, status)
+    return added is not None
+
+
+async def _move(connection: Connection, key: OrderKey, before: str, after: str, sign: int) -> None:
+    """Moves the order's money between held and spent."""
+    for row in await connection.fetch(_HELD, key.tenant_id, key.order_id, before):
+        await connection.execute(_SET_RESERVATION, key.tenant_id, row["reservation_id"], after)
+        amount = sign * row["amount_minor"]
+        await connection.execute(_SPEND, key.tenant_id, row["user_id"], row["currency"], amount)
+
+
+def _change_event(record: OrderRecord) -> AgentStateEvent:
+    state: OrderState = record.state
+    details: dict[str, object] = {"order_id": record.key.order_id, "status": state.status, "reason": state.reason}
+    if record.step is not None:
+        details["step"] = record.step
+    if record.verb is not None:
+        details["operator"] = record.verb
+    return _event(StateChange(change=record.change, details=to_builtins(details)))
+
+
+def _event(data: Message | StateChange) -> AgentStateEvent:
+    kind: SessionEventKind = "message" if isinstance(data, Message) else "state_change"
+    return AgentStateEvent(kind=kind, data=to_builtins(data), source=SOURCE)
+
+
+def _final(kind: str, message: str) -> ApplicationError:
+    return ApplicationError(message, type=kind, non_retryable=True)
+
+
+def _cancelled(step: OrderStep) -> ApplicationError:
+    return _final("StepCancelled", f"step {step.step_id} was cancelled before it came to anything")

@@ -1,0 +1,63 @@
+"""The rows of `flotilla.pipelines`: the gateway opens them, the worker closes them once their workflow is over."""
+
+from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
+
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.requests import RunStatus
+from flotilla.contracts.session_events import AgentStateEvent, StateChange
+from flotilla.outbox import append
+from flotilla.postgres import Pool, tenant_transaction
+from workflow_worker.activities.signatures import BEGIN_PIPELINE, FINISH_PIPELINE, FinishedPipeline, PipelineKey
+
+SOURCE = "/workflows/PipelineWorkflow"
+_BEGIN = """
+UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
+"""
+# Ends the pipeline, unless it has ended, with the failure of the hop that failed.
+_FINISH = """
+UPDATE flotilla.pipelines AS p SET status = $3, finished_at = now(),
+    error = CASE $3 WHEN 'success' THEN NULL ELSE coalesce(
+        (SELECT t.failure FROM flotilla.agent_tasks AS t
+         WHERE t.tenant_id = p.tenant_id AND (t.task_id = p.task_id OR t.task_id LIKE p.task_id || '~%')
+           AND t.failure IS NOT NULL ORDER BY t.created_at DESC LIMIT 1),
+        jsonb_build_object('type', 'WorkflowEnded', 'message', 'its workflow ended: ' || $3)) END
+WHERE p.tenant_id = $1 AND p.task_id = $2 AND p.finished_at IS NULL
+RETURNING p.session_id
+"""
+_STATUSES: dict[WorkflowExecutionStatus | None, RunStatus] = {
+    WorkflowExecutionStatus.COMPLETED: "success",
+    WorkflowExecutionStatus.TERMINATED: "cancelled",
+    WorkflowExecutionStatus.CANCELED: "cancelled",
+    WorkflowExecutionStatus.TIMED_OUT: "timeout",
+}
+
+
+class Pipelines:
+    """The activities that keep `flotilla.pipelines`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @activity.defn(name=BEGIN_PIPELINE)
+    async def begin_pipeline(self, key: PipelineKey) -> None:
+        """Marks the pipeline as running. Idempotency key: (tenant, task id)."""
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            await connection.execute(_BEGIN, key.tenant_id, key.task_id)
+
+    @activity.defn(name=FINISH_PIPELINE)
+    async def finish_pipeline(self, finished: FinishedPipeline) -> None:
+        """Ends the row and says so in the session's log; does nothing if it has ended."""
+        await self._finish(finished.key, finished.status)
+
+    async def close_lost_pipeline(self, key: PipelineKey, ended: WorkflowExecutionStatus | None) -> None:
+        """Ends the row of a pipeline whose workflow is over."""
+        await self._finish(key, _STATUSES.get(ended, "error"))
+
+    async def _finish(self, key: PipelineKey, status: RunStatus) -> None:
+        data = StateChange(change="task_finished", details={"task_id": key.task_id, "status": status})
+        async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status)
+            if session_id is not None:
+                event = AgentStateEvent(kind="state_change", data=to_builtins(data), source=SOURCE)
+                await append(connection, key.tenant_id, session_id, [event])

@@ -1,0 +1,206 @@
+"""`OrderProcessingSaga`: reserve_funds, verify_identity, approve_order; undone in reverse when one of them fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from flotilla.contracts.names import ORDER_WORKFLOW
+    from flotilla.contracts.orders import (
+        CANCEL_UPDATE,
+        GET_ORDER_QUERY,
+        SAGA_VERB_UPDATE,
+        OperatorVerb,
+        OrderState,
+        OrderStatus,
+        SagaStepState,
+    )
+    from flotilla.contracts.requests import OrderRequest
+    from flotilla.saga import NotParked, Saga, UnknownStep
+    from workflow_worker.activities import signatures as call
+
+from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, trouble_of, uninterrupted
+
+_COMPENSATION_TIME = timedelta(minutes=10)
+"""How long a compensation is retried before it is parked for an operator."""
+_COMPENSATION = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60))
+_NOTIFICATION = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5)
+_STEPS = (
+    (call.RESERVE_FUNDS, call.RELEASE_FUNDS),
+    (call.VERIFY_IDENTITY, call.REVOKE_VERIFICATION),
+    (call.APPROVE_ORDER, call.CANCEL_ORDER),
+)
+_PAST = {"retry": "order_step_retried", "skip": "order_step_skipped", "resolve": "order_step_resolved"}
+
+
+@workflow.defn(name=ORDER_WORKFLOW)
+class OrderProcessingSaga:
+    """Ends approved, or rejected with its money back; in between it may wait, parked, for an operator."""
+
+    @workflow.init
+    def __init__(self, order: OrderRequest) -> None:
+        self._order = replace(order, session_id=order.session_id or order.order_id)
+        self._saga = Saga(self._changed, _describe)
+        self._status: OrderStatus = "pending"
+        self._confirmation: str | None = None
+        self._reason: str | None = None
+        self._version = 0
+        self._recording = asyncio.Lock()
+
+    @workflow.run
+    async def run(self, _order: OrderRequest) -> OrderState:
+        """Drives the order to its end and says which it was."""
+        try:
+            await self._forward()
+        except (ActivityError, asyncio.CancelledError) as error:
+            self._reason = "cancelled" if trouble_of(error).cancelled else _describe(error)
+            await self._saga.compensate()
+            self._status = "rejected"
+        await uninterrupted(self._finish())
+        return self._state()
+
+    async def _forward(self) -> None:
+        await _do(call.BEGIN_ORDER, self._order, PATIENT)
+        result: Any = None
+        for step, compensation in _STEPS:
+            result = await self._saga.step(
+                step, self._doing(step), compensation=compensation, undo=self._undoing(step, compensation)
+            )
+        self._status, self._confirmation = "approved", result.number
+
+    def _doing(self, step: str) -> Callable[[], Awaitable[Any]]:
+        return lambda: _do(
+            step, self._message(step), DATABASE_RETRIES, call.Confirmation if step == call.APPROVE_ORDER else None
+        )
+
+    def _undoing(self, step: str, compensation: str) -> Callable[[], Awaitable[Any]]:
+        return lambda: workflow.execute_activity(
+            compensation,
+            self._message(step),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=_COMPENSATION_TIME,
+            retry_policy=_COMPENSATION,
+        )
+
+    async def _finish(self) -> None:
+        if self._status == "rejected":
+            await self._notify()
+        await self._record(f"order_{self._status}", final=True)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    async def _notify(self) -> None:
+        """Best effort: a notification that fails changes nothing about the outcome."""
+        try:
+            await _do(
+                call.SEND_REJECTION_NOTIFICATION,
+                call.Rejection(key=self._key(), reason=self._reason or ""),
+                _NOTIFICATION,
+            )
+        except ActivityError as error:
+            workflow.logger.warning("order %s: the customer was not told: %s", self._order.order_id, error.cause)
+
+    @workflow.query(name=GET_ORDER_QUERY)
+    def get_order(self) -> OrderState:
+        """Where the order stands."""
+        return self._state()
+
+    @workflow.update(name=SAGA_VERB_UPDATE)
+    async def operate(self, verb: OperatorVerb) -> OrderState:
+        """Retries, skips or resolves a parked compensation.
+
+        Raises:
+            ApplicationError: `NotParked`, `UnknownStep` or `ReasonRequired`.
+        """
+        self._check_verb(verb)
+        step = self._saga.parked(verb.step)
+        self._saga.operate(verb.step, verb.verb)
+        self._status = "compensation_failed" if self._saga.is_parked else "pending"
+        await self._record(_PAST[verb.verb], step=step, verb=verb)
+        return self._state()
+
+    @operate.validator
+    def _check_verb(self, verb: OperatorVerb) -> None:
+        if verb.verb != "retry" and not (verb.reason or "").strip():
+            raise _refusal("ReasonRequired", f"say why to {verb.verb} step {verb.step}")
+        try:
+            self._saga.parked(verb.step)
+        except (NotParked, UnknownStep) as error:
+            raise _refusal(type(error).__name__, str(error)) from error
+
+    @workflow.update(name=CANCEL_UPDATE)
+    async def cancel(self) -> bool:
+        """Stops going forward and undoes what was done; False if it is too late."""
+        return self._status == "pending" and self._saga.cancel()
+
+    async def _changed(self, _steps: list[SagaStepState], step: SagaStepState) -> None:
+        if step.status in ("skipped", "resolved"):
+            return  # recorded with the operator's verb
+        self._status = "compensation_failed" if self._saga.is_parked else "pending"
+        undoing = step.status in ("compensated", "parked")
+        await self._record(f"order_{'compensation' if undoing else 'step'}_{_PAST_STATUS[step.status]}", step=step)
+
+    async def _record(
+        self,
+        change: str,
+        *,
+        step: SagaStepState | None = None,
+        verb: OperatorVerb | None = None,
+        final: bool = False,
+    ) -> None:
+        async with self._recording:
+            self._version += 1
+            record = call.OrderRecord(
+                key=self._key(),
+                version=self._version,
+                state=self._state(),
+                change=change,
+                step=step,
+                verb=verb,
+                final=final,
+            )
+            await uninterrupted(
+                workflow.execute_local_activity(
+                    call.RECORD_ORDER, record, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
+                )
+            )
+
+    def _message(self, step: str) -> "call.OrderStep":
+        order = self._order
+        return call.OrderStep(key=self._key(), step_id=f"{step}:{order.order_id}", order=order)
+
+    def _key(self) -> "call.OrderKey":
+        order = self._order
+        return call.OrderKey(tenant_id=order.tenant_id, order_id=order.order_id, session_id=order.session_id)
+
+    def _state(self) -> OrderState:
+        return OrderState(
+            order_id=self._order.order_id,
+            status=self._status,
+            confirmation=self._confirmation,
+            reason=self._reason,
+            steps=self._saga.steps,
+        )
+
+
+_PAST_STATUS = {"done": "done", "failed": "failed", "compensated": "done", "parked": "parked"}
+
+
+def _describe(error: BaseException) -> str:
+    trouble = trouble_of(error)
+    return f"{trouble.type}: {trouble.message}"
+
+
+def _refusal(kind: str, message: str) -> ApplicationError:
+    return ApplicationError(message, type=kind, non_retryable=True)
+
+
+async def _do(activity: str, message: object, retries: RetryPolicy, result_type: type[Any] | None = None) -> Any:
+    return await workflow.execute_activity(
+        activity, message, result_type=result_type, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=retries
+    )

@@ -1,0 +1,156 @@
+"""However an order fails, its money is where it belongs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from temporalio.client import Client, WorkflowUpdateFailedError
+
+from flotilla.contracts.orders import CANCEL_UPDATE, OrderState
+from flotilla.postgres import Pool
+from tests.integration.saga.shop import BALANCE, Faults, Shop, open_shop
+from tests.support.time_skipping import time_skipping_server
+from tests.support.waiting import eventually
+
+FORWARD = ("reserve_funds", "verify_identity", "approve_order")
+UNDO = {"reserve_funds": "release_funds", "verify_identity": "revoke_verification", "approve_order": "cancel_order"}
+POINTS = [f"{step}:{moment}" for step in FORWARD for moment in ("before", "after")]
+
+
+@pytest.fixture
+async def shop(pool: Pool, unique: Callable[[str], str]) -> AsyncIterator[Shop]:
+    """A shop on a server that skips time, with one account."""
+    async with time_skipping_server() as environment, open_shop(environment.client, pool, unique("queue")) as it:
+        await it.add_account()
+        yield it
+
+
+async def test_an_order_that_succeeds_spends_its_amount(shop: Shop) -> None:
+    state = await (await shop.place("o1")).result()
+    assert (state.status, state.confirmation) == ("approved", "C-o1")
+    assert [step.status for step in state.steps] == ["done"] * 3
+    assert await shop.money() == (BALANCE, 2_500, 0)
+    row = await shop.order("o1")
+    assert (row["status"], row["confirmation"]) == ("approved", "C-o1")
+    changes = [event.data["change"] for event in await shop.events("o1")]
+    assert changes == ["order_step_done"] * 3 + ["order_approved"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_failure_before_or_after_any_effect_gives_the_money_back(shop: Shop, point: str) -> None:
+    shop.faults.at = {point}
+    state = await (await shop.place("o1")).result()
+    assert state.status == "rejected"
+    assert state.reason == f"Injected: injected at {point}"
+    assert await shop.money() == (BALANCE, 0, 0)
+    started = FORWARD[: FORWARD.index(point.partition(":")[0]) + 1]
+    undone = [call for call in shop.faults.calls if call in UNDO.values()]
+    assert undone == [UNDO[step] for step in reversed(started)]
+    assert (await shop.order("o1"))["status"] == "rejected"
+    told = [event for event in await shop.events("o1") if event.type == "flotilla.session.message.v1"]
+    assert len(told) == 1
+
+
+async def test_too_little_money_and_an_unverified_customer_are_rejected(shop: Shop) -> None:
+    state = await (await shop.place("o1", amount_minor=BALANCE + 1)).result()
+    assert (state.status, str(state.reason).partition(":")[0]) == ("rejected", "InsufficientFunds")
+    await shop.rows("UPDATE flotilla.accounts SET verified = false")
+    state = await (await shop.place("o2")).result()
+    assert (state.status, str(state.reason).partition(":")[0]) == ("rejected", "IdentityNotVerified")
+    assert await shop.money() == (BALANCE, 0, 0)
+
+
+@pytest.mark.parametrize("step", FORWARD)
+async def test_a_step_that_commits_after_its_compensation_comes_to_nothing(shop: Shop, step: str) -> None:
+    """The step is paused until its compensation has finished, as a worker would be that lost its network."""
+    point = f"{step}:before"
+    shop.faults.pauses[point] = asyncio.Event()
+    handle = await shop.place("o1")
+    await eventually(lambda: point in shop.faults.reached)
+    assert await handle.execute_update(CANCEL_UPDATE)
+    state = await handle.result()
+    assert (state.status, state.reason) == ("rejected", "cancelled")
+    before = await shop.money()
+    assert before == (BALANCE, 0, 0)
+    shop.faults.reached.clear()
+    shop.faults.pauses[point].set()
+    await eventually(lambda: step in shop.faults.calls)
+    assert await shop.money() == before
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("how", ["update", "temporal"])
+async def test_a_cancellation_at_any_point_gives_the_money_back(shop: Shop, point: str, how: str) -> None:
+    shop.faults.pauses[point] = asyncio.Event()
+    handle = await shop.place("o1")
+    await eventually(lambda: point in shop.faults.reached)
+    if how == "update":
+        assert await handle.execute_update(CANCEL_UPDATE)
+    else:
+        await handle.cancel()
+    state = await handle.result()
+    shop.faults.pauses[point].set()
+    assert (state.status, state.reason) == ("rejected", "cancelled")
+    assert await shop.money() == (BALANCE, 0, 0)
+
+
+@pytest.mark.parametrize("step", FORWARD)
+@pytest.mark.parametrize("verb", ["retry", "skip", "resolve"])
+async def test_a_compensation_that_keeps_failing_waits_for_an_operator(
+    pool: Pool, unique: Callable[[str], str], step: str, verb: str
+) -> None:
+    faults = Faults({"approve_order:after", f"{UNDO[step]}:before"})
+    async with (
+        time_skipping_server() as environment,
+        open_shop(environment.client, pool, unique("queue"), faults) as shop,
+    ):
+        await shop.add_account()
+        handle = await shop.place("o1")
+        await eventually(lambda: shop.is_parked("o1"))
+        assert (await shop.money())[0] == BALANCE
+        faults.at.clear()
+        if verb != "retry":
+            with pytest.raises(WorkflowUpdateFailedError):
+                await shop.operate(handle, step, verb)  # type: ignore[arg-type]
+        await shop.operate(handle, step, verb, "looked into it")  # type: ignore[arg-type]
+        state = await handle.result()
+        assert state.status == "rejected"
+        expected = {"retry": "compensated", "skip": "skipped", "resolve": "resolved"}[verb]
+        assert {s.name: s.status for s in state.steps}[step] == expected
+        total, spent, held = await shop.money()
+        assert total == BALANCE
+        assert (spent, held) == ((0, 0) if verb == "retry" or step == "verify_identity" else (spent, held))
+        operated = [event for event in await shop.events("o1") if "operator" in event.data.get("details", {})]  # type: ignore[operator]
+        assert len(operated) == 1
+
+
+async def test_a_notification_that_fails_changes_nothing(shop: Shop) -> None:
+    shop.faults.at = {"verify_identity:before", "send_rejection_notification:before"}
+    state = await (await shop.place("o1")).result()
+    assert state.status == "rejected"
+    assert await shop.money() == (BALANCE, 0, 0)
+
+
+async def test_a_worker_that_vanishes_at_any_point_leaves_the_order_to_the_next(
+    pool: Pool, unique: Callable[[str], str], temporal_client: Client
+) -> None:
+    """At each point an activity that never answers, then another worker that finds what was left."""
+    points = [*POINTS, *(f"{undo}:after" for undo in UNDO.values())]
+
+    async def lose_worker_at(point: str) -> OrderState:
+        queue = unique("queue")
+        faults = Faults({"approve_order:after"} if point.startswith(tuple(UNDO.values())) else set())
+        faults.pauses[point] = asyncio.Event()
+        async with open_shop(temporal_client, pool, queue, faults) as shop:
+            handle = await shop.place(point.replace(":", "-"))
+            await eventually(lambda: point in faults.reached, timeout_s=30)
+        async with open_shop(temporal_client, pool, queue):
+            return await handle.result()
+
+    async with open_shop(temporal_client, pool, unique("queue")) as shop:
+        await shop.add_account(available=10 * BALANCE)
+        states = await asyncio.gather(*(lose_worker_at(point) for point in points))
+        assert {state.status for state in states} == {"approved", "rejected"}
+        total, spent, held = await shop.money()
+    approved = [state for state in states if state.status == "approved"]
+    assert (total, spent, held) == (10 * BALANCE, 2_500 * len(approved), 0)
