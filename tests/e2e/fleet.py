@@ -15,6 +15,7 @@ from typing import Any, cast
 import httpx
 
 from flotilla.bus import connect_redis
+from flotilla_devstack.ports import free_port
 from tests.support.waiting import eventually
 
 FLOTILLA = Path(sys.executable).parent / "flotilla"
@@ -46,7 +47,8 @@ class Fleet:
         return json.loads(self.cli(*arguments, "-o", "json").stdout)
 
     def up(self) -> None:
-        self.cli("up")
+        """Starts it, on a port of its own: the default one may be somebody's."""
+        self.cli("up", "--port", f"gateway.http={free_port()}")
 
     def down(self) -> None:
         self.cli("down")
