@@ -1,7 +1,7 @@
 -- Governed actions with their approvals and webhooks; orders with the tables their saga works on.
 
 -- Where in the log an answer stands, and which stretches of the log were rolled back: what the next prompt shows.
-ALTER TABLE flotilla.interactions ADD COLUMN message_seq bigint NOT NULL;
+ALTER TABLE flotilla.interactions ADD COLUMN message_seq bigint NOT NULL DEFAULT 0;
 CREATE INDEX interactions_by_seq ON flotilla.interactions (tenant_id, session_id, message_seq);
 CREATE TABLE flotilla.session_rollbacks (
     tenant_id text NOT NULL,
