@@ -21,10 +21,9 @@ async def filled(pool: Pool) -> Pool:
     """300 passages whose words have very different frequencies."""
     draw = random.Random(3)  # noqa: S311 - not for secrets
     shares = [1 / (rank + 1) for rank in range(len(VOCABULARY))]
-    for number in range(10):
-        sections = (" ".join(draw.choices(VOCABULARY, shares, k=draw.randint(5, 80))) for _ in range(30))
-        text = "".join(f"# S{n}\n\n{section}.\n\n" for n, section in enumerate(sections))
-        await KnowledgeBase(pool).add("acme", Upload(uri=f"{number}.md", content=text.encode(), title="T"))
+    sections = (" ".join(draw.choices(VOCABULARY, shares, k=draw.randint(5, 80))) for _ in range(300))
+    text = "".join(f"# S{n}\n\n{section}.\n\n" for n, section in enumerate(sections))
+    await KnowledgeBase(pool).add("acme", Upload(uri="t.md", content=text.encode(), title="T"))
     return pool
 
 
