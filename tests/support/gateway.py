@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+from pydantic import SecretStr
 
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.api_keys import key_hash, new_key
@@ -115,8 +116,8 @@ async def running_gateway(
 ) -> AsyncIterator[RunningGateway]:
     """A replica for as long as the block runs; `options` are settings."""
     settings = Settings(
-        postgres_dsn=database.dsn(),
-        redis_url=redis_url,
+        postgres_dsn=SecretStr(database.dsn()),
+        redis_url=SecretStr(redis_url),
         kafka_bootstrap_servers=kafka_bootstrap,
         kafka_session_events_topic=f"none-{secrets.token_hex(4)}",
         temporal_address=temporal_address,

@@ -3,7 +3,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import pytest
 from temporalio.client import Client
 
 from flotilla.bus import connect_redis
@@ -226,7 +225,8 @@ async def test_steps_show_the_workflow_s_history(
 ) -> None:
     run = (await start(operator, unique("s"))).json()
     await gateway.rows(
-        "INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt, duration_ms) "
+        "INSERT INTO flotilla.agent_tasks "
+        "(tenant_id, task_id, agent, session_id, run_id, status, attempt, duration_ms) "
         "VALUES ('acme', $1, 'research', 's', $2, 'done', 2, 12.5) RETURNING 1",
         f"{run['run_id']}.research",
         run["run_id"],
@@ -237,24 +237,27 @@ async def test_steps_show_the_workflow_s_history(
     assert (step["kind"], step["step"], step["attempt"], step["duration_ms"]) == ("delegation", "research", 2, 12.5)
 
 
-@pytest.mark.parametrize("body", [{}, {"query": ""}, {"query": "  \n"}, {"query": "x" * 1_000_000}, {"query": 5},
-                                  {"query": "q", "wait_s": 61}, {"query": "q", "reviewer": "eve"},
-                                  {"query": "a\x00b"}, {"query": "q", "wait_s": -1}, [], "q", None])  # fmt: skip
-async def test_bad_questions_are_422_and_leave_nothing(
-    gateway: RunningGateway, operator: httpx.AsyncClient, body: object
-) -> None:
-    answer = await operator.post("/v1/sessions/s/runs", json=body)
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["errors"]
+BAD_QUESTIONS: list[object] = [
+    {}, {"query": ""}, {"query": "  \n"}, {"query": "x" * 1_000_000}, {"query": 5}, {"query": "q", "wait_s": 61},
+    {"query": "q", "reviewer": "eve"}, {"query": "a\x00b"}, {"query": "q", "wait_s": -1}, [], "q", None,
+]  # fmt: skip
+
+
+async def test_bad_questions_are_422_and_leave_nothing(gateway: RunningGateway, operator: httpx.AsyncClient) -> None:
+    for body in BAD_QUESTIONS:
+        answer = await operator.post("/v1/sessions/s/runs", json=body)
+        assert answer.status_code == 422, (body, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["errors"]
     assert await gateway.rows("SELECT 1 FROM flotilla.sessions") == []
 
 
-@pytest.mark.parametrize("path", ["/v1/runs/nobody", "/v1/sessions/nobody", "/v1/sessions/nobody/events",
-                                  "/v1/sessions/nobody/state", "/v1/runs/nobody/events", "/v1/runs/nobody/steps",
-                                  "/v1/orders/nobody", "/v1/actions/nobody", "/v1/approvals/nobody",
-                                  "/v1/tasks/nobody", "/v1/dead-letters/nobody"])  # fmt: skip
-async def test_what_does_not_exist_is_404_and_named(operator: httpx.AsyncClient, path: str) -> None:
-    answer = await operator.get(path)
-    assert answer.status_code == 404
-    assert "nobody" in answer.json()["detail"]
+async def test_what_does_not_exist_is_404_and_named(operator: httpx.AsyncClient) -> None:
+    for path in (
+        "runs/nobody", "runs/nobody/events", "runs/nobody/steps", "sessions/nobody", "sessions/nobody/events",
+        "sessions/nobody/state", "orders/nobody", "actions/nobody", "approvals/nobody", "tasks/nobody",
+        "dead-letters/nobody",
+    ):  # fmt: skip
+        answer = await operator.get(f"/v1/{path}")
+        assert answer.status_code == 404, path
+        assert "nobody" in answer.json()["detail"]
