@@ -11,7 +11,7 @@ from flotilla.outbox import lane_of
 from tests.e2e.fleet import Fleet, finished, session_events, start_run
 from tests.e2e.stores import kafka_events, outbox_rows, projected_events
 from tests.support.otlp import TraceReceiver
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, settled
 
 HANDBOOK = """# Harbour handbook
 
@@ -79,7 +79,7 @@ async def test_one_trace_runs_through_every_service(
     assert len(trace_ids) == 1
     (trace_id,) = trace_ids
     everyone = {"gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer"}
-    await eventually(lambda: traces.services_of(trace_id) >= everyone, timeout_s=30, every_s=0.2)
+    await settled(lambda: sorted(traces.services_of(trace_id)), sorted(everyone), timeout_s=30)
 
 
 async def test_events_are_complete_while_the_audit_consumer_is_stopped(fleet: Fleet, unique: Any) -> None:

@@ -26,3 +26,11 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, e
         if time.monotonic() > deadline:
             raise AssertionError(f"not so within {timeout_s:g} s; last seen: {value!r}")
         await asyncio.sleep(every_s)
+
+
+async def settled(look: Callable[[], T], expected: T, timeout_s: float = 10.0) -> None:
+    """Waits until `look` gives `expected`; fails with the difference."""
+    deadline = time.monotonic() + timeout_s
+    while look() != expected and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    assert look() == expected
