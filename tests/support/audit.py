@@ -1,21 +1,27 @@
 """The audit consumer in this process, and hands that do the relay's work."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.main import run
+from audit_consumer.projection import Batch, Outcome, Projection
 from audit_consumer.settings import Settings
+from audit_consumer.snapshotting import write_snapshots
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import session_key
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
-from flotilla.eventstore.signing import create_key_pair
+from flotilla.eventstore.signing import Signer, create_key_pair
 from flotilla.outbox import lane_of
+from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
@@ -122,6 +128,50 @@ async def running_audit(settings: Settings) -> AsyncIterator[Runtime]:
     finally:
         runtime.request_stop("end of the test")
         await task
+
+
+@dataclass(frozen=True)
+class FakeRecord:
+    """A record as Kafka would give it."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def records_of(bodies: Iterable[tuple[str, str, bytes]]) -> list[FakeRecord]:
+    """(tenant, session, body) as the records of a new topic."""
+    ends: dict[int, int] = defaultdict(int)
+    records = []
+    for tenant, session, body in bodies:
+        lane = lane_of(tenant, session)
+        records.append(FakeRecord(lane, ends[lane], session_key(tenant, session).encode(), body))
+        ends[lane] += 1
+    return records
+
+
+async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Signer | None = None) -> Outcome:
+    """Projects the records of a new topic in one batch, without Kafka, and anchors them if there is a signer."""
+    by_partition: dict[int, list[FakeRecord]] = defaultdict(list)
+    for record in records:
+        by_partition[record.partition].append(record)
+    for partition in by_partition:
+        await pool.execute("INSERT INTO consumer_offsets VALUES ($1, 0) ON CONFLICT DO NOTHING", partition)
+    batches = [Batch(partition, found[0].offset, found) for partition, found in by_partition.items()]
+    outcome = await Projection(pool).project(batches)
+    await write_snapshots(pool, outcome.snapshots_due)
+    for batch in batches:
+        if signer is not None:
+            await make_checkpoint(pool, batch.partition, batch.upto, signer)
+    return outcome
+
+
+async def outbox_bodies(database: Database) -> list[tuple[str, str, bytes]]:
+    """(tenant, session, body) of every outbox row, in order."""
+    rows = await Projected(database).fetch("SELECT tenant_id, session_id, body FROM flotilla.event_outbox ORDER BY id")
+    return [(row["tenant_id"], row["session_id"], row["body"]) for row in rows]
 
 
 class Projected:

@@ -74,9 +74,14 @@ class AuditConsumer(ConsumerRebalanceListener):
         log.info("partitions_revoked", partitions=sorted(place.partition for place in revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Takes note; the loop places them once PostgreSQL says where."""
+        """Places them where PostgreSQL says; while it is away, the loop tries again."""
         self._unplaced = {place.partition for place in assigned}
         log.info("partitions_assigned", partitions=sorted(self._unplaced))
+        try:
+            async with self._working:
+                await self._place()
+        except (KafkaError, *AWAY, TimeoutError) as error:
+            log.warning("placing_waits", reason=str(error) or type(error).__name__)
 
     async def _step(self, runtime: Runtime) -> None:
         async with self._working:
@@ -141,8 +146,9 @@ class AuditConsumer(ConsumerRebalanceListener):
         if not offsets:
             return
         try:
-            await self._kafka.commit(offsets)
-        except (CommitFailedError, KafkaError) as error:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await self._kafka.commit(offsets)
+        except (CommitFailedError, KafkaError, TimeoutError) as error:
             log.debug("group_offset_not_committed", reason=str(error) or type(error).__name__)
         self._committed_at = time.monotonic()
 

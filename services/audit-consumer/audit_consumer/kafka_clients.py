@@ -14,6 +14,7 @@ from flotilla.runtime import Runtime
 
 _RETRY_S = 0.5
 _FETCH_BYTES = 2 * 1024 * 1024
+_FETCH_WAIT_MS = 200
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
 _MAX_POLL_MS = 300_000
 
@@ -33,6 +34,7 @@ def make_consumer(settings: Settings) -> AIOKafkaConsumer:
         heartbeat_interval_ms=max(settings.kafka_session_timeout_ms // 3, 100),
         max_poll_interval_ms=_MAX_POLL_MS,
         max_partition_fetch_bytes=_FETCH_BYTES,
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
     )
 
 

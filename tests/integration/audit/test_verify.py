@@ -3,24 +3,32 @@
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from audit_consumer.checkpoints import publish_checkpoints
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import NotFound
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, open_kafka_log
 from flotilla.eventstore.chain_check import Problem
 from flotilla.eventstore.export import export_session
 from flotilla.eventstore.proof import genesis, head_leaf, link
-from flotilla.eventstore.signing import create_key_pair, load_public_keys
+from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.eventstore.verify import Verdict, Verifier
 from flotilla.postgres import Pool
-from tests.support.audit import Projected, audit_settings, relay_all, running_audit, until_anchored
+from tests.support.audit import (
+    Projected,
+    outbox_bodies,
+    producing,
+    project_directly,
+    publish_bodies,
+    records_of,
+)
 from tests.support.postgres import Database
 
 
@@ -33,9 +41,18 @@ class Ground:
     """Sessions s1 (10 events) and s2 (its fork at 6, then 3 events), projected and anchored."""
 
     pool: Pool
+    audit_pool: Pool
+    bodies: list[tuple[str, str, bytes]]
     kafka: KafkaSettings
     projected: Projected
     folder: Path
+
+    async def into_kafka(self) -> None:
+        """Makes Kafka a witness: the events and the checkpoints as they are now."""
+        await publish_bodies(self.kafka, self.bodies)
+        async with producing(self.kafka) as producer:
+            for partition in range(SESSION_EVENTS_PARTITIONS):
+                await publish_checkpoints(self.audit_pool, producer, self.kafka.kafka_checkpoints_topic, partition)
 
     async def verify(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> Verdict:
         keys = load_public_keys(self.folder / "audit.pub")
@@ -75,19 +92,18 @@ class Ground:
 
 @pytest.fixture
 async def ground(
-    pool: Pool, database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
-) -> AsyncIterator[Ground]:
+    pool: Pool, audit_pool: Pool, database: Database, *, kafka: KafkaSettings, projected: Projected, tmp_path: Path
+) -> Ground:
     store = AgentEventStore(pool)
     await store.ensure_session("s1", "ada")
     await store.append("s1", [message(f"m{number}") for number in range(1, 11)])
     await store.fork("s1", 6, "s2")
     await store.append("s2", [message("other"), message("way")])
-    await relay_all(database, kafka)
-    async with running_audit(audit_settings(database, kafka, tmp_path)):
-        await projected.until("s1", 10)
-        await projected.until("s2", 9)
-        await until_anchored(projected)
-    yield Ground(pool, kafka, projected, tmp_path)
+    create_key_pair(tmp_path / "audit.pem", tmp_path / "audit.pub")
+    bodies = await outbox_bodies(database)
+    await project_directly(audit_pool, records_of(bodies), load_signer(tmp_path / "audit.pem"))
+    await projected.execute("DELETE FROM flotilla.event_outbox")
+    return Ground(pool, audit_pool, bodies, kafka, projected, tmp_path)
 
 
 EDIT = """
@@ -104,6 +120,8 @@ WHERE e.session_id = 's1' AND o.session_id = 's1' AND e.seq + o.seq = 7 AND e.se
 
 @pytest.mark.parametrize("with_kafka", [False, True])
 async def test_an_untouched_history_is_good(ground: Ground, *, with_kafka: bool) -> None:
+    if with_kafka:
+        await ground.into_kafka()
     verdict = await ground.verify(None, with_kafka=with_kafka)
     assert verdict.ok, verdict.problems
     assert {(s.session_id, s.verified_seq, s.anchored_seq) for s in verdict.sessions} == {("s1", 10, 10), ("s2", 9, 9)}
@@ -126,6 +144,8 @@ async def test_an_untouched_history_is_good(ground: Ground, *, with_kafka: bool)
 async def test_damage_is_named_with_the_first_bad_event(
     ground: Ground, damage: str, kind: str, seq: int, *, with_kafka: bool
 ) -> None:
+    if with_kafka:
+        await ground.into_kafka()
     await ground.projected.execute(damage)
     assert await ground.first_bad(with_kafka=with_kafka) == (kind, seq)
     assert await ground.first_bad(None, with_kafka=with_kafka) == (kind, seq)
@@ -133,6 +153,8 @@ async def test_damage_is_named_with_the_first_bad_event(
 
 @pytest.mark.parametrize("with_kafka", [False, True])
 async def test_damage_in_the_prefix_of_a_fork_is_found_from_the_fork(ground: Ground, *, with_kafka: bool) -> None:
+    if with_kafka:
+        await ground.into_kafka()
     await ground.projected.execute(EDIT)
     assert await ground.first_bad("s2", with_kafka=with_kafka) == ("edited", 4)
 
@@ -147,6 +169,7 @@ async def test_a_truncation_with_head_and_all_is_found_by_the_checkpoints(ground
 
 
 async def test_a_wholly_rewritten_chain_is_found_by_the_checkpoints(ground: Ground) -> None:
+    await ground.into_kafka()
     await ground.projected.execute(EDIT)
     await ground.rechain("s1", genesis("default", "s1"))
     assert await ground.first_bad() == ("rewritten", 10)
@@ -173,6 +196,7 @@ async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signa
 
 
 async def test_a_session_that_vanished_with_its_anchors_is_missed(ground: Ground) -> None:
+    await ground.into_kafka()
     for table in ("session_events", "session_heads", "checkpoint_heads"):
         await ground.projected.execute(f"DELETE FROM audit.{table} WHERE session_id = 's2'")
     verdict = await ground.verify(None)
@@ -183,6 +207,7 @@ async def test_a_session_that_vanished_with_its_anchors_is_missed(ground: Ground
 
 
 async def test_checkpoints_that_are_removed_are_missed_thanks_to_kafka(ground: Ground) -> None:
+    await ground.into_kafka()
     await ground.projected.execute("DELETE FROM audit.checkpoint_heads")
     await ground.projected.execute("DELETE FROM audit.checkpoints")
     assert (await ground.verify()).ok
@@ -198,6 +223,7 @@ async def test_a_checkpoint_signed_with_another_key_is_not_believed(ground: Grou
 
 
 async def test_an_event_that_was_slipped_in_is_found(ground: Ground) -> None:
+    await ground.into_kafka()
     await ground.projected.execute("""
         INSERT INTO audit.session_events SELECT tenant_id, session_id, 11, gen_random_uuid(), type, occurred_at, run_id,
             task_id, rolled_back_to, traceparent, kafka_partition, kafka_offset + 1,
@@ -249,7 +275,7 @@ async def test_an_export_is_verified_with_the_file_and_the_key_alone(ground: Gro
     assert "GOOD session s2: 9 events, verified up to 9, signed up to 9" in done.stdout
 
 
-async def test_the_standalone_verifier_loads_no_client_of_a_server(ground: Ground, tmp_path: Path) -> None:
+def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:
     code = (
         "import sys, flotilla.eventstore.verify_export\n"
         "print([m for m in ('asyncpg', 'aiokafka', 'redis', 'temporalio', 'opentelemetry') if m in sys.modules])"

@@ -1,0 +1,31 @@
+"""Fixtures of the tests that look at the projection; a conftest imports what it needs."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from audit_consumer.connections import LIVE, open_projection
+from flotilla.config import KafkaSettings
+from flotilla.postgres import Pool
+from tests.support.audit import Projected
+from tests.support.postgres import Database
+from tests.support.session_events import topics_named
+
+
+@pytest.fixture
+async def kafka(kafka_bootstrap: str, unique: Callable[[str], str]) -> KafkaSettings:
+    """Two topics of this test's own."""
+    return await topics_named(kafka_bootstrap, unique("events"))
+
+
+@pytest.fixture
+def projected(database: Database) -> Projected:
+    """What the projection holds."""
+    return Projected(database)
+
+
+@pytest.fixture
+async def audit_pool(database: Database) -> AsyncIterator[Pool]:
+    """The audit consumer's own pool on the live projection."""
+    async with open_projection(database.dsn("flotilla_audit"), LIVE, application="test") as opened:
+        yield opened
