@@ -33,4 +33,5 @@ async def settled(look: Callable[[], T], expected: T, timeout_s: float = 10.0) -
     deadline = time.monotonic() + timeout_s
     while look() != expected and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
-    assert look() == expected
+    seen = look()
+    assert seen == expected, f"after {timeout_s:g} s: {seen!r}, not {expected!r}"
