@@ -210,6 +210,8 @@ async def test_renewal_keeps_what_only_a_lost_group_knew(any_redis: Redis) -> No
     await deliver_to(any_redis, "s", "me", 1)
     await any_redis.flushall()
     await ensure_group(any_redis, "s", "g")
+    await publish(any_redis, "s", "newer")
+    await deliver_to(any_redis, "s", "other", 1)
     assert await renew(any_redis, "s", "g", "me", [entry_id]) == set()
 
 

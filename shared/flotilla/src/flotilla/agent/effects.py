@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from flotilla.agent.context import Effect
 from flotilla.agent.execution import Outcome
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
@@ -49,6 +50,10 @@ class Answer:
     result: dict[str, Any] | None = None
     failure: Failure | None = None
     duration_ms: float = 0.0
+
+
+class EffectFailed(Exception):
+    """An effect that the author gave to `ctx.in_transaction` raised; nothing of the transaction stands."""
 
 
 class _AnsweredAlready(Exception):
@@ -95,6 +100,8 @@ class Effects:
 
         Raises:
             RetryLater: PostgreSQL is away; the entry stays pending and the task runs again.
+            EffectFailed: an effect of the author's did.
+            NotFound: there is no such session to record in.
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
@@ -133,7 +140,7 @@ class Effects:
             raise _AnsweredAlready
         await self._write_actions(connection, task, outcome)
         for effect in outcome.effects:
-            await effect(connection)
+            await _made(effect, connection)
         if outcome.events:  # last: the session's row stays locked from here to the commit
             await append(connection, task.tenant_id, task.session_id, outcome.events)
 
@@ -150,6 +157,15 @@ class Effects:
             [kind for kind, _ in actions],
             [payload for _, payload in actions],
         )
+
+
+async def _made(effect: Effect, connection: Connection) -> None:
+    try:
+        await effect(connection)
+    except AWAY:
+        raise
+    except Exception as error:
+        raise EffectFailed(f"{type(error).__name__}: {error}") from error
 
 
 def _away(task: AgentTask, error: Exception) -> RetryLater:

@@ -14,7 +14,7 @@ import structlog
 from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
-from flotilla.agent.effects import Answer, Effects
+from flotilla.agent.effects import Answer, EffectFailed, Effects
 from flotilla.agent.execution import Outcome, execute, failed
 from flotilla.agent.live import RedisLive
 from flotilla.agent.model import StoredModel
@@ -104,7 +104,7 @@ class TaskHandler:
         ctx = self._context(task, live)
         data = await self._input(task)
         outcome = await self._watched(ctx, live, data) if data is not None else _no_input(ctx)
-        answer = await self._commit(task, delivery.entry_id, outcome)
+        answer = await self._commit(ctx, delivery.entry_id, outcome)
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
 
@@ -141,9 +141,13 @@ class TaskHandler:
         finally:
             await cancel_all([work])
 
-    async def _commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
+    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: Outcome) -> Answer:
+        task = ctx.task
         try:
             return await self._effects.commit(task, entry_id, outcome)
+        except EffectFailed as error:
+            failure = Failure(type="EffectFailed", message=str(error), retryable=True)
+            return await self._effects.commit(task, entry_id, failed(ctx, failure, outcome.duration_ms))
         except NotFound as error:
             # No such session, so there is no log to write to: the answer alone is stored.
             log.warning("task_without_session", error=str(error))

@@ -32,8 +32,8 @@ class Live(Protocol):
 class SessionHistory(Protocol):
     """What happened in the session before this task."""
 
-    async def turns(self, limit: int = 20) -> list[Turn]:
-        """The last `limit` questions and answers, oldest first; those of a fork's parent included."""
+    async def turns(self, limit: int = 10) -> list[Turn]:
+        """The last `limit` questions and answers, oldest first, as forks and rollbacks left them."""
 
 
 class ModelCalls(Protocol):

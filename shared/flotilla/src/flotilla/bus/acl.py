@@ -24,7 +24,7 @@ from flotilla.contracts.names import (
 _CONNECT = "+auth +hello +ping +client|setname +multi +exec +info"
 _CONSUME = (
     "+xreadgroup +xautoclaim +xclaim +xpending +xack +xgroup|create +xgroup|delconsumer +xinfo|groups +xinfo|consumers "
-    "+eval"
+    "+xrange +eval"
 )
 _LOOK = "+xread +xrange +xlen"
 

@@ -205,7 +205,7 @@ class Consumer:
             return await self._bury(entry, "no_answer", f"no answer after {entry.deliveries - 1} deliveries")
         try:
             delivery = decode(entry)
-            finish = await self._handle(delivery)
+            commands = await self._handle(delivery)
         except (Undecodable, UnknownType, Oversize) as error:
             if entry.deliveries >= self._options.max_undecodable_deliveries:
                 return await self._bury(entry, _reason(error), str(error))
@@ -213,11 +213,12 @@ class Consumer:
             return "undecodable"
         except DeadLetter as error:
             return await self._bury(entry, "refused", str(error))
-        await self._finish(entry, finish)
+        await self._finish(entry, commands)
         self._retries.reset()
         return "done"
 
-    async def _handle(self, delivery: Delivery) -> Finish:
+    async def _handle(self, delivery: Delivery) -> list[Command]:
+        """Runs the handler and gives what it wants published, encoded while its span is the current one."""
         started = time.monotonic()
         written_s = int(delivery.entry_id.partition("-")[0]) / 1000
         BUS_DELIVERY_DELAY.labels(self._stream, self._group).observe(max(0.0, time.time() - written_s))
@@ -237,15 +238,15 @@ class Consumer:
                 parent=delivery.event.traceparent,
                 attributes=attributes,
             ):
-                return await self._handler(delivery)
+                finish = await self._handler(delivery)
+                return [xadd(stream, event) for stream, event in finish.publish]
         finally:
             BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
 
-    async def _finish(self, entry: Entry, finish: Finish) -> None:
+    async def _finish(self, entry: Entry, publish: list[Command]) -> None:
         """Publishes and acknowledges in one MULTI. The effect is made, so a lost connection is worth a second try;
         whether the first one came through is unknown, and a reply sent twice does no harm."""
-        commands: list[Command] = [xadd(stream, event) for stream, event in finish.publish]
-        commands.append(("XACK", self._stream, self._group, entry.entry_id))
+        commands: list[Command] = [*publish, ("XACK", self._stream, self._group, entry.entry_id)]
         self._answered.add(entry.entry_id)
         for wait_s in _FINISH_AGAIN_AFTER_S:
             try:
@@ -259,7 +260,7 @@ class Consumer:
 
     async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str) -> str:
         lost = LostEntry(stream=self._stream, group=self._group, entry=entry, reason=reason, error=error)
-        await self._finish(entry, Finish(await self._dead_letters.keep(lost)))
+        await self._finish(entry, [xadd(stream, event) for stream, event in await self._dead_letters.keep(lost)])
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
 

@@ -5,27 +5,16 @@ from collections.abc import Sequence
 from flotilla.bus.connection import Redis, ask
 
 # For each id: renews it if the owner is still this consumer. Answers the ids that another one has taken (which a
-# consumer that was paused must not steal back) or has finished. An id beyond the group's last delivered one is neither:
-# the group was lost and made anew, and this consumer may be the only one that works on it.
+# consumer that was paused must not steal back) or has finished: the entry stands in the stream and is pending no more.
+# An entry that is gone altogether may have been lost with the group, and then this consumer alone works on it.
 _RENEW = """
-local function parts(id)
-  local ms, seq = string.match(id, '(%d+)-(%d+)')
-  return tonumber(ms), tonumber(seq)
-end
-local last_ms, last_seq
-for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local facts = {}
-  for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
-  if facts['name'] == ARGV[1] then last_ms, last_seq = parts(facts['last-delivered-id']) end
-end
 local lost = {}
 for i = 3, #ARGV do
   local row = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
   if row and row[2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-  else
-    local ms, seq = parts(ARGV[i])
-    if row or ms < last_ms or (ms == last_ms and seq <= last_seq) then lost[#lost + 1] = ARGV[i] end
+  elseif row or #redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i]) > 0 then
+    lost[#lost + 1] = ARGV[i]
   end
 end
 return lost

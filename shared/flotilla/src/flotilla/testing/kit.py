@@ -131,7 +131,7 @@ class _MemorySession:
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = list(turns)
 
-    async def turns(self, limit: int = 20) -> list[Turn]:
+    async def turns(self, limit: int = 10) -> list[Turn]:
         return self._turns[-limit:]
 
 

@@ -1,0 +1,88 @@
+"""An agent under test: its handler on real PostgreSQL and Redis."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from flotilla.agent import Agent
+from flotilla.agent.handler import TaskHandler
+from flotilla.agent.tools import ToolBox
+from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.contracts import AgentEvent, AgentTask
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.names import REPLIES_STREAM, task_stream
+from flotilla.contracts.tasks import TASK_REQUESTED, ReplyAddress
+from flotilla.llm import LanguageModel
+from flotilla.postgres import Pool, tenant_transaction
+from tests.support.consumers import entries
+
+TENANT = "default"
+SESSION = "s1"
+REPLY_TO = ReplyAddress(workflow_id="run-r1", workflow_run_id="x", activity_id="t1")
+
+
+def task(task_id: str = "t1", agent: str = "adder", **fields: Any) -> AgentTask:
+    """A task with a waiting activity."""
+    given = {"tenant_id": TENANT, "session_id": SESSION, "run_id": "r1", "reply_to": REPLY_TO, "input": {}, **fields}
+    return AgentTask(task_id=task_id, agent=agent, **given)
+
+
+async def publish(redis: Redis, wanted: AgentTask) -> str:
+    """Puts `wanted` on its agent's stream."""
+    event = AgentEvent(type=TASK_REQUESTED, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
+    return await Publisher(redis).publish(task_stream(wanted.agent), event)
+
+
+async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = TENANT) -> None:
+    """Makes the session that tasks record in."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(
+            "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'alice')",
+            tenant_id,
+            session_id,
+        )
+
+
+@asynccontextmanager
+async def running(
+    agent: Agent, pool: Pool, redis: Redis, *, model: LanguageModel | None = None, name: str = "c1", **options: Any
+) -> AsyncIterator[Consumer]:
+    """The agent at work, as long as the block."""
+    handler = TaskHandler(
+        agent,
+        pool=pool,
+        redis=redis,
+        tools=ToolBox(agent.tools),
+        model=model,
+        heartbeat_s=options.pop("heartbeat_s", 5.0),
+    )
+    chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})
+    consumer = Consumer(redis, agent.stream, agent.group, name, handler, chosen, PostgresDeadLetters(pool))
+    stop = asyncio.Event()
+    work = asyncio.create_task(consumer.run(stop))
+    try:
+        yield consumer
+    finally:
+        stop.set()
+        await work
+
+
+async def replies(redis: Redis, status: str | None = None) -> list[dict[str, Any]]:
+    """The data of the replies so far; of those with `status`, if given."""
+    found = [event["data"] for event in await entries(redis, REPLIES_STREAM)]
+    return [reply for reply in found if status in {None, reply["status"]}]
+
+
+async def rows(pool: Pool, query: str, *arguments: Any) -> list[dict[str, Any]]:
+    """Rows as the tenant sees them."""
+    async with tenant_transaction(pool, TENANT) as connection:
+        return [dict(row) for row in await connection.fetch(query, *arguments)]
+
+
+async def session_events(pool: Pool) -> list[dict[str, Any]]:
+    """The session events in the outbox, in order."""
+    found = await rows(pool, "SELECT body FROM flotilla.event_outbox ORDER BY seq")
+    return [json.loads(row["body"]) for row in found]
