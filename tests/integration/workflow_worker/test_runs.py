@@ -13,12 +13,12 @@ from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest
+from flotilla.eventstore.turns import visible
 from flotilla.postgres import Pool, tenant_transaction
 from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.history import visible
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures import CloseRun, RunKey, SaveAnswer
 

@@ -22,10 +22,10 @@ from flotilla.contracts.names import run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message, StateChange
 from flotilla.contracts.tasks import WriteResult
+from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
-from workflow_worker.activities.history import earlier_turns
 from workflow_worker.activities.signatures import (
     BEGIN_RUN,
     CLOSE_RUN,
