@@ -55,6 +55,17 @@ class Gateway:
         """POST of one file as multipart/form-data."""
         return self._json("POST", path, files={"file": (name, content, media_type)}, data=fields)
 
+    def chunks(self, path: str, **params: object) -> Iterator[bytes]:
+        """GET of a body of any length, piece by piece."""
+        try:
+            with self.client.stream("GET", path, params=_given(params)) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise problem(answer)
+                yield from answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise unreachable(self.target.url, error) from error
+
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self._json("DELETE", path)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Document: TypeAlias = Mapping[str, Any]
 """One JSON object as the gateway sent it."""
@@ -130,7 +131,7 @@ def print_table(rows: Sequence[Document], columns: Iterable[Column], empty: str)
         table.add_column(column.title.upper(), justify=column.justify, style=column.style, overflow="fold")
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
-    console().print(table)
+    _print_table(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -144,7 +145,18 @@ def print_fields(fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         if value not in (None, "", [], {}):
             table.add_row(name, Text(text_of(value)))
-    console().print(table)
+    _print_table(table)
+
+
+def _print_table(table: "Table") -> None:
+    """Without the last column's padding where nobody sees it but programs."""
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def age(timestamp: object) -> str:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
 
 import typer
@@ -69,12 +69,23 @@ def help_of(function: Callable[..., object]) -> str:
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
 
-@dataclass(frozen=True)
 class Call:
-    """One call of a verb: the gateway, and how to print."""
+    """One call of a verb: the gateway, which is connected to on first use, and how to print."""
 
-    gateway: "Gateway"
-    output: Format
+    def __init__(self, wishes: Wishes, acts_as: str, output: Format, open_until: ExitStack) -> None:
+        self._wishes, self._acts_as, self._open_until = wishes, acts_as, open_until
+        self.output = output
+
+    @functools.cached_property
+    def gateway(self) -> "Gateway":
+        """The gateway.
+
+        Raises:
+            Misuse: the address is none, or there are no credentials for it.
+        """
+        from flotilla_cli.gateway import Gateway
+
+        return self._open_until.enter_context(Gateway(resolve(self._wishes, self._acts_as)))
 
     @property
     def as_json(self) -> bool:
@@ -104,7 +115,7 @@ def _print_listing(document: Document, name: str, columns: Iterable[Column], emp
 def verb(
     app: typer.Typer, name: str, *, acts_as: str = PERSON, epilog: str | None = None, **settings: Any
 ) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[..., None]]:
-    """Registers a function as a verb that talks to the gateway; it gets a `Call` in place of the connection's options.
+    """Registers a function as a verb that talks to the gateway; it gets a `Call` for the connection's options.
 
     `acts_as` is the local stack's key that is used when nothing else is asked for.
     """
@@ -122,11 +133,9 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
     def command(
         *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
     ) -> None:
-        from flotilla_cli.gateway import Gateway
-
         wishes = Wishes(url, token, as_).over(root_wishes(context))
-        with Gateway(resolve(wishes, acts_as)) as gateway:
-            function(Call(gateway, output), **arguments)
+        with ExitStack() as stack:
+            function(Call(wishes, acts_as, output, stack), **arguments)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     vars(command)["__signature__"] = inspect.Signature([_CONTEXT, *_keyword_only(own), *_CONNECTION_PARAMETERS])

@@ -14,17 +14,17 @@ from flotilla_cli.events import print_events
 from flotilla_cli.gateway import Gateway
 from flotilla_cli.local.stack import bring_up, print_places
 from flotilla_cli.local.stores import read_stores
-from flotilla_cli.printing import Column, Format, print_table, say
+from flotilla_cli.printing import Column, print_table, say
 from flotilla_cli.target import Target, read_keys
 from flotilla_cli.uploading import Uploader, find_documents
-from flotilla_cli.verb import Call
 from flotilla_cli.verbs.ask import follow_run
 from flotilla_cli.verbs.sessions import print_state
 from flotilla_devstack import Status, UpOptions
 
 SAMPLES = "corvane-handbook"
 QUESTION = "Who may approve a refund above 500 euros?"
-FOLLOW_UP = "How fast is an approved refund paid?"
+SECOND_QUESTION = "When is an approved refund sent to the bank?"
+OTHER_QUESTION = "What has to be written down for a refund?"
 _ACTION_WITHIN_S = 60.0
 _POLL_S = 0.1
 
@@ -55,10 +55,14 @@ def run_demo(options: UpOptions) -> None:
 def _tell(people: People, state: Path) -> None:
     session_id = f"demo-{secrets.token_hex(3)}"
     _load_samples(people.alice)
+    heading("A question", "Temporal drives it, the research and the writer agent do it, tokens stream live")
     run = _ask(people.alice, session_id, QUESTION)
-    head_seq = _show_log(people.alice, session_id, state)
-    _travel(people.alice, session_id, head_seq)
-    _fork(people.alice, session_id)
+    after_first = _head_seq(people.alice, session_id)
+    heading("A second one", "the same session: earlier turns are part of the prompt")
+    _ask(people.alice, session_id, SECOND_QUESTION)
+    _show_log(people.alice, session_id, state)
+    _travel(people.alice, session_id, after_first)
+    _fork(people.alice, session_id, after_first)
     _approve(people, run["run_id"])
 
 
@@ -95,10 +99,9 @@ def _load_samples(gateway: Gateway) -> None:
 
 
 def _ask(gateway: Gateway, session_id: str, question: str) -> dict[str, Any]:
-    heading("A question", "Temporal drives it, the research and the writer agent do it, tokens stream live")
     command(f'ask "{question}" --session {session_id}')
     run = gateway.post(f"/sessions/{session_id}/runs", {"query": question})
-    finished = follow_run(Call(gateway, Format.TABLE), run["run_id"])
+    finished = follow_run(gateway, run["run_id"])
     if finished["status"] != "success":
         raise CliError(f"run {run['run_id']} ended with status {finished['status']}: {finished.get('error')}")
     _check_sources(gateway, finished["result"])
@@ -115,10 +118,14 @@ def _check_sources(gateway: Gateway, result: dict[str, Any]) -> None:
     say(f"Every cited document exists ({len(cited)} checked).")
 
 
-def _show_log(gateway: Gateway, session_id: str, state: Path) -> int:
+def _head_seq(gateway: Gateway, session_id: str) -> int:
+    return int(gateway.get(f"/sessions/{session_id}")["head_seq"])
+
+
+def _show_log(gateway: Gateway, session_id: str, state: Path) -> None:
     heading("The history", "read back from the audit projection, and compared with Kafka and the outbox")
     command(f"sessions events {session_id}")
-    head_seq: int = gateway.get(f"/sessions/{session_id}")["head_seq"]
+    head_seq = _head_seq(gateway, session_id)
     stores = read_stores(state, session_id, head_seq)
     events = stores.events()
     print_events(events, "")
@@ -131,32 +138,29 @@ def _show_log(gateway: Gateway, session_id: str, state: Path) -> int:
     say(f"seq 1 to {head_seq} without a gap; the API shows the same")
     kafka = f"Kafka partition {stores.partition}: {len(stores.in_kafka)} events"
     say(f"{kafka}, projection: {len(events)}, the same bytes; outbox: {stores.waiting} waiting")
-    return head_seq
 
 
-def _travel(gateway: Gateway, session_id: str, head_seq: int) -> None:
-    heading("Time travel", "the same session as it was right after the first event, and as it is now")
-    command(f"sessions state {session_id} --at-seq 1")
-    print_state(gateway.get(f"/sessions/{session_id}/state", at_seq=1))
-    command(f"sessions diff {session_id} --from 1 --to {head_seq}")
+def _travel(gateway: Gateway, session_id: str, seq: int) -> None:
+    heading("Time travel", f"the same session as it was at event {seq}, after the first answer")
+    command(f"sessions state {session_id} --at-seq {seq}")
+    then = gateway.get(f"/sessions/{session_id}/state", at_seq=seq)
     now = gateway.get(f"/sessions/{session_id}/state")
-    say(f"Now: {len(now['messages'])} messages, {len(now['tool_calls'])} tool calls, status {now.get('status')}")
+    print_state(then)
+    say(f"Then: {len(then['messages'])} messages. Now, at event {now['at_seq']}: {len(now['messages'])}.")
+    if not len(then["messages"]) < len(now["messages"]):
+        raise CliError(f"the state of {session_id} at event {seq} is not an earlier one")
 
 
-def _fork(gateway: Gateway, session_id: str) -> None:
-    heading("A fork", "another future from an earlier point; the original stays untouched")
-    before = gateway.get(f"/sessions/{session_id}")["head_seq"]
-    at_seq = before // 2
+def _fork(gateway: Gateway, session_id: str, at_seq: int) -> None:
+    heading("A fork", "another future from that point; the original stays untouched")
+    before = _head_seq(gateway, session_id)
     command(f"sessions fork {session_id} --at-seq {at_seq}")
-    fork = gateway.post(f"/sessions/{session_id}/fork", {"at_seq": at_seq})
-    fork_id = fork["session_id"]
-    run = gateway.post(f"/sessions/{fork_id}/runs", {"query": FOLLOW_UP})
-    follow_run(Call(gateway, Format.TABLE), run["run_id"])
-    after = gateway.get(f"/sessions/{session_id}")["head_seq"]
+    fork_id = gateway.post(f"/sessions/{session_id}/fork", {"at_seq": at_seq})["session_id"]
+    _ask(gateway, fork_id, OTHER_QUESTION)
+    after = _head_seq(gateway, session_id)
     if after != before:
-        raise CliError(f"the fork changed its parent {session_id}: head {before} became {after}")
-    head = gateway.get(f"/sessions/{fork_id}")["head_seq"]
-    say(f"The fork {fork_id} shares seq 1 to {at_seq} and has its own to {head}; its parent still ends at {before}.")
+        raise CliError(f"the fork changed its parent {session_id}: event {before} was its last, now it is {after}")
+    say(f"It shares events 1 to {at_seq} and ends at {_head_seq(gateway, fork_id)}; its parent still ends at {before}.")
 
 
 def _approve(people: People, run_id: str) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, notice, print_fields, print_table
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.printing import Column, age, notice, print_fields, print_table, shorten
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 app = new_app("Actions: what policy lets through at once, and what waits for the right person.")
 
@@ -57,6 +57,28 @@ def submit_action(
 def _print_submitted(answer: dict[str, Any]) -> None:
     print_fields(answer)
     notice(f"Its progress: flotilla actions get {answer['action_id']}   Who decides: flotilla approvals list")
+
+
+@verb(app, "list", epilog=examples("flotilla actions list", "flotilla actions list --status awaiting_approval"))
+def list_actions(
+    call: Call,
+    status: Annotated[str | None, typer.Option("--status", help="Only these.")] = None,
+    limit: Limit = 50,
+) -> None:
+    """List actions, newest first."""
+    page = call.gateway.pages("/actions", "actions", limit, status=status)
+    call.listing(page, "actions", _ACTIONS, "No action.")
+
+
+_ACTIONS = (
+    Column("id", "action_id"),
+    Column("action", "action"),
+    Column("description", lambda action: shorten(action.get("description", ""), 50)),
+    Column("risk", "risk_level"),
+    Column("requested by", "requested_by"),
+    Column("status", "status"),
+    Column("created", lambda action: age(action.get("created_at"))),
+)
 
 
 @verb(app, "get", epilog=examples("flotilla actions get 0197…"))

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flotilla_cli.errors import INTERRUPTED, CliError
-from flotilla_cli.printing import notice
+from flotilla_cli.printing import notice, print_json
 from flotilla_cli.verb import Call, examples, verb
 
 if TYPE_CHECKING:
-    from flotilla_cli.live import LiveEvent
+    from flotilla_cli.gateway import Gateway
 
 _EXAMPLES = examples(
     'flotilla ask "Who may approve a refund?"',
@@ -63,39 +63,35 @@ def _print_started(run: dict[str, Any]) -> None:
 def _watch(call: Call, run: dict[str, Any]) -> None:
     run_id = run["run_id"]
     try:
-        finished = follow_run(call, run_id)
+        finished = follow_run(call.gateway, run_id, quiet=call.as_json)
     except KeyboardInterrupt:
         notice(
             f"\nThe run goes on without you. Follow it: flotilla runs events {run_id} --follow\n"
             f"Its result: flotilla runs get {run_id}   Stop it: flotilla runs cancel {run_id}"
         )
         raise typer.Exit(INTERRUPTED) from None
+    if call.as_json:
+        print_json(finished)
     if finished["status"] != "success":
         raise _failure(finished)
     notice(f"session {finished['session_id']} · run {run_id}")
 
 
-def follow_run(call: Call, run_id: str) -> dict[str, Any]:
-    """Show a run's tokens as they come and its result once it is done; the finished run."""
+def follow_run(gateway: "Gateway", run_id: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Show a run's tokens as they come and its result once it is done, unless `quiet`; gives the finished run."""
     from flotilla_cli.answers import AnswerPrinter, print_result
     from flotilla_cli.live import RunFollower
 
     printer = AnswerPrinter()
-    take = _ignore if call.as_json else printer.take
-    for event in RunFollower(call.gateway, run_id).events():
-        take(event)
-    finished: dict[str, Any] = call.gateway.get(f"/runs/{run_id}")
+    for event in RunFollower(gateway, run_id).events():
+        if not quiet:
+            printer.take(event)
+    finished: dict[str, Any] = gateway.get(f"/runs/{run_id}")
     result = finished.get("result")
-    if call.as_json:
-        call.show(finished, lambda: None)
-    elif result:
+    if result and not quiet:
         printer.finish(result["answer"])
         print_result(result)
     return finished
-
-
-def _ignore(_event: "LiveEvent") -> None:
-    """Programs get the finished run only."""
 
 
 def _failure(run: dict[str, Any]) -> CliError:

@@ -1,15 +1,250 @@
 """`flotilla audit`: proof that nobody changed the history."""
 
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.printing import Column, age, notice, print_fields, print_table, say, shorten
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
+if TYPE_CHECKING:
+    from flotilla.eventstore.verify_export import ExportVerdict
+
+REQUEST_WITHIN_S = 600.0
+_POLL_S = 0.5
 app = new_app("Audit: proof that nobody changed the history.")
-parked_app = new_app("Events that wait because one before them is missing.")
+parked_app = new_app("Events that wait because one before them is missing, in conflict or unknown.")
 app.add_typer(parked_app, name="parked")
+SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
 
 
-@verb(app, "checkpoints", acts_as=ADMIN, epilog=examples("flotilla audit checkpoints -o json"))
+@verb(
+    app,
+    "verify",
+    acts_as=ADMIN,
+    epilog=examples(
+        "flotilla audit verify",
+        "flotilla audit verify --session s1",
+        "flotilla audit verify --file s1.jsonl --public-key audit.pub",
+    ),
+)
+def verify(
+    call: Call,
+    session: Annotated[str | None, typer.Option("--session", "-s", help="Only this one and its parents.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="EXPORT", help="An exported history, checked here without a server."),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key",
+            metavar="PEM",
+            envvar="FLOTILLA_AUDIT_PUBLIC_KEY_FILE",
+            help="Who may have signed the export. Default: the local stack's key.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Check hash chains and signed checkpoints; name the first event that was changed, if any.
+
+    Exit code 1 when something was changed.
+    """
+    if file is not None and session is not None:
+        raise Misuse("--session and --file exclude each other", "an export holds one session")
+    verdict = _verify_export(file, public_key) if file else call.gateway.get("/audit/verify", session_id=session)
+    call.show(verdict, lambda: _print_verdict(verdict))
+    if not verdict["ok"]:
+        raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _MEND)
+
+
+def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
+    """The verdict on an export, in the shape of the gateway's."""
+    from flotilla.contracts.errors import ConfigurationError
+    from flotilla.eventstore.signing import load_public_keys
+    from flotilla.eventstore.verify_export import NotAnExport, verify_export
+
+    try:
+        keys = load_public_keys(public_key or _local_public_key())
+        with file.open("rb") as lines:
+            found = verify_export(lines, keys)
+    except (ConfigurationError, OSError, NotAnExport) as error:
+        raise Misuse(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise Misuse(f"{file} is no export that this version can read: {error!r}") from error
+    return _as_verdict(found)
+
+
+def _local_public_key() -> Path:
+    from flotilla_devstack import default_state_dir
+    from flotilla_devstack.folders import StateDir
+
+    key = StateDir(default_state_dir()).public_key_file
+    if not key.exists():
+        raise Misuse("whose signature counts?", "name the audit consumer's public key: --public-key PEM")
+    return key
+
+
+def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
+    problems = [asdict(problem) for problem in found.problems]
+    session = {
+        "session_id": found.session_id,
+        "events": found.events,
+        "verified_seq": found.last_seq,
+        "anchored_seq": found.anchored_seq,
+        "problem": problems[0] if problems else None,
+    }
+    return {"ok": not problems, "sessions": [session], "problems": problems}
+
+
+_MEND = "keep what there is and follow the runbook; flotilla audit export saves what is still provable"
+
+
+def _first(problems: list[dict[str, Any]]) -> str:
+    problem = problems[0]
+    place = f"session {problem['session_id']} event {problem['seq']}: " if problem.get("session_id") else ""
+    return f"{place}{problem['kind']}: {problem['detail']}"
+
+
+def _print_verdict(verdict: dict[str, Any]) -> None:
+    print_table(verdict["sessions"], _VERDICTS, "No session to verify.")
+    for problem in verdict["problems"]:
+        say(f"✗ {_first([problem])}", style="red")
+    if verdict["ok"]:
+        say("✓ The history is what was committed.", style="green")
+    for name, witness in (("signatures_checked", "Signatures"), ("kafka_checked", "Kafka's copy")):
+        if not verdict.get(name, True):
+            notice(f"{witness} could not be checked: the gateway is not set up for it.")
+
+
+_VERDICTS = (
+    Column("session", "session_id"),
+    Column("events", "events", "right"),
+    Column("verified to", "verified_seq", "right"),
+    Column("signed to", "anchored_seq", "right"),
+    Column("problem", lambda one: _first([one["problem"]]) if one.get("problem") else "none"),
+)
+
+
+@verb(
+    app,
+    "checkpoints",
+    acts_as=ADMIN,
+    epilog=examples("flotilla audit checkpoints", "flotilla audit checkpoints -o json"),
+)
 def checkpoints(call: Call, limit: Limit = 50) -> None:
     """List the signed checkpoints that anchor the chains, newest first."""
     page = call.gateway.pages("/audit/checkpoints", "checkpoints", limit)
-    call.listing(page, "checkpoints", (), "No checkpoint yet.")
+    call.listing(page, "checkpoints", _CHECKPOINTS, "No checkpoint yet; one is made within seconds of the first event.")
+
+
+_CHECKPOINTS = (
+    Column("partition", "partition", "right"),
+    Column("number", "number", "right"),
+    Column("offset", "offset", "right"),
+    Column("heads", "heads", "right"),
+    Column("key", "key_id"),
+    Column("made", lambda one: age(one.get("created_at"))),
+    Column("published", lambda one: age(one.get("published_at"))),
+)
+
+
+@verb(
+    app,
+    "export",
+    acts_as=ADMIN,
+    epilog=examples("flotilla audit export s1 > s1.jsonl", "flotilla audit export s1 --to s1.jsonl"),
+)
+def export(
+    call: Call,
+    session: SessionId,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Default: standard output.")] = None,
+) -> None:
+    """Write a session's history with everything that proves it, as JSON lines, for auditors who trust nobody here."""
+    chunks = call.gateway.chunks("/audit/export", session_id=session)
+    if to is None:
+        sys.stdout.buffer.writelines(chunks)
+        return
+    with _new_file(to) as file:
+        file.writelines(chunks)
+    notice(f"Written to {to}; check it with: flotilla audit verify --file {to}")
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only once it is whole.
+
+    Raises:
+        CliError: it cannot be written.
+    """
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    except OSError as error:
+        raise CliError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@verb(app, "rebuild", acts_as=ADMIN, epilog=examples("flotilla audit rebuild", "flotilla audit rebuild --no-wait"))
+def rebuild(
+    call: Call,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+) -> None:
+    """Make the projection anew from Kafka, beside the live one, and exchange the two at once."""
+    _finish(call, call.gateway.post("/audit/rebuild"), wait=wait)
+
+
+@verb(parked_app, "list", acts_as=ADMIN, epilog=examples("flotilla audit parked list"))
+def list_parked(call: Call) -> None:
+    """List the sessions that wait, and for what."""
+    page = call.gateway.get("/audit/parked")
+    call.listing(page, "parked", _PARKED, "Nothing is parked.")
+
+
+_PARKED = (
+    Column("session", "session_id"),
+    Column("reason", "reason"),
+    Column("from event", "first_seq", "right"),
+    Column("waiting", "events", "right"),
+    Column("since", lambda parked: age(parked.get("parked_since"))),
+    Column("detail", lambda parked: shorten(parked.get("detail", ""))),
+)
+
+
+@verb(parked_app, "retry", acts_as=ADMIN, epilog=examples("flotilla audit parked retry s1"))
+def retry_parked(
+    call: Call,
+    session: SessionId,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+) -> None:
+    """Place a session's parked events again, once what was missing has come."""
+    _finish(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
+
+
+def _finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
+    """Show what came of a request to the audit consumer, or that it was made."""
+    request_id = request["request_id"]
+    deadline = time.monotonic() + REQUEST_WITHIN_S
+    while wait and request["finished_at"] is None:
+        if time.monotonic() > deadline:
+            raise CliError(f"request {request_id} is not finished after {REQUEST_WITHIN_S:g} s; it goes on", _LATE)
+        time.sleep(_POLL_S)
+        request = call.gateway.get(f"/audit/requests/{request_id}")
+    call.show(request, lambda: print_fields(request))
+    outcome = request.get("outcome") or {}
+    if outcome.get("ok") is False:
+        raise CliError(f"{request['kind']} failed: {outcome.get('error')}")
+
+
+_LATE = "is the audit consumer running? flotilla status, flotilla logs audit-consumer"

@@ -24,6 +24,12 @@ def create_key(
     call: Call,
     for_: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
     role: Annotated[list[str], typer.Option("--role", help="viewer, operator, approver or admin; repeatable.")],
+    person: Annotated[
+        bool | None,
+        typer.Option(
+            "--person/--no-person", help="Whether NAME is a person: only people approve. Default: approvers are."
+        ),
+    ] = None,
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="SPAN", help="Valid this long, like 12h or 90d.")
     ] = None,
@@ -31,7 +37,8 @@ def create_key(
     """Create a key. It is shown once and stored only as a hash."""
     from flotilla_cli.arguments import read_expiry
 
-    body: dict[str, Any] = {"name": for_, "roles": role}
+    is_person = "approver" in role if person is None else person
+    body: dict[str, Any] = {"name": for_, "roles": role, "person": is_person}
     if expires:
         body["expires_at"] = read_expiry(expires).isoformat()
     key = call.gateway.post("/keys", body)
@@ -53,6 +60,7 @@ def list_keys(call: Call, limit: Limit = 200) -> None:
 _KEYS = (
     Column("id", "key_id"),
     Column("name", "name"),
+    Column("person", "is_person"),
     Column("roles", lambda key: ", ".join(key.get("roles") or [])),
     Column("created", lambda key: age(key.get("created_at"))),
     Column("expires", lambda key: age(key.get("expires_at"))),

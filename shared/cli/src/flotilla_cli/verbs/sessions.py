@@ -86,7 +86,7 @@ def print_state(state: dict[str, Any]) -> None:
     for message in state.get("messages") or []:
         say(f"{message.get('role')}: {message.get('content')}")
     if calls := state.get("tool_calls"):
-        say(f"{len(calls)} tool calls: {', '.join(sorted({str(one.get('tool')) for one in calls}))}")
+        say(f"tool calls: {len(calls)} ({', '.join(sorted({str(one.get('tool')) for one in calls}))})")
 
 
 @verb(app, "diff", epilog=examples("flotilla sessions diff s1 --from 4 --to 9"))

@@ -1,0 +1,44 @@
+"""One fleet for all tests of the command line, brought up by the command itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.fleet import Fleet
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs them all, so that only one fleet is brought up."""
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker(pytest.mark.xdist_group("cli"))
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A running fleet with the built-in model."""
+    started = Fleet(
+        tmp_path_factory.mktemp("cli-fleet"), {"OPENAI_API_KEY": "", "FLOTILLA_TOKEN": "", "FLOTILLA_URL": ""}
+    )
+    try:
+        started.up()
+        yield started
+    finally:
+        started.down()
+
+
+@pytest.fixture(scope="session")
+def handbook(fleet: Fleet) -> str:
+    """A document about Northquay's harbour, loaded; its folder's name."""
+    folder = fleet.home / "harbour"
+    folder.mkdir()
+    (folder / "handbook.md").write_text(
+        "# Harbour handbook\n\n## Moorings\nEvery mooring line at Northquay is inspected each month "
+        "by the harbour master.\n\n## Fuel\nDiesel is sold at pontoon C between seven and nineteen o'clock.\n"
+    )
+    fleet.cli("documents", "add", str(folder))
+    return str(folder)
