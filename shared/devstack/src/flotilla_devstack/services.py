@@ -59,7 +59,7 @@ class ServiceProcess(Unit):
     kind: ClassVar[Literal["server", "service"]] = "service"
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
-    start_timeout_s = 60.0
+    start_timeout_s = 120.0  # a busy machine takes half a minute to import six services at once
 
     def __init__(
         self,

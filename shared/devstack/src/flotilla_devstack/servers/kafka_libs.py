@@ -90,6 +90,12 @@ def _download(libs: Path, log: Path, cancelled: threading.Event | None) -> None:
         work = Path(scratch)
         shutil.copy(shipped("pom.xml"), work / "pom.xml")
         goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=libs")
-        run_tool((maven, "-q", "-B", *goal), log=log, cwd=work, timeout_s=_DOWNLOAD_TIMEOUT_S, cancelled=cancelled)
+        run_tool(
+            (maven, "-q", "-B", "-Dstyle.color=never", *goal),
+            log=log,
+            cwd=work,
+            timeout_s=_DOWNLOAD_TIMEOUT_S,
+            cancelled=cancelled,
+        )
         verify(work / "libs")
         (work / "libs").rename(libs)
