@@ -147,12 +147,12 @@ async def test_no_route_shows_or_changes_anything_of_another_tenant(
     stocked: RunningGateway, examples: Mapping[str, Any]
 ) -> None:
     stranger = await stocked.client_of("eve", *ROLES, tenant="globex", person=True)
-    for route in guarded_routes():
+    for route in sorted(guarded_routes(), key=lambda route: route.path == STARTS_A_RUN):
         answer = await call(stranger, route, examples)
         if "{" in route.path and route.path != STARTS_A_RUN:
             assert answer.status_code == 404, (route.methods, route.path, answer.text)
         elif answer.status_code == 200:
-            assert "acme" not in answer.text, (route.methods, route.path, answer.text)
+            assert "acme" not in answer.text.replace(QUERY["stream"], ""), (route.methods, route.path, answer.text)
         assert answer.status_code < 500, (route.path, answer.text)
     (session,) = await stocked.rows("SELECT head_seq, user_id FROM flotilla.sessions")
     assert (session["head_seq"], session["user_id"]) == (0, "olga")

@@ -50,7 +50,7 @@ class Oidc:
                 return None
             key = await self._keys.key(header.get("kid"))
             claims = self._checked(token, key) if key is not None else None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, ValueError):
             return None
         return self._principal(claims) if claims is not None else None
 

@@ -24,7 +24,7 @@ from gateway.services import Services
 LOOK_UP_S = 10.0
 """How long a follower sleeps when nobody rings."""
 MAX_SEQ = 2**62
-_EVENT_ID = re.compile(r"(\d{1,19}-\d{1,19});(\d{1,19})")
+_EVENT_ID = re.compile(r"([0-9]{1,19}-[0-9]{1,19});([0-9]{1,19})")
 _SHOWN = ("token", "reset", "step")
 log = structlog.get_logger(__name__)
 

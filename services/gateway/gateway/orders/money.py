@@ -14,7 +14,7 @@ _EXPONENTS = {
     **dict.fromkeys(_WHOLE, 0),
     **dict.fromkeys(_THOUSANDTHS, 3),
 }
-_AMOUNT = re.compile(r"(\d{1,15})(?:\.(\d{1,3}))?")
+_AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?")
 
 
 def minor_units(amount: str, currency: str) -> int:

@@ -20,7 +20,7 @@ class OrderBody(RequestBody):
     """Chosen by the client: placing the same order again does nothing."""
     user_id: Name
     """Who pays."""
-    amount: Annotated[str, StringConstraints(pattern=r"^\d{1,15}(\.\d{1,3})?$")]
+    amount: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,3})?$")]
     """Decimal, above 0, not finer than the currency allows."""
     product_id: Name
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "EUR"

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flotilla.contracts.errors import ConfigurationError, Invalid
+from gateway.guard import guarded_router
+from gateway.limits import RequestRate, StreamSlots, check_nesting
+from gateway.problems import TooMany
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=40,
+)
+
+
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
+@given(JSON)
+def test_nesting_is_refused_exactly_beyond_the_limit(value: object) -> None:
+    body = json.dumps(value, ensure_ascii=False).encode()
+    depth = depth_of(value)
+    check_nesting(body, depth)
+    if depth > 0:
+        with pytest.raises(Invalid, match="nested deeper"):
+            check_nesting(body, depth - 1)
+
+
+def test_brackets_in_strings_do_not_count() -> None:
+    check_nesting(json.dumps({"a": "[" * 1000 + '\\"' + "{" * 1000}).encode(), 1)
+
+
+def test_a_body_of_brackets_is_refused_without_parsing() -> None:
+    with pytest.raises(Invalid):
+        check_nesting(b"[" * 1_000_000, 64)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_tenant_over_its_rate_is_told_when_to_come_back_and_others_are_not() -> None:
+    clock = Clock()
+    rate = RequestRate(2.0, 3, monotonic=clock)
+    for _ in range(3):
+        rate.take("acme")
+    with pytest.raises(TooMany) as refused:
+        rate.take("acme")
+    assert refused.value.headers is not None
+    assert refused.value.headers["Retry-After"] == "1"
+    rate.take("globex")
+    clock.now += 0.5
+    rate.take("acme")
+    with pytest.raises(TooMany):
+        rate.take("acme")
+    clock.now += 3600
+    for _ in range(3):
+        rate.take("acme")
+    with pytest.raises(TooMany):
+        rate.take("acme")
+
+
+def test_stream_slots_are_given_back() -> None:
+    slots = StreamSlots(total=2, per_tenant=1)
+    with slots.hold("acme"):
+        with pytest.raises(TooMany):
+            slots.check("acme")
+        slots.check("globex")
+        with slots.hold("globex"), pytest.raises(TooMany):
+            slots.check("initech")
+    slots.check("acme")
+
+
+def test_a_route_that_does_not_say_who_may_call_it_cannot_be_made() -> None:
+    async def endpoint() -> None:
+        """Forgot to say."""
+
+    with pytest.raises(ConfigurationError, match="/v1/open does not say"):
+        guarded_router("x").get("/v1/open")(endpoint)
