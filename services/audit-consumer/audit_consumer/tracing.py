@@ -7,9 +7,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from audit_consumer.records import Candidate
-from flotilla.telemetry import context_of
-
-_SAMPLED = "-01"
+from flotilla.telemetry import context_of, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("flotilla")
@@ -44,7 +42,7 @@ class EventSpans:
                 )
 
     def _start(self, candidate: Candidate, parent: str) -> str | None:
-        if not parent.endswith(_SAMPLED):
+        if not is_sampled(parent):
             return None
         span = _tracer.start_span(
             "project session event",
@@ -58,5 +56,4 @@ class EventSpans:
             },
         )
         self._spans[candidate.partition, candidate.offset] = span
-        context = span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}{_SAMPLED}"
+        return traceparent_of(span)

@@ -10,12 +10,11 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from flotilla.outbox.rows import LaneRows
-from flotilla.telemetry import context_of
+from flotilla.telemetry import context_of, is_sampled, traceparent_of
 
 CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 TRACEPARENT = "traceparent"
 _PLAIN = [CONTENT_TYPE]
-_ODD = frozenset("13579bdf")
 
 
 def fill(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
@@ -49,7 +48,7 @@ class BatchSpans:
 
     def context_for(self, traceparent: str) -> bytes:
         """The `traceparent` header of an event that was made under `traceparent`."""
-        if not self._enabled or not _is_sampled(traceparent):
+        if not self._enabled or not is_sampled(traceparent):
             return traceparent.encode()
         span = self._spans.get(traceparent)
         if span is None:
@@ -57,8 +56,7 @@ class BatchSpans:
             parent = context_of(traceparent)
             span = tracer.start_span(self._name, context=parent, kind=SpanKind.PRODUCER, attributes=self._attributes)
             self._spans[traceparent] = span
-        context = span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}".encode()
+        return traceparent_of(span).encode()
 
     def __enter__(self) -> "BatchSpans":
         return self
@@ -71,8 +69,3 @@ class BatchSpans:
                 span.record_exception(error)
                 span.set_status(trace.StatusCode.ERROR)
             span.end()
-
-
-def _is_sampled(traceparent: str) -> bool:
-    # The lowest bit of the flags, which are the last two hexadecimal digits.
-    return traceparent[-1:] in _ODD

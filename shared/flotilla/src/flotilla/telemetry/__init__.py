@@ -1,6 +1,21 @@
 """Logs, metrics and traces."""
 
 from flotilla.telemetry.logs import configure_logs
-from flotilla.telemetry.traces import configure_traces, context_of, current_traceparent, span
+from flotilla.telemetry.traces import (
+    configure_traces,
+    context_of,
+    current_traceparent,
+    is_sampled,
+    span,
+    traceparent_of,
+)
 
-__all__ = ["configure_logs", "configure_traces", "context_of", "current_traceparent", "span"]
+__all__ = [
+    "configure_logs",
+    "configure_traces",
+    "context_of",
+    "current_traceparent",
+    "is_sampled",
+    "span",
+    "traceparent_of",
+]

@@ -17,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 TRACEPARENT = "traceparent"
+_ODD = frozenset("13579bdf")
 
 
 def configure_traces(service: str, otlp_endpoint: str | None, sample_ratio: float) -> TracerProvider:
@@ -40,6 +41,17 @@ def current_traceparent() -> str | None:
 def context_of(traceparent: str | None) -> Context | None:
     """The remote context that `traceparent` names."""
     return propagate.extract({TRACEPARENT: traceparent}) if traceparent else None
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the trace is recorded: the lowest bit of the flags, the last two hexadecimal digits (Trace Context 2)."""
+    return traceparent[-1:] in _ODD
+
+
+def traceparent_of(active: Span) -> str:
+    """A span as a `traceparent`."""
+    context = active.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 @contextmanager
