@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from flotilla.agent import ToolFunction, run_agent
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, search_tool
-from flotilla.llm import create_model
+from flotilla.llm import TokenLimits, create_model
 from flotilla.postgres import Pool, open_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import Writing, writer
@@ -23,7 +23,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         model = create_model(settings)
         stack.push_async_callback(model.close)
         tools = _tools(pool, settings.writer_tools)
-        await run_agent(writer(_writing(settings)), settings, runtime, tools=tools, model=model, pool=pool)
+        limits = TokenLimits.of(settings)
+        agent = writer(_writing(settings))
+        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, pool=pool)
 
 
 def _tools(pool: Pool, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:

@@ -107,6 +107,10 @@ class LlmSettings(BaseSettings):
     llm_logprobs: bool = True
     """Ask for token log-probabilities, from which confidence is computed; false for an endpoint without them."""
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
+    llm_tokens_per_run: int | None = Field(default=None, ge=1)
+    """Input and output tokens that one run may use; unset is no limit."""
+    llm_tokens_per_tenant_day: int | None = Field(default=None, ge=1)
+    """Input and output tokens that one tenant may use in a day (UTC); unset is no limit."""
 
 
 S = TypeVar("S", bound=BaseSettings)

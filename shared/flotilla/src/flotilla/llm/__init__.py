@@ -1,5 +1,7 @@
 """Language models: providers behind one protocol, answers stored before use, computed confidence."""
 
+from flotilla.llm.budget import TokenBudgetSpent, TokenLimits
+from flotilla.llm.calls import CallKey
 from flotilla.llm.confidence import Confidence, confidence_of
 from flotilla.llm.create import create_model
 from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel, best_quote
@@ -16,7 +18,7 @@ from flotilla.llm.model import (
     ToolRequest,
     ToolSpec,
 )
-from flotilla.llm.stored_calls import CallKey, StoredCalls, request_hash
+from flotilla.llm.stored_calls import StoredCalls, request_hash
 
 __all__ = [
     "EXTRACTIVE_MODEL",
@@ -33,6 +35,8 @@ __all__ = [
     "ModelUnavailable",
     "OnToken",
     "StoredCalls",
+    "TokenBudgetSpent",
+    "TokenLimits",
     "ToolRequest",
     "ToolSpec",
     "best_quote",

@@ -16,6 +16,8 @@ from uuid import UUID, uuid4
 import structlog
 
 from flotilla.contracts.envelope import from_json, to_json
+from flotilla.llm.budget import TokenBudget, TokenLimits
+from flotilla.llm.calls import CallKey
 from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnToken
 from flotilla.llm.observed import observed_call
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
@@ -54,30 +56,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHIN
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallKey:
-    """Which call of which task; `call_index` counts from 0 within the task, tries included."""
-
-    tenant_id: str
-    task_id: str
-    call_index: int
-    session_id: str
-    agent: str
-    run_id: str | None = None
-
-
 class StoredCalls:
     """Asks `model`, once per key. Built on a pool, so it works without a bus or an agent too."""
 
-    def __init__(self, pool: Pool, model: LanguageModel) -> None:
+    def __init__(self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None) -> None:
         self._pool = pool
         self._model = model
+        self._budget = TokenBudget(limits or TokenLimits())
 
     async def complete(self, key: CallKey, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """The stored answer, or the model's after it is stored. A stored one reaches `on_token` in one piece.
 
         Raises:
             ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
+            TokenBudgetSpent: too few tokens are left, and the model was not asked.
         """
         call = _Call(key, request_hash(self._model.name, request), uuid4())
         while True:
@@ -87,6 +79,8 @@ class StoredCalls:
                 stored: str | None = await connection.fetchval(_FIND, *call.key)
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)
+                elif claimed:
+                    await self._budget.reserve(connection, key, request)
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -99,6 +93,7 @@ class StoredCalls:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, self._model.name, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)
+                await self._budget.settle(connection, call.of, completion.usage)
         return completion
 
     @asynccontextmanager
@@ -128,6 +123,7 @@ class StoredCalls:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
+                await self._budget.release(connection, call.of)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
 

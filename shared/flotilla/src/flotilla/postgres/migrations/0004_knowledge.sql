@@ -71,10 +71,31 @@ CREATE TABLE flotilla.llm_claims (
     PRIMARY KEY (tenant_id, task_id, call_index, request_hash)
 );
 
+-- Tokens used, per scope with a limit: `run:<run>` or `day:<UTC date>`.
+CREATE TABLE flotilla.token_budgets (
+    tenant_id text NOT NULL,
+    scope text NOT NULL,
+    used bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, scope)
+) WITH (fillfactor = 70);
+
+-- Tokens set aside for a model call on its way.
+CREATE TABLE flotilla.token_reservations (
+    tenant_id text NOT NULL,
+    task_id text NOT NULL,
+    call_index integer NOT NULL,
+    scopes text[] NOT NULL,
+    tokens bigint NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, task_id, call_index)
+);
+
 SELECT flotilla_ops.protect(t) FROM unnest(ARRAY[
     'flotilla.documents', 'flotilla.passages', 'flotilla.passage_terms', 'flotilla.term_statistics',
-    'flotilla.knowledge_bases', 'flotilla.llm_claims']::regclass[]) AS t;
+    'flotilla.knowledge_bases', 'flotilla.llm_claims', 'flotilla.token_budgets',
+    'flotilla.token_reservations']::regclass[]) AS t;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     flotilla.documents, flotilla.passages, flotilla.passage_terms, flotilla.term_statistics,
-    flotilla.knowledge_bases, flotilla.llm_claims TO flotilla_app;
+    flotilla.knowledge_bases, flotilla.llm_claims, flotilla.token_budgets, flotilla.token_reservations TO flotilla_app;
