@@ -27,7 +27,7 @@ from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import DeadLetter, NotFound, UnknownType
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask, Failure
-from flotilla.llm import LanguageModel, StoredCalls
+from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
 from flotilla.postgres import Pool
 
 HEARTBEAT_S = 5.0
@@ -45,6 +45,7 @@ class TaskHandler:
         redis: Redis,
         tools: ToolBox,
         model: LanguageModel | None = None,
+        limits: TokenLimits | None = None,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -52,7 +53,7 @@ class TaskHandler:
         self._pool = pool
         self._redis = redis
         self._tools = tools
-        self._calls = StoredCalls(pool, model) if model else None
+        self._calls = StoredCalls(pool, model, limits) if model else None
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
         self._effects = Effects(pool, agent.name)

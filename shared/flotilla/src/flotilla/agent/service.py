@@ -13,7 +13,7 @@ from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.llm import LanguageModel
+from flotilla.llm import LanguageModel, TokenLimits
 from flotilla.postgres import Pool, check_schema, open_pool
 from flotilla.runtime import Runtime, serve
 
@@ -38,12 +38,13 @@ async def run_agent(
     *,
     tools: Mapping[str, ToolFunction] | None = None,
     model: LanguageModel | None = None,
+    limits: TokenLimits | None = None,
     pool: "Pool | None" = None,
 ) -> None:
     """Consumes the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
 
-    `tools` are added to the agent's own; `model` answers `ctx.llm`, and stays the
-    caller's to close. `pool` is used if given, else one is opened.
+    `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits`, and stays the caller's to close.
+    `pool` is used if given, else one is opened.
 
     Raises:
         ConfigurationError: the agent has no task, or its types can't travel.
@@ -59,7 +60,7 @@ async def run_agent(
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=toolbox, model=model)
+        handler = TaskHandler(agent, pool=pool, redis=redis, tools=toolbox, model=model, limits=limits)
         runtime.health.expect_progress("bus", STUCK_AFTER_S)
         consumer = Consumer(
             redis,
