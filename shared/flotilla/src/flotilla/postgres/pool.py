@@ -19,8 +19,17 @@ from flotilla.postgres.schema import newest_migration
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError)
-"""What asyncpg raises while the server is away, starting or shutting down."""
+AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What asyncpg raises while the server is away, starting or shutting down, InternalClientError included: a connection
+that is lost in the middle of a statement may raise it when it goes back to the pool."""
 
 _SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
 _SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
