@@ -1,0 +1,1 @@
+"""The bus against a bare redis-py loop and a plain FastStream subscriber."""
