@@ -96,13 +96,14 @@ def reachable_programs(bin_folder: Path, home: Path, user: User | None) -> Path:
     """
     if reachable(bin_folder, user):
         return bin_folder
-    installation = bin_folder.parent.parent
+    installation, package = bin_folder.parent, bin_folder.parent.parent
     copy = home / "installation"
     if not copy.exists():
         partial = home / f"installation.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        for source in (installation, installation.with_name(f"{installation.name}.libs")):
-            if source.exists():
-                shutil.copytree(source, partial / source.name, symlinks=True)
+        shutil.copytree(installation, partial / package.name / installation.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, partial / libraries.name, symlinks=True)
         partial.rename(copy)
-    return copy / installation.name / bin_folder.parent.name / bin_folder.name
+    return copy / package.name / installation.name / bin_folder.name

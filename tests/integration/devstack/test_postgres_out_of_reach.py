@@ -1,0 +1,80 @@
+"""PostgreSQL for root: folders that its unprivileged user cannot pass."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ports import free_port
+from flotilla_devstack.process import Identity
+from flotilla_devstack.servers.base import Home
+from flotilla_devstack.servers.postgres import BIN_VARIABLE, PostgresServer, find_postgres_bin
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up its rights")
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A folder that is closed to everybody else."""
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+def server(private: Path) -> Iterator[PostgresServer]:
+    """A server whose data folder is below the private one."""
+    home = Home(private / "postgres", private / "log", {"postgres": free_port()}, Ledger(private / "ledger"))
+    server = PostgresServer(home, database="kept")
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder.resolve(), ignore_errors=True)
+
+
+def run(server: PostgresServer) -> Identity:
+    server.prepare(lambda _: None)
+    server.start()
+    server.wait_ready()
+    server.provision()
+    assert server.identity is not None
+    return server.identity
+
+
+def test_data_goes_where_the_user_can_reach_it_and_is_found_again(server: PostgresServer, private: Path) -> None:
+    process = run(server)
+    assert Path(f"/proc/{process.pid}").stat().st_uid != 0
+    assert server.folder.is_symlink()
+    assert not server.folder.resolve().is_relative_to(private)
+    server.stop()
+    run(server)
+    assert server.query("SELECT current_database()", database="kept") == "kept"
+
+
+def test_programs_out_of_reach_are_copied_to_where_the_user_can_run_them(
+    server: PostgresServer, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = find_postgres_bin().parent.parent
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.exists():
+            shutil.copytree(source, private / source.name, symlinks=True)
+    monkeypatch.setenv(BIN_VARIABLE, str(private / package.name / "pginstall" / "bin"))
+    (private / "unrelated").write_text("stays where it is")
+    process = run(server)
+    assert not list(server.folder.resolve().rglob("unrelated"))
+    assert not Path(f"/proc/{process.pid}/exe").readlink().is_relative_to(private)
+    assert server.find_version().startswith("PostgreSQL 18")
+
+
+def test_data_of_a_temporary_stack_that_is_gone_is_cleared_away(server: PostgresServer, private: Path) -> None:
+    server.prepare(lambda _: None)
+    elsewhere = server.folder.resolve()
+    server.folder.unlink()
+    second = Home(private / "second", private / "log2", {"postgres": free_port()}, Ledger(private / "ledger"))
+    other = PostgresServer(second)
+    other.prepare(lambda _: None)
+    assert not elsewhere.exists()
+    assert other.folder.resolve().exists()
+    shutil.rmtree(other.folder.resolve())
