@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
+from redis.exceptions import ResponseError
+
 from flotilla.bus import Redis, ensure_group
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.names import REPLIES_STREAM, agent_group, task_stream
@@ -28,7 +30,10 @@ class ForeignAgent:
         stream, group = task_stream(self.name), agent_group(self.name)
         while True:
             await ensure_group(self._redis, stream, group)
-            found: Any = await self._redis.xreadgroup(group, "foreign", {stream: ">"}, count=10, block=200)
+            try:
+                found: Any = await self._redis.xreadgroup(group, "foreign", {stream: ">"}, count=10, block=200)
+            except ResponseError:
+                continue  # Redis was emptied under the read
             for entry_id, fields in found[0][1] if found else []:
                 task = json.loads(fields[b"event"])["data"]
                 self.seen.append(task)

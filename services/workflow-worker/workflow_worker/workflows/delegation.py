@@ -48,8 +48,8 @@ DATABASE_RETRIES = RetryPolicy(
 )
 PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 """For what must happen, however long the database is away."""
-ATTEMPT_TIMEOUT = timedelta(seconds=30)
-"""How long one attempt at the database may take."""
+ATTEMPT_TIMEOUT = timedelta(seconds=10)
+"""How long one attempt at the database may take; also how long a killed worker's attempt is waited for."""
 
 
 async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES) -> TaskOutcome:

@@ -1,0 +1,1 @@
+"""What delegation and a whole run cost, against a bare workflow on the same Temporal server."""
