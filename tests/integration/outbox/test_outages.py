@@ -92,7 +92,8 @@ def is_ready(process: ServiceProcess) -> bool:
 
 async def unready_with(process: ServiceProcess, word: str) -> None:
     await eventually(lambda: word in local_http.get(process.ports["metrics"], "/readyz")[1], timeout_s=20)
-    assert local_http.get(process.ports["metrics"], "/livez")[0] == 200, "an outage is no reason for a restart"
+    await eventually(lambda: local_http.get(process.ports["metrics"], "/livez")[0] == 200)
+    assert process.running(), process.log_text()
 
 
 async def test_kafka_killed_and_restarted_loses_nothing(

@@ -25,10 +25,10 @@ from flotilla.outbox.parked import park
 from flotilla.outbox.publisher import EventRefused, Link, Publisher
 from flotilla.outbox.rows import Page, delete_rows, read_page
 from flotilla.outbox.watch import HorizonWatch
-from flotilla.postgres import Pool
+from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry.metrics import OUTBOX_PUBLISH_DELAY, OUTBOX_PUBLISHED
 
-DATABASE_TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+DATABASE_TROUBLE = (*AWAY, asyncpg.PostgresError)
 
 _PATIENCE_S = 0.25
 """How long a turn waits for slow partitions before the others go on without them."""
