@@ -17,9 +17,11 @@ class CliError(Exception):
 
     exit_code: ClassVar[int] = FAILED
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, mend: str = "", code: str = "") -> None:
+        """`code` is the problem document's, for programs; empty for what was found here."""
         super().__init__(message)
         self.mend = mend
+        self.code = code
 
 
 class Misuse(CliError):

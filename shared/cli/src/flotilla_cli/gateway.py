@@ -20,7 +20,14 @@ _BUSY = (429, 503)
 _MENDS = {
     401: "give a valid key by --token or FLOTILLA_TOKEN",
     403: "use the key of somebody who may (--token; on the local stack --as alice, bob or admin)",
-    503: "the gateway waits for something; flotilla doctor says for what",
+    503: "ask again in a while; flotilla doctor looks for the cause",
+}
+_MENDS_BY_CODE = {
+    "run_in_progress": "wait for that run, or stop it: flotilla runs list --status running; flotilla runs cancel ID",
+    "self_approval": "somebody else has to decide, by a key of their own (on the local stack --as alice or bob)",
+    "own_edit": "somebody who neither asked for it nor edited it has to decide",
+    "not_a_person": "decide by the key of a person: flotilla keys create --for NAME --role approver --person",
+    "stale_hash": "look at what will be executed now: flotilla approvals show ID",
 }
 _ERRORS: Mapping[int, type[CliError]] = {400: Misuse, 404: NotFound, 413: Misuse, 415: Misuse, 422: Misuse}
 
@@ -133,14 +140,16 @@ def problem(answer: httpx.Response) -> CliError:
     title = document.get("title") or answer.reason_phrase or "error"
     detail = document.get("detail") or answer.text[:500]
     message = f"{title} ({answer.status_code}): {detail}" if detail else f"{title} ({answer.status_code})"
-    return kind("\n".join([plain(message), *_field_errors(document)]), _mend(answer, document))
+    lines = [plain(message), *_field_errors(document)]
+    return kind("\n".join(lines), _mend(answer, document), str(document.get("code", "")))
 
 
 def _mend(answer: httpx.Response, document: Document) -> str:
     trace_id = document.get("trace_id")
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR and trace_id:
         return plain(f"trace {trace_id} finds it in the logs of the services")
-    return plain(document.get("mend") or _MENDS.get(answer.status_code, ""))
+    by_status = _MENDS.get(answer.status_code, "")
+    return plain(document.get("mend") or _MENDS_BY_CODE.get(document.get("code", ""), by_status))
 
 
 def _problem_document(answer: httpx.Response) -> Document:

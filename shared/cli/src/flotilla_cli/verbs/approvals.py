@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.printing import Column, age, print_fields, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
@@ -111,18 +110,5 @@ def edit(
 def _decide(call: Call, approval_id: str, body: dict[str, Any], content_hash: str | None) -> None:
     seen = content_hash or call.gateway.get(f"/approvals/{approval_id}")["content_hash"]
     given = {name: value for name, value in body.items() if value is not None}
-    try:
-        answer = call.gateway.post(f"/approvals/{approval_id}/decision", {**given, "content_hash": seen})
-    except NotFound:
-        raise
-    except CliError as error:
-        raise _with_other_person(call, error) from error
+    answer = call.gateway.post(f"/approvals/{approval_id}/decision", {**given, "content_hash": seen})
     call.show(answer, lambda: print_fields(answer))
-
-
-def _with_other_person(call: Call, error: CliError) -> CliError:
-    """On the local stack the mend of a self-approval is the other person's key."""
-    others = {"alice": "bob", "bob": "alice"}
-    if "(403)" in str(error) and call.gateway.target.name in others:
-        error.mend = f"decide as the other person: --as {others[call.gateway.target.name]}"
-    return error

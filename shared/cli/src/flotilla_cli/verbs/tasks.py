@@ -1,10 +1,11 @@
 """`flotilla tasks`: any chain of agents, by routing slip."""
 
+import json
 from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import notice, print_fields
+from flotilla_cli.printing import notice, print_fields, say
 from flotilla_cli.verb import Call, examples, new_app, verb
 
 app = new_app("Tasks: any chain of agents, each handing its result to the next.")
@@ -49,4 +50,19 @@ def get_task(
 ) -> None:
     """Show a pipeline: its status, and its result once it is done."""
     task = call.gateway.get(f"/tasks/{task_id}")
-    call.show(task, lambda: print_fields(task))
+    call.show(task, lambda: _print_task(task))
+
+
+def _print_task(task: dict[str, Any]) -> None:
+    from flotilla_cli.answers import print_result, why_it_failed
+
+    print_fields({name: value for name, value in task.items() if name not in ("result", "error")})
+    if task.get("error"):
+        say(why_it_failed(task), style="red")
+    result = task.get("result")
+    if isinstance(result, dict) and "answer" in result:
+        say()
+        say(result["answer"])
+        print_result(result)
+    elif result is not None:
+        say(json.dumps(result, indent=2, ensure_ascii=False))
