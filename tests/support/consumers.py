@@ -87,14 +87,21 @@ class Process:
         return self.process.stdout
 
 
+def start(module: str, **what: Any) -> Process:
+    """A process that runs `module` with `what` as its argument; ready when this returns. Its owner ends it."""
+    command = [sys.executable, "-m", module, json.dumps(what)]
+    started = Process(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    line = started.output.readline()
+    assert line == "ready\n", line
+    return started
+
+
 @contextmanager
 def consumer_process(**what: Any) -> Iterator[Process]:
-    """`tests.support.consumer_process` with `what` as its argument; ready when this returns, gone afterwards."""
-    command = [sys.executable, "-m", "tests.support.consumer_process", json.dumps(what)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        started = Process(process)
-        try:
-            assert started.output.readline() == "ready\n"
-            yield started
-        finally:
-            process.kill()
+    """`tests.support.consumer_process` with `what` as its argument; gone afterwards."""
+    started = start("tests.support.consumer_process", **what)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.output.close()

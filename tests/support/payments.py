@@ -1,0 +1,168 @@
+"""The chaos run: many tasks over consumers that are killed and paused, with poison among them."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from flotilla.bus import Housekeeping, Redis, ensure_group
+from flotilla.bus.connection import ask
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.entries import xadd
+from flotilla.bus.housekeeping import group_states
+from flotilla.contracts import AgentEvent
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.names import agent_group, task_stream
+from flotilla.contracts.tasks import TASK_REQUESTED
+from flotilla.postgres import Pool
+from tests.support.agents import open_session, replies, rows, task
+from tests.support.consumers import Process, start
+from tests.support.postgres import Database
+from tests.support.waiting import eventually
+
+STREAM = task_stream("payer")
+GROUP = agent_group("payer")
+MODULE = "tests.support.agent_process"
+
+
+@dataclass
+class Plan:
+    """How hard a run is."""
+
+    tasks: int
+    consumers: int = 4
+    kill_every_s: float = 1.0
+    min_idle_ms: int = 2_000
+    poison_share: float = 0.01
+    timeout_s: float = 600.0
+    seed: int = 1
+
+
+@dataclass
+class Ended:
+    """What a run left."""
+
+    poisoned: set[str]
+    kills: int
+    seconds: float
+
+
+async def prepare(database: Database, pool: Pool) -> None:
+    """The table that payments go to, outside of Flotilla's own schema, and the session."""
+    owner = await asyncpg.connect(database.superuser_dsn)
+    await owner.execute("CREATE TABLE payments (account text NOT NULL, task_id text NOT NULL)")
+    await owner.execute("GRANT INSERT, SELECT ON payments TO flotilla_app")
+    await owner.close()
+    await open_session(pool)
+
+
+async def publish_all(redis: Redis, plan: Plan) -> set[str]:
+    """All tasks at once; gives the ids of those that can't be handled: a version of the type that nobody knows."""
+    chance = random.Random(plan.seed)  # noqa: S311 - the same poison each time
+    poisoned = set(chance.sample([f"t{n}" for n in range(plan.tasks)], int(plan.tasks * plan.poison_share)))
+    await ensure_group(redis, STREAM, GROUP)
+    for first in range(0, plan.tasks, 500):
+        async with redis.pipeline(transaction=False) as pipe:
+            for n in range(first, min(first + 500, plan.tasks)):
+                pipe.execute_command(*xadd(STREAM, _requested(f"t{n}", poisoned=f"t{n}" in poisoned)))
+            await pipe.execute()
+    return poisoned
+
+
+def _requested(task_id: str, *, poisoned: bool) -> AgentEvent:
+    wanted = task(task_id, agent="payer", input={"account": task_id})
+    kind = TASK_REQUESTED.replace(".v1", ".v2") if poisoned else TASK_REQUESTED
+    return AgentEvent(type=kind, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
+
+
+class Fleet:
+    """The consumers of a run, one of which is killed now and then, and another one paused once."""
+
+    def __init__(self, plan: Plan, redis_url: str, dsn: str) -> None:
+        self._plan = plan
+        self._what: dict[str, Any] = {"url": redis_url, "dsn": dsn, "min_idle_ms": plan.min_idle_ms}
+        self._members: list[Process] = []
+        self._started = 0
+        self.kills = 0
+
+    async def __aenter__(self) -> "Fleet":
+        self._members = list(await asyncio.gather(*(self._start() for _ in range(self._plan.consumers))))
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        for member in self._members:
+            member.resume()
+            member.kill()
+            member.output.close()
+
+    async def _start(self) -> Process:
+        self._started += 1
+        return await asyncio.to_thread(start, MODULE, name=f"c{self._started}", **self._what)
+
+    async def kill_one(self) -> None:
+        """kill -9 of the longest-lived, and a new one in its place. The last one is never the victim."""
+        victim = self._members.pop(0)
+        victim.kill()
+        victim.output.close()
+        self.kills += 1
+        self._members.insert(len(self._members) - 1, await self._start())
+
+    async def pause_one(self) -> None:
+        """SIGSTOP of the last one for three times min-idle."""
+        self._members[-1].pause()
+        await asyncio.sleep(3 * self._plan.min_idle_ms / 1000)
+        self._members[-1].resume()
+
+
+async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database: Database) -> Ended:
+    """Publishes everything, harms the consumers until all is handled."""
+    await prepare(database, pool)
+    async with Fleet(plan, redis_url, database.dsn()) as fleet:
+        poisoned = await publish_all(redis, plan)
+        started = time.monotonic()
+        pause = asyncio.create_task(fleet.pause_one())
+        next_kill = started + plan.kill_every_s
+        while not await _all_handled(redis):
+            assert time.monotonic() - started < plan.timeout_s, await group_states(redis, STREAM)
+            if time.monotonic() > next_kill:
+                await fleet.kill_one()
+                next_kill = time.monotonic() + plan.kill_every_s
+            await asyncio.sleep(0.1)
+        await pause
+        await eventually(lambda: _all_handled(redis), timeout_s=30)
+        return Ended(poisoned, fleet.kills, time.monotonic() - started)
+
+
+async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:
+    """Every task has exactly one result and one effect; all of the poison, and nothing else, is a dead letter."""
+    innocent = {f"t{n}" for n in range(plan.tasks)} - ended.poisoned
+    paid = [row["task_id"] for row in await rows(pool, "SELECT task_id FROM payments")]
+    assert len(paid) == len(set(paid))
+    assert set(paid) == innocent
+    done = await rows(pool, "SELECT task_id FROM flotilla.agent_tasks WHERE status = 'done'")
+    assert {row["task_id"] for row in done} == innocent
+    lettered = await rows(pool, "SELECT task_id FROM flotilla.agent_tasks WHERE status = 'dead_lettered'")
+    assert {row["task_id"] for row in lettered} == ended.poisoned
+    letters = PostgresDeadLetters(pool)
+    kept = await letters.list("default", limit=10_000)
+    assert {letter.task_id for letter in kept} == ended.poisoned
+    actions = await rows(
+        pool, "SELECT task_id, count(*) AS n FROM flotilla.agent_actions GROUP BY 1 HAVING count(*) > 1"
+    )
+    assert actions == []
+    failed = {reply["task_id"] for reply in await replies(redis, "failed")}
+    assert failed == ended.poisoned
+    await Housekeeping(redis, _payer).go_round()
+    assert await ask(redis, "XLEN", STREAM) == 0
+
+
+async def _payer() -> list[str]:
+    return ["payer"]
+
+
+async def _all_handled(redis: Redis) -> bool:
+    (state,) = await group_states(redis, STREAM)
+    return state.lag == 0 and state.pending == 0
