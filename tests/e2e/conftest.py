@@ -41,7 +41,11 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
         "FLOTILLA_LLM_TIMEOUT_S": "3",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
     }
-    yield from _running(tmp_path_factory.mktemp("llm-fleet"), environment)
+    statement = tmp_path_factory.mktemp("documents") / "statement.md"
+    statement.write_text("# Statement\n\nThe documents say that every question of these tests finds this passage.\n")
+    for running in _running(tmp_path_factory.mktemp("llm-fleet"), environment):
+        running.cli("documents", "add", str(statement))
+        yield running
 
 
 def _running(home: Path, environment: dict[str, str]) -> Iterator[Fleet]:
