@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flotilla.contracts.errors import ConfigurationError, Forbidden
+from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import Principal, Role
 from gateway.limits import RequestRate, check_nesting, limited
@@ -125,6 +125,10 @@ def _check_is_json(request: Request, body: bytes) -> None:
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if body and media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise NotJson(media_type)
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the body is not UTF-8 (byte {error.start}), as JSON has to be") from error
 
 
 def _names(roles: frozenset[Role]) -> str:

@@ -170,6 +170,8 @@ def _field_error(error: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _of_http(error: HTTPException) -> Problem:
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that can't be parsed
+        return Problem(422, "invalid", error.detail)
     status = HTTPStatus(error.status_code)
     code = error.code if isinstance(error, HttpProblem) else status.phrase.lower().replace(" ", "_")
     return Problem(error.status_code, code, error.detail, headers=error.headers or {})

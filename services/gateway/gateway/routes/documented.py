@@ -9,7 +9,6 @@ PROBLEM_SCHEMA = "#/components/schemas/ProblemDocument"
 _ALWAYS = (401, 403, 422, 429, 503)
 _RETRIED = (429, 503)
 _MEANING = {
-    400: "Not readable as HTTP promises it.",
     401: "No credentials, or none that hold.",
     403: "The role is missing.",
     404: "No such thing for this tenant.",

@@ -1,0 +1,98 @@
+"""The API is what its OpenAPI document says: no 5xx, no undeclared answer, no ignored authentication."""
+
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from flotilla.runtime import Health
+from gateway.application import guarded_routes, make_application
+from tests.contract.gateway.conftest import Target
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+EXAMPLES = 8
+OPERATIONS = [
+    (method, route.path)
+    for route in guarded_routes()
+    for method in sorted(route.methods or ())
+    if route.path != "/v1/runs/{run_id}/events"  # a live stream ends when its run does; it has tests of its own
+]
+
+
+@pytest.fixture(scope="module")
+def api(target: Target) -> Any:
+    return schemathesis.openapi.from_url(f"{target.url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "unfit"])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_no_request_makes_the_api_break_its_own_description(
+    api: Any, target: Target, method: str, path: str, mode: GenerationMode
+) -> None:
+    operation = api[path][method]
+    headers = {"Authorization": f"Bearer {target.key}"}
+
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def ask(case: Case[Any]) -> None:
+        if isinstance(case.body, dict):
+            case.body.pop("wait_s", None)  # nobody works on these runs
+        case.call_and_validate(headers=headers, checks=CHECKS, timeout=30)
+
+    ask()
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_no_operation_ignores_credentials(api: Any, method: str, path: str) -> None:
+    @given(api[path][method].as_strategy())
+    @settings(max_examples=3, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def ask(case: Case[Any]) -> None:
+        for headers in ({}, {"Authorization": "Bearer flo_unknown"}):
+            answer = case.call(headers=headers, timeout=30)
+            assert answer.status_code == HTTPStatus.UNAUTHORIZED, answer.text
+
+    ask()
+
+
+def test_every_operation_says_who_may_call_it_and_how_it_refuses(target: Target) -> None:
+    document = httpx.get(f"{target.url}/openapi.json", trust_env=False).json()
+    assert document["openapi"].startswith("3.1")
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    for route in guarded_routes():
+        for method in route.methods or ():
+            operation = document["paths"][route.path][method.lower()]
+            assert operation["security"] == [{"bearer": []}]
+            assert operation["x-roles"] == sorted(route.access.roles)
+            for status in ("401", "403", "422", "429", "503"):
+                content = operation["responses"][status]["content"]
+                assert set(content) == {"application/problem+json"}, (route.path, status)
+            assert operation["description"]
+
+
+def test_health_and_documents_need_no_credentials(target: Target) -> None:
+    for path in ("/livez", "/readyz", "/openapi.json", "/asyncapi.json"):
+        answer = httpx.get(target.url + path, trust_env=False, timeout=30)
+        assert answer.status_code == 200, path
+    assert httpx.get(f"{target.url}/asyncapi.json", trust_env=False).json()["asyncapi"].startswith("3.")
+    assert httpx.get(f"{target.url}/metrics", trust_env=False).status_code == 404
+
+
+def test_an_application_can_be_made_without_any_connection() -> None:
+    assert make_application(None, None, Health()).openapi()["paths"]  # type: ignore[arg-type]
