@@ -1,0 +1,88 @@
+"""`write_agent`: what it writes lints, type-checks, tests and runs, as it is."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from flotilla.agent.template import write_agent
+from flotilla.bus import Redis, connect_redis
+from flotilla.contracts.errors import Conflict, Invalid
+from flotilla.postgres import Pool
+from tests.support.agents import open_session, publish, replies, rows, task
+from tests.support.postgres import Database
+from tests.support.waiting import eventually
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with connect_redis(redis_url) as client:
+        yield client
+
+
+def run(folder: Path, *command: str) -> None:
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
+    folder = tmp_path / "word-count-agent"
+    written = write_agent("word-count", folder)
+    assert {path.name for path in written} >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
+    run(folder, "ruff", "format", "--check", ".")
+    run(folder, "ruff", "check", ".")
+    run(folder, "mypy", "word_count_agent", "tests")
+    run(folder, "pytest", "-q", "-p", "no:cacheprovider")
+
+
+async def test_new_agent_registers_answers_and_stops_in_order(
+    tmp_path: Path, database: Database, pool: Pool, redis: Redis, redis_url: str
+) -> None:
+    folder = tmp_path / "word-count-agent"
+    write_agent("word-count", folder)
+    await open_session(pool)
+    environment = {
+        **os.environ,
+        "FLOTILLA_POSTGRES_DSN": database.dsn(),
+        "FLOTILLA_REDIS_URL": redis_url,
+        "FLOTILLA_METRICS_HOST": "127.0.0.1",
+        "FLOTILLA_METRICS_PORT": "0",
+    }
+    command = [sys.executable, "-m", "word_count_agent.main"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment)
+    async with asyncio.timeout(90):
+        try:
+            (agent,) = await eventually(lambda: rows(pool, "SELECT * FROM flotilla_ops.agents"), timeout_s=30)
+            assert (agent["name"], agent["stream"]) == ("word-count", "flotilla.tasks.word-count")
+            assert "text" in json.loads(agent["input_schema"])["properties"]
+            await publish(redis, task(agent="word-count", input={"text": "one two three"}))
+            (reply,) = await eventually(lambda: replies(redis, "done"))
+            assert reply["result"] == {"text": "one two three", "words": 3}
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert await redis.xinfo_consumers("flotilla.tasks.word-count", "word-count-agents") == []
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "two words", "../escape", "-x", "x--y", "x" * 50])
+def test_names_that_kubernetes_would_refuse_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Invalid, match="can't name an agent"):
+        write_agent(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(Conflict, match="is not empty"):
+        write_agent("new", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
