@@ -25,10 +25,11 @@ class ForeignAgent:
         self.name = name
         self.answer = answer
         self.seen: list[Task] = []
+        self.stopping = False
 
     async def run(self) -> None:
         stream, group = task_stream(self.name), agent_group(self.name)
-        while True:
+        while not self.stopping:
             await ensure_group(self._redis, stream, group)
             try:
                 found: Any = await self._redis.xreadgroup(group, "foreign", {stream: ">"}, count=10, block=200)
@@ -65,5 +66,8 @@ async def foreign_agent(redis: Redis, name: str, answer: Answer) -> AsyncIterato
     try:
         yield agent
     finally:
+        # A read that is cut off could still be given an entry, which nobody would then handle.
+        agent.stopping = True
+        await asyncio.wait([task], timeout=1.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

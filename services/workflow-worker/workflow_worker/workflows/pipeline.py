@@ -23,6 +23,9 @@ from workflow_worker.workflows.delegation import (
     uninterrupted,
 )
 
+KEEPS_ITS_ROW = "pipeline-keeps-its-row"
+"""Before this patch only the worker's leader wrote the pipeline's row."""
+
 
 @workflow.defn(name=PIPELINE_WORKFLOW)
 class PipelineWorkflow:
@@ -52,17 +55,24 @@ class PipelineWorkflow:
     async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
         if not request.steps:
             raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
-        await workflow.execute_local_activity(
-            call.BEGIN_PIPELINE,
-            key,
-            start_to_close_timeout=ATTEMPT_TIMEOUT,
-            schedule_to_close_timeout=ANSWER_TIMEOUT,
-            retry_policy=PATIENT,
-        )
+        if workflow.patched(KEEPS_ITS_ROW):
+            await _begin(key)
         return await delegate(_first_task(request))
 
 
+async def _begin(key: "call.PipelineKey") -> None:
+    await workflow.execute_local_activity(
+        call.BEGIN_PIPELINE,
+        key,
+        start_to_close_timeout=ATTEMPT_TIMEOUT,
+        schedule_to_close_timeout=ANSWER_TIMEOUT,
+        retry_policy=PATIENT,
+    )
+
+
 async def _finish(key: "call.PipelineKey", status: RunStatus) -> None:
+    if not workflow.patched(KEEPS_ITS_ROW):
+        return
     await workflow.execute_activity(
         call.FINISH_PIPELINE,
         call.FinishedPipeline(key=key, status=status),
