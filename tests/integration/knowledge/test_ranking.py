@@ -77,6 +77,12 @@ async def test_a_rare_word_is_read_to_the_end_however_common_the_others_are(fill
     assert "zeppelin" in best.text
 
 
+async def test_lists_that_use_the_budget_up_exactly_are_read(pool: Pool) -> None:
+    text = "".join(f"# S{n}\n\nalpha beta gamma{n}\n\n" for n in range(4))
+    await KnowledgeBase(pool).add("acme", Upload(uri="a.md", content=text.encode()))
+    assert len(await KnowledgeBase(pool, ranking=Ranking(postings=8)).search("acme", "alpha beta", 5)) == 4
+
+
 async def test_a_question_of_a_thousand_words_is_searched_by_its_rarest(filled: Pool) -> None:
     await KnowledgeBase(filled).add("acme", Upload(uri="x", content=b"only zeppelin here", media_type="text/plain"))
     query = " ".join([f"unknown{n}" for n in range(1000)] + VOCABULARY + ["zeppelin"])
