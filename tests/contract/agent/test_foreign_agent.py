@@ -1,0 +1,50 @@
+"""The agent of `docs/foreign-agents.md`, in bash: Redis and the envelope are enough."""
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from flotilla.bus import Redis, connect_redis
+from flotilla.contracts import AgentReply
+from flotilla.contracts.envelope import from_builtins, to_builtins
+from flotilla.contracts.names import REPLIES_STREAM, task_stream
+from tests.contract.bus.test_asyncapi import carried
+from tests.support.agents import REPLY_TO, publish, task
+from tests.support.consumers import entries
+from tests.support.waiting import eventually
+
+SCRIPT = Path(__file__).parents[3] / "docs/examples/foreign-agent.sh"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with connect_redis(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def foreign_agent(redis_url: str) -> Iterator[None]:
+    """The script, as long as the test."""
+    environment = {**os.environ, "REDIS_URL": redis_url}
+    with subprocess.Popen([SCRIPT], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+        process.kill()
+
+
+@pytest.mark.usefixtures("foreign_agent")
+async def test_agent_in_bash_answers_what_the_bridge_understands(redis: Redis) -> None:
+    wanted = task("t1", agent="shout", input={"text": 'say "hello"'})
+    await publish(redis, wanted)
+    (event,) = await eventually(lambda: entries(redis, REPLIES_STREAM), timeout_s=30)
+    assert carried(REPLIES_STREAM, event) == 1
+    reply = from_builtins(event["data"], AgentReply)
+    assert (reply.task_id, reply.status, reply.result) == ("t1", "done", {"text": 'SAY "HELLO"'})
+    assert (reply.persisted, to_builtins(reply.reply_to)) == (False, to_builtins(REPLY_TO))
+    assert to_builtins(reply.events) == [{"kind": "message", "data": {"role": "assistant", "content": 'SAY "HELLO"'}}]
+    (group,) = await redis.xinfo_groups(task_stream("shout"))
+    assert group["pending"] == 0
