@@ -13,10 +13,12 @@ import httpx
 from pydantic import SecretStr
 
 from flotilla.bus.live import RunFeed
+from flotilla.config import KafkaSettings
 from flotilla.contracts.api_keys import key_hash, new_key
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
 from flotilla.outbox import append
+from flotilla.outbox.topics import ensure_topics
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from gateway.main import serving
@@ -110,6 +112,19 @@ def _event(kind: Any, data: object, run_id: str) -> AgentStateEvent:
     return AgentStateEvent(kind=kind, data=to_builtins(data), source="/test", run_id=run_id)
 
 
+async def make_topics(kafka_bootstrap: str) -> dict[str, str]:
+    """Topics of a test run's own, as settings."""
+    name = secrets.token_hex(4)
+    events, checkpoints = f"events-{name}", f"checkpoints-{name}"
+    settings = KafkaSettings(
+        kafka_bootstrap_servers=kafka_bootstrap,
+        kafka_session_events_topic=events,
+        kafka_checkpoints_topic=checkpoints,
+    )
+    await ensure_topics(settings)
+    return {"kafka_session_events_topic": events, "kafka_checkpoints_topic": checkpoints}
+
+
 @asynccontextmanager
 async def running_gateway(
     *, database: Database, redis_url: str, kafka_bootstrap: str, temporal_address: str, task_queue: str, **options: Any
@@ -119,7 +134,6 @@ async def running_gateway(
         postgres_dsn=SecretStr(database.dsn()),
         redis_url=SecretStr(redis_url),
         kafka_bootstrap_servers=kafka_bootstrap,
-        kafka_session_events_topic=f"none-{secrets.token_hex(4)}",
         temporal_address=temporal_address,
         task_queue=task_queue,
         http_host="127.0.0.1",

@@ -21,6 +21,7 @@ from gateway.problems import problem_of
 from gateway.routes import (
     agents,
     analytics,
+    audit,
     dead_letters,
     documents,
     governed,
@@ -49,6 +50,7 @@ ROUTERS = tuple(
         outbox,
         keys,
         analytics,
+        audit,
     )
 )
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.

@@ -11,6 +11,7 @@ from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import open_kafka_log
+from flotilla.eventstore.signing import load_public_keys
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool, check_schema, open_pool
 from flotilla.runtime import Runtime, http_server, serve
@@ -67,6 +68,8 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         knowledge=KnowledgeBase(pool),
         policy=read_policy(settings.approval_policy),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
+        audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
+        operator_tenant=settings.operator_tenant,
         api_keys=ApiKeys(pool, settings.key_cache_s),
         feed=LiveFeed(redis),
         watch=RunWatch(pool),

@@ -11,6 +11,7 @@ from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import AgentEventStore, KafkaLog
+from flotilla.eventstore.signing import PublicKeys
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
 from gateway.auth.api_keys import ApiKeys
@@ -36,6 +37,9 @@ class Services:
     policy: ApprovalPolicy
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
+    audit_keys: PublicKeys | None
+    """Whose signatures of checkpoints count; None checks none."""
+    operator_tenant: str
     feed: LiveFeed
     watch: RunWatch
     streams: StreamSlots

@@ -1,5 +1,6 @@
 """What the gateway can be told."""
 
+from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -46,6 +47,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """How long a checked API key is remembered: a revoked one works no longer than this."""
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
+    audit_public_key_file: Path | None = None
+    """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
     operator_tenant: str = "default"
     """Whose dead letters are those that name no tenant."""
 

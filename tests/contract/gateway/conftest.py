@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from flotilla_devstack import RunningStack
-from tests.support.gateway import running_gateway
+from tests.support.gateway import make_topics, running_gateway
 from tests.support.postgres import cloned
 
 
@@ -44,6 +44,7 @@ def target(stack: RunningStack, database_template: str) -> Iterator[Target]:
                 task_queue=name,
                 requests_per_s=1e6,
                 request_burst=1_000_000,
+                **await make_topics(stack.kafka_bootstrap),
             ) as gateway,
         ):
             roles = ("viewer", "operator", "approver", "admin")

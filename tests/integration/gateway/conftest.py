@@ -1,5 +1,6 @@
 """A gateway of the test's own: its database and Redis too; Temporal and Kafka are shared."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -8,14 +9,23 @@ from typing import TypeAlias
 import httpx
 import pytest
 
-from tests.support.gateway import RunningGateway, running_gateway
+from flotilla_devstack import RunningStack
+from tests.support.gateway import RunningGateway, make_topics, running_gateway
 from tests.support.postgres import Database
 
 Replica: TypeAlias = Callable[..., AbstractAsyncContextManager[RunningGateway]]
 
 
+@pytest.fixture(scope="session")
+def log_topics(stack: RunningStack) -> dict[str, str]:
+    """Topics of this test process's own, as settings."""
+    return asyncio.run(make_topics(stack.kafka_bootstrap))
+
+
 @pytest.fixture
 def replica(
+    *,
+    log_topics: dict[str, str],
     database: Database,
     redis_url: str,
     kafka_bootstrap: str,
@@ -30,6 +40,8 @@ def replica(
         kafka_bootstrap=kafka_bootstrap,
         temporal_address=temporal_address,
         task_queue=unique("queue"),
+        operator_tenant="acme",
+        **log_topics,
     )
 
 

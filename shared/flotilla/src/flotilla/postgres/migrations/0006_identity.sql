@@ -104,3 +104,20 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- The signed checkpoints of all partitions, newest first: hashes only. `place` tells those of one instant apart.
+CREATE FUNCTION audit.newest_checkpoints(before_time timestamptz, before_place text, at_most integer)
+    RETURNS TABLE (place text, statement bytea, signature bytea, key_id text, created_at timestamptz,
+                   published_at timestamptz)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+    AS $$
+    SELECT p.place, c.statement, c.signature, c.key_id, c.created_at, c.published_at
+    FROM audit.checkpoints AS c,
+        LATERAL (SELECT lpad(c.kafka_partition::text, 6, '0') || '.' || lpad(c.number::text, 19, '0') AS place) AS p
+    WHERE before_time IS NULL OR (c.created_at, p.place) < (before_time, before_place)
+    ORDER BY c.created_at DESC, p.place DESC LIMIT at_most
+    $$;
+ALTER FUNCTION audit.newest_checkpoints(timestamptz, text, integer) OWNER TO flotilla_definer;
+REVOKE ALL ON FUNCTION audit.newest_checkpoints(timestamptz, text, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit.newest_checkpoints(timestamptz, text, integer) TO flotilla_app;
+CREATE INDEX checkpoints_by_creation ON audit.checkpoints (created_at DESC);

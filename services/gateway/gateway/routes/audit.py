@@ -1,0 +1,143 @@
+"""Audit: verification, checkpoints, exports, and what is asked of the audit consumer."""
+
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import asyncpg
+from fastapi import Query
+from starlette.responses import StreamingResponse
+
+from flotilla.contracts.errors import Forbidden
+from flotilla.eventstore import audit_requests
+from flotilla.eventstore.audit_requests import AuditRequest
+from flotilla.eventstore.export import export_session
+from flotilla.eventstore.verify import Verdict, Verifier
+from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS
+from gateway.guard import allow, guarded_router
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
+from gateway.routes.documented import refusals
+from gateway.schemas.audit import Checkpoint, CheckpointList, DiscardBody, ParkedList
+from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId
+from gateway.services import Caller, Wired
+
+router = guarded_router("audit")
+EXPORT_MEDIA_TYPE = "application/x-ndjson"
+_NEWEST = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
+
+
+@router.get("/v1/audit/verify", response_model=Verdict, responses=refusals(404))
+@allow(EVERYONE)
+async def verify(
+    services: Wired,
+    caller: Caller,
+    session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="By default all sessions.")] = None,
+) -> Verdict:
+    """Check hash chains, signed checkpoints and Kafka's copy; name the first event that was changed, if any."""
+    verifier = Verifier(services.pool, caller.tenant_id, services.audit_keys, services.kafka_log)
+    return await verifier.verify(session_id)
+
+
+@router.get("/v1/audit/checkpoints", response_model=CheckpointList, responses=refusals())
+@allow(EVERYONE)
+async def list_checkpoints(
+    services: Wired, _caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> CheckpointList:
+    """List the signed checkpoints, newest first. They hold hashes only, and belong to the whole fleet."""
+    before = read_time_cursor(cursor)
+    rows = await services.pool.fetch(_NEWEST, *before, limit)
+    following = time_cursor(rows[-1]["created_at"], rows[-1]["place"]) if len(rows) == limit else None
+    return CheckpointList(checkpoints=[_checkpoint(row) for row in rows], next_cursor=following)
+
+
+def _checkpoint(row: asyncpg.Record) -> Checkpoint:
+    statement = json.loads(row["statement"])
+    return Checkpoint(
+        partition=statement["partition"],
+        number=statement["number"],
+        offset=statement["next_offset"],
+        heads=statement["heads"],
+        merkle_root=statement["merkle_root"],
+        statement=row["statement"].decode(),
+        signature=b64encode(row["signature"]).decode(),
+        key_id=row["key_id"],
+        created_at=row["created_at"],
+        published_at=row["published_at"],
+    )
+
+
+@router.get(
+    "/v1/audit/export",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "JSON lines: events and what proves them.",
+            "content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+        **refusals(404),
+    },
+)
+@allow(EVERYONE)
+async def export(
+    services: Wired, caller: Caller, session_id: Annotated[str, Query(pattern=ID_PATTERN)]
+) -> StreamingResponse:
+    """A session's history with everything that proves it, for auditors who trust nobody here."""
+    lines = export_session(services.pool, caller.tenant_id, session_id)
+    first = await anext(lines)  # what can be refused is refused before the answer begins
+    return StreamingResponse(_whole(first, lines), media_type=EXPORT_MEDIA_TYPE)
+
+
+async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for line in rest:
+        yield line
+
+
+@router.post("/v1/audit/rebuild", status_code=202, response_model=AuditRequest, responses=refusals(409, 413, 415))
+@allow(ADMINS)
+async def rebuild(services: Wired, caller: Caller) -> AuditRequest:
+    """Ask for a new projection, made from Kafka beside the live one. It is every tenant's, so the operator's to ask."""
+    if caller.tenant_id != services.operator_tenant:
+        raise Forbidden("the projection belongs to all tenants: only the operator's tenant may have it rebuilt")
+    return await audit_requests.request_rebuild(services.pool, caller.tenant_id, requested_by=caller.subject)
+
+
+@router.get("/v1/audit/requests/{request_id}", response_model=AuditRequest, responses=refusals(404))
+@allow(OPERATORS)
+async def get_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
+    """What came of a request to the audit consumer."""
+    return await audit_requests.get_request(services.pool, caller.tenant_id, request_id)
+
+
+@router.get("/v1/audit/parked", response_model=ParkedList, responses=refusals())
+@allow(OPERATORS)
+async def list_parked(services: Wired, caller: Caller) -> ParkedList:
+    """List the sessions that wait, and for what."""
+    return ParkedList(parked=await audit_requests.list_parked(services.pool, caller.tenant_id))
+
+
+@router.post(
+    "/v1/audit/parked/{session_id}/retry",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 413, 415),
+)
+@allow(OPERATORS)
+async def retry_parked(services: Wired, caller: Caller, session_id: SessionId) -> AuditRequest:
+    """Ask to place a session's parked events again."""
+    return await audit_requests.request_retry(services.pool, caller.tenant_id, session_id, requested_by=caller.subject)
+
+
+@router.post(
+    "/v1/audit/parked/{session_id}/discard",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 413, 415),
+)
+@allow(ADMINS)
+async def discard_parked(services: Wired, caller: Caller, session_id: SessionId, body: DiscardBody) -> AuditRequest:
+    """Ask to set a session's conflicting events aside, so that it can go on."""
+    return await audit_requests.request_discard(
+        services.pool, caller.tenant_id, session_id, requested_by=caller.subject, reason=body.reason
+    )

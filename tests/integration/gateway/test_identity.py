@@ -1,0 +1,147 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from tests.integration.gateway.conftest import Replica
+from tests.support.gateway import RunningGateway
+from tests.support.waiting import eventually
+
+
+async def made(admin: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    answer = await admin.post("/v1/keys", json={"name": "carol", "roles": ["viewer"], **body})
+    assert answer.status_code == 201, answer.text
+    key: dict[str, Any] = answer.json()
+    return key
+
+
+async def test_a_key_works_until_it_is_revoked_also_at_another_replica(replica: Replica) -> None:
+    async with replica(key_cache_s=0.5) as one, replica(key_cache_s=0.5) as two:
+        admin = await one.client_of("root", "admin")
+        key = await made(admin)
+        here, there = one.client(key["key"]), two.client(key["key"])
+        assert (await here.get("/v1/runs")).status_code == 200
+        assert (await there.get("/v1/runs")).status_code == 200
+        revoked = await admin.delete(f"/v1/keys/{key['key_id']}")
+        assert revoked.json()["revoked_at"]
+        assert (await here.get("/v1/runs")).status_code == 401
+
+        async def refused() -> bool:
+            return (await there.get("/v1/runs")).status_code == 401
+
+        await eventually(refused, timeout_s=5)
+        assert (await admin.delete(f"/v1/keys/{key['key_id']}")).status_code == 200
+
+
+async def test_an_expired_key_is_refused_at_once_however_long_it_is_remembered(replica: Replica) -> None:
+    async with replica(key_cache_s=60) as gateway:
+        admin = await gateway.client_of("root", "admin")
+        soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+        carol = gateway.client((await made(admin, expires_at=soon))["key"])
+        assert (await carol.get("/v1/runs")).status_code == 200
+
+        async def refused() -> bool:
+            return (await carol.get("/v1/runs")).status_code == 401
+
+        await eventually(refused, timeout_s=8)
+
+
+async def test_keys_are_stored_as_hashes_and_listed_without_secrets(gateway: RunningGateway) -> None:
+    admin = await gateway.client_of("root", "admin")
+    key = await made(admin, roles=["operator", "approver"], person=True)
+    assert key["is_person"]
+    listed = await admin.get("/v1/keys")
+    assert key["key"] not in listed.text
+    assert key["key_id"] in {one["key_id"] for one in listed.json()["keys"]}
+    for row in await gateway.rows("SELECT to_jsonb(k)::text AS text FROM flotilla.api_keys AS k"):
+        assert key["key"] not in row["text"]
+
+
+async def test_a_repeated_request_for_a_key_makes_no_second_one(
+    gateway: RunningGateway, unique: Callable[[str], str]
+) -> None:
+    admin, header = await gateway.client_of("root", "admin"), {"Idempotency-Key": unique("key")}
+    body = {"name": "carol", "roles": ["viewer"]}
+    first = await admin.post("/v1/keys", json=body, headers=header)
+    again = await admin.post("/v1/keys", json=body, headers=header)
+    assert (first.status_code, again.status_code) == (201, 409)
+    assert again.json()["code"] == "key_made_before"
+    assert len(await gateway.rows("SELECT 1 FROM flotilla.api_keys WHERE name = 'carol'")) == 1
+
+
+async def test_keys_that_make_no_sense_are_422(gateway: RunningGateway) -> None:
+    admin = await gateway.client_of("root", "admin")
+    bodies: list[dict[str, Any]] = [
+        {"roles": ["viewer"]}, {"name": "c", "roles": []}, {"name": "c", "roles": ["king"]},
+        {"name": "c", "roles": ["viewer"], "expires_at": "2001-01-01T00:00:00Z"},
+        {"name": "c", "roles": ["viewer"], "expires_at": "2099-01-01T00:00:00"},
+        {"name": "c", "roles": ["viewer"], "subject": "root"},
+    ]  # fmt: skip
+    for body in bodies:
+        assert (await admin.post("/v1/keys", json=body)).status_code == 422, body
+
+
+async def test_a_tenant_beyond_its_rate_gets_429_and_others_do_not(replica: Replica) -> None:
+    async with replica(requests_per_s=0.5, request_burst=3) as gateway:
+        acme = await gateway.client_of("olga", "viewer")
+        globex = await gateway.client_of("eve", "viewer", tenant="globex")
+        statuses = [(await acme.get("/v1/runs")).status_code for _ in range(5)]
+        assert statuses == [200, 200, 200, 429, 429]
+        assert int((await acme.get("/v1/runs")).headers["Retry-After"]) >= 1
+        assert (await globex.get("/v1/runs")).status_code == 200
+
+
+async def test_bodies_that_are_too_large_too_deep_or_no_json_are_refused(operator: httpx.AsyncClient) -> None:
+    async def send(body: bytes, media_type: str = "application/json") -> tuple[int, str]:
+        answer = await operator.post("/v1/sessions", content=body, headers={"Content-Type": media_type})
+        return answer.status_code, answer.json()["code"]
+
+    assert await send(b'{"metadata": {"a": "' + b"x" * 3_000_000 + b'"}}') == (413, "too_large")
+    assert await send(b'{"metadata": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}") == (422, "invalid")
+    assert await send(b"[" * 100_000) == (422, "invalid")
+    assert await send(b"{\xff}") == (422, "invalid")
+    assert await send(b"a=b", "application/x-www-form-urlencoded") == (415, "not_json")
+    assert await send(b'{"metadata": {"a": "\\ud800"}}') == (422, "invalid")
+
+
+async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(operator: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> Any:
+        nonlocal sent
+        for _ in range(100):
+            sent += 100_000
+            yield b"x" * 100_000
+
+    answer = await operator.post("/v1/sessions", content=endless(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+async def test_before_its_database_the_gateway_is_not_ready_says_why_and_answers_503(replica: Replica) -> None:
+    from tests.support.postgres import Database
+
+    nowhere = Database("postgresql://postgres@127.0.0.1:1/none")
+    async with replica(database=nowhere) as gateway:
+        client = gateway.client("flo_" + "x" * 43)
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert "PostgreSQL does not answer" in ready.json()["problems"]["postgres"]
+        assert (await client.get("/livez")).status_code == 200
+        answer = await client.get("/v1/runs")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_documents_are_loaded_once_and_found_and_bad_ones_refused(operator: httpx.AsyncClient) -> None:
+    async def load(content: bytes, name: str = "a.md") -> httpx.Response:
+        return await operator.post("/v1/documents", files={"file": (name, content, "text/markdown")})
+
+    text = b"# Harbour\n\nDiesel is sold at pontoon C.\n"
+    assert [(await load(text)).status_code, (await load(text)).status_code] == [201, 200]
+    found = (await operator.get("/v1/documents/search", params={"q": "diesel pontoon", "k": 1})).json()["passages"]
+    assert "pontoon C" in found[0]["text"]
+    assert found[0]["source"]["uri"] == "a.md"
+    unreadable = await load(b"\xff\xfe\x00\x01broken\x80", "b.md")
+    assert unreadable.status_code == 422
+    assert [d["uri"] for d in (await operator.get("/v1/documents")).json()["documents"]] == ["a.md"]
