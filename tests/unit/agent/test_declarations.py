@@ -1,5 +1,6 @@
 """What an author may write, and what is said to one who writes something else."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_input_types_have_a_schema_and_make_the_trip(kind: type[Any]) -> None:
 
     echo.__annotations__.update(task=kind, **{"return": kind})
     agent.task(echo)
-    assert agent.input.schema()["type"] == "object" or "$ref" in agent.input.schema()
+    assert "query" in json.dumps(agent.input.schema())
     value = agent.input.decode({"query": "why?", "unknown": 1})
     assert agent.output.encode(value)["query"] == "why?"
     with pytest.raises(ValueError, match="input of echo does not fit"):
