@@ -2,7 +2,8 @@
 # One image per service:  docker build --build-arg SERVICE=outbox-relay -t flotilla/outbox-relay:0.1.0 .
 # An image holds its own service's locked packages and nothing else.
 
-# Pinned by digest so that a rebuild is the same; BASE_IMAGE lets a company bring its own Python >= 3.11 on Debian.
+# For a rebuild that is the same, pin it by digest (BASE_IMAGE=python:3.11-slim-bookworm@sha256:…), or bring a company's own
+# Python >= 3.11 on Debian.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -18,7 +19,7 @@ RUN uv/bin/uv venv --quiet --python python3 /app \
  && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt"
 COPY shared/flotilla shared/flotilla
 COPY services/${SERVICE} services/${SERVICE}
-RUN uv/bin/uv pip install --python /app/bin/python --no-deps ./shared/flotilla "./services/${SERVICE}" \
+RUN uv/bin/uv pip install --python /app/bin/python --no-deps --no-sources ./shared/flotilla "./services/${SERVICE}" \
  && ln -s "/app/bin/${SERVICE}" /app/bin/service
 
 FROM ${BASE_IMAGE}

@@ -12,4 +12,13 @@
     activationLagThreshold: "0"
     # A partition has one reader: more pods than partitions would idle.
     limitToPartitionsWithLag: "true"
+    {{- with include "flotilla-service.dependency" (dict "root" . "dependency" "kafka" "key" "saslMechanism") }}
+    sasl: {{ dict "PLAIN" "plaintext" "SCRAM-SHA-256" "scram_sha256" "SCRAM-SHA-512" "scram_sha512" | dig . "none" }}
+    {{- end }}
+    {{- if hasSuffix "SSL" (include "flotilla-service.dependency" (dict "root" . "dependency" "kafka" "key" "securityProtocol")) }}
+    tls: enable
+    {{- end }}
+  {{- with include "flotilla-service.authenticationRef" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end }}

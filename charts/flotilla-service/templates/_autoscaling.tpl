@@ -2,12 +2,6 @@
 {{- or .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled | ternary "yes" "" -}}
 {{- end }}
 
-{{- define "flotilla-service.checkAutoscaling" -}}
-{{- if and .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled -}}
-{{- fail (printf "%s: autoscaling.hpa and autoscaling.keda are both enabled and would fight over the replicas: turn one off" .Chart.Name) -}}
-{{- end -}}
-{{- end }}
-
 {{- define "flotilla-service.hpa" -}}
 {{- $hpa := .Values.autoscaling.hpa -}}
 apiVersion: autoscaling/v2
@@ -40,7 +34,7 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* The triggers are the service's own: its chart defines "<service>.triggers" by the annotation flotilla/triggers. */}}
+{{/* The triggers are the service's own: its chart defines "<service>.triggers" and "<service>.scalingModifiers". */}}
 {{- define "flotilla-service.scaledObject" -}}
 {{- $keda := .Values.autoscaling.keda -}}
 apiVersion: keda.sh/v1alpha1
@@ -57,13 +51,18 @@ spec:
   maxReplicaCount: {{ $keda.maxReplicas }}
   pollingInterval: {{ $keda.pollingIntervalSeconds }}
   cooldownPeriod: {{ $keda.cooldownSeconds }}
+  {{- $modifiers := include (printf "%s.scalingModifiers" .Chart.Name) . }}
+  {{- if or $keda.behavior $modifiers }}
   advanced:
     {{- with $keda.behavior }}
     horizontalPodAutoscalerConfig:
       behavior:
         {{- toYaml . | nindent 8 }}
     {{- end }}
-    {{- include (printf "%s.scalingModifiers" .Chart.Name) . | nindent 4 }}
+    {{- with $modifiers }}
+    {{- . | nindent 4 }}
+    {{- end }}
+  {{- end }}
   triggers:
     {{- include (printf "%s.triggers" .Chart.Name) . | nindent 4 }}
     {{- with $keda.extraTriggers }}

@@ -2,7 +2,7 @@
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ include "flotilla-service.fullname" . }}
+  name: {{ include "flotilla-service.deploymentName" . }}
   namespace: {{ .Release.Namespace }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
@@ -13,7 +13,7 @@ spec:
   revisionHistoryLimit: 3
   selector:
     matchLabels:
-      {{- include "flotilla-service.selectorLabels" . | nindent 6 }}
+      {{- include "flotilla-service.podSelectorLabels" . | nindent 6 }}
   strategy:
     type: RollingUpdate
     rollingUpdate:
@@ -23,6 +23,9 @@ spec:
     metadata:
       labels:
         {{- include "flotilla-service.labels" . | nindent 8 }}
+        {{- with .Values.buildId }}
+        flotilla/build-id: {{ . | quote }}
+        {{- end }}
         {{- with .Values.podLabels }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -92,6 +95,7 @@ spec:
           volumeMounts:
             - name: tmp
               mountPath: /tmp
+            {{- include "flotilla-service.fileMounts" . | nindent 12 }}
             {{- with .Values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -99,6 +103,7 @@ spec:
         - name: tmp
           emptyDir:
             sizeLimit: 64Mi
+        {{- include "flotilla-service.fileVolumes" . | nindent 8 }}
         {{- with .Values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -125,6 +130,11 @@ spec:
   value: {{ . | quote }}
 {{- end }}
 {{- include "flotilla-service.dependencyEnv" . }}
+{{- include "flotilla-service.fileEnv" . }}
+{{- with .Values.buildId }}
+- name: FLOTILLA_BUILD_ID
+  value: {{ . | quote }}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}

@@ -5,6 +5,16 @@ Names and labels. A chart's own name is the service's name: image, Deployment an
 {{- .Chart.Name -}}
 {{- end }}
 
+{{/* One Deployment per listed build id carries that id in its name. */}}
+{{- define "flotilla-service.deploymentName" -}}
+{{- $name := include "flotilla-service.fullname" . -}}
+{{- if .Values.buildId -}}
+{{- printf "%s-%s" $name (.Values.buildId | lower | replace "." "-" | replace "_" "-") | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
+{{- end }}
+
 {{- define "flotilla-service.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" -}}
@@ -21,6 +31,13 @@ Names and labels. A chart's own name is the service's name: image, Deployment an
 {{- define "flotilla-service.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "flotilla-service.service" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "flotilla-service.podSelectorLabels" -}}
+{{ include "flotilla-service.selectorLabels" . }}
+{{- with .Values.buildId }}
+flotilla/build-id: {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "flotilla-service.labels" -}}

@@ -67,6 +67,31 @@ spec:
     {{- end }}
 {{- end }}
 
+{{/* Addresses of the ready pods' health port: what `helm test` asks. */}}
+{{- define "flotilla-service.healthService" -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}-health
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+spec:
+  clusterIP: None
+  selector:
+    {{- include "flotilla-service.selectorLabels" . | nindent 4 }}
+  ports:
+    - name: metrics
+      port: {{ .Values.metrics.port }}
+      targetPort: metrics
+{{- end }}
+
+{{/* A service that may rest at no pods has nobody to ask. */}}
+{{- define "flotilla-service.tested" -}}
+{{- $rests := or (and .Values.autoscaling.keda.enabled (eq (int .Values.autoscaling.keda.minReplicas) 0)) (and (not (include "flotilla-service.autoscaled" .)) (eq (int .Values.replicas) 0)) -}}
+{{- and .Values.tests.enabled (not $rests) | ternary "yes" "" -}}
+{{- end }}
+
 {{/* `helm test`: the pods of this release are ready, asked from inside by the service's own image. */}}
 {{- define "flotilla-service.test" -}}
 apiVersion: v1
@@ -84,6 +109,7 @@ metadata:
 spec:
   restartPolicy: Never
   automountServiceAccountToken: false
+  enableServiceLinks: false
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   {{- with .Values.imagePullSecrets | default (.Values.global | default dict).imagePullSecrets }}
@@ -94,18 +120,34 @@ spec:
     - name: test
       image: {{ include "flotilla-service.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command: [python, -m, flotilla.postgres.check]
-      env:
-        {{- include "flotilla-service.environment" . | nindent 8 }}
+      command: [/app/bin/python, -m, flotilla.runtime.probe]
+      args: ["http://{{ include "flotilla-service.fullname" . }}-health.{{ .Release.Namespace }}:{{ .Values.metrics.port }}/readyz"]
       resources:
         {{- toYaml .Values.resources | nindent 8 }}
       securityContext:
         {{- toYaml .Values.securityContext | nindent 8 }}
 {{- end }}
 
-{{- define "flotilla-service.all" -}}
-{{- include "flotilla-service.checkAutoscaling" . -}}
+{{/* The Deployment; with worker versioning one per listed build id. */}}
+{{- define "flotilla-service.deployments" -}}
+{{- if (.Values.versioning | default dict).builds }}
+{{- range .Values.versioning.builds }}
+---
+{{- $image := merge (dict "tag" (.tag | default "") "digest" (.digest | default "")) (omit $.Values.image "tag" "digest") }}
+{{- $values := mergeOverwrite (deepCopy (omit $.Values "image")) (dict "buildId" .id "image" $image "replicas" .replicas) }}
+{{ include "flotilla-service.deployment" (dict "Values" $values "Chart" $.Chart "Release" $.Release "Capabilities" $.Capabilities "Template" $.Template) }}
+{{- end }}
+{{- else }}
 {{ include "flotilla-service.deployment" . }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.all" -}}
+{{- include "flotilla-service.checkRenamed" . -}}
+{{- include "flotilla-service.checkAutoscaling" . -}}
+{{ include "flotilla-service.deployments" . }}
+---
+{{ include "flotilla-service.healthService" . }}
 {{- if .Values.serviceAccount.create }}
 ---
 {{ include "flotilla-service.serviceAccount" . }}
@@ -125,6 +167,10 @@ spec:
 {{- if .Values.autoscaling.keda.enabled }}
 ---
 {{ include "flotilla-service.scaledObject" . }}
+{{- if include "flotilla-service.scalerSecrets" . | fromYaml }}
+---
+{{ include "flotilla-service.triggerAuthentication" . }}
+{{- end }}
 {{- end }}
 {{- if and .Values.podDisruptionBudget.enabled (gt (int (include "flotilla-service.mostReplicas" .)) 1) }}
 ---
@@ -138,7 +184,7 @@ spec:
 ---
 {{ include "flotilla-service.podMonitor" . }}
 {{- end }}
-{{- if .Values.tests.enabled }}
+{{- if include "flotilla-service.tested" . }}
 ---
 {{ include "flotilla-service.test" . }}
 {{- end }}

@@ -8,13 +8,6 @@ enableTLS: "true"
 {{- end }}
 {{- end }}
 
-{{- define "flotilla-service.redisAuthenticationRef" -}}
-{{- if include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "scalerSecret") -}}
-authenticationRef:
-  name: {{ include "flotilla-service.fullname" . }}
-{{- end }}
-{{- end }}
-
 {{/* Two triggers, lag and pending, joined by scalingModifiers. Call with root, stream and group. */}}
 {{- define "flotilla-service.streamTriggers" -}}
 {{- $each := .root.Values.autoscaling.keda.tasksPerPod | quote -}}
@@ -26,7 +19,9 @@ authenticationRef:
     consumerGroup: {{ .group }}
     lagCount: {{ $each }}
     activationLagCount: "0"
-  {{- include "flotilla-service.redisAuthenticationRef" .root | nindent 2 }}
+  {{- with include "flotilla-service.authenticationRef" .root }}
+  {{- . | nindent 2 }}
+  {{- end }}
 - type: redis-streams
   name: pending
   metadata:
@@ -34,7 +29,9 @@ authenticationRef:
     stream: {{ .stream }}
     consumerGroup: {{ .group }}
     pendingEntriesCount: {{ $each }}
-  {{- include "flotilla-service.redisAuthenticationRef" .root | nindent 2 }}
+  {{- with include "flotilla-service.authenticationRef" .root }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{/* Lag alone calls work in hand idle, so the sum of both counts; only zero of both is zero pods. */}}
@@ -46,7 +43,34 @@ scalingModifiers:
   metricType: AverageValue
 {{- end }}
 
-{{- define "flotilla-service.redisAuthentication" -}}
+{{/*
+Where KEDA's scaler finds its credentials, by parameter; empty where none are set. The annotation `flotilla/scales-by` names
+the dependency that it asks: streams by a Redis user for scaling, the outbox by the DSN of role flotilla_scaler.
+*/}}
+{{- define "flotilla-service.scalerSecrets" -}}
+{{- $by := index .Chart.Annotations "flotilla/scales-by" | default "" }}
+{{- $key := eq $by "redis" | ternary "scalerSecret" "existingSecret" }}
+{{- $secret := include "flotilla-service.dependency" (dict "root" . "dependency" $by "key" $key) }}
+{{- if eq $by "postgres" }}
+{{- with .Values.autoscaling.keda.scalerSecret | default $secret }}
+connection: {secret: {{ . }}, key: flotilla_scaler}
+{{- end }}
+{{- else if and $secret (eq $by "temporal") }}
+apiKey: {secret: {{ $secret }}, key: api-key}
+{{- else if $secret }}
+username: {secret: {{ $secret }}, key: username}
+password: {secret: {{ $secret }}, key: password}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.authenticationRef" -}}
+{{- if include "flotilla-service.scalerSecrets" . | fromYaml -}}
+authenticationRef:
+  name: {{ include "flotilla-service.fullname" . }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.triggerAuthentication" -}}
 apiVersion: keda.sh/v1alpha1
 kind: TriggerAuthentication
 metadata:
@@ -56,9 +80,9 @@ metadata:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:
   secretTargetRef:
-    {{- range $parameter := list "username" "password" }}
+    {{- range $parameter, $at := include "flotilla-service.scalerSecrets" . | fromYaml }}
     - parameter: {{ $parameter }}
-      name: {{ include "flotilla-service.dependency" (dict "root" $ "dependency" "redis" "key" "scalerSecret") }}
-      key: {{ $parameter }}
+      name: {{ $at.secret }}
+      key: {{ $at.key }}
     {{- end }}
 {{- end }}

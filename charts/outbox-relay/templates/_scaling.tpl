@@ -2,6 +2,9 @@
 {{- end }}
 
 {{- define "outbox-relay.triggers" -}}
+{{- if not (index (include "flotilla-service.scalerSecrets" . | fromYaml) "connection") -}}
+{{- fail "outbox-relay: KEDA needs the DSN of role flotilla_scaler: set autoscaling.keda.scalerSecret to the Secret whose key flotilla_scaler holds it" -}}
+{{- end -}}
 - type: postgresql
   name: backlog
   metadata:

@@ -13,6 +13,9 @@
     queueTypes: workflow,activity
     targetQueueSize: {{ .Values.autoscaling.keda.backlogPerPod | quote }}
     activationTargetQueueSize: "0"
+  {{- with include "flotilla-service.authenticationRef" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
 - type: cpu
   name: slots
   metricType: Utilization

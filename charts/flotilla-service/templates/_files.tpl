@@ -1,0 +1,75 @@
+{{/*
+Files that a service reads: the audit consumer's signing key (a Secret), the approval policy (a ConfigMap) that the gateway
+and the worker must share.
+*/}}
+{{- define "flotilla-service.signingKeySecret" -}}
+{{- $fleet := ((.Values.global | default dict).signingKey | default dict).existingSecret -}}
+{{- $secret := .Values.signingKey.existingSecret | default $fleet -}}
+{{- if not $secret -}}
+{{- fail (printf "%s needs a signing key: set signingKey.existingSecret (or global.signingKey.existingSecret for the whole fleet). Its key %s holds an Ed25519 private key in PEM: openssl genpkey -algorithm ed25519" .Chart.Name .Values.signingKey.key) -}}
+{{- end -}}
+{{- $secret -}}
+{{- end }}
+
+{{- define "flotilla-service.approvalPolicy" -}}
+{{- mergeOverwrite (dict "builtin" "" "existingConfigMap" "" "key" "policy.toml") ((.Values.global | default dict).approvalPolicy | default dict) (.Values.approvalPolicy | default dict | include "flotilla-service.onlySet" | fromYaml) | toYaml -}}
+{{- end }}
+
+{{/* The entries of a dict that are not empty. */}}
+{{- define "flotilla-service.onlySet" -}}
+{{- $set := dict -}}
+{{- range $key, $value := . }}
+{{- if $value }}
+{{- $_ := set $set $key $value -}}
+{{- end }}
+{{- end }}
+{{- toYaml $set -}}
+{{- end }}
+
+{{- define "flotilla-service.fileEnv" -}}
+{{- if hasKey .Values "signingKey" }}
+- name: FLOTILLA_AUDIT_SIGNING_KEY_FILE
+  value: /etc/flotilla/signing/{{ .Values.signingKey.key }}
+{{- end }}
+{{- if hasKey .Values "approvalPolicy" }}
+{{- $policy := include "flotilla-service.approvalPolicy" . | fromYaml }}
+{{- if $policy.existingConfigMap }}
+- name: FLOTILLA_APPROVAL_POLICY
+  value: /etc/flotilla/policy/{{ $policy.key }}
+{{- else if $policy.builtin }}
+- name: FLOTILLA_APPROVAL_POLICY
+  value: {{ printf "builtin:%s" $policy.builtin }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.fileMounts" -}}
+{{- if hasKey .Values "signingKey" }}
+- name: signing-key
+  mountPath: /etc/flotilla/signing
+  readOnly: true
+{{- end }}
+{{- if hasKey .Values "approvalPolicy" }}
+{{- if (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}
+- name: approval-policy
+  mountPath: /etc/flotilla/policy
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.fileVolumes" -}}
+{{- if hasKey .Values "signingKey" }}
+- name: signing-key
+  secret:
+    secretName: {{ include "flotilla-service.signingKeySecret" . }}
+    defaultMode: 0440
+{{- end }}
+{{- if hasKey .Values "approvalPolicy" }}
+{{- with (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}
+- name: approval-policy
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
