@@ -31,6 +31,7 @@ MAX_BATCH_BYTES = 1_000_000
 REQUEST_TIMEOUT_MS = 10_000
 OPEN_TIMEOUT_S = 10.0
 _CLOSE_PATIENCE_S = 1.0
+_CLOSE_LIMIT_S = 5.0
 _BACKOFF_S = (0.1, 2.0)
 
 Compression = Literal["none", "lz4", "zstd"]
@@ -82,6 +83,9 @@ class Publisher:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await producer.start()
                 _check_partitions(topic, len(await producer.partitions_for(topic)))
+        except asyncio.CancelledError:
+            await producer.stop()
+            raise
         except (KafkaError, OSError) as error:
             await producer.stop()
             reason = str(error) or type(error).__name__
@@ -125,9 +129,18 @@ class Publisher:
             done, _ = await asyncio.wait([sender], timeout=_CLOSE_PATIENCE_S)
             if not done:
                 self._disconnect()
-                await asyncio.wait([sender], timeout=2 * REQUEST_TIMEOUT_MS / 1000)
-        self._producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - frees whoever waits
+                await asyncio.wait([sender], timeout=_CLOSE_LIMIT_S)
+        self._forget_batches()
         await self._producer.stop()
+
+    def _forget_batches(self) -> None:
+        # Frees whoever waits for a batch; the accumulator's own waiters must not be reported as unheard errors.
+        accumulator = self._producer._message_accumulator  # noqa: SLF001
+        queued = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
+        accumulator.fail_all(ProducerClosed())
+        for batch in queued:
+            for waiter in (batch.future, batch._drain_waiter):  # noqa: SLF001
+                waiter.exception()
 
     def _disconnect(self) -> None:
         # A broker that holds the connection but doesn't answer: the request in hand fails, the sender can end.
@@ -147,6 +160,7 @@ class Link:
     def __init__(self, open_publisher: Callable[[], Awaitable[Publisher]]) -> None:
         self._open = open_publisher
         self._connecting: asyncio.Task[None] | None = None
+        self._old: Publisher | None = None
         self.publisher: Publisher | None = None
         self.problem: str | None = "not connected to Kafka yet"
 
@@ -154,13 +168,12 @@ class Link:
         """Closes the publisher, whatever it has in hand, and opens another as soon as Kafka answers."""
         if self._connecting is not None and not self._connecting.done():
             return
-        old, self.publisher = self.publisher, None
+        self._old, self.publisher = self.publisher, None
         self.problem = reason or self.problem
-        self._connecting = asyncio.create_task(self._reconnect(old), name="kafka-link")
+        self._connecting = asyncio.create_task(self._reconnect(), name="kafka-link")
 
-    async def _reconnect(self, old: Publisher | None) -> None:
-        if old is not None:
-            await old.abort()
+    async def _reconnect(self) -> None:
+        await self._abort_old()
         backoff_s, max_backoff_s = _BACKOFF_S
         while True:
             try:
@@ -176,11 +189,17 @@ class Link:
                 self.problem = None
                 return
 
+    async def _abort_old(self) -> None:
+        if self._old is not None:
+            await self._old.abort()
+            self._old = None
+
     async def close(self) -> None:
         """Ends without waiting for what is in hand."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+        await self._abort_old()
         if self.publisher is not None:
             await self.publisher.abort()
             self.publisher = None
