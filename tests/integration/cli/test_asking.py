@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.fleet import FLOTILLA, Fleet
+from tests.integration.cli.api import until
 from tests.integration.cli.proxy import proxy_to
 from tests.support.waiting import eventually
 
@@ -88,24 +89,18 @@ def test_a_run_shows_its_steps_and_attempts(fleet: Fleet) -> None:
 
 async def held_at_the_writer(fleet: Fleet, session: str) -> str:
     """The id of the session's run, once only the writer's answer is missing."""
-
-    def researched() -> str | None:
-        runs = fleet.cli_json("runs", "list", "--session", session)["runs"]
-        events = fleet.cli_json("sessions", "events", session)["events"] if runs else []
-        found = any(event["type"].endswith("tool_result.v1") for event in events)
-        return str(runs[0]["run_id"]) if found else None
-
-    return await eventually(researched, timeout_s=60, every_s=0.2)
+    await until(fleet, f"/sessions/{session}/events", _is_researched)
+    runs = await until(fleet, f"/runs?session_id={session}", lambda page: page["runs"])
+    return str(runs[0]["run_id"])
 
 
-async def status_of(fleet: Fleet, run_id: str) -> dict[str, Any]:
+def _is_researched(page: dict[str, Any]) -> bool:
+    return any(event["type"].endswith("tool_result.v1") for event in page["events"])
+
+
+async def status_of(fleet: Fleet, run_id: str) -> Any:
     """The run, once it has ended."""
-
-    def ended() -> dict[str, Any] | None:
-        run: dict[str, Any] = fleet.cli_json("runs", "get", run_id)
-        return run if run["finished_at"] else None
-
-    return await eventually(ended, timeout_s=60, every_s=0.2)
+    return await until(fleet, f"/runs/{run_id}", lambda run: run if run["finished_at"] else None)
 
 
 async def test_ctrl_c_leaves_the_run_going_and_says_how_to_follow_it(fleet: Fleet, unique: Unique) -> None:

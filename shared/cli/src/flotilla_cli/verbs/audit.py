@@ -232,6 +232,19 @@ def retry_parked(
     _finish(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
 
 
+@verb(
+    parked_app, "discard", acts_as=ADMIN, epilog=examples('flotilla audit parked discard s1 --reason "restored twice"')
+)
+def discard_parked(
+    call: Call,
+    session: SessionId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the events.")],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+) -> None:
+    """Set a session's conflicting events aside, so that it can go on; they are kept, marked."""
+    _finish(call, call.gateway.post(f"/audit/parked/{session}/discard", {"reason": reason}), wait=wait)
+
+
 def _finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
     """Show what came of a request to the audit consumer, or that it was made."""
     request_id = request["request_id"]

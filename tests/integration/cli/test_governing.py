@@ -1,0 +1,146 @@
+"""`flotilla actions`, `approvals`, `keys`, `agents`, `tasks`, `dead-letters`, `outbox` against a running fleet."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flotilla.bus import connect_redis
+from tests.e2e.fleet import Fleet
+from tests.integration.cli.api import until
+
+Unique = Callable[[str], str]
+
+
+def submitted(fleet: Fleet, *more: str) -> str:
+    """The id of an action that alice submitted."""
+    action = fleet.cli_json("actions", "submit", "--action", "echo", "--description", "A trial", *more)
+    return str(action["action_id"])
+
+
+async def action_with(fleet: Fleet, action_id: str, status: str) -> Any:
+    """The action, once it has this status."""
+    return await until(fleet, f"/actions/{action_id}", lambda action: action if action["status"] == status else None)
+
+
+async def approval_of(fleet: Fleet, action_id: str) -> Any:
+    """What waits for a decision, once it does."""
+    return await until(fleet, f"/approvals/{action_id}", lambda approval: approval)
+
+
+async def test_an_action_of_low_risk_runs_at_once(fleet: Fleet) -> None:
+    done = await action_with(fleet, submitted(fleet, "--arg", "text=hello"), "completed")
+    assert done["approval_status"] == "not_required"
+    assert "hello" in json.dumps(done["result"])
+    wrong = ("actions", "submit", "--action", "echo", "--description", "A trial", "--arg", "text2=3")
+    refused = fleet.cli(*wrong, check=False)
+    assert refused.returncode == 2
+    assert "text2" in refused.stderr
+
+
+async def test_nobody_approves_their_own_request_and_the_other_person_can(fleet: Fleet) -> None:
+    action_id = submitted(fleet, "--risk", "high", "--arg", "text=hello")
+    await approval_of(fleet, action_id)
+    inbox = {one["approval_id"]: one for one in fleet.cli_json("approvals", "list", "--limit", "500")["approvals"]}
+    approval = inbox[action_id]
+    assert (approval["args"], approval["risk_level"], approval["requested_by"]) == ({"text": "hello"}, "high", "alice")
+    own = fleet.cli("approvals", "approve", action_id, check=False)
+    assert own.returncode == 1
+    assert "--as alice or bob" in own.stderr
+    assert fleet.cli_json("approvals", "approve", action_id, "--as", "bob")["approval_status"] == "approved"
+    assert "hello" in json.dumps((await action_with(fleet, action_id, "completed"))["result"])
+    assert action_id in fleet.cli("actions", "list").stdout
+
+
+async def test_a_rejection_needs_a_reason_and_is_final(fleet: Fleet) -> None:
+    action_id = submitted(fleet, "--risk", "medium", "--arg", "text=hello")
+    await approval_of(fleet, action_id)
+    assert fleet.cli("approvals", "reject", action_id, "--as", "bob", check=False).returncode == 2
+    fleet.cli("approvals", "reject", action_id, "--reason", "not today", "--as", "bob")
+    await action_with(fleet, action_id, "rejected")
+    late = fleet.cli("approvals", "approve", action_id, "--as", "bob", check=False)
+    assert late.returncode == 1
+    assert "409" in late.stderr
+    assert "not today" in fleet.cli("approvals", "show", action_id).stdout
+
+
+async def test_what_was_edited_is_not_approved_under_the_hash_of_the_old(fleet: Fleet) -> None:
+    action_id = submitted(fleet, "--risk", "medium", "--arg", "text=hello")
+    seen = (await approval_of(fleet, action_id))["content_hash"]
+    fleet.cli("approvals", "edit", action_id, "--arg", "text=goodbye", "--as", "bob")
+    shown = fleet.cli_json("approvals", "show", action_id)
+    assert shown["args"] == {"text": "goodbye"}
+    stale = fleet.cli("approvals", "approve", action_id, "--content-hash", seen, "--as", "bob", check=False)
+    assert stale.returncode == 1
+    assert fleet.cli("approvals", "approve", action_id, "--as", "bob", check=False).returncode == 1
+
+
+async def test_a_key_works_until_it_is_revoked(fleet: Fleet, unique: Unique) -> None:
+    name = unique("carol")
+    made = fleet.cli_json(
+        "keys", "create", "--for", name, "--role", "operator", "--role", "approver", "--expires", "90d"
+    )
+    assert made["is_person"]
+    assert fleet.cli_json("sessions", "list", "--token", made["key"])["sessions"] is not None
+    action_id = submitted(fleet, "--risk", "medium", "--arg", "text=hello")
+    await approval_of(fleet, action_id)
+    fleet.cli("approvals", "approve", action_id, "--token", made["key"])
+    listed = {key["key_id"]: key for key in fleet.cli_json("keys", "list")["keys"]}
+    assert listed[made["key_id"]]["name"] == name
+    assert made["key"] not in json.dumps(listed)
+    refused = fleet.cli("keys", "create", "--for", name, "--role", "viewer", "--as", "alice", check=False)
+    assert refused.returncode == 1
+    fleet.cli("keys", "revoke", made["key_id"])
+    revoked = fleet.cli("sessions", "list", "--token", made["key"], check=False)
+    assert revoked.returncode == 1
+    assert "401" in revoked.stderr
+    assert fleet.cli("keys", "revoke", "k-unknown", check=False).returncode == 3
+
+
+def test_agents_are_listed_with_their_streams(fleet: Fleet) -> None:
+    agents = {agent["name"]: agent for agent in fleet.cli_json("agents", "list")["agents"]}
+    assert agents["research"]["stream"] == "flotilla.tasks.research"
+    assert agents["write"]["instances"] == 1
+
+
+@pytest.mark.usefixtures("handbook")
+async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
+    steps = ("--step", "research", "--step", "write")
+    question = json.dumps({"query": "Who inspects the mooring lines at Northquay?"})
+    task_id = fleet.cli_json("tasks", "submit", *steps, "--input", question)["task_id"]
+    await until(fleet, f"/tasks/{task_id}", lambda task: task["finished_at"])
+    shown = fleet.cli("tasks", "get", task_id).stdout
+    assert "harbour master" in shown
+    assert "(retrieval_scores)" in shown
+    assert fleet.cli("tasks", "submit", *steps, "--input", "[]", check=False).returncode == 2
+    assert fleet.cli("tasks", "get", "no-such-task", check=False).returncode == 3
+
+
+async def test_an_entry_that_is_no_task_becomes_a_dead_letter_to_show_redrive_and_discard(
+    fleet: Fleet, unique: Unique
+) -> None:
+    nonsense = unique("nonsense")
+    port = fleet.process("redis")["ports"]["redis"]
+    async with connect_redis(f"redis://127.0.0.1:{port}/0") as redis:
+        await redis.xadd("flotilla.tasks.research", {"event": f"no event: {nonsense}"})
+
+    async def buried() -> str:
+        letters = "/dead-letters?stream=flotilla.tasks.research"
+        listed = await until(fleet, letters, lambda page: page["dead_letters"], timeout_s=120)
+        return str(listed[0]["dead_letter_id"])
+
+    letter_id = await buried()
+    assert nonsense in fleet.cli("dead-letters", "show", letter_id).stdout
+    assert letter_id in fleet.cli("dead-letters", "list", "--stream", "flotilla.tasks.research").stdout
+    fleet.cli("dead-letters", "redrive", letter_id)
+    again = await buried()
+    assert again != letter_id
+    fleet.cli("dead-letters", "discard", again)
+    assert again not in fleet.cli("dead-letters", "list").stdout
+    assert fleet.cli("dead-letters", "show", "no-such-letter", check=False).returncode == 3
+
+
+def test_the_outbox_says_what_waits(fleet: Fleet) -> None:
+    assert fleet.cli_json("outbox", "status")["backlog_rows"] >= 0
+    assert fleet.cli("outbox", "redrive", "no-such-session", check=False).returncode == 3
