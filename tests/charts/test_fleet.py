@@ -1,0 +1,125 @@
+"""The umbrella chart: what its values files render, byte for byte, and that the parts belong together."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = ("demo", "production")
+
+
+def _normal(text: str) -> str:
+    """Without what is drawn at random: the demo's Secrets."""
+    documents = text.split("\n---\n")
+    return "\n---\n".join(
+        re.sub(r"^(  [\w.-]+): .*$", r"\1: RANDOM", each.split("\ndata:")[0], flags=re.ASCII)
+        + "\ndata:"
+        + re.sub(r"(?m)^(  [\w.-]+): .*$", r"\1: RANDOM", each.split("\ndata:")[1])
+        if "\nkind: Secret\n" in each
+        else each
+        for each in documents
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_values_file_renders_as_recorded(helm: Helm, name: str) -> None:
+    """FLOTILLA_UPDATE_GOLDEN=1 records anew; read the difference before committing it."""
+    done = template(
+        helm, "flotilla", "monitoring.dashboards.enabled=false", "monitoring.rules.enabled=false",
+        files=(f"flotilla/values-{name}.yaml",),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    golden = GOLDEN / f"{name}.yaml"
+    if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
+        golden.write_text(_normal(done.stdout), encoding="utf-8")
+
+    assert _normal(done.stdout) == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_fleet_passes_lint(helm: Helm, name: str) -> None:
+    done = helm("lint", "--strict", "flotilla", "--values", f"flotilla/values-{name}.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_demo_secrets_hold_every_key_that_a_pod_asks_for(render: Render) -> None:
+    manifests = render("flotilla", files=("flotilla/values-demo.yaml",))
+    held = {each["metadata"]["name"]: set(each["data"]) for each in of_kind(manifests, "Secret")}
+
+    asked = set()
+    for owner in of_kind(manifests, "Deployment") + of_kind(manifests, "Job"):
+        for container in owner["spec"]["template"]["spec"]["containers"]:
+            sources = [entry.get("valueFrom", {}).get("secretKeyRef") for entry in container.get("env", [])]
+            asked |= {(source["name"], source["key"]) for source in sources if source}
+    assert asked
+    assert [f"{name}/{key}" for name, key in sorted(asked) if key not in held.get(name, set())] == []
+
+
+def test_every_service_is_part_of_the_fleet_and_can_be_left_out(render: Render) -> None:
+    everything = render("flotilla", files=("flotilla/values-demo.yaml",))
+    less = render("flotilla", "writer-agent.enabled=false", files=("flotilla/values-demo.yaml",))
+
+    names = {each["metadata"]["name"] for each in of_kind(everything, "Deployment")}
+    assert {f"fleet-{service}" for service in SERVICES} <= names
+    assert names - {each["metadata"]["name"] for each in of_kind(less, "Deployment")} == {"fleet-writer-agent"}
+
+
+def test_install_job_has_a_name_per_revision_and_is_a_hook_only_when_asked(render: Render) -> None:
+    (job,) = of_kind(render("flotilla", files=("flotilla/values-demo.yaml",)), "Job")
+    (hook,) = of_kind(render("flotilla", files=("flotilla/values-production.yaml",)), "Job")
+
+    assert job["metadata"]["name"] == "fleet-install-1"
+    assert "annotations" not in job["metadata"]
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+
+
+def test_a_hook_may_not_wait_for_a_database_of_the_release(helm: Helm) -> None:
+    done = template(helm, "flotilla", "install.mode=hook", files=("flotilla/values-demo.yaml",))
+
+    assert done.returncode != 0
+    assert "set install.mode=job" in done.stderr
+
+
+def test_a_wrong_key_of_a_service_is_refused_through_the_fleet(helm: Helm) -> None:
+    done = template(helm, "flotilla", "gateway.replicass=2", files=("flotilla/values-demo.yaml",))
+
+    assert done.returncode != 0
+    assert "replicass" in done.stderr
+
+
+def test_schemas_are_what_the_values_say() -> None:
+    done = subprocess.run(
+        [sys.executable, CHARTS / "schema.py", "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_scalers_ask_for_the_streams_and_groups_of_the_contract(render: Render) -> None:
+    from flotilla.contracts.names import AUDIT_GROUP, SESSION_EVENTS_TOPIC, TASK_QUEUE, agent_group, task_stream
+
+    scaled = of_kind(render("flotilla", files=("flotilla/values-production.yaml",)), "ScaledObject")
+    triggers = {each["metadata"]["name"]: each["spec"]["triggers"][0]["metadata"] for each in scaled}
+
+    for service, agent in (("research-agent", "research"), ("writer-agent", "write")):
+        assert triggers[f"fleet-{service}"]["stream"] == task_stream(agent)
+        assert triggers[f"fleet-{service}"]["consumerGroup"] == agent_group(agent)
+    assert triggers["fleet-audit-consumer"]["topic"] == SESSION_EVENTS_TOPIC
+    assert triggers["fleet-audit-consumer"]["consumerGroup"] == AUDIT_GROUP
+    assert triggers["fleet-workflow-worker"]["taskQueue"] == TASK_QUEUE
+
+
+def test_monitoring_is_shipped_with_the_fleet(render: Render) -> None:
+    manifests = render("flotilla", files=("flotilla/values-production.yaml",))
+
+    shipped = {name for each in of_kind(manifests, "ConfigMap") for name in each["data"]}
+    assert shipped == {path.name for path in (ROOT / "k8s/monitoring/dashboards").glob("*.json")}
+    (rules,) = of_kind(manifests, "PrometheusRule")
+    assert rules["spec"]["groups"]

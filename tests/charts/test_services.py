@@ -1,0 +1,183 @@
+"""Each service's chart, installed alone."""
+
+from typing import Any
+
+import pytest
+
+from tests.charts.conftest import ALONE, SERVICES, Helm, Render, of_kind, template
+
+AGENTS = ("research-agent", "writer-agent")
+
+
+def _pod(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (deployment,) = of_kind(manifests, "Deployment")
+    pod = deployment["spec"]["template"]
+    assert isinstance(pod, dict)
+    return pod
+
+
+def _environment(pod: dict[str, Any]) -> dict[str, Any]:
+    return {entry["name"]: entry for entry in pod["spec"]["containers"][0]["env"]}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_pods_fit_the_restricted_standard(render: Render, service: str) -> None:
+    pod = _pod(render(service, *ALONE))["spec"]
+
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_pods_get_more_time_to_stop_than_the_service_takes_to_drain(render: Render, service: str) -> None:
+    pod = _pod(render(service, *ALONE, "drainSeconds=40"))
+
+    assert _environment(pod)["FLOTILLA_DRAIN_S"]["value"] == "40"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 50
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_credentials_come_from_secrets_only(render: Render, service: str) -> None:
+    environment = _environment(_pod(render(service, *ALONE)))
+
+    for name in ("FLOTILLA_POSTGRES_DSN", "FLOTILLA_REDIS_URL", "OPENAI_API_KEY", "FLOTILLA_TEMPORAL_API_KEY"):
+        assert "value" not in environment.get(name, {})
+    assert environment["FLOTILLA_POSTGRES_DSN"]["valueFrom"]["secretKeyRef"]["name"] == "pg"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_autoscaler_owns_the_replicas(render: Render, service: str) -> None:
+    fixed = render(service, *ALONE, "replicas=3")
+    scaled = render(service, *ALONE, "autoscaling.hpa.enabled=true")
+    by_keda = render(service, *ALONE, "autoscaling.keda.enabled=true", "autoscaling.keda.minReplicas=1")
+
+    assert of_kind(fixed, "Deployment")[0]["spec"]["replicas"] == 3
+    assert not of_kind(fixed, "HorizontalPodAutoscaler") + of_kind(fixed, "ScaledObject")
+    for manifests, kind in ((scaled, "HorizontalPodAutoscaler"), (by_keda, "ScaledObject")):
+        assert "replicas" not in of_kind(manifests, "Deployment")[0]["spec"]
+        assert len(of_kind(manifests, kind)) == 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_disruption_budget_needs_more_than_one_pod(render: Render, service: str) -> None:
+    assert not of_kind(render(service, *ALONE), "PodDisruptionBudget")
+    (budget,) = of_kind(render(service, *ALONE, "replicas=2"), "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_egress_goes_only_to_named_dependencies(render: Render, service: str) -> None:
+    (policy,) = of_kind(render(service, *ALONE), "NetworkPolicy")
+
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert ports <= {53, 443, 5432, 6379, 7233, 9092, 9093}
+    assert all(rule["to"] for rule in policy["spec"]["egress"])
+    assert (6379 in ports) == ("FLOTILLA_REDIS_URL" in _environment(_pod(render(service, *ALONE))))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_image_is_a_tag_or_a_digest(render: Render, service: str) -> None:
+    digest = "sha256:" + "0" * 64
+    tagged = _pod(render(service, *ALONE, "global.image.repository=r.example/f", "global.image.tag=2"))
+    pinned = _pod(render(service, *ALONE, f"image.digest={digest}", "image.tag=ignored"))
+
+    assert tagged["spec"]["containers"][0]["image"] == f"r.example/f/{service}:2"
+    assert pinned["spec"]["containers"][0]["image"] == f"flotilla/{service}@{digest}"
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_agents_scale_on_lag_and_pending_together_and_rest_at_zero(render: Render, agent: str) -> None:
+    manifests = render(agent, *ALONE, "autoscaling.keda.enabled=true", "global.dependencies.redis.scalerSecret=scaler")
+
+    (scaled,) = of_kind(manifests, "ScaledObject")
+    assert scaled["spec"]["minReplicaCount"] == 0
+    assert scaled["spec"]["advanced"]["scalingModifiers"]["formula"] == "lag + pending"
+    assert scaled["spec"]["advanced"]["scalingModifiers"]["activationTarget"] == "0"
+    assert [trigger["name"] for trigger in scaled["spec"]["triggers"]] == ["lag", "pending"]
+    (authentication,) = of_kind(manifests, "TriggerAuthentication")
+    for trigger in scaled["spec"]["triggers"]:
+        assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    # Nobody is there to be tested.
+    assert not of_kind(manifests, "Pod")
+
+
+def test_relay_scales_as_the_role_for_scaling(render: Render) -> None:
+    manifests = render("outbox-relay", *ALONE, "autoscaling.keda.enabled=true")
+
+    (authentication,) = of_kind(manifests, "TriggerAuthentication")
+    (target,) = authentication["spec"]["secretTargetRef"]
+    assert target == {"parameter": "connection", "name": "pg", "key": "flotilla_scaler"}
+
+
+def test_audit_consumer_reads_its_signing_key_from_a_secret(render: Render) -> None:
+    pod = _pod(render("audit-consumer", *ALONE))
+
+    path = _environment(pod)["FLOTILLA_AUDIT_SIGNING_KEY_FILE"]["value"]
+    (mount,) = [each for each in pod["spec"]["containers"][0]["volumeMounts"] if path.startswith(each["mountPath"])]
+    (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == "signing"
+
+
+@pytest.mark.parametrize("service", ["gateway", "workflow-worker"])
+def test_gateway_and_worker_share_the_approval_policy(render: Render, service: str) -> None:
+    builtin = _pod(render(service, *ALONE, "global.approvalPolicy.builtin=local"))
+    file = _pod(render(service, *ALONE, "global.approvalPolicy.existingConfigMap=policy"))
+
+    assert _environment(builtin)["FLOTILLA_APPROVAL_POLICY"]["value"] == "builtin:local"
+    assert _environment(file)["FLOTILLA_APPROVAL_POLICY"]["value"] == "/etc/flotilla/policy/policy.toml"
+    assert {"name": "approval-policy", "configMap": {"name": "policy"}} in file["spec"]["volumes"]
+
+
+def test_worker_versioning_renders_one_deployment_per_build(render: Render) -> None:
+    builds = ("versioning.builds[0].id=v1", "versioning.builds[0].replicas=1", "versioning.builds[0].tag=tag-v1")
+    more = ("versioning.builds[1].id=v2", "versioning.builds[1].replicas=2", "versioning.builds[1].tag=tag-v2")
+    deployments = of_kind(render("workflow-worker", *ALONE, *builds, *more), "Deployment")
+
+    assert [each["metadata"]["name"] for each in deployments] == [
+        "fleet-workflow-worker-v1",
+        "fleet-workflow-worker-v2",
+    ]
+    assert [each["spec"]["replicas"] for each in deployments] == [1, 2]
+    for each, build in zip(deployments, ("v1", "v2"), strict=True):
+        assert each["spec"]["selector"]["matchLabels"]["flotilla/build-id"] == build
+        assert _environment(each["spec"]["template"])["FLOTILLA_BUILD_ID"]["value"] == build
+        assert each["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":tag-{build}")
+
+
+REFUSED = [
+    ("gateway", (), "set dependencies.postgres.existingSecret"),
+    ("audit-consumer", (*ALONE[:-1],), "set signingKey.existingSecret"),
+    ("gateway", (*ALONE, "autoscaling.hpa.enabled=true", "autoscaling.keda.enabled=true"), "turn one off"),
+    ("gateway", (*ALONE, "autoscaling.hpa.enabled=true", "autoscaling.hpa.minReplicas=0"), "use autoscaling.keda"),
+    ("gateway", (*ALONE, "replicaCount=2"), "now called replicas"),
+    ("gateway", (*ALONE, "replicass=2"), "replicass"),
+    ("gateway", (*ALONE, "metrics.porrt=2"), "porrt"),
+    ("gateway", (*ALONE, "logLevel=loud"), "logLevel"),
+    ("research-agent", (*ALONE[:2], "autoscaling.keda.enabled=true"), "set dependencies.redis.address"),
+    (
+        "workflow-worker",
+        (*ALONE, "autoscaling.hpa.enabled=true", "versioning.builds[0].id=v1", "versioning.builds[0].replicas=1"),
+        "turn autoscaling.hpa and autoscaling.keda off",
+    ),
+]
+
+
+@pytest.mark.parametrize(("chart", "values", "mend"), REFUSED)
+def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tuple[str, ...], mend: str) -> None:
+    done = template(helm, chart, *values)
+
+    assert done.returncode != 0
+    assert mend in done.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_charts_pass_lint(helm: Helm, service: str) -> None:
+    done = helm("lint", "--strict", service, *(word for value in ALONE for word in ("--set", value)))
+
+    assert done.returncode == 0, done.stdout + done.stderr
