@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 from flotilla.bus import connect_redis
-from flotilla.bus.connection import ask
 from flotilla.contracts.api_keys import key_hash
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
 from flotilla_devstack import RunningStack
@@ -110,7 +109,7 @@ async def test_two_installers_at_once_wait_for_the_database_and_agree(
         async with connect_redis(redis_url) as redis:
             groups = {task_stream(agent): agent_group(agent) for agent in ("research", "write")}
             for stream, group in {REPLIES_STREAM: BRIDGE_GROUP, **groups}.items():
-                (found,) = await ask(redis, "XINFO", "GROUPS", stream)
+                (found,) = await redis.xinfo_groups(stream)
                 assert (found["name"], found["last-delivered-id"]) == (group.encode(), b"0-0")
 
         code, said = await install(environment, *arguments)
