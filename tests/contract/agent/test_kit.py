@@ -8,6 +8,7 @@ import pytest
 
 from flotilla.agent import Agent, TaskContext
 from flotilla.bus import Redis, connect_redis
+from flotilla.contracts.envelope import to_builtins
 from flotilla.llm import ChatMessage, CompletionRequest
 from flotilla.postgres import Pool
 from flotilla.testing import FakeModel, run_task
@@ -82,9 +83,7 @@ async def on_servers(pool: Pool, redis: Redis, data: dict[str, Any], model: Fake
 async def in_process(data: dict[str, Any], model: FakeModel) -> tuple[Any, ...]:
     run = await run_task(make_agent(), data, model=model)
     output = None if run.output is None else {"text": run.output.text}
-    failure = run.failure and {
-        "type": run.failure.type, "message": run.failure.message, "retryable": run.failure.retryable
-    }  # fmt: skip
+    failure = None if run.failure is None else to_builtins(run.failure)
     return run.status, output, failure, run.kinds, run.progress
 
 

@@ -10,9 +10,9 @@ import pytest
 from flotilla.agent import Agent, TaskContext
 from flotilla.agent.replies import canonical
 from flotilla.bus import Redis
-from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.envelope import from_builtins, to_builtins
 from flotilla.contracts.names import EVENTS_STREAM, cancelled_key, task_stream
-from flotilla.contracts.tasks import AgentTask, Turn
+from flotilla.contracts.tasks import AgentTask, Failure, Turn
 from flotilla.llm import ChatMessage, CompletionRequest
 from flotilla.postgres import Connection, Pool
 from flotilla.testing import FakeModel
@@ -191,7 +191,7 @@ async def test_exception_in_a_handler_is_an_answer_and_is_recorded(pool: Pool, r
         await publish(redis, asked("refuse"))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
         assert await redis.xpending(task_stream("adder"), "adder-agents")
-    assert reply["failure"] == {"type": "ValueError", "message": "a is odd", "retryable": False}
+    assert from_builtins(reply["failure"], Failure) == Failure(type="ValueError", message="a is odd", retryable=False)
     events = await session_events(pool)
     assert [event["type"].split(".")[2] for event in events] == ["tool_call", "tool_result", "error"]
     assert adder.runs == 1
@@ -257,7 +257,8 @@ async def test_task_over_its_time_is_answered_and_ended(pool: Pool, redis: Redis
     async with running(adder.agent, pool, redis):
         await publish(redis, asked("sleep_forever", timeout_s=0.2))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
-    assert reply["failure"] == {"type": "TimeoutError", "message": "no result within 0.2 s", "retryable": True}
+    expected = Failure(type="TimeoutError", message="no result within 0.2 s", retryable=True)
+    assert from_builtins(reply["failure"], Failure) == expected
 
 
 async def test_large_result_stays_in_postgres_and_is_replied_by_reference(pool: Pool, redis: Redis) -> None:

@@ -23,10 +23,10 @@ from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import group_states
 from flotilla.contracts import AgentEvent, AgentTask
-from flotilla.contracts.envelope import encode_event, to_builtins
+from flotilla.contracts.envelope import encode_event, from_builtins, to_builtins
 from flotilla.contracts.errors import Conflict, DeadLetter, NotFound, Oversize, RetryLater, UnknownType
 from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, REPLIES_STREAM, task_stream
-from flotilla.contracts.tasks import TASK_REQUESTED, ReplyAddress
+from flotilla.contracts.tasks import TASK_REQUESTED, Failure, ReplyAddress
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.telemetry.metrics import STREAM_LAG, STREAM_PENDING
 from flotilla_devstack.servers.redis import RedisServer
@@ -146,7 +146,8 @@ async def test_dead_lettered_task_fails_whoever_waits_for_it(redis: Redis, pool:
     (reply,) = await entries(redis, REPLIES_STREAM)
     assert reply["data"]["reply_to"] == to_builtins(REPLY_TO)
     assert reply["data"]["status"] == "failed"
-    assert reply["data"]["failure"] == {"type": "DeadLetter", "message": "unknown_type: version 2", "retryable": False}
+    expected = Failure(type="DeadLetter", message="unknown_type: version 2", retryable=False)
+    assert from_builtins(reply["data"]["failure"], Failure) == expected
     (announced,) = await entries(redis, DEAD_LETTERS_STREAM)
     assert announced["data"]["dead_letter_id"]
     async with tenant_transaction(pool, "default") as connection:
