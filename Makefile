@@ -68,6 +68,51 @@ test-chaos: setup ## Long fault-injection runs
 bench: setup ## Every benchmark, one after the other
 	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done
 
+charts: ## Put the library chart where helm finds it
+	charts/build
+
+test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KUBE_SCHEMAS=folder: kubeconform, too)
+	$(PYTEST) tests/charts --timeout 300
+	k8s/conform
+
+test-cluster: setup charts ## Install on the cluster of KUBECONFIG, ask a question, uninstall
+	$(PYTEST) tests/cluster --timeout 900
+
+##@ Run it on Kubernetes
+.PHONY: charts images image-report load install upgrade uninstall kind-up port-forward
+export IMAGE_REPOSITORY ?= flotilla
+export IMAGE_TAG ?= 0.1.0
+NAMESPACE ?= flotilla
+RELEASE ?= flotilla
+VALUES ?= charts/flotilla/values-demo.yaml
+HELM = PATH="$$(charts/tools):$$PATH" helm --namespace $(NAMESPACE)
+DEPLOY = $(RELEASE) charts/flotilla --values $(VALUES) --set global.image.repository=$(IMAGE_REPOSITORY) --set global.image.tag=$(IMAGE_TAG) $(HELM_OPTIONS)
+
+images: ## Build the six images and their SBOMs (docker, podman or buildah; BASE_IMAGE=…)
+	k8s/images build
+
+image-report: ## Sizes of the images, and how long each takes to answer
+	k8s/images report
+
+load: ## Load the images into the cluster (CLUSTER_LOAD_IMAGE=command that takes an archive; kind's by default)
+	k8s/images load
+
+kind-up: ## A local cluster with kind, and its namespace
+	kind create cluster --config k8s/kind.yaml
+	kubectl apply --filename k8s/namespace.yaml
+
+install: charts ## Install the fleet (VALUES=…, NAMESPACE=…, RELEASE=…)
+	$(HELM) install $(DEPLOY)
+
+upgrade: charts ## Upgrade it to IMAGE_TAG and VALUES
+	$(HELM) upgrade $(DEPLOY)
+
+uninstall: ## Remove it
+	$(HELM) uninstall $(RELEASE) --wait
+
+port-forward: ## The gateway at http://localhost:8080
+	kubectl --namespace $(NAMESPACE) port-forward service/$(RELEASE)-gateway 8080:80
+
 ##@ Keep it
 .PHONY: lock clean
 lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newest versions)

@@ -24,10 +24,8 @@ class Panel:
 def quantiles(metric: str, by: str = "") -> dict[str, str]:
     """p50 and p99 of a histogram."""
     group, legend = (f"le, {by}", f" {{{{{by}}}}}") if by else ("le", "")
-    return {
-        f"p{percent}{legend}": f"histogram_quantile(0.{percent}, sum by ({group}) (rate({metric}_bucket[$__rate_interval])))"
-        for percent in (50, 99)
-    }
+    buckets = f"sum by ({group}) (rate({metric}_bucket[$__rate_interval]))"
+    return {f"p{percent}{legend}": f"histogram_quantile(0.{percent}, {buckets})" for percent in (50, 99)}
 
 
 def rate(metric: str, by: str = "") -> dict[str, str]:
