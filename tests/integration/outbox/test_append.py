@@ -129,3 +129,11 @@ async def test_the_application_can_neither_change_nor_delete_what_it_appended(po
         with pytest.raises(Exception, match="permission denied"):
             async with tenant_transaction(pool, TENANT) as connection:
                 await connection.execute(statement)
+
+
+async def test_nothing_runs_at_commit_but_the_insert(superuser: Connection) -> None:
+    """A NOTIFY there would take a lock of the whole server until the commit is over."""
+    triggers = await superuser.fetchval(
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'flotilla.event_outbox'::regclass"
+    )
+    assert triggers == 0

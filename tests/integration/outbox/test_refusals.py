@@ -147,6 +147,14 @@ async def test_the_producer_is_rebuilt_after_an_error_that_kills_it(
     assert first_occurrences(await read_topic(kafka)) == {key_of("s"): in_order(ids)}
 
 
+async def test_the_producer_waits_for_all_replicas_and_is_idempotent(start_relay: StartRelay) -> None:
+    async with start_relay() as relay:
+        publisher = await eventually(lambda: relay._link.publisher)
+        assert publisher._producer._sender._acks == -1
+        assert publisher._producer._txn_manager is not None
+        assert publisher._producer._txn_manager.transactional_id is None
+
+
 class HoldsLaneThree(Publisher):
     """Partition 3 has no leader, so to say, until `release` is set."""
 
@@ -183,6 +191,22 @@ async def test_a_partition_that_does_not_answer_holds_up_its_own_sessions_only(
     log = first_occurrences(await read_topic(kafka))
     assert log[key_of(held)] == in_order(ids)
     assert len(log[key_of(free)]) == 10
+
+
+async def test_no_transaction_is_open_while_a_batch_waits(
+    pool: Pool, start_relay: StartRelay, backlog: Backlog, superuser: Connection
+) -> None:
+    HoldsLaneThree.release = asyncio.Event()
+    async with start_relay(publisher=HoldsLaneThree) as relay:
+        await append_messages(pool, neighbours(1)[0], ["waits"])
+        await eventually(lambda: 3 in relay._flights.lanes)
+        states = await superuser.fetch(
+            "SELECT DISTINCT state FROM pg_stat_activity "
+            "WHERE application_name = 'outbox-relay' AND datname = current_database() AND state <> 'active'"
+        )
+        assert [row["state"] for row in states] == ["idle"]
+        HoldsLaneThree.release.set()
+        await drained(backlog)
 
 
 async def test_a_batch_without_an_answer_is_sent_again_by_a_new_producer(
