@@ -29,10 +29,12 @@ from flotilla.telemetry import metrics
 from workflow_worker.activities.signatures import (
     BEGIN_RUN,
     CLOSE_RUN,
+    PAUSE_RUN,
     RUN_CLOSED,
     SAVE_TO_DATABASE,
     BegunRun,
     CloseRun,
+    PauseRun,
     RunKey,
     SaveAnswer,
 )
@@ -45,6 +47,10 @@ _MARK_RUNNING = """
 UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, now())
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING session_id
+"""
+_PAUSE = """
+UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
+WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted')
 """
 _STATUS = "SELECT status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _ADD_SESSION = """
@@ -101,6 +107,12 @@ class RunRecords:
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
         return BegunRun(history=await earlier_turns(self._pool, request.tenant_id, request.session_id))
+
+    @activity.defn(name=PAUSE_RUN)
+    async def pause_run(self, pause: PauseRun) -> None:
+        """Shows whether the run waits for people. Idempotency key: (tenant, run id)."""
+        async with tenant_transaction(self._pool, pause.run.tenant_id) as connection:
+            await connection.execute(_PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused)
 
     @activity.defn(name=SAVE_TO_DATABASE)
     async def save_to_database(self, answer: SaveAnswer) -> RAGResponse:

@@ -9,13 +9,14 @@ from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.orders import OperatorVerb, OrderState, SagaStepState
 from flotilla.contracts.requests import ActionRequest, OrderRequest, RunStatus
 from flotilla.contracts.session_events import ErrorRaised
-from flotilla.contracts.tasks import ResultReference, Turn
+from flotilla.contracts.tasks import ApprovalNeeded, ResultReference, Turn
 
 DELEGATE = "delegate"
 TELL_AGENT_CANCELLED = "tell_agent_cancelled"
 BEGIN_RUN = "begin_run"
 SAVE_TO_DATABASE = "save_to_database"
 CLOSE_RUN = "close_run"
+PAUSE_RUN = "pause_run"
 
 RUN_CLOSED = "RunClosed"
 """Type of the failure of an activity that meets a run which has already ended."""
@@ -41,6 +42,8 @@ class AgentFailure:
     agent: str
     attempt: int
     retryable: bool
+    approvals: list[ApprovalNeeded] = field(default_factory=list)
+    """What the task waits for, when it paused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,14 @@ class RunKey:
 
     tenant_id: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseRun:
+    """A run waits for people, or goes on."""
+
+    run: RunKey
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.requests import RunStatus
-from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
 from workflow_worker.activities.signatures import (
     CANCELLED_BY_AGENT,
     DELEGATE,
@@ -21,8 +21,11 @@ from workflow_worker.activities.signatures import (
     CancelledTask,
     TaskOutcome,
 )
+from workflow_worker.workflows.gated_tools import OnPause, ask_people
 
 T = TypeVar("T")
+MAX_PAUSES = 50
+"""How often one task may pause for people, before its pause counts as a failure."""
 
 ANSWER_TIMEOUT = timedelta(minutes=30)
 """How long one try may take, the agents' scaling up included."""
@@ -52,21 +55,29 @@ ATTEMPT_TIMEOUT = timedelta(seconds=10)
 """How long one attempt at the database may take; also how long a killed worker's attempt is waited for."""
 
 
-async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES) -> TaskOutcome:
+async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES, on_pause: OnPause | None = None) -> TaskOutcome:
     """The result of `task`, tried again as `retries` says when the agent reports a failure that may pass.
+
+    A task that calls a gated tool pauses: its try ends, people are asked, and the next try follows their verdict.
 
     Raises:
         ActivityError: the last try's failure; its cause has the agent's error type and message.
         asyncio.CancelledError: the workflow was cancelled, and the agent was told.
     """
-    attempt = 1
+    attempt, failures, pauses = 1, 0, 0
     while True:
         try:
             return await _one_try(replace(task, attempt=attempt))
         except ActivityError as error:
-            if not _may_pass(error, retries, attempt):
-                raise
-            await workflow.sleep(backoff(retries, attempt), summary=f"before try {attempt + 1} of {task.task_id}")
+            pause = _pause_in(error)
+            if pause is not None and pauses < MAX_PAUSES:
+                pauses += 1
+                await ask_people(task, pause, on_pause)
+            else:
+                failures += 1
+                if not _may_pass(error, retries, failures):
+                    raise
+                await workflow.sleep(backoff(retries, failures), summary=f"before try {attempt + 1} of {task.task_id}")
             attempt += 1
 
 
@@ -103,6 +114,14 @@ async def _call_off(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> 
         await handle
     except (ActivityError, asyncio.CancelledError):
         workflow.logger.info("task %s called off", task.task_id)
+
+
+def _pause_in(error: ActivityError) -> AgentFailure | None:
+    cause = error.cause
+    if not isinstance(cause, ApplicationError) or cause.type != APPROVAL_REQUIRED:
+        return None
+    details = [detail for detail in cause.details if isinstance(detail, dict) and detail.get("approvals")]
+    return from_builtins(details[0], AgentFailure) if details else None
 
 
 def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:

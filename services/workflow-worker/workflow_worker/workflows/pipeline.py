@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
@@ -43,7 +43,7 @@ class PipelineWorkflow:
         key = call.PipelineKey(tenant_id=request.tenant_id, task_id=request.task_id)
         try:
             outcome = await self._work(request, key)
-        except (ActivityError, ApplicationError, asyncio.CancelledError) as error:
+        except (FailureError, asyncio.CancelledError) as error:
             trouble = trouble_of(error)
             await uninterrupted(_finish(key, status_of(trouble)))
             if trouble.cancelled:

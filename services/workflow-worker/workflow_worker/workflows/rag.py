@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import cast
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.envelope import to_builtins
@@ -57,7 +57,7 @@ class RagAgentWorkflow:
             task_id = await self._answer(request)
             self._step = "save"
             return await uninterrupted(self._save(request, task_id))
-        except (ActivityError, asyncio.CancelledError) as error:
+        except (FailureError, asyncio.CancelledError) as error:
             trouble = trouble_of(error)
             await uninterrupted(self._close(request, trouble))
             if trouble.cancelled:
@@ -97,7 +97,19 @@ class RagAgentWorkflow:
             input=data,
             input_from=input_from,
         )
-        return (await delegate(task)).task_id
+
+        async def on_pause(paused: bool) -> None:
+            await self._show_pause(request, paused)
+
+        return (await delegate(task, on_pause=on_pause)).task_id
+
+    async def _show_pause(self, request: RAGRequest, paused: bool) -> None:
+        await workflow.execute_local_activity(
+            call.PAUSE_RUN,
+            call.PauseRun(run=_key(request), paused=paused),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
 
     async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse:
         """Saves under the database's retry policy; while it is away, again a minute later: the answer is paid for."""

@@ -2,8 +2,19 @@
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskCancelled, TaskContext
+from flotilla.agent.gates import ApprovalPending, ApprovalRefused
 from flotilla.agent.service import run_agent, serve_agent
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolFunction
 
-__all__ = ["Agent", "AgentSettings", "TaskCancelled", "TaskContext", "ToolFunction", "run_agent", "serve_agent"]
+__all__ = [
+    "Agent",
+    "AgentSettings",
+    "ApprovalPending",
+    "ApprovalRefused",
+    "TaskCancelled",
+    "TaskContext",
+    "ToolFunction",
+    "run_agent",
+    "serve_agent",
+]

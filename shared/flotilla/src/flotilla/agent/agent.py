@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints, overload
 
 from flotilla.agent.context import TaskContext
 from flotilla.agent.tools import ToolFunction
 from flotilla.agent.typed import Codec, is_object_type
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import agent_group, is_valid_id, task_stream
+from flotilla.contracts.requests import RiskLevel
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -45,6 +46,8 @@ class Agent:
         self.timeout_s = timeout_s
         self.announces = announces or f"flotilla.{name}.completed.v1"
         self.tools: dict[str, ToolFunction] = {}
+        self.gated: dict[str, RiskLevel] = {}
+        """Tools that need an approval, with their least risk."""
         self._function: Callable[[TaskContext, Any], Awaitable[Any]] | None = None
         self._input: Codec[Any] | None = None
         self._output: Codec[Any] | None = None
@@ -84,10 +87,28 @@ class Agent:
         self._function = function
         return function
 
-    def tool(self, function: TF) -> TF:
-        """Puts `function` on the agent's list of tools, under its own name. Decorator."""
-        self.tools[function.__name__] = function
-        return function
+    @overload
+    def tool(self, function: TF) -> TF: ...
+
+    @overload
+    def tool(self, *, approval: RiskLevel) -> Callable[[TF], TF]: ...
+
+    def tool(self, function: TF | None = None, *, approval: RiskLevel | None = None) -> TF | Callable[[TF], TF]:
+        """Puts a function on the agent's list of tools, under its own name. Decorator, with or without arguments.
+
+        `@agent.tool(approval="high")` gates it: a call pauses the task, with nothing held, until policy's people
+        have approved exactly its arguments. `approval` is the least risk; policy, which knows the tool as
+        `<agent>.<tool>`, can raise it. The task then runs again from its start: model answers come from the store,
+        and what a gated tool returned is not done twice.
+        """
+
+        def add(chosen: TF) -> TF:
+            self.tools[chosen.__name__] = chosen
+            if approval is not None:
+                self.gated[chosen.__name__] = approval
+            return chosen
+
+        return add if function is None else add(function)
 
     @property
     def function(self) -> Callable[[TaskContext, Any], Awaitable[Any]]:

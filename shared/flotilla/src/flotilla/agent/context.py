@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from flotilla.agent.gates import GatedTools
 from flotilla.agent.ports import Live, ModelCalls, SessionHistory
 from flotilla.agent.recording import Recorder, shortened
 from flotilla.agent.tools import ToolBox
@@ -38,6 +39,7 @@ class TaskContext:
         session: SessionHistory,
         model: ModelCalls | None,
         make_id: IdMaker,
+        gated: GatedTools | None = None,
     ) -> None:
         self.agent = agent
         self.task = task
@@ -52,6 +54,8 @@ class TaskContext:
         """`await ctx.session.turns()`: the questions and answers before this task."""
         self.tools = tools
         """The list of allowed tools, with names, descriptions and argument schemas."""
+        self.gated = gated or GatedTools(agent, task.task_id, {})
+        """Which calls wait for people."""
         self.effects: list[Effect] = []
         self.cancelled = False
         self._live = live
@@ -72,9 +76,15 @@ class TaskContext:
         Raises:
             Forbidden: the tool is not on the list.
             Invalid: an argument is missing, unknown or of the wrong type.
+            ApprovalPending: the tool is gated and people have not decided: the task pauses here.
+            ApprovalRefused: the tool is gated and people said no, or nothing in time.
         """
         tool = self.tools[name]
         checked = tool.arguments(arguments)
+        approval_id = None
+        if name in self.gated:
+            approval_id, verdict = self.gated.verdict(name, tool.description, checked)
+            arguments, checked = dict(verdict.args), tool.arguments(verdict.args)
         call_id = self._make_id()
         self._recorder.record(
             "tool_call", ToolCall(tool=name, call_id=call_id, args=_recordable(arguments), agent=self.agent)
@@ -84,7 +94,11 @@ class TaskContext:
             with span(
                 f"execute_tool {name}", attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
             ):
-                result = await tool(self, checked)
+                result = (
+                    await tool(self, checked)
+                    if approval_id is None
+                    else await self.gated.once(approval_id, name, arguments, lambda: tool(self, checked))
+                )
         except BaseException as error:
             self._tool_result(name, call_id, started, error=f"{type(error).__name__}: {error}")
             raise

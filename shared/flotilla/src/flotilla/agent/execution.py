@@ -13,7 +13,7 @@ from flotilla.agent.recording import storable
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
-from flotilla.contracts.tasks import Failure, ReplyStatus
+from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
 
 MAX_RESULT_BYTES = 8_000_000
 NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
@@ -47,7 +47,11 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
         if ctx.cancelled:
             return _cancelled(ctx, started)
         raise
-    except Exception as error:
+    except BaseException as error:
+        if ctx.gated.needed:
+            return _paused(ctx, started)
+        if not isinstance(error, Exception):
+            raise
         failure = _failure(error, limit_s)
         log.warning(
             "task_failed",
@@ -58,6 +62,8 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
             exc_info=failure.retryable,
         )
         return failed(ctx, failure, _ms_since(started))
+    if ctx.gated.needed:
+        return _paused(ctx, started)
     return Outcome(
         status="done",
         duration_ms=_ms_since(started),
@@ -80,6 +86,15 @@ def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
         ),
     )
     return Outcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
+
+
+def _paused(ctx: TaskContext, started: float) -> Outcome:
+    """The task waits for people. What it did so far is recorded by the try that gets through."""
+    waiting = ", ".join(needed.action for needed in ctx.gated.needed)
+    failure = Failure(
+        type=APPROVAL_REQUIRED, message=f"waits for approval: {waiting}", retryable=False, approvals=ctx.gated.needed
+    )
+    return Outcome(status="failed", duration_ms=_ms_since(started), failure=failure)
 
 
 def _cancelled(ctx: TaskContext, started: float) -> Outcome:

@@ -16,6 +16,7 @@ from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.effects import Answer, EffectFailed, Effects
 from flotilla.agent.execution import Outcome, execute, failed
+from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import Live
@@ -102,14 +103,21 @@ class TaskHandler:
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.reset()
         await live.step("started")
-        ctx = self._context(task, live)
+        ctx = self._context(task, live, await self._gated(task))
         data = await self._input(task)
         outcome = await self._watched(ctx, live, data) if data is not None else _no_input(ctx)
         answer = await self._commit(ctx, delivery.entry_id, outcome)
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
 
-    def _context(self, task: AgentTask, live: Live) -> TaskContext:
+    async def _gated(self, task: AgentTask) -> GatedTools:
+        if not self._agent.gated:
+            return GatedTools(self._agent.name, task.task_id, {})
+        gate = StoredGate(self._pool, task.tenant_id)
+        verdicts = await gate.verdicts(task.session_id, task.task_id)
+        return GatedTools(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
+
+    def _context(self, task: AgentTask, live: Live, gated: GatedTools) -> TaskContext:
         return TaskContext(
             self._agent.name,
             task,
@@ -118,6 +126,7 @@ class TaskHandler:
             session=StoredSession(self._pool, task.tenant_id, task.session_id),
             model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
             make_id=self._make_id,
+            gated=gated,
         )
 
     async def _input(self, task: AgentTask) -> dict[str, Any] | None:

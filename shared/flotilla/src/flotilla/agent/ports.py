@@ -1,7 +1,9 @@
 """What a task context needs of the world: behind protocols, so that the test kit can stand in."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.live import StepStatus
 from flotilla.contracts.tasks import Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
@@ -41,3 +43,24 @@ class ModelCalls(Protocol):
 
     async def complete(self, call_index: int, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The answer to call number `call_index` (from 0) of this task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolVerdict:
+    """What people decided about one call of a gated tool."""
+
+    approved: bool
+    status: str
+    """`approved`, `not_required`, `rejected`, `timeout` or `cancelled`."""
+    args: JsonObject
+    """What was decided about: the call's arguments, or those of an edit."""
+
+
+class Gate(Protocol):
+    """What approved calls of gated tools returned."""
+
+    async def stored(self, approval_id: str) -> JsonObject | None:
+        """`{"value": ...}` as the approved call returned it, if it was made."""
+
+    async def store(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
+        """Keeps what the approved call returned: it is not made again."""

@@ -83,6 +83,23 @@ def next_hop(task: AgentTask, result: JsonObject, *, by_reference: bool) -> Agen
     )
 
 
+APPROVAL_REQUIRED = "ApprovalRequired"
+"""Type of the failure of a task that pauses: the workflow asks for the approvals, then makes another try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalNeeded:
+    """A call of a gated tool that waits for people."""
+
+    approval_id: str
+    action: str
+    """`<agent>.<tool>`, as approval policy names it."""
+    description: str
+    args: JsonObject
+    risk_level: Literal["low", "medium", "high"]
+    """The least; policy may raise it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An agent's answer that it could not do the task."""
@@ -91,6 +108,8 @@ class Failure:
     """The exception's class name, `ValueError` for input that can never work."""
     message: str
     retryable: bool
+    approvals: list[ApprovalNeeded] = field(default_factory=list)
+    """What the task waits for, when `type` is `ApprovalRequired`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ CREATE TABLE flotilla.actions (
     FOREIGN KEY (tenant_id, session_id) REFERENCES flotilla.sessions
 );
 CREATE INDEX actions_by_creation ON flotilla.actions (tenant_id, created_at DESC, action_id);
+CREATE INDEX actions_by_session ON flotilla.actions (tenant_id, session_id);
 CREATE INDEX actions_active ON flotilla.actions (created_at) WHERE finished_at IS NULL;
 
 -- The inbox: what waits, or waited, for people.

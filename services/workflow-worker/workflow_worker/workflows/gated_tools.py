@@ -1,0 +1,71 @@
+"""Asks people about the gated calls of a paused task: one `HumanInTheLoopWorkflow` each, all at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from temporalio import workflow
+from temporalio.exceptions import ChildWorkflowError
+
+from flotilla.contracts.approvals import ActionState
+from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
+from flotilla.contracts.requests import ActionRequest
+from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
+from workflow_worker.activities.signatures import AgentFailure
+
+OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
+"""Told True when the task begins to wait for people, False when it goes on."""
+
+
+async def ask_people(task: AgentTask, pause: AgentFailure, on_pause: OnPause | None) -> None:
+    """Returns when there is a verdict about each call; the agent's next try reads them from the database.
+
+    Raises:
+        asyncio.CancelledError: the workflow was cancelled; so are the votes.
+    """
+    if on_pause is not None:
+        await on_pause(True)  # noqa: FBT003 - a state, not an option
+    await asyncio.gather(*(_ask(task, pause, call) for call in pause.approvals))
+    if on_pause is not None:
+        await on_pause(False)  # noqa: FBT003
+
+
+async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> None:
+    request = ActionRequest(
+        action=call.action,
+        description=call.description,
+        risk_level=call.risk_level,
+        requested_by=f"/agents/{pause.agent}",
+        args=call.args,
+        action_id=call.approval_id,
+        tenant_id=task.tenant_id,
+        session_id=task.session_id,
+        on_behalf_of=task.user_id or "",
+        run_id=task.run_id or "",
+        task_id=pause.task_id,
+    )
+    vote = await workflow.start_child_workflow(
+        APPROVAL_WORKFLOW,
+        request,
+        id=action_workflow_id(call.approval_id),
+        result_type=ActionState,
+        cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+    )
+    try:
+        await asyncio.shield(vote)
+    except asyncio.CancelledError:
+        await _call_off(vote)
+        raise
+    except ChildWorkflowError as error:
+        # Somebody ended the vote itself: its row says so, or the next try asks again.
+        workflow.logger.warning("vote %s ended without a verdict: %s", call.approval_id, error.cause)
+
+
+async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
+    """Ends the vote with the run, and waits until it is off the inbox."""
+    vote.cancel()
+    try:
+        await vote
+    except (ChildWorkflowError, asyncio.CancelledError):
+        workflow.logger.info("vote %s called off", vote.id)

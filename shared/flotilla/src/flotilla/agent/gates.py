@@ -1,0 +1,153 @@
+"""Gated tools: which calls wait for people, and what became of those that did.
+
+A task that needs an approval ends its try with the failure `ApprovalRequired`; nothing is held while people decide. The
+next try runs the function again from its start. A call is known again by its tool, its arguments and how often the task
+made the same call before.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import asyncpg
+
+from flotilla.agent.ports import Gate, ToolVerdict
+from flotilla.contracts.approvals import content_hash
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.requests import RiskLevel
+from flotilla.contracts.tasks import ApprovalNeeded
+from flotilla.postgres import AWAY, Pool, tenant_transaction
+
+# The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
+_VERDICTS = """
+SELECT action_id, approval_status, args FROM flotilla.actions
+WHERE tenant_id = $1 AND session_id = $2 AND request ->> 'task_id' = $3 AND finished_at IS NOT NULL
+"""
+_STORED = """
+SELECT result FROM flotilla.action_executions
+WHERE tenant_id = $1 AND idempotency_key = $2 AND finished_at IS NOT NULL
+"""
+_STORE = """
+INSERT INTO flotilla.action_executions
+    (tenant_id, idempotency_key, action_id, action, content_hash, result, finished_at)
+VALUES ($1, $2, $2, $3, $4, $5, now()) ON CONFLICT DO NOTHING
+"""
+_GO_AHEAD = ("approved", "not_required")
+
+
+class ApprovalPending(BaseException):
+    """The task pauses here. No Exception, so that nobody takes it for a tool's failure and goes on."""
+
+
+class ApprovalRefused(Refused):
+    """People did not approve this call of a gated tool."""
+
+
+class GatedTools:
+    """The gated calls of one run of a task. `verdicts` are those that there are when it starts."""
+
+    def __init__(
+        self,
+        agent: str,
+        task_id: str,
+        gated: Mapping[str, RiskLevel],
+        *,
+        gate: Gate | None = None,
+        verdicts: Mapping[str, ToolVerdict] | None = None,
+    ) -> None:
+        self._agent = agent
+        self._task_id = task_id
+        self._gated = gated
+        self._gate = gate
+        self._verdicts = verdicts or {}
+        self._calls: Counter[str] = Counter()
+        self.needed: list[ApprovalNeeded] = []
+        """What the task waits for."""
+
+    def __contains__(self, tool: str) -> bool:
+        return tool in self._gated
+
+    def verdict(self, tool: str, description: str, arguments: Mapping[str, Any]) -> tuple[str, ToolVerdict]:
+        """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.
+
+        Raises:
+            ApprovalPending: there is none yet; the call is among those that the task waits for.
+            ApprovalRefused: it may not be made.
+        """
+        args: JsonObject = to_builtins(dict(arguments))
+        approval_id = self._id_of(tool, args)
+        verdict = self._verdicts.get(approval_id)
+        if verdict is None:
+            needed = ApprovalNeeded(
+                approval_id=approval_id,
+                action=f"{self._agent}.{tool}",
+                description=description or tool,
+                args=args,
+                risk_level=self._gated[tool],
+            )
+            self.needed.append(needed)
+            raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
+        if not verdict.approved:
+            raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id})")
+        return approval_id, verdict
+
+    async def once(self, approval_id: str, tool: str, args: JsonObject, call: Callable[[], Awaitable[Any]]) -> Any:
+        """What the approved call returns, or returned in an earlier try: as JSON, so that both are the same."""
+        if self._gate is None:
+            raise ApprovalRefused(f"tool {tool}: there is nobody to ask")
+        if (stored := await self._gate.stored(approval_id)) is not None:
+            return stored["value"]
+        value: JsonValue = to_builtins(await call())
+        await self._gate.store(approval_id, f"{self._agent}.{tool}", args, value)
+        return value
+
+    def _id_of(self, tool: str, args: JsonObject) -> str:
+        canonical = json.dumps(args, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        call = f"{tool}.{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+        self._calls[call] += 1
+        return f"{self._task_id}.{call}.{self._calls[call]}"
+
+
+class StoredGate:
+    """The gate of one tenant, in PostgreSQL."""
+
+    def __init__(self, pool: Pool, tenant_id: str) -> None:
+        self._pool = pool
+        self._tenant_id = tenant_id
+
+    async def verdicts(self, session_id: str, task_id: str) -> dict[str, ToolVerdict]:
+        """The verdicts about the task's calls so far, by approval id.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        rows = await self._fetch(_VERDICTS, session_id, task_id)
+        return {
+            row["action_id"]: ToolVerdict(
+                approved=row["approval_status"] in _GO_AHEAD,
+                status=row["approval_status"],
+                args=json.loads(row["args"]),
+            )
+            for row in rows
+        }
+
+    async def stored(self, approval_id: str) -> JsonObject | None:
+        """What the call returned, if it was made."""
+        rows = await self._fetch(_STORED, approval_id)
+        return {"value": json.loads(rows[0]["result"])} if rows else None
+
+    async def store(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
+        """Keeps what the call returned."""
+        body = to_json(value).decode()
+        await self._fetch(_STORE, approval_id, action, content_hash(action, args), body)
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        try:
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                return await connection.fetch(statement, self._tenant_id, *arguments)
+        except AWAY as error:
+            raise RetryLater(f"PostgreSQL is away: {error}") from error
