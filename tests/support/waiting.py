@@ -30,8 +30,7 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 10.0, e
 
 async def settled(look: Callable[[], T], expected: T, timeout_s: float = 10.0) -> None:
     """Waits until `look` gives `expected`; fails with the difference."""
-    deadline = time.monotonic() + timeout_s
-    while look() != expected and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    seen = look()
-    assert seen == expected, f"after {timeout_s:g} s: {seen!r}, not {expected!r}"
+    try:
+        await eventually(lambda: look() == expected, timeout_s, every_s=0.05)
+    except AssertionError:
+        raise AssertionError(f"after {timeout_s:g} s: {look()!r}, not {expected!r}") from None
