@@ -48,6 +48,11 @@ class Health:
         within_s, _ = self._progress[name]
         self._progress[name] = (within_s, time.monotonic())
 
+    def progress_all(self) -> None:
+        """Notes that every loop has good reason to wait."""
+        for name in self._progress:
+            self.progress(name)
+
     def stuck(self) -> list[str]:
         """The loops that did not move in time."""
         now = time.monotonic()

@@ -44,6 +44,8 @@ class Runtime:
         told: dict[str, str] = {}
         while not self.stop.is_set():
             problems = await self.health.problems()
+            # Loops that have not begun yet are not stuck: a dependency that is away must not get the pod restarted.
+            self.health.progress_all()
             if not problems:
                 log.info("ready")
                 return True
