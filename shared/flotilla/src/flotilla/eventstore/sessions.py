@@ -32,7 +32,15 @@ RETURNING 1
 _GET = f"SELECT {_COLUMNS} FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"  # noqa: S608 - a constant
 # A new run's foreign key needs a share of this lock, so none starts until the caller commits.
 _LOCK = f"{_GET} FOR UPDATE"
+# Which answers the next prompt still shows, without folding the log.
+_NOTE_ROLLBACK = """
+INSERT INTO flotilla.session_rollbacks (tenant_id, session_id, seq, to_seq) VALUES ($1, $2, $3, $4)
+"""
 _ACTIVE_RUN = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = ANY($3)"
+# For those who read a session's turns without its events (`flotilla.eventstore.turns`).
+_NOTE_ROLLBACK = """
+INSERT INTO flotilla.session_rollbacks (tenant_id, session_id, seq, to_seq) VALUES ($1, $2, $3, $4)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +132,9 @@ async def roll_back_session(
     if not 0 <= to_seq <= session.head_seq:
         raise Invalid(f"to_seq {to_seq}: session {session_id} can be rolled back to 0 to {session.head_seq}")
     change = StateChange(change=ROLLED_BACK, details=to_builtins(RolledBackTo(to_seq=to_seq)))
-    return await append(connection, tenant_id, session_id, [_event(change, source)], expected_seq=expected_seq)
+    appended = await append(connection, tenant_id, session_id, [_event(change, source)], expected_seq=expected_seq)
+    await connection.execute(_NOTE_ROLLBACK, tenant_id, session_id, appended.first_seq, to_seq)
+    return appended
 
 
 def _event(change: StateChange, source: str) -> AgentStateEvent:
