@@ -120,6 +120,7 @@ def chosen_environment() -> dict[str, str]:
         "FLOTILLA_TEMPORAL_NAMESPACE": "default",
         "FLOTILLA_LOG_LEVEL": "info",
         "FLOTILLA_LOG_FORMAT": "json",
+        "FLOTILLA_APPROVAL_POLICY": "builtin:local",
         "FLOTILLA_DRAIN_S": "10",  # below the 15 s after which a service that was asked to stop is killed
     }
     return {name: os.environ.get(name, default) for name, default in defaults.items()}
