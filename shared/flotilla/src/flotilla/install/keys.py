@@ -54,6 +54,11 @@ _PERSON = """
 INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES (%s, %s, %s, %s)
 ON CONFLICT (tenant_id, subject) DO NOTHING
 """
+# What a local person can spend on orders: 1,000.00 EUR, once.
+_ACCOUNT = """
+INSERT INTO flotilla.accounts (tenant_id, user_id, currency, available_minor) VALUES (%s, %s, 'EUR', 100000)
+ON CONFLICT (tenant_id, user_id, currency) DO NOTHING
+"""
 # Acts for the tenant as the application role does: row level security holds for the tables' owner too.
 _AS_TENANT = "SELECT set_config('role', 'flotilla_app', true), set_config('flotilla.tenant_id', %s, true)"
 # The same key again changes nothing; another one takes the place of the one that was lost.
@@ -109,6 +114,7 @@ def _read(path: Path) -> dict[str, str]:
 def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> None:
     if local.is_person:
         connection.execute(_PERSON, (TENANT, local.name, local.name.capitalize(), local.roles))
+        connection.execute(_ACCOUNT, (TENANT, local.name))
     connection.execute(_KEY, (TENANT, key_id, local.name, key_hash(key), local.name, local.roles))
 
 
