@@ -11,6 +11,7 @@ from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, fold
+from flotilla.eventstore.turns import earlier_turns
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
@@ -18,6 +19,11 @@ from tests.support.waiting import eventually
 ADD_RUN = """
 INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, request, status)
 VALUES ('default', $1, $2, 'ada', $1, 'q', '{}', $3)
+"""
+ADD_TURN = """
+INSERT INTO flotilla.interactions (tenant_id, interaction_id, user_id, session_id, run_id, query, answer, sources,
+    message_seq)
+VALUES ('default', $2, 'ada', $1, $2, 'q' || $2, 'a' || $2, '[]', $3)
 """
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
@@ -246,3 +252,15 @@ async def test_events_are_decoded_from_the_bytes_of_a_page(store: AgentEventStor
     await store.append("s1", [message("a")])
     page = await store.read_page("s1")
     assert [decode_event(body) for body in page.bodies] == await store.replay("s1")
+
+
+async def test_the_turns_that_a_prompt_sees_follow_forks_and_rollbacks(store: AgentEventStore, pool: Pool) -> None:
+    for number in (1, 2):
+        appended = await store.append("s1", [message(f"q{number}"), message(f"a{number}")])
+        async with tenant_transaction(pool, "default") as connection:
+            await connection.execute(ADD_TURN, "s1", str(number), appended.last_seq)
+    await store.fork("s1", 4, "s2")
+    assert [turn.answer for turn in await earlier_turns(pool, "default", "s2")] == ["a1", "a2"]
+    await store.rollback("s2", 2)
+    assert [turn.answer for turn in await earlier_turns(pool, "default", "s2")] == ["a1"]
+    assert [turn.answer for turn in await earlier_turns(pool, "default", "s1")] == ["a1", "a2"]
