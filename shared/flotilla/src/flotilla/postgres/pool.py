@@ -86,6 +86,11 @@ async def check_schema(pool: Pool) -> None:
         asyncpg.InvalidCatalogNameError,
     ) as error:
         raise RetryLater("the database has no Flotilla schema yet: run `python -m flotilla.install`") from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise RetryLater(
+            f"PostgreSQL refuses this user: {error}; check FLOTILLA_POSTGRES_DSN, and that `python -m flotilla.install` "
+            "has made the role and set its password"
+        ) from error
     except (*AWAY, TimeoutError) as error:
         raise RetryLater(f"PostgreSQL does not answer: {str(error) or type(error).__name__}") from error
     if applied is None:
