@@ -48,7 +48,8 @@ RULES: dict[str, dict[str, Any]] = {
     "metrics.port": PORT,
     "service.port": PORT,
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
-    "extraPorts": {"type": "object", "additionalProperties": PORT},
+    # Kubernetes takes no longer port names.
+    "extraPorts": {"type": "object", "additionalProperties": PORT, "propertyNames": {"maxLength": 15}},
     "settings": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
     "podDisruptionBudget.maxUnavailable": NUMBER_OR_SHARE,
     "autoscaling.*.minReplicas": COUNT,

@@ -88,8 +88,8 @@ async def check_schema(pool: Pool) -> None:
         raise RetryLater("the database has no Flotilla schema yet: run `python -m flotilla.install`") from error
     except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise RetryLater(
-            f"PostgreSQL refuses this user: {error}; check FLOTILLA_POSTGRES_DSN, and that `python -m flotilla.install` "
-            "has made the role and set its password"
+            f"PostgreSQL refuses this user: {error}; check FLOTILLA_POSTGRES_DSN, and that "
+            "`python -m flotilla.install` has made the role and set its password"
         ) from error
     except (*AWAY, TimeoutError) as error:
         raise RetryLater(f"PostgreSQL does not answer: {str(error) or type(error).__name__}") from error
