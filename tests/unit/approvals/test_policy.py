@@ -1,0 +1,104 @@
+"""The policy file: layers, risk that can only rise, and mistakes that are told at start."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flotilla.approvals.policy import BUILTIN, parse_policy, read_policy
+from flotilla.contracts.approvals import RISK_ORDER, content_hash, decision_update_id
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.requests import RiskLevel
+
+LAYERS = """
+version = "7"
+[defaults]
+roles = ["approver"]
+quorum = 1
+[risk.high]
+quorum = 2
+[actions.pay]
+risk = "medium"
+roles = ["treasurer"]
+[actions.pay.high]
+quorum = 3
+[[actions.pay.raise_if]]
+to = "high"
+when = { currency = ["USD"], urgent = [true] }
+because = "abroad and in a hurry"
+"""
+
+
+def test_the_more_special_rule_wins_field_by_field() -> None:
+    policy = parse_policy(LAYERS, "test")
+    medium = policy.requirement("pay", policy.assess("pay", {}))
+    assert (medium.roles, medium.quorum, medium.required) == (["treasurer"], 1, True)
+    high = policy.requirement("pay", policy.assess("pay", {}, "high"))
+    assert (high.roles, high.quorum) == (["treasurer"], 3)
+    other = policy.requirement("other", policy.assess("other", {}, "high"))
+    assert (other.roles, other.quorum) == (["approver"], 2)
+    assert policy.version.startswith("7+")
+
+
+def test_arguments_raise_the_risk_and_say_why() -> None:
+    policy = parse_policy(LAYERS, "test")
+    raised = policy.assess("pay", {"currency": "USD", "urgent": True})
+    assert (raised.risk_level, raised.reasons[-1]) == ("high", "policy: abroad and in a hurry")
+    assert policy.assess("pay", {"currency": "USD", "urgent": False}).risk_level == "medium"
+
+
+@given(requested=st.sampled_from(RISK_ORDER), action=st.sampled_from(["pay", "other", "echo"]))
+def test_a_caller_can_raise_the_risk_and_never_lower_it(requested: RiskLevel, action: str) -> None:
+    policy = parse_policy(LAYERS, "test")
+    own = policy.assess(action, {}).risk_level
+    asked = policy.assess(action, {}, requested).risk_level
+    assert RISK_ORDER.index(asked) == max(RISK_ORDER.index(own), RISK_ORDER.index(requested))
+
+
+def test_what_needs_no_approval_is_only_the_low_risk() -> None:
+    for source in BUILTIN:
+        policy = read_policy(source)
+        required = {
+            level: policy.requirement("echo", policy.assess("echo", {}, level)).required for level in RISK_ORDER
+        }
+        assert required == {"low": False, "medium": True, "high": True}
+
+
+def test_signals_count_in_the_local_policy_only() -> None:
+    for source, allowed in (("builtin:production", False), ("builtin:local", True)):
+        policy = read_policy(source)
+        assert policy.requirement("echo", policy.assess("echo", {}, "high")).allow_signal is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("version = '1'\n[defaults]\nrolls = ['approver']", "rolls"),
+        ("version = '1'\n[defaults]\nroles = []", "nobody could approve"),
+        ("version = '1'\n[defaults]\nroles = ['a']\nquorum = 0", "quorum"),
+        ("version = '1'\n[defaults]\nroles = ['a']\ndeadline_s = 10\nreminder_s = 20", "reminder_s"),
+        ("version = '1'\n[actions.x]\nrisk = 'huge'", "huge"),
+        ("version = ", "test"),
+        ("[defaults]\nroles = ['a']", "version"),
+    ],
+)
+def test_a_wrong_policy_is_refused_at_start_with_its_reason(text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        parse_policy(text, "test")
+
+
+def test_a_missing_file_says_what_to_set() -> None:
+    with pytest.raises(ConfigurationError, match="FLOTILLA_APPROVAL_POLICY"):
+        read_policy("/nowhere/policy.toml")
+
+
+def test_the_hash_is_of_what_would_be_executed_whatever_its_order() -> None:
+    assert content_hash("a", {"x": 1, "y": [2]}) == content_hash("a", {"y": [2], "x": 1})
+    assert content_hash("a", {"x": 1}) != content_hash("b", {"x": 1})
+    assert content_hash("a", {"x": 1}) != content_hash("a", {"x": "1"})
+
+
+def test_the_same_vote_has_the_same_id_and_another_one_has_not() -> None:
+    first = decision_update_id("a1", "bob", "approve", "h")
+    assert first == decision_update_id("a1", "bob", "approve", "h")
+    others = [("a2", "bob", "approve", "h"), ("a1", "eve", "approve", "h"), ("a1", "bob", "approve", "g")]
+    assert first not in {decision_update_id(*other) for other in others}  # type: ignore[arg-type]
