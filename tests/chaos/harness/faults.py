@@ -66,9 +66,9 @@ async def torment(world: World, plan: Plan, work: Awaitable[None]) -> None:
 async def _carry_out(world: World, plan: Plan, fault: Fault) -> None:
     match fault.deed:
         case "restart-kafka":
-            await asyncio.to_thread(_kill_and_start, world.kafka_server)
+            await _restart(world, world.kafka_server)
         case "restart-postgres":
-            await asyncio.to_thread(_kill_and_start, world.postgres)
+            await _restart(world, world.postgres)
         case "kill":
             victim = world.services[fault.victim % len(world.services)]
             if victim.running():
@@ -86,6 +86,12 @@ async def _pause(victim: ServiceProcess, pause_s: float) -> None:
     await asyncio.sleep(pause_s)
     if victim.pid == pid:
         victim.resume()
+
+
+async def _restart(world: World, server: Unit) -> None:
+    # On a slow machine the next kill may be due before the server is back.
+    async with world.restarting[server.name]:
+        await asyncio.to_thread(_kill_and_start, server)
 
 
 def _kill_and_start(server: Unit) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class World:
     database: Database
     kafka: KafkaSettings
     services: list[ServiceProcess] = field(default_factory=list)
+    restarting: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     def run(self, name: str, count: int = 1, **env: str) -> list[ServiceProcess]:
         """Starts `count` processes of a service on this world's servers; they are part of what faults hit."""
