@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, connect_redis, ensure_group
+from flotilla.bus.cancellation import cancel_all
 from flotilla.bus.connection import MAX_BLOCK_MS, SOCKET_TIMEOUT_S, ask
 from flotilla.bus.consumer import ConsumerOptions
 from flotilla.bus.renewal import renew
@@ -61,10 +62,12 @@ async def test_claim_loops_its_cursor_past_ten_times_its_count(any_redis: Redis)
 
     busy = asyncio.create_task(keep_busy())
     seen = Seen()
-    # One slot: each call looks at ten entries, and the orphan is the hundred-and-first.
-    async with consuming(any_redis, "s", seen, concurrency=1):
-        await eventually(lambda: seen.subjects == ["orphan"], timeout_s=5)
-    busy.cancel()
+    try:
+        # One slot: each call looks at ten entries, and the orphan is the hundred-and-first.
+        async with consuming(any_redis, "s", seen, concurrency=1):
+            await eventually(lambda: seen.subjects == ["orphan"], timeout_s=5)
+    finally:
+        await cancel_all([busy])
 
 
 async def test_consumer_goes_on_after_its_group_was_destroyed(any_redis: Redis) -> None:
