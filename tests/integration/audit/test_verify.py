@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, open_kafka_log
 from flotilla.eventstore.chain_check import Problem
 from flotilla.eventstore.export import export_session
-from flotilla.eventstore.proof import genesis, head_leaf, link
+from flotilla.eventstore.proof import Statement, genesis, head_leaf, link, merkle_root
 from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.eventstore.verify import Verdict, Verifier
 from flotilla.postgres import Pool
@@ -195,6 +195,30 @@ async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signa
     assert "its leaves are not those that were signed" in verdict.problems[0].detail
 
 
+async def test_a_checkpoint_made_to_fit_a_rewritten_chain_fails_only_by_its_signature(ground: Ground) -> None:
+    await ground.projected.execute(EDIT)
+    await ground.rechain("s1", genesis("default", "s1"))
+    (head,) = await ground.projected.fetch("SELECT * FROM audit.session_heads WHERE session_id = 's1'")
+    (row,) = await ground.projected.fetch(
+        """
+        UPDATE audit.checkpoint_heads SET hash = $1 WHERE session_id = 's1' RETURNING kafka_partition, number""",
+        head["hash"],
+    )
+    leaf = head_leaf("default", "s1", 10, head["hash"])
+    (checkpoint,) = await ground.projected.fetch(
+        "SELECT statement FROM audit.checkpoints WHERE kafka_partition = $1 AND number = $2", *row
+    )
+    forged = replace(Statement.from_bytes(checkpoint["statement"]), merkle_root=merkle_root([leaf]).hex())
+    await ground.projected.execute(
+        "UPDATE audit.checkpoints SET leaves = $3, statement = $4 WHERE kafka_partition = $1 AND number = $2",
+        *row,
+        leaf,
+        forged.to_bytes(),
+    )
+    verdict = await ground.verify()
+    assert ["has a wrong signature" in problem.detail for problem in verdict.problems] == [True]
+
+
 async def test_a_session_that_vanished_with_its_anchors_is_missed(ground: Ground) -> None:
     await ground.into_kafka()
     for table in ("session_events", "session_heads", "checkpoint_heads"):
@@ -284,7 +308,7 @@ def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("damage", ["edited", "deleted", "swapped", "cut", "rewritten", "unsigned", "parent"])
+@pytest.mark.parametrize("damage", ["edited", "deleted", "swapped", "cut", "rewritten", "forged", "parent"])
 async def test_a_damaged_export_is_refused(ground: Ground, tmp_path: Path, damage: str) -> None:
     lines = [json.loads(line) for line in await ground.export("s2")]
     lines = damaged(lines, damage)
@@ -306,16 +330,18 @@ def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, objec
         lines[3]["body"], lines[4]["body"] = lines[4]["body"], lines[3]["body"]
     elif damage == "cut":
         lines = lines[:-3]
-    elif damage == "rewritten":
+    elif damage in {"rewritten", "forged"}:
         own = [line for line in lines if line["kind"] == "event" and line["session"] == "s2"]
         own[1]["body"] = str(own[1]["body"]).replace("other", "OTHER")
         chain = genesis("default", "s2", "s1", 6)
         for line in own:
             chain = sha256(chain + str(line["body"]).encode()).digest()
             line["hash"] = chain.hex()
-    elif damage == "unsigned":
-        anchor = next(line for line in lines if line["kind"] == "anchor")
-        anchor["statement"] = str(anchor["statement"]).replace('"heads":1', '"heads":2')
+        if damage == "forged":  # with an anchor that fits, but for its signature
+            anchor = next(line for line in lines if line["kind"] == "anchor" and line["session"] == "s2")
+            root = head_leaf("default", "s2", 9, chain).hex()
+            statement = replace(Statement.from_bytes(str(anchor["statement"]).encode()), merkle_root=root)
+            anchor |= {"hash": chain.hex(), "statement": statement.to_bytes().decode()}
     elif damage == "parent":
         segments = lines[0]["segments"]
         assert isinstance(segments, list)
