@@ -172,6 +172,7 @@ class Actions:
             )
             if closed is None:
                 return
+            await connection.execute(_CLOSE_LOST_VOTE, key.tenant_id, key.action_id)
             await connection.execute(_STOP_WEBHOOKS, key.tenant_id, key.action_id)
             details = {"status": state.status, "content_hash": state.content_hash, "error": state.error}
             event = action_event(f"action_{state.status}", key.action_id, details)

@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import ActionRequest
     from workflow_worker.activities import signatures as call
 
-from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of, uninterrupted
+from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
 
 T = TypeVar("T")
 _EXECUTION = RetryPolicy(
@@ -68,11 +68,12 @@ class HumanInTheLoopWorkflow:
         """Drives the action to its end and says which it was."""
         try:
             await self._drive()
-        except asyncio.CancelledError:
-            await uninterrupted(self._call_off())
-            await uninterrupted(self._finish())
-            raise
-        except ActivityError as error:
+        except (ActivityError, asyncio.CancelledError) as error:
+            # A cancellation that meets an activity comes as that activity's failure.
+            if trouble_of(error).cancelled:
+                await uninterrupted(self._call_off())
+                await uninterrupted(self._finish())
+                raise asyncio.CancelledError from error
             self._fail(error)
         await uninterrupted(self._finish())
         return self._state()
@@ -89,12 +90,8 @@ class HumanInTheLoopWorkflow:
         await uninterrupted(self._execute(requirement))
 
     async def _analyze(self) -> ApprovalRequirement:
-        self._requirement = await _do(
-            call.ANALYZE_ACTION,
-            self._request,
-            ApprovalRequirement,
-            timeout=timedelta(seconds=60),
-            retries=replace(PATIENT, maximum_attempts=0),
+        self._requirement = await finished_first(
+            _do(call.ANALYZE_ACTION, self._request, ApprovalRequirement, timeout=timedelta(seconds=60))
         )
         return self._requirement
 
@@ -103,7 +100,7 @@ class HumanInTheLoopWorkflow:
         requested_at = workflow.now()
         deadline = requested_at + timedelta(seconds=requirement.deadline_s)
         reminder = requirement.reminder_s and requested_at + timedelta(seconds=requirement.reminder_s)
-        batch = await _do(
+        request = _do(
             call.SEND_APPROVAL_REQUEST,
             call.ApprovalRequest(
                 action=self._request,
@@ -114,8 +111,7 @@ class HumanInTheLoopWorkflow:
             ),
             call.WebhookBatch,
         )
-        self._deliver(batch)
-        self._ballot = Ballot(
+        ballot = Ballot(
             approval_id=self._request.action_id,
             action=self._request.action,
             args=self._request.args,
@@ -124,13 +120,17 @@ class HumanInTheLoopWorkflow:
             on_behalf_of=self._request.on_behalf_of,
             deadline=deadline,
         )
+        try:
+            self._deliver(await finished_first(request))
+        finally:
+            self._ballot = ballot  # not before it is in the inbox; also when the action is called off meanwhile
         self._step, self._status = "wait_for_approval", "awaiting_approval"
         await self._wait_for_verdict(requirement)
         return self._after_verdict()
 
     async def _wait_for_verdict(self, requirement: ApprovalRequirement) -> None:
         if requirement.reminder_s and not await self._decided_within(timedelta(seconds=requirement.reminder_s)):
-            self._deliver(await _do(call.REMIND, self._key(), call.WebhookBatch))
+            self._deliver(await finished_first(_do(call.REMIND, self._key(), call.WebhookBatch)))
         if not await self._decided_within(self._vote().deadline - workflow.now()):
             expired = self._vote().expired()
             if not self._vote().is_final:
@@ -174,7 +174,7 @@ class HumanInTheLoopWorkflow:
         )
         self._result, self._status = executed.value, "completed"
 
-    def _fail(self, error: ActivityError) -> None:
+    def _fail(self, error: BaseException) -> None:
         trouble = trouble_of(error)
         self._status, self._error = "failed", f"{trouble.type}: {trouble.message}"
 

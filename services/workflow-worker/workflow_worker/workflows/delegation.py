@@ -184,11 +184,27 @@ def _timeout_message(error: TimeoutError) -> str:
 
 async def uninterrupted(work: Awaitable[T]) -> T:
     """Waits for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
+    result, _ = await _to_the_end(work)
+    return result
+
+
+async def finished_first(work: Awaitable[T]) -> T:
+    """Waits for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
+    happens behind the back of whoever cleans up."""
+    result, cancelled = await _to_the_end(work)
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+async def _to_the_end(work: Awaitable[T]) -> tuple[T, bool]:
     task = asyncio.ensure_future(work)
+    cancelled = False
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
-    return task.result()
+            cancelled = True
+    return task.result(), cancelled
