@@ -38,7 +38,7 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
         "OPENAI_BASE_URL": stub_llm.url,
         "OPENAI_API_KEY": "test",
         "FLOTILLA_LLM_MODEL": "stub",
-        "FLOTILLA_LLM_TIMEOUT_S": "3",
+        "FLOTILLA_LLM_TIMEOUT_S": "10",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
     }
     statement = tmp_path_factory.mktemp("documents") / "statement.md"

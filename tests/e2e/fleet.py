@@ -90,7 +90,7 @@ class Fleet:
         async with connect_redis(f"redis://127.0.0.1:{port}/0") as redis:
             await redis.flushall()
 
-    async def kill(self, name: str, timeout_s: float = 30) -> None:
+    async def kill(self, name: str, timeout_s: float = 90) -> None:
         """kill -9 of one process; returns when the supervisor has another one ready in its place."""
         pid = self.signal(name, signal.SIGKILL)
         await eventually(lambda: self._replaced(name, pid), timeout_s=timeout_s, every_s=0.2)
