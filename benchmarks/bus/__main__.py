@@ -155,7 +155,7 @@ async def run(url: str, rounds: int, entries: int, rate: float) -> None:
 
 
 def goals(paced: dict[str, list[Any]], drained: dict[str, list[Any]], publishing: float) -> None:
-    """What docs/performance.md asks for, and whether this run reached it."""
+    """The figures to reach, and whether this run did."""
     p99 = {peer: middle(rounds, "p99_ms") for peer, rounds in paced.items()}
     rate = {peer: middle(rounds, "rate") for peer, rounds in drained.items()}
     print("\ngoals")
