@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """Passes bytes on. While `deaf` is set, what the server answers is lost and the client's connection breaks."""
+    """Passes bytes on. While `deaf` is set, what the server answers is lost and the client's connection breaks; with
+    `lose_next` that happens once."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self.port = 0
         self.deaf = False
+        self.lose_next = False
         self.lost = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -34,8 +36,9 @@ class Proxy:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, lossy: bool) -> None:
         while chunk := await reader.read(65536):
-            if lossy and self.deaf:
+            if lossy and (self.deaf or self.lose_next):
                 self.lost += 1
+                self.lose_next = False
                 return
             writer.write(chunk)
             await writer.drain()

@@ -263,7 +263,7 @@ async def test_entry_of_a_killed_consumer_is_handled_within_min_idle_and_five_se
 async def test_publish_is_never_repeated_behind_the_callers_back(redis: Redis, redis_server: RedisServer) -> None:
     async with proxy(redis_server.ports["redis"]) as between, connect_redis(between.url) as client:
         await client.ping()
-        between.deaf = True
+        between.lose_next = True
         with pytest.raises(Exception, match="may or may not have"):
             await Publisher(client).publish("s", event("once"))
         assert between.lost

@@ -21,6 +21,7 @@ from flotilla.bus import (
 from flotilla.bus.channels import EVENTS_MAXLEN
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.groups import retire_consumer
 from flotilla.bus.housekeeping import group_states
 from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import encode_event, from_builtins, to_builtins
@@ -379,6 +380,17 @@ async def test_stale_consumer_goes_but_never_with_its_pending_entries(any_redis:
     names = {row["name"] for row in await any_redis.xinfo_consumers(STREAM, GROUP)}
     assert names == {b"with-pending", b"alive"}
     assert await pending(any_redis, STREAM, GROUP) == 1
+
+
+async def test_retiring_looks_at_pending_entries_in_the_same_step(any_redis: Redis) -> None:
+    """An entry may be delivered between the look and the removal, and would go with the consumer."""
+    await ensure_group(any_redis, STREAM, GROUP)
+    entry_id = await Publisher(any_redis).publish(STREAM, requested())
+    await any_redis.xreadgroup(GROUP, "c1", {STREAM: ">"})
+    assert not await retire_consumer(any_redis, STREAM, GROUP, "c1")
+    assert await pending(any_redis, STREAM, GROUP) == 1
+    await any_redis.xack(STREAM, GROUP, entry_id)
+    assert await retire_consumer(any_redis, STREAM, GROUP, "c1")
 
 
 async def test_housekeeping_goes_on_while_redis_is_away(redis_server: RedisServer) -> None:
