@@ -91,7 +91,7 @@ async def test_it_relays_reports_and_leaves_on_sigterm(
     assert first_occurrences(await read_topic(kafka)) == {key_of("s"): in_order(ids)}
     assert metric(relay, "flotilla_outbox_published_total") == 3
     assert metric(relay, "flotilla_outbox_publish_delay_seconds_count") >= 1
-    assert metric(relay, "flotilla_outbox_backlog_rows") == 0
+    await eventually(lambda: metric(relay, "flotilla_outbox_backlog_rows") == 0, timeout_s=20)
     assert metric(relay, "flotilla_outbox_parked_keys") == 0
     relay.terminate()
     assert await asyncio.to_thread(relay.wait_exit, 10) == 0
@@ -123,7 +123,7 @@ async def test_a_relay_paused_past_its_lease_and_woken_keeps_the_order(
     sleeper = await started(make_relay())
     await has_lanes(superuser, sleeper, 12)
     writing = [asyncio.create_task(append_messages(pool, name, map(str, range(300)))) for name in names]
-    await eventually(lambda: metric(sleeper, "flotilla_outbox_published_total") > 50)
+    await eventually(lambda: metric(sleeper, "flotilla_outbox_published_total") > 50, timeout_s=20)
     sleeper.pause()
     heir = await started(make_relay())
     await has_lanes(superuser, heir, 12)
@@ -149,7 +149,7 @@ async def test_only_the_holder_of_lane_zero_reports_the_backlog(
         "INSERT INTO flotilla.outbox_parked (tenant_id, session_id, lane, outbox_id, seq, event_id, error) "
         "VALUES ('default', 'somebody', 0, 1, 1, gen_random_uuid(), '')"
     )
-    await eventually(lambda: metric(holder, "flotilla_outbox_parked_keys") == 1)
+    await eventually(lambda: metric(holder, "flotilla_outbox_parked_keys") == 1, timeout_s=20)
     assert metric(other, "flotilla_outbox_parked_keys") == 0
 
 
@@ -163,7 +163,7 @@ async def test_without_kafka_it_waits_and_says_why(
     )
     relay.start()
     try:
-        await eventually(lambda: "127.0.0.1:1" in local_http.get(relay.ports["metrics"], "/readyz")[1])
+        await eventually(lambda: "127.0.0.1:1" in local_http.get(relay.ports["metrics"], "/readyz")[1], timeout_s=40)
         assert local_http.get(relay.ports["metrics"], "/livez")[0] == 200
     finally:
         relay.stop()
@@ -181,7 +181,9 @@ async def test_it_waits_for_the_installer_to_make_the_topics(
     relay = stack.service("outbox-relay", database=database_name(database), env=environment(kafka))
     relay.start()
     try:
-        await eventually(lambda: "flotilla.install" in local_http.get(relay.ports["metrics"], "/readyz")[1])
+        await eventually(
+            lambda: "flotilla.install" in local_http.get(relay.ports["metrics"], "/readyz")[1], timeout_s=40
+        )
         await ensure_topics(kafka)
         await asyncio.to_thread(relay.wait_ready)
     finally:
