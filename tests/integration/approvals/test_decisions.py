@@ -18,7 +18,11 @@ EDITED = {"text": "goodbye"}
 async def submitted(desk: Desk, **how: Any) -> Any:
     """An action that waits in the inbox."""
     handle = await desk.submit(**how)
-    await eventually(lambda: desk.in_inbox(handle))
+
+    async def waits() -> bool:
+        return await desk.in_inbox(handle) and (await desk.state(handle)).status == "awaiting_approval"
+
+    await eventually(waits, timeout_s=30)
     return handle
 
 
