@@ -59,7 +59,7 @@ TESTED = tests/unit tests/contract tests/integration tests/replay
 
 test: setup ## Every test that needs no cluster, on real servers
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
-	$(PYTEST) tests/e2e --timeout 300 || $(PYTEST) tests/e2e $(ALONE)
+	$(PYTEST) tests/e2e -m 'not chaos' --timeout 300 || $(PYTEST) tests/e2e -m 'not chaos' $(ALONE)
 
 test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit
@@ -69,6 +69,7 @@ test-integration: setup ## Tests on the real servers
 
 test-chaos: setup ## Long fault-injection runs
 	$(PYTEST) tests/chaos --override-ini timeout=3600
+	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900
 
 bench: setup ## Every benchmark, one after the other
 	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done

@@ -14,6 +14,7 @@ from tests.e2e.stores import projected_events, query
 from tests.e2e.stub_endpoint import StubEndpoint
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.chaos
 RUNS_AT_A_TIME = 20
 _STORED_ANSWERS = "SELECT count(*) FROM flotilla.llm_calls WHERE run_id = $1"
 _INTERACTIONS = "SELECT count(*) FROM flotilla.interactions WHERE run_id = $1"
