@@ -23,7 +23,10 @@ def test_a_listing_without_rows_says_what_to_do_on_standard_error(capsys: pytest
     assert (seen.out, seen.err) == ("", "None yet; make one.\n")
 
 
-def test_long_values_of_a_listing_are_whole_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_values_of_a_listing_are_whole_when_piped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     value = "x" * 120
     print_table([{"id": value}], [Column("id", "id")], "none")
     assert value in capsys.readouterr().out

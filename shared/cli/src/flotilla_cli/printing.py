@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,13 +37,11 @@ def plain(text: object) -> str:
     return str(text).translate(_CONTROL)
 
 
-@cache
 def console() -> "Console":
     """Standard output."""
     return _console(stderr=False)
 
 
-@cache
 def notices() -> "Console":
     """Standard error: progress, hints, problems."""
     return _console(stderr=True)
