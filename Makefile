@@ -120,7 +120,15 @@ port-forward: ## The gateway at http://localhost:8080
 	kubectl --namespace $(NAMESPACE) port-forward service/$(RELEASE)-gateway 8080:80
 
 ##@ Keep it
-.PHONY: lock clean
+.PHONY: docs lock clean
+docs: setup ## Write the generated pages, schemas and dashboards anew (chart READMEs where helm-docs is at hand)
+	$(BIN)/python -m flotilla_cli.reference > docs/cli.md
+	$(BIN)/python -m tests.unit.config.test_documentation
+	$(BIN)/python charts/schema.py
+	$(BIN)/python k8s/monitoring/dashboards.py
+	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ../_README.gotmpl --log-level warning; \
+	else echo 'The charts'"'"' READMEs were left: install helm-docs (https://github.com/norwoodj/helm-docs) to write them.'; fi
+
 lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newest versions)
 	PATH="$(CURDIR)/$(BIN):$$PATH" locks/compile
 
