@@ -34,6 +34,25 @@ def test_what_was_quoted_is_not_quoted_again() -> None:
     assert answer("Where do cats sleep?", [CATS, CATS]).count("Cats sleep all day") == 1
 
 
+def test_a_heading_is_not_quoted_but_tells_what_the_sentences_below_it_are_about() -> None:
+    section = passage("What has to be written down\n\nEvery refund has a case number. It is kept for ten years.")
+    assert answer("What has to be written down for a refund?", [section, CATS]) == "Every refund has a case number. [1]"
+    assert answer("What is written down?", [CATS, section]).startswith("Every refund has a case number. [2]")
+
+
+def test_a_sentence_goes_on_over_a_wrapped_line_and_ends_with_a_row() -> None:
+    wrapped = passage(
+        "Recordings of all calls are kept in the archive for 90 days and\nonly if the caller agreed to it."
+    )
+    assert answer("calls", [wrapped]).endswith("for 90 days and only if the caller agreed to it. [1]")
+    rows = passage(
+        "a refund that is above 500 and up to 5,000 euros | the head\na refund above 5,000 euros | the director"
+    )
+    assert answer("Who has a refund above 5,000 euros?", [rows]).startswith(
+        "a refund above 5,000 euros | the director [1]"
+    )
+
+
 def test_numbers_in_brackets_are_not_quoted_since_they_would_read_as_citations() -> None:
     listing = passage("The first argument is sys.argv[1] in every script. The argument list begins with the name.")
     assert answer("What is the first argument?", [listing]) == "The argument list begins with the name. [1]"

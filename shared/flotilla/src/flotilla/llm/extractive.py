@@ -1,7 +1,8 @@
 """The built-in model: quotes the sentences that answer best. No key, no network, the same answer every time.
 
 It ranks sentences by the question's terms they hold, rare terms counting more (idf over the given sentences), and
-passes over those that repeat what is chosen already (maximal marginal relevance: Carbonell and Goldstein, 1998).
+passes over those that repeat what is chosen already (maximal marginal relevance: Carbonell and Goldstein, 1998). A
+heading is never quoted; its terms count for the sentences below it.
 """
 
 import math
@@ -24,7 +25,12 @@ _MIN_COVERAGE = 0.25
 _REDUNDANCY = 0.6
 # How much the order of the passages counts beside the sentence's own terms.
 _RANK_SHARE = 0.15
+# What a term in the heading counts beside one in the sentence itself.
+_HEADING_SHARE = 0.5
+_HEADING = re.compile(r"(?![-*+|>])[^\n]{1,120}[^\n.!?;:|]")
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s|$)|\n|$)", re.MULTILINE)
+# Inside a paragraph of prose: the line is a long one, and the next begins neither a list item nor a table's row.
+_SOFT_BREAK = re.compile(r"(?<=[^\n|]{50})\n(?![\s\-*+>]|\d+[.)] )(?=[^\n|]*(?:\n|\Z))")
 _LIKE_A_CITATION = re.compile(r"\[[\d\s,;]+\]")
 _WORD = re.compile(r"\w+")
 _ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly")
@@ -43,6 +49,8 @@ class _Sentence:
     passage: int
     """Its passage's number, from 1."""
     terms: frozenset[str]
+    heading: frozenset[str]
+    """Terms of the heading above it that are not its own."""
 
 
 class ExtractiveModel:
@@ -89,11 +97,18 @@ def best_quote(passage: str, about: str) -> str:
 
 
 def _sentences(number: int, text: str) -> Iterator[_Sentence]:
-    for match in _SENTENCE.finditer(text):
-        sentence = " ".join(match.group().split())
-        if len(sentence) >= MIN_SENTENCE_CHARACTERS:
-            sentence = _shorten(sentence)
-            yield _Sentence(sentence, number, _terms(sentence))
+    heading: frozenset[str] = frozenset()
+    paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
+    for n, paragraph in enumerate(paragraphs, 1):
+        if n < len(paragraphs) and _HEADING.fullmatch(paragraph):
+            heading = _terms(paragraph)
+            continue
+        for match in _SENTENCE.finditer(_SOFT_BREAK.sub(" ", paragraph)):
+            sentence = " ".join(match.group().split())
+            if len(sentence) >= MIN_SENTENCE_CHARACTERS:
+                sentence = _shorten(sentence)
+                terms = _terms(sentence)
+                yield _Sentence(sentence, number, terms, heading - terms)
 
 
 def _shorten(sentence: str) -> str:
@@ -105,11 +120,7 @@ def _shorten(sentence: str) -> str:
 def _choose(question: frozenset[str], sentences: Sequence[_Sentence]) -> list[_Sentence]:
     idf = _idf(sentences)
     whole = sum(idf.get(term, math.log(1 + len(sentences))) for term in question)
-    scores = {
-        n: sum(idf[term] for term in question & sentence.terms) / whole
-        for n, sentence in enumerate(sentences)
-        if whole and question & sentence.terms
-    }
+    scores = {n: _coverage(question, sentence, idf) / whole for n, sentence in enumerate(sentences) if whole}
     left = [n for n, score in scores.items() if score >= _MIN_COVERAGE]
     chosen: list[int] = []
     while left and len(chosen) < MAX_SENTENCES:
@@ -118,6 +129,12 @@ def _choose(question: frozenset[str], sentences: Sequence[_Sentence]) -> list[_S
         left.remove(best)
         left = [n for n in left if _overlap(sentences, chosen, n) < _REDUNDANCY and scores[n] >= scores[chosen[0]] / 2]
     return [sentences[n] for n in chosen]
+
+
+def _coverage(question: frozenset[str], sentence: _Sentence, idf: dict[str, float]) -> float:
+    """The weight of the question's terms that stand in the sentence, or above it."""
+    own = sum(idf[term] for term in question & sentence.terms)
+    return own + _HEADING_SHARE * sum(idf[term] for term in question & sentence.heading)
 
 
 def _marginal(sentences: Sequence[_Sentence], scores: dict[int, float], chosen: Sequence[int], n: int) -> float:
@@ -131,7 +148,7 @@ def _overlap(sentences: Sequence[_Sentence], chosen: Sequence[int], n: int) -> f
 
 
 def _idf(sentences: Sequence[_Sentence]) -> dict[str, float]:
-    counts = Counter(term for sentence in sentences for term in sentence.terms)
+    counts = Counter(term for sentence in sentences for term in sentence.terms | sentence.heading)
     return {term: math.log(1 + len(sentences) / count) for term, count in counts.items()}
 
 
