@@ -1,5 +1,6 @@
 """What the leader does for the whole fleet, beside bus housekeeping."""
 
+import asyncio
 from collections.abc import Mapping
 
 from temporalio.client import WorkflowExecutionStatus
@@ -15,10 +16,19 @@ from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures import CloseRun, PipelineKey, RunKey
+from workflow_worker.leader import Duty, every
 from workflow_worker.reconciler import Kind, Unfinished
+
+GAUGES_S = 5.0
 
 _GAUGES = "SELECT * FROM flotilla.approval_gauges()"
 _AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents"
+_FLEET_GAUGES = (
+    metrics.APPROVALS_PENDING,
+    metrics.APPROVAL_OLDEST,
+    metrics.APPROVALS_OVERDUE,
+    metrics.SAGA_PARKED,
+)
 _RUN_STATUS: dict[WorkflowExecutionStatus | None, RunStatus] = {
     WorkflowExecutionStatus.TIMED_OUT: "timeout",
     WorkflowExecutionStatus.TERMINATED: "cancelled",
@@ -38,8 +48,20 @@ async def known_agents(pool: Pool) -> list[str]:
         raise RetryLater(f"PostgreSQL does not answer: {error}") from error
 
 
-async def show_gauges(pool: Pool) -> None:
-    """Approvals and parked compensations of all tenants. Only the leader shows them, so that they do not add up."""
+def report_gauges(pool: Pool) -> Duty:
+    """Approvals and parked compensations of all tenants. They end with the leader's term: one process reports them."""
+
+    async def report(over: asyncio.Event) -> None:
+        try:
+            await every(GAUGES_S, lambda: _set_gauges(pool))(over)
+        finally:
+            for gauge in _FLEET_GAUGES:
+                gauge.set(0)
+
+    return report
+
+
+async def _set_gauges(pool: Pool) -> None:
     row = await pool.fetchrow(_GAUGES)
     assert row is not None  # noqa: S101 - the function always gives one row
     metrics.APPROVALS_PENDING.set(row["pending"])

@@ -29,7 +29,7 @@ from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
-from workflow_worker.duties import kinds, known_agents, show_gauges
+from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.risk_review import RiskReview
@@ -39,7 +39,6 @@ from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
-GAUGES_S = 5.0
 HTTP_TIMEOUT_S = 20.0
 
 
@@ -130,7 +129,7 @@ def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Acti
     all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines)
     reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
-    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), every(GAUGES_S, lambda: show_gauges(has.pool))]
+    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(has.pool)]
     return Leader(has.pool, SERVICE, runtime.instance, duties)
 
 

@@ -3,8 +3,13 @@
 import asyncio
 import time
 
+import asyncpg
+from prometheus_client import REGISTRY
+
 from flotilla.postgres import Pool
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
+from workflow_worker.duties import report_gauges
 from workflow_worker.leader import LEASE_S, RENEW_S, Duty, Leader, every
 
 
@@ -62,3 +67,31 @@ async def test_a_duty_that_fails_is_done_again(pool: Pool) -> None:
         await done.wait()
     stop.set()
     await task
+
+
+PARKED_ORDER = """
+WITH session AS (
+    INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('default', 's1', 'alice')
+)
+INSERT INTO flotilla.orders (tenant_id, order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency,
+                             status, request)
+VALUES ('default', 'o1', 's1', 'w1', 'alice', 'p1', 1250, 'EUR', 'compensation_failed', '{}')
+"""
+
+
+async def test_the_fleets_gauges_end_with_the_term_of_the_leader_that_showed_them(
+    pool: Pool, database: Database
+) -> None:
+    connection = await asyncpg.connect(database.superuser_dsn)
+    await connection.execute(PARKED_ORDER)
+    await connection.close()
+    over = asyncio.Event()
+    term = asyncio.create_task(report_gauges(pool)(over))
+    await eventually(lambda: parked_compensations() == 1)
+    over.set()
+    await term
+    assert parked_compensations() == 0
+
+
+def parked_compensations() -> float | None:
+    return REGISTRY.get_sample_value("flotilla_saga_parked_compensations")
