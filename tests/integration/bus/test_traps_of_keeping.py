@@ -38,6 +38,8 @@ STREAM = task_stream("adder")
 GROUP = "adder-agents"
 REPLY_TO = ReplyAddress(workflow_id="run-1", workflow_run_id="r", activity_id="t1")
 
+_FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'event', '{}') end"
+
 
 def requested(task_id: str = "t1", tenant: str = "default") -> AgentEvent:
     task = AgentTask(
@@ -315,13 +317,13 @@ async def test_trimming_looks_at_the_contracts_group_only(redis: Redis, capsys: 
     assert capsys.readouterr().out.count("bus_foreign_group") == 1
 
 
-async def test_announcements_are_kept_short_by_length(redis: Redis) -> None:
-    async with redis.pipeline(transaction=False) as batch:
-        for _ in range(EVENTS_MAXLEN + 1_000):
-            batch.xadd(EVENTS_STREAM, {"event": b"{}"})
-        await batch.execute()
-    await Publisher(redis).publish(EVENTS_STREAM, event())
-    assert await redis.xlen(EVENTS_STREAM) <= EVENTS_MAXLEN + 200  # approximate: whole nodes of 100
+async def test_announcements_are_kept_short_by_length(any_redis: Redis) -> None:
+    # Filled inside Redis, a few thousand at a time: one pipeline of them all has five seconds to be written in, which
+    # a busy machine does not keep.
+    for _ in range(EVENTS_MAXLEN // 5_000 + 1):
+        await ask(any_redis, "EVAL", _FILL, 1, EVENTS_STREAM, 5_000)
+    await Publisher(any_redis).publish(EVENTS_STREAM, event())
+    assert await any_redis.xlen(EVENTS_STREAM) <= EVENTS_MAXLEN + 200  # approximate: whole nodes of 100
 
 
 async def test_full_stream_refuses_more_until_it_is_drained(redis: Redis) -> None:
