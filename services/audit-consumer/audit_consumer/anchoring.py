@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -43,14 +44,18 @@ class Anchor:
             del self._anchored_at[gone]
         for partition, next_offset in owned.items():
             started = time.monotonic()
-            self._anchored_at.setdefault(partition, started)
+            if partition not in self._anchored_at:
+                self._anchored_at[partition] = started
+                metrics.AUDIT_CHECKPOINT_AGE.labels(str(partition)).set_function(partial(self._age_s, partition))
             try:
                 if await self._anchor(partition, next_offset):
                     self._anchored_at[partition] = started
             except (KafkaError, *AWAY, TimeoutError) as error:
                 log.warning("checkpoint_waits", partition=partition, reason=str(error) or type(error).__name__)
-            age = time.monotonic() - self._anchored_at[partition]
-            metrics.AUDIT_CHECKPOINT_AGE.labels(str(partition)).set(age)
+
+    def _age_s(self, partition: int) -> float:
+        """Computed when asked, for a checkpoint waits in the producer for as long as Kafka is away."""
+        return time.monotonic() - self._anchored_at[partition]
 
     async def _anchor(self, partition: int, next_offset: int) -> bool:
         """Whether everything projected of the partition is anchored now, in PostgreSQL and in Kafka."""

@@ -1,12 +1,18 @@
 """Connections that read and write one generation of the projection: the live one, or the one being rebuilt.
 
 All statements of the audit consumer name their tables without a schema.
+
+A process that is frozen in the middle of a transaction (paused, swapped out, cut off) keeps its row locks for as long
+as PostgreSQL keeps its connection, and whoever takes over its partitions waits for them. So PostgreSQL ends what gets
+no next statement, or stands in the middle of one (COPY waits for its client), for longer than any live consumer needs.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import structlog
 
 from flotilla.postgres import Connection, Pool
 
@@ -22,19 +28,46 @@ CREATE TEMP TABLE staged_events (
 """
 
 
+_STATEMENT_S = 20
+_IDLE_IN_TRANSACTION_S = 10
+_CLOSE_S = 3.0
+
+log = structlog.get_logger(__name__)
+
+
 @asynccontextmanager
-async def open_projection(dsn: str, schema: str, *, application: str, max_size: int = 4) -> AsyncIterator[Pool]:
+async def open_projection(
+    dsn: str,
+    schema: str,
+    *,
+    application: str,
+    max_size: int = 4,
+    idle_in_transaction_s: int = _IDLE_IN_TRANSACTION_S,
+) -> AsyncIterator[Pool]:
     """A pool whose connections find the projection's tables in `schema`; opens lazily."""
     pool = asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=max_size,
-        command_timeout=60,
+        command_timeout=2 * _STATEMENT_S,
         init=_make_stage,
-        server_settings={"application_name": application, "search_path": f"{schema}, pg_catalog, pg_temp"},
+        server_settings={
+            "application_name": application,
+            "search_path": f"{schema}, pg_catalog, pg_temp",
+            "statement_timeout": f"{_STATEMENT_S}s",
+            "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
+        },
     )
-    async with pool:
+    await pool
+    try:
         yield pool
+    finally:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await pool.close()
+        except TimeoutError:
+            log.warning("postgres_pool_terminated", reason=f"connections still in use after {_CLOSE_S:g} s")
+            pool.terminate()
 
 
 async def _make_stage(connection: Connection) -> None:

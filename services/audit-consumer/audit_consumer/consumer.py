@@ -21,6 +21,7 @@ POLL_MS = 500
 _RETRY_S = 0.5
 _GROUP_COMMIT_S = 1.0
 _ANSWER_TIMEOUT_S = 10.0
+_COMMIT_TIMEOUT_S = 3.0
 _WORTH_SHARING = 1000
 
 _ADD_OFFSET = "INSERT INTO consumer_offsets (kafka_partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING"
@@ -74,14 +75,9 @@ class AuditConsumer(ConsumerRebalanceListener):
         log.info("partitions_revoked", partitions=sorted(place.partition for place in revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Places them where PostgreSQL says; while it is away, the loop tries again."""
+        """Leaves it to the loop to place them: until this returns the group hears no heartbeat."""
         self._unplaced = {place.partition for place in assigned}
         log.info("partitions_assigned", partitions=sorted(self._unplaced))
-        try:
-            async with self._working:
-                await self._place()
-        except (KafkaError, *AWAY, TimeoutError) as error:
-            log.warning("placing_waits", reason=str(error) or type(error).__name__)
 
     async def _step(self, runtime: Runtime) -> None:
         async with self._working:
@@ -146,7 +142,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         if not offsets:
             return
         try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(_COMMIT_TIMEOUT_S):
                 await self._kafka.commit(offsets)
         except (CommitFailedError, KafkaError, TimeoutError) as error:
             log.debug("group_offset_not_committed", reason=str(error) or type(error).__name__)

@@ -1,18 +1,23 @@
 """The consumer and the producer of this service, and how they start while Kafka comes and goes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from audit_consumer.settings import Settings
 from flotilla.outbox.kafka_client import client_arguments
+from flotilla.outbox.publisher import OPEN_TIMEOUT_S
 from flotilla.runtime import Runtime
 
 _RETRY_S = 0.5
+_CLOSE_S = 3.0
+_DISCONNECT_AGAIN_S = 0.2
 _FETCH_BYTES = 2 * 1024 * 1024
 _FETCH_WAIT_MS = 200
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
@@ -47,19 +52,52 @@ def make_producer(settings: Settings) -> AIOKafkaProducer:
 
 @asynccontextmanager
 async def started(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | None]:
-    """The client, started as soon as Kafka answers; None when asked to stop before."""
+    """The client, started as soon as Kafka answers; None when asked to stop before. Closing takes 3 s at most."""
     client = None
     while client is None and not runtime.stop.is_set():
         attempt = make()
         try:
-            await attempt.start()
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await attempt.start()
             client = attempt
         except (KafkaError, OSError) as error:
-            await attempt.stop()
+            await close(attempt)
             log.warning("waiting_for_kafka", reason=str(error) or type(error).__name__)
             await runtime.sleep(_RETRY_S)
     try:
         yield client
     finally:
         if client is not None:
-            await client.stop()
+            await close(client)
+
+
+async def close(client: C) -> None:
+    """Leaves the group and disconnects, in `_CLOSE_S` at most, whatever Kafka does.
+
+    `stop` of aiokafka waits for every answer that is due: that of a group which rebalances may take half a minute,
+    that of a broker which hangs never comes. Without their connection these requests fail, and `stop` ends; it may
+    end before it has closed everything.
+    """
+    network: AIOKafkaClient = vars(client).get("client") or vars(client)["_client"]
+    stopping: asyncio.Task[None] = asyncio.create_task(_stop(client))
+    deadline = asyncio.get_running_loop().time() + _CLOSE_S
+    await asyncio.wait([stopping], timeout=_CLOSE_S / 2)
+    while not stopping.done() and asyncio.get_running_loop().time() < deadline:
+        _disconnect(network)
+        await asyncio.wait([stopping], timeout=_DISCONNECT_AGAIN_S)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    error = asyncio.CancelledError() if stopping.cancelled() else stopping.exception()
+    if error is not None:
+        log.warning("kafka_client_cut_off", reason=str(error) or type(error).__name__)
+        _disconnect(network)
+        await network.close()
+
+
+async def _stop(client: C) -> None:
+    await client.stop()
+
+
+def _disconnect(network: AIOKafkaClient) -> None:
+    for connection in list(network._conns.values()):  # noqa: SLF001 - not public
+        connection.close()

@@ -1,7 +1,7 @@
 """The audit consumer: Kafka's session events into the audit projection."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -18,7 +18,7 @@ from audit_consumer.watch import Watch
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.eventstore.signing import load_signer
 from flotilla.outbox.topics import check_topics
-from flotilla.postgres import check_schema
+from flotilla.postgres import Pool, check_schema
 from flotilla.runtime import Runtime, serve
 from flotilla.telemetry import metrics
 
@@ -49,6 +49,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         consumer = AuditConsumer(kafka, pool, settings.kafka_session_events_topic, settings.audit_batch_events)
         anchor = Anchor(pool, producer, settings.kafka_checkpoints_topic, signer, lambda: consumer.owned)
         await _work(
+            runtime,
+            settings.drain_s,
+            pool,
             consumer.run(runtime),
             Requests(pool, partial(rebuild, settings)).run(runtime),
             anchor.run(runtime, settings.checkpoint_interval_s),
@@ -56,14 +59,27 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def _work(*loops: Coroutine[None, None, None]) -> None:
-    """Runs the loops until all return; the first that fails ends the others."""
+async def _work(runtime: Runtime, drain_s: float, pool: Pool, *loops: Coroutine[None, None, None]) -> None:
+    """Runs the loops until all return; the first that fails ends the others. Ends `drain_s` after `runtime.stop`."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            for loop in loops:
-                tasks.create_task(loop)
+            working = [tasks.create_task(loop) for loop in loops]
+            limit = tasks.create_task(_cut_off(runtime, drain_s, pool, working))
+            await asyncio.wait(working)
+            limit.cancel()
     except* ConfigurationError as group:
         raise group.exceptions[0] from None
+
+
+async def _cut_off(runtime: Runtime, drain_s: float, pool: Pool, working: Sequence[asyncio.Task[None]]) -> None:
+    """Ends what waits for a server longer than the drain time; a batch that was not committed is the next owner's."""
+    await runtime.stop.wait()
+    await asyncio.sleep(drain_s)
+    log.warning("drain_cut_off", drain_s=drain_s)
+    # A statement in hand would be cancelled by asking the server, which may be the one that does not answer.
+    pool.terminate()
+    for task in working:
+        task.cancel()
 
 
 async def _look(watch: Watch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:

@@ -32,6 +32,8 @@ _CLOSE = 20_000
 """With no more events than this to go, the live projection is stopped for the rest."""
 _FETCH_BYTES = 2 * 1024 * 1024
 _SWITCH_TRIES = 20
+_SWITCH_IDLE_S = 60
+"""The transaction that stops the live consumers is idle while the rest is projected on another connection."""
 
 _EMPTY = "TRUNCATE session_events, session_heads, snapshots, tool_usage, parked_events, consumer_offsets"
 _START = "INSERT INTO consumer_offsets (kafka_partition, next_offset) SELECT n, 0 FROM generate_series(0, $1) AS n"
@@ -64,7 +66,9 @@ async def rebuild(settings: Settings) -> JsonObject:
         async with AsyncExitStack() as stack:
             dsn = settings.postgres_dsn.get_secret_value()
             following = await stack.enter_async_context(open_projection(dsn, NEXT, application="audit-rebuild"))
-            live = await stack.enter_async_context(open_projection(dsn, LIVE, application="audit-rebuild-switch"))
+            live = await stack.enter_async_context(
+                open_projection(dsn, LIVE, application="audit-rebuild-switch", idle_in_transaction_s=_SWITCH_IDLE_S)
+            )
             kafka = _consumer(settings)
             stack.push_async_callback(kafka.stop)
             await kafka.start()

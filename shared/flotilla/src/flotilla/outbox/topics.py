@@ -56,7 +56,7 @@ async def ensure_topics(
     asked for wherever there are three. Safe to run twice and from several processes at once.
 
     Raises:
-        RetryLater: Kafka does not answer.
+        RetryLater: Kafka does not answer, or can't take a topic yet.
         ConfigurationError: a topic exists with other partitions, retention or message size, or can't be created.
     """
     wanted = topics_of(settings) if topics is None else topics
@@ -65,6 +65,8 @@ async def ensure_topics(
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
             brokers = len((await admin.describe_cluster())["brokers"])
+            if not brokers:
+                raise RetryLater(f"Kafka at {settings.kafka_bootstrap_servers} has no broker that takes topics yet")
             await _create(admin, missing, replication_factor or min(_REPLICAS_WANTED, brokers))
             await _until_visible(admin, missing)
         await _check(admin, wanted)
@@ -104,9 +106,8 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replicati
     for answer in response.to_object()["topic_errors"]:
         kind = for_code(answer["error_code"])
         if answer["error_code"] and kind is not TopicAlreadyExistsError:
-            raise ConfigurationError(
-                f"topic {answer['topic']} can't be created: {kind.__name__}: {answer['error_message']}"
-            )
+            problem = f"topic {answer['topic']} can't be created: {kind.__name__}: {answer['error_message']}"
+            raise RetryLater(problem) if kind.retriable else ConfigurationError(problem)
 
 
 async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> None:

@@ -25,11 +25,14 @@ AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.QueryCanceledError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What asyncpg raises while the server is away, starting or shutting down, InternalClientError included: a connection
-that is lost in the middle of a statement may raise it when it goes back to the pool."""
+"""What asyncpg raises while the server is away, starting or shutting down, or when it ended a statement or a connection
+by one of its timeouts. InternalClientError is among it: a connection that is lost in the middle of a statement may
+raise it when it goes back to the pool."""
 
 _SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
 _SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
