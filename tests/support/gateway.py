@@ -137,9 +137,8 @@ async def running_gateway(
         temporal_address=temporal_address,
         task_queue=task_queue,
         http_host="127.0.0.1",
-        http_port=0,
         drain_s=4,
-        **options,
+        **{"http_port": 0, **options},
     )
     runtime = Runtime("gateway")
     async with (

@@ -15,7 +15,11 @@ from starlette.routing import Route
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.runtime import Health, health_routes
+from gateway.console_files import ConsoleFiles
 from gateway.guard import Guard, GuardedRoute
+from gateway.hardening import Hardening
+from gateway.login.origin import CONSOLE_HEADER
+from gateway.login.sign_ins import COOKIE
 from gateway.observing import Observing
 from gateway.problems import problem_of
 from gateway.routes import (
@@ -26,6 +30,7 @@ from gateway.routes import (
     documents,
     governed,
     keys,
+    login,
     orders,
     outbox,
     pipelines,
@@ -49,6 +54,7 @@ ROUTERS = tuple(
         dead_letters,
         outbox,
         keys,
+        login,
         analytics,
         audit,
     )
@@ -68,7 +74,9 @@ def make_application(services: Services, guard: Guard, health: Health) -> FastAP
         app.router.routes.extend(router.routes)
     app.router.routes.extend(route for route in health_routes(health) if route.path != "/metrics")
     app.router.routes.append(Route("/asyncapi.json", _asyncapi))
+    app.router.routes.extend(ConsoleFiles().routes())
     app.add_middleware(Observing)
+    app.add_middleware(Hardening)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -106,7 +114,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 "type": "http",
                 "scheme": "bearer",
                 "description": "An API key, or a JWT of the OpenID provider.",
-            }
+            },
+            "console": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": COOKIE,
+                "description": "The console's sign-in. Requests that change something need the header "
+                f"`{CONSOLE_HEADER}: 1`, and a browser that says they come from here.",
+            },
         }
         for route in guarded_routes():
             _declare_access(document, route)
@@ -125,5 +140,5 @@ def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
     for method in route.methods or ():
         operation = document["paths"][route.path][method.lower()]
         if route.access.roles:
-            operation["security"] = [{"bearer": []}]
+            operation["security"] = [{"bearer": []}, {"console": []}]
             operation["x-roles"] = sorted(route.access.roles)

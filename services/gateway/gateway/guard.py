@@ -57,6 +57,7 @@ class Guard:
 
     authenticator: Authenticator
     rate: RequestRate
+    strangers: RequestRate
     max_body_bytes: int
     max_json_depth: int
 
@@ -72,6 +73,14 @@ class Guard:
             needed = " or ".join(sorted(access.roles))
             raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
         return principal
+
+    def admit_stranger(self, request: Request) -> None:
+        """Counts a request that needs no credentials, by where it comes from.
+
+        Raises:
+            TooMany: too many came from there.
+        """
+        self.strangers.take(request.client.host if request.client else "")
 
     async def check_body(self, request: Request, access: Access) -> Request:
         """The request with a body that is safe to parse.
@@ -107,11 +116,12 @@ class GuardedRoute(APIRoute):
         access = self.access
 
         async def guarded(request: Request) -> Response:
+            guard: Guard = request.app.state.guard
             if access.roles:
-                guard: Guard = request.app.state.guard
                 request.state.principal = await guard.admit(request, access)
-                request = await guard.check_body(request, access)
-            return await handle(request)
+            else:
+                guard.admit_stranger(request)
+            return await handle(await guard.check_body(request, access))
 
         return guarded
 

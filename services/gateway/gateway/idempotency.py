@@ -4,19 +4,15 @@ Unique per (tenant, principal, route). A second request that comes while the fir
 Source: draft-ietf-httpapi-idempotency-key-header.
 """
 
-import asyncio
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, TypeAlias
 
-import asyncpg
-import structlog
 from fastapi import Header
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict
-from flotilla.postgres import AWAY, Connection, Pool
+from flotilla.postgres import Connection
 from gateway.auth.principal import Principal
 
 IdempotencyKey: TypeAlias = Annotated[
@@ -39,12 +35,6 @@ _TAKEN = """
 SELECT request_hash, resource_id FROM flotilla.idempotency_keys
 WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4
 """
-
-
-_FORGET = "SELECT flotilla.forget_idempotency_keys($1, 1000)"
-KEPT_FOR = timedelta(days=7)
-FORGET_EVERY_S = 600.0
-log = structlog.get_logger(__name__)
 
 
 class IdempotencyConflict(Conflict):
@@ -78,27 +68,3 @@ class Claim:
         if taken is None or taken["request_hash"] != digest:
             raise IdempotencyConflict(f"Idempotency-Key {self.key} was used for another request: use a new one")
         return str(taken["resource_id"])
-
-
-class Forgetting:
-    """Deletes keys that are a week old: nobody retries that long."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Now and then, until `stop`; at every replica, which does no harm."""
-        while not stop.is_set():
-            try:
-                async with asyncio.timeout(FORGET_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                await self._forget()
-
-    async def _forget(self) -> None:
-        try:
-            forgotten = await self._pool.fetchval(_FORGET, KEPT_FOR)
-        except (*AWAY, asyncpg.PostgresError) as error:
-            log.warning("idempotency_keys_kept", error=str(error))
-        else:
-            log.info("idempotency_keys_forgotten", keys=forgotten)

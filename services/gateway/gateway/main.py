@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias
+from urllib.parse import quote
 
 import structlog
 
@@ -20,13 +21,18 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
+from gateway.forgetting import Forgetting
 from gateway.guard import Guard
-from gateway.idempotency import Forgetting
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
 from gateway.live.feed import LiveFeed
 from gateway.live.watch import RunWatch
-from gateway.services import Services
+from gateway.login.attempts import Attempts
+from gateway.login.code_flow import CALLBACK, CodeFlow
+from gateway.login.origin import Origin
+from gateway.login.provider import Client, Provider
+from gateway.login.sign_ins import SignIns
+from gateway.services import Login, Services
 from gateway.settings import Settings
 from gateway.temporal import Temporal
 
@@ -71,6 +77,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
         api_keys=ApiKeys(pool, settings.key_cache_s),
+        login=_login(settings, pool, redis),
         feed=LiveFeed(redis),
         watch=RunWatch(pool),
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
@@ -99,19 +106,50 @@ def _until_first_success(check: Callable[[], Awaitable[None]]) -> Callable[[], A
 
 def _guard(settings: Settings, services: Services) -> Guard:
     return Guard(
-        authenticator=Authenticator(services.api_keys, _oidc(settings)),
+        authenticator=Authenticator(
+            services.api_keys, _oidc(settings, settings.oidc_audience), services.login.sign_ins
+        ),
         rate=RequestRate(settings.requests_per_s, settings.request_burst),
+        strangers=RequestRate(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
     )
 
 
-def _oidc(settings: Settings) -> Oidc | None:
-    if settings.oidc_issuer is None or settings.oidc_audience is None:
+def _login(settings: Settings, pool: Pool, redis: Redis) -> Login:
+    origin = Origin(settings.public_url)
+    ui = settings.temporal_ui_url
+    return Login(
+        sign_ins=SignIns(pool, origin, last_s=settings.console_login_s, cache_s=settings.key_cache_s),
+        code_flow=_code_flow(settings, redis, origin),
+        by_key=settings.console_key_login,
+        trace_url_template=settings.trace_url_template,
+        temporal_ui_url=f"{ui}/namespaces/{quote(settings.temporal_namespace, safe='')}" if ui else None,
+    )
+
+
+def _code_flow(settings: Settings, redis: Redis, origin: Origin) -> CodeFlow | None:
+    tokens = _oidc(settings, settings.oidc_client_id)
+    if tokens is None or settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    secret = settings.oidc_client_secret
+    client = Client(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=secret.get_secret_value() if secret else None,
+        redirect_uri=f"{settings.public_url}{CALLBACK}",
+        scopes=settings.oidc_scopes,
+        ca_file=settings.oidc_ca_file,
+    )
+    return CodeFlow(Provider(client), tokens, Attempts(redis), origin)
+
+
+def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
+    if settings.oidc_issuer is None or audience is None:
         return None
     options = OidcOptions(
         issuer=settings.oidc_issuer,
-        audience=settings.oidc_audience,
+        audience=audience,
         algorithms=settings.oidc_algorithms,
         roles_claim=settings.oidc_roles_claim,
         tenant_claim=settings.oidc_tenant_claim,

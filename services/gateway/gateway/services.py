@@ -19,10 +19,24 @@ from gateway.auth.principal import Principal
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
 from gateway.live.watch import RunWatch
+from gateway.login.code_flow import CodeFlow
+from gateway.login.sign_ins import SignIns
 from gateway.names import SOURCE
 from gateway.temporal import Temporal
 
 PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """How people log in to the console, and where it sends them to look further."""
+
+    sign_ins: SignIns
+    code_flow: CodeFlow | None
+    """None where no OpenID provider is set up for logins."""
+    by_key: bool
+    trace_url_template: str | None
+    temporal_ui_url: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +51,7 @@ class Services:
     policy: ApprovalPolicy
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
+    login: Login
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
     operator_tenant: str

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flotilla.config import (
     KafkaSettings,
@@ -21,6 +21,12 @@ _ALGORITHMS = {
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 }  # fmt: skip
 Share = Annotated[float, Field(gt=0)]
+
+
+def is_confidential(url: str) -> bool:
+    """Whether nobody on the way can read or change what goes to `url`."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
 class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, TemporalSettings):
@@ -69,6 +75,35 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     oidc_ca_file: str | None = None
     """Certificates to trust the provider by; by default the system's."""
 
+    oidc_client_id: str | None = None
+    """Lets people log in to the console through the provider, by the authorization code flow, as this client."""
+    oidc_client_secret: SecretStr | None = None
+    """Unset for a public client."""
+    oidc_scopes: Words = ("openid", "profile", "email")
+    """Asked for at login; the identity token must then hold the claims for roles, tenant and person."""
+
+    public_url: str | None = None
+    """Where browsers find the gateway, `https://flotilla.example.com`; unset is whatever host they ask."""
+    console_key_login: bool = False
+    """Takes API keys on the console's login page: for a local stack."""
+    console_login_s: float = Field(default=8 * 3600.0, ge=60, le=7 * 24 * 3600)
+    """How long a login to the console lasts."""
+    login_requests_per_s: Share = 20.0
+    """Requests without credentials (the login routes) from one address, at each replica."""
+    trace_url_template: str | None = None
+    """A trace's address for the console to link to, `https://traces.example.com/trace/{trace_id}`."""
+    temporal_ui_url: str | None = None
+    """The Temporal UI for the console to link to, `https://temporal.example.com`."""
+
+    @field_validator("public_url", "temporal_ui_url", "trace_url_template")
+    @classmethod
+    def _for_browsers(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise ValueError(f"{url} is no address of the form https://HOST")
+        return url.rstrip("/")
+
     @field_validator("oidc_algorithms")
     @classmethod
     def _asymmetric(cls, algorithms: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,6 +116,12 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
         if self.oidc_issuer and not self.oidc_audience:
             raise ValueError("FLOTILLA_OIDC_ISSUER needs FLOTILLA_OIDC_AUDIENCE: else tokens for others are accepted")
         for url in (self.oidc_issuer, self.oidc_jwks_url):
-            if url and urlsplit(url).scheme != "https" and urlsplit(url).hostname not in _LOOPBACK:
+            if url and not is_confidential(url):
                 raise ValueError(f"{url} has to be https: whoever is on the way could send keys of their own")
+        if self.oidc_client_id and not (self.oidc_issuer and self.public_url):
+            raise ValueError(
+                "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER and FLOTILLA_PUBLIC_URL, to come back to"
+            )
+        if self.oidc_client_id and self.public_url and not is_confidential(self.public_url):
+            raise ValueError(f"{self.public_url} has to be https: whoever is on the way could take the login")
         return self

@@ -34,6 +34,7 @@ from flotilla.contracts.names import (
     REPLIES_STREAM,
     agent_group,
     cancelled_key,
+    login_key,
     run_stream,
     task_stream,
 )
@@ -148,6 +149,10 @@ async def test_gateway_reads_live_runs_and_redrives_and_no_more(guarded: RedisSe
     async with user(guarded, "gateway") as redis:
         assert await redis.xread({run_stream("r1"): "0"})
         await redis.xadd(task_stream("research"), {"event": b"{}"})
+        await redis.set(login_key("digest"), "note", ex=60)
+        assert await redis.getdel(login_key("digest")) == b"note"
+        with pytest.raises(NoPermissionError):
+            await redis.set(cancelled_key("t"), "1")
         with pytest.raises(NoPermissionError):
             await redis.xadd(EVENTS_STREAM, {"event": b"{}"})
         with pytest.raises(NoPermissionError):

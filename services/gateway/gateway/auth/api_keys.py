@@ -28,18 +28,23 @@ class _Known:
 
 
 class ApiKeys:
-    """Finds who a key belongs to. A revocation holds after `cache_s` at the latest, an expiry at once."""
+    """Finds who a key belongs to. A revocation holds after `cache_s` at the latest, an expiry at once.
+
+    `statement` gives the row for a hash: another one finds other secrets that are stored as hashes.
+    """
 
     def __init__(
         self,
         pool: Pool,
         cache_s: float,
         *,
+        statement: str = _AUTHENTICATE,
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._cache_s = cache_s
+        self._statement = statement
         self._clock = clock
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
@@ -64,7 +69,7 @@ class ApiKeys:
             self._known.pop(digest, None)
 
     async def _look_up(self, digest: bytes) -> _Known:
-        row = await self._pool.fetchrow(_AUTHENTICATE, digest)
+        row = await self._pool.fetchrow(self._statement, digest)
         found = _Known(
             principal=_principal(row) if row else None,
             expires_at=row["expires_at"] if row else None,

@@ -1,4 +1,4 @@
-"""From the Authorization header to a principal."""
+"""From the Authorization header, or the console's cookie, to a principal."""
 
 from starlette.requests import Request
 
@@ -6,6 +6,7 @@ from flotilla.contracts.api_keys import KEY_PREFIX
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.oidc import Oidc
 from gateway.auth.principal import Principal
+from gateway.login.sign_ins import SignIns
 from gateway.problems import Unauthenticated
 
 _SCHEME = "bearer"
@@ -13,22 +14,24 @@ _DOTS_OF_A_JWT = 2
 
 
 class Authenticator:
-    """Takes API keys, and JWTs where a provider is set."""
+    """Takes API keys, JWTs where a provider is set, and the console's cookie where there is no header."""
 
-    def __init__(self, api_keys: ApiKeys, oidc: Oidc | None = None) -> None:
+    def __init__(self, api_keys: ApiKeys, oidc: Oidc | None = None, sign_ins: SignIns | None = None) -> None:
         self.api_keys = api_keys
         self._oidc = oidc
+        self._sign_ins = sign_ins
 
     async def authenticate(self, request: Request) -> Principal:
         """Who calls.
 
         Raises:
             Unauthenticated: no credentials, or none that hold.
+            CrossSite: another site made the browser send its cookie.
             RetryLater: they can't be checked now.
         """
         headers = request.headers.getlist("Authorization")
         if not headers:
-            raise Unauthenticated("give an API key or a token: Authorization: Bearer …")
+            return await self._signed_in(request)
         scheme, _, token = headers[0].partition(" ")
         token = token.strip()
         if len(headers) > 1 or scheme.lower() != _SCHEME or not token:
@@ -36,6 +39,14 @@ class Authenticator:
         principal = await self._principal_of(token)
         if principal is None:
             raise Unauthenticated("the key or token is unknown, expired or revoked")
+        return principal
+
+    async def _signed_in(self, request: Request) -> Principal:
+        if self._sign_ins is None or not self._sign_ins.has_cookie(request):
+            raise Unauthenticated("give an API key or a token: Authorization: Bearer …")
+        principal = await self._sign_ins.principal_of(request)
+        if principal is None:
+            raise Unauthenticated("nobody is logged in here any more: log in again")
         return principal
 
     async def _principal_of(self, token: str) -> Principal | None:

@@ -103,5 +103,6 @@ async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key
     if row is None:
         raise NotFound(f"no key {key_id}")
     services.api_keys.forget(digest)
+    services.login.sign_ins.forget()
     log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)
     return Key.model_validate(dict(row))

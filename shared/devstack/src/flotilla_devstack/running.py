@@ -24,6 +24,7 @@ from flotilla_devstack.services import (
     SERVICES,
     ServiceProcess,
     chosen_environment,
+    console_environment,
     key_environment,
     service_environment,
 )
@@ -130,7 +131,9 @@ class RunningStack(ABC):
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
         """What one of the six services is told: the servers (PostgreSQL as its own role), its ports and key files."""
         servers = self.environment(database=database, user=SERVICES[service].role)
-        return {**servers, **service_environment(service, ports), **key_environment(service, self.state_dir)}
+        given = {**service_environment(service, ports), **key_environment(service, self.state_dir)}
+        ui_url = self.temporal_ui_url if self.has("temporal") else None
+        return {**servers, **given, **console_environment(service, ui_url)}
 
     # Private processes
 

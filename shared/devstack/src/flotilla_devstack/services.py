@@ -114,6 +114,16 @@ def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
     return {variable: str(file) for variable, file in files.get(name, {}).items()}
 
 
+def console_environment(name: str, temporal_ui_url: str | None) -> dict[str, str]:
+    """What the gateway's console is told: people log in with the keys that `up` made, and can look into Temporal."""
+    if name != "gateway":
+        return {}
+    return {
+        "FLOTILLA_CONSOLE_KEY_LOGIN": "true",
+        **({"FLOTILLA_TEMPORAL_UI_URL": temporal_ui_url} if temporal_ui_url else {}),
+    }
+
+
 def chosen_environment() -> dict[str, str]:
     """What the caller may choose by his own environment, else the default."""
     defaults = {

@@ -15,6 +15,7 @@ from flotilla.contracts.names import (
     CANCELLED_KEY_PREFIX,
     DEAD_LETTERS_STREAM,
     EVENTS_STREAM,
+    LOGIN_KEY_PREFIX,
     REPLIES_STREAM,
     RUN_STREAM_PREFIX,
     TASK_STREAM_PREFIX,
@@ -87,9 +88,10 @@ GATEWAY_GRANT = Grant(
     (
         Selector(f"{_CONNECT} {_LOOK}", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
         Selector("+xadd", (f"%W~{TASK_STREAM_PREFIX}*", f"%W~{REPLIES_STREAM}")),
+        Selector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
 )
-"""For the gateway: live runs and announcements to read, dead letters to redrive."""
+"""For the gateway: live runs and announcements to read, dead letters to redrive, logins on their way."""
 
 SCALER_GRANT = Grant(
     (

@@ -11,6 +11,7 @@ EVENTS_STREAM = "flotilla.events"
 RUN_STREAM_PREFIX = "flotilla.runs."
 DEAD_LETTERS_STREAM = "flotilla.dead-letters"
 CANCELLED_KEY_PREFIX = "flotilla.cancelled."
+LOGIN_KEY_PREFIX = "flotilla.logins."
 
 BRIDGE_GROUP = "workflow-bridge"
 AUDIT_GROUP = "audit-consumer"
@@ -55,6 +56,11 @@ def run_stream(run_id: str) -> str:
 def cancelled_key(task_id: str) -> str:
     """The Redis key whose existence tells a working agent that its task was cancelled."""
     return CANCELLED_KEY_PREFIX + task_id
+
+
+def login_key(digest: str) -> str:
+    """The expiring Redis key of a login that is on its way through the OpenID provider."""
+    return LOGIN_KEY_PREFIX + digest
 
 
 def run_workflow_id(run_id: str) -> str:

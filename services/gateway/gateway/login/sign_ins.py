@@ -1,0 +1,103 @@
+"""Sign-ins: rows in PostgreSQL, found by the hash of a cookie's secret, remembered for a few seconds like API keys."""
+
+import secrets
+from datetime import timedelta
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flotilla.contracts.api_keys import key_hash
+from flotilla.postgres import Pool, tenant_transaction
+from gateway.auth.api_keys import ApiKeys
+from gateway.auth.principal import Principal
+from gateway.login.origin import Origin
+
+COOKIE = "flotilla_sign_in"
+_FIND = "SELECT * FROM flotilla.authenticate_sign_in($1)"
+_OPEN = """
+INSERT INTO flotilla.sign_ins (tenant_id, secret_hash, subject, roles, is_person, key_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, now() + $7)
+"""
+_END = "DELETE FROM flotilla.sign_ins WHERE tenant_id = $1 AND secret_hash = $2"
+log = structlog.get_logger(__name__)
+
+
+class SignIns:
+    """Opens, finds and ends sign-ins. What one is worth is asked of the database again after `cache_s`, so that a
+    logout, a revoked key or a lost role holds at every replica by then."""
+
+    def __init__(self, pool: Pool, origin: Origin, *, last_s: float, cache_s: float) -> None:
+        self._pool = pool
+        self._known = ApiKeys(pool, cache_s, statement=_FIND)
+        self._last = timedelta(seconds=last_s)
+        self.origin = origin
+
+    def has_cookie(self, request: Request) -> bool:
+        """Whether the request brings one, good or not."""
+        return self._secret(request) is not None
+
+    async def principal_of(self, request: Request) -> Principal | None:
+        """Who is signed in; None when nobody is.
+
+        Raises:
+            CrossSite: the request changes something, and comes from elsewhere.
+        """
+        secret = self._secret(request)
+        principal = await self._known.principal_of(secret) if secret else None
+        if principal is not None:
+            self.origin.check(request)
+        return principal
+
+    async def open(self, principal: Principal, request: Request, response: Response) -> None:
+        """Signs `principal` in, and whoever was signed in with this browser out: a secret never outlives its owner."""
+        await self.end(request)
+        secret = secrets.token_urlsafe(32)
+        async with tenant_transaction(self._pool, principal.tenant_id) as connection:
+            await connection.execute(
+                _OPEN,
+                principal.tenant_id,
+                key_hash(secret),
+                principal.subject,
+                sorted(principal.roles),
+                principal.is_person,
+                principal.key_id,
+                self._last,
+            )
+        self._set(request, response, secret, int(self._last.total_seconds()))
+        log.info("signed_in", subject=principal.subject, tenant=principal.tenant_id, key_id=principal.key_id)
+
+    async def end(self, request: Request, response: Response | None = None) -> None:
+        """Signs out: here at once, at other replicas within a minute. Nothing happens when nobody is signed in."""
+        secret = self._secret(request)
+        principal = await self._known.principal_of(secret) if secret else None
+        if secret is not None and principal is not None:
+            digest = key_hash(secret)
+            async with tenant_transaction(self._pool, principal.tenant_id) as connection:
+                await connection.execute(_END, principal.tenant_id, digest)
+            self._known.forget(digest)
+            log.info("signed_out", subject=principal.subject, tenant=principal.tenant_id)
+        if response is not None:
+            self._set(request, response, "", 0)
+
+    def forget(self) -> None:
+        """Asks the database again about all of them, since a key was revoked."""
+        self._known.forget()
+
+    def _secret(self, request: Request) -> str | None:
+        return request.cookies.get(self._name(request))
+
+    def _name(self, request: Request) -> str:
+        # With this prefix a browser takes it from this host alone, over TLS: no neighbouring host can plant one.
+        return f"__Host-{COOKIE}" if self.origin.is_https(request) else COOKIE
+
+    def _set(self, request: Request, response: Response, secret: str, last_s: int) -> None:
+        response.set_cookie(
+            self._name(request),
+            secret,
+            max_age=last_s,
+            path="/",
+            secure=self.origin.is_https(request),
+            httponly=True,
+            samesite="strict",
+        )
