@@ -52,10 +52,10 @@ class Ballot:
 
     @property
     def approvals(self) -> int:
-        """Different people who approved exactly what would be executed now."""
+        """Different people who approved exactly what would be executed now; not whoever edited it to be so."""
         current = self.content_hash
         voters = {v.subject for v in self.votes if v.decision == "approve" and v.content_hash == current}
-        return len(voters)
+        return len(voters - {self.edited_by})
 
     def refusal(
         self, attempt: DecisionRequest, now: datetime, check_args: Callable[[str, JsonObject], None]

@@ -1,0 +1,155 @@
+"""One vote, in any order of attempts, edits, cancellation and deadline: one outcome, and only a rightful one."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flotilla.approvals.actions import check_args
+from flotilla.approvals.ballot import Ballot
+from flotilla.contracts.approvals import ApprovalRequirement, Decision, DecisionRequest, content_hash
+from flotilla.contracts.json_types import JsonObject
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+DEADLINE = START + timedelta(hours=24)
+TEXTS = ("hello", "goodbye", "hello again")
+REQUESTER, ROOT, FIT = "alice", "root", ("bob", "carol", "dave")
+Happening: TypeAlias = Literal["vote", "cancel", "deadline"]
+
+
+def ballot(quorum: int = 1, verdict: Literal["reject", "approve"] = "reject") -> Ballot:
+    """A vote on an `echo` that alice asked for, on behalf of root."""
+    requirement = ApprovalRequirement(
+        required=True,
+        risk_level="high",
+        reasons=[],
+        policy_version="1",
+        roles=["approver"],
+        quorum=quorum,
+        verdict_at_deadline=verdict,
+        editable_args=["text"],
+    )
+    return Ballot(
+        approval_id="a",
+        action="echo",
+        args={"text": TEXTS[0]},
+        requirement=requirement,
+        requested_by=REQUESTER,
+        on_behalf_of=ROOT,
+        deadline=DEADLINE,
+    )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What somebody tries, about the text that they saw."""
+
+    subject: str
+    decision: Decision = "approve"
+    seen: str = TEXTS[0]
+    text: str = TEXTS[1]
+    role: str = "approver"
+    is_person: bool = True
+
+    def request(self) -> DecisionRequest:
+        args: JsonObject | None = {"text": self.text} if self.decision == "edit" else None
+        return DecisionRequest(
+            approval_id="a",
+            attempt_id="t",
+            subject=self.subject,
+            roles=[self.role],
+            is_person=self.is_person,
+            decision=self.decision,
+            content_hash=content_hash("echo", {"text": self.seen}),
+            args=args,
+        )
+
+
+def after(state: Ballot, attempt: Attempt, now: datetime = START) -> Ballot:
+    """The vote after `attempt`, whether it counted or not."""
+    request = attempt.request()
+    return state if state.refusal(request, now, check_args) else state.counted(request)
+
+
+ATTEMPTS = st.builds(
+    Attempt,
+    subject=st.sampled_from([REQUESTER, ROOT, *FIT]),
+    decision=st.sampled_from(["approve", "approve", "reject", "edit"]),
+    seen=st.sampled_from(TEXTS),
+    text=st.sampled_from(TEXTS),
+    role=st.sampled_from(["approver", "approver", "viewer"]),
+    is_person=st.sampled_from([True, True, False]),
+)
+STORY = st.lists(ATTEMPTS | st.sampled_from(["cancel", "deadline"]), max_size=14)
+
+
+def happen(state: Ballot, what: "Attempt | str") -> Ballot:
+    if isinstance(what, Attempt):
+        return after(state, what)
+    return state.cancelled() if what == "cancel" else state.expired()
+
+
+@given(story=STORY, quorum=st.integers(1, 3))
+@settings(max_examples=500, deadline=None)
+def test_whatever_happens_there_is_one_outcome_and_a_rightful_one(story: list[Attempt | str], quorum: int) -> None:
+    state = ballot(quorum)
+    for what in story:
+        before, state = state, happen(state, what)
+        if before.is_final:
+            assert state == before
+    # As a bystander counts: who may vote, said yes to exactly what would run, and did not write it.
+    agreed = {vote.subject for vote in state.votes if vote.decision == "approve"}
+    if state.status == "approved":
+        exactly = {v.subject for v in state.votes if v.decision == "approve" and v.content_hash == state.content_hash}
+        assert len((exactly & set(FIT)) - {state.edited_by}) >= quorum
+    assert agreed <= set(FIT)
+    assert (state.status == "rejected") == any(vote.decision == "reject" for vote in state.votes)
+
+
+@given(order=st.permutations(["vote", "cancel", "deadline"]))
+def test_of_vote_cancellation_and_deadline_the_first_has_its_way(order: list[Happening]) -> None:
+    state = ballot()
+    for what in order:
+        state = after(state, Attempt("bob")) if what == "vote" else happen(state, what)
+    assert state.status == {"vote": "approved", "cancel": "cancelled", "deadline": "timeout"}[order[0]]
+
+
+def test_nobody_approves_their_own_edit_by_a_vote_from_before_it() -> None:
+    """bob approves the first text; carol changes it; bob changes it back: his early vote is for his own edit now."""
+    state = ballot(quorum=2)
+    for attempt in (
+        Attempt("bob"),
+        Attempt("carol", "edit", text=TEXTS[1]),
+        Attempt("bob", "edit", seen=TEXTS[1], text=TEXTS[0]),
+    ):
+        state = after(state, attempt)
+    assert (state.args, state.approvals) == ({"text": TEXTS[0]}, 0)
+    state = after(state, Attempt("carol"))
+    assert state.status == "pending"
+    assert after(state, Attempt("dave")).status == "approved"
+
+
+def test_a_vote_at_the_deadline_is_late_although_nobody_has_closed_the_vote_yet() -> None:
+    """As when no worker ran while the deadline passed."""
+    request = Attempt("bob").request()
+    assert ballot().refusal(request, DEADLINE - timedelta(microseconds=1), check_args) is None
+    late = ballot().refusal(request, DEADLINE, check_args)
+    assert late is not None
+    assert late.type == "Late"
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("reject", "timeout"), ("approve", "approved")])
+def test_policy_says_what_silence_means(verdict: Literal["reject", "approve"], status: str) -> None:
+    assert ballot(verdict=verdict).expired().status == status
+
+
+def test_the_requester_decides_only_where_policy_lets_them() -> None:
+    request = Attempt(REQUESTER).request()
+    refused = ballot().refusal(request, START, check_args)
+    assert refused is not None
+    assert refused.type == "SelfApproval"
+    lenient = replace(ballot(), requirement=replace(ballot().requirement, exclude_requester=False))
+    assert lenient.refusal(request, START, check_args) is None
