@@ -70,7 +70,6 @@ class Desk:
     client: Client
     pool: Pool
     task_queue: str
-    settings: Settings
     environment: WorkflowEnvironment | None = None
 
     async def submit(
@@ -210,7 +209,7 @@ async def open_desk(
         methods = [method for part in parts for method in activities_of(part)]
         worker = make_worker(client, settings, "desk", workflows=[HumanInTheLoopWorkflow], activities=methods)
         async with worker:
-            yield Desk(client, pool, task_queue, settings)
+            yield Desk(client, pool, task_queue)
 
 
 def loaded(value: str | None) -> Any:

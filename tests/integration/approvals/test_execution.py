@@ -15,9 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from flotilla.approvals.policy import parse_policy
@@ -199,21 +197,3 @@ async def test_nothing_runs_without_an_approval_of_exactly_this(desk: Desk, chan
     with pytest.raises(ApplicationError) as caught:
         await ActivityEnvironment().run(actions.execute_action, execution(**changes))
     assert caught.value.type == "NotApproved"
-
-
-async def test_a_worker_that_vanishes_while_an_action_waits_changes_nothing(
-    pool: Pool, unique: Callable[[str], str], temporal_client: Client
-) -> None:
-    queue = unique("queue")
-    async with open_desk(temporal_client, pool, queue) as desk:
-        handle = await desk.submit(risk="high")
-        await eventually(lambda: desk.in_inbox(handle))
-        await desk.decide(handle, BOB)
-    async with open_desk(temporal_client, pool, queue) as desk:
-        votes = (await desk.state(handle)).votes
-        assert [vote.subject for vote in votes] == [BOB]
-        await desk.decide(handle, "carol")
-        assert (await handle.result()).status == "completed"
-        with pytest.raises(RPCError) as caught:
-            await desk.decide(handle, "dave")
-        assert caught.value.status == RPCStatusCode.NOT_FOUND

@@ -42,8 +42,11 @@ class Faults:
     pauses: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    """Activities whose function returned or raised, whether or not the workflow still listened."""
 
-    async def meet(self, point: str) -> None:
+    async def meet(self, point: str, _order_id: str) -> None:
+        """Called at each point of each order."""
         self.reached.add(point)
         if point in self.pauses:
             await self.pauses[point].wait()
@@ -58,10 +61,14 @@ def faulty(method: Callable[..., Any], faults: Faults) -> Callable[..., Any]:
     [argument] = definition.arg_types or []
 
     async def run(message: Any) -> Any:
+        order_id = (message.key if hasattr(message, "key") else message).order_id
         faults.calls.append(name)
-        await faults.meet(f"{name}:before")
-        result = await method(message)
-        await faults.meet(f"{name}:after")
+        try:
+            await faults.meet(f"{name}:before", order_id)
+            result = await method(message)
+            await faults.meet(f"{name}:after", order_id)
+        finally:
+            faults.ended.append(name)
         return result
 
     run.__annotations__ = {"message": argument, "return": definition.ret_type}

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
 
-from flotilla.contracts.orders import CANCEL_UPDATE, OrderState
+from flotilla.contracts.orders import CANCEL_UPDATE
 from flotilla.postgres import Pool
 from tests.integration.saga.shop import BALANCE, Faults, Shop, open_shop
+from tests.support.consumers import start
+from tests.support.postgres import Database
 from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
 
 FORWARD = ("reserve_funds", "verify_identity", "approve_order")
 UNDO = {"reserve_funds": "release_funds", "verify_identity": "revoke_verification", "approve_order": "cancel_order"}
 POINTS = [f"{step}:{moment}" for step in FORWARD for moment in ("before", "after")]
+CRASHES = [*POINTS, *(f"{undo}:{moment}" for undo in UNDO.values() for moment in ("before", "after"))]
 
 
 @pytest.fixture
@@ -72,10 +75,12 @@ async def test_a_step_that_commits_after_its_compensation_comes_to_nothing(shop:
     assert (state.status, state.reason) == ("rejected", "cancelled")
     before = await shop.money()
     assert before == (BALANCE, 0, 0)
-    shop.faults.reached.clear()
+    assert step not in shop.faults.ended
     shop.faults.pauses[point].set()
-    await eventually(lambda: step in shop.faults.calls)
+    await eventually(lambda: step in shop.faults.ended)
+    assert f"{step}:after" not in shop.faults.reached  # it met the tombstone
     assert await shop.money() == before
+    assert (await shop.order("o1"))["approval"] != "approved"
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -131,26 +136,31 @@ async def test_a_notification_that_fails_changes_nothing(shop: Shop) -> None:
     assert await shop.money() == (BALANCE, 0, 0)
 
 
-async def test_a_worker_that_vanishes_at_any_point_leaves_the_order_to_the_next(
-    pool: Pool, unique: Callable[[str], str], temporal_client: Client
+async def test_orders_of_a_worker_killed_at_any_point_are_finished_by_the_next(
+    database: Database, pool: Pool, unique: Callable[[str], str], temporal_client: Client, temporal_address: str
 ) -> None:
-    """At each point an activity that never answers, then another worker that finds what was left."""
-    points = [*POINTS, *(f"{undo}:after" for undo in UNDO.values())]
-
-    async def lose_worker_at(point: str) -> OrderState:
-        queue = unique("queue")
-        faults = Faults({"approve_order:after"} if point.startswith(tuple(UNDO.values())) else set())
-        faults.pauses[point] = asyncio.Event()
-        async with open_shop(temporal_client, pool, queue, faults) as shop:
-            handle = await shop.place(point.replace(":", "-"))
-            await eventually(lambda: point in faults.reached, timeout_s=30)
-        async with open_shop(temporal_client, pool, queue):
-            return await handle.result()
-
-    async with open_shop(temporal_client, pool, unique("queue")) as shop:
-        await shop.add_account(available=10 * BALANCE)
-        states = await asyncio.gather(*(lose_worker_at(point) for point in points))
-        assert {state.status for state in states} == {"approved", "rejected"}
-        total, spent, held = await shop.money()
-    approved = [state for state in states if state.status == "approved"]
-    assert (total, spent, held) == (10 * BALANCE, 2_500 * len(approved), 0)
+    """kill -9 while one order each is before or after every effect; what was approved is spent, the rest given back."""
+    points = {point.replace(":", "-"): point for point in CRASHES}
+    queue = unique("queue")
+    killed = await asyncio.to_thread(
+        start, "tests.integration.saga.shop_process", dsn=database.dsn(), address=temporal_address, queue=queue
+    )
+    try:
+        shop = Shop(temporal_client, pool, queue, Faults())
+        await shop.add_account(available=2 * len(points) * BALANCE)
+        handles = {order_id: await shop.place(order_id) for order_id in points}
+        async with asyncio.timeout(60):
+            reached = {(await asyncio.to_thread(killed.output.readline)).strip() for _ in points}
+        assert reached == set(points)
+    finally:
+        await asyncio.to_thread(killed.kill)
+        killed.output.close()
+    async with open_shop(temporal_client, pool, queue):
+        ended = {order_id: await handle.result() for order_id, handle in handles.items()}
+    undoing = {order_id for order_id, point in points.items() if point.startswith(tuple(UNDO.values()))}
+    assert {order_id: state.status for order_id, state in ended.items()} == {
+        order_id: "rejected" if order_id in undoing else "approved" for order_id in points
+    }
+    spent = 2_500 * (len(points) - len(undoing))
+    assert await shop.money() == (2 * len(points) * BALANCE, spent, 0)
+    assert {row["status"] for row in await shop.rows("SELECT status FROM flotilla.orders")} == {"approved", "rejected"}
