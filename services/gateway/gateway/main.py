@@ -21,6 +21,8 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
+from gateway.fleet.history import Sampler
+from gateway.fleet.samples import no_samples
 from gateway.forgetting import Forgetting
 from gateway.guard import Guard
 from gateway.limits import RequestRate, StreamSlots
@@ -59,7 +61,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         _add_checks(runtime, services)
         app = make_application(services, _guard(settings, services), runtime.health)
         announcements = Announcements(redis_url, services.watch)
-        jobs = (services.feed.run, services.watch.run, announcements.run, Forgetting(pool).run)
+        jobs = (services.feed.run, services.watch.run, announcements.run, Forgetting(pool).run, Sampler(services).run)
         await stack.enter_async_context(_background(jobs, runtime.stop))
         server = http_server(app, settings.http_host, settings.http_port, grace_s=max(1, int(settings.drain_s) - 2))
         yield await stack.enter_async_context(server.running())
@@ -80,6 +82,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         login=_login(settings, pool, redis),
         feed=LiveFeed(redis),
         watch=RunWatch(pool),
+        samples=no_samples(),
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
     )

@@ -65,9 +65,11 @@ def read_time_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     return created_at, position[1]
 
 
-def next_time_cursor(rows: Sequence[asyncpg.Record], limit: int, id_name: str) -> str | None:
+def next_time_cursor(
+    rows: Sequence[asyncpg.Record], limit: int, id_name: str, time_name: str = "created_at"
+) -> str | None:
     """Where the next page begins; None when this one is not full."""
     if len(rows) < limit:
         return None
     last = rows[-1]
-    return time_cursor(last["created_at"], last[id_name])
+    return time_cursor(last[time_name], last[id_name])

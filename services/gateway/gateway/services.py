@@ -16,6 +16,7 @@ from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
+from gateway.fleet.samples import Samples
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
 from gateway.live.watch import RunWatch
@@ -57,6 +58,8 @@ class Services:
     operator_tenant: str
     feed: LiveFeed
     watch: RunWatch
+    samples: Samples
+    """The fleet's last hour."""
     streams: StreamSlots
     stopping: asyncio.Event
 

@@ -69,6 +69,7 @@ IDS = {
     "task_id": "acme-task",
     "dead_letter_id": "acme-letter",
     "key_id": "acme-key",
+    "document_id": "acme-document",
     "request_id": "acme-request",
     "step": "1",
 }

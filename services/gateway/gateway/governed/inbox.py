@@ -2,12 +2,16 @@
 
 import json
 from datetime import datetime
+from functools import cache
 
 import asyncpg
+from pydantic import TypeAdapter
 
+from flotilla.approvals.actions import ARGUMENTS
 from flotilla.contracts.approvals import ApprovalRequirement
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
+from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from gateway.schemas.governed import Approval
 
@@ -21,6 +25,13 @@ SELECT {_COLUMNS} FROM flotilla.approvals
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
   AND ($4::timestamptz IS NULL OR (created_at, approval_id) < ($4, $5))
 ORDER BY created_at DESC, approval_id DESC LIMIT $3
+"""  # noqa: S608
+# The same, by who runs out of time first; $4 and $5 are the last row's deadline and id.
+_BY_DEADLINE = f"""
+SELECT {_COLUMNS} FROM flotilla.approvals
+WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
+  AND ($4::timestamptz IS NULL OR (deadline_at, approval_id) > ($4, $5))
+ORDER BY deadline_at, approval_id LIMIT $3
 """  # noqa: S608
 _COUNT = """
 SELECT count(*) FROM (
@@ -41,17 +52,31 @@ async def get_approval(connection: Connection, tenant_id: str, approval_id: str)
 
 
 async def list_approvals(
-    pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
+    pool: Pool,
+    tenant_id: str,
+    *,
+    status: str | None,
+    by_deadline: bool,
+    limit: int,
+    after: tuple[datetime | None, str | None],
 ) -> list[asyncpg.Record]:
-    """Rows of a page, newest first."""
+    """Rows of a page: newest first, or by deadline, earliest first."""
+    statement = _BY_DEADLINE if by_deadline else _LIST
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        return await connection.fetch(statement, tenant_id, status, limit, *after)
 
 
 async def count_pending(pool: Pool, tenant_id: str) -> int:
     """Approvals that wait for a decision, up to 10,001."""
     async with tenant_transaction(pool, tenant_id) as connection:
         return int(await connection.fetchval(_COUNT, tenant_id))
+
+
+@cache
+def args_schema(action: str) -> JsonObject | None:
+    """What a built-in action takes; None for one that only the worker knows."""
+    kind = ARGUMENTS.get(action)
+    return TypeAdapter(kind).json_schema() if kind is not None else None
 
 
 def approval_of(row: asyncpg.Record) -> Approval:
@@ -65,5 +90,7 @@ def approval_of(row: asyncpg.Record) -> Approval:
             "roles": requirement.roles,
             "editable_args": requirement.editable_args,
             "reason_required": requirement.reason_required,
+            "exclude_requester": requirement.exclude_requester,
+            "args_schema": args_schema(row["action"]) if row["task_id"] is None else None,
         }
     )

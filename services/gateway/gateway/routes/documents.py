@@ -1,5 +1,6 @@
 """The knowledge base: what agents may cite."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import File, Form, Query, Response, UploadFile
@@ -13,8 +14,8 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import refusals
-from gateway.schemas.common import Text
-from gateway.schemas.documents import AddedDocument, DocumentList, FoundPassages
+from gateway.schemas.common import ResourceId, Text
+from gateway.schemas.documents import AddedDocument, DocumentList, DocumentText, FoundPassages
 from gateway.services import Caller, Wired
 
 router = guarded_router("documents")
@@ -93,3 +94,11 @@ async def search_documents(
 ) -> FoundPassages:
     """The passages that an agent would find for a question, best first."""
     return FoundPassages(passages=await services.knowledge.search(caller.tenant_id, q, k))
+
+
+@router.get("/v1/documents/{document_id}", response_model=DocumentText, responses=refusals(404))
+@allow(EVERYONE)
+async def get_document(services: Wired, caller: Caller, document_id: ResourceId) -> DocumentText:
+    """One document with its text, for the passage that a source names."""
+    document, text = await services.knowledge.document(caller.tenant_id, document_id)
+    return DocumentText.model_validate({**asdict(document), "text": text})

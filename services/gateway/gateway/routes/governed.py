@@ -1,6 +1,6 @@
 """Governed actions and approvals."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Query, Response
 
@@ -86,17 +86,23 @@ async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> 
 @router.get("/v1/approvals", response_model=ApprovalList, responses=refusals())
 @allow(EVERYONE)
 async def list_approvals(
+    *,
     services: Wired,
     caller: Caller,
     status: Annotated[ApprovalStatus | None, Query(description="Only these; by default all.")] = None,
+    order: Annotated[Literal["newest", "deadline"], Query(description="`deadline`: the earliest first.")] = "newest",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> ApprovalList:
     """The inbox: what will be executed, how risky it is and why, who asks, until when, who voted."""
-    before = read_time_cursor(cursor)
-    rows = await inbox.list_approvals(services.pool, caller.tenant_id, status=status, limit=limit, before=before)
+    after, by_deadline = read_time_cursor(cursor), order == "deadline"
+    rows = await inbox.list_approvals(
+        services.pool, caller.tenant_id, status=status, by_deadline=by_deadline, limit=limit, after=after
+    )
+    time_name = "deadline_at" if by_deadline else "created_at"
     return ApprovalList(
-        approvals=[inbox.approval_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "approval_id")
+        approvals=[inbox.approval_of(row) for row in rows],
+        next_cursor=next_time_cursor(rows, limit, "approval_id", time_name),
     )
 
 

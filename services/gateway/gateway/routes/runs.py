@@ -18,7 +18,7 @@ from gateway.routes.documented import refusals
 from gateway.runs import records
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
-from gateway.schemas.common import ID_PATTERN, RunId, SessionId
+from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text
 from gateway.schemas.runs import CancelAccepted, Run, RunAccepted, RunList, RunRequest, RunSteps
 from gateway.services import Caller, Services, Wired
 
@@ -76,13 +76,20 @@ async def list_runs(
     caller: Caller,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
     status: Annotated[RunStatus | None, Query(description="Only these.")] = None,
+    user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> RunList:
     """List runs, newest first."""
     before = read_time_cursor(cursor)
     rows = await records.list_runs(
-        services.pool, caller.tenant_id, session_id=session_id, status=status, limit=limit, before=before
+        services.pool,
+        caller.tenant_id,
+        session_id=session_id,
+        status=status,
+        user_id=user_id,
+        limit=limit,
+        before=before,
     )
     return RunList(runs=[records.run_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "run_id"))
 

@@ -4,10 +4,11 @@ import json
 from datetime import datetime
 from typing import Annotated
 
+import asyncpg
 from fastapi import Query, Response
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Conflict
+from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.eventstore import sessions as stored
 from flotilla.eventstore import state_json
@@ -16,9 +17,10 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
-from gateway.schemas.common import MAX_SEQ, SessionId
+from gateway.schemas.common import MAX_SEQ, SessionId, Text
 from gateway.schemas.sessions import (
     ForkRequest,
+    Lineage,
     RollbackRequest,
     RolledBack,
     Session,
@@ -38,8 +40,29 @@ MAX_EVENTS = 1000
 _LIST = """
 SELECT session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at FROM flotilla.sessions
 WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
+  AND ($5::text IS NULL OR position(lower($5) IN lower(session_id)) > 0)
 ORDER BY created_at DESC, session_id DESC LIMIT $2
 """
+
+
+# The tree that a session belongs to, from its root on; $3 is the most sessions.
+_LINEAGE = """
+WITH RECURSIVE up AS (
+    SELECT session_id, parent_session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
+    UNION
+    SELECT s.session_id, s.parent_session_id
+    FROM up JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.session_id = up.parent_session_id
+), tree AS (
+    SELECT session_id FROM up WHERE parent_session_id IS NULL
+    UNION
+    SELECT s.session_id
+    FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.parent_session_id = tree.session_id
+)
+SELECT s.session_id, s.user_id, s.head_seq, s.parent_session_id, s.forked_at_seq, s.metadata, s.created_at
+FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.session_id = tree.session_id
+ORDER BY s.created_at, s.session_id LIMIT $3
+"""
+MAX_LINEAGE = 500
 
 
 class SessionExists(Conflict):
@@ -72,14 +95,23 @@ async def create_session(services: Wired, caller: Caller, body: SessionRequest, 
 @router.get("/v1/sessions", response_model=SessionList, responses=refusals())
 @allow(EVERYONE)
 async def list_sessions(
-    services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    services: Wired,
+    caller: Caller,
+    q: Annotated[Text | None, Query(max_length=128, description="Only those whose id holds this.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> SessionList:
     """List sessions, newest first."""
     before = read_time_cursor(cursor)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before)
-    sessions = [Session.model_validate({**dict(row), "metadata": json.loads(row["metadata"])}) for row in rows]
-    return SessionList(sessions=sessions, next_cursor=next_time_cursor(rows, limit, "session_id"))
+        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, q)
+    return SessionList(
+        sessions=[_session(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "session_id")
+    )
+
+
+def _session(row: asyncpg.Record) -> Session:
+    return Session.model_validate({**dict(row), "metadata": json.loads(row["metadata"])})
 
 
 @router.get("/v1/sessions/{session_id}", response_model=Session, responses=refusals(404))
@@ -87,6 +119,17 @@ async def list_sessions(
 async def get_session(services: Wired, caller: Caller, session_id: SessionId) -> stored.Session:
     """One session."""
     return await services.store_of(caller.tenant_id).session(session_id)
+
+
+@router.get("/v1/sessions/{session_id}/lineage", response_model=Lineage, responses=refusals(404))
+@allow(EVERYONE)
+async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) -> Lineage:
+    """The session's root and everything that was forked from it, oldest first; 500 at most."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_LINEAGE, caller.tenant_id, session_id, MAX_LINEAGE)
+    if not rows:
+        raise NotFound(f"no session {session_id}")
+    return Lineage(sessions=[_session(row) for row in rows])
 
 
 @router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=refusals(404))

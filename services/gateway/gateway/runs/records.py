@@ -37,7 +37,7 @@ _GET = f"SELECT {_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = 
 _LIST = f"""
 SELECT {_COLUMNS} FROM flotilla.runs
 WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS NULL OR status = $3)
-  AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6))
+  AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
 _FOLLOWED = "SELECT session_id, status, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -117,12 +117,13 @@ async def list_runs(
     *,
     session_id: str | None,
     status: str | None,
+    user_id: str | None = None,
     limit: int,
     before: tuple[datetime | None, str | None],
 ) -> list[asyncpg.Record]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, session_id, status, limit, *before)
+        return await connection.fetch(_LIST, tenant_id, session_id, status, limit, *before, user_id)
 
 
 async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:

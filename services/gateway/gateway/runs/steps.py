@@ -22,6 +22,7 @@ _TASKS = """
 SELECT task_id, agent, status, attempt, failure, created_at, finished_at, duration_ms FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND run_id = $2
 """
+_TRACE = "SELECT traceparent FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _CALLS = """
 SELECT task_id, agent, model, call_index, input_tokens, output_tokens, duration_ms, created_at FROM flotilla.llm_calls
 WHERE tenant_id = $1 AND run_id = $2
@@ -32,12 +33,17 @@ async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
     """All steps, in the order in which they began."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         tasks = await connection.fetch(_TASKS, tenant_id, run.run_id)
+        traceparent = await connection.fetchval(_TRACE, tenant_id, run.run_id)
         calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
     steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
     history = await _history(services, run.workflow_id)
     steps += _workflow_steps(history or ())
     steps.sort(key=lambda step: step.started_at or datetime.max.replace(tzinfo=UTC))
-    return RunSteps(steps=steps, workflow_history="unavailable" if history is None else "complete")
+    return RunSteps(
+        steps=steps,
+        trace_id=traceparent.split("-")[1] if traceparent else None,
+        workflow_history="unavailable" if history is None else "complete",
+    )
 
 
 def _delegation(row: asyncpg.Record, run_id: str) -> Step:

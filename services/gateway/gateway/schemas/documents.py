@@ -30,6 +30,12 @@ class Document(Answer):
     updated_at: datetime
 
 
+class DocumentText(Document):
+    """A document with its text, in which the `start` and `end` of a source count characters."""
+
+    text: str
+
+
 class DocumentList(Answer):
     """A page of documents, by uri."""
 

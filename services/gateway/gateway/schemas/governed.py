@@ -79,6 +79,8 @@ class Approval(Answer):
     description: str
     args: dict[str, Any]
     """Exactly what will be executed."""
+    args_schema: dict[str, Any] | None
+    """JSON schema of the built-in action's arguments; null for an agent's tool."""
     content_hash: str
     """Of action and args; a decision names it."""
     risk_level: RiskLevel
@@ -91,6 +93,8 @@ class Approval(Answer):
     quorum: int
     editable_args: list[str]
     reason_required: list[Decision]
+    exclude_requester: bool
+    """Whether those who asked, or for whom was asked, can't vote."""
     policy_version: str
     status: ApprovalStatus
     votes: list[Vote]

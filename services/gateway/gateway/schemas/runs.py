@@ -87,6 +87,8 @@ class RunSteps(Answer):
     """What was done for a run, in the order in which it began."""
 
     steps: list[Step]
+    trace_id: str | None
+    """Of the request that started the run; null where it was not traced."""
     workflow_history: Literal["complete", "unavailable"]
     """`unavailable` when Temporal does not answer or has forgotten the run: its own steps are then missing."""
 

@@ -37,6 +37,12 @@ class SessionList(Answer):
     next_cursor: str | None
 
 
+class Lineage(Answer):
+    """A tree of sessions: the root first, then its forks and theirs, oldest first."""
+
+    sessions: list[Session]
+
+
 class SessionEvents(Answer):
     """Events of the session, as CloudEvents, byte for byte as they were committed."""
 

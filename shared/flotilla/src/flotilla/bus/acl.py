@@ -88,10 +88,12 @@ GATEWAY_GRANT = Grant(
     (
         Selector(f"{_CONNECT} {_LOOK}", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
         Selector("+xadd", (f"%W~{TASK_STREAM_PREFIX}*", f"%W~{REPLIES_STREAM}")),
+        Selector("+xinfo|groups +xpending", (f"%R~{TASK_STREAM_PREFIX}*", f"%R~{REPLIES_STREAM}")),
         Selector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
 )
-"""For the gateway: live runs and announcements to read, dead letters to redrive, logins on their way."""
+"""For the gateway: live runs and announcements to read, dead letters to redrive, what waits on the
+streams, logins on their way."""
 
 SCALER_GRANT = Grant(
     (

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater, Undecodable
-from flotilla.contracts.names import session_key
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
 from flotilla.eventstore.checkpoint_records import CheckpointRecord
 from flotilla.eventstore.log import LoggedEvent
 from flotilla.outbox.kafka_client import client_arguments
@@ -102,6 +102,17 @@ class KafkaLog:
                 if checkpoint is not None:
                     found.setdefault((checkpoint.partition, checkpoint.number), checkpoint)
         return found
+
+    async def end_offsets(self) -> dict[int, int]:
+        """Where each partition of the events ends now.
+
+        Raises:
+            RetryLater: Kafka does not answer.
+        """
+        places = [TopicPartition(self._topic, number) for number in range(SESSION_EVENTS_PARTITIONS)]
+        async with self._reader() as reader, asyncio.timeout(ANSWER_TIMEOUT_S):
+            ends = await reader.end_offsets(places)
+        return {place.partition: offset for place, offset in ends.items()}
 
     async def close(self) -> None:
         """Closes the idle connections."""

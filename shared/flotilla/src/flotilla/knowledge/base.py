@@ -40,6 +40,10 @@ _PAGE = """
 SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at FROM flotilla.documents
 WHERE tenant_id = $1 AND uri > $2 ORDER BY uri LIMIT $3
 """
+_ONE = """
+SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at, body FROM flotilla.documents
+WHERE tenant_id = $1 AND document_id = $2
+"""
 _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 
 
@@ -106,6 +110,19 @@ class KnowledgeBase:
         if text is None:
             raise NotFound(f"no document {document_id}")
         return text
+
+    async def document(self, tenant_id: str, document_id: str) -> tuple[Document, str]:
+        """One document and its text, of the same moment.
+
+        Raises:
+            NotFound: the tenant has no such document.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_ONE, tenant_id, document_id)
+        if row is None:
+            raise NotFound(f"no document {document_id}")
+        fields = dict(row)
+        return Document(**{name: value for name, value in fields.items() if name != "body"}), fields["body"]
 
     async def search(self, tenant_id: str, query: str, k: int = 5) -> list[Passage]:
         """The `k` best passages for `query`, best first; none when no term of it occurs.

@@ -1,0 +1,1 @@
+"""How the fleet is doing: now, and over the last hour."""

@@ -1,0 +1,114 @@
+"""The last hour in small steps: what is sampled here, and what the tenant's own rows tell.
+
+Each replica samples for itself and keeps it in memory: it is for a glance at the console. Prometheus keeps the truth.
+"""
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import asyncpg
+import structlog
+from redis.exceptions import RedisError
+
+from flotilla.contracts.errors import FlotillaError
+from flotilla.outbox import parked
+from flotilla.postgres import AWAY, tenant_transaction
+from gateway.fleet.overview import agent_names, audit_lag
+from gateway.fleet.samples import STEP_S, Sample
+from gateway.fleet.streams import stream_loads
+from gateway.schemas.overview import FleetHistory, FleetSeries
+from gateway.services import Services
+
+_MAX_ROWS = 10_001
+_FINISHED = """
+SELECT finished_at FROM flotilla.runs
+WHERE tenant_id = $1 AND created_at > $2::timestamptz - interval '1 day' AND finished_at > $2
+ORDER BY finished_at LIMIT $3
+"""
+# Those that waited at some moment since $2.
+_WAITED = """
+SELECT created_at, decided_at FROM flotilla.approvals
+WHERE tenant_id = $1 AND (status = 'pending' OR decided_at > $2) LIMIT $3
+"""
+log = structlog.get_logger(__name__)
+
+
+class Sampler:
+    """Looks at the fleet every 15 s."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`."""
+        while not stop.is_set():
+            self._services.samples.append(await self._sample())
+            try:
+                async with asyncio.timeout(STEP_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _sample(self) -> Sample:
+        at = time.time()
+        lag, pending = await self._streams()
+        return Sample(at, lag, pending, await self._backlog(), await self._audit())
+
+    async def _streams(self) -> tuple[int | None, int | None]:
+        try:
+            loads = await stream_loads(self._services.redis, await agent_names(self._services.pool))
+        except (*AWAY, asyncpg.PostgresError, RedisError) as error:
+            log.debug("streams_not_sampled", error=str(error))
+            return None, None
+        return sum(load.lag or 0 for load in loads), sum(load.pending for load in loads)
+
+    async def _backlog(self) -> int | None:
+        try:
+            rows, _ = await parked.backlog(self._services.pool)
+        except (*AWAY, asyncpg.PostgresError) as error:
+            log.debug("outbox_not_sampled", error=str(error))
+            return None
+        return rows
+
+    async def _audit(self) -> int | None:
+        try:
+            return await audit_lag(self._services)
+        except (*AWAY, asyncpg.PostgresError, FlotillaError) as error:
+            log.debug("audit_not_sampled", error=str(error))
+            return None
+
+
+async def history(services: Services, samples: Sequence[Sample], tenant_id: str) -> FleetHistory:
+    """The samples, with the tenant's own runs and approvals at the same moments."""
+    times = [sample.at for sample in samples]
+    since = datetime.fromtimestamp((times[0] if times else time.time()) - STEP_S, UTC)
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
+        waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)
+    return FleetHistory(
+        step_s=STEP_S,
+        times=times,
+        series=FleetSeries(
+            stream_lag=[sample.stream_lag for sample in samples],
+            stream_pending=[sample.stream_pending for sample in samples],
+            outbox_backlog=[sample.outbox_backlog for sample in samples],
+            audit_lag=[sample.audit_lag for sample in samples],
+            runs_finished=_in_each_step(times, [row["finished_at"].timestamp() for row in finished]),
+            approvals_pending=_waiting_at(times, waited),
+        ),
+    )
+
+
+def _in_each_step(times: Sequence[float], moments: Sequence[float]) -> list[int]:
+    """How many of the sorted `moments` fall between each time and the one before."""
+    begins = [time_ - STEP_S for time_ in times[:1]] + list(times[:-1])
+    return [bisect_right(moments, end) - bisect_right(moments, begin) for begin, end in zip(begins, times, strict=True)]
+
+
+def _waiting_at(times: Sequence[float], rows: Sequence[asyncpg.Record]) -> list[int]:
+    opened = sorted(row["created_at"].timestamp() for row in rows)
+    closed = sorted(row["decided_at"].timestamp() for row in rows if row["decided_at"] is not None)
+    return [bisect_right(opened, at) - bisect_right(closed, at) for at in times]

@@ -1,0 +1,109 @@
+"""One look at everything that may pile up: streams, outbox, audit, approvals, orders."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.ids import utc_now
+from flotilla.outbox import parked
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from gateway.fleet.streams import StreamLoad, stream_loads
+from gateway.schemas.overview import AuditLoad, Fleet, OutboxLoad, Stream
+from gateway.services import Services
+
+_AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
+_LETTERS = """
+SELECT stream, count(*) AS letters FROM (
+    SELECT stream FROM flotilla.dead_letters
+    WHERE tenant_id = $1 AND redriven_at IS NULL AND discarded_at IS NULL LIMIT 10001) AS open
+GROUP BY stream
+"""
+# Each counted up to 10,001.
+_COUNTS = """
+SELECT
+    (SELECT count(*) FROM (SELECT FROM flotilla.approvals WHERE tenant_id = $1 AND status = 'pending' LIMIT 10001) AS a)
+        AS approvals_pending,
+    (SELECT count(*) FROM (
+        SELECT FROM flotilla.orders WHERE tenant_id = $1 AND status = 'compensation_failed' LIMIT 10001) AS o)
+        AS parked_orders,
+    (SELECT count(*) FROM (
+        SELECT FROM flotilla.runs WHERE tenant_id = $1 AND status IN ('pending', 'running', 'interrupted') LIMIT 10001
+    ) AS r) AS runs_active,
+    (SELECT count(*) FROM (
+        SELECT DISTINCT session_id FROM audit.parked_events WHERE tenant_id = $1 LIMIT 10001) AS p) AS parked_sessions,
+    (SELECT max(created_at) FROM audit.newest_checkpoints(NULL, NULL, 1)) AS checkpoint_at
+"""
+_PROJECTED = """
+SELECT p.number, coalesce(audit.next_offset(p.number), 0) AS next_offset FROM unnest($1::integer[]) AS p (number)
+"""
+_MAX_PARKED = 1000
+log = structlog.get_logger(__name__)
+
+
+async def overview(services: Services, tenant_id: str) -> Fleet:
+    """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the tenant's own."""
+    streams = await stream_loads(services.redis, await agent_names(services.pool))
+    lag = await audit_lag(services)
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        letters = {row["stream"]: row["letters"] for row in await connection.fetch(_LETTERS, tenant_id)}
+        outbox = await _outbox(connection)
+        counts = await connection.fetchrow(_COUNTS, tenant_id)
+    assert counts is not None  # noqa: S101 - a SELECT of values has a row
+    at = counts["checkpoint_at"]
+    return Fleet(
+        streams=_with_letters(streams, letters),
+        outbox=outbox,
+        audit=AuditLoad(
+            lag_events=lag,
+            checkpoint_age_s=(utc_now() - at).total_seconds() if at else None,
+            parked_sessions=counts["parked_sessions"],
+        ),
+        approvals_pending=counts["approvals_pending"],
+        parked_orders=counts["parked_orders"],
+        runs_active=counts["runs_active"],
+    )
+
+
+async def agent_names(pool: Pool) -> list[str]:
+    """Agents that ever registered."""
+    return [row["name"] for row in await pool.fetch(_AGENTS)]
+
+
+async def audit_lag(services: Services) -> int | None:
+    """Events in Kafka that are not projected yet; None while Kafka does not answer."""
+    try:
+        ends = await services.kafka_log.end_offsets()
+    except RetryLater as error:
+        log.info("audit_lag_unknown", error=str(error))
+        return None
+    rows = await services.pool.fetch(_PROJECTED, sorted(ends))
+    projected = {int(row["number"]): int(row["next_offset"]) for row in rows}
+    return sum(max(0, end - projected[partition]) for partition, end in ends.items())
+
+
+async def _outbox(connection: Connection) -> OutboxLoad:
+    status = await parked.status(connection, limit=_MAX_PARKED)
+    return OutboxLoad(
+        backlog_rows=status.backlog_rows, oldest_unpublished_s=status.oldest_unpublished_s, parked=len(status.parked)
+    )
+
+
+def _with_letters(streams: list[StreamLoad], letters: Mapping[str, int]) -> list[Stream]:
+    """Also streams that have nothing but dead letters."""
+    known = [
+        Stream(
+            stream=load.stream,
+            group=load.group,
+            lag=load.lag,
+            pending=load.pending,
+            oldest_pending_s=load.oldest_pending_s,
+            dead_letters=letters.get(load.stream, 0),
+        )
+        for load in streams
+    ]
+    others = sorted(set(letters) - {load.stream for load in streams})
+    return known + [
+        Stream(stream=name, group="", lag=None, pending=0, oldest_pending_s=None, dead_letters=letters[name])
+        for name in others
+    ]
