@@ -109,7 +109,7 @@ async def test_ctrl_c_leaves_the_run_going_and_says_how_to_follow_it(fleet: Flee
         asking = start(fleet, "ask", QUESTION, "--session", session)
         run_id = await held_at_the_writer(fleet, session)
         asking.send_signal(signal.SIGINT)
-        _, said = asking.communicate(timeout=30)
+        _, said = asking.communicate(timeout=120)
     assert asking.returncode == 130
     assert f"flotilla runs events {run_id} --follow" in said
     assert f"flotilla runs cancel {run_id}" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -105,14 +106,14 @@ def test_doctor_notices_a_redis_that_may_evict_tasks(fleet: Fleet, redis_url: st
     assert "noeviction" in done.stderr
 
 
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_the_demo_tells_the_whole_story_each_time(fleet: Fleet, time: str) -> None:
-    said = fleet.cli("demo").stdout
-    assert "two people" in said
-    assert "corvane-handbook/refunds.md" in said
-    assert "(retrieval_scores)" in said
-    assert "seq 1 to 12 without a gap; the API shows the same" in said
-    assert "the same bytes; outbox: 0 waiting" in said
-    assert "its parent still ends at 12" in said
-    assert ("9 loaded, 0 unchanged" if time == "first" else "0 loaded, 9 unchanged") in said
-    assert fleet.status()["url"] in said
+def test_the_demo_tells_the_whole_story_each_time(fleet: Fleet) -> None:
+    for loaded in (r"(9 loaded, 0|0 loaded, 9) unchanged", r"0 loaded, 9 unchanged"):
+        said = fleet.cli("demo").stdout
+        assert "two people" in said
+        assert "corvane-handbook/refunds.md" in said
+        assert "(retrieval_scores)" in said
+        assert "seq 1 to 12 without a gap; the API shows the same" in said
+        assert "the same bytes; outbox: 0 waiting" in said
+        assert "its parent still ends at 12" in said
+        assert [line for line in said.splitlines() if re.match(loaded, line)], said
+        assert fleet.status()["url"] in said
