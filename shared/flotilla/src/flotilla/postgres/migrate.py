@@ -27,9 +27,19 @@ def migrate(dsn: str) -> list[str]:
         backend = yoyo.get_backend(_yoyo_uri(dsn))
         with backend:
             pending = backend.to_apply(yoyo.read_migrations(str(MIGRATIONS)))
-            names = [migration.id for migration in pending]
-            backend.apply_migrations(pending)
-    return names
+            for migration in pending:
+                _apply(backend, migration)
+    return [migration.id for migration in pending]
+
+
+def _apply(backend: yoyo.backends.DatabaseBackend, migration: yoyo.migrations.Migration) -> None:
+    """One migration and its mark, in one transaction: one that is killed in between can be run again.
+
+    yoyo's own `apply_migrations` commits them apart, and wants a name for the user's number, which a pod has not.
+    """
+    with backend.transaction():
+        migration.process_steps(backend, "apply")
+        backend.mark_one(migration, log=False)
 
 
 def _yoyo_uri(dsn: str) -> str:
