@@ -6,17 +6,29 @@
 # Python >= 3.11 on Debian.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-FROM ${BASE_IMAGE} AS build
-ARG SERVICE
-RUN test -n "${SERVICE}" || { echo 'Say which service: --build-arg SERVICE=gateway'; exit 1; }
+# The same for every service, so it is built once.
+FROM ${BASE_IMAGE} AS tools
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends binutils > /dev/null \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY locks/uv.txt locks/
 RUN python3 -m venv uv && uv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/uv.txt
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
-# First what changes seldom: the dependencies.
+
+FROM tools AS build
+ARG SERVICE
+RUN test -n "${SERVICE}" || { echo 'Say which service: --build-arg SERVICE=gateway'; exit 1; }
+# First what changes seldom: the dependencies. What only their builders and checkers read stays behind (sources of the
+# compiled parts, their debug symbols, tests, stubs): a third of what the wheels hold.
 COPY locks/${SERVICE}.txt locks/
 RUN uv/bin/uv venv --quiet --python python3 /app \
- && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt"
+ && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt" \
+ && cd /app/lib/python3*/site-packages \
+ && rm -rf temporalio/bridge/sdk-core temporalio/bridge/src \
+ && find . -type d -name tests -prune -exec rm -r {} + \
+ && find . -type f '(' -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.[ch]' -o -name '*.rs' -o -name 'Cargo.*' ')' -delete \
+ && find . -type f -name '*.so*' -exec strip --strip-unneeded {} + \
+ && rm -f /app/bin/*activate* /app/bin/*.bat
 COPY shared/flotilla shared/flotilla
 COPY services/${SERVICE} services/${SERVICE}
 RUN uv/bin/uv pip install --python /app/bin/python --no-deps --no-sources ./shared/flotilla "./services/${SERVICE}" \

@@ -85,7 +85,7 @@ test-cluster: setup charts ## Install on the cluster of KUBECONFIG, ask a questi
 	$(PYTEST) tests/cluster --timeout 900
 
 ##@ Run it on Kubernetes
-.PHONY: charts images image-report load install upgrade uninstall kind-up port-forward
+.PHONY: charts images image-report load server-images install upgrade uninstall kind-up port-forward
 export IMAGE_REPOSITORY ?= flotilla
 export IMAGE_TAG ?= 0.1.0
 NAMESPACE ?= flotilla
@@ -102,6 +102,10 @@ image-report: ## Sizes of the images, and how long each takes to answer
 
 load: ## Load the images into the cluster (CLUSTER_LOAD_IMAGE=command that takes an archive; kind's by default)
 	k8s/images load
+
+server-images: ## Build and load the demo's servers, for a cluster that reaches no registry (HELM_OPTIONS='--values k8s/demo/values.yaml')
+	k8s/images build-servers
+	k8s/images load-servers
 
 kind-up: ## A local cluster with kind, and its namespace
 	kind create cluster --config k8s/kind.yaml
@@ -126,7 +130,7 @@ docs: setup ## Write the generated pages, schemas and dashboards anew (chart REA
 	$(BIN)/python -m tests.unit.config.test_documentation
 	$(BIN)/python charts/schema.py
 	$(BIN)/python k8s/monitoring/dashboards.py
-	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ../_README.gotmpl --log-level warning; \
+	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ./_README.gotmpl --sort-values-order file --log-level warning; \
 	else echo 'The charts'"'"' READMEs were left: install helm-docs (https://github.com/norwoodj/helm-docs) to write them.'; fi
 
 lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newest versions)
