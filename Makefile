@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 # Editable installs: no build step between a change and a run.
 MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
 SOURCES := shared services tests benchmarks
+CONSOLE := services/gateway/console
+CONSOLE_DIST := services/gateway/gateway/console_dist
 # Two test processes: the servers need the rest of a small machine.
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest $(PYTEST_OPTIONS)
@@ -19,13 +21,22 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
-.PHONY: setup demo up down
+.PHONY: setup console demo up down try-console
 setup: $(VENV)/.installed ## Make the virtual environment, from the locked and hashed requirements
 
-demo: setup ## Bring up the real servers and services, ask a question, show what was recorded
+console: $(CONSOLE_DIST)/.built ## Build the console that the gateway serves (needs Node 20.19 or newer)
+
+# Without it everything else works: what can't build it goes on.
+try-console:
+	@$(MAKE) --no-print-directory console || echo 'The console was not built (see above). The API and the command line do not need it.'
+
+$(CONSOLE_DIST)/.built: $(shell find $(CONSOLE) -type f -not -path '*/node_modules/*' -not -path '*/test/*')
+	@$(CONSOLE)/npm build
+
+demo: setup try-console ## Bring up the real servers and services, ask a question, show what was recorded
 	$(BIN)/flotilla demo
 
-up: setup ## Start the local stack
+up: setup try-console ## Start the local stack
 	$(BIN)/flotilla up
 
 down: setup ## Stop the local stack
@@ -48,16 +59,19 @@ lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/lint-imports
+	$(CONSOLE)/npm lint
 
-types: setup ## mypy, strict
+types: setup ## mypy and tsc, strict
 	$(BIN)/mypy shared/flotilla/src shared/cli/src shared/devstack/src $(foreach s,$(wildcard services/*),$(s)/$(subst -,_,$(notdir $(s)))) tests
+	$(CONSOLE)/npm types
 
 # What fails in the crowd is run once more, alone: on a small machine two tests and four servers share two cores. What
 # fails twice fails; what passed the second time stands in the first report.
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
 TESTED = tests/unit tests/contract tests/integration tests/replay
 
-test: setup ## Every test that needs no cluster, on real servers
+test: setup try-console ## Every test that needs no cluster, on real servers
+	$(CONSOLE)/npm test
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
 	$(PYTEST) tests/e2e -m 'not chaos' --timeout 300 || $(PYTEST) tests/e2e -m 'not chaos' $(ALONE)
 
@@ -94,7 +108,7 @@ VALUES ?= charts/flotilla/values-demo.yaml
 HELM = PATH="$$(charts/tools):$$PATH" helm --namespace $(NAMESPACE)
 DEPLOY = $(RELEASE) charts/flotilla --values $(VALUES) --set global.image.repository=$(IMAGE_REPOSITORY) --set global.image.tag=$(IMAGE_TAG) $(HELM_OPTIONS)
 
-images: ## Build the six images and their SBOMs (docker, podman or buildah; BASE_IMAGE=…)
+images: try-console ## Build the six images and their SBOMs (docker, podman or buildah; BASE_IMAGE=…)
 	k8s/images build
 
 image-report: ## Sizes of the images, and how long each takes to answer
@@ -137,4 +151,4 @@ lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newes
 	PATH="$(CURDIR)/$(BIN):$$PATH" locks/compile
 
 clean: ## Remove what the build made; the local stack's data stays
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CONSOLE)/node_modules $(CONSOLE_DIST) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,75 @@
+/** One function per request that the console makes. */
+
+import { get, path, post, remove } from "./client";
+import type * as t from "./types";
+
+type Page<Name extends string, T> = Record<Name, T[]> & { next_cursor: string | null };
+
+export const MOST = 1000;
+
+export const authConfig = () => get<t.AuthConfig>("/auth/config");
+export const me = () => get<t.Me>("/auth/me");
+export const login = (key: string) => post<undefined>("/auth/login", { key });
+export const logout = () => post<undefined>("/auth/logout");
+
+export const createSession = (session_id?: string) =>
+  post<t.Session>("/v1/sessions", session_id === undefined ? {} : { session_id });
+export const listSessions = (query: { cursor?: string | undefined; q?: string | undefined; limit?: number }) =>
+  get<Page<"sessions", t.Session>>("/v1/sessions", query);
+export const getSession = (id: string, signal?: AbortSignal) => get<t.Session>(path("/v1/sessions", id), {}, signal);
+export const sessionEvents = (id: string, from_seq: number, limit: number, signal?: AbortSignal) =>
+  get<t.SessionEvents>(path("/v1/sessions", id, "events"), { from_seq, limit }, signal);
+export const stateAt = (id: string, at_seq: number, signal?: AbortSignal) =>
+  get<t.SessionState>(path("/v1/sessions", id, "state"), { at_seq }, signal);
+export const diff = (id: string, from_seq: number, to_seq: number, signal?: AbortSignal) =>
+  get<t.StateDiff>(path("/v1/sessions", id, "diff"), { from_seq, to_seq }, signal);
+export const lineage = (id: string) => get<{ sessions: t.LineageSession[] }>(path("/v1/sessions", id, "lineage"));
+export const fork = (id: string, at_seq: number, session_id?: string) =>
+  post<t.Session>(path("/v1/sessions", id, "fork"), session_id ? { at_seq, session_id } : { at_seq });
+export const rollback = (id: string, to_seq: number) =>
+  post<{ seq: number; to_seq: number }>(path("/v1/sessions", id, "rollback"), { to_seq });
+export const verify = (session_id: string) => get<t.Verdict>("/v1/audit/verify", { session_id });
+
+export const startRun = (session_id: string, query: string, key: string) =>
+  post<t.RunAccepted>(path("/v1/sessions", session_id, "runs"), { query }, { headers: { "Idempotency-Key": key } });
+export const listRuns = (query: {
+  session_id?: string | undefined;
+  status?: string | undefined;
+  cursor?: string | undefined;
+  limit?: number;
+}) => get<Page<"runs", t.Run>>("/v1/runs", query);
+export const getRun = (id: string) => get<t.Run>(path("/v1/runs", id));
+export const runSteps = (id: string) => get<t.RunSteps>(path("/v1/runs", id, "steps"));
+export const cancelRun = (id: string) => post<{ status: t.RunStatus }>(path("/v1/runs", id, "cancel"));
+
+export const listApprovals = (status?: t.ApprovalStatus, cursor?: string, limit = MOST) =>
+  get<Page<"approvals", t.Approval>>("/v1/approvals", { status, cursor, limit });
+export const getApproval = (id: string) => get<t.Approval>(path("/v1/approvals", id));
+export const countApprovals = () => get<{ pending: number }>("/v1/approvals/count");
+export const decide = (
+  id: string,
+  body: { decision: t.Decision; content_hash: string; reason?: string; args?: t.JsonObject },
+) => post<t.DecisionAnswer>(path("/v1/approvals", id, "decision"), body);
+export const getAction = (id: string) => get<t.Action>(path("/v1/actions", id));
+
+export const listAgents = () => get<{ agents: t.Agent[] }>("/v1/agents");
+export const fleet = () => get<t.Fleet>("/v1/fleet");
+export const fleetHistory = () => get<t.FleetHistory>("/v1/fleet/history");
+export const outbox = () => get<t.OutboxStatus>("/v1/outbox");
+export const redriveOutbox = (session_id: string) => post<unknown>(path("/v1/outbox", session_id, "redrive"), {});
+export const listDeadLetters = (cursor?: string) =>
+  get<Page<"dead_letters", t.DeadLetter>>("/v1/dead-letters", { cursor });
+export const getDeadLetter = (id: string) => get<t.DeadLetterWithBody>(path("/v1/dead-letters", id));
+export const redriveDeadLetter = (id: string) => post<unknown>(path("/v1/dead-letters", id, "redrive"));
+export const discardDeadLetter = (id: string) => remove<unknown>(path("/v1/dead-letters", id));
+
+export const listOrders = (status?: string, cursor?: string) =>
+  get<Page<"orders", t.Order>>("/v1/orders", { status, cursor });
+export const operate = (order_id: string, step: number, verb: "retry" | "skip" | "resolve", reason?: string) =>
+  post<t.Order>(path("/v1/orders", order_id, "steps", step, verb), reason === undefined ? {} : { reason });
+
+export const listDocuments = (cursor?: string) =>
+  get<Page<"documents", t.Document>>("/v1/documents", { cursor, limit: 100 });
+export const getDocument = (id: string) => get<t.DocumentText>(path("/v1/documents", id));
+export const search = (q: string, k: number, signal?: AbortSignal) =>
+  get<{ passages: t.Passage[] }>("/v1/documents/search", { q, k }, signal);

@@ -1,0 +1,272 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import * as api from "../api/calls";
+import type { Approval, Decision, JsonObject, Me, Vote } from "../api/types";
+import { me } from "../lib/account";
+import { approvalsOf, barredDecision, barredFrom } from "../lib/deciding";
+import { dateTime } from "../lib/format";
+import { now, useActing, useLoaded, useTitle } from "../lib/hooks";
+import { differences } from "../lib/json-diff";
+import { Dialog } from "../ui/dialog";
+import { DiffList } from "../ui/diff";
+import { Icon } from "../ui/icon";
+import { JsonView } from "../ui/json";
+import { Badge, Button, Card, Copy, Facts, Field, Id, Loading, Page, Problem, say, Status, toneOf } from "../ui/parts";
+import { Deadline } from "./approvals";
+import { EditForm } from "./approval-edit";
+
+const POLL_MS = 1000;
+
+export function ApprovalPage({ id }: { id: string }) {
+  const loaded = useLoaded(() => api.getApproval(id), [id], POLL_MS);
+  const approval = loaded.data;
+  useTitle(approval === null ? "Approval" : `${approval.action}: ${approval.status}`);
+  return (
+    <Page
+      title={approval === null ? "Approval" : approval.action}
+      lead={
+        <span>
+          <a href="/approvals">Approvals</a> / <Id value={id} />
+        </span>
+      }
+      aside={approval !== null && <Status value={approval.status} />}
+    >
+      <Problem error={loaded.error} onRetry={() => void loaded.reload()} />
+      {loaded.isLoading && <Loading lines={8} />}
+      {approval !== null && <Request approval={approval} reload={loaded.reload} />}
+    </Page>
+  );
+}
+
+function Request({ approval, reload }: { approval: Approval; reload: () => Promise<void> }) {
+  useNews(approval);
+  return (
+    <div class="approval-grid">
+      <div>
+        <Card title="What will be executed">
+          <Arguments args={approval.args} action={approval.action} />
+          <p class="hash">
+            <span class="faint">Content hash</span>
+            <code data-testid="content-hash">{approval.content_hash}</code>
+            <Copy text={approval.content_hash} label="Copy the content hash" />
+          </p>
+        </Card>
+        <Card title="Why">
+          <p class="plain-text">{approval.description}</p>
+          <Facts
+            items={[
+              ["Asked for by", approval.requested_by],
+              approval.on_behalf_of !== null && ["For the person", approval.on_behalf_of],
+              ["Asked for", <time dateTime={approval.created_at}>{dateTime(approval.created_at)}</time>],
+              ["Session so far", <Id value={approval.session_id} href={`/sessions/${encodeURIComponent(approval.session_id)}`} />],
+              approval.run_id !== null && [
+                "Run",
+                <Id value={approval.run_id} href={`/runs/${encodeURIComponent(approval.run_id)}`} />,
+              ],
+            ]}
+          />
+        </Card>
+        <Outcome approval={approval} />
+      </div>
+      <div>
+        <Card title="Decision" aside={<Deadline approval={approval} />}>
+          {me.value !== null && <Decide approval={approval} me={me.value} reload={reload} />}
+        </Card>
+        <Card title="Risk and policy" aside={<Badge tone={toneOf(approval.risk_level)}>{approval.risk_level} risk</Badge>}>
+          <ul class="reasons">
+            {approval.reasons.map((reason) => (
+              <li key={reason}>{reason}</li>
+            ))}
+          </ul>
+          <h3>Policy</h3>
+          <Facts
+            items={[
+              ["Version", <code class="break">{approval.policy_version}</code>],
+              ["Who decides", approval.roles.join(" or ")],
+              ["Approvals", `${approvalsOf(approval)} of ${approval.quorum}`],
+              ["May be edited", approval.editable_args.length === 0 ? "nothing" : approval.editable_args.join(", ")],
+            ]}
+          />
+        </Card>
+        <Card title="Votes so far">
+          <Votes votes={approval.votes} hash={approval.content_hash} />
+        </Card>
+      </div>
+    </div>
+  );
+}
+
+/** Says what others did while the page was open. */
+function useNews(approval: Approval): void {
+  const seen = useRef(approval.votes.length);
+  useEffect(() => {
+    for (const vote of approval.votes.slice(seen.current)) {
+      if (vote.subject !== me.value?.subject) say(`${vote.subject} ${PAST[vote.decision]} this just now.`);
+    }
+    seen.current = approval.votes.length;
+  }, [approval.votes.length]);
+}
+
+const PAST: Record<Decision, string> = { approve: "approved", reject: "rejected", edit: "edited" };
+
+function Arguments({ args, action }: { args: JsonObject; action: string }) {
+  const entries = Object.entries(args);
+  if (entries.length === 0) return <p class="faint">{action} takes no arguments here.</p>;
+  return (
+    <dl class="args">
+      {entries.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>
+            <JsonView value={value} label={name} />
+          </dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+function Votes({ votes, hash }: { votes: Vote[]; hash: string }) {
+  if (votes.length === 0) return <p class="faint">Nobody has voted yet.</p>;
+  return (
+    <ul class="votes">
+      {votes.map((vote, at) => (
+        <li key={at}>
+          <strong>{vote.subject}</strong> <Badge tone={toneOf(vote.decision)}>{PAST[vote.decision]}</Badge>
+          {!vote.authenticated && <Badge tone="warn">not authenticated</Badge>}
+          {vote.decision === "approve" && vote.content_hash !== hash && <span class="faint">of an earlier text</span>}
+          {vote.reason !== null && <span class="plain-text">“{vote.reason}”</span>}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+interface DecideProps {
+  approval: Approval;
+  me: Me;
+  reload: () => Promise<void>;
+}
+
+function Decide({ approval, me: who, reload }: DecideProps) {
+  const [seen, setSeen] = useState(approval);
+  const [reason, setReason] = useState("");
+  const [isEditing, setEditing] = useState(false);
+  const acting = useActing();
+  const barred = barredFrom(approval, who, now.value);
+  const hasChanged = approval.content_hash !== seen.content_hash;
+  const needs = (decision: Decision) => approval.reason_required.includes(decision) && reason.trim() === "";
+  const barredApprove = barredDecision(approval, who, "approve");
+  const isClosed = barred !== null || hasChanged;
+
+  const vote = (decision: Decision, args?: JsonObject) =>
+    acting.run(async () => {
+      try {
+        const given = reason.trim();
+        const answer = await api.decide(approval.approval_id, {
+          decision,
+          content_hash: seen.content_hash,
+          ...(given !== "" && { reason: given }),
+          ...(args !== undefined && { args }),
+        });
+        // An edit of one's own is no news.
+        if (decision === "edit") setSeen({ ...approval, args: args ?? approval.args, content_hash: answer.content_hash });
+        say(answer.approval_status === "pending" ? `Counted: ${answer.approvals} of ${answer.quorum}.` : `It is ${answer.approval_status}.`);
+        setReason("");
+        setEditing(false);
+      } finally {
+        await reload();
+      }
+    });
+
+  return (
+    <div class="decide">
+      {barred !== null && <p class="note">{barred}</p>}
+      {hasChanged && barred === null && <Changed before={seen} after={approval} onSeen={() => setSeen(approval)} />}
+      <Field
+        label="Reason"
+        help={
+          approval.reason_required.length === 0
+            ? "Not needed; it is recorded."
+            : `Needed to ${approval.reason_required.join(" or ")}; it is recorded.`
+        }
+      >
+        {(ids) => (
+          <textarea
+            {...ids}
+            rows={3}
+            maxLength={2000}
+            value={reason}
+            disabled={barred !== null}
+            onInput={(event) => setReason(event.currentTarget.value)}
+          />
+        )}
+      </Field>
+      <div class="decide-buttons">
+        <Button
+          variant="primary"
+          icon="check"
+          isBusy={acting.isBusy}
+          disabled={isClosed || barredApprove !== null || needs("approve")}
+          onClick={() => void vote("approve")}
+        >
+          Approve
+        </Button>
+        <Button variant="danger" icon="close" disabled={isClosed || acting.isBusy || needs("reject")} onClick={() => void vote("reject")}>
+          Reject
+        </Button>
+        {approval.editable_args.length > 0 && (
+          <Button disabled={isClosed || acting.isBusy} onClick={() => setEditing(true)}>
+            Edit…
+          </Button>
+        )}
+      </div>
+      {barred === null && barredApprove !== null && <p class="faint">{barredApprove}</p>}
+      {!isClosed && needs("reject") && <p class="faint">Say why before you reject.</p>}
+      <Problem error={acting.error} />
+      {isEditing && (
+        <Dialog title={`Edit ${approval.action}`} onClose={() => setEditing(false)} isWide>
+          <EditForm
+            approval={approval}
+            isClosed={isClosed}
+            isBusy={acting.isBusy}
+            error={acting.error}
+            onCancel={() => setEditing(false)}
+            onSend={(args) => void vote("edit", args)}
+          />
+        </Dialog>
+      )}
+    </div>
+  );
+}
+
+/** What somebody else's edit changed: it has to be looked at before one decides on it. */
+function Changed({ before, after, onSeen }: { before: Approval; after: Approval; onSeen: () => void }) {
+  return (
+    <div class="note warn" role="alert">
+      <p>
+        <Icon name="warn" /> <strong>What will be executed has changed since you opened this.</strong>
+      </p>
+      <DiffList changes={differences(before.args, after.args)} />
+      <Button onClick={onSeen}>I have seen the change</Button>
+    </div>
+  );
+}
+
+/** What came of it, once it was decided. */
+function Outcome({ approval }: { approval: Approval }) {
+  const isDecided = approval.status !== "pending";
+  const loaded = useLoaded(
+    () => (isDecided ? api.getAction(approval.approval_id) : Promise.resolve(null)),
+    [isDecided],
+    isDecided ? 2000 : undefined,
+  );
+  const action = loaded.data;
+  if (action === null) return null;
+  return (
+    <Card title="Outcome" aside={<Status value={action.status} />}>
+      <Facts items={[["Step", action.current_step.replaceAll("_", " ")]]} />
+      {action.result !== null && <JsonView value={action.result} label="Result" />}
+      {action.error !== null && <JsonView value={action.error} label="Error" />}
+    </Card>
+  );
+}

@@ -1,0 +1,131 @@
+import { useState } from "preact/hooks";
+import * as api from "../api/calls";
+import type { Run, RunStatus } from "../api/types";
+import { duration } from "../lib/format";
+import { useLoaded, useRested, useTitle } from "../lib/hooks";
+import { currentQuery, setQuery } from "../lib/router";
+import { oneLine } from "../lib/text";
+import { Async, Empty, Id, More, Page, Status, When } from "../ui/parts";
+
+const STATUSES: RunStatus[] = ["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"];
+const POLL_MS = 3000;
+const LIMIT = 50;
+
+export function RunsPage() {
+  useTitle("Runs");
+  const status = currentQuery.value.get("status") ?? "";
+  const session = currentQuery.value.get("session") ?? "";
+  const [words, setWords] = useState("");
+  const rested = useRested(session.trim(), 250);
+  const query = {
+    status: STATUSES.find((one) => one === status),
+    session_id: rested === "" ? undefined : rested,
+    limit: LIMIT,
+  };
+  const [earlier, setEarlier] = useState<{ runs: Run[]; cursor: string | null } | null>(null);
+  const loaded = useLoaded(
+    () => {
+      setEarlier(null);
+      return api.listRuns(query);
+    },
+    [status, rested],
+    earlier === null ? POLL_MS : undefined,
+  );
+  const more = async (cursor: string) => {
+    const next = await api.listRuns({ ...query, cursor });
+    setEarlier((before) => ({ runs: [...(before?.runs ?? []), ...next.runs], cursor: next.next_cursor }));
+  };
+  return (
+    <Page title="Runs" lead="Questions, and what becomes of them. Newest first.">
+      <div class="filters" role="search">
+        <label>
+          Status
+          <select value={status} onChange={(event) => setQuery({ status: event.currentTarget.value })}>
+            <option value="">any</option>
+            {STATUSES.map((one) => (
+              <option key={one} value={one}>
+                {one}
+              </option>
+            ))}
+          </select>
+        </label>
+        <label>
+          Session
+          <input type="search" value={session} placeholder="any" onInput={(event) => setQuery({ session: event.currentTarget.value })} />
+        </label>
+        <label>
+          Question or person
+          <input type="search" value={words} placeholder="Among those shown" onInput={(event) => setWords(event.currentTarget.value)} />
+        </label>
+      </div>
+      <Async of={loaded} lines={8}>
+        {(first) => {
+          const runs = [...first.runs, ...(earlier?.runs ?? [])].filter((run) => fits(run, words));
+          return (
+            <>
+              {runs.length === 0 ? <None isFiltered={status !== "" || session !== "" || words !== ""} /> : <Table runs={runs} />}
+              <More cursor={earlier === null ? first.next_cursor : earlier.cursor} onMore={more} />
+            </>
+          );
+        }}
+      </Async>
+    </Page>
+  );
+}
+
+function fits(run: Run, words: string): boolean {
+  return `${run.query} ${run.user_id}`.toLowerCase().includes(words.trim().toLowerCase());
+}
+
+function None({ isFiltered }: { isFiltered: boolean }) {
+  return isFiltered ? (
+    <Empty icon="search" title="No run fits these filters" />
+  ) : (
+    <Empty icon="runs" title="No run yet">
+      <a href="/ask">Ask a question</a> to begin one.
+    </Empty>
+  );
+}
+
+function Table({ runs }: { runs: Run[] }) {
+  return (
+    <table class="list">
+      <thead>
+        <tr>
+          <th scope="col">Question</th>
+          <th scope="col">Status</th>
+          <th scope="col">Session</th>
+          <th scope="col">Asked by</th>
+          <th scope="col" class="num">
+            Took
+          </th>
+          <th scope="col">Asked</th>
+        </tr>
+      </thead>
+      <tbody>
+        {runs.map((run) => (
+          <tr key={run.run_id}>
+            <th scope="row" data-label="Question">
+              <a class="clip" href={`/runs/${encodeURIComponent(run.run_id)}`}>
+                {oneLine(run.query, 240)}
+              </a>
+            </th>
+            <td data-label="Status">
+              <Status value={run.status} />
+            </td>
+            <td data-label="Session">
+              <Id value={run.session_id} href={`/sessions/${encodeURIComponent(run.session_id)}`} />
+            </td>
+            <td data-label="Asked by">{run.user_id}</td>
+            <td data-label="Took" class="num">
+              {run.finished_at === null ? "…" : duration(Date.parse(run.finished_at) - Date.parse(run.created_at))}
+            </td>
+            <td data-label="Asked">
+              <When at={run.created_at} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
