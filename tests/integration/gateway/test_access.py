@@ -40,6 +40,9 @@ RULES = {
         GET /v1/audit/verify
         GET /v1/documents
         GET /v1/documents/search
+        GET /v1/documents/{document_id}
+        GET /v1/fleet
+        GET /v1/fleet/history
         GET /v1/orders
         GET /v1/orders/{order_id}
         GET /v1/runs
@@ -50,6 +53,7 @@ RULES = {
         GET /v1/sessions/{session_id}
         GET /v1/sessions/{session_id}/diff
         GET /v1/sessions/{session_id}/events
+        GET /v1/sessions/{session_id}/lineage
         GET /v1/sessions/{session_id}/state
         GET /v1/tasks/{task_id}
     """,
