@@ -8,6 +8,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -27,7 +28,12 @@ _shared = ExitStack()
 
 
 def pytest_configure() -> None:
-    """Short tracebacks in logs: rendering local variables takes seconds, in which an event loop stands still."""
+    """Short tracebacks in logs: rendering local variables takes seconds, in which an event loop stands still.
+
+    Ctrl-C reaches the commands that tests start, though a shell that runs the tests in its background ignores it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

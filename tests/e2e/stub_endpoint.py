@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import httpx
@@ -18,8 +19,15 @@ class StubEndpoint:
 
     def requests(self) -> dict[str, int]:
         """How often each question was asked."""
-        answer = httpx.get(f"{self._root}/stub/requests", timeout=5).json()
-        return cast("dict[str, int]", answer["by_question"])
+        return cast("dict[str, int]", self._asked()["by_question"])
+
+    def request_times(self) -> dict[str, list[datetime]]:
+        """When each question was asked, each time."""
+        times: dict[str, list[float]] = self._asked()["at"]
+        return {question: [datetime.fromtimestamp(at, UTC) for at in asked] for question, asked in times.items()}
+
+    def _asked(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", httpx.get(f"{self._root}/stub/requests", timeout=60).json())
 
     @contextmanager
     def acting(self, *modes: str) -> Iterator[None]:
@@ -31,13 +39,15 @@ class StubEndpoint:
             self._set(["ok"])
 
     def _set(self, modes: list[str]) -> Any:
-        httpx.post(f"{self._root}/stub/modes", json={"modes": modes}, timeout=5).raise_for_status()
+        httpx.post(f"{self._root}/stub/modes", json={"modes": modes}, timeout=60).raise_for_status()
 
 
 @contextmanager
 def stub_endpoint() -> Iterator[StubEndpoint]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.stub_llm", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.support.stub_llm", "--port", "0", "--delay-s", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

@@ -12,7 +12,8 @@ import json
 import math
 import signal
 import sys
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,6 +39,8 @@ class StubLlm:
         self.delay_s = delay_s
         self.asked: Counter[str] = Counter()
         """Requests by question: the last line of the last user message."""
+        self.asked_at: defaultdict[str, list[float]] = defaultdict(list)
+        """When: seconds since 1970, by question."""
         self.requests: list[dict[str, Any]] = []
         self.url = ""
         """Base URL, for OPENAI_BASE_URL."""
@@ -59,6 +62,7 @@ class StubLlm:
         body = await request.json()
         self.requests.append(body)
         self.asked[question_of(body)] += 1
+        self.asked_at[question_of(body)].append(time.time())
         mode = self.modes.pop(0) if len(self.modes) > 1 else self.modes[0]
         if mode == NEVER:
             await request.receive()  # the body is read, so the next message is the client's going away
@@ -66,7 +70,7 @@ class StubLlm:
         return await MODES[mode](self, body)
 
     async def _counts(self, _request: Request) -> Response:
-        return JSONResponse({"total": self.total, "by_question": self.asked})
+        return JSONResponse({"total": self.total, "by_question": self.asked, "at": self.asked_at})
 
     async def _set_modes(self, request: Request) -> Response:
         modes = (await request.json())["modes"]

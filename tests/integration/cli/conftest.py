@@ -10,6 +10,7 @@ from tests.e2e.fleet import Fleet
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs them all, so that only one fleet is brought up."""
     for item in items:

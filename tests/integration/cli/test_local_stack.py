@@ -15,7 +15,7 @@ SERVERS = ("postgres", "redis", "temporal", "kafka")
 
 
 def test_status_has_the_shape_of_the_contract(fleet: Fleet) -> None:
-    status = fleet.status()
+    status = fleet.cli_json("status")
     assert set(status) == {"url", "keys_file", "processes"}
     assert {process["name"] for process in status["processes"]} == {*SERVERS, *SERVICES}
     for process in status["processes"]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def _ranges(seqs: Sequence[int]) -> str:
 
 
 def read_stores(state: Path, session_id: str, head_seq: int) -> Stores:
-    """All three stores, once the projection has reached `head_seq`.
+    """All three stores, once the projection has reached `head_seq` and the outbox had time to drain.
 
     Raises:
         CliError: it does not within 30 s.
@@ -81,7 +82,7 @@ async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> Stores:
     async with open_pool(dsn, application="flotilla-demo", max_size=1) as pool, open_kafka_log(settings) as log:
         projected = await _projected_up_to(pool, session_id, head_seq)
         logged = await log.read(TENANT, session_id)
-        waiting = await _waiting(pool, session_id)
+        waiting = await _left_waiting(pool, session_id)
     return Stores(lane_of(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected)
 
 
@@ -99,6 +100,14 @@ async def _projected_up_to(pool: Pool, session_id: str, head_seq: int) -> dict[i
 async def _projected(pool: Pool, session_id: str) -> dict[int, bytes]:
     async with tenant_transaction(pool, TENANT) as connection:
         return {row["seq"]: row["body"] for row in await connection.fetch(_PROJECTED, TENANT, session_id)}
+
+
+async def _left_waiting(pool: Pool, session_id: str) -> int:
+    """What stays in the outbox: the relay deletes after Kafka's acknowledgement, maybe after the projection has it."""
+    deadline = time.monotonic() + PROJECTED_WITHIN_S
+    while (waiting := await _waiting(pool, session_id)) and time.monotonic() < deadline:  # noqa: ASYNC110 - the relay's
+        await asyncio.sleep(_POLL_S)
+    return waiting
 
 
 async def _waiting(pool: Pool, session_id: str) -> int:
