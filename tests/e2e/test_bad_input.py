@@ -12,12 +12,23 @@ from tests.e2e.stub_endpoint import StubEndpoint
 MEGABYTE = 1_000_000
 
 
-@pytest.mark.parametrize("question", ["", "   ", "x" * MEGABYTE], ids=["empty", "blank", "megabyte"])
-async def test_a_useless_question_is_422(llm_fleet: Fleet, unique: Callable[[str], str], question: str) -> None:
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [
+        ("", "at least 1 character"),
+        ("   ", "blank"),
+        ("x" * MEGABYTE, "at most 32000 characters"),
+    ],
+    ids=["empty", "blank", "megabyte"],
+)
+async def test_a_useless_question_is_422(
+    llm_fleet: Fleet, unique: Callable[[str], str], question: str, why: str
+) -> None:
     async with llm_fleet.client() as client:
         answer = await client.post(f"/v1/sessions/{unique('bad')}/runs", json={"query": question})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
+    assert why in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/sessions/nobody", "/v1/sessions/nobody/events", "/v1/runs/nobody"])

@@ -40,13 +40,11 @@ def _storable_json(value: Any) -> Any:
 
 
 Text: TypeAlias = Annotated[str, AfterValidator(_storable)]
-Words: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1), AfterValidator(_storable), AfterValidator(_not_blank)
-]
-"""Text that is not blank."""
-Reason: TypeAlias = Annotated[Words, StringConstraints(max_length=2000)]
+WRITTEN = AfterValidator(lambda text: _not_blank(_storable(text)))
+"""Not blank. Limits of length come before it, in one `StringConstraints`: after it they would count "items"."""
+Reason: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2000), WRITTEN]
 Id: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Name: TypeAlias = Annotated[Words, StringConstraints(max_length=200)]
+Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), WRITTEN]
 JsonBody: TypeAlias = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 SessionId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The session's id.")]
 RunId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The run's id.")]

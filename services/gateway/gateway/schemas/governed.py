@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
 from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, Decision, Vote
 from flotilla.contracts.requests import RiskLevel
-from gateway.schemas.common import Answer, Id, JsonBody, Name, Reason, RequestBody, Words
+from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, Name, Reason, RequestBody
 
 _ECHO: JsonValue = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
 _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -20,7 +20,7 @@ class ActionBody(RequestBody):
 
     action: Name
     """`echo`, `http_request`, `publish_answer`, or one that the workflow worker registers."""
-    description: Annotated[Words, StringConstraints(max_length=4000)]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=4000), WRITTEN]
     """Why; the approver reads this."""
     risk_level: RiskLevel = "low"
     """At least this risk: policy can say more, a caller never less."""

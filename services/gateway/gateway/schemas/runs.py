@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
 from flotilla.contracts.requests import RAGResponse, RunStatus
-from gateway.schemas.common import Answer, Id, RequestBody, Words
+from gateway.schemas.common import WRITTEN, Answer, Id, RequestBody
 
 MAX_QUERY_CHARACTERS = 32_000
 MAX_WAIT_S = 60.0
@@ -23,7 +23,7 @@ class RunRequest(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "Who may approve a refund?", "wait_s": 10}]})
 
-    query: Annotated[Words, StringConstraints(max_length=MAX_QUERY_CHARACTERS)]
+    query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARACTERS), WRITTEN]
     wait_s: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
     """Wait this long for the result; the run goes on either way."""
     steps: list[Id] = Field(default_factory=list, max_length=16)

@@ -20,6 +20,7 @@ _BUSY = (429, 503)
 _MENDS = {
     401: "give a valid key by --token or FLOTILLA_TOKEN",
     403: "use the key of somebody who may (--token; on the local stack --as alice, bob or admin)",
+    404: "check the id; flotilla sessions list, runs list and so on show what there is for your key",
     503: "ask again in a while; flotilla doctor looks for the cause",
 }
 _MENDS_BY_CODE = {
