@@ -6,6 +6,7 @@ import { mayOperate } from "../lib/account";
 import { bytes, count, lastPart, number, percent } from "../lib/format";
 import { useLoaded, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
+import { oneLine } from "../lib/text";
 import { Passage, WholeDocument } from "../ui/answer";
 import { Icon } from "../ui/icon";
 import { Async, Badge, Button, Card, Empty, More, Page, Problem, say, When } from "../ui/parts";
@@ -233,7 +234,7 @@ function Results({ passages, onOpen }: { passages: Found[]; onOpen: (source: Sou
               <meter min={0} max={best} value={source.score} aria-label={`Score ${source.score.toFixed(3)}`} />
               {source.score.toFixed(3)} · {lastPart(source.uri)}
             </p>
-            <p class="plain-text clip-lines">{text}</p>
+            <p class="plain-text clip-lines">{oneLine(text, 400)}</p>
           </div>
         </li>
       ))}

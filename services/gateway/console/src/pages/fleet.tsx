@@ -67,8 +67,8 @@ function Figure({ title, value, isBad = false, children }: FigureProps) {
   );
 }
 
-const CHARTS: { series: string; title: string }[] = [
-  { series: "runs_finished", title: "Runs finished" },
+const CHARTS: { series: string; title: string; isSum?: boolean }[] = [
+  { series: "runs_finished", title: "Runs finished in the last hour", isSum: true },
   { series: "stream_lag", title: "Stream lag" },
   { series: "stream_pending", title: "Pending entries" },
   { series: "outbox_backlog", title: "Outbox backlog" },
@@ -84,9 +84,9 @@ function Charts() {
         times.length < 2 ? (
           <p class="note">The charts of the last hour begin as soon as there are two samples.</p>
         ) : (
-          <div class="grid">
-            {CHARTS.filter(({ series: name }) => series[name] !== undefined).map(({ series: name, title }) => (
-              <Chart key={name} title={title} times={times} values={series[name] ?? []} />
+          <div class="grid charts">
+            {CHARTS.filter(({ series: name }) => series[name] !== undefined).map(({ series: name, title, isSum = false }) => (
+              <Chart key={name} title={title} isSum={isSum} times={times} values={series[name] ?? []} />
             ))}
           </div>
         )

@@ -108,7 +108,10 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
             </div>
           )}
         </section>
-        <div class="history-detail">
+        <section class="history-detail" aria-labelledby="chosen">
+          <h2 id="chosen" class="hidden">
+            The chosen event
+          </h2>
           <Tabs
             label="What to show of the chosen event"
             current={panel}
@@ -138,7 +141,7 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
             )}
             <Button onClick={() => compareFrom(at)}>Compare from here</Button>
           </div>
-        </div>
+        </section>
       </div>
       <LineageTree session={id} revision={session.head_seq} />
       {dialog === "fork" && <ForkDialog session={id} at={at} onClose={() => setDialog(null)} />}

@@ -7,6 +7,8 @@ import { theme } from "../lib/theme";
 
 interface Props {
   title: string;
+  /** The number above is the sum of the values, not the newest. */
+  isSum: boolean;
   /** Unix seconds, ascending. */
   times: number[];
   values: (number | null)[];
@@ -14,12 +16,12 @@ interface Props {
 
 const HEIGHT = 120;
 
-export function Chart({ title, times, values }: Props) {
+export function Chart({ title, isSum, times, values }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const isDark = useMedia("(prefers-color-scheme: dark)");
   const [isBroken, setBroken] = useState(false);
   const { value: chosen } = theme;
-  const latest = values.findLast((value) => value !== null);
+  const figure = figureOf(values, isSum);
 
   useEffect(() => {
     const element = box.current;
@@ -36,11 +38,16 @@ export function Chart({ title, times, values }: Props) {
   return (
     <figure class="figure">
       <figcaption class="figure-title">{title}</figcaption>
-      <p class="figure-value">{typeof latest !== "number" ? "—" : number(latest)}</p>
+      <p class="figure-value">{figure === null ? "—" : number(figure)}</p>
       {isBroken ? <p class="faint">The chart could not be loaded; reload the page.</p> : <div class="chart" ref={box} aria-hidden="true" />}
       <p class="hidden">{described(values)}</p>
     </figure>
   );
+}
+
+function figureOf(values: (number | null)[], isSum: boolean): number | null {
+  const known = values.filter((value) => value !== null);
+  return isSum ? known.reduce((sum, value) => sum + value, 0) : (known.at(-1) ?? null);
 }
 
 function described(values: (number | null)[]): string {

@@ -19,6 +19,8 @@ export function Dialog({ title, onClose, children, isWide = false }: DialogProps
   useEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();
+    // Else the focus is on the button that closes it.
+    dialog.current?.querySelector<HTMLElement>(":is(input, textarea, select):enabled")?.focus();
     return () => {
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };

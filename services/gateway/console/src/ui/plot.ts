@@ -3,6 +3,14 @@
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
+const MINUTES = [1, 2, 5, 10, 15, 20, 30].map((minutes) => minutes * 60);
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+function minute(seconds: number): string {
+  return CLOCK.format(new Date(seconds * 1000));
+}
+
 /** Draws into `element` until `signal` aborts; follows its width. */
 export function plot(
   element: HTMLElement,
@@ -24,8 +32,8 @@ export function plot(
       padding: [8, 4, 0, 0],
       scales: { y: { range: [0, top * 1.1] } },
       axes: [
-        { ...axis, space: 70, size: 24 },
-        { ...axis, size: 38, space: 28 },
+        { ...axis, space: 50, size: 22, incrs: MINUTES, values: (_, splits) => splits.map(minute) },
+        { ...axis, size: 40, space: 28, incrs: WHOLE },
       ],
       series: [
         {},
