@@ -68,11 +68,13 @@ types: setup ## mypy and tsc, strict
 # What fails in the crowd is run once more, alone: on a small machine two tests and four servers share two cores. What
 # fails twice fails; what passed the second time stands in the first report.
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
+STORM = tests/chaos/outbox -m 'not chaos'
 TESTED = tests/unit tests/contract tests/integration tests/replay
 
 test: setup try-console ## Every test that needs no cluster, on real servers
 	$(CONSOLE)/npm test
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
+	$(PYTEST) $(STORM) || $(PYTEST) $(STORM) $(ALONE)
 	$(PYTEST) tests/e2e -m 'not chaos' --timeout 300 || $(PYTEST) tests/e2e -m 'not chaos' $(ALONE)
 
 test-unit: setup ## Tests that need no server

@@ -1,18 +1,16 @@
 """Fault injection over real servers, seeded and repeatable: writers, faults, and what must hold afterwards.
 
-    async with open_world(stack) as world:
-        world.run("outbox-relay", count=3)
-        await world.ready()
-        await torment(world, Plan.drawn(7, over_s=60, every_s=5, services=3), write(world, Load(events=9000), seed=7))
-        await world.outbox_drained()
-        verdict = judge(await world.committed(), await read_topic(world.kafka))
+    faults = Plan.drawn(7, over_s=60, every_s=5, services=3)
+    verdict = await storm(stack, folder, Crew(relays=3, consumers=2), seed=7, load=Load(events=9000), faults=faults)
+    assert verdict.holds(), verdict
 
-Other consumers of the log (`world.run("audit-consumer")`) are tormented with the relays.
+`open_world`, `torment` and `judge` are its parts, for storms over other services.
 """
 
 from tests.chaos.harness.faults import Plan, torment
+from tests.chaos.harness.storm import Crew, storm
 from tests.chaos.harness.verdict import Verdict, judge
 from tests.chaos.harness.world import World, open_world
 from tests.chaos.harness.writers import Load, write
 
-__all__ = ["Load", "Plan", "Verdict", "World", "judge", "open_world", "torment", "write"]
+__all__ = ["Crew", "Load", "Plan", "Verdict", "World", "judge", "open_world", "storm", "torment", "write"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -118,14 +119,13 @@ async def test_an_event_that_is_projected_a_moment_later_is_waited_for(
 
 
 async def test_order_is_that_of_seq_whatever_the_producers_clocks_say(
-    store: AgentEventStore, audit_pool: Pool, projected: Projected, database: Database
+    store: AgentEventStore, audit_pool: Pool, projected: Projected
 ) -> None:
-    await store.append("s1", [message(str(number)) for number in range(4)])
-    records = records_of(await outbox_bodies(database))
-    await project_directly(audit_pool, records)
-    await projected.execute("UPDATE audit.session_events SET occurred_at = now() - seq * interval '1 hour'")
-    await projected.execute(EMPTY_OUTBOX)
+    backwards = [event_at("s1", seq, time=datetime.now(UTC) - timedelta(hours=seq)) for seq in range(1, 5)]
+    await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in backwards))
+    await projected.execute("UPDATE flotilla.sessions SET head_seq = 4 WHERE session_id = 's1'")
     assert await seqs(store) == [1, 2, 3, 4]
+    assert [m.content for m in (await store.state_at("s1", 4)).messages] == ["s1 1", "s1 2", "s1 3", "s1 4"]
 
 
 async def test_kafka_alone_gives_a_session_up_to_the_end_at_the_start(kafka: KafkaSettings, log: KafkaLog) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import ClassVar
 
 import pytest
@@ -32,12 +32,13 @@ from tests.support.session_events import (
 from tests.support.waiting import eventually
 
 Backlog = Callable[[], Awaitable[int]]
+SLOW_LANE = 3
 SMALL_BYTES, LARGE = 20_000, "x" * 30_000
 
 
 def neighbours(count: int) -> list[str]:
-    """Sessions of one lane."""
-    return [f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") == 3][:count]
+    """Sessions of SLOW_LANE."""
+    return [f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") == SLOW_LANE][:count]
 
 
 async def drained(backlog: Backlog, rows: int = 0) -> None:
@@ -77,22 +78,32 @@ async def relay_that_met_a_poison_event(
 
 
 class FailsOnce(Publisher):
-    """Loses the second batch of each relay's life without a trace; everything else goes to Kafka."""
+    """Loses the second batch of each relay's life without a trace; everything else goes to Kafka.
+
+    It fails late: a batch that is sent meanwhile gets there first.
+    """
 
     batches = 0
+    overtaken: asyncio.Event
 
     async def send(self, batch: BatchBuilder, partition: int) -> None:
         FailsOnce.batches += 1
-        if FailsOnce.batches == 2:
+        number = FailsOnce.batches
+        if number == 2:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await FailsOnce.overtaken.wait()
             raise RetryLater("lost on the way")
         await super().send(batch, partition)
+        if number > 2:
+            FailsOnce.overtaken.set()
 
 
 async def test_a_failed_batch_is_not_overtaken_by_the_next_one(
     pool: Pool, kafka: KafkaSettings, start_relay: StartRelay, backlog: Backlog
 ) -> None:
     """Red with two batches of a partition in flight, and when a lane goes on after a failure without reading again."""
-    FailsOnce.batches = 0
+    FailsOnce.batches, FailsOnce.overtaken = 0, asyncio.Event()
     ids = await append_messages(pool, "s", ["x" * 400_000] * 8)
     async with start_relay(publisher=FailsOnce):
         await drained(backlog)
@@ -120,6 +131,40 @@ async def test_one_batch_per_partition_is_in_flight(
     async with start_relay(publisher=InFlight):
         await drained(backlog)
     assert InFlight.most == 1
+
+
+class HoldsTheFirst(InFlight):
+    """Kafka takes its time for the first batch; other partitions are served meanwhile."""
+
+    let_go: asyncio.Event
+
+    async def send(self, batch: BatchBuilder, partition: int) -> None:
+        self.now[partition] += 1
+        InFlight.most = max(InFlight.most, self.now[partition])
+        if partition == SLOW_LANE:
+            await HoldsTheFirst.let_go.wait()
+        await Publisher.send(self, batch, partition)
+        self.now[partition] -= 1
+
+
+async def test_a_lane_with_a_batch_under_way_is_not_read_again_while_others_go_on(
+    pool: Pool, kafka: KafkaSettings, start_relay: StartRelay, backlog: Backlog
+) -> None:
+    InFlight.now.clear()
+    InFlight.most, HoldsTheFirst.let_go = 0, asyncio.Event()
+    (slow,) = neighbours(1)
+    quick = next(f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") != SLOW_LANE)
+    slow_ids = await append_messages(pool, slow, ["one", "two"])
+    async with start_relay(publisher=HoldsTheFirst):
+        quick_ids: list[str] = []
+        for _ in range(5):
+            quick_ids += await append_messages(pool, quick, ["x"])
+            await drained(backlog, rows=2)
+        HoldsTheFirst.let_go.set()
+        await drained(backlog)
+    assert InFlight.most == 1
+    log = first_occurrences(await read_topic(kafka))
+    assert log == {key_of(slow): in_order(slow_ids), key_of(quick): in_order(quick_ids)}
 
 
 class LosesItsPlace(Publisher):
