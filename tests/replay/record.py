@@ -18,14 +18,17 @@ from typing import Any, TypeAlias
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
+from flotilla.approvals.policy import parse_policy
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.approvals import Decision
-from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import PIPELINE_WORKFLOW, action_workflow_id, task_workflow_id
 from flotilla.contracts.orders import CANCEL_UPDATE
 from flotilla.contracts.requests import PipelineRequest, RAGRequest
+from flotilla.contracts.tasks import APPROVAL_REQUIRED
 from flotilla.postgres import Pool, open_pool
 from flotilla_devstack import stack_for_tests
-from tests.integration.approvals.desk import BOB, Desk, open_desk
+from tests.integration.approvals.desk import ALICE, BOB, Desk, Refused, open_desk
 from tests.integration.saga.shop import Shop, open_shop
 from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import Task, foreign_agent
@@ -37,6 +40,13 @@ HISTORIES = Path(__file__).parent / "histories"
 Handle: TypeAlias = WorkflowHandle[Any, Any]
 Scenario: TypeAlias = Callable[["Recorder"], Awaitable[Handle]]
 SCENARIOS: dict[str, Scenario] = {}
+HASTY = """
+version = "hasty"
+[defaults]
+roles = ["approver"]
+reminder_s = 1
+deadline_s = 2
+"""
 
 
 @dataclass
@@ -48,6 +58,8 @@ class Recorder:
     redis: Redis
     worker: RunningWorker
     desk: Desk
+    hasty_desk: Desk
+    """Whose actions nobody has time to decide."""
     shop: Shop
 
     def question(self) -> RAGRequest:
@@ -117,6 +129,31 @@ async def rag__cancelled(on: Recorder) -> Handle:
 
 
 @scenario
+async def rag__paused(on: Recorder) -> Handle:
+    """An agent's gated call waits for a person, who lets it go ahead."""
+    args: JsonObject = {"text": "hello"}
+    vote = f"vote-{secrets.token_hex(4)}"
+    needed = {"approval_id": vote, "action": "research.send_mail", "description": "a mail", "args": args}
+
+    async def ask_first(task: Task) -> dict[str, Any]:
+        if task["attempt"] == 1:
+            pause = agents.failed(APPROVAL_REQUIRED, "waits", retryable=False)
+            return pause | {"failure": pause["failure"] | {"approvals": [needed | {"risk_level": "medium"}]}}
+        return await agents.research(task)
+
+    async def approve() -> None:
+        handle = on.client.get_workflow_handle(action_workflow_id(vote))
+        await eventually(lambda: on.desk.in_inbox(handle), timeout_s=60)
+        await on.desk.decide(handle, BOB, action="research.send_mail", seen=args)
+
+    async with foreign_agent(on.redis, "research", ask_first), foreign_agent(on.redis, "write", agents.write):
+        handle = await on.worker.start_run(on.question())
+        await approve()
+        await _ended(handle)
+        return handle
+
+
+@scenario
 async def pipeline__success(on: Recorder) -> Handle:
     async with foreign_agent(on.redis, "research", agents.research):
         return await _pipeline(on)
@@ -176,6 +213,40 @@ async def approval__cancelled(on: Recorder) -> Handle:
     handle = await on.desk.submit()
     await eventually(lambda: on.desk.in_inbox(handle))
     await handle.cancel()
+    await _ended(handle)
+    return handle
+
+
+@scenario
+async def approval__two_of_three(on: Recorder) -> Handle:
+    """A vote, the same one again, one that policy refuses, and the one that decides."""
+    handle = await on.desk.submit(risk="high")
+    await eventually(lambda: on.desk.in_inbox(handle))
+    for voter in (BOB, BOB, ALICE, "carol"):
+        try:
+            await on.desk.decide(handle, voter)
+        except Refused as refused:
+            print(f"{voter} was refused, as they should: {refused}")  # noqa: T201 - a command
+    await _ended(handle)
+    return handle
+
+
+@scenario
+async def approval__timeout(on: Recorder) -> Handle:
+    """Reminded, then too late."""
+    handle = await on.hasty_desk.submit()
+    await _ended(handle)
+    return handle
+
+
+@scenario
+async def approval__signal(on: Recorder) -> Handle:
+    person = f"bob-{secrets.token_hex(4)}"
+    await on.desk.add_person(person, "approver")
+    handle = await on.desk.submit(action="http_request", args={"method": "GET", "url": "http://nowhere/"})
+    await eventually(lambda: on.desk.in_inbox(handle))
+    await on.desk.signal(handle, "nobody", approved=True)
+    await on.desk.signal(handle, person, approved=True)
     await _ended(handle)
     return handle
 
@@ -263,9 +334,12 @@ async def _recorder() -> AsyncIterator[Recorder]:
                 )
             )
             desk = await opened.enter_async_context(open_desk(client, pool, f"{name}-actions"))
+            hasty_desk = await opened.enter_async_context(
+                open_desk(client, pool, f"{name}-hasty", policy=parse_policy(HASTY, "hasty"))
+            )
             shop = await opened.enter_async_context(open_shop(client, pool, f"{name}-orders"))
             await shop.add_account()
-            yield Recorder(client, pool, redis, worker, desk, shop)
+            yield Recorder(client, pool, redis, worker, desk, hasty_desk, shop)
 
 
 def without_traces(history: str) -> str:

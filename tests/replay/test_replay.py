@@ -22,3 +22,12 @@ async def test_a_recorded_history_replays(path: Path) -> None:
 def test_each_workflow_has_recorded_histories() -> None:
     newest = max(path.parent.name for path in RECORDED)
     assert {path.stem for path in RECORDED if path.parent.name == newest} == set(SCENARIOS)
+
+
+def test_each_workflow_has_histories_of_an_older_version() -> None:
+    """`approval.rejected` is one of HumanInTheLoopWorkflow's."""
+    versions: dict[str, set[str]] = {}
+    for path in RECORDED:
+        versions.setdefault(path.stem.partition(".")[0], set()).add(path.parent.name)
+    assert len(versions) == len(WORKFLOWS)
+    assert all(len(recorded) > 1 for recorded in versions.values()), versions
