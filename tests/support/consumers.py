@@ -56,7 +56,7 @@ async def entries(redis: Redis, stream: str) -> list[dict[str, Any]]:
     return [json.loads(fields[b"event"]) for _, fields in found]
 
 
-@dataclass
+@dataclass(eq=False)
 class Process:
     """A process of the tests' own."""
 

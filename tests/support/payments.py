@@ -41,13 +41,15 @@ class Plan:
     seed: int = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ended:
     """What a run left."""
 
     poisoned: set[str]
     kills: int
     seconds: float
+    slowest_redelivery_s: float
+    """From a kill to the moment when nothing that the victim had in hand was its own any more."""
 
 
 async def prepare(database: Database, pool: Pool) -> None:
@@ -85,8 +87,11 @@ class Fleet:
         self._plan = plan
         self._what: dict[str, Any] = {"url": redis_url, "dsn": dsn, "min_idle_ms": plan.min_idle_ms}
         self._members: list[Process] = []
+        self._names: dict[Process, str] = {}
         self._started = 0
+        self._killed_at: dict[str, float] = {}
         self.kills = 0
+        self.slowest_redelivery_s = 0.0
 
     async def __aenter__(self) -> "Fleet":
         self._members = list(await asyncio.gather(*(self._start() for _ in range(self._plan.consumers))))
@@ -100,15 +105,35 @@ class Fleet:
 
     async def _start(self) -> Process:
         self._started += 1
-        return await asyncio.to_thread(start, MODULE, name=f"c{self._started}", **self._what)
+        name = f"c{self._started}"
+        member = await asyncio.to_thread(start, MODULE, name=name, **self._what)
+        self._names[member] = name
+        return member
 
     async def kill_one(self) -> None:
         """kill -9 of the longest-lived, and a new one in its place. The last one is never the victim."""
         victim = self._members.pop(0)
         victim.kill()
+        self._killed_at[self._names.pop(victim)] = time.monotonic()
         victim.output.close()
         self.kills += 1
         self._members.insert(len(self._members) - 1, await self._start())
+
+    @property
+    def all_taken_over(self) -> bool:
+        """Whether nobody that was killed owns anything any more."""
+        return not self._killed_at
+
+    async def watch(self, redis: Redis) -> None:
+        """Notes, until it is cancelled, when others have taken over everything of a victim."""
+        while True:
+            asked = time.monotonic()
+            owners = {row["name"].decode() for row in (await redis.xpending(STREAM, GROUP))["consumers"]}
+            for name, killed_at in list(self._killed_at.items()):
+                if killed_at < asked and name not in owners:
+                    self.slowest_redelivery_s = max(self.slowest_redelivery_s, asked - killed_at)
+                    del self._killed_at[name]
+            await asyncio.sleep(0.1)
 
     async def pause_one(self) -> None:
         """SIGSTOP of the last one for three times min-idle."""
@@ -123,17 +148,20 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     async with Fleet(plan, redis_url, database.dsn()) as fleet:
         poisoned = await publish_all(redis, plan)
         started = time.monotonic()
-        pause = asyncio.create_task(fleet.pause_one())
-        next_kill = started + plan.kill_every_s
-        while not await _all_handled(redis):
-            assert time.monotonic() - started < plan.timeout_s, await group_states(redis, STREAM)
-            if time.monotonic() > next_kill:
-                await fleet.kill_one()
-                next_kill = time.monotonic() + plan.kill_every_s
-            await asyncio.sleep(0.1)
-        await pause
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.pause_one())
+            watch = group.create_task(fleet.watch(redis))
+            next_kill = started + plan.kill_every_s
+            while not await _all_handled(redis):
+                assert time.monotonic() - started < plan.timeout_s, await group_states(redis, STREAM)
+                if time.monotonic() > next_kill:
+                    await fleet.kill_one()
+                    next_kill = time.monotonic() + plan.kill_every_s
+                await asyncio.sleep(0.1)
+            await eventually(lambda: fleet.all_taken_over)
+            watch.cancel()
         await eventually(lambda: _all_handled(redis), timeout_s=30)
-        return Ended(poisoned, fleet.kills, time.monotonic() - started)
+        return Ended(poisoned, fleet.kills, time.monotonic() - started, fleet.slowest_redelivery_s)
 
 
 async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:

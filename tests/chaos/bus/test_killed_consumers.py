@@ -19,3 +19,4 @@ async def test_every_task_has_one_effect_though_consumers_are_killed_and_paused(
         ended = await run(plan, redis=redis, redis_url=redis_url, pool=pool, database=database)
         await verify(plan, ended, redis=redis, pool=pool)
     assert ended.kills >= 3
+    assert ended.slowest_redelivery_s <= plan.min_idle_ms / 1000 + 5
