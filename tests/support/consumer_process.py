@@ -28,7 +28,8 @@ async def main(what: dict[str, Any]) -> None:
             await ask(redis, "RPUSH", f"ended:{subject}", name)
             return DONE
 
-        options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], block_ms=200, concurrency=what.get("concurrency", 8))
+        # Longer than any test waits for its end: a handler that hangs holds it up.
+        options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], block_ms=200, grace_s=300)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await Consumer(redis, what["stream"], what["group"], name, handle, options).run(stop)

@@ -86,38 +86,43 @@ class Fleet:
     def __init__(self, plan: Plan, redis_url: str, dsn: str) -> None:
         self._plan = plan
         self._what: dict[str, Any] = {"url": redis_url, "dsn": dsn, "min_idle_ms": plan.min_idle_ms}
-        self._members: list[Process] = []
-        self._names: dict[Process, str] = {}
+        self._members: dict[str, Process] = {}
+        self._starting: set[asyncio.Task[None]] = set()
         self._started = 0
+        self._paused = ""
         self._killed_at: dict[str, float] = {}
         self.kills = 0
         self.slowest_redelivery_s = 0.0
 
     async def __aenter__(self) -> "Fleet":
-        self._members = list(await asyncio.gather(*(self._start() for _ in range(self._plan.consumers))))
+        await asyncio.gather(*(self._start() for _ in range(self._plan.consumers)))
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        for member in self._members:
+        await asyncio.gather(*self._starting)
+        for member in self._members.values():
             member.resume()
             member.kill()
             member.output.close()
 
-    async def _start(self) -> Process:
+    async def _start(self) -> None:
         self._started += 1
         name = f"c{self._started}"
-        member = await asyncio.to_thread(start, MODULE, name=name, **self._what)
-        self._names[member] = name
-        return member
+        self._members[name] = await asyncio.to_thread(start, MODULE, name=name, **self._what)
 
-    async def kill_one(self) -> None:
-        """kill -9 of the longest-lived, and a new one in its place. The last one is never the victim."""
-        victim = self._members.pop(0)
+    def kill_one(self) -> None:
+        """kill -9 of the longest-lived, and a new one in its place, which takes a moment; one is left to work."""
+        at_work = [name for name in self._members if name != self._paused]
+        if len(at_work) == 1:
+            return
+        victim = self._members.pop(at_work[0])
         victim.kill()
-        self._killed_at[self._names.pop(victim)] = time.monotonic()
         victim.output.close()
+        self._killed_at[at_work[0]] = time.monotonic()
         self.kills += 1
-        self._members.insert(len(self._members) - 1, await self._start())
+        starting = asyncio.create_task(self._start())
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
 
     @property
     def all_taken_over(self) -> bool:
@@ -136,10 +141,12 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     async def pause_one(self) -> None:
-        """SIGSTOP of the last one for three times min-idle."""
-        self._members[-1].pause()
+        """SIGSTOP of one for three times min-idle."""
+        self._paused, member = next(reversed(self._members.items()))
+        member.pause()
         await asyncio.sleep(3 * self._plan.min_idle_ms / 1000)
-        self._members[-1].resume()
+        member.resume()
+        self._paused = ""
 
 
 async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database: Database) -> Ended:
@@ -155,7 +162,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
             while not await _all_handled(redis):
                 assert time.monotonic() - started < plan.timeout_s, await group_states(redis, STREAM)
                 if time.monotonic() > next_kill:
-                    await fleet.kill_one()
+                    fleet.kill_one()
                     next_kill = time.monotonic() + plan.kill_every_s
                 await asyncio.sleep(0.1)
             await eventually(lambda: fleet.all_taken_over)

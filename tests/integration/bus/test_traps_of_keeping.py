@@ -292,6 +292,25 @@ async def test_trimming_leaves_lag_known(any_redis: Redis) -> None:
     assert STREAM_PENDING.labels(STREAM, GROUP)._value.get() == 0
 
 
+async def test_task_streams_never_see_xdel(redis: Redis, pool: Pool) -> None:
+    async def refuse_some(delivery: Delivery) -> Finish:
+        if delivery.event.taskid == "t1":
+            raise DeadLetter("no")
+        return DONE
+
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, STREAM, refuse_some, group=GROUP, dead_letters=letters):
+        for n in range(3):
+            await Publisher(redis).publish(STREAM, requested(f"t{n}"))
+        (kept,) = await eventually(lambda: letters.list("default"))
+        await letters.redrive(redis, "default", kept.dead_letter_id)
+        await eventually(lambda: _handled(redis))
+        await housekeeping(redis).go_round()
+    assert await redis.xlen(STREAM) == 0
+    commands: dict[str, Any] = await ask(redis, "INFO", "commandstats")
+    assert "cmdstat_xdel" not in commands
+
+
 async def test_lag_is_counted_where_redis_does_not_know_it(any_redis: Redis) -> None:
     publisher = Publisher(any_redis)
     await ensure_group(any_redis, STREAM, GROUP)
