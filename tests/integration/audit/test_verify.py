@@ -127,7 +127,8 @@ async def test_an_untouched_history_is_good(ground: Ground, *, with_kafka: bool)
     assert {(s.session_id, s.verified_seq, s.anchored_seq) for s in verdict.sessions} == {("s1", 10, 10), ("s2", 9, 9)}
     assert (verdict.signatures_checked, verdict.kafka_checked) == (True, with_kafka)
     fork = await ground.verify("s2", with_kafka=with_kafka)
-    assert [(s.session_id, s.events) for s in fork.sessions] == [("s2", 3), ("s1", 6)]
+    # The parent up to event 10, where it is signed: up to 6, where it was forked, nobody vouches for it.
+    assert [(s.session_id, s.events, s.anchored_seq) for s in fork.sessions] == [("s2", 3, 9), ("s1", 10, 10)]
 
 
 @pytest.mark.parametrize("with_kafka", [False, True])
@@ -174,6 +175,12 @@ async def test_a_wholly_rewritten_chain_is_found_by_the_checkpoints(ground: Grou
     await ground.rechain("s1", genesis("default", "s1"))
     assert await ground.first_bad() == ("rewritten", 10)
     assert await ground.first_bad(with_kafka=True) == ("rewritten", 4)
+
+
+async def test_a_fork_whose_parents_prefix_is_wholly_rewritten_is_found_from_the_fork(ground: Ground) -> None:
+    await ground.projected.execute(EDIT)
+    await ground.rechain("s1", genesis("default", "s1"))
+    assert await ground.first_bad("s2") == ("rewritten", 10)
 
 
 async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signatures(ground: Ground) -> None:
@@ -297,6 +304,9 @@ async def test_an_export_is_verified_with_the_file_and_the_key_alone(ground: Gro
     done = run_verifier(file, ground.folder / "audit.pub")
     assert done.returncode == 0, done
     assert "GOOD session s2: 9 events, verified up to 9, signed up to 9" in done.stdout
+    assert "UNSIGNED events 1 to 6 of its parent s1" in done.stdout
+    file.write_bytes(b"".join(await ground.export("s1")))
+    assert "UNSIGNED" not in run_verifier(file, ground.folder / "audit.pub").stdout
 
 
 def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:

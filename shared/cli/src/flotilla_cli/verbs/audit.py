@@ -102,7 +102,7 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "anchored_seq": found.anchored_seq,
         "problem": problems[0] if problems else None,
     }
-    return {"ok": not problems, "sessions": [session], "problems": problems}
+    return {"ok": not problems, "sessions": [session], "problems": problems, "unsigned": found.unsigned}
 
 
 _MEND = "keep what there is and follow the runbook; flotilla audit export saves what is still provable"
@@ -120,6 +120,8 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
         say(f"✗ {_first([problem])}", style="red")
     if verdict["ok"]:
         say("✓ The history is what was committed.", style="green")
+    for unsigned in verdict.get("unsigned", ()):
+        notice(f"Not signed: {unsigned}.")
     for name, witness in (("signatures_checked", "Signatures"), ("kafka_checked", "Kafka's copy")):
         if not verdict.get(name, True):
             notice(f"{witness} could not be checked: the gateway is not set up for it.")

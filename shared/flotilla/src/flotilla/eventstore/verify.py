@@ -30,6 +30,8 @@ _ANCHORS = """
 SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.checkpoint_heads
 WHERE tenant_id = $1 AND session_id = $2 ORDER BY number
 """
+# The first checkpoint that vouches for everything up to an event.
+_VOUCHED = "SELECT min(seq) FROM audit.checkpoint_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
 # Who its parent is, as the session's own row and as its chain's head say.
 _ORIGIN = """
 SELECT s.session_id IS NOT NULL AS has_session, s.parent_session_id, coalesce(s.forked_at_seq, 0) AS after_seq,
@@ -66,7 +68,7 @@ class Verdict:
 
     ok: bool
     sessions: list[SessionVerdict]
-    """One per session; for one session, its own and those of its parents' prefixes."""
+    """One per session; for one session, its own and its parents', these up to the checkpoint that signed the prefix."""
     checkpoints: int
     signatures_checked: bool
     kafka_checked: bool
@@ -127,7 +129,17 @@ class Verifier:
             if projected is None:
                 raise
             return [Segment(session_id, 0, _END)]
-        return [Segment(own.session_id, own.after_seq, _END), *(part for part in prefixes if part.upto_seq > 0)]
+        parents = [await self._vouched(part) for part in prefixes if part.upto_seq > 0]
+        return [Segment(own.session_id, own.after_seq, _END), *parents]
+
+    async def _vouched(self, prefix: Segment) -> Segment:
+        """The prefix up to the checkpoint that signed it: a parent goes on, and is signed at its head of then.
+
+        A prefix alone could be rewritten with all its hashes; the next signed hash of its chain would not fit.
+        """
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            signed_seq = await connection.fetchval(_VOUCHED, self._tenant_id, prefix.session_id, prefix.upto_seq)
+        return prefix if signed_seq is None else replace(prefix, upto_seq=int(signed_seq))
 
     async def _witnessed(self, segments: Sequence[Segment] | None) -> dict[str, Problem]:
         """What Kafka says against the projection, by session; None looks at all."""

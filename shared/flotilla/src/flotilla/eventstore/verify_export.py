@@ -31,6 +31,8 @@ class ExportVerdict:
     anchored_seq: int = 0
     """Up to here a signed checkpoint vouches for the session's own events."""
     last_seq: int = 0
+    unsigned: list[str] = field(default_factory=list)
+    """Parents' prefixes that no checkpoint in the file reaches: their chain holds, but nobody signed it here."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -67,6 +69,11 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
     for part in parts.values():
         verdict.problems += part.problems()
         verdict.last_seq, verdict.anchored_seq = part.check.last_seq, part.anchored_seq
+        if part.session_id != verdict.session_id and part.anchored_seq < part.upto_seq:
+            verdict.unsigned.append(
+                f"events {part.anchored_seq + 1} to {part.upto_seq} of its parent {part.session_id} are chained, but "
+                "signed only at a later event that is not in the file: ask for the parent's export, too"
+            )
     verdict.problems += _lineage_problems(header)
     return verdict
 
@@ -76,9 +83,9 @@ class _Part:
 
     def __init__(self, tenant_id: str, part: Mapping[str, Any]) -> None:
         self._tenant_id = tenant_id
-        self._session_id = str(part["session"])
-        self._upto_seq = int(part["upto_seq"])
-        self.check = ChainCheck(Chain(tenant_id, self._session_id, part["parent"], int(part["after_seq"]), {}))
+        self.session_id = str(part["session"])
+        self.upto_seq = int(part["upto_seq"])
+        self.check = ChainCheck(Chain(tenant_id, self.session_id, part["parent"], int(part["after_seq"]), {}))
         self._hashes: dict[int, str] = {}
         self._bad_anchors: list[Problem] = []
         self.anchored_seq = int(part["after_seq"])
@@ -89,7 +96,7 @@ class _Part:
 
     def anchor(self, document: Mapping[str, Any], keys: PublicKeys) -> None:
         seq = int(document["seq"])
-        problem = _anchor_problem(self._tenant_id, self._session_id, document, keys)
+        problem = _anchor_problem(self._tenant_id, self.session_id, document, keys)
         if problem is not None:
             self._bad_anchors.append(self._bad("checkpoint", seq, problem))
         elif seq not in self._hashes:
@@ -104,13 +111,13 @@ class _Part:
 
     def problems(self) -> list[Problem]:
         found = [self.check.problem] if self.check.problem else []
-        if not found and self.check.last_seq < self._upto_seq:
-            detail = f"the header promises events up to {self._upto_seq}"
+        if not found and self.check.last_seq < self.upto_seq:
+            detail = f"the header promises events up to {self.upto_seq}"
             found.append(self._bad("truncated", self.check.last_seq + 1, detail))
         return found + self._bad_anchors
 
     def _bad(self, kind: Any, seq: int, detail: str) -> Problem:
-        return Problem(kind=kind, detail=detail, session_id=self._session_id, seq=seq)
+        return Problem(kind=kind, detail=detail, session_id=self.session_id, seq=seq)
 
 
 def _anchor_problem(tenant_id: str, session_id: str, anchor: Mapping[str, Any], keys: PublicKeys) -> str | None:
@@ -173,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in verdict.problems:
         place = f"session {problem.session_id} event {problem.seq}: " if problem.session_id else ""
         sys.stdout.write(f"BAD {place}{problem.kind}: {problem.detail}\n")
+    for unsigned in verdict.unsigned:
+        sys.stdout.write(f"UNSIGNED {unsigned}\n")
     word = "BAD" if verdict.problems else "GOOD"
     sys.stdout.write(
         f"{word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
