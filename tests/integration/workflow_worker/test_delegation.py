@@ -7,9 +7,13 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from flotilla.contracts.names import REPLIES_STREAM, cancelled_key, run_workflow_id
+from flotilla.bus import Delivery, Finish
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.contracts.errors import UnknownType
+from flotilla.contracts.names import REPLIES_STREAM, agent_group, cancelled_key, run_workflow_id, task_stream
 from flotilla.contracts.requests import RAGRequest
 from tests.integration.workflow_worker import agents
+from tests.support.consumers import consuming
 from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
@@ -62,6 +66,29 @@ async def test_a_failure_that_cannot_pass_ends_the_run_at_once_with_its_reason(
     events = await worker.events("acme", question.session_id)
     assert [event.type for event in events][-2:] == ["flotilla.session.error.v1", "flotilla.session.state_change.v1"]
     assert events[-2].data["where"] == "write"
+
+
+async def test_a_run_that_waits_for_a_dead_letter_ends_at_once_with_its_reason(
+    worker: RunningWorker, question: RAGRequest
+) -> None:
+    deliveries: list[int] = []
+
+    async def unknown(delivery: Delivery) -> Finish:
+        deliveries.append(delivery.deliveries)
+        raise UnknownType("tasks of version 2")
+
+    letters = PostgresDeadLetters(worker.pool)
+    stream, group = task_stream("research"), agent_group("research")
+    async with consuming(worker.redis, stream, unknown, group=group, dead_letters=letters, min_idle_ms=100):
+        with pytest.raises(WorkflowFailureError) as caught:
+            await (await worker.start_run(question)).result()
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "DeadLetter"
+    row = await worker.run_row(question)
+    assert row["status"] == "error"
+    assert "unknown_type: tasks of version 2" in row["error"]
+    assert [letter["reason"] for letter in await dead_letters(worker)] == ["unknown_type"]
+    assert deliveries == [1, 2, 3, 4, 5]  # no new try was published
 
 
 async def test_a_late_reply_of_an_earlier_try_is_dropped(worker: RunningWorker, question: RAGRequest) -> None:
