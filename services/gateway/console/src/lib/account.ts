@@ -31,8 +31,11 @@ export async function startAccount(): Promise<void> {
   whenSignedOut(signedOut);
   signIn.value = "unknown";
   try {
-    config.value = await api.authConfig();
-    me.value = await api.me();
+    const [found, who] = await Promise.allSettled([api.authConfig(), api.me()]);
+    if (found.status === "rejected") throw found.reason;
+    config.value = found.value;
+    if (who.status === "rejected") throw who.reason;
+    me.value = who.value;
     signIn.value = "in";
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) {

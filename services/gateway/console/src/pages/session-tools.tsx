@@ -85,12 +85,12 @@ export function RollbackDialog({ session, to, head, onClose, onDone }: RollbackP
   );
 }
 
-export function LineageTree({ session, revision }: { session: string; revision: number }) {
+export function LineageTree({ session }: { session: string }) {
   const loaded = useLoaded(() => api.lineage(session), [session]);
   if (loaded.data === null || loaded.data.sessions.length < 2) return null;
   return (
     <Card title="Lineage">
-      <ul class="lineage" data-revision={revision}>
+      <ul class="lineage">
         {branches(loaded.data.sessions).map(({ session: one, depth }) => (
           <li
             key={one.session_id}

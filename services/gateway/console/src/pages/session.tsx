@@ -95,9 +95,11 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
     if (live.view.status !== null) void reload();
   }, [live.view.status]);
 
+  // Verifying reads the whole log: what somebody wants to see comes first.
+  const hasEvents = timeline.revision.value > 0 || head === 0;
   return (
     <>
-      <Bar session={session} head={head} isLive={run !== null && live.view.status === null} isConnected={live.isConnected} />
+      <Bar session={session} head={head} isLive={run !== null && live.view.status === null} isConnected={live.isConnected} isVerified={hasEvents} />
       <TimeTravel at={at} head={head} onChange={choose} from={from} />
       <div class="history">
         <section class="history-list" aria-label="Timeline">
@@ -143,7 +145,7 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
           </div>
         </section>
       </div>
-      <LineageTree session={id} revision={session.head_seq} />
+      {hasEvents && <LineageTree session={id} />}
       {dialog === "fork" && <ForkDialog session={id} at={at} onClose={() => setDialog(null)} />}
       {dialog === "rollback" && (
         <RollbackDialog
@@ -188,9 +190,10 @@ interface BarProps {
   head: number;
   isLive: boolean;
   isConnected: boolean;
+  isVerified: boolean;
 }
 
-function Bar({ session, head, isLive, isConnected }: BarProps) {
+function Bar({ session, head, isLive, isConnected, isVerified }: BarProps) {
   return (
     <div class="session-bar">
       <span>
@@ -206,7 +209,7 @@ function Bar({ session, head, isLive, isConnected }: BarProps) {
         </span>
       )}
       {isLive && <Badge tone={isConnected ? "info" : "warn"}>{isConnected ? "live" : "reconnecting…"}</Badge>}
-      <ChainStatus session={session.session_id} />
+      {isVerified && <ChainStatus session={session.session_id} />}
     </div>
   );
 }
