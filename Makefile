@@ -54,7 +54,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-unit test-integration test-chaos test-charts test-cluster bench
+.PHONY: lint types test test-browser test-unit test-integration test-chaos test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -76,6 +76,11 @@ test: setup try-console ## Every test that needs no cluster, on real servers
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
 	$(PYTEST) $(STORM) || $(PYTEST) $(STORM) $(ALONE)
 	$(PYTEST) tests/e2e -m 'not chaos' --timeout 300 || $(PYTEST) tests/e2e -m 'not chaos' $(ALONE)
+	@if command -v chromium > /dev/null && [ -f $(CONSOLE_DIST)/index.html ]; then $(MAKE) --no-print-directory test-browser; \
+	  else echo 'The browser tests were left out: they need Chromium (apt-get install chromium) and the console (make console).'; fi
+
+test-browser: setup console ## The console in Chromium, on the real stack
+	$(PYTEST) tests/browser --timeout 300 || $(PYTEST) tests/browser $(ALONE)
 
 test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit

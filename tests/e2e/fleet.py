@@ -29,6 +29,8 @@ class Fleet:
 
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    http_port: int = 0
+    """Of the gateway; 0 picks a free one."""
 
     def cli(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs `flotilla ARGUMENTS` as a user would."""
@@ -49,7 +51,7 @@ class Fleet:
 
     def up(self) -> None:
         """Starts it, on a port of its own: the default one may be somebody's."""
-        self.cli("up", "--port", f"gateway.http={free_port()}")
+        self.cli("up", "--port", f"gateway.http={self.http_port or free_port()}")
 
     def down(self) -> None:
         self.cli("down")

@@ -38,8 +38,17 @@ class StubEndpoint:
         finally:
             self._set(["ok"])
 
-    def _set(self, modes: list[str]) -> Any:
-        httpx.post(f"{self._root}/stub/modes", json={"modes": modes}, timeout=60).raise_for_status()
+    @contextmanager
+    def saying(self, answer: str, *, delay_s: float = 0.0) -> Iterator[None]:
+        """Answers so, word by word, until the block ends."""
+        self._set(["slow"], answer=answer, delay_s=delay_s)
+        try:
+            yield
+        finally:
+            self._set(["ok"])
+
+    def _set(self, modes: list[str], **more: object) -> Any:
+        httpx.post(f"{self._root}/stub/modes", json={"modes": modes, **more}, timeout=60).raise_for_status()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     python -m tests.support.stub_llm --port 0 --mode ok        prints its base URL, then serves
 
 `GET /stub/requests` gives the count per question, `POST /stub/modes` with `{"modes": [...]}` sets what it does: each
-request takes the next mode, the last one stays. The modes are the keys of `MODES`.
+request takes the next mode, the last one stays. The modes are the keys of `MODES`. `answer` and `delay_s` beside it set
+what it says, and how slowly.
 """
 
 import argparse
@@ -37,6 +38,7 @@ class StubLlm:
     def __init__(self, modes: list[str], delay_s: float = 0.05) -> None:
         self.modes = modes
         self.delay_s = delay_s
+        self.answer = ANSWER
         self.asked: Counter[str] = Counter()
         """Requests by question: the last line of the last user message."""
         self.asked_at: defaultdict[str, list[float]] = defaultdict(list)
@@ -73,11 +75,14 @@ class StubLlm:
         return JSONResponse({"total": self.total, "by_question": self.asked, "at": self.asked_at})
 
     async def _set_modes(self, request: Request) -> Response:
-        modes = (await request.json())["modes"]
+        asked = await request.json()
+        modes = asked["modes"]
         unknown = [mode for mode in modes if mode not in MODES]
         if unknown or not modes:
             return JSONResponse({"error": f"unknown modes {unknown}; there are {sorted(MODES)}"}, status_code=422)
         self.modes = modes
+        self.answer = asked.get("answer", ANSWER)
+        self.delay_s = asked.get("delay_s", self.delay_s)
         return JSONResponse({"modes": modes})
 
 
@@ -88,7 +93,7 @@ def question_of(body: dict[str, Any]) -> str:
 
 
 async def _ok(stub: StubLlm, body: dict[str, Any], *, logprobs: bool = True, delay_s: float = 0.0) -> Response:
-    return _streamed(body, _answer_chunks(body, logprobs=logprobs and bool(body.get("logprobs"))), delay_s)
+    return _streamed(body, _answer_chunks(body, stub.answer, logprobs=logprobs and bool(body.get("logprobs"))), delay_s)
 
 
 async def _no_logprobs(stub: StubLlm, body: dict[str, Any]) -> Response:
@@ -99,9 +104,9 @@ async def _slow(stub: StubLlm, body: dict[str, Any]) -> Response:
     return await _ok(stub, body, delay_s=stub.delay_s)
 
 
-async def _cut_off(_stub: StubLlm, body: dict[str, Any]) -> Response:
+async def _cut_off(stub: StubLlm, body: dict[str, Any]) -> Response:
     """Ends the stream in the middle of the answer."""
-    return _streamed(body, _answer_chunks(body, logprobs=False)[:2], 0.0, done=False)
+    return _streamed(body, _answer_chunks(body, stub.answer, logprobs=False)[:2], 0.0, done=False)
 
 
 async def _garbage(_stub: StubLlm, _body: dict[str, Any]) -> Response:
@@ -162,8 +167,8 @@ MODES: dict[str, Callable[[StubLlm, dict[str, Any]], Awaitable[Response]]] = {
 }
 
 
-def _answer_chunks(body: dict[str, Any], *, logprobs: bool) -> list[dict[str, Any]]:
-    pieces = [f"{word} " for word in ANSWER.split(" ")]
+def _answer_chunks(body: dict[str, Any], answer: str, *, logprobs: bool) -> list[dict[str, Any]]:
+    pieces = [f"{word} " for word in answer.split(" ")]
     chunks = [_chunk({"role": "assistant", "content": ""})]
     for piece in pieces:
         token = {"token": piece, "logprob": LOGPROB, "bytes": None, "top_logprobs": []}
