@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio.client import Client
 
 from flotilla.bus import connect_redis
 from flotilla.contracts.names import task_stream
@@ -130,6 +131,15 @@ async def test_votes_in_the_same_instant_have_one_outcome(house: House) -> None:
     action = await house.ended(approval["approval_id"])
     assert action["approval_status"] == counted["approval_status"]
     assert action["status"] == ("completed" if counted["decision"] == "approve" else "rejected")
+
+
+async def test_a_vote_after_the_deadline_is_told_so(house: House, temporal_client: Client) -> None:
+    approval = await house.submitted(house.alice)
+    await temporal_client.get_workflow_handle(approval["workflow_id"]).terminate()
+    await house.gateway.rows("UPDATE flotilla.approvals SET status = 'timeout' RETURNING 1")
+    late = await vote(house.bob, approval)
+    assert (late.status_code, late.json()["code"]) == (409, "late")
+    assert approval["deadline_at"][:19] in late.json()["detail"]
 
 
 async def test_an_edit_makes_a_new_hash_that_somebody_else_must_approve(house: House) -> None:

@@ -131,9 +131,15 @@ async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | Refusal:
     except RPCError as error:
         cause = refusal(error, vote.approval.workflow_id)
         if isinstance(cause, NotFound):
-            return Refusal("AlreadyDecided", f"approval {approval_id} is over")
+            return _over(vote.approval)
         raise cause from error
     return answer
+
+
+def _over(approval: Approval) -> Refusal:
+    if approval.status == "timeout":
+        return Refusal("Late", f"the deadline was {approval.deadline_at.isoformat()}")
+    return Refusal("AlreadyDecided", f"approval {approval.approval_id} is over: {approval.status}")
 
 
 def _refusal_of(error: WorkflowUpdateFailedError) -> Refusal:
