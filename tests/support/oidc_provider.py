@@ -39,6 +39,7 @@ class OidcProvider:
     """Claims of the identity token in place of the right ones."""
     authorizations: list[dict[str, str]] = field(default_factory=list)
     key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    key_id: str = "one"
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def authorize(self, query: dict[str, str]) -> str:
@@ -70,12 +71,12 @@ class OidcProvider:
         """An identity token, with `tamper` on top."""
         now = int(time.time())
         claims = {"iss": self.url, "aud": CLIENT_ID, "iat": now, "exp": now + 300, "nonce": nonce, **self.claims}
-        return jwt.encode({**claims, **self.tamper}, self.key, algorithm="RS256", headers={"kid": "one"})
+        return jwt.encode({**claims, **self.tamper}, self.key, algorithm="RS256", headers={"kid": self.key_id})
 
     def jwks(self) -> dict[str, Any]:
         """The public key."""
         jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
-        return {"keys": [{**jwk, "kid": "one", "use": "sig", "alg": "RS256"}]}
+        return {"keys": [{**jwk, "kid": self.key_id, "use": "sig", "alg": "RS256"}]}
 
     def discovery(self) -> dict[str, Any]:
         """The discovery document."""

@@ -28,14 +28,12 @@ CHECKS = [
 
 
 EXAMPLES = 8
-OPERATIONS = [
-    (method, route.path)
-    for route in guarded_routes()
-    for method in sorted(route.methods or ())
-    if route.path != "/v1/runs/{run_id}/events"  # a live stream ends when its run does; it has tests of its own
-]
+ALL = [(method, route.path) for route in guarded_routes() for method in sorted(route.methods or ())]
+LIVE = "/v1/runs/{run_id}/events"
+"""A live stream ends when its run does; what it sends has tests of its own."""
+OPERATIONS = [(method, path) for method, path in ALL if path != LIVE]
 PUBLIC = {route.path for route in guarded_routes() if not route.access.roles}
-CLOSED = [(method, path) for method, path in OPERATIONS if path not in PUBLIC]
+CLOSED = [(method, path) for method, path in ALL if path not in PUBLIC]
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def show_approval(call: Call, approval_id: ApprovalId) -> None:
 def _print_approval(approval: dict[str, Any]) -> None:
     from flotilla_cli.verbs.actions import print_votes
 
-    print_fields({name: value for name, value in approval.items() if name != "votes"})
+    print_fields({name: value for name, value in approval.items() if name not in ("votes", "args_schema")})
     print_votes(approval.get("votes") or [])
 
 
