@@ -1,5 +1,7 @@
 """The policy file: layers, risk that can only rise, and mistakes that are told at start."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,13 @@ def test_signals_count_in_the_local_policy_only() -> None:
     for source, allowed in (("builtin:production", False), ("builtin:local", True)):
         policy = read_policy(source)
         assert policy.requirement("echo", policy.assess("echo", {}, "high")).allow_signal is allowed
+
+
+def test_the_policy_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text()
+    policy = parse_policy(page.partition("```toml\n")[2].partition("```")[0], "docs/approvals.md")
+    pay = policy.requirement("pay", policy.assess("pay", {"currency": "USD"}))
+    assert (pay.risk_level, pay.quorum, pay.editable_args) == ("high", 2, ["amount"])
 
 
 @pytest.mark.parametrize(
