@@ -13,6 +13,7 @@ from flotilla.agent import Agent, ApprovalRefused, TaskContext
 from flotilla.contracts.approvals import DECIDE_UPDATE, Decision, DecisionAnswer, DecisionRequest, content_hash
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import agent_group, task_stream
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import ResearchResult, ResearchTask
 from tests.integration.workflow_worker import agents
@@ -134,7 +135,10 @@ async def test_ten_pauses_open_at_once_each_get_their_verdict(
 ) -> None:
     mailer.texts = [f"mail {number}" for number in range(10)]
     handle = await worker.start_run(question)
-    for approval in await pending(worker, 10):
+    approvals = await pending(worker, 10)
+    held = await worker.redis.xpending(task_stream("research"), agent_group("research"))
+    assert held["pending"] == 0  # nobody's hands are full while people think
+    for approval in approvals:
         await decide(worker, approval)
     await handle.result()
     assert sorted(mailer.sent) == sorted(mailer.texts)
