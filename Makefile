@@ -102,8 +102,11 @@ test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KU
 	$(PYTEST) tests/charts --timeout 300
 	k8s/conform
 
-test-cluster: setup charts ## Install on the cluster of KUBECONFIG, ask a question, uninstall
-	$(PYTEST) tests/cluster --timeout 900
+# SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already.
+test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG, ask, uninstall
+	$(if $(IMAGES),,$(MAKE) --no-print-directory images && k8s/images load)
+	$(if $(SERVER_IMAGES),$(MAKE) --no-print-directory server-images)
+	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster --timeout 1800
 
 ##@ Run it on Kubernetes
 .PHONY: charts images image-report load server-images install upgrade uninstall kind-up port-forward

@@ -38,7 +38,17 @@ def test_pods_get_more_time_to_stop_than_the_service_takes_to_drain(render: Rend
     pod = _pod(render(service, *ALONE, "drainSeconds=40"))
 
     assert _environment(pod)["FLOTILLA_DRAIN_S"]["value"] == "40"
-    assert pod["spec"]["terminationGracePeriodSeconds"] == 50
+    lingers = 5 if service == "gateway" else 0
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 50 + lingers
+
+
+def test_a_stopping_gateway_serves_until_every_node_has_heard_of_it(render: Render) -> None:
+    pod = _pod(render("gateway", *ALONE, "service.lingerSeconds=7", "drainSeconds=40"))
+    own = _pod(render("gateway", *ALONE, "lifecycle.preStop.sleep.seconds=3"))
+
+    assert pod["spec"]["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 57
+    assert own["spec"]["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 3}}}
 
 
 @pytest.mark.parametrize("service", SERVICES)

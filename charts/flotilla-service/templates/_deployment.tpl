@@ -38,7 +38,7 @@ spec:
       serviceAccountName: {{ include "flotilla-service.serviceAccountName" . }}
       automountServiceAccountToken: false
       enableServiceLinks: false
-      terminationGracePeriodSeconds: {{ add .Values.drainSeconds 10 }}
+      terminationGracePeriodSeconds: {{ add .Values.drainSeconds 10 ((.Values.service | default dict).lingerSeconds | default 0) }}
       securityContext:
         {{- toYaml .Values.podSecurityContext | nindent 8 }}
       {{- with .Values.imagePullSecrets | default (.Values.global | default dict).imagePullSecrets }}
@@ -84,9 +84,14 @@ spec:
             {{- toYaml .Values.livenessProbe | nindent 12 }}
           readinessProbe:
             {{- toYaml .Values.readinessProbe | nindent 12 }}
-          {{- with .Values.lifecycle }}
+          {{- if .Values.lifecycle }}
           lifecycle:
-            {{- toYaml . | nindent 12 }}
+            {{- toYaml .Values.lifecycle | nindent 12 }}
+          {{- else if (.Values.service | default dict).lingerSeconds }}
+          lifecycle:
+            preStop:
+              sleep:
+                seconds: {{ .Values.service.lingerSeconds }}
           {{- end }}
           resources:
             {{- toYaml .Values.resources | nindent 12 }}

@@ -1,0 +1,64 @@
+"""Namespaces that enforce Pod Security `restricted`, on the cluster of KUBECONFIG.
+
+`make test-cluster` builds and loads the images first. KEEP_FLEET=1 leaves each fleet installed, and uses one that is
+there: for writing tests.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.fleet import RELEASE, Fleet, empty, installed
+from tests.cluster.kubernetes import Namespace, cluster_problem
+
+READY_WITHIN_S = 600
+"""From `helm install` to the last ready pod: about a minute where two cores are free, and much more in a crowd."""
+_KEEP = bool(os.environ.get("KEEP_FLEET"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder need a cluster."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """Fails, and says how to mend it, where no cluster answers."""
+    if problem := cluster_problem():
+        pytest.fail(problem, pytrace=False)
+
+
+def restricted(name: str) -> Namespace:
+    """Makes a namespace that enforces Pod Security `restricted`."""
+    namespace = Namespace(name)
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    namespace.run("kubectl", "apply", "--filename", "-", stdin=json.dumps(manifest))
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A namespace of the module's own; gone, with all in it, when the module is done."""
+    made = restricted(f"flotilla-{request.module.__name__.rpartition('.test_')[2].replace('_', '-')}")
+    yield made
+    if not _KEEP:
+        made.run("kubectl", "delete", "namespace", made.name, "--timeout=180s", timeout_s=200)
+
+
+@pytest.fixture(scope="module")
+def fleet(namespace: Namespace) -> Iterator[Fleet]:
+    """A fleet with the demo's values, ready."""
+    made = Fleet(namespace)
+    if not (_KEEP and RELEASE in namespace.helm("list", "--short").split()):
+        asyncio.run(installed(made, READY_WITHIN_S))
+    yield made
+    if not _KEEP and RELEASE in namespace.helm("list", "--short").split():
+        namespace.helm("uninstall", RELEASE, "--wait")
+        asyncio.run(empty(namespace))
