@@ -1,10 +1,40 @@
-"""Fleet, documents, runs."""
+"""Fleet, dead letters, documents, runs."""
 
 from pathlib import Path
 
+import redis
 from playwright.sync_api import expect
 
 from tests.browser.console import Console, answered
+
+
+def test_a_dead_letter_is_looked_at_redriven_and_discarded(console: Console) -> None:
+    port = console.fleet.process("redis")["ports"]["redis"]
+    with redis.Redis(port=port) as client:
+        client.xadd("flotilla.tasks.research", {"event": b"<img src=x onerror=alert(1)> is no event"})
+    page = console.person()
+    page.goto("/fleet")
+    expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
+    row = (
+        page.get_by_role("row")
+        .filter(has_text="flotilla.tasks.research")
+        .filter(has=page.get_by_role("button", name="Inspect"))
+    )
+    expect(row).to_have_count(1)
+    row.get_by_role("button", name="Inspect").click()
+    expect(page.get_by_role("dialog")).to_contain_text("is no event")
+    page.keyboard.press("Escape")
+    with console.api() as api:
+        (letter,) = api.get("/v1/dead-letters").json()["dead_letters"]
+        row.get_by_role("button", name="Redrive").click()
+        expect(page.get_by_text("None: every entry was handled.")).to_be_visible()
+        # It is no better than before, so it comes back, and is given up.
+        expect(row).to_have_count(1)
+        row.get_by_role("button", name="Discard").click()
+        page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+        expect(page.get_by_text("None: every entry was handled.")).to_be_visible()
+        closed = api.get("/v1/dead-letters", params={"closed_too": True}).json()["dead_letters"]
+        assert letter["dead_letter_id"] in {one["dead_letter_id"] for one in closed}
 
 
 def test_the_fleet_shows_its_agents_and_the_last_hour(console: Console, told: str) -> None:
