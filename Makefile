@@ -54,7 +54,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-browser test-unit test-integration test-chaos test-charts test-cluster bench
+.PHONY: lint types test test-browser screenshots test-unit test-integration test-chaos test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -81,6 +81,9 @@ test: setup try-console ## Every test that needs no cluster, on real servers
 
 test-browser: setup console ## The console in Chromium, on the real stack
 	$(PYTEST) tests/browser --timeout 300 || $(PYTEST) tests/browser $(ALONE)
+
+screenshots: setup console ## Write a picture of each page of the console into docs/screenshots
+	$(BIN)/python -m tests.browser.screenshots
 
 test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit
