@@ -42,7 +42,8 @@ async def operate(temporal: Temporal, order: Order, verb: OperatorVerb) -> Order
     except RPCError as error:
         cause = refusal(error, order.workflow_id)
         if isinstance(cause, NotFound):
-            raise VerbRefused(409, "NotParked", f"order {order.order_id} is over: {order.status}") from error
+            message = f"order {order.order_id} is over ({order.status}): no step of it is parked, nothing is left to do"
+            raise VerbRefused(409, "NotParked", message) from error
         raise cause from error
     return state
 
