@@ -3,11 +3,13 @@
     python -m benchmarks.replay [--sizes 100000 1000000] [--repeats 200]
 
 The naive scan reads every session to find one. The projection is asked as the gateway asks it; Kafka alone is what
-is left when PostgreSQL's projection is lost. Ratios are steadier than the figures.
+is left when PostgreSQL's projection is lost. At the end, the state at several points of one session of 100,000 events,
+as `GET /v1/sessions/{s}/state` answers it. Ratios are steadier than the figures.
 """
 
 import argparse
 import asyncio
+import gc
 import random
 import sys
 import tempfile
@@ -18,6 +20,8 @@ from pathlib import Path
 import structlog
 
 from benchmarks.replay.ground import SESSION_EVENTS, Ground, fill, open_ground, project, session_of
+from benchmarks.replay.long_session import EVENTS as LONG_SESSION_EVENTS
+from benchmarks.replay.long_session import show_states
 from benchmarks.replay.naive import scan_topic
 from flotilla.eventstore import AgentEventStore, KafkaLog, open_kafka_log
 from flotilla_devstack import stack_for_tests
@@ -85,6 +89,8 @@ async def run(arguments: argparse.Namespace) -> None:
                 progress("replaying")
                 await compare(ground, log, size, arguments.repeats)
                 filled = size
+            progress(f"one session of {LONG_SESSION_EVENTS:,} events")
+            await show_states(ground, filled, arguments.repeats)
 
 
 def main() -> None:
@@ -92,7 +98,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=200)
-    asyncio.run(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    # As a service does at its start.
+    gc.collect()
+    gc.freeze()
+    asyncio.run(run(arguments))
 
 
 if __name__ == "__main__":

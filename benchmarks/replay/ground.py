@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +70,19 @@ def _bodies(first: int, last: int) -> Iterator[tuple[str, bytes]]:
 
 async def fill(ground: Ground, first: int, last: int) -> None:
     """Puts the sessions with these numbers into Kafka, whole."""
+    await put(ground, _bodies(first, last))
+    await Projected(ground.database).execute("DELETE FROM flotilla.sessions")
+    await Projected(ground.database).execute(_ADD_SESSIONS, last, SESSION_EVENTS)
+
+
+async def put(ground: Ground, bodies: Iterable[tuple[str, bytes]]) -> None:
+    """Puts events, each with its session, into Kafka."""
     producer = AIOKafkaProducer(
         bootstrap_servers=ground.kafka.kafka_bootstrap_servers, acks="all", linger_ms=20, max_batch_size=262_144
     )
     await producer.start()
     sent: list[asyncio.Future[object]] = []
-    for session, body in _bodies(first, last):
+    for session, body in bodies:
         sent.append(
             await producer.send(
                 ground.kafka.kafka_session_events_topic,
@@ -89,8 +96,6 @@ async def fill(ground: Ground, first: int, last: int) -> None:
             sent.clear()
     await asyncio.gather(*sent)
     await producer.stop()
-    await Projected(ground.database).execute("DELETE FROM flotilla.sessions")
-    await Projected(ground.database).execute(_ADD_SESSIONS, last, SESSION_EVENTS)
 
 
 async def project(ground: Ground, upto: int) -> tuple[float, float]:

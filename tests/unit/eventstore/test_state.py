@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
 from flotilla.contracts.errors import UnknownType
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
-from flotilla.eventstore import fold, state_json
+from flotilla.eventstore import fold, state_json, state_json_blocks
 from flotilla.eventstore.chunks import Chunk, Chunks
 from flotilla.eventstore.snapshots import delta_from, snapshot_of
 from flotilla.eventstore.state import SessionState, delta_of, sum_up
@@ -145,6 +145,14 @@ def test_deltas_of_neighbouring_stretches_add_up_however_the_log_is_cut(
     summed = sum_up("s1", len(log), snapshots)
     assert summed == whole
     assert json.loads(state_json(summed)) == json.loads(state_json(whole))
+
+
+def test_a_large_state_comes_in_blocks_of_about_a_megabyte() -> None:
+    log = [event(seq, "message", {"role": "user", "content": "x" * 300_000}) for seq in range(1, 13)]
+    state = sum_up("s1", 12, [delta_from(snapshot_of([one])) for one in log])
+    blocks = list(state_json_blocks(state))
+    assert [round(len(block) / 1e5) for block in blocks] == [12, 12, 12, 0]
+    assert json.loads(b"".join(blocks)) == json.loads(state_json(fold("s1", log)))
 
 
 @patient

@@ -1,17 +1,19 @@
 """Sessions: the history of each conversation, and travel in it."""
 
 import json
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Annotated
 
 import asyncpg
 from fastapi import Query, Response
+from fastapi.responses import StreamingResponse
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.eventstore import sessions as stored
-from flotilla.eventstore import state_json
+from flotilla.eventstore import state_json_blocks
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
@@ -165,7 +167,7 @@ async def get_state(
 ) -> Response:
     """What the session's events amount to: now, after an event, or at a time."""
     state = await services.store_of(caller.tenant_id).state_at(session_id, at_seq, time=at_time)
-    return Response(state_json(state), media_type=JSON)
+    return StreamingResponse(_each(state_json_blocks(state)), media_type=JSON)
 
 
 @router.get("/v1/sessions/{session_id}/diff", response_model=StateDiff, responses=refusals(404))
@@ -202,3 +204,9 @@ async def rollback(services: Wired, caller: Caller, session_id: SessionId, body:
     """Make the state what it was at `to_seq`, by one more event. 409 while a run is active."""
     appended = await services.store_of(caller.tenant_id).rollback(session_id, body.to_seq)
     return RolledBack(session_id=session_id, to_seq=body.to_seq, seq=appended.last_seq)
+
+
+async def _each(blocks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Starlette would take each block of a plain iterator in a thread."""
+    for block in blocks:
+        yield block

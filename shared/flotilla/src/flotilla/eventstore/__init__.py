@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flotilla.eventstore.kafka_log import KafkaLog, open_kafka_log
     from flotilla.eventstore.log import Page, Segment
     from flotilla.eventstore.sessions import Session
-    from flotilla.eventstore.state import SessionState, fold, state_json
+    from flotilla.eventstore.state import SessionState, fold, state_json, state_json_blocks
     from flotilla.eventstore.store import AgentEventStore
 
 _HOME = {
@@ -26,6 +26,7 @@ _HOME = {
     "fold": "state",
     "open_kafka_log": "kafka_log",
     "state_json": "state",
+    "state_json_blocks": "state",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "fold",
     "open_kafka_log",
     "state_json",
+    "state_json_blocks",
 ]
 
 

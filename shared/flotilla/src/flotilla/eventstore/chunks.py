@@ -39,11 +39,11 @@ class Chunk(Generic[T]):
             self._items = self._decoder.decode(self._raw)
         return self._items
 
-    def inner_json(self) -> bytes:
+    def inner_json(self) -> memoryview:
         """The items as JSON, comma-separated, without the brackets."""
         if self._raw is None:
             self._raw = msgspec.json.encode(self._items)
-        return self._raw[1:-1]
+        return memoryview(self._raw)[1:-1]
 
 
 class Chunks(Sequence[T]):
@@ -88,9 +88,18 @@ class Chunks(Sequence[T]):
     def __add__(self, other: "Chunks[T]") -> "Chunks[T]":
         return Chunks((*self._chunks, *other._chunks))
 
+    def json_parts(self) -> Iterator[bytes | memoryview]:
+        """The JSON array of all items, in parts to be joined: of tens of megabytes each copy counts."""
+        yield b"["
+        for number, chunk in enumerate(self._chunks):
+            if number:
+                yield b","
+            yield chunk.inner_json()
+        yield b"]"
+
     def to_json(self) -> bytes:
-        """The JSON array of all items; pieces that are JSON already are copied."""
-        return b"[" + b",".join(chunk.inner_json() for chunk in self._chunks) + b"]"
+        """The JSON array of all items."""
+        return b"".join(self.json_parts())
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -4,8 +4,8 @@ What a stretch of events without a rollback adds is a `Delta`; deltas of neighbo
 is the sum of the stretches on the path to a point (`flotilla.eventstore.path`), whichever way they are cut.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +34,7 @@ from flotilla.eventstore.path import path_to
 from flotilla.eventstore.upcasters import upcast
 
 _STATE_CHANGE = session_event_type("state_change")
+_BLOCK_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,29 +201,40 @@ def fork_origin(event: AgentEvent) -> ForkedFrom | None:
 
 def state_json(state: SessionState) -> bytes:
     """The state as one JSON object with the fields of `SessionState`."""
-    document: Mapping[str, object] = {
-        "session_id": state.session_id,
-        "at_seq": state.at_seq,
-        "at_time": state.at_time,
-        "status": state.status,
-        "variables": state.variables,
-        "messages": _raw(state.messages),
-        "tool_calls": _raw(state.tool_calls),
-        "tool_results": _raw(state.tool_results),
-        "errors": _raw(state.errors),
-    }
-    return msgspec.json.encode(document)
+    return b"".join(state_json_blocks(state))
 
 
-def _raw(items: Sequence[object]) -> object:
-    return msgspec.Raw(items.to_json()) if isinstance(items, Chunks) else items
+def state_json_blocks(state: SessionState) -> Iterator[bytes]:
+    """`state_json` in blocks of about 1 MB: of a state of tens of megabytes each copy in memory counts."""
+    block: list[bytes | memoryview] = []
+    size = 0
+    for part in _json_parts(state):
+        block.append(part)
+        size += len(part)
+        if size >= _BLOCK_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
+
+
+def _json_parts(state: SessionState) -> Iterator[bytes | memoryview]:
+    head = {name: getattr(state, name) for name in ("session_id", "at_seq", "at_time", "status", "variables")}
+    yield msgspec.json.encode(head)[:-1]
+    for name in ("messages", "tool_calls", "tool_results", "errors"):
+        items = getattr(state, name)
+        yield f',"{name}":'.encode()
+        yield from items.json_parts() if isinstance(items, Chunks) else [msgspec.json.encode(items)]
+    yield b"}"
 
 
 class _Parts:
     """A delta in the making."""
 
     def __init__(self) -> None:
-        self._base = Delta()
+        self._upto_seq = 0
+        self._upto_time: datetime | None = None
+        self._status: str | None = None
         self._set: dict[str, Any] = {}
         self._unset: set[str] = set()
         self._messages: list[SaidMessage] = []
@@ -248,11 +260,11 @@ class _Parts:
                 self._change(data)
             case ErrorRaised():
                 self._errors.append(_error(event, data))
-        self._base = replace(self._base, upto_seq=event.sequence or 0, upto_time=event.time)
+        self._upto_seq, self._upto_time = event.sequence or 0, event.time
 
     def _change(self, data: StateChange) -> None:
         if data.status is not None:
-            self._base = replace(self._base, status=data.status)
+            self._status = data.status
         for name in data.unset:
             self._set.pop(name, None)
             self._unset.add(name)
@@ -260,8 +272,10 @@ class _Parts:
         self._unset.difference_update(data.set)
 
     def delta(self) -> Delta:
-        return replace(
-            self._base,
+        return Delta(
+            upto_seq=self._upto_seq,
+            upto_time=self._upto_time,
+            status=self._status,
             set=self._set,
             unset=sorted(self._unset),
             messages=Chunks([Chunk(self._messages)]),
