@@ -1,7 +1,10 @@
 """The whole path under a storm: writers, outbox, relays, Kafka, audit consumers, chain and checkpoints."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from flotilla.contracts.names import session_key
 from flotilla.eventstore import open_kafka_log
@@ -18,6 +21,8 @@ from tests.support.session_events import TENANT, read_topic
 
 EVENTS = "SELECT tenant_id, session_id, seq, event_id FROM audit.session_events ORDER BY seq"
 HEAL_S = 240.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,24 @@ async def storm(stack: RunningStack, folder: Path, crew: Crew, *, seed: int, loa
         )
         await world.ready()
         await torment(world, faults, write(world, load, seed))
+        healed = time.monotonic()
         await world.outbox_drained(HEAL_S)
-        log, committed = await read_topic(world.kafka), await world.committed()
-        await Projected(world.database).until_offsets(len(log), timeout_s=HEAL_S)
+        records, committed = await read_topic(world.kafka), await world.committed()
+        await Projected(world.database).until_offsets(len(records), timeout_s=HEAL_S)
+        projected_s = time.monotonic() - healed
         await projection_holds(world, committed)
         await every_witness_agrees(world, folder / "audit.pub")
-        return judge(committed, log)
+        verdict = judge(committed, records)
+        log.info(
+            "storm_over",
+            seed=seed,
+            committed=verdict.committed,
+            records=verdict.records,
+            duplicates=verdict.duplicates,
+            projected_s=round(projected_s, 1),
+            agreed_s=round(time.monotonic() - healed, 1),
+        )
+        return verdict
 
 
 async def projection_holds(world: World, committed: dict[str, list[tuple[int, str]]]) -> None:
