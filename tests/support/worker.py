@@ -17,6 +17,7 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import Runtime
+from workflow_worker.actions.registry import installed_registry
 from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
@@ -73,9 +74,9 @@ async def running_worker(
     temporal = TemporalConnection(settings, SdkRuntime.default())
     await temporal.check()
     async with connect_redis(redis_url) as redis:
-        task = asyncio.create_task(
-            work(settings, runtime, Dependencies(pool, redis, temporal.client, read_policy(settings.approval_policy)))
-        )
+        policy = read_policy(settings.approval_policy)
+        has = Dependencies(pool, redis, temporal.client, policy, installed_registry())
+        task = asyncio.create_task(work(settings, runtime, has))
         try:
             yield RunningWorker(temporal.client, task_queue, pool, redis, runtime)
         finally:

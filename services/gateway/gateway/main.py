@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import structlog
 
+from flotilla.approvals.actions import known_actions
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
@@ -68,6 +69,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
 
 
 async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
+    known_actions()  # A package that adds a wrong one stops the start, not a request.
     return Services(
         pool=pool,
         redis=redis,

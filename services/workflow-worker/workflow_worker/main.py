@@ -20,7 +20,7 @@ from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_pool
 from flotilla.runtime import Runtime, serve
-from workflow_worker.actions.registry import builtin_registry
+from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.delegation import Delegation
@@ -57,9 +57,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
-        policy = read_policy(settings.approval_policy)
+        policy, registry = read_policy(settings.approval_policy), installed_registry()
         if await runtime.until_ready():
-            await work(settings, runtime, Dependencies(pool, redis, temporal.client, policy))
+            await work(settings, runtime, Dependencies(pool, redis, temporal.client, policy, registry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Dependencies:
     redis: Redis
     temporal: Client
     policy: ApprovalPolicy
+    registry: Registry
 
 
 async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
@@ -104,7 +105,7 @@ class Activities:
         self.actions = Actions(
             has.pool,
             has.policy,
-            builtin_registry(),
+            has.registry,
             http,
             allowed_hosts=settings.action_http_hosts,
             risk_review=review,

@@ -30,7 +30,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest, RiskLevel
 from flotilla.postgres import Pool, tenant_transaction
-from workflow_worker.actions.registry import Registry, builtin_registry
+from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.webhooks import Receivers, Webhooks
@@ -199,7 +199,7 @@ async def open_desk(
             Actions(
                 pool,
                 policy or parse_policy(POLICY, "test"),
-                registry or builtin_registry(),
+                registry or installed_registry(),
                 http,
                 allowed_hosts=hosts,
             ),

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from flotilla.actions import ActionContext
 from flotilla.approvals.policy import parse_policy
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.envelope import to_json
@@ -28,7 +29,7 @@ from flotilla.runtime import http_server
 from tests.integration.approvals.desk import BOB, POLICY, Desk, loaded, open_desk
 from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
-from workflow_worker.actions.registry import ActionContext, ActionHandler, Registry, builtin_registry
+from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.signatures import ActionKey, Execution
 from workflow_worker.activities.webhooks import Receivers
@@ -179,7 +180,7 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
         runs.append(context.idempotency_key)
         return len(runs)
 
-    actions = Actions(desk.pool, ANY_POLICY, Registry({"echo": ActionHandler(NoArgs, count)}), httpx.AsyncClient())
+    actions = Actions(desk.pool, ANY_POLICY, Registry({"echo": count}), httpx.AsyncClient())
     first = await ActivityEnvironment().run(actions.execute_action, execution())
     second = await ActivityEnvironment().run(actions.execute_action, execution())
     assert (first, runs) == (second, ["a1"])
@@ -193,7 +194,7 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
     ],
 )
 async def test_nothing_runs_without_an_approval_of_exactly_this(desk: Desk, changes: dict[str, Any]) -> None:
-    actions = Actions(desk.pool, ANY_POLICY, builtin_registry(), httpx.AsyncClient())
+    actions = Actions(desk.pool, ANY_POLICY, installed_registry(), httpx.AsyncClient())
     with pytest.raises(ApplicationError) as caught:
         await ActivityEnvironment().run(actions.execute_action, execution(**changes))
     assert caught.value.type == "NotApproved"

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from flotilla.approvals.actions import ARGUMENTS, check_args
+from flotilla.approvals.actions import check_args, known_actions
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import content_hash
@@ -59,10 +59,10 @@ async def submit(pool: Pool, policy: ApprovalPolicy, request: ActionRequest, cla
     """Commits session (if it is new), action and first event together.
 
     Raises:
-        Invalid: the arguments are not what a built-in action takes.
+        Invalid: the arguments are not what the action takes.
         IdempotencyConflict: the key was used for another request.
     """
-    if request.action in ARGUMENTS:
+    if request.action in known_actions():
         check_args(request.action, request.args)
     tenant_id = request.tenant_id
     risk_level = policy.assess(request.action, request.args, request.risk_level).risk_level

@@ -7,7 +7,7 @@ from functools import cache
 import asyncpg
 from pydantic import TypeAdapter
 
-from flotilla.approvals.actions import ARGUMENTS
+from flotilla.approvals.actions import known_actions
 from flotilla.contracts.approvals import ApprovalRequirement
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
@@ -74,8 +74,8 @@ async def count_pending(pool: Pool, tenant_id: str) -> int:
 
 @cache
 def args_schema(action: str) -> JsonObject | None:
-    """What a built-in action takes; None for one that only the worker knows."""
-    kind = ARGUMENTS.get(action)
+    """What the action takes; None for one that only the worker, or only an agent, knows."""
+    kind = known_actions().get(action)
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 

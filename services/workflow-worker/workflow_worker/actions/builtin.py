@@ -3,13 +3,13 @@
 import asyncpg
 import httpx
 
+from flotilla.actions import ActionContext
 from flotilla.approvals.actions import EchoArgs, HttpRequestArgs, PublishAnswerArgs
 from flotilla.approvals.events import action_event
 from flotilla.contracts.errors import Forbidden, Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.outbox import append
 from flotilla.postgres import tenant_transaction
-from workflow_worker.actions.registry import ActionContext
 
 MAX_RESPONSE_BYTES = 65_536
 _SERVER_ERROR = 500
@@ -76,16 +76,16 @@ async def publish_answer(context: ActionContext, args: PublishAnswerArgs) -> Jso
         NotFound: the tenant has no such run.
         Invalid: the run has no answer.
     """
-    tenant_id = context.key.tenant_id
+    tenant_id = context.tenant_id
     async with tenant_transaction(context.pool, tenant_id) as connection:
         run = await connection.fetchrow(_ANSWER, tenant_id, args.run_id)
         if run is None:
             raise NotFound(f"no run {args.run_id}")
         if run["status"] != "success":
             raise Invalid(f"run {args.run_id} has no answer: it is {run['status']}")
-        added = await connection.fetchrow(_PUBLISH, tenant_id, args.run_id, context.key.action_id, run["result"])
+        added = await connection.fetchrow(_PUBLISH, tenant_id, args.run_id, context.action_id, run["result"])
         if added is not None:
-            event = action_event("answer_published", context.key.action_id, {"run_id": args.run_id})
+            event = action_event("answer_published", context.action_id, {"run_id": args.run_id})
             await append(connection, tenant_id, run["session_id"], [event])
         return _published(await connection.fetchrow(_PUBLISHED, tenant_id, args.run_id), args.run_id)
 

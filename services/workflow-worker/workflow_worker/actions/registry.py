@@ -1,56 +1,26 @@
 """The registry of action handlers. A handler must bear to run twice: its idempotency key says what was done already."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import httpx
-
-from flotilla.approvals.actions import EchoArgs, HttpRequestArgs, PublishAnswerArgs, check_args
+from flotilla.actions import ActionContext, Handler
+from flotilla.approvals.actions import GROUP as ARGUMENTS_GROUP
+from flotilla.approvals.actions import check_args, known_actions
+from flotilla.approvals.plugins import load_plugins
 from flotilla.contracts.envelope import from_builtins
-from flotilla.contracts.errors import Invalid
+from flotilla.contracts.errors import ConfigurationError, Invalid
 from flotilla.contracts.json_types import JsonObject, JsonValue
-from flotilla.postgres import Pool
-from workflow_worker.activities.signatures import ActionKey
+from workflow_worker.actions.builtin import echo, http_request, publish_answer
+
+GROUP = "flotilla.action_handlers"
+BUILTIN: Mapping[str, Handler] = {"echo": echo, "http_request": http_request, "publish_answer": publish_answer}
 
 
 @dataclass(frozen=True, slots=True)
-class ActionContext:
-    """What a handler may use."""
-
-    key: ActionKey
-    requested_by: str
-    idempotency_key: str
-    pool: Pool
-    http: httpx.AsyncClient
-    allowed_hosts: tuple[str, ...]
-
-
-Handler: TypeAlias = Callable[[ActionContext, Any], Awaitable[JsonValue]]
-
-
-@dataclass(frozen=True, slots=True)
-class ActionHandler:
-    """A handler with the type of its arguments."""
-
-    args: type[Any]
-    run: Handler
-
-
 class Registry:
-    """Actions by name."""
+    """Handlers by action."""
 
-    def __init__(self, handlers: Mapping[str, ActionHandler]) -> None:
-        self._handlers = dict(handlers)
-        self._args = {name: handler.args for name, handler in handlers.items()}
-
-    def check(self, action: str, args: JsonObject) -> None:
-        """Whether the action exists and takes these arguments.
-
-        Raises:
-            Invalid: it does not.
-        """
-        check_args(action, args, self._args)
+    handlers: Mapping[str, Handler]
 
     async def run(self, context: ActionContext, action: str, args: JsonObject) -> JsonValue:
         """Runs the action's handler.
@@ -58,21 +28,23 @@ class Registry:
         Raises:
             Invalid: no such action, or arguments that it does not take.
         """
-        self.check(action, args)
-        handler = self._handlers.get(action)
+        check_args(action, args)
+        handler = self.handlers.get(action)
         if handler is None:
-            raise Invalid(f"no action {action!r}")
-        return await handler.run(context, from_builtins(args, handler.args))
+            raise Invalid(f"no handler for action {action!r}")
+        return await handler(context, from_builtins(args, known_actions()[action]))
 
 
-def builtin_registry() -> Registry:
-    """The actions that every worker has."""
-    from workflow_worker.actions.builtin import echo, http_request, publish_answer
+def installed_registry() -> Registry:
+    """The built-in actions, and those of installed packages: entry points in group `flotilla.action_handlers`.
 
-    return Registry(
-        {
-            "echo": ActionHandler(EchoArgs, echo),
-            "http_request": ActionHandler(HttpRequestArgs, http_request),
-            "publish_answer": ActionHandler(PublishAnswerArgs, publish_answer),
-        }
-    )
+    Raises:
+        ConfigurationError: a handler can't be loaded, takes another's name or has no arguments; an action no handler.
+    """
+    handlers = {**BUILTIN, **load_plugins(GROUP, taken=BUILTIN)}
+    if halves := handlers.keys() ^ known_actions().keys():
+        raise ConfigurationError(
+            f"action {', '.join(sorted(halves))} needs two entry points: its arguments in {ARGUMENTS_GROUP}, "
+            f"its handler in {GROUP}"
+        )
+    return Registry(handlers)

@@ -10,6 +10,8 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from flotilla.actions import ActionContext
+from flotilla.approvals.actions import check_args
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
@@ -20,7 +22,7 @@ from flotilla.contracts.names import action_workflow_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
-from workflow_worker.actions.registry import ActionContext, Registry
+from workflow_worker.actions.registry import Registry
 from workflow_worker.activities.signatures import (
     ANALYZE_ACTION,
     EXECUTE_ACTION,
@@ -116,7 +118,7 @@ class Actions:
         """
         if not request.task_id:
             with _refusals_are_final():
-                self._registry.check(request.action, request.args)
+                check_args(request.action, request.args)
         assessment = self._policy.assess(request.action, request.args, request.risk_level)
         if self._risk_review is not None:
             last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
@@ -138,7 +140,9 @@ class Actions:
         if stored is not None:
             return stored
         context = ActionContext(
-            key=execution.key,
+            tenant_id=execution.key.tenant_id,
+            session_id=execution.key.session_id,
+            action_id=execution.key.action_id,
             requested_by=execution.requested_by,
             idempotency_key=execution.key.action_id,
             pool=self._pool,

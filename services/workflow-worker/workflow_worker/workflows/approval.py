@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from flotilla.approvals.actions import ARGUMENTS, check_args
+    from flotilla.approvals.actions import check_args, known_actions
     from flotilla.approvals.ballot import Ballot, Refusal
     from flotilla.contracts.approvals import (
         APPROVE_SIGNAL,
@@ -262,7 +262,7 @@ class HumanInTheLoopWorkflow:
         return self._ballot.refusal(attempt, workflow.now(), self._check_args)
 
     def _check_args(self, action: str, args: JsonObject) -> None:
-        if action in ARGUMENTS and not self._request.task_id:
+        if action in known_actions() and not self._request.task_id:
             check_args(action, args)
 
     def _signal_refusal(self) -> Refusal | None:

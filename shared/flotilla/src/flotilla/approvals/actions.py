@@ -1,12 +1,16 @@
-"""The built-in actions and their typed arguments. The worker has the handlers."""
+"""Actions and their typed arguments: built-in ones, and those of installed packages. The worker has the handlers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import cache
 from typing import Any, Literal
 
+from flotilla.approvals.plugins import load_plugins
 from flotilla.contracts.envelope import from_builtins
-from flotilla.contracts.errors import Invalid, Undecodable
+from flotilla.contracts.errors import ConfigurationError, Invalid, Undecodable
 from flotilla.contracts.json_types import JsonObject, JsonValue
+
+GROUP = "flotilla.actions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +36,34 @@ class PublishAnswerArgs:
     run_id: str
 
 
-ARGUMENTS: Mapping[str, type[Any]] = {
+BUILTIN: Mapping[str, type[Any]] = {
     "echo": EchoArgs,
     "http_request": HttpRequestArgs,
     "publish_answer": PublishAnswerArgs,
 }
 
 
-def check_args(action: str, args: JsonObject, known: Mapping[str, type[Any]] = ARGUMENTS) -> None:
+@cache
+def known_actions() -> Mapping[str, type[Any]]:
+    """What each action takes: the built-in ones, and installed packages' entry points in group `flotilla.actions`.
+
+    Raises:
+        ConfigurationError: an entry point can't be loaded, is no dataclass, or has the name of another action.
+    """
+    plugins = load_plugins(GROUP, taken=BUILTIN)
+    for name, kind in plugins.items():
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            raise ConfigurationError(f"entry point {name} in {GROUP} must name the dataclass of its arguments")
+    return {**BUILTIN, **plugins}
+
+
+def check_args(action: str, args: JsonObject) -> None:
     """Whether `args` are what `action` takes.
 
     Raises:
         Invalid: no such action, a missing or unknown argument, or one of the wrong type.
     """
+    known = known_actions()
     kind = known.get(action)
     if kind is None:
         raise Invalid(f"no action {action!r}: known are {', '.join(sorted(known))}")
