@@ -4,10 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 
+from flotilla.eventstore.signing import load_public_keys, load_signer
 from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -15,7 +17,8 @@ FILES = ("demo", "production")
 
 
 def _normal(text: str) -> str:
-    """Without what is drawn at random: the demo's Secrets."""
+    """Without what is drawn at random: the demo's Secrets, and the certificate of one of them."""
+    text = re.sub(r'(?m)^(  public-keys\.pem): ".*"$', r"\1: RANDOM", text)
     documents = text.split("\n---\n")
     return "\n---\n".join(
         re.sub(r"^(  [\w.-]+): .*$", r"\1: RANDOM", each.split("\ndata:")[0], flags=re.ASCII)
@@ -47,6 +50,19 @@ def test_fleet_passes_lint(helm: Helm, name: str) -> None:
     done = helm("lint", "--strict", "flotilla", "--values", f"flotilla/values-{name}.yaml")
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_demo_gateway_trusts_the_key_that_the_demo_signs_with(render: Render, tmp_path: Path) -> None:
+    manifests = render("flotilla", files=("flotilla/values-demo.yaml",))
+    (secret,) = [each for each in of_kind(manifests, "Secret") if "signing-key.pem" in each["data"]]
+    (public,) = [each for each in of_kind(manifests, "ConfigMap") if "public-keys.pem" in each["data"]]
+    (tmp_path / "private").write_bytes(b64decode(secret["data"]["signing-key.pem"]))
+    (tmp_path / "public").write_text(public["data"]["public-keys.pem"])
+
+    signer, trusted = load_signer(tmp_path / "private"), load_public_keys(tmp_path / "public")
+
+    assert trusted.problem(signer.key_id, b"statement", signer.sign(b"statement")) is None
+    assert "PRIVATE" not in public["data"]["public-keys.pem"]
 
 
 def test_demo_secrets_hold_every_key_that_a_pod_asks_for(render: Render) -> None:

@@ -51,6 +51,19 @@ def test_a_stopping_gateway_serves_until_every_node_has_heard_of_it(render: Rend
     assert own["spec"]["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 3}}}
 
 
+def test_gateway_alone_gets_the_public_keys(render: Render) -> None:
+    keys = "global.publicKeys.existingConfigMap=public"
+    gateway, consumer = (_pod(render(service, *ALONE, keys)) for service in ("gateway", "audit-consumer"))
+
+    assert (
+        _environment(gateway)["FLOTILLA_AUDIT_PUBLIC_KEY_FILE"]["value"] == "/etc/flotilla/public-keys/public-keys.pem"
+    )
+    (volume,) = [each for each in gateway["spec"]["volumes"] if each["name"] == "public-keys"]
+    assert volume["configMap"] == {"name": "public"}
+    assert "FLOTILLA_AUDIT_PUBLIC_KEY_FILE" not in _environment(consumer)
+    assert "FLOTILLA_AUDIT_PUBLIC_KEY_FILE" not in _environment(_pod(render("gateway", *ALONE)))
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_credentials_come_from_secrets_only(render: Render, service: str) -> None:
     environment = _environment(_pod(render(service, *ALONE)))

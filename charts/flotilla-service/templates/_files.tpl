@@ -1,6 +1,6 @@
 {{/*
-Files that a service reads: the audit consumer's signing key (a Secret), the approval policy (a ConfigMap) that the gateway
-and the worker must share.
+Files that a service reads: the audit consumer's signing key (a Secret), the public keys that the gateway checks its
+signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share.
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
 {{- $fleet := ((.Values.global | default dict).signingKey | default dict).existingSecret -}}
@@ -9,6 +9,11 @@ and the worker must share.
 {{- fail (printf "%s needs a signing key: set signingKey.existingSecret (or global.signingKey.existingSecret for the whole fleet). Its key %s holds an Ed25519 private key in PEM: openssl genpkey -algorithm ed25519" .Chart.Name .Values.signingKey.key) -}}
 {{- end -}}
 {{- $secret -}}
+{{- end }}
+
+{{- define "flotilla-service.publicKeysConfigMap" -}}
+{{- $fleet := ((.Values.global | default dict).publicKeys | default dict).existingConfigMap | default "" -}}
+{{- (.Values.publicKeys | default dict).existingConfigMap | default $fleet -}}
 {{- end }}
 
 {{- define "flotilla-service.approvalPolicy" -}}
@@ -31,6 +36,10 @@ and the worker must share.
 - name: FLOTILLA_AUDIT_SIGNING_KEY_FILE
   value: /etc/flotilla/signing/{{ .Values.signingKey.key }}
 {{- end }}
+{{- if and (hasKey .Values "publicKeys") (include "flotilla-service.publicKeysConfigMap" .) }}
+- name: FLOTILLA_AUDIT_PUBLIC_KEY_FILE
+  value: /etc/flotilla/public-keys/{{ .Values.publicKeys.key }}
+{{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- $policy := include "flotilla-service.approvalPolicy" . | fromYaml }}
 {{- if $policy.existingConfigMap }}
@@ -49,6 +58,11 @@ and the worker must share.
   mountPath: /etc/flotilla/signing
   readOnly: true
 {{- end }}
+{{- if and (hasKey .Values "publicKeys") (include "flotilla-service.publicKeysConfigMap" .) }}
+- name: public-keys
+  mountPath: /etc/flotilla/public-keys
+  readOnly: true
+{{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- if (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}
 - name: approval-policy
@@ -64,6 +78,13 @@ and the worker must share.
   secret:
     secretName: {{ include "flotilla-service.signingKeySecret" . }}
     defaultMode: 0440
+{{- end }}
+{{- if hasKey .Values "publicKeys" }}
+{{- with include "flotilla-service.publicKeysConfigMap" . }}
+- name: public-keys
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- with (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}

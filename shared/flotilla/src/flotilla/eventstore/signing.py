@@ -1,9 +1,11 @@
 """Ed25519 (RFC 8032) for checkpoints: the audit consumer holds the private key, everybody else public ones."""
 
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -12,7 +14,7 @@ from flotilla.contracts.errors import ConfigurationError
 
 _RAW = serialization.Encoding.Raw
 _PEM = serialization.Encoding.PEM
-_END = b"-----END PUBLIC KEY-----"
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
 class Signer:
@@ -94,16 +96,17 @@ def load_signer(file: Path) -> Signer:
 
 
 def load_public_keys(file: Path) -> PublicKeys:
-    """The keys of a file with one or more public keys in PEM.
+    """The keys of a file with one or more public keys in PEM, or certificates of such keys.
+
+    A certificate is a wrapper here: what is trusted is the file, so neither its issuer nor its dates are looked at.
 
     Raises:
         ConfigurationError: no such file, or something in it is not an Ed25519 public key.
     """
-    content = _read(file)
     keys = []
-    for block in content.split(_END)[:-1]:
+    for block in _BLOCK.finditer(_read(file)):
         try:
-            key = serialization.load_pem_public_key(block + _END + b"\n")
+            key = _public_key(block[0], is_certificate=block[1] == b"CERTIFICATE")
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigurationError(f"{file} holds something that is not a public key in PEM: {error}") from error
         if not isinstance(key, Ed25519PublicKey):
@@ -112,6 +115,12 @@ def load_public_keys(file: Path) -> PublicKeys:
     if not keys:
         raise ConfigurationError(f"{file} holds no public key: give the audit consumer's, in PEM")
     return PublicKeys({key_id_of(key): key for key in keys})
+
+
+def _public_key(pem: bytes, *, is_certificate: bool) -> object:
+    if is_certificate:
+        return x509.load_pem_x509_certificate(pem).public_key()
+    return serialization.load_pem_public_key(pem)
 
 
 def _private_key(file: Path) -> Ed25519PrivateKey:
