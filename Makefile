@@ -103,11 +103,12 @@ test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KU
 	$(PYTEST) tests/charts --timeout 300
 	k8s/conform
 
-# SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already.
+# SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already; FULL=1 adds the long
+# runs: scaling, upgrades under load, killed pods, mistakes.
 test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG, ask, uninstall
 	$(if $(IMAGES),,$(MAKE) --no-print-directory images && k8s/images load)
 	$(if $(SERVER_IMAGES),$(MAKE) --no-print-directory server-images)
-	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster --timeout 1800
+	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster $(if $(FULL),,-m 'not full') --timeout 1800
 
 ##@ Run it on Kubernetes
 .PHONY: charts images image-report load server-images install upgrade uninstall kind-up port-forward

@@ -1,7 +1,8 @@
 """Namespaces that enforce Pod Security `restricted`, on the cluster of KUBECONFIG.
 
-`make test-cluster` builds and loads the images first. KEEP_FLEET=1 leaves each fleet installed, and uses one that is
-there: for writing tests.
+`make test-cluster` builds and loads the images first; FULL=1 adds the long tests (marker `full`). What a module names
+`OPTIONS` goes to the `helm install` of its fleet. KEEP_FLEET=1 leaves each fleet installed, and uses one that is there: for
+writing tests.
 """
 
 import asyncio
@@ -53,9 +54,9 @@ def namespace(cluster: None, request: pytest.FixtureRequest) -> Iterator[Namespa
 
 
 @pytest.fixture(scope="module")
-def fleet(namespace: Namespace) -> Iterator[Fleet]:
-    """A fleet with the demo's values, ready."""
-    made = Fleet(namespace)
+def fleet(namespace: Namespace, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A fleet with the demo's values and the module's own, ready."""
+    made = Fleet(namespace, tuple(getattr(request.module, "OPTIONS", ())))
     if not (_KEEP and RELEASE in namespace.helm("list", "--short").split()):
         asyncio.run(installed(made, READY_WITHIN_S))
     yield made

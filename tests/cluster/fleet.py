@@ -2,10 +2,12 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 
 from flotilla_devstack.ports import free_port
@@ -32,17 +34,21 @@ def demo_values() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The release `fleet` in a namespace."""
+    """The release `fleet` in a namespace; `options` go to each install and upgrade."""
 
     namespace: Namespace
+    options: tuple[str, ...] = ()
 
     def install(self, *options: str) -> None:
         """One `helm install`; does not wait."""
-        self.namespace.helm("install", RELEASE, "charts/flotilla", *demo_values(), *images(), *options)
+        self.namespace.helm("install", RELEASE, *self._deploy(TAG, *options))
 
     def upgrade(self, *options: str, tag: str = TAG) -> None:
         """`helm upgrade`; does not wait."""
-        self.namespace.helm("upgrade", RELEASE, "charts/flotilla", *demo_values(), *images(tag), *options)
+        self.namespace.helm("upgrade", RELEASE, *self._deploy(tag, *options))
+
+    def _deploy(self, tag: str, *options: str) -> tuple[str, ...]:
+        return ("charts/flotilla", *demo_values(), *images(tag), *self.options, *options)
 
     def key(self) -> str:
         """The first admin's API key."""
@@ -53,6 +59,17 @@ class Fleet:
         """The gateway, by a port-forward that lives as long as the block."""
         with forwarded(self.namespace, f"service/{RELEASE}-gateway", 80) as url:
             yield Reached(url, self.key())
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """The demo's PostgreSQL as its owner, who sees all tenants."""
+        dsn = self.namespace.secret("flotilla-demo-postgres", "owner")
+        with forwarded(self.namespace, "service/flotilla-demo-postgres", 5432) as url:
+            connection = await asyncpg.connect(dsn, host="127.0.0.1", port=urlsplit(url).port)
+            try:
+                yield connection
+            finally:
+                await connection.close()
 
 
 @dataclass(frozen=True)
