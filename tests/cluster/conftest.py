@@ -1,8 +1,8 @@
 """Namespaces that enforce Pod Security `restricted`, on the cluster of KUBECONFIG.
 
 `make test-cluster` builds and loads the images first; FULL=1 adds the long tests (marker `full`). What a module names
-`OPTIONS` goes to the `helm install` of its fleet. KEEP_FLEET=1 leaves each fleet installed, and uses one that is there: for
-writing tests.
+`OPTIONS` goes to the `helm install` of its fleet. KEEP_FLEET=1 leaves each fleet installed, and uses one that is
+there: for writing tests.
 """
 
 import asyncio
