@@ -98,7 +98,8 @@ class Temporal:
         try:
             await client.service_client.check_health(timeout=RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
-            raise RetryLater(f"Temporal at {self._settings.temporal_address} does not answer: {error}") from error
+            at = self._settings.temporal_address
+            raise RetryLater(f"Temporal at {at} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
 
     async def client(self) -> Client:
         """The client, made on first use.
@@ -130,7 +131,8 @@ class Temporal:
                 )
         except (RPCError, RuntimeError, TimeoutError) as error:
             self._refused_until = asyncio.get_running_loop().time() + RETRY_CONNECT_S
-            raise RetryLater(f"{away}: {str(error) or type(error).__name__}") from error
+            reason = str(error) or type(error).__name__
+            raise RetryLater(f"{away}: {reason} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
 
 
 def _credentials(settings: TemporalSettings) -> Mapping[str, Any]:

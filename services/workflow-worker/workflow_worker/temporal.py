@@ -52,7 +52,8 @@ class TemporalConnection:
                     self._client = await self._connect()
             await self._client.service_client.check_health(timeout=timedelta(seconds=3))
         except (RPCError, RuntimeError) as error:
-            raise RetryLater(f"Temporal at {self._settings.temporal_address} does not answer: {error}") from error
+            at = self._settings.temporal_address
+            raise RetryLater(f"Temporal at {at} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
 
     async def _connect(self) -> Client:
         settings = self._settings

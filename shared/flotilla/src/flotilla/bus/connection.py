@@ -61,6 +61,6 @@ async def check_redis(client: Redis) -> None:
     try:
         await ask(client, "PING")
     except AWAY as error:
-        raise RetryLater(f"Redis does not answer: {error}") from error
+        raise RetryLater(f"Redis does not answer: {error} (check FLOTILLA_REDIS_URL)") from error
     except exceptions.RedisError as error:
         raise RetryLater(f"Redis refuses this client: {error} (check FLOTILLA_REDIS_URL and its user)") from error

@@ -92,7 +92,8 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         yield admin
     except (KafkaError, OSError, TimeoutError) as error:
         raise RetryLater(
-            f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {str(error) or type(error).__name__}"
+            f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {str(error) or type(error).__name__} "
+            "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"
         ) from error
     finally:
         await admin.close()

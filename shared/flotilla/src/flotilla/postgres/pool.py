@@ -95,6 +95,7 @@ async def check_schema(pool: Pool) -> None:
             "`python -m flotilla.install` has made the role and set its password"
         ) from error
     except (*AWAY, TimeoutError) as error:
-        raise RetryLater(f"PostgreSQL does not answer: {str(error) or type(error).__name__}") from error
+        reason = str(error) or type(error).__name__
+        raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
     if applied is None:
         raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")
