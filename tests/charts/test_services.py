@@ -130,6 +130,25 @@ def test_agents_scale_on_lag_and_pending_together_and_rest_at_zero(render: Rende
     assert not of_kind(manifests, "Pod")
 
 
+@pytest.mark.parametrize(
+    ("service", "key", "value"),
+    [
+        ("research-agent", "redis.address", "address"),
+        ("workflow-worker", "temporal.address", "endpoint"),
+        ("audit-consumer", "kafka.bootstrapServers", "bootstrapServers"),
+    ],
+)
+def test_keda_gets_addresses_that_resolve_outside_the_releases_namespace(
+    render: Render, service: str, key: str, value: str
+) -> None:
+    given = f"global.dependencies.{key}=near:1\\,far.example.com:2"
+    manifests = render(service, *ALONE, "autoscaling.keda.enabled=true", given)
+
+    (scaled,) = of_kind(manifests, "ScaledObject")
+    namespace = scaled["metadata"]["namespace"]
+    assert scaled["spec"]["triggers"][0]["metadata"][value] == f"near.{namespace}.svc:1,far.example.com:2"
+
+
 def test_relay_scales_as_the_role_for_scaling(render: Render) -> None:
     manifests = render("outbox-relay", *ALONE, "autoscaling.keda.enabled=true")
 

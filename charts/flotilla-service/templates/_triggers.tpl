@@ -1,8 +1,22 @@
 {{/*
+An address as KEDA, which runs in a namespace of its own, can resolve it: a Service's short name gets the release's. Call as
+"required"; several addresses are joined by commas.
+*/}}
+{{- define "flotilla-service.addressForKeda" -}}
+{{- $namespace := .root.Release.Namespace -}}
+{{- $addresses := list -}}
+{{- range include "flotilla-service.required" . | splitList "," -}}
+{{- $host := trim . | splitList ":" | first -}}
+{{- $addresses = append $addresses (contains "." $host | ternary (trim .) (trim . | replace $host (printf "%s.%s.svc" $host $namespace))) -}}
+{{- end -}}
+{{- join "," $addresses -}}
+{{- end }}
+
+{{/*
 What KEDA's scalers need to reach Redis. The scaler takes an address, not a URL, so the address is a setting of its own.
 */}}
 {{- define "flotilla-service.redisTrigger" -}}
-address: {{ include "flotilla-service.required" (dict "root" . "dependency" "redis" "key" "address" "mend" "KEDA needs it as host:6379, without scheme and password.") | quote }}
+address: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "mend" "KEDA needs it as host:6379, without scheme and password.") | quote }}
 {{- if include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "tls") }}
 enableTLS: "true"
 {{- end }}
