@@ -5,6 +5,7 @@ completes the current attempt. NOT_FOUND means that nobody waits any more; any o
 """
 
 import asyncio
+import time
 
 import structlog
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle, Client
@@ -39,11 +40,11 @@ class Bridge:
         Raises:
             UnknownType: not a reply, or of a version that this worker does not know.
             DeadLetter: no workflow could use it; whoever waits for the task is told by the dead letters.
-            RetryLater: Temporal or PostgreSQL is away.
+            RetryLater: Temporal or PostgreSQL is away, or PostgreSQL does not know the task (yet).
         """
         reply = _reply_in(delivery)
         if not reply.persisted and reply.status in ("done", "failed"):
-            await persist(self._pool, reply)
+            await persist(self._pool, reply, _age_s(delivery))
         if reply.reply_to is not None:
             await self._answer(self._activity(reply.reply_to), reply)
         return Finish()
@@ -90,6 +91,11 @@ async def _report_cancelled(waiting: AsyncActivityHandle, reply: AgentReply) -> 
                 f"agent {reply.agent} stopped: the task was cancelled", type=CANCELLED_BY_AGENT, non_retryable=True
             )
         )
+
+
+def _age_s(delivery: Delivery) -> float:
+    """How long ago the entry was written, by its id."""
+    return time.time() - int(delivery.entry_id.partition("-")[0]) / 1000
 
 
 def _reply_in(delivery: Delivery) -> AgentReply:

@@ -207,7 +207,6 @@ async def test_a_large_result_stays_out_of_the_history(worker: RunningWorker, qu
         {"status": "failed"},
         {"status": "finished", "result": {}},
         {"status": "done", "result": {}, "session_id": "another"},
-        {"status": "done", "result": {}, "task_id": "nobody's"},
         {"status": "done", "result": {}, "events": [{"kind": "rumour", "data": {}}]},
         {"status": "done", "result": {"text": "\x00"}},
     ],

@@ -38,13 +38,14 @@ CANCELLED_KEY_TTL_S = 3600
 SUMMARY_CHARS = 200
 SOURCE = "/workflow-worker"
 
-# Opens the row for this try, unless it holds an answer or this try already.
+# Opens the row for this try, unless it holds an answer or this try already. Gives the row if it was opened.
 _QUEUE = """
 INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
 VALUES ($1, $2, $3, $4, $5, 'queued', $6)
 ON CONFLICT (tenant_id, task_id) DO UPDATE
     SET status = 'queued', attempt = EXCLUDED.attempt, entry_id = NULL, failure = NULL, finished_at = NULL
     WHERE agent_tasks.status <> 'done' AND agent_tasks.attempt < EXCLUDED.attempt
+RETURNING status, attempt, entry_id, result, failure
 """
 # The row as it stands.
 _ROW = """
@@ -73,7 +74,10 @@ class Delegation:
         Raises:
             ApplicationError: the agent's failure of this try, non-retryable: the workflow decides about another try.
         """
-        async with tenant_transaction(self._pool, task.tenant_id) as connection:
+        # Not durable, here and below, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is
+        # written whole by the agent's own commit, or opened anew by this activity's next attempt, for which the reply
+        # of a foreign agent waits (`foreign_replies`). Temporal has the task itself.
+        async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
             entry_id, answer = await _queued_entry_or_answer(connection, task)
         if answer is None:
             await self._publish_unless_queued(task, entry_id)
@@ -85,7 +89,7 @@ class Delegation:
         if entry_id is not None and await entry_exists(self._redis, stream, entry_id):
             return
         published = await self._bus.publish(stream, _requested(task))
-        async with tenant_transaction(self._pool, task.tenant_id) as connection:
+        async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
             await connection.execute(_STORE_ENTRY, task.tenant_id, task.task_id, published, task.attempt)
 
     @activity.defn(name=TELL_AGENT_CANCELLED)
@@ -100,7 +104,7 @@ async def mark_cancelled(redis: Redis, task_id: str) -> None:
 
 
 async def _queued_entry_or_answer(connection: Connection, task: AgentTask) -> tuple[str | None, TaskOutcome | None]:
-    await connection.execute(
+    opened = await connection.fetchrow(
         _QUEUE, task.tenant_id, task.task_id, task.agent, task.session_id, task.run_id, task.attempt
     )
     # A slip is done when its last hop is; the first agent's own result says nothing about the rest.
@@ -109,7 +113,7 @@ async def _queued_entry_or_answer(connection: Connection, task: AgentTask) -> tu
         done = await connection.fetchrow(_ROW, task.tenant_id, last_hop)
         if done is not None and done["status"] == "done":
             return None, outcome_of(last_hop, done["result"])
-    row = await connection.fetchrow(_ROW, task.tenant_id, task.task_id)
+    row = opened or await connection.fetchrow(_ROW, task.tenant_id, task.task_id)
     assert row is not None  # noqa: S101 - inserted or met just above, in this transaction
     if row["status"] == "done" and not task.slip:
         return None, outcome_of(task.task_id, row["result"])

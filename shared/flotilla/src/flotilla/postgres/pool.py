@@ -35,6 +35,7 @@ by one of its timeouts. InternalClientError is among it: a connection that is lo
 raise it when it goes back to the pool."""
 
 _SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
+_SET_TENANT_NOT_DURABLE = f"{_SET_TENANT}, set_config('synchronous_commit', 'off', true)"
 _SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
 
 log = structlog.get_logger(__name__)
@@ -66,10 +67,15 @@ async def open_pool(dsn: str, *, application: str, max_size: int = 10) -> AsyncI
 
 
 @asynccontextmanager
-async def tenant_transaction(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
-    """One transaction that sees and writes the rows of `tenant_id` only. Commits on leaving, rolls back on error."""
+async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True) -> AsyncIterator[Connection]:
+    """One transaction that sees and writes the rows of `tenant_id` only. Commits on leaving, rolls back on error.
+
+    Not `durable`: the commit does not wait for the disk. Everybody sees it at once, but a crash of the server within
+    the next second may undo it, together with nothing that others committed durably after it (source: PostgreSQL's
+    manual, "Asynchronous Commit"). Only for what somebody repeats anyway.
+    """
     async with pool.acquire() as connection, connection.transaction():
-        await set_tenant(connection, tenant_id)
+        await connection.execute(_SET_TENANT if durable else _SET_TENANT_NOT_DURABLE, tenant_id)
         yield connection
 
 
