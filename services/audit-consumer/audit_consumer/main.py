@@ -34,7 +34,13 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
         pool = await stack.enter_async_context(
-            open_projection(dsn, LIVE, application=runtime.instance, max_size=settings.postgres_pool_max)
+            open_projection(
+                dsn,
+                LIVE,
+                application=runtime.instance,
+                max_size=settings.postgres_pool_max,
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+            )
         )
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("kafka", lambda: check_topics(settings))

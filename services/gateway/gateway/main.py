@@ -56,7 +56,14 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
     """The API, served at once: whoever comes before its dependencies is told so, with Retry-After. Gives its port."""
     async with AsyncExitStack() as stack:
         dsn, redis_url = settings.postgres_dsn.get_secret_value(), settings.redis_url.get_secret_value()
-        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        pool = await stack.enter_async_context(
+            open_pool(
+                dsn,
+                application=SERVICE,
+                max_size=settings.postgres_pool_max,
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+            )
+        )
         redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)

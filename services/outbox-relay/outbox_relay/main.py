@@ -27,7 +27,12 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Waits for PostgreSQL and Kafka, then relays until asked to stop."""
     arguments = client_arguments(settings)
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_relay_pool(settings.postgres_dsn.get_secret_value()))
+        pool = await stack.enter_async_context(
+            open_relay_pool(
+                settings.postgres_dsn.get_secret_value(),
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+            )
+        )
         runtime.health.add_check("postgres", partial(check_schema, pool))
         runtime.health.add_check("kafka", partial(check_topics, settings))
         if not await until_topics_are_right(settings, runtime) or not await runtime.until_ready():

@@ -16,7 +16,14 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Opens the knowledge base and serves the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
-        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        pool = await stack.enter_async_context(
+            open_pool(
+                dsn,
+                application=SERVICE,
+                max_size=settings.postgres_pool_max,
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+            )
+        )
         ranking = Ranking(config=settings.research_text_config, postings=settings.research_postings)
         search = search_tool(KnowledgeBase(pool, ranking=ranking))
         await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)

@@ -47,7 +47,10 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             open_pool(
-                settings.postgres_dsn.get_secret_value(), application=SERVICE, max_size=settings.postgres_pool_max
+                settings.postgres_dsn.get_secret_value(),
+                application=SERVICE,
+                max_size=settings.postgres_pool_max,
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
             )
         )
         redis = await stack.enter_async_context(

@@ -19,7 +19,14 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Opens the model and serves the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
-        pool = await stack.enter_async_context(open_pool(dsn, application=SERVICE, max_size=settings.postgres_pool_max))
+        pool = await stack.enter_async_context(
+            open_pool(
+                dsn,
+                application=SERVICE,
+                max_size=settings.postgres_pool_max,
+                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+            )
+        )
         model = create_model(settings)
         stack.push_async_callback(model.close)
         tools = _tools(pool, settings.writer_tools)

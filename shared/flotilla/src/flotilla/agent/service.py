@@ -55,7 +55,12 @@ async def run_agent(
         if pool is None:
             dsn = settings.postgres_dsn.get_secret_value()
             pool = await stack.enter_async_context(
-                open_pool(dsn, application=runtime.service, max_size=settings.postgres_pool_max)
+                open_pool(
+                    dsn,
+                    application=runtime.service,
+                    max_size=settings.postgres_pool_max,
+                    idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+                )
             )
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)

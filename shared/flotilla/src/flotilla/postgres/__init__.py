@@ -2,6 +2,7 @@
 
 from flotilla.postgres.pool import (
     AWAY,
+    IDLE_IN_TRANSACTION_S,
     Connection,
     Pool,
     check_schema,
@@ -10,4 +11,13 @@ from flotilla.postgres.pool import (
     tenant_transaction,
 )
 
-__all__ = ["AWAY", "Connection", "Pool", "check_schema", "open_pool", "set_tenant", "tenant_transaction"]
+__all__ = [
+    "AWAY",
+    "IDLE_IN_TRANSACTION_S",
+    "Connection",
+    "Pool",
+    "check_schema",
+    "open_pool",
+    "set_tenant",
+    "tenant_transaction",
+]

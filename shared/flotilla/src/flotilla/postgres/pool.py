@@ -34,6 +34,9 @@ AWAY = (
 by one of its timeouts. InternalClientError is among it: a connection that is lost in the middle of a statement may
 raise it when it goes back to the pool."""
 
+IDLE_IN_TRANSACTION_S = 30
+"""Far longer than any transaction here waits between two statements: none calls the network or a model."""
+
 _SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
 _SET_TENANT_NOT_DURABLE = f"{_SET_TENANT}, set_config('synchronous_commit', 'off', true)"
 _SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
@@ -42,17 +45,24 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_pool(dsn: str, *, application: str, max_size: int = 10) -> AsyncIterator[Pool]:
+async def open_pool(
+    dsn: str, *, application: str, max_size: int = 10, idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S
+) -> AsyncIterator[Pool]:
     """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
 
-    `application` shows in pg_stat_activity.
+    `application` shows in pg_stat_activity. A transaction that gets no next statement for `idle_in_transaction_s` is
+    ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked for ever. One that
+    wakes again meets an error of `AWAY`, and nothing of its transaction is there.
     """
     pool = asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=max_size,
         command_timeout=60,
-        server_settings={"application_name": application},
+        server_settings={
+            "application_name": application,
+            "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
+        },
     )
     await pool
     try:
