@@ -1,6 +1,6 @@
 """Prints the outbox figures: drain rate, CPU per event, commit to consumer, each against its peers.
 
-    python -m benchmarks.outbox [--rounds 3] [--events 100000] [--seconds 5] [--warm-up 300000]
+    python -m benchmarks.outbox [--rounds 3] [--events 100000] [--seconds 5] [--warm-up 300000] [--peers naive debezium]
 
 The peers take turns in each round, on one PostgreSQL and one Kafka; who is not in turn is paused. Ratios are steadier
 than the figures. Debezium is left out, with a message, where it can't run.
@@ -107,8 +107,12 @@ async def make_peers(
     arguments: argparse.Namespace, postgres: PostgresServer, kafka: KafkaServer, folder: Path
 ) -> list[Peer]:
     """Everyone who can take part."""
-    places = {name: await make_place(postgres, kafka, name, folder) for name in ("flotilla", "naive", "debezium")}
-    peers = [flotilla_relay(places["flotilla"], arguments.events), naive_relay(places["naive"], 300)]
+    places = {name: await make_place(postgres, kafka, name, folder) for name in ("flotilla", *arguments.peers)}
+    peers = [flotilla_relay(places["flotilla"], arguments.events)]
+    if "naive" in places:
+        peers.append(naive_relay(places["naive"], 300))
+    if "debezium" not in places:
+        return peers
     try:
         peers.append(debezium(places["debezium"], arguments.events, arguments.warm_up))
     except DevstackError as reason:
@@ -215,6 +219,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warm-up", type=int, default=300_000)
+    parser.add_argument("--peers", nargs="*", choices=["naive", "debezium"], default=["naive", "debezium"])
     arguments = parser.parse_args()
     with stack_for_tests() as stack:
         asyncio.run(compare(arguments, stack))

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flotilla.outbox.low import Horizon, SafeLow, Start
+from flotilla.outbox.low import Horizon, Read, SafeLow, Start
 
 SESSIONS = ("a", "b", "c")
 LANE = 0
@@ -39,6 +39,7 @@ class Outbox(RuleBasedStateMachine):
         self.low = SafeLow()
         self.newest = Horizon(0, frozenset())
         self.drawn: tuple[int, int] | None = None
+        self.flight: tuple[list[int], Read] | None = None
 
     @initialize()
     def one_row_exists(self) -> None:
@@ -81,13 +82,22 @@ class Outbox(RuleBasedStateMachine):
         self.newest = Horizon(last_id, frozenset(t.xid for t in self.running if t.xid < own_xid))
         self.drawn = None
 
+    @precondition(lambda self: self.flight is None)
     @rule(limit=st.integers(1, 4))
-    def relay_reads_and_publishes(self, limit: int) -> None:
+    def relay_reads(self, limit: int) -> None:
         start = self.low.start([LANE])
         page = self.rows_from(start)[:limit]
+        self.flight = page, Read(self.newest, start, page[-1] if len(page) == limit else None)
+
+    @precondition(lambda self: self.flight is not None)
+    @rule()
+    def kafka_acknowledges(self) -> None:
+        assert self.flight is not None
+        page, read = self.flight
         for row in page:
             self.published[self.visible.pop(row)].append(row)
-        self.low.raise_to([LANE], self.newest, start, page[-1] if len(page) == limit else None)
+        self.low.raise_to([LANE], read)
+        self.flight = None
 
     @rule()
     def relay_sweeps(self) -> None:
@@ -119,30 +129,39 @@ TestOutbox.settings = settings(max_examples=300, stateful_step_count=60, deadlin
 
 def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
     low = SafeLow()
-    low.raise_to([LANE], Horizon(1000, frozenset()), low.start([LANE]), None)
+    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), None))
     assert low.start([LANE]) == Start(low=1001, base=1001)
 
 
 def test_an_idle_transaction_does_not_keep_reads_at_the_old_start() -> None:
     low = SafeLow()
-    low.raise_to([LANE], Horizon(1000, frozenset({7})), low.start([LANE]), None)
+    low.raise_to([LANE], Read(Horizon(1000, frozenset({7})), low.start([LANE]), None))
     assert low.start([LANE]) == Start(low=1001, base=0, running=frozenset({7}))
 
 
 def test_a_read_that_was_cut_short_raises_only_to_its_end() -> None:
     low = SafeLow()
-    low.raise_to([LANE], Horizon(1000, frozenset()), low.start([LANE]), 400)
+    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), 400))
     assert low.start([LANE]).low == 401
 
 
 def test_a_read_beyond_the_horizon_raises_only_to_the_horizon() -> None:
     low = SafeLow()
-    low.raise_to([LANE], Horizon(1000, frozenset()), low.start([LANE]), 2000)
+    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), 2000))
     assert low.start([LANE]).low == 1001
+
+
+def test_a_lane_that_was_forgotten_during_a_read_stays_forgotten() -> None:
+    low = SafeLow()
+    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), None))
+    read = Read(Horizon(2000, frozenset()), low.start([LANE]), None)
+    low.forget()
+    low.raise_to([LANE], read)
+    assert low.start([LANE]).low == 0
 
 
 def test_a_lane_that_waits_keeps_its_own_start() -> None:
     low = SafeLow()
-    low.raise_to([1, 2], Horizon(1000, frozenset()), low.start([1, 2, 3]), None)
+    low.raise_to([1, 2], Read(Horizon(1000, frozenset()), low.start([1, 2, 3]), None))
     assert low.start([1, 2]).low == 1001
     assert low.start([1, 2, 3]).low == 0

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flotilla.outbox.low import Read
 from flotilla.outbox.publisher import Publisher
 from flotilla.outbox.records import BatchSpans, fill
 from flotilla.outbox.rows import LaneRows
@@ -15,6 +16,7 @@ class Flight:
     """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
 
     rows: LaneRows
+    read: Read
     began: float
     acked: int = 0
     """How many rows Kafka has acknowledged."""
@@ -55,9 +57,9 @@ class Flights:
         """How long the slowest has been under way; 0 when there is none."""
         return max((time.monotonic() - flight.began for flight in self._under_way.values()), default=0.0)
 
-    def launch(self, publisher: Publisher, rows: LaneRows, max_batch_rows: int) -> None:
-        """Starts sending the rows of one lane."""
-        flight = Flight(rows, time.monotonic())
+    def launch(self, publisher: Publisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
+        """Starts sending the rows of one lane, which `read` found."""
+        flight = Flight(rows, read, time.monotonic())
         coroutine = flight.fly(publisher, max_batch_rows, traces=self._traces)
         task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
         self._under_way[task] = flight
@@ -71,6 +73,16 @@ class Flights:
         if tasks := self._new or set(self._under_way):
             await asyncio.wait(tasks, timeout=timeout_s)
         self._new = set()
+        return self.landed()
+
+    async def land_some(self, timeout_s: float) -> list[Flight]:
+        """Those that have ended by when one has, or after `timeout_s`."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return self.landed()
+
+    def landed(self) -> list[Flight]:
+        """Those that have ended; waits for none."""
         return self._take([task for task in self._under_way if task.done()])
 
     async def abandon(self) -> list[Flight]:
@@ -85,6 +97,7 @@ class Flights:
     def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[Flight]:
         landed = []
         for task in tasks:
+            self._new.discard(task)
             flight = self._under_way.pop(task)
             flight.error = asyncio.CancelledError() if task.cancelled() else task.exception()
             landed.append(flight)

@@ -35,6 +35,16 @@ class Horizon:
     running: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read of some lanes, begun once `horizon` was known."""
+
+    horizon: Horizon
+    start: Start
+    read_to: int | None
+    """The last id read when a limit cut the read short, None when it saw the end."""
+
+
 class SafeLow:
     """The start of reads, lane by lane: a lane that waits for Kafka does not hold the others back."""
 
@@ -50,17 +60,17 @@ class SafeLow:
             running=frozenset().union(*(s.running for s in starts)),
         )
 
-    def raise_to(self, lanes: Iterable[int], horizon: Horizon, read_from: Start, read_to: int | None) -> None:
-        """After a read, begun once `horizon` was known, whose rows are all published and deleted.
-
-        `read_to` is the last id read when the read was cut short by its limit, None when it saw the end.
-        """
-        low = horizon.last_id + 1 if read_to is None else min(horizon.last_id, read_to) + 1
-        if low <= read_from.low and horizon.running == read_from.running:
+    def raise_to(self, lanes: Iterable[int], read: Read) -> None:
+        """After a read of these lanes whose rows in them are all published and deleted. A lane that was forgotten since
+        the read stays so."""
+        horizon, start = read.horizon, read.start
+        low = horizon.last_id + 1 if read.read_to is None else min(horizon.last_id, read.read_to) + 1
+        if low <= start.low and horizon.running == start.running:
             return
-        base = read_from.base if horizon.running else low
+        base = start.base if horizon.running else low
         for lane in lanes:
-            self._starts[lane] = Start(low, base, horizon.running)
+            if self._starts.get(lane, Start()).low >= start.low:
+                self._starts[lane] = Start(low, base, horizon.running)
 
     def forget(self, lanes: Iterable[int] | None = None) -> None:
         """Makes the next read of these lanes (or of all) begin at 0: after a takeover, and now and then."""

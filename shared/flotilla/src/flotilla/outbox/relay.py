@@ -6,6 +6,7 @@ after any failure. So every batch that ever reaches Kafka begins no later than t
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.outbox.flights import Flight, Flights
 from flotilla.outbox.gauges import FleetGauges
 from flotilla.outbox.leases import TICK_S, LaneLeases
-from flotilla.outbox.low import SafeLow, Start
+from flotilla.outbox.low import Read, SafeLow, Start
 from flotilla.outbox.parked import park
 from flotilla.outbox.publisher import EventRefused, Link, Publisher
 from flotilla.outbox.rows import Page, delete_rows, read_page
@@ -103,6 +104,7 @@ class Relay:
         self._caution: dict[int, Caution] = {}
         self._database: DatabaseView | None = None
         self._pause_s = self._options.busy_poll_s
+        self._is_full = False
         self._kafka_trouble = self._database_trouble = 0
         self._renewed_at = self._sweep_at = float("-inf")
         self._kafka_seen_at = time.monotonic()
@@ -161,20 +163,29 @@ class Relay:
         publisher = self._link.publisher
         if publisher is None:
             return self._options.idle_poll_s
-        lanes = sorted(self._leases.owned - self._flights.lanes)
+        lanes = self._lanes_to_read()
         if not lanes:
-            return await self._settle(view, publisher) or self._options.idle_poll_s
+            pause_s = 0.0 if self._flights.lanes else self._options.idle_poll_s
+            return await self._settle(view, publisher, await self._flights.land_some(_PATIENCE_S)) or pause_s
         horizon = await view.watch.newest()
         start = view.low.start(lanes)
         page = await self._read(view, lanes, start)
+        self._is_full = page.read_to is not None
+        read = Read(horizon, start, page.read_to)
         for rows in page.lanes:
             caution = self._caution.get(rows.lane)
-            self._flights.launch(publisher, rows, caution.max_batch_rows if caution else self._options.max_rows)
-        retry_s = await self._settle(view, publisher)
-        if not retry_s:
-            drained = [lane for lane in lanes if lane not in self._flights.lanes]
-            view.low.raise_to(drained, horizon, start, page.read_to)
-        return retry_s or self._next_pause(page)
+            self._flights.launch(publisher, rows, read, caution.max_batch_rows if caution else self._options.max_rows)
+        found = {rows.lane for rows in page.lanes}
+        view.low.raise_to([lane for lane in lanes if lane not in found], read)
+        landed = self._flights.landed() if self._is_full else await self._flights.land(_PATIENCE_S)
+        return await self._settle(view, publisher, landed) or self._next_pause(page)
+
+    def _lanes_to_read(self) -> list[int]:
+        """All that have nothing under way. Where there is much to do a third of all at most, so that PostgreSQL reads
+        and deletes for some while Kafka takes the others'."""
+        owned = self._leases.owned
+        free = sorted(owned - self._flights.lanes)
+        return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
     async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> Page:
         began = time.monotonic()
@@ -208,9 +219,8 @@ class Relay:
             log.info("lanes", owned=sorted(self._leases.owned))
             view.low.forget(self._leases.owned - before)
 
-    async def _settle(self, view: DatabaseView, publisher: Publisher) -> float:
+    async def _settle(self, view: DatabaseView, publisher: Publisher, landed: Sequence[Flight]) -> float:
         """Takes in what has landed; gives how long to wait before a retry, 0 when nothing failed."""
-        landed = await self._flights.land(_PATIENCE_S)
         self._note_acked(view, landed)
         reasons = [str(flight.error) for flight in landed if flight.error is not None]
         for flight in landed:
@@ -220,6 +230,9 @@ class Relay:
         if reasons:
             await self._start_over(view, publisher, reasons[0])
         await self._delete_acked(view)
+        for flight in landed:
+            if flight.error is None:
+                view.low.raise_to([flight.lane], flight.read)
         if reasons:
             return _retry_s(self._kafka_trouble)
         if landed:

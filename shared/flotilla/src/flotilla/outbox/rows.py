@@ -8,7 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from flotilla.outbox.low import Horizon, Start
-from flotilla.postgres import Connection, Pool
+from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
@@ -49,14 +49,20 @@ FROM pg_snapshot_xip(pg_current_snapshot()) AS x WHERE x < $1::text::xid8
 
 
 # The walk of the primary key is right at any size of the table, whatever its statistics say meanwhile; a page is
-# sorted in memory.
-_PLAN = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "work_mem": "32MB"}
+# sorted in memory, by one process: starting two more takes longer than the page does.
+_PLAN = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "work_mem": "32MB",
+}
 _STATEMENT_TIMEOUT_S = 60.0
 """Long enough to step over a hundred million dead rows."""
 
 
 @asynccontextmanager
-async def open_relay_pool(dsn: str) -> AsyncIterator[Pool]:
+async def open_relay_pool(dsn: str, *, idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S) -> AsyncIterator[Pool]:
     """A small pool, lazily opened, whose connections plan the outbox's statements as they must be.
 
     Connections go back without a reset: nothing here leaves anything behind in a session, and a reset would double
@@ -68,7 +74,11 @@ async def open_relay_pool(dsn: str) -> AsyncIterator[Pool]:
         max_size=4,
         command_timeout=_STATEMENT_TIMEOUT_S,
         reset=_leave_as_is,
-        server_settings={"application_name": "outbox-relay", **_PLAN},
+        server_settings={
+            "application_name": "outbox-relay",
+            "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
+            **_PLAN,
+        },
     )
     await pool
     try:
