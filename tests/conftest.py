@@ -18,11 +18,17 @@ import pytest
 import structlog
 from temporalio.client import Client
 
+from flotilla.config import KafkaSettings
+from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool, open_pool
 from flotilla_devstack import RunningStack, Stack, stack_for_tests
+from flotilla_devstack.servers.kafka import KafkaServer
+from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.stack import ATTACH_VARIABLE
-from tests.support.postgres import Database, cloned, drop, make_template
+from tests.support.postgres import Database, cloned, drop, make_template, with_database
+from tests.support.session_events import topics_named
+from tests.support.waiting import eventually
 
 _shared = ExitStack()
 
@@ -128,3 +134,40 @@ def temporal_address(stack: RunningStack) -> str:
 async def temporal_client(temporal_address: str) -> Client:
     """A client of the shared Temporal server."""
     return await Client.connect(temporal_address)
+
+
+@pytest.fixture(scope="module")
+def own_kafka(stack: RunningStack) -> Iterator[KafkaServer]:
+    """A Kafka that a module's tests may harm."""
+    server = stack.extra_kafka()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def own_postgres(stack: RunningStack) -> Iterator[PostgresServer]:
+    """A PostgreSQL that a module's tests may harm."""
+    server = stack.extra_postgres()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def harmed_kafka(own_kafka: KafkaServer, unique: Callable[[str], str]) -> KafkaSettings:
+    """Two topics of this test's own on it."""
+
+    async def made() -> KafkaSettings | None:
+        try:
+            return await topics_named(own_kafka.bootstrap, unique("events"))
+        except RetryLater:
+            return None  # woken from a pause, a broker registers anew first
+
+    return await eventually(made, timeout_s=30)
+
+
+@pytest.fixture
+async def harmed_database(own_postgres: PostgresServer, unique: Callable[[str], str]) -> Database:
+    """A migrated database of this test's own on it."""
+    name = unique("flotilla").replace("-", "_")
+    await make_template(own_postgres.dsn(), name)
+    return Database(with_database(own_postgres.dsn(), name))

@@ -1,62 +1,24 @@
 """Servers and other consumers that hang: partitions are taken over all the same, and stopping has an end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
-import pytest
 
 from audit_consumer.main import run
 from flotilla.config import KafkaSettings
-from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
-from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
 from tests.support.audit import Projected, audit_settings, events_of, publish, running_audit, until_anchored
-from tests.support.postgres import Database, make_template, with_database
-from tests.support.session_events import topics_named
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
 
 ADD_OFFSETS = "INSERT INTO audit.consumer_offsets SELECT n, 0 FROM generate_series(0, 11) AS n"
 STOPS_WITHIN_S = 20
-
-
-@pytest.fixture(scope="module")
-def own_kafka(stack: RunningStack) -> Iterator[KafkaServer]:
-    """A Kafka that may be harmed."""
-    server = stack.extra_kafka()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def own_postgres(stack: RunningStack) -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed."""
-    server = stack.extra_postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def harmed_kafka(own_kafka: KafkaServer, unique: Callable[[str], str]) -> KafkaSettings:
-    async def made() -> KafkaSettings | None:
-        try:
-            return await topics_named(own_kafka.bootstrap, unique("events"))
-        except RetryLater:
-            return None  # woken from a pause, a broker registers anew first
-
-    return await eventually(made, timeout_s=30)
-
-
-@pytest.fixture
-async def harmed_database(own_postgres: PostgresServer, unique: Callable[[str], str]) -> Database:
-    name = unique("flotilla").replace("-", "_")
-    await make_template(own_postgres.dsn(), name)
-    return Database(with_database(own_postgres.dsn(), name))
 
 
 async def test_a_consumer_that_froze_in_the_middle_of_a_transaction_is_succeeded(

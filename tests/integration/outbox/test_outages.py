@@ -1,7 +1,7 @@
 """Kafka or PostgreSQL away: the outbox grows, the relay says why it is not ready, nothing is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -12,44 +12,15 @@ from flotilla_devstack import RunningStack, ServiceProcess
 from flotilla_devstack import http as local_http
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
-from tests.support.postgres import Database, make_template, with_database
+from tests.support.postgres import Database
 from tests.support.session_events import (
     append_messages,
     first_occurrences,
     in_order,
     key_of,
     read_topic,
-    topics_named,
 )
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def own_kafka(stack: RunningStack) -> Iterator[KafkaServer]:
-    """A Kafka that may be harmed."""
-    server = stack.extra_kafka()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def own_postgres(stack: RunningStack) -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed."""
-    server = stack.extra_postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def harmed_kafka(own_kafka: KafkaServer, unique: Callable[[str], str]) -> KafkaSettings:
-    return await topics_named(own_kafka.bootstrap, unique("session-events"))
-
-
-@pytest.fixture
-async def harmed_database(own_postgres: PostgresServer, unique: Callable[[str], str]) -> Database:
-    name = unique("flotilla").replace("-", "_")
-    await make_template(own_postgres.dsn(), name)
-    return Database(with_database(own_postgres.dsn(), name))
 
 
 @pytest.fixture
