@@ -32,10 +32,6 @@ RETURNING 1
 _GET = f"SELECT {_COLUMNS} FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"  # noqa: S608 - a constant
 # A new run's foreign key needs a share of this lock, so none starts until the caller commits.
 _LOCK = f"{_GET} FOR UPDATE"
-# Which answers the next prompt still shows, without folding the log.
-_NOTE_ROLLBACK = """
-INSERT INTO flotilla.session_rollbacks (tenant_id, session_id, seq, to_seq) VALUES ($1, $2, $3, $4)
-"""
 _ACTIVE_RUN = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = ANY($3)"
 # For those who read a session's turns without its events (`flotilla.eventstore.turns`).
 _NOTE_ROLLBACK = """
