@@ -25,7 +25,7 @@ def _bodies() -> Iterator[tuple[str, bytes]]:
     """A conversation with tools: question, call, result, a variable set, answer, and again."""
     draw = random.Random(EVENTS)  # noqa: S311 - repeatable
     for seq in range(1, EVENTS + 1):
-        kind, data = _event(seq, " ".join(draw.choices(_WORDS, k=40)))
+        kind, data = _event(seq, " ".join(draw.choices(_WORDS, k=24)))
         yield SESSION, encode_event(event_at(SESSION, seq, kind=kind, data=data))
 
 
