@@ -18,7 +18,8 @@ from flotilla.eventstore.chain_check import Chain, ChainCheck, Linked, Problem
 from flotilla.eventstore.proof import Statement, head_leaf, root_from_path
 from flotilla.eventstore.signing import PublicKeys, load_public_keys
 
-FORMAT = "flotilla-audit-export/1"
+FORMATS = ("flotilla-audit-export/2", "flotilla-audit-export/1")
+"""The first version had no witnesses."""
 EXIT_GOOD, EXIT_BAD, EXIT_MISUSE = 0, 1, 2
 
 
@@ -48,23 +49,26 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
     """
     documents = _documents(lines)
     header = next(documents, None)
-    if header is None or header.get("kind") != "header" or header.get("format") != FORMAT:
-        raise NotAnExport(f"the first line is not a header of format {FORMAT}")
+    if header is None or header.get("kind") != "header" or header.get("format") not in FORMATS:
+        raise NotAnExport(f"the first line is not a header of format {FORMATS[0]}")
     verdict = ExportVerdict(session_id=header["session"])
     end: Mapping[str, Any] = {}
     parts: dict[str, _Part] = {part["session"]: _Part(header["tenant"], part) for part in header["segments"]}
-    anchors = 0
+    witnesses = anchors = 0
     for document in documents:
         part = parts.get(document.get("session", ""))
         if document["kind"] == "event" and part is not None:
             verdict.events += 1
+            part.take(document)
+        elif document["kind"] == "witness" and part is not None:
+            witnesses += 1
             part.take(document)
         elif document["kind"] == "anchor" and part is not None:
             anchors += 1
             part.anchor(document, keys)
         elif document["kind"] == "end":
             end = document
-    if (end.get("events"), end.get("anchors")) != (verdict.events, anchors):
+    if (end.get("events"), end.get("witnesses", 0), end.get("anchors")) != (verdict.events, witnesses, anchors):
         verdict.problems.append(Problem(kind="truncated", detail="the file is cut, or lines were taken out of it"))
     for part in parts.values():
         verdict.problems += part.problems()
@@ -72,7 +76,7 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
         if part.session_id != verdict.session_id and part.anchored_seq < part.upto_seq:
             verdict.unsigned.append(
                 f"events {part.anchored_seq + 1} to {part.upto_seq} of its parent {part.session_id} are chained, but "
-                "signed only at a later event that is not in the file: ask for the parent's export, too"
+                "no checkpoint in the file has signed them: ask for a newer export"
             )
     verdict.problems += _lineage_problems(header)
     return verdict
@@ -85,6 +89,7 @@ class _Part:
         self._tenant_id = tenant_id
         self.session_id = str(part["session"])
         self.upto_seq = int(part["upto_seq"])
+        self._signed_seq = int(part.get("signed_seq", self.upto_seq))
         self.check = ChainCheck(Chain(tenant_id, self.session_id, part["parent"], int(part["after_seq"]), {}))
         self._hashes: dict[int, str] = {}
         self._bad_anchors: list[Problem] = []
@@ -111,8 +116,8 @@ class _Part:
 
     def problems(self) -> list[Problem]:
         found = [self.check.problem] if self.check.problem else []
-        if not found and self.check.last_seq < self.upto_seq:
-            detail = f"the header promises events up to {self.upto_seq}"
+        if not found and self.check.last_seq < self._signed_seq:
+            detail = f"the header promises events up to {self._signed_seq}"
             found.append(self._bad("truncated", self.check.last_seq + 1, detail))
         return found + self._bad_anchors
 
