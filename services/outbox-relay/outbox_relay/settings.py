@@ -15,7 +15,7 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings):
     relay_max_bytes: int = Field(default=8_000_000, ge=1_000_000)
     """Bytes per read; the relay's memory is a small multiple of it."""
     relay_busy_poll_s: float = Field(default=0.005, gt=0, le=1)
-    """Pause between reads while rows come."""
+    """From one read to the next while rows come, what the first leads to included."""
     relay_idle_poll_s: float = Field(default=0.05, gt=0, le=1)
     """Pause between reads after a while without rows."""
     relay_send_timeout_s: float = Field(default=20.0, gt=0)

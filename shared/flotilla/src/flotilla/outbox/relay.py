@@ -37,6 +37,8 @@ _WAITING_S = 2.0
 """Without acknowledgement for so long the relay says that it is not ready."""
 _LEAVE_AFTER_S = 10.0
 """Without Kafka for so long the lanes are handed back: another relay may reach it."""
+_BREATH_S = 0.001
+"""Between reads that take as long as the pace: a few more events for the next batch."""
 _SUSPICIONS_TO_REFUSE = 5
 _SWEEP_SHARE = 100
 _LEAVE_S = 5.0
@@ -158,6 +160,7 @@ class Relay:
 
     async def _turn(self) -> float:
         """One read of every lane that is free, and what it leads to; gives the pause before the next."""
+        began = time.monotonic()
         view = await self._reach_database()
         await self._housekeeping(view)
         publisher = self._link.publisher
@@ -178,7 +181,7 @@ class Relay:
         found = {rows.lane for rows in page.lanes}
         view.low.raise_to([lane for lane in lanes if lane not in found], read)
         landed = self._flights.landed() if self._is_full else await self._flights.land(_PATIENCE_S)
-        return await self._settle(view, publisher, landed) or self._next_pause(page)
+        return await self._settle(view, publisher, landed) or self._next_pause(page, began)
 
     def _lanes_to_read(self) -> list[int]:
         """All that have nothing under way. Where there is much to do a third of all at most, so that PostgreSQL reads
@@ -294,11 +297,14 @@ class Relay:
             await delete_rows(view.connection, view.acked)
             view.acked = []
 
-    def _next_pause(self, page: Page) -> float:
+    def _next_pause(self, page: Page, began: float) -> float:
         options = self._options
         if page.read_to is not None:
             return 0.0
-        self._pause_s = options.busy_poll_s if page.rows else min(self._pause_s * 1.25, options.idle_poll_s)
+        if page.rows:
+            self._pause_s = options.busy_poll_s
+            return max(_BREATH_S, began + options.busy_poll_s - time.monotonic())
+        self._pause_s = min(self._pause_s * 1.25, options.idle_poll_s)
         return self._pause_s
 
     async def _drain(self, drain_s: float) -> None:
