@@ -81,8 +81,8 @@ class Peer:
         return self.process
 
 
-def flotilla_relay(place: Place, events: int) -> Peer:
-    """The relay, as the service is run."""
+def flotilla_relay(place: Place, events: int, warm_up: int = 5000) -> Peer:
+    """The relay, as the service is run. What it warms up with warms the broker, too, for everybody."""
     env = {
         "FLOTILLA_POSTGRES_DSN": place.database.dsn("flotilla_relay"),
         "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS": place.kafka.kafka_bootstrap_servers,
@@ -91,7 +91,7 @@ def flotilla_relay(place: Place, events: int) -> Peer:
         "FLOTILLA_METRICS_HOST": "127.0.0.1",
         "FLOTILLA_METRICS_PORT": "0",
     }
-    return Peer("flotilla", place, [sys.executable, "-m", "outbox_relay.main"], events, warm_up=5000, env=env)
+    return Peer("flotilla", place, [sys.executable, "-m", "outbox_relay.main"], events, warm_up, env=env)
 
 
 def naive_relay(place: Place, events: int) -> Peer:
