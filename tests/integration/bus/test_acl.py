@@ -26,7 +26,7 @@ from flotilla.bus import (
 )
 from flotilla.bus.acl import grants, users_file
 from flotilla.bus.connection import ask
-from flotilla.contracts.errors import ConfigurationError, DeadLetter
+from flotilla.contracts.errors import ConfigurationError, DeadLetter, RetryLater
 from flotilla.contracts.names import (
     BRIDGE_GROUP,
     DEAD_LETTERS_STREAM,
@@ -61,6 +61,12 @@ async def user(server: RedisServer, name: str) -> AsyncIterator[Redis]:
     async with connect_redis(server.url.replace("redis://", f"redis://{name}:{name}@")) as client:
         await check_redis(client)
         yield client
+
+
+async def test_a_wrong_password_is_refused_not_taken_for_a_server_that_is_away(guarded: RedisServer) -> None:
+    async with connect_redis(guarded.url.replace("redis://", "redis://gateway:wrong@")) as client:
+        with pytest.raises(RetryLater, match=r"Redis refuses this client: .*check FLOTILLA_REDIS_URL and its user"):
+            await check_redis(client)
 
 
 async def test_agent_can_do_all_that_an_agent_does(guarded: RedisServer, any_redis: Redis) -> None:

@@ -24,6 +24,7 @@ AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING
 """What redis-py raises while the server is away, loading, too slow to answer, or unwilling."""
 
 SOCKET_TIMEOUT_S = 5.0
+_MEND = "check FLOTILLA_REDIS_URL"
 MAX_BLOCK_MS = 2_000
 """Longest BLOCK of a read: well below the socket timeout, else a read that timed out would strand its entries."""
 
@@ -60,7 +61,9 @@ async def check_redis(client: Redis) -> None:
     """Raises RetryLater until Redis answers: a readiness check."""
     try:
         await ask(client, "PING")
+    except exceptions.AuthenticationError as error:  # a ConnectionError, too
+        raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error
     except AWAY as error:
-        raise RetryLater(f"Redis does not answer: {error} (check FLOTILLA_REDIS_URL)") from error
+        raise RetryLater(f"Redis does not answer: {error} ({_MEND})") from error
     except exceptions.RedisError as error:
-        raise RetryLater(f"Redis refuses this client: {error} (check FLOTILLA_REDIS_URL and its user)") from error
+        raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error

@@ -8,7 +8,7 @@ import structlog
 from psycopg import sql
 from redis.exceptions import RedisError
 
-from flotilla.bus import AWAY, connect_redis, ensure_group
+from flotilla.bus import AWAY, check_redis, connect_redis, ensure_group
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
 from flotilla.eventstore.signing import write_public_key
@@ -80,6 +80,7 @@ async def install_groups(settings: Settings) -> None:
 async def _ensure_groups(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]:
     try:
         async with connect_redis(settings.redis_url.get_secret_value(), name="install") as redis:
+            await check_redis(redis)
             return [group for stream, group in wanted if await ensure_group(redis, stream, group)]
     except AWAY as error:
         raise RetryLater(f"Redis does not answer: {error}") from error
