@@ -10,5 +10,5 @@ class Settings(AgentSettings):
 
     research_text_config: str = "english"
     """The PostgreSQL text search configuration; documents must have been added with the same."""
-    research_postings: int = Field(default=800, ge=100)
+    research_postings: int = Field(default=500, ge=100)
     """Postings that one search reads; bounds its time."""
