@@ -3,7 +3,7 @@
 import { get, path, post, remove } from "./client";
 import type * as t from "./types";
 
-type Page<Name extends string, T> = Record<Name, T[]> & { next_cursor: string | null };
+export type Page<Name extends string, T> = Record<Name, T[]> & { next_cursor: string | null };
 
 export const MOST = 1000;
 

@@ -5,6 +5,7 @@ import * as api from "../api/calls";
 import { whenSignedOut } from "../api/client";
 import { ApiError } from "../api/problem";
 import type { AuthConfig, Me } from "../api/types";
+import { safeAddress } from "./markdown";
 import { currentAddress, currentPath, navigate } from "./router";
 
 export type SignIn = "unknown" | "in" | "out" | "failed";
@@ -72,11 +73,11 @@ export async function logOut(): Promise<void> {
 /** The address of a trace, where a viewer is configured. */
 export function traceAddress(traceId: string): string | null {
   const template = config.value.trace_url_template;
-  return template === null ? null : template.replaceAll("{trace_id}", encodeURIComponent(traceId));
+  return template === null ? null : safeAddress(template.replaceAll("{trace_id}", encodeURIComponent(traceId)));
 }
 
 /** The address of a workflow in the Temporal UI, where it is configured. */
 export function workflowAddress(workflowId: string): string | null {
   const root = config.value.temporal_ui_url;
-  return root === null ? null : `${root.replace(/\/$/, "")}/workflows/${encodeURIComponent(workflowId)}`;
+  return root === null ? null : safeAddress(`${root.replace(/\/$/, "")}/workflows/${encodeURIComponent(workflowId)}`);
 }

@@ -2,6 +2,7 @@
 
 import { signal, useSignal } from "@preact/signals";
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import type { Page } from "../api/calls";
 import { isAbort } from "../api/client";
 
 export interface Loaded<T> {
@@ -44,6 +45,33 @@ export function useLoaded<T>(load: () => Promise<T>, deps: readonly unknown[], p
   }, deps);
   usePoll(reload, pollMs);
   return { ...state, reload, set };
+}
+
+/**
+ * A listing, page by page. The first page is loaded again each `pollMs`; once there are more, they stay as they are
+ * until something is changed or asked for anew.
+ */
+export function usePages<Name extends string, T>(
+  name: Name,
+  load: (cursor?: string) => Promise<Page<Name, T>>,
+  deps: readonly unknown[],
+  pollMs?: number,
+): Loaded<Page<Name, T>> & { more: (cursor: string) => Promise<void> } {
+  const [isLonger, setLonger] = useState(false);
+  const loaded = useLoaded(
+    () => {
+      setLonger(false);
+      return load();
+    },
+    deps,
+    isLonger ? undefined : pollMs,
+  );
+  const more = async (cursor: string) => {
+    const next = await load(cursor);
+    setLonger(true);
+    loaded.set({ ...next, [name]: [...(loaded.data?.[name] ?? []), ...next[name]] });
+  };
+  return { ...loaded, more };
 }
 
 const LOADING = { data: null, error: null, isLoading: true };

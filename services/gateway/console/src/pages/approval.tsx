@@ -6,11 +6,12 @@ import { approvalsOf, barredDecision, barredFrom } from "../lib/deciding";
 import { dateTime } from "../lib/format";
 import { now, useActing, useLoaded, useTitle } from "../lib/hooks";
 import { differences } from "../lib/json-diff";
+import { say } from "../lib/saying";
 import { Dialog } from "../ui/dialog";
 import { DiffList } from "../ui/diff";
 import { Icon } from "../ui/icon";
 import { JsonView } from "../ui/json";
-import { Badge, Button, Card, Copy, Facts, Field, Id, Loading, Page, Problem, say, Status, toneOf } from "../ui/parts";
+import { Badge, Button, Card, Copy, Facts, Field, Id, Loading, Page, Problem, Status, toneOf } from "../ui/parts";
 import { Deadline } from "./approvals";
 import { EditForm } from "./approval-edit";
 

@@ -2,7 +2,7 @@ import * as api from "../api/calls";
 import type { Approval, ApprovalStatus } from "../api/types";
 import { approvalsOf, inOrder } from "../lib/deciding";
 import { countdown } from "../lib/format";
-import { now, useLoaded, useTitle } from "../lib/hooks";
+import { now, usePages, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import { Async, Badge, Empty, More, Page, Status, toneOf, When } from "../ui/parts";
 
@@ -13,11 +13,8 @@ export function ApprovalsPage() {
   useTitle("Approvals");
   const asked = currentQuery.value.get("status") ?? "pending";
   const status = STATUSES.find((one) => one === asked);
-  const loaded = useLoaded(() => api.listApprovals(status, undefined, status === "pending" ? api.MOST : 100), [status], POLL_MS);
-  const more = async (cursor: string) => {
-    const next = await api.listApprovals(status, cursor, 100);
-    loaded.set({ ...next, approvals: [...(loaded.data?.approvals ?? []), ...next.approvals] });
-  };
+  const limit = status === "pending" ? api.MOST : 100;
+  const loaded = usePages("approvals", (cursor) => api.listApprovals(status, cursor, limit), [status], POLL_MS);
   return (
     <Page title="Approvals" lead="Actions that wait for a person's decision, the nearest deadline first.">
       <div class="filters">
@@ -37,7 +34,7 @@ export function ApprovalsPage() {
         {({ approvals, next_cursor }) => (
           <>
             {approvals.length === 0 ? <None status={status} /> : <Inbox approvals={inOrder(approvals)} />}
-            <More cursor={next_cursor} onMore={more} />
+            <More cursor={next_cursor} onMore={loaded.more} />
           </>
         )}
       </Async>
@@ -107,10 +104,11 @@ export function Deadline({ approval }: { approval: Approval }) {
   if (approval.status !== "pending") {
     return approval.decided_at === null ? <span class="faint">—</span> : <When at={approval.decided_at} />;
   }
-  const { text, isUrgent } = countdown(approval.deadline_at, now.value);
+  const { text, isOver, isUrgent } = countdown(approval.deadline_at, now.value);
   return (
     <time class={isUrgent ? "deadline urgent" : "deadline"} dateTime={approval.deadline_at} title={new Date(approval.deadline_at).toLocaleString()}>
       {text}
+      {!isOver && <span class="faint"> left</span>}
     </time>
   );
 }

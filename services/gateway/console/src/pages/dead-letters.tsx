@@ -4,20 +4,17 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { DeadLetter, Json } from "../api/types";
 import { dateTime, number } from "../lib/format";
-import { useActing, useLoaded } from "../lib/hooks";
+import { useActing, useLoaded, usePages } from "../lib/hooks";
+import { carryOut } from "../lib/saying";
 import { Confirm, Dialog } from "../ui/dialog";
 import { JsonView } from "../ui/json";
-import { Async, Button, Card, Facts, Id, More, Problem, say, When } from "../ui/parts";
+import { Async, Button, Card, Facts, Id, More, Problem, When } from "../ui/parts";
 
 const POLL_MS = 3000;
 
 export function DeadLetters() {
   const [open, setOpen] = useState<string | null>(null);
-  const loaded = useLoaded(() => api.listDeadLetters(), [], POLL_MS);
-  const more = async (cursor: string) => {
-    const next = await api.listDeadLetters(cursor);
-    loaded.set({ ...next, dead_letters: [...(loaded.data?.dead_letters ?? []), ...next.dead_letters] });
-  };
+  const loaded = usePages("dead_letters", api.listDeadLetters, [], POLL_MS);
   return (
     <Card title="Dead letters">
       <Async of={loaded} lines={3}>
@@ -46,7 +43,7 @@ export function DeadLetters() {
                   ))}
                 </tbody>
               </table>
-              <More cursor={next_cursor} onMore={more} />
+              <More cursor={next_cursor} onMore={loaded.more} />
             </>
           )
         }
@@ -67,11 +64,7 @@ function Row({ letter, onOpen, reload }: RowProps) {
   const acting = useActing();
   const name = letter.task_id ?? letter.entry_id;
   const redrive = () =>
-    acting.run(async () => {
-      await api.redriveDeadLetter(letter.dead_letter_id);
-      say("The entry is on its stream again.");
-      await reload();
-    });
+    acting.run(() => carryOut(() => api.redriveDeadLetter(letter.dead_letter_id), "The entry is on its stream again.", reload));
   return (
     <tr>
       <th scope="row" data-label="Stream">
@@ -111,11 +104,7 @@ function Row({ letter, onOpen, reload }: RowProps) {
             verb="Discard"
             isDangerous
             onClose={() => setDiscarding(false)}
-            onConfirm={async () => {
-              await api.discardDeadLetter(letter.dead_letter_id);
-              say("The dead letter is discarded.");
-              await reload();
-            }}
+            onConfirm={() => carryOut(() => api.discardDeadLetter(letter.dead_letter_id), "The dead letter is discarded.", reload)}
           >
             <p>It is given up: nobody handles it. Its row stays as a record.</p>
           </Confirm>

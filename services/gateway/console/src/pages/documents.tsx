@@ -4,12 +4,13 @@ import { upload } from "../api/client";
 import type { AddedDocument, Document, Passage as Found } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { bytes, count, lastPart, number, percent } from "../lib/format";
-import { useLoaded, useRested, useTitle } from "../lib/hooks";
+import { useLoaded, usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
+import { say } from "../lib/saying";
 import { oneLine } from "../lib/text";
 import { Passage, WholeDocument } from "../ui/answer";
 import { Icon } from "../ui/icon";
-import { Async, Badge, Button, Card, Empty, More, Page, Problem, say, When } from "../ui/parts";
+import { Async, Badge, Button, Card, Empty, More, Page, Problem, When } from "../ui/parts";
 import type { Source } from "../api/types";
 
 const FOUND = 10;
@@ -17,11 +18,7 @@ const FOUND = 10;
 export function DocumentsPage() {
   useTitle("Documents");
   const [open, setOpen] = useState<Document | null>(null);
-  const loaded = useLoaded(() => api.listDocuments(), []);
-  const more = async (cursor: string) => {
-    const next = await api.listDocuments(cursor);
-    loaded.set({ ...next, documents: [...(loaded.data?.documents ?? []), ...next.documents] });
-  };
+  const loaded = usePages("documents", api.listDocuments, []);
   return (
     <Page title="Documents" lead="What agents may cite.">
       {mayOperate.value && <Uploads onAdded={() => void loaded.reload()} />}
@@ -37,7 +34,7 @@ export function DocumentsPage() {
               ) : (
                 <Table documents={documents} onOpen={setOpen} />
               )}
-              <More cursor={next_cursor} onMore={more} />
+              <More cursor={next_cursor} onMore={loaded.more} />
             </>
           )}
         </Async>

@@ -4,8 +4,9 @@ import type { Agent, Fleet, OutboxStatus, StreamFigures } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { count, duration, number } from "../lib/format";
 import { useActing, useLoaded, useTitle } from "../lib/hooks";
+import { carryOut } from "../lib/saying";
 import { Chart } from "../ui/chart";
-import { Async, Badge, Button, Card, Empty, Id, Page, Problem, say, When } from "../ui/parts";
+import { Async, Badge, Button, Card, Empty, Id, Page, Problem, When } from "../ui/parts";
 import { DeadLetters } from "./dead-letters";
 import { OrderTable } from "./orders";
 
@@ -80,17 +81,13 @@ function Charts() {
   const history = useLoaded(api.fleetHistory, [], HISTORY_MS);
   return (
     <Async of={history} lines={3}>
-      {({ times, series }) =>
-        times.length < 2 ? (
-          <p class="note">The charts of the last hour begin as soon as there are two samples.</p>
-        ) : (
-          <div class="grid charts">
-            {CHARTS.filter(({ series: name }) => series[name] !== undefined).map(({ series: name, title, isSum = false }) => (
-              <Chart key={name} title={title} isSum={isSum} times={times} values={series[name] ?? []} />
-            ))}
-          </div>
-        )
-      }
+      {({ times, series }) => (
+        <div class="grid charts">
+          {CHARTS.filter(({ series: name }) => series[name] !== undefined).map(({ series: name, title, isSum = false }) => (
+            <Chart key={name} title={title} isSum={isSum} times={times} values={series[name] ?? []} />
+          ))}
+        </div>
+      )}
     </Async>
   );
 }
@@ -224,11 +221,7 @@ function Outbox() {
 function ParkedSession({ parked, reload }: { parked: OutboxStatus["parked"][number]; reload: () => Promise<void> }) {
   const acting = useActing();
   const redrive = () =>
-    acting.run(async () => {
-      await api.redriveOutbox(parked.session_id);
-      say("The session goes on.");
-      await reload();
-    });
+    acting.run(() => carryOut(() => api.redriveOutbox(parked.session_id), "The session goes on.", reload));
   return (
     <tr>
       <th scope="row" data-label="Session">

@@ -6,12 +6,12 @@ import { currentQuery, navigate, safeNext } from "../lib/router";
 import { Icon } from "../ui/icon";
 import { Button, Field, Problem } from "../ui/parts";
 
-const FAILURES: Record<string, string> = {
-  denied: "The identity provider did not let you in.",
-  expired: "Signing in took too long. Begin again.",
-  unknown: "The identity provider's answer could not be used. Begin again.",
-  no_role: "You have no role here. Ask an administrator for one.",
-};
+const UNKNOWN = "The identity provider's answer could not be used. Begin again.";
+const FAILURES = new Map([
+  ["denied", "The identity provider did not let you in."],
+  ["expired", "Signing in took too long. Begin again."],
+  ["no_role", "You have no role here. Ask an administrator for one."],
+]);
 
 export function LoginPage() {
   useTitle("Sign in");
@@ -30,7 +30,7 @@ export function LoginPage() {
         {failed !== null && (
           <div class="problem" role="alert">
             <Icon name="warn" />
-            <p>{FAILURES[failed] ?? FAILURES.unknown}</p>
+            <p>{FAILURES.get(failed) ?? UNKNOWN}</p>
           </div>
         )}
         {oidc && (

@@ -2,10 +2,11 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Order, OrderStep } from "../api/types";
 import { mayOperate } from "../lib/account";
-import { useActing, useLoaded, useTitle } from "../lib/hooks";
+import { useActing, usePages, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
+import { carryOut } from "../lib/saying";
 import { Confirm } from "../ui/dialog";
-import { Async, Badge, Button, Empty, Id, More, Page, Problem, say, Status, toneOf, When } from "../ui/parts";
+import { Async, Badge, Button, Empty, Id, More, Page, Problem, Status, toneOf, When } from "../ui/parts";
 
 const STATUSES = ["pending", "approved", "rejected", "compensation_failed"];
 const POLL_MS = 3000;
@@ -13,11 +14,7 @@ const POLL_MS = 3000;
 export function OrdersPage() {
   useTitle("Orders");
   const status = currentQuery.value.get("status") ?? "";
-  const loaded = useLoaded(() => api.listOrders(status), [status], POLL_MS);
-  const more = async (cursor: string) => {
-    const next = await api.listOrders(status, cursor);
-    loaded.set({ ...next, orders: [...(loaded.data?.orders ?? []), ...next.orders] });
-  };
+  const loaded = usePages("orders", (cursor) => api.listOrders(status, cursor), [status], POLL_MS);
   return (
     <Page title="Orders" lead="Each is carried out whole, or undone; what could not be undone is parked for you.">
       <div class="filters">
@@ -41,7 +38,7 @@ export function OrdersPage() {
             ) : (
               <OrderTable orders={orders} reload={loaded.reload} />
             )}
-            <More cursor={next_cursor} onMore={more} />
+            <More cursor={next_cursor} onMore={loaded.more} />
           </>
         )}
       </Async>
@@ -118,11 +115,8 @@ function Parked({ order, step, reload }: { order: Order; step: OrderStep; reload
   const [asked, setAsked] = useState<Asked | null>(null);
   const acting = useActing();
   const name = step.compensation?.replaceAll("_", " ") ?? step.name;
-  const operate = async (verb: "retry" | Asked, reason?: string) => {
-    await api.operate(order.order_id, step.number, verb, reason);
-    say(`${name}: ${verb} is recorded.`);
-    await reload();
-  };
+  const operate = (verb: "retry" | Asked, reason?: string) =>
+    carryOut(() => api.operate(order.order_id, step.number, verb, reason), `${name}: ${verb} is recorded.`, reload);
   return (
     <div>
       {step.error !== null && <p class="field-error break">{step.error}</p>}

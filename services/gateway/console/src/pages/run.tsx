@@ -5,12 +5,13 @@ import { mayOperate, traceAddress, workflowAddress } from "../lib/account";
 import { useFollowedRun } from "../lib/follow-run";
 import { dateTime, duration, number } from "../lib/format";
 import { now, useLoaded, useTitle } from "../lib/hooks";
+import { carryOut } from "../lib/saying";
 import { oneLine } from "../lib/text";
 import { waterfall, type Bar } from "../lib/waterfall";
 import { Confirm } from "../ui/dialog";
 import { Icon } from "../ui/icon";
 import { Markdown } from "../ui/markdown";
-import { Async, Badge, Button, Card, Copy, Empty, ExternalLink, Facts, Id, Loading, Page, Problem, say, Status } from "../ui/parts";
+import { Async, Badge, Button, Card, Copy, Empty, ExternalLink, Facts, Id, Loading, Page, Problem, Status } from "../ui/parts";
 import { isActive, Outcome } from "./ask";
 
 const POLL_MS = 1500;
@@ -78,11 +79,7 @@ function Tools({ run, reload }: { run: Run; reload: () => Promise<void> }) {
           verb="Cancel the run"
           isDangerous
           onClose={() => setAsking(false)}
-          onConfirm={async () => {
-            await api.cancelRun(run.run_id);
-            say("The run is asked to stop.");
-            await reload();
-          }}
+          onConfirm={() => carryOut(() => api.cancelRun(run.run_id), "The run is asked to stop.", reload)}
         >
           <p>Its agents are told to stop. What was done so far stays in the session's history.</p>
         </Confirm>

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Run, RunStatus } from "../api/types";
 import { duration } from "../lib/format";
-import { useLoaded, useRested, useTitle } from "../lib/hooks";
+import { usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import { oneLine } from "../lib/text";
 import { Async, Empty, Id, More, Page, Status, When } from "../ui/parts";
@@ -22,19 +22,7 @@ export function RunsPage() {
     session_id: rested === "" ? undefined : rested,
     limit: LIMIT,
   };
-  const [earlier, setEarlier] = useState<{ runs: Run[]; cursor: string | null } | null>(null);
-  const loaded = useLoaded(
-    () => {
-      setEarlier(null);
-      return api.listRuns(query);
-    },
-    [status, rested],
-    earlier === null ? POLL_MS : undefined,
-  );
-  const more = async (cursor: string) => {
-    const next = await api.listRuns({ ...query, cursor });
-    setEarlier((before) => ({ runs: [...(before?.runs ?? []), ...next.runs], cursor: next.next_cursor }));
-  };
+  const loaded = usePages("runs", (cursor) => api.listRuns({ ...query, cursor }), [status, rested], POLL_MS);
   return (
     <Page title="Runs" lead="Questions, and what becomes of them. Newest first.">
       <div class="filters" role="search">
@@ -59,12 +47,12 @@ export function RunsPage() {
         </label>
       </div>
       <Async of={loaded} lines={8}>
-        {(first) => {
-          const runs = [...first.runs, ...(earlier?.runs ?? [])].filter((run) => fits(run, words));
+        {({ runs: listed, next_cursor }) => {
+          const runs = listed.filter((run) => fits(run, words));
           return (
             <>
               {runs.length === 0 ? <None isFiltered={status !== "" || session !== "" || words !== ""} /> : <Table runs={runs} />}
-              <More cursor={earlier === null ? first.next_cursor : earlier.cursor} onMore={more} />
+              <More cursor={next_cursor} onMore={loaded.more} />
             </>
           );
         }}

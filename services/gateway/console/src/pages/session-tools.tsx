@@ -8,10 +8,11 @@ import { count, number } from "../lib/format";
 import { useActing, useLoaded } from "../lib/hooks";
 import { branches } from "../lib/lineage";
 import { navigate } from "../lib/router";
+import { say } from "../lib/saying";
 import { Confirm, Dialog } from "../ui/dialog";
 import { Icon } from "../ui/icon";
 import { JsonView } from "../ui/json";
-import { Button, Card, Facts, Field, Id, Problem, say } from "../ui/parts";
+import { Button, Card, Facts, Field, Id, Problem } from "../ui/parts";
 
 export function ForkDialog({ session, at, onClose }: { session: string; at: number; onClose: () => void }) {
   const [name, setName] = useState("");

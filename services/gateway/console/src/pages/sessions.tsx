@@ -2,19 +2,17 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Session } from "../api/types";
 import { number } from "../lib/format";
-import { useLoaded, useRested, useTitle } from "../lib/hooks";
+import { usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, navigate, setQuery } from "../lib/router";
 import { Async, Empty, Id, More, Page, When } from "../ui/parts";
+
+const POLL_MS = 5000;
 
 export function SessionsPage() {
   useTitle("Sessions");
   const [words, setWords] = useState(currentQuery.value.get("q") ?? "");
   const rested = useRested(words.trim(), 250);
-  const loaded = useLoaded(() => api.listSessions({ q: rested, limit: 100 }), [rested]);
-  const more = async (cursor: string) => {
-    const next = await api.listSessions({ q: rested, cursor, limit: 100 });
-    loaded.set({ ...next, sessions: [...(loaded.data?.sessions ?? []), ...next.sessions] });
-  };
+  const loaded = usePages("sessions", (cursor) => api.listSessions({ q: rested, cursor, limit: 100 }), [rested], POLL_MS);
   const open = (event: Event) => {
     event.preventDefault();
     if (words.trim() !== "") navigate(`/sessions/${encodeURIComponent(words.trim())}`);
@@ -27,7 +25,7 @@ export function SessionsPage() {
           <input
             type="search"
             value={words}
-            placeholder="Type to filter, Enter opens"
+            placeholder="Filter; Enter opens"
             onInput={(event) => {
               setWords(event.currentTarget.value);
               setQuery({ q: event.currentTarget.value.trim() });
@@ -41,7 +39,7 @@ export function SessionsPage() {
           return (
             <>
               {shown.length === 0 ? <None isFiltered={rested !== ""} /> : <Table sessions={shown} />}
-              <More cursor={next_cursor} onMore={more} />
+              <More cursor={next_cursor} onMore={loaded.more} />
             </>
           );
         }}

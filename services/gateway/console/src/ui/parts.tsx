@@ -1,45 +1,26 @@
 /** Small parts that all pages share. */
 
-import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { asApiError } from "../api/problem";
 import { traceAddress } from "../lib/account";
 import { ago, dateTime, shortId } from "../lib/format";
 import { now } from "../lib/hooks";
+import { say, saying } from "../lib/saying";
 import { Icon, type IconName } from "./icon";
 
 export type Tone = "neutral" | "info" | "good" | "warn" | "bad";
 
-const TONES: Record<string, Tone> = {
-  success: "good",
-  approved: "good",
-  completed: "good",
-  done: "good",
-  finished: "good",
-  compensated: "good",
-  resolved: "good",
-  approve: "good",
-  low: "good",
-  pending: "warn",
-  parked: "bad",
-  medium: "warn",
-  interrupted: "warn",
-  awaiting_approval: "warn",
-  compensating: "warn",
-  timeout: "bad",
-  running: "info",
-  edit: "info",
-  error: "bad",
-  failed: "bad",
-  rejected: "bad",
-  reject: "bad",
-  high: "bad",
-  compensation_failed: "bad",
+const TONES: Record<Exclude<Tone, "neutral">, readonly string[]> = {
+  good: ["success", "approved", "completed", "done", "finished", "compensated", "resolved", "approve", "low"],
+  warn: ["pending", "medium", "interrupted", "awaiting_approval", "compensating"],
+  bad: ["parked", "timeout", "error", "failed", "rejected", "reject", "high", "compensation_failed"],
+  info: ["running", "edit"],
 };
+const TONE_OF = new Map(Object.entries(TONES).flatMap(([tone, words]) => words.map((word) => [word, tone as Tone])));
 
 export function toneOf(status: string): Tone {
-  return TONES[status] ?? "neutral";
+  return TONE_OF.get(status) ?? "neutral";
 }
 
 export function Badge({ tone, children }: { tone: Tone; children: ComponentChildren }) {
@@ -351,13 +332,7 @@ export function Field({ label, help, error, children }: FieldProps) {
   );
 }
 
-const saying = signal<{ text: string; turn: number }>({ text: "", turn: 0 });
-
-/** Tells the person something, on screen and to a screen reader. */
-export function say(text: string): void {
-  saying.value = { text, turn: saying.value.turn + 1 };
-}
-
+/** Shows what is said. */
 export function Announcer() {
   const { text, turn } = saying.value;
   useEffect(() => {

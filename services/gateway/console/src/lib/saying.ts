@@ -1,0 +1,17 @@
+/** What the person is told, on screen and to a screen reader. */
+
+import { signal } from "@preact/signals";
+
+export const saying = signal<{ text: string; turn: number }>({ text: "", turn: 0 });
+
+/** Tells the person something. */
+export function say(text: string): void {
+  saying.value = { text, turn: saying.value.turn + 1 };
+}
+
+/** Does something, says that it is done, and loads anew what it changed. */
+export async function carryOut(work: () => Promise<unknown>, done: string, reload: () => Promise<void>): Promise<void> {
+  await work();
+  say(done);
+  await reload();
+}
