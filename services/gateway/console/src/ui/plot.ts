@@ -19,8 +19,11 @@ export function plot(
   height: number,
   signal: AbortSignal,
 ): void {
-  const style = getComputedStyle(element);
-  const colour = (name: string) => style.getPropertyValue(name).trim();
+  // As a colour that is used: the token itself is a pair.
+  const colour = (token: string) => {
+    element.style.color = `var(${token})`;
+    return getComputedStyle(element).color;
+  };
   const axis = { stroke: colour("--text-3"), grid: { stroke: colour("--edge"), width: 1 }, ticks: { show: false }, font: "11px sans-serif" };
   const top = Math.max(1, ...values.map((value) => value ?? 0));
   const chart = new uPlot(
@@ -37,7 +40,7 @@ export function plot(
       ],
       series: [
         {},
-        { stroke: colour("--chart-1"), width: 1.5, fill: `${colour("--chart-1")}22`, points: { show: false }, spanGaps: false },
+        { stroke: colour("--chart-1"), width: 1.5, fill: colour("--chart-1-soft"), points: { show: false }, spanGaps: false },
       ],
     },
     [times, values],
