@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import httpx
 import redis
 from playwright.sync_api import Page, expect
 
@@ -33,8 +34,14 @@ def fill(console: Console) -> tuple[str, str]:
         client.xadd("flotilla.tasks.research", {"event": b"not an event"})
     with console.api() as api:
         until(lambda: api.get("/v1/dead-letters").json()["dead_letters"])
-        until(lambda: len(api.get("/v1/fleet/history").json()["times"]) > 4, timeout_s=120)
+        until(lambda: sampled(api) > 4, timeout_s=120)
     return str(run["run_id"]), action_id
+
+
+def sampled(api: httpx.Client) -> int:
+    """At how many moments of the last hour the gateway looked."""
+    lags = api.get("/v1/fleet/history").json()["series"]["stream_lag"]
+    return sum(lag is not None for lag in lags)
 
 
 def shoot(page: Page, path: str, name: str) -> None:

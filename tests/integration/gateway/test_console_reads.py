@@ -1,5 +1,7 @@
 """What the console reads beyond the first routes: fleet, lineage, cited text, schemas of arguments."""
 
+from itertools import pairwise
+
 import asyncpg
 import httpx
 import pytest
@@ -75,7 +77,7 @@ async def test_the_fleets_history_has_one_value_for_each_moment(busy: RunningGat
 
     async def sampled() -> dict[str, object] | None:
         found: dict[str, object] = (await client.get("/v1/fleet/history")).json()
-        return found if found["times"] else None
+        return found if found["series"]["outbox_backlog"][-1] is not None else None  # type: ignore[index]
 
     history = await eventually(sampled, timeout_s=30)
     assert history["step_s"] == 15
@@ -85,7 +87,17 @@ async def test_the_fleets_history_has_one_value_for_each_moment(busy: RunningGat
         "stream_lag", "stream_pending", "outbox_backlog", "audit_lag", "runs_finished", "approvals_pending",
     }  # fmt: skip
     assert {len(values) for values in series.values()} == {len(history["times"])}  # type: ignore[arg-type]
-    assert set(series["outbox_backlog"]) == {0}
+    assert set(series["outbox_backlog"]) == {None, 0}
+
+
+async def test_the_fleets_history_is_an_hour_also_at_a_gateway_that_was_just_started(busy: RunningGateway) -> None:
+    history = (await (await busy.client_of("victor", "viewer")).get("/v1/fleet/history")).json()
+    times = history["times"]
+    assert times[-1] - times[0] == pytest.approx(3600, abs=60)
+    assert all(0 < later - earlier < 60 for earlier, later in pairwise(times))
+    # The tenant's own rows are known, whoever was running then.
+    assert None not in history["series"]["approvals_pending"]
+    assert max(history["series"]["approvals_pending"]) == 3
 
 
 async def test_the_inbox_comes_by_deadline_where_that_is_asked(busy: RunningGateway) -> None:

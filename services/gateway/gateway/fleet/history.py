@@ -17,7 +17,7 @@ from flotilla.contracts.errors import FlotillaError
 from flotilla.outbox import parked
 from flotilla.postgres import AWAY, tenant_transaction
 from gateway.fleet.overview import agent_names, audit_lag
-from gateway.fleet.samples import STEP_S, Sample
+from gateway.fleet.samples import STEP_S, Sample, whole_hour
 from gateway.fleet.streams import stream_loads
 from gateway.schemas.overview import FleetHistory, FleetSeries
 from gateway.services import Services
@@ -83,8 +83,9 @@ class Sampler:
 
 async def history(services: Services, samples: Sequence[Sample], tenant_id: str) -> FleetHistory:
     """The samples, with the tenant's own runs and approvals at the same moments."""
+    samples = whole_hour(samples, time.time())
     times = [sample.at for sample in samples]
-    since = datetime.fromtimestamp((times[0] if times else time.time()) - STEP_S, UTC)
+    since = datetime.fromtimestamp(times[0] - STEP_S, UTC)
     async with tenant_transaction(services.pool, tenant_id) as connection:
         finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
         waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)

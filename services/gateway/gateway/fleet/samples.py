@@ -1,6 +1,7 @@
 """What the sampler remembers."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +22,13 @@ class Sample:
 
 
 Samples: TypeAlias = deque[Sample]
+
+
+def whole_hour(samples: Sequence[Sample], now: float) -> list[Sample]:
+    """The moments of the last hour. What was before the first sample is unknown."""
+    first = samples[0].at if samples else now
+    earlier = [first - STEP_S * step for step in range(SAMPLES - len(samples), 0, -1)]
+    return [*(Sample(at, None, None, None, None) for at in earlier), *samples]
 
 
 def no_samples() -> Samples:

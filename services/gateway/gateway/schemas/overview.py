@@ -60,7 +60,7 @@ class FleetSeries(Answer):
 
 
 class FleetHistory(Answer):
-    """The last hour, as this replica saw it; shorter while it has not run for an hour."""
+    """The last hour, as this replica saw it: what is of the whole fleet is null before it ran."""
 
     step_s: int
     times: list[float]
