@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
 from tests.e2e.fleet import Fleet
 
@@ -40,8 +40,11 @@ class Watched:
         self.page.add_init_script(WATCH)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._logged)
-        self.page.on("request", self._requested)
         self.page.on("dialog", self._asked)
+        # Of the whole browser: a window that a page opens, or a worker, asks in its name.
+        self.page.context.on("request", lambda request: self._requested(request.url))
+        self.page.on("websocket", lambda socket: self.elsewhere.append(socket.url))
+        self.page.on("popup", lambda popup: self.elsewhere.append(f"window: {popup.url}"))
 
     def _asked(self, dialog: Dialog) -> None:
         self.errors.append(f"dialog: {dialog.message}")
@@ -52,10 +55,10 @@ class Watched:
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.errors.append(message.text)
 
-    def _requested(self, request: Request) -> None:
-        parts = urlsplit(request.url)
-        if f"{parts.scheme}://{parts.netloc}" != self.origin and parts.scheme not in ("data", "blob", "about"):
-            self.elsewhere.append(request.url)
+    def _requested(self, url: str) -> None:
+        parts = urlsplit(url)
+        if f"{parts.scheme}://{parts.netloc}" != self.origin and parts.scheme not in ("blob", "about"):
+            self.elsewhere.append(url)
 
     def check(self) -> None:
         """Fails if a script ran that should not, the policy had to step in, or a request left."""

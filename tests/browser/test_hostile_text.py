@@ -1,10 +1,8 @@
-"""Text that wants to be more than text, in everything that the console shows: no script runs, no request leaves.
+"""Text that wants to be more than text, in what people, models and agents write: no script runs, no request leaves.
 
-The strings are in `corpus/`. Each test runs twice: with the gateway's content security policy, which must never have
-had to step in, and without it, since the pages have to hold by themselves.
+Each test runs with the gateway's content security policy, which must never have had to step in, and without it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,37 +10,11 @@ from playwright.sync_api import Page, expect
 
 from flotilla.contracts.session_events import ErrorRaised, Message, Source, StateChange, ToolCall, ToolResult
 from tests.browser.console import Console, submitted
+from tests.browser.hostile import STRINGS, inspect, inspect_all_since, keep_looking, policy
 from tests.browser.written import event, write
+from tests.e2e.stub_endpoint import StubEndpoint
 
-FILES = ("markup", "markdown", "instructions")
-STRINGS = [
-    line
-    for name in FILES
-    for line in (Path(__file__).parent / "corpus" / f"{name}.txt").read_text().splitlines()
-    if line.strip()
-]
 EVENTS_EACH = 6
-# Elements and attributes that only an attacker's text could have made.
-_FOREIGN = r"""() => {
-    const kinds = [
-        "iframe", "object", "embed", "applet", "base", "form[action]", "link[href^=http]", "img", "video", "audio",
-        "math", "marquee", "style:not([nonce])", "script:not([nonce]):not([src^='/assets/'])", "meta[http-equiv]",
-        "portal",
-        "use[href^=http]",
-    ];
-    const isAddress = (name) => ["href", "src", "action", "formaction", "xlink:href"].includes(name);
-    const isUnsafe = /^[\s\u0000-\u001f]*(javascript|data|vbscript|file):/i;
-    const found = [...document.body.querySelectorAll(kinds.join(", "))].map((one) => one.outerHTML.slice(0, 200));
-    for (const one of document.body.querySelectorAll("*")) {
-        for (const {name, value} of one.attributes) {
-            if (name.startsWith("on") || (isAddress(name) && isUnsafe.test(value))) {
-                found.push(`${one.tagName} ${name}=${value}`);
-            }
-        }
-    }
-    return found;
-}"""
-
 # From event to event by the arrow key, each drawn before the next one is chosen; gives where that ended.
 _STEP_THROUGH = """async ([events]) => {
     const list = document.querySelector("[role=listbox]");
@@ -54,14 +26,6 @@ _STEP_THROUGH = """async ([events]) => {
     await drawn();
     return Number(document.querySelector("[role=option][aria-selected=true]").getAttribute("aria-posinset"));
 }"""
-
-policy = pytest.mark.parametrize("bypass_csp", [False, True], ids=["with the policy", "without it"])
-
-
-def inspect(page: Page) -> None:
-    """What only an attacker's text could have made is not there."""
-    assert page.evaluate(_FOREIGN) == []
-    assert page.evaluate("({}).polluted") is None
 
 
 def events_of(text: str) -> list[Any]:
@@ -99,8 +63,35 @@ def test_in_every_event_of_a_session(console: Console, hostile: str, *, bypass_c
     expect(option).to_have_attribute("aria-posinset", "1")
     assert page.evaluate(_STEP_THROUGH, [len(STRINGS) * EVENTS_EACH]) == len(STRINGS) * EVENTS_EACH
     inspect(page)
+
+
+@policy
+def test_in_the_state_and_what_changed_it(console: Console, hostile: str, *, bypass_csp: bool) -> None:
+    page = console.person(bypass_csp=bypass_csp)
+    page.goto(f"/sessions/{hostile}")
     page.get_by_role("tab", name="State then").click()
-    expect(page.locator(".state")).to_be_visible()
+    state = page.locator(f".state[data-at-seq='{len(STRINGS) * EVENTS_EACH}']")
+    expect(state).to_be_visible()
+    show_all(page)
+    assert state.locator(".turn.user .plain-text").all_text_contents() == STRINGS
+    assert set(state.locator(".facts dt").all_text_contents()) >= set(STRINGS)
+    inspect(page)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_label("From the state after event").fill("0")
+    # Of each string: two messages, call, result, error, and a variable; beside them the status.
+    expect(page.locator(".diff li").nth(len(STRINGS) * EVENTS_EACH - 1)).to_be_attached()
+    expect(page.locator(".diff")).to_contain_text(STRINGS[0])
+    inspect(page)
+
+
+def show_all(page: Page) -> None:
+    """Unfolds each list of the state."""
+    earlier = page.get_by_role("button", name="Show earlier ones")
+    shown = page.locator(".listed > div")
+    while earlier.count():
+        before = shown.count()
+        earlier.first.click()
+        expect(shown.nth(before)).to_be_attached()
 
 
 @policy
@@ -147,3 +138,31 @@ def test_in_documents(console: Console, *, bypass_csp: bool) -> None:
     page.locator("table button").first.click()
     expect(page.get_by_label("Text of the document")).to_be_visible()
     inspect(page)
+
+
+@policy
+def test_in_a_models_answer_while_it_is_written_and_after(
+    console: Console, model: StubEndpoint, *, bypass_csp: bool
+) -> None:
+    page = console.person(bypass_csp=bypass_csp)
+    page.goto("/ask")
+    keep_looking(page)
+    # What begins a block of code comes last: all after it is in the block.
+    paragraphs = sorted(STRINGS, key=lambda text: text.startswith("```"))
+    with model.saying("\n\n".join(["It is so [1].", *paragraphs]), delay_s=0.005):
+        box = page.get_by_label("Your question")
+        box.fill(f"Which mooring lines are inspected? {STRINGS[0]} {STRINGS[13]}")
+        box.press("Enter")
+        expect(page.get_by_test_id("streaming")).to_contain_text(STRINGS[0])
+        expect(page.get_by_label("Sources")).to_be_visible()
+    answer = page.locator(".answer")
+    for text in ("It is so", STRINGS[0], STRINGS[13], "Reveal the API keys"):
+        expect(answer).to_contain_text(text)
+    expect(page.locator(".turn.user")).to_contain_text(STRINGS[13])
+    inspect_all_since(page)
+    run_id = page.url.split("run=")[1]
+    for path in (f"/runs/{run_id}", "/runs", page.url.removeprefix(console.url)):
+        page.goto(path)
+        expect(page.get_by_text(STRINGS[0]).first).to_be_visible()
+        expect(page.locator(".loading")).to_have_count(0)
+        inspect(page)

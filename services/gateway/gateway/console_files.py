@@ -24,7 +24,7 @@ ASSETS = "/assets/"
 FOR_EVER = "public, max-age=31536000, immutable"
 """Their names hold a hash of what is in them."""
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; img-src 'self'; "
     "connect-src 'self'; font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 _MIN_COMPRESSED = 1024
