@@ -21,6 +21,9 @@ REPOSITORY = os.environ.get("IMAGE_REPOSITORY", "flotilla")
 TAG = os.environ.get("IMAGE_TAG", "0.1.0")
 DEMO_VALUES = ("charts/flotilla/values-demo.yaml", *os.environ.get("CLUSTER_VALUES", "").split())
 
+SMALL = tuple(f"--set={service}.resources.requests.cpu=50m" for service in SERVICES)
+"""Options for a node of two cores that holds several pods of each service, or two revisions side by side."""
+
 
 def images(tag: str = TAG) -> tuple[str, ...]:
     """Options that name the images under test."""

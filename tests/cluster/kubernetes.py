@@ -58,6 +58,10 @@ class Namespace:
         selector = ("--selector", f"app.kubernetes.io/name={service}") if service else ()
         return [pod for pod in self.get("pods", *selector) if pod["status"]["phase"] in ("Pending", "Running")]
 
+    def killed(self, pod: str) -> None:
+        """Ends a pod at once, without the time it asks for."""
+        self.kubectl("delete", "pod", pod, "--force", "--grace-period=0", "--ignore-not-found")
+
     async def all_ready(self, timeout_s: float) -> None:
         """Waits until every Deployment has what it asks for and every Job is done."""
         try:
