@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from flotilla.telemetry import metrics
 from tests.charts.conftest import ROOT
+from tests.cluster.prometheus import hastened
 
 MONITORING = ROOT / "k8s/monitoring"
 # Of the Temporal SDK: name to labels beside `namespace` and `task_queue`.
@@ -119,3 +120,10 @@ def test_alerts_fire_on_their_fault_and_on_nothing_else() -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hastened_rules_are_the_same_but_for_their_times() -> None:
+    """As a Prometheus beside a fleet runs them (`python -m tests.cluster.prometheus`)."""
+    rules = "for: 5m\nexpr: sum(rate(a_5m[1h])) > 60 and rate(b[5m])\nfor: 10m\n"
+
+    assert hastened(rules) == "for: 30s\nexpr: sum(rate(a_5m[360s])) > 60 and rate(b[30s])\nfor: 60s\n"
