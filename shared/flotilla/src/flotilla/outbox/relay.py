@@ -107,6 +107,7 @@ class Relay:
         self._database: DatabaseView | None = None
         self._pause_s = self._options.busy_poll_s
         self._is_full = False
+        self._read_at: dict[int, float] = {}
         self._kafka_trouble = self._database_trouble = 0
         self._renewed_at = self._sweep_at = float("-inf")
         self._kafka_seen_at = time.monotonic()
@@ -174,6 +175,7 @@ class Relay:
         start = view.low.start(lanes)
         page = await self._read(view, lanes, start)
         self._is_full = page.read_to is not None
+        self._read_at |= dict.fromkeys(lanes, began)
         read = Read(horizon, start, page.read_to)
         for rows in page.lanes:
             caution = self._caution.get(rows.lane)
@@ -184,10 +186,10 @@ class Relay:
         return await self._settle(view, publisher, landed) or self._next_pause(page, began)
 
     def _lanes_to_read(self) -> list[int]:
-        """All that have nothing under way. Where there is much to do a third of all at most, so that PostgreSQL reads
-        and deletes for some while Kafka takes the others'."""
+        """All that have nothing under way. Where there is much to do a third of all at most, those first that were not
+        read for longest, so that PostgreSQL reads and deletes for some while Kafka takes the others'."""
         owned = self._leases.owned
-        free = sorted(owned - self._flights.lanes)
+        free = sorted(owned - self._flights.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
         return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
     async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> Page:
