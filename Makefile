@@ -104,7 +104,7 @@ test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KU
 	k8s/conform
 
 # SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already; FULL=1 adds the long
-# runs: scaling, upgrades under load, killed pods, mistakes.
+# runs: scaling, upgrades under load, killed pods, mistakes (docs/operations.md).
 test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG, ask, uninstall
 	$(if $(IMAGES),,$(MAKE) --no-print-directory images && k8s/images load)
 	$(if $(SERVER_IMAGES),$(MAKE) --no-print-directory server-images)
