@@ -103,6 +103,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("dead-letters", "redrive", "--token", "t"),
         ("sessions", "state", "s", "--at-seq", "1", "--at-time", "2026-01-01T00:00:00Z", "--token", "t"),
         ("up", "--port", "gateway.http=99999"),
+        ("up", "--port", "gateway=8080"),
     ],
 )
 def test_misuse_exits_with_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.progress import Progress
 from flotilla_devstack.running import RunningStack
 from flotilla_devstack.services import SERVICES, ServiceProcess
-from flotilla_devstack.stack import SERVERS, AttachedStack, Stack, stack_for_tests
+from flotilla_devstack.stack import SERVERS, AttachedStack, Stack, port_names, stack_for_tests
 from flotilla_devstack.status import Status
 from flotilla_devstack.waiting import wait_until
 
@@ -31,6 +31,7 @@ __all__ = [
     "doctor",
     "down",
     "log_path",
+    "port_names",
     "stack_for_tests",
     "status",
     "up",

@@ -22,13 +22,25 @@ from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import Flavour, RedisServer
 from flotilla_devstack.servers.temporal import TemporalServer
-from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT
+from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT, SERVICES
 from flotilla_devstack.startup import bring_up, side_by_side, take_down
 from flotilla_devstack.status import StackState, StatusBoard, find_entry, read_status
 from flotilla_devstack.unit import Unit
 
-SERVERS = ("postgres", "redis", "temporal", "kafka")
+_KINDS: Mapping[str, type[LocalServer]] = {
+    "postgres": PostgresServer,
+    "redis": RedisServer,
+    "temporal": TemporalServer,
+    "kafka": KafkaServer,
+}
+SERVERS = tuple(_KINDS)
 ATTACH_VARIABLE = "FLOTILLA_TEST_STACK"
+
+
+def port_names() -> list[str]:
+    """The names under which a port can be asked for, like `gateway.http`."""
+    servers = [f"{server}.{port}" for server, kind in _KINDS.items() for port in kind.port_names]
+    return servers + [f"{name}.{port}" for name, service in SERVICES.items() for port in service.port_variables]
 
 
 class Stack(RunningStack):
@@ -164,20 +176,16 @@ class Stack(RunningStack):
         return server
 
     def _make(self, name: str) -> LocalServer:
-        makers: dict[str, tuple[type[LocalServer], Callable[[Home], LocalServer]]] = {
-            "postgres": (
-                PostgresServer,
-                lambda home: PostgresServer(home, database=DATABASE, settings=self._postgres_settings),
-            ),
-            "redis": (RedisServer, lambda home: RedisServer(home, flavour=self._redis_flavour)),
-            "temporal": (TemporalServer, TemporalServer),
-            "kafka": (KafkaServer, KafkaServer),
+        makers: dict[str, Callable[[Home], LocalServer]] = {
+            "postgres": lambda home: PostgresServer(home, database=DATABASE, settings=self._postgres_settings),
+            "redis": lambda home: RedisServer(home, flavour=self._redis_flavour),
+            "temporal": TemporalServer,
+            "kafka": KafkaServer,
         }
         if name not in makers:
             raise DevstackError(f"there is no server called {name}; there are: {', '.join(makers)}")
-        kind, make = makers[name]
-        ports = self.assign_ports(name, kind.port_names)
-        return make(Home(self.state_dir.data(name), self.state_dir.log_file(name), ports, self.ledger))
+        ports = self.assign_ports(name, _KINDS[name].port_names)
+        return makers[name](Home(self.state_dir.data(name), self.state_dir.log_file(name), ports, self.ledger))
 
     def _bring_up(self, server: LocalServer) -> None:
         bring_up(server, self._listener, self.cancelled)

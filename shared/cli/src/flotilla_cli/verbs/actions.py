@@ -37,7 +37,8 @@ def submit_action(
         typer.Option("--risk", metavar="low|medium|high", help="At least this risk; policy may say more, never less."),
     ] = Risk.LOW,
     arg: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="K=V", help="An argument, repeatable; V may be JSON.")
+        list[str] | None,
+        typer.Option("--arg", metavar="K=V", help="An argument, repeatable; V may be JSON: n=3, s='\"3\"'."),
     ] = None,
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="The session that records it. Default: one of its own.")

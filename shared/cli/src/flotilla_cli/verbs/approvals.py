@@ -94,7 +94,9 @@ def reject(
 def edit(
     call: Call,
     approval_id: ApprovalId,
-    arg: Annotated[list[str], typer.Option("--arg", metavar="K=V", help="A new value, repeatable; V may be JSON.")],
+    arg: Annotated[
+        list[str], typer.Option("--arg", metavar="K=V", help="A new value, repeatable; V may be JSON: n=3, s='\"3\"'.")
+    ],
     reason: Annotated[str | None, typer.Option("--reason", help="For the record.")] = None,
     content_hash: Seen = None,
 ) -> None:

@@ -73,9 +73,8 @@ def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
     from flotilla.eventstore.verify_export import NotAnExport, verify_export
 
     try:
-        keys = load_public_keys(public_key or _local_public_key())
         with file.open("rb") as lines:
-            found = verify_export(lines, keys)
+            found = verify_export(lines, load_public_keys(public_key or _local_public_key()))
     except (ConfigurationError, OSError, NotAnExport) as error:
         raise Misuse(f"{file}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -62,9 +62,13 @@ def up_options(state: Path | None, port: list[str] | None) -> "UpOptions":
 
 
 def _port(text: str) -> tuple[str, int]:
+    from flotilla_devstack import port_names
+
     name, _, number = text.partition("=")
     if not name or not number.isdigit() or not 0 < int(number) < 65_536:  # noqa: PLR2004 - TCP's range
         raise Misuse(f"--port {text} is no port", "write it like gateway.http=8080")
+    if name not in port_names():
+        raise Misuse(f"--port {text}: the stack has no port {name}", f"there are: {', '.join(port_names())}")
     return name, int(number)
 
 
@@ -88,7 +92,8 @@ def status(state: State = None, output: Output = Format.TABLE) -> None:
     if document["state"] == "ready":
         print_places(document)
     else:
-        notice(f"The stack is {document['state']}; start it with: flotilla up")
+        mend = "" if document["state"] == "starting" else "; start it with: flotilla up"
+        notice(f"The stack is {document['state']}{mend}")
 
 
 _PROCESSES = (
