@@ -234,7 +234,9 @@ def test_up_while_another_up_is_under_way_follows_it(ground: Ground) -> None:
 def test_interrupted_up_leaves_nothing_and_can_be_repeated(ground: Ground) -> None:
     (ground.seen).mkdir()
     (ground.seen / "not-ready").touch()
-    code = "import sys; from pathlib import Path; from flotilla_devstack import UpOptions, up\n"
+    # Its caller may be a job in the background, which ignores Ctrl-C.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from pathlib import Path; from flotilla_devstack import UpOptions, up\n"
     code += "up(UpOptions(state=Path(sys.argv[1]), servers=('redis',)), lambda e: print(e.name, e.phase, flush=True))"
     with run_python(code, str(ground.options.state)) as caller:
         assert caller.stdout is not None

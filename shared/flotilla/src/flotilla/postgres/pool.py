@@ -81,8 +81,8 @@ async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True
     """One transaction that sees and writes the rows of `tenant_id` only. Commits on leaving, rolls back on error.
 
     Not `durable`: the commit does not wait for the disk. Everybody sees it at once, but a crash of the server within
-    the next second may undo it, together with nothing that others committed durably after it (source: PostgreSQL's
-    manual, "Asynchronous Commit"). Only for what somebody repeats anyway.
+    the next second may undo it, unless a durable commit came after it (source: PostgreSQL's manual, "Asynchronous
+    Commit"). Only for what somebody repeats anyway.
     """
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(_SET_TENANT if durable else _SET_TENANT_NOT_DURABLE, tenant_id)
