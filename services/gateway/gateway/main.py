@@ -15,7 +15,7 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_public_keys
 from flotilla.knowledge import KnowledgeBase
-from flotilla.postgres import Pool, check_schema, open_pool
+from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, http_server, serve
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
@@ -55,15 +55,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
     """The API, served at once: whoever comes before its dependencies is told so, with Retry-After. Gives its port."""
     async with AsyncExitStack() as stack:
-        dsn, redis_url = settings.postgres_dsn.get_secret_value(), settings.redis_url.get_secret_value()
-        pool = await stack.enter_async_context(
-            open_pool(
-                dsn,
-                application=SERVICE,
-                max_size=settings.postgres_pool_max,
-                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
-            )
-        )
+        redis_url = settings.redis_url.get_secret_value()
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)

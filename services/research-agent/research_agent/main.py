@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 
 from flotilla.agent import run_agent
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, Ranking, search_tool
-from flotilla.postgres import open_pool
+from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from research_agent.agent import agent
 from research_agent.settings import Settings
@@ -15,15 +15,7 @@ SERVICE = "research-agent"
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Opens the knowledge base and serves the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
-        dsn = settings.postgres_dsn.get_secret_value()
-        pool = await stack.enter_async_context(
-            open_pool(
-                dsn,
-                application=SERVICE,
-                max_size=settings.postgres_pool_max,
-                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
-            )
-        )
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         ranking = Ranking(config=settings.research_text_config, postings=settings.research_postings)
         search = search_tool(KnowledgeBase(pool, ranking=ranking))
         await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)

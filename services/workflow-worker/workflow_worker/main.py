@@ -18,7 +18,7 @@ from flotilla.bus.live import RunFeed
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM
 from flotilla.llm import ExtractiveModel, create_model
-from flotilla.postgres import Pool, check_schema, open_pool
+from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, serve
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
@@ -45,14 +45,7 @@ HTTP_TIMEOUT_S = 20.0
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Works until `runtime.stop`, then drains."""
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            open_pool(
-                settings.postgres_dsn.get_secret_value(),
-                application=SERVICE,
-                max_size=settings.postgres_pool_max,
-                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
-            )
-        )
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.instance)
         )

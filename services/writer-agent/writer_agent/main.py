@@ -6,7 +6,7 @@ from flotilla.agent import ToolFunction, run_agent
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, search_tool
 from flotilla.llm import TokenLimits, create_model
-from flotilla.postgres import Pool, open_pool
+from flotilla.postgres import Pool, open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import Writing, writer
 from writer_agent.settings import Settings
@@ -18,15 +18,7 @@ SERVICE = "writer-agent"
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Opens the model and serves the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
-        dsn = settings.postgres_dsn.get_secret_value()
-        pool = await stack.enter_async_context(
-            open_pool(
-                dsn,
-                application=SERVICE,
-                max_size=settings.postgres_pool_max,
-                idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
-            )
-        )
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         model = create_model(settings)
         stack.push_async_callback(model.close)
         tools = _tools(pool, settings.writer_tools)

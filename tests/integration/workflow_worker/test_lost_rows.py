@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import asyncpg
@@ -19,9 +19,8 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import agent_group, task_stream
 from flotilla.contracts.tasks import TASK_REPLIED, AgentReply, AgentTask
 from flotilla.postgres import AWAY, Pool, open_pool, tenant_transaction
-from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import PostgresServer
-from tests.support.postgres import Database, make_template, with_database
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from workflow_worker.activities.delegation import Delegation
 from workflow_worker.bridge import Bridge
@@ -31,19 +30,9 @@ ROWS = "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id =
 EVENTS = "SELECT count(*) FROM flotilla.event_outbox WHERE session_id = 's1'"
 
 
-@pytest.fixture(scope="module")
-def own_postgres(stack: RunningStack) -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed."""
-    server = stack.extra_postgres()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-async def own_pool(own_postgres: PostgresServer, unique: Callable[[str], str]) -> AsyncIterator[Pool]:
-    name = unique("flotilla").replace("-", "_")
-    await make_template(own_postgres.dsn(), name)
-    async with open_pool(Database(with_database(own_postgres.dsn(), name)).dsn(), application="test") as pool:
+async def own_pool(harmed_database: Database) -> AsyncIterator[Pool]:
+    async with open_pool(harmed_database.dsn(), application="test") as pool:
         async with tenant_transaction(pool, "acme") as connection:
             await connection.execute(ADD_SESSION)
         yield pool

@@ -14,7 +14,7 @@ from flotilla.agent.tools import ToolBox, ToolFunction
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.llm import LanguageModel, TokenLimits
-from flotilla.postgres import Pool, check_schema, open_pool
+from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, serve
 
 STUCK_AFTER_S = 60.0
@@ -53,15 +53,7 @@ async def run_agent(
     concurrency = settings.agent_concurrency or agent.concurrency
     async with AsyncExitStack() as stack:
         if pool is None:
-            dsn = settings.postgres_dsn.get_secret_value()
-            pool = await stack.enter_async_context(
-                open_pool(
-                    dsn,
-                    application=runtime.service,
-                    max_size=settings.postgres_pool_max,
-                    idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
-                )
-            )
+            pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )

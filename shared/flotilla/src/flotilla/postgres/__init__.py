@@ -7,6 +7,7 @@ from flotilla.postgres.pool import (
     Pool,
     check_schema,
     open_pool,
+    open_service_pool,
     set_tenant,
     tenant_transaction,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Pool",
     "check_schema",
     "open_pool",
+    "open_service_pool",
     "set_tenant",
     "tenant_transaction",
 ]

@@ -6,13 +6,14 @@ connection never carries a tenant over to the next user.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
 
 import asyncpg
 import structlog
 from asyncpg.pool import PoolConnectionProxy
 
+from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres.schema import newest_migration
 
@@ -74,6 +75,16 @@ async def open_pool(
         except TimeoutError:
             log.warning("postgres_pool_terminated", reason="connections still in use after 5 s")
             pool.terminate()
+
+
+def open_service_pool(settings: PostgresSettings, *, application: str) -> AbstractAsyncContextManager[Pool]:
+    """`open_pool` as a service's settings say."""
+    return open_pool(
+        settings.postgres_dsn.get_secret_value(),
+        application=application,
+        max_size=settings.postgres_pool_max,
+        idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+    )
 
 
 @asynccontextmanager
