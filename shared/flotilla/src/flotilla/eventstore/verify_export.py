@@ -9,6 +9,7 @@ import json
 import sys
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,29 +46,31 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
     """Checks an export, line by line; holds the hashes of one session at a time.
 
     Raises:
-        NotAnExport: a line is not JSON, or the first is not a header.
+        NotAnExport: a line is not JSON or lacks what it must have, or the first is not a header.
     """
     documents = _documents(lines)
-    header = next(documents, None)
-    if header is None or header.get("kind") != "header" or header.get("format") not in FORMATS:
+    _, header = next(documents, (1, {}))
+    if header.get("kind") != "header" or header.get("format") not in FORMATS:
         raise NotAnExport(f"the first line is not a header of format {FORMATS[0]}")
-    verdict = ExportVerdict(session_id=header["session"])
+    with _line(1):
+        verdict = ExportVerdict(session_id=header["session"])
+        parts: dict[str, _Part] = {part["session"]: _Part(header["tenant"], part) for part in header["segments"]}
     end: Mapping[str, Any] = {}
-    parts: dict[str, _Part] = {part["session"]: _Part(header["tenant"], part) for part in header["segments"]}
     witnesses = anchors = 0
-    for document in documents:
-        part = parts.get(document.get("session", ""))
-        if document["kind"] == "event" and part is not None:
-            verdict.events += 1
-            part.take(document)
-        elif document["kind"] == "witness" and part is not None:
-            witnesses += 1
-            part.take(document)
-        elif document["kind"] == "anchor" and part is not None:
-            anchors += 1
-            part.anchor(document, keys)
-        elif document["kind"] == "end":
-            end = document
+    for number, document in documents:
+        with _line(number):
+            part = parts.get(document.get("session", ""))
+            if document["kind"] == "event" and part is not None:
+                verdict.events += 1
+                part.take(document)
+            elif document["kind"] == "witness" and part is not None:
+                witnesses += 1
+                part.take(document)
+            elif document["kind"] == "anchor" and part is not None:
+                anchors += 1
+                part.anchor(document, keys)
+            elif document["kind"] == "end":
+                end = document
     if (end.get("events"), end.get("witnesses", 0), end.get("anchors")) != (verdict.events, witnesses, anchors):
         verdict.problems.append(Problem(kind="truncated", detail="the file is cut, or lines were taken out of it"))
     for part in parts.values():
@@ -78,7 +81,8 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
                 f"events {part.anchored_seq + 1} to {part.upto_seq} of its parent {part.session_id} are chained, but "
                 "no checkpoint in the file has signed them: ask for a newer export"
             )
-    verdict.problems += _lineage_problems(header)
+    with _line(1):
+        verdict.problems += _lineage_problems(header)
     return verdict
 
 
@@ -141,8 +145,12 @@ def _anchor_problem(tenant_id: str, session_id: str, anchor: Mapping[str, Any], 
 
 
 def _lineage_problems(header: Mapping[str, Any]) -> list[Problem]:
-    """Each part has to start where its parent's ends."""
+    """Each part has to start where its parent's ends, and the last one is the session's own."""
     problems = []
+    own = header["segments"][-1]["session"] if header["segments"] else None
+    if own != header["session"]:
+        detail = f"it is given as session {header['session']}, and holds the history of {own}"
+        problems.append(Problem(kind="lineage", detail=detail))
     ends: dict[str | None, int] = {None: 0}
     for part in header["segments"]:
         if part["upto_seq"] < part["after_seq"]:
@@ -158,7 +166,18 @@ def _lineage_problems(header: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _documents(lines: Iterable[str | bytes]) -> Iterator[Mapping[str, Any]]:
+@contextmanager
+def _line(number: int) -> Iterator[None]:
+    """Says which line it is that lacks something, or has it in another form."""
+    try:
+        yield
+    except KeyError as error:
+        raise NotAnExport(f"line {number} has no {error}: it was changed, or is no line of an export") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise NotAnExport(f"line {number} can't be read: {error}") from error
+
+
+def _documents(lines: Iterable[str | bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         try:
             document = json.loads(line)
@@ -166,7 +185,7 @@ def _documents(lines: Iterable[str | bytes]) -> Iterator[Mapping[str, Any]]:
             raise NotAnExport(f"line {number} is not JSON: {error}") from error
         if not isinstance(document, dict) or "kind" not in document:
             raise NotAnExport(f"line {number} is not a line of an export")
-        yield document
+        yield number, document
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,8 +198,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         keys = load_public_keys(arguments.public_key)
         with arguments.file.open("rb") as lines:
             verdict = verify_export(lines, keys)
-    except (ConfigurationError, OSError, NotAnExport, KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        sys.stderr.write(f"{error.filename}: {error.strerror}\n")
+        return EXIT_MISUSE
+    except NotAnExport as error:
         sys.stderr.write(f"{arguments.file}: {error}\n")
+        return EXIT_MISUSE
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
         return EXIT_MISUSE
     for problem in verdict.problems:
         place = f"session {problem.session_id} event {problem.seq}: " if problem.session_id else ""
