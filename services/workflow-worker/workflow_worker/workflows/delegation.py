@@ -164,7 +164,9 @@ def trouble_of(error: BaseException) -> Trouble:
         retryable = any(_is_retryable(detail) for detail in cause.details)
         return Trouble(kind, cause.message, timed_out=False, cancelled=kind == CANCELLED_BY_AGENT, retryable=retryable)
     if isinstance(cause, TimeoutError):
-        return Trouble("Timeout", _timeout_message(cause), timed_out=True, cancelled=False, retryable=True)
+        is_delegated = isinstance(error, ActivityError) and error.activity_type == DELEGATE
+        message = _timeout_message(cause, is_delegated=is_delegated)
+        return Trouble("Timeout", message, timed_out=True, cancelled=False, retryable=True)
     cancelled = isinstance(cause, CancelledError)
     return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
 
@@ -176,8 +178,8 @@ def status_of(trouble: Trouble) -> RunStatus:
     return "timeout" if trouble.timed_out else "error"
 
 
-def _timeout_message(error: TimeoutError) -> str:
-    if error.type == TimeoutType.SCHEDULE_TO_CLOSE:
+def _timeout_message(error: TimeoutError, *, is_delegated: bool) -> str:
+    if error.type == TimeoutType.SCHEDULE_TO_CLOSE and is_delegated:
         return f"no answer within {ANSWER_TIMEOUT.total_seconds():g} s"
     return f"{error.message or 'timed out'} ({error.type.name.lower() if error.type else 'timeout'})"
 
