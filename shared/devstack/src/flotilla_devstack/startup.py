@@ -64,4 +64,4 @@ def take_down(unit: Unit, listener: Listener) -> None:
     watch = Stopwatch(unit.name, unit.kind, listener)
     watch.report("stopping")
     code = unit.stop()
-    watch.report("stopped", f"exit code {code}")
+    watch.report("stopped", "" if code in unit.clean_exit_codes else f"exit code {code}")

@@ -29,6 +29,8 @@ class Unit(ABC):
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = 15.0
     start_timeout_s: float = 60.0
+    clean_exit_codes: ClassVar[frozenset[int]] = frozenset({0})
+    """What it returns when it was stopped in order."""
 
     def __init__(self, name: str, *, ports: Mapping[str, int], log: Path, ledger: Ledger) -> None:
         self.name = name

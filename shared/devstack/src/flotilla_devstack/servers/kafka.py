@@ -57,6 +57,7 @@ class KafkaServer(LocalServer):
 
     port_names: ClassVar[tuple[str, ...]] = ("broker", "controller")
     stop_timeout_s = 60.0
+    clean_exit_codes: ClassVar[frozenset[int]] = frozenset({0, _ENDED_BY_SIGTERM})
     start_timeout_s = 180.0  # after a kill with gigabytes of log, recovery takes its time
 
     def __init__(self, home: Home, *, name: str = "kafka") -> None:
