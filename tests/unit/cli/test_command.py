@@ -1,5 +1,7 @@
 """The command as a whole: its contract, its help, its reference, its start."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -104,6 +106,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("sessions", "state", "s", "--at-seq", "1", "--at-time", "2026-01-01T00:00:00Z", "--token", "t"),
         ("up", "--port", "gateway.http=99999"),
         ("up", "--port", "gateway=8080"),
+        # A variable that a script did not set.
+        ("sessions", "show", "", "--token", "t"),
+        ("runs", "cancel", " ", "--token", "t"),
+        ("ask", "", "--token", "t"),
+        ("documents", "search", "", "--token", "t"),
     ],
 )
 def test_misuse_exits_with_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
@@ -118,6 +125,44 @@ def test_a_gateway_that_is_away_exits_with_1_and_says_what_to_do() -> None:
     assert done.returncode == 1
     assert "no answer from the gateway at http://127.0.0.1:9" in done.stderr
     assert "→" in done.stderr
+
+
+def alone(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where no stack was ever started, and nothing is set."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FLOTILLA_HOME": str(tmp_path)}
+    command = [str(FLOTILLA), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("sessions", "list"), ("ask", "why?"), ("approvals", "list")])
+def test_without_a_stack_each_verb_exits_with_3_and_says_how_to_start_one(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = alone(tmp_path, *arguments)
+    assert done.returncode == 3
+    assert "flotilla up" in done.stderr
+
+
+def test_doctor_tells_of_a_stack_that_is_off_once(tmp_path: Path) -> None:
+    done = alone(tmp_path, "doctor", "-o", "json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"] if "/" not in check["name"]}
+    assert done.returncode == 1
+    assert [name for name, check in checks.items() if not check["ok"]] == ["stack"]
+    assert "gateway" not in checks
+    assert "flotilla up" in checks["stack"]["mend"]
+
+
+def test_doctor_of_another_gateway_misses_no_local_stack(tmp_path: Path) -> None:
+    done = alone(tmp_path, "doctor", "-o", "json", "--url", "http://127.0.0.1:9", "--token", "t")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"] if "/" not in check["name"]}
+    assert [name for name, check in checks.items() if not check["ok"]] == ["gateway"]
+
+
+def test_an_empty_question_from_standard_input_is_misuse() -> None:
+    command = [str(FLOTILLA), "ask", "-", "--url", "http://127.0.0.1:9", "--token", "t"]
+    done = subprocess.run(command, input=" \n", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "there is no question" in done.stderr
 
 
 def test_the_version_is_the_distributions() -> None:

@@ -41,6 +41,12 @@ def test_each_wrong_field_is_named() -> None:
     assert str(error).splitlines()[1:] == ["  #/query: too short", "  #/wait_s: not a number"]
 
 
+def test_one_wrong_field_is_said_once() -> None:
+    errors = [{"pointer": "#/query", "detail": "too long"}]
+    error = problem(answer(422, {"title": "T", "detail": "does not fit: #/query: too long", "errors": errors}))
+    assert str(error) == "T (422): does not fit: #/query: too long"
+
+
 def test_a_refusal_says_whose_key_would_do() -> None:
     assert "--as bob" not in str(problem(answer(403, {"title": "Forbidden", "detail": "d"})))
     assert "--as alice, bob or admin" in problem(answer(403, {"title": "Forbidden", "detail": "d"})).mend

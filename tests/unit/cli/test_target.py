@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla_cli import target
-from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.errors import CliError, Misuse, NotFound
 from flotilla_cli.target import DEFAULT_URL, Target, Wishes, read_keys, resolve, same_address
 
 LOCAL = "http://127.0.0.1:8931"
@@ -55,10 +55,25 @@ def test_the_default_address_is_the_contracts() -> None:
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", ""])
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://"])
 def test_what_is_no_address_is_misuse(url: str) -> None:
-    with pytest.raises(Misuse) if url else pytest.raises(Misuse, match="no token"):
+    with pytest.raises(Misuse):
         resolve(Wishes(url, None), "alice")
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes(url=""), Wishes(acts_as="bob")])
+def test_where_no_stack_runs_it_says_so_and_how_to_start_one(wishes: Wishes) -> None:
+    with pytest.raises(NotFound, match="no local stack is running") as caught:
+        resolve(wishes, "alice")
+    assert "flotilla up" in caught.value.mend
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_stopped_stack_is_not_asked_in_vain() -> None:
+    with pytest.raises(NotFound, match="it is stopped") as caught:
+        resolve(Wishes(), "alice")
+    assert "flotilla up" in caught.value.mend
 
 
 @pytest.mark.usefixtures("stack")

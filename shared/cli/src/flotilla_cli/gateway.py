@@ -15,7 +15,9 @@ from flotilla_cli.target import Target
 PATIENCE_S = 15.0
 """How long a busy gateway (429 or 503 with Retry-After) is asked again."""
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-_UNREACHABLE = "is the stack up? flotilla up starts a local one, --url or FLOTILLA_URL names another"
+_UNREACHABLE = (
+    "is it up? flotilla status shows the local stack, flotilla up starts it; --url or FLOTILLA_URL names another"
+)
 _BUSY = (429, 503)
 _MENDS = {
     401: "give a valid key by --token or FLOTILLA_TOKEN",
@@ -141,7 +143,8 @@ def problem(answer: httpx.Response) -> CliError:
     title = document.get("title") or answer.reason_phrase or "error"
     detail = document.get("detail") or answer.text[:500]
     message = f"{title} ({answer.status_code}): {detail}" if detail else f"{title} ({answer.status_code})"
-    lines = [plain(message), *_field_errors(document)]
+    # The detail of an answer with one error says it already.
+    lines = [plain(message), *(line for line in _field_errors(document) if line.strip() not in message)]
     return kind("\n".join(lines), _mend(answer, document), str(document.get("code", "")))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.errors import CliError, Misuse, NotFound
 
 if TYPE_CHECKING:
     from flotilla_devstack import Status
@@ -55,13 +55,34 @@ def resolve(wishes: Wishes, default_name: str) -> Target:
 
     Raises:
         Misuse: the address is none, or there are no credentials for it.
+        NotFound: nothing names a gateway or a key, and the local stack does not run.
     """
-    url = _checked(wishes.url or os.environ.get(URL_VARIABLE) or local_url() or DEFAULT_URL)
+    named = named_url(wishes)
     token = wishes.token or (None if wishes.acts_as else os.environ.get(TOKEN_VARIABLE))
+    running = local_url()
+    if not (named or token or running):
+        raise _stack_is_off()
+    url = _checked(named or running or DEFAULT_URL)
     if token:
         return Target(url, token)
     name = wishes.acts_as or default_name
     return Target(url, _local_key(url, name), name)
+
+
+def named_url(wishes: Wishes) -> str | None:
+    """The address that somebody named, which is not the local stack's by default."""
+    return wishes.url or os.environ.get(URL_VARIABLE) or None
+
+
+def _stack_is_off() -> NotFound:
+    status = local_status()
+    state = status["state"] if status else "stopped"
+    if state == "starting":
+        return NotFound("the local stack is still starting", "wait a moment: flotilla status shows how far it is")
+    detail = f"the local stack is not running (it is {state})" if status else "no local stack is running"
+    return NotFound(
+        detail, f"start it with: flotilla up; or name another gateway: --url and --token ({URL_VARIABLE}, …)"
+    )
 
 
 def _checked(url: str) -> str:

@@ -69,7 +69,7 @@ def find_documents(paths: Iterable[Path], base: str | None = None) -> list[Found
     found: dict[Path, Found] = {}
     for path in paths:
         if not path.exists():
-            raise NotFound(f"{path} does not exist")
+            raise NotFound(f"{path} does not exist", "give files, or folders that hold Markdown, text or HTML")
         root = path if path.is_dir() else path.parent
         for file in _files(path):
             found.setdefault(file.resolve(), Found(file, _uri(file, root, base)))

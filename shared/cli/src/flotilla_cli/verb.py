@@ -2,12 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
 
 import typer
 
+from flotilla_cli.errors import Misuse
 from flotilla_cli.printing import Column, Document, Format, print_json, print_table
 from flotilla_cli.target import PERSON, Wishes, resolve
 
@@ -134,12 +135,23 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
         *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
     ) -> None:
         wishes = Wishes(url, token, as_).over(root_wishes(context))
+        _refuse_blanks(context, arguments)
         with ExitStack() as stack:
             function(Call(wishes, acts_as, output, stack), **arguments)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     vars(command)["__signature__"] = inspect.Signature([_CONTEXT, *_keyword_only(own), *_CONNECTION_PARAMETERS])
     return command
+
+
+def _refuse_blanks(context: typer.Context, arguments: Mapping[str, object]) -> None:
+    """A variable that was not set in a script: an empty id would ask for the listing."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = arguments.get(name)
+        if parameter.param_type_name == "argument" and isinstance(value, str) and not value.strip():
+            what = name.replace("_", " ")
+            raise Misuse(f"the {what} is empty", f"{context.command_path} --help shows what belongs there")
 
 
 def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:

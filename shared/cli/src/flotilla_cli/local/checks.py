@@ -10,7 +10,7 @@ from typing import Any
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import servers
 from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
-from flotilla_cli.target import Wishes, resolve
+from flotilla_cli.target import Wishes, named_url, resolve
 from flotilla_devstack import Stack, Status
 from flotilla_devstack import doctor as examine_machine
 
@@ -47,22 +47,34 @@ class Finding:
 def examine(state: Path | None, wishes: Wishes, acts_as: str) -> list[Finding]:
     """Every check, in the order in which to mend what is wrong."""
     machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.mend) for check in examine_machine(state)]
-    stack, running = _stack(state)
+    named = named_url(wishes)
+    stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
     reached = [_server(name, address) for name, address in addresses.items() if address]
-    return [*machine, stack, *reached, _gateway(wishes, acts_as), _model()]
+    # Without a stack there is no gateway of its own: one finding, not two.
+    gateway = [_gateway(wishes, acts_as)] if named or running else []
+    return [*machine, stack, *reached, *gateway, _model()]
 
 
-def _stack(state: Path | None) -> tuple[Finding, Mapping[str, str]]:
+def _stack(state: Path | None, named: str | None) -> tuple[Finding, Mapping[str, str]]:
     """The local stack's processes, and the addresses of its servers if it runs."""
     try:
         status = read_status(state)
-    except NotFound as error:
-        return Finding("stack", False, str(error), "start it with: flotilla up"), {}
+    except NotFound:
+        return _no_stack("no local stack is running", named), {}
+    if status["state"] == "starting":
+        return Finding("stack", False, "it is still starting", "wait a moment: flotilla status shows how far it is"), {}
     if status["state"] != "ready":
-        return Finding("stack", False, f"it is {status['state']}", "start it with: flotilla up"), {}
+        return _no_stack(f"the local stack is {status['state']}", named), {}
     with devstack_errors(), Stack.attach(state_folder(state)) as attached:
         return _processes(status), attached.environment()
+
+
+def _no_stack(detail: str, named: str | None) -> Finding:
+    """Whoever names another gateway needs none."""
+    if named:
+        return Finding("stack", True, f"{detail}; {named} was named instead")
+    return Finding("stack", False, detail, "start it with: flotilla up")
 
 
 def _processes(status: Status) -> Finding:

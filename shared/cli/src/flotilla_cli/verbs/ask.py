@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flotilla_cli.errors import INTERRUPTED, CliError
+from flotilla_cli.errors import INTERRUPTED, CliError, Misuse
 from flotilla_cli.printing import notice, print_json
 from flotilla_cli.verb import Call, examples, verb
 
@@ -50,7 +50,10 @@ def _new_session_id() -> str:
 
 
 def _read(question: str) -> str:
-    return typer.get_text_stream("stdin").read() if question == "-" else question
+    text = typer.get_text_stream("stdin").read() if question == "-" else question
+    if not text.strip():
+        raise Misuse("standard input is empty: there is no question", "flotilla ask - < FILE")
+    return text
 
 
 def _print_started(run: dict[str, Any]) -> None:

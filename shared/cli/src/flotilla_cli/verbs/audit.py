@@ -75,10 +75,12 @@ def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
     try:
         with file.open("rb") as lines:
             found = verify_export(lines, load_public_keys(public_key or _local_public_key()))
-    except (ConfigurationError, OSError, NotAnExport) as error:
-        raise Misuse(f"{file}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise Misuse(f"{file} is no export that this version can read: {error!r}") from error
+    except OSError as error:
+        raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
+    except NotAnExport as error:
+        raise Misuse(f"{file}: {error}", "nothing of it is proven: have it exported again") from error
+    except ConfigurationError as error:
+        raise Misuse(str(error), "--public-key takes the audit consumer's public key, PEM") from error
     return _as_verdict(found)
 
 

@@ -50,7 +50,11 @@ def add_documents(
     report = Uploader(call.gateway, parallel).upload(found, show_progress=not call.as_json)
     call.show(report.as_document(), lambda: _print_report(report))
     if report.failed:
-        raise CliError(f"{len(report.failed)} of {len(found)} documents could not be loaded; the others were")
+        others = "; the others were" if len(report.failed) < len(found) else ""
+        raise CliError(
+            f"{len(report.failed)} of {len(found)} documents could not be loaded{others}",
+            "mend what is named above, or leave it out, and add again: what is loaded already is left alone",
+        )
 
 
 def _print_report(report: "Report") -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, print_fields, print_table, say
+from flotilla_cli.printing import Column, age, notice, print_fields, print_table, say
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 app = new_app("Orders: a saga each. What could not be undone is parked until an operator decides.")
@@ -36,7 +36,12 @@ def place_order(
     body = {"order_id": order_id, "user_id": user, "amount": read_amount(amount), "product_id": product}
     optional = {"currency": currency, "session_id": session}
     answer = call.gateway.post("/orders", {**body, **{k: v for k, v in optional.items() if v is not None}})
-    call.show(answer, lambda: print_fields(answer))
+    call.show(answer, lambda: _print_placed(answer))
+
+
+def _print_placed(answer: dict[str, Any]) -> None:
+    print_fields(answer)
+    notice(f"Its progress: flotilla orders get {answer['order_id']}")
 
 
 @verb(app, "get", epilog=examples("flotilla orders get o-17"))

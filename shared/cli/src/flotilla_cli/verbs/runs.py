@@ -117,4 +117,6 @@ def _follow(call: Call, run_id: str) -> None:
 def cancel_run(call: Call, run_id: RunId) -> None:
     """Cancel a run; its agents are told to stop."""
     answer = call.gateway.post(f"/runs/{run_id}/cancel")
-    call.show(answer, lambda: notice(f"Run {run_id} is being cancelled.", style=None))
+    is_over = answer["status"] == "cancelled"
+    said = "was cancelled already" if is_over else "is being cancelled"
+    call.show(answer, lambda: notice(f"Run {run_id} {said}.", style=None))
