@@ -1,7 +1,7 @@
 """Events that a test writes straight into a session's log, as an agent does in its transaction."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
@@ -43,14 +43,24 @@ async def _write(dsn: str, session_id: str, events: Sequence[AgentStateEvent]) -
 
 def execute(fleet: Fleet, statement: str, *arguments: object) -> None:
     """Runs one statement as the database's superuser."""
+    _as_superuser(fleet, lambda connection: connection.execute(statement, *arguments))
+
+
+def value_of(fleet: Fleet, query: str, *arguments: object) -> object:
+    """The one value that a query gives to the superuser."""
+    return _as_superuser(fleet, lambda connection: connection.fetchval(query, *arguments))
+
+
+def _as_superuser(fleet: Fleet, work: Callable[[asyncpg.Connection], Awaitable[object]]) -> object:
     port = fleet.process("postgres")["ports"]["postgres"]
 
-    async def run() -> None:
+    async def run() -> object:
         connection = await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{port}/flotilla")
         try:
-            await connection.execute(statement, *arguments)
+            return await work(connection)
         finally:
             await connection.close()
 
+    # In a thread: Playwright has a loop in this one.
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, run()).result()
+        return thread.submit(asyncio.run, run()).result()
