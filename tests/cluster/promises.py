@@ -36,6 +36,11 @@ FROM flotilla.sessions AS s LEFT JOIN audit.session_events AS e USING (tenant_id
 WHERE s.session_id LIKE $1 || '-%' GROUP BY s.session_id, s.head_seq
 HAVING count(e.seq) <> s.head_seq OR max(e.seq) IS DISTINCT FROM s.head_seq
 """
+_TWICE_IN_KAFKA = """
+SELECT coalesce(sum(more), 0) FROM (
+    SELECT max(kafka_offset) + 1 - count(*) AS more FROM audit.session_events GROUP BY kafka_partition
+) AS partitions
+"""
 _SLOW = """
 CREATE OR REPLACE FUNCTION flotilla.slow() RETURNS trigger LANGUAGE plpgsql AS
 'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END';
@@ -109,6 +114,12 @@ class Load:
 
 async def _some(database: "asyncpg.Connection[asyncpg.Record]", batch: str) -> bool:
     return bool(await database.fetch(_STATUSES, batch))
+
+
+async def twice_in_kafka(fleet: Fleet) -> int:
+    """Events that Kafka holds more than once, over all partitions that are projected to their end."""
+    async with fleet.database() as database:
+        return int(await database.fetchval(_TWICE_IN_KAFKA))
 
 
 async def check(fleet: Fleet, batch: str, runs: int, within_s: float = 600) -> float:
