@@ -77,6 +77,21 @@ async def test_a_rare_word_is_read_to_the_end_however_common_the_others_are(fill
     assert "zeppelin" in best.text
 
 
+async def test_a_term_that_was_not_met_in_a_list_of_heavy_ones_is_not_taken_to_be_absent(pool: Pool) -> None:
+    """Alpha is heavy in so many passages that the best one is beyond what is read of its list. Its beta, which is read,
+    weighs a little less than their alpha: it is the best only with the alpha that it probably has, too."""
+    heavy = [" ".join(["alpha"] * 6)] * 40
+    light = ["beta " + " ".join(f"filler{n}" for n in range(100))] * 40
+    sections = [*heavy, " ".join(["alpha"] * 3 + ["beta"] * 3), *light]
+    text = "".join(f"# S{n}\n\n{section}.\n\n" for n, section in enumerate(sections))
+    knowledge = KnowledgeBase(pool, ranking=Ranking(postings=20, candidates=1))
+    await knowledge.add("acme", Upload(uri="a.md", content=text.encode(), title="T"))
+
+    [best] = await knowledge.search("acme", "alpha beta", 1)
+
+    assert "alpha alpha alpha beta beta beta" in best.text
+
+
 async def test_lists_that_use_the_budget_up_exactly_are_read(pool: Pool) -> None:
     text = "".join(f"# S{n}\n\nalpha beta gamma{n}\n\n" for n in range(4))
     await KnowledgeBase(pool).add("acme", Upload(uri="a.md", content=text.encode()))
