@@ -48,7 +48,7 @@ VERBS = dict(verbs(typer.main.get_command(app)))
 
 
 def options(command: Any) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts}
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def test_every_verb_of_the_contract_is_there() -> None:
@@ -167,3 +167,30 @@ def test_an_empty_question_from_standard_input_is_misuse() -> None:
 
 def test_the_version_is_the_distributions() -> None:
     assert run("--version").stdout == "flotilla 0.1.0\n"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "UPGRADING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SAID = re.compile(r"`flotilla ([a-z][^`]*)`|^\$? ?(?:.*&& )?flotilla ([a-z].*)$", re.MULTILINE)
+
+
+def said_in(page: Path) -> list[str]:
+    """What the page says of the command, without comments and what comes after a pipe."""
+    found = SAID.findall(page.read_text(encoding="utf-8"))
+    return [re.split(r"\s#|\||>|&&|;", first or second)[0] for first, second in found]
+
+
+def verb_of(words: list[str]) -> str | None:
+    """The verb that the words begin with; None where they begin with none."""
+    return next((verb for n in (3, 2, 1) if (verb := " ".join(words[:n])) in VERBS), None)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if said_in(page)], ids=lambda page: str(page.name))
+def test_every_command_of_the_pages_exists_with_its_options(page: Path) -> None:
+    for line in said_in(page):
+        words = line.replace("\n", " ").split()
+        verb = verb_of(words)
+        is_group = any(name.startswith(f"{words[0]} ") for name in VERBS) and len(words) == 1
+        assert verb or is_group, f"{page.name}: there is no flotilla {line}"
+        known = options(VERBS[verb]) if verb else set()
+        said = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word)}
+        assert said <= known, f"{page.name}: flotilla {verb} takes no {said - known}"
