@@ -114,6 +114,8 @@ async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     assert "harbour master" in shown
     assert "(retrieval_scores)" in shown
     assert fleet.cli("tasks", "submit", *steps, "--input", "[]", check=False).returncode == 2
+    absent = fleet.cli("tasks", "submit", "--step", "research", "--step", "no-agent", "--input", question)
+    assert "No instance of no-agent is there now" in absent.stderr
     assert fleet.cli("tasks", "get", "no-such-task", check=False).returncode == 3
 
 

@@ -7,6 +7,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,12 +142,16 @@ def test_up_again_after_down_uses_the_same_ports(ground: Ground) -> None:
 def test_down_stops_services_before_servers_and_reports_them(ground: Ground) -> None:
     ground.up()
     processes = ground.processes()
+    began = time.monotonic()
     assert set(down(ground.options.state)) == {"redis", *SERVICES}
     wait_gone(processes)
     assert "drained" in log_path(ground.options.state, "gateway").read_text()
     lines = (ground.options.state / "events.jsonl").read_text().splitlines()
-    stopped = [event["name"] for event in map(json.loads, lines) if event["phase"] == "stopped"]
-    assert stopped[-2:] == ["redis", "stack"]
+    stopped = [event for event in map(json.loads, lines) if event["phase"] == "stopped"]
+    assert [event["name"] for event in stopped[-2:]] == ["redis", "stack"]
+    # An end in order is not worth a word, and it is timed by itself.
+    assert {event["detail"] for event in stopped} == {""}
+    assert stopped[-1]["seconds"] < time.monotonic() - began
     now = status(ground.options.state)
     assert now["state"] == "stopped"
     assert {entry["state"] for entry in now["processes"]} == {"stopped"}

@@ -89,7 +89,10 @@ def log_path(state: Path | None, name: str) -> Path:
     state_dir = StateDir(state or UpOptions().state)
     path = state_dir.log_file(name)
     if not path.exists():
-        names = ", ".join(sorted(log.stem for log in state_dir.logs.glob("*.log"))) or "none yet"
+        names = (
+            ", ".join(sorted(log.stem for log in state_dir.logs.glob("*.log")))
+            or "none yet; start the stack with: flotilla up"
+        )
         raise NotRunningError(f"no log of {name} in {state_dir.logs}; there are: {names}")
     return path
 

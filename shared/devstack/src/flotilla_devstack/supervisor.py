@@ -113,6 +113,8 @@ class Supervisor:
     def _end(self, code: int, error: Exception | None = None) -> int:
         """Services first, so that they can hand back their work; the folder's lock goes last."""
         self._stack.post("stopping")
+        # From here on what counts is how long the end takes, not how long the stack was there.
+        self._watch = Stopwatch("stack", "stack", self._report)
         self._watch.report("stopping", str(error or ""))
         side_by_side(self._services, lambda service: take_down(service, self._report), threading.Event())
         self._stack.stop_servers()

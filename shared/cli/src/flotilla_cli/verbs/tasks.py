@@ -36,11 +36,15 @@ def submit_task(
     if session:
         body["session_id"] = session
     answer = call.gateway.post("/tasks", body)
-    call.show(answer, lambda: _print_submitted(answer))
+    call.show(answer, lambda: _print_submitted(call, answer, step))
 
 
-def _print_submitted(answer: dict[str, Any]) -> None:
+def _print_submitted(call: Call, answer: dict[str, Any], steps: list[str]) -> None:
     print_fields(answer)
+    present = {agent["name"] for agent in call.gateway.get("/agents")["agents"]}
+    if absent := [step for step in steps if step not in present]:
+        # Not refused: an agent may be at zero instances, or come later.
+        notice(f"No instance of {', '.join(absent)} is there now: the task waits for it. Who is: flotilla agents list")
     notice(f"Its result: flotilla tasks get {answer['task_id']}")
 
 
