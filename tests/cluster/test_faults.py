@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.conftest import Figures
 from tests.cluster.fleet import RELEASE, SERVICES, SMALL, Fleet
 from tests.cluster.kubernetes import Object
-from tests.cluster.promises import RATE, Load, check, slow_tasks, twice_in_kafka
+from tests.cluster.promises import RATE, Load, check, finishings, slow_tasks, twice_in_kafka
 from tests.e2e.test_one_question import HANDBOOK, upload
 from tests.support.waiting import eventually
 
@@ -16,9 +16,11 @@ pytestmark = pytest.mark.full
 SHRUNK = ("research-agent", "writer-agent", "outbox-relay", "audit-consumer", "workflow-worker")
 OPTIONS = SMALL
 SECONDS = 60
+STEPS = 2
+"""Tasks of a run: research, write."""
 REPEATS_FOR_S = 120
 """How long a client repeats a request whose gateway was killed."""
-_ATTEMPTS = "SELECT DISTINCT attempt FROM flotilla.agent_tasks WHERE session_id LIKE $1 || '-%'"
+_ATTEMPTS = "SELECT attempt, count(*) FROM flotilla.agent_tasks WHERE session_id LIKE $1 || '-%' GROUP BY attempt"
 
 
 async def test_scaling_down_at_work_loses_and_repeats_nothing(
@@ -41,7 +43,9 @@ async def test_scaling_down_at_work_loses_and_repeats_nothing(
     assert said["failures"] == {}
     assert await twice_in_kafka(fleet) == twice
     async with fleet.database() as database:
-        assert [row["attempt"] for row in await database.fetch(_ATTEMPTS, load.batch)] == [1]
+        attempts = {row["attempt"]: row["count"] for row in await database.fetch(_ATTEMPTS, load.batch)}
+    assert attempts == {1: STEPS * load.runs}
+    assert await finishings(fleet) == STEPS * load.runs
 
 
 async def test_every_service_killed_in_turn_loses_nothing(
