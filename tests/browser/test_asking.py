@@ -114,3 +114,19 @@ def test_a_run_that_is_cancelled_says_so(console: Console, model: StubEndpoint) 
         page.get_by_role("button", name="Cancel the run").click()
         page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
         expect(page.get_by_text("cancelled").first).to_be_visible()
+
+
+def test_a_question_that_is_too_long_is_kept_whole_and_not_sent(console: Console) -> None:
+    page = console.person()
+    page.goto("/ask")
+    box = page.get_by_label("Your question")
+    # Each is one character, and two of JavaScript's.
+    ask(page, "🚢" * 32_007)
+    expect(page.get_by_role("status").filter(has_text="too many")).to_have_text(
+        "7 characters too many: a question has at most 32,000."
+    )
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+    expect(page.get_by_role("article")).to_have_count(0)
+    assert len(box.input_value()) == 32_007
+    box.fill("🚢" * 32_000)
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()

@@ -4,6 +4,7 @@ import { ApiError } from "../api/problem";
 import type { Run, SaidMessage } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { useFollowedRun } from "../lib/follow-run";
+import { count, number } from "../lib/format";
 import { useActing, useLoaded, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import type { RunView } from "../lib/run-view";
@@ -75,6 +76,13 @@ function SessionLead({ id }: { id: string }) {
   );
 }
 
+/** As the gateway counts them. No `maxLength`: the browser would cut what is pasted without a word. */
+const MAX_QUESTION = 32_000;
+
+function excessOf(text: string): number {
+  return text.length > MAX_QUESTION ? Math.max(0, Array.from(text).length - MAX_QUESTION) : 0;
+}
+
 function Question({ session, onAsked }: { session: string | null; onAsked: (id: string, one: Asked) => void }) {
   const [text, setText] = useState("");
   const acting = useActing();
@@ -83,9 +91,10 @@ function Question({ session, onAsked }: { session: string | null; onAsked: (id: 
   const attempt = useRef({ text: "", key: "" });
   useEffect(() => box.current?.focus({ preventScroll: true }), []);
 
+  const query = text.trim();
+  const excess = excessOf(query);
   const ask = async () => {
-    const query = text.trim();
-    if (query === "") return;
+    if (query === "" || excess > 0) return;
     if (attempt.current.text !== query) attempt.current = { text: query, key: randomKey() };
     const isDone = await acting.run(async () => {
       const id = session ?? (await api.createSession()).session_id;
@@ -118,19 +127,20 @@ function Question({ session, onAsked }: { session: string | null; onAsked: (id: 
           id="question"
           ref={box}
           rows={2}
-          maxLength={32_000}
           placeholder="Ask a question…"
           aria-describedby="question-help"
           value={text}
           onInput={(event) => setText(event.currentTarget.value)}
           onKeyDown={onKeyDown}
         />
-        <Button type="submit" variant="primary" icon="send" isBusy={acting.isBusy} disabled={text.trim() === ""}>
+        <Button type="submit" variant="primary" icon="send" isBusy={acting.isBusy} disabled={query === "" || excess > 0}>
           Ask
         </Button>
       </div>
-      <p class="field-help" id="question-help">
-        Enter asks, Shift+Enter makes a new line.
+      <p class={excess > 0 ? "field-error" : "field-help"} id="question-help" role="status">
+        {excess > 0
+          ? `${count(excess, "character")} too many: a question has at most ${number(MAX_QUESTION)}.`
+          : "Enter asks, Shift+Enter makes a new line."}
       </p>
     </form>
   );
