@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flotilla_devstack import Progress, Stack, Status, UpOptions, down, log_path, status, up, wait_until
-from flotilla_devstack.errors import StartFailedError, StateLockedError
+from flotilla_devstack.errors import PortTakenError, StartFailedError, StateLockedError
 from flotilla_devstack.process import Identity
 from flotilla_devstack.services import SERVICES
 from flotilla_devstack.status import find_entry, unpack
@@ -286,7 +286,7 @@ def test_requested_port_that_is_taken_fails_up_by_name(ground: Ground) -> None:
         listener.listen()
         port = listener.getsockname()[1]
         options = UpOptions(state=ground.options.state, servers=("redis",), ports=(("redis.redis", port),))
-        with pytest.raises(StartFailedError, match=rf"port {port}.*redis\.redis"):
+        with pytest.raises(PortTakenError, match=rf"port {port}.*redis\.redis"):
             up(options, timeout_s=30)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,6 +142,16 @@ def test_without_a_stack_each_verb_exits_with_3_and_says_how_to_start_one(
     done = alone(tmp_path, *arguments)
     assert done.returncode == 3
     assert "flotilla up" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = alone(tmp_path, "up", "--port", f"gateway.http={port}")
+    assert done.returncode == 1
+    assert f"port {port}, asked for as gateway.http, is in use" in done.stderr
+    assert "flotilla up --port" in done.stderr
+    assert not (tmp_path / "status.json").exists()
 
 
 def test_doctor_tells_of_a_stack_that_is_off_once(tmp_path: Path) -> None:

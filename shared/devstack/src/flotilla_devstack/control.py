@@ -12,6 +12,7 @@ from pathlib import Path
 from flotilla_devstack.errors import DeadlineError, DevstackError, NotRunningError, StartFailedError, StateLockedError
 from flotilla_devstack.folders import Lock, StateDir
 from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ports import check_free
 from flotilla_devstack.process import Identity
 from flotilla_devstack.progress import Follower, Journal, Listener, ignore
 from flotilla_devstack.status import Status, read_status
@@ -35,6 +36,7 @@ def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, time
     it is interrupted (Ctrl-C), what it started is stopped again.
 
     Raises:
+        PortTakenError: a port that was asked for by number is in use.
         StartFailedError: something did not come up; everything was stopped again; the message says why.
         DeadlineError: not ready within `timeout_s`; the start goes on.
     """
@@ -47,6 +49,9 @@ def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, time
             with contextlib.suppress(_OwnerVanishedError):
                 return _follow(state_dir, follower, None, on_progress, timeout_s)
         follower.skip()
+        # Before four servers are started in vain; what a killed supervisor left behind is ended by the next one.
+        if not Ledger(state_dir.ledger_file).survivors():
+            check_free(dict(options.ports))
         process = _launch(options, state_dir)
         with _stopped_on_interrupt(state_dir, on_progress):
             return _follow(state_dir, follower, process, on_progress, timeout_s)

@@ -36,6 +36,17 @@ def free_port() -> int:
     raise PortTakenError(f"found no free loopback port between {_FIRST} and {_LAST}")
 
 
+def check_free(requested: Mapping[str, int]) -> None:
+    """Look at ports that were asked for by number.
+
+    Raises:
+        PortTakenError: one is in use.
+    """
+    for name, port in requested.items():
+        if not is_free(port):
+            raise PortTakenError(f"port {port}, asked for as {name}, is in use; free it or ask for another")
+
+
 class PortBook:
     """The ports of one stack under names like `temporal.ui`, kept in a JSON file.
 
@@ -66,8 +77,7 @@ class PortBook:
 
     def _checked(self, key: str) -> int:
         port = self._requested[key]
-        if not is_free(port):
-            raise PortTakenError(f"port {port}, asked for as {key}, is in use; free it or ask for another")
+        check_free({key: port})
         return port
 
     def _draw(self, others: set[int]) -> int:
