@@ -8,6 +8,7 @@ import re
 # With the blank before it, which goes with a citation that is dropped.
 _WHOLE = re.compile(r"( ?)\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]")
 _BEGUN = re.compile(r" ?(?:\[[\d\s,;]*)?")
+_OPEN = re.compile(r"\[[\d\s,;]*\Z")
 _NUMBER = re.compile(r"\d+")
 _LONGEST = 40
 
@@ -39,7 +40,7 @@ class CitationStream:
                 given.append(whole[at])
                 at += 1
             elif found := _WHOLE.match(whole, at):
-                given.append(self._renumbered(found))
+                given.append(self._renumbered(found) or self._gap(given))
                 at = found.end()
             elif self._may_go_on(whole[at:]):
                 break
@@ -62,6 +63,10 @@ class CitationStream:
         known = [number for number in dict.fromkeys(numbers) if 1 <= number <= self._passages]
         self.cited.extend(number for number in known if number not in self.cited)
         return f"{citation.group(1)}[{', '.join(str(self.cited.index(n) + 1) for n in known)}]" if known else ""
+
+    def _gap(self, given: list[str]) -> str:
+        """Stands where a citation was dropped: in `[[9]1]`, what is left around it must not become a citation."""
+        return "[]" if _OPEN.search(self.text + "".join(given)) else ""
 
     def _give(self, text: str) -> str:
         self._text.append(text)

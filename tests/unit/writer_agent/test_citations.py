@@ -22,6 +22,7 @@ def through(stream: CitationStream, *pieces: str) -> str:
         ("Nobody said that [9].", "Nobody said that.", []),
         ("Half of it [9, 2].", "Half of it [1].", [2]),
         ("Zero [0] too.", "Zero too.", []),
+        ("Within [[9]1] or [1 [9]].", "Within [[]1] or [1[]].", []),
         ("`argv[1]` stays [1].", "`argv[1]` stays [1].", [1]),
         ("```\nx = a[3]\n``` then [2]", "```\nx = a[3]\n``` then [1]", [2]),
         ("A [link] and [1", "A [link] and [1", []),
