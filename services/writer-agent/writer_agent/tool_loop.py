@@ -119,13 +119,19 @@ class ToolLoop:
     async def _output_of(self, call: ToolRequest) -> str:
         """What the model reads. A refused call is told to the model, which may do better, and recorded."""
         try:
-            result = await self.ctx.tool(call.name, **_arguments(call))
+            result = await self.ctx.tool(self._offered(call.name), **_arguments(call))
         except (Forbidden, Invalid) as error:
             self.ctx.record(
                 "error", ErrorRaised(type=type(error).__name__, message=str(error), where=f"tool {call.name}")
             )
             return f"error: {error}"
         return self._added(result) if _are_passages(result) else to_json(result).decode()
+
+    def _offered(self, name: str) -> str:
+        """`name`, if the model was told of it: the agent may have tools that are not for the model."""
+        if name not in self.tools:
+            raise Forbidden(f"tool {name!r} was not offered; offered: {', '.join(self.tools) or 'none'}")
+        return name
 
     def _added(self, found: Sequence[Passage]) -> str:
         """Takes new passages in and shows them with the numbers that they may be cited by."""

@@ -1,9 +1,8 @@
 """The writer in the test kit: the real task function, a model that says what the test wants."""
 
-from typing import Any
-
 import pytest
 
+from flotilla.agent import ToolFunction
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage, TokenUsage, Turn, WriteResult, WriteTask
 from flotilla.llm import Completion, ExtractiveModel, LanguageModel, ModelRefused, ModelUnavailable, ToolRequest
@@ -47,11 +46,11 @@ async def write(
     tools: tuple[str, ...] = (SEARCH,),
     budget: Budget | None = None,
     history: list[Turn] | None = None,
+    known: tuple[ToolFunction, ...] = (search_knowledge_base,),
 ) -> TaskRun[WriteResult]:
     agent = writer(Writing(tools=tools, budget=budget or Budget(tool_steps=2, tokens=10_000), history_turns=2))
     task = WriteTask(query="What do cats eat?", passages=list(passages), history=history or [])
-    known: dict[str, Any] = {SEARCH: search_knowledge_base}
-    return await run_task(agent, task, tools={name: known[name] for name in tools}, model=model)
+    return await run_task(agent, task, tools={tool.__name__: tool for tool in known}, model=model)
 
 
 async def test_the_answer_cites_sources_that_were_given_in_the_order_of_its_citations() -> None:
@@ -135,6 +134,28 @@ async def test_a_wrong_call_is_refused_recorded_and_told_to_the_model(call: Comp
     assert run.result.answer == "Fish [1]."
 
 
+async def test_a_tool_that_only_the_agent_may_use_is_neither_offered_to_the_model_nor_carried_out_for_it() -> None:
+    done: list[str] = []
+
+    async def delete_everything() -> str:
+        done.append("deleted")
+        return "done"
+
+    model = FakeModel(calling(name="delete_everything", arguments="{}"), "Fish [1].")
+    run = await write(model, CATS, known=(search_knowledge_base, delete_everything))
+    assert [tool.name for tool in model.requests[0].tools] == [SEARCH]
+    assert run.kinds == ["error"]
+    assert run.events[0].data["type"] == "Forbidden"
+    assert done == []
+
+
+async def test_with_an_empty_list_the_model_is_offered_nothing_and_gets_nothing() -> None:
+    model = FakeModel(calling(), "Fish [1].")
+    run = await write(model, CATS, tools=())
+    assert model.requests[0].tools == ()
+    assert run.kinds == ["error"]
+
+
 async def test_after_its_last_step_the_model_must_answer() -> None:
     model = FakeModel(calling(), calling(), "Fish [1].")
     run = await write(model, CATS)
@@ -157,12 +178,6 @@ async def test_an_answer_that_costs_more_than_its_budget_is_stopped_before_the_n
     assert (run.failure.type, run.failure.retryable) == ("TokensSpent", False)
     assert "15 tokens used, 15 allowed" in run.failure.message
     assert len(model.requests) == 1
-
-
-async def test_without_allowed_tools_none_is_offered() -> None:
-    model = FakeModel("Fish [1].")
-    await write(model, CATS, tools=())
-    assert model.requests[0].tools == ()
 
 
 async def test_the_offered_tools_have_typed_arguments() -> None:
