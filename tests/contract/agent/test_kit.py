@@ -9,8 +9,9 @@ import pytest
 from flotilla.agent import Agent, TaskContext
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.tasks import Turn
 from flotilla.llm import ChatMessage, CompletionRequest
-from flotilla.postgres import Pool
+from flotilla.postgres import Connection, Pool
 from flotilla.testing import FakeModel, run_task
 from tests.support.agents import open_session, publish, replies, running, session_events, task
 from tests.support.waiting import eventually
@@ -120,3 +121,29 @@ async def test_kit_shows_tokens_and_the_requests_of_the_model() -> None:
 async def test_kit_cancels_a_task_that_looks() -> None:
     run = await run_task(make_agent(), Given("x"), cancelled=True)
     assert (run.status, run.output) == ("cancelled", None)
+
+
+async def test_a_tool_given_to_the_kit_stands_in_for_the_agents_own() -> None:
+    async def shout(text: str) -> str:
+        return f"{text}, quietly"
+
+    run = await run_task(make_agent(), Given("hello"), tools={"shout": shout})
+    assert run.result == Made("hello, quietly")
+
+
+async def test_kit_gives_the_task_its_latest_turns_and_its_try_and_counts_its_effects() -> None:
+    agent = Agent("teller")
+
+    async def effect(_connection: Connection) -> None:
+        raise AssertionError("the kit has no database to run it in")
+
+    @agent.task
+    async def tell(ctx: TaskContext, given: Given) -> Made:
+        ctx.in_transaction(effect)
+        ctx.in_transaction(effect)
+        return Made(f"{[turn.query for turn in await ctx.session.turns(2)]} {ctx.attempt}")
+
+    turns = [Turn(query=f"q{n}", answer="a") for n in range(3)]
+    run = await run_task(agent, Given("tell me"), turns=turns, attempt=2)
+    assert run.result == Made("['q1', 'q2'] 2")
+    assert run.effects == 2
