@@ -179,7 +179,7 @@ def test_one_run_at_a_time_and_bad_questions_are_told(fleet: Fleet, unique: Uniq
     assert "409" in second.stderr
     empty = fleet.cli("ask", "", check=False)
     assert empty.returncode == 2
-    assert "query" in empty.stderr
+    assert "the question is empty" in empty.stderr
     unknown = fleet.cli("runs", "get", "no-such-run", check=False)
     assert unknown.returncode == 3
     assert fleet.cli("ask", "x", "--session", "../etc", check=False).returncode in (2, 3)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flotilla_cli.arguments import read_amount, read_expiry, read_object, read_pairs
+from flotilla_cli.arguments import check_time, read_amount, read_expiry, read_object, read_pairs
 from flotilla_cli.errors import Misuse
 
 
@@ -62,3 +62,15 @@ def test_spans_count_from_now() -> None:
 def test_what_is_no_span_is_misuse(text: str) -> None:
     with pytest.raises(Misuse):
         read_expiry(text)
+
+
+@pytest.mark.parametrize("text", ["2026-05-01T12:00:00Z", "2026-05-01T12:00:00.5+02:00"])
+def test_a_time_has_an_offset(text: str) -> None:
+    check_time(text)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-05-01", "2026-05-01T12:00:00"])
+def test_what_is_no_time_is_misuse(text: str) -> None:
+    with pytest.raises(Misuse) as caught:
+        check_time(text)
+    assert "2026-05-01T12:00:00Z" in caught.value.mend

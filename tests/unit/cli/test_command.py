@@ -111,6 +111,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("sessions", "show", "", "--token", "t"),
         ("runs", "cancel", " ", "--token", "t"),
         ("ask", "", "--token", "t"),
+        ("ask", "why?", "--session", "", "--token", "t"),
+        ("sessions", "show", "a/../b", "--token", "t"),
+        ("runs", "list", "--session", "a?b", "--token", "t"),
+        ("sessions", "state", "s", "--at-time", "yesterday", "--token", "t"),
         ("documents", "search", "", "--token", "t"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flotilla_cli.answers import AnswerPrinter, confidence_line, print_result, why_it_failed
-from flotilla_cli.events import LivePrinter, kind_of, print_events, summary_of
+from flotilla_cli.events import LivePrinter, kind_of, print_diff, print_events, summary_of
 from flotilla_cli.live import LiveEvent
 
 
@@ -114,3 +114,29 @@ def test_a_failed_run_says_why() -> None:
     assert why_it_failed({"error": {"type": "AuthenticationError", "message": "401"}}) == "AuthenticationError: 401"
     assert why_it_failed({"error": "plain"}) == "plain"
     assert why_it_failed({}) == "no reason given"
+
+
+def test_a_difference_is_told_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    diff = {
+        "from_seq": 4,
+        "to_seq": 9,
+        "status": {"before": "running", "after": "idle"},
+        "variables": {"n": {"before": 1, "after": None}},
+        "messages_added": [{"seq": 5, "role": "assistant", "content": "Yes."}],
+        "tool_calls_removed": [{"seq": 3, "tool": "search", "args": {"query": "q"}}],
+        "errors_added": [],
+    }
+    print_diff(diff)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(line[0], " ".join(line[1:])) for line in lines] == [
+        ("~", '- status "running" → "idle"'),
+        ("~", "- n 1 → null"),
+        ("-", "3 tool_call search(query='q')"),
+        ("+", "5 message assistant: Yes."),
+    ]
+
+
+def test_where_nothing_differs_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_diff({"from_seq": 4, "to_seq": 7, "status": None, "variables": {}, "messages_added": []})
+    said = capsys.readouterr()
+    assert "Nothing differs between event 4 and 7." in said.out + said.err

@@ -82,3 +82,18 @@ def read_expiry(text: str, now: datetime | None = None) -> datetime:
     if match is None or int(match[1]) == 0:
         raise Misuse(f"{text!r} is no span of time", "write it like 12h, 90d or 4w")
     return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def check_time(text: str) -> None:
+    """Refuse what is no RFC 3339 time with its offset.
+
+    Raises:
+        Misuse: it is none.
+    """
+    mend = "write it like 2026-05-01T12:00:00Z"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Misuse(f"{text!r} is no time", mend) from error
+    if moment.tzinfo is None:
+        raise Misuse(f"{text!r} says not where: it has no offset", mend)

@@ -26,7 +26,7 @@ def summary_of(event: Document) -> str:
     return shorten(_SUMMARIES.get(kind_of(event), _as_json)(data), _WIDTH)
 
 
-def _as_json(data: Mapping[str, Any]) -> str:
+def _as_json(data: object) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
@@ -75,6 +75,36 @@ EVENT_COLUMNS = (
 def print_events(events: Sequence[Document], empty: str) -> None:
     """Session events as a table."""
     print_table(events, EVENT_COLUMNS, empty)
+
+
+_DIFFERENCES = {"messages": "message", "tool_calls": "tool_call", "tool_results": "tool_result", "errors": "error"}
+
+
+def print_diff(diff: Document) -> None:
+    """What lies between two states, a line each: `+` is there now, `-` is not any more, `~` is another."""
+    rows = [_changed("status", diff["status"])] if diff.get("status") else []
+    rows += [_changed(name, change) for name, change in (diff.get("variables") or {}).items()]
+    for mark, how in (("-", "removed"), ("+", "added")):
+        for name, kind in _DIFFERENCES.items():
+            rows += [_differs(mark, kind, one) for one in diff.get(f"{name}_{how}") or []]
+    print_table(rows, _DIFFERENCE_COLUMNS, f"Nothing differs between event {diff['from_seq']} and {diff['to_seq']}.")
+
+
+def _changed(name: str, change: Mapping[str, Any]) -> Document:
+    before, after = (_as_json(change.get(side)) for side in ("before", "after"))
+    return {"mark": "~", "kind": name, "what": shorten(f"{before} → {after}", _WIDTH)}
+
+
+def _differs(mark: str, kind: str, one: Mapping[str, Any]) -> Document:
+    return {"mark": mark, "seq": one.get("seq"), "kind": kind, "what": shorten(_SUMMARIES[kind](one), _WIDTH)}
+
+
+_DIFFERENCE_COLUMNS = (
+    Column("", "mark"),
+    Column("seq", "seq", "right"),
+    Column("kind", "kind"),
+    Column("what", "what"),
+)
 
 
 class LivePrinter:

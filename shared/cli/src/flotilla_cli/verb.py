@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
@@ -135,7 +136,7 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
         *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
     ) -> None:
         wishes = Wishes(url, token, as_).over(root_wishes(context))
-        _refuse_blanks(context, arguments)
+        _check_texts(context, arguments)
         with ExitStack() as stack:
             function(Call(wishes, acts_as, output, stack), **arguments)
 
@@ -144,14 +145,23 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
     return command
 
 
-def _refuse_blanks(context: typer.Context, arguments: Mapping[str, object]) -> None:
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+"""What the gateway takes for one, so that no id can be another address."""
+
+
+def _check_texts(context: typer.Context, arguments: Mapping[str, object]) -> None:
     """A variable that was not set in a script: an empty id would ask for the listing."""
     for parameter in context.command.params:
         name = parameter.name or ""
         value = arguments.get(name)
-        if parameter.param_type_name == "argument" and isinstance(value, str) and not value.strip():
+        is_id = name == "session" or name.endswith("_id")
+        if not isinstance(value, str) or not (is_id or parameter.param_type_name == "argument"):
+            continue
+        if not value.strip():
             what = name.replace("_", " ")
             raise Misuse(f"the {what} is empty", f"{context.command_path} --help shows what belongs there")
+        if is_id and not _ID.fullmatch(value):
+            raise Misuse(f"{value!r} is no id", "an id is letters, digits and . _ : -, at most 128 of them")
 
 
 def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flotilla_cli.arguments import check_time
 from flotilla_cli.errors import Misuse
 from flotilla_cli.printing import Column, age, print_fields, say
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
@@ -76,6 +77,8 @@ def session_state(
     """Show what was known at a point of the history: messages, tool calls, variables, status."""
     if at_seq is not None and at_time is not None:
         raise Misuse("--at-seq and --at-time exclude each other", "give one of them")
+    if at_time is not None:
+        check_time(at_time)
     state = call.gateway.get(f"/sessions/{session}/state", at_seq=at_seq, at_time=at_time)
     call.show(state, lambda: print_state(state))
 
@@ -96,9 +99,11 @@ def session_diff(
     from_seq: Annotated[int, typer.Option("--from", metavar="SEQ", min=0, help="The earlier event.")],
     to_seq: Annotated[int, typer.Option("--to", metavar="SEQ", min=0, help="The later event.")],
 ) -> None:
-    """Show what changed between two points of the history."""
+    """Show what changed between two points of the history: + is there now, - is not any more, ~ is another."""
+    from flotilla_cli.events import print_diff
+
     changes = call.gateway.get(f"/sessions/{session}/diff", from_seq=from_seq, to_seq=to_seq)
-    call.show(changes, lambda: print_fields(changes))
+    call.show(changes, lambda: print_diff(changes))
 
 
 @verb(
