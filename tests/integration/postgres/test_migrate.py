@@ -32,6 +32,12 @@ async def test_a_user_without_a_name_migrates(empty_database: Database, monkeypa
     assert migrate(empty_database.superuser_dsn) == ALL
 
 
+async def test_migrations_print_nothing(empty_database: Database, capfd: pytest.CaptureFixture[str]) -> None:
+    assert migrate(empty_database.superuser_dsn) == ALL
+
+    assert capfd.readouterr().out == ""
+
+
 async def test_a_migration_that_ends_before_its_mark_leaves_nothing_and_runs_again(
     empty_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ yoyo does the bookkeeping in schema `flotilla_ops`. Its own lock is a row that a
 a session advisory lock, which dies with its connection, stands in for it.
 """
 
+from contextlib import redirect_stdout
+from io import StringIO
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -37,7 +39,8 @@ def _apply(backend: yoyo.backends.DatabaseBackend, migration: yoyo.migrations.Mi
 
     yoyo's own `apply_migrations` commits them apart, and wants a name for the user's number, which a pod has not.
     """
-    with backend.transaction():
+    # yoyo prints what a statement returns: an empty table for each call of a function.
+    with backend.transaction(), redirect_stdout(StringIO()):
         migration.process_steps(backend, "apply")
         backend.mark_one(migration, log=False)
 
