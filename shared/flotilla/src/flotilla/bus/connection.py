@@ -61,9 +61,8 @@ async def check_redis(client: Redis) -> None:
     """Raises RetryLater until Redis answers: a readiness check."""
     try:
         await ask(client, "PING")
-    except exceptions.AuthenticationError as error:  # a ConnectionError, too
-        raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error
-    except AWAY as error:
-        raise RetryLater(f"Redis does not answer: {error} ({_MEND})") from error
-    except exceptions.RedisError as error:
+    except (*AWAY, exceptions.RedisError) as error:
+        # A wrong password is a ConnectionError, too.
+        if isinstance(error, AWAY) and not isinstance(error, exceptions.AuthenticationError):
+            raise RetryLater(f"Redis does not answer: {error} ({_MEND})") from error
         raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error
