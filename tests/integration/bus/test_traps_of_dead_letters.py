@@ -1,0 +1,217 @@
+"""The trap table of `docs/bus.md`: what becomes of entries that can't be handled."""
+
+import json
+from typing import Any
+
+import pytest
+
+from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis
+from flotilla.bus.connection import ask
+from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.contracts import AgentEvent
+from flotilla.contracts.envelope import encode_event, from_builtins, to_builtins
+from flotilla.contracts.errors import Conflict, DeadLetter, NotFound, Oversize, RetryLater, UnknownType
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, REPLIES_STREAM
+from flotilla.contracts.tasks import Failure
+from flotilla.postgres import Pool, tenant_transaction
+from tests.support.consumers import consuming, entries, event
+from tests.support.traps import GROUP, REPLY_TO, STREAM, acknowledge, handled, raw, requested
+from tests.support.waiting import eventually
+
+
+async def never(_: Delivery) -> Finish:
+    raise UnknownType("version 2")
+
+
+async def test_undecodable_entry_is_a_dead_letter_after_five_deliveries(redis: Redis, pool: Pool) -> None:
+    entry_id = await ask(redis, "XADD", STREAM, "*", "event", b"\xff not json", "other", b"\x00\x01")
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, STREAM, acknowledge, group=GROUP, dead_letters=letters, min_idle_ms=100):
+        (kept,) = await eventually(lambda: letters.list("default"))
+        await eventually(lambda: handled(redis))
+    assert (kept.stream, kept.group, kept.entry_id, kept.attempts) == (STREAM, GROUP, entry_id.decode(), 5)
+    assert kept.reason == "undecodable"
+    shown = await letters.get("default", kept.dead_letter_id)
+    assert shown.body == "\\xff not json"
+    assert shown.fields["other"] == "\x00\x01"
+
+
+async def test_one_bad_entry_does_not_strand_its_batch(redis: Redis, pool: Pool) -> None:
+    seen: list[str] = []
+
+    async def handle(delivery: Delivery) -> Finish:
+        seen.append(delivery.event.subject)
+        return DONE
+
+    async with redis.pipeline() as batch:
+        for n in range(20):
+            batch.xadd(STREAM, {"event": b"{" if n % 5 == 0 else encode_event(event(f"n{n}"))})
+        await batch.execute()
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, STREAM, handle, group=GROUP, dead_letters=letters, min_idle_ms=100):
+        await eventually(lambda: len(seen) == 16)
+        await eventually(lambda: handled(redis))
+    assert len(set(seen)) == 16
+    assert len(await letters.list("default")) == 4
+
+
+async def test_entry_without_an_answer_is_a_dead_letter_after_max_deliveries(redis: Redis, pool: Pool) -> None:
+    runs = 0
+
+    async def break_down(_: Delivery) -> Finish:
+        nonlocal runs
+        runs += 1
+        raise RuntimeError("no answer")
+
+    await Publisher(redis).publish(STREAM, requested())
+    letters = PostgresDeadLetters(pool)
+    async with consuming(
+        redis, STREAM, break_down, group=GROUP, dead_letters=letters, min_idle_ms=60, max_deliveries=3
+    ):
+        (kept,) = await eventually(lambda: letters.list("default"))
+    assert (kept.reason, kept.task_id, runs) == ("no_answer", "t1", 3)
+
+
+async def test_twenty_deliveries_without_an_answer_are_allowed_by_default(redis: Redis) -> None:
+    deliveries: list[int] = []
+
+    async def break_down(delivery: Delivery) -> Finish:
+        deliveries.append(delivery.deliveries)
+        raise RuntimeError("no answer")
+
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, break_down, group=GROUP, min_idle_ms=20):
+        await eventually(lambda: redis.exists(DEAD_LETTERS_STREAM), timeout_s=20)
+    assert deliveries == list(range(1, 21))
+
+
+async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(redis: Redis) -> None:
+    deliveries: list[int] = []
+
+    async def wait_for_database(delivery: Delivery) -> Finish:
+        deliveries.append(delivery.deliveries)
+        if len(deliveries) < 8:
+            raise RetryLater("PostgreSQL is away")
+        return DONE
+
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, wait_for_database, group=GROUP, min_idle_ms=100, max_deliveries=2):
+        await eventually(lambda: handled(redis))
+    assert max(deliveries) <= 2
+    assert not await redis.exists(DEAD_LETTERS_STREAM)
+
+
+async def test_dead_lettered_task_fails_whoever_waits_for_it(redis: Redis, pool: Pool) -> None:
+    await Publisher(redis).publish(STREAM, requested())
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        await eventually(lambda: redis.exists(REPLIES_STREAM))
+    (reply,) = await entries(redis, REPLIES_STREAM)
+    assert reply["data"]["reply_to"] == to_builtins(REPLY_TO)
+    assert reply["data"]["status"] == "failed"
+    expected = Failure(type="DeadLetter", message="unknown_type: version 2", retryable=False)
+    assert from_builtins(reply["data"]["failure"], Failure) == expected
+    (announced,) = await entries(redis, DEAD_LETTERS_STREAM)
+    assert announced["data"]["dead_letter_id"]
+    async with tenant_transaction(pool, "default") as connection:
+        assert await connection.fetchval("SELECT status FROM flotilla.agent_tasks") == "dead_lettered"
+
+
+async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
+    async def refuse(_: Delivery) -> Finish:
+        raise DeadLetter("for another agent")
+
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, refuse, group=GROUP, min_idle_ms=60_000):
+        await eventually(lambda: redis.exists(DEAD_LETTERS_STREAM))
+    (announced,) = await entries(redis, DEAD_LETTERS_STREAM)
+    assert (announced["data"]["reason"], announced["data"]["attempts"]) == ("refused", 1)
+    assert json.loads(announced["data"]["body"])["data"]["task_id"] == "t1"
+
+
+async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, pool: Pool) -> None:
+    kept = 0
+    durable = PostgresDeadLetters(pool)
+
+    class AwayAtFirst:
+        async def keep(self, lost: Any) -> list[tuple[str, AgentEvent]]:
+            nonlocal kept
+            kept += 1
+            if kept < 3:
+                raise RetryLater("PostgreSQL is away")
+            return await durable.keep(lost)
+
+    async def refuse(_: Delivery) -> Finish:
+        raise DeadLetter("no")
+
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, refuse, group=GROUP, dead_letters=AwayAtFirst(), min_idle_ms=60):
+        await eventually(lambda: durable.list("default"))
+        await eventually(lambda: handled(redis))
+
+
+async def test_redrive_publishes_the_same_bytes_and_only_once(redis: Redis, pool: Pool) -> None:
+    letters = PostgresDeadLetters(pool)
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        (kept,) = await eventually(lambda: letters.list("default"))
+    (before,) = await raw(redis)
+    entry_id = await letters.redrive(redis, "default", kept.dead_letter_id)
+    (again,) = await raw(redis, entry_id)
+    assert again[1] == before[1]
+    with pytest.raises(Conflict, match="was redriven"):
+        await letters.redrive(redis, "default", kept.dead_letter_id)
+    assert await redis.xlen(STREAM) == 2
+    assert await letters.list("default") == []
+    async with tenant_transaction(pool, "default") as connection:
+        assert await connection.fetchval("SELECT status FROM flotilla.agent_tasks") == "queued"
+
+
+async def test_redriven_entry_that_fails_again_is_a_new_dead_letter(redis: Redis, pool: Pool) -> None:
+    letters = PostgresDeadLetters(pool)
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        (first,) = await eventually(lambda: letters.list("default"))
+        assert await letters.redrive_stream(redis, "default", STREAM) == 1
+        (second,) = await eventually(lambda: letters.list("default"))
+    assert first.entry_id != second.entry_id
+    assert len(await letters.list("default", closed_too=True)) == 2
+
+
+async def test_discarded_dead_letter_is_closed_for_good(redis: Redis, pool: Pool) -> None:
+    letters = PostgresDeadLetters(pool)
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        (kept,) = await eventually(lambda: letters.list("default"))
+    assert await letters.counts() == {STREAM: 1}
+    await letters.discard("default", kept.dead_letter_id)
+    assert await letters.counts() == {}
+    with pytest.raises(Conflict, match="was discarded"):
+        await letters.redrive(redis, "default", kept.dead_letter_id)
+
+
+async def test_dead_letters_belong_to_the_tenant_that_they_name_or_to_the_operator(redis: Redis, pool: Pool) -> None:
+    letters = PostgresDeadLetters(pool, operator_tenant="operator")
+    await Publisher(redis).publish(STREAM, requested("of-acme", tenant="acme"))
+    await ask(redis, "XADD", STREAM, "*", "event", b"{")
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        (acme,) = await eventually(lambda: letters.list("acme"))
+        (nameless,) = await eventually(lambda: letters.list("operator"))
+    assert (acme.task_id, nameless.task_id) == ("of-acme", None)
+    with pytest.raises(NotFound):
+        await letters.get("operator", acme.dead_letter_id)
+
+
+async def test_poisoned_text_does_not_keep_an_entry_out_of_the_dead_letters(redis: Redis, pool: Pool) -> None:
+    body = '{"specversion":"1.0","id":"1","source":"/x","type":"t\\u0000","subject":"s","time":"2026-01-01T00:00:00Z",'
+    body += '"data":{"task_id":"a\\u0000b","agent":"\\u0000","tenant_id":"\\u0000","session_id":"\\u0000"}}'
+    await ask(redis, "XADD", STREAM, "*", "event", body)
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+        (kept,) = await eventually(lambda: letters.list("\ufffd"))
+    assert kept.task_id == "a\ufffdb"
+
+
+async def test_oversize_event_is_refused_where_it_is_made(redis: Redis) -> None:
+    with pytest.raises(Oversize, match="1000000 are allowed"):
+        await Publisher(redis).publish(STREAM, event(text="x" * 1_000_000))
