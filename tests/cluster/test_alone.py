@@ -18,6 +18,7 @@ pytestmark = pytest.mark.full
 # Servers and the install Job, and none of the services.
 OPTIONS = tuple(word for service in SERVICES for word in ("--set", f"{service}.enabled=false"))
 RELEASE = "alone"
+_OWN = f"app.kubernetes.io/instance={RELEASE}"
 # Addresses of the servers that are there; each mistake spoils one.
 SERVERS = (
     *("--set", "global.dependencies.postgres.existingSecret=flotilla-demo-postgres"),
@@ -66,6 +67,8 @@ def alone(fleet: Fleet) -> Iterator[Namespace]:
     yield fleet.namespace
     fleet.namespace.kubectl("delete", "secret", "wrong")
     fleet.namespace.helm("uninstall", RELEASE, "--wait", "--ignore-not-found")
+    # helm waits for the Deployment; its last pod may linger.
+    fleet.namespace.kubectl("wait", "--for=delete", "pod", "--selector", _OWN, "--timeout=120s")
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -128,7 +131,7 @@ def _deployment(service: str) -> str:
 
 
 def _pods(namespace: Namespace) -> list[Object]:
-    return namespace.get("pods", "--selector", f"app.kubernetes.io/instance={RELEASE}")
+    return namespace.get("pods", "--selector", _OWN)
 
 
 def _container(pod: Object) -> dict[str, Any]:
