@@ -316,6 +316,7 @@ async def test_an_export_says_which_part_of_a_parent_nobody_signed(ground: Groun
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run_verifier(file, ground.folder / "audit.pub")
     assert "UNSIGNED events 1 to 6 of its parent s1" in done.stdout
+    assert done.returncode == 1, "anybody can chain events that nobody signed"
     lines[0]["format"] = "flotilla-audit-export/1"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run_verifier(file, ground.folder / "audit.pub").stdout == done.stdout

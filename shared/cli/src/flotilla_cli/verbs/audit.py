@@ -56,14 +56,16 @@ def verify(
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
 
-    Exit code 1 when something was changed.
+    Exit code 1 when something was changed, or when an export holds what nobody signed.
     """
     if file is not None and session is not None:
         raise Misuse("--session and --file exclude each other", "an export holds one session")
     verdict = _verify_export(file, public_key) if file else call.gateway.get("/audit/verify", session_id=session)
     call.show(verdict, lambda: _print_verdict(verdict))
-    if not verdict["ok"]:
+    if verdict["problems"]:
         raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _MEND)
+    if not verdict["ok"]:
+        raise CliError("not all of it is signed, and what is not proves nothing", _UNSIGNED)
 
 
 def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
@@ -103,9 +105,15 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "anchored_seq": found.anchored_seq,
         "problem": problems[0] if problems else None,
     }
-    return {"ok": not problems, "sessions": [session], "problems": problems, "unsigned": found.unsigned}
+    return {
+        "ok": not problems and not found.unsigned,
+        "sessions": [session],
+        "problems": problems,
+        "unsigned": found.unsigned,
+    }
 
 
+_UNSIGNED = "have it exported again: the audit consumer signs what is new every ten seconds"
 _MEND = "keep what there is and follow the runbook; flotilla audit export saves what is still provable"
 
 

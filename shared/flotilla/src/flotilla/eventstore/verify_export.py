@@ -1,7 +1,7 @@
 """Checks an exported history: `python -m flotilla.eventstore.verify_export FILE --public-key KEY`.
 
 Needs the file, the public key and nothing else: no database, no Kafka, no Flotilla service. Exit code 0: the history
-is whole and was signed; 1: it is not, and the first bad event is named; 2: a file can't be read.
+is whole and was signed; 1: it is not, and the first bad event or what nobody signed is named; 2: a file can't be read.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class ExportVerdict:
     """Up to here a signed checkpoint vouches for the session's own events."""
     last_seq: int = 0
     unsigned: list[str] = field(default_factory=list)
-    """Parents' prefixes that no checkpoint in the file reaches: their chain holds, but nobody signed it here."""
+    """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -76,10 +76,11 @@ def verify_export(lines: Iterable[str | bytes], keys: PublicKeys) -> ExportVerdi
     for part in parts.values():
         verdict.problems += part.problems()
         verdict.last_seq, verdict.anchored_seq = part.check.last_seq, part.anchored_seq
-        if part.session_id != verdict.session_id and part.anchored_seq < part.upto_seq:
+        if part.anchored_seq < part.upto_seq:
+            whose = "" if part.session_id == verdict.session_id else f" of its parent {part.session_id}"
             verdict.unsigned.append(
-                f"events {part.anchored_seq + 1} to {part.upto_seq} of its parent {part.session_id} are chained, but "
-                "no checkpoint in the file has signed them: ask for a newer export"
+                f"events {part.anchored_seq + 1} to {part.upto_seq}{whose} are chained, but no checkpoint in the file "
+                "has signed them: ask for a newer export"
             )
     with _line(1):
         verdict.problems += _lineage_problems(header)
@@ -212,12 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"BAD {place}{problem.kind}: {problem.detail}\n")
     for unsigned in verdict.unsigned:
         sys.stdout.write(f"UNSIGNED {unsigned}\n")
-    word = "BAD" if verdict.problems else "GOOD"
+    word = "BAD" if verdict.problems else "UNSIGNED" if verdict.unsigned else "GOOD"
     sys.stdout.write(
         f"{word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
         f"signed up to {verdict.anchored_seq}\n"
     )
-    return EXIT_BAD if verdict.problems else EXIT_GOOD
+    return EXIT_GOOD if word == "GOOD" else EXIT_BAD
 
 
 if __name__ == "__main__":
