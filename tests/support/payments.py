@@ -111,9 +111,10 @@ class Fleet:
         self._members[name] = await asyncio.to_thread(start, MODULE, name=name, **self._what)
 
     def kill_one(self) -> None:
-        """kill -9 of the longest-lived, and a new one in its place, which takes a moment; one is left to work."""
+        """kill -9 of the longest-lived, and a new one in its place, which takes a moment. Half of them are left to
+        work: where a start takes seconds, nobody would live until it claims what the others left."""
         at_work = [name for name in self._members if name != self._paused]
-        if len(at_work) == 1:
+        if len(at_work) <= self._plan.consumers // 2:
             return
         victim = self._members.pop(at_work[0])
         victim.kill()
