@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord
 
 from audit_consumer.checkpoints import publish_checkpoints
 from flotilla.config import KafkaSettings
@@ -16,7 +19,11 @@ from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, open_kafka_log
 from flotilla.eventstore.chain_check import Problem
+from flotilla.eventstore.checkpoint_records import CheckpointRecord
 from flotilla.eventstore.export import export_session
+from flotilla.eventstore.kafka_log import KafkaLog
+from flotilla.eventstore.kafka_witness import KafkaWitness
+from flotilla.eventstore.log import LoggedEvent, Segment
 from flotilla.eventstore.proof import Statement, genesis, head_leaf, link, merkle_root
 from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.eventstore.verify import Verdict, Verifier
@@ -115,6 +122,14 @@ SWAP = """
 UPDATE audit.session_events AS e SET body = o.body, event = o.event, event_id = o.event_id
 FROM audit.session_events AS o
 WHERE e.session_id = 's1' AND o.session_id = 's1' AND e.seq + o.seq = 7 AND e.seq IN (3, 4)
+"""
+SLIP_IN = """
+INSERT INTO audit.session_events SELECT tenant_id, session_id, 11, gen_random_uuid(), type, occurred_at, run_id,
+    task_id, rolled_back_to, traceparent, kafka_partition, kafka_offset + 1,
+    sha256(hash || convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8')),
+    convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8'),
+    replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11')::jsonb, now()
+FROM audit.session_events WHERE session_id = 's1' AND seq = 10
 """
 
 
@@ -253,15 +268,57 @@ async def test_a_checkpoint_signed_with_another_key_is_not_believed(ground: Grou
     assert "is not among the trusted ones" in verdict.problems[0].detail
 
 
+class _Early(KafkaLog):
+    """Reads Kafka a moment before the newest checkpoints and `event` come."""
+
+    event: Callable[[], Awaitable[object]]
+    has_read = False
+
+    async def checkpoints(self) -> dict[tuple[int, int], CheckpointRecord]:
+        found = await super().checkpoints() if self.has_read else {}
+        self.has_read = True
+        return found
+
+    async def read(self, *what: Any, **where: Any) -> list[LoggedEvent]:
+        found = await super().read(*what, **where)
+        await self.event()
+        return found
+
+    async def scan(self, partition: int) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
+        async for batch in super().scan(partition):
+            yield batch
+        await self.event()
+
+
+async def test_a_checkpoint_that_is_published_during_the_verification_is_not_missed(ground: Ground) -> None:
+    await ground.into_kafka()
+    log = _Early(ground.kafka)
+    log.event = nothing
+    verdict = await Verifier(ground.pool, "default", load_public_keys(ground.folder / "audit.pub"), log).verify("s1")
+    await log.close()
+    assert verdict.ok, verdict.problems
+
+
+@pytest.mark.parametrize("whole_topic", [False, True])
+async def test_an_event_that_is_projected_during_the_verification_was_not_added(
+    ground: Ground, *, whole_topic: bool
+) -> None:
+    await ground.into_kafka()
+    log = _Early(ground.kafka)
+    log.event = lambda: ground.projected.execute(f"{SLIP_IN} ON CONFLICT DO NOTHING")
+    witness = KafkaWitness(ground.pool, "default", log)
+    found = await (witness.all_sessions() if whole_topic else witness.sessions([Segment("s1", 0, 2**62)]))
+    await log.close()
+    assert found == {}
+
+
+async def nothing() -> None:
+    """No event comes."""
+
+
 async def test_an_event_that_was_slipped_in_is_found(ground: Ground) -> None:
     await ground.into_kafka()
-    await ground.projected.execute("""
-        INSERT INTO audit.session_events SELECT tenant_id, session_id, 11, gen_random_uuid(), type, occurred_at, run_id,
-            task_id, rolled_back_to, traceparent, kafka_partition, kafka_offset + 1,
-            sha256(hash || convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8')),
-            convert_to(replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11'), 'UTF8'),
-            replace(convert_from(body, 'UTF8'), '"sequence":10', '"sequence":11')::jsonb, now()
-        FROM audit.session_events WHERE session_id = 's1' AND seq = 10""")
+    await ground.projected.execute(SLIP_IN)
     await ground.projected.execute("""
         UPDATE audit.session_heads SET seq = 11, hash = (
             SELECT hash FROM audit.session_events WHERE session_id = 's1' AND seq = 11)

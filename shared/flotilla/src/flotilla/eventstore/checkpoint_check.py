@@ -1,7 +1,7 @@
 """Checks the checkpoints of the fleet: signatures, the chain of each partition, Merkle roots, the copies in Kafka."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 
@@ -55,6 +55,16 @@ class CheckpointsFound:
     problems: list[Problem]
     leaves: dict[tuple[int, int], list[bytes]]
     """The signed leaves, by partition and number; only of checkpoints without a problem."""
+    unseen: list[CheckpointRecord] = field(default_factory=list)
+    """Published, as PostgreSQL says, but not among the copies: these may have been read a moment too early."""
+
+    def judge_unseen(self, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> None:
+        """Compares what was unseen with copies that were read after PostgreSQL called it published."""
+        for record in self.unseen:
+            if problems := _differences(record, in_kafka.get((record.partition, record.number))):
+                self.problems += [_problem(record.partition, record.number, text) for text in problems]
+                self.leaves.pop((record.partition, record.number), None)
+        self.unseen = []
 
 
 async def check_checkpoints(
@@ -62,7 +72,8 @@ async def check_checkpoints(
 ) -> CheckpointsFound:
     """Checks every checkpoint; without `keys` their signatures are taken on trust.
 
-    `in_kafka` holds the copies of the topic, by partition and number; None leaves them out.
+    `in_kafka` holds the copies of the topic, by partition and number; None leaves them out. They are read first: what
+    PostgreSQL lacks was removed there. What they lack, `judge_unseen` judges.
     """
     found = CheckpointsFound(0, [], {})
     for partition in range(SESSION_EVENTS_PARTITIONS):
@@ -73,7 +84,10 @@ async def check_checkpoints(
             if row["known_heads"] != len(split_leaves(record.leaves)):
                 problems.append(f"{row['known_heads']} of its {len(split_leaves(record.leaves))} heads are on record")
             if in_kafka is not None and row["published_at"] is not None:
-                problems += _differences(record, in_kafka.get((partition, record.number)))
+                if (copy := in_kafka.get((partition, record.number))) is not None:
+                    problems += _differences(record, copy)
+                else:
+                    found.unseen.append(record)
             found.problems += [_problem(partition, record.number, text) for text in problems]
             if not problems:
                 found.leaves[partition, record.number] = split_leaves(record.leaves)

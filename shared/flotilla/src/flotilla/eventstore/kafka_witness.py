@@ -20,6 +20,7 @@ SELECT e.session_id, e.seq, e.body FROM unnest($2::text[], $3::bigint[]) AS w (s
 JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = w.session_id AND e.seq = w.seq
 """
 _NEWEST = "SELECT max(seq) FROM audit.session_events WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3"
+_NEWEST_OF_ALL = "SELECT session_id, max(seq) AS seq FROM audit.session_events WHERE tenant_id = $1 GROUP BY session_id"
 _END = 2**62
 
 
@@ -60,7 +61,11 @@ class _Comparison:
 
 
 class KafkaWitness:
-    """Kafka's testimony on the sessions of one tenant."""
+    """Kafka's testimony on the sessions of one tenant.
+
+    The log goes on meanwhile. So the projection's newest events are looked at first, then how far it has read, then
+    Kafka: what was projected at the first look lies before the second one's end, and is in Kafka.
+    """
 
     def __init__(self, pool: Pool, tenant_id: str, kafka: KafkaLog) -> None:
         self._pool = pool
@@ -71,24 +76,28 @@ class KafkaWitness:
         """The first bad event of each of these sessions, for those that have one. Reads their partitions only."""
         comparison = _Comparison()
         for segment in segments:
-            place = await self._place(lane_of(self._tenant_id, segment.session_id))
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                newest = await connection.fetchval(_NEWEST, self._tenant_id, segment.session_id, segment.upto_seq)
                 offset = await connection.fetchval(_FIRST_OFFSET, self._tenant_id, segment.session_id)
+            place = await self._place(lane_of(self._tenant_id, segment.session_id))
             last_seq = segment.upto_seq if segment.upto_seq < _END else None
             events = await self._kafka.read(self._tenant_id, segment.session_id, last_seq=last_seq, from_offset=offset)
             await self._compare({segment.session_id: events}, place, comparison)
-            await self._note_end(segment, comparison)
+            comparison.note_end(segment.session_id, newest)
         return comparison.problems()
 
     async def all_sessions(self) -> dict[str, Problem]:
         """The first bad event of each session, for those that have one. Reads the whole topic."""
         comparison = _Comparison()
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            rows = await connection.fetch(_NEWEST_OF_ALL, self._tenant_id)
+        newest: dict[str, int] = {row["session_id"]: row["seq"] for row in rows}
         for partition in range(SESSION_EVENTS_PARTITIONS):
             place = await self._place(partition)
             async for batch in self._kafka.scan(partition):
                 await self._compare(self._own(batch), place, comparison)
-        for session_id in list(comparison.last_seq):
-            await self._note_end(Segment(session_id, 0, _END), comparison)
+        for session_id in comparison.last_seq:
+            comparison.note_end(session_id, newest.get(session_id))
         return comparison.problems()
 
     def _own(self, records: Iterable["ConsumerRecord[bytes, bytes]"]) -> dict[str, list[LoggedEvent]]:
@@ -124,11 +133,6 @@ class KafkaWitness:
                 swapped = (session_id, body) in elsewhere
                 detail = "another event stands in its place" if swapped else "its bytes are not those that Kafka has"
                 comparison.note(session_id, event.seq, "swapped" if swapped else "edited", detail)
-
-    async def _note_end(self, segment: Segment, comparison: _Comparison) -> None:
-        async with tenant_transaction(self._pool, self._tenant_id) as connection:
-            newest = await connection.fetchval(_NEWEST, self._tenant_id, segment.session_id, segment.upto_seq)
-        comparison.note_end(segment.session_id, newest)
 
     async def _place(self, partition: int) -> _Place:
         next_offset = await self._pool.fetchval(_NEXT_OFFSET, partition)
