@@ -1,117 +1,22 @@
 """Whatever is done to a history behind the audit consumer's back, `verify` names it."""
 
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord
 
-from audit_consumer.checkpoints import publish_checkpoints
-from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import NotFound
-from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.eventstore import AgentEventStore, open_kafka_log
-from flotilla.eventstore.chain_check import Problem
 from flotilla.eventstore.checkpoint_records import CheckpointRecord
-from flotilla.eventstore.export import export_session
 from flotilla.eventstore.kafka_log import KafkaLog
 from flotilla.eventstore.kafka_witness import KafkaWitness
 from flotilla.eventstore.log import LoggedEvent, Segment
-from flotilla.eventstore.proof import Statement, genesis, head_leaf, link, merkle_root
-from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
-from flotilla.eventstore.verify import Verdict, Verifier
-from flotilla.postgres import Pool
-from tests.support.audit import (
-    Projected,
-    outbox_bodies,
-    producing,
-    project_directly,
-    publish_bodies,
-    records_of,
-)
-from tests.support.postgres import Database
-
-
-def message(content: str) -> AgentStateEvent:
-    return AgentStateEvent(kind="message", data={"role": "user", "content": content}, source="/test")
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Sessions s1 (10 events) and s2 (its fork at 6, then 3 events), projected and anchored."""
-
-    pool: Pool
-    audit_pool: Pool
-    bodies: list[tuple[str, str, bytes]]
-    kafka: KafkaSettings
-    projected: Projected
-    folder: Path
-
-    async def into_kafka(self) -> None:
-        """Makes Kafka a witness: the events and the checkpoints as they are now."""
-        await publish_bodies(self.kafka, self.bodies)
-        async with producing(self.kafka) as producer:
-            for partition in range(SESSION_EVENTS_PARTITIONS):
-                await publish_checkpoints(self.audit_pool, producer, self.kafka.kafka_checkpoints_topic, partition)
-
-    async def verify(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> Verdict:
-        keys = load_public_keys(self.folder / "audit.pub")
-        if not with_kafka:
-            return await Verifier(self.pool, "default", keys).verify(session_id)
-        async with open_kafka_log(self.kafka) as log:
-            return await Verifier(self.pool, "default", keys, log).verify(session_id)
-
-    async def first_bad(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> tuple[str, int | None]:
-        """Kind and seq of the one problem."""
-        verdict = await self.verify(session_id, with_kafka=with_kafka)
-        assert not verdict.ok
-        problems: list[Problem] = verdict.problems
-        assert len({(problem.kind, problem.seq) for problem in problems}) == 1, problems
-        return problems[0].kind, problems[0].seq
-
-    async def export(self, session_id: str) -> list[bytes]:
-        return [line async for line in export_session(self.pool, "default", session_id)]
-
-    async def rechain(self, session_id: str, start: bytes) -> None:
-        """What somebody with all rights in PostgreSQL does: every hash made anew."""
-        chain = start
-        for row in await self.projected.fetch(
-            "SELECT seq, body FROM audit.session_events WHERE session_id = $1 ORDER BY seq", session_id
-        ):
-            chain = link(chain, row["body"])
-            await self.projected.execute(
-                "UPDATE audit.session_events SET hash = $3 WHERE session_id = $1 AND seq = $2",
-                session_id,
-                row["seq"],
-                chain,
-            )
-        await self.projected.execute(
-            "UPDATE audit.session_heads SET hash = $2 WHERE session_id = $1", session_id, chain
-        )
-
-
-@pytest.fixture
-async def ground(
-    pool: Pool, audit_pool: Pool, database: Database, *, kafka: KafkaSettings, projected: Projected, tmp_path: Path
-) -> Ground:
-    store = AgentEventStore(pool)
-    await store.ensure_session("s1", "ada")
-    await store.append("s1", [message(f"m{number}") for number in range(1, 11)])
-    await store.fork("s1", 6, "s2")
-    await store.append("s2", [message("other"), message("way")])
-    create_key_pair(tmp_path / "audit.pem", tmp_path / "audit.pub")
-    bodies = await outbox_bodies(database)
-    await project_directly(audit_pool, records_of(bodies), load_signer(tmp_path / "audit.pem"))
-    await projected.execute("DELETE FROM flotilla.event_outbox")
-    return Ground(pool, audit_pool, bodies, kafka, projected, tmp_path)
-
+from flotilla.eventstore.proof import Statement, genesis, head_leaf, merkle_root
+from flotilla.eventstore.signing import create_key_pair, load_public_keys
+from flotilla.eventstore.verify import Verifier
+from tests.support.ground import Ground
 
 EDIT = """
 UPDATE audit.session_events SET body = convert_to(replace(convert_from(body, 'UTF8'), 'm4', 'M4'), 'UTF8'),
@@ -345,99 +250,3 @@ async def test_an_unknown_session_is_not_good_but_not_found(ground: Ground) -> N
         await ground.verify("s9")
     with pytest.raises(NotFound):
         await Verifier(ground.pool, "globex").verify("s1")
-
-
-# Exports
-
-
-def run_verifier(file: Path, key: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "flotilla.eventstore.verify_export", str(file), "--public-key", str(key)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"}, timeout=60)
-
-
-async def test_an_export_is_verified_with_the_file_and_the_key_alone(ground: Ground, tmp_path: Path) -> None:
-    file = tmp_path / "s2.jsonl"
-    file.write_bytes(b"".join(await ground.export("s2")))
-    done = run_verifier(file, ground.folder / "audit.pub")
-    assert done.returncode == 0, done
-    assert "GOOD session s2: 9 events, verified up to 9, signed up to 9" in done.stdout
-    assert "UNSIGNED" not in done.stdout, "the parent is signed at its event 10, and witnesses lead there"
-
-
-async def test_an_export_says_which_part_of_a_parent_nobody_signed(ground: Ground, tmp_path: Path) -> None:
-    lines = [json.loads(line) for line in await ground.export("s2")]
-    lines = [line for line in lines if line["kind"] != "witness" and (line["kind"], line.get("seq")) != ("anchor", 10)]
-    lines[0]["segments"][0]["signed_seq"] = 6
-    lines[-1] |= {"witnesses": 0, "anchors": sum(line["kind"] == "anchor" for line in lines)}
-    file = tmp_path / "s2.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_verifier(file, ground.folder / "audit.pub")
-    assert "UNSIGNED events 1 to 6 of its parent s1" in done.stdout
-    assert done.returncode == 1, "anybody can chain events that nobody signed"
-    lines[0]["format"] = "flotilla-audit-export/1"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run_verifier(file, ground.folder / "audit.pub").stdout == done.stdout
-
-
-def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:
-    code = (
-        "import sys, flotilla.eventstore.verify_export\n"
-        "print([m for m in ('asyncpg', 'aiokafka', 'redis', 'temporalio', 'opentelemetry') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "damage", ["edited", "deleted", "swapped", "cut", "rewritten", "forged", "parent", "prefix", "witness"]
-)
-async def test_a_damaged_export_is_refused(ground: Ground, tmp_path: Path, damage: str) -> None:
-    lines = [json.loads(line) for line in await ground.export("s2")]
-    lines = damaged(lines, damage)
-    file = tmp_path / "s2.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_verifier(file, ground.folder / "audit.pub")
-    assert done.returncode == 1, done
-    assert "BAD" in done.stdout
-
-
-def link_anew(lines: list[dict[str, object]], chain: bytes) -> bytes:
-    """Gives these events hashes that follow from each other; the last of them."""
-    for line in lines:
-        chain = sha256(chain + str(line["body"]).encode()).digest()
-        line["hash"] = chain.hex()
-    return chain
-
-
-def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, object]]:
-    """Line 0 is the header; 1 to 6 the parent's events, 7 to 10 the witnesses of its prefix."""
-    if damage == "edited":
-        lines[4]["body"] = str(lines[4]["body"]).replace("m4", "M4")
-    elif damage == "deleted":
-        del lines[4]
-        lines[-1]["events"] = 8
-    elif damage == "swapped":
-        lines[3]["body"], lines[4]["body"] = lines[4]["body"], lines[3]["body"]
-    elif damage == "cut":
-        lines = lines[:-3]
-    elif damage in {"rewritten", "forged"}:
-        own = [line for line in lines if line["kind"] == "event" and line["session"] == "s2"]
-        own[1]["body"] = str(own[1]["body"]).replace("other", "OTHER")
-        chain = link_anew(own, genesis("default", "s2", "s1", 6))
-        if damage == "forged":  # with an anchor that fits, but for its signature
-            anchor = next(line for line in lines if line["kind"] == "anchor" and line["session"] == "s2")
-            root = head_leaf("default", "s2", 9, chain).hex()
-            statement = replace(Statement.from_bytes(str(anchor["statement"]).encode()), merkle_root=root)
-            anchor |= {"hash": chain.hex(), "statement": statement.to_bytes().decode()}
-    elif damage == "prefix":  # witnesses included
-        lines[4]["body"] = str(lines[4]["body"]).replace("m4", "M4")
-        link_anew(lines[1:11], genesis("default", "s1"))
-    elif damage == "witness":
-        assert lines[8]["kind"] == "witness"
-        del lines[8]
-        lines[-1]["witnesses"] = 3
-    elif damage == "parent":
-        segments = lines[0]["segments"]
-        assert isinstance(segments, list)
-        segments[1]["after_seq"] = 5
-    return lines
