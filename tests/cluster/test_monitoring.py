@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from flotilla.bus import connect_redis
-from tests.cluster.fleet import RELEASE, SERVICES, Fleet, forwarded
+from tests.cluster.approvals import approve, key_of, parked
+from tests.cluster.fleet import RELEASE, SERVICES, Fleet, Reached, forwarded
 from tests.cluster.kubernetes import Namespace
 from tests.cluster.prometheus import Prometheus, panels, prometheus
 from tests.e2e.fleet import finished, session_events, start_run
@@ -72,12 +72,12 @@ async def overdue_approval(fleet: Fleet) -> AsyncIterator[None]:
     """One that waits since an hour ago; decided in the end."""
     with fleet.reached() as reached:
         async with reached.client() as client:
-            approval = await _parked(client, "overdue")
+            action = await parked(client, "overdue")
         async with fleet.database() as database:
-            await database.execute(_REMIND, approval["approval_id"])
+            await database.execute(_REMIND, action)
         yield
         async with reached.client() as client:
-            await _approved(reached.client(await _key_of_another(client, "carol")), approval)
+            await _approved_by(reached, client, "carol", action)
 
 
 @asynccontextmanager
@@ -126,8 +126,7 @@ async def test_no_alert_fires_while_the_fleet_is_well(fleet: Fleet, watched: Pro
             run = await finished(client, await start_run(client, "well", QUESTION, "well"), timeout_s=120)
             assert run["status"] == "success", run
             assert await session_events(client, "well")
-            approval = await _parked(client, "decided")
-            await _approved(reached.client(await _key_of_another(client, "bob")), approval)
+            await _approved_by(reached, client, "bob", await parked(client, "decided"))
             order = {"order_id": "o-1", "user_id": "nobody", "amount": "12.50", "product_id": "p-1"}
             assert (await client.post("/v1/orders", json=order)).status_code == 202
             await eventually(lambda: _rejected(client), timeout_s=60, every_s=1)
@@ -194,32 +193,9 @@ def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def _parked(client: httpx.AsyncClient, text: str) -> dict[str, Any]:
-    """An approval that waits for a person."""
-    body = {"action": "echo", "description": "Trial", "risk_level": "high", "args": {"text": text}}
-    answer = await client.post("/v1/actions", json=body)
-    assert answer.status_code == 202, answer.text
-    action = answer.json()["action_id"]
-
-    async def waiting() -> dict[str, Any] | None:
-        found = await client.get(f"/v1/approvals/{action}")
-        return dict(found.json()) if found.status_code == 200 else None
-
-    return await eventually(waiting, timeout_s=60, every_s=0.5)
-
-
-async def _key_of_another(client: httpx.AsyncClient, person: str) -> str:
-    body = {"name": person, "roles": ["operator", "approver"], "person": True}
-    answer = await client.post("/v1/keys", json=body)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["key"])
-
-
-async def _approved(client: httpx.AsyncClient, approval: dict[str, Any]) -> None:
-    vote = {"decision": "approve", "content_hash": approval["content_hash"]}
-    async with client:
-        answer = await client.post(f"/v1/approvals/{approval['approval_id']}/decision", json=vote)
-    assert answer.status_code == 200, answer.text
+async def _approved_by(reached: Reached, admin: httpx.AsyncClient, person: str, action: str) -> None:
+    async with reached.client(await key_of(admin, person)) as client:
+        await approve(client, action)
 
 
 async def _rejected(client: httpx.AsyncClient) -> bool:

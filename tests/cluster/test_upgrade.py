@@ -3,11 +3,11 @@
 import os
 import subprocess
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.cluster.approvals import approve, key_of, parked
 from tests.cluster.conftest import Figures
 from tests.cluster.fleet import RELEASE, SMALL, TAG, Fleet, empty
 from tests.cluster.kubernetes import ROOT
@@ -37,9 +37,9 @@ async def test_upgrade_and_rollback_fail_no_request_and_lose_no_run_and_no_appro
     with fleet.reached() as reached:
         async with reached.client() as client:
             await upload(client, "harbour.md", HANDBOOK)
-            parked = [await _parked(client, number) for number in range(APPROVALS)]
-            bob = await _key_of(client, unique("bob"))
-    for change, decided in ((_upgraded, parked[::2]), (_rolled_back, parked[1::2])):
+            actions = [await parked(client, f"Trial {number}") for number in range(APPROVALS)]
+            bob = await key_of(client, unique("bob"))
+    for change, decided in ((_upgraded, actions[::2]), (_rolled_back, actions[1::2])):
         load = Load(fleet, unique("load"), SECONDS)
         await load.start()
         change(fleet)
@@ -53,7 +53,7 @@ async def test_upgrade_and_rollback_fail_no_request_and_lose_no_run_and_no_appro
         with fleet.reached() as reached:
             async with reached.client(bob) as client:
                 for action in decided:
-                    await _approve(client, action)
+                    await approve(client, action)
                 assert [await _ended(client, action) for action in decided] == ["completed"] * len(decided)
 
 
@@ -69,38 +69,6 @@ def _upgraded(fleet: Fleet) -> None:
 
 def _rolled_back(fleet: Fleet) -> None:
     fleet.namespace.helm("rollback", RELEASE)
-
-
-async def _parked(client: httpx.AsyncClient, number: int) -> str:
-    body = {"action": "echo", "description": f"Trial {number}", "risk_level": "high", "args": {"text": "hello"}}
-    answer = await client.post("/v1/actions", json=body)
-    assert answer.status_code == 202, answer.text
-    action = str(answer.json()["action_id"])
-    await _approval(client, action)
-    return action
-
-
-async def _approval(client: httpx.AsyncClient, action: str) -> dict[str, Any]:
-    async def waiting() -> dict[str, Any] | None:
-        found = await client.get(f"/v1/approvals/{action}")
-        return found.json() if found.status_code == 200 else None
-
-    approval: dict[str, Any] = await eventually(waiting, timeout_s=120, every_s=0.5)
-    return approval
-
-
-async def _key_of(client: httpx.AsyncClient, person: str) -> str:
-    body = {"name": person, "roles": ["operator", "approver"], "person": True}
-    answer = await client.post("/v1/keys", json=body)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["key"])
-
-
-async def _approve(client: httpx.AsyncClient, action: str) -> None:
-    approval = await _approval(client, action)
-    vote = {"decision": "approve", "content_hash": approval["content_hash"]}
-    answer = await client.post(f"/v1/approvals/{action}/decision", json=vote)
-    assert answer.status_code == 200, answer.text
 
 
 async def _ended(client: httpx.AsyncClient, action: str) -> str:
