@@ -5,6 +5,7 @@ is gone; that makes duplicates, which the projection drops, and never a new orde
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -15,7 +16,6 @@ from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
-    ProducerClosed,
     RecordListTooLargeError,
     UnknownError,
     UnsupportedForMessageFormatError,
@@ -24,15 +24,16 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from flotilla.contracts.errors import DeadLetter, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
+from flotilla.outbox.closing import close_producer
 from flotilla.outbox.kafka_client import ClientArguments
 
 MAX_BATCH_BYTES = 1_000_000
 """Below Kafka's default message.max.bytes of 1,048,588, which limits a whole batch."""
 REQUEST_TIMEOUT_MS = 10_000
 OPEN_TIMEOUT_S = 10.0
-_CLOSE_PATIENCE_S = 1.0
-_CLOSE_LIMIT_S = 5.0
 _BACKOFF_S = (0.1, 2.0)
+_ATTEMPT_S = 60.0
+"""Far longer than any attempt to reach Kafka takes: its own limit and that of closing."""
 
 Compression = Literal["none", "lz4", "zstd"]
 
@@ -84,10 +85,10 @@ class Publisher:
                 await producer.start()
                 _check_partitions(topic, len(await producer.partitions_for(topic)))
         except asyncio.CancelledError:
-            await producer.stop()
+            await close_producer(producer)
             raise
         except (KafkaError, OSError) as error:
-            await producer.stop()
+            await close_producer(producer)
             reason = str(error) or type(error).__name__
             raise RetryLater(f"Kafka at {arguments['bootstrap_servers']} can't be used: {reason}") from error
         return cls(producer, topic)
@@ -122,30 +123,8 @@ class Publisher:
             raise RetryLater("no Kafka broker answers")
 
     async def abort(self) -> None:
-        """Closes without flushing. `AIOKafkaProducer.stop` would wait until Kafka takes what is queued."""
-        sender: asyncio.Task[None] | None = self._producer._sender.sender_task  # noqa: SLF001 - no public abort
-        if sender is not None:
-            sender.cancel()
-            done, _ = await asyncio.wait([sender], timeout=_CLOSE_PATIENCE_S)
-            if not done:
-                self._disconnect()
-                await asyncio.wait([sender], timeout=_CLOSE_LIMIT_S)
-        self._forget_batches()
-        await self._producer.stop()
-
-    def _forget_batches(self) -> None:
-        # Frees whoever waits for a batch; the accumulator's own waiters must not be reported as unheard errors.
-        accumulator = self._producer._message_accumulator  # noqa: SLF001
-        queued = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
-        accumulator.fail_all(ProducerClosed())
-        for batch in queued:
-            for waiter in (batch.future, batch._drain_waiter):  # noqa: SLF001
-                waiter.exception()
-
-    def _disconnect(self) -> None:
-        # A broker that holds the connection but doesn't answer: the request in hand fails, the sender can end.
-        for connection in list(self._producer.client._conns.values()):  # noqa: SLF001
-            connection.close()
+        """Closes without flushing, within seconds; `AIOKafkaProducer.stop` waits until Kafka takes what is queued."""
+        await close_producer(self._producer)
 
 
 def _check_partitions(topic: str, found: int) -> None:
@@ -161,33 +140,55 @@ class Link:
         self._open = open_publisher
         self._connecting: asyncio.Task[None] | None = None
         self._old: Publisher | None = None
+        self._attempted_at = time.monotonic()
         self.publisher: Publisher | None = None
         self.problem: str | None = "not connected to Kafka yet"
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is a publisher, or a live task that tries to get one."""
+        return self.publisher is not None or (
+            self._connecting is not None
+            and not self._connecting.done()
+            and time.monotonic() - self._attempted_at < _ATTEMPT_S
+        )
 
     def restart(self, reason: str | None = None) -> None:
         """Closes the publisher, whatever it has in hand, and opens another as soon as Kafka answers."""
         if self._connecting is not None and not self._connecting.done():
             return
-        self._old, self.publisher = self.publisher, None
+        if self.publisher is not None:
+            self._old, self.publisher = self.publisher, None
         self.problem = reason or self.problem
+        self._attempted_at = time.monotonic()
         self._connecting = asyncio.create_task(self._reconnect(), name="kafka-link")
+
+    def ensure_connecting(self) -> None:
+        """Tries to get a publisher again if the task that did has ended without one."""
+        if self.publisher is None and (self._connecting is None or self._connecting.done()):
+            log.error("kafka_link_ended", problem=self.problem)
+            self.restart()
 
     async def _reconnect(self) -> None:
         await self._abort_old()
         backoff_s, max_backoff_s = _BACKOFF_S
         while True:
+            self._attempted_at = time.monotonic()
             try:
                 self.publisher = await self._open()
             except RetryLater as error:
                 if str(error) != self.problem:
                     log.warning("kafka_away", error=str(error))
                 self.problem = str(error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, max_backoff_s)
+            except Exception as error:
+                log.exception("kafka_link_failed")
+                self.problem = f"{type(error).__name__}: {error}"
             else:
                 log.info("kafka_connected", after=self.problem)
                 self.problem = None
                 return
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, max_backoff_s)
 
     async def _abort_old(self) -> None:
         if self._old is not None:

@@ -117,7 +117,8 @@ class Relay:
         self._link.restart()
         while not stop.is_set():
             pause_s = await self._guarded_turn()
-            self._on_progress()
+            if self._link.moves:
+                self._on_progress()
             await asyncio.sleep(pause_s)
         await self._drain(drain_s)
 
@@ -166,6 +167,7 @@ class Relay:
         await self._housekeeping(view)
         publisher = self._link.publisher
         if publisher is None:
+            self._link.ensure_connecting()
             return self._options.idle_poll_s
         lanes = self._lanes_to_read()
         if not lanes:

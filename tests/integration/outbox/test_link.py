@@ -1,0 +1,77 @@
+"""The relay's way to Kafka comes back whatever it was doing when the broker went away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+
+from flotilla.config import KafkaSettings
+from flotilla.outbox import publisher as publishing
+from flotilla.outbox.kafka_client import client_arguments
+from flotilla.outbox.publisher import Link, Publisher
+from flotilla_devstack.servers.kafka import KafkaServer
+from tests.integration.outbox.conftest import StartRelay
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
+    """A link that has a publisher, and tries to open the next for a second at a time."""
+    monkeypatch.setattr(publishing, "OPEN_TIMEOUT_S", 1.0)
+    made = Link(partial(Publisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic))
+    made.restart()
+    await eventually(lambda: made.publisher, timeout_s=20)
+    yield made
+    await made.close()
+
+
+async def begin_a_connect(publisher: Publisher) -> "asyncio.Task[None]":
+    """A batch whose sender is in the middle of connecting to a broker that does not answer."""
+    client = publisher._producer.client
+    for connection in list(client._conns.values()):
+        connection.close()
+    batch = publisher.batch()
+    batch.append(key=b"s", value=b"{}", timestamp=None)
+    sending = asyncio.create_task(publisher.send(batch, 0))
+    await eventually(client._get_conn_lock.locked, timeout_s=10)
+    return sending
+
+
+async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(link: Link, own_kafka: KafkaServer) -> None:
+    assert link.publisher is not None
+    own_kafka.pause()
+    sending = await begin_a_connect(link.publisher)
+    link.restart("no acknowledgement")
+    await eventually(lambda: "can't be used" in (link.problem or ""), timeout_s=20)
+    own_kafka.resume()
+    renewed = await eventually(lambda: link.publisher, timeout_s=20)
+    await renewed.check()
+    sending.cancel()
+    await asyncio.wait([sending])
+
+
+async def test_a_relay_whose_link_task_was_cancelled_connects_again(start_relay: StartRelay) -> None:
+    async with start_relay() as relay:
+        await eventually(lambda: relay._link._connecting is not None)
+        connecting = relay._link._connecting
+        assert connecting is not None
+        connecting.cancel()
+        await eventually(lambda: relay._link.publisher, timeout_s=20)
+        assert connecting.cancelled()
+
+
+async def never() -> Publisher:
+    made: asyncio.Future[Publisher] = asyncio.get_running_loop().create_future()
+    return await made
+
+
+async def test_a_link_without_a_task_or_stuck_in_an_attempt_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(never)
+    moves = [link.moves]
+    link.restart()
+    moves.append(link.moves)
+    monkeypatch.setattr(publishing, "_ATTEMPT_S", 0.0)
+    moves.append(link.moves)
+    assert moves == [False, True, False]
+    await link.close()
