@@ -24,7 +24,8 @@ WEIGHT_UNIT = 1000
 """Weights are stored as whole thousandths."""
 MAX_TERM_CHARACTERS = 120
 
-_COMPOUND = re.compile(r"\w+(?:[._-]\w+)+|_+\w+|\w+_+")
+# Takes every character that it looks at, and never goes back: linear in the length of the text.
+_NAME = re.compile(r"\w++(?:[.-]\w++)*+")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
@@ -35,7 +36,11 @@ def words(text: str) -> str:
 
 def compounds(text: str) -> list[str]:
     """Names made of several words, in lower case: `os.path.join`, `read_text`, `__init__`, `utf-8`."""
-    return [found.lower() for found in _COMPOUND.findall(text) if len(found) <= MAX_TERM_CHARACTERS]
+    return [name.lower() for name in _NAME.findall(text) if 1 < len(name) <= MAX_TERM_CHARACTERS and _has_parts(name)]
+
+
+def _has_parts(name: str) -> bool:
+    return "_" in name or "." in name or "-" in name
 
 
 def weights_of(frequencies: Iterable[tuple[str, int]], compound_terms: Iterable[str]) -> dict[str, int]:
