@@ -25,6 +25,13 @@ from gateway.problems import NotJson
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
+_WITHOUT_BODY = ("GET", "HEAD")
+NO_BODY_BYTES = 1024
+"""Of a request whose route takes no body: room for the `{}` or `null` that some clients send."""
+STRANGERS_BODY_BYTES = 4096
+"""Of a request that needs no credentials."""
+TEXT_BODY_BYTES = 256 * 1024
+"""Room for the longest question, each of its characters escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +42,23 @@ class Access:
     """One of these is needed; empty lets anybody in, without credentials."""
     form_bytes: int | None = None
     """Set for a route that takes a form with a file: its limit."""
+    free_json: bool = False
+    """Set for a route that stores JSON of the caller's own: it takes as much as the settings allow."""
+
+    def max_body_bytes(self, *, takes_body: bool, configured: int) -> int:
+        """The largest JSON body of the route."""
+        if not takes_body:
+            return NO_BODY_BYTES
+        if not self.roles:
+            return STRANGERS_BODY_BYTES
+        return configured if self.free_json else min(TEXT_BODY_BYTES, configured)
 
 
-def allow(roles: frozenset[Role], *, form_bytes: int | None = None) -> Callable[[F], F]:
-    """Declares who may call the endpoint."""
+def allow(roles: frozenset[Role], *, form_bytes: int | None = None, free_json: bool = False) -> Callable[[F], F]:
+    """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        setattr(endpoint, _ACCESS, Access(roles, form_bytes))
+        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json))
         return endpoint
 
     return declare
@@ -82,7 +99,7 @@ class Guard:
         """
         self.strangers.take(request.client.host if request.client else "")
 
-    async def check_body(self, request: Request, access: Access) -> Request:
+    async def check_body(self, request: Request, access: Access, *, takes_body: bool) -> Request:
         """The request with a body that is safe to parse.
 
         Raises:
@@ -90,8 +107,8 @@ class Guard:
         """
         if access.form_bytes is not None:
             return limited(request, access.form_bytes)
-        checked = limited(request, self.max_body_bytes)
-        if request.method == "POST":
+        checked = limited(request, access.max_body_bytes(takes_body=takes_body, configured=self.max_body_bytes))
+        if request.method not in _WITHOUT_BODY:
             body = await checked.body()
             _check_is_json(request, body)
             check_nesting(body, self.max_json_depth)
@@ -113,7 +130,7 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, behind the guard."""
         handle = super().get_route_handler()
-        access = self.access
+        access, takes_body = self.access, self.body_field is not None
 
         async def guarded(request: Request) -> Response:
             guard: Guard = request.app.state.guard
@@ -121,7 +138,7 @@ class GuardedRoute(APIRoute):
                 request.state.principal = await guard.admit(request, access)
             else:
                 guard.admit_stranger(request)
-            return await handle(await guard.check_body(request, access))
+            return await handle(await guard.check_body(request, access, takes_body=takes_body))
 
         return guarded
 

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
@@ -13,7 +14,10 @@ from starlette.types import Message, Receive
 from flotilla.contracts.errors import Invalid
 from gateway.problems import TooLarge, TooMany
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Matches wherever a string begins, whether or not it ends, and never goes back: linear.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+', re.DOTALL)
+_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
+_NO_BRACKETS = bytes(byte for byte, step in enumerate(_STEPS) if not step)
 MAX_BUCKETS = 10_000
 STREAM_RETRY_S = 5.0
 
@@ -45,18 +49,15 @@ def _counted(receive: Receive, max_bytes: int) -> Receive:
 
 
 def check_nesting(body: bytes, max_depth: int) -> None:
-    """Raises Invalid for JSON that is nested deeper than `max_depth`, before a parser recurses into it."""
+    """Raises Invalid for JSON that is nested deeper than `max_depth`, before a parser recurses into it.
+
+    One pass over `body`. For bytes that are not JSON the depth is right up to where a parser stops at them.
+    """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return  # most bodies: no need to look closer
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(body):
-        token = match[0]
-        if token in (b"[", b"{"):
-            depth += 1
-            if depth > max_depth:
-                raise Invalid(f"the body is nested deeper than {max_depth} levels")
-        elif token in (b"]", b"}"):
-            depth -= 1
+    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth:
+        raise Invalid(f"the body is nested deeper than {max_depth} levels")
 
 
 @dataclass(slots=True)

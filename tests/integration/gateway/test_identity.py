@@ -1,9 +1,14 @@
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 
+from gateway.application import guarded_routes
+from gateway.auth.principal import Role
+from gateway.guard import STRANGERS_BODY_BYTES, TEXT_BODY_BYTES
+from gateway.login.origin import CONSOLE_HEADER
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -116,6 +121,26 @@ async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(operator: httpx.
 
     answer = await operator.post("/v1/sessions", content=endless(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
+
+
+async def test_a_route_reads_no_more_than_its_body_can_need(gateway: RunningGateway) -> None:
+    admin = await gateway.client_of("ada", *get_args(Role))
+    for route in guarded_routes():
+        for method in (route.methods or set()) - {"GET"}:
+            if route.access.form_bytes or route.access.free_json:
+                continue
+            size = TEXT_BODY_BYTES if route.body_field and route.access.roles else STRANGERS_BODY_BYTES
+            path = re.sub("{[a-z_]+}", "x", route.path)
+            answer = await admin.request(method, path, content=b'"' + b"x" * size + b'"')
+            assert answer.status_code == 413, (method, path)
+
+
+async def test_a_logout_full_of_brackets_and_quotes_is_refused_at_once(gateway: RunningGateway) -> None:
+    anybody = gateway.client()
+    answer = await anybody.post("/auth/logout", content=b"[]" * 65 + b'"' + b'\\"' * 20_000)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    answer = await anybody.post("/auth/logout", json={}, headers={CONSOLE_HEADER: "1", "Sec-Fetch-Site": "same-origin"})
+    assert answer.status_code == 204
 
 
 async def test_before_its_database_the_gateway_is_not_ready_says_why_and_answers_503(replica: Replica) -> None:

@@ -8,6 +8,7 @@ from flotilla.contracts.errors import ConfigurationError, Invalid
 from gateway.guard import guarded_router
 from gateway.limits import RequestRate, StreamSlots, check_nesting
 from gateway.problems import TooMany
+from tests.support.work import assert_linear
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters(codec="utf-8")),
@@ -39,6 +40,17 @@ def test_brackets_in_strings_do_not_count() -> None:
 def test_a_body_of_brackets_is_refused_without_parsing() -> None:
     with pytest.raises(Invalid):
         check_nesting(b"[" * 1_000_000, 64)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [b'\\"', b"\\", b'"', b'""', b'"\\', b"[]", b"]", b"[", b'["', b'{"":"', b'"\\u0022"[', b'\\\\"', b"\xff"],
+)
+@pytest.mark.parametrize("opening", [b'"', b""])
+def test_checking_the_nesting_takes_time_in_proportion_to_the_body(repeated: bytes, opening: bytes) -> None:
+    assert_linear(
+        lambda body: check_nesting(body, 64), lambda n: b"[]" * 65 + opening + repeated * (n // len(repeated))
+    )
 
 
 class Clock:

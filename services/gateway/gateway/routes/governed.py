@@ -34,7 +34,7 @@ _SUBMIT = "/v1/actions"
 
 
 @router.post(_SUBMIT, status_code=202, response_model=ActionAccepted, responses=refusals(409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, free_json=True)
 async def submit_action(
     services: Wired, caller: Caller, body: ActionBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Action:
@@ -124,7 +124,7 @@ async def get_approval(services: Wired, caller: Caller, approval_id: ResourceId)
 @router.post(
     "/v1/approvals/{approval_id}/decision", response_model=DecisionAnswer, responses=refusals(404, 409, 413, 415)
 )
-@allow(EVERYONE)
+@allow(EVERYONE, free_json=True)
 async def decide_approval(
     services: Wired, caller: Caller, approval_id: ResourceId, body: DecisionBody
 ) -> DecisionAnswer:

@@ -19,7 +19,7 @@ _SUBMIT = "/v1/tasks"
 
 
 @router.post(_SUBMIT, status_code=202, response_model=TaskAccepted, responses=refusals(409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, free_json=True)
 async def submit_task(
     services: Wired, caller: Caller, body: TaskBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Task:

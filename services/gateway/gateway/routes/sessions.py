@@ -79,7 +79,7 @@ class SessionExists(Conflict):
     response_model=Session,
     responses={200: {"model": Session, "description": "It was there already."}, **refusals(409, 413, 415)},
 )
-@allow(OPERATORS)
+@allow(OPERATORS, free_json=True)
 async def create_session(services: Wired, caller: Caller, body: SessionRequest, response: Response) -> stored.Session:
     """Open a session. Opening the same one again changes nothing."""
     session_id = body.session_id or new_id()
