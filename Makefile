@@ -150,7 +150,13 @@ port-forward: ## The gateway at http://localhost:8080
 	kubectl --namespace $(NAMESPACE) port-forward service/$(RELEASE)-gateway 8080:80
 
 ##@ Keep it
-.PHONY: docs lock clean
+.PHONY: wheels docs lock clean
+WHEELS ?= dist/wheels
+wheels: setup ## Put Flotilla's wheels, and what an agent of your own needs with them, into dist/wheels (WHEELS=folder)
+	rm -f $(WHEELS)/*.whl
+	for member in shared/*; do $(BIN)/uv build --quiet --wheel --python $(BIN)/python --no-build-isolation --out-dir $(WHEELS) "$$member"; done
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(WHEELS) --requirement locks/new-agent.txt
+
 docs: setup ## Write the generated pages, schemas and dashboards anew (chart READMEs where helm-docs is at hand)
 	$(BIN)/python -m flotilla_cli.reference > docs/cli.md
 	$(BIN)/python -m tests.unit.config.test_documentation

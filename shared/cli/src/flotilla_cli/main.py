@@ -56,7 +56,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"flotilla {version('flotilla-cli')}")
+        typer.echo(f"flotilla {version('flotilla-fleet-cli')}")
         raise typer.Exit
 
 

@@ -27,6 +27,12 @@ def new_agent(
     into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The folder that gets the new one.")] = Path(
         "services"
     ),
+    wheels: Annotated[
+        Path | None,
+        typer.Option(
+            "--wheels", metavar="DIR", help="Outside Flotilla's repository: the folder that `make wheels` made."
+        ),
+    ] = None,
 ) -> None:
     """Write a service folder for a new agent that lints, tests and runs."""
     from flotilla.agent.template import write_agent
@@ -34,7 +40,7 @@ def new_agent(
 
     folder = into / f"{name}-agent"
     try:
-        written = write_agent(name, folder)
+        written = write_agent(name, folder, wheels=_wheels_for(folder, wheels))
     except Conflict as error:
         raise CliError(str(error)) from error
     except Invalid as error:
@@ -42,3 +48,23 @@ def new_agent(
     for path in written:
         say(str(path))
     notice(f"Next: read {folder / 'README.md'}")
+
+
+def _wheels_for(folder: Path, named: Path | None) -> Path | None:
+    """Where an agent in `folder` gets Flotilla from; None in Flotilla's repository, whose workspace has it."""
+    repository = _repository()
+    if named is None and repository and folder.resolve().is_relative_to(repository / "services"):
+        return None
+    wheels = named or (repository or Path()) / "dist/wheels"
+    if not any(wheels.glob("flotilla_fleet-*.whl")):
+        raise CliError(
+            f"{wheels} holds no wheel of Flotilla: run `make wheels` in Flotilla's repository, or name the folder that"
+            " it made with --wheels"
+        )
+    return wheels
+
+
+def _repository() -> Path | None:
+    """The repository that this command was installed from in place, if it was."""
+    root = Path(__file__).resolve().parents[5]
+    return root if (root / "shared/flotilla/pyproject.toml").is_file() else None

@@ -12,10 +12,25 @@ from flotilla.contracts.errors import Conflict, Invalid
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _SUFFIX = ".tmpl"
 _MODULE = "module"
+_MEMBER = {
+    "source": "[tool.uv.sources]\nflotilla-fleet = { workspace = true }\n",
+    "setup": "make setup            # at the root of the repository\npython -m pytest",
+}
+_WHEELS = """[tool.uv.sources]
+flotilla-fleet = { index = "flotilla" }
+
+[[tool.uv.index]]
+name = "flotilla"
+url = "%s"
+format = "flat"
+explicit = true
+"""
 
 
-def write_agent(name: str, folder: Path) -> list[Path]:
-    """Writes the new agent `name` into `folder`, which is made; gives the files written.
+def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[Path]:
+    """Write the new agent `name` into `folder`, which is made; return the files written.
+
+    It takes Flotilla from the folder `wheels`; with None it is a member of Flotilla's own workspace.
 
     Raises:
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
@@ -25,9 +40,16 @@ def write_agent(name: str, folder: Path) -> list[Path]:
         raise Invalid(f"{name!r} can't name an agent: lower-case letters, digits and single hyphens, 40 at most")
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty: choose another folder, or empty it first")
-    words = _words_of(name)
+    words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
     templates = resources.files(__package__).joinpath("files")
     return [_write(template, folder, where, words) for where, template in _files(templates)]
+
+
+def _outside(wheels: Path) -> dict[str, str]:
+    return {
+        "source": _WHEELS % wheels.resolve().as_uri(),
+        "setup": "uv sync               # takes Flotilla from the wheels that pyproject.toml names\nuv run pytest",
+    }
 
 
 def _words_of(name: str) -> dict[str, str]:

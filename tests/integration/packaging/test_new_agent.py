@@ -1,0 +1,55 @@
+"""`make wheels` and `flotilla new agent`: outside the repository an agent gets Flotilla from those wheels only."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+NEW = (BIN / "flotilla", "new", "agent", "word-count")
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
+    words, everything = [str(part) for part in command], {**os.environ, **environment}
+    done = subprocess.run(words, cwd=cwd, env=everything, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def put_wheel_of_a_stranger(folder: Path) -> None:
+    """A newer distribution of the same name, as anybody may put one on a public index."""
+    about = "flotilla_fleet-99.0.dist-info"
+    with ZipFile(folder / "flotilla_fleet-99.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("flotilla/__init__.py", "raise SystemExit('a stranger')")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: flotilla-fleet\nVersion: 99.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+@pytest.mark.timeout(300)
+def test_new_agent_outside_the_repository_installs_and_tests_without_an_index(tmp_path: Path) -> None:
+    wheels, others, agent = tmp_path / "wheels", tmp_path / "others", tmp_path / "word-count-agent"
+    run("make", "wheels", f"WHEELS={wheels}")
+    run(*NEW, "--into", tmp_path, "--wheels", wheels)
+    shutil.copytree(wheels, others, ignore=shutil.ignore_patterns("flotilla_fleet*"))
+    put_wheel_of_a_stranger(others)
+    python = tmp_path / "venv/bin/python"
+    # Offline with an empty cache: there is no index to ask, and `others` stands for one.
+    offline = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_FIND_LINKS": str(others)}
+    run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv")
+    run(BIN / "uv", "pip", "install", "--python", python, "--editable", ".", "--group", "dev", cwd=agent, **offline)
+    assert "flotilla-fleet==0.1.0" in run(BIN / "uv", "pip", "freeze", "--python", python)
+    run(python, "-m", "pytest", "-q", cwd=agent)
+
+
+def test_new_agent_outside_the_repository_is_refused_without_wheels(tmp_path: Path) -> None:
+    command = [*NEW, "--into", tmp_path, "--wheels", tmp_path]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run `make wheels`" in done.stderr
+    assert not (tmp_path / "word-count-agent").exists()
