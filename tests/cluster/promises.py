@@ -24,7 +24,7 @@ SELECT count(*), count(DISTINCT run_id), count(DISTINCT session_id)
 FROM flotilla.interactions WHERE session_id LIKE $1 || '-%'
 """
 _CALLS = (
-    "SELECT count(*), count(DISTINCT (task_id, call_index)) FROM flotilla.llm_calls WHERE session_id LIKE $1 || '-%'"
+    "SELECT count(*), count(DISTINCT (task_id, request_hash)) FROM flotilla.llm_calls WHERE session_id LIKE $1 || '-%'"
 )
 _EFFECTS = """
 SELECT task_id, action_type FROM flotilla.agent_actions

@@ -24,7 +24,9 @@ WHERE tenant_id = $1 AND run_id = $2
 """
 _TRACE = "SELECT traceparent FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _CALLS = """
-SELECT task_id, agent, model, call_index, input_tokens, output_tokens, duration_ms, created_at FROM flotilla.llm_calls
+SELECT task_id, agent, model, input_tokens, output_tokens, duration_ms, created_at,
+    row_number() OVER (PARTITION BY task_id ORDER BY created_at) - 1 AS n
+FROM flotilla.llm_calls
 WHERE tenant_id = $1 AND run_id = $2
 """
 
@@ -64,7 +66,7 @@ def _delegation(row: asyncpg.Record, run_id: str) -> Step:
 def _llm_call(row: asyncpg.Record) -> Step:
     return Step(
         kind="llm_call",
-        step=f"call {row['call_index']}",
+        step=f"call {row['n']}",
         status="done",
         attempt=1,
         agent=row["agent"],

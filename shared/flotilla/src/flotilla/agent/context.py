@@ -62,7 +62,6 @@ class TaskContext:
         self._model = model
         self._make_id = make_id
         self._recorder = Recorder(agent, task)
-        self._llm_calls = 0
         self._looked_for_cancel = time.monotonic()
 
     @property
@@ -132,14 +131,13 @@ class TaskContext:
         """
         if self._model is None:
             raise ConfigurationError(f"agent {self.agent} has no language model: pass model=... to run_agent")
-        index, self._llm_calls = self._llm_calls, self._llm_calls + 1
 
         async def between_chunks(text: str) -> None:
             if on_token is not None:
                 await on_token(text)
             await self._look_for_cancel_sometimes()
 
-        answer = await self._model.complete(index, request, between_chunks)
+        answer = await self._model.complete(request, between_chunks)
         await self._live.flush()
         return answer
 

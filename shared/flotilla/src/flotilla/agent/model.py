@@ -1,5 +1,6 @@
-"""The language model as one task sees it."""
+"""The language model as one run of a task sees it."""
 
+from flotilla.agent.occurrences import Occurrences
 from flotilla.contracts.tasks import AgentTask
 from flotilla.llm import CallKey, Completion, CompletionRequest, OnToken, StoredCalls
 
@@ -11,15 +12,19 @@ class StoredModel:
         self._calls = calls
         self._task = task
         self._agent = agent
+        self._occurrences = Occurrences()
 
-    async def complete(self, call_index: int, request: CompletionRequest, on_token: OnToken) -> Completion:
+    async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The stored answer, or the model's after it is stored."""
-        key = CallKey(
+        with self._occurrences.next_of(self._calls.hash_of(request)) as number:
+            return await self._calls.complete(self._key(number), request, on_token)
+
+    def _key(self, number: int) -> CallKey:
+        return CallKey(
             tenant_id=self._task.tenant_id,
             task_id=self._task.task_id,
-            call_index=call_index,
+            call_index=number,
             session_id=self._task.session_id,
             agent=self._agent,
             run_id=self._task.run_id,
         )
-        return await self._calls.complete(key, request, on_token)

@@ -39,10 +39,10 @@ class SessionHistory(Protocol):
 
 
 class ModelCalls(Protocol):
-    """The language model, with its answers stored under (task id, call index, request) before they are used."""
+    """The language model, with its answers stored under (task id, request, occurrence) before they are used."""
 
-    async def complete(self, call_index: int, request: CompletionRequest, on_token: OnToken) -> Completion:
-        """The answer to call number `call_index` (from 0) of this task."""
+    async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
+        """The answer to the next request of this kind in this run of the task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

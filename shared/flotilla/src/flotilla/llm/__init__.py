@@ -18,7 +18,8 @@ from flotilla.llm.model import (
     ToolRequest,
     ToolSpec,
 )
-from flotilla.llm.stored_calls import StoredCalls, request_hash
+from flotilla.llm.request_hash import request_hash
+from flotilla.llm.stored_calls import StoredCalls
 
 __all__ = [
     "EXTRACTIVE_MODEL",

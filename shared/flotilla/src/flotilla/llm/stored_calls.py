@@ -1,16 +1,16 @@
 """Model answers, stored before they are used: a second request for the same answer never goes out.
 
-The key is (tenant, task id, call index, hash of the request). Who makes the call holds a claim in
-`flotilla.llm_claims` and renews it; another that wants the same answer meanwhile (a redelivered task) waits for it. A
-claim lapses `CLAIM_S` after its holder died, and then the call is made again, since no answer was stored.
+The key is (tenant, task id, hash of the request, n-th equal request), so the order in which a task's parallel calls
+arrive does not matter. Who makes the call holds a claim in `flotilla.llm_claims` and renews it; another that wants the
+same answer meanwhile (a redelivered task) waits for it. A claim lapses `CLAIM_S` after its holder died, and then the
+call is made again, since no answer was stored.
 """
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import structlog
@@ -20,6 +20,7 @@ from flotilla.llm.budget import TokenBudget, TokenLimits
 from flotilla.llm.calls import CallKey
 from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnToken
 from flotilla.llm.observed import observed_call
+from flotilla.llm.request_hash import request_hash
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import LLM_CACHE_HITS
 
@@ -64,6 +65,10 @@ class StoredCalls:
         self._model = model
         self._budget = TokenBudget(limits or TokenLimits())
 
+    def hash_of(self, request: CompletionRequest) -> bytes:
+        """What tells requests apart: equal for two that must get the same answer."""
+        return request_hash(self._model.name, request)
+
     async def complete(self, key: CallKey, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """The stored answer, or the model's after it is stored. A stored one reaches `on_token` in one piece.
 
@@ -71,7 +76,7 @@ class StoredCalls:
             ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
             TokenBudgetSpent: too few tokens are left, and the model was not asked.
         """
-        call = _Call(key, request_hash(self._model.name, request), uuid4())
+        call = _Call(key, self.hash_of(request), uuid4())
         while True:
             async with tenant_transaction(self._pool, key.tenant_id) as connection:
                 claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
@@ -80,7 +85,7 @@ class StoredCalls:
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)
                 elif claimed:
-                    await self._budget.reserve(connection, key, request)
+                    await self._budget.reserve(connection, call.budgeted, request)
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -93,7 +98,7 @@ class StoredCalls:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, self._model.name, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)
-                await self._budget.settle(connection, call.of, completion.usage)
+                await self._budget.settle(connection, call.budgeted, completion.usage)
         return completion
 
     @asynccontextmanager
@@ -123,14 +128,9 @@ class StoredCalls:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
-                await self._budget.release(connection, call.of)
+                await self._budget.release(connection, call.budgeted)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
-
-
-def request_hash(model: str, request: CompletionRequest) -> bytes:
-    """SHA-256 over the model's name and everything that decides the answer."""
-    return hashlib.sha256(to_json([model, request])).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,11 @@ class _Call:
     @property
     def claim(self) -> tuple[str, str, int, bytes, UUID]:
         return *self.key, self.claimed_by
+
+    @property
+    def budgeted(self) -> CallKey:
+        """The name under which tokens are reserved: calls are counted per request, so the request is part of it."""
+        return replace(self.of, task_id=f"{self.of.task_id}/{self.hash.hex()}")
 
 
 async def _store(connection: Connection, call: _Call, model: str, completion: Completion, duration_ms: float) -> None:

@@ -139,5 +139,5 @@ class _MemoryCalls:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
-    async def complete(self, _call_index: int, request: CompletionRequest, on_token: OnToken) -> Completion:
+    async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         return await self._model.complete(request, on_token)

@@ -1,0 +1,24 @@
+"""Equal calls are numbered alike in every run of a task."""
+
+import pytest
+
+from flotilla.agent.occurrences import Occurrences
+
+
+def test_equal_calls_are_counted_and_others_do_not_matter() -> None:
+    calls = Occurrences()
+    numbers = []
+    for call in ("a", "b", "a", "a", "b"):
+        with calls.next_of(call) as number:
+            numbers.append(number)
+    assert numbers == [0, 0, 1, 2, 1]
+
+
+def test_the_number_of_a_failed_call_is_taken_by_the_next_one() -> None:
+    calls = Occurrences()
+    with calls.next_of("a") as first, calls.next_of("a") as second:
+        assert (first, second) == (0, 1)
+    with pytest.raises(RuntimeError), calls.next_of("a") as third:
+        raise RuntimeError
+    with calls.next_of("a") as again:
+        assert again == third == 2

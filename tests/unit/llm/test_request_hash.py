@@ -1,0 +1,53 @@
+"""Two requests are the same if everything that decides the answer is."""
+
+from dataclasses import dataclass, make_dataclass, replace
+
+import pytest
+
+from flotilla.llm import ChatMessage, CompletionRequest, ToolSpec, request_hash
+
+REQUEST = CompletionRequest(messages=(ChatMessage(role="user", content="why?"),))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.0},
+        {"max_tokens": 0},
+        {"may_call_tools": False},
+        {"messages": (ChatMessage(role="system", content="why?"),)},
+        {"tools": (ToolSpec(name="t", description="", parameters={}),)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_field_is_another_request(change: dict[str, object]) -> None:
+    assert request_hash("m", replace(REQUEST, **change)) != request_hash("m", REQUEST)  # type: ignore[arg-type]
+
+
+def test_another_model_is_another_request() -> None:
+    assert request_hash("m", REQUEST) != request_hash("n", REQUEST)
+
+
+def test_the_order_of_names_in_a_schema_does_not_matter() -> None:
+    def asking(parameters: dict[str, object]) -> CompletionRequest:
+        return replace(REQUEST, tools=(ToolSpec(name="t", description="", parameters=parameters),))  # type: ignore[arg-type]
+
+    assert request_hash("m", asking({"a": 1, "b": 2})) == request_hash("m", asking({"b": 2, "a": 1}))
+
+
+def test_a_field_that_a_later_version_adds_changes_no_hash_until_it_is_used() -> None:
+    later = make_dataclass("Later", [("seed", int | None, None)], bases=(CompletionRequest,), frozen=True, kw_only=True)
+    assert request_hash("m", later(messages=REQUEST.messages)) == request_hash("m", REQUEST)
+    assert request_hash("m", later(messages=REQUEST.messages, seed=7)) != request_hash("m", REQUEST)
+
+
+def test_text_that_no_encoding_holds_has_a_hash() -> None:
+    assert request_hash("m", CompletionRequest(messages=(ChatMessage(role="user", content="\ud800"),)))
+
+
+def test_types_do_not_matter_their_fields_do() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        messages: object
+
+    assert request_hash("m", Other(REQUEST.messages)) == request_hash("m", REQUEST)  # type: ignore[arg-type]
