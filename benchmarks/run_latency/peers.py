@@ -62,8 +62,10 @@ async def main() -> None:
     """Works on the peers' queue until killed. The bridge runs in the workflow worker beside it."""
     from flotilla.bus import AgentEventBus, connect_redis
     from flotilla.config import load_settings
+    from flotilla.config.signing import new_signer
     from flotilla.postgres import open_pool
     from workflow_worker.activities.delegation import Delegation
+    from workflow_worker.delegates import Delegates
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
@@ -73,7 +75,7 @@ async def main() -> None:
         open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
-        delegation = Delegation(pool, redis, AgentEventBus(redis))
+        delegation = Delegation(pool, redis, AgentEventBus(redis), new_signer(), Delegates(pool))
         worker = make_worker(
             client,
             settings,

@@ -17,7 +17,9 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import Runtime
+from tests.support import tickets
 from workflow_worker.actions.registry import installed_registry
+from workflow_worker.delegates import Delegates
 from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
@@ -75,7 +77,7 @@ async def running_worker(
     await temporal.check()
     async with connect_redis(redis_url) as redis:
         policy = read_policy(settings.approval_policy)
-        has = Dependencies(pool, redis, temporal.client, policy, installed_registry())
+        has = Dependencies(pool, redis, temporal.client, policy, installed_registry(), tickets.SIGNER, Delegates(pool))
         task = asyncio.create_task(work(settings, runtime, has))
         try:
             yield RunningWorker(temporal.client, task_queue, pool, redis, runtime)

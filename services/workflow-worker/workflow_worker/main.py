@@ -15,6 +15,7 @@ from flotilla.bus import AgentEventBus, Consumer, ConsumerOptions, Redis, check_
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
 from flotilla.bus.live import RunFeed
+from flotilla.config.signing import Signer, load_signer, new_signer
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM
 from flotilla.llm import ExtractiveModel, create_model
@@ -29,6 +30,7 @@ from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
+from workflow_worker.delegates import Delegates
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
@@ -55,7 +57,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("temporal", temporal.check)
         policy, registry = read_policy(settings.approval_policy), installed_registry()
         if await runtime.until_ready():
-            await work(settings, runtime, Dependencies(pool, redis, temporal.client, policy, registry))
+            signer = load_signer(settings.ticket_key_file) if settings.ticket_key_file else new_signer()
+            has = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool))
+            await work(settings, runtime, has)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Dependencies:
     temporal: Client
     policy: ApprovalPolicy
     registry: Registry
+    signer: Signer
+    delegates: Delegates
 
 
 async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
@@ -92,7 +98,7 @@ class Activities:
         receivers = Receivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
-        self.delegation = Delegation(has.pool, has.redis, AgentEventBus(has.redis))
+        self.delegation = Delegation(has.pool, has.redis, AgentEventBus(has.redis), has.signer, has.delegates)
         self.runs = RunRecords(has.pool, RunFeed(has.redis))
         self.approvals = Approvals(has.pool, receivers.urls)
         self.orders = Orders(has.pool)

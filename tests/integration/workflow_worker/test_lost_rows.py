@@ -21,9 +21,11 @@ from flotilla.contracts.tasks import TASK_REPLIED, AgentReply, AgentTask
 from flotilla.postgres import AWAY, Pool, open_pool, tenant_transaction
 from flotilla_devstack.servers.postgres import PostgresServer
 from tests.support.postgres import Database
+from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
 from workflow_worker.activities.delegation import Delegation
 from workflow_worker.bridge import Bridge
+from workflow_worker.delegates import Delegates
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
 ROWS = "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id = $1"
@@ -72,10 +74,18 @@ def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
     return Delivery(entry_id or f"{int(time.time() * 1000)}-0", event)
 
 
-async def delegated(pool: Pool, redis: Redis, task: AgentTask) -> None:
+@pytest.fixture
+async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
+    """The activity, of a worker that has delegated to this agent before."""
+    delegates = Delegates(own_pool)
+    await delegates.note("research")
+    return Delegation(own_pool, redis, AgentEventBus(redis), SIGNER, delegates)
+
+
+async def delegated(delegation: Delegation, task: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
     with pytest.raises(_CompleteAsyncError):
-        await ActivityEnvironment().run(Delegation(pool, redis, AgentEventBus(redis)).delegate, task)
+        await ActivityEnvironment().run(delegation.delegate, task)
 
 
 async def hold_back(server: PostgresServer) -> None:
@@ -115,10 +125,10 @@ async def events(pool: Pool) -> int:
 
 
 async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, redis: Redis, task: AgentTask, bridge: Bridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: Bridge
 ) -> None:
     await hold_back(own_postgres)
-    await delegated(own_pool, redis, task)
+    await delegated(delegation, task)
     assert await row_of(own_pool, task) == ("queued", 1, None)
     await crash(own_postgres, own_pool)
     assert await row_of(own_pool, task) is None  # else this test proves nothing
@@ -126,7 +136,7 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
     reply = reply_to(task)
     with pytest.raises(RetryLater, match="no such task"):
         await bridge.handle(reply)
-    await delegated(own_pool, redis, task)
+    await delegated(delegation, task)
     for _ in range(2):
         await bridge.handle(reply)
     assert await row_of(own_pool, task) == ("done", 1, '{"found": 1}')
@@ -134,21 +144,21 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
 
 
 async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, redis: Redis, task: AgentTask, bridge: Bridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: Bridge
 ) -> None:
-    await delegated(own_pool, redis, task)
+    await delegated(delegation, task)
     async with tenant_transaction(own_pool, "acme") as connection:
         await connection.execute("UPDATE flotilla.agent_tasks SET status = 'failed' WHERE task_id = $1", task.task_id)
     await hold_back(own_postgres)
     second = replace(task, attempt=2)
-    await delegated(own_pool, redis, second)
+    await delegated(delegation, second)
     await crash(own_postgres, own_pool)
     assert await row_of(own_pool, task) == ("failed", 1, None)
 
     reply = reply_to(second)
     with pytest.raises(RetryLater, match="no try 2"):
         await bridge.handle(reply)
-    await delegated(own_pool, redis, second)
+    await delegated(delegation, second)
     await bridge.handle(reply)
     assert await row_of(own_pool, task) == ("done", 2, '{"found": 1}')
     assert await events(own_pool) == 1

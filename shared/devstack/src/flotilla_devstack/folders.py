@@ -39,6 +39,8 @@ class StateDir:
         self.keys_file = self.root / "keys.json"
         self.signing_key_file = self.root / "audit-signing.pem"
         self.public_key_file = self.root / "audit-signing.pub"
+        self.ticket_key_file = self.root / "tickets.pem"
+        self.ticket_public_key_file = self.root / "tickets.pub"
         self.logs = self.root / "logs"
 
     def create(self) -> Self:

@@ -106,10 +106,11 @@ def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
 
 
 def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
-    """Where the audit consumer finds the key that signs checkpoints, and the gateway the one that verifies them."""
+    """Where those who sign find their private key, and those who verify the public one."""
     files = {
         "audit-consumer": {"FLOTILLA_AUDIT_SIGNING_KEY_FILE": state_dir.signing_key_file},
         "gateway": {"FLOTILLA_AUDIT_PUBLIC_KEY_FILE": state_dir.public_key_file},
+        "workflow-worker": {"FLOTILLA_TICKET_KEY_FILE": state_dir.ticket_key_file},
     }
     return {variable: str(file) for variable, file in files.get(name, {}).items()}
 

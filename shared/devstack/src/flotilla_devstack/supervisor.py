@@ -127,8 +127,13 @@ class Supervisor:
             return
         watch = Stopwatch("install", "stack", self._report)
         watch.report("preparing", "migrations, topics, consumer groups, keys")
-        keys, signing_key = self._state_dir.keys_file, self._state_dir.signing_key_file
-        argv = (*self._options.install, "--keys-file", str(keys), "--signing-key-file", str(signing_key))
+        state = self._state_dir
+        files = {
+            "--keys-file": state.keys_file,
+            "--signing-key-file": state.signing_key_file,
+            "--ticket-key-file": state.ticket_key_file,
+        }
+        argv = (*self._options.install, *(str(word) for pair in files.items() for word in pair))
         run_tool(
             argv,
             log=self._state_dir.log_file("install"),

@@ -7,9 +7,10 @@ from opentelemetry import trace
 
 from flotilla.bus.batching import Command
 from flotilla.bus.channels import maxlen_of
+from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
 from flotilla.contracts.errors import Oversize, Undecodable
-from flotilla.contracts.names import EVENT_FIELD
+from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 from flotilla.telemetry import current_traceparent
 
 MAX_ENTRY_BYTES = 1_000_000
@@ -47,24 +48,40 @@ class Finish:
 DONE = Finish()
 
 
-def xadd(stream: str, event: AgentEvent) -> Command:
-    """The command that publishes `event`. An event without a trace joins the current one.
+def xadd(stream: str, event: AgentEvent | SealedEvent) -> Command:
+    """The command that publishes `event`. An event without a trace joins the current one; a sealed one stays as it is.
 
     Raises:
         Oversize: over 1,000,000 bytes as JSON.
     """
+    if isinstance(event, SealedEvent):
+        return ("XADD", stream, "*", EVENT_FIELD, event.body, TICKET_FIELD, event.ticket)
+    body = _encoded(stream, event)
+    maxlen = maxlen_of(stream)
+    if maxlen is None:
+        return ("XADD", stream, "*", EVENT_FIELD, body)
+    return ("XADD", stream, "MAXLEN", "~", maxlen, "*", EVENT_FIELD, body)
+
+
+def _encoded(stream: str, event: AgentEvent) -> bytes:
     if event.traceparent is None and trace.get_current_span().get_span_context().is_valid:
         event = replace(event, traceparent=current_traceparent())
     body = encode_event(event)
+    check_size(stream, event, body)
+    return body
+
+
+def check_size(stream: str, event: AgentEvent, body: bytes) -> None:
+    """Check that an entry for `stream` can hold `body`.
+
+    Raises:
+        Oversize: over 1,000,000 bytes.
+    """
     if len(body) > MAX_ENTRY_BYTES:
         raise Oversize(
             f"event {event.id} ({event.type}) for {stream} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed: "
             "store the content and send a reference"
         )
-    maxlen = maxlen_of(stream)
-    if maxlen is None:
-        return ("XADD", stream, "*", EVENT_FIELD, body)
-    return ("XADD", stream, "MAXLEN", "~", maxlen, "*", EVENT_FIELD, body)
 
 
 def decode(entry: Entry) -> Delivery:

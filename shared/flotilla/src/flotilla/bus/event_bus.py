@@ -15,6 +15,7 @@ from flotilla.bus.consumer import Consumer, ConsumerOptions
 from flotilla.bus.dead_letters import DeadLetters
 from flotilla.bus.entries import DONE, Delivery, Finish
 from flotilla.bus.publisher import Publisher
+from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent
 
 EventHandler: TypeAlias = Callable[[AgentEvent], Awaitable[object]]
@@ -29,7 +30,7 @@ class AgentEventBus:
         self._dead_letters = dead_letters
         self._publisher = Publisher(redis)
 
-    async def publish(self, channel: str, event: AgentEvent) -> str:
+    async def publish(self, channel: str, event: AgentEvent | SealedEvent) -> str:
         """Appends `event` to `channel` and gives the entry's id; see `Publisher.publish`."""
         return await self._publisher.publish(channel, event)
 

@@ -9,6 +9,7 @@ from flotilla.bus.batching import CommandBatcher
 from flotilla.bus.channels import HARD_LIMIT_ENTRIES
 from flotilla.bus.connection import AWAY, UNWILLING, Redis
 from flotilla.bus.entries import xadd
+from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import TASK_STREAM_PREFIX
@@ -26,7 +27,7 @@ class Publisher:
         self._hard_limit = hard_limit
         self._lengths: dict[str, int] = {}
 
-    async def publish(self, stream: str, event: AgentEvent) -> str:
+    async def publish(self, stream: str, event: AgentEvent | SealedEvent) -> str:
         """Appends `event` and gives its entry id. Nothing is repeated behind the caller's back.
 
         Raises:
@@ -47,7 +48,7 @@ class Publisher:
             active.set_attribute("messaging.message.id", entry_id)
             return entry_id
 
-    async def _send(self, stream: str, event: AgentEvent) -> str:
+    async def _send(self, stream: str, event: AgentEvent | SealedEvent) -> str:
         command = xadd(stream, event)
         limited = stream.startswith(TASK_STREAM_PREFIX)
         try:
@@ -58,9 +59,9 @@ class Publisher:
             else:
                 (entry_id,) = await self._batcher.send((command,))
         except UNWILLING as error:
-            raise RetryLater(f"Redis does not accept event {event.id} for {stream}: {error}") from error
+            raise RetryLater(f"Redis does not accept an event for {stream}: {error}") from error
         except AWAY as error:
-            raise RetryLater(f"Redis is away, {stream} may or may not have event {event.id}: {error}") from error
+            raise RetryLater(f"Redis is away, {stream} may or may not have the event: {error}") from error
         return str(entry_id.decode())
 
     async def _refuse_when_full(self, stream: str) -> None:

@@ -7,6 +7,8 @@ import re
 
 TASK_STREAM_PREFIX = "flotilla.tasks."
 REPLIES_STREAM = "flotilla.replies"
+"""Where agents of former versions reply; read only for tasks that a former version delegated."""
+REPLY_STREAM_PREFIX = "flotilla.replies."
 EVENTS_STREAM = "flotilla.events"
 RUN_STREAM_PREFIX = "flotilla.runs."
 DEAD_LETTERS_STREAM = "flotilla.dead-letters"
@@ -29,6 +31,8 @@ PIPELINE_WORKFLOW = "PipelineWorkflow"
 
 EVENT_FIELD = "event"
 """The field of a Redis entry that holds the CloudEvent as JSON."""
+TICKET_FIELD = "ticket"
+"""The field of a task's entry that holds the worker's signature over the field `event`."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -41,6 +45,11 @@ def is_valid_id(value: str) -> bool:
 def task_stream(agent: str) -> str:
     """The stream on which `agent` receives its tasks."""
     return TASK_STREAM_PREFIX + agent
+
+
+def reply_stream(agent: str) -> str:
+    """The stream on which `agent`, and nobody else, replies."""
+    return REPLY_STREAM_PREFIX + agent
 
 
 def agent_group(agent: str) -> str:

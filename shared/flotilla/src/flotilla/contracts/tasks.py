@@ -51,11 +51,22 @@ class AgentTask:
     slip: list[str] = field(default_factory=list)
     """Agents still to visit after this one; the last one's result completes the activity."""
     timeout_s: float = 600.0
+    deadline: str | None = None
+    """RFC 3339. After it nobody waits for the task, and its ticket is void."""
+    secret: str | None = None
+    """Proves to the database that its holder was given this task; a new one for each hop and try."""
+    live: str | None = None
+    """The Redis stream that takes the run's live tokens and steps; None where nobody follows."""
 
 
 def root_task_id(task_id: str) -> str:
     """The task that a routing slip began with: `t` for `t~2`."""
     return task_id.partition(HOP_MARK)[0]
+
+
+def hop_of(task_id: str) -> int:
+    """How many agents of the slip come before `task_id`: 0 for `t`, 2 for `t~2`."""
+    return int(task_id.partition(HOP_MARK)[2] or 0)
 
 
 def next_hop_id(task_id: str) -> str:

@@ -87,8 +87,9 @@ def parse(argv: Sequence[str] | None = None) -> KeyFiles:
     parser.add_argument(
         "--signing-key-file", type=Path, metavar="PATH", help="make the key that signs the audit log's checkpoints"
     )
+    parser.add_argument("--ticket-key-file", type=Path, metavar="PATH", help="make the key that signs tasks")
     given = parser.parse_args(argv)
-    return KeyFiles(given.keys_file, given.signing_key_file)
+    return KeyFiles(given.keys_file, given.signing_key_file, given.ticket_key_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The first API keys, and the key that signs the audit log of a local stack."""
+"""The first API keys, and the keys that sign the audit log and the tasks of a local stack."""
 
 import json
 import os
@@ -37,11 +37,17 @@ class KeyFiles:
 
     api_keys: Path | None = None
     signing_key: Path | None = None
+    ticket_key: Path | None = None
+
+    @property
+    def key_pairs(self) -> list[Path]:
+        """The private keys that are asked for."""
+        return [path for path in (self.signing_key, self.ticket_key) if path is not None]
 
     @property
     def written(self) -> list[Path]:
         """Those that are asked for."""
-        return [path for path in (self.api_keys, self.signing_key) if path is not None]
+        return [path for path in (self.api_keys, *self.key_pairs) if path is not None]
 
 
 LOCAL_KEYS = (
@@ -119,7 +125,7 @@ def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> No
 
 
 def write_signing_key(path: Path) -> None:
-    """An Ed25519 key (PKCS#8, PEM, mode 0600) for the audit consumer's checkpoints; keeps the one that is there."""
+    """An Ed25519 key (PKCS#8, PEM, mode 0600) for checkpoints or tickets; keeps the one that is there."""
     if path.exists():
         return
     pem = Ed25519PrivateKey.generate().private_bytes(

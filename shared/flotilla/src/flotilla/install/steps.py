@@ -9,9 +9,9 @@ from psycopg import sql
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, check_redis, connect_redis, ensure_group
+from flotilla.config.signing import write_public_key
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
-from flotilla.eventstore.signing import write_public_key
 from flotilla.install import keys
 from flotilla.install.settings import Passwords, Settings
 from flotilla.outbox.topics import ensure_topics
@@ -101,9 +101,9 @@ async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
             await asyncio.to_thread(keys.store_admin_key, dsn, settings.admin_key.get_secret_value())
         if options.api_keys is not None:
             await asyncio.to_thread(keys.write_local_keys, dsn, options.api_keys)
-        if options.signing_key is not None:
-            await asyncio.to_thread(keys.write_signing_key, options.signing_key)
-            await asyncio.to_thread(write_public_key, options.signing_key, options.signing_key.with_suffix(".pub"))
+        for key in options.key_pairs:
+            await asyncio.to_thread(keys.write_signing_key, key)
+            await asyncio.to_thread(write_public_key, key, key.with_suffix(".pub"))
     except psycopg.OperationalError as error:
         raise RetryLater(f"PostgreSQL does not answer: {_first_line(error)}") from error
     except OSError as error:
