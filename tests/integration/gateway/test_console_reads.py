@@ -131,6 +131,25 @@ def test_every_built_in_action_has_a_schema() -> None:
     assert args_schema("an agent's tool") is None
 
 
+@pytest.mark.parametrize(
+    ("uri", "content_type", "fields"),
+    [
+        ("a.html", "text/html; charset=windows-1251", {}),
+        ("a.html", 'text/html;charset="cp1251"', {}),
+        ("a.html", "application/octet-stream; charset=windows-1251", {}),
+        ("a.html", "text/html", {"media_type": "text/html; charset=windows-1251"}),
+    ],
+)
+async def test_a_document_is_read_in_the_charset_of_its_content_type(
+    operator: httpx.AsyncClient, uri: str, content_type: str, fields: dict[str, str]
+) -> None:
+    content = "<p>Ключ от склада".encode("cp1251")
+    added = await operator.post("/v1/documents", files={"file": (uri, content, content_type)}, data=fields)
+    assert added.status_code == 201, added.text
+    read = (await operator.get(f"/v1/documents/{added.json()['document_id']}")).json()
+    assert (read["text"], read["media_type"]) == ("Ключ от склада", "text/html")
+
+
 async def test_a_cited_passage_is_found_in_the_documents_text(operator: httpx.AsyncClient) -> None:
     text = "# Harbour\n\nDiesel is sold at pontoon Ç, daily.\n"
     added = await operator.post("/v1/documents", files={"file": ("a.md", text.encode(), "text/markdown")})

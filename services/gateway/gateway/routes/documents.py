@@ -26,10 +26,14 @@ _TYPES = ("text/markdown", "text/html", "text/plain")
 
 
 def _known_type(media_type: str) -> str:
-    plain = media_type.partition(";")[0].strip().lower()
-    if plain and plain not in _TYPES:
+    """The media type with its charset, if it has one: `text/html; charset=windows-1251`."""
+    if _plain(media_type) not in ("", *_TYPES):
         raise ValueError(f"use one of {', '.join(_TYPES)}, or leave it to the ending of the uri")
-    return plain
+    return media_type
+
+
+def _plain(media_type: str) -> str:
+    return media_type.partition(";")[0].strip().lower()
 
 
 @router.post(
@@ -64,9 +68,10 @@ async def add_document(
 
 
 def _declared_type(content_type: str | None) -> str:
-    """What the part says it is, where it is one that is read; else the uri's ending decides."""
-    plain = (content_type or "").partition(";")[0].strip().lower()
-    return plain if plain in _TYPES else ""
+    """What the part says it is, where it is one that is read; else the uri's ending decides, and the charset holds."""
+    declared = content_type or ""
+    _, semicolon, parameters = declared.partition(";")
+    return declared if _plain(declared) in _TYPES else semicolon + parameters
 
 
 @router.get("/v1/documents", response_model=DocumentList, responses=refusals())

@@ -1,17 +1,29 @@
 """HTML as browsers read it (the WHATWG algorithm), by Lexbor through selectolax."""
 
-import re
+from collections import Counter
 from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from flotilla.knowledge.documents import Block, Parsed
+from flotilla.knowledge.visibility import Visibility, alternative_text
 
-_NOT_TEXT = frozenset(("head", "script", "style", "template", "noscript", "svg", "math", "iframe", "object", "canvas"))
-_NOT_CONTENT = frozenset(("nav", "footer", "aside", "button", "select"))
-_SILENT = _NOT_TEXT | _NOT_CONTENT
 _SECTIONS = frozenset(
-    ("html", "body", "main", "article", "section", "header", "div", "form", "fieldset", "dialog", "hr")
+    (
+        "html",
+        "body",
+        "main",
+        "article",
+        "section",
+        "header",
+        "footer",
+        "aside",
+        "div",
+        "form",
+        "fieldset",
+        "dialog",
+        "hr",
+    )
 )
 _TEXTS = frozenset(("p", "pre", "blockquote", "address", "center", "figure", "figcaption", "details", "summary"))
 _LISTS = frozenset(("ul", "ol", "li", "dl", "dt", "dd"))
@@ -19,44 +31,65 @@ _TABLES = frozenset(("table", "caption", "thead", "tbody", "tfoot", "tr", "td", 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _CELLS = frozenset(("td", "th"))
 _BLOCKS = _SECTIONS | _TEXTS | _LISTS | _TABLES | _HEADINGS.keys()
-_MAIN = ("main", "[role=main]", "article")
-_PERMALINK_CLASSES = frozenset(("headerlink", "anchor-link", "heading-anchor"))
-_SPACES = re.compile(r"\s+")
+_APART = frozenset(("br", "button", "label", "legend", "option", "textarea"))
+"""Elements inside a line whose text is words of its own."""
+_MAIN = "main, [role=main]"
+_MAIN_SHARE = 4
+"""The main part holds at least a quarter of the page's text; in less there is hardly what the page is about."""
 
 
 def parse_html(text: str) -> Parsed:
     """Blocks of an HTML page: of its main part where it marks one, without navigation, scripts and forms."""
     page = LexborHTMLParser(text)
     title = page.css_first("title")
-    walk = _Walk()
-    root = _main_part(page)
+    blocks = _blocks_of(page)
+    heading = next((block.text for block in blocks if block.level), "")
+    return Parsed(blocks, heading or (_squeeze(title.text()) if title else ""))
+
+
+def inline_text(tag: str) -> str:
+    """Return what a tag in a line of Markdown stands for: a picture's alternative text, a gap, or nothing."""
+    node = LexborHTMLParser(tag.replace("</", "<", 1), is_fragment=True).css_first("*")
+    if node is None:
+        return ""
+    alternative = alternative_text(node)
+    return f" {alternative} " if alternative else " " * _is_apart(node.tag or "")
+
+
+def _blocks_of(page: LexborHTMLParser) -> list[Block]:
+    visibility = Visibility(page)
+    everything = _read(page.body, visibility)
+    mains = page.css(_MAIN)
+    if len(mains) != 1:
+        return everything
+    main = _read(mains[0], visibility)
+    return main if _MAIN_SHARE * _size(main) >= _size(everything) else everything
+
+
+def _read(root: LexborNode | None, visibility: Visibility) -> list[Block]:
+    walk = _Walk(visibility)
     if root is not None:
         walk.take(root)
-    heading = next((block.text for block in walk.blocks if block.level), "")
-    return Parsed(walk.blocks, heading or (_squeeze(title.text()) if title else ""))
+    return walk.blocks
 
 
-def _main_part(page: LexborHTMLParser) -> LexborNode | None:
-    for selector in _MAIN:
-        found = page.css(selector)
-        if len(found) == 1:
-            return found[0]
-    return page.body
+def _size(blocks: list[Block]) -> int:
+    return sum(len(block.text) for block in blocks)
 
 
 def _squeeze(text: str) -> str:
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 class _Walk:
     """Collects inline text until a block element begins or ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, visibility: Visibility) -> None:
         self.blocks: list[Block] = []
+        self._visibility = visibility
         self._text: list[str] = []
         self._anchors: list[str] = []
-        self._pre = 0
-        self._rows = 0
+        self._within = Counter[str]()
 
     def take(self, root: LexborNode) -> None:
         """Visits `root` and what is in it. A stack instead of recursion: pages nest without limit."""
@@ -69,30 +102,42 @@ class _Walk:
                 self._close(node)
             elif child.is_text_node:
                 self._text.append(child.text_content or "")
-            elif child.is_element_node and not _is_silent(child):
+            elif child.is_element_node and self._visibility.is_seen(child, self._within):
                 stack.append((child, self._open(child)))
         self._flush()
 
     def _open(self, node: LexborNode) -> Iterator[LexborNode]:
         tag = node.tag or ""
-        if tag in _BLOCKS and not (tag in _CELLS or (self._rows and tag != "tr")):
+        if _is_block(tag) and not (tag in _CELLS or (self._rows and tag != "tr")):
             self._flush()
         if node.id:
             self._anchors.append(node.id)
-        self._pre += tag == "pre"
-        self._rows += tag == "tr"
-        if tag == "br":
-            self._text.append("\n" if self._pre else " ")
+        self._within[tag] += 1
+        self._text.append("\n" if tag == "br" and self._pre else self._gap(tag))
+        self._text.append(alternative_text(node))
         return _children(node)
 
     def _close(self, node: LexborNode) -> None:
         tag = node.tag or ""
-        self._rows -= tag == "tr"
+        self._within[tag] -= tag == "tr"
         if tag in _CELLS and self._rows:
             self._text.append(" | ")
-        elif tag in _BLOCKS and not self._rows:
+        elif _is_block(tag) and not self._rows:
             self._flush(_HEADINGS.get(tag, 0), leads=tag == "dt")
-        self._pre -= tag == "pre"
+        else:
+            self._text.append(self._gap(tag))
+        self._within[tag] -= tag != "tr"
+
+    @property
+    def _pre(self) -> bool:
+        return self._within["pre"] > 0
+
+    @property
+    def _rows(self) -> bool:
+        return self._within["tr"] > 0
+
+    def _gap(self, tag: str) -> str:
+        return " " if _is_apart(tag) and not self._pre else ""
 
     def _flush(self, level: int = 0, *, leads: bool = False) -> None:
         raw = "".join(self._text)
@@ -103,15 +148,18 @@ class _Walk:
             self._anchors.clear()
 
 
+def _is_block(tag: str) -> bool:
+    return tag in _BLOCKS
+
+
+def _is_apart(tag: str) -> bool:
+    """Whether words end where the element does. A custom element may be anything; most are laid out as blocks."""
+    return tag in _APART or tag in _BLOCKS or "-" in tag
+
+
 def _children(node: LexborNode) -> Iterator[LexborNode]:
     child = node.first_child
     while child is not None:
         following = child.next
         yield child
         child = following
-
-
-def _is_silent(node: LexborNode) -> bool:
-    if node.tag in _SILENT or "hidden" in node.attributes:
-        return True
-    return node.tag == "a" and not _PERMALINK_CLASSES.isdisjoint((node.attributes.get("class") or "").split())

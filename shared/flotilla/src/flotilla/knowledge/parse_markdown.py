@@ -1,27 +1,27 @@
 """Markdown (CommonMark with tables), by markdown-it."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from flotilla.knowledge.documents import Block, Parsed
-from flotilla.knowledge.parse_html import parse_html
+from flotilla.knowledge.front_matter import front_matter
+from flotilla.knowledge.parse_html import inline_text, parse_html
 
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
-_TITLE_LINE = re.compile(r"^title:[ \t]*(['\"]?)(.+?)\1[ \t]*$", re.MULTILINE | re.IGNORECASE)
-_SPACES = re.compile(r"\s+")
+_MAX_NESTING = 100
+_FOOTNOTE = "^"
 
 
 def parse_markdown(text: str) -> Parsed:
     """Blocks of a Markdown document. Marks go, words stay: link texts, code, alternative texts of images."""
-    front = _FRONT_MATTER.match(text)
-    titled = _TITLE_LINE.search(front.group(1)) if front else None
-    tokens = MarkdownIt("commonmark").enable("table").parse(text[front.end() :] if front else text)
-    blocks = [block for block in _blocks(tokens) if block.text]
-    title = titled.group(2) if titled else next((block.text for block in blocks if block.level), "")
-    return Parsed(blocks, title)
+    titled, body = front_matter(text)
+    env: dict[str, Any] = {}
+    tokens = MarkdownIt("commonmark", {"maxNesting": _MAX_NESTING}).enable("table").parse(body, env)
+    blocks = [block for block in (*_blocks(tokens), *_footnotes(env)) if block.text]
+    return Parsed(blocks, titled or next((block.text for block in blocks if block.level), ""))
 
 
 def _blocks(tokens: Sequence[Token]) -> list[Block]:
@@ -48,8 +48,15 @@ def _blocks(tokens: Sequence[Token]) -> list[Block]:
     return blocks
 
 
+def _footnotes(env: Mapping[str, Any]) -> Iterator[Block]:
+    """`[^1]: Word` has the form of a link's target; in longer ones the parser sees a paragraph."""
+    for label, target in env.get("references", {}).items():
+        if label.startswith(_FOOTNOTE):
+            yield Block(f"{unquote(target['href'])} {target['title']}".strip())
+
+
 def _inline(children: Sequence[Token]) -> str:
-    return _SPACES.sub(" ", "".join(map(_words, children))).strip()
+    return " ".join("".join(map(_words, children)).split())
 
 
 def _words(token: Token) -> str:
@@ -57,4 +64,6 @@ def _words(token: Token) -> str:
         return token.content
     if token.type in ("softbreak", "hardbreak"):
         return " "
+    if token.type == "html_inline":
+        return inline_text(token.content)
     return _inline(token.children) if token.children else ""

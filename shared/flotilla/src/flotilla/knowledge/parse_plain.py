@@ -4,7 +4,7 @@ import re
 
 from flotilla.knowledge.documents import Block, Parsed
 
-_BLANK_LINES = re.compile(r"\n[ \t\f]*\n[\s]*")
+_BLANK_LINES = re.compile(r"\n[ \t\f]*+\n\s*+")
 
 
 def parse_plain(text: str) -> Parsed:

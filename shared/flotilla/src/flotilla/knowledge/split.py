@@ -10,6 +10,10 @@ TARGET_CHARACTERS = 900
 """A passage is closed when the next block would make it longer than this."""
 MAX_CHARACTERS = 1600
 """A single block that is longer is cut, at a sentence's or line's end where there is one."""
+MAX_LEAD_CHARACTERS = TARGET_CHARACTERS // 2
+"""Headings and defined terms that go with what follows them; longer ones are text of their own."""
+MAX_HEADING_CHARACTERS = 300
+"""Of the headings above a passage: each passage carries them, so a document of headings would grow many times over."""
 HEADING_SEPARATOR = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 
 _BETWEEN_BLOCKS = "\n\n"
@@ -37,18 +41,27 @@ class _Open:
     """The passage in the making."""
 
     spans: list[_Span] = field(default_factory=list)
+    has_text: bool = False
+    """Whether it holds more than headings."""
+
+    def add(self, span: _Span) -> None:
+        self.spans.append(span)
+        self.has_text |= span.block.level == 0
 
     def length_with(self, span: _Span) -> int:
         return span.end - self.spans[0].start if self.spans else 0
 
     def drop_leads(self) -> list[_Span]:
-        """Takes off the headings and terms at its end, which belong to what follows."""
+        """Takes off the headings and terms at its end, which belong to what follows, if they are short."""
         kept = len(self.spans)
-        while kept and (self.spans[kept - 1].block.leads or self.spans[kept - 1].block.level):
+        while kept and self._is_lead(self.spans[kept - 1]):
             kept -= 1
         leads = self.spans[kept:]
         del self.spans[kept:]
         return leads
+
+    def _is_lead(self, span: _Span) -> bool:
+        return bool(span.block.leads or span.block.level) and self.spans[-1].end - span.start <= MAX_LEAD_CHARACTERS
 
 
 def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument:
@@ -57,12 +70,12 @@ def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument
     pieces: list[Piece] = []
     opened = _Open()
     for span in _spans(blocks):
-        begins_section = span.block.level > 0 and any(s.block.level == 0 for s in opened.spans)
+        begins_section = span.block.level > 0 and opened.has_text
         if begins_section or opened.length_with(span) > target:
             leads = [] if begins_section else opened.drop_leads()
             _close(opened, text, pieces)
-            opened = _Open(leads)
-        opened.spans.append(span)
+            opened = _Open(leads, any(lead.block.level == 0 for lead in leads))
+        opened.add(span)
     _close(opened, text, pieces)
     return SplitDocument(text, pieces)
 
@@ -71,7 +84,7 @@ def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
     if not opened.spans:
         return
     anchors = tuple(anchor for span in opened.spans for anchor in span.block.anchors)
-    heading = HEADING_SEPARATOR.join(opened.spans[-1].path)
+    heading = HEADING_SEPARATOR.join(opened.spans[-1].path)[:MAX_HEADING_CHARACTERS]
     last_end = opened.spans[-1].end
     leads = tuple(span.block.text for span in opened.spans if span.block.leads)
     for number, (start, end) in enumerate(_cut(text, opened.spans[0].start, last_end)):
@@ -84,7 +97,9 @@ def _spans(blocks: list[Block]) -> Iterator[_Span]:
     at = 0
     for block in blocks:
         if block.level:
-            path = [(level, title) for level, title in path if level < block.level] + [(block.level, block.text)]
+            path = [(level, title) for level, title in path if level < block.level] + [
+                (block.level, block.text[:MAX_HEADING_CHARACTERS])
+            ]
         yield _Span(at, at + len(block.text), block, tuple(title for _, title in path))
         at += len(block.text) + len(_BETWEEN_BLOCKS)
 

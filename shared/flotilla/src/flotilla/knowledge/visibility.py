@@ -1,0 +1,75 @@
+"""What of an HTML page its readers see, and what stands for a picture."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+_NOT_TEXT = frozenset(("head", "script", "style", "template", "noscript", "svg", "annotation", "annotation-xml"))
+_NOT_CONTENT = frozenset(("nav", "select", "iframe", "object", "canvas", "audio", "video"))
+_WITH_FOOTERS = frozenset(("main", "article", "blockquote", "figure"))
+_HEADS = ("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt")
+_PERMALINK_CLASSES = frozenset(("headerlink", "anchor-link", "heading-anchor"))
+_PICTURES = frozenset(("img", "area"))
+_OPENERS = "[aria-controls], [data-target], [data-bs-target]"
+_PANELS = frozenset(("region", "tabpanel"))
+_OPENED_LATER = "until-found"
+_WORDS_OF_A_SENTENCE = 4
+
+
+class Visibility:
+    """Tells which elements of one page can be seen, at once or after a click."""
+
+    def __init__(self, page: LexborHTMLParser) -> None:
+        self._opened = frozenset(target for opener in page.css(_OPENERS) for target in _targets(opener))
+
+    def is_seen(self, node: LexborNode, within: Mapping[str, int]) -> bool:
+        """Whether the text of `node` is the page's content and visible. `within` counts the elements around it."""
+        tag = node.tag or ""
+        if tag in _NOT_TEXT or tag in _NOT_CONTENT:
+            return _is_labelled_picture(node)
+        if "hidden" in node.attributes and not self._opens(node):
+            return False
+        if tag == "footer":
+            return any(within[around] for around in _WITH_FOOTERS)
+        if tag == "button":
+            return _says_something(node, within)
+        return tag != "a" or _PERMALINK_CLASSES.isdisjoint((node.attributes.get("class") or "").split())
+
+    def _opens(self, node: LexborNode) -> bool:
+        attributes = node.attributes
+        return (
+            (attributes["hidden"] or "").lower() == _OPENED_LATER
+            or (attributes.get("role") or "") in _PANELS
+            or node.id in self._opened
+        )
+
+
+def alternative_text(node: LexborNode) -> str:
+    """Return the words that stand for a picture, between blanks; empty for all else."""
+    attributes = node.attributes
+    if node.tag in _PICTURES or (node.tag == "input" and attributes.get("type") == "image"):
+        return f" {attributes.get('alt') or ''} "
+    return f" {attributes.get('aria-label') or ''} " if _is_labelled_picture(node) else ""
+
+
+def _is_labelled_picture(node: LexborNode) -> bool:
+    return node.attributes.get("role") == "img" and bool(node.attributes.get("aria-label"))
+
+
+def _says_something(button: LexborNode, within: Mapping[str, int]) -> bool:
+    """Whether a button is more than the name of a command: it heads a section, opens one, or holds a sentence."""
+    if any(within[around] for around in _HEADS) or not {"aria-expanded", "aria-controls"}.isdisjoint(button.attributes):
+        return True
+    words = [word for text in _first_texts(button) for word in text.split()]
+    return len(words) >= _WORDS_OF_A_SENTENCE or any(word.endswith("?") for word in words)
+
+
+def _first_texts(node: LexborNode) -> Iterator[str]:
+    """A few of the texts in `node`: buttons may be nested, and each is asked."""
+    return (inner.text_content or "" for inner in islice(node.traverse(include_text=True), 20) if inner.is_text_node)
+
+
+def _targets(opener: LexborNode) -> Iterator[str]:
+    for name in ("aria-controls", "data-target", "data-bs-target"):
+        yield from (target.removeprefix("#") for target in (opener.attributes.get(name) or "").split())
