@@ -7,10 +7,16 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flotilla.eventstore.proof import Statement, genesis, head_leaf
 from tests.support.ground import Ground
+
+
+def written(lines: list[dict[str, object]]) -> bytes:
+    """The lines as the exporter spells them."""
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def run_verifier(file: Path, key: Path) -> "subprocess.CompletedProcess[str]":
@@ -33,13 +39,10 @@ async def test_an_export_says_which_part_of_a_parent_nobody_signed(ground: Groun
     lines[0]["segments"][0]["signed_seq"] = 6
     lines[-1] |= {"witnesses": 0, "anchors": sum(line["kind"] == "anchor" for line in lines)}
     file = tmp_path / "s2.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_bytes(written(lines))
     done = run_verifier(file, ground.folder / "audit.pub")
     assert "UNSIGNED events 1 to 6 of its parent s1" in done.stdout
     assert done.returncode == 1, "anybody can chain events that nobody signed"
-    lines[0]["format"] = "flotilla-audit-export/1"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run_verifier(file, ground.folder / "audit.pub").stdout == done.stdout
 
 
 def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:
@@ -58,7 +61,7 @@ async def test_a_damaged_export_is_refused(ground: Ground, tmp_path: Path, damag
     lines = [json.loads(line) for line in await ground.export("s2")]
     lines = damaged(lines, damage)
     file = tmp_path / "s2.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_bytes(written(lines))
     done = run_verifier(file, ground.folder / "audit.pub")
     assert done.returncode == 1, done
     assert "BAD" in done.stdout

@@ -71,14 +71,16 @@ def verify(
 def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
     from flotilla.contracts.errors import ConfigurationError
+    from flotilla.eventstore.export_lines import NotAnExport, read_lines
     from flotilla.eventstore.signing import load_public_keys
-    from flotilla.eventstore.verify_export import NotAnExport, verify_export
+    from flotilla.eventstore.verify_export import verify_export
 
+    keys_file = public_key or _local_public_key()
     try:
-        with file.open("rb") as lines:
-            found = verify_export(lines, load_public_keys(public_key or _local_public_key()))
+        with file.open("rb") as opened:
+            found = verify_export(read_lines(opened), load_public_keys(keys_file))
     except OSError as error:
-        raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
+        raise Misuse(f"{file}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:
         raise Misuse(f"{file}: {error}", "nothing of it is proven: have it exported again") from error
     except ConfigurationError as error:
@@ -106,7 +108,7 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "problem": problems[0] if problems else None,
     }
     return {
-        "ok": not problems and not found.unsigned,
+        "ok": found.word == "GOOD",
         "sessions": [session],
         "problems": problems,
         "unsigned": found.unsigned,

@@ -1,9 +1,10 @@
-"""Checks the hash chain of one session. Standard library only: the standalone verifier uses the same code."""
+"""Checks the hash chain of one session; the standalone verifier uses the same code."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from flotilla.eventstore.proof import genesis, link
 
@@ -91,13 +92,17 @@ class ChainCheck:
         expected = self.last_seq + 1
         if event.seq != expected:
             return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
-        if found := _misplaced(self._chain, event):
-            return self._bad("swapped", event.seq, found)
+        place = _place_of(event.body)
+        if place is not None and place != _Place(self._chain.tenant_id, self._chain.session_id, event.seq):
+            detail = f"what stands here is event {place.sequence} of session {place.tenant}/{place.subject}"
+            return self._bad("swapped", event.seq, detail)
         if link(self.last_hash, event.body) != event.hash:
             detail = f"its hash does not follow from event {self.last_seq} and its bytes"
             return self._bad(
                 "edited", event.seq, detail if event.seq > self._chain.after_seq + 1 else f"first event: {detail}"
             )
+        if place is None:
+            return self._bad("edited", event.seq, "its bytes are no event")
         if self._chain.anchors.get(event.seq, event.hash) != event.hash:
             good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
             return self._bad(
@@ -111,13 +116,20 @@ class ChainCheck:
         return Problem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
 
 
-def _misplaced(chain: Chain, event: Linked) -> str | None:
-    """What the event says of its own place, when that is not where it stands."""
+class _Place(msgspec.Struct, frozen=True):
+    """What an event says of its own place."""
+
+    tenant: str | None = None
+    subject: str | None = None
+    sequence: int | None = None
+
+
+_read_place = msgspec.json.Decoder(_Place).decode
+
+
+def _place_of(body: bytes) -> _Place | None:
+    """Where the event belongs by its own words; None when it can't be read."""
     try:
-        document = json.loads(event.body)
-        place = (document.get("tenant"), document.get("subject"), document.get("sequence"))
-    except (ValueError, AttributeError):
-        return None  # its hash will tell
-    if place == (chain.tenant_id, chain.session_id, event.seq):
+        return _read_place(body)
+    except (ValueError, RecursionError):
         return None
-    return f"what stands here is event {place[2]} of session {place[0]}/{place[1]}"

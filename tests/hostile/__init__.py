@@ -1,0 +1,1 @@
+"""Attacks by those who are inside: each is refused, and shows."""

@@ -1,0 +1,3 @@
+from tests.support.audit_fixtures import audit_pool, kafka, projected
+
+__all__ = ["audit_pool", "kafka", "projected"]
