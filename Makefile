@@ -69,7 +69,7 @@ types: setup ## mypy and tsc, strict
 # fails twice fails; what passed the second time stands in the first report.
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
 STORM = tests/chaos/outbox -m 'not chaos'
-TESTED = tests/unit tests/contract tests/integration tests/replay
+TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay
 
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
 	$(CONSOLE)/npm test
@@ -87,7 +87,7 @@ test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit
 
 test-integration: setup ## Tests on the real servers
-	$(PYTEST) tests/contract tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
+	$(PYTEST) tests/contract tests/hostile tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
 
 test-chaos: setup ## Long fault-injection runs
 	$(PYTEST) tests/chaos --override-ini timeout=3600
