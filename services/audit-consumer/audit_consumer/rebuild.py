@@ -1,13 +1,19 @@
-"""Makes the whole projection anew from Kafka, beside the live one, and exchanges the two in one transaction.
+"""Builds the whole projection again from Kafka, beside the live one, and exchanges the two in one transaction.
+
+Where the live one holds what Kafka lost it stays, unless each loss was accepted by name. What was replaced is kept in
+`audit_next` until somebody drops it, or until the next rebuild where nothing was lost: the disk holds both until then.
 
 `python -m audit_consumer.rebuild` does it from a shell; a request of kind `rebuild` makes a running consumer do it.
 """
 
 import asyncio
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import asyncpg
 import structlog
@@ -15,11 +21,20 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from audit_consumer.connections import LIVE, NEXT, open_projection
+from audit_consumer.losses import (
+    Accepted,
+    Loss,
+    WouldLose,
+    count_losses,
+    find_suspects,
+    find_suspects_at_rest,
+    refuse_losses,
+)
 from audit_consumer.projection import Batch, Projection
 from audit_consumer.settings import Settings
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.config import load_settings
-from flotilla.contracts.errors import ConfigurationError, FlotillaError, RetryLater
+from flotilla.contracts.errors import ConfigurationError, Conflict, FlotillaError, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.outbox.kafka_client import client_arguments
@@ -36,9 +51,17 @@ _SWITCH_IDLE_S = 60
 """The transaction that stops the live consumers is idle while the rest is projected on another connection."""
 
 _EMPTY = "TRUNCATE session_events, session_heads, snapshots, tool_usage, parked_events, consumer_offsets"
+_EMPTY_KEPT = """
+TRUNCATE audit_next.session_events, audit_next.session_heads, audit_next.snapshots, audit_next.tool_usage,
+    audit_next.parked_events, audit_next.consumer_offsets
+"""
 _START = "INSERT INTO consumer_offsets (kafka_partition, next_offset) SELECT n, 0 FROM generate_series(0, $1) AS n"
+_PARKED_COLUMNS = "tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail, body, parked_at"
 # What people decided about conflicts stays decided.
-_KEEP_DECISIONS = "INSERT INTO parked_events SELECT * FROM audit.parked_events WHERE reason = 'discarded'"
+_KEEP_DECISIONS = f"""
+INSERT INTO parked_events ({_PARKED_COLUMNS})
+SELECT {_PARKED_COLUMNS} FROM audit.parked_events WHERE reason = 'discarded'
+"""  # noqa: S608 - constants
 _OFFSETS = "SELECT kafka_partition, next_offset FROM {schema}.consumer_offsets"
 # Live consumers wait from here on, readers do not.
 _STOP_LIVE = "LOCK TABLE audit.consumer_offsets IN EXCLUSIVE MODE"
@@ -48,20 +71,46 @@ LOCK TABLE audit.session_events, audit.session_heads, audit.snapshots, audit.too
 """
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 _SWITCH = "SELECT audit.switch_projection()"
+_KEPT = "SELECT request_id, kept_since, sessions_lost, outcome FROM audit.kept_projection"
+_KEEP = "INSERT INTO audit.kept_projection (request_id, sessions_lost, outcome) VALUES ($1, $2, $3::jsonb)"
+_FORGET_KEPT = "DELETE FROM audit.kept_projection"
+_REPORT_EVERY_S = 1.0
 
 log = structlog.get_logger(__name__)
 
 
-async def rebuild(settings: Settings) -> JsonObject:
-    """Rebuilds and switches; gives the number of events and the seconds it took.
+Report: TypeAlias = Callable[[JsonObject], Awaitable[None]]
+"""Takes how far a rebuild is: `{"phase", "read", "of"}`, records of Kafka."""
+
+
+async def _log_progress(progress: JsonObject) -> None:
+    log.info("rebuild_progress", **progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was asked for."""
+
+    request_id: str | None = None
+    """Makes a repeated order a no-op once its exchange is committed."""
+    accepted: Accepted = field(default_factory=dict)
+    report: Report = _log_progress
+
+
+_PLAIN = Order()
+
+
+async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
+    """Rebuilds and switches; gives the number of events, the seconds it took, and the losses that were accepted.
 
     May be broken off at any time: until the exchange commits, the live projection is untouched, and the next
     rebuild starts from nothing.
 
     Raises:
+        WouldLose: the live projection holds events that Kafka no longer has, and not all were accepted.
+        Conflict: what an earlier rebuild replaced holds the only copy of some events, and is still kept.
         RetryLater: Kafka or PostgreSQL went away, or readers never let go of the tables.
     """
-    started = time.monotonic()
     try:
         async with AsyncExitStack() as stack:
             dsn = settings.postgres_dsn.get_secret_value()
@@ -69,15 +118,45 @@ async def rebuild(settings: Settings) -> JsonObject:
             live = await stack.enter_async_context(
                 open_projection(dsn, LIVE, application="audit-rebuild-switch", idle_in_transaction_s=_SWITCH_IDLE_S)
             )
+            if (done := await _done_before(live, order.request_id)) is not None:
+                return done
             kafka = _consumer(settings)
             stack.push_async_callback(kafka.stop)
             await kafka.start()
-            events = await _Rebuild(settings, following, live, kafka).run()
+            outcome = await _Rebuild(settings, order, following, live, kafka).run()
     except (KafkaError, *AWAY, TimeoutError, asyncpg.LockNotAvailableError) as error:
         raise RetryLater(f"the rebuild stopped: {str(error) or type(error).__name__}") from error
-    seconds = round(time.monotonic() - started, 1)
-    log.info("projection_rebuilt", events=events, seconds=seconds)
-    return {"events": events, "seconds": seconds}
+    log.info("projection_rebuilt", **outcome)
+    return outcome
+
+
+async def drop_kept(pool: Pool) -> JsonObject:
+    """Empties what the last rebuild replaced; says whether there was any. `pool` is one of the live projection."""
+    async with pool.acquire() as connection, connection.transaction():
+        kept = await connection.fetchrow(_KEPT)
+        if kept is not None:
+            await connection.execute(_EMPTY_KEPT)
+            await connection.execute(_FORGET_KEPT)
+    return {"dropped": kept is not None, "sessions_lost": kept["sessions_lost"] if kept else 0}
+
+
+async def _done_before(live: Pool, request_id: str | None) -> JsonObject | None:
+    """The outcome of this very order, where the process ended between the exchange and the answer.
+
+    Raises:
+        Conflict: another rebuild's replaced projection is the only copy of something.
+    """
+    kept = await live.fetchrow(_KEPT)
+    if kept is not None and request_id is not None and kept["request_id"] == request_id:
+        outcome: JsonObject = json.loads(kept["outcome"])
+        return outcome
+    if kept is not None and kept["sessions_lost"]:
+        raise Conflict(
+            f"the projection that a rebuild replaced on {kept['kept_since']:%Y-%m-%d %H:%M} UTC is kept, with events "
+            f"of {kept['sessions_lost']} sessions that are nowhere else, and a rebuild needs its place: export what "
+            "you need of schema audit_next, then flotilla audit drop-kept --reason WHY"
+        )
+    return None
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
@@ -92,7 +171,9 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
 class _Rebuild:
     """One rebuild. `following` writes the next generation, `live` exchanges it for the live one."""
 
-    def __init__(self, settings: Settings, following: Pool, live: Pool, kafka: AIOKafkaConsumer) -> None:
+    def __init__(self, settings: Settings, order: Order, following: Pool, live: Pool, kafka: AIOKafkaConsumer) -> None:
+        self._started = self._reported = time.monotonic()
+        self._order = order
         self._batch_events = settings.audit_batch_events
         self._pool = following
         self._live = live
@@ -103,24 +184,48 @@ class _Rebuild:
         self._next: dict[int, int] = {}
         self._events = 0
 
-    async def run(self) -> int:
-        """All of it; gives the number of events projected."""
+    async def run(self) -> JsonObject:
+        """All of it; gives the outcome."""
         await self._begin()
         while self._to_go(ends := await self._ends()) > _CLOSE:
             await self._project_until(ends)
+        try:
+            await self._project_until(await self._common_ends())
+            losses = await self._compare()
+            return await self._switch_between_readers(losses)
+        except WouldLose:
+            await self._pool.execute(_EMPTY)
+            raise
+
+    async def _compare(self) -> list[Loss]:
+        """Compares the two projections thoroughly, while the live one goes on.
+
+        Raises:
+            WouldLose: not every loss was accepted.
+        """
+        await self._order.report({"phase": "comparing", "read": sum(self._next.values())})
+        async with self._live.acquire() as connection:
+            suspects = await find_suspects(connection)
+        await self._project_until(await self._common_ends())
+        async with self._live.acquire() as connection, connection.transaction():
+            losses = await count_losses(connection, suspects)
+        refuse_losses(losses, self._order.accepted)
+        return losses
+
+    async def _switch_between_readers(self, losses: list[Loss]) -> JsonObject:
+        await self._order.report({"phase": "switching", "read": sum(self._next.values())})
         for attempt in range(1, _SWITCH_TRIES + 1):
             try:
-                await self._switch()
-                break
+                return await self._switch(losses)
             except asyncpg.LockNotAvailableError:
                 log.info("switch_waits_for_readers", attempt=attempt)
                 if attempt == _SWITCH_TRIES:
                     raise
-        await self._pool.execute(_EMPTY)
-        return self._events
+        raise AssertionError("unreachable")
 
     async def _begin(self) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_FORGET_KEPT)
             await connection.execute(_EMPTY)
             await connection.execute(_START, SESSION_EVENTS_PARTITIONS - 1)
             await connection.execute(_KEEP_DECISIONS)
@@ -132,14 +237,38 @@ class _Rebuild:
             self._kafka.seek(place, 0)
             self._next[place.partition] = 0
 
-    async def _switch(self) -> None:
-        """Stops the live consumers, reads what they have read, and exchanges the tables."""
+    async def _switch(self, losses: list[Loss]) -> JsonObject:
+        """Stops the live consumers, reads what they have read, compares the heads again, and exchanges the tables.
+
+        Raises:
+            WouldLose: more is lost by now than was accepted.
+        """
         async with self._live.acquire() as connection, connection.transaction():
             await connection.execute(_LOCK_TIMEOUT)
             await connection.execute(_STOP_LIVE)
-            await self._project_until(await _offsets(connection, LIVE))
+            await self._project_until(await self._common_ends(connection))
+            newer = await count_losses(connection, await find_suspects_at_rest(connection))
+            refuse_losses(newer, self._order.accepted)
+            names = {loss.name for loss in (*losses, *newer)}
+            outcome = self._outcome(sorted(names))
             await connection.execute(_LOCK_ALL)
             await connection.execute(_SWITCH)
+            await connection.execute(_KEEP, self._order.request_id, len(names), json.dumps(outcome))
+        return outcome
+
+    def _outcome(self, lost: list[str]) -> JsonObject:
+        seconds = round(time.monotonic() - self._started, 1)
+        return {"events": self._events, "seconds": seconds, "sessions_lost": lost}
+
+    async def _common_ends(self, connection: "Connection | None" = None) -> dict[int, int]:
+        """How far the live projection has read; where Kafka lost a tail, only as far as Kafka goes now."""
+        ends = await self._ends()
+        if connection is None:
+            async with self._live.acquire() as own:
+                offsets = await _offsets(own, LIVE)
+        else:
+            offsets = await _offsets(connection, LIVE)
+        return {partition: min(offset, ends.get(partition, 0)) for partition, offset in offsets.items()}
 
     async def _project_until(self, ends: Mapping[int, int]) -> None:
         """Projects until every partition stands at its end, or beyond."""
@@ -164,6 +293,10 @@ class _Rebuild:
         self._events += len(outcome.appended)
         for batch in batches:
             self._next[batch.partition] = batch.upto
+        if time.monotonic() - self._reported > _REPORT_EVERY_S:
+            self._reported = time.monotonic()
+            read = sum(self._next.values())
+            await self._order.report({"phase": "reading", "read": read, "of": read + self._to_go(await self._ends())})
 
     async def _ends(self) -> dict[int, int]:
         ends = await self._kafka.end_offsets(self._places)

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
+from audit_consumer.losses import WouldLose
 from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.rebuild import Order, drop_kept
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.json_types import JsonObject
@@ -23,7 +25,17 @@ _LOOK_EVERY_S = 1.0
 # One audit consumer at a time sees to requests; the lock goes with its connection.
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
 _UNLOCK = "SELECT pg_advisory_unlock($1)"
-_NEXT = "SELECT * FROM audit.requests WHERE finished_at IS NULL ORDER BY created_at LIMIT 1"
+_NEXT = """
+SELECT * FROM audit.requests WHERE finished_at IS NULL AND (confirmed_at IS NOT NULL OR NOT needs_confirmation)
+ORDER BY created_at LIMIT 1
+"""
+# What nobody else agreed to in a day was agreed to by nobody.
+_EXPIRE = """
+UPDATE audit.requests SET finished_at = now(),
+    outcome = '{"ok": false, "error": "no second person confirmed it within 24 hours: ask for it again"}'
+WHERE finished_at IS NULL AND needs_confirmation AND confirmed_at IS NULL AND created_at < now() - interval '24 hours'
+"""
+_PROGRESS = "UPDATE audit.requests SET progress = $3::jsonb WHERE tenant_id = $1 AND request_id = $2"
 _START = "UPDATE audit.requests SET started_at = now() WHERE tenant_id = $1 AND request_id = $2"
 _FINISH = """
 UPDATE audit.requests SET finished_at = now(), outcome = $3::jsonb WHERE tenant_id = $1 AND request_id = $2
@@ -44,9 +56,9 @@ log = structlog.get_logger(__name__)
 
 
 class Requests:
-    """The loop over `audit.requests`. `rebuild` makes a new projection and gives its outcome."""
+    """The loop over `audit.requests`. `rebuild` makes a new projection as ordered and gives its outcome."""
 
-    def __init__(self, pool: Pool, rebuild: Callable[[], Awaitable[JsonObject]]) -> None:
+    def __init__(self, pool: Pool, rebuild: Callable[[Order], Awaitable[JsonObject]]) -> None:
         self._pool = pool
         self._projection = Projection(pool)
         self._rebuild = rebuild
@@ -74,6 +86,7 @@ class Requests:
                     await connection.fetchval(_UNLOCK, _LOCK_KEY)
 
     async def _serve_next(self) -> bool:
+        await self._pool.execute(_EXPIRE)
         request = await self._pool.fetchrow(_NEXT)
         if request is None:
             return False
@@ -81,6 +94,8 @@ class Requests:
         await self._pool.execute(_START, *key)
         try:
             outcome = {"ok": True, **await self._do(request)}
+        except WouldLose as error:
+            outcome = {"ok": False, "error": str(error), "losses": error.listed()}
         except FlotillaError as error:
             outcome = {"ok": False, "error": str(error)}
         await self._pool.execute(_FINISH, *key, json.dumps(outcome))
@@ -90,10 +105,28 @@ class Requests:
     async def _do(self, request: asyncpg.Record) -> JsonObject:
         session = (request["tenant_id"], request["session_id"])
         if request["kind"] == "rebuild":
-            return await self._rebuild()
+            return await self._rebuild(self._order(request))
+        if request["kind"] == "drop_kept":
+            return await drop_kept(self._pool)
         if request["kind"] == "discard":
             await self._pool.execute(_DISCARD, *session, f"by {request['requested_by']}: {request['reason']}")
         return await retry_session(self._pool, self._projection, session)
+
+    def _order(self, request: asyncpg.Record) -> Order:
+        key = (request["tenant_id"], request["request_id"])
+        accepted = json.loads(request["accept_loss"] or "[]")
+
+        async def report(progress: JsonObject) -> None:
+            await self._pool.execute(_PROGRESS, *key, json.dumps(progress))
+
+        return Order(
+            request_id=request["request_id"],
+            accepted={
+                f"{loss['tenant_id']}/{loss['session_id'] or '-'}": (loss["lost"], loss["replaced"])
+                for loss in accepted
+            },
+            report=report,
+        )
 
 
 async def _unless_stopped(runtime: Runtime, work: Coroutine[None, None, bool]) -> bool:

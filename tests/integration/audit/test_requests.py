@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audit_consumer.projection import Projection
-from audit_consumer.rebuild import rebuild
+from audit_consumer.rebuild import drop_kept, rebuild
 from audit_consumer.requests import retry_after_upgrade, retry_session
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
@@ -117,6 +117,9 @@ async def test_a_rebuild_equals_what_was_there_and_mends_what_was_broken(
     assert [tuple(row) for row in after] == [tuple(row) for row in before]
     assert await store.state_at("s2") == state
     assert (await Verifier(pool, "default").verify()).ok
+    (kept,) = await projected.fetch("SELECT count(*) AS rows FROM audit_next.session_events")
+    assert kept["rows"] == len(before) - 201
+    assert (await drop_kept(audit_pool))["dropped"]
     (left,) = await projected.fetch("SELECT count(*) AS rows FROM audit_next.session_events")
     assert left["rows"] == 0
 

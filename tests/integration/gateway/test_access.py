@@ -61,7 +61,9 @@ RULES = {
         POST /v1/actions
         GET /v1/audit/parked
         POST /v1/audit/parked/{session_id}/retry
+        GET /v1/audit/requests
         GET /v1/audit/requests/{request_id}
+        POST /v1/audit/requests/{request_id}/confirm
         GET /v1/dead-letters
         GET /v1/dead-letters/{dead_letter_id}
         DELETE /v1/dead-letters/{dead_letter_id}
@@ -84,6 +86,7 @@ RULES = {
     "admin": """
         POST /v1/audit/parked/{session_id}/discard
         POST /v1/audit/rebuild
+        POST /v1/audit/kept-projection/drop
         GET /v1/keys
         POST /v1/keys
         DELETE /v1/keys/{key_id}

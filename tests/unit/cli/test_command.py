@@ -30,10 +30,11 @@ agents list | new agent
 keys create | keys list | keys revoke
 tasks submit
 dead-letters list | dead-letters show | dead-letters redrive | dead-letters discard
-audit verify | audit checkpoints | audit export | audit rebuild | audit parked list | audit parked retry
+audit verify | audit checkpoints | audit export | audit rebuild | audit drop-kept | audit requests | audit confirm
+audit parked list | audit parked retry | audit parked discard
 outbox status | outbox redrive
 """
-LISTINGS = ("list", "checkpoints", "events", "search", "status")
+LISTINGS = ("list", "checkpoints", "events", "search", "status", "requests")
 
 
 def verbs(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:

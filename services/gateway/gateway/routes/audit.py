@@ -14,13 +14,13 @@ from flotilla.eventstore import audit_requests
 from flotilla.eventstore.audit_requests import AuditRequest
 from flotilla.eventstore.export import export_session
 from flotilla.eventstore.verify import Verdict, Verifier
-from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS
+from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
 from gateway.routes.documented import refusals
-from gateway.schemas.audit import Checkpoint, CheckpointList, DiscardBody, ParkedList
+from gateway.schemas.audit import AuditRequestList, Checkpoint, CheckpointList, ParkedList, ReasonBody, RebuildBody
 from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId
-from gateway.services import Caller, Wired
+from gateway.services import Caller, Services, Wired
 
 router = guarded_router("audit")
 EXPORT_MEDIA_TYPE = "application/x-ndjson"
@@ -95,12 +95,63 @@ async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 
 @router.post("/v1/audit/rebuild", status_code=202, response_model=AuditRequest, responses=refusals(409, 413, 415))
+@allow(ADMINS, free_json=True)
+async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = None) -> AuditRequest:
+    """Ask for a new projection, made from Kafka beside the live one. It is every tenant's, so the operator's to ask.
+
+    Where Kafka has lost events that the projection holds, it is refused, and the outcome lists the sessions. With
+    `accept_loss` these sessions may lose that much, once a second person has confirmed the request.
+    """
+    _check_operator(services, caller)
+    wanted = body or RebuildBody()
+    return await audit_requests.request_rebuild(
+        services.pool,
+        caller.tenant_id,
+        requested_by=caller.subject,
+        accept_loss=wanted.accept_loss,
+        reason=wanted.reason,
+    )
+
+
+@router.post(
+    "/v1/audit/kept-projection/drop",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 413, 415),
+)
 @allow(ADMINS)
-async def rebuild(services: Wired, caller: Caller) -> AuditRequest:
-    """Ask for a new projection, made from Kafka beside the live one. It is every tenant's, so the operator's to ask."""
+async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditRequest:
+    """Ask to drop the projection that the last rebuild replaced. If events are only there, a second person confirms."""
+    _check_operator(services, caller)
+    return await audit_requests.request_drop_kept(
+        services.pool, caller.tenant_id, requested_by=caller.subject, reason=body.reason
+    )
+
+
+def _check_operator(services: Services, caller: Principal) -> None:
     if caller.tenant_id != services.operator_tenant:
-        raise Forbidden("the projection belongs to all tenants: only the operator's tenant may have it rebuilt")
-    return await audit_requests.request_rebuild(services.pool, caller.tenant_id, requested_by=caller.subject)
+        raise Forbidden("the projection belongs to all tenants: only the operator's tenant may replace or drop it")
+
+
+@router.post(
+    "/v1/audit/requests/{request_id}/confirm",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 409, 413, 415),
+)
+@allow(OPERATORS)
+async def confirm_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
+    """Agree, as a second person, to what a request asks for; the audit consumer then does it."""
+    return await audit_requests.confirm_request(
+        services.pool, caller.tenant_id, request_id, confirmed_by=caller.subject, is_person=caller.is_person
+    )
+
+
+@router.get("/v1/audit/requests", response_model=AuditRequestList, responses=refusals())
+@allow(OPERATORS)
+async def list_requests(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT) -> AuditRequestList:
+    """List the newest requests to the audit consumer: who asked, who confirmed, why, and the outcome."""
+    return AuditRequestList(requests=await audit_requests.list_requests(services.pool, caller.tenant_id, limit))
 
 
 @router.get("/v1/audit/requests/{request_id}", response_model=AuditRequest, responses=refusals(404))
@@ -136,7 +187,7 @@ async def retry_parked(services: Wired, caller: Caller, session_id: SessionId) -
     responses=refusals(404, 413, 415),
 )
 @allow(ADMINS)
-async def discard_parked(services: Wired, caller: Caller, session_id: SessionId, body: DiscardBody) -> AuditRequest:
+async def discard_parked(services: Wired, caller: Caller, session_id: SessionId, body: ReasonBody) -> AuditRequest:
     """Ask to set a session's conflicting events aside, so that it can go on."""
     return await audit_requests.request_discard(
         services.pool, caller.tenant_id, session_id, requested_by=caller.subject, reason=body.reason

@@ -1,11 +1,14 @@
 """Proof that nobody changed the history."""
 
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, StringConstraints
 
-from flotilla.eventstore.audit_requests import ParkedSession
+from flotilla.eventstore.audit_requests import AuditRequest, ParkedSession
 from gateway.schemas.common import Answer, Reason, RequestBody
+
+_NAME = r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127}/)?([A-Za-z0-9][A-Za-z0-9._:-]{0,127}|-)$"
 
 
 class Checkpoint(Answer):
@@ -41,9 +44,28 @@ class ParkedList(Answer):
     parked: list[ParkedSession]
 
 
-class DiscardBody(RequestBody):
-    """Why; it is kept with the events that are set aside."""
+class AuditRequestList(Answer):
+    """Requests to the audit consumer, newest first."""
+
+    requests: list[AuditRequest]
+
+
+class ReasonBody(RequestBody):
+    """Why; it is kept with what is done."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "doubled by a restore of last night"}]})
 
     reason: Reason
+
+
+class RebuildBody(RequestBody):
+    """Which sessions may lose what Kafka no longer has, and why."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"accept_loss": ["s1", "acme/s7"], "reason": "two disks failed, no backup"}]}
+    )
+
+    accept_loss: list[Annotated[str, StringConstraints(pattern=_NAME)]] = Field(default_factory=list, max_length=10_000)
+    """`SESSION`, or `TENANT/SESSION`, as the refused rebuild named them."""
+    reason: Reason | None = None
+    """Required with `accept_loss`."""

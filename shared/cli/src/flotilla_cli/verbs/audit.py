@@ -209,13 +209,85 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-@verb(app, "rebuild", acts_as=ADMIN, epilog=examples("flotilla audit rebuild", "flotilla audit rebuild --no-wait"))
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with what is done.")]
+
+
+@verb(
+    app,
+    "rebuild",
+    acts_as=ADMIN,
+    epilog=examples(
+        "flotilla audit rebuild",
+        "flotilla audit rebuild --no-wait",
+        'flotilla audit rebuild --accept-loss s1 --accept-loss acme/s7 --reason "two disks failed, no backup"',
+    ),
+)
 def rebuild(
     call: Call,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+    accept_loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-loss",
+            metavar="[TENANT/]SESSION",
+            help="A session, as a refused rebuild named it, that may lose what Kafka no longer has. Repeat for each; "
+            "- reads names from standard input. A second person confirms it.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why the loss is accepted.")] = None,
+    wait: Wait = True,
 ) -> None:
-    """Make the projection anew from Kafka, beside the live one, and exchange the two at once."""
-    _finish(call, call.gateway.post("/audit/rebuild"), wait=wait)
+    """Build the projection again from Kafka, beside the live one, and exchange the two at once.
+
+    If Kafka has lost events that the projection holds, nothing is changed and the sessions are listed. What a rebuild
+    replaces is kept, and takes its disk, until the next rebuild or `flotilla audit drop-kept`.
+    """
+    names = [name for given in accept_loss or [] for name in (sys.stdin.read().split() if given == "-" else [given])]
+    body = {"accept_loss": names, "reason": reason} if names else None
+    _finish(call, call.gateway.post("/audit/rebuild", body), wait=wait)
+
+
+@verb(
+    app,
+    "drop-kept",
+    acts_as=ADMIN,
+    epilog=examples('flotilla audit drop-kept --reason "exported to the archive"'),
+)
+def drop_kept(call: Call, reason: Reason, wait: Wait = True) -> None:
+    """Drop the projection that the last rebuild replaced, and free its disk.
+
+    Where it holds events that are nowhere else, a second person confirms it.
+    """
+    _finish(call, call.gateway.post("/audit/kept-projection/drop", {"reason": reason}), wait=wait)
+
+
+@verb(app, "requests", acts_as=ADMIN, epilog=examples("flotilla audit requests", "flotilla audit requests -o json"))
+def requests(call: Call, limit: Limit = 20) -> None:
+    """List what was asked of the audit consumer: by whom, confirmed by whom, why, and what was done."""
+    call.listing(call.gateway.get("/audit/requests", limit=limit), "requests", _REQUESTS, "Nothing was asked yet.")
+
+
+_REQUESTS = (
+    Column("request", "request_id"),
+    Column("kind", "kind"),
+    Column("session", "session_id"),
+    Column("by", "requested_by"),
+    Column("confirmed by", lambda one: one["confirmed_by"] or ("nobody yet" if one["needs_confirmation"] else None)),
+    Column("asked", lambda one: age(one.get("created_at"))),
+    Column("done", lambda one: (one.get("outcome") or {}).get("ok")),
+    Column("reason", lambda one: shorten(one.get("reason") or "")),
+)
+
+
+@verb(app, "confirm", epilog=examples("flotilla audit confirm 0198c5f2", "flotilla audit confirm 0198c5f2 --as bob"))
+def confirm(
+    call: Call,
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    wait: Wait = True,
+) -> None:
+    """Agree, as a second person, to what somebody asked of the audit consumer; see `flotilla audit requests`."""
+    _finish(call, call.gateway.post(f"/audit/requests/{request}/confirm"), wait=wait)
 
 
 @verb(parked_app, "list", acts_as=ADMIN, epilog=examples("flotilla audit parked list"))
@@ -239,7 +311,7 @@ _PARKED = (
 def retry_parked(
     call: Call,
     session: SessionId,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+    wait: Wait = True,
 ) -> None:
     """Place a session's parked events again, once what was missing has come."""
     _finish(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
@@ -251,26 +323,56 @@ def retry_parked(
 def discard_parked(
     call: Call,
     session: SessionId,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the events.")],
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")] = True,
+    reason: Reason,
+    wait: Wait = True,
 ) -> None:
     """Set a session's conflicting events aside, so that it can go on; they are kept, marked."""
     _finish(call, call.gateway.post(f"/audit/parked/{session}/discard", {"reason": reason}), wait=wait)
 
 
 def _finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
-    """Show what came of a request to the audit consumer, or that it was made."""
+    """Show the outcome of a request to the audit consumer, or that it was made."""
     request_id = request["request_id"]
-    deadline = time.monotonic() + REQUEST_WITHIN_S
-    while wait and request["finished_at"] is None:
+    waits_for_person = request["needs_confirmation"] and request["confirmed_at"] is None
+    deadline, seen = time.monotonic() + REQUEST_WITHIN_S, None
+    while wait and not waits_for_person and request["finished_at"] is None:
         if time.monotonic() > deadline:
             raise CliError(f"request {request_id} is not finished after {REQUEST_WITHIN_S:g} s; it goes on", _LATE)
         time.sleep(_POLL_S)
         request = call.gateway.get(f"/audit/requests/{request_id}")
-    call.show(request, lambda: print_fields(request))
+        if request["progress"] != seen:
+            seen, deadline = request["progress"], time.monotonic() + REQUEST_WITHIN_S
+            notice(_progress(seen))
+    call.show(request, lambda: _print_request(request))
+    if waits_for_person:
+        notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request_id}")
     outcome = request.get("outcome") or {}
     if outcome.get("ok") is False:
         raise CliError(f"{request['kind']} failed: {outcome.get('error')}")
+
+
+def _progress(progress: dict[str, Any]) -> str:
+    read, of = progress.get("read", 0), progress.get("of")
+    share = f" of {of} ({read / of:.0%})" if of else ""
+    return f"{progress['phase']}: {read}{share} records"
+
+
+def _print_request(request: dict[str, Any]) -> None:
+    outcome = dict(request.get("outcome") or {})
+    losses = outcome.pop("losses", [])
+    print_fields({**request, "outcome": outcome or None})
+    if losses:
+        print_table(losses, _LOSSES, "")
+
+
+_LOSSES = (
+    Column("session", lambda loss: f"{loss['tenant_id']}/{loss['session_id'] or '-'}"),
+    Column("projection holds", "holds", "right"),
+    Column("Kafka gives", "rebuilt", "right"),
+    Column("lost", "lost", "right"),
+    Column("changed", "replaced", "right"),
+    Column("from event", "first_seq", "right"),
+)
 
 
 _LATE = "is the audit consumer running? flotilla status, flotilla logs audit-consumer"

@@ -1,21 +1,23 @@
 """What people ask of the audit consumer, which alone writes the projection: retry, discard, rebuild.
 
-A request is a row; the audit consumer takes it within seconds and leaves its outcome there.
+A request is a row; the audit consumer takes it within seconds and leaves its outcome there. What destroys something
+waits for the confirmation of a second person, a day at most.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
 
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
 
-RequestKind: TypeAlias = Literal["rebuild", "retry", "discard"]
+RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept"]
 
 _PARKED = """
 SELECT session_id, min(seq) AS first_seq, count(*) AS events, min(parked_at) AS parked_since,
@@ -26,11 +28,27 @@ WHERE tenant_id = $1 AND reason <> 'discarded' AND ($2::text IS NULL OR session_
 GROUP BY session_id ORDER BY min(parked_at)
 """
 _ADD = """
-INSERT INTO audit.requests (tenant_id, request_id, kind, session_id, requested_by, reason)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO audit.requests (tenant_id, request_id, kind, session_id, requested_by, reason, needs_confirmation,
+    accept_loss)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
 """
 _GET = "SELECT * FROM audit.requests WHERE tenant_id = $1 AND request_id = $2"
-_UNFINISHED_REBUILD = "SELECT request_id FROM audit.requests WHERE kind = 'rebuild' AND finished_at IS NULL"
+_LIST = "SELECT * FROM audit.requests WHERE tenant_id = $1 ORDER BY created_at DESC, request_id LIMIT $2"
+_UNFINISHED_REBUILD = """
+SELECT request_id FROM audit.requests WHERE kind = 'rebuild' AND finished_at IS NULL
+    AND (confirmed_at IS NOT NULL OR NOT needs_confirmation)
+"""
+_REFUSED_LOSSES = """
+SELECT outcome -> 'losses' FROM audit.requests
+WHERE tenant_id = $1 AND kind = 'rebuild' AND outcome ? 'losses' ORDER BY finished_at DESC LIMIT 1
+"""
+_KEPT_LOST = "SELECT audit.kept_sessions_lost()"
+_CONFIRM = """
+UPDATE audit.requests SET confirmed_by = $3, confirmed_at = now()
+WHERE tenant_id = $1 AND request_id = $2 AND needs_confirmation AND confirmed_at IS NULL AND finished_at IS NULL
+    AND requested_by <> $3
+RETURNING *
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +73,20 @@ class AuditRequest:
     session_id: str | None
     requested_by: str
     reason: str | None
+    accept_loss: list[JsonObject] | None
+    """The sessions whose loss the request accepts, each with `lost` and `replaced`, the most events it may lose."""
+    needs_confirmation: bool
+    confirmed_by: str | None
+    """A second person; nothing is done before, if the request needs it."""
+    confirmed_at: datetime | None
+    progress: JsonObject | None
+    """How far a rebuild is: `{"phase": "reading", "read": records, "of": records}`."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     outcome: JsonObject | None
-    """`{"ok": true, ...}` or `{"ok": false, "error": ...}`; None until it is finished."""
+    """`{"ok": true, ...}` or `{"ok": false, "error": ...}`; None until it is finished. A rebuild that would lose
+    events lists them under `losses`."""
 
 
 async def list_parked(pool: Pool, tenant_id: str, session_id: str | None = None) -> list[ParkedSession]:
@@ -94,17 +121,84 @@ async def request_discard(
     return await _request(pool, tenant_id, "discard", requested_by, session_id=session_id, reason=reason)
 
 
-async def request_rebuild(pool: Pool, tenant_id: str, *, requested_by: str) -> AuditRequest:
+async def request_rebuild(
+    pool: Pool, tenant_id: str, *, requested_by: str, accept_loss: Sequence[str] = (), reason: str | None = None
+) -> AuditRequest:
     """Asks for a new projection, made from Kafka beside the live one and exchanged for it at once.
+
+    `accept_loss` names sessions (`SESSION`, or `TENANT/SESSION` of another tenant) of which the last refused rebuild
+    would have lost events: they may now lose that much, and no more. A second person has to confirm it.
 
     Raises:
         Conflict: one is under way.
+        Invalid: a loss without a reason, or of a session that no refused rebuild named.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
         running = await connection.fetchval(_UNFINISHED_REBUILD)
+        refused = await connection.fetchval(_REFUSED_LOSSES, tenant_id) if accept_loss else None
     if running is not None:
         raise Conflict(f"rebuild {running} is under way: wait for it")
-    return await _request(pool, tenant_id, "rebuild", requested_by)
+    if not accept_loss:
+        return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason)
+    if not (reason or "").strip():
+        raise Invalid("say why these events may be lost: the reason is kept with the request")
+    losses = _named(tenant_id, accept_loss, json.loads(refused or "[]"))
+    return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason, losses=losses, confirmed=False)
+
+
+def _named(tenant_id: str, names: Sequence[str], refused: Sequence[JsonObject]) -> list[JsonObject]:
+    known = {f"{loss['tenant_id']}/{loss['session_id'] or '-'}": loss for loss in refused}
+    wanted = [name if "/" in name else f"{tenant_id}/{name}" for name in names]
+    if unknown := [name for name in wanted if name not in known]:
+        raise Invalid(
+            f"no rebuild was refused because of {', '.join(unknown)}: ask for one without accepting a loss first, its "
+            "refusal names the sessions"
+        )
+    fields = ("tenant_id", "session_id", "lost", "replaced")
+    return [{field: known[name][field] for field in fields} for name in dict.fromkeys(wanted)]
+
+
+async def request_drop_kept(pool: Pool, tenant_id: str, *, requested_by: str, reason: str) -> AuditRequest:
+    """Asks to drop the projection that the last rebuild replaced. A second person confirms it where it holds events
+    that are nowhere else.
+
+    Raises:
+        NotFound: none is kept.
+        Invalid: no reason.
+    """
+    if not reason.strip():
+        raise Invalid("say why: the reason is kept with the request")
+    lost = await pool.fetchval(_KEPT_LOST)
+    if lost is None:
+        raise NotFound("no replaced projection is kept")
+    return await _request(pool, tenant_id, "drop_kept", requested_by, reason=reason, confirmed=not lost)
+
+
+async def confirm_request(
+    pool: Pool, tenant_id: str, request_id: str, *, confirmed_by: str, is_person: bool
+) -> AuditRequest:
+    """Agrees, as a second person, to what a request asks for; the audit consumer then does it.
+
+    Raises:
+        NotFound: the tenant has no such request.
+        Forbidden: whoever asked for it, or a service, can't confirm it.
+        Conflict: it does not wait for a confirmation.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        row = await connection.fetchrow(_CONFIRM, tenant_id, request_id, confirmed_by) if is_person else None
+    if row is not None:
+        return _shown(row)
+    request = await get_request(pool, tenant_id, request_id)
+    if not request.needs_confirmation or request.confirmed_at is not None or request.finished_at is not None:
+        raise Conflict(f"request {request_id} does not wait for a confirmation")
+    who = f"{confirmed_by} asked for it" if is_person else f"{confirmed_by} is a service"
+    raise Forbidden(f"{who}: a second person has to confirm request {request_id}")
+
+
+async def list_requests(pool: Pool, tenant_id: str, limit: int) -> list[AuditRequest]:
+    """The tenant's newest requests."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return [_shown(row) for row in await connection.fetch(_LIST, tenant_id, limit)]
 
 
 async def get_request(pool: Pool, tenant_id: str, request_id: str) -> AuditRequest:
@@ -133,15 +227,24 @@ async def _request(
     *,
     session_id: str | None = None,
     reason: str | None = None,
+    losses: Sequence[JsonObject] | None = None,
+    confirmed: bool = True,
 ) -> AuditRequest:
     request_id = new_id()
+    accepted = None if losses is None else json.dumps(losses)
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(_ADD, tenant_id, request_id, kind, session_id, requested_by, reason)
+        await connection.execute(
+            _ADD, tenant_id, request_id, kind, session_id, requested_by, reason, not confirmed, accepted
+        )
         row = await connection.fetchrow(_GET, tenant_id, request_id)
     assert row is not None  # noqa: S101 - just inserted
     return _shown(row)
 
 
+_JSON = ("outcome", "progress", "accept_loss")
+
+
 def _shown(row: asyncpg.Record) -> AuditRequest:
     fields: dict[str, Any] = {name: value for name, value in row.items() if name != "tenant_id"}
-    return AuditRequest(**{**fields, "outcome": json.loads(row["outcome"]) if row["outcome"] else None})
+    parsed = {name: json.loads(fields[name]) if fields[name] else None for name in _JSON}
+    return AuditRequest(**{**fields, **parsed})
