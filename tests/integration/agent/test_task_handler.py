@@ -87,9 +87,10 @@ async def test_text_that_postgres_refuses_does_not_strand_the_task(pool: Pool, r
     async with running(adder.agent, pool, redis):
         await publish(redis, asked("with_nul"))
         (reply,) = await eventually(lambda: replies(redis, "done"))
-    assert reply["result"]["text"] == "c\ufffdd"
+    assert reply["result"]["text"] == "c\\u0000d"
     (event,) = await session_events(pool)
-    assert event["data"]["details"]["text"] == "a\ufffdb"
+    assert event["data"]["details"]["text"] == "a\\u0000b"
+    assert event["data"]["escaped"] == ["/details/text"]
 
 
 async def test_model_answer_is_bought_once_even_if_the_task_runs_again(pool: Pool, redis: Redis) -> None:

@@ -5,16 +5,22 @@ from flotilla.agent.context import TaskCancelled, TaskContext
 from flotilla.agent.gates import ApprovalPending, ApprovalRefused
 from flotilla.agent.service import run_agent, serve_agent
 from flotilla.agent.settings import AgentSettings
+from flotilla.agent.tool_runner import ToolOutcomeUnknown, ToolResultNotStored
 from flotilla.agent.tools import ToolFunction
+from flotilla.contracts.tools import IdempotencyKey, repeatable
 
 __all__ = [
     "Agent",
     "AgentSettings",
     "ApprovalPending",
     "ApprovalRefused",
+    "IdempotencyKey",
     "TaskCancelled",
     "TaskContext",
     "ToolFunction",
+    "ToolOutcomeUnknown",
+    "ToolResultNotStored",
+    "repeatable",
     "run_agent",
     "serve_agent",
 ]

@@ -10,6 +10,7 @@ from flotilla.agent.typed import Codec, is_object_type
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import agent_group, is_valid_id, task_stream
 from flotilla.contracts.requests import RiskLevel
+from flotilla.contracts.tools import OnUnknown, ToolOptions, with_options
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -91,19 +92,38 @@ class Agent:
     def tool(self, function: TF) -> TF: ...
 
     @overload
-    def tool(self, *, approval: RiskLevel) -> Callable[[TF], TF]: ...
+    def tool(
+        self, *, approval: RiskLevel | None = None, repeatable: bool = False, on_unknown: OnUnknown | None = None
+    ) -> Callable[[TF], TF]: ...
 
-    def tool(self, function: TF | None = None, *, approval: RiskLevel | None = None) -> TF | Callable[[TF], TF]:
+    def tool(
+        self,
+        function: TF | None = None,
+        *,
+        approval: RiskLevel | None = None,
+        repeatable: bool = False,
+        on_unknown: OnUnknown | None = None,
+    ) -> TF | Callable[[TF], TF]:
         """Puts a function on the agent's list of tools, under its own name. Decorator, with or without arguments.
 
         `@agent.tool(approval="high")` gates it: a call pauses the task, with nothing held, until policy's people
         have approved exactly its arguments. `approval` is the least risk; policy, which knows the tool as
-        `<agent>.<tool>`, can raise it. The task then runs again from its start: model answers come from the store,
-        and what a gated tool returned is not done twice.
+        `<agent>.<tool>`, can raise it. The task then runs again from its start.
+
+        What a tool returned is stored before it is used, and a later run of the task gets it from the store. With
+        `repeatable=True` the tool runs again instead: for tools that only read. `on_unknown` says what happens to a
+        call that was begun and gave no answer: run it `again` (the default; its `IdempotencyKey` is the same), let it
+        `fail`, or `ask` people whether to run it again (the default of a gated tool).
+
+        Raises:
+            ConfigurationError: a repeatable tool that is gated, or that says what to do with unknown calls.
         """
+        if repeatable and (approval or on_unknown):
+            raise ConfigurationError("a repeatable tool is simply called again: leave out approval and on_unknown")
+        options = ToolOptions(repeatable=repeatable, on_unknown=on_unknown)
 
         def add(chosen: TF) -> TF:
-            self.tools[chosen.__name__] = chosen
+            self.tools[chosen.__name__] = with_options(chosen, options) if options != ToolOptions() else chosen
             if approval is not None:
                 self.gated[chosen.__name__] = approval
             return chosen

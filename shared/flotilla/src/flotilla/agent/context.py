@@ -5,16 +5,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from flotilla.agent.gates import GatedTools
-from flotilla.agent.ports import Live, ModelCalls, SessionHistory
-from flotilla.agent.recording import Recorder, shortened
+from flotilla.agent.ports import Live, ModelCalls, SessionHistory, ToolCalls
+from flotilla.agent.recording import Recorder
+from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import ToolBox
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
-from flotilla.contracts.session_events import SessionEventData, SessionEventKind, ToolCall, ToolResult
+from flotilla.contracts.session_events import SessionEventData, SessionEventKind
 from flotilla.contracts.tasks import AgentTask
 from flotilla.llm import Completion, CompletionRequest, OnToken
 from flotilla.postgres import Connection
-from flotilla.telemetry import span
 
 Effect: TypeAlias = Callable[[Connection], Awaitable[object]]
 """Writes on the connection it gets, whose transaction belongs to the caller and acts for the task's tenant."""
@@ -38,6 +38,7 @@ class TaskContext:
         live: Live,
         session: SessionHistory,
         model: ModelCalls | None,
+        calls: ToolCalls,
         make_id: IdMaker,
         gated: GatedTools | None = None,
     ) -> None:
@@ -60,8 +61,8 @@ class TaskContext:
         self.cancelled = False
         self._live = live
         self._model = model
-        self._make_id = make_id
         self._recorder = Recorder(agent, task)
+        self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id)
         self._looked_for_cancel = time.monotonic()
 
     @property
@@ -70,55 +71,18 @@ class TaskContext:
         return self._recorder
 
     async def tool(self, name: str, /, **arguments: Any) -> Any:
-        """Calls a tool of the allow-list; recorded as `tool_call` and `tool_result`.
+        """Calls a tool of the allow-list; recorded as `tool_call` and `tool_result`. Its result is stored before it is
+        used, as JSON, so that a second run of this task gets the same one without calling it again; a tool that is
+        marked as repeatable is called again instead.
 
         Raises:
             Forbidden: the tool is not on the list.
             Invalid: an argument is missing, unknown or of the wrong type.
             ApprovalPending: the tool is gated and people have not decided: the task pauses here.
             ApprovalRefused: the tool is gated and people said no, or nothing in time.
+            ToolOutcomeUnknown: an earlier run began this call and got no answer, and it is not to run again.
         """
-        tool = self.tools[name]
-        checked = tool.arguments(arguments)
-        approval_id = None
-        if name in self.gated:
-            approval_id, verdict = self.gated.verdict(name, tool.description, checked)
-            arguments, checked = dict(verdict.args), tool.arguments(verdict.args)
-        call_id = self._make_id()
-        self._recorder.record(
-            "tool_call", ToolCall(tool=name, call_id=call_id, args=_recordable(arguments), agent=self.agent)
-        )
-        started = time.monotonic()
-        try:
-            with span(
-                f"execute_tool {name}", attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
-            ):
-                result = (
-                    await tool(self, checked)
-                    if approval_id is None
-                    else await self.gated.once(approval_id, name, arguments, lambda: tool(self, checked))
-                )
-        except BaseException as error:
-            self._tool_result(name, call_id, started, error=f"{type(error).__name__}: {error}")
-            raise
-        self._tool_result(name, call_id, started, result=shortened(result))
-        return result
-
-    def _tool_result(
-        self, name: str, call_id: str, started: float, *, result: Any = None, error: str | None = None
-    ) -> None:
-        self._recorder.record(
-            "tool_result",
-            ToolResult(
-                tool=name,
-                call_id=call_id,
-                ok=error is None,
-                duration_ms=round((time.monotonic() - started) * 1000, 3),
-                result=result,
-                error=error,
-                agent=self.agent,
-            ),
-        )
+        return await self._runner.run(self, self.tools[name], arguments)
 
     async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
         """Asks the language model; the answer is stored before it is used, so that a second run of this task does
@@ -187,8 +151,3 @@ class TaskContext:
         self._looked_for_cancel = time.monotonic()
         if await self._live.is_cancelled():
             raise TaskCancelled(self.task_id)
-
-
-def _recordable(arguments: dict[str, Any]) -> dict[str, Any]:
-    value = shortened(arguments)
-    return value if isinstance(value, dict) else {"value": value}

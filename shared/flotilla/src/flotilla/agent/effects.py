@@ -13,8 +13,10 @@ import msgspec
 
 from flotilla.agent.context import Effect
 from flotilla.agent.execution import Outcome
+from flotilla.agent.tool_calls import unrecorded
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
@@ -102,6 +104,7 @@ class Effects:
             RetryLater: PostgreSQL is away; the entry stays pending and the task runs again.
             EffectFailed: an effect of the author's did.
             NotFound: there is no such session to record in.
+            Invalid, asyncpg.DataError: a store refuses what the outcome holds.
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
@@ -138,15 +141,18 @@ class Effects:
         )
         if written is None:
             raise _AnsweredAlready
-        await self._write_actions(connection, task, outcome)
+        events = await _all_events(connection, task, outcome)
+        await self._write_actions(connection, task, outcome, events)
         for effect in outcome.effects:
             await _made(effect, connection)
-        if outcome.events:  # last: the session's row stays locked from here to the commit
-            await append(connection, task.tenant_id, task.session_id, outcome.events)
+        if events:  # last: the session's row stays locked from here to the commit
+            await append(connection, task.tenant_id, task.session_id, events)
 
-    async def _write_actions(self, connection: Connection, task: AgentTask, outcome: Outcome) -> None:
+    async def _write_actions(
+        self, connection: Connection, task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]
+    ) -> None:
         end = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
-        actions: list[tuple[str, str]] = [(event.kind, to_json(event.data).decode()) for event in outcome.events]
+        actions: list[tuple[str, str]] = [(event.kind, to_json(event.data).decode()) for event in events]
         actions.append((f"task_{outcome.status}", json.dumps(end)))
         await connection.execute(
             _ACTIONS,
@@ -157,6 +163,14 @@ class Effects:
             [kind for kind, _ in actions],
             [payload for _, payload in actions],
         )
+
+
+async def _all_events(connection: Connection, task: AgentTask, outcome: Outcome) -> list[AgentStateEvent]:
+    """What the outcome records, after the tool calls of killed tries that no outcome has recorded."""
+    if not outcome.is_recorded:
+        return []
+    shown = {str(event.data["call_id"]) for event in outcome.events if event.kind == "tool_call"}
+    return [*await unrecorded(connection, task, shown), *outcome.events]
 
 
 async def _made(effect: Effect, connection: Connection) -> None:

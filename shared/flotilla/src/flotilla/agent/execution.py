@@ -9,11 +9,12 @@ import structlog
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import Effect, TaskCancelled, TaskContext
-from flotilla.agent.recording import storable
+from flotilla.agent.recording import text_of
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
+from flotilla.contracts.values import storable
 
 MAX_RESULT_BYTES = 8_000_000
 NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
@@ -32,6 +33,8 @@ class Outcome:
     failure: Failure | None = None
     events: list[AgentStateEvent] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
+    is_recorded: bool = True
+    """False for a pause, whose events the try records that gets through, and where there is no log to write to."""
 
 
 async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outcome:
@@ -94,7 +97,7 @@ def _paused(ctx: TaskContext, started: float) -> Outcome:
     failure = Failure(
         type=APPROVAL_REQUIRED, message=f"waits for approval: {waiting}", retryable=False, approvals=ctx.gated.needed
     )
-    return Outcome(status="failed", duration_ms=_ms_since(started), failure=failure)
+    return Outcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
 
 
 def _cancelled(ctx: TaskContext, started: float) -> Outcome:
@@ -103,7 +106,7 @@ def _cancelled(ctx: TaskContext, started: float) -> Outcome:
 
 async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> dict[str, Any]:
     made = await agent.function(ctx, agent.input.decode(data))
-    result: dict[str, Any] = storable(agent.output.encode(made))
+    result: dict[str, Any] = storable(agent.output.encode(made)).value
     size = len(to_json(result))
     if size > MAX_RESULT_BYTES:
         raise ValueError(
@@ -113,7 +116,7 @@ async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> dict[
 
 
 def _failure(error: Exception, limit_s: float) -> Failure:
-    message = str(error)[:4000].replace("\x00", "\ufffd")
+    message = text_of(error)
     if isinstance(error, TimeoutError) and not message:
         message = f"no result within {limit_s:g} s"
     return Failure(

@@ -7,15 +7,13 @@ made the same call before.
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import asyncpg
 
-from flotilla.agent.ports import Gate, ToolVerdict
+from flotilla.agent.ports import Gate, NamedCall, ToolVerdict
 from flotilla.contracts.approvals import content_hash
-from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Refused, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
@@ -36,6 +34,8 @@ INSERT INTO flotilla.action_executions
     (tenant_id, idempotency_key, action_id, action, content_hash, result, finished_at)
 VALUES ($1, $2, $2, $3, $4, $5, now()) ON CONFLICT DO NOTHING
 """
+AGAIN = ".again."
+"""In the id of an approval to run a call again."""
 _GO_AHEAD = ("approved", "not_required")
 
 
@@ -64,52 +64,61 @@ class GatedTools:
         self._gated = gated
         self._gate = gate
         self._verdicts = verdicts or {}
-        self._calls: Counter[str] = Counter()
         self.needed: list[ApprovalNeeded] = []
         """What the task waits for."""
 
     def __contains__(self, tool: str) -> bool:
         return tool in self._gated
 
-    def verdict(self, tool: str, description: str, arguments: Mapping[str, Any]) -> tuple[str, ToolVerdict]:
+    def verdict(self, tool: str, description: str, args: JsonObject, call: NamedCall) -> tuple[str, ToolVerdict]:
         """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.
 
         Raises:
             ApprovalPending: there is none yet; the call is among those that the task waits for.
             ApprovalRefused: it may not be made.
         """
-        args: JsonObject = to_builtins(dict(arguments))
-        approval_id = self._id_of(tool, args)
-        verdict = self._verdicts.get(approval_id)
-        if verdict is None:
-            needed = ApprovalNeeded(
-                approval_id=approval_id,
-                action=f"{self._agent}.{tool}",
-                description=description or tool,
-                args=args,
-                risk_level=self._gated[tool],
-            )
-            self.needed.append(needed)
-            raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
+        approval_id = self._id_of(call, args)
+        verdict = self._decided(approval_id, tool, description, args)
         if not verdict.approved:
             raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id})")
         return approval_id, verdict
 
-    async def once(self, approval_id: str, tool: str, args: JsonObject, call: Callable[[], Awaitable[Any]]) -> Any:
-        """What the approved call returns, or returned in an earlier try: as JSON, so that both are the same."""
-        if self._gate is None:
-            raise ApprovalRefused(f"tool {tool}: there is nobody to ask")
-        if (stored := await self._gate.stored(approval_id)) is not None:
-            return stored["value"]
-        value: JsonValue = to_builtins(await call())
-        await self._gate.store(approval_id, f"{self._agent}.{tool}", args, value)
-        return value
+    def again(self, tool: str, question: str, args: JsonObject, call: NamedCall, starts: int) -> tuple[str, bool]:
+        """The approval to run a call again that was begun `starts` times without an answer, and whether it was given.
 
-    def _id_of(self, tool: str, args: JsonObject) -> str:
+        Raises:
+            ApprovalPending: there is no verdict yet.
+        """
+        approval_id = f"{self._id_of(call, args)}{AGAIN}{starts}"
+        return approval_id, self._decided(approval_id, tool, question, args).approved
+
+    def _decided(self, approval_id: str, tool: str, description: str, args: JsonObject) -> ToolVerdict:
+        verdict = self._verdicts.get(approval_id)
+        if verdict is not None:
+            return verdict
+        needed = ApprovalNeeded(
+            approval_id=approval_id,
+            action=f"{self._agent}.{tool}",
+            description=description or tool,
+            args=args,
+            risk_level=self._gated.get(tool, "medium"),
+        )
+        self.needed.append(needed)
+        raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
+
+    async def executed(self, approval_id: str) -> JsonObject | None:
+        """`{"value": ...}` as the approved call returned it, if an earlier version of the library stored it."""
+        return None if self._gate is None else await self._gate.stored(approval_id)
+
+    async def store(self, approval_id: str, tool: str, args: JsonObject, value: JsonValue) -> None:
+        """Keeps what the approved call returned where an earlier version of the library looks for it."""
+        if self._gate is not None:
+            await self._gate.store(approval_id, f"{self._agent}.{tool}", args, value)
+
+    def _id_of(self, call: NamedCall, args: JsonObject) -> str:
         canonical = json.dumps(args, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        call = f"{tool}.{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
-        self._calls[call] += 1
-        return f"{self._task_id}.{call}.{self._calls[call]}"
+        digest = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:12]
+        return f"{self._task_id}.{call.tool}.{digest}.{call.occurrence + 1}"
 
 
 class StoredGate:

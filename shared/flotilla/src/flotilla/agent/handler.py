@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import structlog
 
 from flotilla.agent import replies
@@ -20,12 +21,14 @@ from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import Live
+from flotilla.agent.recording import text_of
 from flotilla.agent.session import StoredSession
+from flotilla.agent.tool_calls import StoredToolCalls
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import Delivery, Finish, Publisher, Redis, RunFeed
 from flotilla.bus.cancellation import cancel_all
 from flotilla.contracts.envelope import from_builtins
-from flotilla.contracts.errors import DeadLetter, NotFound, UnknownType
+from flotilla.contracts.errors import DeadLetter, Refused, UnknownType
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
@@ -111,7 +114,7 @@ class TaskHandler:
         return answer
 
     async def _gated(self, task: AgentTask) -> GatedTools:
-        if not self._agent.gated:
+        if not self._agent.gated and not self._tools.may_ask:
             return GatedTools(self._agent.name, task.task_id, {})
         gate = StoredGate(self._pool, task.tenant_id)
         verdicts = await gate.verdicts(task.session_id, task.task_id)
@@ -125,6 +128,7 @@ class TaskHandler:
             live=live,
             session=StoredSession(self._pool, task.tenant_id, task.session_id),
             model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
+            calls=StoredToolCalls(self._pool, task, self._agent.name),
             make_id=self._make_id,
             gated=gated,
         )
@@ -156,13 +160,13 @@ class TaskHandler:
         try:
             return await self._effects.commit(task, entry_id, outcome)
         except EffectFailed as error:
-            failure = Failure(type="EffectFailed", message=str(error), retryable=True)
-            return await self._effects.commit(task, entry_id, failed(ctx, failure, outcome.duration_ms))
-        except NotFound as error:
-            # No such session, so there is no log to write to: the answer alone is stored.
-            log.warning("task_without_session", error=str(error))
-            failure = Failure(type="NotFound", message=str(error), retryable=False)
-            bare = Outcome(status="failed", duration_ms=outcome.duration_ms, failure=failure)
+            failure = Failure(type="EffectFailed", message=text_of(error), retryable=True)
+            return await self._commit(ctx, entry_id, failed(ctx, failure, outcome.duration_ms))
+        except (Refused, asyncpg.DataError) as error:
+            # No such session to record in, or a store refuses what it holds: the answer alone is stored.
+            log.warning("outcome_not_recorded", error=text_of(error), type=type(error).__name__)
+            failure = Failure(type=type(error).__name__, message=text_of(error), retryable=False)
+            bare = Outcome(status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False)
             return await self._effects.commit(task, entry_id, bare)
 
 

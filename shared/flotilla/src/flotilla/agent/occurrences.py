@@ -4,6 +4,7 @@ The number of a call that failed is free again, so that a run that repeats a fai
 does not fail, number their calls alike.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,6 @@ class Occurrences:
         taken.add(number)
         try:
             yield number
-        except BaseException:
+        except (Exception, asyncio.CancelledError):  # not a pause, after which the call is made under the same number
             taken.discard(number)
             raise

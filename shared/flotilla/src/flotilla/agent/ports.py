@@ -1,7 +1,8 @@
 """What a task context needs of the world: behind protocols, so that the test kit can stand in."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.live import StepStatus
@@ -43,6 +44,72 @@ class ModelCalls(Protocol):
 
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The answer to the next request of this kind in this run of the task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedCall:
+    """One call of a tool, known again in every run of its task."""
+
+    tool: str
+    args_hash: bytes
+    occurrence: int
+    """Which of the task's equal calls this is, from 0."""
+    args: JsonObject = field(default_factory=dict)
+    """As the log shows them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """One start of a call."""
+
+    call: NamedCall
+    start_no: int
+    """From 1."""
+    call_id: str
+    """Of its events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a start ended: the tool `returned`, it `refused` and did nothing, or it `raised` and nobody knows."""
+
+    outcome: Literal["returned", "refused", "raised"]
+    result: Any = None
+    """Plain JSON data."""
+    escaped: list[str] = field(default_factory=list)
+    """Where in the result text stands for what no store holds (`flotilla.contracts.values`)."""
+    error: str | None = None
+    call_id: str = ""
+    recorded: bool = False
+    """The log shows it already."""
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What earlier runs of a task left of a call."""
+
+    starts: int = 0
+    """How often it was begun."""
+    returned: Ended | None = None
+    is_unknown: bool = False
+    """It was begun, and may have had its effect, but there is no result."""
+
+
+class ToolCalls(Protocol):
+    """The calls of tools, stored under (task id, tool, arguments, occurrence) around each run of the tool."""
+
+    async def standing(self, call: NamedCall) -> Standing:
+        """What earlier runs left of it, once nobody runs it."""
+
+    async def begin(self, call: NamedCall, start_no: int, call_id: str, approval_id: str | None) -> Begun | None:
+        """Claims it; None if somebody else was faster."""
+
+    def held(self, begun: Begun) -> AbstractAsyncContextManager[None]:
+        """Keeps the claim while the tool runs."""
+
+    async def end(self, begun: Begun, ended: Ended) -> Ended:
+        """Stores how it ended; gives the end that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,27 @@
 """The session events of one task, kept until its effect transaction writes them all."""
 
 import hashlib
-import re
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from flotilla.contracts.envelope import from_builtins, to_builtins, to_json
+from flotilla.agent.ports import NamedCall
+from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
-from flotilla.contracts.json_types import JsonValue
-from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent, SessionEventData, SessionEventKind
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.session_events import (
+    DATA_OF_KIND,
+    AgentStateEvent,
+    SessionEventData,
+    SessionEventKind,
+    ToolCall,
+)
 from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.values import storable, storable_text
 
 MAX_RECORDED_BYTES = 64_000
-# An escaped NUL: the backslash before `u0000` is not itself escaped.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+MAX_MESSAGE_CHARACTERS = 4000
+ESCAPED = "escaped"
+"""The member of an event's data that lists, as JSON pointers, where text stands for what no store holds."""
 
 
 class Recorder:
@@ -25,13 +32,15 @@ class Recorder:
         self._task = task
         self.events: list[AgentStateEvent] = []
 
-    def record(self, kind: SessionEventKind, data: SessionEventData | dict[str, Any]) -> None:
-        """Adds one event.
+    def record(
+        self, kind: SessionEventKind, data: SessionEventData | dict[str, Any], *, escaped: Sequence[str] = ()
+    ) -> None:
+        """Adds one event. `escaped` are the places in `data` where text stands for what no store holds already.
 
         Raises:
             Invalid: `data` is not what events of `kind` hold.
         """
-        plain = storable(to_builtins(data))
+        plain = marked(data, escaped)
         try:
             from_builtins(plain, DATA_OF_KIND[kind])
         except KeyError:
@@ -50,20 +59,46 @@ class Recorder:
         )
 
 
-def storable(value: Any) -> Any:
-    """Plain data without NUL characters, which PostgreSQL's jsonb refuses; they become U+FFFD."""
-    body = to_json(value)
-    return msgspec.json.decode(_NUL.sub(rb"\1\\ufffd", body)) if b"\\u0000" in body else value
+def marked(data: object, escaped: Sequence[str] = ()) -> JsonObject:
+    """`data` as every store holds it, with the list of what was escaped for that, if anything was."""
+    kept = storable(data)
+    places = [*escaped, *kept.escaped]
+    return {**kept.value, ESCAPED: places} if places else kept.value
 
 
 def shortened(value: Any) -> JsonValue:
     """A tool's result as it is recorded: whole, or its size and hash where it is over 64 kB."""
-    body = to_json(value)
+    body = to_json(storable(value).value)
     if len(body) <= MAX_RECORDED_BYTES:
-        return to_builtins(value)  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]
     return {
         "truncated": True,
         "size_bytes": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
         "beginning": body[:1000].decode(errors="replace"),
     }
+
+
+def as_arguments(arguments: object) -> JsonObject:
+    """A tool's arguments as they are recorded."""
+    value = shortened(arguments)
+    return value if isinstance(value, dict) else {"value": value}
+
+
+def called(call: NamedCall, call_id: str, agent: str) -> ToolCall:
+    """The data of the event that shows a start of `call`."""
+    return ToolCall(tool=call.tool, call_id=call_id, args=call.args, agent=agent)
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, with its class."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, as every store holds it; at most 4,000 characters."""
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - the author's class may raise anything here
+        text = f"(its text can't be read: {type(broken).__name__})"
+    return storable_text(text)[:MAX_MESSAGE_CHARACTERS]

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 import msgspec
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
+from flotilla.contracts.tools import IdempotencyKey, options_of
 
 if TYPE_CHECKING:
     from flotilla.agent.context import TaskContext
 
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
-"""An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext."""
+"""An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext, one of the type
+`IdempotencyKey` the key of the call."""
 
 CONTEXT_PARAMETER = "ctx"
 
@@ -25,9 +27,13 @@ class Tool:
             raise ConfigurationError(f"tool {name} must be an async function")
         self.name = name
         self.description = inspect.getdoc(function) or ""
+        self.options = options_of(function)
         self._function = function
         parameters = inspect.signature(function).parameters
         self._takes_context = next(iter(parameters), None) == CONTEXT_PARAMETER
+        hints = get_type_hints(function)
+        self._key_parameter = next((known for known, kind in hints.items() if kind is IdempotencyKey), None)
+        self._returns = hints.get("return", Any)
         self._arguments = _arguments_type(name, function)
 
     def schema(self) -> dict[str, Any]:
@@ -46,11 +52,19 @@ class Tool:
             raise Invalid(f"tool {self.name}: {error}") from error
         return {name: getattr(checked, name) for name in self._arguments.__struct_fields__}
 
-    async def __call__(self, ctx: "TaskContext", arguments: Mapping[str, Any]) -> Any:
-        """Calls the function with checked arguments."""
+    def returned(self, value: Any) -> Any:
+        """A stored result as the function's return type, or as plain data where it is none of that type."""
+        try:
+            return msgspec.convert(value, self._returns)
+        except (msgspec.ValidationError, TypeError):
+            return value
+
+    async def __call__(self, ctx: "TaskContext", arguments: Mapping[str, Any], key: str) -> Any:
+        """Calls the function with checked arguments; one that takes an idempotency key gets `key`."""
+        named = {self._key_parameter: key} if self._key_parameter else {}
         if self._takes_context:
-            return await self._function(ctx, **arguments)
-        return await self._function(**arguments)
+            return await self._function(ctx, **arguments, **named)
+        return await self._function(**arguments, **named)
 
 
 class ToolBox:
@@ -72,6 +86,11 @@ class ToolBox:
             raise Forbidden(f"tool {name!r} is not allowed here; allowed: {allowed}") from None
 
     @property
+    def may_ask(self) -> bool:
+        """Whether there is a tool about whose unknown calls people decide."""
+        return any(tool.options.on_unknown == "ask" for tool in self._tools.values())
+
+    @property
     def names(self) -> list[str]:
         """The names on the list, sorted."""
         return sorted(self._tools)
@@ -81,7 +100,7 @@ def _arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
     hints = get_type_hints(function)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == CONTEXT_PARAMETER:
+        if parameter.name == CONTEXT_PARAMETER or hints.get(parameter.name) is IdempotencyKey:
             continue
         if parameter.name not in hints or parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             raise ConfigurationError(f"tool {name}: parameter {parameter.name} needs a type of its own")

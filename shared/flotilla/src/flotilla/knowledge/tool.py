@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
+from flotilla.contracts.tools import repeatable
 from flotilla.knowledge.base import KnowledgeBase
 
 SEARCH_TOOL = "search_knowledge_base"
@@ -20,6 +21,7 @@ class ForTenant(Protocol):
 def search_tool(knowledge: KnowledgeBase) -> Callable[..., Awaitable[list[Passage]]]:
     """The tool `search_knowledge_base`, under that name, over `knowledge`."""
 
+    @repeatable
     async def search_knowledge_base(ctx: ForTenant, query: str, top_k: int = 5) -> list[Passage]:
         """Searches the documents for passages about `query` (a few words or a question) and gives the `top_k` best."""
         return await knowledge.search(ctx.tenant_id, query, top_k)

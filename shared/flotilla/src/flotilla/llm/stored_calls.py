@@ -7,10 +7,10 @@ call is made again, since no answer was stored.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
@@ -22,9 +22,9 @@ from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnT
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres.claims import CLAIM_S, renewed
 from flotilla.telemetry.metrics import LLM_CACHE_HITS
 
-CLAIM_S = 10.0
 _POLL_S = 0.2
 
 # Takes the claim if it is free or lapsed.
@@ -104,25 +104,16 @@ class StoredCalls:
     @asynccontextmanager
     async def _claim_held(self, call: "_Call") -> AsyncIterator[None]:
         """Renews the claim meanwhile, and lets it go when the call failed."""
-        renewal = asyncio.create_task(self._renew(call), name="llm-claim")
-        try:
-            yield
-        except BaseException:
-            await asyncio.shield(self._release(call))
-            raise
-        finally:
-            renewal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewal
+        async with renewed(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
+            try:
+                yield
+            except BaseException:
+                await asyncio.shield(self._release(call))
+                raise
 
     async def _renew(self, call: "_Call") -> None:
-        while True:
-            await asyncio.sleep(CLAIM_S / 3)
-            try:
-                async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
-                    await connection.execute(_RENEW, *call.claim, CLAIM_S)
-            except (*AWAY, TimeoutError) as error:
-                log.warning("llm_claim_not_renewed", task_id=call.of.task_id, error=str(error))
+        async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
+            await connection.execute(_RENEW, *call.claim, CLAIM_S)
 
     async def _release(self, call: "_Call") -> None:
         try:

@@ -6,12 +6,14 @@ the model. Effects given to `ctx.in_transaction` are counted, not run: test thos
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.execution import execute
+from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
 from flotilla.agent.tools import ToolBox, ToolFunction
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import new_id
@@ -88,6 +90,7 @@ async def run_task(
         live=live,
         session=_MemorySession(turns),
         model=_MemoryCalls(model) if model else None,
+        calls=_MemoryToolCalls(),
         make_id=new_id,
     )
     outcome = await execute(agent, ctx, given)
@@ -133,6 +136,22 @@ class _MemorySession:
 
     async def turns(self, limit: int = 10) -> list[Turn]:
         return self._turns[-limit:]
+
+
+class _MemoryToolCalls:
+    """One run has no earlier one to learn from."""
+
+    async def standing(self, _call: NamedCall) -> Standing:
+        return Standing()
+
+    async def begin(self, call: NamedCall, start_no: int, call_id: str, _approval_id: str | None) -> Begun:
+        return Begun(call=call, start_no=start_no, call_id=call_id)
+
+    def held(self, _begun: Begun) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def end(self, _begun: Begun, ended: Ended) -> Ended:
+        return ended
 
 
 class _MemoryCalls:

@@ -1,0 +1,198 @@
+"""Calls of tools, stored before the tool runs and answered before the result is used.
+
+A call is named by (tenant, task id, tool, hash of its arguments, n-th equal call). Each start of it is a row of its
+own, so that the log can show what a killed process had begun. Who runs the tool holds a claim on that row; another that
+wants the same call meanwhile (a redelivered task) waits for it. The first result that is stored is the call's result.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import msgspec
+import structlog
+
+from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
+from flotilla.agent.recording import called, marked, shortened
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
+from flotilla.contracts.tasks import AgentTask
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres.claims import CLAIM_S, renewed
+
+NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
+_POLL_S = 0.2
+log = structlog.get_logger(__name__)
+
+# How often the call was begun, and how that went. The first result counts, whoever stored it.
+_LOOK = """
+SELECT start_no, call_id, outcome, result, escaped, recorded,
+    outcome IS NULL AND expires_at > clock_timestamp() AS running,
+    extract(epoch FROM finished_at - started_at) * 1000 AS duration_ms
+FROM flotilla.tool_calls
+WHERE tenant_id = $1 AND task_id = $2 AND tool = $3 AND args_hash = $4 AND occurrence = $5
+ORDER BY (outcome IS NOT DISTINCT FROM 'returned') DESC, CASE outcome WHEN 'returned' THEN finished_at END,
+    start_no DESC
+"""
+# Begins the call, unless somebody else has meanwhile.
+_BEGIN = """
+INSERT INTO flotilla.tool_calls (tenant_id, task_id, tool, args_hash, occurrence, start_no, call_id, session_id, agent,
+    called, approval_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, clock_timestamp() + make_interval(secs => $12))
+ON CONFLICT DO NOTHING RETURNING true
+"""
+_RENEW = """
+UPDATE flotilla.tool_calls SET expires_at = clock_timestamp() + make_interval(secs => $7)
+WHERE tenant_id = $1 AND task_id = $2 AND tool = $3 AND args_hash = $4 AND occurrence = $5 AND start_no = $6
+"""
+# One at a time, so that of two results one is the first.
+_LOCK = """
+SELECT 1 FROM flotilla.tool_calls
+WHERE tenant_id = $1 AND task_id = $2 AND tool = $3 AND args_hash = $4 AND occurrence = $5 AND start_no = 1 FOR UPDATE
+"""
+_END = """
+UPDATE flotilla.tool_calls SET outcome = $7, result = $8, error = $9, escaped = $10, finished_at = clock_timestamp()
+WHERE tenant_id = $1 AND task_id = $2 AND tool = $3 AND args_hash = $4 AND occurrence = $5 AND start_no = $6
+"""
+# Everything that the log does not show yet.
+_UNRECORDED = """
+UPDATE flotilla.tool_calls SET recorded = true WHERE tenant_id = $1 AND task_id = $2 AND NOT recorded
+RETURNING tool, call_id, called, agent, started_at, outcome, result, error, escaped,
+    coalesce(extract(epoch FROM finished_at - started_at) * 1000, 0) AS duration_ms
+"""
+
+
+class StoredToolCalls:
+    """The calls of one task, in PostgreSQL."""
+
+    def __init__(self, pool: Pool, task: AgentTask, agent: str) -> None:
+        self._pool = pool
+        self._task = task
+        self._agent = agent
+
+    async def standing(self, call: NamedCall) -> Standing:
+        """What is known of the call, once nobody runs it.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        while True:
+            rows = await self._ask(_LOOK, call)
+            if not rows:
+                return Standing()
+            if rows[0]["outcome"] == "returned":
+                return Standing(starts=len(rows), returned=_returned(rows[0]))
+            if not any(row["running"] for row in rows):
+                return Standing(starts=len(rows), is_unknown=rows[0]["outcome"] != "refused")
+            await asyncio.sleep(_POLL_S)
+
+    async def begin(self, call: NamedCall, start_no: int, call_id: str, approval_id: str | None) -> Begun | None:
+        """Claims the call; None if somebody else has begun it meanwhile.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        begun = await self._ask(
+            _BEGIN,
+            call,
+            start_no,
+            call_id,
+            self._task.session_id,
+            self._agent,
+            to_json(marked(called(call, call_id, self._agent))).decode(),
+            approval_id,
+            CLAIM_S,
+        )
+        return Begun(call=call, start_no=start_no, call_id=call_id) if begun else None
+
+    @asynccontextmanager
+    async def held(self, begun: Begun) -> AsyncIterator[None]:
+        """Keeps the claim while the tool runs."""
+
+        async def renew() -> None:
+            await self._ask(_RENEW, begun.call, begun.start_no, CLAIM_S)
+
+        async with renewed(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
+            yield
+
+    async def end(self, begun: Begun, ended: Ended) -> Ended:
+        """Stores how it ended; gives the end that counts, which is another's if that was stored first.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        result = None if ended.outcome != "returned" else to_json(ended.result).decode()
+
+        async def store(connection: Connection) -> list[asyncpg.Record]:
+            await connection.execute(_LOCK, *self._key(begun.call))
+            await connection.execute(
+                _END, *self._key(begun.call), begun.start_no, ended.outcome, result, ended.error, ended.escaped
+            )
+            return await connection.fetch(_LOOK, *self._key(begun.call))
+
+        rows = await self._transaction(store)
+        return _returned(rows[0]) if rows[0]["outcome"] == "returned" else ended
+
+    async def _ask(self, statement: str, call: NamedCall, *arguments: object) -> list[asyncpg.Record]:
+        return await self._transaction(lambda connection: connection.fetch(statement, *self._key(call), *arguments))
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[list[asyncpg.Record]]]) -> list[asyncpg.Record]:
+        try:
+            async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
+                return await work(connection)
+        except AWAY as error:
+            raise RetryLater(f"PostgreSQL is away: {error}") from error
+
+    def _key(self, call: NamedCall) -> tuple[str, str, str, bytes, int]:
+        return self._task.tenant_id, self._task.task_id, call.tool, call.args_hash, call.occurrence
+
+
+async def unrecorded(connection: Connection, task: AgentTask, shown: set[str]) -> list[AgentStateEvent]:
+    """The events of the calls that no try of the task has recorded yet, but for those with a call id in `shown`. From
+    now on they are recorded: the caller's transaction appends them."""
+    rows = await connection.fetch(_UNRECORDED, task.tenant_id, task.task_id)
+    hidden = sorted((row for row in rows if row["call_id"] not in shown), key=lambda row: row["started_at"])
+    return [event for row in hidden for event in _events(task, row)]
+
+
+def _events(task: AgentTask, row: asyncpg.Record) -> list[AgentStateEvent]:
+    ok = row["outcome"] == "returned"
+    answered = ToolResult(
+        tool=row["tool"],
+        call_id=row["call_id"],
+        agent=row["agent"],
+        ok=ok,
+        duration_ms=round(float(row["duration_ms"]), 3),
+        result=shortened(msgspec.json.decode(row["result"])) if ok else None,
+        error=None if ok else row["error"] or NO_ANSWER,
+    )
+    places = [f"/result{place}" for place in row["escaped"]]
+    return [
+        _event(task, "tool_call", msgspec.json.decode(row["called"])),
+        _event(task, "tool_result", marked(answered, places)),
+    ]
+
+
+def _event(task: AgentTask, kind: SessionEventKind, data: JsonObject) -> AgentStateEvent:
+    return AgentStateEvent(
+        kind=kind,
+        data=data,
+        source=f"/agents/{task.agent}",
+        run_id=task.run_id,
+        task_id=task.task_id,
+        subject_key=task.user_id,
+    )
+
+
+def _returned(row: asyncpg.Record) -> Ended:
+    return Ended(
+        outcome="returned",
+        call_id=row["call_id"],
+        recorded=row["recorded"],
+        result=msgspec.json.decode(row["result"]),
+        escaped=list(row["escaped"]),
+        duration_ms=round(float(row["duration_ms"]), 3),
+    )

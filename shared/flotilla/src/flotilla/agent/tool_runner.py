@@ -1,0 +1,237 @@
+"""One call of a tool: whether it runs, under which name, what is recorded of it, and what the caller gets."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.util.types import AttributeValue
+
+from flotilla.agent.gates import GatedTools
+from flotilla.agent.occurrences import Occurrences
+from flotilla.agent.ports import Begun, Ended, NamedCall, Standing, ToolCalls
+from flotilla.agent.recording import Recorder, as_arguments, called, message_of, shortened
+from flotilla.agent.tools import Tool
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.errors import DeadLetter, Invalid, Refused
+from flotilla.contracts.ids import IdMaker
+from flotilla.contracts.session_events import ToolResult
+from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.tools import OnUnknown
+from flotilla.contracts.values import storable
+from flotilla.telemetry import span
+
+if TYPE_CHECKING:
+    from flotilla.agent.context import TaskContext
+
+MAX_STORED_BYTES = 8_000_000
+REFUSALS = (ValueError, TypeError, Refused, DeadLetter)
+"""Errors by which a tool says that it did nothing, and that the same arguments would fail again."""
+
+
+class ToolOutcomeUnknown(Refused):
+    """The call was begun before and may have had its effect, but gave no answer; it is not made again."""
+
+
+class ToolResultNotStored(Refused):
+    """The tool ran, but its result is not JSON or too large: return less, or mark a tool that only reads repeatable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call with everything that its run needs."""
+
+    tool: Tool
+    arguments: dict[str, Any]
+    named: NamedCall
+    key: str
+    approval_id: str | None = None
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What the log will show of a start."""
+
+    call_id: str
+    result: Any = None
+    error: str | None = None
+    duration_ms: float = 0.0
+    escaped: list[str] = field(default_factory=list)
+
+
+class ToolRunner:
+    """The tool calls of one run of a task."""
+
+    def __init__(
+        self, task: AgentTask, calls: ToolCalls, gated: GatedTools, recorder: Recorder, make_id: IdMaker
+    ) -> None:
+        self._task = task
+        self._calls = calls
+        self._gated = gated
+        self._recorder = recorder
+        self._make_id = make_id
+        self._occurrences = Occurrences()
+
+    async def run(self, ctx: "TaskContext", tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
+        checked = tool.arguments(arguments)
+        if tool.name in self._gated:
+            # What people are shown is what runs, so it must be what is stored.
+            checked = tool.arguments(storable(_plain(checked)).value)
+        hashed = _hash(checked)
+        with self._occurrences.next_of((tool.name, hashed)) as number:
+            named = NamedCall(tool=tool.name, args_hash=hashed, occurrence=number, args=as_arguments(checked))
+            call = _Call(tool, checked, named, idempotency_key(self._task, named))
+            if tool.name in self._gated:
+                call = self._approved(call)
+            if tool.options.repeatable:
+                return await self._repeat(ctx, call)
+            return await self._once(ctx, call)
+
+    def _approved(self, call: _Call) -> _Call:
+        tool = call.tool
+        approval_id, verdict = self._gated.verdict(tool.name, tool.description, _plain(call.arguments), call.named)
+        named = replace(call.named, args=as_arguments(verdict.args))
+        return replace(call, arguments=tool.arguments(verdict.args), named=named, approval_id=approval_id)
+
+    async def _repeat(self, ctx: "TaskContext", call: _Call) -> Any:
+        with self._shown(call, self._make_id()) as shown:
+            shown.result = await self._executed(ctx, call)
+        return shown.result
+
+    async def _once(self, ctx: "TaskContext", call: _Call) -> Any:
+        earlier = await self._gated.executed(call.approval_id) if call.approval_id else None
+        if earlier is not None:
+            return self._reused(call, Ended(outcome="returned", result=earlier["value"], call_id=self._make_id()))
+        while True:
+            standing = await self._calls.standing(call.named)
+            if standing.returned is not None:
+                return self._reused(call, standing.returned)
+            approval_id = self._may_begin(call, standing)
+            begun = await self._calls.begin(call.named, standing.starts + 1, self._make_id(), approval_id)
+            if begun is not None:
+                return await self._begun(ctx, call, begun)
+
+    def _may_begin(self, call: _Call, standing: Standing) -> str | None:
+        """The approval under which the call may run now.
+
+        Raises:
+            ToolOutcomeUnknown: it may have run, and is not to run again.
+            ApprovalPending: people are asked whether it may.
+        """
+        if not standing.is_unknown:
+            return call.approval_id
+        if self._on_unknown(call) == "again":
+            return call.approval_id
+        tool, what = call.tool.name, f"tool {call.tool.name} was begun {standing.starts} times without an answer"
+        if self._on_unknown(call) == "fail":
+            raise ToolOutcomeUnknown(f"{what}, and may have had its effect: on_unknown='fail' does not run it again")
+        args = storable(_plain(call.arguments)).value
+        approval_id, approved = self._gated.again(tool, f"{what}. Run it again?", args, call.named, standing.starts)
+        if not approved:
+            raise ToolOutcomeUnknown(f"{what}, and people did not approve to run it again ({approval_id})")
+        return approval_id
+
+    def _on_unknown(self, call: _Call) -> OnUnknown:
+        return call.tool.options.on_unknown or ("ask" if call.tool.name in self._gated else "again")
+
+    async def _begun(self, ctx: "TaskContext", call: _Call, begun: Begun) -> Any:
+        with self._shown(call, begun.call_id) as shown:
+            async with self._calls.held(begun), self._ended_in_any_case(begun):
+                ended = _returned(await self._executed(ctx, call), call)
+            stored = await self._calls.end(begun, ended)
+            if call.approval_id is not None:
+                await self._gated.store(call.approval_id, call.tool.name, _plain(call.arguments), stored.result)
+            shown.result, shown.escaped = ended.result, ended.escaped
+        return self._as_returned(call, stored.result)
+
+    @asynccontextmanager
+    async def _ended_in_any_case(self, begun: Begun) -> AsyncIterator[None]:
+        """Stores an error of the tool as the end of its call."""
+        try:
+            yield
+        except BaseException as error:
+            await asyncio.shield(self._calls.end(begun, _raised(error)))
+            raise
+
+    async def _executed(self, ctx: "TaskContext", call: _Call) -> Any:
+        name = call.tool.name
+        attributes: dict[str, AttributeValue] = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
+        with span(f"execute_tool {name}", attributes=attributes):
+            return await call.tool(ctx, call.arguments, call.key)
+
+    def _reused(self, call: _Call, ended: Ended) -> Any:
+        if not ended.recorded:
+            self._record_call(call, ended.call_id)
+            self._record_result(call, ended)
+        return self._as_returned(call, ended.result)
+
+    def _as_returned(self, call: _Call, result: Any) -> Any:
+        return result if call.approval_id is not None else call.tool.returned(result)
+
+    @contextmanager
+    def _shown(self, call: _Call, call_id: str) -> Iterator["_Shown"]:
+        """Records a start of the call, and its end however it comes."""
+        started = time.monotonic()
+        shown = _Shown(call_id)
+        self._record_call(call, call_id)
+        try:
+            yield shown
+        except BaseException as error:
+            shown.error = message_of(error)
+            raise
+        finally:
+            shown.duration_ms = round((time.monotonic() - started) * 1000, 3)
+            self._record_result(call, shown)
+
+    def _record_call(self, call: _Call, call_id: str) -> None:
+        self._recorder.record("tool_call", called(call.named, call_id, self._task.agent))
+
+    def _record_result(self, call: _Call, ended: "Ended | _Shown") -> None:
+        data = ToolResult(
+            tool=call.tool.name,
+            call_id=ended.call_id,
+            ok=ended.error is None,
+            duration_ms=ended.duration_ms,
+            result=shortened(ended.result) if ended.error is None else None,
+            error=ended.error,
+            agent=self._task.agent,
+        )
+        self._recorder.record("tool_result", data, escaped=[f"/result{place}" for place in ended.escaped])
+
+
+def idempotency_key(task: AgentTask, call: NamedCall) -> str:
+    """32 hexadecimal digits: as long as the shortest limit that payment providers set for such keys allows."""
+    name = json.dumps([task.tenant_id, task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _hash(arguments: dict[str, Any]) -> bytes:
+    # Escapes what UTF-8 can't hold, so that any arguments have a hash, and others another one.
+    canonical = json.dumps(_plain(arguments), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = to_builtins(dict(arguments))
+    return plain
+
+
+def _returned(value: Any, call: _Call) -> Ended:
+    try:
+        kept = storable(value)
+        size = len(to_json(kept.value))
+    except (TypeError, Invalid) as error:
+        raise ToolResultNotStored(f"tool {call.tool.name} returned what can't be stored: {error}") from error
+    if size > MAX_STORED_BYTES:
+        raise ToolResultNotStored(f"tool {call.tool.name} returned {size} bytes, {MAX_STORED_BYTES} can be stored")
+    return Ended(outcome="returned", result=kept.value, escaped=kept.escaped)
+
+
+def _raised(error: BaseException) -> Ended:
+    did_nothing = isinstance(error, REFUSALS) and not isinstance(error, ToolResultNotStored)
+    return Ended(outcome="refused" if did_nothing else "raised", error=message_of(error))

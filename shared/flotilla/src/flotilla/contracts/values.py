@@ -1,0 +1,116 @@
+"""Which values every store holds, and what is done with the others. The one place that decides, for every border.
+
+PostgreSQL's text and jsonb hold no U+0000 (manual, "JSON Types"), UTF-8 holds no lone surrogate (RFC 3629), and JSON
+has no NaN and no infinity. JSON has no limit on the digits of an integer, but Python and msgspec read at most 4,300.
+
+What comes in from a caller is refused, with the place (`first_unstorable`). What a model, a tool or an agent made is
+paid for or has happened: it is kept, with the text of an escape in place of such characters (`storable`), and whoever
+stores it keeps the places beside it.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from flotilla.contracts.errors import Invalid
+
+MAX_DIGITS = 1000
+MAX_DEPTH = 100
+"""Levels of arrays and objects. Readers in other languages, and PostgreSQL, give up sooner or later; this is sooner."""
+_NOT_HELD = re.compile("[\x00\ud800-\udfff]")
+_TOO_LARGE = 10**MAX_DIGITS
+
+
+@dataclass(frozen=True, slots=True)
+class Storable:
+    """Plain JSON data, and where in it (as JSON pointers, RFC 6901) text stands for what no store holds."""
+
+    value: Any
+    escaped: list[str] = field(default_factory=list)
+
+
+def storable(value: object) -> Storable:
+    """`value` as data that every store holds.
+
+    A character that none holds becomes the text of its escape, such as `\\u0000`; NaN and the infinities become the
+    texts `NaN`, `Infinity` and `-Infinity`, an integer of more than 1,000 digits its hexadecimal text.
+
+    Raises:
+        Invalid: it is nested deeper than 100 levels.
+        TypeError: it holds something that JSON has no form for.
+    """
+    walk = _Walk()
+    return Storable(walk.of(_plain(value), ""), walk.escaped)
+
+
+def storable_text(text: str) -> str:
+    """`text` with the characters that no store holds as their escapes."""
+    return _NOT_HELD.sub(_escape, text)
+
+
+def first_unstorable(value: object) -> str | None:
+    """Why `value` can't be stored, with the place in it; None if it can."""
+    try:
+        kept = storable(value)
+    except (Invalid, TypeError) as error:
+        return str(error)
+    if not kept.escaped:
+        return None
+    where = f"{kept.escaped[0]} holds" if kept.escaped[0] else "it holds"
+    return f"{where} a NUL character, a lone surrogate, NaN, an infinity or an integer of over {MAX_DIGITS} digits"
+
+
+def _plain(value: object) -> Any:
+    try:
+        return msgspec.to_builtins(value, str_keys=True)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.escaped: list[str] = []
+
+    def of(self, value: Any, at: str, depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return self._text(value, at)
+        if isinstance(value, dict | list | tuple):
+            if depth >= MAX_DEPTH:
+                raise _too_deep()
+            return self._members(value, at, depth + 1)
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._instead(at, "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity")
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            return self._instead(at, hex(value))
+        return value
+
+    def _members(self, value: Any, at: str, depth: int) -> Any:
+        if not isinstance(value, dict):
+            return [self.of(member, f"{at}/{n}", depth) for n, member in enumerate(value)]
+        members = {}
+        for name, member in value.items():
+            kept = storable_text(name)
+            place = f"{at}/{kept.replace('~', '~0').replace('/', '~1')}"
+            if kept != name:
+                self.escaped.append(place)
+            members[kept] = self.of(member, place, depth)
+        return members
+
+    def _text(self, text: str, at: str) -> str:
+        kept = storable_text(text)
+        return text if kept == text else self._instead(at, kept)
+
+    def _instead(self, at: str, text: str) -> str:
+        self.escaped.append(at)
+        return text
+
+
+def _escape(found: "re.Match[str]") -> str:
+    return f"\\u{ord(found.group()):04x}"
+
+
+def _too_deep() -> Invalid:
+    return Invalid(f"the value is nested deeper than {MAX_DEPTH} levels")
