@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -17,6 +17,7 @@ from flotilla.eventstore.signing import load_public_keys
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, http_server, serve
+from flotilla.runtime.confined import Confined, Limits
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
@@ -75,7 +76,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         redis=redis,
         temporal=Temporal(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
-        knowledge=KnowledgeBase(pool),
+        knowledge=KnowledgeBase(pool, run=(await stack.enter_async_context(_readers(settings))).run),
         policy=read_policy(settings.approval_policy),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
@@ -88,6 +89,15 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
     )
+
+
+def _readers(settings: Settings) -> AbstractAsyncContextManager[Confined]:
+    limits = Limits(
+        cpu_s=settings.document_read_s,
+        wall_s=3 * settings.document_read_s,
+        memory_bytes=settings.document_read_memory_mb * 1024**2,
+    )
+    return Confined.open("flotilla.knowledge.base", children=settings.document_readers, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: Services) -> None:

@@ -42,6 +42,12 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """Of a JSON body; larger ones are refused with 413."""
     max_json_depth: int = Field(default=64, ge=4)
     """How deep objects and lists may be nested."""
+    document_readers: int = Field(default=2, ge=1)
+    """Processes that read documents; they start with the first one."""
+    document_read_s: float = Field(default=20.0, gt=0)
+    """Processor time for one document; one that takes longer is refused."""
+    document_read_memory_mb: int = Field(default=256, ge=64)
+    """Memory for one document, beyond the 60 MiB of an idle process."""
     requests_per_s: Share = 500.0
     """Of one tenant, at each replica; more are refused with 429."""
     request_burst: int = Field(default=1000, ge=1)

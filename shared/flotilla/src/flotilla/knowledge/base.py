@@ -19,6 +19,7 @@ from flotilla.knowledge.parse import parse
 from flotilla.knowledge.ranking import Ranking, best_passages
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.runtime.confined import OverLimit, Run
 
 INDEX_VERSION = b"1"
 """Part of every content hash: raise it when parsing, splitting or weighing changes, and documents are read anew."""
@@ -50,8 +51,12 @@ _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_i
 class KnowledgeBase:
     """Documents in, passages out. Every call acts for one tenant, under row level security."""
 
-    def __init__(self, pool: Pool, *, ranking: Ranking | None = None, make_id: IdMaker = new_id) -> None:
+    def __init__(
+        self, pool: Pool, *, ranking: Ranking | None = None, run: Run = asyncio.to_thread, make_id: IdMaker = new_id
+    ) -> None:
+        """`run` runs what reads a document: `Confined.run` where strangers send them."""
         self._pool = pool
+        self._run = run
         self._ranking = ranking or Ranking()
         self._make_id = make_id
 
@@ -70,7 +75,10 @@ class KnowledgeBase:
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
         if same:
             return same
-        read = await asyncio.to_thread(_read, upload, content_hash)
+        try:
+            read = await self._run(_read, upload, content_hash)
+        except OverLimit as error:
+            raise OverLimit(f"{upload.uri}: {error}: split it, or send it as plain text") from error
         async with tenant_transaction(self._pool, tenant_id) as connection:
             indexed = await indexing.weigh(connection, self._ranking.config, read.title, read.document.pieces)
             await indexing.lock(connection, tenant_id)
