@@ -69,6 +69,7 @@ def _result(written: Written) -> WriteResult:
         confidence_basis=confidence.basis,
         model=written.completion.model,
         usage=written.usage,
+        finish_reason=written.completion.finish_reason,
     )
 
 

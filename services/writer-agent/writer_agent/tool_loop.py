@@ -68,7 +68,7 @@ class ToolLoop:
         for step in range(self.budget.tool_steps + 1):
             last = step == self.budget.tool_steps
             citations = CitationStream(len(self.passages))
-            completion = await self._ask(citations, may_call_tools=not last)
+            completion = await self._ask(citations, tool_choice="none" if last else "auto")
             if not completion.tool_calls:
                 await self._show(citations.end())
                 return Written(completion, citations, self.passages, self.usage)
@@ -81,7 +81,7 @@ class ToolLoop:
             "raise FLOTILLA_WRITER_MAX_TOOL_STEPS, or take tools off FLOTILLA_WRITER_TOOLS"
         )
 
-    async def _ask(self, citations: CitationStream, *, may_call_tools: bool) -> Completion:
+    async def _ask(self, citations: CitationStream, *, tool_choice: str) -> Completion:
         spent = self.usage.input_tokens + self.usage.output_tokens
         if spent >= self.budget.tokens:
             raise TokensSpent(f"{spent} tokens used, {self.budget.tokens} allowed (FLOTILLA_WRITER_MAX_TOKENS)")
@@ -89,19 +89,20 @@ class ToolLoop:
         async def show(piece: str) -> None:
             await self._show(citations.feed(piece))
 
-        completion = await self.ctx.llm(self._request(may_call_tools=may_call_tools), on_token=show)
+        completion = await self.ctx.llm(self._request(tool_choice=tool_choice), on_token=show)
         self.usage = TokenUsage(
             input_tokens=self.usage.input_tokens + completion.usage.input_tokens,
             output_tokens=self.usage.output_tokens + completion.usage.output_tokens,
+            estimated=self.usage.estimated or completion.usage.estimated,
         )
         return completion
 
-    def _request(self, *, may_call_tools: bool) -> CompletionRequest:
+    def _request(self, *, tool_choice: str) -> CompletionRequest:
         specs = (self.ctx.tools[name] for name in self.tools)
         return CompletionRequest(
             messages=tuple(self.messages),
             tools=tuple(ToolSpec(name=s.name, description=s.description, parameters=s.schema()) for s in specs),
-            may_call_tools=may_call_tools,
+            tool_choice=tool_choice,
             max_tokens=self.budget.output_tokens,
             grounding=Grounding(query=self.query, passages=tuple(self.passages)),
         )

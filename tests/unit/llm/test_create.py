@@ -35,7 +35,7 @@ def test_everything_that_decides_the_answer_is_in_the_hash() -> None:
         CompletionRequest(messages=(message,), max_tokens=1),
         CompletionRequest(messages=(message,), temperature=0.5),
         CompletionRequest(messages=(message,), tools=(ToolSpec(name="t", description="", parameters={}),)),
-        CompletionRequest(messages=(message,), may_call_tools=False),
+        CompletionRequest(messages=(message,), tool_choice="none"),
     ]
     hashes = {request_hash("m", request) for request in [base, *others]} | {request_hash("other", base)}
     assert len(hashes) == len(others) + 2

@@ -159,7 +159,7 @@ async def test_with_an_empty_list_the_model_is_offered_nothing_and_gets_nothing(
 async def test_after_its_last_step_the_model_must_answer() -> None:
     model = FakeModel(calling(), calling(), "Fish [1].")
     run = await write(model, CATS)
-    assert [request.may_call_tools for request in model.requests] == [True, True, False]
+    assert [request.tool_choice for request in model.requests] == ["auto", "auto", "none"]
     assert run.result.answer == "Fish [1]."
 
 

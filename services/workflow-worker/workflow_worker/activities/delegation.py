@@ -143,7 +143,12 @@ def reference_to(task_id: str, result: str) -> ResultReference:
 def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> ApplicationError:
     """An agent's failure as Temporal carries it. Never retried by Temporal: a new try is the workflow's decision."""
     details = AgentFailure(
-        task_id=task_id, agent=agent, attempt=attempt, retryable=failure.retryable, approvals=failure.approvals
+        task_id=task_id,
+        agent=agent,
+        attempt=attempt,
+        retryable=failure.retryable,
+        approvals=failure.approvals,
+        retry_after_s=failure.retry_after_s,
     )
     return ApplicationError(failure.message, details, type=failure.type, non_retryable=True)
 

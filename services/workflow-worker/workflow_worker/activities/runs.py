@@ -195,6 +195,7 @@ async def _response_of(connection: Connection, answer: SaveAnswer) -> RAGRespons
         confidence_basis=written.confidence_basis,
         model=written.model,
         usage=written.usage,
+        finish_reason=written.finish_reason,
     )
 
 

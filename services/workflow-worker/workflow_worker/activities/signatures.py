@@ -44,6 +44,8 @@ class AgentFailure:
     retryable: bool
     approvals: list[ApprovalNeeded] = field(default_factory=list)
     """What the task waits for, when it paused."""
+    retry_after_s: float | None = None
+    """The soonest that another try makes sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

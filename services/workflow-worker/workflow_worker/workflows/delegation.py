@@ -1,7 +1,7 @@
 """One step of a workflow done by an agent: tries, waits between them, cancellation."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -43,6 +43,8 @@ LLM_RETRIES = RetryPolicy(
     non_retryable_error_types=["ValueError"],
 )
 """For failures that an agent reports."""
+LONGEST_WAIT = timedelta(minutes=5)
+"""The most that a try is put off because an endpoint asks for it."""
 DATABASE_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2.0,
@@ -77,7 +79,10 @@ async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES, on_pause
                 failures += 1
                 if not _may_pass(error, retries, failures):
                     raise
-                await workflow.sleep(backoff(retries, failures), summary=f"before try {attempt + 1} of {task.task_id}")
+                await workflow.sleep(
+                    _wait_before_the_next(error, retries, failures),
+                    summary=f"before try {attempt + 1} of {task.task_id}",
+                )
             attempt += 1
 
 
@@ -131,6 +136,21 @@ def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
     if cause.type in (retries.non_retryable_error_types or []):
         return False
     return any(_is_retryable(detail) for detail in cause.details)
+
+
+def _wait_before_the_next(error: ActivityError, retries: RetryPolicy, failures: int) -> timedelta:
+    """The policy's wait, or as long as the endpoint behind the agent asks for, within `LONGEST_WAIT`."""
+    asked = max((_retry_after_s(detail) for detail in _details(error)), default=0.0)
+    return max(backoff(retries, failures), min(timedelta(seconds=asked), LONGEST_WAIT))
+
+
+def _details(error: ActivityError) -> Sequence[object]:
+    return error.cause.details if isinstance(error.cause, ApplicationError) else ()
+
+
+def _retry_after_s(detail: object) -> float:
+    asked = detail.get("retry_after_s") if isinstance(detail, dict) else None
+    return float(asked) if isinstance(asked, int | float) and asked > 0 else 0.0
 
 
 def _is_retryable(detail: object) -> bool:

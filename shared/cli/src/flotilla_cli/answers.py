@@ -10,6 +10,11 @@ BASES = {
     "token_logprobs": "from the model's token probabilities",
     "retrieval_scores": "from how well the passages match the question",
 }
+ENDINGS = {
+    "length": "The answer is cut off: the model reached the longest answer that it may write "
+    "(FLOTILLA_LLM_MAX_OUTPUT_TOKENS, or the endpoint's own limit).",
+    "refusal": "The model declined to answer; what it wrote is its reason.",
+}
 ACTIVE = ("pending", "running", "interrupted")
 
 
@@ -71,6 +76,8 @@ def print_result(result: Document) -> None:
         [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)], _SOURCES, "The answer has no source."
     )
     say()
+    if ending := ENDINGS.get(str(result.get("finish_reason"))):
+        say(ending, style="yellow")
     say(confidence_line(result))
     say(model_line(result), style="dim")
 
@@ -87,7 +94,8 @@ def model_line(result: Document) -> str:
     """Which model wrote it, and what it used."""
     usage = result.get("usage") or {}
     tokens = f"{usage.get('input_tokens', 0)} tokens in, {usage.get('output_tokens', 0)} out"
-    return f"Model {plain(result.get('model') or 'unknown')}; {tokens}"
+    estimated = " (estimated: the endpoint does not count them)" if usage.get("estimated") else ""
+    return f"Model {plain(result.get('model') or 'unknown')}; {tokens}{estimated}"
 
 
 def _position(source: Document) -> str:

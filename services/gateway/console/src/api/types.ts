@@ -40,7 +40,8 @@ export interface RunResult {
   confidence: number;
   confidence_basis: "token_logprobs" | "retrieval_scores";
   model: string;
-  usage: { input_tokens: number; output_tokens: number };
+  usage: { input_tokens: number; output_tokens: number; estimated?: boolean };
+  finish_reason?: "stop" | "length" | "refusal" | "tool_calls";
 }
 
 export interface RunAccepted {

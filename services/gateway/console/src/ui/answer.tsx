@@ -19,6 +19,12 @@ export function Answer({ result }: { result: RunResult }) {
   return (
     <div class="answer">
       <Markdown text={result.answer} onCite={cite} citations={result.sources.length} />
+      {result.finish_reason === "length" && (
+        <p class="note warn">The answer is cut off: the model reached the longest answer that it may write.</p>
+      )}
+      {result.finish_reason === "refusal" && (
+        <p class="note warn">The model declined to answer; what it wrote is its reason.</p>
+      )}
       <Sources sources={result.sources} onOpen={setOpen} />
       <Confidence result={result} />
       {open !== null && <Passage source={open} onClose={() => setOpen(null)} />}
@@ -82,7 +88,7 @@ function Confidence({ result }: { result: RunResult }) {
       <strong>{percent(confidence)}</strong>
       <span class="faint">
         {level}, {BASES[result.confidence_basis]} · {result.model} · {number(usage.input_tokens)} tokens in,{" "}
-        {number(usage.output_tokens)} out
+        {number(usage.output_tokens)} out{usage.estimated === true && " (estimated)"}
       </span>
     </div>
   );

@@ -123,6 +123,7 @@ def _failure(error: Exception, limit_s: float) -> Failure:
         type=type(error).__name__,
         message=message or type(error).__name__,
         retryable=not isinstance(error, NEVER_RETRYABLE),
+        retry_after_s=getattr(error, "retry_after_s", None),
     )
 
 

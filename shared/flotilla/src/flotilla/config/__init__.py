@@ -2,6 +2,7 @@
 
 from flotilla.config.settings import (
     KafkaSettings,
+    LlmDialectWord,
     LlmSettings,
     PostgresSettings,
     RedisSettings,
@@ -13,6 +14,7 @@ from flotilla.config.settings import (
 
 __all__ = [
     "KafkaSettings",
+    "LlmDialectWord",
     "LlmSettings",
     "PostgresSettings",
     "RedisSettings",

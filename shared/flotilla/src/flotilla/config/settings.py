@@ -5,7 +5,7 @@
 Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and OpenTelemetry clients define.
 """
 
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -27,6 +27,23 @@ def _split(value: object) -> object:
 
 Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Comma-separated in the environment: `research,write`."""
+
+
+LlmDialectWord: TypeAlias = Literal[
+    "max_completion_tokens",
+    "no_stream",
+    "no_stream_options",
+    "no_tools",
+    "no_tool_choice",
+    "no_temperature",
+    "no_response_format",
+    "no_seed",
+    "no_stop",
+    "no_reasoning",
+    "no_system_role",
+    "begins_with_reasoning",
+]
+DialectWords: TypeAlias = Annotated[tuple[LlmDialectWord, ...], NoDecode, BeforeValidator(_split)]
 
 
 class ServiceSettings(BaseSettings):
@@ -108,6 +125,23 @@ class LlmSettings(BaseSettings):
     """Longest time for one whole answer, from request to last token."""
     llm_logprobs: bool = True
     """Ask for token log-probabilities, from which confidence is computed; false for an endpoint without them."""
+    llm_dialect: DialectWords = ()
+    """What the endpoint does otherwise than OpenAI, comma-separated; `flotilla doctor --llm` prints what fits:
+    `max_completion_tokens` (the name of the longest answer), `no_stream`, `no_stream_options`, `no_tools`,
+    `no_tool_choice`, `no_temperature`, `no_response_format`, `no_seed`, `no_stop`, `no_reasoning`, `no_system_role`,
+    `begins_with_reasoning` (the answer begins inside `<think>`, without the tag)."""
+    llm_extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More fields of each request's body, as JSON: `{"top_k": 20}`."""
+    llm_extra_headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """More headers of each request, as JSON: `{"X-Team": "search"}`."""
+    llm_ca_file: str | None = None
+    """Certificate authorities that the endpoint's certificate is checked against, as PEM; unset: the public ones."""
+    llm_proxy: SecretStr | None = None
+    """`http://USER:PASSWORD@HOST:PORT`; unset: HTTPS_PROXY and NO_PROXY of the environment."""
+    llm_azure_deployment: str | None = None
+    """Azure OpenAI's deployment; unset: FLOTILLA_LLM_MODEL, where an API version is set."""
+    llm_azure_api_version: str | None = None
+    """Azure OpenAI's `api-version`; OPENAI_BASE_URL is then `https://RESOURCE.openai.azure.com`."""
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
     llm_tokens_per_run: int | None = Field(default=None, ge=1)
     """Input and output tokens that one run may use; unset is no limit."""

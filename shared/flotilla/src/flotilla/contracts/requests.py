@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import Source
-from flotilla.contracts.tasks import ConfidenceBasis, TokenUsage
+from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage
 
 RunStatus: TypeAlias = Literal["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"]
 ACTIVE_RUN_STATUSES: tuple[RunStatus, ...] = ("pending", "running", "interrupted")
@@ -36,6 +36,8 @@ class RAGResponse:
     confidence_basis: ConfidenceBasis = "retrieval_scores"
     model: str = ""
     usage: TokenUsage = field(default_factory=TokenUsage)
+    finish_reason: FinishReason = "stop"
+    """`length`: the answer was cut off. `refusal`: the model declined to answer."""
 
 
 @dataclass(frozen=True, slots=True)

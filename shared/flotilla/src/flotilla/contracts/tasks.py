@@ -121,6 +121,8 @@ class Failure:
     retryable: bool
     approvals: list[ApprovalNeeded] = field(default_factory=list)
     """What the task waits for, when `type` is `ApprovalRequired`."""
+    retry_after_s: float | None = None
+    """The soonest that another try makes sense, in seconds from now; None leaves it to the workflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +222,12 @@ class TokenUsage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    estimated: bool = False
+    """The endpoint did not count them, or only in part."""
 
 
+FinishReason: TypeAlias = Literal["stop", "length", "refusal", "tool_calls"]
+"""Why an answer ended: complete, cut off at its longest, declined by the model, or in calls of tools."""
 ConfidenceBasis: TypeAlias = Literal["token_logprobs", "retrieval_scores"]
 
 
@@ -236,3 +242,4 @@ class WriteResult:
     confidence_basis: ConfidenceBasis
     model: str
     usage: TokenUsage = field(default_factory=TokenUsage)
+    finish_reason: FinishReason = "stop"

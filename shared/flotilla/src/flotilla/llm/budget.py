@@ -11,12 +11,11 @@ from flotilla.config import LlmSettings
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.tasks import TokenUsage
+from flotilla.llm.answer_usage import estimated_tokens
 from flotilla.llm.calls import CallKey
 from flotilla.llm.model import CompletionRequest
 from flotilla.postgres import Connection
 
-CHARACTERS_PER_TOKEN = 3
-"""Fewer than English text has (about 4), so that an estimate is rather too high."""
 UNLIMITED_OUTPUT_TOKENS = 1000
 """What is reserved for an answer whose length the request leaves open."""
 RESERVATION_S = 300.0
@@ -129,4 +128,4 @@ def estimate(request: CompletionRequest) -> int:
     characters = sum(len(message.content) for message in request.messages)
     characters += sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
     output = request.max_tokens if request.max_tokens is not None else UNLIMITED_OUTPUT_TOKENS
-    return characters // CHARACTERS_PER_TOKEN + output
+    return estimated_tokens(characters) + output

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from flotilla.contracts.errors import Refused, RetryLater
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.tasks import Passage, TokenUsage
+from flotilla.contracts.tasks import FinishReason, Passage, TokenUsage
 
 OnToken: TypeAlias = Callable[[str], Awaitable[None]]
 """Takes each piece of text as the model writes it."""
@@ -16,9 +16,22 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 class ModelRefused(Refused):
     """The endpoint will never answer this request as it is: key, model name, content, or an empty account."""
 
+    usage: TokenUsage | None = None
+    """What the endpoint counts for it nevertheless; None where it wrote nothing."""
+
 
 class ModelUnavailable(RetryLater):
-    """The endpoint is busy, broken or unreachable; the same request may succeed later."""
+    """The endpoint is busy, broken or unreachable; the same request may succeed later.
+
+    `retry_after_s` is how long the endpoint asks to wait, in seconds; None where it named no time.
+    """
+
+    usage: TokenUsage | None = None
+    """What the endpoint counts for it nevertheless; None where it wrote nothing."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelTimedOut(ModelUnavailable):
@@ -40,6 +53,8 @@ class ChatMessage:
 
     role: Role
     content: str
+    images: tuple[str, ...] = ()
+    """Of a `user` message: addresses that the endpoint can fetch, or `data:` URLs."""
     tool_calls: tuple[ToolRequest, ...] = ()
     """Of an `assistant` message."""
     tool_call_id: str | None = None
@@ -69,11 +84,18 @@ class CompletionRequest:
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSpec, ...] = ()
-    may_call_tools: bool = True
-    """False makes the model answer although it has tools."""
+    tool_choice: str = "auto"
+    """`auto`; `none` makes the model answer although it has tools; `required`; or the name of the tool to call."""
+    response_format: JsonObject | None = None
+    """As in OpenAI's API: `{"type": "json_object"}`, or `json_schema` with a schema."""
     max_tokens: int | None = None
     """Longest answer, in tokens; None leaves it to the endpoint."""
     temperature: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts at which the answer ends."""
+    reasoning: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    """How much a reasoning model thinks first; None leaves it to the endpoint."""
     grounding: Grounding | None = None
 
 
@@ -84,7 +106,8 @@ class Completion:
     text: str
     model: str
     """As the endpoint names it."""
-    finish_reason: str = "stop"
+    finish_reason: FinishReason = "stop"
+    """`length`: the answer was cut off at the longest that is allowed. `refusal`: the model declines, in `text`."""
     usage: TokenUsage = field(default_factory=TokenUsage)
     logprobs: tuple[float, ...] = ()
     """Natural logarithm of each token's probability; empty where the endpoint gives none."""

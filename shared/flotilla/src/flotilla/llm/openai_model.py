@@ -1,41 +1,35 @@
-"""Any endpoint that speaks OpenAI's chat completions, streamed.
+"""Any endpoint that speaks OpenAI's chat completions, in whichever dialect.
 
 Source: OpenAI API reference, "Create chat completion" and "The chat completion chunk object".
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletionChunk
 
 from flotilla.config import LlmSettings
-from flotilla.contracts.tasks import TokenUsage
+from flotilla.llm.chat_answer import ChatAnswer
+from flotilla.llm.dialects import request_body
+from flotilla.llm.endpoint_client import endpoint_client
+from flotilla.llm.endpoint_errors import EndpointError, endpoint_error, refusal, retry_after_s, text_error
 from flotilla.llm.model import (
-    ChatMessage,
     Completion,
     CompletionRequest,
     ModelRefused,
     ModelTimedOut,
     ModelUnavailable,
     OnToken,
-    ToolRequest,
-    ToolSpec,
 )
+from flotilla.llm.server_sent_events import StreamTooLarge, server_sent_events
 
-_RETRYABLE_STATUS = frozenset((408, 409, 425, 429))
-_OUT_OF_MONEY = "insufficient_quota"
-_MENDS = {
-    401: "check OPENAI_API_KEY",
-    403: "check what OPENAI_API_KEY may use",
-    404: "check FLOTILLA_LLM_MODEL and OPENAI_BASE_URL",
-    400: "an endpoint without log-probabilities needs FLOTILLA_LLM_LOGPROBS=false",
-}
-# A local endpoint needs no key, but the client wants one.
-_NO_KEY = "none"
+MAX_EVENT_BYTES = 8_000_000
+MAX_ANSWER_BYTES = 32_000_000
+_DONE = "[DONE]"
 
 
 class OpenAiModel:
@@ -47,155 +41,117 @@ class OpenAiModel:
         self.name = name
         self._timeout_s = settings.llm_timeout_s
         self._logprobs = settings.llm_logprobs
-        key = settings.openai_api_key
-        self._client = openai.AsyncOpenAI(
-            api_key=key.get_secret_value() if key else _NO_KEY,
-            base_url=settings.openai_base_url,
-            max_retries=0,
-            timeout=settings.llm_timeout_s,
-        )
+        self._dialect = settings.llm_dialect
+        self._extra_body = settings.llm_extra_body
+        self._client = endpoint_client(settings)
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
-        """Streams the answer; see `LanguageModel.complete`."""
-        answer = _Answer(self.name)
-        async with self._errors_told(), asyncio.timeout(self._timeout_s):
-            stream = await self._client.chat.completions.create(**self._arguments(request))
-            async with stream:
-                async for chunk in stream:
-                    text = answer.add(chunk)
-                    if text and on_token:
-                        await on_token(text)
-        return answer.finished()
+        """Stream the answer; see `LanguageModel.complete`."""
+        body = request_body(self.name, request, self._dialect, logprobs=self._logprobs)
+        answer = ChatAnswer(
+            self.name,
+            [tool.name for tool in request.tools],
+            sum(len(message.content) for message in request.messages),
+            begins_with_reasoning="begins_with_reasoning" in self._dialect,
+        )
+        try:
+            await self._read(body, answer, on_token)
+            return answer.completion()
+        except (ModelRefused, ModelUnavailable) as error:
+            error.usage = answer.usage
+            raise
+
+    async def _read(self, body: dict[str, Any], answer: ChatAnswer, on_token: OnToken | None) -> None:
+        async with self._errors_translated(), asyncio.timeout(self._timeout_s):
+            async with self._client.chat.completions.with_streaming_response.create(
+                **body, extra_body=self._extra_body or None
+            ) as response:
+                async for document in self._documents(response.http_response, answer):
+                    await _emit(answer.add(document), on_token)
+            await _emit(answer.end(), on_token)
 
     async def close(self) -> None:
-        """Closes the connection pool."""
+        """Close the connection pool."""
         await self._client.close()
 
-    def _arguments(self, request: CompletionRequest) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "model": self.name,
-            "messages": [_message(message) for message in request.messages],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if self._logprobs:
-            arguments["logprobs"] = True
-        if request.tools:
-            arguments["tools"] = [_tool(tool) for tool in request.tools]
-            arguments["tool_choice"] = "auto" if request.may_call_tools else "none"
-        if request.max_tokens is not None:
-            arguments["max_tokens"] = request.max_tokens
-        if request.temperature is not None:
-            arguments["temperature"] = request.temperature
-        return arguments
+    async def _documents(self, response: httpx2.Response, answer: ChatAnswer) -> AsyncIterator[object]:
+        """The chunks of a stream, or the one document of an answer that came whole."""
+        if "text/event-stream" not in response.headers.get("content-type", "text/event-stream"):
+            answer.mark_complete()
+            yield self._checked(await _whole(response), None)
+            return
+        events = server_sent_events(
+            response.aiter_bytes(), max_event_bytes=MAX_EVENT_BYTES, max_stream_bytes=MAX_ANSWER_BYTES
+        )
+        async for event in events:
+            if event.data.strip() == _DONE:
+                answer.mark_complete()
+                return
+            yield self._checked(event.data, event.kind)
+
+    def _checked(self, data: str, kind: str | None) -> object:
+        """The JSON document in `data`.
+
+        Raises:
+            ModelRefused, ModelUnavailable: it is an error, or no JSON.
+        """
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as invalid:
+            if kind is None:
+                raise ModelRefused(
+                    f"model {self.name} answered with {text_error(data).message} instead of JSON; check OPENAI_BASE_URL"
+                ) from invalid
+            if kind == "error":
+                raise refusal(self.name, text_error(data)) from invalid
+            raise ModelUnavailable(f"model {self.name} broke off its answer: {invalid}") from invalid
+        error = endpoint_error(document)
+        if error is not None:
+            raise refusal(self.name, error)
+        return document
 
     @asynccontextmanager
-    async def _errors_told(self) -> AsyncIterator[None]:
-        """Turns the client's errors into those that say whether to try again."""
+    async def _errors_translated(self) -> AsyncIterator[None]:
+        """Turn the client's errors into those that say whether to try again."""
         try:
             yield
-        except (TimeoutError, openai.APITimeoutError) as error:
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException) as error:
             raise ModelTimedOut(f"model {self.name} gave no answer within {self._timeout_s:g} s") from error
         except openai.APIStatusError as error:
             raise self._status_error(error) from error
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise ModelUnavailable(f"model {self.name}: no connection to {self._client.base_url}: {cause}") from error
-        except (openai.APIError, json.JSONDecodeError) as error:
+        except (openai.APIError, httpx2.HTTPError, httpx2.StreamError) as error:
             raise ModelUnavailable(f"model {self.name} broke off its answer: {error}") from error
+        except StreamTooLarge as error:
+            raise ModelRefused(f"model {self.name}: {error}, and was not read to its end") from error
 
     def _status_error(self, error: openai.APIStatusError) -> ModelRefused | ModelUnavailable:
-        status = error.status_code
-        said = f"model {self.name} answered {status}: {_reason(error)}"
-        if error.code == _OUT_OF_MONEY:
-            return ModelRefused(f"{said}; the account has no credit left")
-        if status in _RETRYABLE_STATUS or status >= 500:  # noqa: PLR2004 - the server's own fault, by RFC 9110
-            return ModelUnavailable(said)
-        mend = _MENDS.get(status)
-        return ModelRefused(f"{said}; {mend}" if mend else said)
-
-
-def _reason(error: openai.APIStatusError) -> str:
-    told = error.body.get("message") if isinstance(error.body, dict) else None
-    return str(told or error.message)
-
-
-class _Answer:
-    """Puts the chunks of one answer together."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._text: list[str] = []
-        self._logprobs: list[float] = []
-        self._calls: dict[int, dict[str, str]] = {}
-        self._usage = TokenUsage()
-        self._finish_reason: str | None = None
-
-    def add(self, chunk: ChatCompletionChunk) -> str:
-        """Takes in one chunk and gives the text in it."""
-        self._model = chunk.model or self._model
-        if chunk.usage:
-            self._usage = TokenUsage(
-                input_tokens=chunk.usage.prompt_tokens, output_tokens=chunk.usage.completion_tokens
-            )
-        if not chunk.choices:
-            return ""
-        choice = chunk.choices[0]
-        self._finish_reason = choice.finish_reason or self._finish_reason
-        if choice.logprobs and choice.logprobs.content:
-            self._logprobs.extend(token.logprob for token in choice.logprobs.content)
-        for call in choice.delta.tool_calls or []:
-            parts = self._calls.setdefault(call.index, {"id": "", "name": "", "arguments": ""})
-            parts["id"] = call.id or parts["id"]
-            if call.function:
-                parts["name"] += call.function.name or ""
-                parts["arguments"] += call.function.arguments or ""
-        text = choice.delta.content or ""
-        self._text.append(text)
-        return text
-
-    def finished(self) -> Completion:
-        """The whole answer.
-
-        Raises:
-            ModelUnavailable: the stream ended before the answer did.
-            ModelRefused: the endpoint's filter kept the answer back.
-        """
-        if self._finish_reason is None:
-            raise ModelUnavailable(
-                f"model {self._model} broke off its answer: the stream ended without a finish_reason"
-            )
-        if self._finish_reason == "content_filter":
-            raise ModelRefused(f"model {self._model}: the endpoint's content filter kept the answer back")
-        return Completion(
-            text="".join(self._text),
-            model=self._model,
-            finish_reason=self._finish_reason,
-            usage=self._usage,
-            logprobs=tuple(self._logprobs),
-            tool_calls=tuple(_tool_requests(self._calls.values())),
+        body = error.response.text
+        return refusal(
+            self.name, _json_error(body) or text_error(body), error.status_code, retry_after_s(error.response.headers)
         )
 
 
-def _tool_requests(calls: Iterable[dict[str, str]]) -> Iterable[ToolRequest]:
-    return (
-        ToolRequest(call_id=call["id"] or f"call_{n}", name=call["name"], arguments=call["arguments"] or "{}")
-        for n, call in enumerate(calls)
-    )
+def _json_error(body: str) -> EndpointError | None:
+    try:
+        return endpoint_error(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
-    document: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        document["tool_calls"] = [
-            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        document["tool_call_id"] = message.tool_call_id
-    return document
+async def _emit(text: str, on_token: OnToken | None) -> None:
+    if text and on_token is not None:
+        await on_token(text)
 
 
-def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
+async def _whole(response: httpx2.Response) -> str:
+    read: list[bytes] = []
+    size_bytes = 0
+    async for chunk in response.aiter_bytes():
+        size_bytes += len(chunk)
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise StreamTooLarge(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+        read.append(chunk)
+    return b"".join(read).decode("utf-8-sig", "replace")
