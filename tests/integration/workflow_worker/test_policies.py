@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -34,6 +35,8 @@ class Scene:
     asked: Counter[str] = field(default_factory=Counter)
     closed: list[call.CloseRun] = field(default_factory=list)
     tries: list[int] = field(default_factory=list)
+    tried_at: list[datetime] = field(default_factory=list)
+    """By the server's clock, which skips the waits."""
 
     @activity.defn(name=call.BEGIN_RUN)
     async def begin(self, _request: RAGRequest) -> call.BegunRun:
@@ -44,6 +47,7 @@ class Scene:
         self.asked[task.agent] += 1
         if task.agent == "write":
             self.tries.append(task.attempt)
+            self.tried_at.append(activity.info().started_time)
         if waiting := self.failures.get(task.agent):
             raise failure_of(task.task_id, task.agent, task.attempt, waiting.pop(0))
         return call.TaskOutcome(task_id=task.task_id, result={})
@@ -107,6 +111,19 @@ async def test_the_third_try_can_still_succeed(scene: Scene) -> None:
     scene.failures["write"] = [broken()] * 2
     assert await scene.run() == ANSWER
     assert (scene.tries, scene.closed) == ([1, 2, 3], [])
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "shortest_s", "longest_s"),
+    [(None, 2, 10), (0.5, 2, 10), (45.0, 45, 60), (86_400.0, 300, 320), (1e308, 300, 320), (-1.0, 2, 10)],
+)
+async def test_a_try_is_put_off_as_long_as_the_endpoint_asks_within_five_minutes(
+    scene: Scene, asked_s: float | None, shortest_s: float, longest_s: float
+) -> None:
+    scene.failures["write"] = [replace(broken(), retry_after_s=asked_s)]
+    assert await scene.run() == ANSWER
+    first, second = scene.tried_at
+    assert shortest_s <= (second - first).total_seconds() <= longest_s
 
 
 @pytest.mark.parametrize("failure", [broken("ValueError"), broken("Unauthorized", retryable=False)])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flotilla_cli.answers import AnswerPrinter, confidence_line, print_result, why_it_failed
+from flotilla_cli.answers import AnswerPrinter, confidence_line, model_line, print_result, why_it_failed
 from flotilla_cli.events import LivePrinter, kind_of, print_diff, print_events, summary_of
 from flotilla_cli.live import LiveEvent
 
@@ -99,6 +99,19 @@ def test_confidence_says_what_it_is_computed_from() -> None:
     )
     assert "retrieval_scores" in confidence_line({"confidence": 1, "confidence_basis": "retrieval_scores"})
     assert "unknown" in confidence_line({"confidence": None})
+
+
+@pytest.mark.parametrize(("reason", "notice"), [("length", "cut off"), ("refusal", "declined"), ("stop", "")])
+def test_an_answer_that_is_not_complete_is_marked(reason: str, notice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({"sources": [], "confidence": 0.5, "model": "m", "usage": {}, "finish_reason": reason})
+    out = capsys.readouterr().out
+    assert notice in out
+    assert ("cut off" in out or "declined" in out) == bool(notice)
+
+
+def test_tokens_that_were_estimated_are_marked() -> None:
+    assert "estimated" in model_line({"model": "m", "usage": {"input_tokens": 3, "estimated": True}})
+    assert "estimated" not in model_line({"model": "m", "usage": {"input_tokens": 3}})
 
 
 def test_sources_are_numbered_as_the_answer_cites_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
 def _wait_before_the_next(error: ActivityError, retries: RetryPolicy, failures: int) -> timedelta:
     """The policy's wait, or as long as the endpoint behind the agent asks for, within `LONGEST_WAIT`."""
     asked = max((_retry_after_s(detail) for detail in _details(error)), default=0.0)
-    return max(backoff(retries, failures), min(timedelta(seconds=asked), LONGEST_WAIT))
+    return max(backoff(retries, failures), timedelta(seconds=min(asked, LONGEST_WAIT.total_seconds())))
 
 
 def _details(error: ActivityError) -> Sequence[object]:

@@ -1,10 +1,11 @@
 """`flotilla doctor`: what is wrong, and what to do about it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flotilla_cli.errors import CliError
+from flotilla_cli.local.model import examine_model
 from flotilla_cli.printing import Format, notice, print_json, say
 from flotilla_cli.target import ADMIN, Wishes
 from flotilla_cli.verb import ActsAs, Output, Token, Url, examples, help_of, root_wishes
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the root."""
-    epilog = examples("flotilla doctor", "flotilla doctor --url https://flotilla.example --token …")
+    epilog = examples(
+        "flotilla doctor", "flotilla doctor --llm", "flotilla doctor --url https://flotilla.example --token …"
+    )
     app.command("doctor", help=help_of(doctor), rich_help_panel=LOCAL, epilog=epilog)(doctor)
 
 
@@ -28,12 +31,19 @@ def doctor(
     url: Url = None,
     token: Token = None,
     as_: ActsAs = None,
+    llm: Annotated[
+        bool, typer.Option("--llm", help="Ask the model endpoint once per feature, and print the settings that fit.")
+    ] = False,
 ) -> None:
     """Check this machine, every connection and every setting; say what to do about each failure.
 
     Servers are those of FLOTILLA_POSTGRES_DSN, FLOTILLA_REDIS_URL, FLOTILLA_KAFKA_BOOTSTRAP_SERVERS and
-    FLOTILLA_TEMPORAL_ADDRESS where these are set, else the local stack's.
+    FLOTILLA_TEMPORAL_ADDRESS where these are set, else the local stack's. With `--llm`, only the endpoint of
+    OPENAI_BASE_URL and OPENAI_API_KEY is examined, with about a dozen small requests, which it may charge for.
     """
+    if llm:
+        examine_model(output)
+        return
     from flotilla_cli.local.checks import examine
 
     findings = examine(state, Wishes(url, token, as_).over(root_wishes(context)), ADMIN)
