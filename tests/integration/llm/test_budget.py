@@ -108,3 +108,13 @@ async def test_what_a_dead_call_reserved_lapses(pool: Pool, key: CallKey) -> Non
             await budget.reserve(connection, call(key, 1), REQUEST)
         await connection.execute(LAPSED)
         await budget.reserve(connection, call(key, 1), REQUEST)
+
+
+async def test_a_failed_call_is_charged_what_the_endpoint_counts(pool: Pool, key: CallKey) -> None:
+    broken_off = ModelUnavailable("broke off")
+    broken_off.usage = TokenUsage(input_tokens=100, output_tokens=60)
+    calls = StoredCalls(pool, FakeModel(broken_off, answer(1)), TokenLimits(per_tenant_day=250))
+    with pytest.raises(ModelUnavailable):
+        await calls.complete(call(key, 0), REQUEST)
+    with pytest.raises(TokenBudgetSpent, match="160 of 250 tokens are used, 0 are reserved"):
+        await calls.complete(call(key, 1), REQUEST)

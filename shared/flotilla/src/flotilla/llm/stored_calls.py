@@ -16,9 +16,17 @@ from uuid import UUID, uuid4
 import structlog
 
 from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm.budget import TokenBudget, TokenLimits
 from flotilla.llm.calls import CallKey
-from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnToken
+from flotilla.llm.model import (
+    Completion,
+    CompletionRequest,
+    LanguageModel,
+    ModelRefused,
+    ModelUnavailable,
+    OnToken,
+)
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
@@ -103,23 +111,27 @@ class StoredCalls:
 
     @asynccontextmanager
     async def _claim_held(self, call: "_Call") -> AsyncIterator[None]:
-        """Renews the claim meanwhile, and lets it go when the call failed."""
+        """Renew the claim meanwhile. When the call failed, release it, and charge what the endpoint counts for it."""
         async with renewed(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
             try:
                 yield
-            except BaseException:
-                await asyncio.shield(self._release(call))
+            except BaseException as error:
+                usage = error.usage if isinstance(error, ModelRefused | ModelUnavailable) else None
+                await asyncio.shield(self._release(call, usage))
                 raise
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
             await connection.execute(_RENEW, *call.claim, CLAIM_S)
 
-    async def _release(self, call: "_Call") -> None:
+    async def _release(self, call: "_Call", usage: TokenUsage | None) -> None:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
-                await self._budget.release(connection, call.budgeted)
+                if usage is None:
+                    await self._budget.release(connection, call.budgeted)
+                else:
+                    await self._budget.settle(connection, call.budgeted, usage)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
 
