@@ -21,7 +21,7 @@ from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import Principal, Role
 from gateway.limits import RequestRate, check_nesting, limited
-from gateway.problems import NotJson
+from gateway.problems import NotJson, WrongCredentials
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
@@ -75,6 +75,7 @@ class Guard:
     authenticator: Authenticator
     rate: RequestRate
     strangers: RequestRate
+    failures: RequestRate
     max_body_bytes: int
     max_json_depth: int
 
@@ -97,7 +98,15 @@ class Guard:
         Raises:
             TooMany: too many came from there.
         """
-        self.strangers.take(request.client.host if request.client else "")
+        self.strangers.take(_address(request))
+
+    def count_failure(self, request: Request) -> None:
+        """Counts credentials that do not hold, by where they come from. Those that hold are never refused for it.
+
+        Raises:
+            TooMany: too many came from there.
+        """
+        self.failures.take(_address(request))
 
     async def check_body(self, request: Request, access: Access, *, takes_body: bool) -> Request:
         """The request with a body that is safe to parse.
@@ -134,11 +143,15 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             guard: Guard = request.app.state.guard
-            if access.roles:
-                request.state.principal = await guard.admit(request, access)
-            else:
-                guard.admit_stranger(request)
-            return await handle(await guard.check_body(request, access, takes_body=takes_body))
+            try:
+                if access.roles:
+                    request.state.principal = await guard.admit(request, access)
+                else:
+                    guard.admit_stranger(request)
+                return await handle(await guard.check_body(request, access, takes_body=takes_body))
+            except WrongCredentials:
+                guard.count_failure(request)
+                raise
 
         return guarded
 
@@ -156,6 +169,10 @@ def _check_is_json(request: Request, body: bytes) -> None:
         body.decode()
     except UnicodeDecodeError as error:
         raise Invalid(f"the body is not UTF-8 (byte {error.start}), as JSON has to be") from error
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _names(roles: frozenset[Role]) -> str:

@@ -67,27 +67,30 @@ class _Bucket:
 
 
 class RequestRate:
-    """A token bucket for each tenant."""
+    """A token bucket for each tenant or address."""
 
-    def __init__(self, per_s: float, burst: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_s: float, burst: int, *, what: str = "requests", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what = what
         self._per_s = per_s
         self._burst = burst
         self._monotonic = monotonic
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, tenant_id: str) -> None:
+    def take(self, caller: str) -> None:
         """Counts one request.
 
         Raises:
-            TooMany: the tenant has used up its share; says when to come back.
+            TooMany: the caller has used up its share; says when to come back.
         """
         now = self._monotonic()
-        bucket = self._buckets.setdefault(tenant_id, _Bucket(float(self._burst), now))
-        self._buckets.move_to_end(tenant_id)
+        bucket = self._buckets.setdefault(caller, _Bucket(float(self._burst), now))
+        self._buckets.move_to_end(caller)
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
         bucket.at = now
         if bucket.tokens < 1:
-            raise TooMany(f"more than {self._per_s:g} requests per second", (1 - bucket.tokens) / self._per_s)
+            raise TooMany(f"more than {self._per_s:g} {self._what} per second", (1 - bucket.tokens) / self._per_s)
         bucket.tokens -= 1
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)

@@ -18,6 +18,7 @@ from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
+from flotilla.runtime.http_limits import HttpLimits
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
@@ -65,7 +66,10 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         announcements = Announcements(redis_url, services.watch)
         jobs = (services.feed.run, services.watch.run, announcements.run, Forgetting(pool).run, Sampler(services).run)
         await stack.enter_async_context(_background(jobs, runtime.stop))
-        server = http_server(app, settings.http_host, settings.http_port, grace_s=max(1, int(settings.drain_s) - 2))
+        grace_s = max(1, int(settings.drain_s) - 2)
+        server = http_server(
+            app, settings.http_host, settings.http_port, grace_s=grace_s, limits=_http_limits(settings)
+        )
         yield await stack.enter_async_context(server.running())
 
 
@@ -88,6 +92,15 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         samples=no_samples(),
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
+    )
+
+
+def _http_limits(settings: Settings) -> HttpLimits:
+    return HttpLimits(
+        head_s=settings.request_head_s,
+        body_s=settings.request_body_s,
+        connections_per_address=settings.connections_per_address,
+        trusted_proxies=settings.trusted_proxies,
     )
 
 
@@ -126,6 +139,11 @@ def _guard(settings: Settings, services: Services) -> Guard:
         ),
         rate=RequestRate(settings.requests_per_s, settings.request_burst),
         strangers=RequestRate(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),
+        failures=RequestRate(
+            settings.failed_logins_per_minute / 60,
+            max(1, int(settings.failed_logins_per_minute)),
+            what="keys or tokens that do not hold",
+        ),
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
     )

@@ -2,6 +2,7 @@
 
 HttpProblem
 ├── Unauthenticated   401  no credentials, or none that hold
+│   └── WrongCredentials   some, but they do not hold
 ├── TooLarge          413
 ├── NotJson           415
 └── TooMany           429  come back after `retry_after_s`
@@ -19,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from opentelemetry import trace
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from flotilla.contracts.envelope import to_json
@@ -63,6 +65,10 @@ class Unauthenticated(HttpProblem):
 
     def __init__(self, detail: str) -> None:
         super().__init__(401, detail, {"WWW-Authenticate": 'Bearer realm="flotilla"'})
+
+
+class WrongCredentials(Unauthenticated):
+    """Credentials that do not hold; such attempts are counted."""
 
 
 class TooLarge(HttpProblem):
@@ -143,6 +149,8 @@ def problem_of(error: Exception) -> Problem:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "incomplete", "the client closed the connection before its whole request had arrived")
     return _of_dependency(error) or Problem(
         500, "internal", "something went wrong here; the trace id finds it in the logs"
     )

@@ -1,5 +1,6 @@
 """What the gateway can be told."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -52,6 +53,18 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """Of one tenant, at each replica; more are refused with 429."""
     request_burst: int = Field(default=1000, ge=1)
     """How many requests of one tenant may come at once."""
+    trusted_proxies: Words = ()
+    """Addresses or networks of proxies, `10.0.0.0/8`: what they say of a client's address (`X-Forwarded-For`) counts,
+    and they may hold any number of connections."""
+    connections_per_address: int = Field(default=256, ge=1)
+    """Of one client, at each replica; more are answered with 429."""
+    request_head_s: float = Field(default=10.0, gt=0)
+    """For the head of a request to arrive, from its first byte; then the connection is closed."""
+    request_body_s: float = Field(default=30.0, gt=0)
+    """For the body of a request to arrive, beyond what it takes at 16 KiB/s."""
+    failed_logins_per_minute: Share = 30.0
+    """Keys and tokens that do not hold from one address, at each replica; more are answered with 429. Those that hold
+    go on working."""
     max_streams: int = Field(default=1000, ge=1)
     """Open event streams at each replica."""
     max_streams_per_tenant: int = Field(default=250, ge=1)
@@ -100,6 +113,13 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """A trace's address for the console to link to, `https://traces.example.com/trace/{trace_id}`."""
     temporal_ui_url: str | None = None
     """The Temporal UI for the console to link to, `https://temporal.example.com`."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            ip_network(proxy, strict=False)
+        return proxies
 
     @field_validator("public_url", "temporal_ui_url", "trace_url_template")
     @classmethod

@@ -1,3 +1,4 @@
+import asyncio
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -121,6 +122,56 @@ async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(operator: httpx.
 
     answer = await operator.post("/v1/sessions", content=endless(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
+
+
+async def test_unknown_keys_are_refused_as_too_many_and_a_good_key_goes_on_working(replica: Replica) -> None:
+    async with replica(failed_logins_per_minute=20, login_requests_per_s=1000, console_key_login=True) as gateway:
+        good = await gateway.client_of("olga", "viewer")
+        assert (await good.get("/v1/runs")).status_code == 200
+        statuses = []
+        for number in range(60):
+            headers = {"Authorization": f"Bearer flo_unknown{number}", "X-Forwarded-For": f"203.0.113.{number}"}
+            statuses.append((await gateway.client().get("/v1/runs", headers=headers)).status_code)
+        assert statuses[:20] == [401] * 20
+        assert statuses.count(429) >= 35
+        login = await gateway.client().post(
+            "/auth/login", json={"key": "flo_unknown"}, headers={CONSOLE_HEADER: "1", "Sec-Fetch-Site": "same-origin"}
+        )
+        assert login.status_code == 429
+        assert int(login.headers["Retry-After"]) >= 1
+        assert (await good.get("/v1/runs")).status_code == 200
+        assert (await gateway.client().get("/v1/runs")).status_code == 401  # no credentials are no attempt
+
+
+async def test_failures_count_for_the_address_that_a_trusted_proxy_names(replica: Replica) -> None:
+    async with replica(failed_logins_per_minute=2, trusted_proxies=("127.0.0.1",)) as gateway:
+
+        async def status_of(address: str) -> int:
+            headers = {"Authorization": "Bearer flo_unknown", "X-Forwarded-For": address}
+            return (await gateway.client().get("/v1/runs", headers=headers)).status_code
+
+        assert [await status_of("203.0.113.1") for _ in range(4)] == [401, 401, 429, 429]
+        assert await status_of("203.0.113.2") == 401
+
+
+async def test_half_sent_requests_are_given_up(replica: Replica) -> None:
+    async with replica(request_head_s=0.5, request_body_s=0.5, connections_per_address=150) as gateway:
+        client = await gateway.client_of("olga", "operator")
+        key = client.headers["Authorization"].encode()
+        host, port = "127.0.0.1", int(gateway.url.rpartition(":")[2])
+        heads = [
+            b"POST /v1/sessions HTTP/1.1\r\nHost: a\r\n",
+            b"POST /v1/sessions HTTP/1.1\r\nHost: a\r\nAuthorization: " + key + b"\r\nContent-Length: 9\r\n\r\n{",
+        ]
+        held = [await asyncio.open_connection(host, port) for _ in range(120)]
+        for number, (_, writer) in enumerate(held):
+            writer.write(heads[number % 2])
+        async with asyncio.timeout(20):
+            answers = [await reader.read() for reader, _ in held]
+        assert all(answer.startswith(b"HTTP/1.1 408") for answer in answers)
+        assert (await client.get("/v1/runs")).status_code == 200
+        for _, writer in held:
+            writer.close()
 
 
 async def test_a_route_reads_no_more_than_its_body_can_need(gateway: RunningGateway) -> None:

@@ -7,7 +7,7 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.oidc import Oidc
 from gateway.auth.principal import Principal
 from gateway.login.sign_ins import SignIns
-from gateway.problems import Unauthenticated
+from gateway.problems import Unauthenticated, WrongCredentials
 
 _SCHEME = "bearer"
 _DOTS_OF_A_JWT = 2
@@ -35,10 +35,10 @@ class Authenticator:
         scheme, _, token = headers[0].partition(" ")
         token = token.strip()
         if len(headers) > 1 or scheme.lower() != _SCHEME or not token:
-            raise Unauthenticated("the Authorization header is not one of the form: Bearer …")
+            raise WrongCredentials("the Authorization header is not one of the form: Bearer …")
         principal = await self._principal_of(token)
         if principal is None:
-            raise Unauthenticated("the key or token is unknown, expired or revoked")
+            raise WrongCredentials("the key or token is unknown, expired or revoked")
         return principal
 
     async def _signed_in(self, request: Request) -> Principal:

@@ -13,7 +13,7 @@ from gateway.auth.principal import EVERYONE
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.login.code_flow import CodeFlow, LoginFailed, Return
 from gateway.login.destinations import MAX_LENGTH, destination
-from gateway.problems import Unauthenticated
+from gateway.problems import WrongCredentials
 from gateway.routes.documented import refusals
 from gateway.schemas.login import KeyLogin, LoginOptions, Me
 from gateway.services import Caller, Services, Wired
@@ -52,7 +52,7 @@ async def login_by_key(services: Wired, request: Request, body: KeyLogin) -> Res
         raise KeyLoginOff("API keys can't log in here: use the OpenID provider")
     principal = await services.api_keys.principal_of(body.key)
     if principal is None:
-        raise Unauthenticated("the key is unknown, expired or revoked")
+        raise WrongCredentials("the key is unknown, expired or revoked")
     response = Response(status_code=204, headers=_NO_STORE)
     await login.sign_ins.open(principal, request, response)
     return response

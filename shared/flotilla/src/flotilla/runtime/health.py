@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flotilla.contracts.errors import ConfigurationError, FlotillaError, RetryLater
+from flotilla.runtime.http_limits import HttpLimits, protocol_with
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns when all is well; raises RetryLater with the reason, and the mend, when not."""
@@ -129,10 +130,16 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; set another port") from error
 
 
-def http_server(app: Starlette, host: str, port: int, *, grace_s: int = 5) -> EmbeddedServer:
+def http_server(
+    app: Starlette, host: str, port: int, *, grace_s: int = 5, limits: HttpLimits | None = None
+) -> EmbeddedServer:
     """A uvicorn server for `app` that lives in this event loop."""
+    limits = limits or HttpLimits()
     config = uvicorn.Config(
         app,
+        http=protocol_with(limits),  # type: ignore[arg-type]  # uvicorn only calls it
+        proxy_headers=bool(limits.trusted_proxies),
+        forwarded_allow_ips=list(limits.trusted_proxies),
         host=host,
         port=port,
         log_config=None,
