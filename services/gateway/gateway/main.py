@@ -28,6 +28,7 @@ from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.forgetting import Forgetting
 from gateway.guard import Guard
+from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
 from gateway.live.feed import LiveFeed
@@ -87,6 +88,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         operator_tenant=settings.operator_tenant,
         api_keys=ApiKeys(pool, settings.key_cache_s),
         login=_login(settings, pool, redis),
+        agents=KnownAgents(pool, redis, settings.agents),
         feed=LiveFeed(redis),
         watch=RunWatch(pool),
         samples=no_samples(),

@@ -17,6 +17,7 @@ from flotilla.postgres import Pool
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.fleet.samples import Samples
+from gateway.known_agents import KnownAgents
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
 from gateway.live.watch import RunWatch
@@ -53,6 +54,7 @@ class Services:
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
     login: Login
+    agents: KnownAgents
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
     operator_tenant: str

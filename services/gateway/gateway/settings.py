@@ -53,6 +53,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """Of one tenant, at each replica; more are refused with 429."""
     request_burst: int = Field(default=1000, ge=1)
     """How many requests of one tenant may come at once."""
+    agents: Words = ("research", "write")
+    """Agents that tasks may go to before they have registered; in other languages, or started by their first task."""
     trusted_proxies: Words = ()
     """Addresses or networks of proxies, `10.0.0.0/8`: what they say of a client's address (`X-Forwarded-For`) counts,
     and they may hold any number of connections."""

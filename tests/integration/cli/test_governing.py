@@ -114,8 +114,10 @@ async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     assert "harbour master" in shown
     assert "(retrieval_scores)" in shown
     assert fleet.cli("tasks", "submit", *steps, "--input", "[]", check=False).returncode == 2
-    absent = fleet.cli("tasks", "submit", "--step", "research", "--step", "no-agent", "--input", question)
-    assert "No instance of no-agent is there now" in absent.stderr
+    steps = ("--step", "research", "--step", "no-agent")
+    unknown = fleet.cli("tasks", "submit", *steps, "--input", question, check=False)
+    assert unknown.returncode == 2
+    assert "no agent no-agent: there are research, write" in unknown.stderr
     assert fleet.cli("tasks", "get", "no-such-task", check=False).returncode == 3
 
 

@@ -249,12 +249,18 @@ async def test_a_task_is_started_once_for_its_key_and_followed(
 ) -> None:
     agent, key = unique("agent"), {"Idempotency-Key": unique("key")}
     body = {"steps": [agent], "input": {"text": "hi"}}
+    async with connect_redis(redis_url) as redis:
+        refused = await house.alice.post("/v1/tasks", json=body, headers=key)
+        assert (refused.status_code, refused.json()["code"]) == (422, "unknown_agent")
+        assert "research, write" in refused.json()["detail"]
+        assert not await redis.exists(task_stream(agent))
+        await redis.xgroup_create(task_stream(agent), f"{agent}-agents", "0", mkstream=True)
     answers = [await house.alice.post("/v1/tasks", json=body, headers=key) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
     assert len({answer.json()["task_id"] for answer in answers}) == 1
     task = answers[0].json()
     async with connect_redis(redis_url) as redis:
-        await eventually(lambda: redis.exists(task_stream(agent)), timeout_s=20)
+        await eventually(lambda: redis.xlen(task_stream(agent)), timeout_s=20)
     running = (await house.alice.get(f"/v1/tasks/{task['task_id']}")).json()
     assert (running["status"], running["result"]) == ("running", None)
     await house.gateway.rows(

@@ -43,6 +43,7 @@ async def start_run(
     idempotency_key: IdempotencyKey = None,
 ) -> RunAccepted | Response:
     """Ask a question in a session, which is created if it is new. A session has one active run at a time."""
+    await services.agents.check(body.steps)
     request = RAGRequest(
         query=body.query,
         user_id=caller.subject,

@@ -41,9 +41,9 @@ def submit_task(
 
 def _print_submitted(call: Call, answer: dict[str, Any], steps: list[str]) -> None:
     print_fields(answer)
-    present = {agent["name"] for agent in call.gateway.get("/agents")["agents"]}
+    present = {agent["name"] for agent in call.gateway.get("/agents")["agents"] if agent["instances"]}
     if absent := [step for step in steps if step not in present]:
-        # Not refused: an agent may be at zero instances, or come later.
+        # Not refused: an agent may be at zero instances.
         notice(f"No instance of {', '.join(absent)} is there now: the task waits for it. Who is: flotilla agents list")
     notice(f"Its result: flotilla tasks get {answer['task_id']}")
 

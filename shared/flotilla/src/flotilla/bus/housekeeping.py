@@ -23,6 +23,9 @@ INTERVAL_S = 5.0
 STALE_AFTER_MS = 600_000
 """A living consumer reads every second or two."""
 
+MAX_STREAMS = 256
+"""Beyond those of registered agents no more streams are tended and reported: their names come from outside."""
+
 # Entries after the group's last delivered one, where Redis can't tell its lag any more; capped.
 _COUNT_AFTER = "return #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 10001)"
 
@@ -101,7 +104,8 @@ class Housekeeping:
         """The task stream of every agent that is registered, was ever seen here or has work, and the replies."""
         self._known.update(task_stream(agent) for agent in await self._agents())
         async for key in self._redis.scan_iter(match=f"{TASK_STREAM_PREFIX}*", count=1000, _type="STREAM"):
-            self._known.add(key.decode())
+            if len(self._known) < MAX_STREAMS:
+                self._known.add(key.decode())
         return [REPLIES_STREAM, *sorted(self._known)]
 
     async def _tend(self, stream: str) -> None:
@@ -139,7 +143,7 @@ class Housekeeping:
             return
         counts = await self._dead_letters()
         DEAD_LETTERS.clear()
-        for stream, letters in counts.items():
+        for stream, letters in sorted(counts.items())[:MAX_STREAMS]:
             DEAD_LETTERS.labels(stream).set(letters)
 
 

@@ -1,0 +1,42 @@
+"""Which agents a task may go to. A task for an invented one would leave a stream and metrics of that name for good."""
+
+from collections.abc import Sequence
+
+from flotilla.bus import Redis
+from flotilla.contracts.errors import Invalid
+from flotilla.contracts.names import task_stream
+from flotilla.postgres import Pool
+
+_REGISTERED = "SELECT DISTINCT name FROM flotilla_ops.agents"
+_NAMED = 20
+"""How many the refusal names."""
+
+
+class UnknownAgent(Invalid):
+    """The fleet has no agent of that name."""
+
+    code = "unknown_agent"
+
+
+class KnownAgents:
+    """Those that registered once, those of the settings, and those that read a stream without having registered."""
+
+    def __init__(self, pool: Pool, redis: Redis, configured: Sequence[str]) -> None:
+        self._pool = pool
+        self._redis = redis
+        self._known = set(configured)
+
+    async def check(self, agents: Sequence[str]) -> None:
+        """Raises UnknownAgent for one that is not known; names those that are."""
+        if self._known.issuperset(agents):
+            return
+        self._known.update(row["name"] for row in await self._pool.fetch(_REGISTERED))
+        for agent in sorted(set(agents) - self._known):
+            if not await self._redis.exists(task_stream(agent)):
+                raise UnknownAgent(f"no agent {agent}: there are {self._names()}")
+            self._known.add(agent)
+
+    def _names(self) -> str:
+        names = sorted(self._known)
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
