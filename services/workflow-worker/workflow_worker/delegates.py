@@ -3,7 +3,7 @@
 import asyncio
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.postgres import AWAY, Pool
+from flotilla.postgres import AWAY, Connection, Pool
 
 # An agent that was delegated to before is seen again once an hour at most.
 _NOTE = """
@@ -11,6 +11,12 @@ INSERT INTO flotilla_ops.delegates AS d (agent) VALUES ($1)
 ON CONFLICT (agent) DO UPDATE SET last_seen = now() WHERE d.last_seen < now() - interval '1 hour'
 """
 _NAMES = "SELECT agent FROM flotilla_ops.delegates UNION SELECT name FROM flotilla_ops.agents"
+_LIMITS = "SELECT name, max(timeout_s) AS timeout_s FROM flotilla_ops.agents WHERE timeout_s IS NOT NULL GROUP BY name"
+
+
+async def limits_of_agents(connection: Connection) -> dict[str, float]:
+    """How long, in seconds, a task of each registered agent may take."""
+    return {row["name"]: row["timeout_s"] for row in await connection.fetch(_LIMITS)}
 
 
 class Delegates:

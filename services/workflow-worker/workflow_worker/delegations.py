@@ -155,11 +155,14 @@ async def close_hop(connection: Connection, tenant_id: str, task_id: str, attemp
 
 
 def _sealed(task: AgentTask, signer: Signer) -> SealedEvent:
+    data = to_builtins(task)
+    if task.timeout_s is None:
+        del data["timeout_s"]  # readers that know the field expect a number
     event = AgentEvent(
         type=TASK_REQUESTED,
         source=SOURCE,
         subject=task.session_id,
-        data=to_builtins(task),
+        data=data,
         tenant=task.tenant_id,
         runid=task.run_id,
         taskid=task.task_id,

@@ -12,10 +12,11 @@ from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry import metrics
 from workflow_worker.activities.actions import Actions
+from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures import CloseRun, PipelineKey, RunKey
+from workflow_worker.activities.signatures import CloseRun, EndedTask, PipelineKey, RunKey
 from workflow_worker.leader import Duty, every
 from workflow_worker.reconciler import Kind, Unfinished
 
@@ -70,10 +71,13 @@ async def _set_gauges(pool: Pool) -> None:
     metrics.SAGA_PARKED.set(row["parked_orders"])
 
 
-def kinds(runs: RunRecords, actions: Actions, orders: Orders, pipelines: Pipelines) -> Mapping[str, Kind]:
+def kinds(
+    runs: RunRecords, actions: Actions, orders: Orders, pipelines: Pipelines, calls: GatedCalls
+) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
     async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, run_id=row.id))
         await runs.close_run(
             CloseRun(run=RunKey(tenant_id=row.tenant_id, run_id=row.id), status=_run_status(status), error=_why(status))
         )
@@ -85,6 +89,7 @@ def kinds(runs: RunRecords, actions: Actions, orders: Orders, pipelines: Pipelin
         await orders.close_lost_order(row.tenant_id, row.id, _why(status).message)
 
     async def close_task(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+        await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, task_id=row.id))
         await pipelines.close_lost_pipeline(PipelineKey(tenant_id=row.tenant_id, task_id=row.id), status)
 
     return {

@@ -25,6 +25,7 @@ from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.delegation import Delegation
+from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
@@ -103,6 +104,7 @@ class Activities:
         self.approvals = Approvals(has.pool, receivers.urls)
         self.orders = Orders(has.pool)
         self.pipelines = Pipelines(has.pool)
+        self.gated_calls = GatedCalls(has.pool)
         self.webhooks = Webhooks(has.pool, http, receivers)
         self.actions = Actions(
             has.pool,
@@ -129,7 +131,7 @@ def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None
 
 
 def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Activities) -> Leader:
-    all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines)
+    all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
     reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
     duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(has.pool)]

@@ -1,15 +1,17 @@
 """What an agent answers when a task can't be done: a failure is an answer, too, and ends its try."""
 
+import asyncio
 import json
 
 import pytest
 
+from flotilla.agent import Agent, TaskContext
 from flotilla.bus import Redis
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.names import cancelled_key, task_stream
 from flotilla.contracts.tasks import Failure
 from flotilla.postgres import Pool
-from tests.support.adder import Adder, asked, two
+from tests.support.adder import Add, Adder, Sum, asked, two
 from tests.support.agents import publish, replies, rows, running, session_events
 from tests.support.consumers import entries
 from tests.support.waiting import eventually
@@ -123,3 +125,20 @@ async def test_cancelled_task_stops_even_if_it_never_asks(pool: Pool, redis: Red
     assert reply["failure"] is None
     (row,) = await rows(pool, "SELECT status FROM flotilla.agent_tasks")
     assert row["status"] == "cancelled"
+
+
+async def test_a_task_may_ask_for_more_time_than_its_agent_allows_itself(pool: Pool, redis: Redis) -> None:
+    agent = Agent("adder", timeout_s=0.2)
+
+    @agent.task
+    async def slow(_ctx: TaskContext, given: Add) -> Sum:
+        await asyncio.sleep(0.5)
+        return Sum(total=given.a)
+
+    async with running(agent, pool, redis):
+        await publish(redis, asked())
+        await publish(redis, asked(task_id="t2", timeout_s=30))
+        (failed,) = await eventually(lambda: replies(redis, "failed"))
+        (done,) = await eventually(lambda: replies(redis, "done"))
+    assert (failed["task_id"], failed["failure"]["message"]) == ("t1", "no result within 0.2 s")
+    assert done["task_id"] == "t2"

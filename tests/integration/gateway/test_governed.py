@@ -244,6 +244,13 @@ async def test_orders_are_placed_once_and_shown_with_their_steps(house: House, u
         assert answer.status_code == 422
 
 
+WAITS = """
+INSERT INTO flotilla.approvals (tenant_id, approval_id, session_id, workflow_id, task_id, action, description, args,
+    content_hash, risk_level, reasons, requested_by, requirement, policy_version, quorum, deadline_at)
+VALUES ('acme', $1, $2, 'w', $3, 'a', 'd', '{}', 'h', 'high', '{}', '/agents/a', '{}', 'v', 1, now() + interval '1 day')
+"""
+
+
 async def test_a_task_is_started_once_for_its_key_and_followed(
     house: House, redis_url: str, unique: Callable[[str], str]
 ) -> None:
@@ -263,6 +270,12 @@ async def test_a_task_is_started_once_for_its_key_and_followed(
         await eventually(lambda: redis.xlen(task_stream(agent)), timeout_s=20)
     running = (await house.alice.get(f"/v1/tasks/{task['task_id']}")).json()
     assert (running["status"], running["result"]) == ("running", None)
+    vote = unique("vote")
+    await house.gateway.rows(WAITS, vote, task["session_id"], task["task_id"])
+    waiting = (await house.alice.get(f"/v1/tasks/{task['task_id']}")).json()
+    assert waiting["status"] == "waiting_for_approval"
+    await house.gateway.rows("UPDATE flotilla.approvals SET status = 'approved' WHERE approval_id = $1", vote)
+    assert (await house.alice.get(f"/v1/tasks/{task['task_id']}")).json()["status"] == "running"
     await house.gateway.rows(
         "UPDATE flotilla.agent_tasks SET status = 'done', result = '{\"text\": \"done\"}', finished_at = now() "
         "WHERE task_id = $1 RETURNING 1",

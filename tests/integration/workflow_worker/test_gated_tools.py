@@ -1,6 +1,7 @@
 """A task that calls a gated tool pauses with nothing held, and goes on with the verdict."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from tests.support.agents import running
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
+from workflow_worker.activities.gated_calls import GatedCalls
+from workflow_worker.activities.signatures import EndedTask
 
 PENDING = "SELECT * FROM flotilla.approvals WHERE status = 'pending' ORDER BY approval_id"
 
@@ -155,8 +158,10 @@ async def test_what_a_call_returned_is_kept_while_a_later_one_waits(
 
     mailer.agent._function = one_after_the_other
     handle = await worker.start_run(question)
-    for _ in range(3):
+    for made in range(3):
         [approval] = await pending(worker)
+        states = {row["status"]: row["n"] for row in await worker.rows("acme", STATES)}
+        assert states == {"awaiting_approval": 1} | ({"completed": made} if made else {})
         await decide(worker, approval)
     await handle.result()
     assert mailer.sent == ["one", "two", "one"]
@@ -187,3 +192,114 @@ async def test_whoever_the_agent_works_for_cannot_approve_its_calls(
     assert await worker.rows("acme", PENDING) == []
     assert (await worker.run_row(question))["status"] == "cancelled"
     assert mailer.sent == []
+
+
+STATES = "SELECT status, count(*) AS n FROM flotilla.actions GROUP BY status"
+ACTIONS = "SELECT action_id, status, approval_status, result, error FROM flotilla.actions ORDER BY action_id"
+REGISTER = """
+INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, input_schema,
+    output_schema, timeout_s) VALUES ('research', 'i', '1', 's', 'g', 1, '{}', '{}', $1)
+"""
+
+
+async def changes(worker: RunningWorker, question: RAGRequest) -> list[str]:
+    """The session's changes of actions, in order."""
+    events = await worker.events("acme", question.session_id)
+    found = [str(event.data.get("change", "")) for event in events]
+    return [change for change in found if change.startswith("action_")]
+
+
+async def test_an_approved_call_is_completed_with_what_its_tool_returned(
+    worker: RunningWorker, mailer: Mailer, question: RAGRequest
+) -> None:
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+    await decide(worker, approval)
+    await handle.result()
+    [action] = await worker.rows("acme", ACTIONS)
+    assert (action["status"], json.loads(action["result"])) == ("completed", {"text": "one"})
+    assert (await changes(worker, question))[-2:] == ["action_approved", "action_completed"]
+
+
+async def test_an_approved_call_stays_approved_while_its_agent_is_dead(
+    worker: RunningWorker, question: RAGRequest
+) -> None:
+    first, second = Mailer(), Mailer()
+    async with foreign_agent(worker.redis, "write", agents.write):
+        async with running(first.agent, worker.pool, worker.redis):
+            handle = await worker.start_run(question)
+            [approval] = await pending(worker)
+        await decide(worker, approval)
+
+        async def approved() -> bool:
+            [action] = await worker.rows("acme", ACTIONS)
+            return bool(action["status"] == "approved")
+
+        await eventually(approved)
+        assert (await changes(worker, question))[-1] == "action_approved"
+        async with running(second.agent, worker.pool, worker.redis):
+            await handle.result()
+    assert (first.sent, second.sent) == ([], ["one"])
+    [action] = await worker.rows("acme", ACTIONS)
+    assert action["status"] == "completed"
+
+
+@pytest.mark.parametrize("gives_up", ["by failing", "by ending without it"])
+async def test_an_approved_call_that_is_never_made_has_failed(
+    worker: RunningWorker, mailer: Mailer, question: RAGRequest, gives_up: str
+) -> None:
+    await worker.pool.execute(REGISTER, 600.0)
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+
+    async def another_way(_ctx: TaskContext, task: ResearchTask) -> ResearchResult:
+        if gives_up == "by failing":
+            raise ValueError("changed my mind")
+        return ResearchResult(query=task.query, passages=[])
+
+    mailer.agent._function = another_way
+    await decide(worker, approval)
+    if gives_up == "by failing":
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+    else:
+        await handle.result()
+    [action] = await worker.rows("acme", ACTIONS)
+    assert (action["status"], action["approval_status"], mailer.sent) == ("failed", "approved", [])
+    assert "never made this call" in action["error"]
+    assert (await changes(worker, question))[-1] == "action_failed"
+
+
+async def test_a_call_of_a_run_whose_workflow_is_gone_has_failed(
+    worker: RunningWorker, mailer: Mailer, question: RAGRequest
+) -> None:
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+    await handle.terminate()
+    calls = GatedCalls(worker.pool)
+    await worker.rows(
+        "acme",
+        "UPDATE flotilla.actions SET status = 'approved', finished_at = now() WHERE action_id = $1",
+        approval["approval_id"],
+    )
+    await calls.settle_calls(EndedTask(tenant_id="acme", run_id=question.run_id))
+    [action] = await worker.rows("acme", ACTIONS)
+    assert action["status"] == "failed"
+
+
+async def test_a_workflow_waits_as_long_as_its_agents_may_work(worker: RunningWorker, question: RAGRequest) -> None:
+    await worker.pool.execute(REGISTER, 3600.0)
+    handle = await worker.start_run(question)
+
+    async def scheduled() -> list[float]:
+        history = await handle.fetch_history()
+        return [
+            event.activity_task_scheduled_event_attributes.schedule_to_close_timeout.seconds
+            for event in history.events
+            if event.HasField("activity_task_scheduled_event_attributes")
+        ]
+
+    assert await eventually(scheduled) == [30 * 60 + 3600 - 600]
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()

@@ -103,3 +103,9 @@ def test_tool_without_types_is_refused_at_start() -> None:
 
     with pytest.raises(ConfigurationError, match="parameter query needs a type"):
         ToolBox({"untyped": untyped})
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 1e9])
+def test_time_limits_are_more_than_nothing_and_at_most_a_week(timeout_s: float) -> None:
+    with pytest.raises(ConfigurationError, match="timeout_s"):
+        Agent("a", timeout_s=timeout_s)

@@ -32,7 +32,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10::jsonb, $11)
 _SELECT = """
 SELECT a.action_id, a.session_id, a.workflow_id, a.status, coalesce(p.risk_level, a.risk_level) AS risk_level,
     a.action, a.description, coalesce(p.args, a.args) AS args, a.requested_by, a.current_step, a.approval_status,
-    a.result, a.error, p.content_hash, coalesce(p.votes, '[]') AS votes, p.deadline_at, a.created_at, a.finished_at
+    a.result, a.error, p.content_hash, coalesce(p.votes, '[]') AS votes, p.deadline_at, a.created_at,
+    CASE WHEN a.status <> 'approved' THEN a.finished_at END AS finished_at
 FROM flotilla.actions AS a
 LEFT JOIN flotilla.approvals AS p ON p.tenant_id = a.tenant_id AND p.approval_id = a.action_id
 WHERE a.tenant_id = $1

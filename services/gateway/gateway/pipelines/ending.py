@@ -31,4 +31,6 @@ async def looked_up(temporal: Temporal, task: Task) -> Task:
     except NotFound:
         return task  # not started yet: the worker's leader does it
     status = _STATUSES.get(described.status, "running") if described.status else "running"
+    if status == "running" and task.status == "waiting_for_approval":
+        return task
     return task.model_copy(update={"status": status, "finished_at": described.close_time})

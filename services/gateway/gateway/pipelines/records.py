@@ -25,7 +25,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
 # The last hop's answer says that the pipeline is done before the worker's leader closes its row.
 _GET = """
 SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.error, p.created_at, t.result,
-    CASE WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success' ELSE p.status END AS status,
+    CASE
+        WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success'
+        WHEN p.finished_at IS NULL AND EXISTS (
+            SELECT 1 FROM flotilla.approvals AS a
+            WHERE a.tenant_id = p.tenant_id AND a.session_id = p.session_id AND a.status = 'pending'
+              AND split_part(a.task_id, '~', 1) = p.task_id) THEN 'waiting_for_approval'
+        ELSE p.status
+    END AS status,
     coalesce(p.finished_at, CASE t.status WHEN 'done' THEN t.finished_at END) AS finished_at
 FROM flotilla.pipelines AS p
 LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = p.tenant_id AND t.task_id = p.result_task_id

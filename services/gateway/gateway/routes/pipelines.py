@@ -33,6 +33,7 @@ async def submit_task(
         task_id=task_id,
         tenant_id=caller.tenant_id,
         session_id=body.session_id or task_id,
+        timeout_s=body.timeout_s,
     )
     claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
     submitted = await records.submit(services.pool, request, claim)

@@ -12,6 +12,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.service import RPCError
 
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.tasks import APPROVAL_REQUIRED
 from flotilla.postgres import tenant_transaction
 from gateway.schemas.runs import Run, RunSteps, Step
 from gateway.services import Services
@@ -48,15 +49,21 @@ async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
     )
 
 
+def _status(status: str, failure: dict[str, Any] | None) -> str:
+    waits = failure is not None and failure.get("type") == APPROVAL_REQUIRED
+    return "waiting_for_approval" if waits else status
+
+
 def _delegation(row: asyncpg.Record, run_id: str) -> Step:
+    failure = json.loads(row["failure"]) if row["failure"] else None
     return Step(
         kind="delegation",
         step=row["task_id"].removeprefix(f"{run_id}."),
-        status=row["status"],
+        status=_status(row["status"], failure),
         attempt=row["attempt"],
         agent=row["agent"],
         task_id=row["task_id"],
-        error=json.loads(row["failure"]) if row["failure"] else None,
+        error=failure,
         started_at=row["created_at"],
         finished_at=row["finished_at"],
         duration_ms=row["duration_ms"],

@@ -7,7 +7,10 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from gateway.schemas.common import Answer, Id, JsonBody, RequestBody
 
-PipelineStatus: TypeAlias = Literal["pending", "running", "success", "error", "timeout", "cancelled"]
+PipelineStatus: TypeAlias = Literal[
+    "pending", "running", "waiting_for_approval", "success", "error", "timeout", "cancelled"
+]
+MAX_TIMEOUT_S = 86_400
 _TASK: JsonValue = {"steps": ["research", "write"], "input": {"query": "Who may approve a refund?"}}
 
 
@@ -20,6 +23,8 @@ class TaskBody(RequestBody):
     input: JsonBody
     session_id: Id | None = None
     """The session that records it; by default one of the task's own."""
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    """How long each agent may work at it, in seconds, at most a day; by default as long as the agent allows itself."""
 
 
 class TaskAccepted(Answer):

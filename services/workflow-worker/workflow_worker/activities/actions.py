@@ -178,6 +178,10 @@ class Actions:
                 return
             await connection.execute(_CLOSE_LOST_VOTE, key.tenant_id, key.action_id)
             await connection.execute(_STOP_WEBHOOKS, key.tenant_id, key.action_id)
+            if (
+                state.status == "approved"
+            ):  # an agent's call: the vote's verdict is in the log, and the tool has not run
+                return
             details = {"status": state.status, "content_hash": state.content_hash, "error": state.error}
             event = action_event(f"action_{state.status}", key.action_id, details)
             await append(connection, key.tenant_id, key.session_id, [event])

@@ -8,7 +8,14 @@ from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.session_events import AgentStateEvent, StateChange
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
-from workflow_worker.activities.signatures import BEGIN_PIPELINE, FINISH_PIPELINE, FinishedPipeline, PipelineKey
+from workflow_worker.activities.signatures import (
+    BEGIN_PIPELINE,
+    FINISH_PIPELINE,
+    BegunPipeline,
+    FinishedPipeline,
+    PipelineKey,
+)
+from workflow_worker.delegates import limits_of_agents
 
 SOURCE = "/workflows/PipelineWorkflow"
 _BEGIN = """
@@ -40,10 +47,11 @@ class Pipelines:
         self._pool = pool
 
     @activity.defn(name=BEGIN_PIPELINE)
-    async def begin_pipeline(self, key: PipelineKey) -> None:
+    async def begin_pipeline(self, key: PipelineKey) -> BegunPipeline:
         """Marks the pipeline as running. Idempotency key: (tenant, task id)."""
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             await connection.execute(_BEGIN, key.tenant_id, key.task_id)
+            return BegunPipeline(limits_s=await limits_of_agents(connection))
 
     @activity.defn(name=FINISH_PIPELINE)
     async def finish_pipeline(self, finished: FinishedPipeline) -> None:

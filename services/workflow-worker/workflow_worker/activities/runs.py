@@ -38,6 +38,7 @@ from workflow_worker.activities.signatures import (
     RunKey,
     SaveAnswer,
 )
+from workflow_worker.delegates import limits_of_agents
 
 SOURCE = "/workflows/RagAgentWorkflow"
 log = structlog.get_logger(__name__)
@@ -102,11 +103,13 @@ class RunRecords:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
                 if await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id) is None:
                     await _adopt(connection, request)
+                limits_s = await limits_of_agents(connection)
         except asyncpg.UniqueViolationError as error:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
-        return BegunRun(history=await earlier_turns(self._pool, request.tenant_id, request.session_id))
+        history = await earlier_turns(self._pool, request.tenant_id, request.session_id)
+        return BegunRun(history=history, limits_s=limits_s)
 
     @activity.defn(name=PAUSE_RUN)
     async def pause_run(self, pause: PauseRun) -> None:

@@ -17,6 +17,7 @@ BEGIN_RUN = "begin_run"
 SAVE_TO_DATABASE = "save_to_database"
 CLOSE_RUN = "close_run"
 PAUSE_RUN = "pause_run"
+SETTLE_CALLS = "settle_calls"
 
 RUN_CLOSED = "RunClosed"
 """Type of the failure of an activity that meets a run which has already ended."""
@@ -64,6 +65,18 @@ class RunKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTask:
+    """A task whose try has ended, or every task of a run."""
+
+    tenant_id: str
+    task_id: str = ""
+    """The first of its slip."""
+    run_id: str = ""
+    is_over: bool = True
+    """False for a task that has paused again: what it has not called yet, it may call later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PauseRun:
     """A run waits for people, or goes on."""
 
@@ -77,6 +90,8 @@ class BegunRun:
 
     history: list[Turn] = field(default_factory=list)
     """Earlier turns of the session, oldest first, bounded in size."""
+    limits_s: dict[str, float] = field(default_factory=dict)
+    """How long a task of each registered agent may take, as the agent says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +115,14 @@ class CloseRun:
 
 BEGIN_PIPELINE = "begin_pipeline"
 FINISH_PIPELINE = "finish_pipeline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunPipeline:
+    """What a pipeline starts from."""
+
+    limits_s: dict[str, float] = field(default_factory=dict)
+    """How long a task of each registered agent may take, as the agent says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

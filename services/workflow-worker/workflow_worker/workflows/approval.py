@@ -83,7 +83,7 @@ class HumanInTheLoopWorkflow:
         if requirement.required and not await self._approved(requirement):
             return
         if self._request.task_id:
-            self._status = "completed"  # a gated tool: its agent executes what was approved
+            self._status = "approved"  # a gated tool: `settle_calls` says what became of the call
             return
         self._step = "execute_action"
         # From here on a cancellation is too late: the effect may be out already.

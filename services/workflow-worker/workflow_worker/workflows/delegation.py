@@ -1,7 +1,7 @@
 """One step of a workflow done by an agent: tries, waits between them, cancellation."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -16,9 +16,11 @@ from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
 from workflow_worker.activities.signatures import (
     CANCELLED_BY_AGENT,
     DELEGATE,
+    SETTLE_CALLS,
     TELL_AGENT_CANCELLED,
     AgentFailure,
     CancelledTask,
+    EndedTask,
     TaskOutcome,
 )
 from workflow_worker.workflows.gated_tools import OnPause, ask_people
@@ -28,7 +30,12 @@ MAX_PAUSES = 50
 """How often one task may pause for people, before its pause counts as a failure."""
 
 ANSWER_TIMEOUT = timedelta(minutes=30)
-"""How long one try may take, the agents' scaling up included."""
+"""How long one try may take, the agents' scaling up included; longer where an agent asks for more than the usual."""
+USUAL_LIMIT_S = 600.0
+"""How long an agent works at a task, unless it says otherwise."""
+TIMED_OUT = "Timeout"
+CALLS_ARE_SETTLED = "gated-calls-follow-their-tool"
+"""Before this patch an approved call counted as completed before its tool ran."""
 SILENCE_TIMEOUT = timedelta(seconds=20)
 """An attempt without a sign of life ends here; the next one looks whether the task must be published again."""
 _UNTIL_ANSWERED = RetryPolicy(
@@ -57,23 +64,64 @@ ATTEMPT_TIMEOUT = timedelta(seconds=10)
 """How long one attempt at the database may take; also how long a killed worker's attempt is waited for."""
 
 
-async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES, on_pause: OnPause | None = None) -> TaskOutcome:
+async def delegate(
+    task: AgentTask,
+    retries: RetryPolicy = LLM_RETRIES,
+    on_pause: OnPause | None = None,
+    limits_s: Mapping[str, float] | None = None,
+) -> TaskOutcome:
     """The result of `task`, tried again as `retries` says when the agent reports a failure that may pass.
 
     A task that calls a gated tool pauses: its try ends, people are asked, and the next try follows their verdict.
+    `limits_s` says how long a task of each agent may take.
 
     Raises:
         ActivityError: the last try's failure; its cause has the agent's error type and message.
         asyncio.CancelledError: the workflow was cancelled, and the agent was told.
     """
-    attempt, failures, pauses = 1, 0, 0
+    pauses = Pauses()
+    try:
+        return await _tries(task, retries, on_pause, _answer_timeout(task, limits_s or {}), pauses)
+    finally:
+        if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
+            await uninterrupted(_settle_calls(task, is_over=True))
+
+
+@dataclass(slots=True)
+class Pauses:
+    """How often a task paused for people."""
+
+    count: int = 0
+
+
+async def _settle_calls(task: AgentTask, *, is_over: bool) -> None:
+    await workflow.execute_local_activity(
+        SETTLE_CALLS,
+        EndedTask(tenant_id=task.tenant_id, task_id=task.task_id, is_over=is_over),
+        start_to_close_timeout=ATTEMPT_TIMEOUT,
+        retry_policy=PATIENT,
+    )
+
+
+def _answer_timeout(task: AgentTask, limits_s: Mapping[str, float]) -> timedelta:
+    """How long one try may take: the agents' scaling up, and what the agents of the slip need beyond the usual."""
+    needed = [task.timeout_s or limits_s.get(agent, USUAL_LIMIT_S) for agent in (task.agent, *task.slip)]
+    return ANSWER_TIMEOUT + timedelta(seconds=sum(max(0.0, limit - USUAL_LIMIT_S) for limit in needed))
+
+
+async def _tries(
+    task: AgentTask, retries: RetryPolicy, on_pause: OnPause | None, timeout: timedelta, pauses: Pauses
+) -> TaskOutcome:
+    attempt, failures = 1, 0
     while True:
         try:
-            return await _one_try(replace(task, attempt=attempt))
+            return await _one_try(replace(task, attempt=attempt), timeout)
         except ActivityError as error:
             pause = _pause_in(error)
-            if pause is not None and pauses < MAX_PAUSES:
-                pauses += 1
+            if pause is not None and pauses.count < MAX_PAUSES:
+                if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
+                    await _settle_calls(task, is_over=False)
+                pauses.count += 1
                 await ask_people(task, pause, on_pause)
             else:
                 failures += 1
@@ -86,14 +134,14 @@ async def delegate(task: AgentTask, retries: RetryPolicy = LLM_RETRIES, on_pause
             attempt += 1
 
 
-async def _one_try(task: AgentTask) -> TaskOutcome:
+async def _one_try(task: AgentTask, timeout: timedelta) -> TaskOutcome:
     first = task.attempt == 1
     handle = workflow.start_activity(
         DELEGATE,
         task,
         result_type=TaskOutcome,
         activity_id=task.task_id if first else f"{task.task_id}#{task.attempt}",
-        schedule_to_close_timeout=ANSWER_TIMEOUT,
+        schedule_to_close_timeout=timeout,
         heartbeat_timeout=SILENCE_TIMEOUT,
         retry_policy=_UNTIL_ANSWERED,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -104,6 +152,15 @@ async def _one_try(task: AgentTask) -> TaskOutcome:
     except asyncio.CancelledError:
         await _call_off(handle, task)
         raise
+    except ActivityError as error:
+        if timeout > ANSWER_TIMEOUT and _is_too_late(error):
+            message = f"no answer within {timeout.total_seconds():g} s"
+            raise ApplicationError(message, type=TIMED_OUT, non_retryable=True) from error
+        raise
+
+
+def _is_too_late(error: ActivityError) -> bool:
+    return isinstance(error.cause, TimeoutError) and error.cause.type == TimeoutType.SCHEDULE_TO_CLOSE
 
 
 async def _call_off(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> None:
@@ -181,12 +238,14 @@ def trouble_of(error: BaseException) -> Trouble:
     cause = error.cause if isinstance(error, ActivityError) and error.cause else error
     if isinstance(cause, ApplicationError):
         kind = cause.type or type(cause).__name__
-        retryable = any(_is_retryable(detail) for detail in cause.details)
-        return Trouble(kind, cause.message, timed_out=False, cancelled=kind == CANCELLED_BY_AGENT, retryable=retryable)
+        retryable = kind == TIMED_OUT or any(_is_retryable(detail) for detail in cause.details)
+        return Trouble(
+            kind, cause.message, timed_out=kind == TIMED_OUT, cancelled=kind == CANCELLED_BY_AGENT, retryable=retryable
+        )
     if isinstance(cause, TimeoutError):
         is_delegated = isinstance(error, ActivityError) and error.activity_type == DELEGATE
         message = _timeout_message(cause, is_delegated=is_delegated)
-        return Trouble("Timeout", message, timed_out=True, cancelled=False, retryable=True)
+        return Trouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=True)
     cancelled = isinstance(cause, CancelledError)
     return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import cast
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
@@ -55,19 +56,21 @@ class PipelineWorkflow:
     async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
         if not request.steps:
             raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
-        if workflow.patched(KEEPS_ITS_ROW):
-            await _begin(key)
-        return await delegate(_first_task(request))
+        begun = await _begin(key) if workflow.patched(KEEPS_ITS_ROW) else None
+        return await delegate(_first_task(request), limits_s=begun.limits_s if begun else {})
 
 
-async def _begin(key: "call.PipelineKey") -> None:
-    await workflow.execute_local_activity(
+async def _begin(key: "call.PipelineKey") -> "call.BegunPipeline | None":
+    """None where the history is from before `begin_pipeline` gave anything."""
+    begun = await workflow.execute_local_activity(
         call.BEGIN_PIPELINE,
         key,
+        result_type=call.BegunPipeline | None,  # type: ignore[arg-type]
         start_to_close_timeout=ATTEMPT_TIMEOUT,
         schedule_to_close_timeout=ANSWER_TIMEOUT,
         retry_policy=PATIENT,
     )
+    return cast("call.BegunPipeline | None", begun)
 
 
 async def _finish(key: "call.PipelineKey", status: RunStatus) -> None:
@@ -90,4 +93,5 @@ def _first_task(request: PipelineRequest) -> AgentTask:
         session_id=request.session_id or request.task_id,
         user_id=request.user_id,
         input=request.input,
+        timeout_s=request.timeout_s,
     )

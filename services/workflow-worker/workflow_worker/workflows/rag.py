@@ -43,6 +43,7 @@ class RagAgentWorkflow:
 
     def __init__(self) -> None:
         self._step = "begin"
+        self._limits_s: dict[str, float] = {}
 
     @workflow.run
     async def run(self, request: RAGRequest) -> RAGResponse:
@@ -76,6 +77,7 @@ class RagAgentWorkflow:
                 retry_policy=PATIENT,
             ),
         )
+        self._limits_s = begun.limits_s
         if request.steps:
             return await self._ask(request, "pipeline", request.steps, _input(request, begun.history))
         research = await self._ask(request, "research", ["research"], _input(request, []))
@@ -101,7 +103,7 @@ class RagAgentWorkflow:
         async def on_pause(paused: bool) -> None:
             await self._show_pause(request, paused)
 
-        return (await delegate(task, on_pause=on_pause)).task_id
+        return (await delegate(task, on_pause=on_pause, limits_s=self._limits_s)).task_id
 
     async def _show_pause(self, request: RAGRequest, paused: bool) -> None:
         await workflow.execute_local_activity(

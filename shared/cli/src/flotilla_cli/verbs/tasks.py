@@ -28,6 +28,10 @@ def submit_task(
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="The session that records it. Default: one of its own.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", help="How long each agent may work at it. Default: as the agent says."),
+    ] = None,
 ) -> None:
     """Start a pipeline; its result is the last agent's."""
     from flotilla_cli.arguments import read_object
@@ -35,6 +39,8 @@ def submit_task(
     body: dict[str, Any] = {"steps": step, "input": read_object(input_json)}
     if session:
         body["session_id"] = session
+    if timeout is not None:
+        body["timeout_s"] = timeout
     answer = call.gateway.post("/tasks", body)
     call.show(answer, lambda: _print_submitted(call, answer, step))
 

@@ -16,6 +16,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 TF = TypeVar("TF", bound=ToolFunction)
 _TASK_PARAMETERS = 2
+MAX_TIMEOUT_S = 7 * 86_400
 
 
 class Agent:
@@ -26,8 +27,8 @@ class Agent:
         @agent.task
         async def research(ctx: TaskContext, task: ResearchTask) -> ResearchResult: ...
 
-    `concurrency` is how many tasks one process has in hand, `timeout_s` how long one may take (a task may ask for
-    less), `announces` the type of the event that tells everyone on `flotilla.events`.
+    `concurrency` is how many tasks one process has in hand, `timeout_s` how long one may take (unless the task says how
+    long), `announces` the type of the event that tells everyone on `flotilla.events`.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Agent:
     ) -> None:
         if not is_valid_id(name):
             raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ConfigurationError(f"agent {name}: timeout_s is {timeout_s}; use more than 0 and at most a week")
         self.name = name
         self.version = version
         self.concurrency = concurrency

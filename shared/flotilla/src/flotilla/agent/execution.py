@@ -40,7 +40,7 @@ class Outcome:
 async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outcome:
     """Runs the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
     started = time.monotonic()
-    limit_s = min(agent.timeout_s, ctx.task.timeout_s)
+    limit_s = ctx.task.timeout_s or agent.timeout_s
     try:
         async with asyncio.timeout(limit_s):
             result = await _result(agent, ctx, data)

@@ -14,11 +14,12 @@ HEARTBEAT_S = 10.0
 
 _REGISTER = """
 INSERT INTO flotilla_ops.agents AS a (
-    name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb)
+    name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, timeout_s
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10)
 ON CONFLICT (name, instance) DO UPDATE SET
     version = excluded.version, concurrency = excluded.concurrency, in_flight = excluded.in_flight,
-    input_schema = excluded.input_schema, output_schema = excluded.output_schema, last_seen = now()
+    input_schema = excluded.input_schema, output_schema = excluded.output_schema,
+    timeout_s = excluded.timeout_s, last_seen = now()
 """
 # Instances that were replaced; the last one of an agent stays, so that its stream is remembered at 0 replicas.
 _FORGET = """
@@ -66,6 +67,7 @@ class Registration:
                 self._in_flight(),
                 self._input_schema,
                 self._output_schema,
+                self._agent.timeout_s,
             )
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
             log.warning("registration_postponed", error=str(error) or type(error).__name__)

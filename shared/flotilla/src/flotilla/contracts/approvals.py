@@ -34,9 +34,10 @@ APPROVE_SIGNAL = "approve"
 RISK_ORDER: tuple[RiskLevel, ...] = ("low", "medium", "high")
 
 ActionStatus: TypeAlias = Literal[
-    "pending", "running", "awaiting_approval", "completed", "rejected", "timeout", "failed", "cancelled"
+    "pending", "running", "awaiting_approval", "approved", "completed", "rejected", "timeout", "failed", "cancelled"
 ]
-ACTIVE_ACTION_STATUSES: tuple[ActionStatus, ...] = ("pending", "running", "awaiting_approval")
+"""`approved` is a call of an agent's tool that may be made, and has not returned yet."""
+ACTIVE_ACTION_STATUSES: tuple[ActionStatus, ...] = ("pending", "running", "awaiting_approval", "approved")
 ApprovalStatus: TypeAlias = Literal["not_required", "pending", "approved", "rejected", "timeout", "cancelled"]
 ActionStep: TypeAlias = Literal[
     "analyze_action", "send_approval_request", "wait_for_approval", "execute_action", "finished"

@@ -82,3 +82,5 @@ class PipelineRequest:
     task_id: str = ""
     tenant_id: str = "default"
     session_id: str = ""
+    timeout_s: float | None = None
+    """How long each agent may work at it, in seconds; None: as long as the agent allows itself."""

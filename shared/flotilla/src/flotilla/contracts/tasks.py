@@ -50,7 +50,8 @@ class AgentTask:
     out of Redis and out of workflow histories."""
     slip: list[str] = field(default_factory=list)
     """Agents still to visit after this one; the last one's result completes the activity."""
-    timeout_s: float = 600.0
+    timeout_s: float | None = None
+    """How long the agent may work at it, in seconds; None: as long as the agent allows itself."""
     deadline: str | None = None
     """RFC 3339. After it nobody waits for the task, and its ticket is void."""
     secret: str | None = None

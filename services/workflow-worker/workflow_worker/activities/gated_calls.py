@@ -1,0 +1,90 @@
+"""Governed calls of agents' tools, from their approval to what the tool returned."""
+
+import json
+
+import asyncpg
+from temporalio import activity
+
+from flotilla.approvals.events import action_event
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.json_types import JsonValue
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from workflow_worker.activities.signatures import SETTLE_CALLS, EndedTask
+
+# The task's approved calls with the last start under each approval.
+_APPROVED = """
+SELECT a.action_id, a.session_id, c.outcome, c.result, c.error, c.call_id,
+    EXISTS (SELECT 1 FROM flotilla_ops.agents AS g WHERE g.name = split_part(a.action, '.', 1)) AS is_ours,
+    (SELECT t.status = 'done' FROM flotilla.agent_tasks AS t
+     WHERE t.tenant_id = a.tenant_id AND t.task_id = a.request ->> 'task_id') AS is_done
+FROM flotilla.actions AS a
+LEFT JOIN LATERAL (
+    SELECT outcome, result, error, call_id FROM flotilla.tool_calls AS c
+    WHERE c.tenant_id = a.tenant_id AND c.task_id = a.request ->> 'task_id' AND c.approval_id = a.action_id
+    ORDER BY (outcome IS NOT DISTINCT FROM 'returned') DESC, start_no DESC LIMIT 1
+) AS c ON true
+WHERE a.tenant_id = $1 AND a.status = 'approved'
+  AND (split_part(a.request ->> 'task_id', '~', 1) = $2 OR a.request ->> 'run_id' = $3)
+ORDER BY a.action_id
+"""
+_SETTLE = """
+UPDATE flotilla.actions SET status = $3, result = $4, error = $5, finished_at = now()
+WHERE tenant_id = $1 AND action_id = $2 AND status = 'approved' RETURNING action_id
+"""
+NEVER_MADE = "the task ended, and its agent never made this call"
+NO_ANSWER = "the tool was begun and gave no answer; it may have had its effect"
+
+
+class GatedCalls:
+    """Makes the state of an approved call follow its tool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @activity.defn(name=SETTLE_CALLS)
+    async def settle_calls(self, ended: EndedTask) -> None:
+        """Completes each approved call whose tool returned, and fails the others of a task that is over.
+
+        Safe to repeat. Where an agent is not built with the library, its word counts: a task that it has done has made
+        its calls.
+        """
+        async with tenant_transaction(self._pool, ended.tenant_id) as connection:
+            for row in await connection.fetch(_APPROVED, ended.tenant_id, ended.task_id or None, ended.run_id or None):
+                if row["outcome"] == "returned":
+                    await _settle(connection, ended.tenant_id, row, "completed", result=json.loads(row["result"]))
+                elif not ended.is_over:
+                    continue
+                elif row["is_done"] and not row["is_ours"]:
+                    await _settle(connection, ended.tenant_id, row, "completed")
+                else:
+                    await _settle(connection, ended.tenant_id, row, "failed", error=_why(row))
+
+
+def _why(row: asyncpg.Record) -> str:
+    if row["call_id"] is None:
+        return NEVER_MADE
+    return row["error"] if row["outcome"] == "refused" else f"{NO_ANSWER}: {row['error'] or 'its process ended'}"
+
+
+async def _settle(
+    connection: Connection,
+    tenant_id: str,
+    row: asyncpg.Record,
+    status: str,
+    *,
+    result: JsonValue = None,
+    error: str | None = None,
+) -> None:
+    settled = await connection.fetchval(
+        _SETTLE,
+        tenant_id,
+        row["action_id"],
+        status,
+        to_json(result).decode(),
+        None if error is None else to_json({"message": error}).decode(),
+    )
+    if settled is not None:
+        details = {"status": status, "error": error, "call_id": row["call_id"]}
+        event = action_event(f"action_{status}", row["action_id"], details)
+        await append(connection, tenant_id, row["session_id"], [event])
