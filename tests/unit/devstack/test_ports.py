@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -57,3 +58,25 @@ def test_preferred_port_is_taken_when_free(tmp_path: Path) -> None:
 
 def test_listening_port_is_not_free(taken: int) -> None:
     assert not is_free(taken)
+
+
+def test_two_books_that_draw_the_same_numbers_get_different_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("broker", "controller")
+    books = [PortBook(tmp_path / name, {}, {"kafka.broker": 28_080}) for name in ("a.json", "b.json")]
+    drawn: list[int] = []
+    for book in books:
+        monkeypatch.setattr("flotilla_devstack.ports.random", Random(7))  # noqa: S311 - no secret
+        drawn += book.assign("kafka", names).values()
+    assert len(set(drawn)) == 4
+
+
+def test_claimed_port_is_free_again_once_its_book_is_closed(tmp_path: Path) -> None:
+    book = PortBook(tmp_path / "ports.json", {})
+    port = book.assign("redis", ("redis",))["redis"]
+    with pytest.raises(PortTakenError, match=str(port)):
+        PortBook(tmp_path / "other.json", {"redis.redis": port}).assign("redis", ("redis",))
+    assert not is_free(port)
+    book.close()
+    assert is_free(port)

@@ -50,7 +50,7 @@ class Keeper:
                 self._start_if_due(watched, now)
             elif not watched.unit.running():
                 self._schedule(watched, now)
-            elif watched.unit.state == "starting" and watched.unit.probe():
+            elif watched.unit.state == "starting" and watched.unit.ready():
                 self._note_ready(watched, now)
 
     def _schedule(self, watched: _Watched, now: float) -> None:

@@ -1,8 +1,12 @@
-"""Loopback ports: chosen free once, then kept in the state folder so that addresses stay the same."""
+"""Loopback ports: chosen free once, then kept in the state folder so that addresses stay the same.
+
+Between the choice and the moment when the server listens, a claim keeps other stacks away.
+"""
 
 import json
 import random
 import socket
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +20,60 @@ _FIRST, _LAST = 20_000, 32_000
 _TRIES = 200
 
 
+class PortClaims:
+    """Ports that other stacks leave alone. Freed by `close`, and by the kernel when this process ends.
+
+    A claim is a name in the kernel's table of Unix sockets (unix(7), abstract names): like a port, it exists once in a
+    network namespace, whoever asks for it.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
+        self._closer = weakref.finalize(self, _close_all, self._held)
+
+    def take(self, port: int) -> bool:
+        """Claim a port on which a server could listen now; False when it is somebody else's."""
+        if port in self._held:
+            return True
+        claim = _claim(port)
+        if claim is None:
+            return False
+        if not _can_listen(port):
+            claim.close()
+            return False
+        self._held[port] = claim
+        return True
+
+    def close(self) -> None:
+        """Give all of them back; harmless when repeated."""
+        _close_all(self._held)
+
+
+def _close_all(claims: dict[int, socket.socket]) -> None:
+    while claims:
+        claims.popitem()[1].close()
+
+
+def _claim(port: int) -> socket.socket | None:
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0flotilla-port-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
+
+
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Whether a server could listen on this loopback port now, and no stack has claimed it."""
+    claims = PortClaims()
+    try:
+        return claims.take(port)
+    finally:
+        claims.close()
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,7 +100,11 @@ def check_free(requested: Mapping[str, int]) -> None:
     """
     for name, port in requested.items():
         if not is_free(port):
-            raise PortTakenError(f"port {port}, asked for as {name}, is in use; free it or ask for another")
+            raise _taken(name, port)
+
+
+def _taken(name: str, port: int) -> PortTakenError:
+    return PortTakenError(f"port {port}, asked for as {name}, is in use; free it or ask for another")
 
 
 class PortBook:
@@ -57,13 +117,18 @@ class PortBook:
         self._path = path
         self._requested = dict(requested)
         self._preferred = dict(preferred or {})
+        self._claims = PortClaims()
         self._book: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def assign(self, owner: str, names: tuple[str, ...]) -> dict[str, int]:
-        """The ports of one process by their short names, written down before they are returned."""
+        """The ports of one process by their short names, claimed and written down before they are returned."""
         ports = {name: self._choose(f"{owner}.{name}") for name in names}
         write_atomically(self._path, json.dumps(self._book, indent=2) + "\n")
         return ports
+
+    def close(self) -> None:
+        """Give the claims back; the ports stay written down."""
+        self._claims.close()
 
     def _choose(self, key: str) -> int:
         if key in self._requested:
@@ -71,16 +136,19 @@ class PortBook:
         else:
             wishes = [self._book.get(key), self._preferred.get(key)]
             others = {port for name, port in self._book.items() if name != key}
-            port = next((p for p in wishes if p and p not in others and is_free(p)), None) or self._draw(others)
+            port = next((p for p in wishes if p and p not in others and self._claims.take(p)), None) or self._draw(
+                others
+            )
         self._book[key] = port
         return port
 
     def _checked(self, key: str) -> int:
         port = self._requested[key]
-        check_free({key: port})
+        if not self._claims.take(port):
+            raise _taken(key, port)
         return port
 
     def _draw(self, others: set[int]) -> int:
-        while (port := free_port()) in others:
+        while (port := free_port()) in others or not self._claims.take(port):
             pass
         return port

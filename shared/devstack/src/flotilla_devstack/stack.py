@@ -125,6 +125,7 @@ class Stack(RunningStack):
         self.stop_servers()
         if self._book is not None:
             self.post(final)
+            self._book.close()
             self._book = None
         self._lock.release()
 

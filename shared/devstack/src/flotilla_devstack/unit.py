@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from flotilla_devstack.errors import DeadlineError, NotRunningError, StartFailedError
 from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.listeners import taken_by_others
 from flotilla_devstack.process import ChildProcess, Command, Identity, spawn
 from flotilla_devstack.waiting import wait_until
 
@@ -52,6 +53,10 @@ class Unit(ABC):
     @abstractmethod
     def probe(self) -> bool:
         """One look, without waiting longer than a second: does it serve?"""
+
+    def ready(self) -> bool:
+        """Whether it serves, and the answer came from this process: a stranger on its port answers as well."""
+        return self.probe() and not self._ports_of_strangers()
 
     @property
     def state(self) -> State:
@@ -106,9 +111,10 @@ class Unit(ABC):
         try:
             wait_until(self._ready_or_ended, timeout_s=limit, what=f"{self.name} ready", cancelled=cancelled)
         except DeadlineError as late:
-            raise self._failed(f"{late} {self.why_not_ready()}".strip()) from None
+            raise self._failed(f"{late} {self._stranger() or self.why_not_ready()}".strip()) from None
         if not self.running():
-            raise self._failed(f"{self.name} ended with code {self.returncode} before it was ready")
+            ended = f"{self.name} ended with code {self.returncode} before it was ready"
+            raise self._failed(f"{ended} {self._stranger()}".strip())
         self.state = "running"
 
     def wait_exit(self, timeout_s: float) -> int:
@@ -194,7 +200,14 @@ class Unit(ABC):
         self.stop()
 
     def _ready_or_ended(self) -> bool:
-        return not self.running() or self.probe()
+        return not self.running() or self.ready()
+
+    def _ports_of_strangers(self) -> list[int]:
+        return taken_by_others(self.ports.values(), self._child.identity.family() if self._child else [])
+
+    def _stranger(self) -> str:
+        taken = ", ".join(map(str, self._ports_of_strangers()))
+        return f"(another process listens on its port {taken})" if taken else ""
 
     def _failed(self, what: str) -> StartFailedError:
         tail = "\n".join(self.log_text().splitlines()[-_LOG_TAIL_LINES:])
