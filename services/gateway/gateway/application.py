@@ -1,7 +1,7 @@
 """The HTTP application: routes behind the guard, errors as problem documents, one OpenAPI document."""
 
 import asyncio
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +22,7 @@ from gateway.login.origin import CONSOLE_HEADER
 from gateway.login.sign_ins import COOKIE
 from gateway.observing import Observing
 from gateway.problems import problem_of
+from gateway.reference import reference_route
 from gateway.routes import (
     agents,
     analytics,
@@ -76,12 +77,13 @@ def make_application(services: Services, guard: Guard, health: Health) -> FastAP
         app.router.routes.extend(router.routes)
     app.router.routes.extend(route for route in health_routes(health) if route.path != "/metrics")
     app.router.routes.append(Route("/asyncapi.json", _asyncapi))
+    app.router.routes.append(reference_route(partial(_openapi, app)))
     app.router.routes.extend(ConsoleFiles().routes())
     app.add_middleware(Observing)
     app.add_middleware(Hardening)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     return app
 
 

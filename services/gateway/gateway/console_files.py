@@ -31,7 +31,7 @@ _MIN_COMPRESSED = 1024
 _NOT_BUILT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Flotilla</title>
 <h1>Flotilla</h1>
-<p>The API is at <code>/v1</code>, its description at <a href="/openapi.json">/openapi.json</a>.</p>
+<p>The API is at <code>/v1</code>, its reference at <a href="/docs">/docs</a>.</p>
 <p>The console is not built. <code>make console</code> builds it (with Node 20 or newer);
 then start the gateway again.</p>
 </html>
