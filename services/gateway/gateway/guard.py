@@ -5,7 +5,7 @@
 async def create_session(...): ...
 
 A route that does not say so can't be made. Checks come before the body is read: who calls, their role, their tenant's
-rate, then the body's size and nesting.
+rate, the names in the query, then the body's size and nesting.
 """
 
 from collections.abc import Callable, Coroutine
@@ -22,6 +22,7 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import Principal, Role
 from gateway.limits import RequestRate, check_nesting, limited
 from gateway.problems import NotJson, WrongCredentials
+from gateway.query import check_query, parameters_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
@@ -44,6 +45,8 @@ class Access:
     """Set for a route that takes a form with a file: its limit."""
     free_json: bool = False
     """Set for a route that stores JSON of the caller's own: it takes as much as the settings allow."""
+    any_query: bool = False
+    """Set for a route that somebody else's program calls: it ignores query parameters that it does not know."""
 
     def max_body_bytes(self, *, takes_body: bool, configured: int) -> int:
         """The largest JSON body of the route."""
@@ -54,11 +57,13 @@ class Access:
         return configured if self.free_json else min(TEXT_BODY_BYTES, configured)
 
 
-def allow(roles: frozenset[Role], *, form_bytes: int | None = None, free_json: bool = False) -> Callable[[F], F]:
+def allow(
+    roles: frozenset[Role], *, form_bytes: int | None = None, free_json: bool = False, any_query: bool = False
+) -> Callable[[F], F]:
     """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json))
+        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, any_query))
         return endpoint
 
     return declare
@@ -140,6 +145,7 @@ class GuardedRoute(APIRoute):
         """The handler, behind the guard."""
         handle = super().get_route_handler()
         access, takes_body = self.access, self.body_field is not None
+        parameters = parameters_of(self.dependant)
 
         async def guarded(request: Request) -> Response:
             guard: Guard = request.app.state.guard
@@ -148,6 +154,8 @@ class GuardedRoute(APIRoute):
                     request.state.principal = await guard.admit(request, access)
                 else:
                     guard.admit_stranger(request)
+                if not access.any_query:
+                    check_query(request, parameters)
                 return await handle(await guard.check_body(request, access, takes_body=takes_body))
             except WrongCredentials:
                 guard.count_failure(request)

@@ -48,6 +48,10 @@ def test_a_second_up_changes_nothing_and_says_where_everything_is(fleet: Fleet) 
     assert before["keys_file"] in said
     assert f"http://127.0.0.1:{fleet.process('temporal')['ports']['ui']}" in said
     assert str(Path(fleet.process("gateway")["log"]).parent) in said
+    addresses = re.findall(r"http://\S+", said)
+    assert f"{before['url']}/docs" in addresses
+    for address in addresses:
+        assert httpx.get(address, follow_redirects=True).status_code == 200, address
 
 
 def test_logs_show_the_end_of_a_log_and_an_unknown_name_is_not_found(fleet: Fleet) -> None:

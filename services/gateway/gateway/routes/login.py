@@ -90,7 +90,7 @@ async def start_oidc(
 @router.get(
     "/auth/oidc/callback", status_code=303, response_class=Response, responses={303: _REDIRECT, **refusals(404)}
 )
-@allow(PUBLIC)
+@allow(PUBLIC, any_query=True)
 async def finish_oidc(
     *,
     services: Wired,
