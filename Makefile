@@ -12,8 +12,8 @@ MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
 SOURCES := shared services tests benchmarks
 CONSOLE := services/gateway/console
 CONSOLE_DIST := services/gateway/gateway/console_dist
-# Two test processes: the servers need the rest of a small machine.
-WORKERS ?= 2
+# Tests mostly wait for servers, so four processes keep two cores busy.
+WORKERS ?= 4
 PYTEST = $(BIN)/pytest $(PYTEST_OPTIONS)
 
 .PHONY: help
@@ -74,8 +74,7 @@ TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
 	$(CONSOLE)/npm test
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
-	$(PYTEST) $(STORM) || $(PYTEST) $(STORM) $(ALONE)
-	$(PYTEST) tests/e2e -m 'not chaos' --timeout 300 || $(PYTEST) tests/e2e -m 'not chaos' $(ALONE)
+	$(PYTEST) $(WHOLE) --numprocesses 3 --dist loadgroup || $(PYTEST) $(WHOLE) $(ALONE)
 
 test-browser: setup console ## The console in Chromium (apt-get install chromium), on the real stack
 	$(PYTEST) tests/browser --timeout 300 || $(PYTEST) tests/browser $(ALONE)

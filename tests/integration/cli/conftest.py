@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.e2e.fleet import Fleet
 
@@ -30,6 +31,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
     finally:
         started.down()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nonsense(fleet: Fleet) -> str:
+    """Published twice to an agent as soon as the fleet is up: the last test looks at the dead letters they become."""
+    text = "no task at all"
+    with Redis(port=fleet.process("redis")["ports"]["redis"]) as redis:
+        for _ in range(2):
+            redis.xadd("flotilla.tasks.research", {"event": f"no event: {text}"})
+    return text
 
 
 @pytest.fixture(scope="session")

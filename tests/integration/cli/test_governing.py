@@ -1,4 +1,4 @@
-"""`flotilla actions`, `approvals`, `keys`, `agents`, `tasks`, `dead-letters`, `outbox` against a running fleet."""
+"""`flotilla actions`, `approvals`, `keys`, `agents`, `tasks`, `outbox` against a running fleet."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from flotilla.bus import connect_redis
 from tests.e2e.fleet import Fleet
 from tests.integration.cli.api import until
 
@@ -119,26 +118,6 @@ async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     assert unknown.returncode == 2
     assert "no agent no-agent: there are research, write" in unknown.stderr
     assert fleet.cli("tasks", "get", "no-such-task", check=False).returncode == 3
-
-
-async def test_entries_that_are_no_tasks_become_dead_letters_to_show_redrive_and_discard(
-    fleet: Fleet, unique: Unique
-) -> None:
-    nonsense = unique("nonsense")
-    port = fleet.process("redis")["ports"]["redis"]
-    async with connect_redis(f"redis://127.0.0.1:{port}/0") as redis:
-        for _ in range(2):
-            await redis.xadd("flotilla.tasks.research", {"event": f"no event: {nonsense}"})
-    letters = "/dead-letters?stream=flotilla.tasks.research"
-    found = await until(fleet, letters, lambda page: page["dead_letters"][1:] and page["dead_letters"], timeout_s=200)
-    redriven, discarded = (letter["dead_letter_id"] for letter in found)
-    assert nonsense in fleet.cli("dead-letters", "show", redriven).stdout
-    fleet.cli("dead-letters", "redrive", redriven)
-    fleet.cli("dead-letters", "discard", discarded)
-    still_open = fleet.cli_json("dead-letters", "list", "--stream", "flotilla.tasks.research")["dead_letters"]
-    assert not {redriven, discarded} & {letter["dead_letter_id"] for letter in still_open}
-    assert fleet.cli("dead-letters", "discard", discarded, check=False).returncode == 1
-    assert fleet.cli("dead-letters", "show", "no-such-letter", check=False).returncode == 3
 
 
 def test_the_outbox_says_what_waits(fleet: Fleet) -> None:

@@ -219,7 +219,12 @@ class AttachedStack(RunningStack):
 
 
 @contextlib.contextmanager
-def stack_for_tests(servers: Sequence[str] = SERVERS, on_progress: Listener = ignore) -> Iterator[RunningStack]:
+def stack_for_tests(
+    servers: Sequence[str] = SERVERS,
+    on_progress: Listener = ignore,
+    *,
+    postgres_settings: Mapping[str, str] | None = None,
+) -> Iterator[RunningStack]:
     """The running stack that `FLOTILLA_TEST_STACK` names, else one of the tests' own in a folder that is removed."""
     if shared := os.environ.get(ATTACH_VARIABLE):
         with AttachedStack(Path(shared)) as attached:
@@ -228,7 +233,7 @@ def stack_for_tests(servers: Sequence[str] = SERVERS, on_progress: Listener = ig
     folder = Path(tempfile.mkdtemp(prefix="flotilla-tests-"))
     folder.chmod(0o711)
     try:
-        with Stack(folder, servers, on_progress=on_progress) as stack:
+        with Stack(folder, servers, postgres_settings=postgres_settings, on_progress=on_progress) as stack:
             yield stack
     finally:
         shutil.rmtree(folder, ignore_errors=True)
