@@ -1,10 +1,12 @@
 """`flotilla documents`: loading, and what is left out."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.fleet import Fleet
+from tests.e2e.fleet import FLOTILLA, Fleet
 
 
 @pytest.fixture
@@ -60,3 +62,33 @@ def test_a_listing_longer_than_the_limit_says_so(fleet: Fleet, folder: Path) -> 
     done = fleet.cli("documents", "list", "--limit", "2")
     assert len(done.stdout.splitlines()) == 3
     assert "--limit" in done.stderr
+
+
+def test_a_file_whose_name_is_not_utf8_is_loaded_and_one_that_cannot_be_is_named(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"g\xfft.md")).write_text("# Bytes\n\nThis name is not UTF-8.\n")
+    (tmp_path / os.fsdecode(b"bad\xff.md")).write_bytes(b"\x00\xff\xfe\x00")
+    done = fleet.cli("documents", "add", str(tmp_path), check=False)
+    assert done.returncode == 1
+    assert "1 loaded" in done.stdout
+    assert "bad\\udcff.md" in done.stderr
+    (row,) = [row for row in fleet.cli_json("documents", "list")["documents"] if "g%FFt.md" in row["uri"]]
+    assert row["title"] == "Bytes"
+    with_base = fleet.cli_json("documents", "add", str(tmp_path / os.fsdecode(b"g\xfft.md")), "--base", "wiki")
+    assert with_base["added"][0]["uri"] == "wiki/g%FFt.md"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "said"),
+    [
+        (("ask", os.fsdecode(b"Who \xff?")), b"", "argument 2"),
+        (("ask", "-"), b"", "not UTF-8"),
+        (("sessions", "list"), b"\xff", "not UTF-8"),
+    ],
+    ids=["argument", "standard input", "variable"],
+)
+def test_text_that_is_not_utf8_is_misuse(fleet: Fleet, arguments: tuple[str, ...], token: bytes, said: str) -> None:
+    environment = {**os.environb, b"FLOTILLA_HOME": os.fsencode(fleet.home), b"FLOTILLA_TOKEN": token}
+    done = subprocess.run([FLOTILLA, *arguments], env=environment, input=b"Who \xff?", capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr

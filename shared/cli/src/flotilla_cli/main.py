@@ -1,11 +1,13 @@
 """The command's root: every group of verbs, and the way errors leave."""
 
+import io
 import sys
 from typing import Annotated
 
 import typer
 
-from flotilla_cli.errors import CliError
+from flotilla_cli.bytes_in import check_arguments
+from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import notice
 from flotilla_cli.target import Wishes
 from flotilla_cli.verb import ActsAs, Token, Url, examples
@@ -96,11 +98,24 @@ for _name, _group in (
 
 def main() -> None:
     """Run the command and exit with its code. Ctrl-C (130) and a closed pipe (1) are Typer's to report."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files hold any bytes, terminals show not every character: neither may end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="flotilla")
+        _run()
     except CliError as error:
         _report(error)
         sys.exit(error.exit_code)
+
+
+def _run() -> None:
+    check_arguments(sys.argv[1:])
+    try:
+        app(prog_name="flotilla")
+    except UnicodeError as error:  # without the value, which may be a token
+        raise Misuse(
+            "a text that was given is not UTF-8", "check FLOTILLA_ variables, standard input and options"
+        ) from error
 
 
 def _report(error: CliError) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flotilla_cli.bytes_in import percent_encoded
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.gateway import Gateway
 from flotilla_cli.printing import notices, plain
@@ -90,7 +91,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _uri(file: Path, root: Path, base: str | None) -> str:
     if base is None:
         return file.resolve().as_uri()
-    return f"{base.rstrip('/')}/{file.relative_to(root).as_posix()}"
+    return percent_encoded(f"{base.rstrip('/')}/{file.relative_to(root).as_posix()}")
 
 
 class Uploader:
@@ -124,7 +125,7 @@ class Uploader:
         try:
             content = file.path.read_bytes()
             answer: dict[str, Any] = self._gateway.upload(
-                "/documents", file.path.name, content, media_type, uri=file.uri
+                "/documents", percent_encoded(file.path.name), content, media_type, uri=file.uri
             )
         except OSError as error:
             return Failed(str(file.path), f"cannot be read: {error.strerror or error}")

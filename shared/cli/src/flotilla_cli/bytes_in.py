@@ -1,0 +1,36 @@
+"""Bytes on the command line that are not UTF-8: a file may be named so, a text may not."""
+
+import os
+import re
+from collections.abc import Iterable
+from urllib.parse import quote_from_bytes
+
+from flotilla_cli.errors import Misuse
+
+_ESCAPED = re.compile("[\ud800-\udfff]+")
+"""What Python makes of such bytes (surrogateescape, PEP 383)."""
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Refuse arguments that are not UTF-8, unless they name a file that exists.
+
+    Raises:
+        Misuse: with the argument's place on the command line.
+    """
+    for number, argument in enumerate(arguments, 1):
+        if _ESCAPED.search(argument) and not any(map(os.path.exists, _possible_files(argument))):
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise Misuse(
+                f"argument {number} has a byte that is not UTF-8, and names no file: {shown}",
+                "write texts in UTF-8; check the path of a file",
+            )
+
+
+def _possible_files(argument: str) -> tuple[str, ...]:
+    """`PATH`, `--option=PATH`, `@PATH`."""
+    return argument, argument.partition("=")[2], argument.removeprefix("@")
+
+
+def percent_encoded(name: str) -> str:
+    """Return `name` with `%XX` for each byte that is not UTF-8, as in URIs."""
+    return _ESCAPED.sub(lambda found: quote_from_bytes(os.fsencode(found[0])), name)
