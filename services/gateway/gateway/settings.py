@@ -143,13 +143,18 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     def _complete(self) -> Self:
         if self.oidc_issuer and not self.oidc_audience:
             raise ValueError("FLOTILLA_OIDC_ISSUER needs FLOTILLA_OIDC_AUDIENCE: else tokens for others are accepted")
-        for url in (self.oidc_issuer, self.oidc_jwks_url):
+        for name in ("oidc_issuer", "oidc_jwks_url"):
+            url = getattr(self, name)
             if url and not is_confidential(url):
-                raise ValueError(f"{url} has to be https: whoever is on the way could send keys of their own")
+                raise ValueError(
+                    f"FLOTILLA_{name.upper()} has to be https, not {url}: others could send their own keys"
+                )
         if self.oidc_client_id and not (self.oidc_issuer and self.public_url):
             raise ValueError(
                 "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER and FLOTILLA_PUBLIC_URL, to come back to"
             )
         if self.oidc_client_id and self.public_url and not is_confidential(self.public_url):
-            raise ValueError(f"{self.public_url} has to be https: whoever is on the way could take the login")
+            raise ValueError(
+                f"FLOTILLA_PUBLIC_URL has to be https for logins, not {self.public_url}: others could take the login"
+            )
         return self

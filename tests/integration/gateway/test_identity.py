@@ -64,6 +64,20 @@ async def test_keys_are_stored_as_hashes_and_listed_without_secrets(gateway: Run
         assert key["key"] not in row["text"]
 
 
+async def test_keys_of_one_name_are_told_apart_by_how_they_begin_and_revoked_by_id(gateway: RunningGateway) -> None:
+    admin = await gateway.client_of("root", "admin")
+    first, second = [await made(admin, roles=["viewer"]) for _ in range(2)]
+    listed = {key["hint"]: key for key in (await admin.get("/v1/keys")).json()["keys"] if key["name"] == first["name"]}
+    assert len(listed) == 2
+    found = next(key for hint, key in listed.items() if second["key"].startswith(hint))
+    assert (found["key_id"], found["created_by"]) == (second["key_id"], "root")
+    assert (await admin.delete(f"/v1/keys/{found['key_id']}")).status_code == 200
+    assert (await gateway.client(first["key"]).get("/v1/runs")).status_code == 200
+    assert (await gateway.client(second["key"]).get("/v1/runs")).status_code == 401
+    by_name = await admin.delete(f"/v1/keys/{first['name']}")
+    assert (by_name.status_code, "takes the id" in by_name.json()["detail"]) == (404, True)
+
+
 async def test_a_repeated_request_for_a_key_makes_no_second_one(
     gateway: RunningGateway, unique: Callable[[str], str]
 ) -> None:

@@ -1,5 +1,6 @@
 """The policy file: layers, risk that can only rise, and mistakes that are told at start."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,31 @@ def test_the_same_vote_has_the_same_id_and_another_one_has_not() -> None:
     assert first == decision_update_id("a1", "bob", "approve", "h")
     others = [("a2", "bob", "approve", "h"), ("a1", "eve", "approve", "h"), ("a1", "bob", "approve", "g")]
     assert first not in {decision_update_id(*other) for other in others}  # type: ignore[arg-type]
+
+
+def test_file_that_extends_a_builtin_one_changes_only_what_it_names() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text()
+    (example,) = [block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "extends" in block]
+    policy, base = parse_policy(example, "docs/approvals.md"), read_policy("builtin:production")
+    assert policy.assess("publish_answer", {}).risk_level == "high"
+    assert policy.requirement("publish_answer", policy.assess("publish_answer", {})).quorum == 2
+    for action, args in (("echo", {}), ("http_request", {"method": "POST"}), ("anything", {})):
+        assert policy.assess(action, args) == base.assess(action, args)
+    assert policy.requirement("echo", policy.assess("echo", {})).editable_args == ["text"]
+    assert policy.version.startswith("2030-2+")
+
+
+def test_lists_and_values_of_an_extending_file_replace_the_builtin_ones() -> None:
+    policy = parse_policy('version = "1"\nextends = "builtin:local"\n[actions.http_request]\nraise_if = []', "test")
+    assert policy.assess("http_request", {"method": "POST"}).risk_level == "medium"
+
+
+def test_extending_different_rules_gives_different_versions() -> None:
+    versions = {parse_policy(f'version = "1"\nextends = "{base}"', "test").version for base in BUILTIN}
+    assert len(versions) == len(BUILTIN)
+
+
+@pytest.mark.parametrize("base", ['"builtin:none"', '"/etc/passwd"', "3", "[]", '["builtin:local"]', '""'])
+def test_file_can_extend_the_builtin_ones_only(base: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"`extends` takes builtin:production or builtin:local"):
+        parse_policy(f'version = "1"\nextends = {base}', "test")

@@ -2,6 +2,7 @@ import pytest
 
 from flotilla.config import LlmSettings, PostgresSettings, RedisSettings, ServiceSettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
+from gateway.settings import Settings as GatewaySettings
 
 
 class Settings(ServiceSettings, PostgresSettings, RedisSettings, LlmSettings):
@@ -39,3 +40,30 @@ def test_settings_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(Settings)
     with pytest.raises(ValueError, match="frozen"):
         settings.metrics_port = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"OIDC_ISSUER": "https://id.example"}, "FLOTILLA_OIDC_AUDIENCE"),
+        ({"OIDC_ISSUER": "http://id.example", "OIDC_AUDIENCE": "a"}, "FLOTILLA_OIDC_ISSUER has to be https"),
+        ({"OIDC_CLIENT_ID": "console"}, "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER"),
+        ({"PUBLIC_URL": "flotilla.example"}, "FLOTILLA_PUBLIC_URL: flotilla.example is no address"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_named(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: str
+) -> None:
+    stores = {
+        "POSTGRES_DSN": "postgresql://db",
+        "REDIS_URL": "redis://cache",
+        "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092",
+        "TEMPORAL_ADDRESS": "temporal:7233",
+    }
+    for name, value in {**stores, **given}.items():
+        monkeypatch.setenv(f"FLOTILLA_{name}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(GatewaySettings)
+    assert named in str(caught.value)
+    assert "FLOTILLA_:" not in str(caught.value)
+    assert "Value error" not in str(caught.value)

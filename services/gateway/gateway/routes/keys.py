@@ -5,7 +5,7 @@ import secrets
 import structlog
 from fastapi import Response
 
-from flotilla.contracts.api_keys import key_hash, new_key
+from flotilla.contracts.api_keys import key_hash, key_hint, new_key
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.postgres import tenant_transaction
@@ -27,11 +27,11 @@ ON CONFLICT (tenant_id, subject) DO UPDATE
     SET roles = ARRAY(SELECT DISTINCT unnest(people.roles || excluded.roles) ORDER BY 1)
 """
 _ADD = """
-INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at)
-VALUES ($1, $2, $3, $4, $3, $5, $6, $7)
+INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint)
+VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8)
 """
 _SELECT = """
-SELECT k.key_id, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.created_by, k.created_at, k.expires_at,
+SELECT k.key_id, k.hint, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.created_by, k.created_at, k.expires_at,
     k.revoked_at
 FROM flotilla.api_keys AS k
 LEFT JOIN flotilla.people AS p ON p.tenant_id = k.tenant_id AND p.subject = k.subject
@@ -71,9 +71,8 @@ async def create_key(
             raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
         if body.person:
             await connection.execute(_PERSON, tenant_id, body.name, body.roles)
-        await connection.execute(
-            _ADD, tenant_id, key_id, body.name, key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at
-        )
+        stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key))
+        await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
         row = await connection.fetchrow(_GET, tenant_id, key_id)
         assert row is not None  # noqa: S101 - inserted just above, in this transaction
     log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
@@ -101,7 +100,7 @@ async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key
         digest = await connection.fetchval(_REVOKE, caller.tenant_id, key_id)
         row = await connection.fetchrow(_GET, caller.tenant_id, key_id)
     if row is None:
-        raise NotFound(f"no key {key_id}")
+        raise NotFound(f"no key {key_id}: it takes the id, which GET /v1/keys lists, not the name")
     services.api_keys.forget(digest)
     services.login.sign_ins.forget()
     log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)

@@ -62,6 +62,8 @@ class Key(Answer):
     """An API key, without its secret."""
 
     key_id: str
+    hint: str | None
+    """How the key begins; null for one that was made before hints were kept, or chosen by a person."""
     name: str
     roles: list[Role]
     is_person: bool

@@ -59,10 +59,12 @@ def list_keys(call: Call, limit: Limit = 200) -> None:
 
 _KEYS = (
     Column("id", "key_id"),
+    Column("begins", lambda key: f"{key['hint']}…" if key.get("hint") else "-"),
     Column("name", "name"),
     Column("person", "is_person"),
     Column("roles", lambda key: ", ".join(key.get("roles") or [])),
     Column("created", lambda key: age(key.get("created_at"))),
+    Column("by", "created_by"),
     Column("expires", lambda key: age(key.get("expires_at"))),
     Column("revoked", lambda key: age(key.get("revoked_at"))),
 )
@@ -72,6 +74,6 @@ _KEYS = (
 def revoke_key(
     call: Call, key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.", show_default=False)]
 ) -> None:
-    """Revoke a key; it stops working at once."""
+    """Revoke a key by its id, which `flotilla keys list` shows; it stops working at once."""
     answer = call.gateway.delete(f"/keys/{key_id}")
     call.show(answer or {"key_id": key_id, "revoked": True}, lambda: notice(f"Key {key_id} is revoked.", style=None))

@@ -3,6 +3,8 @@
 A rule is looked up from general to special, and the more special one wins field by field:
 `[defaults]` < `[risk.<level>]` < `[actions.<name>]` < `[actions.<name>.<level>]`. An action that the file does not
 name is treated as `[actions."*"]`. A key that nobody knows is an error, not a rule that silently does nothing.
+
+With `extends = "builtin:production"` the file starts from the built-in rules instead of from nothing.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -133,10 +135,11 @@ def parse_policy(text: str, name: str) -> ApprovalPolicy:
         ConfigurationError: not TOML, an unknown key, a wrong type, or a rule that nobody could ever satisfy.
     """
     try:
-        rules = msgspec.convert(tomllib.loads(text), _File)
+        written, digest = _read(text)
+        rules = msgspec.convert(written, _File)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"approval policy {name}: {error}") from error
-    policy = ApprovalPolicy(rules, hashlib.sha256(text.encode()).hexdigest())
+    policy = ApprovalPolicy(rules, digest)
     for action in [*rules.actions, ANY_ACTION]:
         for level in RISK_ORDER:
             _check(policy.requirement(action, Assessment(level, [])), f"approval policy {name}: {action}, {level}")
@@ -151,16 +154,37 @@ def read_policy(source: str) -> ApprovalPolicy:
     """
     builtin = BUILTIN.get(source)
     try:
-        text = (
-            resources.files(__package__).joinpath(builtin).read_text("utf-8")
-            if builtin
-            else Path(source).read_text("utf-8")
-        )
+        text = _builtin(builtin) if builtin else Path(source).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"approval policy {source}: {error}; set FLOTILLA_APPROVAL_POLICY to a file, or to {' or '.join(BUILTIN)}"
         ) from error
     return parse_policy(text, source)
+
+
+def _read(text: str) -> tuple[dict[str, Any], str]:
+    """The file with what it extends, and the hash of both."""
+    written = tomllib.loads(text)
+    if "extends" not in written:
+        return written, hashlib.sha256(text.encode()).hexdigest()
+    base = written.pop("extends")
+    if base not in list(BUILTIN):
+        raise msgspec.ValidationError(f"`extends` takes {' or '.join(BUILTIN)}, not {base!r}")
+    base_text = _builtin(BUILTIN[base])
+    return _laid_over(tomllib.loads(base_text), written), hashlib.sha256((base_text + text).encode()).hexdigest()
+
+
+def _laid_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; anything else replaces what was there."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _builtin(file: str) -> str:
+    return resources.files(__package__).joinpath(file).read_text("utf-8")
 
 
 def _check(requirement: ApprovalRequirement, where: str) -> None:

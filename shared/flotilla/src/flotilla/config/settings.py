@@ -166,8 +166,11 @@ def load_settings(kind: type[S]) -> S:
 
 
 def _mend(problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
     name = "_".join(str(part) for part in problem["loc"])
+    if not name:  # of several settings together: the message names them
+        return f"  {message}"
     variable = name if name.isupper() else PREFIX + name.upper()
     if problem["type"] == "missing":
         return f"  {variable} is not set: set it (docs/configuration.md has an example)"
-    return f"  {variable}: {problem['msg']}"
+    return f"  {variable}: {message}"

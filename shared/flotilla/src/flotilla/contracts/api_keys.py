@@ -6,6 +6,8 @@ import secrets
 KEY_PREFIX = "flo_"
 """For secret scanners to look for, and to tell a key from a token."""
 
+_HINT_CHARACTERS = len(KEY_PREFIX) + 6
+
 
 def new_key() -> str:
     """A new key: 256 random bits."""
@@ -15,3 +17,10 @@ def new_key() -> str:
 def key_hash(key: str) -> bytes:
     """What is stored of a key. Its bits are random, so one round of SHA-256 can't be guessed back."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+def key_hint(key: str) -> str | None:
+    """Return how a key begins, to tell it from others: 36 of its 256 random bits. None for a key that `new_key` did not
+    make, which may hold less chance."""
+    made_here = key.startswith(KEY_PREFIX) and len(key) == len(new_key())
+    return key[:_HINT_CHARACTERS] if made_here else None

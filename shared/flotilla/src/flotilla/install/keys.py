@@ -12,7 +12,7 @@ import psycopg
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from flotilla.contracts.api_keys import key_hash, new_key
+from flotilla.contracts.api_keys import key_hash, key_hint, new_key
 from flotilla.contracts.errors import ConfigurationError
 
 Connection: TypeAlias = "psycopg.Connection[tuple[object, ...]]"
@@ -69,11 +69,12 @@ ON CONFLICT (tenant_id, user_id, currency) DO NOTHING
 _AS_TENANT = "SELECT set_config('role', 'flotilla_app', true), set_config('flotilla.tenant_id', %s, true)"
 # The same key again changes nothing; another one takes the place of the one that was lost.
 _KEY = """
-INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by)
-VALUES (%s, %s, %s, %s, %s, %s, 'install')
+INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, hint)
+VALUES (%s, %s, %s, %s, %s, %s, 'install', %s)
 ON CONFLICT (tenant_id, key_id) DO UPDATE
-    SET key_hash = excluded.key_hash, roles = excluded.roles, revoked_at = NULL
-    WHERE api_keys.key_hash <> excluded.key_hash
+    SET key_hash = excluded.key_hash, roles = excluded.roles, hint = excluded.hint,
+        revoked_at = CASE WHEN api_keys.key_hash = excluded.key_hash THEN api_keys.revoked_at END
+    WHERE api_keys.key_hash <> excluded.key_hash OR api_keys.hint IS DISTINCT FROM excluded.hint
 """
 
 
@@ -121,7 +122,8 @@ def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> No
     if local.is_person:
         connection.execute(_PERSON, (TENANT, local.name, local.name.capitalize(), local.roles))
         connection.execute(_ACCOUNT, (TENANT, local.name))
-    connection.execute(_KEY, (TENANT, key_id, local.name, key_hash(key), local.name, local.roles))
+    row = (TENANT, key_id, local.name, key_hash(key), local.name, local.roles, key_hint(key))
+    connection.execute(_KEY, row)
 
 
 def write_signing_key(path: Path) -> None:
