@@ -73,8 +73,8 @@ TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay
 
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
 	$(CONSOLE)/npm test
-	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) --dist loadgroup || $(PYTEST) $(TESTED) $(ALONE)
-	$(PYTEST) $(WHOLE) --numprocesses 3 --dist loadgroup || $(PYTEST) $(WHOLE) $(ALONE)
+	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) || $(PYTEST) $(TESTED) $(ALONE)
+	$(PYTEST) $(WHOLE) --numprocesses 3 || $(PYTEST) $(WHOLE) $(ALONE)
 
 test-browser: setup console ## The console in Chromium (apt-get install chromium), on the real stack
 	$(PYTEST) tests/browser --timeout 300 || $(PYTEST) tests/browser $(ALONE)
@@ -86,7 +86,7 @@ test-unit: setup ## Tests that need no server
 	$(PYTEST) tests/unit
 
 test-integration: setup ## Tests on the real servers
-	$(PYTEST) tests/contract tests/hostile tests/integration tests/replay --numprocesses $(WORKERS) --dist loadgroup
+	$(PYTEST) tests/contract tests/hostile tests/integration tests/replay --numprocesses $(WORKERS)
 
 test-chaos: setup ## Long fault-injection runs
 	$(PYTEST) tests/chaos --override-ini timeout=3600

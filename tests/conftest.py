@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import structlog
 from temporalio.client import Client
+from xdist.remote import Producer
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
@@ -27,6 +28,7 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.stack import ATTACH_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template, with_database
+from tests.support.scheduling import SharedServers
 from tests.support.session_events import topics_named
 from tests.support.waiting import eventually
 
@@ -62,6 +64,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     _shared.enter_context(Stack(folder, postgres_settings=WITHOUT_SYNC))
     os.environ[ATTACH_VARIABLE] = str(folder)
     _shared.callback(os.environ.pop, ATTACH_VARIABLE)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedServers:
+    """For runs with `--numprocesses`."""
+    return SharedServers(config, log)
 
 
 def pytest_sessionfinish() -> None:

@@ -9,17 +9,6 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
 
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs the tests of one fleet, so that each fleet is brought up once."""
-    for item in items:
-        if item.path.parent == HERE:
-            names = getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("llm_fleet" if "llm_fleet" in names else "fleet"))
-
 
 @pytest.fixture(scope="session")
 def traces() -> Iterator[TraceReceiver]:

@@ -11,12 +11,10 @@ from tests.e2e.fleet import Fleet
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs them all, so that only one fleet is brought up."""
+    """Commands and a whole fleet: on a busy machine that takes its time."""
     for item in items:
         if item.path.parent == HERE:
-            item.add_marker(pytest.mark.xdist_group("cli"))
             item.add_marker(pytest.mark.timeout(300))
 
 

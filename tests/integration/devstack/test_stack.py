@@ -19,7 +19,7 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
 from tests.integration.devstack.support import identity_of, listening_addresses
 
-pytestmark = [pytest.mark.xdist_group("devstack"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 async def rows(dsn: str, sql: str) -> list[tuple[object, ...]]:

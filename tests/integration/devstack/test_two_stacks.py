@@ -18,7 +18,7 @@ from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.servers.temporal import TemporalServer
 from tests.integration.devstack.support import identity_of, listening_addresses
 
-pytestmark = [pytest.mark.xdist_group("devstack"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 KINDS: dict[str, Callable[[Home], LocalServer]] = {
     "postgres": PostgresServer,
     "redis": RedisServer,
