@@ -4,6 +4,7 @@
     same seq, another event             conflict: a person must look; the session is parked
     seq beyond the next                 gap: it waits until the missing ones come
     a type this version can't read      the session waits for an upgrade
+    a kind its source may not write     forbidden: a person must look; the session waits from there on
 
 Parked events never hold up their partition, only their session.
 """
@@ -16,7 +17,7 @@ from uuid import UUID
 from audit_consumer.records import Candidate
 from flotilla.eventstore.proof import genesis, link
 
-ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "waiting"]
+ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "forbidden", "waiting"]
 
 
 @dataclass(slots=True)
@@ -92,13 +93,20 @@ class Placer:
             self._waiting[candidate.seq] = candidate
             self._append_what_fits()
 
+    def release(self, candidate: Candidate) -> None:
+        """Lets a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
+        self._waiting[candidate.seq] = candidate
+        self._append_what_fits()
+
     def result(self) -> Placement:
         """What came of it."""
         self._append_what_fits()
         result = self._result
         result.head = self._head
         result.parked = [(candidate, "conflict", detail) for candidate, detail in self._conflicts]
-        result.parked += [(c, *self._why_parked(c)) for _, c in sorted(self._waiting.items())]
+        result.parked += [
+            (c, *self._why_parked(c)) for _, c in sorted(self._waiting.items()) if c.event_id not in self._discarded
+        ]
         if self._waiting and not self._was_parked and not self._conflicts:
             result.missing = max(min(self._waiting) - self._next_seq(), 0)
         return result
@@ -129,7 +137,7 @@ class Placer:
     def _append_what_fits(self) -> None:
         while not self._conflicts:
             candidate = self._waiting.get(self._next_seq()) if self._head else self._opening()
-            if candidate is None or not candidate.known:
+            if candidate is None or not candidate.known or candidate.forbidden is not None:
                 return
             del self._waiting[candidate.seq]
             self._append(candidate)
@@ -162,6 +170,8 @@ class Placer:
         return self._head.seq + 1 if self._head else 1
 
     def _why_parked(self, candidate: Candidate) -> tuple[ParkReason, str]:
+        if candidate.forbidden is not None:
+            return "forbidden", candidate.forbidden
         if not candidate.known:
             return "unknown_type", f"this version can't read type {candidate.type}: upgrade the audit consumer"
         if self._conflicts:

@@ -6,7 +6,7 @@ not there any more means that another consumer owns the partition, and nothing i
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import asyncpg
@@ -130,6 +130,8 @@ class _Waiting:
 
     parked: list[tuple[Candidate, str]] = field(default_factory=list)
     discarded: list[asyncpg.Record] = field(default_factory=list)
+    released: list[Candidate] = field(default_factory=list)
+    """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +210,15 @@ async def _move_offsets(connection: Connection, batches: Sequence[Batch]) -> Non
 
 async def _place(connection: Connection, arriving: Mapping[SessionKey, Sequence[Candidate]], insert: str) -> Outcome:
     heads = await _load_heads(connection, arriving)
-    waiting = await _load_waiting(connection, arriving)
+    waiting = await _load_waiting(connection, arriving, heads)
     stored = await _load_stored(connection, arriving, heads, waiting)
     outcome = Outcome()
     placements: dict[SessionKey, Placement] = {}
     for key, candidates in arriving.items():
         held = waiting.get(key, _NOTHING)
         placer = Placer(heads.get(key), stored.get(key, {}), [row["event_id"] for row in held.discarded], held.parked)
+        for candidate in held.released:
+            placer.release(candidate)
         for candidate in candidates:
             placer.take(candidate)
         placements[key] = placer.result()
@@ -257,15 +261,20 @@ async def _load_heads(connection: Connection, keys: Iterable[SessionKey]) -> dic
     }
 
 
-async def _load_waiting(connection: Connection, keys: Iterable[SessionKey]) -> dict[SessionKey, _Waiting]:
+async def _load_waiting(
+    connection: Connection, keys: Iterable[SessionKey], heads: Mapping[SessionKey, Head]
+) -> dict[SessionKey, _Waiting]:
     waiting: dict[SessionKey, _Waiting] = defaultdict(_Waiting)
     for row in await connection.fetch(_PARKED, *_columns(keys, 2)):
-        held = waiting[row["tenant_id"], row["session_id"]]
-        if row["reason"] == "discarded":
-            held.discarded.append(row)
-        else:
-            record = _ParkedRecord(row["kafka_partition"], row["kafka_offset"], row["body"])
-            held.parked.append((candidate_of(record), row["reason"]))
+        key = (row["tenant_id"], row["session_id"])
+        candidate = candidate_of(_ParkedRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
+        if row["reason"] != "discarded":
+            waiting[key].parked.append((candidate, row["reason"]))
+            continue
+        waiting[key].discarded.append(row)
+        head = heads.get(key)
+        if candidate.forbidden is not None and (head is None or candidate.seq > head.seq):
+            waiting[key].released.append(replace(candidate, forbidden=None))
     return waiting
 
 

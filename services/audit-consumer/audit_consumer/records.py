@@ -11,6 +11,7 @@ import msgspec
 
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.names import is_valid_id, session_key
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ToolResult, session_event_type
 from flotilla.eventstore.upcasters import is_known
@@ -43,6 +44,7 @@ class _Envelope(msgspec.Struct):
     tenant: str
     subject: str
     sequence: Annotated[int, msgspec.Meta(ge=1, le=_MAX_SEQ)]
+    source: str = ""
     data: msgspec.Raw = msgspec.Raw(b"{}")
     runid: str | None = None
     taskid: str | None = None
@@ -98,6 +100,8 @@ class Candidate:
     parent_session_id: str | None = None
     """Set on the first own event of a fork."""
     usage: Usage | None = None
+    forbidden: str | None = None
+    """Why its source may not write it. It steers nothing, and its session waits for a person."""
 
 
 def candidate_of(record: Record) -> Candidate:
@@ -127,6 +131,9 @@ def candidate_of(record: Record) -> Candidate:
         is_known(envelope.type),
         _traceparent(record.headers) or envelope.traceparent,
     )
+    candidate.forbidden = violation_of(envelope.source, envelope.type, envelope.data)
+    if candidate.forbidden is not None:
+        return candidate
     if envelope.type == _STATE_CHANGE:
         _read_change(candidate, envelope.data)
     elif envelope.type == _TOOL_RESULT:

@@ -42,11 +42,12 @@ UPDATE audit.requests SET finished_at = now(), outcome = $3::jsonb WHERE tenant_
 """
 _DISCARD = """
 UPDATE parked_events SET reason = 'discarded', detail = $3
-WHERE tenant_id = $1 AND session_id = $2 AND reason = 'conflict'
+WHERE tenant_id = $1 AND session_id = $2 AND reason IN ('conflict', 'forbidden')
 """
 _PARKED_SESSIONS = """
 SELECT count(DISTINCT (tenant_id, session_id)) FROM parked_events WHERE reason NOT IN ('discarded', 'undecodable')
 """
+_FORBIDDEN = "SELECT count(*) FROM parked_events WHERE reason = 'forbidden'"
 # Sessions that wait for a type which this version may know by now.
 _WAITING_FOR_UPGRADE = """
 SELECT DISTINCT tenant_id, session_id FROM parked_events WHERE reason = 'unknown_type' AND kafka_partition = ANY($1)
@@ -71,6 +72,7 @@ class Requests:
                     while leads and await _unless_stopped(runtime, self._serve_next()):
                         pass
                 metrics.AUDIT_PARKED.set(await self._pool.fetchval(_PARKED_SESSIONS))
+                metrics.AUDIT_FORBIDDEN.set(await self._pool.fetchval(_FORBIDDEN))
             except (*AWAY, TimeoutError) as error:
                 log.warning("requests_wait", reason=str(error) or type(error).__name__)
             await runtime.sleep(_LOOK_EVERY_S)

@@ -9,8 +9,15 @@ import asyncpg
 
 from flotilla.contracts.envelope import from_builtins, to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Refused, RetryLater, Undecodable
+from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.session_events import DATA_OF_KIND, SESSION_EVENT_KINDS, AgentStateEvent, SessionEventKind
+from flotilla.contracts.session_events import (
+    DATA_OF_KIND,
+    SESSION_EVENT_KINDS,
+    AgentStateEvent,
+    SessionEventKind,
+    session_event_type,
+)
 from flotilla.contracts.tasks import AgentReply
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
@@ -103,6 +110,8 @@ def _session_event(reply: AgentReply, event: JsonObject) -> AgentStateEvent:
         data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
     except (KeyError, Undecodable) as error:
         raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
+    if problem := violation_of(f"/agents/{reply.agent}", session_event_type(kind), to_builtins(data)):
+        raise DeadLetter(f"reply to task {reply.task_id}: {problem}")
     return AgentStateEvent(
         kind=kind,
         data=to_builtins(data),

@@ -16,6 +16,7 @@ from flotilla.agent.execution import Outcome
 from flotilla.agent.tool_calls import unrecorded
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
@@ -146,7 +147,8 @@ class Effects:
         for effect in outcome.effects:
             await _made(effect, connection)
         if events:  # last: the session's row stays locked from here to the commit
-            await append(connection, task.tenant_id, task.session_id, events)
+            source = f"{AGENT_PREFIX}{self._agent}"
+            await append(connection, task.tenant_id, task.session_id, events, source=source)
 
     async def _write_actions(
         self, connection: Connection, task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]

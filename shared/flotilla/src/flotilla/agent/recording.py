@@ -7,6 +7,7 @@ from typing import Any
 from flotilla.agent.ports import NamedCall
 from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
+from flotilla.contracts.event_rules import AGENT_PREFIX, violation_of
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
@@ -14,6 +15,7 @@ from flotilla.contracts.session_events import (
     SessionEventData,
     SessionEventKind,
     ToolCall,
+    session_event_type,
 )
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import storable, storable_text
@@ -38,8 +40,9 @@ class Recorder:
         """Adds one event. `escaped` are the places in `data` where text stands for what no store holds already.
 
         Raises:
-            Invalid: `data` is not what events of `kind` hold.
+            Invalid: `data` is not what events of `kind` hold, or no agent may write such an event.
         """
+        source = f"{AGENT_PREFIX}{self._agent}"
         plain = marked(data, escaped)
         try:
             from_builtins(plain, DATA_OF_KIND[kind])
@@ -47,11 +50,13 @@ class Recorder:
             raise Invalid(f"no session event kind {kind!r}; there are {', '.join(DATA_OF_KIND)}") from None
         except Undecodable as error:
             raise Invalid(f"{kind} event: {error}") from error
+        if problem := violation_of(source, session_event_type(kind), plain):
+            raise Invalid(f"{kind} event: {problem}")
         self.events.append(
             AgentStateEvent(
                 kind=kind,
                 data=plain,
-                source=f"/agents/{self._agent}",
+                source=source,
                 run_id=self._task.run_id,
                 task_id=self._task.task_id,
                 subject_key=self._task.user_id,

@@ -57,7 +57,7 @@ class ParkedSession:
 
     session_id: str | None
     reason: str
-    """gap, conflict, unknown_type, waiting or undecodable."""
+    """gap, conflict, unknown_type, forbidden, waiting or undecodable."""
     detail: str
     first_seq: int | None
     events: int

@@ -6,10 +6,21 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from flotilla.contracts.event_rules import violation_of
 from flotilla.eventstore.proof import genesis, link
 
 ProblemKind: TypeAlias = Literal[
-    "edited", "deleted", "swapped", "truncated", "rewritten", "added", "head", "copy", "lineage", "checkpoint"
+    "edited",
+    "deleted",
+    "swapped",
+    "truncated",
+    "rewritten",
+    "added",
+    "head",
+    "copy",
+    "lineage",
+    "checkpoint",
+    "forbidden",
 ]
 
 
@@ -21,6 +32,7 @@ class Problem:
     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
+    forbidden: it is as it was committed, but its source may not write events of this kind.
     """
 
     kind: ProblemKind
@@ -92,44 +104,54 @@ class ChainCheck:
         expected = self.last_seq + 1
         if event.seq != expected:
             return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
-        place = _place_of(event.body)
-        if place is not None and place != _Place(self._chain.tenant_id, self._chain.session_id, event.seq):
-            detail = f"what stands here is event {place.sequence} of session {place.tenant}/{place.subject}"
+        said = _said_by(event.body)
+        return self._altered(event, said) or self._rewritten(event) or self._forbidden(event, said)
+
+    def _altered(self, event: Linked, said: "_Said | None") -> Problem | None:
+        if said is not None and (said.tenant, said.subject, said.sequence) != self._place_of(event):
+            detail = f"what stands here is event {said.sequence} of session {said.tenant}/{said.subject}"
             return self._bad("swapped", event.seq, detail)
         if link(self.last_hash, event.body) != event.hash:
             detail = f"its hash does not follow from event {self.last_seq} and its bytes"
-            return self._bad(
-                "edited", event.seq, detail if event.seq > self._chain.after_seq + 1 else f"first event: {detail}"
-            )
-        if place is None:
-            return self._bad("edited", event.seq, "its bytes are no event")
-        if self._chain.anchors.get(event.seq, event.hash) != event.hash:
-            good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
-            return self._bad(
-                "rewritten",
-                event.seq,
-                f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}",
-            )
-        return None
+            first = event.seq == self._chain.after_seq + 1
+            return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
+        return self._bad("edited", event.seq, "its bytes are no event") if said is None else None
+
+    def _rewritten(self, event: Linked) -> Problem | None:
+        if self._chain.anchors.get(event.seq, event.hash) == event.hash:
+            return None
+        good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
+        detail = f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}"
+        return self._bad("rewritten", event.seq, detail)
+
+    def _forbidden(self, event: Linked, said: "_Said | None") -> Problem | None:
+        problem = violation_of(said.source, said.type, said.data) if said is not None else None
+        return None if problem is None else self._bad("forbidden", event.seq, problem)
+
+    def _place_of(self, event: Linked) -> tuple[str, str, int]:
+        return self._chain.tenant_id, self._chain.session_id, event.seq
 
     def _bad(self, kind: ProblemKind, seq: int, detail: str) -> Problem:
         return Problem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
 
 
-class _Place(msgspec.Struct, frozen=True):
-    """What an event says of its own place."""
+class _Said(msgspec.Struct, frozen=True):
+    """What an event says of its own place, and of its maker."""
 
     tenant: str | None = None
     subject: str | None = None
     sequence: int | None = None
+    source: str = ""
+    type: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-_read_place = msgspec.json.Decoder(_Place).decode
+_read = msgspec.json.Decoder(_Said).decode
 
 
-def _place_of(body: bytes) -> _Place | None:
-    """Where the event belongs by its own words; None when it can't be read."""
+def _said_by(body: bytes) -> _Said | None:
+    """The event's own words; None when it can't be read."""
     try:
-        return _read_place(body)
+        return _read(body)
     except (ValueError, RecursionError):
         return None

@@ -13,6 +13,7 @@ import msgspec
 
 from flotilla.contracts.envelope import AgentEvent, from_builtins
 from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
@@ -81,7 +82,8 @@ class GotToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetError:
-    """An error; also an event whose data does not fit its type (`type` is then `Undecodable`)."""
+    """An error; also an event that changes nothing: its data does not fit its type (`type` is then `Undecodable`), or
+    its source may not write it (`ForbiddenEvent`)."""
 
     seq: int
     time: datetime
@@ -177,9 +179,13 @@ def delta_of(events: Iterable[AgentEvent]) -> Delta:
     return parts.delta()
 
 
+def _forbidden(event: AgentEvent) -> str | None:
+    return violation_of(event.source, event.type, event.data)
+
+
 def rollback_target(event: AgentEvent) -> int | None:
     """The seq that a rollback event goes back to; None for any other event."""
-    if event.type != _STATE_CHANGE or event.data.get("change") != ROLLED_BACK:
+    if event.type != _STATE_CHANGE or event.data.get("change") != ROLLED_BACK or _forbidden(event):
         return None
     try:
         target = from_builtins(event.data.get("details"), RolledBackTo).to_seq
@@ -190,7 +196,7 @@ def rollback_target(event: AgentEvent) -> int | None:
 
 def fork_origin(event: AgentEvent) -> ForkedFrom | None:
     """Whose prefix comes before `event`, when it is the first own event of a fork."""
-    if event.type != _STATE_CHANGE or event.data.get("change") != FORKED:
+    if event.type != _STATE_CHANGE or event.data.get("change") != FORKED or _forbidden(event):
         return None
     try:
         origin = from_builtins(event.data.get("details"), ForkedFrom)
@@ -247,8 +253,10 @@ class _Parts:
         assert kind is not None  # noqa: S101 - upcast gives known types only
         try:
             data = from_builtins(event.data, DATA_OF_KIND[kind])
-        except Undecodable as problem:
-            data = ErrorRaised(type="Undecodable", message=str(problem), where=event.type)
+        except Undecodable as error:
+            data = ErrorRaised(type="Undecodable", message=str(error), where=event.type)
+        if problem := _forbidden(event):
+            data = ErrorRaised(type="ForbiddenEvent", message=problem, where=event.source)
         match data:
             case Message():
                 self._messages.append(_message(event, data))

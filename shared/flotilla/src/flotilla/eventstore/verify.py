@@ -47,6 +47,11 @@ SELECT seq, hash, body,
 FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
 """
+# Of kinds that their sources may not write: the audit consumer keeps them out of the chain until a person looked.
+_FORBIDDEN = """
+SELECT session_id, seq, detail FROM audit.parked_events
+WHERE tenant_id = $1 AND reason = 'forbidden' AND ($2::text[] IS NULL OR session_id = ANY($2)) ORDER BY kafka_offset
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,7 @@ class Verifier:
             if lost not in {segment.session_id for segment in segments}
         ]
         problems = checkpoints.problems + [verdict.problem for verdict in verdicts if verdict.problem]
+        problems += await self._forbidden(None if session_id is None else [one.session_id for one in segments])
         return Verdict(
             ok=not problems,
             sessions=verdicts,
@@ -117,6 +123,15 @@ class Verifier:
             kafka_checked=self._kafka is not None,
             problems=problems,
         )
+
+    async def _forbidden(self, session_ids: list[str] | None) -> list[Problem]:
+        """The parked events that nobody may have written; None looks at all sessions."""
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            rows = await connection.fetch(_FORBIDDEN, self._tenant_id, session_ids)
+        return [
+            Problem(kind="forbidden", detail=f"parked: {row['detail']}", session_id=row["session_id"], seq=row["seq"])
+            for row in rows
+        ]
 
     async def _segments(self, session_id: str | None) -> list[Segment]:
         """What is to be looked at: the lineage of one session, or every session's own events."""

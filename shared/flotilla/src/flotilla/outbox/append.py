@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from flotilla.contracts.envelope import AgentEvent, encode_event
-from flotilla.contracts.errors import FlotillaError, Invalid, NotFound, SequenceConflict
+from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFound, SequenceConflict
+from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
 from flotilla.outbox.lanes import lane_of
@@ -54,10 +55,13 @@ async def append(
     events: Sequence[AgentStateEvent],
     *,
     expected_seq: int | None = None,
+    source: str | None = None,
     clock: Clock = utc_now,
     make_id: IdMaker = new_id,
 ) -> Appended:
     """Adds `events` to the session's log, atomically with whatever else the caller's transaction does.
+
+    With `source`, whoever appends for somebody else names them, and every event has to be theirs.
 
     Delivery: once committed, each event reaches Kafka at least once and the projection exactly once, in order of
     seq. Nothing of a transaction that rolls back appears anywhere.
@@ -67,10 +71,13 @@ async def append(
     Raises:
         NotFound: the tenant has no such session.
         SequenceConflict: the session's head is not `expected_seq`.
+        Forbidden: an event's source may not write an event of this kind (`flotilla.contracts.event_rules`).
         Invalid: no events, or one can't be written as JSON, or has over 900,000 bytes as JSON, or an id is no UUID.
     """
     if not events:
         raise Invalid("append needs at least one event")
+    for event in events:
+        _check_source(event, session_id, source)
     traceparent = current_traceparent()
     drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
     head = await connection.fetchval(_DRAW, tenant_id, session_id, len(events), expected_seq)
@@ -90,6 +97,13 @@ async def append(
         traceparent,
     )
     return Appended(first, int(head), placed)
+
+
+def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:
+    if source is not None and event.source != source:
+        raise Forbidden(f"event of session {session_id}: {source} may not write in the name of {event.source}")
+    if problem := violation_of(event.source, session_event_type(event.kind), event.data):
+        raise Forbidden(f"event of session {session_id}: {problem}")
 
 
 def _draft(
