@@ -8,9 +8,10 @@ import re
 # With the blank before it, which goes with a citation that is dropped.
 _WHOLE = re.compile(r"( ?)\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]")
 _BEGUN = re.compile(r" ?(?:\[[\d\s,;]*)?")
-_OPEN = re.compile(r"\[[\d\s,;]*\Z")
 _NUMBER = re.compile(r"\d+")
 _LONGEST = 40
+_MAX_DIGITS = 6
+"""A longer number is that of no passage."""
 
 
 class CitationStream:
@@ -20,6 +21,8 @@ class CitationStream:
         self._passages = passages
         self._held = ""
         self._in_code = False
+        self._is_open = False
+        """Whether what was given back ends like the beginning of a citation."""
         self._text: list[str] = []
         self.cited: list[int] = []
         """Numbers of the passages cited so far, from 1, in the order of their first citation."""
@@ -37,16 +40,14 @@ class CitationStream:
         while at < len(whole):
             if whole[at] not in " [" or self._in_code:
                 self._in_code ^= whole[at] == "`"
-                given.append(whole[at])
-                at += 1
-            elif found := _WHOLE.match(whole, at):
-                given.append(self._renumbered(found) or self._gap(given))
+                at += self._take(given, whole[at])
+            elif found := _WHOLE.match(whole, at, at + _LONGEST):
+                self._take(given, self._renumbered(found) or self._gap())
                 at = found.end()
-            elif self._may_go_on(whole[at:]):
+            elif self._may_go_on(whole, at):
                 break
             else:
-                given.append(whole[at])
-                at += 1
+                at += self._take(given, whole[at])
         self._held = whole[at:]
         return self._give("".join(given))
 
@@ -55,19 +56,30 @@ class CitationStream:
         held, self._held = self._held, ""
         return self._give(held)
 
-    def _may_go_on(self, rest: str) -> bool:
-        return len(rest) < _LONGEST and _BEGUN.fullmatch(rest) is not None
+    def _may_go_on(self, whole: str, at: int) -> bool:
+        return len(whole) - at < _LONGEST and _BEGUN.fullmatch(whole, at) is not None
+
+    def _take(self, given: list[str], text: str) -> int:
+        """Adds `text` to what is given back; gives its length."""
+        given.append(text)
+        for character in text:
+            self._is_open = character == "[" or (self._is_open and (character in ",;" or _fills(character)))
+        return len(text)
 
     def _renumbered(self, citation: re.Match[str]) -> str:
-        numbers = [int(number) for number in _NUMBER.findall(citation.group())]
+        numbers = [int(number) for number in _NUMBER.findall(citation.group()) if len(number) <= _MAX_DIGITS]
         known = [number for number in dict.fromkeys(numbers) if 1 <= number <= self._passages]
         self.cited.extend(number for number in known if number not in self.cited)
         return f"{citation.group(1)}[{', '.join(str(self.cited.index(n) + 1) for n in known)}]" if known else ""
 
-    def _gap(self, given: list[str]) -> str:
+    def _gap(self) -> str:
         """Stands where a citation was dropped: in `[[9]1]`, what is left around it must not become a citation."""
-        return "[]" if _OPEN.search(self.text + "".join(given)) else ""
+        return "[]" if self._is_open else ""
 
     def _give(self, text: str) -> str:
         self._text.append(text)
         return text
+
+
+def _fills(character: str) -> bool:
+    return character.isdecimal() or character.isspace()

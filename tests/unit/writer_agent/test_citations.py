@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.work import assert_linear
 from writer_agent.citations import CitationStream
 
 PIECES = st.lists(st.text("ab [1]2,3;`.\n 9", max_size=6), max_size=20)
@@ -56,3 +57,26 @@ def test_text_is_not_held_back_longer_than_needed() -> None:
     assert stream.feed("So [") == "So"
     assert stream.feed("x] it") == " [x] it"
     assert stream.feed("[" + "1, " * 20) != ""
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "[", "[ ", "[1", "[99]", "[[99]1]", " [1, ", "1", "`", "a", "\u0661", "[1" + " " * 50]
+)
+def test_an_answer_takes_time_in_proportion_to_its_length_in_one_piece_or_many(unit: str) -> None:
+    def whole(text: str) -> str:
+        stream = CitationStream(3)
+        return stream.feed(text) + stream.end()
+
+    def in_pieces(text: str) -> str:
+        stream = CitationStream(3)
+        return "".join(stream.feed(text[at : at + 7]) for at in range(0, len(text), 7)) + stream.end()
+
+    assert_linear(whole, lambda n: "[" + unit * (n // len(unit)))
+    assert_linear(in_pieces, lambda n: "[" + unit * (n // len(unit)))
+
+
+def test_a_number_of_thousands_of_digits_cites_nothing() -> None:
+    stream = CitationStream(3)
+    assert stream.feed(f"See [{'1' * 5000}].") + stream.end() == f"See [{'1' * 5000}]."
+    assert stream.feed(f"See [{'1' * 30}].") + stream.end() == "See."
+    assert stream.cited == []
