@@ -1,10 +1,11 @@
 """Pieces of bodies that routes share. Unknown fields are refused, and nothing is taken that a store can't hold."""
 
-import math
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from flotilla.contracts.values import first_unstorable, storable_text
 
 MAX_SEQ = 2**63 - 1
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -12,8 +13,8 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
 
 def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("a NUL character can't be stored")
+    if storable_text(text) != text:
+        raise ValueError("a NUL character or a lone surrogate can't be stored")
     return text
 
 
@@ -24,18 +25,8 @@ def _not_blank(text: str) -> str:
 
 
 def _storable_json(value: Any) -> Any:
-    """Checks a JSON value; its depth was limited before it was parsed."""
-    if isinstance(value, str):
-        _storable(value).encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("NaN and Infinity are no JSON")
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            _storable_json(name)
-            _storable_json(member)
-    elif isinstance(value, list):
-        for member in value:
-            _storable_json(member)
+    if reason := first_unstorable(value):
+        raise ValueError(f"{reason}, which can't be stored")
     return value
 
 

@@ -13,6 +13,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.session_events import SessionEventData, SessionEventKind
 from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.values import storable_text
 from flotilla.llm import Completion, CompletionRequest, OnToken
 from flotilla.postgres import Connection
 
@@ -123,7 +124,7 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.progress(text)
+        await self._live.progress(storable_text(text))
         await self._look_for_cancel()
 
     async def emit_token(self, text: str) -> None:
@@ -132,7 +133,7 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.token(text)
+        await self._live.token(storable_text(text))
         await self._look_for_cancel_sometimes()
 
     async def discard_tokens(self) -> None:

@@ -153,7 +153,9 @@ class Effects:
     async def _write_actions(
         self, connection: Connection, task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]
     ) -> None:
-        end = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
+        end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
+        if outcome.escaped:
+            end["escaped"] = outcome.escaped
         actions: list[tuple[str, str]] = [(event.kind, to_json(event.data).decode()) for event in events]
         actions.append((f"task_{outcome.status}", json.dumps(end)))
         await connection.execute(

@@ -14,7 +14,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import Storable, storable
 
 MAX_RESULT_BYTES = 8_000_000
 NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
@@ -33,6 +33,8 @@ class Outcome:
     failure: Failure | None = None
     events: list[AgentStateEvent] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
+    escaped: list[str] = field(default_factory=list)
+    """Where in the result text stands for what no store holds."""
     is_recorded: bool = True
     """False for a pause, whose events the try records that gets through, and where there is no log to write to."""
 
@@ -70,7 +72,8 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
     return Outcome(
         status="done",
         duration_ms=_ms_since(started),
-        result=result,
+        result=result.value,
+        escaped=result.escaped,
         events=ctx.recorded.events,
         effects=ctx.effects,
     )
@@ -104,15 +107,26 @@ def _cancelled(ctx: TaskContext, started: float) -> Outcome:
     return Outcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
 
 
-async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> dict[str, Any]:
+async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Storable:
     made = await agent.function(ctx, agent.input.decode(data))
-    result: dict[str, Any] = storable(agent.output.encode(made)).value
+    kept = storable(agent.output.encode(made))
+    result: dict[str, Any] = kept.value
+    if kept.escaped:
+        _check_still_fits(agent, result, kept.escaped)
     size = len(to_json(result))
     if size > MAX_RESULT_BYTES:
         raise ValueError(
             f"the result has {size} bytes, {MAX_RESULT_BYTES} are allowed: store the content and return a reference"
         )
-    return result
+    return kept
+
+
+def _check_still_fits(agent: Agent, result: dict[str, Any], escaped: list[str]) -> None:
+    """Text may stand for what no store holds, but not where the agent promises a number."""
+    try:
+        agent.output.decode(result)
+    except ValueError as error:
+        raise ValueError(f"the result holds, at {escaped[0]}, a number that JSON has no form for") from error
 
 
 def _failure(error: Exception, limit_s: float) -> Failure:

@@ -18,12 +18,10 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.contracts.tasks import AgentTask
-from flotilla.contracts.values import storable, storable_text
+from flotilla.contracts.values import marked, storable, storable_text
 
 MAX_RECORDED_BYTES = 64_000
 MAX_MESSAGE_CHARACTERS = 4000
-ESCAPED = "escaped"
-"""The member of an event's data that lists, as JSON pointers, where text stands for what no store holds."""
 
 
 class Recorder:
@@ -62,13 +60,6 @@ class Recorder:
                 subject_key=self._task.user_id,
             )
         )
-
-
-def marked(data: object, escaped: Sequence[str] = ()) -> JsonObject:
-    """`data` as every store holds it, with the list of what was escaped for that, if anything was."""
-    kept = storable(data)
-    places = [*escaped, *kept.escaped]
-    return {**kept.value, ESCAPED: places} if places else kept.value
 
 
 def shortened(value: Any) -> JsonValue:

@@ -14,12 +14,13 @@ import msgspec
 import structlog
 
 from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
-from flotilla.agent.recording import called, marked, shortened
+from flotilla.agent.recording import called, shortened
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
 from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.values import marked
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, renewed
 

@@ -8,8 +8,9 @@ from opentelemetry import trace
 from flotilla.bus.batching import Command
 from flotilla.bus.channels import maxlen_of
 from flotilla.bus.tickets import SealedEvent
-from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
+from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Oversize, Undecodable
+from flotilla.contracts.foreign import read_event
 from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 from flotilla.telemetry import current_traceparent
 
@@ -96,4 +97,4 @@ def decode(entry: Entry) -> Delivery:
         raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}")
     if len(body) > MAX_ENTRY_BYTES:
         raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed")
-    return Delivery(entry.entry_id, decode_event(body), entry.deliveries, entry.fields)
+    return Delivery(entry.entry_id, read_event(body), entry.deliveries, entry.fields)

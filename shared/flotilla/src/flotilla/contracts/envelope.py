@@ -69,7 +69,7 @@ def decode_event(body: bytes | str) -> AgentEvent:
     """
     try:
         event = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a CloudEvent: {error}") from error
     if event.specversion != SPEC_VERSION:
         raise Undecodable(f"CloudEvents specversion {event.specversion!r}; this code reads {SPEC_VERSION}")

@@ -10,6 +10,7 @@ stores it keeps the places beside it.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ import msgspec
 
 from flotilla.contracts.errors import Invalid
 
+ESCAPED = "escaped"
+"""The member of an event's data that lists, as JSON pointers, where text stands for what no store holds."""
 MAX_DIGITS = 1000
 MAX_DEPTH = 100
 """Levels of arrays and objects. Readers in other languages, and PostgreSQL, give up sooner or later; this is sooner."""
@@ -44,6 +47,15 @@ def storable(value: object) -> Storable:
     """
     walk = _Walk()
     return Storable(walk.of(_plain(value), ""), walk.escaped)
+
+
+def marked(data: object, escaped: Sequence[str] = ()) -> dict[str, Any]:
+    """The data of an event as every store holds it, with the list of the places that were escaped, if any were, here or
+    (`escaped`) before."""
+    kept = storable(data)
+    places = [*escaped, *kept.escaped]
+    value: dict[str, Any] = kept.value
+    return {**value, ESCAPED: places} if places else value
 
 
 def storable_text(text: str) -> str:

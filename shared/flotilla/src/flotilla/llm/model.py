@@ -112,6 +112,8 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     """Natural logarithm of each token's probability; empty where the endpoint gives none."""
     tool_calls: tuple[ToolRequest, ...] = ()
+    escaped: bool = False
+    """Texts in it hold escapes such as `\\u0000` for characters that no store holds."""
 
 
 class LanguageModel(Protocol):

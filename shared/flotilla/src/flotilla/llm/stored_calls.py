@@ -29,6 +29,7 @@ from flotilla.llm.model import (
 )
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
+from flotilla.llm.storable_calls import sendable, storable_answer
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, renewed
 from flotilla.telemetry.metrics import LLM_CACHE_HITS
@@ -102,7 +103,8 @@ class StoredCalls:
 
     async def _ask(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
         async with self._claim_held(call):
-            completion, duration_ms = await observed_call(self._model, request, on_token, call.of.session_id)
+            made, duration_ms = await observed_call(self._model, sendable(request), on_token, call.of.session_id)
+            completion = storable_answer(made)
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, self._model.name, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)

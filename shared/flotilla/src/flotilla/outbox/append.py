@@ -14,6 +14,7 @@ from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFoun
 from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
+from flotilla.contracts.values import marked
 from flotilla.outbox.lanes import lane_of
 from flotilla.postgres import Connection
 from flotilla.telemetry import current_traceparent
@@ -110,13 +111,17 @@ def _draft(
     event: AgentStateEvent, tenant_id: str, session_id: str, traceparent: str | None, make_id: IdMaker
 ) -> AgentEvent:
     """The event but for its place. All that can be wrong with it shows here, before a sequence number is drawn."""
+    try:
+        data = marked(event.data)
+    except (TypeError, Invalid) as error:
+        raise Invalid(f"a {event.kind} event of session {session_id} can't be written: {error}") from error
     draft = AgentEvent(
         id=event.event_id or make_id(),
         type=session_event_type(event.kind),
         source=event.source,
         subject=session_id,
         time=_SOME_TIME,
-        data=event.data,
+        data=data,
         tenant=tenant_id,
         sequence=_LARGEST_SEQ,
         subjectkey=event.subject_key,

@@ -1,0 +1,66 @@
+"""What processes in other languages write is read as it is meant, and comes out as every store holds it."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.foreign import read_event
+from flotilla.contracts.values import first_unstorable
+from tests.support.anything import objects
+
+EVENT = {"specversion": "1.0", "id": "1", "type": "t", "source": "/s", "subject": "s1", "time": "2030-01-01T12:00:00Z"}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({**EVENT, **fields}).encode()
+
+
+@given(objects, st.sampled_from(["utf-8", "utf-8-sig", "latin-1"]), st.booleans())
+def test_any_data_in_any_spelling_is_read(data: dict[str, Any], encoding: str, ascii_only: bool) -> None:
+    text = json.dumps({**EVENT, "data": data}, ensure_ascii=ascii_only)
+    try:
+        written = text.encode(encoding)
+    except UnicodeEncodeError:
+        written = json.dumps({**EVENT, "data": data}).encode(encoding)
+    event = read_event(written)
+    assert first_unstorable(event.data) is None
+    assert event.subject == "s1"
+
+
+@given(st.binary(max_size=80))
+def test_anything_else_is_undecodable(written: bytes) -> None:
+    with pytest.raises(Undecodable):
+        read_event(written)
+
+
+@pytest.mark.parametrize(
+    ("time", "read"),
+    [
+        ("2030-01-01T12:00Z", datetime(2030, 1, 1, 12, tzinfo=UTC)),
+        ("2030-01-01T12:00:00", datetime(2030, 1, 1, 12, tzinfo=UTC)),
+        ("2030-01-01 12:00:00+00:00", datetime(2030, 1, 1, 12, tzinfo=UTC)),
+        ("20300101T120000Z", datetime(2030, 1, 1, 12, tzinfo=UTC)),
+    ],
+)
+def test_times_are_read_without_seconds_or_offset(time: str, read: datetime) -> None:
+    assert read_event(body(time=time)).time == read
+
+
+@pytest.mark.parametrize("time", ["yesterday", "", 12, None, "12:00Z"])
+def test_a_time_that_nobody_can_read_is_the_time_of_reading(time: object) -> None:
+    assert read_event(body(time=time)).time > datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"", b"[]", b"{}", b"null", b"{" * 5000, body()[:-1], body(specversion="2.0"), body(data=7), body() + b"x"],
+    ids=["empty", "array", "no attributes", "null", "deep", "cut off", "version", "data", "more after it"],
+)
+def test_what_is_no_event_is_undecodable(written: bytes) -> None:
+    with pytest.raises(Undecodable):
+        read_event(written)
