@@ -1,6 +1,7 @@
 """Append: gap-free sequence numbers, ids in order, all or nothing with the caller's transaction."""
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -73,16 +74,33 @@ async def test_expected_seq_lets_one_of_two_writers_win(pool: Pool) -> None:
             await append(connection, TENANT, "s", [message("late")], expected_seq=1)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+async def test_what_no_store_holds_is_kept_as_its_escape_with_a_mark(pool: Pool, superuser: Connection) -> None:
+    await make_session(pool)
+    async with tenant_transaction(pool, TENANT) as connection:
+        await append(connection, TENANT, "s", [message("lone \ud800 surrogate"), message("NUL \x00")])
+    rows = await superuser.fetch("SELECT body FROM flotilla.event_outbox ORDER BY seq")
+    first, second = (decode_event(row["body"]).data for row in rows)
+    assert (first["content"], first["escaped"]) == ("lone \\ud800 surrogate", ["/content"])
+    assert (second["content"], second["escaped"]) == ("NUL \\u0000", ["/content"])
+
+
 @pytest.mark.parametrize(
     ("event", "expected_seq", "error"),
     [
         (message("x" * MAX_EVENT_BYTES), None, Invalid),
         (message("fine", event_id="no uuid"), None, Invalid),
         (AgentStateEvent(kind="message", data={"role": object()}, source="/tests"), None, Invalid),  # type: ignore[dict-item]
-        (message("lone \ud800 surrogate"), None, Invalid),
+        (AgentStateEvent(kind="message", data=nested(200), source="/tests"), None, Invalid),
         (message("fine"), 7, SequenceConflict),
     ],
-    ids=["oversize", "id is no UUID", "not JSON", "not Unicode", "conflict"],
+    ids=["oversize", "id is no UUID", "not JSON", "too deep", "conflict"],
 )
 async def test_a_caller_that_catches_the_refusal_and_commits_leaves_no_gap(
     pool: Pool, event: AgentStateEvent, expected_seq: int | None, error: type[Exception]
