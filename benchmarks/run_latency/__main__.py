@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from temporalio.client import Client
 
-from benchmarks.run_latency.peers import QUEUE, TENANT, BareOne, BareThree, DelegateOne
+from benchmarks.run_latency.peers import QUEUE, TENANT, BareOne, BareThree, DelegateOne, DelegateTwo
+from flotilla.config.signing import create_key_pair
 from flotilla.contracts.names import RAG_WORKFLOW, TASK_QUEUE, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.knowledge import KnowledgeBase
@@ -82,6 +83,9 @@ def peers_of(client: Client) -> list[Peer]:
     def delegated() -> Awaitable[object]:
         return client.execute_workflow(DelegateOne.run, SESSION, id=f"bench-{secrets.token_hex(6)}", task_queue=QUEUE)
 
+    def slip() -> Awaitable[object]:
+        return client.execute_workflow(DelegateTwo.run, SESSION, id=f"bench-{secrets.token_hex(6)}", task_queue=QUEUE)
+
     def asked() -> Awaitable[object]:
         run_id = f"bench-{secrets.token_hex(6)}"
         request = RAGRequest(query=QUESTION, user_id="bench", session_id=run_id, tenant_id=TENANT, run_id=run_id)
@@ -92,6 +96,7 @@ def peers_of(client: Client) -> list[Peer]:
     return [
         Peer("one bare activity", bare(BareOne)),
         Peer("one delegated step", delegated),
+        Peer("a slip of two agents", slip),
         Peer("three bare activities", bare(BareThree)),
         Peer("RagAgentWorkflow", asked),
     ]
@@ -110,6 +115,8 @@ def report(taken: dict[str, list[list[float]]], rates: dict[str, list[float]]) -
         f"\ndelegation adds {statistics.median(added):+.1f} ms at p50"
         f" ({min(added):+.1f} to {max(added):+.1f}; reach +5)"
     )
+    hop = [b - a for a, b in zip(p50["one delegated step"], p50["a slip of two agents"], strict=True)]
+    print(f"one more hop of a slip adds {statistics.median(hop):+.1f} ms at p50 ({min(hop):+.1f} to {max(hop):+.1f})")
     print(f"RagAgentWorkflow p50 {statistics.median(p50['RagAgentWorkflow']):.1f} ms (reach 150)")
     print(f"\n{'ten at a time':<24}{'per second':>11}{'rounds':>18}")
     for name, values in rates.items():
@@ -122,6 +129,8 @@ def report(taken: dict[str, list[list[float]]], rates: dict[str, list[float]]) -
 @asynccontextmanager
 async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client]:
     """Worker, agents and the peers' worker as processes, on a Redis and a Temporal of their own."""
+    key = stack.scratch() / "tickets.pem"
+    create_key_pair(key, key.with_suffix(".pub"))
     redis, temporal = stack.extra_redis(), stack.extra_temporal()
     addresses = {
         "FLOTILLA_POSTGRES_DSN": database.dsn(),
@@ -129,6 +138,8 @@ async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client
         "FLOTILLA_TEMPORAL_ADDRESS": temporal.address,
         "FLOTILLA_LOG_LEVEL": "warning",
         "OPENAI_API_KEY": "",
+        "FLOTILLA_TICKET_KEY_FILE": str(key),
+        "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(key.with_suffix(".pub")),
     }
     agent = (sys.executable, "-m", "benchmarks.run_latency.echo_agent")
     processes: list[ServiceProcess] = [

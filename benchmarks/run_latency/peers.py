@@ -58,14 +58,32 @@ class DelegateOne:
         return (await delegate(task)).task_id
 
 
+@workflow.defn(name="DelegateTwo")
+class DelegateTwo:
+    """A routing slip through two agents, as one step."""
+
+    @workflow.run
+    async def run(self, session_id: str) -> str:
+        task = AgentTask(
+            task_id=workflow.info().workflow_id,
+            agent="echo",
+            slip=["echo"],
+            tenant_id=TENANT,
+            session_id=session_id,
+            input={"text": session_id},
+        )
+        return (await delegate(task)).task_id
+
+
 async def main() -> None:
     """Works on the peers' queue until killed. The bridge runs in the workflow worker beside it."""
-    from flotilla.bus import AgentEventBus, connect_redis
+    from flotilla.bus import connect_redis
     from flotilla.config import load_settings
-    from flotilla.config.signing import new_signer
+    from flotilla.config.signing import load_signer
     from flotilla.postgres import open_pool
     from workflow_worker.activities.delegation import Delegation
     from workflow_worker.delegates import Delegates
+    from workflow_worker.delegations import TaskPublisher
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
@@ -75,12 +93,13 @@ async def main() -> None:
         open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
-        delegation = Delegation(pool, redis, AgentEventBus(redis), new_signer(), Delegates(pool))
+        publisher = TaskPublisher(pool, redis, Delegates(pool))
+        delegation = Delegation(pool, redis, publisher, load_signer(settings.ticket_key_file))
         worker = make_worker(
             client,
             settings,
             f"peers-{os.getpid()}",
-            workflows=[BareOne, BareThree, DelegateOne],
+            workflows=[BareOne, BareThree, DelegateOne, DelegateTwo],
             activities=[bare, delegation.delegate, delegation.tell_agent_cancelled],
         )
         await worker.run()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# An agent without Flotilla, in bash alone. It answers the tasks of agent `shout` with their text in capitals.
-#   REDIS_URL=redis://user:password@127.0.0.1:6379/0 docs/examples/foreign-agent.sh
+# An agent without Flotilla, in bash with jq and openssl. It answers the tasks of agent `shout` with their text in capitals.
+#   REDIS_URL=redis://user:password@127.0.0.1:6379/0 TICKET_KEY=tickets.pub docs/examples/foreign-agent.sh
 set -euo pipefail
 
 agent=shout
@@ -35,26 +35,47 @@ receive() { # Add one value of Redis's protocol to `answer`; an error is printed
   return $failed
 }
 
-# --- The agent.
-# Reply and acknowledgement in one script, so that neither comes without the other.
-# KEYS: the task stream, the replies. ARGV: group, entry id, the task's event, the result's text, time, a new id.
-reply='
-local task = cjson.decode(ARGV[3]).data
-local data = {task_id = task.task_id, agent = task.agent, tenant_id = task.tenant_id, session_id = task.session_id,
-  attempt = task.attempt, status = "done", result = {text = ARGV[4]},
-  events = {{kind = "message", data = {role = "assistant", content = ARGV[4]}}}}
-if task.run_id ~= cjson.null then data.run_id = task.run_id end
-if task.reply_to ~= cjson.null then data.reply_to = task.reply_to end
-local event = {specversion = "1.0", id = ARGV[6], type = "flotilla.task.replied.v1", source = "/agents/" .. task.agent,
-  subject = task.session_id, time = ARGV[5], tenant = task.tenant_id, taskid = task.task_id, data = data}
-redis.call("XADD", KEYS[2], "*", "event", cjson.encode(event))
-return redis.call("XACK", KEYS[1], ARGV[1], ARGV[2])'
+# --- Tickets: only what the fleet's worker signed is worked on.
+key=${TICKET_KEY:?Set TICKET_KEY to the file with the public key that signs the tasks}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-handle() { # entry id, event
-  redis EVAL 'return cjson.decode(ARGV[1]).data.input.text' 0 "$2"
-  local text=${answer[0]}
-  redis EVAL "$reply" 2 "$stream" flotilla.replies \
-    "$group" "$1" "$2" "${text^^}" "$(date -u +%FT%TZ)" "$(cat /proc/sys/kernel/random/uuid)"
+signed() { # event, ticket: whether the ticket is the worker's signature over exactly these bytes
+  local signature=${2#*.}
+  signature=${signature//-/+} signature=${signature//_//}
+  printf %s "$1" > "$work/event"
+  printf '%s==' "$signature" | openssl base64 -d -A > "$work/signature" 2> /dev/null || return 1
+  openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$work/event" -sigfile "$work/signature" > /dev/null 2>&1
+}
+
+in_time() { # event: whether anybody still waits for the task
+  (($(date +%s) <= $(date -d "$(jq -r .data.deadline <<< "$1")" +%s) + 60))
+}
+
+# --- The agent.
+answer_to() { # event: the reply to it
+  jq -c --arg time "$(date -u +%FT%TZ)" --arg id "$(cat /proc/sys/kernel/random/uuid)" '.data as $task
+    | ($task.input.text | ascii_upcase) as $text
+    | {specversion: "1.0", id: $id, type: "flotilla.task.replied.v1", source: "/agents/\($task.agent)", time: $time,
+       subject: $task.session_id, tenant: $task.tenant_id, taskid: $task.task_id, data: {
+         task_id: $task.task_id, agent: $task.agent, tenant_id: $task.tenant_id, session_id: $task.session_id,
+         attempt: $task.attempt, status: "done", result: {text: $text},
+         events: [{kind: "message", data: {role: "assistant", content: $text}}]}}' <<< "$1"
+}
+
+handle() { # entry id, event, ticket
+  local reply
+  if ! signed "$2" "$3" || ! in_time "$2"; then
+    echo "entry $1 has no valid ticket: passed over" >&2
+    redis XACK "$stream" "$group" "$1"
+    return
+  fi
+  reply=$(answer_to "$2")
+  # Reply and acknowledgement together, so that neither comes without the other.
+  redis MULTI
+  redis XADD "flotilla.replies.$agent" '*' event "$reply"
+  redis XACK "$stream" "$group" "$1"
+  redis EXEC
 }
 
 [[ -z $password ]] || redis AUTH "$user" "$password"
@@ -62,9 +83,9 @@ redis SELECT "$database"
 redis XGROUP CREATE "$stream" "$group" 0 MKSTREAM 2> /dev/null || true # it exists already
 echo ready
 while true; do
-  # What a dead colleague left for 15 s comes first; then what is new. Either way: …, entry id, "event", event.
+  # What a dead colleague left for 15 s comes first; then what is new. Either way: …, entry id, "event", event, "ticket", ticket.
   redis XAUTOCLAIM "$stream" "$group" "$me" 15000 0 COUNT 1
   [[ ${answer[2]-} == event ]] || redis XREADGROUP GROUP "$group" "$me" COUNT 1 BLOCK 1000 STREAMS "$stream" '>'
   [[ ${answer[2]-} == event ]] || continue
-  handle "${answer[1]}" "${answer[3]}"
+  handle "${answer[1]}" "${answer[3]}" "${answer[5]-}"
 done

@@ -30,7 +30,7 @@ def fill(console: Console) -> tuple[str, str]:
         action_id = submitted(api, action="http_request", description=DESCRIPTION, args=body)
         order = {"order_id": "o-1", "user_id": "alice", "amount": "12.50", "product_id": "rope"}
         api.post("/v1/orders", json=order).raise_for_status()
-    with redis.Redis(port=console.fleet.process("redis")["ports"]["redis"]) as client:
+    with redis.Redis.from_url(console.fleet.redis_url) as client:
         client.xadd("flotilla.tasks.research", {"event": b"not an event"})
     with console.api() as api:
         until(lambda: api.get("/v1/dead-letters").json()["dead_letters"])

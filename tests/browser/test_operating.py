@@ -10,8 +10,7 @@ from tests.browser.written import execute
 
 
 def test_a_dead_letter_is_looked_at_redriven_and_discarded(console: Console) -> None:
-    port = console.fleet.process("redis")["ports"]["redis"]
-    with redis.Redis(port=port) as client:
+    with redis.Redis.from_url(console.fleet.redis_url) as client:
         client.xadd("flotilla.tasks.research", {"event": b"<img src=x onerror=alert(1)> is no event"})
     page = console.person()
     page.goto("/fleet")

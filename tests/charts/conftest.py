@@ -19,6 +19,8 @@ ALONE = (
     "global.dependencies.redis.address=redis:6379",
     "global.dependencies.kafka.bootstrapServers=kafka:9092",
     "global.dependencies.temporal.address=temporal:7233",
+    "global.ticketKey.existingSecret=tickets",
+    "global.ticketPublicKeys.existingConfigMap=tickets",
     "global.signingKey.existingSecret=signing",
 )
 

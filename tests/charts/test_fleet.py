@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 from base64 import b64decode
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import yaml
 
+from flotilla.bus.acl import grants
 from flotilla.eventstore.signing import load_public_keys, load_signer
 from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
 
@@ -17,8 +20,8 @@ FILES = ("demo", "production")
 
 
 def _normal(text: str) -> str:
-    """Without what is drawn at random: the demo's Secrets, and the certificate of one of them."""
-    text = re.sub(r'(?m)^(  public-keys\.pem): ".*"$', r"\1: RANDOM", text)
+    """Without what is drawn at random: the demo's Secrets, and the certificates of two of them."""
+    text = re.sub(r'(?m)^(  [a-z-]*public-keys\.pem): ".*"$', r"\1: RANDOM", text)
     documents = text.split("\n---\n")
     return "\n---\n".join(
         re.sub(r"^(  [\w.-]+): .*$", r"\1: RANDOM", each.split("\ndata:")[0], flags=re.ASCII)
@@ -52,17 +55,55 @@ def test_fleet_passes_lint(helm: Helm, name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_demo_gateway_trusts_the_key_that_the_demo_signs_with(render: Render, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("private", "verifies"), [("signing-key.pem", "public-keys.pem"), ("ticket-key.pem", "ticket-public-keys.pem")]
+)
+def test_the_demo_trusts_the_keys_that_it_signs_with(
+    render: Render, tmp_path: Path, private: str, verifies: str
+) -> None:
     manifests = render("flotilla", files=("flotilla/values-demo.yaml",))
-    (secret,) = [each for each in of_kind(manifests, "Secret") if "signing-key.pem" in each["data"]]
-    (public,) = [each for each in of_kind(manifests, "ConfigMap") if "public-keys.pem" in each["data"]]
-    (tmp_path / "private").write_bytes(b64decode(secret["data"]["signing-key.pem"]))
-    (tmp_path / "public").write_text(public["data"]["public-keys.pem"])
+    (secret,) = [each for each in of_kind(manifests, "Secret") if private in each["data"]]
+    (public,) = [each for each in of_kind(manifests, "ConfigMap") if verifies in each["data"]]
+    (tmp_path / "private").write_bytes(b64decode(secret["data"][private]))
+    (tmp_path / "public").write_text(public["data"][verifies])
 
     signer, trusted = load_signer(tmp_path / "private"), load_public_keys(tmp_path / "public")
 
     assert trusted.problem(signer.key_id, b"statement", signer.sign(b"statement")) is None
-    assert "PRIVATE" not in public["data"]["public-keys.pem"]
+    assert "PRIVATE" not in public["data"][verifies]
+
+
+def test_the_demos_redis_users_have_the_rights_that_the_library_prints(render: Render) -> None:
+    """FLOTILLA_UPDATE_GOLDEN=1 writes the chart's file."""
+    file = CHARTS / "flotilla-demo/files/redis-users.acl"
+    lines = [f"user {name} {' '.join(grant.rules())} #SHA256-OF-{name}" for name, grant in grants().items()]
+    text = "\n".join(["user default on ~* &* +@all #SHA256-OF-admin", *lines]) + "\n"
+    if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == text
+
+    secrets = of_kind(render("flotilla", files=("flotilla/values-demo.yaml",)), "Secret")
+    held = {each["metadata"]["name"]: each["data"] for each in secrets}
+    users = b64decode(held["flotilla-demo-redis"]["users.acl"]).decode()
+    assert "SHA256-OF" not in users
+    for user, password in held["flotilla-demo-redis-users"].items():
+        assert sha256(b64decode(password)).hexdigest() in users, user
+
+
+def test_the_values_of_valkey_give_each_user_the_rights_that_the_library_prints() -> None:
+    """FLOTILLA_UPDATE_GOLDEN=1 writes them."""
+    file = ROOT / "k8s/dependencies/valkey-values.yaml"
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    users = {"default": {"permissions": "~* &* +@all"}}
+    users |= {name: {"permissions": " ".join(grant.rules()[2:])} for name, grant in grants().items()}
+    if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
+        head = file.read_text(encoding="utf-8").partition("  aclUsers:")[0]
+        body = yaml.safe_dump({"aclUsers": users}, sort_keys=False, width=10_000)
+        file.write_text(head + "".join(f"  {line}\n" for line in body.splitlines()), encoding="utf-8")
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert values["auth"]["aclUsers"] == users
+    assert values["auth"]["enabled"] is True
 
 
 def test_demo_secrets_hold_every_key_that_a_pod_asks_for(render: Render) -> None:

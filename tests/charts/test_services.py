@@ -166,6 +166,17 @@ def test_audit_consumer_reads_its_signing_key_from_a_secret(render: Render) -> N
     assert volume["secret"]["secretName"] == "signing"
 
 
+@pytest.mark.parametrize("service", ["workflow-worker", "research-agent", "writer-agent"])
+def test_the_worker_alone_has_the_key_that_signs_tasks(render: Render, service: str) -> None:
+    pod = _pod(render(service, *ALONE))
+
+    is_worker = service == "workflow-worker"
+    path = _environment(pod)[f"FLOTILLA_TICKET_{'KEY' if is_worker else 'PUBLIC_KEY'}_FILE"]["value"]
+    (mount,) = [each for each in pod["spec"]["containers"][0]["volumeMounts"] if path.startswith(each["mountPath"])]
+    (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert ("secret" in volume, "configMap" in volume) == (is_worker, not is_worker)
+
+
 @pytest.mark.parametrize("service", ["gateway", "workflow-worker"])
 def test_gateway_and_worker_share_the_approval_policy(render: Render, service: str) -> None:
     builtin = _pod(render(service, *ALONE, "global.approvalPolicy.builtin=local"))
@@ -195,13 +206,16 @@ def test_worker_versioning_renders_one_deployment_per_build(render: Render) -> N
 REFUSED = [
     ("gateway", (), "set dependencies.postgres.existingSecret"),
     ("audit-consumer", (*ALONE[:-1],), "set signingKey.existingSecret"),
+    ("workflow-worker", (*ALONE[:5],), "set ticketKey.existingSecret"),
+    ("research-agent", (*ALONE[:5],), "set ticketPublicKeys.existingConfigMap"),
+    ("writer-agent", (*ALONE[:5],), "set ticketPublicKeys.existingConfigMap"),
     ("gateway", (*ALONE, "autoscaling.hpa.enabled=true", "autoscaling.keda.enabled=true"), "turn one off"),
     ("gateway", (*ALONE, "autoscaling.hpa.enabled=true", "autoscaling.hpa.minReplicas=0"), "use autoscaling.keda"),
     ("gateway", (*ALONE, "replicaCount=2"), "now called replicas"),
     ("gateway", (*ALONE, "replicass=2"), "replicass"),
     ("gateway", (*ALONE, "metrics.porrt=2"), "porrt"),
     ("gateway", (*ALONE, "logLevel=loud"), "logLevel"),
-    ("research-agent", (*ALONE[:2], "autoscaling.keda.enabled=true"), "set dependencies.redis.address"),
+    ("research-agent", (*ALONE[:2], ALONE[6], "autoscaling.keda.enabled=true"), "set dependencies.redis.address"),
     (
         "workflow-worker",
         (*ALONE, "autoscaling.hpa.enabled=true", "versioning.builds[0].id=v1", "versioning.builds[0].replicas=1"),

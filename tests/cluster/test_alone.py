@@ -26,6 +26,8 @@ SERVERS = (
     *("--set", "global.dependencies.kafka.bootstrapServers=flotilla-demo-kafka:9092"),
     *("--set", "global.dependencies.temporal.address=flotilla-demo-temporal:7233"),
     *("--set", "global.signingKey.existingSecret=flotilla-demo-signing"),
+    *("--set", "global.ticketKey.existingSecret=flotilla-demo-tickets"),
+    *("--set", "global.ticketPublicKeys.existingConfigMap=flotilla-demo-tickets"),
 )
 POSTGRES = {"flotilla_relay": "postgresql://flotilla_relay:wrong@flotilla-demo-postgres:5432/flotilla"}
 REDIS = {"research-agent": "redis://default:wrong@flotilla-demo-redis:6379/0"}

@@ -41,7 +41,7 @@ async def agent_away(fleet: Fleet) -> AsyncIterator[None]:
 @asynccontextmanager
 async def dead_letter(fleet: Fleet) -> AsyncIterator[None]:
     """An entry that is no event; discarded in the end."""
-    password = fleet.namespace.secret("flotilla-demo-redis", "password")
+    password = fleet.namespace.secret("flotilla-demo-redis-users", "admin")
     with forwarded(fleet.namespace, "service/flotilla-demo-redis", 6379) as at:
         async with connect_redis(f"redis://default:{password}@127.0.0.1:{urlsplit(at).port}/0") as redis:
             await redis.xadd("flotilla.tasks.research", {"event": b"not an event"})

@@ -16,7 +16,10 @@ import httpx
 from flotilla.bus import connect_redis
 from flotilla_cli.local.stack import public_status
 from flotilla_devstack import status as stack_status
+from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
+from flotilla_devstack.redis_users import ADMIN, read_passwords
+from flotilla_devstack.servers.redis import redis_url
 from tests.support.waiting import eventually
 
 FLOTILLA = Path(sys.executable).parent / "flotilla"
@@ -88,10 +91,15 @@ class Fleet:
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    @property
+    def redis_url(self) -> str:
+        """The stack's Redis, as its administrator."""
+        password = read_passwords(StateDir(self.home).redis_passwords_file)[ADMIN]
+        return redis_url(self.process("redis")["ports"]["redis"], ADMIN, password)
+
     async def flush_redis(self) -> None:
         """FLUSHALL: every stream, group and key is gone."""
-        port = self.process("redis")["ports"]["redis"]
-        async with connect_redis(f"redis://127.0.0.1:{port}/0") as redis:
+        async with connect_redis(self.redis_url) as redis:
             await redis.flushall()
 
     async def kill(self, name: str, timeout_s: float = 120) -> None:

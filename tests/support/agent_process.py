@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flotilla.agent import Agent, TaskContext
@@ -12,6 +13,7 @@ from flotilla.agent.handler import TaskHandler
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.config.signing import load_public_keys
 from flotilla.postgres import Connection, open_pool
 
 
@@ -54,7 +56,8 @@ async def main(what: dict[str, Any]) -> None:
         open_pool(what["dsn"], application="payer", max_size=8) as pool,
         connect_redis(what["url"]) as redis,
     ):
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox({}))
+        keys = load_public_keys(Path(what["keys"]))
+        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox({}), keys=keys)
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=200)
         letters = PostgresDeadLetters(pool)
         consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)

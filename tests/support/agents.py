@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from flotilla.agent import Agent
@@ -11,13 +12,16 @@ from flotilla.agent.handler import TaskHandler
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
-from flotilla.contracts.names import REPLIES_STREAM, task_stream
-from flotilla.contracts.tasks import TASK_REQUESTED, ReplyAddress
+from flotilla.contracts.ids import utc_now
+from flotilla.contracts.names import reply_stream, run_stream, task_stream
+from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.consumers import entries
+from tests.support.tickets import KEYS, SIGNER
 
 TENANT = "default"
 SESSION = "s1"
@@ -26,14 +30,35 @@ REPLY_TO = ReplyAddress(workflow_id="run-r1", workflow_run_id="x", activity_id="
 
 def task(task_id: str = "t1", agent: str = "adder", **fields: Any) -> AgentTask:
     """A task with a waiting activity."""
-    given = {"tenant_id": TENANT, "session_id": SESSION, "run_id": "r1", "reply_to": REPLY_TO, "input": {}, **fields}
+    given = {
+        "tenant_id": TENANT,
+        "session_id": SESSION,
+        "run_id": "r1",
+        "reply_to": REPLY_TO,
+        "input": {},
+        "secret": "a secret",
+        "deadline": (utc_now() + timedelta(minutes=30)).isoformat(),
+        "live": run_stream("r1", "key"),
+        **fields,
+    }
     return AgentTask(task_id=task_id, agent=agent, **given)
 
 
-async def publish(redis: Redis, wanted: AgentTask) -> str:
-    """Puts `wanted` on its agent's stream."""
+def sealed(wanted: AgentTask) -> SealedEvent:
+    """`wanted` with a ticket."""
     event = AgentEvent(type=TASK_REQUESTED, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
-    return await Publisher(redis).publish(task_stream(wanted.agent), event)
+    return seal(event, SIGNER)
+
+
+def sealed_fields(wanted: AgentTask) -> dict[Any, Any]:
+    """The fields of its entry."""
+    entry = sealed(wanted)
+    return {"event": entry.body, "ticket": entry.ticket}
+
+
+async def publish(redis: Redis, wanted: AgentTask) -> str:
+    """Put `wanted` on its agent's stream, with a ticket."""
+    return await Publisher(redis).publish(task_stream(wanted.agent), sealed(wanted))
 
 
 async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = TENANT) -> None:
@@ -57,6 +82,7 @@ async def running(
         redis=redis,
         tools=ToolBox(agent.tools),
         model=model,
+        keys=KEYS,
         heartbeat_s=options.pop("heartbeat_s", 5.0),
     )
     chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})
@@ -70,9 +96,9 @@ async def running(
         await work
 
 
-async def replies(redis: Redis, status: str | None = None) -> list[dict[str, Any]]:
-    """The data of the replies so far; of those with `status`, if given."""
-    found = [event["data"] for event in await entries(redis, REPLIES_STREAM)]
+async def replies(redis: Redis, status: str | None = None, agent: str = "adder") -> list[dict[str, Any]]:
+    """The data of the agent's replies so far; of those with `status`, if given."""
+    found = [event["data"] for event in await entries(redis, reply_stream(agent)) if event["type"] == TASK_REPLIED]
     return [reply for reply in found if status in {None, reply["status"]}]
 
 

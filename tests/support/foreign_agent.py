@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from flotilla.bus import Redis, ensure_group
 from flotilla.contracts.ids import new_id, utc_now
-from flotilla.contracts.names import REPLIES_STREAM, agent_group, task_stream
+from flotilla.contracts.names import agent_group, reply_stream, task_stream
 
 Task: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Callable[[Task], Awaitable[dict[str, Any] | None]]
@@ -55,7 +55,7 @@ class ForeignAgent:
             "time": utc_now().isoformat(),
             "data": data,
         }
-        await self._redis.xadd(REPLIES_STREAM, {"event": json.dumps(event)})
+        await self._redis.xadd(reply_stream(self.name), {"event": json.dumps(event)})
 
 
 @asynccontextmanager

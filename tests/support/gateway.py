@@ -16,6 +16,7 @@ from flotilla.bus.live import RunFeed
 from flotilla.config import KafkaSettings
 from flotilla.contracts.api_keys import key_hash, new_key
 from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.names import run_stream
 from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
 from flotilla.outbox import append
 from flotilla.outbox.topics import ensure_topics
@@ -24,6 +25,7 @@ from flotilla.runtime import Runtime
 from gateway.main import serving
 from gateway.settings import Settings
 from tests.support.postgres import Database
+from tests.support.redis_users import url_of
 
 ANSWER = {
     "answer": "The harbour master [1].",
@@ -89,6 +91,11 @@ class RunningGateway:
         async with tenant_transaction(self.pool, tenant) as connection:
             return await connection.fetch(query, *arguments)
 
+    async def live(self, run_id: str, *, tenant: str = "acme") -> str:
+        """The run's live stream."""
+        [row] = await self.rows("SELECT live_key FROM flotilla.runs WHERE run_id = $1", run_id, tenant=tenant)
+        return run_stream(run_id, row["live_key"])
+
     async def work(self, run_id: str, *texts: str, tenant: str = "acme") -> None:
         """Appends messages of a run to its session, as an agent does."""
         async with tenant_transaction(self.pool, tenant) as connection:
@@ -105,7 +112,7 @@ class RunningGateway:
             session_id = await connection.fetchval(_FINISH, run_id, status, json.dumps(ANSWER))
             await append(connection, tenant, session_id, [_event("state_change", change, run_id)])
         if feed is not None:
-            await feed.done(run_id, status)
+            await feed.done(await self.live(run_id, tenant=tenant), status)
 
 
 def _event(kind: Any, data: object, run_id: str) -> AgentStateEvent:
@@ -132,7 +139,7 @@ async def running_gateway(
     """A replica for as long as the block runs; `options` are settings."""
     settings = Settings(
         postgres_dsn=SecretStr(database.dsn()),
-        redis_url=SecretStr(redis_url),
+        redis_url=SecretStr(await url_of(redis_url, "gateway")),
         kafka_bootstrap_servers=kafka_bootstrap,
         temporal_address=temporal_address,
         task_queue=task_queue,

@@ -13,6 +13,7 @@ from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.entries import xadd
 from flotilla.bus.housekeeping import group_states
+from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import agent_group, task_stream
@@ -21,6 +22,7 @@ from flotilla.postgres import Pool
 from tests.support.agents import open_session, replies, rows, task
 from tests.support.consumers import Process, start
 from tests.support.postgres import Database
+from tests.support.tickets import PUBLIC_KEY_FILE, SIGNER
 from tests.support.waiting import eventually
 
 STREAM = task_stream("payer")
@@ -74,10 +76,11 @@ async def publish_all(redis: Redis, plan: Plan) -> set[str]:
     return poisoned
 
 
-def _requested(task_id: str, *, poisoned: bool) -> AgentEvent:
+def _requested(task_id: str, *, poisoned: bool) -> SealedEvent:
     wanted = task(task_id, agent="payer", input={"account": task_id})
     kind = TASK_REQUESTED.replace(".v1", ".v2") if poisoned else TASK_REQUESTED
-    return AgentEvent(type=kind, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
+    event = AgentEvent(type=kind, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
+    return seal(event, SIGNER)
 
 
 class Fleet:
@@ -85,7 +88,12 @@ class Fleet:
 
     def __init__(self, plan: Plan, redis_url: str, dsn: str) -> None:
         self._plan = plan
-        self._what: dict[str, Any] = {"url": redis_url, "dsn": dsn, "min_idle_ms": plan.min_idle_ms}
+        self._what: dict[str, Any] = {
+            "url": redis_url,
+            "dsn": dsn,
+            "min_idle_ms": plan.min_idle_ms,
+            "keys": str(PUBLIC_KEY_FILE),
+        }
         self._members: dict[str, Process] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._started = 0
@@ -189,7 +197,7 @@ async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:
         pool, "SELECT task_id, count(*) AS n FROM flotilla.agent_actions GROUP BY 1 HAVING count(*) > 1"
     )
     assert actions == []
-    failed = {reply["task_id"] for reply in await replies(redis, "failed")}
+    failed = {reply["task_id"] for reply in await replies(redis, "failed", "payer")}
     assert failed == ended.poisoned
     await Housekeeping(redis, _payer).go_round()
     assert await ask(redis, "XLEN", STREAM) == 0

@@ -17,7 +17,8 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import Runtime
-from tests.support import tickets
+from tests.support.redis_users import url_of
+from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import installed_registry
 from workflow_worker.delegates import Delegates
 from workflow_worker.main import Dependencies, work
@@ -64,23 +65,25 @@ class RunningWorker:
 async def running_worker(
     *, dsn: str, pool: Pool, redis_url: str, temporal_address: str, task_queue: str
 ) -> AsyncIterator[RunningWorker]:
-    """A worker on its own task queue, for as long as the block lasts."""
+    """A worker on its own task queue and as its own user of Redis, for as long as the block lasts."""
+    own_url = await url_of(redis_url, "workflow-worker")
     settings = Settings(
         postgres_dsn=dsn,  # type: ignore[arg-type]
-        redis_url=redis_url,  # type: ignore[arg-type]
+        redis_url=own_url,  # type: ignore[arg-type]
         temporal_address=temporal_address,
         task_queue=task_queue,
+        ticket_key_file=KEY_FILE,
         drain_s=2,
     )
     runtime = Runtime("workflow-worker")
     temporal = TemporalConnection(settings, SdkRuntime.default())
     await temporal.check()
-    async with connect_redis(redis_url) as redis:
+    async with connect_redis(redis_url) as admin, connect_redis(own_url) as redis:
         policy = read_policy(settings.approval_policy)
-        has = Dependencies(pool, redis, temporal.client, policy, installed_registry(), tickets.SIGNER, Delegates(pool))
+        has = Dependencies(pool, redis, temporal.client, policy, installed_registry(), SIGNER, Delegates(pool))
         task = asyncio.create_task(work(settings, runtime, has))
         try:
-            yield RunningWorker(temporal.client, task_queue, pool, redis, runtime)
+            yield RunningWorker(temporal.client, task_queue, pool, admin, runtime)
         finally:
             runtime.stop.set()
             await task

@@ -67,6 +67,11 @@ spec:
               mountPath: /data
             - name: tmp
               mountPath: /tmp
+            {{- if eq .server "redis" }}
+            - name: users
+              mountPath: /etc/redis
+              readOnly: true
+            {{- end }}
       volumes:
         - name: data
           {{- if $values.persistence.enabled }}
@@ -77,6 +82,14 @@ spec:
           {{- end }}
         - name: tmp
           emptyDir: {}
+        {{- if eq .server "redis" }}
+        - name: users
+          secret:
+            secretName: {{ $name }}
+            defaultMode: 0440
+            items:
+              - {key: users.acl, path: users.acl}
+        {{- end }}
 ---
 apiVersion: v1
 kind: Service

@@ -1,6 +1,7 @@
 {{/*
 Files that a service reads: the audit consumer's signing key (a Secret), the public keys that the gateway checks its
-signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share.
+signatures with (a ConfigMap), the worker's key that signs tasks (a Secret) and its public half, which every agent needs (a
+ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share.
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
 {{- $fleet := ((.Values.global | default dict).signingKey | default dict).existingSecret -}}
@@ -14,6 +15,25 @@ signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gatewa
 {{- define "flotilla-service.publicKeysConfigMap" -}}
 {{- $fleet := ((.Values.global | default dict).publicKeys | default dict).existingConfigMap | default "" -}}
 {{- (.Values.publicKeys | default dict).existingConfigMap | default $fleet -}}
+{{- end }}
+
+{{/* The worker's key of tickets, and the agents' public ones: neither runs without. */}}
+{{- define "flotilla-service.ticketKeySecret" -}}
+{{- $fleet := ((.Values.global | default dict).ticketKey | default dict).existingSecret -}}
+{{- $secret := .Values.ticketKey.existingSecret | default $fleet -}}
+{{- if not $secret -}}
+{{- fail (printf "%s needs the key that signs tasks: set ticketKey.existingSecret (or global.ticketKey.existingSecret for the whole fleet). Its key %s holds an Ed25519 private key in PEM: openssl genpkey -algorithm ed25519" .Chart.Name .Values.ticketKey.key) -}}
+{{- end -}}
+{{- $secret -}}
+{{- end }}
+
+{{- define "flotilla-service.ticketPublicKeysConfigMap" -}}
+{{- $fleet := ((.Values.global | default dict).ticketPublicKeys | default dict).existingConfigMap -}}
+{{- $map := .Values.ticketPublicKeys.existingConfigMap | default $fleet -}}
+{{- if not $map -}}
+{{- fail (printf "%s needs the public keys of tickets: set ticketPublicKeys.existingConfigMap (or global.ticketPublicKeys.existingConfigMap for the whole fleet). Its key %s holds the public half of the worker's key in PEM: openssl pkey -pubout" .Chart.Name .Values.ticketPublicKeys.key) -}}
+{{- end -}}
+{{- $map -}}
 {{- end }}
 
 {{- define "flotilla-service.approvalPolicy" -}}
@@ -40,6 +60,14 @@ signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gatewa
 - name: FLOTILLA_AUDIT_PUBLIC_KEY_FILE
   value: /etc/flotilla/public-keys/{{ .Values.publicKeys.key }}
 {{- end }}
+{{- if hasKey .Values "ticketKey" }}
+- name: FLOTILLA_TICKET_KEY_FILE
+  value: /etc/flotilla/tickets/{{ .Values.ticketKey.key }}
+{{- end }}
+{{- if hasKey .Values "ticketPublicKeys" }}
+- name: FLOTILLA_TICKET_PUBLIC_KEY_FILE
+  value: /etc/flotilla/tickets/{{ .Values.ticketPublicKeys.key }}
+{{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- $policy := include "flotilla-service.approvalPolicy" . | fromYaml }}
 {{- if $policy.existingConfigMap }}
@@ -61,6 +89,11 @@ signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gatewa
 {{- if and (hasKey .Values "publicKeys") (include "flotilla-service.publicKeysConfigMap" .) }}
 - name: public-keys
   mountPath: /etc/flotilla/public-keys
+  readOnly: true
+{{- end }}
+{{- if or (hasKey .Values "ticketKey") (hasKey .Values "ticketPublicKeys") }}
+- name: tickets
+  mountPath: /etc/flotilla/tickets
   readOnly: true
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
@@ -85,6 +118,17 @@ signatures with (a ConfigMap), the approval policy (a ConfigMap) that the gatewa
   configMap:
     name: {{ . }}
 {{- end }}
+{{- end }}
+{{- if hasKey .Values "ticketKey" }}
+- name: tickets
+  secret:
+    secretName: {{ include "flotilla-service.ticketKeySecret" . }}
+    defaultMode: 0440
+{{- end }}
+{{- if hasKey .Values "ticketPublicKeys" }}
+- name: tickets
+  configMap:
+    name: {{ include "flotilla-service.ticketPublicKeysConfigMap" . }}
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- with (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}

@@ -1,85 +1,146 @@
-"""The bus bridge: completes waiting `delegate` activities with what agents reply.
+"""The bus bridge: completes waiting `delegate` activities with what agents reply, and forwards routing slips.
 
-Always by workflow id, run id and activity id: a task token changes with each attempt, while by ids a late reply still
-completes the current attempt. NOT_FOUND means that nobody waits any more; any other trouble leaves the reply pending.
+Each agent has a reply stream of its own, so that the stream says who replies. Activities are completed by workflow id,
+run id and activity id, as they stand in the delegation's row: a task token changes with each attempt, while by ids a
+late reply still completes the current attempt. NOT_FOUND means that nobody waits any more; any other trouble leaves the
+reply pending.
 """
 
 import asyncio
+import math
+import re
 import time
+from dataclasses import replace
 
 import structlog
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle, Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from flotilla.bus import Delivery, Finish
+from flotilla.bus import DONE, Delivery, Finish
 from flotilla.bus.connection import Redis
-from flotilla.contracts.envelope import from_builtins, to_json
+from flotilla.bus.dead_letters import ReadableTask
+from flotilla.contracts.dead_letters import DeadLettered
+from flotilla.contracts.envelope import AgentEvent, from_builtins, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
-from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, TASK_REPLIED, AgentReply, ReplyAddress
-from flotilla.postgres import Pool
-from workflow_worker.activities.delegation import failure_of, mark_cancelled, reference_to
-from workflow_worker.activities.signatures import CANCELLED_BY_AGENT, TaskOutcome
-from workflow_worker.foreign_replies import persist
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_stream
+from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
+from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
+from workflow_worker.activities.signatures import CANCELLED_BY_AGENT
+from workflow_worker.delegations import TaskPublisher
+from workflow_worker.former_replies import agent_on_record
+from workflow_worker.settlement import Answer, Settled, Settlement
 
 log = structlog.get_logger(__name__)
 RPC_TIMEOUT_S = 10.0
+CLOCKS_DIFFER_S = 60.0
+_ANNOUNCEMENT = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
 
 
 class Bridge:
-    """Handles the entries of `flotilla.replies`. Safe to hand the same reply twice."""
+    """Handles the entries of the reply streams. Safe to hand the same reply twice."""
 
-    def __init__(self, client: Client, pool: Pool, redis: Redis) -> None:
+    def __init__(self, client: Client, redis: Redis, settlement: Settlement, publisher: TaskPublisher) -> None:
         self._client = client
-        self._pool = pool
         self._redis = redis
+        self._settlement = settlement
+        self._publisher = publisher
 
-    async def handle(self, delivery: Delivery) -> Finish:
-        """Stores what a foreign agent left to be stored, then answers the waiting activity.
+    async def handle(self, agent: str, delivery: Delivery) -> Finish:
+        """Answer the activity that waits for `agent`, whose stream the delivery is from.
 
         Raises:
             UnknownType: not a reply, or of a version that this worker does not know.
-            DeadLetter: no workflow could use it; whoever waits for the task is told by the dead letters.
+            DeadLetter: no workflow could use it, or the agent may not give it.
             RetryLater: Temporal or PostgreSQL is away, or PostgreSQL does not know the task (yet).
         """
+        if delivery.event.type == DEAD_LETTERED:
+            return _dead_letter_of(agent, delivery)
+        try:
+            reply = _reply_in(delivery)
+            settled = await self._settlement.settle(agent, reply, age_s(delivery))
+        except DeadLetter as error:
+            await self._give_up(agent, delivery, error)
+            raise
+        if settled is None:
+            return DONE
+        await self._act(settled, reply.progress)
+        return _announced(agent, settled, reply, delivery) if settled.delegated.is_open else DONE
+
+    async def handle_former(self, delivery: Delivery) -> Finish:
+        """Look for the answer that a reply on the former versions' stream speaks of.
+
+        Raises:
+            UnknownType, DeadLetter, RetryLater: as `handle`.
+        """
         reply = _reply_in(delivery)
-        if not reply.persisted and reply.status in ("done", "failed"):
-            await persist(self._pool, reply, _age_s(delivery))
-        if reply.reply_to is not None:
-            await self._answer(self._activity(reply.reply_to), reply)
-        return Finish()
+        if reply.status == "progress":
+            return DONE
+        agent = await agent_on_record(self._settlement.pool, reply)
+        if agent is not None:
+            settled = await self._settlement.settle(agent, replace(reply, persisted=True), age_s(delivery))
+            if settled is not None:
+                await self._act(settled, None)
+        return DONE
+
+    async def _act(self, settled: Settled, progress: str | None) -> None:
+        if settled.following is not None:
+            await self._publisher.publish(settled.following)
+        await self._tell_waiting(settled, progress)
+
+    async def _give_up(self, agent: str, delivery: Delivery, error: DeadLetter) -> None:
+        """Tells whoever waits for a task of `agent` that its reply is of no use."""
+        try:
+            task = from_builtins(delivery.event.data, ReadableTask)
+        except Undecodable:
+            return
+        if task.tenant_id is None:
+            return
+        settled = await self._settlement.give_up(agent, task.tenant_id, task.task_id, task.attempt, str(error))
+        if settled is not None:
+            await self._tell_waiting(settled, None)
+
+    async def _tell_waiting(self, settled: Settled, progress: str | None) -> None:
+        task_id = settled.delegated.task_id
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT_S):
+                await _pass_on(self._activity(settled.delegated.waiting), settled, progress)
+        except AsyncActivityCancelledError:
+            await mark_cancelled(self._redis, task_id)
+        except TimeoutError as error:
+            raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise RetryLater(f"Temporal refused the answer to task {task_id}: {error}") from error
+            log.debug("reply_to_nobody", task_id=task_id, attempt=settled.delegated.attempt)
 
     def _activity(self, address: ReplyAddress) -> AsyncActivityHandle:
         return self._client.get_async_activity_handle(
             workflow_id=address.workflow_id, run_id=address.workflow_run_id, activity_id=address.activity_id
         )
 
-    async def _answer(self, waiting: AsyncActivityHandle, reply: AgentReply) -> None:
-        try:
-            async with asyncio.timeout(RPC_TIMEOUT_S):
-                await self._pass_on(waiting, reply)
-        except AsyncActivityCancelledError:
-            await mark_cancelled(self._redis, reply.task_id)
-        except TimeoutError as error:
-            raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise RetryLater(f"Temporal refused the answer to task {reply.task_id}: {error}") from error
-            log.debug("reply_to_nobody", task_id=reply.task_id, attempt=reply.attempt, status=reply.status)
 
-    async def _pass_on(self, waiting: AsyncActivityHandle, reply: AgentReply) -> None:
-        if reply.status == "progress" or not reply.final:
-            await waiting.heartbeat(reply.progress or f"{reply.agent} done")
-        elif reply.status == "done":
-            await waiting.complete(_outcome(reply))
-        elif reply.status == "cancelled":
-            await _report_cancelled(waiting, reply)
+async def _pass_on(waiting: AsyncActivityHandle, settled: Settled, progress: str | None) -> None:
+    delegated, answer = settled.delegated, settled.answer
+    agent = delegated.row["agent"]
+    if answer is None:
+        await waiting.heartbeat(progress or agent)
+    elif answer.status == "done" and answer.result is not None:
+        if delegated.row["slip"]:
+            await waiting.heartbeat(f"{agent} done")
         else:
-            assert reply.failure is not None  # noqa: S101 - checked in _reply_in
-            await waiting.fail(failure_of(reply.task_id, reply.agent, reply.attempt, reply.failure))
+            await waiting.complete(outcome_of(delegated.task_id, answer.result))
+    elif answer.status == "cancelled":
+        await _report_cancelled(waiting, agent)
+    else:
+        await waiting.fail(failure_of(delegated.task_id, agent, delegated.attempt, _failure(answer)))
 
 
-async def _report_cancelled(waiting: AsyncActivityHandle, reply: AgentReply) -> None:
+def _failure(answer: Answer) -> Failure:
+    return answer.failure or Failure(type="Unknown", message="the agent gave no reason", retryable=False)
+
+
+async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
     try:
         await waiting.report_cancellation()
     except RPCError as error:
@@ -88,14 +149,15 @@ async def _report_cancelled(waiting: AsyncActivityHandle, reply: AgentReply) -> 
         # The agent heard of the cancellation before the server did: the workflow's request is still on its way.
         await waiting.fail(
             ApplicationError(
-                f"agent {reply.agent} stopped: the task was cancelled", type=CANCELLED_BY_AGENT, non_retryable=True
+                f"agent {agent} stopped: the task was cancelled", type=CANCELLED_BY_AGENT, non_retryable=True
             )
         )
 
 
-def _age_s(delivery: Delivery) -> float:
-    """How long ago the entry was written, by its id."""
-    return time.time() - int(delivery.entry_id.partition("-")[0]) / 1000
+def age_s(delivery: Delivery) -> float:
+    """How long ago the entry was written, by its id; for ever, where its writer chose an id ahead of the clock."""
+    age_s = time.time() - int(delivery.entry_id.partition("-")[0]) / 1000
+    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
 
 
 def _reply_in(delivery: Delivery) -> AgentReply:
@@ -110,15 +172,41 @@ def _reply_in(delivery: Delivery) -> AgentReply:
         raise DeadLetter(f"entry {delivery.entry_id}: {error}") from error
     if reply.status == "failed" and reply.failure is None:
         raise DeadLetter(f"reply to task {reply.task_id} failed without a failure")
-    if reply.status == "done" and reply.result is None and reply.result_ref is None:
+    if reply.status == "done" and reply.result is None and not reply.persisted:
         raise DeadLetter(f"reply to task {reply.task_id} is done without a result")
     return reply
 
 
-def _outcome(reply: AgentReply) -> TaskOutcome:
-    if reply.result is None:
-        return TaskOutcome(task_id=reply.task_id, result_ref=reply.result_ref)
-    body = to_json(reply.result)
-    if len(body) > MAX_INLINE_RESULT_BYTES:
-        return TaskOutcome(task_id=reply.task_id, result_ref=reference_to(reply.task_id, body.decode()))
-    return TaskOutcome(task_id=reply.task_id, result=reply.result)
+def _announced(agent: str, settled: Settled, reply: AgentReply, delivery: Delivery) -> Finish:
+    """Tells everybody on `flotilla.events` that the task is done, under a name that the agent may choose."""
+    if settled.answer is None or settled.answer.status != "done":
+        return DONE
+    delegated = settled.delegated
+    kind = reply.announces or ""
+    done = TaskCompleted(
+        task_id=delegated.task_id,
+        agent=agent,
+        attempt=delegated.attempt,
+        duration_ms=settled.answer.duration_ms,
+    )
+    event = AgentEvent(
+        type=kind if _ANNOUNCEMENT.fullmatch(kind) else f"flotilla.{agent}.completed.v1",
+        source=f"/agents/{agent}",
+        subject=delegated.row["session_id"],
+        tenant=delegated.tenant_id,
+        runid=delegated.row["run_id"],
+        taskid=delegated.task_id,
+        subjectkey=delegated.row["principal"],
+        traceparent=delivery.event.traceparent,
+        data=to_builtins(done),
+    )
+    return Finish([(EVENTS_STREAM, event)])
+
+
+def _dead_letter_of(agent: str, delivery: Delivery) -> Finish:
+    """Passes an agent's announcement of a dead letter of its own tasks on."""
+    lost = from_builtins(delivery.event.data, DeadLettered)
+    if lost.stream != task_stream(agent):
+        raise DeadLetter(f"entry {delivery.entry_id}: {lost.stream} is not the task stream of agent {agent}")
+    event = replace(delivery.event, source=f"/agents/{agent}", data=to_builtins(replace(lost, body=None)))
+    return Finish([(DEAD_LETTERS_STREAM, event)])

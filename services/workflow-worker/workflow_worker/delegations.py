@@ -11,6 +11,7 @@ from hashlib import sha256
 
 import asyncpg
 
+from flotilla.bus import AgentEventBus, Redis, entry_exists
 from flotilla.bus.entries import check_size
 from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.config.signing import Signer
@@ -26,8 +27,9 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from workflow_worker.delegates import Delegates
 
 SOURCE = "/workflow-worker"
 SECRET_BYTES = 32
@@ -64,7 +66,19 @@ _SUPERSEDE = """
 UPDATE flotilla.delegations SET state = 'superseded', event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt < $3 AND state = 'open'
 """
-_PUBLISHED = "SELECT event, ticket FROM flotilla.delegations WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3"
+_OPENED = """
+SELECT d.agent, d.event, d.ticket, CASE WHEN t.attempt = d.attempt THEN t.entry_id END AS entry_id
+FROM flotilla.delegations AS d LEFT JOIN flotilla.agent_tasks AS t USING (tenant_id, task_id)
+WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.event IS NOT NULL
+"""
+# Lets a hop run again, if it has no result and no later try took its place.
+_REOPEN = """
+UPDATE flotilla.delegations AS d SET state = 'open', deadline = $5, secret_hash = $6, event = $7, ticket = $8,
+    issued_at = now(), closed_at = NULL
+FROM flotilla.agent_tasks AS t
+WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.agent = $4 AND d.state <> 'superseded'
+  AND t.tenant_id = d.tenant_id AND t.task_id = d.task_id AND t.status <> 'done' AND t.attempt = d.attempt
+"""
 _CLOSE = """
 UPDATE flotilla.delegations SET state = $4, event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
@@ -73,6 +87,18 @@ WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 _STORE_ENTRY = """
 UPDATE flotilla.agent_tasks SET entry_id = $3 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $4
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A hop that waits for its agent: what is published, and where in the stream it is if that was done before."""
+
+    tenant_id: str
+    task_id: str
+    attempt: int
+    agent: str
+    sealed: SealedEvent
+    entry_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +128,19 @@ def hop_after(task: AgentTask, result: str) -> AgentTask:
 
 async def open_hop(
     connection: Connection, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
-) -> SealedEvent:
+) -> Opened:
     """Write the hop's row, with a secret of its own, and return what is to be published.
 
-    Where somebody else opened it meanwhile, that one's event is returned.
+    Where it is open already, what was published for it is returned.
 
     Raises:
         Oversize: the task is too large for a stream.
     """
     secret = secrets.token_urlsafe(SECRET_BYTES)
-    issued = replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret)
-    sealed = _sealed(issued, signer)
+    sealed = _sealed(replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret), signer)
     if task.attempt > 1:
         await connection.execute(_SUPERSEDE, task.tenant_id, root_task_id(task.task_id), task.attempt)
-    opened = await connection.fetchval(
+    is_new = await connection.fetchval(
         _OPEN,
         task.tenant_id,
         task.task_id,
@@ -135,23 +160,73 @@ async def open_hop(
         sealed.body,
         sealed.ticket,
     )
-    return sealed if opened else await published_event(connection, task) or sealed
+    earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
+    return earlier or Opened(
+        tenant_id=task.tenant_id, task_id=task.task_id, attempt=task.attempt, agent=task.agent, sealed=sealed
+    )
 
 
-async def published_event(connection: Connection, task: AgentTask) -> SealedEvent | None:
-    """What was published for this hop and try; None if there is no open row."""
-    row = await connection.fetchrow(_PUBLISHED, task.tenant_id, task.task_id, task.attempt)
-    return None if row is None or row["event"] is None else SealedEvent(row["event"], row["ticket"])
+async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:
+    """What waits for its agent; None if there is no such row, or it is closed."""
+    row = await connection.fetchrow(_OPENED, tenant_id, task_id, attempt)
+    if row is None:
+        return None
+    return Opened(
+        tenant_id=tenant_id,
+        task_id=task_id,
+        attempt=attempt,
+        agent=row["agent"],
+        sealed=SealedEvent(row["event"], row["ticket"]),
+        entry_id=row["entry_id"],
+    )
 
 
-async def store_entry(connection: Connection, task: AgentTask, entry_id: str) -> None:
-    """Remembers where in its stream the task is."""
-    await connection.execute(_STORE_ENTRY, task.tenant_id, task.task_id, entry_id, task.attempt)
+async def reopen_hop(connection: Connection, task: AgentTask, sealed: SealedEvent) -> bool:
+    """Let a hop be answered again under `sealed`, which must be this fleet's own; whether it may be.
+
+    It may not once it has a result, or a later try took its place.
+    """
+    assert task.secret is not None and task.deadline is not None  # noqa: S101, PT018 - the fleet's own
+    digest, deadline = sha256(task.secret.encode()).digest(), datetime.fromisoformat(task.deadline)
+    status: str = await connection.execute(
+        _REOPEN, task.tenant_id, task.task_id, task.attempt, task.agent, deadline, digest, sealed.body, sealed.ticket
+    )
+    return status == "UPDATE 1"
+
+
+def sealed_again(task: AgentTask, deadline: datetime, signer: Signer) -> tuple[AgentTask, SealedEvent]:
+    """The same task with more time and a secret of its own."""
+    issued = replace(task, deadline=deadline.isoformat(), secret=secrets.token_urlsafe(SECRET_BYTES))
+    return issued, _sealed(issued, signer)
 
 
 async def close_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int, state: str) -> None:
-    """Ends the row; does nothing if it has ended. What was published goes: nobody needs it any more."""
+    """End the row; nothing if it has ended. What was published goes: nobody needs it any more."""
     await connection.execute(_CLOSE, tenant_id, task_id, attempt, state)
+
+
+class TaskPublisher:
+    """Puts opened hops on their agents' streams."""
+
+    def __init__(self, pool: Pool, redis: Redis, delegates: Delegates) -> None:
+        self._pool = pool
+        self._redis = redis
+        self._delegates = delegates
+        self._bus = AgentEventBus(redis)
+
+    async def publish(self, opened: Opened) -> None:
+        """Publish `opened`, unless it is in the stream.
+
+        Raises:
+            RetryLater: Redis or PostgreSQL is away, or the stream is full.
+        """
+        stream = task_stream(opened.agent)
+        if opened.entry_id is not None and await entry_exists(self._redis, stream, opened.entry_id):
+            return
+        await self._delegates.note(opened.agent)
+        entry_id = await self._bus.publish(stream, opened.sealed)
+        async with tenant_transaction(self._pool, opened.tenant_id, durable=False) as connection:
+            await connection.execute(_STORE_ENTRY, opened.tenant_id, opened.task_id, entry_id, opened.attempt)
 
 
 def _sealed(task: AgentTask, signer: Signer) -> SealedEvent:

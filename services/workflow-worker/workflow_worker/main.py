@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,13 +12,13 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from flotilla.approvals.policy import ApprovalPolicy, read_policy
-from flotilla.bus import AgentEventBus, Consumer, ConsumerOptions, Redis, check_redis, connect_redis
+from flotilla.bus import Consumer, ConsumerOptions, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
 from flotilla.bus.live import RunFeed
-from flotilla.config.signing import Signer, load_signer, new_signer
+from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM
+from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, serve
@@ -32,17 +33,22 @@ from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
+from workflow_worker.delegations import TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
+from workflow_worker.redrives import Redrives
+from workflow_worker.reply_streams import ReplyStreams
 from workflow_worker.risk_review import RiskReview
 from workflow_worker.settings import Settings
+from workflow_worker.settlement import Settlement
 from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
 HTTP_TIMEOUT_S = 20.0
+REDIS_CONNECTIONS = 1_000
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
@@ -50,7 +56,10 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         redis = await stack.enter_async_context(
-            connect_redis(settings.redis_url.get_secret_value(), name=runtime.instance)
+            # The consumer of each agent's replies holds one while it waits.
+            connect_redis(
+                settings.redis_url.get_secret_value(), name=runtime.instance, max_connections=REDIS_CONNECTIONS
+            )
         )
         temporal = TemporalConnection(settings, sdk_runtime(settings.metrics_host, settings.temporal_metrics_port))
         runtime.health.add_check("postgres", lambda: check_schema(pool))
@@ -58,7 +67,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("temporal", temporal.check)
         policy, registry = read_policy(settings.approval_policy), installed_registry()
         if await runtime.until_ready():
-            signer = load_signer(settings.ticket_key_file) if settings.ticket_key_file else new_signer()
+            signer = load_signer(settings.ticket_key_file)
             has = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool))
             await work(settings, runtime, has)
 
@@ -85,7 +94,7 @@ async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
         worker = make_worker(has.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
         async with asyncio.TaskGroup() as group:
             group.create_task(_until_stopped(worker, runtime.stop), name="temporal worker")
-            group.create_task(_bridge(settings, runtime, has).run(runtime.stop), name="bridge")
+            group.create_task(_reply_streams(settings, runtime, has).run(runtime.stop), name="bridge")
             group.create_task(_leader(settings, runtime, has, parts).run(runtime.stop), name="leader")
 
 
@@ -99,7 +108,8 @@ class Activities:
         receivers = Receivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
-        self.delegation = Delegation(has.pool, has.redis, AgentEventBus(has.redis), has.signer, has.delegates)
+        publisher = TaskPublisher(has.pool, has.redis, has.delegates)
+        self.delegation = Delegation(has.pool, has.redis, publisher, has.signer)
         self.runs = RunRecords(has.pool, RunFeed(has.redis))
         self.approvals = Approvals(has.pool, receivers.urls)
         self.orders = Orders(has.pool)
@@ -138,17 +148,27 @@ def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Acti
     return Leader(has.pool, SERVICE, runtime.instance, duties)
 
 
-def _bridge(settings: Settings, runtime: Runtime, has: Dependencies) -> Consumer:
+def _reply_streams(settings: Settings, runtime: Runtime, has: Dependencies) -> ReplyStreams:
     runtime.health.expect_progress("bridge", within_s=60)
-    return Consumer(
-        has.redis,
-        REPLIES_STREAM,
-        BRIDGE_GROUP,
-        runtime.instance,
-        Bridge(has.temporal, has.pool, has.redis).handle,
-        ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
-        PostgresDeadLetters(has.pool),
-        on_progress=lambda: runtime.health.progress("bridge"),
+    settlement = Settlement(has.pool, has.signer)
+    bridge = Bridge(has.temporal, has.redis, settlement, TaskPublisher(has.pool, has.redis, has.delegates))
+
+    def consumer(stream: str, handler: Handler) -> Consumer:
+        return Consumer(
+            has.redis,
+            stream,
+            BRIDGE_GROUP,
+            runtime.instance,
+            handler,
+            ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
+            PostgresDeadLetters(has.pool),
+            on_progress=lambda: runtime.health.progress("bridge"),
+        )
+
+    redrives = Redrives(has.pool, has.redis, has.signer)
+    others = [consumer(REPLIES_STREAM, bridge.handle_former), consumer(REDRIVES_STREAM, redrives.handle)]
+    return ReplyStreams(
+        has.delegates, others, lambda agent: consumer(reply_stream(agent), partial(bridge.handle, agent))
     )
 
 

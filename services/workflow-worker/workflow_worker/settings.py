@@ -28,7 +28,7 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     max_cached_workflows: int = Field(default=1000, ge=1)
     bridge_slots: int = Field(default=64, ge=1)
     """Replies that are handled at the same time."""
-    ticket_key_file: Path | None = None
+    ticket_key_file: Path
     """The Ed25519 private key (PEM, PKCS 8) that signs tasks; agents have its public half."""
     build_id: str | None = None
     """Turns on worker versioning: one Deployment per build id."""

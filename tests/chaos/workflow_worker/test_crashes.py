@@ -16,6 +16,7 @@ from flotilla_devstack import RunningStack, ServiceProcess
 from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.postgres import Database
+from tests.support.tickets import KEY_FILE
 from tests.support.waiting import eventually
 
 BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -62,6 +63,7 @@ async def world(
         "FLOTILLA_POSTGRES_DSN": database.dsn(),
         "FLOTILLA_REDIS_URL": redis_url,
         "FLOTILLA_TASK_QUEUE": unique("queue"),
+        "FLOTILLA_TICKET_KEY_FILE": str(KEY_FILE),
     }
     async with connect_redis(redis_url) as redis:
         yield World(stack, temporal_client, redis, database, env)

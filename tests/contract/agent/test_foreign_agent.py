@@ -10,10 +10,11 @@ import pytest
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts import AgentReply
 from flotilla.contracts.envelope import from_builtins, to_builtins
-from flotilla.contracts.names import REPLIES_STREAM, task_stream
+from flotilla.contracts.names import reply_stream, task_stream
 from tests.contract.bus.test_asyncapi import carried
-from tests.support.agents import REPLY_TO, publish, task
+from tests.support.agents import publish, sealed_fields, task
 from tests.support.consumers import entries
+from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 SCRIPT = Path(__file__).parents[3] / "docs/examples/foreign-agent.sh"
@@ -28,7 +29,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def foreign_agent(redis_url: str) -> Iterator[None]:
     """The script, as long as the test."""
-    environment = {**os.environ, "REDIS_URL": redis_url}
+    environment = {**os.environ, "REDIS_URL": redis_url, "TICKET_KEY": str(PUBLIC_KEY_FILE)}
     with subprocess.Popen([SCRIPT], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -40,11 +41,23 @@ def foreign_agent(redis_url: str) -> Iterator[None]:
 async def test_agent_in_bash_answers_what_the_bridge_understands(redis: Redis) -> None:
     wanted = task("t1", agent="shout", input={"text": 'say "hello"'})
     await publish(redis, wanted)
-    (event,) = await eventually(lambda: entries(redis, REPLIES_STREAM), timeout_s=30)
-    assert carried(REPLIES_STREAM, event) == 1
+    (event,) = await eventually(lambda: entries(redis, reply_stream("shout")), timeout_s=30)
+    assert carried("flotilla.replies.{agent}", event) == 1
     reply = from_builtins(event["data"], AgentReply)
     assert (reply.task_id, reply.status, reply.result) == ("t1", "done", {"text": 'SAY "HELLO"'})
-    assert (reply.persisted, to_builtins(reply.reply_to)) == (False, to_builtins(REPLY_TO))
+    assert not reply.persisted
     assert to_builtins(reply.events) == [{"kind": "message", "data": {"role": "assistant", "content": 'SAY "HELLO"'}}]
     (group,) = await redis.xinfo_groups(task_stream("shout"))
     assert group["pending"] == 0
+
+
+@pytest.mark.usefixtures("foreign_agent")
+async def test_agent_in_bash_works_on_nothing_that_the_worker_did_not_sign(redis: Redis) -> None:
+    stream = task_stream("shout")
+    forged = sealed_fields(task("t1", agent="shout", input={"text": "forged"}))
+    await redis.xadd(stream, {**forged, "event": forged["event"].replace(b"default", b"victim")})
+    await redis.xadd(stream, {"event": forged["event"]})
+    await redis.xadd(stream, {**forged, "ticket": "nonsense"})
+    await publish(redis, task("t2", agent="shout", input={"text": "signed"}))
+    (event,) = await eventually(lambda: entries(redis, reply_stream("shout")), timeout_s=30)
+    assert event["data"]["task_id"] == "t2"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -17,11 +16,19 @@ from flotilla.bus.entries import Entry
 from flotilla.contracts import AgentEvent, AgentTask, names
 from flotilla.contracts.envelope import encode_event, to_builtins
 from flotilla.contracts.session_events import SESSION_EVENT_KINDS, session_event_type
-from flotilla.contracts.tasks import DRAFT_COMPLETED, RESEARCH_COMPLETED, TASK_REQUESTED, Failure, ReplyAddress
+from flotilla.contracts.tasks import (
+    DRAFT_COMPLETED,
+    RESEARCH_COMPLETED,
+    TASK_REQUESTED,
+    Failure,
+    ReplyAddress,
+    TaskCompleted,
+)
 from tests.support.consumers import entries
 from tests.support.waiting import eventually
 
 DOCUMENT = document("1.2.3")
+LIVE = names.run_stream("r1", "key")
 TASK = AgentTask(
     task_id="t1",
     agent="research",
@@ -74,9 +81,10 @@ def carried(address: str, value: object) -> int:
 def test_every_channel_of_the_contract_is_declared() -> None:
     assert {channel["address"] for channel in DOCUMENT["channels"].values()} == {
         names.TASK_STREAM_PREFIX + "{agent}",
-        names.REPLIES_STREAM,
+        names.REPLY_STREAM_PREFIX + "{agent}",
+        names.REDRIVES_STREAM,
         names.EVENTS_STREAM,
-        names.RUN_STREAM_PREFIX + "{run}",
+        names.RUN_STREAM_PREFIX + "{run}.{key}",
         names.DEAD_LETTERS_STREAM,
         names.SESSION_EVENTS_TOPIC,
         names.CHECKPOINTS_TOPIC,
@@ -123,9 +131,9 @@ def test_answers_of_agents_are_what_the_document_says(agent: Agent) -> None:
     big = Answer(status="done", attempt=1, result={"text": "x" * 20_000})
     for answer in (done, failed, big):
         for stream, event in replies.answers(agent, TASK, answer):
-            address = "flotilla.tasks.{agent}" if stream.startswith(names.TASK_STREAM_PREFIX) else stream
-            assert carried(address, json.loads(encode_event(event))) == 1
-    assert carried(names.REPLIES_STREAM, json.loads(encode_event(replies.progress(agent, TASK, "half")[1]))) == 1
+            assert stream == names.reply_stream(agent.name)
+            assert carried("flotilla.replies.{agent}", json.loads(encode_event(event))) == 1
+    assert carried("flotilla.replies.{agent}", json.loads(encode_event(replies.progress(agent, TASK, "half")[1]))) == 1
 
 
 async def test_dead_letter_is_what_the_document_says() -> None:
@@ -137,21 +145,22 @@ async def test_dead_letter_is_what_the_document_says() -> None:
         reason="unknown_type",
         error="no",
     )
-    for stream, event in await StreamDeadLetters().keep(lost):
-        assert carried(stream, json.loads(encode_event(event))) == 1
+    (_, announced), (_, reply) = await StreamDeadLetters().keep(lost)
+    assert carried(names.DEAD_LETTERS_STREAM, json.loads(encode_event(announced))) == 1
+    assert carried("flotilla.replies.{agent}", json.loads(encode_event(reply))) == 1
 
 
 async def test_live_stream_is_what_the_document_says(redis: Redis) -> None:
     feed = RunFeed(redis)
-    await feed.step("r1", "research", "started", attempt=1, agent="research")
-    await feed.reset("r1", task_id="t1", attempt=2)
-    await feed.token("r1", "Hello", task_id="t1", attempt=2)
-    await feed.done("r1", "success")
-    found: Any = await redis.xrange("flotilla.runs.r1")
+    await feed.step(LIVE, "research", "started", attempt=1, agent="research")
+    await feed.reset(LIVE, task_id="t1", attempt=2)
+    await feed.token(LIVE, "Hello", task_id="t1", attempt=2)
+    await feed.done(LIVE, "success")
+    found: Any = await redis.xrange(LIVE)
     assert [fields[b"kind"] for _, fields in found] == [b"step", b"reset", b"token", b"done"]
     for _, fields in found:
         entry = {"kind": fields[b"kind"].decode(), "data": json.loads(fields[b"data"])}
-        assert carried("flotilla.runs.{run}", entry) == 1
+        assert carried("flotilla.runs.{run}.{key}", entry) == 1
 
 
 @pytest.mark.parametrize("kind", SESSION_EVENT_KINDS)
@@ -171,7 +180,8 @@ async def test_plain_subscriber_sees_announcements_and_passes_over_what_is_none(
     broker = announcement_broker(redis_url, keep)
     await broker.start()
     bus = AgentEventBus(redis)
-    (_, announced) = replies.answers(RESEARCH, replace(TASK, slip=[]), Answer(status="done", attempt=1, result={}))[1]
+    done = TaskCompleted(task_id="t1", agent="research", attempt=1, duration_ms=1.0)
+    announced = AgentEvent(type=RESEARCH_COMPLETED, source="/agents/research", subject="s1", data=to_builtins(done))
     try:
         await redis.xadd(names.EVENTS_STREAM, {"event": b"{"})
         await eventually(lambda: _seen_again(bus, announced, seen))

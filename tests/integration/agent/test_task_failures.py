@@ -1,7 +1,6 @@
 """What an agent answers when a task can't be done: a failure is an answer, too, and ends its try."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -12,8 +11,7 @@ from flotilla.contracts.names import cancelled_key, task_stream
 from flotilla.contracts.tasks import Failure
 from flotilla.postgres import Pool
 from tests.support.adder import Add, Adder, Sum, asked, two
-from tests.support.agents import publish, replies, rows, running, session_events
-from tests.support.consumers import entries
+from tests.support.agents import publish, replies, rows, running, sealed_fields, session_events, task
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -103,16 +101,16 @@ async def test_task_of_an_unknown_session_fails_and_says_so(pool: Pool, redis: R
     assert "no session nowhere" in reply["failure"]["message"]
 
 
-async def test_task_on_the_wrong_stream_is_a_dead_letter_that_fails_its_run(pool: Pool, redis: Redis) -> None:
+async def test_task_of_another_agent_is_a_dead_letter_that_changes_nothing(pool: Pool, redis: Redis) -> None:
+    """Its ticket is valid, on another agent's stream: whoever copied it must not end the task."""
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked())
-        await eventually(lambda: replies(redis, "done"))
-        (event,) = await entries(redis, task_stream("adder"))
-        event["data"] |= {"agent": "someone-else", "task_id": "t9"}
-        await redis.xadd(task_stream("adder"), {"event": json.dumps(event)})
-        (reply,) = await eventually(lambda: replies(redis, "failed"))
-    assert (reply["task_id"], reply["failure"]["type"]) == ("t9", "DeadLetter")
+        await redis.xadd(task_stream("adder"), sealed_fields(task("t9", agent="someone-else")))
+        (letter,) = await eventually(lambda: rows(pool, "SELECT reason, error FROM flotilla.dead_letters"))
+    assert letter["reason"] == "refused"
+    assert "is for agent 'someone-else', not 'adder'" in letter["error"]
+    assert await replies(redis, "failed") == []
+    assert await rows(pool, "SELECT 1 FROM flotilla.agent_tasks") == []
 
 
 async def test_cancelled_task_stops_even_if_it_never_asks(pool: Pool, redis: Redis) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from flotilla.bus import Redis
+from flotilla.bus.tickets import seal
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import EVENTS_STREAM
 from flotilla.contracts.tasks import Turn
 from flotilla.postgres import Pool
 from flotilla.testing import FakeModel
 from tests.support.adder import Adder, asked, two
-from tests.support.agents import REPLY_TO, open_session, publish, replies, rows, running, session_events
+from tests.support.agents import open_session, publish, replies, rows, running, session_events
 from tests.support.consumers import entries
+from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -28,7 +30,7 @@ async def test_task_has_one_result_its_actions_its_events_its_reply_and_its_anno
         await publish(redis, asked())
         (reply,) = await eventually(lambda: replies(redis, "done"))
     assert reply["result"] == {"total": 3, "text": ""}
-    assert (reply["persisted"], reply["final"], reply["reply_to"]) == (True, True, to_builtins(REPLY_TO))
+    assert (reply["persisted"], reply["final"]) == (True, True)
     (row,) = await rows(pool, "SELECT * FROM flotilla.agent_tasks")
     assert (row["status"], row["attempt"], json.loads(row["result"])["total"]) == ("done", 1, 3)
     actions = await rows(pool, "SELECT action_type FROM flotilla.agent_actions ORDER BY action_seq")
@@ -37,8 +39,8 @@ async def test_task_has_one_result_its_actions_its_events_its_reply_and_its_anno
     assert [event["type"].split(".")[2] for event in events] == ["tool_call", "tool_result"]
     assert events[0]["data"]["call_id"] == events[1]["data"]["call_id"]
     assert {event["taskid"] for event in events} == {"t1"}
-    (announced,) = await entries(redis, EVENTS_STREAM)
-    assert (announced["type"], announced["data"]["task_id"]) == ("flotilla.adder.completed.v1", "t1")
+    assert reply["announces"] == "flotilla.adder.completed.v1"
+    assert not await redis.exists(EVENTS_STREAM)  # the bridge announces
 
 
 async def test_task_delivered_again_is_answered_from_the_store_and_has_one_effect(pool: Pool, redis: Redis) -> None:
@@ -116,13 +118,13 @@ async def test_tokens_and_steps_reach_the_live_stream_and_a_second_run_voids_the
         await publish(redis, asked("talk", task_id="t2", attempt=2))
         await eventually(lambda: two(replies(redis, "done")))
         await eventually(lambda: _kinds_written(redis, 7))
-    found: Any = await redis.xrange("flotilla.runs.r1")
+    found: Any = await redis.xrange("flotilla.runs.r1.key")
     of_second = [
         (fields[b"kind"], json.loads(fields[b"data"])) for _, fields in found if b"there" in fields[b"data"]
         or json.loads(fields[b"data"]).get("task_id") == "t2"
     ]  # fmt: skip
     assert [kind for kind, _ in of_second] == [b"reset", b"token"]
-    assert 0 < await redis.ttl("flotilla.runs.r1") <= 3600
+    assert 0 < await redis.ttl("flotilla.runs.r1.key") <= 3600
 
 
 async def test_session_history_comes_oldest_first(pool: Pool, redis: Redis) -> None:
@@ -164,9 +166,9 @@ async def test_one_trace_goes_from_the_task_to_its_reply(pool: Pool, redis: Redi
         from flotilla.contracts.tasks import TASK_REQUESTED
 
         event = AgentEvent(type=TASK_REQUESTED, source="/t", subject="s1", data=to_builtins(asked()))
-        await Publisher(redis).publish(adder.agent.stream, replace(event, traceparent=parent))
+        await Publisher(redis).publish(adder.agent.stream, seal(replace(event, traceparent=parent), SIGNER))
         await eventually(lambda: replies(redis, "done"))
-    (reply,) = await entries(redis, "flotilla.replies")
+    (reply,) = await entries(redis, "flotilla.replies.adder")
     assert reply["traceparent"].split("-")[1] == parent.split("-")[1]
     assert reply["traceparent"].split("-")[2] != parent.split("-")[2]
     for recorded in await session_events(pool):
@@ -174,4 +176,4 @@ async def test_one_trace_goes_from_the_task_to_its_reply(pool: Pool, redis: Redi
 
 
 async def _kinds_written(redis: Redis, count: int) -> bool:
-    return await redis.xlen("flotilla.runs.r1") >= count
+    return await redis.xlen("flotilla.runs.r1.key") >= count

@@ -16,6 +16,7 @@ from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.postgres import Pool
 from tests.support.agents import open_session, publish, replies, rows, task
 from tests.support.postgres import Database
+from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 BIN = Path(sys.executable).parent
@@ -52,6 +53,7 @@ async def test_new_agent_registers_answers_and_stops_in_order(
         **os.environ,
         "FLOTILLA_POSTGRES_DSN": database.dsn(),
         "FLOTILLA_REDIS_URL": redis_url,
+        "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(PUBLIC_KEY_FILE),
         "FLOTILLA_METRICS_HOST": "127.0.0.1",
         "FLOTILLA_METRICS_PORT": "0",
     }
@@ -63,7 +65,7 @@ async def test_new_agent_registers_answers_and_stops_in_order(
             assert (agent["name"], agent["stream"]) == ("word-count", "flotilla.tasks.word-count")
             assert "text" in json.loads(agent["input_schema"])["properties"]
             await publish(redis, task(agent="word-count", input={"text": "one two three"}))
-            (reply,) = await eventually(lambda: replies(redis, "done"))
+            (reply,) = await eventually(lambda: replies(redis, "done", "word-count"))
             assert reply["result"] == {"text": "one two three", "words": 3}
             process.terminate()
             assert await process.wait() == 0

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -191,6 +192,7 @@ async def open_desk(
         redis_url="redis://unused",  # type: ignore[arg-type]
         temporal_address="unused",
         task_queue=task_queue,
+        ticket_key_file=Path("unused"),
         drain_s=1,
     )
     receivers = receivers or Receivers((), b"")

@@ -11,6 +11,8 @@ from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import event
 from tests.support.waiting import eventually
 
+LIVE = "flotilla.runs.r1.key"
+
 
 async def test_script_of_ten_lines_publishes_and_subscribes(any_redis: Redis) -> None:
     seen: list[AgentEvent] = []
@@ -68,7 +70,7 @@ async def test_live_feed_loses_tokens_rather_than_tasks_while_redis_is_away(redi
     async with connect_redis(redis_server.url) as redis:
         feed = RunFeed(redis)
         redis_server.kill()
-        await feed.token("r1", "lost", task_id="t1", attempt=1)
+        await feed.token(LIVE, "lost", task_id="t1", attempt=1)
         await feed.flush()
         redis_server.start()
         redis_server.wait_ready()
@@ -86,8 +88,8 @@ async def test_publish_while_redis_is_away_says_to_retry(redis_server: RedisServ
 
 
 async def _written(feed: RunFeed, redis: Redis) -> bool:
-    await feed.done("r1", "success")
+    await feed.done(LIVE, "success")
     try:
-        return bool(await redis.exists("flotilla.runs.r1"))
+        return bool(await redis.exists(LIVE))
     except AWAY:
         return False

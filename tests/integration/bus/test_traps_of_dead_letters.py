@@ -9,14 +9,18 @@ from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts import AgentEvent
-from flotilla.contracts.envelope import encode_event, from_builtins, to_builtins
+from flotilla.contracts.envelope import encode_event, from_builtins
 from flotilla.contracts.errors import Conflict, DeadLetter, NotFound, Oversize, RetryLater, UnknownType
-from flotilla.contracts.names import DEAD_LETTERS_STREAM, REPLIES_STREAM
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, reply_stream
 from flotilla.contracts.tasks import Failure
 from flotilla.postgres import Pool, tenant_transaction
+from tests.support.agents import sealed, task
 from tests.support.consumers import consuming, entries, event
-from tests.support.traps import GROUP, REPLY_TO, STREAM, acknowledge, handled, raw, requested
+from tests.support.redriving import redriving
+from tests.support.traps import GROUP, STREAM, acknowledge, handled, raw, requested
 from tests.support.waiting import eventually
+
+REPLIES = reply_stream("adder")
 
 
 async def never(_: Delivery) -> Finish:
@@ -81,7 +85,7 @@ async def test_twenty_deliveries_without_an_answer_are_allowed_by_default(redis:
 
     await Publisher(redis).publish(STREAM, requested())
     async with consuming(redis, STREAM, break_down, group=GROUP, min_idle_ms=20):
-        await eventually(lambda: redis.exists(DEAD_LETTERS_STREAM), timeout_s=20)
+        await eventually(lambda: redis.exists(REPLIES), timeout_s=20)
     assert deliveries == list(range(1, 21))
 
 
@@ -98,21 +102,20 @@ async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(
     async with consuming(redis, STREAM, wait_for_database, group=GROUP, min_idle_ms=100, max_deliveries=2):
         await eventually(lambda: handled(redis))
     assert max(deliveries) <= 2
-    assert not await redis.exists(DEAD_LETTERS_STREAM)
+    assert not await redis.exists(REPLIES)
 
 
 async def test_dead_lettered_task_fails_whoever_waits_for_it(redis: Redis, pool: Pool) -> None:
     await Publisher(redis).publish(STREAM, requested())
     letters = PostgresDeadLetters(pool)
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
-        await eventually(lambda: redis.exists(REPLIES_STREAM))
-    (reply,) = await entries(redis, REPLIES_STREAM)
-    assert reply["data"]["reply_to"] == to_builtins(REPLY_TO)
+        await eventually(lambda: redis.exists(REPLIES))
+    announced, reply = await entries(redis, REPLIES)
     assert reply["data"]["status"] == "failed"
     expected = Failure(type="DeadLetter", message="unknown_type: version 2", retryable=False)
     assert from_builtins(reply["data"]["failure"], Failure) == expected
-    (announced,) = await entries(redis, DEAD_LETTERS_STREAM)
     assert announced["data"]["dead_letter_id"]
+    assert not await redis.exists(DEAD_LETTERS_STREAM)  # the bridge passes it on
     async with tenant_transaction(pool, "default") as connection:
         assert await connection.fetchval("SELECT status FROM flotilla.agent_tasks") == "dead_lettered"
 
@@ -123,8 +126,8 @@ async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
 
     await Publisher(redis).publish(STREAM, requested())
     async with consuming(redis, STREAM, refuse, group=GROUP, min_idle_ms=60_000):
-        await eventually(lambda: redis.exists(DEAD_LETTERS_STREAM))
-    (announced,) = await entries(redis, DEAD_LETTERS_STREAM)
+        await eventually(lambda: redis.exists(REPLIES))
+    announced, _ = await entries(redis, REPLIES)
     assert (announced["data"]["reason"], announced["data"]["attempts"]) == ("refused", 1)
     assert json.loads(announced["data"]["body"])["data"]["task_id"] == "t1"
 
@@ -152,25 +155,34 @@ async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, p
 
 async def test_redrive_publishes_the_same_bytes_and_only_once(redis: Redis, pool: Pool) -> None:
     letters = PostgresDeadLetters(pool)
-    await Publisher(redis).publish(STREAM, requested())
+    await Publisher(redis).publish(STREAM, sealed(task(agent="adder")))
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
         (kept,) = await eventually(lambda: letters.list("default"))
     (before,) = await raw(redis)
-    entry_id = await letters.redrive(redis, "default", kept.dead_letter_id)
-    (again,) = await raw(redis, entry_id)
-    assert again[1] == before[1]
-    with pytest.raises(Conflict, match="was redriven"):
+    async with redriving(redis, pool):
         await letters.redrive(redis, "default", kept.dead_letter_id)
+        _, again = await eventually(lambda: both(redis))
+        with pytest.raises(Conflict, match="was redriven"):
+            await letters.redrive(redis, "default", kept.dead_letter_id)
+    assert again[1] == before[1]
     assert await redis.xlen(STREAM) == 2
     assert await letters.list("default") == []
     async with tenant_transaction(pool, "default") as connection:
         assert await connection.fetchval("SELECT status FROM flotilla.agent_tasks") == "queued"
 
 
+async def both(redis: Redis) -> Any:
+    found = await raw(redis)
+    return found if len(found) == 2 else None
+
+
 async def test_redriven_entry_that_fails_again_is_a_new_dead_letter(redis: Redis, pool: Pool) -> None:
     letters = PostgresDeadLetters(pool)
     await Publisher(redis).publish(STREAM, requested())
-    async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
+    async with (
+        redriving(redis, pool),
+        consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60),
+    ):
         (first,) = await eventually(lambda: letters.list("default"))
         assert await letters.redrive_stream(redis, "default", STREAM) == 1
         (second,) = await eventually(lambda: letters.list("default"))

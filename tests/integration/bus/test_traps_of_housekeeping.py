@@ -28,6 +28,7 @@ from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import STREAM_LAG, STREAM_PENDING
 from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import consuming, event, pending
+from tests.support.redriving import redriving
 from tests.support.traps import GROUP, STREAM, acknowledge, handled, raw, requested
 from tests.support.waiting import eventually
 
@@ -87,12 +88,18 @@ async def test_task_streams_never_see_xdel(redis: Redis, pool: Pool) -> None:
         for n in range(3):
             await Publisher(redis).publish(STREAM, requested(f"t{n}"))
         (kept,) = await eventually(lambda: letters.list("default"))
-        await letters.redrive(redis, "default", kept.dead_letter_id)
+        async with redriving(redis, pool):
+            await letters.redrive(redis, "default", kept.dead_letter_id)
+            await eventually(lambda: refused_twice(letters))
         await eventually(lambda: handled(redis))
         await housekeeping(redis).go_round()
     assert await redis.xlen(STREAM) == 0
     commands: dict[str, Any] = await ask(redis, "INFO", "commandstats")
     assert "cmdstat_xdel" not in commands
+
+
+async def refused_twice(letters: PostgresDeadLetters) -> bool:
+    return len(await letters.list("default", closed_too=True)) == 2
 
 
 async def test_lag_is_counted_where_redis_does_not_know_it(any_redis: Redis) -> None:

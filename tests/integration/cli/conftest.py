@@ -35,7 +35,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 def nonsense(fleet: Fleet) -> str:
     """Published twice to an agent as soon as the fleet is up: the last test looks at the dead letters they become."""
     text = "no task at all"
-    with Redis(port=fleet.process("redis")["ports"]["redis"]) as redis:
+    with Redis.from_url(fleet.redis_url) as redis:
         for _ in range(2):
             redis.xadd("flotilla.tasks.research", {"event": f"no event: {text}"})
     return text

@@ -107,7 +107,7 @@ def test_installer_comes_before_the_services_with_the_keys_file(ground: Ground) 
     keys = Path(now["keys_file"])
     assert json.loads(keys.read_text()) == {"admin": "k1"}
     assert stat.S_IMODE(keys.stat().st_mode) == 0o600
-    assert ground.told("install")["FLOTILLA_REDIS_URL"].startswith("redis://127.0.0.1:")
+    assert ground.told("install")["FLOTILLA_REDIS_URL"].startswith("redis://default:")
     assert "installed" in log_path(ground.options.state, "install").read_text()
 
 
@@ -115,7 +115,9 @@ def test_services_are_told_the_servers_and_the_callers_settings(ground: Ground) 
     now, _ = ground.up()
     worker = ground.told("workflow_worker.main")
     redis_port = find_entry(now, "redis")["ports"]["redis"]
-    assert worker["FLOTILLA_REDIS_URL"] == f"redis://127.0.0.1:{redis_port}/0"
+    passwords = json.loads((ground.options.state / "redis-passwords.json").read_text())
+    password = passwords["workflow-worker"]
+    assert worker["FLOTILLA_REDIS_URL"] == f"redis://workflow-worker:{password}@127.0.0.1:{redis_port}/0"
     assert worker["FLOTILLA_METRICS_HOST"] == "127.0.0.1"
     ports = find_entry(now, "workflow-worker")["ports"]
     assert worker["FLOTILLA_TEMPORAL_METRICS_PORT"] == str(ports["temporal_metrics"])

@@ -99,16 +99,17 @@ async def test_tokens_steps_and_session_events_arrive_while_they_happen_and_done
     gateway: RunningGateway, operator: httpx.AsyncClient, feed: RunFeed, unique: Callable[[str], str]
 ) -> None:
     run_id = await a_run(operator, unique("s"))
+    live = await gateway.live(run_id)
     async with following(operator, run_id) as seen:
         await eventually(lambda: seen.seqs == [1, 2])
-        await feed.step(run_id, "write", "started", attempt=1, agent="write")
-        await feed.token(run_id, "The harbour ", task_id="t", attempt=1)
+        await feed.step(live, "write", "started", attempt=1, agent="write")
+        await feed.token(live, "The harbour ", task_id="t", attempt=1)
         await feed.flush()
         await eventually(lambda: seen.text == "The harbour ")
-        await feed.reset(run_id, task_id="t", attempt=2)
+        await feed.reset(live, task_id="t", attempt=2)
         await gateway.work(run_id, "a tool was used")
         await eventually(lambda: seen.seqs == [1, 2, 3])
-        await feed.token(run_id, "master.", task_id="t", attempt=2)
+        await feed.token(live, "master.", task_id="t", attempt=2)
         await feed.flush()
         await gateway.finish(run_id, feed)
         await eventually(lambda: seen.closed)
@@ -130,7 +131,7 @@ async def test_a_client_that_was_cut_off_goes_on_at_another_replica_without_gap_
         for turn in range(6):
             client = (one, two)[turn % 2].client(key)
             async with following(client, run_id, last_id) as seen:
-                await feed.token(run_id, f"{turn} ", task_id=f"t{turn}", attempt=1)
+                await feed.token(await one.live(run_id), f"{turn} ", task_id=f"t{turn}", attempt=1)
                 await feed.flush()
                 await one.work(run_id, f"work {turn}")
                 await eventually(partial(seen.has, 2))  # cut off wherever it happens to be
@@ -148,7 +149,7 @@ async def test_without_the_live_stream_session_events_come_from_the_log_then_don
     gateway: RunningGateway, operator: httpx.AsyncClient, redis: Redis, feed: RunFeed, unique: Callable[[str], str]
 ) -> None:
     run_id = await a_run(operator, unique("s"))
-    await feed.token(run_id, "gone", task_id="t", attempt=1)
+    await feed.token(await gateway.live(run_id), "gone", task_id="t", attempt=1)
     await feed.flush()
     await gateway.work(run_id, "one", "two")
     async with following(operator, run_id) as first:

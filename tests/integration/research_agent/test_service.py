@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from flotilla.bus import Redis, connect_redis
-from flotilla.contracts.names import EVENTS_STREAM
 from flotilla.contracts.tasks import RESEARCH_COMPLETED
 from flotilla.knowledge import KnowledgeBase, Upload
 from flotilla.postgres import Pool
@@ -13,8 +12,9 @@ from research_agent.main import run
 from research_agent.settings import Settings
 from tests.support.agent_service import service_running
 from tests.support.agents import TENANT, open_session, publish, replies, session_events, task
-from tests.support.consumers import entries
 from tests.support.postgres import Database
+from tests.support.redis_users import url_of
+from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 
@@ -22,7 +22,13 @@ from tests.support.waiting import eventually
 async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator[Redis]:
     """A client on the Redis of a research agent at work."""
     await open_session(pool)
-    settings = Settings.model_validate({"postgres_dsn": database.dsn(), "redis_url": redis_url})
+    settings = Settings.model_validate(
+        {
+            "postgres_dsn": database.dsn(),
+            "redis_url": await url_of(redis_url, "research-agent"),
+            "ticket_public_key_file": PUBLIC_KEY_FILE,
+        }
+    )
     async with connect_redis(redis_url) as client, service_running("research-agent", run, settings):
         yield client
 
@@ -30,31 +36,31 @@ async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator
 async def test_passages_come_back_with_their_source_and_the_search_is_recorded(redis: Redis, pool: Pool) -> None:
     await KnowledgeBase(pool).add(TENANT, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
     await publish(redis, task(agent="research", input={"query": "What do cats eat?", "top_k": 2}))
-    [reply] = await eventually(lambda: replies(redis, "done"))
+    [reply] = await eventually(lambda: replies(redis, "done", "research"))
     [passage] = reply["result"]["passages"]
     assert passage["text"] == "Cats\n\nCats eat fish."
     assert passage["source"]["uri"] == "cats.md"
     events = await session_events(pool)
     assert [event["type"].split(".")[2] for event in events] == ["tool_call", "tool_result"]
     assert events[0]["data"]["args"] == {"query": "What do cats eat?", "top_k": 2}
-    assert RESEARCH_COMPLETED in [event["type"] for event in await entries(redis, EVENTS_STREAM)]
+    assert reply["announces"] == RESEARCH_COMPLETED
 
 
 async def test_nothing_found_is_an_answer(redis: Redis) -> None:
     await publish(redis, task(agent="research", input={"query": "What do cats eat?"}))
-    [reply] = await eventually(lambda: replies(redis, "done"))
+    [reply] = await eventually(lambda: replies(redis, "done", "research"))
     assert reply["result"] == {"query": "What do cats eat?", "passages": []}
 
 
 async def test_another_tenants_documents_are_not_found(redis: Redis, pool: Pool) -> None:
     await KnowledgeBase(pool).add("globex", Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
     await publish(redis, task(agent="research", input={"query": "cats fish"}))
-    [reply] = await eventually(lambda: replies(redis, "done"))
+    [reply] = await eventually(lambda: replies(redis, "done", "research"))
     assert reply["result"]["passages"] == []
 
 
 @pytest.mark.parametrize("wrong", [{"query": "x", "top_k": 0}, {"query": "x", "top_k": "many"}, {}])
 async def test_input_that_can_never_work_fails_at_once(redis: Redis, wrong: dict[str, object]) -> None:
     await publish(redis, task(agent="research", input=wrong))
-    [reply] = await eventually(lambda: replies(redis, "failed"))
+    [reply] = await eventually(lambda: replies(redis, "failed", "research"))
     assert reply["failure"]["retryable"] is False

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -139,6 +140,7 @@ async def open_shop(client: Client, pool: Pool, task_queue: str, faults: Faults 
         redis_url="redis://unused",  # type: ignore[arg-type]
         temporal_address="unused",
         task_queue=task_queue,
+        ticket_key_file=Path("unused"),
         drain_s=0.1,
     )
     faults = faults or Faults()

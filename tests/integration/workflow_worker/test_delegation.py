@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus import Delivery, Finish
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts.errors import UnknownType
-from flotilla.contracts.names import REPLIES_STREAM, agent_group, cancelled_key, run_workflow_id, task_stream
+from flotilla.contracts.names import agent_group, cancelled_key, reply_stream, run_workflow_id, task_stream
 from flotilla.contracts.requests import RAGRequest
 from tests.integration.workflow_worker import agents
 from tests.support.consumers import consuming
@@ -20,7 +20,7 @@ from tests.support.worker import RunningWorker
 
 
 async def all_replies_handled(worker: RunningWorker) -> bool:
-    [group] = await worker.redis.xinfo_groups(REPLIES_STREAM)
+    [group] = await worker.redis.xinfo_groups(reply_stream("write"))
     return (group["lag"], group["pending"]) == (0, 0)
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from temporalio.activity import _CompleteAsyncError
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from flotilla.bus import AgentEventBus, Delivery, Redis, connect_redis, ensure_group
+from flotilla.bus import Delivery, Redis, connect_redis, ensure_group
 from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater
 from flotilla.contracts.json_types import JsonObject
@@ -26,6 +27,8 @@ from tests.support.waiting import eventually
 from workflow_worker.activities.delegation import Delegation
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
+from workflow_worker.delegations import TaskPublisher
+from workflow_worker.settlement import Settlement
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
 ROWS = "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id = $1"
@@ -54,7 +57,8 @@ def task(unique: Callable[[str], str]) -> AgentTask:
 
 @pytest.fixture
 def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> Bridge:
-    return Bridge(temporal_client, own_pool, redis)
+    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool))
+    return Bridge(temporal_client, redis, Settlement(own_pool, SIGNER), publisher)
 
 
 def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
@@ -79,13 +83,15 @@ async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
     """The activity, of a worker that has delegated to this agent before."""
     delegates = Delegates(own_pool)
     await delegates.note("research")
-    return Delegation(own_pool, redis, AgentEventBus(redis), SIGNER, delegates)
+    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates), SIGNER)
 
 
 async def delegated(delegation: Delegation, task: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, workflow_run_id=str(uuid4()))  # which Temporal does not know
     with pytest.raises(_CompleteAsyncError):
-        await ActivityEnvironment().run(delegation.delegate, task)
+        await environment.run(delegation.delegate, task)
 
 
 async def hold_back(server: PostgresServer) -> None:
@@ -135,10 +141,10 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
 
     reply = reply_to(task)
     with pytest.raises(RetryLater, match="no such task"):
-        await bridge.handle(reply)
+        await bridge.handle("research", reply)
     await delegated(delegation, task)
     for _ in range(2):
-        await bridge.handle(reply)
+        await bridge.handle("research", reply)
     assert await row_of(own_pool, task) == ("done", 1, '{"found": 1}')
     assert await events(own_pool) == 1
 
@@ -157,9 +163,9 @@ async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
 
     reply = reply_to(second)
     with pytest.raises(RetryLater, match="no try 2"):
-        await bridge.handle(reply)
+        await bridge.handle("research", reply)
     await delegated(delegation, second)
-    await bridge.handle(reply)
+    await bridge.handle("research", reply)
     assert await row_of(own_pool, task) == ("done", 2, '{"found": 1}')
     assert await events(own_pool) == 1
 
@@ -168,6 +174,6 @@ async def test_an_old_reply_to_a_task_that_nobody_knows_goes_to_the_dead_letters
     bridge: Bridge, task: AgentTask
 ) -> None:
     with pytest.raises(RetryLater, match="no such task"):
-        await bridge.handle(reply_to(task))
+        await bridge.handle("research", reply_to(task))
     with pytest.raises(DeadLetter, match="no such task"):
-        await bridge.handle(reply_to(task, entry_id="1-0"))
+        await bridge.handle("research", reply_to(task, entry_id="1-0"))

@@ -57,7 +57,10 @@ async def test_saving_twice_writes_once_and_answers_the_same(worker: RunningWork
     assert first == second
     assert len(await worker.rows("acme", "SELECT 1 FROM flotilla.interactions")) == 1
     assert len(await worker.events("acme", question.session_id)) == 2
-    live: Any = await worker.redis.xrange(run_stream(question.run_id))
+    [row] = await worker.rows("acme", "SELECT live_key FROM flotilla.runs WHERE run_id = $1", question.run_id)
+    live_key = row["live_key"]
+    assert len(live_key) == 32
+    live: Any = await worker.redis.xrange(run_stream(question.run_id, live_key))
     assert [fields[b"kind"] for _, fields in live] == [b"done"]
 
 

@@ -19,7 +19,9 @@ from flotilla.runtime import Runtime
 from tests.support.agent_service import service_running
 from tests.support.agents import TENANT, open_session, publish, replies, rows, session_events, task
 from tests.support.postgres import Database
+from tests.support.redis_users import url_of
 from tests.support.stub_llm import StubLlm, running_stub
+from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 from writer_agent.main import run
 from writer_agent.settings import Settings
@@ -37,12 +39,12 @@ class Writer:
 
     async def live(self) -> list[tuple[str, dict[str, Any]]]:
         """What was shown on the run's live stream: tokens and resets."""
-        found: Any = await self.redis.xrange(run_stream("r1"))
+        found: Any = await self.redis.xrange(run_stream("r1", "key"))
         shown = [(fields[b"kind"].decode(), from_json(fields[b"data"], dict[str, Any])) for _, fields in found]
         return [item for item in shown if item[0] in ("token", "reset")]
 
     async def answered(self, status: str = "done") -> dict[str, Any]:
-        found: list[dict[str, Any]] = await eventually(lambda: replies(self.redis, status), timeout_s=20)
+        found: list[dict[str, Any]] = await eventually(lambda: replies(self.redis, status, "write"), timeout_s=20)
         return found[-1]
 
 
@@ -52,7 +54,14 @@ async def writing(database: Database, redis_url: str, pool: Pool, **chosen: Any)
     async with running_stub() as stub, connect_redis(redis_url) as redis:
         given = {"OPENAI_BASE_URL": stub.url, "OPENAI_API_KEY": "k", "llm_model": "stub-model", "llm_timeout_s": 5}
         settings = Settings.model_validate(
-            {"postgres_dsn": database.dsn(), "redis_url": redis_url, "bus_min_idle_ms": 400, **given, **chosen}
+            {
+                "postgres_dsn": database.dsn(),
+                "redis_url": await url_of(redis_url, "write-agent"),
+                "bus_min_idle_ms": 400,
+                "ticket_public_key_file": PUBLIC_KEY_FILE,
+                **given,
+                **chosen,
+            }
         )
         async with service_running("writer-agent", run, settings):
             yield Writer(redis, stub, pool)
@@ -88,7 +97,7 @@ async def test_a_new_try_voids_what_was_shown_and_does_not_buy_the_answer_again(
 
 
 async def _count(writer: Writer, count: int) -> bool:
-    return len(await replies(writer.redis, "done")) == count
+    return len(await replies(writer.redis, "done", "write")) == count
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,12 @@ async def test_without_an_endpoint_the_built_in_model_answers(database: Database
 
 async def test_a_tool_that_does_not_exist_can_not_be_allowed(database: Database, redis_url: str) -> None:
     settings = Settings.model_validate(
-        {"postgres_dsn": database.dsn(), "redis_url": redis_url, "writer_tools": ["rm_rf"]}
+        {
+            "postgres_dsn": database.dsn(),
+            "redis_url": redis_url,
+            "ticket_public_key_file": PUBLIC_KEY_FILE,
+            "writer_tools": ["rm_rf"],
+        }
     )
     with pytest.raises(ConfigurationError, match=r"FLOTILLA_WRITER_TOOLS names \['rm_rf'\]"):
         await run(settings, Runtime("writer-agent"))

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from flotilla.bus import Redis
 from flotilla.bus.channels import contract_group
-from flotilla.contracts.names import REPLIES_STREAM, task_stream
+from flotilla.contracts.names import reply_stream, task_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,9 @@ class StreamLoad:
 
 
 async def stream_loads(redis: Redis, agents: Iterable[str]) -> list[StreamLoad]:
-    """One for each agent and one for the replies; a stream without its group is left out."""
-    loads = [await _load(redis, stream) for stream in [*map(task_stream, agents), REPLIES_STREAM]]
+    """The tasks and the replies of each agent; a stream without its group is left out."""
+    streams = [stream_of(agent) for agent in agents for stream_of in (task_stream, reply_stream)]
+    loads = [await _load(redis, stream) for stream in streams]
     return [load for load in loads if load is not None]
 
 

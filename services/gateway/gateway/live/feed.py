@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, Redis
 from flotilla.bus.connection import ask
-from flotilla.contracts.names import run_stream
 from gateway.live.bell import Bell
 
 BLOCK_MS = 50
@@ -48,9 +47,8 @@ class LiveFeed:
         self._changed = asyncio.Event()
 
     @contextmanager
-    def follow(self, run_id: str, bell: Bell) -> Iterator[None]:
-        """Rings `bell` for the run's live stream as long as the block runs."""
-        stream = run_stream(run_id)
+    def follow(self, stream: str, bell: Bell) -> Iterator[None]:
+        """Rings `bell` for a run's live stream as long as the block runs."""
         self._bells[stream].add(bell)
         self._positions.setdefault(stream, "$")
         self._changed.set()
@@ -61,12 +59,12 @@ class LiveFeed:
             if not self._bells[stream]:
                 del self._bells[stream], self._positions[stream]
 
-    async def read(self, run_id: str, after_id: str) -> list[LiveEntry]:
+    async def read(self, stream: str, after_id: str) -> list[LiveEntry]:
         """Up to 100 entries after `after_id`; none while Redis is away: losing them loses nothing."""
         try:
-            raw = await ask(self._redis, "XRANGE", run_stream(run_id), f"({after_id}", "+", "COUNT", COUNT)
+            raw = await ask(self._redis, "XRANGE", stream, f"({after_id}", "+", "COUNT", COUNT)
         except (*AWAY, RedisError) as error:
-            log.warning("live_stream_not_read", run_id=run_id, error=str(error))
+            log.warning("live_stream_not_read", error=str(error))
             return []
         return [_entry(entry_id, fields) for entry_id, fields in raw]
 

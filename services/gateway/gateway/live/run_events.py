@@ -61,7 +61,7 @@ async def run_events(
     follower = _Follower(services, tenant_id, run, replace(start, seq=max(start.seq, run.first_seq - 1)))
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
-        stack.enter_context(services.feed.follow(run.run_id, follower.bell))
+        stack.enter_context(services.feed.follow(run.live, follower.bell))
         stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.bell))
         async for event in follower.events():
             yield event
@@ -94,7 +94,7 @@ class _Follower:
                 await self._services.pause()
 
     async def _live(self) -> AsyncIterator[ServerSentEvent]:
-        while entries := await self._services.feed.read(self._run.run_id, self._position.entry_id):
+        while entries := await self._services.feed.read(self._run.live, self._position.entry_id):
             for entry in entries:
                 self._position = replace(self._position, entry_id=entry.entry_id)
                 if entry.kind in _SHOWN:

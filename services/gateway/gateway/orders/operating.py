@@ -1,5 +1,6 @@
 """What operators do about a parked compensation: an Update to the saga, which records it."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
@@ -23,7 +24,7 @@ class VerbRefused(HttpProblem):
         self.code = snake_case(kind)
 
 
-async def operate(temporal: Temporal, order: Order, verb: OperatorVerb) -> OrderState:
+async def operate(temporal: Temporal, tenant_id: str, order: Order, verb: OperatorVerb) -> OrderState:
     """Gives the order's state after `verb`.
 
     Raises:
@@ -33,7 +34,10 @@ async def operate(temporal: Temporal, order: Order, verb: OperatorVerb) -> Order
     handle = await temporal.handle(order.workflow_id)
     try:
         state: OrderState = await handle.execute_update(
-            SAGA_VERB_UPDATE, verb, result_type=OrderState, rpc_timeout=ANSWER_TIMEOUT
+            SAGA_VERB_UPDATE,
+            replace(verb, tenant_id=tenant_id, order_id=order.order_id),
+            result_type=OrderState,
+            rpc_timeout=ANSWER_TIMEOUT,
         )
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
         raise RetryLater(f"no worker answered for order {order.order_id}: look at it, then ask again") from error

@@ -95,7 +95,7 @@ def _verb(caller: Caller, step: str, verb: Verb, reason: str | None) -> Operator
 
 async def _operate(services: Services, caller: Caller, order_id: str, verb: OperatorVerb) -> Order:
     order = await records.get_order(services.pool, caller.tenant_id, order_id)
-    state = await operate(services.temporal, order, verb)
+    state = await operate(services.temporal, caller.tenant_id, order, verb)
     changes = {
         "status": state.status,
         "confirmation": state.confirmation,

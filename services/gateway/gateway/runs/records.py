@@ -9,7 +9,7 @@ import asyncpg
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
+from flotilla.contracts.names import RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RunStatus
 from flotilla.contracts.session_events import AgentStateEvent, Message
 from flotilla.outbox import append
@@ -40,7 +40,7 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS 
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
-_FOLLOWED = "SELECT session_id, status, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 # Ends a run that no workflow works on; nothing when it has ended or begun.
 _CANCEL_PENDING = """
 UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
@@ -57,6 +57,8 @@ class Followed:
     status: RunStatus
     first_seq: int
     """Of the run's own events; 1 where it is not known."""
+    live: str
+    """The Redis stream of its live tokens and steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
         row = await connection.fetchrow(_FOLLOWED, tenant_id, run_id)
     if row is None:
         raise no_run(run_id)
-    return Followed(run_id, row["session_id"], row["status"], row["first_seq"] or 1)
+    return Followed(
+        run_id, row["session_id"], row["status"], row["first_seq"] or 1, run_stream(run_id, row["live_key"])
+    )
 
 
 async def note_cancel(pool: Pool, run: Run, principal: Principal) -> None:

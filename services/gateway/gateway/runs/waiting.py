@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from gateway.live.bell import Bell
-from gateway.runs.records import get_run
+from gateway.runs.records import followed_run, get_run
 from gateway.schemas.runs import Run
 from gateway.services import Services
 
@@ -15,8 +15,9 @@ async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     bell = Bell()
+    followed = await followed_run(services.pool, tenant_id, run_id)
     with ExitStack() as stack:
-        stack.enter_context(services.feed.follow(run_id, bell))
+        stack.enter_context(services.feed.follow(followed.live, bell))
         stack.enter_context(services.watch.follow(tenant_id, run_id, bell))
         while not services.stopping.is_set():
             news = await bell.answered(max(0.0, deadline - loop.time()))

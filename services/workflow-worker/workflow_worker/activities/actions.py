@@ -37,6 +37,13 @@ from workflow_worker.risk_review import RiskReview
 HEARTBEAT_S = 3.0
 log = structlog.get_logger(__name__)
 
+AGENTS = "/agents/"
+# Who was given the task, by whom; tasks of former versions of the worker have no delegation on record.
+_DELEGATED_TO = """
+SELECT t.agent, t.session_id, coalesce(d.principal, '') AS principal, d.task_id IS NOT NULL AS is_on_record
+FROM flotilla.agent_tasks AS t LEFT JOIN flotilla.delegations AS d USING (tenant_id, task_id)
+WHERE t.tenant_id = $1 AND t.task_id = $2 ORDER BY d.attempt DESC NULLS LAST LIMIT 1
+"""
 _ADD_SESSION = """
 INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
@@ -125,6 +132,7 @@ class Actions:
             assessment = await self._risk_review.review(request, assessment, last_attempt=last)
         requirement = self._policy.requirement(request.action, assessment)
         async with tenant_transaction(self._pool, request.tenant_id) as connection:
+            await _check_origin(connection, request)
             await _store_analysis(connection, request, requirement)
         return requirement
 
@@ -216,6 +224,25 @@ class Actions:
         if row is None or row["content_hash"] != execution.content_hash:
             raise _not_approved(execution, "this action's id has executed something else")
         return ExecutionResult(value=json.loads(row["result"])) if row["finished_at"] else None
+
+
+async def _check_origin(connection: Connection, request: ActionRequest) -> None:
+    """An agent asks for its own gated tools, in a task that was delegated to it; for nothing else."""
+    agent = request.requested_by.removeprefix(AGENTS)
+    if not request.task_id:
+        if agent != request.requested_by:
+            raise _not_its_own(request, "it belongs to no task")
+        return
+    row = await connection.fetchrow(_DELEGATED_TO, request.tenant_id, request.task_id)
+    if row is None or row["agent"] != agent or not request.action.startswith(f"{agent}."):
+        raise _not_its_own(request, "neither the task nor the tool is the agent's")
+    if row["session_id"] != request.session_id or (row["is_on_record"] and row["principal"] != request.on_behalf_of):
+        raise _not_its_own(request, "the task has another session, or works for somebody else")
+
+
+def _not_its_own(request: ActionRequest, why: str) -> ApplicationError:
+    message = f"action {request.action_id}: {request.requested_by} may not ask for {request.action}: {why}"
+    return ApplicationError(message, type="Forbidden", non_retryable=True)
 
 
 async def _store_analysis(connection: Connection, request: ActionRequest, requirement: ApprovalRequirement) -> None:

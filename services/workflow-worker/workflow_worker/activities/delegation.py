@@ -6,18 +6,15 @@ after a silent 20 s neither repeat work nor pile up entries.
 """
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from redis.asyncio import Redis
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from flotilla.bus import AgentEventBus, entry_exists
-from flotilla.bus.tickets import SealedEvent
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import from_json
-from flotilla.contracts.names import cancelled_key, task_stream
+from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress, ResultReference
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.signatures import (
@@ -27,31 +24,20 @@ from workflow_worker.activities.signatures import (
     CancelledTask,
     TaskOutcome,
 )
-from workflow_worker.delegates import Delegates
-from workflow_worker.delegations import Hop, hop_to_do, open_hop, published_event, store_entry
+from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_hop, opened_hop
 
 CANCELLED_KEY_TTL_S = 3600
 SUMMARY_CHARS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A hop that waits for its agent, and where in the stream it is, if it was published before."""
-
-    task: AgentTask
-    sealed: SealedEvent
-    entry_id: str | None
-
-
 class Delegation:
     """The activities around a delegated task."""
 
-    def __init__(self, pool: Pool, redis: Redis, bus: AgentEventBus, signer: Signer, delegates: Delegates) -> None:
+    def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer) -> None:
         self._pool = pool
         self._redis = redis
-        self._bus = bus
+        self._publisher = publisher
         self._signer = signer
-        self._delegates = delegates
 
     @activity.defn(name=DELEGATE)
     async def delegate(self, task: AgentTask) -> TaskOutcome:
@@ -64,33 +50,23 @@ class Delegation:
             ApplicationError: the agent's failure of this try, non-retryable: the workflow decides about another try.
         """
         opened = await self._open(task)
-        if not isinstance(opened, TaskOutcome):
-            await self._publish_unless_queued(opened)
+        if isinstance(opened, Opened):
+            await self._publisher.publish(opened)
             activity.raise_complete_async()
         return opened
 
-    async def _open(self, task: AgentTask) -> "TaskOutcome | _Opened":
-        # Not durable, here and below, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is
-        # opened again by this activity's next attempt, for which the reply waits. Temporal has the task itself.
+    async def _open(self, task: AgentTask) -> TaskOutcome | Opened:
+        # Not durable, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is opened again by
+        # this activity's next attempt, for which the reply waits. Temporal has the task itself.
         async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
             hop = await hop_to_do(connection, task)
             if hop.stored is not None and hop.stored["status"] == "done":
                 return outcome_of(hop.task.task_id, hop.stored["result"])
             _refuse_what_is_over(hop)
-            sealed = await published_event(connection, hop.task) if _was_opened(hop) else None
-            if sealed is not None:
-                return _Opened(hop.task, sealed, hop.stored["entry_id"] if hop.stored else None)
-            sealed = await open_hop(connection, hop.task, _waiting(), _deadline(), self._signer)
-        return _Opened(hop.task, sealed, None)
-
-    async def _publish_unless_queued(self, opened: "_Opened") -> None:
-        task, stream, entry_id = opened.task, task_stream(opened.task.agent), opened.entry_id
-        if entry_id is not None and await entry_exists(self._redis, stream, entry_id):
-            return
-        await self._delegates.note(task.agent)
-        published = await self._bus.publish(stream, opened.sealed)
-        async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
-            await store_entry(connection, task, published)
+            opened = None
+            if hop.stored is not None:
+                opened = await opened_hop(connection, task.tenant_id, hop.task.task_id, task.attempt)
+            return opened or await open_hop(connection, hop.task, _waiting(), _deadline(), self._signer)
 
     @activity.defn(name=TELL_AGENT_CANCELLED)
     async def tell_agent_cancelled(self, task: CancelledTask) -> None:
@@ -101,10 +77,6 @@ class Delegation:
 async def mark_cancelled(redis: Redis, task_id: str) -> None:
     """Tells whoever works on `task_id` to stop."""
     await redis.set(cancelled_key(task_id), "1", ex=CANCELLED_KEY_TTL_S)
-
-
-def _was_opened(hop: Hop) -> bool:
-    return hop.stored is not None and hop.stored["attempt"] == hop.task.attempt
 
 
 def _refuse_what_is_over(hop: Hop) -> None:

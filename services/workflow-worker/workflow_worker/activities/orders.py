@@ -89,6 +89,18 @@ WHERE tenant_id = $1 AND verification_id = $2
 """
 # The row lock makes approval and cancellation of one order take turns.
 _APPROVAL = "SELECT approval, confirmation FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2 FOR UPDATE"
+# What an approval rests on, whatever the workflow says it has done.
+_GROUNDS = """
+SELECT o.amount_minor = coalesce((
+        SELECT sum(r.amount_minor) FROM flotilla.reservations AS r
+        WHERE r.tenant_id = o.tenant_id AND r.order_id = o.order_id AND r.status = 'held'
+          AND r.user_id = o.user_id AND r.currency = o.currency), 0) AS reserved,
+    EXISTS (
+        SELECT FROM flotilla.verifications AS v
+        WHERE v.tenant_id = o.tenant_id AND v.order_id = o.order_id AND v.user_id = o.user_id
+          AND v.status = 'verified') AS verified
+FROM flotilla.orders AS o WHERE o.tenant_id = $1 AND o.order_id = $2
+"""
 _APPROVE = """
 UPDATE flotilla.orders SET approval = 'approved', confirmation = $3 WHERE tenant_id = $1 AND order_id = $2
 """
@@ -194,7 +206,8 @@ class Orders:
         """Spends the reserved money and confirms the order, in one transaction. Idempotency key: (tenant, order id).
 
         Raises:
-            ApplicationError: `StepCancelled` when the compensation was quicker.
+            ApplicationError: `StepCancelled` when the compensation was quicker; `NotReserved` or `NotVerified` when the
+                order's whole amount is not held for it, or its customer's identity is not verified.
         """
         key = step.key
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
@@ -203,6 +216,7 @@ class Orders:
                 raise _cancelled(step)
             if row["approval"] == "approved":
                 return Confirmation(number=row["confirmation"])
+            await _check_grounds(connection, key)
             await _move(connection, key, "held", "captured", 1)
             number = f"C-{step.step_id.partition(':')[2]}"
             await connection.execute(_APPROVE, key.tenant_id, key.order_id, number)
@@ -276,6 +290,14 @@ async def _verify(connection: Connection, step: OrderStep, status: str) -> bool:
     order = step.order
     added = await connection.fetchval(_VERIFY, step.key.tenant_id, step.step_id, order.order_id, order.user_id, status)
     return added is not None
+
+
+async def _check_grounds(connection: Connection, key: OrderKey) -> None:
+    grounds = await connection.fetchrow(_GROUNDS, key.tenant_id, key.order_id)
+    if grounds is None or not grounds["reserved"]:
+        raise _final("NotReserved", f"order {key.order_id}: its amount is not reserved")
+    if not grounds["verified"]:
+        raise _final("NotVerified", f"order {key.order_id}: its customer's identity is not verified")
 
 
 async def _move(connection: Connection, key: OrderKey, before: str, after: str, sign: int) -> None:

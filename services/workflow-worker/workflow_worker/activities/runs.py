@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import from_builtins, from_json, to_builtins, to_json
 from flotilla.contracts.errors import Refused, Undecodable
-from flotilla.contracts.names import run_workflow_id
+from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message, StateChange
 from flotilla.contracts.tasks import WriteResult
@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 _MARK_RUNNING = """
 UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, now())
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
-RETURNING session_id
+RETURNING live_key
 """
 _PAUSE = """
 UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
@@ -59,13 +59,13 @@ INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $
 """
 _ADD_RUN = """
 INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, now())
+VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, now()) RETURNING live_key
 """
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
 _FINISH = """
 UPDATE flotilla.runs SET status = $3, result = $4, error = $5, finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
-RETURNING run_id, session_id, user_id, query, created_at, finished_at
+RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key
 """
 _TASK_RESULT = """
 SELECT result FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
@@ -81,6 +81,7 @@ VALUES ($1, $2, $3, $4, $2, $5, $6, $7, $8)
 class _Finished:
     session_id: str
     duration_s: float
+    live_key: str
 
 
 class RunRecords:
@@ -101,15 +102,16 @@ class RunRecords:
         """
         try:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
-                if await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id) is None:
-                    await _adopt(connection, request)
+                live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
+                if live_key is None:
+                    live_key = await _adopt(connection, request)
                 limits_s = await limits_of_agents(connection)
         except asyncpg.UniqueViolationError as error:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
         history = await earlier_turns(self._pool, request.tenant_id, request.session_id)
-        return BegunRun(history=history, limits_s=limits_s)
+        return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
 
     @activity.defn(name=PAUSE_RUN)
     async def pause_run(self, pause: PauseRun) -> None:
@@ -156,17 +158,17 @@ class RunRecords:
         metrics.RUNS.labels(status).inc()
         metrics.RUN_DURATION.observe(finished.duration_s)
         log.info("run_finished", run_id=run.run_id, session_id=finished.session_id, status=status)
-        await self._feed.done(run.run_id, status)
+        await self._feed.done(run_stream(run.run_id, finished.live_key), status)
 
 
-async def _adopt(connection: Connection, request: RAGRequest) -> None:
+async def _adopt(connection: Connection, request: RAGRequest) -> str:
     row = await connection.fetchrow(_STATUS, request.tenant_id, request.run_id)
     if row is not None:
         raise _closed(request.run_id, row["status"])
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
     workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
     await connection.execute(_ADD_SESSION, tenant_id, session_id, request.user_id)
-    await connection.execute(
+    live_key: str = await connection.fetchval(
         _ADD_RUN,
         tenant_id,
         run_id,
@@ -184,6 +186,7 @@ async def _adopt(connection: Connection, request: RAGRequest) -> None:
         session_id,
         [_event("message", question, run_id), _event("state_change", started, run_id)],
     )
+    return live_key
 
 
 async def _response_of(connection: Connection, answer: SaveAnswer) -> RAGResponse:
@@ -222,7 +225,7 @@ async def _finish(
     appended = await append(connection, run.tenant_id, row["session_id"], _closing_events(run, status, response, error))
     if response is not None:
         await _add_interaction(connection, run, row, response, appended.first_seq)
-    return _Finished(row["session_id"], _seconds_since(row["created_at"]))
+    return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 
 
 def _closing_events(

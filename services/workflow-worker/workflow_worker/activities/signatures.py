@@ -92,6 +92,8 @@ class BegunRun:
     """Earlier turns of the session, oldest first, bounded in size."""
     limits_s: dict[str, float] = field(default_factory=dict)
     """How long a task of each registered agent may take, as the agent says."""
+    live: str | None = None
+    """The Redis stream of the run's live tokens and steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.names import composed
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.activities.signatures import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
 
@@ -60,7 +61,7 @@ async def queue_webhooks(
     """Adds a delivery per receiver, in the caller's transaction; gives their ids, the same ones when repeated."""
     ids = []
     for url in urls:
-        seed = f"{key.tenant_id}/{key.action_id}/{kind}/{url}".encode()
+        seed = composed(key.tenant_id, key.action_id, kind, url).encode()
         delivery_id = f"msg_{hashlib.sha256(seed).hexdigest()[:32]}"
         await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, body)
         ids.append(delivery_id)

@@ -126,6 +126,9 @@ class OrderProcessingSaga:
 
     @operate.validator
     def _check_verb(self, verb: OperatorVerb) -> None:
+        order = self._order
+        if verb.order_id and (verb.tenant_id, verb.order_id) != (order.tenant_id, order.order_id):
+            raise _refusal("UnknownOrder", f"this is not the saga of order {verb.order_id}")
         if verb.verb != "retry" and not (verb.reason or "").strip():
             raise _refusal("ReasonRequired", f"say why to {verb.verb} step {verb.step}")
         try:

@@ -44,6 +44,7 @@ class RagAgentWorkflow:
     def __init__(self) -> None:
         self._step = "begin"
         self._limits_s: dict[str, float] = {}
+        self._live: str | None = None
 
     @workflow.run
     async def run(self, request: RAGRequest) -> RAGResponse:
@@ -78,6 +79,7 @@ class RagAgentWorkflow:
             ),
         )
         self._limits_s = begun.limits_s
+        self._live = begun.live
         if request.steps:
             return await self._ask(request, "pipeline", request.steps, _input(request, begun.history))
         research = await self._ask(request, "research", ["research"], _input(request, []))
@@ -98,6 +100,7 @@ class RagAgentWorkflow:
             user_id=request.user_id,
             input=data,
             input_from=input_from,
+            live=self._live,
         )
 
         async def on_pause(paused: bool) -> None:

@@ -39,6 +39,7 @@ class StateDir:
         self.keys_file = self.root / "keys.json"
         self.signing_key_file = self.root / "audit-signing.pem"
         self.public_key_file = self.root / "audit-signing.pub"
+        self.redis_passwords_file = self.root / "redis-passwords.json"
         self.ticket_key_file = self.root / "tickets.pem"
         self.ticket_public_key_file = self.root / "tickets.pub"
         self.logs = self.root / "logs"

@@ -14,10 +14,11 @@ from flotilla_devstack.errors import NotRunningError
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ledger import Ledger
 from flotilla_devstack.ports import LOOPBACK, free_port
+from flotilla_devstack.redis_users import ADMIN, USERS, read_passwords
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import SUPERUSER, PostgresServer, postgres_dsn
-from flotilla_devstack.servers.redis import Flavour, RedisServer
+from flotilla_devstack.servers.redis import Flavour, RedisServer, redis_url
 from flotilla_devstack.servers.temporal import TemporalServer
 from flotilla_devstack.services import (
     DATABASE,
@@ -99,8 +100,13 @@ class RunningStack(ABC):
 
     @property
     def redis_url(self) -> str:
-        """Database 0; tests keep apart by unique stream names."""
-        return f"redis://{LOOPBACK}:{self.ports('redis')['redis']}/0"
+        """Database 0, as the administrator; tests keep apart by unique stream names."""
+        return self.redis_url_of(ADMIN)
+
+    def redis_url_of(self, user: str) -> str:
+        """Database 0 as one of the users, with the rights that the installer gave it."""
+        password = read_passwords(self.state_dir.redis_passwords_file).get(user)
+        return redis_url(self.ports("redis")["redis"], user, password)
 
     @property
     def temporal_address(self) -> str:
@@ -129,9 +135,11 @@ class RunningStack(ABC):
         return {**present, **chosen_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
-        """What one of the six services is told: the servers (PostgreSQL as its own role), its ports and key files."""
+        """What one of the six services is told: the servers (two of them as its own user), its ports and key files."""
         servers = self.environment(database=database, user=SERVICES[service].role)
         given = {**service_environment(service, ports), **key_environment(service, self.state_dir)}
+        if service in USERS and self.has("redis"):
+            given["FLOTILLA_REDIS_URL"] = self.redis_url_of(USERS[service])
         ui_url = self.temporal_ui_url if self.has("temporal") else None
         return {**servers, **given, **console_environment(service, ui_url)}
 

@@ -111,6 +111,8 @@ def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
         "audit-consumer": {"FLOTILLA_AUDIT_SIGNING_KEY_FILE": state_dir.signing_key_file},
         "gateway": {"FLOTILLA_AUDIT_PUBLIC_KEY_FILE": state_dir.public_key_file},
         "workflow-worker": {"FLOTILLA_TICKET_KEY_FILE": state_dir.ticket_key_file},
+        "research-agent": {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": state_dir.ticket_public_key_file},
+        "writer-agent": {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": state_dir.ticket_public_key_file},
     }
     return {variable: str(file) for variable, file in files.get(name, {}).items()}
 

@@ -16,6 +16,7 @@ from flotilla_devstack.ledger import Ledger
 from flotilla_devstack.ports import PortBook
 from flotilla_devstack.process import Identity
 from flotilla_devstack.progress import Listener, ignore
+from flotilla_devstack.redis_users import ADMIN, make_passwords
 from flotilla_devstack.running import RunningStack
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.kafka import KafkaServer
@@ -179,7 +180,11 @@ class Stack(RunningStack):
     def _make(self, name: str) -> LocalServer:
         makers: dict[str, Callable[[Home], LocalServer]] = {
             "postgres": lambda home: PostgresServer(home, database=DATABASE, settings=self._postgres_settings),
-            "redis": lambda home: RedisServer(home, flavour=self._redis_flavour),
+            "redis": lambda home: RedisServer(
+                home,
+                flavour=self._redis_flavour,
+                password=make_passwords(self.state_dir.redis_passwords_file)[ADMIN],
+            ),
             "temporal": TemporalServer,
             "kafka": KafkaServer,
         }

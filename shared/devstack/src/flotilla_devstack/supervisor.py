@@ -132,6 +132,7 @@ class Supervisor:
             "--keys-file": state.keys_file,
             "--signing-key-file": state.signing_key_file,
             "--ticket-key-file": state.ticket_key_file,
+            "--redis-passwords-file": state.redis_passwords_file,
         }
         argv = (*self._options.install, *(str(word) for pair in files.items() for word in pair))
         run_tool(

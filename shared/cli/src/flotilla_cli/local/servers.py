@@ -7,7 +7,7 @@ from typing import Any
 
 from flotilla_cli.errors import CliError
 
-_MIN_REDIS = (6, 2)
+_MIN_REDIS = (7, 0)
 
 
 async def check_postgres(dsn: str) -> str:
@@ -34,7 +34,7 @@ async def check_redis(url: str) -> str:
         info: dict[str, Any] = await ask(redis, "INFO")
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS:
-        raise CliError(f"Redis {version} is too old", "install Redis 6.2 or newer, or Valkey")
+        raise CliError(f"Redis {version} is too old", "install Redis 7.0 or newer, or Valkey")
     policy = info["maxmemory_policy"]
     if policy != "noeviction":
         mend = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, get_args
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.process import Command
+from flotilla_devstack.redis_users import ADMIN, write_users
 from flotilla_devstack.servers.base import Home, LocalServer, Report
 from flotilla_devstack.tools import clean_environment, file_of_distribution
 
@@ -62,28 +63,49 @@ def redis_version(program: Path) -> str:
     return f"{line.split()[0]} {number}"
 
 
+USERS_FILE = "users.acl"
+
+
+def redis_url(port: int, user: str, password: str | None) -> str:
+    """Database 0 of the server on `port`, as `user` where there are users."""
+    who = f"{user}:{password}@" if password else ""
+    return f"redis://{who}{LOOPBACK}:{port}/0"
+
+
 class RedisServer(LocalServer):
     """One Redis server. With `persistent=False` it keeps nothing, for private servers of tests."""
 
     port_names: ClassVar[tuple[str, ...]] = ("redis",)
     start_timeout_s = 60.0  # a large AOF is loaded before PING is answered
 
-    def __init__(self, home: Home, *, name: str = "redis", flavour: Flavour = "redis", persistent: bool = True) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        name: str = "redis",
+        flavour: Flavour = "redis",
+        persistent: bool = True,
+        password: str | None = None,
+    ) -> None:
+        """With a `password`, the server has users: at first its administrator, `default`, alone."""
         super().__init__(name, home)
+        self._password = password
         self.flavour = flavour
         self._persistent = persistent
         self._program: Path | None = None
 
     @property
     def url(self) -> str:
-        """For clients: database 0."""
-        return f"redis://{LOOPBACK}:{self.ports['redis']}/0"
+        """For clients: database 0, as the administrator."""
+        return redis_url(self.ports["redis"], ADMIN, self._password)
 
     def prepare(self, report: Report, cancelled: threading.Event | None = None) -> None:
         """Find the program and make the data folder."""
         del report, cancelled
         self._program = find_redis(self.flavour)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._password is not None:
+            write_users(self.folder / USERS_FILE, self._password)
 
     def find_version(self) -> str:
         """Such as `Redis 7.0.15` or `Valkey 9.1.2`."""
@@ -100,16 +122,17 @@ class RedisServer(LocalServer):
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
+            **({"aclfile": str(self.folder / USERS_FILE)} if self._password is not None else {}),
         }
         options = [word for key, value in settings.items() for word in (f"--{key}", value)]
         program = str(self._program or find_redis(self.flavour))
         return Command((program, *options), clean_environment(), self.folder)
 
     def probe(self) -> bool:
-        """PING is answered by PONG (while the AOF loads, the answer is -LOADING)."""
+        """PING is answered by PONG, or by -NOAUTH where there are users (while the AOF loads, it is -LOADING)."""
         try:
             with socket.create_connection((LOOPBACK, self.ports["redis"]), _PROBE_TIMEOUT_S) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

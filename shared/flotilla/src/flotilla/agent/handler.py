@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from flotilla.agent import replies
+from flotilla.agent.admission import Admission
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.effects import Answer, EffectFailed, Effects
@@ -25,12 +26,12 @@ from flotilla.agent.recording import text_of
 from flotilla.agent.session import StoredSession
 from flotilla.agent.tool_calls import StoredToolCalls
 from flotilla.agent.tools import ToolBox
-from flotilla.bus import Delivery, Finish, Publisher, Redis, RunFeed
+from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, RunFeed
 from flotilla.bus.cancellation import cancel_all
-from flotilla.contracts.envelope import from_builtins
-from flotilla.contracts.errors import DeadLetter, Refused, UnknownType
+from flotilla.config.signing import PublicKeys
+from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
-from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask, Failure
+from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
 from flotilla.postgres import Pool
 
@@ -50,6 +51,7 @@ class TaskHandler:
         tools: ToolBox,
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
+        keys: PublicKeys,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -60,6 +62,7 @@ class TaskHandler:
         self._calls = StoredCalls(pool, model, limits) if model else None
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
+        self._admission = Admission(agent.name, keys, pool)
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = RunFeed(redis)
@@ -69,10 +72,13 @@ class TaskHandler:
         """Answers one delivery.
 
         Raises:
-            UnknownType, Undecodable, DeadLetter: it is not a task of this agent.
+            Untrusted: the worker did not sign it.
+            UnknownType, Undecodable, DeadLetter: it is not a task of this agent, or its time is over.
             RetryLater: PostgreSQL is away.
         """
-        task = self._read(delivery)
+        task = await self._admission.task_in(delivery)
+        if task is None:
+            return DONE
         structlog.contextvars.bind_contextvars(
             task_id=task.task_id, run_id=task.run_id, session_id=task.session_id, tenant=task.tenant_id
         )
@@ -80,15 +86,6 @@ class TaskHandler:
         async with self._alone(task):
             answer = await self._effects.stored(task) or await self._run(delivery, task)
         return Finish(replies.answers(self._agent, task, answer))
-
-    def _read(self, delivery: Delivery) -> AgentTask:
-        event = delivery.event
-        if event.type != TASK_REQUESTED:
-            raise UnknownType(f"entry {delivery.entry_id}: type {event.type}, this agent reads {TASK_REQUESTED}")
-        task = from_builtins(event.data, AgentTask)
-        if task.agent != self._agent.name:
-            raise DeadLetter(f"task {task.task_id} is for agent {task.agent!r}, on the stream of {self._agent.name!r}")
-        return task
 
     @asynccontextmanager
     async def _alone(self, task: AgentTask) -> AsyncIterator[None]:

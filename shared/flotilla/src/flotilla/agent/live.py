@@ -34,20 +34,20 @@ class RedisLive:
 
     async def token(self, text: str) -> None:
         """Shows `text` on the run's live stream."""
-        if self._task.run_id:
-            await self._feed.token(self._task.run_id, text, task_id=self._task.task_id, attempt=self._task.attempt)
+        if self._task.live:
+            await self._feed.token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def step(self, status: StepStatus) -> None:
         """Shows on the run's live stream that this agent began or ended."""
-        if self._task.run_id:
+        if self._task.live:
             await self._feed.step(
-                self._task.run_id, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
+                self._task.live, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
             )
 
     async def reset(self) -> None:
         """Voids what was shown of this task."""
-        if self._task.run_id:
-            await self._feed.reset(self._task.run_id, task_id=self._task.task_id, attempt=self._task.attempt)
+        if self._task.live:
+            await self._feed.reset(self._task.live, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def flush(self) -> None:
         """Waits for the tokens given so far."""

@@ -1,4 +1,4 @@
-"""What is published when a task has its answer: the reply, the next hop of the slip, the announcement."""
+"""What an agent publishes when a task has its answer: the reply, on its own stream."""
 
 import hashlib
 from typing import Any
@@ -9,40 +9,31 @@ from flotilla.agent.agent import Agent
 from flotilla.agent.effects import Answer
 from flotilla.contracts.envelope import AgentEvent, to_builtins, to_json
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import EVENTS_STREAM, REPLIES_STREAM, task_stream
+from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import (
     MAX_INLINE_RESULT_BYTES,
     TASK_REPLIED,
-    TASK_REQUESTED,
     AgentReply,
     AgentTask,
     ResultReference,
-    TaskCompleted,
-    next_hop,
 )
 
 _SUMMARY_CHARACTERS = 200
 
 
 def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, AgentEvent]]:
-    """Everything that `answer` makes public, in the order of publication."""
+    """What `answer` makes public: a reply. The bridge forwards the slip and announces, as it is on record."""
     if answer.status != "done" or answer.result is None:
-        return [(REPLIES_STREAM, _reply_event(agent, task, _unsuccessful(agent, task, answer)))]
-    body = canonical(answer.result)
-    published = []
-    if task.slip:
-        hop = next_hop(task, answer.result, by_reference=len(body) > MAX_INLINE_RESULT_BYTES)
-        published.append((task_stream(hop.agent), _event(agent, hop, TASK_REQUESTED, to_builtins(hop))))
-    published.append((REPLIES_STREAM, _reply_event(agent, task, _successful(agent, task, answer.result, body))))
-    done = TaskCompleted(task_id=task.task_id, agent=agent.name, attempt=answer.attempt, duration_ms=answer.duration_ms)
-    published.append((EVENTS_STREAM, _event(agent, task, agent.announces, to_builtins(done))))
-    return published
+        reply = _unsuccessful(agent, task, answer)
+    else:
+        reply = _successful(agent, task, answer.result, canonical(answer.result))
+    return [(reply_stream(agent.name), _reply_event(agent, task, reply))]
 
 
 def progress(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
     """A heartbeat for whoever waits."""
     reply = _reply(agent, task, status="progress", progress=text, final=False)
-    return REPLIES_STREAM, _reply_event(agent, task, reply)
+    return reply_stream(agent.name), _reply_event(agent, task, reply)
 
 
 def canonical(result: JsonObject) -> bytes:
@@ -62,10 +53,11 @@ def reference(task_id: str, result: JsonObject, body: bytes) -> ResultReference:
 
 
 def _successful(agent: Agent, task: AgentTask, result: JsonObject, body: bytes) -> AgentReply:
+    ending: dict[str, Any] = {"final": not task.slip, "announces": agent.announces}
     if len(body) > MAX_INLINE_RESULT_BYTES:
         stored = reference(task.task_id, result, body)
-        return _reply(agent, task, status="done", result_ref=stored, final=not task.slip)
-    return _reply(agent, task, status="done", result=result, final=not task.slip)
+        return _reply(agent, task, status="done", result_ref=stored, **ending)
+    return _reply(agent, task, status="done", result=result, **ending)
 
 
 def _unsuccessful(agent: Agent, task: AgentTask, answer: Answer) -> AgentReply:
@@ -80,7 +72,6 @@ def _reply(agent: Agent, task: AgentTask, **fields: Any) -> AgentReply:
         session_id=task.session_id,
         run_id=task.run_id,
         attempt=task.attempt,
-        reply_to=task.reply_to,
         persisted=True,
         **fields,
     )

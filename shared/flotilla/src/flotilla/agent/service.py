@@ -13,6 +13,7 @@ from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.config.signing import load_public_keys
 from flotilla.llm import LanguageModel, TokenLimits
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Runtime, serve
@@ -57,7 +58,15 @@ async def run_agent(
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=toolbox, model=model, limits=limits)
+        handler = TaskHandler(
+            agent,
+            pool=pool,
+            redis=redis,
+            tools=toolbox,
+            model=model,
+            limits=limits,
+            keys=load_public_keys(settings.ticket_public_key_file),
+        )
         runtime.health.expect_progress("bus", STUCK_AFTER_S)
         consumer = Consumer(
             redis,

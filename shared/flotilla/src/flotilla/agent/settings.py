@@ -1,5 +1,7 @@
 """Settings of every agent service."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from flotilla.config import PostgresSettings, RedisSettings, ServiceSettings
@@ -8,6 +10,8 @@ from flotilla.config import PostgresSettings, RedisSettings, ServiceSettings
 class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings):
     """What an agent needs; inherit to add your own."""
 
+    ticket_public_key_file: Path
+    """The worker's public keys (PEM, one or more): a task that none of them signed is not worked on."""
     agent_concurrency: int | None = Field(default=None, ge=1, le=1000)
     """Tasks in hand at a time; unset: what the agent's code says."""
     bus_min_idle_ms: int = Field(default=15_000, ge=100)

@@ -10,22 +10,28 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from redis.exceptions import ResponseError
+
+from flotilla.bus.connection import Redis, ask
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import (
     CANCELLED_KEY_PREFIX,
     DEAD_LETTERS_STREAM,
     EVENTS_STREAM,
     LOGIN_KEY_PREFIX,
+    REDRIVES_STREAM,
     REPLIES_STREAM,
+    REPLY_STREAM_PREFIX,
     RUN_STREAM_PREFIX,
     TASK_STREAM_PREFIX,
+    reply_stream,
     task_stream,
 )
 
-_CONNECT = "+auth +hello +ping +client|setname +multi +exec +info"
+_CONNECT = "+auth +hello +ping +select +client|setname +multi +exec"
 _CONSUME = (
     "+xreadgroup +xautoclaim +xclaim +xpending +xack +xgroup|create +xgroup|delconsumer +xinfo|groups +xinfo|consumers "
-    "+xrange +eval"
+    "+xrange +fcall"
 )
 _LOOK = "+xread +xrange +xlen"
 
@@ -55,29 +61,33 @@ class Grant:
         return ["reset", "on", "-@all", *first.words(), *(f"({' '.join(each.words())})" for each in further)]
 
 
-def agent_grant(agent: str, next_agents: Iterable[str] = ("*",)) -> Grant:
-    """For the service of `agent`: its own tasks; replies, announcements, live runs and dead letters to add to.
+def agent_grant(agent: str) -> Grant:
+    """For the service of `agent`: its own tasks to read, its own reply stream to add to, live runs whose name it knows.
 
-    `next_agents` are those that it may hand over to in a slip; `*` is all.
+    Nothing that others read or write is within its reach but the live stream of a run, whose name only the tasks of
+    that run hold. No script is its own: it calls the functions that housekeeping has loaded.
     """
-    streams = [*map(task_stream, next_agents), REPLIES_STREAM, EVENTS_STREAM, DEAD_LETTERS_STREAM]
     return Grant(
         (
             Selector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}",)),
-            Selector("+xadd", tuple(f"%W~{stream}" for stream in streams)),
+            Selector("+xadd", (f"%W~{reply_stream(agent)}",)),
             Selector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
             Selector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),
         )
     )
 
 
+_REPLIES = (REPLIES_STREAM, f"{REPLY_STREAM_PREFIX}*", REDRIVES_STREAM)
 WORKER_GRANT = Grant(
     (
         Selector(
-            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +scan",
-            (f"%RW~{TASK_STREAM_PREFIX}*", f"%RW~{REPLIES_STREAM}"),
+            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +xinfo|stream +scan +del +function|load",
+            (f"%RW~{TASK_STREAM_PREFIX}*", *(f"%RW~{stream}" for stream in _REPLIES)),
         ),
-        Selector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*", f"%W~{DEAD_LETTERS_STREAM}")),
+        Selector(
+            "+xadd +expire",
+            tuple(f"%W~{each}" for each in (f"{RUN_STREAM_PREFIX}*", EVENTS_STREAM, DEAD_LETTERS_STREAM)),
+        ),
         Selector("+set", (f"%W~{CANCELLED_KEY_PREFIX}*",)),
         Selector("+xinfo|groups +xinfo|consumers +xpending", (f"%R~{EVENTS_STREAM}",)),
     )
@@ -86,20 +96,20 @@ WORKER_GRANT = Grant(
 
 GATEWAY_GRANT = Grant(
     (
-        Selector(f"{_CONNECT} {_LOOK}", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
-        Selector("+xadd", (f"%W~{TASK_STREAM_PREFIX}*", f"%W~{REPLIES_STREAM}")),
-        Selector("+xinfo|groups +xpending", (f"%R~{TASK_STREAM_PREFIX}*", f"%R~{REPLIES_STREAM}")),
+        Selector(f"{_CONNECT} {_LOOK} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
+        Selector("+xadd", (f"%W~{REDRIVES_STREAM}",)),
+        Selector("+xinfo|groups +xpending", (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES))),
         Selector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
 )
-"""For the gateway: live runs and announcements to read, dead letters to redrive, what waits on the
-streams, logins on their way."""
+"""For the gateway: live runs and announcements to read, dead letters to ask for again, what waits on the streams,
+logins on their way."""
 
 SCALER_GRANT = Grant(
     (
         Selector(
-            f"{_CONNECT} +xlen +xpending +xinfo|groups +xinfo|stream",
-            (f"%R~{TASK_STREAM_PREFIX}*", f"%R~{REPLIES_STREAM}"),
+            f"{_CONNECT} +info +xlen +xpending +xinfo|groups +xinfo|stream",
+            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
         ),
     )
 )
@@ -125,9 +135,25 @@ def users_file(users: Mapping[str, Grant], passwords: Mapping[str, str]) -> str:
     return "\n".join(["user default off", *lines]) + "\n"
 
 
+async def set_users(redis: Redis, users: Mapping[str, Grant], passwords: Mapping[str, str]) -> None:
+    """Make those of `users` that have a password, and save them where the server keeps a users.acl file."""
+    known = {name: grant for name, grant in users.items() if passwords.get(name)}
+    for name, grant in known.items():
+        await ask(redis, "ACL", "SETUSER", name, *grant.rules(), f"#{_digest(passwords[name])}")
+    if known:
+        try:
+            await ask(redis, "ACL", "SAVE")
+        except ResponseError as error:
+            if "not configured to use an ACL file" not in str(error):
+                raise
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
 def _line(name: str, grant: Grant, password: str) -> str:
-    digest = hashlib.sha256(password.encode()).hexdigest()
-    return " ".join(["user", name, *grant.rules(), f"#{digest}"])
+    return " ".join(["user", name, *grant.rules(), f"#{_digest(password)}"])
 
 
 def _variable(user: str) -> str:

@@ -12,17 +12,19 @@ from faststream.specification import AsyncAPI
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 
 from flotilla.bus.channels import DEAD_LETTERS_MAXLEN, EVENTS_MAXLEN, RUN_MAXLEN
-from flotilla.contracts.dead_letters import DeadLettered
+from flotilla.contracts.dead_letters import REDRIVE_REQUESTED, DeadLettered, RedriveRequested
 from flotilla.contracts.live import LiveDone, LiveReset, LiveStep, LiveToken
 from flotilla.contracts.names import (
     BRIDGE_GROUP,
     CHECKPOINTS_TOPIC,
     DEAD_LETTERS_STREAM,
     EVENTS_STREAM,
-    REPLIES_STREAM,
+    REDRIVES_STREAM,
+    REPLY_STREAM_PREFIX,
     RUN_STREAM_PREFIX,
     SESSION_EVENTS_TOPIC,
     TASK_STREAM_PREFIX,
+    TICKET_FIELD,
 )
 from flotilla.contracts.session_events import DATA_OF_KIND, session_event_type
 from flotilla.contracts.tasks import (
@@ -111,14 +113,21 @@ def _declare_tasks(redis: RedisBroker) -> None:
     redis.publisher(
         stream=StreamSub(TASK_STREAM_PREFIX + "{agent}"),
         title="tasks",
-        description=f"Work for one agent, read by its group `<agent>-agents`. {_ENTRY}",
+        description=f"Work for one agent, read by its group `<agent>-agents`. {_ENTRY} The field `{TICKET_FIELD}` "
+        "holds the worker's signature over the field `event`, byte for byte: `<key id>.<Ed25519 in base64url>`.",
         schema=message("TaskRequested", TASK_REQUESTED, AgentTask),
     )
     redis.publisher(
-        stream=StreamSub(REPLIES_STREAM),
+        stream=StreamSub(REPLY_STREAM_PREFIX + "{agent}"),
         title="replies",
-        description=f"What agents answer, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
+        description=f"What one agent answers, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
         schema=message("TaskReplied", TASK_REPLIED, AgentReply),
+    )
+    redis.publisher(
+        stream=StreamSub(REDRIVES_STREAM),
+        title="redrives",
+        description=f"Dead letters that are to be published again, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
+        schema=message("RedriveAsked", REDRIVE_REQUESTED, RedriveRequested),
     )
 
 
@@ -144,7 +153,7 @@ def _declare_announcements(redis: RedisBroker) -> None:
 def _declare_live(redis: RedisBroker) -> None:
     for kind, data in (("token", LiveToken), ("reset", LiveReset), ("step", LiveStep), ("done", LiveDone)):
         redis.publisher(
-            stream=StreamSub(RUN_STREAM_PREFIX + "{run}", maxlen=RUN_MAXLEN),
+            stream=StreamSub(RUN_STREAM_PREFIX + "{run}.{key}", maxlen=RUN_MAXLEN),
             title=f"run-{kind}",
             description="Live progress of a run, kept for an hour. Fields `kind` and `data`, the latter as JSON.",
             schema=create_model(
@@ -180,7 +189,11 @@ def _constant(value: str) -> tuple[Any, Any]:
     return Literal[value], Field()
 
 
-_PARAMETERS = {"agent": "Name of the agent.", "run": "Id of the run."}
+_PARAMETERS = {
+    "agent": "Name of the agent.",
+    "run": "Id of the run.",
+    "key": "A secret: who follows the run has it from the database, an agent from its task.",
+}
 
 
 def _completed(made: dict[str, Any]) -> dict[str, Any]:

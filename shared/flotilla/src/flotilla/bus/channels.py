@@ -4,7 +4,9 @@ from flotilla.contracts.names import (
     BRIDGE_GROUP,
     DEAD_LETTERS_STREAM,
     EVENTS_STREAM,
+    REDRIVES_STREAM,
     REPLIES_STREAM,
+    REPLY_STREAM_PREFIX,
     RUN_STREAM_PREFIX,
     TASK_STREAM_PREFIX,
     agent_group,
@@ -19,7 +21,7 @@ HARD_LIMIT_ENTRIES = 200_000
 
 def contract_group(stream: str) -> str | None:
     """The group that the contract gives `stream`: `research-agents` for `flotilla.tasks.research`."""
-    if stream == REPLIES_STREAM:
+    if stream in (REPLIES_STREAM, REDRIVES_STREAM) or stream.startswith(REPLY_STREAM_PREFIX):
         return BRIDGE_GROUP
     if stream.startswith(TASK_STREAM_PREFIX):
         return agent_group(stream.removeprefix(TASK_STREAM_PREFIX))

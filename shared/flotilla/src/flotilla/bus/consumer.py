@@ -24,7 +24,7 @@ from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, 
 from flotilla.bus.entries import Delivery, Entry, Finish, decode, xadd
 from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
 from flotilla.bus.renewal import give_back, renew
-from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType
+from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType, Untrusted
 from flotilla.telemetry import span
 from flotilla.telemetry.metrics import BUS_DELIVERY_DELAY, BUS_ENTRIES, BUS_HANDLER
 
@@ -208,11 +208,11 @@ class Consumer:
             commands = await self._handle(delivery)
         except (Undecodable, UnknownType, Oversize) as error:
             if entry.deliveries >= self._options.max_undecodable_deliveries:
-                return await self._bury(entry, _reason(error), str(error))
+                return await self._bury(entry, _reason(error), str(error), trusted=isinstance(error, UnknownType))
             self._log.warning("bus_entry_unreadable", entry_id=entry.entry_id, error=str(error))
             return "undecodable"
         except DeadLetter as error:
-            return await self._bury(entry, "refused", str(error))
+            return await self._bury(entry, "refused", str(error), trusted=not isinstance(error, Untrusted))
         await self._finish(entry, commands)
         self._retries.reset()
         return "done"
@@ -258,8 +258,10 @@ class Consumer:
                 return
         await self._answers.send(commands)
 
-    async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str) -> str:
-        lost = LostEntry(stream=self._stream, group=self._group, entry=entry, reason=reason, error=error)
+    async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
+        lost = LostEntry(
+            stream=self._stream, group=self._group, entry=entry, reason=reason, error=error, trusted=trusted
+        )
         await self._finish(entry, [xadd(stream, event) for stream, event in await self._dead_letters.keep(lost)])
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
@@ -273,7 +275,7 @@ class Consumer:
                 self._redis, self._stream, self._group, self._name, entry.entry_id,
                 idle_ms=self._options.min_idle_ms, deliveries=entry.deliveries - 1,
             )  # fmt: skip
-        except RedisError as problem:
+        except (RedisError, RetryLater) as problem:
             self._log.warning("bus_give_back_failed", entry_id=entry.entry_id, error=str(problem))
         self._claims.hasten(delay_s)
 
@@ -286,7 +288,7 @@ class Consumer:
     async def _renew(self) -> None:
         try:
             lost = await renew(self._redis, self._stream, self._group, self._name, list(self._in_hand))
-        except RedisError as error:
+        except (RedisError, RetryLater) as error:
             self._log.warning("bus_renewal_failed", error=str(error))
             return
         for entry_id in (lost & self._in_hand.keys()) - self._answered:
@@ -301,7 +303,7 @@ class Consumer:
         """Takes its name off the group if nothing is pending for it, so that names of old pods do not pile up."""
         try:
             await retire_consumer(self._redis, self._stream, self._group, self._name)
-        except RedisError as error:
+        except (RedisError, RetryLater) as error:
             self._log.info("bus_consumer_not_retired", error=str(error))
 
 

@@ -3,18 +3,25 @@
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
-from flotilla.bus.connection import Redis, ask
+from flotilla.bus.connection import Redis
 from flotilla.bus.dead_letters import LostEntry, announcement, failure_reply, readable_event, readable_task
-from flotilla.contracts.dead_letters import DeadLetterBody, DeadLetterRecord
-from flotilla.contracts.envelope import AgentEvent
+from flotilla.bus.publisher import Publisher
+from flotilla.contracts.dead_letters import (
+    REDRIVE_REQUESTED,
+    DeadLetterBody,
+    DeadLetterRecord,
+    RedriveRequested,
+)
+from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.errors import Conflict, NotFound, RetryLater
 from flotilla.contracts.ids import IdMaker, new_id
-from flotilla.contracts.names import EVENT_FIELD, TASK_STREAM_PREFIX
+from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 
 # Keeps an entry once, whoever of the group buries it.
@@ -55,12 +62,17 @@ WHERE stream = $1 AND redriven_at IS NULL AND discarded_at IS NULL ORDER BY crea
 _LOCK = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1 FOR UPDATE"
 _REDRIVEN = "UPDATE flotilla.dead_letters SET redriven_at = now() WHERE dead_letter_id = $1"
 _DISCARDED = "UPDATE flotilla.dead_letters SET discarded_at = now() WHERE dead_letter_id = $1"
-_REQUEUE_TASK = """
-UPDATE flotilla.agent_tasks SET status = 'queued', entry_id = $2, failure = NULL, finished_at = NULL
-WHERE task_id = $1 AND status = 'dead_lettered'
-"""
+_GET_REDRIVEN = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1 AND redriven_at IS NOT NULL"
 # Open dead letters of every tenant, by stream.
 _COUNTS = "SELECT stream, letters FROM flotilla.dead_letter_counts(10001)"
+
+
+@dataclass(frozen=True, slots=True)
+class RedrivenEntry:
+    """An entry as it was when it became a dead letter, with the stream it was on."""
+
+    stream: str
+    fields: Mapping[bytes, bytes]
 
 
 class PostgresDeadLetters:
@@ -82,7 +94,7 @@ class PostgresDeadLetters:
         try:
             async with tenant_transaction(self._pool, _text(tenant)) as connection:
                 dead_letter_id = await self._insert(connection, _text(tenant), lost)
-                if task and lost.stream.startswith(TASK_STREAM_PREFIX):
+                if task and lost.agent is not None and lost.trusted:
                     await _mark_task(connection, _text(tenant), lost)
         except AWAY as error:
             raise RetryLater(f"PostgreSQL is away, entry {lost.entry.entry_id} stays pending: {error}") from error
@@ -141,7 +153,7 @@ class PostgresDeadLetters:
         return DeadLetterBody(record=_record(row), body=_shown(row["body"]), fields=fields)
 
     async def redrive(self, redis: Redis, tenant_id: str, dead_letter_id: str) -> str:
-        """Publishes the entry again, byte for byte, so that its ids are kept; gives the new entry's id.
+        """Ask the worker to publish the entry again, with its own ids; return the id of that request.
 
         At least once: a crash between the two leaves it open, and a task that runs twice has one effect.
 
@@ -150,13 +162,26 @@ class PostgresDeadLetters:
             Conflict: it was redriven or discarded already.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            row = await _open_row(connection, dead_letter_id)
-            flat = [part for pair in _fields_of(row).items() for part in pair]
-            entry_id = (await ask(redis, "XADD", row["stream"], "*", *flat)).decode()
+            await _open_row(connection, dead_letter_id)
             await connection.execute(_REDRIVEN, dead_letter_id)
-            if row["task_id"]:
-                await connection.execute(_REQUEUE_TASK, row["task_id"], entry_id)
-        return str(entry_id)
+            wanted = AgentEvent(
+                type=REDRIVE_REQUESTED, source="/gateway", subject=dead_letter_id, tenant=tenant_id,
+                data=to_builtins(RedriveRequested(tenant_id=tenant_id, dead_letter_id=dead_letter_id)),
+            )  # fmt: skip
+            return await Publisher(redis).publish(REDRIVES_STREAM, wanted)
+
+    async def redriven(self, tenant_id: str, dead_letter_id: str) -> RedrivenEntry | None:
+        """The entry that is to be published again; None unless somebody asked for it.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        try:
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                row = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
+        except AWAY as error:
+            raise RetryLater(f"PostgreSQL is away: {error}") from error
+        return None if row is None else RedrivenEntry(row["stream"], _fields_of(row))
 
     async def redrive_stream(self, redis: Redis, tenant_id: str, stream: str) -> int:
         """Redrives up to 1,000 open dead letters of `stream`, oldest first; how many it did."""

@@ -13,8 +13,8 @@ from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, decode_event, to_builtins
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, REPLIES_STREAM
-from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, TASK_STREAM_PREFIX, reply_stream
+from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure
 
 DeadLetterReason: TypeAlias = Literal["undecodable", "unknown_type", "oversize", "refused", "no_answer"]
 _BODY = EVENT_FIELD.encode()
@@ -29,6 +29,13 @@ class LostEntry:
     entry: Entry
     reason: DeadLetterReason
     error: str
+    trusted: bool = True
+    """False for an entry that nobody has shown to be from whom it must be: what it names stays as it is."""
+
+    @property
+    def agent(self) -> str | None:
+        """The agent whose task stream it was on."""
+        return self.stream.removeprefix(TASK_STREAM_PREFIX) if self.stream.startswith(TASK_STREAM_PREFIX) else None
 
     @property
     def body(self) -> bytes:
@@ -46,7 +53,6 @@ class ReadableTask:
     session_id: str | None = None
     run_id: str | None = None
     attempt: int = 1
-    reply_to: ReplyAddress | None = None
 
 
 class DeadLetters(Protocol):
@@ -87,30 +93,30 @@ def announcement(
             made, subject=event.subject, tenant=event.tenant, runid=event.runid, taskid=event.taskid,
             traceparent=event.traceparent,
         )  # fmt: skip
-    return DEAD_LETTERS_STREAM, made
+    # An agent writes to no stream but its own; the bridge passes it on.
+    return DEAD_LETTERS_STREAM if lost.agent is None else reply_stream(lost.agent), made
 
 
 def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-    """The failure for whoever waits for the task, so that nobody hangs; none if no reply address can be read."""
+    """The failure for whoever waits for the task, so that nobody hangs; none if the entry can't be trusted."""
     task = readable_task(lost.body)
-    if task is None or task.reply_to is None:
+    if task is None or lost.agent is None or not lost.trusted:
         return []
     reply = AgentReply(
         task_id=task.task_id,
-        agent=task.agent,
+        agent=lost.agent,
         tenant_id=task.tenant_id or "",
         session_id=task.session_id or "",
         run_id=task.run_id,
         attempt=task.attempt,
         status="failed",
-        reply_to=task.reply_to,
         persisted=True,
         failure=Failure(type="DeadLetter", message=f"{lost.reason}: {lost.error}", retryable=False),
     )
     event = readable_event(lost.body)
     return [
         (
-            REPLIES_STREAM,
+            reply_stream(lost.agent),
             AgentEvent(
                 type=TASK_REPLIED,
                 source=f"/groups/{lost.group}",

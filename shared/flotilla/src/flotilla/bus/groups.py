@@ -1,22 +1,9 @@
-"""Consumer groups, and the scripts that must look and act in one step."""
+"""Consumer groups."""
 
 from redis.exceptions import ResponseError
 
 from flotilla.bus.connection import Redis, ask
-
-# Removes a consumer only if nothing is pending for it: Redis would drop its pending entries with it.
-_RETIRE = """
-for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local facts = {}
-  for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
-  if facts['name'] == ARGV[2] then
-    if facts['pending'] > 0 or facts['idle'] < tonumber(ARGV[3]) then return 0 end
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-    return 1
-  end
-end
-return 0
-"""
+from flotilla.bus.functions import RETIRE, call
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> bool:
@@ -46,7 +33,7 @@ async def entry_exists(redis: Redis, stream: str, entry_id: str) -> bool:
 async def retire_consumer(redis: Redis, stream: str, group: str, consumer: str, *, min_idle_ms: int = 0) -> bool:
     """Removes `consumer` if nothing is pending for it and it was silent for `min_idle_ms`; whether it did."""
     try:
-        return bool(await ask(redis, "EVAL", _RETIRE, 1, stream, group, consumer, min_idle_ms))
+        return bool(await call(redis, RETIRE, stream, group, consumer, min_idle_ms))
     except ResponseError as error:
         if group_is_missing(error):
             return False

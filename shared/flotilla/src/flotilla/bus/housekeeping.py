@@ -5,6 +5,7 @@ again, within seconds, after Redis has lost everything.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +15,31 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.channels import contract_group
 from flotilla.bus.connection import Redis, ask
+from flotilla.bus.functions import COUNT_AFTER, call, load_functions
 from flotilla.bus.groups import ensure_group, retire_consumer
 from flotilla.contracts.errors import RetryLater
-from flotilla.contracts.names import EVENTS_STREAM, REPLIES_STREAM, TASK_STREAM_PREFIX, task_stream
-from flotilla.telemetry.metrics import DEAD_LETTERS, STREAM_LAG, STREAM_PENDING
+from flotilla.contracts.names import (
+    EVENTS_STREAM,
+    REDRIVES_STREAM,
+    REPLIES_STREAM,
+    REPLY_STREAM_PREFIX,
+    TASK_STREAM_PREFIX,
+    reply_stream,
+    task_stream,
+)
+from flotilla.telemetry.metrics import DEAD_LETTERS, STREAM_LAG, STREAM_PENDING, STREAMS_RESET
 
 INTERVAL_S = 5.0
 STALE_AFTER_MS = 600_000
 """A living consumer reads every second or two."""
 
-MAX_STREAMS = 256
+MAX_STREAMS = 512
 """Beyond those of registered agents no more streams are tended and reported: their names come from outside."""
-
-# Entries after the group's last delivered one, where Redis can't tell its lag any more; capped.
-_COUNT_AFTER = "return #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 10001)"
+MAX_CONSUMERS = 500
+"""How many consumers of a group one round looks at: an agent can make as many as it likes."""
+MAX_GROUPS = 100
+AHEAD_S = 86_400.0
+MAX_SEQUENCE = 2**64 - 1
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +61,7 @@ class GroupState:
         if self.lowest_pending_id is not None:
             return self.lowest_pending_id
         milliseconds, _, sequence = self.last_delivered_id.partition("-")
-        return f"{milliseconds}-{int(sequence) + 1}"
+        return f"{milliseconds}-{int(sequence) + 1}" if int(sequence) < MAX_SEQUENCE else f"{int(milliseconds) + 1}-0"
 
 
 class Housekeeping:
@@ -70,7 +82,7 @@ class Housekeeping:
         self._interval_s = interval_s
         self._stale_after_ms = stale_after_ms
         self._known: set[str] = set()
-        self._reported: set[tuple[str, str]] = set()
+        self._reported: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Goes round every 5 s until `stop`; its gauges end with it, so that two leaders never both report."""
@@ -91,46 +103,72 @@ class Housekeeping:
             log.exception("housekeeping_failed")
 
     async def go_round(self) -> None:
-        """One round: groups first, then trimming and consumers, then gauges."""
+        """One round: functions and groups first, then trimming and consumers, then gauges."""
+        await load_functions(self._redis)
         streams = await self._streams()
         for stream in streams:
             if (group := contract_group(stream)) and await ensure_group(self._redis, stream, group):
                 log.info("bus_group_created", stream=stream, group=group)
         for stream in [*streams, EVENTS_STREAM]:
-            await self._tend(stream)
+            await self._guarded_tend(stream)
         await self._report_dead_letters()
 
     async def _streams(self) -> Collection[str]:
-        """The task stream of every agent that is registered, was ever seen here or has work, and the replies."""
-        self._known.update(task_stream(agent) for agent in await self._agents())
-        async for key in self._redis.scan_iter(match=f"{TASK_STREAM_PREFIX}*", count=1000, _type="STREAM"):
-            if len(self._known) < MAX_STREAMS:
-                self._known.add(key.decode())
-        return [REPLIES_STREAM, *sorted(self._known)]
+        """Task and reply streams of every agent that is registered or was ever seen here; redrives; former replies."""
+        for agent in await self._agents():
+            self._known.update((task_stream(agent), reply_stream(agent)))
+        for prefix in (TASK_STREAM_PREFIX, REPLY_STREAM_PREFIX):
+            async for key in self._redis.scan_iter(match=f"{prefix}*", count=1000, _type="STREAM"):
+                if len(self._known) < MAX_STREAMS:
+                    self._known.add(key.decode())
+        return [REPLIES_STREAM, REDRIVES_STREAM, *sorted(self._known)]
+
+    async def _guarded_tend(self, stream: str) -> None:
+        """Tends `stream`; what is wrong with one stream stays with it."""
+        try:
+            await self._tend(stream)
+        except ResponseError:
+            log.exception("stream_not_tended", stream=stream)
 
     async def _tend(self, stream: str) -> None:
-        states = await group_states(self._redis, stream)
+        own = contract_group(stream)
+        states = await group_states(self._redis, stream, own)
         for state in states:
             STREAM_LAG.labels(stream, state.group).set(state.lag)
             STREAM_PENDING.labels(stream, state.group).set(state.pending)
             await self._retire_stale(state)
-        own = contract_group(stream)
-        if own is None:
-            return
-        self._report_strangers(stream, {state.group for state in states} - {own})
-        for state in states:
-            if state.group == own:
-                await ask(self._redis, "XTRIM", stream, "MINID", "=", state.floor)
+        if own is not None:
+            await self._report_strangers(stream, own)
+            for state in states:
+                await self._trim(state)
 
-    def _report_strangers(self, stream: str, groups: set[str]) -> None:
+    async def _report_strangers(self, stream: str, own: str) -> None:
         """Trimming looks at the contract's group only: one abandoned group would fill Redis."""
-        for group in groups:
-            if (stream, group) not in self._reported:
-                self._reported.add((stream, group))
-                log.warning("bus_foreign_group", stream=stream, group=group, mend="listen on flotilla.events instead")
+        if stream in self._reported:
+            return
+        rows = await self._redis.xinfo_groups(stream)
+        strangers = [
+            row["name"].decode(errors="replace") for row in rows if row["name"].decode(errors="replace") != own
+        ]
+        if strangers:
+            self._reported.add(stream)
+            log.warning("bus_foreign_group", stream=stream, group=strangers[0][:100], groups=len(strangers))
+
+    async def _trim(self, state: GroupState) -> None:
+        """Drops what is handled. A stream whose ids have run ahead of the clock takes no `XADD *` any more, and is made
+        again once it is handled: only its own writer can have done that."""
+        if is_ahead(state.last_delivered_id):
+            if state.lag == 0 and state.pending == 0:
+                await ask(self._redis, "DEL", state.stream)
+                await ensure_group(self._redis, state.stream, state.group)
+                STREAMS_RESET.labels(state.stream).inc()
+                log.error("bus_stream_reset", stream=state.stream, last_id=state.last_delivered_id)
+            return
+        await ask(self._redis, "XTRIM", state.stream, "MINID", "=", state.floor)
 
     async def _retire_stale(self, state: GroupState) -> None:
-        for row in await self._redis.xinfo_consumers(state.stream, state.group):
+        rows = await self._redis.xinfo_consumers(state.stream, state.group)
+        for row in rows[:MAX_CONSUMERS]:
             if row["idle"] >= self._stale_after_ms and row["pending"] == 0:
                 name = row["name"].decode()
                 if await retire_consumer(
@@ -147,15 +185,22 @@ class Housekeeping:
             DEAD_LETTERS.labels(stream).set(letters)
 
 
-async def group_states(redis: Redis, stream: str) -> list[GroupState]:
-    """Every group of `stream`; none if there is no such stream."""
+def is_ahead(entry_id: str) -> bool:
+    """Whether the id is a day or more ahead of this machine's clock."""
+    return int(entry_id.partition("-")[0]) > (time.time() + AHEAD_S) * 1000
+
+
+async def group_states(redis: Redis, stream: str, contract: str | None = None) -> list[GroupState]:
+    """The groups of `stream`, or only `contract`; none if there is no such stream."""
     try:
         rows = await redis.xinfo_groups(stream)
     except ResponseError as error:
         if "no such key" in str(error):
             return []
         raise
-    return [await _state(redis, stream, row) for row in rows]
+    if contract is not None:
+        rows = [row for row in rows if row["name"].decode(errors="replace") == contract]
+    return [await _state(redis, stream, row) for row in rows[:MAX_GROUPS]]
 
 
 async def _state(redis: Redis, stream: str, row: dict[str, Any]) -> GroupState:
@@ -166,7 +211,7 @@ async def _state(redis: Redis, stream: str, row: dict[str, Any]) -> GroupState:
         lowest = summary["min"].decode() if summary["min"] else None
     lag = row.get("lag")
     if lag is None:
-        lag = await ask(redis, "EVAL", _COUNT_AFTER, 1, stream, last)
+        lag = await call(redis, COUNT_AFTER, stream, last)
     return GroupState(stream, group, last, int(lag), int(row["pending"]), lowest)
 
 

@@ -11,7 +11,6 @@ from flotilla.bus.channels import RUN_MAXLEN
 from flotilla.bus.connection import AWAY, Redis
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.live import LiveData, LiveDone, LiveKind, LiveReset, LiveStep, LiveToken, StepStatus
-from flotilla.contracts.names import run_stream
 
 EXPIRE_S = 3_600
 _MAX_WAITING = 1_000
@@ -22,41 +21,41 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Item:
-    run_id: str
+    stream: str
     kind: LiveKind
     data: LiveData
 
 
 class RunFeed:
-    """Writes the live streams. Writes travel in the background; tokens that wait meanwhile are joined."""
+    """Writes the live streams of runs. Writes travel in the background; tokens that wait meanwhile are joined."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: deque[_Item] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    async def token(self, run_id: str, text: str, *, task_id: str, attempt: int) -> None:
+    async def token(self, stream: str, text: str, *, task_id: str, attempt: int) -> None:
         """A piece of the answer."""
         last = self._waiting[-1] if self._waiting else None
-        if last and last.run_id == run_id and isinstance(last.data, LiveToken) and last.data.task_id == task_id:
+        if last and last.stream == stream and isinstance(last.data, LiveToken) and last.data.task_id == task_id:
             last.data = replace(last.data, text=last.data.text + text)
         else:
-            self._put(_Item(run_id, "token", LiveToken(text=text, task_id=task_id, attempt=attempt)))
+            self._put(_Item(stream, "token", LiveToken(text=text, task_id=task_id, attempt=attempt)))
         await asyncio.sleep(0)
 
-    async def reset(self, run_id: str, *, task_id: str, attempt: int) -> None:
+    async def reset(self, stream: str, *, task_id: str, attempt: int) -> None:
         """Before the tokens of a new attempt: what was shown of this task is void."""
-        self._put(_Item(run_id, "reset", LiveReset(task_id=task_id, attempt=attempt)))
+        self._put(_Item(stream, "reset", LiveReset(task_id=task_id, attempt=attempt)))
         await self.flush()
 
-    async def step(self, run_id: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
+    async def step(self, stream: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
         """A step began or ended."""
-        self._put(_Item(run_id, "step", LiveStep(step=step, status=status, attempt=attempt, agent=agent)))
+        self._put(_Item(stream, "step", LiveStep(step=step, status=status, attempt=attempt, agent=agent)))
         await asyncio.sleep(0)
 
-    async def done(self, run_id: str, status: str) -> None:
+    async def done(self, stream: str, status: str) -> None:
         """The run is over."""
-        self._put(_Item(run_id, "done", LiveDone(status=status)))
+        self._put(_Item(stream, "done", LiveDone(status=status)))
         await self.flush()
 
     async def flush(self) -> None:
@@ -82,11 +81,10 @@ class RunFeed:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for item in items:
-                    stream = run_stream(item.run_id)
                     fields = {"kind": item.kind, "data": to_json(item.data)}
-                    pipe.xadd(stream, fields, maxlen=RUN_MAXLEN)  # type: ignore[arg-type]
-                for run_id in {item.run_id for item in items}:
-                    pipe.expire(run_stream(run_id), EXPIRE_S)
+                    pipe.xadd(item.stream, fields, maxlen=RUN_MAXLEN)  # type: ignore[arg-type]
+                for stream in {item.stream for item in items}:
+                    pipe.expire(stream, EXPIRE_S)
                 await pipe.execute()
         except (*AWAY, RedisError) as error:
             log.warning("live_feed_lost", entries=len(items), error=str(error))

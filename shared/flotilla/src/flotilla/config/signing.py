@@ -30,7 +30,12 @@ class Signer:
 
     def public_keys(self) -> "PublicKeys":
         """What verifies this signer's signatures."""
-        return PublicKeys({self.key_id: self._key.public_key()})
+        return PublicKeys.of(self)
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """The public half."""
+        return self._key.public_key()
 
 
 class PublicKeys:
@@ -38,6 +43,11 @@ class PublicKeys:
 
     def __init__(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
         self._keys = dict(keys)
+
+    @classmethod
+    def of(cls, *signers: Signer) -> "PublicKeys":
+        """The public keys of all these signers."""
+        return cls({signer.key_id: signer.public_key for signer in signers})
 
     def problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
         """Why the signature does not hold; None when it does."""

@@ -36,6 +36,17 @@ class DeadLetterBody:
     fields: Mapping[str, str]
 
 
+REDRIVE_REQUESTED = "flotilla.entry.redrive_requested.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedriveRequested:
+    """Data of the entries on `flotilla.redrives`: which dead letter is to be published again."""
+
+    tenant_id: str
+    dead_letter_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLettered:
     """Data of the announcements on `flotilla.dead-letters`."""

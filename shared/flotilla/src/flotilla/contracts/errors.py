@@ -5,7 +5,8 @@ FlotillaError
 ├── DeadLetter          this message can never be handled; keep it for a person
 │   ├── Undecodable     not a CloudEvent, or its data does not fit its type
 │   ├── UnknownType     a type or version that this code does not know
-│   └── Oversize        larger than the channel allows
+│   ├── Oversize        larger than the channel allows
+│   └── Untrusted       not from whom it must be: nothing in it counts
 ├── Conflict            the caller's view is out of date
 │   ├── SequenceConflict    `expected_seq` is not the session's head
 │   └── RunInProgress       the session has an active run
@@ -39,6 +40,10 @@ class UnknownType(DeadLetter):
 
 class Oversize(DeadLetter):
     """The message is larger than its channel allows."""
+
+
+class Untrusted(DeadLetter):
+    """The message is not from whom it must be. Nothing that it names may change because of it."""
 
 
 class Conflict(FlotillaError):

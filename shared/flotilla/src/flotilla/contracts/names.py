@@ -12,6 +12,8 @@ REPLY_STREAM_PREFIX = "flotilla.replies."
 EVENTS_STREAM = "flotilla.events"
 RUN_STREAM_PREFIX = "flotilla.runs."
 DEAD_LETTERS_STREAM = "flotilla.dead-letters"
+REDRIVES_STREAM = "flotilla.redrives"
+"""Where the gateway asks the worker to publish a dead letter again."""
 CANCELLED_KEY_PREFIX = "flotilla.cancelled."
 LOGIN_KEY_PREFIX = "flotilla.logins."
 
@@ -57,9 +59,12 @@ def agent_group(agent: str) -> str:
     return f"{agent}-agents"
 
 
-def run_stream(run_id: str) -> str:
-    """The expiring stream of a run's live tokens and steps."""
-    return RUN_STREAM_PREFIX + run_id
+def run_stream(run_id: str, live_key: str) -> str:
+    """The expiring stream of a run's live tokens and steps. Who does not know `live_key` does not know its name.
+
+    Runs of former versions have the key `""`.
+    """
+    return f"{RUN_STREAM_PREFIX}{run_id}.{live_key}" if live_key else RUN_STREAM_PREFIX + run_id
 
 
 def cancelled_key(task_id: str) -> str:
@@ -83,8 +88,9 @@ def action_workflow_id(action_id: str) -> str:
 
 
 def order_workflow_id(tenant_id: str, order_id: str) -> str:
-    """The Temporal workflow id of an order."""
-    return f"order-{tenant_id}-{order_id}"
+    """The Temporal workflow id of an order. Former versions made `order-<tenant>-<order>`, which two orders can share;
+    the order's row holds the id of its own workflow."""
+    return composed("order", tenant_id, order_id)
 
 
 def task_workflow_id(task_id: str) -> str:
@@ -94,4 +100,9 @@ def task_workflow_id(task_id: str) -> str:
 
 def session_key(tenant_id: str, session_id: str) -> str:
     """The Kafka key of a session's events, `<tenant>/<session>`."""
-    return f"{tenant_id}/{session_id}"
+    return composed(tenant_id, session_id)
+
+
+def composed(*parts: str) -> str:
+    """One id of several: joined by `/`, which no part holds unescaped, so that different parts give different ids."""
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)

@@ -1,7 +1,8 @@
 """Orders: the names, states and messages of `OrderProcessingSaga`.
 
 Who inserts what when an order is placed: the gateway inserts session, `orders` row (status `pending`) and
-`state_change{order_placed}`, then starts `OrderProcessingSaga(OrderRequest)` with id `order-<tenant>-<order_id>`.
+`state_change{order_placed}`, then starts `OrderProcessingSaga(OrderRequest)` with the id
+`order_workflow_id(tenant, order_id)`.
 The worker starts the workflow of an order that was left pending, and writes everything after.
 """
 
@@ -15,7 +16,7 @@ SAGA_VERB_UPDATE = "operate"
 CANCEL_UPDATE = "cancel"
 """Asks the saga to stop and compensate; answers True if it still could."""
 
-SAGA_REFUSAL_STATUS: dict[str, int] = {"NotParked": 409, "UnknownStep": 404, "ReasonRequired": 422}
+SAGA_REFUSAL_STATUS: dict[str, int] = {"NotParked": 409, "UnknownStep": 404, "UnknownOrder": 404, "ReasonRequired": 422}
 
 OrderStatus: TypeAlias = Literal["pending", "approved", "rejected", "compensation_failed"]
 StepStatus: TypeAlias = Literal[
@@ -60,3 +61,6 @@ class OperatorVerb:
     subject: str
     reason: str | None = None
     """Required but for `retry`."""
+    tenant_id: str = ""
+    order_id: str = ""
+    """Whose saga it is about: workflow ids of former versions can be those of two orders."""

@@ -141,9 +141,10 @@ ReplyStatus: TypeAlias = Literal["done", "failed", "progress", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentReply:
-    """What an agent sends to `flotilla.replies`.
+    """What an agent sends to its own stream `flotilla.replies.<agent>`.
 
-    `done` and `failed` end the attempt; `progress` becomes a heartbeat of the waiting activity.
+    `done` and `failed` end the attempt; `progress` becomes a heartbeat of the waiting activity. Which activity waits,
+    and what comes next in a slip, is on record: a reply can't say it.
     """
 
     task_id: str
@@ -154,6 +155,7 @@ class AgentReply:
     attempt: int = 1
     run_id: str | None = None
     reply_to: ReplyAddress | None = None
+    """Ignored; former versions sent it."""
     result: JsonObject | None = None
     result_ref: ResultReference | None = None
     failure: Failure | None = None
@@ -161,7 +163,10 @@ class AgentReply:
     final: bool = True
     """False for a hop of a routing slip that handed over to the next agent."""
     persisted: bool = False
-    """True when the agent wrote result and events itself; a foreign agent leaves it false and the bridge writes."""
+    """True when the agent wrote result and events itself, which the bridge then reads; a foreign agent leaves it false
+    and the bridge writes."""
+    announces: str | None = None
+    """Type of the announcement on `flotilla.events` that the bridge makes of a `done`: `<dotted name>.completed.v1`."""
     events: list[JsonObject] = field(default_factory=list)
     """A foreign agent's session events: objects with `kind` and `data`."""
 

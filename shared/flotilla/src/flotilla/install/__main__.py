@@ -45,7 +45,7 @@ async def install(settings: Settings, files: KeyFiles) -> None:
     results = await asyncio.gather(
         in_database(),
         _until(deadline, lambda: install_topics(settings)),
-        _until(deadline, lambda: install_groups(settings)),
+        _until(deadline, lambda: install_groups(settings, files.redis_passwords)),
         return_exceptions=True,
     )
     _raise_all([result for result in results if isinstance(result, BaseException)])
@@ -88,8 +88,14 @@ def parse(argv: Sequence[str] | None = None) -> KeyFiles:
         "--signing-key-file", type=Path, metavar="PATH", help="make the key that signs the audit log's checkpoints"
     )
     parser.add_argument("--ticket-key-file", type=Path, metavar="PATH", help="make the key that signs tasks")
+    parser.add_argument(
+        "--redis-passwords-file",
+        type=Path,
+        metavar="PATH",
+        help="make the Redis users that it names (JSON, user → password)",
+    )
     given = parser.parse_args(argv)
-    return KeyFiles(given.keys_file, given.signing_key_file, given.ticket_key_file)
+    return KeyFiles(given.keys_file, given.signing_key_file, given.ticket_key_file, given.redis_passwords_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,6 +38,8 @@ class KeyFiles:
     api_keys: Path | None = None
     signing_key: Path | None = None
     ticket_key: Path | None = None
+    redis_passwords: Path | None = None
+    """Read, not written."""
 
     @property
     def key_pairs(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -9,9 +10,12 @@ from psycopg import sql
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, check_redis, connect_redis, ensure_group
+from flotilla.bus.acl import grants, set_users
+from flotilla.bus.functions import load_functions
 from flotilla.config.signing import write_public_key
-from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import ConfigurationError, RetryLater, Undecodable
+from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, reply_stream, task_stream
 from flotilla.install import keys
 from flotilla.install.settings import Passwords, Settings
 from flotilla.outbox.topics import ensure_topics
@@ -66,21 +70,36 @@ async def install_topics(settings: Settings) -> None:
     log.info("topics_installed", created=created)
 
 
-async def install_groups(settings: Settings) -> None:
-    """Creates the consumer groups of the contract's streams, each at `0`.
+async def install_groups(settings: Settings, passwords: Path | None = None) -> None:
+    """Creates the users of a file of passwords, and the consumer groups of the contract's streams, each at `0`.
 
     Raises:
         RetryLater: Redis does not answer.
+        ConfigurationError: the file can't be read.
     """
-    groups = {task_stream(agent): agent_group(agent) for agent in settings.install_agents}
-    created = await _ensure_groups(settings, [(REPLIES_STREAM, BRIDGE_GROUP), *groups.items()])
+    tasks = [(task_stream(agent), agent_group(agent)) for agent in settings.install_agents]
+    replies = [(reply_stream(agent), BRIDGE_GROUP) for agent in settings.install_agents]
+    created = await _ensure_groups(
+        settings, _read_passwords(passwords), [(REPLIES_STREAM, BRIDGE_GROUP), *replies, *tasks]
+    )
     log.info("groups_installed", created=created)
 
 
-async def _ensure_groups(settings: Settings, wanted: Sequence[tuple[str, str]]) -> list[str]:
+def _read_passwords(file: Path | None) -> dict[str, str]:
+    if file is None or not file.exists():
+        return {}
+    try:
+        return from_json(file.read_bytes(), dict[str, str])
+    except (OSError, Undecodable) as error:
+        raise ConfigurationError(f"{file} can't be read as user → password: {error}") from error
+
+
+async def _ensure_groups(settings: Settings, passwords: dict[str, str], wanted: Sequence[tuple[str, str]]) -> list[str]:
     try:
         async with connect_redis(settings.redis_url.get_secret_value(), name="install") as redis:
             await check_redis(redis)
+            await load_functions(redis)
+            await set_users(redis, grants(settings.install_agents), passwords)
             return [group for stream, group in wanted if await ensure_group(redis, stream, group)]
     except AWAY as error:
         raise RetryLater(f"Redis does not answer: {error}") from error

@@ -25,7 +25,10 @@ BUS_LOST_ENTRIES = Counter(
 )
 STREAM_LAG = Gauge("flotilla_stream_lag_entries", "Entries not yet delivered to the group.", ["stream", "group"])
 STREAM_PENDING = Gauge("flotilla_stream_pending_entries", "Delivered, not acknowledged.", ["stream", "group"])
+STREAMS_RESET = Counter("flotilla_streams_reset", "Streams made again after an id ahead of the clock.", ["stream"])
 DEAD_LETTERS = Gauge("flotilla_dead_letters", "Dead letters that wait for a person (capped at 10001).", ["stream"])
+TASKS_REFUSED = Counter("flotilla_tasks_refused", "Tasks that their agent did not work on.", ["agent", "reason"])
+REPLIES_REFUSED = Counter("flotilla_replies_refused", "Replies that did not count.", ["agent", "reason"])
 
 OUTBOX_BACKLOG = Gauge("flotilla_outbox_backlog_rows", "Outbox rows not yet in Kafka (capped at 10001).")
 OUTBOX_OLDEST = Gauge("flotilla_outbox_oldest_unpublished_seconds", "Age of the oldest outbox row.")

@@ -1,0 +1,247 @@
+"""What a reply comes to, decided from what is on record: who was asked, for what, and what is stored of the answer.
+
+A reply names a task; everything else (which activity waits, what comes next, whose session it is) stands in the row of
+the delegation. That an answer is stored is looked up, never believed.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NoReturn
+
+import asyncpg
+import structlog
+
+from flotilla.approvals.actions import known_actions
+from flotilla.config.signing import Signer
+from flotilla.contracts.envelope import decode_event, from_builtins, from_json, to_json
+from flotilla.contracts.errors import DeadLetter, Refused, RetryLater
+from flotilla.contracts.tasks import (
+    APPROVAL_REQUIRED,
+    AgentReply,
+    AgentTask,
+    Failure,
+    ReplyAddress,
+    hop_of,
+    next_hop_id,
+    root_task_id,
+)
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.telemetry.metrics import REPLIES_REFUSED
+from workflow_worker.delegations import Opened, close_hop, hop_after, open_hop, opened_hop
+from workflow_worker.foreign_replies import store
+
+ROW_MAY_BE_LOST_S = 60.0
+"""How long a reply waits for its task's row: `delegate` opens a lost one again after 20 s of silence (SILENCE_TIMEOUT),
+its back-off of up to 10 s and PostgreSQL's recovery."""
+
+MAX_APPROVALS = 50
+_TOOL = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_APPROVAL_ID = re.compile(r"[A-Za-z0-9._:~-]{1,300}")
+
+_DELEGATED = """
+SELECT agent, slip, session_id, run_id, principal, workflow_id, workflow_run_id, activity_id, deadline, state, event
+FROM flotilla.delegations WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3
+"""
+_LAST_HOP = """
+SELECT max(hop + cardinality(slip)) FROM flotilla.delegations
+WHERE tenant_id = $1 AND root_task_id = $2 AND attempt = $3
+"""
+_STORED = """
+SELECT status, attempt, result, failure, duration_ms FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2
+"""
+_GIVE_UP = """
+UPDATE flotilla.agent_tasks SET status = 'dead_lettered', failure = $4, finished_at = now()
+WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND status = 'queued'
+"""
+
+log = structlog.get_logger(__name__)
+
+
+class ReplyRefused(DeadLetter):
+    """The agent may not give this reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """The row that a reply refers to."""
+
+    tenant_id: str
+    task_id: str
+    attempt: int
+    row: asyncpg.Record
+
+    @property
+    def waiting(self) -> ReplyAddress:
+        """The activity that waits."""
+        row = self.row
+        return ReplyAddress(
+            workflow_id=row["workflow_id"], workflow_run_id=row["workflow_run_id"], activity_id=row["activity_id"]
+        )
+
+    @property
+    def deadline(self) -> datetime:
+        """After it nobody waits."""
+        return self.row["deadline"]  # type: ignore[no-any-return]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer is still to come."""
+        return bool(self.row["state"] == "open")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer that is on record."""
+
+    status: str
+    result: str | None = None
+    """JSON text."""
+    failure: Failure | None = None
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is to be done about a reply. Without an answer it is a sign of life."""
+
+    delegated: Delegated
+    answer: Answer | None = None
+    following: Opened | None = None
+    """The next hop of the slip."""
+
+
+class Settlement:
+    """Decides about replies."""
+
+    def __init__(self, pool: Pool, signer: Signer) -> None:
+        self.pool = pool
+        self._signer = signer
+
+    async def settle(self, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
+        """What the reply of `agent` comes to, on record when this returns; None for one that comes too late.
+
+        Raises:
+            ReplyRefused: the agent may not give it.
+            DeadLetter: it holds what can't be stored.
+            RetryLater: PostgreSQL is away, or does not know the task (yet).
+        """
+        try:
+            # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
+            async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
+                return await self._settle(connection, agent, reply, age_s)
+        except (Refused, asyncpg.DataError) as error:
+            raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
+        except (*AWAY, TimeoutError) as error:
+            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
+
+    async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
+        delegated = await _delegated(connection, agent, reply, age_s)
+        if delegated.row["state"] == "superseded" or (reply.status == "progress" and not delegated.is_open):
+            REPLIES_REFUSED.labels(agent, "late").inc()
+            return None
+        if reply.status == "progress":
+            return Settled(delegated)
+        if delegated.is_open and not reply.persisted:
+            await store(connection, agent, reply, run_id=delegated.row["run_id"])
+        answer = await _answer(connection, delegated, reply)
+        if answer is None:  # a try that is over, with nothing stored of it
+            REPLIES_REFUSED.labels(agent, "late").inc()
+            return None
+        check_approvals(agent, reply, answer.failure)
+        following = await self._following(connection, delegated, answer)
+        await close_hop(connection, delegated.tenant_id, delegated.task_id, delegated.attempt, answer.status)
+        return Settled(delegated, answer, following)
+
+    async def _following(self, connection: Connection, delegated: Delegated, answer: Answer) -> Opened | None:
+        if answer.status != "done" or answer.result is None or not delegated.row["slip"]:
+            return None
+        if not delegated.is_open:  # the reply comes again: perhaps the next hop was never published
+            return await opened_hop(connection, delegated.tenant_id, next_hop_id(delegated.task_id), delegated.attempt)
+        task = from_builtins(decode_event(delegated.row["event"]).data, AgentTask)
+        return await open_hop(
+            connection, hop_after(task, answer.result), delegated.waiting, delegated.deadline, self._signer
+        )
+
+    async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> Settled | None:
+        """Ends a task of `agent` whose reply nobody can use; None if it is no open task of it.
+
+        Raises:
+            RetryLater: PostgreSQL is away.
+        """
+        failure = Failure(type="DeadLetter", message=f"refused: {why}".replace("\x00", "\ufffd"), retryable=False)
+        try:
+            async with tenant_transaction(self.pool, tenant_id) as connection:
+                row = await connection.fetchrow(_DELEGATED, tenant_id, task_id, attempt)
+                if row is None or row["agent"] != agent or row["state"] != "open":
+                    return None
+                await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, to_json(failure).decode())
+                await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
+        except asyncpg.DataError:
+            return None
+        except (*AWAY, TimeoutError) as error:
+            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
+        return Settled(Delegated(tenant_id, task_id, attempt, row), Answer("dead_lettered", failure=failure))
+
+
+async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Delegated:
+    row = await connection.fetchrow(_DELEGATED, reply.tenant_id, reply.task_id, reply.attempt)
+    if row is None:
+        await _refuse_unknown(connection, agent, reply, age_s)
+    elif row["agent"] != agent:
+        raise refused(agent, reply, "another_agent", f"the task is not that of agent {agent}")
+    elif row["session_id"] != reply.session_id or reply.agent != agent:
+        raise refused(agent, reply, "other_session", "session or agent is not the task's")
+    return Delegated(reply.tenant_id, reply.task_id, reply.attempt, row)
+
+
+async def _refuse_unknown(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> NoReturn:
+    try:
+        root, hop = root_task_id(reply.task_id), hop_of(reply.task_id)
+    except ValueError:
+        raise refused(agent, reply, "unknown_hop", "no hop has such an id") from None
+    last = await connection.fetchval(_LAST_HOP, reply.tenant_id, root, reply.attempt)
+    if last is not None and not 0 <= hop <= last:
+        raise refused(agent, reply, "unknown_hop", f"its slip ends at hop {last}")
+    why = f"no such task of tenant {reply.tenant_id}, or no try {reply.attempt}"
+    if age_s < ROW_MAY_BE_LOST_S:
+        raise RetryLater(f"reply to task {reply.task_id}: {why}")
+    raise refused(agent, reply, "unknown_task", why)
+
+
+async def _answer(connection: Connection, delegated: Delegated, reply: AgentReply) -> Answer | None:
+    row = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
+    is_answer = row is not None and row["status"] != "queued"
+    if row is not None and is_answer and (row["status"] == "done" or row["attempt"] == delegated.attempt):
+        failure = None if row["failure"] is None else from_json(row["failure"], Failure)
+        return Answer(row["status"], row["result"], failure, row["duration_ms"] or 0.0)
+    if not delegated.is_open:
+        return None
+    if reply.status == "cancelled":
+        return Answer("cancelled")
+    raise refused(delegated.row["agent"], reply, "not_stored", "it says that its answer is stored, and none is")
+
+
+def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> None:
+    """Check that what a pausing task asks for are calls of the agent's own tools, made by this task.
+
+    Raises:
+        ReplyRefused: it asks for something else.
+    """
+    if failure is None or failure.type != APPROVAL_REQUIRED:
+        return
+    if not 0 < len(failure.approvals) <= MAX_APPROVALS:
+        raise refused(agent, reply, "approval", f"it asks for {len(failure.approvals)} approvals")
+    for needed in failure.approvals:
+        owner, _, tool = needed.action.rpartition(".")
+        if owner != agent or not _TOOL.fullmatch(tool) or needed.action in known_actions():
+            raise refused(agent, reply, "approval", f"{needed.action!r} is no tool of agent {agent}")
+        if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
+            raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
+
+
+def refused(agent: str, reply: AgentReply, reason: str, why: str) -> ReplyRefused:
+    """Count and log a reply that its agent may not give."""
+    REPLIES_REFUSED.labels(agent, reason).inc()
+    log.error("reply_refused", agent=agent, task_id=reply.task_id, tenant=reply.tenant_id, reason=reason, error=why)
+    return ReplyRefused(f"reply to task {reply.task_id}: {why}")

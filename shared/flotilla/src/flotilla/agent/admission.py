@@ -1,0 +1,91 @@
+"""Which tasks an agent works on: those with a valid ticket of the worker, before anything in them counts."""
+
+from datetime import datetime, timedelta
+
+import structlog
+
+from flotilla.bus import Delivery
+from flotilla.bus.tickets import ticket_problem
+from flotilla.config.signing import PublicKeys
+from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType, Untrusted
+from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.names import TICKET_FIELD
+from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask
+from flotilla.postgres import AWAY, Pool
+from flotilla.telemetry.metrics import TASKS_REFUSED
+
+CLOCKS_DIFFER = timedelta(seconds=60)
+"""How far this machine's clock may be ahead of the worker's."""
+# `waits` for a task that a former version of the worker delegated, `superseded` once the worker has issued its ticket.
+_UNTICKETED = "SELECT flotilla.unticketed_task($1, $2, $3, $4)"
+_TICKET = TICKET_FIELD.encode()
+
+log = structlog.get_logger(__name__)
+
+
+class Admission:
+    """Looks at what arrives on the task stream of one agent."""
+
+    def __init__(self, agent: str, keys: PublicKeys, pool: Pool, clock: Clock = utc_now) -> None:
+        self._agent = agent
+        self._keys = keys
+        self._pool = pool
+        self._clock = clock
+
+    async def task_in(self, delivery: Delivery) -> AgentTask | None:
+        """The task; None for one that was published again with a ticket.
+
+        Raises:
+            Untrusted: the worker did not sign it.
+            UnknownType, DeadLetter: it is no task of this agent, or its time is over.
+            RetryLater: a former version of the worker delegated it, and this version has not issued its ticket yet.
+        """
+        problem = ticket_problem(delivery.fields, self._keys)
+        if problem is not None:
+            await self._without_ticket(delivery, problem)
+            return None
+        event = delivery.event
+        if event.type != TASK_REQUESTED:
+            raise UnknownType(f"entry {delivery.entry_id}: type {event.type}, this agent reads {TASK_REQUESTED}")
+        task = from_builtins(event.data, AgentTask)
+        if task.agent != self._agent:
+            raise self._refused("agent", f"task {task.task_id} is for agent {task.agent!r}, not {self._agent!r}")
+        self._check_time(task)
+        return task
+
+    def _check_time(self, task: AgentTask) -> None:
+        if task.deadline is None:
+            raise self._refused("deadline", f"task {task.task_id} has no deadline")
+        if self._clock() > datetime.fromisoformat(task.deadline) + CLOCKS_DIFFER:
+            TASKS_REFUSED.labels(self._agent, "expired").inc()
+            raise DeadLetter(
+                f"the ticket of task {task.task_id} expired at {task.deadline}: redrive the dead letter for a new one"
+            )
+
+    async def _without_ticket(self, delivery: Delivery, problem: str) -> None:
+        """Raises, unless the worker has published this task again."""
+        fields = delivery.fields or {}
+        verdict = None if _TICKET in fields else await self._verdict(delivery)
+        if verdict == "waits":
+            raise RetryLater(f"entry {delivery.entry_id} waits until the worker issues its ticket")
+        if verdict != "superseded":
+            raise self._refused("ticket", f"entry {delivery.entry_id} is not the worker's: {problem}")
+        log.info("task_superseded", entry_id=delivery.entry_id)
+
+    async def _verdict(self, delivery: Delivery) -> str | None:
+        try:
+            task = from_builtins(delivery.event.data, AgentTask)
+        except Undecodable:
+            return None
+        try:
+            return await self._pool.fetchval(  # type: ignore[no-any-return]
+                _UNTICKETED, task.tenant_id, task.task_id, self._agent, task.attempt
+            )
+        except AWAY as error:
+            raise RetryLater(f"PostgreSQL is away: {error}") from error
+
+    def _refused(self, reason: str, message: str) -> Untrusted:
+        TASKS_REFUSED.labels(self._agent, reason).inc()
+        log.error("task_refused", agent=self._agent, reason=reason, error=message)
+        return Untrusted(message)
