@@ -18,7 +18,7 @@ from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures import CloseRun, EndedTask, PipelineKey, RunKey
 from workflow_worker.leader import Duty, every
-from workflow_worker.reconciler import Kind, Unfinished
+from workflow_worker.reconciler import Ended, Kind, Unfinished
 
 GAUGES_S = 5.0
 
@@ -76,21 +76,26 @@ def kinds(
 ) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
-    async def close_run(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+    async def close_run(row: Unfinished, ended: Ended) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, run_id=row.id))
         await runs.close_run(
-            CloseRun(run=RunKey(tenant_id=row.tenant_id, run_id=row.id), status=_run_status(status), error=_why(status))
+            CloseRun(
+                run=RunKey(tenant_id=row.tenant_id, run_id=row.id),
+                status=_run_status(ended.status),
+                error=_why(ended),
+            )
         )
 
-    async def close_action(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
-        await actions.close_lost_action(row.tenant_id, row.id, _why(status).message)
+    async def close_action(row: Unfinished, ended: Ended) -> None:
+        await actions.close_lost_action(row.tenant_id, row.id, _why(ended).message)
 
-    async def close_order(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
-        await orders.close_lost_order(row.tenant_id, row.id, _why(status).message)
+    async def close_order(row: Unfinished, ended: Ended) -> None:
+        await orders.close_lost_order(row.tenant_id, row.id, _why(ended).message)
 
-    async def close_task(row: Unfinished, status: WorkflowExecutionStatus | None) -> None:
+    async def close_task(row: Unfinished, ended: Ended) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, task_id=row.id))
-        await pipelines.close_lost_pipeline(PipelineKey(tenant_id=row.tenant_id, task_id=row.id), status)
+        key = PipelineKey(tenant_id=row.tenant_id, task_id=row.id)
+        await pipelines.close_lost_pipeline(key, ended.status, _why(ended))
 
     return {
         "run": Kind(RAG_WORKFLOW, RAGRequest, close_run),
@@ -104,6 +109,7 @@ def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
     return _RUN_STATUS.get(status, "error")
 
 
-def _why(status: WorkflowExecutionStatus | None) -> ErrorRaised:
-    ended = f"ended as {status.name.lower()}" if status else "is unknown to Temporal"
-    return ErrorRaised(type="WorkflowEnded", message=f"its workflow {ended}", where="workflow")
+def _why(ended: Ended) -> ErrorRaised:
+    how = f"ended as {ended.status.name.lower()}" if ended.status else "is unknown to Temporal"
+    reason = f": {ended.reason}" if ended.reason else ""
+    return ErrorRaised(type="WorkflowEnded", message=f"its workflow {how}{reason}", where="workflow")

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import structlog
 from opentelemetry.trace import SpanKind
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 UNSTARTED_AFTER = timedelta(seconds=5)
 UNFINISHED_AFTER = timedelta(seconds=30)
+REASON_TIMEOUT = timedelta(seconds=5)
+MAX_REASON_CHARS = 4000
 BATCH = 50
 _UNFINISHED = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,8 +48,16 @@ class Kind:
 
     workflow: str
     request: type[Any]
-    close: Callable[[Unfinished, WorkflowExecutionStatus | None], Awaitable[None]]
-    """Called when its workflow is over (None: unknown to Temporal) and the row is not."""
+    close: Callable[[Unfinished, "Ended"], Awaitable[None]]
+    """Called when its workflow is over and the row is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a workflow ended; the status is None when Temporal does not know it (any more)."""
+
+    status: WorkflowExecutionStatus | None
+    reason: str = ""
 
 
 class Reconciler:
@@ -90,7 +100,7 @@ class Reconciler:
         status = await self._status(row.workflow_id)
         if status == WorkflowExecutionStatus.RUNNING:
             return
-        await self._kinds[row.kind].close(row, status)
+        await self._kinds[row.kind].close(row, Ended(status, await self._reason(row.workflow_id) if status else ""))
         log.warning(
             "row_closed", kind=row.kind, id=row.id, workflow_id=row.workflow_id, workflow=status and status.name
         )
@@ -102,6 +112,14 @@ class Reconciler:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return None
             raise
+
+    async def _reason(self, workflow_id: str) -> str:
+        """What a failed or terminated workflow left as its reason; empty when there is none."""
+        try:
+            await self._client.get_workflow_handle(workflow_id).result(follow_runs=False, rpc_timeout=REASON_TIMEOUT)
+        except WorkflowFailureError as error:
+            return str(error.cause)[:MAX_REASON_CHARS]
+        return ""
 
 
 def _unfinished(row: asyncpg.Record) -> Unfinished:

@@ -5,23 +5,35 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.exceptions import ApplicationError
 from temporalio.runtime import PrometheusConfig, TelemetryConfig
 from temporalio.runtime import Runtime as SdkRuntime
 from temporalio.service import RPCError
-from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    Worker,
+    WorkerDeploymentConfig,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from flotilla.config import TemporalSettings
-from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.errors import DeadLetter, Forbidden, Invalid, RetryLater
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
 would hold every run up (12 s became 3 s)."""
 _PASSED_THROUGH = ("flotilla", "workflow_worker.activities", "msgspec", "uuid_utils", "structlog", "opentelemetry")
+
+
+PERMANENT = (DeadLetter, Forbidden, Invalid, asyncpg.DataError)
+"""What no retry of an activity changes. Not `NotFound`: a row may be on its way."""
 
 
 class TemporalConnection:
@@ -80,6 +92,22 @@ def sandbox() -> SandboxedWorkflowRunner:
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
 
 
+class PermanentErrors(Interceptor):
+    """Lets an activity end with its reason instead of being retried until its time is over."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """See Interceptor."""
+        return _OncePermanent(next)
+
+
+class _OncePermanent(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        try:
+            return await super().execute_activity(input)
+        except PERMANENT as error:
+            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+
+
 def make_worker(
     client: Client,
     settings: Settings,
@@ -94,6 +122,7 @@ def make_worker(
         task_queue=settings.task_queue,
         workflows=workflows,
         activities=activities,
+        interceptors=[PermanentErrors()],
         identity=identity,
         workflow_runner=sandbox(),
         max_concurrent_activities=settings.max_concurrent_activities,

@@ -120,8 +120,9 @@ async def test_a_run_whose_workflow_was_terminated_is_closed(worker: RunningWork
         return await status() == "cancelled"
 
     await eventually(is_running)
-    await handle.terminate("by an operator")
+    await handle.terminate(reason="by an operator")
     await eventually(is_closed, timeout_s=20)
+    assert "by an operator" in (await worker.run_row(question))["error"]
     last = (await worker.events("acme", question.session_id))[-1]
     assert last.data["change"] == "run_finished"
 

@@ -3,9 +3,10 @@
 from temporalio import activity
 from temporalio.client import WorkflowExecutionStatus
 
-from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.requests import RunStatus
-from flotilla.contracts.session_events import AgentStateEvent, StateChange
+from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, StateChange
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.signatures import (
@@ -21,14 +22,14 @@ SOURCE = "/workflows/PipelineWorkflow"
 _BEGIN = """
 UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
 """
-# Ends the pipeline, unless it has ended, with the failure of the hop that failed.
+# Ends the pipeline, unless it has ended, with the reason; as the hop that failed told it, if that is the reason.
 _FINISH = """
 UPDATE flotilla.pipelines AS p SET status = $3, finished_at = now(),
     error = CASE $3 WHEN 'success' THEN NULL ELSE coalesce(
         (SELECT t.failure FROM flotilla.agent_tasks AS t
          WHERE t.tenant_id = p.tenant_id AND (t.task_id = p.task_id OR t.task_id LIKE p.task_id || '~%')
-           AND t.failure IS NOT NULL ORDER BY t.created_at DESC LIMIT 1),
-        jsonb_build_object('type', 'WorkflowEnded', 'message', 'its workflow ended: ' || $3)) END
+           AND t.failure ->> 'type' = $4::jsonb ->> 'type' ORDER BY t.created_at DESC LIMIT 1),
+        $4::jsonb) END
 WHERE p.tenant_id = $1 AND p.task_id = $2 AND p.finished_at IS NULL
 RETURNING p.session_id
 """
@@ -56,16 +57,22 @@ class Pipelines:
     @activity.defn(name=FINISH_PIPELINE)
     async def finish_pipeline(self, finished: FinishedPipeline) -> None:
         """Ends the row and says so in the session's log; does nothing if it has ended."""
-        await self._finish(finished.key, finished.status)
+        ended = ErrorRaised(type="WorkflowEnded", message=f"its workflow ended: {finished.status}", where="pipeline")
+        await self._finish(finished.key, finished.status, finished.error or ended)
 
-    async def close_lost_pipeline(self, key: PipelineKey, ended: WorkflowExecutionStatus | None) -> None:
+    async def close_lost_pipeline(
+        self, key: PipelineKey, ended: WorkflowExecutionStatus | None, why: ErrorRaised
+    ) -> None:
         """Ends the row of a pipeline whose workflow is over."""
-        await self._finish(key, _STATUSES.get(ended, "error"))
+        await self._finish(key, _STATUSES.get(ended, "error"), why)
 
-    async def _finish(self, key: PipelineKey, status: RunStatus) -> None:
-        data = StateChange(change="task_finished", details={"task_id": key.task_id, "status": status})
+    async def _finish(self, key: PipelineKey, status: RunStatus, error: ErrorRaised) -> None:
+        details: dict[str, JsonValue] = {"task_id": key.task_id, "status": status}
+        if status != "success":
+            details["error"] = {"type": error.type, "message": error.message}
+        data = StateChange(change="task_finished", details=details)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status)
+            session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status, to_json(error).decode())
             if session_id is not None:
                 event = AgentStateEvent(kind="state_change", data=to_builtins(data), source=SOURCE)
                 await append(connection, key.tenant_id, session_id, [event])

@@ -141,6 +141,8 @@ class FinishedPipeline:
 
     key: PipelineKey
     status: RunStatus
+    error: ErrorRaised | None = None
+    """Why there is no result; None from a worker of before this was kept."""
 
 
 # Governed actions -----------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ T = TypeVar("T")
 MAX_PAUSES = 50
 """How often one task may pause for people, before its pause counts as a failure."""
 
+MAX_REASON_CHARS = 4000
+"""Of a failure's message: an agent may send any."""
 ANSWER_TIMEOUT = timedelta(minutes=30)
 """How long one try may take, the agents' scaling up included; longer where an agent asks for more than the usual."""
 USUAL_LIMIT_S = 600.0
@@ -232,7 +234,12 @@ class Trouble:
 
 
 def trouble_of(error: BaseException) -> Trouble:
-    """The cause behind an activity's failure, without Temporal's wrapping."""
+    """The cause behind an activity's failure, without Temporal's wrapping, short enough for a row and an event."""
+    trouble = _whole_trouble_of(error)
+    return replace(trouble, message=trouble.message[:MAX_REASON_CHARS])
+
+
+def _whole_trouble_of(error: BaseException) -> Trouble:
     if isinstance(error, asyncio.CancelledError):
         return Trouble("Cancelled", "the workflow was cancelled", timed_out=False, cancelled=True, retryable=False)
     cause = error.cause if isinstance(error, ActivityError) and error.cause else error

@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError, FailureError
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
     from flotilla.contracts.requests import PipelineRequest, RunStatus
+    from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask
     from workflow_worker.activities import signatures as call
     from workflow_worker.activities.signatures import TaskOutcome
@@ -18,6 +19,7 @@ from workflow_worker.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
     PATIENT,
+    Trouble,
     delegate,
     status_of,
     trouble_of,
@@ -46,7 +48,7 @@ class PipelineWorkflow:
             outcome = await self._work(request, key)
         except (FailureError, asyncio.CancelledError) as error:
             trouble = trouble_of(error)
-            await uninterrupted(_finish(key, status_of(trouble)))
+            await uninterrupted(_finish(key, status_of(trouble), _error_of(trouble)))
             if trouble.cancelled:
                 raise asyncio.CancelledError from error
             raise ApplicationError(trouble.message, type=trouble.type, non_retryable=True) from error
@@ -73,12 +75,16 @@ async def _begin(key: "call.PipelineKey") -> "call.BegunPipeline | None":
     return cast("call.BegunPipeline | None", begun)
 
 
-async def _finish(key: "call.PipelineKey", status: RunStatus) -> None:
+def _error_of(trouble: Trouble) -> ErrorRaised:
+    return ErrorRaised(type=trouble.type, message=trouble.message, where="pipeline", retryable=trouble.retryable)
+
+
+async def _finish(key: "call.PipelineKey", status: RunStatus, error: ErrorRaised | None = None) -> None:
     if not workflow.patched(KEEPS_ITS_ROW):
         return
     await workflow.execute_activity(
         call.FINISH_PIPELINE,
-        call.FinishedPipeline(key=key, status=status),
+        call.FinishedPipeline(key=key, status=status, error=error),
         start_to_close_timeout=ATTEMPT_TIMEOUT,
         retry_policy=PATIENT,
     )

@@ -17,6 +17,8 @@ DRAFT_COMPLETED = "flotilla.draft.completed.v1"
 DEAD_LETTERED = "flotilla.entry.dead_lettered.v1"
 
 HOP_MARK = "~"
+MAX_TASK_INPUT_BYTES = 900_000
+"""Of a task's input as JSON: a Redis entry holds 1,000,000, and the rest of the task has to fit beside it."""
 MAX_INLINE_RESULT_BYTES = 16_384
 """Results above this stay in PostgreSQL; the workflow gets a `ResultReference`."""
 
