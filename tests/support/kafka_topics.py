@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import AgentEvent
@@ -27,3 +28,14 @@ async def replace_log(settings: KafkaSettings, events: Sequence[AgentEvent]) -> 
         await admin.close()
     await ensure_topics(settings)
     await publish(settings, events)
+
+
+async def delete_before(settings: KafkaSettings, partition: int, offset: int) -> None:
+    """Deletes the records of a partition below an offset, as a retention would."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        place = TopicPartition(settings.kafka_session_events_topic, partition)
+        await admin.delete_records({place: RecordsToDelete(before_offset=offset)})
+    finally:
+        await admin.close()

@@ -17,7 +17,7 @@ MAX_HEADS = 10_000
 """Most heads of one checkpoint: its leaves are 320 kB then."""
 
 # Fenced like a batch: only the owner of the partition, at the offset it knows, makes a checkpoint.
-_LOCK = "SELECT 1 FROM consumer_offsets WHERE kafka_partition = $1 AND next_offset = $2 FOR UPDATE"
+_LOCK = "SELECT last_record FROM consumer_offsets WHERE kafka_partition = $1 AND next_offset = $2 FOR UPDATE"
 _TAKE_DIRTY = """
 UPDATE session_heads AS h SET dirty = false
 FROM (SELECT tenant_id, session_id FROM session_heads WHERE kafka_partition = $1 AND dirty LIMIT $2) AS d
@@ -53,13 +53,15 @@ async def make_checkpoint(
     None when nothing changed, or when the partition no longer stands at `next_offset` (another consumer owns it).
     """
     async with pool.acquire() as connection, connection.transaction():
-        if await connection.fetchval(_LOCK, partition, next_offset) is None:
+        standing = await connection.fetchrow(_LOCK, partition, next_offset)
+        if standing is None:
             return None
         heads = await connection.fetch(_TAKE_DIRTY, partition, MAX_HEADS)
         if not heads:
             return None
         heads.sort(key=lambda row: (row["tenant_id"], row["session_id"]))
-        statement = await _next_statement(connection, partition, next_offset, heads, clock())
+        last_record = (standing["last_record"] or b"").hex()
+        statement = await _next_statement(connection, (partition, next_offset, last_record), heads, clock())
         await _add(connection, statement, heads, signer)
         return statement.number
 
@@ -80,8 +82,9 @@ async def publish_checkpoints(pool: Pool, producer: AIOKafkaProducer, topic: str
 
 
 async def _next_statement(
-    connection: Connection, partition: int, next_offset: int, heads: Sequence[asyncpg.Record], now: datetime
+    connection: Connection, place: tuple[int, int, str], heads: Sequence[asyncpg.Record], now: datetime
 ) -> Statement:
+    partition, next_offset, last_record = place
     last = await connection.fetchrow(_LAST, partition)
     return Statement(
         partition=partition,
@@ -91,6 +94,8 @@ async def _next_statement(
         heads=len(heads),
         merkle_root=merkle_root(_leaves(heads)).hex(),
         created_at=now.isoformat(),
+        epoch=Statement.from_bytes(last["statement"]).epoch if last else 1,
+        last_record=last_record,
     )
 
 

@@ -9,10 +9,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from audit_consumer.agreement import Agreement, Extent
+from audit_consumer.kafka_clients import leader_link
 from audit_consumer.projection import Batch, Fenced, Outcome, Projection
 from audit_consumer.requests import retry_after_upgrade
 from audit_consumer.snapshotting import write_snapshots
-from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics
@@ -25,7 +27,7 @@ _COMMIT_TIMEOUT_S = 3.0
 _WORTH_SHARING = 1000
 
 _ADD_OFFSET = "INSERT INTO consumer_offsets (kafka_partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING"
-_OFFSETS = "SELECT kafka_partition, next_offset FROM consumer_offsets WHERE kafka_partition = ANY($1)"
+_OFFSETS = "SELECT * FROM consumer_offsets WHERE kafka_partition = ANY($1)"
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +35,11 @@ log = structlog.get_logger(__name__)
 class AuditConsumer(ConsumerRebalanceListener):
     """Projects the partitions that the group gives to this process."""
 
-    def __init__(self, kafka: AIOKafkaConsumer, pool: Pool, topic: str, batch_events: int) -> None:
+    def __init__(
+        self, kafka: AIOKafkaConsumer, pool: Pool, topic: str, batch_events: int, agreement: Agreement
+    ) -> None:
         self._kafka = kafka
+        self._agreement = agreement
         self._pool = pool
         self._topic = topic
         self._batch_events = batch_events
@@ -42,6 +47,8 @@ class AuditConsumer(ConsumerRebalanceListener):
         self._next: dict[int, int] = {}
         """Where each partition stands that is owned and placed."""
         self._unplaced: set[int] = set()
+        self._read_over: dict[int, object] = {}
+        """The connection to each placed partition's leader: over another one, its log may be another, too."""
         self._working = asyncio.Lock()
         self._committed_at = 0.0
 
@@ -54,13 +61,13 @@ class AuditConsumer(ConsumerRebalanceListener):
         """Works until `runtime.stop` is set; a batch in hand is finished.
 
         Raises:
-            ConfigurationError: Kafka no longer has what is still to be projected.
+            ConfigurationError: Kafka no longer has what is still to be projected, or the topic is another one.
         """
         self._kafka.subscribe([self._topic], listener=self)
         while not runtime.stop.is_set():
             try:
                 await self._step(runtime)
-            except (KafkaError, *AWAY, TimeoutError) as error:
+            except (KafkaError, *AWAY, TimeoutError, RetryLater) as error:
                 log.warning("projection_waits", reason=str(error) or type(error).__name__)
                 self._replace_all()
                 await runtime.sleep(_RETRY_S)
@@ -92,15 +99,28 @@ class AuditConsumer(ConsumerRebalanceListener):
             batches = [
                 Batch(place.partition, self._next[place.partition], records)
                 for place, records in polled.items()
-                if records and place.partition in self._next
+                if records and self._follows(place, records[0].offset)
             ]
             results = await asyncio.gather(*map(self._project, _shares(batches)), return_exceptions=True)
             for error in results:
                 if error is not None:
                     raise error
 
+    def _follows(self, place: TopicPartition, first_offset: int) -> bool:
+        """Whether records read now go on where the partition was placed; if not, it is placed again."""
+        partition = place.partition
+        if partition not in self._next:
+            return False
+        link = leader_link(self._kafka, place)
+        if first_offset == self._next[partition] and self._read_over.setdefault(partition, link) is link:
+            return True
+        log.info("partition_placed_again", partition=partition, read_from=first_offset, stood_at=self._next[partition])
+        del self._next[partition]
+        self._unplaced.add(partition)
+        return False
+
     async def _place(self) -> None:
-        """Seeks every unplaced partition to where its row in PostgreSQL stands."""
+        """Seeks every unplaced partition to where its row in PostgreSQL stands, if Kafka still agrees with it."""
         partitions = sorted(self._unplaced)
         async with self._pool.acquire() as connection:
             await connection.executemany(_ADD_OFFSET, [(partition,) for partition in partitions])
@@ -110,9 +130,11 @@ class AuditConsumer(ConsumerRebalanceListener):
             starts = await self._kafka.beginning_offsets(places)
             ends = await self._kafka.end_offsets(places)
         for place, row in zip(places, rows, strict=True):
-            _check_range(place, row["next_offset"], starts[place], ends[place])
-            self._kafka.seek(place, row["next_offset"])
-            self._next[place.partition] = row["next_offset"]
+            self._read_over.pop(place.partition, None)
+            extent = Extent(place.partition, int(starts[place]), int(ends[place]))
+            next_offset = await self._agreement.place(row, extent)
+            self._kafka.seek(place, next_offset)
+            self._next[place.partition] = next_offset
         self._unplaced.difference_update(self._next)
         await retry_after_upgrade(self._pool, partitions)
 
@@ -157,14 +179,6 @@ def _shares(batches: Sequence[Batch]) -> list[list[Batch]]:
     for batch in sorted(batches, key=lambda batch: len(batch.records), reverse=True):
         min(shares, key=lambda share: sum(len(taken.records) for taken in share)).append(batch)
     return [share for share in shares if share]
-
-
-def _check_range(place: TopicPartition, next_offset: int, start: int, end: int) -> None:
-    if not start <= next_offset <= end:
-        raise ConfigurationError(
-            f"partition {place.partition} of {place.topic} holds offsets {start} to {end}, but the projection stands "
-            f"at {next_offset}: the topic lost events or was made anew; restore it, or name the right topic"
-        )
 
 
 def _report(outcome: Outcome, seconds: float) -> None:

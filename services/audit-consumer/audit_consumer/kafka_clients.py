@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.client import AIOKafkaClient
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaError
 
 from audit_consumer.settings import Settings
@@ -48,6 +48,16 @@ def make_producer(settings: Settings) -> AIOKafkaProducer:
     return AIOKafkaProducer(
         **client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
     )
+
+
+def leader_link(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
+    """What changes with the leader of a partition and with the connection to it; None while there is none.
+
+    A broker can only lose records when it restarts or another one leads, and either ends the connection.
+    """
+    network: AIOKafkaClient = vars(consumer)["_client"]
+    leader = network.cluster.leader_for_partition(place)
+    return network._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001 - not public
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 
+from audit_consumer.agreement import Agreement
 from audit_consumer.anchoring import Anchor
 from audit_consumer.connections import LIVE, open_projection
 from audit_consumer.consumer import AuditConsumer
@@ -16,6 +17,7 @@ from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
 from audit_consumer.watch import Watch
 from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_signer
 from flotilla.outbox.topics import check_topics
 from flotilla.postgres import Pool, check_schema
@@ -52,7 +54,10 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             return
         watch = Watch(settings, pool)
         stack.push_async_callback(watch.close)
-        consumer = AuditConsumer(kafka, pool, settings.kafka_session_events_topic, settings.audit_batch_events)
+        topic = settings.kafka_session_events_topic
+        kafka_log = await stack.enter_async_context(open_kafka_log(settings))
+        agreement = Agreement(pool, kafka_log, topic, settings.audit_accept_new_log)
+        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, agreement)
         anchor = Anchor(pool, producer, settings.kafka_checkpoints_topic, signer, lambda: consumer.owned)
         await _work(
             runtime,

@@ -13,9 +13,10 @@ import asyncpg
 import structlog
 
 from audit_consumer.placement import Head, Placement, Placer, Stored
-from audit_consumer.records import Candidate, Record, candidate_of
+from audit_consumer.records import Candidate, Record, candidate_of, event_id_of
 from audit_consumer.tracing import EventSpans
 from flotilla.contracts.errors import Conflict, Undecodable
+from flotilla.eventstore.kafka_log import record_hash
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
 from flotilla.postgres import Connection, Pool
 
@@ -26,8 +27,10 @@ SessionKey: TypeAlias = tuple[str, str]
 
 # The fence: as many rows as partitions, or somebody else moved on from here.
 _MOVE_OFFSETS = """
-UPDATE consumer_offsets AS o SET next_offset = m.upto, updated_at = now()
-FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS m (kafka_partition, read_from, upto)
+UPDATE consumer_offsets AS o
+SET next_offset = m.upto, last_record = m.last_record, last_event_id = m.last_event_id, updated_at = now()
+FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bytea[], $5::uuid[])
+    AS m (kafka_partition, read_from, upto, last_record, last_event_id)
 WHERE o.kafka_partition = m.kafka_partition AND o.next_offset = m.read_from
 """
 # The same fence for work that reads no records.
@@ -100,6 +103,11 @@ class Batch:
     def upto(self) -> int:
         """Where the next batch begins."""
         return self.records[-1].offset + 1
+
+    @property
+    def last_record(self) -> bytes:
+        """What the newest record is known by."""
+        return record_hash(self.records[-1].key, self.records[-1].value)
 
 
 @dataclass(slots=True)
@@ -203,6 +211,8 @@ async def _move_offsets(connection: Connection, batches: Sequence[Batch]) -> Non
         [batch.partition for batch in batches],
         [batch.read_from for batch in batches],
         [batch.upto for batch in batches],
+        [batch.last_record for batch in batches],
+        [event_id_of(batch.records[-1]) for batch in batches],
     )
     if status != f"UPDATE {len(batches)}":
         raise Fenced(f"partitions {[batch.partition for batch in batches]}: another consumer moved on ({status})")

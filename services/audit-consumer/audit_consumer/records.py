@@ -141,6 +141,14 @@ def candidate_of(record: Record) -> Candidate:
     return candidate
 
 
+def event_id_of(record: Record) -> UUID | None:
+    """The record's event, for people to look up; None when it is no session event."""
+    try:
+        return _envelope.decode(record.value or b"").id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _check(envelope: _Envelope, key: bytes | None) -> None:
     if problem := _problem_of_place(envelope.tenant, envelope.subject, key):
         raise Undecodable(problem)

@@ -16,6 +16,8 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings):
     audit_signing_key_file: Path
     """Ed25519 private key in PEM (PKCS 8) that signs the checkpoints."""
     audit_group: str = AUDIT_GROUP
+    audit_accept_new_log: str | None = None
+    """A topic whose log was lost for good and begins again: it may have no record in common with the projection."""
     audit_batch_events: int = Field(default=5000, ge=1)
     """Most events of one transaction."""
     checkpoint_interval_s: float = Field(default=10.0, gt=0)

@@ -113,7 +113,7 @@ def _problems(record: CheckpointRecord, number: int, previous: str, keys: Public
     if statement.previous != previous:
         yield "it does not follow the checkpoint before it"
     leaves = split_leaves(record.leaves)
-    if statement.heads != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
+    if statement.leaves != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
         yield "its leaves are not those that were signed"
 
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from hashlib import sha256
 
 import msgspec
 import structlog
@@ -86,6 +87,22 @@ class KafkaLog:
             end = await _seek(reader, place, None, None)
             async for batch in _batches_until(reader, place, end):
                 yield batch
+
+    async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes] | None":
+        """The record of one partition at this offset; None where Kafka has none there.
+
+        Raises:
+            RetryLater: Kafka does not answer.
+        """
+        place = TopicPartition(self._topic, partition)
+        async with self._reader() as reader:
+            end = await _seek(reader, place, offset, None)
+            start = int((await reader.beginning_offsets([place]))[place])
+            if not start <= offset < end:
+                return None
+            async for record in _until(reader, place, end):
+                return record if record.offset == offset else None
+        return None
 
     async def checkpoints(self) -> dict[tuple[int, int], CheckpointRecord]:
         """Every checkpoint in the topic, by partition of the events and number; the first of each counts.
@@ -208,6 +225,12 @@ async def _batches_until(
             yield [record for record in batch if record.offset < end]
         elif now - silent_since > ANSWER_TIMEOUT_S:
             raise TimeoutError(f"no records of {partition} for {ANSWER_TIMEOUT_S:g} s")
+
+
+def record_hash(key: bytes | None, value: bytes | None) -> bytes:
+    """What a record is known by: SHA-256 over the length of its key, the key, and the value."""
+    name = key or b""
+    return sha256(len(name).to_bytes(4, "big") + name + (value or b"")).digest()
 
 
 def logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:

@@ -5,14 +5,16 @@ are those of Certificate Transparency (RFC 9162, section 2.1), with SHA-256.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 
 HASH_BYTES = 32
 NO_CHECKPOINT = "0" * 64
 """`previous` of a partition's first checkpoint."""
-STATEMENT_FORMAT = "flotilla-checkpoint/1"
+STATEMENT_FORMAT = "flotilla-checkpoint/2"
+FIRST_STATEMENT_FORMAT = "flotilla-checkpoint/1"
+"""Without an epoch and what came with it; such statements stay valid."""
 _LEAF, _NODE = b"\x00", b"\x01"
 
 
@@ -32,6 +34,11 @@ def link(previous: bytes, body: bytes) -> bytes:
 def head_leaf(tenant_id: str, session_id: str, seq: int, head_hash: bytes) -> bytes:
     """The Merkle leaf of a session's head."""
     return sha256(_LEAF + "\0".join((tenant_id, session_id, str(seq), head_hash.hex())).encode()).digest()
+
+
+def digest_of(statements: Iterable[bytes]) -> str:
+    """What stands for several statements: SHA-256 over their SHA-256 hashes, hex."""
+    return sha256(b"".join(sha256(statement).digest() for statement in statements)).hexdigest()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
@@ -75,6 +82,26 @@ def root_from_path(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rewind:
+    """A person's decision that a session has another history from some event on."""
+
+    tenant_id: str
+    session_id: str
+    from_seq: int
+    base: bytes
+    """The chain's hash before that event: what both histories have in common."""
+    old_seq: int
+    old_hash: bytes
+    """The head that was set aside."""
+
+    def leaf(self) -> bytes:
+        """Its Merkle leaf: it joins seven texts, that of a head four, and no id holds a NUL."""
+        place = ("rewind", self.tenant_id, self.session_id, str(self.from_seq))
+        hashes = (self.base.hex(), str(self.old_seq), self.old_hash.hex())
+        return sha256(_LEAF + "\0".join((*place, *hashes)).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """What a checkpoint says, and its owner signs: where a partition stood, and the heads that had changed."""
 
@@ -86,11 +113,26 @@ class Statement:
     next_offset: int
     """All records below this offset are projected (or parked)."""
     heads: int
-    """How many sessions' heads changed since the checkpoint before."""
+    """How many sessions' heads changed since the checkpoint before: the first leaves."""
     merkle_root: str
-    """Over the leaves of those heads, hex."""
+    """Over the leaves of those heads, then of the rewinds, hex."""
     created_at: str
+    epoch: int = 1
+    """Goes up where the chain of checkpoints could not just go on: some were abandoned, or a history was exchanged."""
+    last_record: str = ""
+    """`record_hash` of the record before `next_offset`, hex; empty where none was read since an upgrade."""
+    rewinds: int = 0
+    """How many sessions have another history since the checkpoint before, by decision of a person: the last leaves."""
+    abandoned: int = 0
+    """How many numbers before this one were signed, but lost from PostgreSQL; they are in Kafka, and not used again."""
+    abandoned_digest: str = ""
+    """`digest_of` the abandoned statements in order; empty without any."""
     format: str = STATEMENT_FORMAT
+
+    @property
+    def leaves(self) -> int:
+        """How many leaves the Merkle tree has."""
+        return self.heads + self.rewinds
 
     def to_bytes(self) -> bytes:
         """The bytes that are signed and kept."""
@@ -98,18 +140,26 @@ class Statement:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Statement":
-        """Reads a statement.
+        """Reads a statement, of this format or the first.
 
         Raises:
             ValueError: it is not one.
         """
         document = json.loads(body)
-        if not isinstance(document, dict) or document.get("format") != STATEMENT_FORMAT:
+        names = _FIELDS_OF.get(str(document.get("format"))) if isinstance(document, dict) else None
+        if names is None or document.keys() != names:
             raise ValueError("not a checkpoint statement")
-        try:
-            return cls(**document)
-        except TypeError as error:
-            raise ValueError(f"not a checkpoint statement: {error}") from error
+        for name, value in document.items():
+            wanted = int if name in _NUMBERS else str
+            if type(value) is not wanted:
+                raise ValueError(f"not a checkpoint statement: {name} is not {wanted.__name__}")
+        return cls(**document)
+
+
+_NUMBERS = frozenset({"partition", "number", "next_offset", "heads", "epoch", "rewinds", "abandoned"})
+_SINCE_2 = frozenset({"epoch", "last_record", "rewinds", "abandoned", "abandoned_digest"})
+_FIELDS = frozenset(field.name for field in fields(Statement))
+_FIELDS_OF = {STATEMENT_FORMAT: _FIELDS, FIRST_STATEMENT_FORMAT: _FIELDS - _SINCE_2}
 
 
 def split_leaves(leaves: bytes) -> list[bytes]:

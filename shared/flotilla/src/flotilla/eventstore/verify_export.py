@@ -187,7 +187,7 @@ def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | N
     except ValueError as error:
         return str(error)
     leaf = head_leaf(tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
-    root = root_from_path(leaf, anchor.index, statement.heads, [bytes.fromhex(node) for node in anchor.path])
+    root = root_from_path(leaf, anchor.index, statement.leaves, [bytes.fromhex(node) for node in anchor.path])
     if root is None or root.hex() != statement.merkle_root:
         return f"checkpoint {statement.number} of partition {statement.partition} does not hold this head"
     return None

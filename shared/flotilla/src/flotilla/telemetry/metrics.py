@@ -44,6 +44,7 @@ AUDIT_GAPS = Counter("flotilla_audit_gaps", "Missing sequence numbers met.")
 AUDIT_DUPLICATES = Counter("flotilla_audit_duplicates", "Duplicates dropped.")
 AUDIT_CONFLICTS = Counter("flotilla_audit_conflicts", "Two different events with one sequence number.")
 AUDIT_FORBIDDEN = Gauge("flotilla_audit_forbidden_events", "Parked events of kinds that their sources may not write.")
+AUDIT_LOG_LOST = Counter("flotilla_audit_log_lost", "Kafka lacked records that had been read.", ["partition"])
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
 

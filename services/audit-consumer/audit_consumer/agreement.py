@@ -1,0 +1,170 @@
+"""Whether Kafka still holds what was read: the record before each partition's offset is known by its hash.
+
+A broker that lacks the newest records may become leader (unclean election, a disk that lost its tail, a restored
+topic). New records then get the offsets of lost ones, and a consumer that goes on by number skips them in silence. So
+a partition is placed only behind the very record that it read last. Otherwise it goes back to the last place that a
+signed checkpoint and Kafka agree on, reads again and compares: what is known is dropped, what differs is parked.
+"""
+
+from dataclasses import dataclass
+
+import asyncpg
+import structlog
+
+from audit_consumer.records import candidate_of
+from flotilla.contracts.errors import ConfigurationError, Undecodable
+from flotilla.eventstore.kafka_log import KafkaLog, record_hash
+from flotilla.eventstore.proof import Statement
+from flotilla.postgres import Connection, Pool
+from flotilla.telemetry import metrics
+
+_ADOPT = """
+UPDATE consumer_offsets SET last_record = $3
+WHERE kafka_partition = $1 AND next_offset = $2 AND last_record IS NULL
+"""
+_GO_BACK = """
+UPDATE consumer_offsets SET next_offset = $3, last_record = $4, last_event_id = NULL, updated_at = now()
+WHERE kafka_partition = $1 AND next_offset = $2
+"""
+# What waits or was set aside, and is no longer in Kafka: its offset belongs to another record now.
+_UNTIE_PARKED = """
+UPDATE parked_events AS p SET kafka_offset = m.untied FROM (
+    SELECT tenant_id, kafka_offset, least(min(kafka_offset) OVER (), 0) - count(*) OVER ()
+        + row_number() OVER (ORDER BY kafka_offset, tenant_id) - 1 AS untied
+    FROM parked_events WHERE kafka_partition = $1) AS m
+WHERE p.kafka_partition = $1 AND p.kafka_offset >= $2 AND p.tenant_id = m.tenant_id AND p.kafka_offset = m.kafka_offset
+"""
+# Where a session's reads of Kafka begin.
+_EARLIER_FIRST = "UPDATE session_heads SET first_offset = $2 WHERE kafka_partition = $1 AND first_offset > $2"
+_NUMBERS = "SELECT min(number), max(number) FROM audit.checkpoints WHERE kafka_partition = $1"
+_STATEMENT = """
+SELECT number, statement FROM audit.checkpoints WHERE kafka_partition = $1 AND number <= $2 ORDER BY number DESC LIMIT 1
+"""
+_KNOWN = """
+SELECT EXISTS (SELECT FROM session_events WHERE tenant_id = $1 AND session_id = $2 AND seq = $3 AND body = $4)
+    OR EXISTS (SELECT FROM parked_events WHERE tenant_id = $1 AND session_id = $2 AND seq = $3 AND body = $4)
+"""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What Kafka has of a partition now: offsets from `start` to below `end`."""
+
+    partition: int
+    start: int
+    end: int
+
+
+class Agreement:
+    """Compares the places of partitions with Kafka. `new_log` names a topic that may have nothing in common."""
+
+    def __init__(self, pool: Pool, kafka: KafkaLog, topic: str, new_log: str | None = None) -> None:
+        self._pool = pool
+        self._kafka = kafka
+        self._topic = topic
+        self._may_be_new = new_log == topic
+
+    async def place(self, standing: asyncpg.Record, extent: Extent) -> int:
+        """The offset to read on from: where the partition stands, or the last place that agrees with Kafka.
+
+        Raises:
+            ConfigurationError: Kafka deleted records that were never read, or the topic is another one.
+            RetryLater: Kafka does not answer.
+        """
+        next_offset: int = standing["next_offset"]
+        if next_offset < extent.start:
+            raise ConfigurationError(
+                f"partition {extent.partition} of {self._topic} begins at offset {extent.start}, but the projection "
+                f"has read only up to {next_offset}: the records between were deleted before they were read. Restore "
+                "the topic from a copy, and set retention.ms=-1 and retention.bytes=-1"
+            )
+        if await self._is_there(extent, next_offset, standing["last_record"]):
+            await self._adopt(extent, next_offset, standing["last_record"])
+            return next_offset
+        return await self._go_back(standing, extent)
+
+    async def _is_there(self, extent: Extent, next_offset: int, last_record: bytes | None) -> bool:
+        """Whether the record before `next_offset` is the one that was read."""
+        if not extent.start <= next_offset <= extent.end:
+            return False
+        if last_record is None or next_offset == extent.start:
+            return True
+        record = await self._kafka.record_at(extent.partition, next_offset - 1)
+        return record is not None and record_hash(record.key, record.value) == last_record
+
+    async def _adopt(self, extent: Extent, next_offset: int, last_record: bytes | None) -> None:
+        """After an upgrade the newest record is not known yet: it is taken as it is now."""
+        if last_record is None and next_offset > extent.start:
+            record = await self._kafka.record_at(extent.partition, next_offset - 1)
+            if record is not None:
+                taken = record_hash(record.key, record.value)
+                await self._pool.execute(_ADOPT, extent.partition, next_offset, taken)
+
+    async def _go_back(self, standing: asyncpg.Record, extent: Extent) -> int:
+        offset, last_record = await self._last_agreement(extent)
+        if offset <= extent.start and not await self._has_common_record(extent):
+            raise ConfigurationError(
+                f"partition {extent.partition} of {self._topic} holds offsets {extent.start} to {extent.end} and no "
+                f"record in common with the projection, which stands at {standing['next_offset']}: the topic lost "
+                "events or was made anew; restore it, or name the right topic. If its log is lost for good, "
+                f"FLOTILLA_AUDIT_ACCEPT_NEW_LOG={self._topic} goes on with the new one"
+            )
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _move(connection, standing, offset, last_record)
+        metrics.AUDIT_LOG_LOST.labels(str(extent.partition)).inc()
+        log.error(
+            "kafka_lost_records",
+            partition=extent.partition,
+            read_up_to=standing["next_offset"],
+            last_event_id=str(standing["last_event_id"]),
+            kafka_ends_at=extent.end,
+            reading_again_from=offset,
+        )
+        return offset
+
+    async def _last_agreement(self, extent: Extent) -> tuple[int, bytes | None]:
+        """The newest checkpoint's place that Kafka still has as it was signed; else the partition's start.
+
+        What one checkpoint has in common with Kafka, all before it have: a binary search.
+        """
+        found: tuple[int, bytes | None] = (extent.start, None)
+        numbers = await self._pool.fetchrow(_NUMBERS, extent.partition)
+        low, high = (numbers[0] or 1, numbers[1] or 0) if numbers else (1, 0)
+        while low <= high:
+            middle = (low + high) // 2
+            row = await self._pool.fetchrow(_STATEMENT, extent.partition, middle)
+            if row is None or row["number"] < low:
+                low = middle + 1
+                continue
+            statement = Statement.from_bytes(row["statement"])
+            signed = bytes.fromhex(statement.last_record)
+            if signed and await self._is_there(extent, statement.next_offset, signed):
+                found, low = (statement.next_offset, signed), middle + 1
+            elif not signed:
+                low = middle + 1  # of an older version, which did not sign it: only newer ones can tell
+            else:
+                high = row["number"] - 1
+        return found
+
+    async def _has_common_record(self, extent: Extent) -> bool:
+        if self._may_be_new:
+            return True
+        record = await self._kafka.record_at(extent.partition, extent.start) if extent.end > extent.start else None
+        if record is None:
+            return False
+        try:
+            first = candidate_of(record)
+        except Undecodable:
+            return False
+        known = await self._pool.fetchval(_KNOWN, first.tenant_id, first.session_id, first.seq, first.body)
+        return bool(known)
+
+
+async def _move(connection: Connection, standing: asyncpg.Record, offset: int, last_record: bytes | None) -> None:
+    partition = standing["kafka_partition"]
+    moved = await connection.execute(_GO_BACK, partition, standing["next_offset"], offset, last_record)
+    if moved == "UPDATE 1":
+        await connection.execute(_UNTIE_PARKED, partition, offset)
+        await connection.execute(_EARLIER_FIRST, partition, offset)
