@@ -62,6 +62,7 @@ RULES: dict[str, dict[str, Any]] = {
     "versioning.builds": {"type": "array", "items": BUILD},
     "approvalPolicy.builtin": {"enum": ["", "production", "local"]},
     "dependencies.kafka.securityProtocol": {"enum": ["", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]},
+    "dependencies.kafka.durability": {"enum": ["", "relaxed", "required"]},
     "dependencies.kafka.saslMechanism": {"enum": ["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
 }
 FREE_PATHS = (

@@ -54,6 +54,10 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 - name: FLOTILLA_KAFKA_SASL_MECHANISM
   value: {{ . | quote }}
 {{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "durability") $at) }}
+- name: FLOTILLA_KAFKA_DURABILITY
+  value: {{ . | quote }}
+{{- end }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "caFile") $at) }}
 - name: FLOTILLA_KAFKA_CA_FILE
   value: {{ . | quote }}

@@ -72,6 +72,33 @@ async def test_a_wrong_topic_is_refused_by_name(
     assert settings.kafka_session_events_topic in str(refusal.value)
 
 
+UNSAFE: dict[str, str] = {"retention_ms": "-1", "min_insync_replicas": "1", "unclean_leader_election_enable": "true"}
+
+
+@pytest.mark.parametrize(
+    "risk",
+    [
+        "has 1 replicas, 3 are needed: kafka-reassign-partitions.sh",
+        r"min.insync.replicas=1, .*kafka-configs.sh --alter --topic events-\w+ --add-config min.insync.replicas=2",
+        r"unclean.leader.election.enable=true, .*--add-config unclean.leader.election.enable=false",
+    ],
+    ids=["replicas", "in-sync replicas", "unclean election"],
+)
+async def test_a_topic_that_may_lose_acknowledged_events_is_refused_where_durability_is_required(
+    settings: KafkaSettings, risk: str
+) -> None:
+    await make_topic(settings, **UNSAFE)
+    with pytest.raises(ConfigurationError, match=risk):
+        await ensure_topics(settings.model_copy(update={"kafka_durability": "required"}))
+
+
+async def test_elsewhere_it_is_warned_of_once(settings: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    await make_topic(settings, **UNSAFE)
+    await ensure_topics(settings)
+    await check_topics(settings)
+    assert capsys.readouterr().out.count("kafka_may_lose_acknowledged_events") == 1
+
+
 async def test_kafka_away_says_where_it_was_sought() -> None:
     settings = KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1")
     with pytest.raises(RetryLater, match=r"127\.0\.0\.1:1"):

@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -23,7 +25,10 @@ REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
 """The largest event (900,000 bytes) with key, headers and framing."""
 _REPLICAS_WANTED = 3
+_IN_SYNC_WANTED = 2
 _PROPAGATION_S = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ async def ensure_topics(
                 raise RetryLater(f"Kafka at {settings.kafka_bootstrap_servers} has no broker that takes topics yet")
             await _create(admin, missing, replication_factor or min(_REPLICAS_WANTED, brokers))
             await _until_visible(admin, missing)
-        await _check(admin, wanted)
+        await _check(admin, wanted, settings)
     return [topic.name for topic in missing]
 
 
@@ -81,7 +86,7 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None =
         ConfigurationError: a topic is not as it must be; the message names the setting and the mend.
     """
     async with _admin(settings) as admin:
-        await _check(admin, topics_of(settings) if topics is None else topics)
+        await _check(admin, topics_of(settings) if topics is None else topics, settings)
 
 
 @asynccontextmanager
@@ -100,7 +105,10 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replication_factor: int) -> None:
-    in_sync = {"min.insync.replicas": "2" if replication_factor >= _REPLICAS_WANTED else "1"}
+    in_sync = {
+        "min.insync.replicas": "2" if replication_factor >= _REPLICAS_WANTED else "1",
+        "unclean.leader.election.enable": "false",
+    }
     response = await admin.create_topics(
         [NewTopic(t.name, t.partitions, replication_factor, topic_configs={**t.configs, **in_sync}) for t in topics]
     )
@@ -119,18 +127,27 @@ async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) ->
             await asyncio.sleep(0.05)
 
 
-async def _check(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> None:
+async def _check(admin: AIOKafkaAdminClient, topics: Sequence[Topic], settings: KafkaSettings) -> None:
     found = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
     absent = [topic.name for topic in topics if topic.name not in found]
     if absent:
         raise RetryLater(f"Kafka has no topic {', '.join(absent)} yet: run `python -m flotilla.install`")
-    problems = [
-        problem
-        for topic in topics
-        for problem in _problems(topic, len(found[topic.name]), await _configs(admin, topic.name))
-    ]
+    problems, risks = [], []
+    for topic in topics:
+        configs = await _configs(admin, topic.name)
+        problems += _problems(topic, len(found[topic.name]), configs)
+        risks += _risks(topic, min(len(partition["replicas"]) for partition in found[topic.name]), configs)
+    if settings.kafka_durability == "required":
+        problems += risks
+    elif risks:
+        _warn_once("\n".join(risks))
     if problems:
         raise ConfigurationError("Kafka can't keep the log like this:\n" + "\n".join(problems))
+
+
+@lru_cache(maxsize=16)
+def _warn_once(risks: str) -> None:
+    log.warning("kafka_may_lose_acknowledged_events", risks=risks, refused_by="FLOTILLA_KAFKA_DURABILITY=required")
 
 
 async def _configs(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
@@ -161,3 +178,26 @@ def _problems(topic: Topic, partitions: int, configs: Mapping[str, str]) -> list
             f"{MIN_MESSAGE_BYTES}: kafka-configs.sh --alter --topic {topic.name} --add-config max.message.bytes=1048588"
         )
     return problems
+
+
+def _risks(topic: Topic, replicas: int, configs: Mapping[str, str]) -> list[str]:
+    """By what Kafka may lose acknowledged events, each with the command that ends it."""
+    alter = f"kafka-configs.sh --alter --topic {topic.name} --add-config"
+    risks = []
+    if replicas < _REPLICAS_WANTED:
+        risks.append(
+            f"  topic {topic.name} has {replicas} replicas, {_REPLICAS_WANTED} are needed: "
+            "kafka-reassign-partitions.sh --execute with a plan that names three brokers per partition"
+        )
+    if int(configs["min.insync.replicas"]) < _IN_SYNC_WANTED:
+        risks.append(
+            f"  topic {topic.name} has min.insync.replicas={configs['min.insync.replicas']}, so one broker alone may "
+            f"acknowledge an event: {alter} min.insync.replicas={_IN_SYNC_WANTED}"
+        )
+    if configs.get("unclean.leader.election.enable") != "false":
+        risks.append(
+            f"  topic {topic.name} has unclean.leader.election.enable="
+            f"{configs.get('unclean.leader.election.enable')}, so a broker without the newest events may lead: "
+            f"{alter} unclean.leader.election.enable=false"
+        )
+    return risks
