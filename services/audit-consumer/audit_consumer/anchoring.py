@@ -1,4 +1,9 @@
-"""The timer that anchors the owned partitions' heads, and says how old the newest anchor is."""
+"""The timer that anchors the owned partitions' heads, and says how old the newest anchor is.
+
+A number is never used for two statements. PostgreSQL may lose its newest checkpoints (a failover to a standby that
+lagged, a restored backup) while Kafka has their copies. So where its newest one is not the one that this process made
+or saw last, the topic is read behind it, and what is found there is abandoned by name: a new epoch begins.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +13,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from audit_consumer.checkpoints import make_checkpoint, publish_checkpoints
+from audit_consumer.checkpoints import last_checkpoint, make_checkpoint, publish_checkpoints
+from flotilla.contracts.errors import RetryLater
+from flotilla.eventstore.kafka_log import KafkaLog
 from flotilla.eventstore.signing import Signer
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
@@ -21,12 +28,20 @@ class Anchor:
     """Makes and publishes the checkpoints of the partitions that `owned` gives, with their next offsets."""
 
     def __init__(
-        self, pool: Pool, producer: AIOKafkaProducer, topic: str, signer: Signer, owned: Callable[[], Mapping[int, int]]
+        self,
+        pool: Pool,
+        producer: AIOKafkaProducer,
+        kafka: KafkaLog,
+        signer: Signer,
+        owned: Callable[[], Mapping[int, int]],
     ) -> None:
         self._pool = pool
         self._producer = producer
-        self._topic = topic
+        self._kafka = kafka
         self._signer = signer
+        self._last: dict[int, int] = {}
+        """The number of each owned partition's newest checkpoint, as it was left."""
+        self._abandoned: dict[int, list[bytes]] = {}
         self._owned = owned
         self._anchored_at: dict[int, float] = {}
 
@@ -42,6 +57,7 @@ class Anchor:
         for gone in self._anchored_at.keys() - owned.keys():
             metrics.AUDIT_CHECKPOINT_AGE.remove(str(gone))
             del self._anchored_at[gone]
+            self._last.pop(gone, None)
         for partition, next_offset in owned.items():
             started = time.monotonic()
             if partition not in self._anchored_at:
@@ -50,7 +66,7 @@ class Anchor:
             try:
                 if await self._anchor(partition, next_offset):
                     self._anchored_at[partition] = started
-            except (KafkaError, *AWAY, TimeoutError) as error:
+            except (KafkaError, *AWAY, TimeoutError, RetryLater) as error:
                 log.warning("checkpoint_waits", partition=partition, reason=str(error) or type(error).__name__)
 
     def _age_s(self, partition: int) -> float:
@@ -59,7 +75,31 @@ class Anchor:
 
     async def _anchor(self, partition: int, next_offset: int) -> bool:
         """Whether everything projected of the partition is anchored now, in PostgreSQL and in Kafka."""
-        while number := await make_checkpoint(self._pool, partition, next_offset, self._signer):
+        await self._look_behind(partition)
+        while number := await self._make(partition, next_offset):
             log.info("checkpoint_made", partition=partition, number=number, next_offset=next_offset)
-        await publish_checkpoints(self._pool, self._producer, self._topic, partition)
+        await publish_checkpoints(self._pool, self._producer, self._kafka.checkpoints_topic, partition)
         return self._owned().get(partition) == next_offset
+
+    async def _make(self, partition: int, next_offset: int) -> int | None:
+        abandoned = self._abandoned.get(partition, [])
+        number = await make_checkpoint(self._pool, partition, next_offset, self._signer, abandoned=abandoned)
+        if number is not None:
+            self._last[partition] = number
+            self._abandoned.pop(partition, None)
+        return number
+
+    async def _look_behind(self, partition: int) -> None:
+        """Finds what was signed after PostgreSQL's newest checkpoint, unless it is the one that was left there."""
+        last = await last_checkpoint(self._pool, partition)
+        if self._last.get(partition) == last.number:
+            return
+        # Older versions did not keep where a copy is, and the topic can be too long to be read whole.
+        known = last.published_offset is not None or not last.number
+        copies = await self._kafka.checkpoints(last.published_offset) if known else {}
+        numbers = sorted(n for p, n in copies if p == partition and n > last.number)
+        self._abandoned[partition] = [copies[partition, number].statement for number in numbers]
+        self._last[partition] = last.number
+        if numbers:
+            log.error("checkpoints_lost", partition=partition, last=last.number, in_kafka=numbers)
+            metrics.AUDIT_CHECKPOINTS_LOST.labels(str(partition)).inc(len(numbers))

@@ -1,6 +1,7 @@
 """Anchors the chain heads of a partition in signed checkpoints, in PostgreSQL and in Kafka."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
@@ -9,13 +10,22 @@ from aiokafka import AIOKafkaProducer
 
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.eventstore.checkpoint_records import CheckpointRecord
-from flotilla.eventstore.proof import NO_CHECKPOINT, Statement, head_leaf, merkle_root
+from flotilla.eventstore.proof import NO_CHECKPOINT, Rewind, Statement, digest_of, head_leaf, merkle_root
 from flotilla.eventstore.signing import Signer
 from flotilla.postgres import Connection, Pool
 
 MAX_HEADS = 10_000
 """Most heads of one checkpoint: its leaves are 320 kB then."""
 
+_TAKE_REWINDS = """
+SELECT tenant_id, session_id, request_id, from_seq, base_hash, old_seq, old_hash FROM audit.rewinds
+WHERE kafka_partition = $1 AND number IS NULL ORDER BY decided_at, tenant_id, session_id LIMIT $2
+"""
+_SIGN_REWINDS = """
+UPDATE audit.rewinds AS r SET number = $1, leaf_index = $2 + w.n - 1
+FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS w (tenant_id, session_id, request_id, n)
+WHERE r.tenant_id = w.tenant_id AND r.session_id = w.session_id AND r.request_id = w.request_id
+"""
 # Fenced like a batch: only the owner of the partition, at the offset it knows, makes a checkpoint.
 _LOCK = "SELECT last_record FROM consumer_offsets WHERE kafka_partition = $1 AND next_offset = $2 FOR UPDATE"
 _TAKE_DIRTY = """
@@ -24,7 +34,12 @@ FROM (SELECT tenant_id, session_id FROM session_heads WHERE kafka_partition = $1
 WHERE h.tenant_id = d.tenant_id AND h.session_id = d.session_id
 RETURNING h.tenant_id, h.session_id, h.seq, h.hash
 """
-_LAST = "SELECT number, statement FROM audit.checkpoints WHERE kafka_partition = $1 ORDER BY number DESC LIMIT 1"
+_LAST = """
+SELECT number, statement, (
+    SELECT p.published_offset FROM audit.checkpoints AS p
+    WHERE p.kafka_partition = $1 AND p.published_offset IS NOT NULL ORDER BY p.number DESC LIMIT 1) AS published_offset
+FROM audit.checkpoints WHERE kafka_partition = $1 ORDER BY number DESC LIMIT 1
+"""
 _ADD = """
 INSERT INTO audit.checkpoints (kafka_partition, number, statement, signature, key_id, leaves, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -40,15 +55,39 @@ SELECT kafka_partition, number, statement, signature, key_id, leaves FROM audit.
 WHERE kafka_partition = $1 AND published_at IS NULL ORDER BY number
 """
 _PUBLISHED = """
-UPDATE audit.checkpoints SET published_at = now()
+UPDATE audit.checkpoints SET published_at = now(), published_offset = $3
 WHERE kafka_partition = $1 AND number <= $2 AND published_at IS NULL
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Last:
+    """A partition's newest checkpoint in PostgreSQL, and where Kafka has a copy of it or of one before."""
+
+    number: int = 0
+    statement: bytes | None = None
+    published_offset: int | None = None
+
+
+async def last_checkpoint(pool: Pool, partition: int) -> Last:
+    """What the next checkpoint of the partition follows."""
+    row = await pool.fetchrow(_LAST, partition)
+    return Last(row["number"], row["statement"], row["published_offset"]) if row else Last()
+
+
 async def make_checkpoint(
-    pool: Pool, partition: int, next_offset: int, signer: Signer, *, clock: Clock = utc_now
+    pool: Pool,
+    partition: int,
+    next_offset: int,
+    signer: Signer,
+    *,
+    abandoned: Sequence[bytes] = (),
+    clock: Clock = utc_now,
 ) -> int | None:
     """Anchors up to 10,000 heads that changed since the partition's last checkpoint; gives its number.
+
+    `abandoned` are statements that were signed after the last one and are lost from PostgreSQL: their numbers are left
+    out, and a new epoch begins.
 
     None when nothing changed, or when the partition no longer stands at `next_offset` (another consumer owns it).
     """
@@ -57,12 +96,29 @@ async def make_checkpoint(
         if standing is None:
             return None
         heads = await connection.fetch(_TAKE_DIRTY, partition, MAX_HEADS)
-        if not heads:
+        rewinds = await connection.fetch(_TAKE_REWINDS, partition, MAX_HEADS)
+        if not heads and not rewinds:
             return None
         heads.sort(key=lambda row: (row["tenant_id"], row["session_id"]))
-        last_record = (standing["last_record"] or b"").hex()
-        statement = await _next_statement(connection, (partition, next_offset, last_record), heads, clock())
-        await _add(connection, statement, heads, signer)
+        leaves = [*_leaves(heads), *(_rewind(row).leaf() for row in rewinds)]
+        last = await connection.fetchrow(_LAST, partition)
+        previous = Statement.from_bytes(last["statement"]) if last else None
+        statement = Statement(
+            partition=partition,
+            number=(previous.number if previous else 0) + len(abandoned) + 1,
+            previous=sha256(last["statement"]).hexdigest() if last else NO_CHECKPOINT,
+            next_offset=next_offset,
+            heads=len(heads),
+            merkle_root=merkle_root(leaves).hex(),
+            created_at=clock().isoformat(),
+            epoch=(previous.epoch if previous else 1) + (1 if abandoned or rewinds else 0),
+            last_record=(standing["last_record"] or b"").hex(),
+            rewinds=len(rewinds),
+            abandoned=len(abandoned),
+            abandoned_digest=digest_of(abandoned) if abandoned else "",
+        )
+        await _add(connection, statement, heads, leaves, signer)
+        await _sign_rewinds(connection, statement, rewinds)
         return statement.number
 
 
@@ -77,36 +133,40 @@ async def publish_checkpoints(pool: Pool, producer: AIOKafkaProducer, topic: str
             key_id=row["key_id"],
             leaves=row["leaves"],
         )
-        await producer.send_and_wait(topic, record.to_json(), key=str(partition).encode())
-        await pool.execute(_PUBLISHED, partition, row["number"])
+        sent = await producer.send_and_wait(topic, record.to_json(), key=str(partition).encode())
+        await pool.execute(_PUBLISHED, partition, row["number"], sent.offset)
 
 
-async def _next_statement(
-    connection: Connection, place: tuple[int, int, str], heads: Sequence[asyncpg.Record], now: datetime
-) -> Statement:
-    partition, next_offset, last_record = place
-    last = await connection.fetchrow(_LAST, partition)
-    return Statement(
-        partition=partition,
-        number=last["number"] + 1 if last else 1,
-        previous=sha256(last["statement"]).hexdigest() if last else NO_CHECKPOINT,
-        next_offset=next_offset,
-        heads=len(heads),
-        merkle_root=merkle_root(_leaves(heads)).hex(),
-        created_at=now.isoformat(),
-        epoch=Statement.from_bytes(last["statement"]).epoch if last else 1,
-        last_record=last_record,
-    )
-
-
-async def _add(connection: Connection, statement: Statement, heads: Sequence[asyncpg.Record], signer: Signer) -> None:
+async def _add(
+    connection: Connection,
+    statement: Statement,
+    heads: Sequence[asyncpg.Record],
+    leaves: Sequence[bytes],
+    signer: Signer,
+) -> None:
     place = (statement.partition, statement.number)
     body = statement.to_bytes()
     created_at = datetime.fromisoformat(statement.created_at)
-    leaves = b"".join(_leaves(heads))
-    await connection.execute(_ADD, *place, body, signer.sign(body), signer.key_id, leaves, created_at)
+    await connection.execute(_ADD, *place, body, signer.sign(body), signer.key_id, b"".join(leaves), created_at)
     columns = [[row[name] for row in heads] for name in ("tenant_id", "session_id", "seq", "hash")]
     await connection.execute(_ADD_HEADS, *place, *columns)
+
+
+async def _sign_rewinds(connection: Connection, statement: Statement, rewinds: Sequence[asyncpg.Record]) -> None:
+    if rewinds:
+        keys = [[row[name] for row in rewinds] for name in ("tenant_id", "session_id", "request_id")]
+        await connection.execute(_SIGN_REWINDS, statement.number, statement.heads, *keys)
+
+
+def _rewind(row: asyncpg.Record) -> Rewind:
+    return Rewind(
+        tenant_id=row["tenant_id"],
+        session_id=row["session_id"],
+        from_seq=row["from_seq"],
+        base=row["base_hash"],
+        old_seq=row["old_seq"],
+        old_hash=row["old_hash"],
+    )
 
 
 def _leaves(heads: Sequence[asyncpg.Record]) -> list[bytes]:

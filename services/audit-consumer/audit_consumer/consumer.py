@@ -112,7 +112,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         if partition not in self._next:
             return False
         link = leader_link(self._kafka, place)
-        if first_offset == self._next[partition] and self._read_over.setdefault(partition, link) is link:
+        if first_offset == self._next[partition] and link is not None and self._read_over[partition] is link:
             return True
         log.info("partition_placed_again", partition=partition, read_from=first_offset, stood_at=self._next[partition])
         del self._next[partition]
@@ -129,8 +129,10 @@ class AuditConsumer(ConsumerRebalanceListener):
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             starts = await self._kafka.beginning_offsets(places)
             ends = await self._kafka.end_offsets(places)
+        # Looked up before the records are compared: a leader that comes after that is noticed.
+        links = {place.partition: leader_link(self._kafka, place) for place in places}
         for place, row in zip(places, rows, strict=True):
-            self._read_over.pop(place.partition, None)
+            self._read_over[place.partition] = links[place.partition]
             extent = Extent(place.partition, int(starts[place]), int(ends[place]))
             next_offset = await self._agreement.place(row, extent)
             self._kafka.seek(place, next_offset)

@@ -1,7 +1,7 @@
 """The consumer and the producer of this service, and how they start while Kafka comes and goes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -11,6 +11,9 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaError
 
 from audit_consumer.settings import Settings
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.names import session_key
+from flotilla.outbox import lane_of
 from flotilla.outbox.kafka_client import client_arguments
 from flotilla.outbox.publisher import OPEN_TIMEOUT_S
 from flotilla.runtime import Runtime
@@ -44,10 +47,26 @@ def make_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 
 def make_producer(settings: Settings) -> AIOKafkaProducer:
-    """The producer of checkpoints."""
+    """The producer of checkpoints, and of events in the place of lost ones."""
     return AIOKafkaProducer(
         **client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
     )
+
+
+async def publish_events(
+    producer: AIOKafkaProducer, topic: str, session: tuple[str, str], bodies: Sequence[bytes]
+) -> None:
+    """Puts events of one session (tenant, session) into its partition, in order; returns when Kafka has them.
+
+    Raises:
+        RetryLater: Kafka does not take them; some may be there.
+    """
+    try:
+        for body in bodies:
+            key = session_key(*session).encode()
+            await producer.send_and_wait(topic, body, key=key, partition=lane_of(*session))
+    except KafkaError as error:
+        raise RetryLater(f"Kafka does not take the events: {str(error) or type(error).__name__}: ask again") from error
 
 
 def leader_link(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:

@@ -11,7 +11,9 @@ from datetime import datetime
 import asyncpg
 
 from audit_consumer.projection import SessionKey
+from audit_consumer.rewinds import Decision, add_rewind, base_hash
 from flotilla.contracts.errors import Refused
+from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection
 
@@ -68,6 +70,13 @@ SELECT count(l.seq) AS holds, (SELECT count(*) FROM audit_next.session_events AS
     min(l.seq) FILTER (WHERE n.seq IS NULL OR n.body <> l.body) AS first_seq
 FROM audit.session_events AS l LEFT JOIN audit_next.session_events AS n USING (tenant_id, session_id, seq)
 WHERE l.tenant_id = $1 AND l.session_id = $2 AND l.seq <= $3
+"""
+
+
+_OLD_HEAD = """
+SELECT h.*, (SELECT n.hash FROM audit_next.session_events AS n
+    WHERE n.tenant_id = h.tenant_id AND n.session_id = h.session_id AND n.seq = $3 - 1) AS base
+FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2 AND h.seq >= $3
 """
 
 
@@ -172,6 +181,19 @@ async def count_losses(connection: Connection, suspects: Suspects) -> list[Loss]
         for key, seq in sorted(newest.items(), key=lambda item: (item[0][0], item[0][1] or ""))
     ]
     return [loss for loss in losses if loss.lost or loss.replaced]
+
+
+async def note_losses(connection: Connection, losses: Iterable[Loss], *, request_id: str, by: str, reason: str) -> None:
+    """Notes each projected loss for the next checkpoint, just before the two projections are exchanged."""
+    for loss in {loss.name: loss for loss in losses}.values():
+        if loss.session_id is None or loss.first_seq is None:
+            continue
+        session = (loss.tenant_id, loss.session_id)
+        head = await connection.fetchrow(_OLD_HEAD, *session, loss.first_seq)
+        if head is not None:
+            decision = Decision(session=session, request_id=request_id, by=by, reason=reason, asked_at=utc_now())
+            base = base_hash(session, head, loss.first_seq, head["base"])
+            await add_rewind(connection, decision, head, loss.first_seq, base)
 
 
 async def _differing(connection: Connection) -> AsyncIterator[tuple[SessionKey, int]]:

@@ -11,7 +11,7 @@ from audit_consumer.agreement import Agreement
 from audit_consumer.anchoring import Anchor
 from audit_consumer.connections import LIVE, open_projection
 from audit_consumer.consumer import AuditConsumer
-from audit_consumer.kafka_clients import make_consumer, make_producer, started
+from audit_consumer.kafka_clients import make_consumer, make_producer, publish_events, started
 from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
@@ -58,13 +58,13 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         kafka_log = await stack.enter_async_context(open_kafka_log(settings))
         agreement = Agreement(pool, kafka_log, topic, settings.audit_accept_new_log)
         consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, agreement)
-        anchor = Anchor(pool, producer, settings.kafka_checkpoints_topic, signer, lambda: consumer.owned)
+        anchor = Anchor(pool, producer, kafka_log, signer, lambda: consumer.owned)
         await _work(
             runtime,
             settings.drain_s,
             pool,
             consumer.run(runtime),
-            Requests(pool, partial(rebuild, settings)).run(runtime),
+            Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic)).run(runtime),
             anchor.run(runtime, settings.checkpoint_interval_s),
             _look(watch, consumer, runtime, settings.stuck_after_s),
         )

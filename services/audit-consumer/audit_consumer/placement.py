@@ -64,13 +64,13 @@ class Placer:
         self,
         head: Head | None,
         stored: Mapping[int, Stored],
-        discarded: Iterable[UUID] = (),
+        discarded: Iterable[Stored] = (),
         parked: Iterable[tuple[Candidate, str]] = (),
     ) -> None:
         """`stored` holds the projected events whose seq comes again; `parked` those that wait, with their reasons."""
         self._head = head
         self._taken: dict[int, Stored | Candidate] = dict(stored)
-        self._discarded = set(discarded)
+        self._discarded = {(one.event_id, one.body) for one in discarded}
         self._waiting: dict[int, Candidate] = {}
         self._conflicts: list[tuple[Candidate, str]] = []
         self._result = Placement(head)
@@ -81,7 +81,7 @@ class Placer:
 
     def take(self, candidate: Candidate) -> None:
         """Places one event that Kafka has after all those before."""
-        if candidate.event_id in self._discarded:
+        if (candidate.event_id, candidate.body) in self._discarded:
             self._result.duplicates += 1
         elif self._head is not None and candidate.partition != self._head.partition:
             self._conflict(candidate, f"its session lives in partition {self._head.partition}, not here")
@@ -105,7 +105,9 @@ class Placer:
         result.head = self._head
         result.parked = [(candidate, "conflict", detail) for candidate, detail in self._conflicts]
         result.parked += [
-            (c, *self._why_parked(c)) for _, c in sorted(self._waiting.items()) if c.event_id not in self._discarded
+            (c, *self._why_parked(c))
+            for _, c in sorted(self._waiting.items())
+            if (c.event_id, c.body) not in self._discarded
         ]
         if self._waiting and not self._was_parked and not self._conflicts:
             result.missing = max(min(self._waiting) - self._next_seq(), 0)
@@ -125,7 +127,7 @@ class Placer:
         self._result.conflicts += 1
 
     def _take_repeated(self, candidate: Candidate, known: Stored | Candidate | None) -> None:
-        if _is_same(known, candidate):
+        if _is_same(known, candidate) or any(_is_same(other, candidate) for other, _ in self._conflicts):
             self._result.duplicates += 1
             return
         if known is None:

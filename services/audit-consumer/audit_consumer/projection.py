@@ -5,7 +5,7 @@ not there any more means that another consumer owns the partition, and nothing i
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -23,7 +23,11 @@ from flotilla.postgres import Connection, Pool
 OPERATOR_TENANT = "default"
 """Whose the records are that no tenant can be read from."""
 
+SET_ASIDE = "set aside"
+"""How the detail of events begins that gave way to another history; others were discarded one by one."""
+
 SessionKey: TypeAlias = tuple[str, str]
+Decide: TypeAlias = "Callable[[Connection], Awaitable[None]]"
 
 # The fence: as many rows as partitions, or somebody else moved on from here.
 _MOVE_OFFSETS = """
@@ -78,10 +82,12 @@ DELETE FROM parked_events AS p USING unnest($1::text[], $2::integer[], $3::bigin
 WHERE p.tenant_id = g.tenant_id AND p.kafka_partition = g.part AND p.kafka_offset = g.offs
 """
 _PARK = """
-INSERT INTO parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail, body)
+INSERT INTO parked_events AS p (tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail,
+    body)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[], $6::uuid[], $7::text[],
     $8::text[], $9::bytea[])
 ON CONFLICT (tenant_id, kafka_partition, kafka_offset) DO UPDATE SET reason = excluded.reason, detail = excluded.detail
+WHERE p.reason <> 'discarded' OR p.body <> excluded.body
 """
 
 log = structlog.get_logger(__name__)
@@ -137,7 +143,7 @@ class _Waiting:
     """What the database holds against a session."""
 
     parked: list[tuple[Candidate, str]] = field(default_factory=list)
-    discarded: list[asyncpg.Record] = field(default_factory=list)
+    discarded: list[Stored] = field(default_factory=list)
     released: list[Candidate] = field(default_factory=list)
     """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
@@ -177,10 +183,12 @@ class Projection:
         spans.log(outcome.appended)
         return outcome
 
-    async def retry(self, partition: int, key: SessionKey) -> Outcome:
-        """Places what is parked of one session again, under its partition's fence."""
+    async def retry(self, partition: int, key: SessionKey, decide: "Decide | None" = None) -> Outcome:
+        """Places what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(_LOCK_OFFSET, partition)
+            if decide is not None:
+                await decide(connection)
             return await _place(connection, {key: []}, _INSERT_CAREFULLY)
 
     async def _project(self, batches: Sequence[Batch], read: _Read, insert: str) -> Outcome:
@@ -226,7 +234,7 @@ async def _place(connection: Connection, arriving: Mapping[SessionKey, Sequence[
     placements: dict[SessionKey, Placement] = {}
     for key, candidates in arriving.items():
         held = waiting.get(key, _NOTHING)
-        placer = Placer(heads.get(key), stored.get(key, {}), [row["event_id"] for row in held.discarded], held.parked)
+        placer = Placer(heads.get(key), stored.get(key, {}), held.discarded, held.parked)
         for candidate in held.released:
             placer.release(candidate)
         for candidate in candidates:
@@ -281,9 +289,10 @@ async def _load_waiting(
         if row["reason"] != "discarded":
             waiting[key].parked.append((candidate, row["reason"]))
             continue
-        waiting[key].discarded.append(row)
+        waiting[key].discarded.append(Stored(row["event_id"], row["body"]))
         head = heads.get(key)
-        if candidate.forbidden is not None and (head is None or candidate.seq > head.seq):
+        is_ahead = head is None or candidate.seq > head.seq
+        if candidate.forbidden is not None and is_ahead and not row["detail"].startswith(SET_ASIDE):
             waiting[key].released.append(replace(candidate, forbidden=None))
     return waiting
 

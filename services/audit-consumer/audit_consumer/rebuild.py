@@ -28,6 +28,7 @@ from audit_consumer.losses import (
     count_losses,
     find_suspects,
     find_suspects_at_rest,
+    note_losses,
     refuse_losses,
 )
 from audit_consumer.projection import Batch, Projection
@@ -94,6 +95,9 @@ class Order:
     request_id: str | None = None
     """Makes a repeated order a no-op once its exchange is committed."""
     accepted: Accepted = field(default_factory=dict)
+    by: str = "rebuild"
+    """Who accepted the losses, and why."""
+    reason: str = ""
     report: Report = _log_progress
 
 
@@ -252,6 +256,13 @@ class _Rebuild:
             names = {loss.name for loss in (*losses, *newer)}
             outcome = self._outcome(sorted(names))
             await connection.execute(_LOCK_ALL)
+            await note_losses(
+                connection,
+                [*losses, *newer],
+                request_id=self._order.request_id or "rebuild",
+                by=self._order.by,
+                reason=self._order.reason,
+            )
             await connection.execute(_SWITCH)
             await connection.execute(_KEEP, self._order.request_id, len(names), json.dumps(outcome))
         return outcome

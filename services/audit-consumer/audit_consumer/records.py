@@ -110,7 +110,9 @@ def candidate_of(record: Record) -> Candidate:
     Raises:
         Undecodable: it is no session event, or its key is not its session's.
     """
-    body = record.value or b""
+    if record.value is None:
+        raise Undecodable("a Kafka tombstone: a record without a value, which nothing of Flotilla writes")
+    body = record.value
     try:
         envelope = _envelope.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 import asyncpg
 import structlog
 
+from audit_consumer.decisions import Publish, accept, reject
 from audit_consumer.losses import WouldLose
 from audit_consumer.projection import Projection, SessionKey
 from audit_consumer.rebuild import Order, drop_kept
+from audit_consumer.rewinds import Decision
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.json_types import JsonObject
+from flotilla.eventstore.audit_requests import NO_SESSION
 from flotilla.outbox import lane_of
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
@@ -44,10 +47,16 @@ _DISCARD = """
 UPDATE parked_events SET reason = 'discarded', detail = $3
 WHERE tenant_id = $1 AND session_id = $2 AND reason IN ('conflict', 'forbidden')
 """
-_PARKED_SESSIONS = """
-SELECT count(DISTINCT (tenant_id, session_id)) FROM parked_events WHERE reason NOT IN ('discarded', 'undecodable')
+_DISCARD_UNDECODABLE = """
+UPDATE parked_events SET reason = 'discarded', detail = $2
+WHERE tenant_id = $1 AND session_id IS NULL AND reason = 'undecodable'
 """
-_FORBIDDEN = "SELECT count(*) FROM parked_events WHERE reason = 'forbidden'"
+_COUNT_PARKED = """
+SELECT count(DISTINCT (tenant_id, session_id)) FILTER (WHERE reason <> 'undecodable') AS sessions,
+    count(*) FILTER (WHERE reason = 'undecodable') AS undecodable,
+    count(*) FILTER (WHERE reason = 'forbidden') AS forbidden
+FROM parked_events WHERE reason <> 'discarded'
+"""
 # Sessions that wait for a type which this version may know by now.
 _WAITING_FOR_UPGRADE = """
 SELECT DISTINCT tenant_id, session_id FROM parked_events WHERE reason = 'unknown_type' AND kafka_partition = ANY($1)
@@ -57,10 +66,12 @@ log = structlog.get_logger(__name__)
 
 
 class Requests:
-    """The loop over `audit.requests`. `rebuild` makes a new projection as ordered and gives its outcome."""
+    """The loop over `audit.requests`. `rebuild` makes a new projection as ordered and gives its outcome; `publish` puts
+    events into Kafka."""
 
-    def __init__(self, pool: Pool, rebuild: Callable[[Order], Awaitable[JsonObject]]) -> None:
+    def __init__(self, pool: Pool, rebuild: Callable[[Order], Awaitable[JsonObject]], publish: Publish) -> None:
         self._pool = pool
+        self._publish = publish
         self._projection = Projection(pool)
         self._rebuild = rebuild
 
@@ -71,11 +82,16 @@ class Requests:
                 async with self._leading() as leads:
                     while leads and await _unless_stopped(runtime, self._serve_next()):
                         pass
-                metrics.AUDIT_PARKED.set(await self._pool.fetchval(_PARKED_SESSIONS))
-                metrics.AUDIT_FORBIDDEN.set(await self._pool.fetchval(_FORBIDDEN))
+                await self._report_parked()
             except (*AWAY, TimeoutError) as error:
                 log.warning("requests_wait", reason=str(error) or type(error).__name__)
             await runtime.sleep(_LOOK_EVERY_S)
+
+    async def _report_parked(self) -> None:
+        for sessions, undecodable, forbidden in await self._pool.fetch(_COUNT_PARKED):
+            metrics.AUDIT_PARKED.set(sessions)
+            metrics.AUDIT_UNDECODABLE.set(undecodable)
+            metrics.AUDIT_FORBIDDEN.set(forbidden)
 
     @asynccontextmanager
     async def _leading(self) -> AsyncIterator[bool]:
@@ -110,8 +126,22 @@ class Requests:
             return await self._rebuild(self._order(request))
         if request["kind"] == "drop_kept":
             return await drop_kept(self._pool)
+        decision = Decision(
+            session=session,
+            request_id=request["request_id"],
+            by=request["requested_by"],
+            reason=request["reason"] or "",
+            asked_at=request["created_at"],
+        )
+        if request["session_id"] == NO_SESSION:
+            status = await self._pool.execute(_DISCARD_UNDECODABLE, request["tenant_id"], str(decision))
+            return {"set_aside": int(status.split()[-1]), "still_parked": False}
+        if request["kind"] == "accept":
+            return await accept(self._pool, self._projection, self._publish, decision)
+        if request["kind"] == "reject":
+            return await reject(self._pool, self._projection, decision)
         if request["kind"] == "discard":
-            await self._pool.execute(_DISCARD, *session, f"by {request['requested_by']}: {request['reason']}")
+            await self._pool.execute(_DISCARD, *session, str(decision))
         return await retry_session(self._pool, self._projection, session)
 
     def _order(self, request: asyncpg.Record) -> Order:
@@ -127,6 +157,8 @@ class Requests:
                 f"{loss['tenant_id']}/{loss['session_id'] or '-'}": (loss["lost"], loss["replaced"])
                 for loss in accepted
             },
+            by=f"{request['requested_by']} and {request['confirmed_by']}" if accepted else request["requested_by"],
+            reason=request["reason"] or "",
             report=report,
         )
 

@@ -31,6 +31,7 @@ from flotilla.contracts.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    Parked,
     Refused,
     RetryLater,
     RunInProgress,
@@ -137,6 +138,7 @@ _OF_FLOTILLA: tuple[tuple[type[FlotillaError], int, str], ...] = (
     (Invalid, 422, "invalid"),
     (Refused, 422, "refused"),
     (DeadLetter, 422, "invalid"),
+    (Parked, 503, "parked"),
     (RetryLater, 503, "unavailable"),
 )
 

@@ -16,6 +16,7 @@ from audit_consumer.kafka_clients import close, make_consumer
 from audit_consumer.main import run
 from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
+from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_signer
@@ -110,50 +111,47 @@ async def test_reading_again_begins_where_a_signed_checkpoint_agrees(
     settings: Settings, kafka: KafkaSettings, audit_pool: Pool, projected: Projected
 ) -> None:
     signer = load_signer(settings.audit_signing_key_file)
-    async with open_kafka_log(kafka) as log, running_without_checkpoints(settings, audit_pool) as consumer:
+    async with consuming(settings, audit_pool) as consumer:
         for events in (S1[:5], S1[5:11], S1[11:17], S1[17:]):
             await publish(kafka, events)
             await projected.until("s1", events[-1].sequence or 0)
             assert await make_checkpoint(audit_pool, LANE, consumer.owned[LANE], signer)
-        standing = await standing_of(audit_pool)
-        for kept, agreed in ((20, 20), (18, 17), (17, 17), (12, 11), (5, 5), (4, 0)):
+    standing = await standing_of(audit_pool)
+    async with open_kafka_log(kafka) as log:
+        agreement = Agreement(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
+        for kept, agreed in ((20, 20), (18, 17), (11, 11), (4, 0)):
             await replace_log(kafka, [*S1[:kept], *LATER])
-            place = Agreement(FakePool(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
-            assert await place.place(standing, Extent(LANE, 0, kept + 30)) == agreed
+            assert await agreement.place(standing, Extent(LANE, 0, kept + 30)) == agreed
 
 
-async def test_a_consumer_at_work_notices_that_its_log_was_replaced(
-    settings: Settings, kafka: KafkaSettings, projected: Projected
+@pytest.mark.parametrize(
+    ("in_kafka", "is_new_connection"),
+    [
+        pytest.param(S1[:12], False, id="it ends before where the consumer reads"),
+        pytest.param([*S1[:12], *LATER], True, id="over a new connection it goes on beyond"),
+    ],
+)
+async def test_a_consumer_at_work_compares_a_log_that_was_replaced(
+    settings: Settings,
+    kafka: KafkaSettings,
+    projected: Projected,
+    *,
+    audit_pool: Pool,
+    in_kafka: list[AgentEvent],
+    is_new_connection: bool,
 ) -> None:
     await publish(kafka, S1)
-    async with running_audit(settings):
+    place = TopicPartition(kafka.kafka_session_events_topic, LANE)
+    async with consuming(settings, audit_pool) as consumer:
         await projected.until("s1", 20)
-        await replace_log(kafka, S1[:12])
-        await publish(kafka, LATER)
-        await until_all_of(projected, *OTHERS[:3])
-
-
-async def test_over_a_new_connection_the_log_is_compared_before_anything_is_taken_from_it(
-    settings: Settings, kafka: KafkaSettings, projected: Projected, audit_pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await publish(kafka, S1)
-    go_on = asyncio.Event()
-    go_on.set()
-    async with running_without_checkpoints(settings, audit_pool) as consumer:
-        await projected.until("s1", 20)
-        network = consumer._kafka
-        getmany = network.getmany
-
-        async def held(*places: TopicPartition, **limits: int) -> object:
-            await go_on.wait()
-            return await getmany(*places, **limits)
-
-        monkeypatch.setattr(network, "getmany", held)
-        go_on.clear()
-        await replace_log(kafka, [*S1[:12], *LATER])
-        for connection in list(vars(network)["_client"]._conns.values()):
-            connection.close()
-        go_on.set()
+        network = consumer._kafka  # there is no other way to stop the reads meanwhile
+        network.pause(place)
+        await replace_log(kafka, in_kafka)
+        if is_new_connection:
+            for connection in list(vars(network)["_client"]._conns.values()):
+                connection.close()
+        network.resume(place)
+        await publish(kafka, [] if is_new_connection else LATER)
         await until_all_of(projected, *OTHERS[:3])
 
 
@@ -179,7 +177,7 @@ async def test_records_that_were_deleted_before_they_were_read_are_a_clear_error
         await run(settings, Runtime("audit-consumer"))
 
 
-class FakePool:
+class RolledBack:
     """A pool whose transactions change nothing, so that the same place can be looked at again."""
 
     def __init__(self, pool: Pool) -> None:
@@ -209,7 +207,7 @@ async def standing_of(pool: Pool) -> asyncpg.Record:
 
 
 @asynccontextmanager
-async def running_without_checkpoints(settings: Settings, pool: Pool) -> AsyncIterator[AuditConsumer]:
+async def consuming(settings: Settings, pool: Pool) -> AsyncIterator[AuditConsumer]:
     """The consuming loop alone."""
     runtime = Runtime("audit-consumer")
     topic = settings.kafka_session_events_topic
@@ -222,5 +220,6 @@ async def running_without_checkpoints(settings: Settings, pool: Pool) -> AsyncIt
             yield consumer
         finally:
             runtime.request_stop("end of the test")
-            await task
+            await asyncio.wait([task])
             await close(kafka)
+        await task

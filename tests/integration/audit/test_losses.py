@@ -23,6 +23,7 @@ from flotilla.eventstore.audit_requests import (
     request_drop_kept,
     request_rebuild,
 )
+from flotilla.eventstore.signing import load_public_keys
 from flotilla.eventstore.verify import Verifier
 from flotilla.postgres import Pool
 from tests.support.audit import (
@@ -34,6 +35,7 @@ from tests.support.audit import (
     publish,
     records_of,
     running_audit,
+    until_anchored,
 )
 from tests.support.kafka_topics import replace_log
 from tests.support.postgres import Database
@@ -163,10 +165,14 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         assert done.outcome is not None
         assert (done.outcome["ok"], done.outcome["sessions_lost"]) == (True, ["default/s1", "default/s2"])
         assert (done.requested_by, done.confirmed_by, done.reason) == ("ada", "bob", "x")
+        assert (done.progress or {})["phase"] == "switching"
         with pytest.raises(Conflict, match="does not wait"):
             await confirm_request(pool, "default", both.request_id, confirmed_by="eve", is_person=True)
         assert await projected.seqs("s1") == list(range(1, 13))
         assert await history(projected, KEPT) == before
+        await until_anchored(projected)
+        keys = load_public_keys(settings.audit_signing_key_file.with_name("audit.pub"))
+        assert (await Verifier(pool, "default", keys).verify()).problems == []
         again = (await served(pool, await request_rebuild(pool, "default", requested_by="ada"))).outcome
         assert again is not None
         assert "events of 2 sessions that are nowhere else" in str(again["error"])

@@ -179,8 +179,8 @@ class _Early(KafkaLog):
     event: Callable[[], Awaitable[object]]
     has_read = False
 
-    async def checkpoints(self) -> dict[tuple[int, int], CheckpointRecord]:
-        found = await super().checkpoints() if self.has_read else {}
+    async def checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
+        found = await super().checkpoints(from_offset) if self.has_read else {}
         self.has_read = True
         return found
 

@@ -60,6 +60,7 @@ RULES = {
     "operator admin": """
         POST /v1/actions
         GET /v1/audit/parked
+        GET /v1/audit/parked/{session_id}
         POST /v1/audit/parked/{session_id}/retry
         GET /v1/audit/requests
         GET /v1/audit/requests/{request_id}
@@ -85,6 +86,10 @@ RULES = {
     """,
     "admin": """
         POST /v1/audit/parked/{session_id}/discard
+        POST /v1/audit/parked/{session_id}/accept
+        POST /v1/audit/parked/{session_id}/reject
+        POST /v1/audit/parked/accept
+        POST /v1/audit/parked/reject
         POST /v1/audit/rebuild
         POST /v1/audit/kept-projection/drop
         GET /v1/keys

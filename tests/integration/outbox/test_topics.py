@@ -72,7 +72,8 @@ async def test_a_wrong_topic_is_refused_by_name(
     assert settings.kafka_session_events_topic in str(refusal.value)
 
 
-UNSAFE: dict[str, str] = {"retention_ms": "-1", "min_insync_replicas": "1", "unclean_leader_election_enable": "true"}
+async def make_unsafe_topic(settings: KafkaSettings) -> None:
+    await make_topic(settings, retention_ms="-1", min_insync_replicas="1", unclean_leader_election_enable="true")
 
 
 @pytest.mark.parametrize(
@@ -87,13 +88,13 @@ UNSAFE: dict[str, str] = {"retention_ms": "-1", "min_insync_replicas": "1", "unc
 async def test_a_topic_that_may_lose_acknowledged_events_is_refused_where_durability_is_required(
     settings: KafkaSettings, risk: str
 ) -> None:
-    await make_topic(settings, **UNSAFE)
+    await make_unsafe_topic(settings)
     with pytest.raises(ConfigurationError, match=risk):
         await ensure_topics(settings.model_copy(update={"kafka_durability": "required"}))
 
 
 async def test_elsewhere_it_is_warned_of_once(settings: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
-    await make_topic(settings, **UNSAFE)
+    await make_unsafe_topic(settings)
     await ensure_topics(settings)
     await check_topics(settings)
     assert capsys.readouterr().out.count("kafka_may_lose_acknowledged_events") == 1

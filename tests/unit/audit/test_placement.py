@@ -162,7 +162,8 @@ def test_an_event_that_is_no_beginning_waits() -> None:
 
 
 def test_a_discarded_event_that_comes_again_is_dropped() -> None:
-    placer = Placer(None, {}, [candidate(2, variant=1).event_id])
+    other = candidate(2, variant=1)
+    placer = Placer(None, {}, [Stored(other.event_id, other.body)])
     for one in (candidate(1), candidate(2), candidate(2, variant=1), candidate(3)):
         placer.take(one)
     assert [one.seq for one, _ in placer.result().appended] == [1, 2, 3]

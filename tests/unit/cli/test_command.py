@@ -31,7 +31,8 @@ keys create | keys list | keys revoke
 tasks submit
 dead-letters list | dead-letters show | dead-letters redrive | dead-letters discard
 audit verify | audit checkpoints | audit export | audit rebuild | audit drop-kept | audit requests | audit confirm
-audit parked list | audit parked retry | audit parked discard
+audit parked list | audit parked explain | audit parked retry | audit parked accept | audit parked reject
+audit parked discard
 outbox status | outbox redrive
 """
 LISTINGS = ("list", "checkpoints", "events", "search", "status", "requests")

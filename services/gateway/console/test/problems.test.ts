@@ -31,6 +31,7 @@ describe("problem documents", () => {
   it("say what to do about it", () => {
     expect(errorFrom(403, "", '{"code":"self_approval"}').mend).toMatch(/Somebody else/);
     expect(errorFrom(409, "", '{"code":"stale_hash"}').mend).toMatch(/decide again/);
+    expect(errorFrom(503, "", '{"code":"parked"}').mend).toMatch(/operator decides/);
     expect(errorFrom(404, "", "{}").mend).not.toBeNull();
     expect(errorFrom(409, "", "{}").mend).toBeNull();
   });

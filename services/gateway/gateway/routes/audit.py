@@ -3,23 +3,33 @@
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import asyncpg
 from fastapi import Query
 from starlette.responses import StreamingResponse
 
 from flotilla.contracts.errors import Forbidden
-from flotilla.eventstore import audit_requests
+from flotilla.eventstore import audit_requests, parked_history
 from flotilla.eventstore.audit_requests import AuditRequest
 from flotilla.eventstore.export import export_session
+from flotilla.eventstore.parked_history import ParkedHistory
 from flotilla.eventstore.verify import Verdict, Verifier
 from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
 from gateway.routes.documented import refusals
-from gateway.schemas.audit import AuditRequestList, Checkpoint, CheckpointList, ParkedList, ReasonBody, RebuildBody
-from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId
+from gateway.schemas.audit import (
+    AllParkedBody,
+    AuditRequestList,
+    Checkpoint,
+    CheckpointList,
+    ParkedId,
+    ParkedList,
+    ReasonBody,
+    RebuildBody,
+)
+from gateway.schemas.common import ID_PATTERN, ResourceId
 from gateway.services import Caller, Services, Wired
 
 router = guarded_router("audit")
@@ -56,6 +66,7 @@ def _checkpoint(row: asyncpg.Record) -> Checkpoint:
     return Checkpoint(
         partition=statement["partition"],
         number=statement["number"],
+        epoch=statement.get("epoch", 1),
         offset=statement["next_offset"],
         heads=statement["heads"],
         merkle_root=statement["merkle_root"],
@@ -168,6 +179,73 @@ async def list_parked(services: Wired, caller: Caller) -> ParkedList:
     return ParkedList(parked=await audit_requests.list_parked(services.pool, caller.tenant_id))
 
 
+@router.post("/v1/audit/parked/accept", status_code=202, response_model=AuditRequestList, responses=refusals(404, 413))
+@allow(ADMINS)
+async def accept_all(services: Wired, caller: Caller, body: AllParkedBody) -> AuditRequestList:
+    """Ask to take the history that waits, for every session that is parked for one reason; at most 500 at once."""
+    return await _for_all(services, caller, "accept", body)
+
+
+@router.post("/v1/audit/parked/reject", status_code=202, response_model=AuditRequestList, responses=refusals(404, 413))
+@allow(ADMINS)
+async def reject_all(services: Wired, caller: Caller, body: AllParkedBody) -> AuditRequestList:
+    """Ask to keep the projected history, for every session that is parked for one reason; at most 500 at once."""
+    return await _for_all(services, caller, "reject", body)
+
+
+async def _for_all(
+    services: Services, caller: Principal, kind: Literal["accept", "reject"], body: AllParkedBody
+) -> AuditRequestList:
+    tenant_id = body.tenant_id or caller.tenant_id
+    if caller.tenant_id not in {tenant_id, services.operator_tenant}:
+        raise Forbidden(f"only the operator's tenant may decide for tenant {tenant_id}")
+    requests = await audit_requests.request_for_all(
+        services.pool,
+        tenant_id,
+        kind,
+        parked_for=body.parked_for,
+        partition=body.partition,
+        requested_by=caller.subject,
+        reason=body.reason,
+    )
+    return AuditRequestList(requests=requests)
+
+
+@router.get("/v1/audit/parked/{session_id}", response_model=ParkedHistory, responses=refusals(404))
+@allow(OPERATORS)
+async def explain_parked(services: Wired, caller: Caller, session_id: ParkedId) -> ParkedHistory:
+    """Explain a parked session: what each side holds, who signed what, since when, and what each choice means."""
+    return await parked_history.explain_parked(services.pool, caller.tenant_id, session_id)
+
+
+@router.post(
+    "/v1/audit/parked/{session_id}/accept",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 413, 415),
+)
+@allow(ADMINS)
+async def accept_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:
+    """Ask to take the history that waits; the projected events that give way are kept, marked."""
+    return await audit_requests.request_accept(
+        services.pool, caller.tenant_id, session_id, requested_by=caller.subject, reason=body.reason
+    )
+
+
+@router.post(
+    "/v1/audit/parked/{session_id}/reject",
+    status_code=202,
+    response_model=AuditRequest,
+    responses=refusals(404, 413, 415),
+)
+@allow(ADMINS)
+async def reject_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:
+    """Ask to keep the projected history; all that waits of the session is set aside, marked."""
+    return await audit_requests.request_reject(
+        services.pool, caller.tenant_id, session_id, requested_by=caller.subject, reason=body.reason
+    )
+
+
 @router.post(
     "/v1/audit/parked/{session_id}/retry",
     status_code=202,
@@ -175,7 +253,7 @@ async def list_parked(services: Wired, caller: Caller) -> ParkedList:
     responses=refusals(404, 413, 415),
 )
 @allow(OPERATORS)
-async def retry_parked(services: Wired, caller: Caller, session_id: SessionId) -> AuditRequest:
+async def retry_parked(services: Wired, caller: Caller, session_id: ParkedId) -> AuditRequest:
     """Ask to place a session's parked events again."""
     return await audit_requests.request_retry(services.pool, caller.tenant_id, session_id, requested_by=caller.subject)
 
@@ -187,7 +265,7 @@ async def retry_parked(services: Wired, caller: Caller, session_id: SessionId) -
     responses=refusals(404, 413, 415),
 )
 @allow(ADMINS)
-async def discard_parked(services: Wired, caller: Caller, session_id: SessionId, body: ReasonBody) -> AuditRequest:
+async def discard_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:
     """Ask to set a session's conflicting events aside, so that it can go on."""
     return await audit_requests.request_discard(
         services.pool, caller.tenant_id, session_id, requested_by=caller.subject, reason=body.reason

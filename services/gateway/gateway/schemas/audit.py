@@ -1,14 +1,22 @@
 """Proof that nobody changed the history."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
+from fastapi import Path
 from pydantic import ConfigDict, Field, StringConstraints
 
 from flotilla.eventstore.audit_requests import AuditRequest, ParkedSession
-from gateway.schemas.common import Answer, Reason, RequestBody
+from gateway.schemas.common import Answer, Id, Reason, RequestBody
 
 _NAME = r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127}/)?([A-Za-z0-9][A-Za-z0-9._:-]{0,127}|-)$"
+ParkedId: TypeAlias = Annotated[
+    str,
+    Path(
+        pattern=r"^(-|[A-Za-z0-9][A-Za-z0-9._:-]{0,127})$",
+        description="The session's id; `-` for records that are no session's.",
+    ),
+]
 
 
 class Checkpoint(Answer):
@@ -16,7 +24,9 @@ class Checkpoint(Answer):
 
     partition: int
     number: int
-    """From 1, without gaps, per partition."""
+    """From 1 per partition; a number is left out where its checkpoint was abandoned, and never used again."""
+    epoch: int
+    """Goes up where checkpoints were abandoned, or people decided for another history."""
     offset: int
     """All records below it were projected."""
     heads: int
@@ -55,6 +65,22 @@ class ReasonBody(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "doubled by a restore of last night"}]})
 
+    reason: Reason
+
+
+class AllParkedBody(RequestBody):
+    """Which parked sessions, and why."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"parked_for": "conflict", "reason": "failover without the last second"}]}
+    )
+
+    parked_for: Literal["conflict", "gap", "unknown_type"]
+    """What blocks them, as the list of parked sessions shows it."""
+    partition: Annotated[int, Field(ge=0)] | None = None
+    """Of Kafka's topic of events; all by default."""
+    tenant_id: Id | None = None
+    """Another tenant, for the operator's."""
     reason: Reason
 
 

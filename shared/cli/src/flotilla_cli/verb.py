@@ -155,6 +155,8 @@ def _check_texts(context: typer.Context, arguments: Mapping[str, object]) -> Non
         name = parameter.name or ""
         value = arguments.get(name)
         is_id = name == "session" or name.endswith("_id")
+        if value == "-":
+            continue  # where no id is wanted but what has none; the gateway refuses it elsewhere
         if not isinstance(value, str) or not (is_id or parameter.param_type_name == "argument"):
             continue
         if not value.strip():

@@ -42,7 +42,7 @@ export class ApiError extends Error {
 
   /** Whether the same request may succeed a little later. */
   get isTransient(): boolean {
-    return this.status === 0 || this.status === 429 || this.status >= 502;
+    return this.code !== "parked" && (this.status === 0 || this.status === 429 || this.status >= 502);
   }
 }
 
@@ -56,6 +56,7 @@ const MENDS: Record<string, string> = {
   already_decided: "There is nothing left to decide.",
   late: "The deadline has passed; the action has to be asked for anew.",
   reason_required: "Say why.",
+  parked: "An operator decides which history holds, by the command that the message names.",
   key_login_off: "Sign in with the identity provider.",
 };
 

@@ -97,7 +97,7 @@ class KafkaSettings(BaseSettings):
     kafka_password: SecretStr | None = None
     kafka_ca_file: str | None = None
     kafka_durability: Literal["required", "relaxed"] = "relaxed"
-    """`required`, for production: topics that may lose acknowledged events are refused; `relaxed` only warns of them."""
+    """`required`, for production: topics that may lose acknowledged events are refused; `relaxed` only warns."""
     kafka_session_events_topic: str = SESSION_EVENTS_TOPIC
     kafka_checkpoints_topic: str = CHECKPOINTS_TOPIC
     """Other names let several fleets share one Kafka."""

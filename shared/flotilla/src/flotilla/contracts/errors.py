@@ -2,6 +2,7 @@
 
 FlotillaError
 ├── RetryLater          the other side is away or busy; the same call may succeed later
+│   └── Parked          a session waits for an operator's decision about its history
 ├── DeadLetter          this message can never be handled; keep it for a person
 │   ├── Undecodable     not a CloudEvent, or its data does not fit its type
 │   ├── UnknownType     a type or version that this code does not know
@@ -24,6 +25,10 @@ class FlotillaError(Exception):
 
 class RetryLater(FlotillaError):
     """The other side is away or busy; the same call may succeed later."""
+
+
+class Parked(RetryLater):
+    """A session waits for an operator's decision about its history; the message names the verb to run."""
 
 
 class DeadLetter(FlotillaError):

@@ -17,14 +17,18 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
 
+NO_SESSION = "-"
+"""Stands for the records that are no session's events; no session has this id."""
+MAX_AT_ONCE = 500
 RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept"]
 
 _PARKED = """
 SELECT session_id, min(seq) AS first_seq, count(*) AS events, min(parked_at) AS parked_since,
+    min(kafka_partition) AS partition,
     (array_agg(reason ORDER BY reason = 'waiting', reason = 'gap', kafka_offset))[1] AS reason,
     (array_agg(detail ORDER BY reason = 'waiting', reason = 'gap', kafka_offset))[1] AS detail
 FROM audit.parked_events
-WHERE tenant_id = $1 AND reason <> 'discarded' AND ($2::text IS NULL OR session_id = $2)
+WHERE tenant_id = $1 AND reason <> 'discarded' AND ($2::text IS NULL OR coalesce(session_id, '-') = $2)
 GROUP BY session_id ORDER BY min(parked_at)
 """
 _ADD = """
@@ -62,6 +66,8 @@ class ParkedSession:
     first_seq: int | None
     events: int
     parked_since: datetime
+    partition: int
+    """Of Kafka's topic of events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,8 @@ async def request_retry(pool: Pool, tenant_id: str, session_id: str, *, requeste
     Raises:
         NotFound: nothing of this session is parked.
     """
+    if session_id == NO_SESSION:
+        raise Invalid("records that are no session events don't become any by trying again: discard them")
     await _check_parked(pool, tenant_id, session_id)
     return await _request(pool, tenant_id, "retry", requested_by, session_id=session_id)
 
@@ -115,10 +123,73 @@ async def request_discard(
         NotFound: nothing of this session is parked.
         Invalid: no reason.
     """
+    return await _request_decision(pool, tenant_id, "discard", session_id, requested_by=requested_by, reason=reason)
+
+
+async def request_accept(
+    pool: Pool, tenant_id: str, session_id: str, *, requested_by: str, reason: str
+) -> AuditRequest:
+    """Asks for the history that waits: projected events give way from the first conflict on; lost events of a gap get
+    error events in their places. What gives way is kept, marked.
+
+    Raises:
+        NotFound: nothing of this session is parked.
+        Invalid: no reason.
+    """
+    return await _request_decision(pool, tenant_id, "accept", session_id, requested_by=requested_by, reason=reason)
+
+
+async def request_reject(
+    pool: Pool, tenant_id: str, session_id: str, *, requested_by: str, reason: str
+) -> AuditRequest:
+    """Asks to keep the projected history: all that waits of the session is set aside (kept, marked), and the session
+    goes on from its newest projected event.
+
+    Raises:
+        NotFound: nothing of this session is parked.
+        Invalid: no reason.
+    """
+    return await _request_decision(pool, tenant_id, "reject", session_id, requested_by=requested_by, reason=reason)
+
+
+async def request_for_all(
+    pool: Pool,
+    tenant_id: str,
+    kind: Literal["accept", "reject"],
+    *,
+    parked_for: str,
+    partition: int | None = None,
+    requested_by: str,
+    reason: str,
+) -> list[AuditRequest]:
+    """Asks the same of every session that is parked for one reason, in one partition or all; at most 500 at once.
+
+    Raises:
+        NotFound: none is.
+        Invalid: no reason.
+    """
+    sessions = [
+        parked.session_id
+        for parked in await list_parked(pool, tenant_id)
+        if parked.session_id and parked.reason == parked_for and partition in (None, parked.partition)
+    ]
+    if not sessions:
+        raise NotFound(f"no session is parked for {parked_for}")
+    return [
+        await _request_decision(pool, tenant_id, kind, session_id, requested_by=requested_by, reason=reason)
+        for session_id in sessions[:MAX_AT_ONCE]
+    ]
+
+
+async def _request_decision(
+    pool: Pool, tenant_id: str, kind: RequestKind, session_id: str, *, requested_by: str, reason: str
+) -> AuditRequest:
     if not reason.strip():
         raise Invalid("say why: the reason is kept with the events that are set aside")
+    if session_id == NO_SESSION and kind == "accept":
+        raise Invalid("records that are no session events can't be taken into any history: discard or reject them")
     await _check_parked(pool, tenant_id, session_id)
-    return await _request(pool, tenant_id, "discard", requested_by, session_id=session_id, reason=reason)
+    return await _request(pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason)
 
 
 async def request_rebuild(

@@ -10,7 +10,7 @@ import asyncpg
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.eventstore.chain_check import Problem
 from flotilla.eventstore.checkpoint_records import CheckpointRecord
-from flotilla.eventstore.proof import NO_CHECKPOINT, Statement, merkle_root, split_leaves
+from flotilla.eventstore.proof import NO_CHECKPOINT, Statement, digest_of, merkle_root, split_leaves
 from flotilla.eventstore.signing import PublicKeys
 from flotilla.postgres import Connection
 
@@ -24,6 +24,7 @@ class Checkpoint:
 
     partition: int
     number: int
+    epoch: int
     next_offset: int
     heads: int
     merkle_root: str
@@ -77,12 +78,15 @@ async def check_checkpoints(
     """
     found = CheckpointsFound(0, [], {})
     for partition in range(SESSION_EVENTS_PARTITIONS):
-        previous, number = NO_CHECKPOINT, 0
+        previous, last = NO_CHECKPOINT, _NONE
         async for row in stored_checkpoints(connection, partition):
             record = _record(partition, row)
-            problems = list(_problems(record, number + 1, previous, keys))
-            if row["known_heads"] != len(split_leaves(record.leaves)):
-                problems.append(f"{row['known_heads']} of its {len(split_leaves(record.leaves))} heads are on record")
+            problems = list(_problems(record, last, previous, keys))
+            statement = _statement_of(record)
+            if statement is not None and row["known_heads"] != statement.heads:
+                problems.append(f"{row['known_heads']} of its {statement.heads} heads are on record")
+            if statement is not None and in_kafka is not None:
+                problems += _abandoned_problems(statement, in_kafka)
             if in_kafka is not None and row["published_at"] is not None:
                 if (copy := in_kafka.get((partition, record.number))) is not None:
                     problems += _differences(record, copy)
@@ -91,14 +95,33 @@ async def check_checkpoints(
             found.problems += [_problem(partition, record.number, text) for text in problems]
             if not problems:
                 found.leaves[partition, record.number] = split_leaves(record.leaves)
-            previous, number = sha256(record.statement).hexdigest(), record.number
+            previous = sha256(record.statement).hexdigest()
+            last = _Seen(record.number, statement.epoch if statement else last.epoch)
             found.checked += 1
-        lost = [n for p, n in in_kafka or {} if p == partition and n > number]
+        lost = [n for p, n in in_kafka or {} if p == partition and n > last.number]
         found.problems += [_problem(partition, n, "Kafka has it, PostgreSQL does not: it was removed") for n in lost]
     return found
 
 
-def _problems(record: CheckpointRecord, number: int, previous: str, keys: PublicKeys | None) -> Iterable[str]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The checkpoint before."""
+
+    number: int
+    epoch: int
+
+
+_NONE = _Seen(0, 1)
+
+
+def _statement_of(record: CheckpointRecord) -> Statement | None:
+    try:
+        return Statement.from_bytes(record.statement)
+    except ValueError:
+        return None
+
+
+def _problems(record: CheckpointRecord, last: _Seen, previous: str, keys: PublicKeys | None) -> Iterable[str]:
     if keys is not None and (problem := keys.problem(record.key_id, record.statement, record.signature)):
         yield problem
     try:
@@ -108,13 +131,23 @@ def _problems(record: CheckpointRecord, number: int, previous: str, keys: Public
         return
     if (statement.partition, statement.number) != (record.partition, record.number):
         yield f"its statement is that of partition {statement.partition}, number {statement.number}"
-    if record.number != number:
-        yield f"checkpoint {number} is missing before it"
+    if record.number != last.number + statement.abandoned + 1:
+        yield f"checkpoint {last.number + 1} is missing before it"
+    if statement.epoch != last.epoch + (1 if statement.abandoned or statement.rewinds else 0):
+        yield f"it is of epoch {statement.epoch}, the one before of {last.epoch}"
     if statement.previous != previous:
         yield "it does not follow the checkpoint before it"
     leaves = split_leaves(record.leaves)
     if statement.leaves != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
         yield "its leaves are not those that were signed"
+
+
+def _abandoned_problems(statement: Statement, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> Iterable[str]:
+    """The numbers that it left out were signed: their copies in Kafka have to be those that it names."""
+    numbers = range(statement.number - statement.abandoned, statement.number)
+    copies = [in_kafka[place] for number in numbers if (place := (statement.partition, number)) in in_kafka]
+    if numbers and digest_of(copy.statement for copy in copies) != statement.abandoned_digest:
+        yield f"Kafka's checkpoints {numbers[0]} to {numbers[-1]} are not those that it abandoned"
 
 
 def _differences(record: CheckpointRecord, copy: CheckpointRecord | None) -> list[str]:
@@ -143,6 +176,7 @@ def _shown(partition: int, row: asyncpg.Record) -> Checkpoint:
     return Checkpoint(
         partition=partition,
         number=row["number"],
+        epoch=statement.epoch,
         next_offset=statement.next_offset,
         heads=statement.heads,
         merkle_root=statement.merkle_root,

@@ -31,11 +31,11 @@ SELECT seq, hash, body FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
 """
 _ANCHOR = """
-SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.checkpoint_heads
+SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.standing_heads
 WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3 ORDER BY seq DESC, number LIMIT 1
 """
 # Where a parent was signed next, at or behind what has to be proven of it.
-_SIGNED = "SELECT min(seq) FROM audit.checkpoint_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
+_SIGNED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
 _CHECKPOINT = "SELECT * FROM audit.checkpoints_after($1, $2, 1)"
 
 

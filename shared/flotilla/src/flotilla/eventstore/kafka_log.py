@@ -5,7 +5,7 @@ find one session; both are why this reader exists.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256
@@ -55,8 +55,11 @@ class KafkaLog:
         last_seq: int | None = None,
         from_offset: int | None = None,
         not_before: datetime | None = None,
+        set_aside: Collection[bytes] = (),
     ) -> list[LoggedEvent]:
         """The first occurrence of each of the session's own events from `first_seq` to `last_seq`, in order of seq.
+
+        Events whose SHA-256 is in `set_aside` count as if they were not there.
 
         Starts at `from_offset`, else at the first record not older than `not_before`, else at the partition's
         beginning; ends at the partition's end as of now, or as soon as `last_seq` and all before it are found.
@@ -71,6 +74,8 @@ class KafkaLog:
             end = await _seek(reader, partition, from_offset, not_before)
             async for record in _until(reader, partition, end):
                 event = logged_event(record) if record.key == key else None
+                if event is not None and set_aside and sha256(event.body).digest() in set_aside:
+                    continue
                 if event is None or event.seq in found or event.seq < first_seq:
                     continue
                 if last_seq is not None and event.seq > last_seq:
@@ -104,16 +109,22 @@ class KafkaLog:
                 return record if record.offset == offset else None
         return None
 
-    async def checkpoints(self) -> dict[tuple[int, int], CheckpointRecord]:
-        """Every checkpoint in the topic, by partition of the events and number; the first of each counts.
+    @property
+    def checkpoints_topic(self) -> str:
+        """The topic that holds the checkpoints."""
+        return self._settings.kafka_checkpoints_topic
+
+    async def checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
+        """Every checkpoint in the topic (from an offset on), by partition of the events and number; the first of each
+        counts.
 
         Raises:
             RetryLater: Kafka does not answer.
         """
         found: dict[tuple[int, int], CheckpointRecord] = {}
-        place = TopicPartition(self._settings.kafka_checkpoints_topic, 0)
+        place = TopicPartition(self.checkpoints_topic, 0)
         async with self._reader() as reader:
-            end = await _seek(reader, place, None, None)
+            end = await _seek(reader, place, from_offset, None)
             async for record in _until(reader, place, end):
                 checkpoint = _checkpoint_of(record)
                 if checkpoint is not None:

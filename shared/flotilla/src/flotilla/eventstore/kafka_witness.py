@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from aiokafka import ConsumerRecord
 
@@ -14,7 +15,7 @@ from flotilla.postgres import Pool, tenant_transaction
 
 _FIRST_OFFSET = "SELECT first_offset FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
 _NEXT_OFFSET = "SELECT audit.next_offset($1)"
-_PARKED = "SELECT kafka_offset FROM audit.parked_events WHERE tenant_id = $1 AND kafka_partition = $2"
+_PARKED = "SELECT sha256(body) AS body FROM audit.parked_events WHERE tenant_id = $1 AND kafka_partition = $2"
 _ROWS = """
 SELECT e.session_id, e.seq, e.body FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
 JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = w.session_id AND e.seq = w.seq
@@ -26,10 +27,16 @@ _END = 2**62
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """How far a partition's records are projected, and which of them wait."""
+    """How far a partition's records are projected, and which of them wait or were set aside, by SHA-256."""
 
     next_offset: int
-    parked: set[int]
+    parked: set[bytes]
+
+    def is_due(self, event: LoggedEvent) -> bool:
+        """Whether the projection has to have it."""
+        if event.offset >= self.next_offset:
+            return False
+        return not self.parked or sha256(event.body).digest() not in self.parked
 
 
 class _Comparison:
@@ -81,7 +88,13 @@ class KafkaWitness:
                 offset = await connection.fetchval(_FIRST_OFFSET, self._tenant_id, segment.session_id)
             place = await self._place(lane_of(self._tenant_id, segment.session_id))
             last_seq = segment.upto_seq if segment.upto_seq < _END else None
-            events = await self._kafka.read(self._tenant_id, segment.session_id, last_seq=last_seq, from_offset=offset)
+            events = await self._kafka.read(
+                self._tenant_id,
+                segment.session_id,
+                last_seq=last_seq,
+                from_offset=offset,
+                set_aside=place.parked,
+            )
             await self._compare({segment.session_id: events}, place, comparison)
             comparison.note_end(segment.session_id, newest)
         return comparison.problems()
@@ -112,12 +125,7 @@ class KafkaWitness:
     async def _compare(
         self, events: Mapping[str, Sequence[LoggedEvent]], place: _Place, comparison: _Comparison
     ) -> None:
-        due = [
-            (session_id, event)
-            for session_id, logged in events.items()
-            for event in logged
-            if event.offset < place.next_offset and event.offset not in place.parked
-        ]
+        due = [(session_id, event) for session_id, logged in events.items() for event in logged if place.is_due(event)]
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
                 _ROWS, self._tenant_id, [session_id for session_id, _ in due], [event.seq for _, event in due]
@@ -138,4 +146,4 @@ class KafkaWitness:
         next_offset = await self._pool.fetchval(_NEXT_OFFSET, partition)
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             parked = await connection.fetch(_PARKED, self._tenant_id, partition)
-        return _Place(next_offset or 0, {row["kafka_offset"] for row in parked})
+        return _Place(next_offset or 0, {row["body"] for row in parked})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol
 
-from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.contracts.errors import Invalid, NotFound, Parked, RetryLater
 from flotilla.outbox.lanes import lane_of
 from flotilla.postgres import Pool, tenant_transaction
 
@@ -47,6 +47,12 @@ WHERE o.tenant_id = $1
     AND (SELECT count(*) FROM projected) < (SELECT sum(greatest(upto_seq - after_seq, 0)) FROM wanted)
 """
 _NEXT_OFFSET = "SELECT audit.next_offset($1)"
+# What holds up the sessions of a lineage, the cause before what waits behind it.
+_BLOCKED = """
+SELECT session_id, reason, detail, parked_at FROM audit.parked_events
+WHERE tenant_id = $1 AND session_id = ANY($2) AND reason <> 'discarded'
+ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,7 @@ class SessionLog:
         """The same with the holes filled from Kafka. Offsets are read before the events, so that what the
         projection gains in between is seen twice rather than never."""
         if self._kafka is None:
+            await self._check_parked(session_id, await self.lineage(session_id))
             raise RetryLater(f"session {session_id}: its newest events are on their way to the projection")
         segments = await self.lineage(session_id)
         offsets = {segment.session_id: await self._next_offset(segment.session_id) for segment in segments}
@@ -171,11 +178,29 @@ class SessionLog:
                 )
                 found.bodies.update({event.seq: event.body for event in events if event.seq not in found.bodies})
         if lacking := found.missing:
+            await self._check_parked(session_id, found.lineage)
             raise RetryLater(
                 f"session {session_id}: events {lacking[0]} to {lacking[-1]} are committed but neither in Kafka nor in "
-                "the projection: is the relay running, and is the session parked (`flotilla audit parked list`)?"
+                "the projection: is the relay running (`flotilla outbox status`)?"
             )
         return found
+
+    async def _check_parked(self, session_id: str, segments: Sequence[Segment]) -> None:
+        """Returns unless a person has to decide first.
+
+        Raises:
+            Parked: names the session, the reason, and what to run.
+        """
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            names = [segment.session_id for segment in segments]
+            row = await connection.fetchrow(_BLOCKED, self._tenant_id, names)
+        if row is not None:
+            parent = "" if row["session_id"] == session_id else f", parent of {session_id},"
+            raise Parked(
+                f"session {row['session_id']}{parent} is parked since {row['parked_at']:%Y-%m-%d %H:%M} UTC "
+                f"({row['reason']}: {row['detail']}), so its newest events can't be read. An operator decides: "
+                f"flotilla audit parked explain {row['session_id']}"
+            )
 
     async def _next_offset(self, session_id: str) -> int | None:
         offset = await self._pool.fetchval(_NEXT_OFFSET, lane_of(self._tenant_id, session_id))

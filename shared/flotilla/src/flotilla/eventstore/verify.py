@@ -14,7 +14,7 @@ from flotilla.eventstore.checkpoint_check import CheckpointsFound, check_checkpo
 from flotilla.eventstore.kafka_log import KafkaLog
 from flotilla.eventstore.kafka_witness import KafkaWitness
 from flotilla.eventstore.log import Segment, SessionLog
-from flotilla.eventstore.proof import head_leaf
+from flotilla.eventstore.proof import Rewind, head_leaf
 from flotilla.eventstore.signing import PublicKeys
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
@@ -27,11 +27,16 @@ UNION SELECT session_id FROM audit.checkpoint_heads WHERE tenant_id = $1 ORDER B
 """
 _KNOWN = "SELECT 1 FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
 _ANCHORS = """
-SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.checkpoint_heads
+SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.standing_heads
 WHERE tenant_id = $1 AND session_id = $2 ORDER BY number
 """
+# What people decided about the session's history; each is a leaf of the checkpoint that signed it.
+_REWINDS = """
+SELECT from_seq, base_hash, old_seq, old_hash, kafka_partition, number, leaf_index FROM audit.rewinds
+WHERE tenant_id = $1 AND session_id = $2 AND number IS NOT NULL ORDER BY number
+"""
 # The first checkpoint that vouches for everything up to an event.
-_VOUCHED = "SELECT min(seq) FROM audit.checkpoint_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
+_VOUCHED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
 # Who its parent is, as the session's own row and as its chain's head say.
 _ORIGIN = """
 SELECT s.session_id IS NOT NULL AS has_session, s.parent_session_id, coalesce(s.forked_at_seq, 0) AS after_seq,
@@ -173,7 +178,12 @@ class Verifier:
             origin = await connection.fetchrow(_ORIGIN, self._tenant_id, segment.session_id)
             assert origin is not None  # noqa: S101 - the statement always gives one row
             check = ChainCheck(self._chain(segment.session_id, origin, anchors))
-            first = _lineage_problem(segment.session_id, origin) or self._forged_anchor(segment, anchors, checkpoints)
+            rewinds = await connection.fetch(_REWINDS, self._tenant_id, segment.session_id)
+            first = (
+                _lineage_problem(segment.session_id, origin)
+                or self._forged_anchor(segment, anchors, checkpoints)
+                or self._forged_rewind(segment, rewinds, checkpoints)
+            )
             copy = await self._read(connection, segment, origin, check)
         check.end(segment.upto_seq)
         found = check.problem or copy or first or _head_problem(segment, origin, check)
@@ -205,6 +215,24 @@ class Verifier:
                 copy = Problem(kind="copy", detail=detail, session_id=segment.session_id, seq=differing[0])
             seq = rows[-1]["seq"]
         return copy
+
+    def _forged_rewind(
+        self, segment: Segment, rewinds: Sequence[asyncpg.Record], checkpoints: CheckpointsFound
+    ) -> Problem | None:
+        for row in rewinds:
+            rewind = Rewind(
+                tenant_id=self._tenant_id,
+                session_id=segment.session_id,
+                from_seq=row["from_seq"],
+                base=row["base_hash"],
+                old_seq=row["old_seq"],
+                old_hash=row["old_hash"],
+            )
+            leaves = checkpoints.leaves.get((row["kafka_partition"], row["number"]))
+            if leaves is not None and leaves[row["leaf_index"] : row["leaf_index"] + 1] != [rewind.leaf()]:
+                detail = f"checkpoint {row['number']} of partition {row['kafka_partition']} signed no such decision"
+                return Problem(kind="rewritten", detail=detail, session_id=segment.session_id, seq=row["from_seq"])
+        return None
 
     def _forged_anchor(
         self, segment: Segment, anchors: Sequence[asyncpg.Record], checkpoints: CheckpointsFound

@@ -45,7 +45,11 @@ AUDIT_DUPLICATES = Counter("flotilla_audit_duplicates", "Duplicates dropped.")
 AUDIT_CONFLICTS = Counter("flotilla_audit_conflicts", "Two different events with one sequence number.")
 AUDIT_FORBIDDEN = Gauge("flotilla_audit_forbidden_events", "Parked events of kinds that their sources may not write.")
 AUDIT_LOG_LOST = Counter("flotilla_audit_log_lost", "Kafka lacked records that had been read.", ["partition"])
+AUDIT_CHECKPOINTS_LOST = Counter(
+    "flotilla_audit_checkpoints_lost", "Signed checkpoints that PostgreSQL lost and Kafka has.", ["partition"]
+)
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
+AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are no session events.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
 
 APPROVALS_PENDING = Gauge("flotilla_approvals_pending", "Approvals that wait for a person (capped at 10001).")
