@@ -1,7 +1,6 @@
 """The audit consumer: Kafka's session events into the audit projection."""
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -16,12 +15,12 @@ from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
 from audit_consumer.watch import Watch
-from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_signer
 from flotilla.outbox.topics import check_topics
-from flotilla.postgres import Pool, check_schema
-from flotilla.runtime import Runtime, serve
+from flotilla.postgres import check_schema
+from flotilla.runtime import Job, Runtime, serve
 from flotilla.telemetry import metrics
 
 SERVICE = "audit-consumer"
@@ -59,38 +58,20 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         agreement = Agreement(pool, kafka_log, topic, settings.audit_accept_new_log)
         consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, agreement)
         anchor = Anchor(pool, producer, kafka_log, signer, lambda: consumer.owned)
-        await _work(
-            runtime,
-            settings.drain_s,
-            pool,
-            consumer.run(runtime),
-            Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic)).run(runtime),
-            anchor.run(runtime, settings.checkpoint_interval_s),
-            _look(watch, consumer, runtime, settings.stuck_after_s),
+        requests = Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
+        await runtime.supervisor.run(
+            # Where the consumer stood when it was cut off is known to PostgreSQL: a new process begins there.
+            Job(
+                name="consumer", work=lambda stop: consumer.run(runtime.view(stop)), stuck_after_s=None, restarts=False
+            ),
+            Job(name="requests", work=lambda stop: requests.run(runtime.view(stop))),
+            Job(name="anchor", work=lambda stop: anchor.run(runtime.view(stop), settings.checkpoint_interval_s)),
+            Job(name="watch", work=lambda stop: _look(watch, consumer, runtime.view(stop), settings.stuck_after_s)),
+            # A batch that is not committed in time is the next owner's. A statement in hand would be cancelled by
+            # asking the server, which may be the one that does not answer.
+            limit_s=settings.drain_s,
+            cut_off=pool.terminate,
         )
-
-
-async def _work(runtime: Runtime, drain_s: float, pool: Pool, *loops: Coroutine[None, None, None]) -> None:
-    """Runs the loops until all return; the first that fails ends the others. Ends `drain_s` after `runtime.stop`."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            working = [tasks.create_task(loop) for loop in loops]
-            limit = tasks.create_task(_cut_off(runtime, drain_s, pool, working))
-            await asyncio.wait(working)
-            limit.cancel()
-    except* ConfigurationError as group:
-        raise group.exceptions[0] from None
-
-
-async def _cut_off(runtime: Runtime, drain_s: float, pool: Pool, working: Sequence[asyncio.Task[None]]) -> None:
-    """Ends what waits for a server longer than the drain time; a batch that was not committed is the next owner's."""
-    await runtime.stop.wait()
-    await asyncio.sleep(drain_s)
-    log.warning("drain_cut_off", drain_s=drain_s)
-    # A statement in hand would be cancelled by asking the server, which may be the one that does not answer.
-    pool.terminate()
-    for task in working:
-        task.cancel()
 
 
 async def _look(watch: Watch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:

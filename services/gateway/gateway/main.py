@@ -1,9 +1,8 @@
 """Composition root of `gateway`: opens everything, wires it, serves until asked to stop, drains."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
+from functools import partial
 from urllib.parse import quote
 
 import structlog
@@ -16,7 +15,7 @@ from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_public_keys
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool, check_schema, open_service_pool
-from flotilla.runtime import Runtime, http_server, serve
+from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
 from gateway.application import make_application
@@ -65,13 +64,19 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         _add_checks(runtime, services)
         app = make_application(services, _guard(settings, services), runtime.health)
         announcements = Announcements(redis_url, services.watch)
-        jobs = (services.feed.run, services.watch.run, announcements.run, Forgetting(pool).run, Sampler(services).run)
-        await stack.enter_async_context(_background(jobs, runtime.stop))
+        jobs = (
+            Job(name="live feed", work=services.feed.run),
+            Job(name="run watch", work=services.watch.run),
+            Job(name="announcements", work=announcements.run),
+            Job(name="forgetting", work=Forgetting(pool).run),
+            Job(name="sampler", work=Sampler(services).run),
+        )
+        await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))
         grace_s = max(1, int(settings.drain_s) - 2)
         server = http_server(
             app, settings.http_host, settings.http_port, grace_s=grace_s, limits=_http_limits(settings)
         )
-        yield await stack.enter_async_context(server.running())
+        yield await stack.enter_async_context(server.running(partial(runtime.supervisor.lost, "http server")))
 
 
 async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
@@ -192,21 +197,6 @@ def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
         person_claim=settings.oidc_person_claim,
     )
     return Oidc(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
-
-
-Job: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
-
-
-@asynccontextmanager
-async def _background(jobs: Sequence[Job], stop: asyncio.Event) -> AsyncIterator[None]:
-    """Runs `jobs` beside the block; they end by `stop`."""
-    async with asyncio.TaskGroup() as group:
-        for job in jobs:
-            group.create_task(job(stop))
-        try:
-            yield
-        finally:
-            stop.set()
 
 
 def main() -> int:

@@ -13,12 +13,14 @@ from flotilla.outbox.relay import Relay, RelayOptions
 from flotilla.outbox.rows import open_relay_pool
 from flotilla.outbox.topics import check_topics
 from flotilla.postgres import check_schema
-from flotilla.runtime import Runtime, serve
+from flotilla.runtime import Job, Runtime, serve
 from outbox_relay.settings import Settings
 
 SERVICE = "outbox-relay"
 _STUCK_AFTER_S = 120.0
 _RETRY_S = 0.5
+_STOP_MARGIN_S = 10.0
+"""For what comes after the drain: handing the lanes back."""
 
 log = structlog.get_logger(__name__)
 
@@ -42,17 +44,26 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
         link = Link(open_publisher)
         stack.push_async_callback(link.close)
-        runtime.health.expect_progress("relay", _STUCK_AFTER_S)
+        runtime.health.expect_progress("kafka link", _STUCK_AFTER_S)
         relay = Relay(
             pool,
             link,
             LaneLeases(pool, runtime.instance),
             options=options_of(settings),
             traces=settings.otlp_endpoint is not None,
-            on_progress=partial(runtime.health.progress, "relay"),
+            on_progress=partial(runtime.health.progress, "kafka link"),
         )
         runtime.health.add_check("kafka", relay.check)
-        await relay.run(runtime.stop, settings.drain_s)
+        await runtime.supervisor.run(
+            # What was under way when it was cut off is unknown: a new process reads it again.
+            Job(
+                name="relay",
+                work=lambda stop: relay.run(stop, settings.drain_s),
+                stuck_after_s=_STUCK_AFTER_S,
+                restarts=False,
+            ),
+            limit_s=settings.drain_s + _STOP_MARGIN_S,
+        )
 
 
 async def until_topics_are_right(settings: Settings, runtime: Runtime) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from flotilla.postgres import AWAY, Pool
+from flotilla.runtime.supervision import Job, Supervisor
 
 LEASE_S = 5.0
 RENEW_S = 1.5
@@ -33,7 +34,8 @@ Duty: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 class Leader:
     """Campaigns for the lease and runs the duties while it holds it."""
 
-    def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty]) -> None:
+    def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty], supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._pool = pool
         self._name = name
         self._owner = owner
@@ -59,7 +61,7 @@ class Leader:
         held = await self._take()
         if held and self._term is None:
             log.info("leading", lease=self._name)
-            self._term = _Term(self._duties)
+            self._term = _Term(self._duties, self._supervisor)
         elif not held:
             await self._resign()
 
@@ -86,19 +88,19 @@ class Leader:
 
 
 class _Term:
-    """One time of leading: its duties, as tasks."""
+    """One time of leading: its duties, as supervised tasks."""
 
-    def __init__(self, duties: Sequence[Duty]) -> None:
+    def __init__(self, duties: Sequence[Duty], supervisor: Supervisor) -> None:
         self._over = asyncio.Event()
-        self._tasks = [asyncio.create_task(duty(self._over), name="leader duty") for duty in duties]
+        self._supervisor = supervisor
+        self._names = [f"leader duty {number}" for number in range(1, len(duties) + 1)]
+        for name, duty in zip(self._names, duties, strict=True):
+            supervisor.start(Job(name=name, work=duty), self._over)
 
     async def end(self) -> None:
         """Asks the duties to end, and cancels those that do not within a second."""
         self._over.set()
-        _, late = await asyncio.wait(self._tasks, timeout=1.0)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._supervisor.end(self._names, within_s=1.0)
 
 
 def every(seconds: float, work: Callable[[], Awaitable[object]]) -> Duty:

@@ -21,7 +21,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
-from flotilla.runtime import Runtime, serve
+from flotilla.runtime import Job, Runtime, serve
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
@@ -49,6 +49,8 @@ SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
 HTTP_TIMEOUT_S = 20.0
 REDIS_CONNECTIONS = 1_000
+STOP_MARGIN_S = 10.0
+"""For what comes after the drain: leaving the group, giving the lease up."""
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
@@ -92,10 +94,12 @@ async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
         review = _risk_review(settings, stack)
         parts = Activities(settings, has, http, review)
         worker = make_worker(has.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_until_stopped(worker, runtime.stop), name="temporal worker")
-            group.create_task(_reply_streams(settings, runtime, has).run(runtime.stop), name="bridge")
-            group.create_task(_leader(settings, runtime, has, parts).run(runtime.stop), name="leader")
+        await runtime.supervisor.run(
+            Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
+            Job(name="bridge", work=_reply_streams(settings, runtime, has).run),
+            Job(name="leader", work=_leader(settings, runtime, has, parts).run),
+            limit_s=settings.drain_s + STOP_MARGIN_S,
+        )
 
 
 class Activities:
@@ -145,11 +149,10 @@ def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Acti
     reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
     duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(has.pool)]
-    return Leader(has.pool, SERVICE, runtime.instance, duties)
+    return Leader(has.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
 
 
 def _reply_streams(settings: Settings, runtime: Runtime, has: Dependencies) -> ReplyStreams:
-    runtime.health.expect_progress("bridge", within_s=60)
     settlement = Settlement(has.pool, has.signer)
     bridge = Bridge(has.temporal, has.redis, settlement, TaskPublisher(has.pool, has.redis, has.delegates))
 
@@ -162,13 +165,18 @@ def _reply_streams(settings: Settings, runtime: Runtime, has: Dependencies) -> R
             handler,
             ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
             PostgresDeadLetters(has.pool),
-            on_progress=lambda: runtime.health.progress("bridge"),
         )
 
     redrives = Redrives(has.pool, has.redis, has.signer)
-    others = [consumer(REPLIES_STREAM, bridge.handle_former), consumer(REDRIVES_STREAM, redrives.handle)]
+    others = {
+        "former replies": consumer(REPLIES_STREAM, bridge.handle_former),
+        "redrives": consumer(REDRIVES_STREAM, redrives.handle),
+    }
     return ReplyStreams(
-        has.delegates, others, lambda agent: consumer(reply_stream(agent), partial(bridge.handle, agent))
+        has.delegates,
+        others,
+        lambda agent: consumer(reply_stream(agent), partial(bridge.handle, agent)),
+        runtime.supervisor,
     )
 
 

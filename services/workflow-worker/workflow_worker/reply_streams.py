@@ -1,15 +1,17 @@
 """One consumer for the reply stream of each agent, as agents come and go."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
+from flotilla.runtime.supervision import Job, Supervisor
 from workflow_worker.delegates import Delegates
 
 LOOK_EVERY_S = 2.0
+STUCK_AFTER_S = 60.0
 log = structlog.get_logger(__name__)
 
 
@@ -17,23 +19,31 @@ class ReplyStreams:
     """Reads the replies of every agent that is registered or was delegated to, beside the `others`."""
 
     def __init__(
-        self, delegates: Delegates, others: Sequence[Consumer], consumer_of: Callable[[str], Consumer]
+        self,
+        delegates: Delegates,
+        others: Mapping[str, Consumer],
+        consumer_of: Callable[[str], Consumer],
+        supervisor: Supervisor,
     ) -> None:
+        self._supervisor = supervisor
         self._delegates = delegates
         self._others = others
         self._consumer_of = consumer_of
         self._read: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read until `stop`."""
-        async with asyncio.TaskGroup() as group:
-            for other in self._others:
-                group.create_task(other.run(stop))
-            while not stop.is_set():
-                for agent in await self._new():
-                    self._read.add(agent)
-                    group.create_task(self._consumer_of(agent).run(stop), name=f"replies of {agent}")
-                await self._wait(stop)
+        """Start consumers until `stop`; each is a task of its own, which lives on when this one is started again."""
+        for name, other in self._others.items():
+            self._start(name, other)
+        self._others = {}
+        while not stop.is_set():
+            for agent in await self._new():
+                self._read.add(agent)
+                self._start(f"replies of {agent}", self._consumer_of(agent))
+            await self._wait(stop)
+
+    def _start(self, name: str, consumer: Consumer) -> None:
+        self._supervisor.start(Job(name=name, work=consumer.run, stuck_after_s=STUCK_AFTER_S))
 
     async def _new(self) -> set[str]:
         self._delegates.changed.clear()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, connect_redis, ensure_group
-from flotilla.bus.cancellation import cancel_all
 from flotilla.bus.connection import MAX_BLOCK_MS, SOCKET_TIMEOUT_S, ask
 from flotilla.bus.consumer import ConsumerOptions
 from flotilla.bus.renewal import renew
 from flotilla.contracts.errors import RetryLater
+from flotilla.runtime.cancellation import cancel_all
 from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import MIN_IDLE_MS, consumer_process, consuming, event, pending
 from tests.support.proxy import Proxy, proxy

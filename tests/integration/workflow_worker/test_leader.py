@@ -7,6 +7,7 @@ import asyncpg
 from prometheus_client import REGISTRY
 
 from flotilla.postgres import Pool
+from flotilla.runtime import Runtime
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from workflow_worker.duties import report_gauges
@@ -23,7 +24,7 @@ def counting(counts: list[str], name: str) -> Duty:
 async def test_one_of_two_leads_and_the_other_follows_it(pool: Pool) -> None:
     counts: list[str] = []
     stops = {name: asyncio.Event() for name in ("a", "b")}
-    leaders = {name: Leader(pool, "lease", name, [counting(counts, name)]) for name in stops}
+    leaders = {name: Leader(pool, "lease", name, [counting(counts, name)], Runtime(name).supervisor) for name in stops}
     tasks = {name: asyncio.create_task(leaders[name].run(stops[name])) for name in stops}
     await eventually(lambda: counts)
     assert sorted(leader.leading for leader in leaders.values()) == [False, True]
@@ -39,7 +40,7 @@ async def test_one_of_two_leads_and_the_other_follows_it(pool: Pool) -> None:
 
 async def test_a_leader_that_vanishes_is_replaced_when_its_lease_ends(pool: Pool) -> None:
     counts: list[str] = []
-    gone = Leader(pool, "lease", "gone", [counting(counts, "gone")])
+    gone = Leader(pool, "lease", "gone", [counting(counts, "gone")], Runtime("gone").supervisor)
     task = asyncio.create_task(gone.run(asyncio.Event()))
     await eventually(lambda: gone.leading)
     await pool.execute("UPDATE flotilla_ops.leases SET owner = 'ghost' WHERE name = 'lease'")
@@ -62,7 +63,8 @@ async def test_a_duty_that_fails_is_done_again(pool: Pool) -> None:
         done.set()
 
     stop = asyncio.Event()
-    task = asyncio.create_task(Leader(pool, "lease", "a", [every(0.01, fail_once)]).run(stop))
+    leader = Leader(pool, "lease", "a", [every(0.01, fail_once)], Runtime("a").supervisor)
+    task = asyncio.create_task(leader.run(stop))
     async with asyncio.timeout(5):
         await done.wait()
     stop.set()

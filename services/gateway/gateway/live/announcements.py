@@ -6,6 +6,7 @@ A lost announcement does no harm: `RunWatch` looks by itself twice a second.
 import asyncio
 
 import structlog
+from faststream.redis import RedisBroker
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY
@@ -14,6 +15,7 @@ from flotilla.contracts.envelope import AgentEvent
 from gateway.live.watch import RunWatch
 
 RETRY_S = 2.0
+LOOK_EVERY_S = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -30,7 +32,8 @@ class Announcements:
             broker = announcement_broker(self._redis_url, self._heard)
             try:
                 await broker.start()
-                await stop.wait()
+                while not stop.is_set() and _listens(broker):
+                    await _until(stop, LOOK_EVERY_S)
             except (*AWAY, RedisError) as error:
                 log.info("announcements_away", error=str(error))
                 await _until(stop, RETRY_S)
@@ -40,6 +43,12 @@ class Announcements:
     async def _heard(self, event: AgentEvent) -> None:
         if event.runid is not None:
             self._watch.announce(event.runid)
+
+
+def _listens(broker: RedisBroker) -> bool:
+    """Whether a task of the broker lives: one that was cancelled, or met an unexpected error, does not come back."""
+    tasks = [task for subscriber in broker.subscribers for task in getattr(subscriber, "tasks", ())]
+    return any(not task.done() for task in tasks)
 
 
 async def _until(stop: asyncio.Event, seconds: float) -> None:

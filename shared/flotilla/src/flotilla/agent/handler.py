@@ -27,13 +27,13 @@ from flotilla.agent.session import StoredSession
 from flotilla.agent.tool_calls import StoredToolCalls
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, RunFeed
-from flotilla.bus.cancellation import cancel_all
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
 from flotilla.postgres import Pool
+from flotilla.runtime.cancellation import cancel_all
 
 HEARTBEAT_S = 5.0
 log = structlog.get_logger(__name__)

@@ -1,6 +1,5 @@
 """Runs an agent as a service: everything around the task function."""
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -16,9 +15,11 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config.signing import load_public_keys
 from flotilla.llm import LanguageModel, TokenLimits
 from flotilla.postgres import Pool, check_schema, open_service_pool
-from flotilla.runtime import Runtime, serve
+from flotilla.runtime import Job, Runtime, serve
 
 STUCK_AFTER_S = 60.0
+STOP_MARGIN_S = 5.0
+"""For what comes after the drain: the last heartbeat, leaving the group."""
 S = TypeVar("S", bound=AgentSettings)
 
 
@@ -67,7 +68,6 @@ async def run_agent(
             limits=limits,
             keys=load_public_keys(settings.ticket_public_key_file),
         )
-        runtime.health.expect_progress("bus", STUCK_AFTER_S)
         consumer = Consumer(
             redis,
             agent.stream,
@@ -76,13 +76,14 @@ async def run_agent(
             handler,
             ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
             PostgresDeadLetters(pool, settings.operator_tenant),
-            on_progress=partial(runtime.health.progress, "bus"),
         )
         registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight)
         runtime.health.add_check("postgres", partial(check_schema, pool))
         runtime.health.add_check("redis", partial(check_redis, redis))
         if not await runtime.until_ready():
             return
-        async with asyncio.TaskGroup() as group:
-            group.create_task(registration.run(runtime.stop))
-            group.create_task(consumer.run(runtime.stop))
+        await runtime.supervisor.run(
+            Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
+            Job(name="registration", work=registration.run),
+            limit_s=settings.drain_s + STOP_MARGIN_S,
+        )

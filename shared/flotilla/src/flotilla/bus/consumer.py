@@ -17,7 +17,6 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
 from flotilla.bus.batching import Command, CommandBatcher
-from flotilla.bus.cancellation import cancel_all
 from flotilla.bus.claims import Claims
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
@@ -25,6 +24,7 @@ from flotilla.bus.entries import Delivery, Entry, Finish, decode, xadd
 from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
 from flotilla.bus.renewal import give_back, renew
 from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType, Untrusted
+from flotilla.runtime.cancellation import cancel_all
 from flotilla.telemetry import span
 from flotilla.telemetry.metrics import BUS_DELIVERY_DELAY, BUS_ENTRIES, BUS_HANDLER
 
@@ -69,8 +69,6 @@ class Consumer:
         handler: Handler,
         options: ConsumerOptions | None = None,
         dead_letters: DeadLetters | None = None,
-        *,
-        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis = redis
         self._stream = stream
@@ -79,7 +77,6 @@ class Consumer:
         self._handler = handler
         self._options = options or ConsumerOptions()
         self._dead_letters = dead_letters or StreamDeadLetters()
-        self._on_progress = on_progress
         self._answers = CommandBatcher(redis, atomic=True)
         self._claims = Claims(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
@@ -98,15 +95,16 @@ class Consumer:
         """Handles entries until `stop` is set; then no reads, the grace time, and what is left stays pending."""
         renewal = asyncio.create_task(self._keep_renewing(), name=f"renew {self._stream}")
         try:
-            await self._take_in(stop)
+            await self._take_in(stop, renewal)
             await self._drain()
         finally:
             await cancel_all([renewal, *self._in_hand.values()])
         await self._leave()
 
-    async def _take_in(self, stop: asyncio.Event) -> None:
+    async def _take_in(self, stop: asyncio.Event, renewal: "asyncio.Task[None]") -> None:
         while not stop.is_set():
-            self._on_progress()
+            if renewal.done():
+                raise RuntimeError(f"the renewal of entries in hand on {self._stream} has ended")
             free = self._options.concurrency - len(self._in_hand)
             if not free:
                 await self._wait_for_slot()

@@ -66,7 +66,7 @@ class RunFeed:
     def _put(self, item: _Item) -> None:
         if len(self._waiting) < _MAX_WAITING:
             self._waiting.append(item)
-        if self._flight is None:
+        if self._flight is None or self._flight.done():  # cancelled before it began, it could not say so
             self._flight = asyncio.create_task(self._fly(), name="run-feed")
 
     async def _fly(self) -> None:

@@ -5,11 +5,13 @@ must never get a pod restarted.
 """
 
 import asyncio
+import math
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import uvicorn
 from prometheus_client import REGISTRY
@@ -34,6 +36,8 @@ class Health:
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
         self._progress: dict[str, tuple[float, float]] = {}
+        self._ended: dict[str, str] = {}
+        self._restarts: Counter[str] = Counter()
         self.stopping = False
 
     def add_check(self, name: str, check: Check) -> None:
@@ -46,8 +50,19 @@ class Health:
 
     def progress(self, name: str) -> None:
         """Notes that the loop `name` moved (or that it has good reason to wait)."""
-        within_s, _ = self._progress[name]
-        self._progress[name] = (within_s, time.monotonic())
+        self._note(name, time.monotonic())
+
+    def rest(self, name: str) -> None:
+        """Notes that the loop `name` waits, for as long as it likes; the next `progress` ends it."""
+        self._note(name, math.inf)
+
+    def _note(self, name: str, at: float) -> None:
+        if name in self._progress:
+            self._progress[name] = (self._progress[name][0], at)
+
+    def forget(self, name: str) -> None:
+        """Expects nothing more of the loop `name`."""
+        self._progress.pop(name, None)
 
     def progress_all(self) -> None:
         """Notes that every loop has good reason to wait."""
@@ -58,6 +73,21 @@ class Health:
         """The loops that did not move in time."""
         now = time.monotonic()
         return [name for name, (within_s, last) in self._progress.items() if now - last > within_s]
+
+    def task_started(self, name: str) -> None:
+        """Notes that the task `name` lives."""
+        self._ended.pop(name, None)
+
+    def task_ended(self, name: str, reason: str) -> None:
+        """Makes liveness fail until the task `name` lives again."""
+        self._ended[name] = reason
+        self._restarts[name] += 1
+
+    def liveness(self) -> dict[str, Any]:
+        """What `/livez` shows: `status`, loops that are `stuck`, tasks that `ended`, how often each did so far."""
+        stuck = self.stuck()
+        status = "ended" if self._ended else "stuck" if stuck else "ok"
+        return {"status": status, "stuck": stuck, "ended": dict(self._ended), "restarts": dict(self._restarts)}
 
     async def problems(self) -> dict[str, str]:
         """Why the process is not ready, by check; empty when it is."""
@@ -83,8 +113,8 @@ def health_routes(health: Health) -> list[Route]:
     """`/livez`, `/readyz` and `/metrics`."""
 
     async def livez(_request: Request) -> Response:
-        stuck = health.stuck()
-        return JSONResponse({"status": "stuck" if stuck else "ok", "stuck": stuck}, status_code=503 if stuck else 200)
+        state = health.liveness()
+        return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
 
     async def readyz(_request: Request) -> Response:
         problems = await health.problems()
@@ -99,12 +129,17 @@ def health_routes(health: Health) -> list[Route]:
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
+OnLost: TypeAlias = Callable[["asyncio.Task[None]"], None]
+
+
 class EmbeddedServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
+    async def running(self, on_lost: OnLost = lambda task: None) -> AsyncIterator[int]:
         """Serves while the block runs; gives the port. Requests in hand are finished on the way out.
+
+        `on_lost` is called with the server's task if that ends before the block.
 
         Raises:
             ConfigurationError: the port can't be listened on.
@@ -114,11 +149,13 @@ class EmbeddedServer(uvicorn.Server):
             task = asyncio.create_task(self._serve([listener]), name="http")
             while not self.started and not task.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
                 await asyncio.sleep(0.005)
+            task.add_done_callback(on_lost)
             try:
                 yield listener.getsockname()[1]
             finally:
+                task.remove_done_callback(on_lost)
                 self.should_exit = True
-                await task
+                await asyncio.wait([task])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """How every service starts, waits for what it needs, and stops."""
 
 import asyncio
+import copy
 import gc
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -15,6 +17,7 @@ import structlog
 from flotilla.config import ServiceSettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.runtime.health import Health, health_server
+from flotilla.runtime.supervision import Supervisor
 from flotilla.telemetry import configure_logs, configure_traces
 
 EXIT_OK, EXIT_FAILED, EXIT_MISUSE = 0, 1, 2
@@ -33,6 +36,14 @@ class Runtime:
         self.health = Health()
         self.stop = asyncio.Event()
         """Set by SIGTERM or SIGINT: take no new work, finish or hand back what is in hand, return."""
+        self.supervisor = Supervisor(self.health, self.stop, self.request_stop)
+        """Runs the process's long-lived tasks."""
+
+    def view(self, stop: asyncio.Event) -> "Runtime":
+        """The same process, as a job with a stop event of its own sees it."""
+        seen = copy.copy(self)
+        seen.stop = stop
+        return seen
 
     def request_stop(self, reason: str) -> None:
         """Asks the service to drain and return."""
@@ -88,7 +99,7 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
     try:
         async with AsyncExitStack() as stack:
             server = health_server(runtime.health, settings.metrics_host, settings.metrics_port)
-            port = await stack.enter_async_context(server.running())
+            port = await stack.enter_async_context(server.running(partial(runtime.supervisor.lost, "health server")))
             log.info("started", metrics_port=port, instance=runtime.instance)
             await run(settings, runtime)
     except ConfigurationError as error:

@@ -8,6 +8,10 @@ from prometheus_client import Counter, Gauge, Histogram
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+TASK_RESTARTS = Counter(
+    "flotilla_task_restarts", "Long-lived tasks that ended before they were asked to stop.", ["task"]
+)
+
 RUNS = Counter("flotilla_runs", "Runs finished.", ["status"])
 RUN_DURATION = Histogram("flotilla_run_duration_seconds", "From request to end of a run.", buckets=_SLOW)
 

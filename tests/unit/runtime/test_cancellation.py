@@ -1,6 +1,6 @@
 import asyncio
 
-from flotilla.bus.cancellation import cancel_all
+from flotilla.runtime.cancellation import cancel_all
 
 
 async def test_task_that_swallows_its_first_cancellation_is_cancelled_again() -> None:
