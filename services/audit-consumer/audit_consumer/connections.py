@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
 import structlog
 
 from flotilla.postgres import Connection, Pool
+from flotilla.postgres.connecting import Connector
 
 LIVE, NEXT = "audit", "audit_next"
 
@@ -28,7 +28,9 @@ CREATE TEMP TABLE staged_events (
 """
 
 
-_STATEMENT_S = 20
+_STATEMENT_S = 10
+_ANSWER_S = 2
+"""What the server's own limit needs to be heard of."""
 _IDLE_IN_TRANSACTION_S = 10
 _CLOSE_S = 3.0
 
@@ -43,13 +45,12 @@ async def open_projection(
     application: str,
     max_size: int = 4,
     idle_in_transaction_s: int = _IDLE_IN_TRANSACTION_S,
+    ca_file: str | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool whose connections find the projection's tables in `schema`; opens lazily."""
-    pool = asyncpg.create_pool(
-        dsn,
-        min_size=0,
+    pool = await Connector(dsn, ca_file).open_pool(
         max_size=max_size,
-        command_timeout=2 * _STATEMENT_S,
+        command_timeout=_STATEMENT_S + _ANSWER_S,
         init=_make_stage,
         server_settings={
             "application_name": application,
@@ -58,7 +59,6 @@ async def open_projection(
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
         },
     )
-    await pool
     try:
         yield pool
     finally:

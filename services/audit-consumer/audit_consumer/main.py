@@ -41,6 +41,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
                 application=runtime.instance,
                 max_size=settings.postgres_pool_max,
                 idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+                ca_file=settings.postgres_ca_file,
             )
         )
         runtime.health.add_check("postgres", lambda: check_schema(pool))

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import NotFound, RetryLater
+from flotilla.temporal_check import check_temporal
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
@@ -93,13 +94,8 @@ class Temporal:
         return (await self.client()).get_workflow_handle(workflow_id)
 
     async def check(self) -> None:
-        """Raises RetryLater until Temporal answers."""
-        client = await self.client()
-        try:
-            await client.service_client.check_health(timeout=RPC_TIMEOUT)
-        except (RPCError, RuntimeError) as error:
-            at = self._settings.temporal_address
-            raise RetryLater(f"Temporal at {at} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
+        """Raises RetryLater until Temporal answers and has the namespace."""
+        await check_temporal(await self.client(), self._settings.temporal_address)
 
     async def client(self) -> Client:
         """The client, made on first use.

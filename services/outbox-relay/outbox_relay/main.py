@@ -33,6 +33,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             open_relay_pool(
                 settings.postgres_dsn.get_secret_value(),
                 idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+                ca_file=settings.postgres_ca_file,
             )
         )
         runtime.health.add_check("postgres", partial(check_schema, pool))

@@ -24,6 +24,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import DeadLetter, Forbidden, Invalid, RetryLater
+from flotilla.temporal_check import check_temporal
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
@@ -58,14 +59,14 @@ class TemporalConnection:
 
     async def check(self) -> None:
         """Raises RetryLater until Temporal answers: a readiness check that connects the first time."""
+        at = self._settings.temporal_address
         try:
             async with self._connecting:
                 if self._client is None:
                     self._client = await self._connect()
-            await self._client.service_client.check_health(timeout=timedelta(seconds=3))
         except (RPCError, RuntimeError) as error:
-            at = self._settings.temporal_address
             raise RetryLater(f"Temporal at {at} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
+        await check_temporal(self._client, at)
 
     async def _connect(self) -> Client:
         settings = self._settings

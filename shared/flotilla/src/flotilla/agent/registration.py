@@ -39,12 +39,12 @@ class Registration:
         self._instance = instance
         self._concurrency = concurrency
         self._in_flight = in_flight
+        self._forgot = False
         self._input_schema = json.dumps(agent.input.schema())
         self._output_schema = json.dumps(agent.output.schema())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Registers now and every 10 s until `stop`. Work goes on while PostgreSQL is away."""
-        await self._pool.execute(_FORGET, self._agent.name, self._instance)
         while not stop.is_set():
             await self._beat()
             try:
@@ -56,6 +56,9 @@ class Registration:
 
     async def _beat(self) -> None:
         try:
+            if not self._forgot:
+                await self._pool.execute(_FORGET, self._agent.name, self._instance)
+                self._forgot = True
             await self._pool.execute(
                 _REGISTER,
                 self._agent.name,

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from flotilla.bus.pooling import SILENCE, PrimaryPool
 from flotilla.contracts.errors import RetryLater
 
 Redis: TypeAlias = redis.asyncio.Redis
@@ -24,6 +26,7 @@ AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING
 """What redis-py raises while the server is away, loading, too slow to answer, or unwilling."""
 
 SOCKET_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 3.0
 _MEND = "check FLOTILLA_REDIS_URL"
 MAX_BLOCK_MS = 2_000
 """Longest BLOCK of a read: well below the socket timeout, else a read that timed out would strand its entries."""
@@ -35,17 +38,20 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
 
     `name` shows in CLIENT LIST. Values come back as bytes.
     """
-    client = redis.asyncio.Redis.from_url(
+    pool = PrimaryPool.from_url(
         url,
+        connection_class=Connection,
         client_name=name,
         driver_info=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
         max_connections=max_connections,
         protocol=2,
         socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_keepalive=True,
+        socket_keepalive_options=SILENCE,
         retry=Retry(NoBackoff(), 0),
     )
+    client = redis.asyncio.Redis.from_pool(pool)
     try:
         yield client
     finally:
@@ -58,11 +64,28 @@ async def ask(client: Redis, *command: str | bytes | int | float) -> Any:
 
 
 async def check_redis(client: Redis) -> None:
-    """Raises RetryLater until Redis answers: a readiness check."""
+    """Raises RetryLater until a primary that can hold the streams answers: a readiness check."""
     try:
         await ask(client, "PING")
+        await _check_role(client)
     except (*AWAY, exceptions.RedisError) as error:
         # A wrong password is a ConnectionError, too.
         if isinstance(error, AWAY) and not isinstance(error, exceptions.AuthenticationError):
             raise RetryLater(f"Redis does not answer: {error} ({_MEND})") from error
         raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error
+
+
+async def _check_role(client: Redis) -> None:
+    try:
+        replication, cluster = await client.info("replication"), await client.info("cluster")
+    except exceptions.NoPermissionError:
+        return  # writes will tell
+    if cluster.get("cluster_enabled"):
+        raise RetryLater(
+            "Redis Cluster is not supported: streams and locks need one primary; use one primary with replicas "
+            f"({_MEND})"
+        )
+    if replication.get("role") != "master":
+        if isinstance(client.connection_pool, PrimaryPool):
+            client.connection_pool.leave()
+        raise RetryLater(f"Redis accepts no writes: it is a replica ({_MEND}: it must lead to the primary)")

@@ -70,6 +70,8 @@ class PostgresSettings(BaseSettings):
 
     postgres_dsn: SecretStr
     """`postgresql://flotilla_app:PASSWORD@HOST:5432/flotilla`."""
+    postgres_ca_file: str | None = None
+    """Certificates (PEM) that may have signed the server's, with `sslmode=verify-full`; unset, those of the system."""
     postgres_pool_max: int = Field(default=10, ge=1)
     postgres_idle_in_transaction_s: int = Field(default=30, ge=1)
     """A transaction without a next statement for so long is ended: it may be that of a frozen process."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from flotilla.config import KafkaSettings, PostgresSettings, RedisSettings, Words
+from flotilla.postgres.connecting import libpq_dsn
 
 Passwords = dict[str, SecretStr]
 
@@ -33,6 +34,10 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     """Sets the password of role `flotilla_audit`."""
     scaler_password: SecretStr | None = None
     """Sets the password of role `flotilla_scaler`."""
+
+    def libpq_dsn(self) -> str:
+        """The DSN as psycopg takes it."""
+        return libpq_dsn(self.postgres_dsn.get_secret_value(), self.postgres_ca_file)
 
     def role_passwords(self) -> Passwords:
         """The passwords that are set, by role."""

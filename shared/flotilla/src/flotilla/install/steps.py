@@ -32,7 +32,7 @@ async def install_schema(settings: Settings) -> None:
         RetryLater: PostgreSQL does not answer, or does not know the database or the user yet.
         ConfigurationError: the role may not do this.
     """
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.libpq_dsn()
     try:
         applied = await asyncio.to_thread(migrate, dsn)
         await asyncio.to_thread(_set_passwords, dsn, settings.role_passwords())
@@ -40,6 +40,10 @@ async def install_schema(settings: Settings) -> None:
         raise ConfigurationError(
             f"the role of FLOTILLA_POSTGRES_DSN may not install: {error.diag.message_primary}; "
             "use the database's owner with CREATEROLE, or a superuser"
+        ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise RetryLater(
+            "another install holds the migration lock: let it end, or end its session (pg_locks, locktype advisory)"
         ) from error
     except psycopg.OperationalError as error:
         raise RetryLater(f"PostgreSQL does not answer: {_first_line(error)}") from error
@@ -114,7 +118,7 @@ async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
         RetryLater: PostgreSQL does not answer.
         ConfigurationError: a file can't be written, or the admin key is too short.
     """
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.libpq_dsn()
     try:
         if settings.admin_key is not None:
             await asyncio.to_thread(keys.store_admin_key, dsn, settings.admin_key.get_secret_value())

@@ -5,10 +5,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-import asyncpg
-
 from flotilla.outbox.low import Horizon, Start
 from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
+from flotilla.postgres.connecting import COMMAND_S, Connector
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
@@ -57,22 +56,21 @@ _PLAN = {
     "jit": "off",
     "work_mem": "32MB",
 }
-_STATEMENT_TIMEOUT_S = 60.0
-"""Long enough to step over a hundred million dead rows."""
+_SWEEP_S = 60.0
+"""For a read from the very first row: long enough to step over a hundred million dead rows."""
 
 
 @asynccontextmanager
-async def open_relay_pool(dsn: str, *, idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S) -> AsyncIterator[Pool]:
+async def open_relay_pool(
+    dsn: str, *, idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S, ca_file: str | None = None
+) -> AsyncIterator[Pool]:
     """A small pool, lazily opened, whose connections plan the outbox's statements as they must be.
 
     Connections go back without a reset: nothing here leaves anything behind in a session, and a reset would double
     the round trips.
     """
-    pool = asyncpg.create_pool(
-        dsn,
-        min_size=0,
+    pool = await Connector(dsn, ca_file).open_pool(
         max_size=4,
-        command_timeout=_STATEMENT_TIMEOUT_S,
         reset=_leave_as_is,
         server_settings={
             "application_name": "outbox-relay",
@@ -80,7 +78,6 @@ async def open_relay_pool(dsn: str, *, idle_in_transaction_s: int = IDLE_IN_TRAN
             **_PLAN,
         },
     )
-    await pool
     try:
         yield pool
     finally:
@@ -119,7 +116,8 @@ async def read_page(
 ) -> Page:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
-    records = await connection.fetch(PAGE, lanes, start.low, start.base, running, max_rows, max_bytes)
+    limit_s = _SWEEP_S if start.low == 0 else COMMAND_S
+    records = await connection.fetch(PAGE, lanes, start.low, start.base, running, max_rows, max_bytes, timeout=limit_s)
     found = [LaneRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes

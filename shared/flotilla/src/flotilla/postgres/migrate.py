@@ -1,7 +1,8 @@
 """Applies the plain SQL files of `migrations/`, in order, once each.
 
-yoyo does the bookkeeping in schema `flotilla_ops`. Its own lock is a row that a killed process leaves behind, so
-a session advisory lock, which dies with its connection, stands in for it.
+yoyo does the bookkeeping in schema `flotilla_ops`. Its own lock is a row that a killed process leaves behind, so an
+advisory lock replaces it. It belongs to a transaction: that of a session would stay with the server's connection where
+a proxy (PgBouncer, transaction mode) lends connections for one transaction at a time.
 """
 
 from contextlib import redirect_stdout
@@ -15,23 +16,39 @@ from flotilla.postgres.schema import MIGRATIONS
 
 OPS_SCHEMA = "flotilla_ops"
 _ADVISORY_LOCK = 0x666C6F74  # "flot"
+_LOCK_S = 60
 
 
 def migrate(dsn: str) -> list[str]:
     """Brings the database at `dsn` to the newest schema and gives the names of the migrations applied.
 
     Safe to run twice and from several processes at once. `dsn` must belong to a role that may create roles,
-    or the roles of `0001_core.sql` must exist already.
+    or the roles of `0001_core.sql` must exist already. It may name several hosts.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: another process has been migrating for `_LOCK_S`.
     """
-    with psycopg.connect(dsn, autocommit=True) as lock:
-        lock.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
-        lock.execute(f"CREATE SCHEMA IF NOT EXISTS {OPS_SCHEMA}")
-        backend = yoyo.get_backend(_yoyo_uri(dsn))
-        with backend:
+    with psycopg.connect(dsn) as lock:
+        lock.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
+        lock.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        lock.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
+        one_host = _on_host(dsn, lock.info.host, lock.info.port)
+        with psycopg.connect(one_host) as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {OPS_SCHEMA}")
+        with yoyo.get_backend(_yoyo_uri(one_host)) as backend:
             pending = backend.to_apply(yoyo.read_migrations(str(MIGRATIONS)))
             for migration in pending:
                 _apply(backend, migration)
     return [migration.id for migration in pending]
+
+
+def _on_host(dsn: str, host: str, port: int) -> str:
+    """The DSN with the one host that accepts writes; yoyo can't read a DSN with several."""
+    parts = urlsplit(dsn)
+    if "," not in parts.netloc:
+        return dsn
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}"))
 
 
 def _apply(backend: yoyo.backends.DatabaseBackend, migration: yoyo.migrations.Migration) -> None:

@@ -15,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
+from flotilla.postgres.connecting import Connector
 from flotilla.postgres.schema import newest_migration
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -22,32 +23,43 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 AWAY = (
     OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.QueryCanceledError,
+    asyncpg.PostgresConnectionError,  # class 08
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby, or a primary that was demoted
+    asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
+    asyncpg.InsufficientResourcesError,  # class 53: disk or memory full, too many connections
+    asyncpg.OperatorInterventionError,  # class 57: shutdown, start, timeouts
+    asyncpg.PostgresSystemError,  # class 58: the server's own input and output
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What asyncpg raises while the server is away, starting or shutting down, or when it ended a statement or a connection
-by one of its timeouts. InternalClientError is among it: a connection that is lost in the middle of a statement may
-raise it when it goes back to the pool."""
+"""What asyncpg raises while the server is away, accepts no writes or has no room, or when it ended a statement or a
+connection by one of its timeouts: the same call may succeed later. By SQLSTATE class, so that codes which asyncpg does
+not know are among them. InternalClientError: a connection that is lost in the middle of a statement may raise it when
+it goes back to the pool. Source: PostgreSQL's manual, "PostgreSQL Error Codes"."""
 
+_CHECK_S = 4.0
+"""Less than a readiness check may take, so that the reason is told."""
 IDLE_IN_TRANSACTION_S = 30
 """Far longer than any transaction here waits between two statements: none calls the network or a model."""
 
 _SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
 _SET_TENANT_NOT_DURABLE = f"{_SET_TENANT}, set_config('synchronous_commit', 'off', true)"
-_SCHEMA_VERSION = "SELECT 1 FROM flotilla_ops._yoyo_migration WHERE migration_id = $1"
+_STATE = """
+SELECT current_setting('transaction_read_only') = 'on' AS read_only,
+    EXISTS (SELECT FROM flotilla_ops._yoyo_migration WHERE migration_id = $1) AS applied
+"""
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
 async def open_pool(
-    dsn: str, *, application: str, max_size: int = 10, idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S
+    dsn: str,
+    *,
+    application: str,
+    max_size: int = 10,
+    idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S,
+    ca_file: str | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
 
@@ -55,17 +67,13 @@ async def open_pool(
     ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked for ever. One that
     wakes again meets an error of `AWAY`, and nothing of its transaction is there.
     """
-    pool = asyncpg.create_pool(
-        dsn,
-        min_size=0,
+    pool = await Connector(dsn, ca_file).open_pool(
         max_size=max_size,
-        command_timeout=60,
         server_settings={
             "application_name": application,
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
         },
     )
-    await pool
     try:
         yield pool
     finally:
@@ -84,6 +92,7 @@ def open_service_pool(settings: PostgresSettings, *, application: str) -> Abstra
         application=application,
         max_size=settings.postgres_pool_max,
         idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
+        ca_file=settings.postgres_ca_file,
     )
 
 
@@ -106,10 +115,10 @@ async def set_tenant(connection: Connection, tenant_id: str) -> None:
 
 
 async def check_schema(pool: Pool) -> None:
-    """Raises RetryLater until the database answers and holds this code's newest migration: a readiness check."""
+    """Raises RetryLater until the database accepts writes and holds this code's newest migration: a readiness check."""
     migration_id = newest_migration()
     try:
-        applied = await pool.fetchval(_SCHEMA_VERSION, migration_id, timeout=5)
+        state = await pool.fetchrow(_STATE, migration_id, timeout=_CHECK_S)
     except (
         asyncpg.UndefinedTableError,
         asyncpg.InvalidSchemaNameError,
@@ -124,5 +133,9 @@ async def check_schema(pool: Pool) -> None:
     except (*AWAY, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
-    if applied is None:
+    assert state is not None  # noqa: S101 - the statement always gives one row
+    if state["read_only"]:
+        await pool.expire_connections()
+        raise RetryLater("PostgreSQL accepts no writes: this is a standby, or a primary that was demoted")
+    if not state["applied"]:
         raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")

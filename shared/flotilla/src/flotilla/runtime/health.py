@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flotilla.contracts.errors import ConfigurationError, FlotillaError, RetryLater
+from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.runtime.http_limits import HttpLimits, protocol_with
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
@@ -104,7 +104,7 @@ class Health:
             return f"no answer within {CHECK_TIMEOUT_S:g} s"
         except RetryLater as reason:
             return str(reason)
-        except (FlotillaError, OSError) as reason:
+        except Exception as reason:  # noqa: BLE001 - the edge: whatever it is, the process is not ready, and says why
             return f"{type(reason).__name__}: {reason}"
         return None
 

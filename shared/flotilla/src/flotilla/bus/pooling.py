@@ -1,0 +1,49 @@
+"""A pool of connections to Redis that leaves a server which was demoted or has fallen silent.
+
+After a switchover the old primary goes on answering, as a replica, on the connections that are open; only new ones
+reach the new primary. So one READONLY makes all connections of the pool reconnect.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ReadOnlyError
+
+SILENCE = {
+    option: value
+    for name, value in {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 8_000}.items()
+    if (option := getattr(socket, name, None)) is not None
+}
+"""Socket options (tcp(7)) that end a connection whose other side no longer answers."""
+
+
+class PrimaryPool(ConnectionPool):
+    """Connects to the primary again, with every connection, once told that its server is none."""
+
+    def __init__(self, connection_class: type[AbstractConnection], **options: Any) -> None:
+        super().__init__(connection_class=_noticing(connection_class, self.leave), **options)
+
+    def leave(self) -> None:
+        """Replaces each connection: an idle one when it is taken, one in use when it comes back."""
+        for connection in (*self._available_connections, *self._in_use_connections):
+            connection.mark_for_reconnect()
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Called by redis-py for each connection that is taken."""
+        if connection.should_reconnect():
+            await connection.disconnect()
+        await super().ensure_connection(connection)
+
+
+def _noticing(kind: type[AbstractConnection], on_demoted: Callable[[], None]) -> type[AbstractConnection]:
+    class Noticing(kind):  # type: ignore[valid-type, misc]
+        async def read_response(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().read_response(*arguments, **options)
+            except ReadOnlyError:
+                on_demoted()
+                raise
+
+    return Noticing
