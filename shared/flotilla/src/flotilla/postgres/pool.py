@@ -33,8 +33,9 @@ AWAY = (
     asyncpg.InternalClientError,
 )
 """What asyncpg raises while the server is away, accepts no writes or has no room, or when it ended a statement or a
-connection by one of its timeouts: the same call may succeed later. By SQLSTATE class. InternalClientError: a connection that is lost in the middle of a statement may raise it when
-it goes back to the pool. Source: PostgreSQL's manual, "PostgreSQL Error Codes"."""
+connection by one of its timeouts: the same call may succeed later. By SQLSTATE class. InternalClientError: a connection
+that is lost in the middle of a statement may raise it when it goes back to the pool. Source: PostgreSQL's manual,
+"PostgreSQL Error Codes"."""
 
 _CHECK_S = 4.0
 """Less than a readiness check may take, so that the reason is told."""
