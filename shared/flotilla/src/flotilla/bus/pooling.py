@@ -28,11 +28,11 @@ class PrimaryPool(ConnectionPool):
     def leave(self) -> None:
         """Replaces each connection: an idle one when it is taken, one in use when it comes back."""
         for connection in (*self._available_connections, *self._in_use_connections):
-            connection.mark_for_reconnect()
+            connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Called by redis-py for each connection that is taken."""
-        if connection.should_reconnect():
+        if connection.should_reconnect():  # type: ignore[no-untyped-call]
             await connection.disconnect()
         await super().ensure_connection(connection)
 
