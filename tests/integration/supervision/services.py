@@ -33,6 +33,7 @@ from flotilla.runtime.supervision import Job, Supervisor
 from flotilla_devstack.ports import free_port
 from tests.support.adder import Adder
 from tests.support.postgres import Database
+from tests.support.tickets import KEY_FILE, PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 How = Literal["returns", "fails", "is cancelled"]
@@ -61,7 +62,9 @@ SERVICES = {
     "workflow-worker": Service(
         workflow_worker.settings.Settings,
         workflow_worker.main.run,
-        restarting=frozenset({"bridge", "leader", *(f"leader duty {number}" for number in (1, 2, 3))}),
+        restarting=frozenset(
+            {"bridge", "former replies", "redrives", "leader", *(f"leader duty {number}" for number in (1, 2, 3))}
+        ),
         fatal=frozenset({"temporal worker"}),
     ),
     "research-agent": Service(research_agent.settings.Settings, research_agent.main.run, restarting=AGENT),
@@ -166,6 +169,8 @@ class Ground:
                 "http_port": 0,
                 "audit_group": self.kafka.kafka_session_events_topic,
                 "audit_signing_key_file": self.folder / "audit.pem",
+                "ticket_key_file": KEY_FILE,
+                "ticket_public_key_file": PUBLIC_KEY_FILE,
             }
         )
 
