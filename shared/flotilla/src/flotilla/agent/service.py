@@ -12,8 +12,9 @@ from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
-from flotilla.llm import LanguageModel, TokenLimits
+from flotilla.llm import LanguageModel, TokenLimits, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 
@@ -29,8 +30,24 @@ def serve_agent(
     tools: Mapping[str, ToolFunction] | None = None,
     settings_type: type[S] = AgentSettings,  # type: ignore[assignment]
 ) -> int:
-    """Runs `agent` until SIGTERM and gives the exit code: all that the `main` of a simple agent needs."""
-    return serve(f"{agent.name}-agent", settings_type, partial(run_agent, agent, tools=tools))
+    """Run `agent` until SIGTERM and return the exit code: all that the `main` of a simple agent needs.
+
+    With settings that are `LlmSettings`, too, `ctx.llm` asks the model that they describe, within their limits.
+    """
+    return serve(f"{agent.name}-agent", settings_type, partial(_run_with_model, agent, tools))
+
+
+async def _run_with_model(
+    agent: Agent, tools: Mapping[str, ToolFunction] | None, settings: AgentSettings, runtime: Runtime
+) -> None:
+    if not isinstance(settings, LlmSettings):
+        await run_agent(agent, settings, runtime, tools=tools)
+        return
+    model = create_model(settings)
+    try:
+        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=TokenLimits.of(settings))
+    finally:
+        await model.close()
 
 
 async def run_agent(
