@@ -95,7 +95,9 @@ class TaskContext:
             TaskCancelled: the task was cancelled meanwhile.
         """
         if self._model is None:
-            raise ConfigurationError(f"agent {self.agent} has no language model: add LlmSettings to its settings, or pass model=... to run_agent")
+            raise ConfigurationError(
+                f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"
+            )
 
         async def between_chunks(text: str) -> None:
             if on_token is not None:
