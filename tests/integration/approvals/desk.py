@@ -50,6 +50,10 @@ editable_args = ["text"]
 risk = "low"
 [actions.echo.high]
 quorum = 2
+[[actions.echo.raise_if]]
+to = "high"
+when = { text = ["wipe"] }
+because = "it wipes"
 [actions.http_request]
 risk = "medium"
 allow_signal = true

@@ -9,6 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.contracts.approvals import DecisionAnswer
+from flotilla.contracts.json_types import JsonObject
 from tests.integration.approvals.desk import ALICE, BOB, CAROL, DAVE, Desk, Refused, loaded
 from tests.support.waiting import eventually
 
@@ -79,6 +80,25 @@ async def test_an_edit_must_be_approved_by_somebody_else_and_is_what_runs(desk: 
     state = await handle.result()
     assert (state.status, state.result) == ("completed", EDITED)
     assert (await desk.row("approvals", handle))["content_hash"] == edit.content_hash
+
+
+async def test_an_edit_that_raises_the_risk_is_decided_under_the_stricter_rule(desk: Desk) -> None:
+    handle = await submitted(desk)
+    wiped: JsonObject = {"text": "wipe"}
+    edit = await desk.decide(handle, BOB, "edit", args=wiped)
+    assert (edit.approval_status, edit.quorum) == ("pending", 2)
+    row = await desk.row("approvals", handle)
+    assert (row["risk_level"], row["quorum"], row["reasons"][-1]) == ("high", 2, "policy: it wipes")
+    assert (await desk.decide(handle, CAROL, seen=wiped)).approval_status == "pending"
+    assert (await desk.decide(handle, DAVE, seen=wiped)).approval_status == "approved"
+    assert (await handle.result()).result == wiped
+
+
+async def test_an_edit_never_lowers_the_risk(desk: Desk) -> None:
+    handle = await submitted(desk, args={"text": "wipe"})
+    edit = await desk.decide(handle, BOB, "edit", args=EDITED, seen={"text": "wipe"})
+    assert edit.quorum == 2
+    assert (await desk.row("approvals", handle))["risk_level"] == "high"
 
 
 async def test_two_of_three_must_approve_and_a_repeated_vote_counts_once(desk: Desk) -> None:

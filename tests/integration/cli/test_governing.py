@@ -1,5 +1,6 @@
 """`flotilla actions`, `approvals`, `keys`, `agents`, `tasks`, `outbox` against a running fleet."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,32 @@ async def approval_of(fleet: Fleet, action_id: str) -> Any:
     return await until(fleet, f"/approvals/{action_id}", lambda approval: approval)
 
 
+def approved(fleet: Fleet, action_id: str, *more: str, check: bool = True) -> Any:
+    """An approval of what is shown now."""
+    seen = fleet.cli_json("approvals", "show", action_id)["content_hash"]
+    return fleet.cli("approvals", "approve", action_id, "--content-hash", seen, *more, check=check)
+
+
+async def test_a_script_names_the_hash_of_what_its_person_saw(fleet: Fleet) -> None:
+    action_id = submitted(fleet, "--risk", "medium", "--arg", "text=hello")
+    await approval_of(fleet, action_id)
+    unseen = fleet.cli("approvals", "approve", action_id, "--as", "bob", check=False)
+    assert unseen.returncode == 2
+    assert "--content-hash" in unseen.stderr
+    assert fleet.cli_json("approvals", "show", action_id)["status"] == "pending"
+
+
+async def test_what_is_shown_hides_nothing_and_has_the_hash_that_is_decided_on(fleet: Fleet) -> None:
+    text = "to acct\u009b2J-1\u202e 3\u200b\U000e0041"
+    action_id = submitted(fleet, "--risk", "medium", "--arg", "text=" + json.dumps(text))
+    approval = await approval_of(fleet, action_id)
+    shown = fleet.cli("approvals", "show", action_id).stdout
+    assert r"acct\u009b2J-1\u202e 3\u200b\udb40\udc41" in shown.replace("\n", "")
+    assert not any(hidden in shown for hidden in "\u009b\u202e\u200b\U000e0041")
+    assert hashlib.sha256(approval["content"].encode()).hexdigest() == approval["content_hash"]
+    assert json.loads(approval["content"])["args"]["text"] == text
+
+
 async def test_an_action_of_low_risk_runs_at_once(fleet: Fleet) -> None:
     done = await action_with(fleet, submitted(fleet, "--arg", "text=hello"), "completed")
     assert done["approval_status"] == "not_required"
@@ -44,10 +71,10 @@ async def test_nobody_approves_their_own_request_and_the_other_person_can(fleet:
     inbox = {one["approval_id"]: one for one in fleet.cli_json("approvals", "list", "--limit", "500")["approvals"]}
     approval = inbox[action_id]
     assert (approval["args"], approval["risk_level"], approval["requested_by"]) == ({"text": "hello"}, "high", "alice")
-    own = fleet.cli("approvals", "approve", action_id, check=False)
+    own = approved(fleet, action_id, check=False)
     assert own.returncode == 1
     assert "--as alice or bob" in own.stderr
-    assert fleet.cli_json("approvals", "approve", action_id, "--as", "bob")["approval_status"] == "approved"
+    assert json.loads(approved(fleet, action_id, "--as", "bob", "-o", "json").stdout)["approval_status"] == "approved"
     assert "hello" in json.dumps((await action_with(fleet, action_id, "completed"))["result"])
     assert action_id in fleet.cli("actions", "list").stdout
 
@@ -58,7 +85,7 @@ async def test_a_rejection_needs_a_reason_and_is_final(fleet: Fleet) -> None:
     assert fleet.cli("approvals", "reject", action_id, "--as", "bob", check=False).returncode == 2
     fleet.cli("approvals", "reject", action_id, "--reason", "not today", "--as", "bob")
     await action_with(fleet, action_id, "rejected")
-    late = fleet.cli("approvals", "approve", action_id, "--as", "bob", check=False)
+    late = approved(fleet, action_id, "--as", "bob", check=False)
     assert late.returncode == 1
     assert "409" in late.stderr
     assert "not today" in fleet.cli("approvals", "show", action_id).stdout
@@ -72,7 +99,7 @@ async def test_what_was_edited_is_not_approved_under_the_hash_of_the_old(fleet: 
     assert shown["args"] == {"text": "goodbye"}
     stale = fleet.cli("approvals", "approve", action_id, "--content-hash", seen, "--as", "bob", check=False)
     assert stale.returncode == 1
-    assert fleet.cli("approvals", "approve", action_id, "--as", "bob", check=False).returncode == 1
+    assert approved(fleet, action_id, "--as", "bob", check=False).returncode == 1
 
 
 async def test_a_key_works_until_it_is_revoked(fleet: Fleet, unique: Unique) -> None:
@@ -84,7 +111,7 @@ async def test_a_key_works_until_it_is_revoked(fleet: Fleet, unique: Unique) -> 
     assert fleet.cli_json("sessions", "list", "--token", made["key"])["sessions"] is not None
     action_id = submitted(fleet, "--risk", "medium", "--arg", "text=hello")
     await approval_of(fleet, action_id)
-    fleet.cli("approvals", "approve", action_id, "--token", made["key"])
+    approved(fleet, action_id, "--token", made["key"])
     listed = {key["key_id"]: key for key in fleet.cli_json("keys", "list")["keys"]}
     assert listed[made["key_id"]]["name"] == name
     assert made["key"] not in json.dumps(listed)

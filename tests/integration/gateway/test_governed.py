@@ -283,3 +283,44 @@ async def test_a_task_is_started_once_for_its_key_and_followed(
     )
     done = (await house.alice.get(f"/v1/tasks/{task['task_id']}")).json()
     assert (done["status"], done["result"]) == ("success", {"text": "done"})
+
+
+async def key_by(admin: httpx.AsyncClient, name: str, *, person: bool) -> httpx.Response:
+    return await admin.post("/v1/keys", json={"name": name, "roles": ["operator", "approver"], "person": person})
+
+
+async def test_an_admin_does_not_approve_in_another_name(house: House) -> None:
+    ada = await house.gateway.client_of("ada", "admin", "operator", "approver", person=True)
+    for person in (True, False):
+        taken = await key_by(ada, "bob", person=person)
+        assert (taken.status_code, "only bob makes further keys" in taken.text) == (403, True)
+    eve = house.gateway.client((await key_by(ada, "eve", person=True)).json()["key"])
+    robot = house.gateway.client((await key_by(ada, "robot", person=False)).json()["key"])
+    assert (await key_by(ada, "robot", person=True)).status_code == 403
+    own = await house.submitted(ada)
+    by_robot = await house.submitted(robot)
+    for voter, approval in ((eve, own), (ada, by_robot), (eve, by_robot), (ada, own)):
+        refused = await vote(voter, approval)
+        assert (refused.status_code, refused.json()["code"]) == (403, "self_approval")
+    for approval in (own, by_robot):
+        assert (await vote(house.bob, approval)).status_code == 200
+        assert (await house.ended(approval["approval_id"]))["status"] == "completed"
+    changes = await house.gateway.rows(CHANGES, own["session_id"])
+    attempts = [json.loads(row["data"]) for row in changes]
+    issuers = [one["details"].get("issued_by") for one in attempts if one.get("change") == "approval_refused"]
+    assert ["ada"] in issuers
+
+
+async def test_an_argument_that_is_left_out_is_assessed_and_shown_with_its_default(house: House) -> None:
+    approval = await house.submitted(
+        house.alice, action="http_request", args={"method": "GET", "url": "https://example.com/x"}
+    )
+    assert approval["args"] == {"method": "GET", "url": "https://example.com/x", "json": None}
+
+
+async def test_a_number_that_would_not_be_shown_as_it_is_is_refused(house: House) -> None:
+    args = {"method": "POST", "url": "https://example.com/x", "json": {"amount": 1e22}}
+    body = {"action": "http_request", "description": "pay", "args": args}
+    refused = await house.alice.post("/v1/actions", json=body)
+    assert refused.status_code == 422
+    assert "args.json.amount: 1e+22 is beyond 64 bits" in refused.text

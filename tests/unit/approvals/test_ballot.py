@@ -153,3 +153,41 @@ def test_the_requester_decides_only_where_policy_lets_them() -> None:
     assert refused.type == "SelfApproval"
     lenient = replace(ballot(), requirement=replace(ballot().requirement, exclude_requester=False))
     assert lenient.refusal(request, START, check_args) is None
+
+
+def attempted(subject: str, issued_by: list[str]) -> DecisionRequest:
+    return replace(Attempt(subject).request(), issued_by=issued_by)
+
+
+@pytest.mark.parametrize(
+    ("through", "by_service", "voter", "issued_by", "counts"),
+    [
+        ([], False, "bob", [], True),
+        ([], False, "bob", ["ada"], True),
+        ([], False, "bob", [REQUESTER], False),
+        ([], False, "bob", ["carol", REQUESTER], False),
+        ([], False, "bob", [ROOT], False),
+        (["ada"], False, "ada", [], False),
+        (["bob", "ada"], False, "ada", [], False),
+        (["ada"], False, "bob", ["ada"], True),
+        (["ada"], True, "bob", ["ada"], False),
+        (["ada"], True, "bob", [], True),
+        (["ada"], True, "ada", [], False),
+    ],
+)
+def test_somebody_who_issued_a_key_is_not_a_second_person(
+    through: list[str], by_service: bool, voter: str, issued_by: list[str], counts: bool
+) -> None:
+    state = replace(ballot(), requested_through=tuple(through), requested_by_service=by_service)
+    refusal = state.refusal(attempted(voter, issued_by), START, check_args)
+    assert (refusal is None) == counts
+    assert refusal is None or refusal.type == "SelfApproval"
+
+
+def test_an_edit_that_raises_the_risk_needs_what_policy_asks_for_it() -> None:
+    stricter = replace(ballot().requirement, quorum=2, roles=["admin"])
+    edited = ballot().counted(Attempt("bob", "edit").request(), stricter)
+    assert edited.refusal(Attempt("carol", seen=TEXTS[1]).request(), START, check_args) is not None
+    fit = Attempt("carol", seen=TEXTS[1], role="admin")
+    assert edited.refusal(fit.request(), START, check_args) is None
+    assert after(edited, fit).status == "pending"

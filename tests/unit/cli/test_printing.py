@@ -8,7 +8,7 @@ from flotilla_cli.printing import Column, age, duration, plain, print_fields, pr
 
 
 def test_text_from_elsewhere_cannot_act_on_the_terminal() -> None:
-    assert plain("a\x1b]0;title\x07b\x1b[2Jc\x9b31md") == "a]0;titleb[2Jc31md"
+    assert plain("a\x1b]0;title\x07b\x1b[2Jc\x9b31md") == r"a\u001b]0;title\u0007b\u001b[2Jc\u009b31md"
     assert plain("line\n\tindented") == "line\n\tindented"
 
 

@@ -1,23 +1,25 @@
 """The rows of `flotilla.actions` as the gateway reads and writes them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 
-from flotilla.approvals.actions import check_args, known_actions
+from flotilla.approvals.actions import canonical_numbers, known_actions, normalized_args
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from gateway.auth.issuers import issuers_of
 from gateway.idempotency import Claim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
@@ -63,17 +65,26 @@ async def submit(pool: Pool, policy: ApprovalPolicy, request: ActionRequest, cla
         Invalid: the arguments are not what the action takes.
         IdempotencyConflict: the key was used for another request.
     """
-    if request.action in known_actions():
-        check_args(request.action, request.args)
+    request = replace(request, args=normalized_if_known(request.action, request.args))
     tenant_id = request.tenant_id
     risk_level = policy.assess(request.action, request.args, request.risk_level).risk_level
     async with tenant_transaction(pool, tenant_id) as connection:
+        request = replace(request, requested_through=await issuers_of(connection, tenant_id, request.requested_by))
         earlier = await claim.take(connection, request.action_id)
         if earlier is None:
             await _insert(connection, request, risk_level)
         action = await _get(connection, tenant_id, earlier or request.action_id)
     start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
     return Submitted(action, None if earlier else start)
+
+
+def normalized_if_known(action: str, args: JsonObject) -> JsonObject:
+    """Return `args` as they will be executed, as far as this process knows what `action` takes.
+
+    Raises:
+        Invalid: they are not what the action takes, or have a number that would not be shown as it is.
+    """
+    return normalized_args(action, args) if action in known_actions() else cast("JsonObject", canonical_numbers(args))
 
 
 async def _insert(connection: Connection, request: ActionRequest, risk_level: str) -> None:

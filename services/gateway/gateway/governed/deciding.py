@@ -4,7 +4,7 @@ The protocol is in `flotilla.contracts.approvals`. The Update's id is made of vo
 vote again meets the first one's answer, whichever replica it reaches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import get_args
 
@@ -25,9 +25,12 @@ from flotilla.contracts.approvals import (
     decision_update_id,
 )
 from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.errors import NotFound, RetryLater
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.contracts.json_types import JsonObject
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
+from gateway.auth.issuers import issuers_of
+from gateway.governed.actions import normalized_if_known
 from gateway.governed.inbox import get_approval
 from gateway.problems import HttpProblem, snake_case
 from gateway.schemas.governed import Approval
@@ -90,6 +93,8 @@ async def decide(pool: Pool, temporal: Temporal, tenant_id: str, attempt: Decisi
 
 async def _recorded(connection: Connection, tenant_id: str, attempt: DecisionRequest) -> _Vote | DecisionAnswer:
     approval = await get_approval(connection, tenant_id, attempt.approval_id)
+    issued_by = await issuers_of(connection, tenant_id, attempt.subject)
+    attempt = replace(attempt, issued_by=issued_by, args=_normalized(approval, attempt))
     edited = content_hash(approval.action, attempt.args) if attempt.args is not None else ""
     update_id = decision_update_id(attempt.approval_id, attempt.subject, attempt.decision, attempt.content_hash, edited)
     answered = await connection.fetchval(_ANSWERED, tenant_id, attempt.approval_id, update_id)
@@ -111,6 +116,17 @@ async def _recorded(connection: Connection, tenant_id: str, attempt: DecisionReq
     event = attempted_event(attempt, approval.policy_version)
     await append(connection, tenant_id, approval.session_id, [event])
     return _Vote(tenant_id, attempt, approval, update_id)
+
+
+def _normalized(approval: Approval, attempt: DecisionRequest) -> JsonObject | None:
+    """The arguments of an edit as they would be executed. Wrong ones go on as they are: the workflow refuses them, and
+    the refusal is recorded."""
+    if attempt.args is None or approval.task_id is not None:
+        return attempt.args
+    try:
+        return normalized_if_known(approval.action, attempt.args)
+    except Invalid:
+        return attempt.args
 
 
 async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | Refusal:

@@ -8,7 +8,7 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from flotilla.approvals.actions import known_actions
-from flotilla.contracts.approvals import ApprovalRequirement
+from flotilla.contracts.approvals import ApprovalRequirement, canonical_content
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
@@ -82,10 +82,12 @@ def args_schema(action: str) -> JsonObject | None:
 def approval_of(row: asyncpg.Record) -> Approval:
     """A row as people see it."""
     requirement = from_json(row["requirement"], ApprovalRequirement)
+    args = json.loads(row["args"])
     return Approval.model_validate(
         {
             **dict(row),
-            "args": json.loads(row["args"]),
+            "args": args,
+            "content": canonical_content(row["action"], args),
             "votes": json.loads(row["votes"]),
             "roles": requirement.roles,
             "editable_args": requirement.editable_args,

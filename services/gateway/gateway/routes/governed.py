@@ -50,6 +50,7 @@ async def submit_action(
         tenant_id=caller.tenant_id,
         session_id=body.session_id or action_id,
         on_behalf_of=body.on_behalf_of or "",
+        requested_by_service=not caller.is_person,
     )
     claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
     submitted = await actions.submit(services.pool, services.policy, request, claim)

@@ -6,10 +6,10 @@ import structlog
 from fastapi import Response
 
 from flotilla.contracts.api_keys import key_hash, key_hint, new_key
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
-from flotilla.postgres import tenant_transaction
-from gateway.auth.principal import ADMINS
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import ADMINS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import Claim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
@@ -21,6 +21,10 @@ from gateway.services import Caller, Wired
 router = guarded_router("keys")
 log = structlog.get_logger(__name__)
 _CREATE = "/v1/keys"
+_TAKEN = """
+SELECT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1 AND subject = $2) AS is_person,
+    EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1 AND subject = $2) AS is_service
+"""
 _PERSON = """
 INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES ($1, $2, $2, $3)
 ON CONFLICT (tenant_id, subject) DO UPDATE
@@ -69,6 +73,7 @@ async def create_key(
         earlier = await claim.take(connection, key_id)
         if earlier is not None:
             raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
+        await _check_subject(connection, caller, body)
         if body.person:
             await connection.execute(_PERSON, tenant_id, body.name, body.roles)
         stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key))
@@ -78,6 +83,25 @@ async def create_key(
     log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
     response.headers["Cache-Control"] = "no-store"
     return NewKey.model_validate({**dict(row), "key": key})
+
+
+async def _check_subject(connection: Connection, caller: Principal, body: KeyBody) -> None:
+    """Nobody gets a key in the name of another person, or makes a person of a service.
+
+    Raises:
+        Forbidden: the name is a person's who has keys or logs in already, or a service's.
+    """
+    if body.name == caller.subject:
+        return
+    taken = await connection.fetchrow(_TAKEN, caller.tenant_id, body.name)
+    assert taken is not None  # noqa: S101 - it selects no table's rows
+    if taken["is_person"]:
+        raise Forbidden(
+            f"{body.name} is a person: only {body.name} makes further keys in that name; choose another name, "
+            "or make a key for a service"
+        )
+    if taken["is_service"] and body.person:
+        raise Forbidden(f"{body.name} is a service, and can't become a person: choose another name")
 
 
 @router.get(_CREATE, response_model=KeyList, responses=refusals())

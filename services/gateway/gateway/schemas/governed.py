@@ -82,7 +82,10 @@ class Approval(Answer):
     args_schema: dict[str, Any] | None
     """JSON schema of the built-in action's arguments; null for an agent's tool."""
     content_hash: str
-    """Of action and args; a decision names it."""
+    """SHA-256 of `content`; a decision names it."""
+    content: str
+    """What will be executed as one text: the canonical JSON of action and args, the bytes that are hashed. Numbers are
+    exact here, also for a client that reads those of `args` as doubles."""
     risk_level: RiskLevel
     reasons: list[str]
     """Why this risk."""

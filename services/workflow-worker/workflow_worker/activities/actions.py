@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import httpx
 import structlog
@@ -11,7 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.actions import ActionContext
-from flotilla.approvals.actions import check_args
+from flotilla.approvals.actions import normalized_args
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
@@ -25,6 +26,7 @@ from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.actions.registry import Registry
 from workflow_worker.activities.signatures import (
     ANALYZE_ACTION,
+    ASSESS_EDIT,
     EXECUTE_ACTION,
     FINISH_ACTION,
     RISK_REVIEW_ATTEMPTS,
@@ -123,18 +125,30 @@ class Actions:
         Raises:
             ApplicationError: `Invalid`: no such action, or arguments that it does not take.
         """
-        if not request.task_id:
-            with _refusals_are_final():
-                check_args(request.action, request.args)
-        assessment = self._policy.assess(request.action, request.args, request.risk_level)
-        if self._risk_review is not None:
-            last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
-            assessment = await self._risk_review.review(request, assessment, last_attempt=last)
-        requirement = self._policy.requirement(request.action, assessment)
+        requirement = await self._assessed(request)
         async with tenant_transaction(self._pool, request.tenant_id) as connection:
             await _check_origin(connection, request)
             await _store_analysis(connection, request, requirement)
         return requirement
+
+    @activity.defn(name=ASSESS_EDIT)
+    async def assess_edit(self, request: ActionRequest) -> ApprovalRequirement:
+        """Return what policy (and the model) asks for edited arguments; changes nothing.
+
+        Raises:
+            ApplicationError: `Invalid`: arguments that the action does not take.
+        """
+        return await self._assessed(request)
+
+    async def _assessed(self, request: ActionRequest) -> ApprovalRequirement:
+        if not request.task_id:
+            with _refusals_are_final():
+                request = replace(request, args=normalized_args(request.action, request.args))
+        assessment = self._policy.assess(request.action, request.args, request.risk_level)
+        if self._risk_review is not None:
+            last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
+            assessment = await self._risk_review.review(request, assessment, last_attempt=last)
+        return replace(self._policy.requirement(request.action, assessment), args=request.args)
 
     @activity.defn(name=EXECUTE_ACTION)
     async def execute_action(self, execution: Execution) -> ExecutionResult:

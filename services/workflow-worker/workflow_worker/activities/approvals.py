@@ -73,7 +73,8 @@ ON CONFLICT DO NOTHING RETURNING attempt_id
 """
 # What the inbox shows of the vote.
 _SHOW = """
-UPDATE flotilla.approvals SET status = $3, args = $4, content_hash = $5, votes = $6,
+UPDATE flotilla.approvals SET status = $3, args = $4, content_hash = $5, votes = $6, requirement = $7, quorum = $8,
+    risk_level = $9, reasons = $10,
     decided_at = CASE WHEN $3 = 'pending' THEN NULL ELSE now() END
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' RETURNING approval_id
 """
@@ -174,6 +175,10 @@ async def _show(connection: Connection, key: ActionKey, ballot: Ballot) -> bool:
         to_json(ballot.args).decode(),
         ballot.content_hash,
         to_json(ballot.votes).decode(),
+        to_json(ballot.requirement).decode(),
+        ballot.requirement.quorum,
+        ballot.requirement.risk_level,
+        ballot.requirement.reasons,
     )
     await connection.execute(_SHOW_ACTION, key.tenant_id, key.action_id, ballot.status)
     return shown is not None

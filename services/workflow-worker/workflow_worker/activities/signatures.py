@@ -148,6 +148,7 @@ class FinishedPipeline:
 # Governed actions -----------------------------------------------------------------------------------------------
 
 ANALYZE_ACTION = "analyze_action"
+ASSESS_EDIT = "assess_edit"
 SEND_APPROVAL_REQUEST = "send_approval_request"
 DELIVER_WEBHOOK = "deliver_webhook"
 REMIND = "remind"

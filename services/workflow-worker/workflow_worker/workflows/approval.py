@@ -5,7 +5,7 @@ timeout; failed when the approved action itself fails, cancelled when it was cal
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -38,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
 from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
 
 T = TypeVar("T")
+_EDITS_ARE_ASSESSED = "edits-are-assessed"
 _EXECUTION = RetryPolicy(
     initial_interval=timedelta(seconds=2), maximum_interval=timedelta(seconds=30), maximum_attempts=5
 )
@@ -93,6 +94,8 @@ class HumanInTheLoopWorkflow:
         self._requirement = await finished_first(
             _do(call.ANALYZE_ACTION, self._request, ApprovalRequirement, timeout=timedelta(seconds=60))
         )
+        if self._requirement.args is not None:
+            self._request = replace(self._request, args=self._requirement.args)
         return self._requirement
 
     async def _approved(self, requirement: ApprovalRequirement) -> bool:
@@ -119,6 +122,8 @@ class HumanInTheLoopWorkflow:
             requested_by=self._request.requested_by,
             on_behalf_of=self._request.on_behalf_of,
             deadline=deadline,
+            requested_through=tuple(self._request.requested_through),
+            requested_by_service=self._request.requested_by_service,
         )
         try:
             self._deliver(await finished_first(request))
@@ -206,15 +211,42 @@ class HumanInTheLoopWorkflow:
             ApplicationError: its type is a key of `REFUSAL_STATUS`.
         """
         await self._until_open()
-        refusal = self._refusal(attempt)
+        if attempt.decision == "edit" and workflow.patched(_EDITS_ARE_ASSESSED):
+            return await self._edit(attempt, _update_id())
+        refusal = self._refusal(attempt, self._check_args)
         if refusal is not None:
             raise _refused(refusal)
         return await self._count(attempt, _update_id())
 
+    async def _edit(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
+        """Count an edit under what policy asks for the new arguments, never for less risk than before.
+
+        The arguments are checked by the activity, whose answer is in the history: a replay needs no installed actions.
+        """
+        refusal = self._refusal(attempt, _any_args)
+        if refusal is not None:
+            raise _refused(refusal)
+        requirement = await self._assessed(attempt)
+        attempt = replace(attempt, args=requirement.args)
+        refusal = self._refusal(attempt, _any_args)  # another vote may have come meanwhile
+        if refusal is not None:
+            raise _refused(refusal)
+        return await self._count(attempt, update_id, requirement)
+
+    async def _assessed(self, attempt: DecisionRequest) -> ApprovalRequirement:
+        level = self._vote().requirement.risk_level
+        edited = replace(self._request, args=attempt.args or {}, risk_level=level)
+        try:
+            return await _do(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
+        except ActivityError as error:
+            trouble = trouble_of(error)
+            raise _refused(Refusal("InvalidArgs", trouble.message)) from error
+
     @decide.validator
     def _check_decision(self, attempt: DecisionRequest) -> None:
         """Refuses before anything reaches the history; the handler looks again, since another vote may come between."""
-        refusal = self._refusal(attempt) if self._ballot is not None or self._step == "finished" else None
+        is_open = self._ballot is not None or self._step == "finished"
+        refusal = self._refusal(attempt, self._check_args) if is_open else None
         if refusal is not None:
             raise _refused(refusal)
 
@@ -238,7 +270,7 @@ class HumanInTheLoopWorkflow:
             reason=None if approved else "by signal",
             authenticated=False,
         )
-        refusal = self._signal_refusal() or self._refusal(attempt)
+        refusal = self._signal_refusal() or self._refusal(attempt, self._check_args)
         if refusal is None:
             await self._count(attempt, attempt.attempt_id)
         elif self._ballot is not None:
@@ -256,10 +288,10 @@ class HumanInTheLoopWorkflow:
     async def _until_open(self) -> None:
         await workflow.wait_condition(lambda: self._ballot is not None or self._step in ("execute_action", "finished"))
 
-    def _refusal(self, attempt: DecisionRequest) -> Refusal | None:
+    def _refusal(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
         if self._ballot is None:
             return Refusal("AlreadyDecided", f"action {self._request.action_id} needs no approval any more")
-        return self._ballot.refusal(attempt, workflow.now(), self._check_args)
+        return self._ballot.refusal(attempt, workflow.now(), check_args)
 
     def _check_args(self, action: str, args: JsonObject) -> None:
         if action in known_actions() and not self._request.task_id:
@@ -271,9 +303,11 @@ class HumanInTheLoopWorkflow:
             return Refusal("SignalNotAllowed", "policy counts no signal for this action")
         return None
 
-    async def _count(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
+    async def _count(
+        self, attempt: DecisionRequest, update_id: str, requirement: ApprovalRequirement | None = None
+    ) -> DecisionAnswer:
         # No await between the last look and this line: of two votes in the same instant one is first.
-        ballot = self._vote().counted(attempt)
+        ballot = self._vote().counted(attempt, requirement)
         self._ballot = ballot
         await self._record(
             call.RECORD_DECISION,
@@ -335,6 +369,10 @@ def _approval_status(
     if requirement is not None and not requirement.required:
         return "not_required"
     return "cancelled" if status in ("cancelled", "failed") else "pending"
+
+
+def _any_args(_action: str, _args: JsonObject) -> None:
+    """The activity that assesses an edit checks its arguments."""
 
 
 def _refused(refusal: Refusal) -> ApplicationError:

@@ -1,7 +1,7 @@
 """How answers look: tables and fields for people, JSON for programs.
 
-Everything that comes from documents, models and other people is text: control characters, with which it could
-rewrite the terminal, are taken out.
+Everything that comes from documents, models and other people is text: characters with which it could rewrite the
+terminal, hide something or turn the order of letters are shown as escapes.
 """
 
 import json
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from flotilla.contracts.visible_text import exact, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -21,8 +23,6 @@ Document: TypeAlias = Mapping[str, Any]
 """One JSON object as the gateway sent it."""
 
 WIDTH_WITHOUT_TERMINAL = 200
-_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
-"""C0, DEL and C1 but tab and newline."""
 
 
 class Format(StrEnum):
@@ -33,8 +33,8 @@ class Format(StrEnum):
 
 
 def plain(text: object) -> str:
-    """Text that cannot act on the terminal."""
-    return str(text).translate(_CONTROL)
+    """Return text that cannot act on the terminal, and hides nothing."""
+    return visible(str(text))
 
 
 def console() -> "Console":
@@ -72,13 +72,13 @@ def write(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON document; ASCII only where the terminal can't show more."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not _speaks_utf8()) + "\n")
+    """One JSON document; invisible characters as escapes; ASCII only where the terminal can't show more."""
+    sys.stdout.write(exact(json.dumps(value, indent=2, ensure_ascii=not _speaks_utf8())) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """One JSON document on one line, at once, for streams of them."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=not _speaks_utf8()) + "\n")
+    sys.stdout.write(exact(json.dumps(value, ensure_ascii=not _speaks_utf8())) + "\n")
     sys.stdout.flush()
 
 
@@ -110,7 +110,7 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict | list):
-        return plain(json.dumps(value, ensure_ascii=False))
+        return exact(json.dumps(value, ensure_ascii=False))
     return plain(value)
 
 

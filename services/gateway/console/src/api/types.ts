@@ -233,6 +233,7 @@ export interface Approval {
   args: JsonObject;
   /** JSON schema of `args`; null where the action declares none. */
   args_schema?: JsonObject | null;
+  content: string;
   content_hash: string;
   risk_level: RiskLevel;
   reasons: string[];
@@ -257,6 +258,7 @@ export interface DecisionAnswer {
   decision: Decision;
   subject: string;
   approval_status: ApprovalStatus;
+  content: string;
   content_hash: string;
   approvals: number;
   quorum: number;

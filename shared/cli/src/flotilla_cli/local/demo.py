@@ -177,7 +177,7 @@ def _approve(people: People, run_id: str) -> None:
     path = f"/approvals/{approval['approval_id']}/decision"
     say(f"Will be executed: {approval['action']} {approval['args']}, risk {approval['risk_level']}")
     _refused(people.alice, path, decision)
-    command(f"approvals approve {approval['approval_id']} --as bob")
+    command(f"approvals approve {approval['approval_id']} --content-hash {approval['content_hash'][:12]}… --as bob")
     people.bob.post(path, decision)
     done = _wait_for_end(people.alice, action["action_id"])
     print_table([done], _ACTION, "")

@@ -1,9 +1,14 @@
 """`flotilla approvals`: the inbox of those who decide."""
 
+import hashlib
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from flotilla.contracts.visible_text import exact
+from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import Column, age, print_fields, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
@@ -14,7 +19,7 @@ Seen = Annotated[
     typer.Option(
         "--content-hash",
         metavar="SHA256",
-        help="Decide only if exactly this will be executed (from show). Default: what it is now.",
+        help="Decide only if exactly this will be executed (from show). Without it, approve shows it and asks.",
         show_default=False,
     ),
 ]
@@ -60,14 +65,20 @@ def show_approval(call: Call, approval_id: ApprovalId) -> None:
 def _print_approval(approval: dict[str, Any]) -> None:
     from flotilla_cli.verbs.actions import print_votes
 
-    print_fields({name: value for name, value in approval.items() if name not in ("votes", "args_schema")})
+    fields = {
+        name: value for name, value in approval.items() if name not in ("votes", "args_schema", "args", "content")
+    }
+    print_fields({"will be executed": exact(checked_content(approval)), **fields})
     print_votes(approval.get("votes") or [])
 
 
 @verb(
     app,
     "approve",
-    epilog=examples("flotilla approvals approve 0197… --as bob", 'flotilla approvals approve 0197… --reason "checked"'),
+    epilog=examples(
+        "flotilla approvals approve 0197… --as bob",
+        'flotilla approvals approve 0197… --content-hash 9f86… --reason "checked"',
+    ),
 )
 def approve(
     call: Call,
@@ -75,8 +86,12 @@ def approve(
     reason: Annotated[str | None, typer.Option("--reason", help="For the record.")] = None,
     content_hash: Seen = None,
 ) -> None:
-    """Let the action run, as it is."""
-    _decide(call, approval_id, {"decision": "approve", "reason": reason}, content_hash)
+    """Let the action run, exactly as it was shown to you.
+
+    Without --content-hash it shows what will be executed and asks; a script names the hash of what its person saw.
+    """
+    seen = content_hash or _shown_and_confirmed(call, approval_id)
+    _decide(call, approval_id, {"decision": "approve", "reason": reason}, seen)
 
 
 @verb(app, "reject", epilog=examples('flotilla approvals reject 0197… --reason "wrong recipient"'))
@@ -107,6 +122,35 @@ def edit(
     arguments = {**(approval.get("args") or {}), **read_pairs(arg)}
     body = {"decision": "edit", "reason": reason, "args": arguments}
     _decide(call, approval_id, body, content_hash or approval["content_hash"])
+
+
+def checked_content(approval: dict[str, Any]) -> str:
+    """Return what will be executed, as the text that is hashed.
+
+    Raises:
+        CliError: the text has another hash, or says something else than the fields beside it.
+    """
+    content: str = approval["content"]
+    named = {"action": approval["action"], "args": approval["args"]}
+    if hashlib.sha256(content.encode()).hexdigest() != approval["content_hash"] or json.loads(content) != named:
+        raise CliError(
+            f"the content of approval {approval['approval_id']} does not match its hash: nothing was decided",
+            "do not decide; report it to whoever runs the gateway",
+        )
+    return content
+
+
+def _shown_and_confirmed(call: Call, approval_id: str) -> str:
+    """Return the hash of what the person at the terminal was shown and agreed to."""
+    if not sys.stdin.isatty():
+        raise Misuse(
+            "nobody is at a terminal to look at what will be executed",
+            f"name what was looked at: --content-hash (flotilla approvals show {approval_id} prints it)",
+        )
+    approval = call.gateway.get(f"/approvals/{approval_id}")
+    _print_approval(approval)
+    typer.confirm("Approve exactly this?", abort=True, err=True)
+    return str(approval["content_hash"])
 
 
 def _decide(call: Call, approval_id: str, body: dict[str, Any], content_hash: str | None) -> None:

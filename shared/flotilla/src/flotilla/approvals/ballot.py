@@ -39,6 +39,9 @@ class Ballot:
     status: ApprovalStatus = "pending"
     votes: tuple[Vote, ...] = ()
     edited_by: str | None = None
+    requested_through: tuple[str, ...] = ()
+    """Who issued the requester's keys, and the keys of those."""
+    requested_by_service: bool = False
 
     @property
     def content_hash(self) -> str:
@@ -66,10 +69,26 @@ class Ballot:
     def _unfit_voter(self, attempt: DecisionRequest) -> Refusal | None:
         if not attempt.is_person:
             return Refusal("NotAPerson", f"{attempt.subject} is not a person: only people decide")
-        if self.requirement.exclude_requester and attempt.subject in (self.requested_by, self.on_behalf_of):
-            return Refusal("SelfApproval", f"{attempt.subject} asked for this action: somebody else must decide")
+        if self.requirement.exclude_requester and (shared := self._shared_identity(attempt)):
+            return Refusal("SelfApproval", f"{shared}: somebody else must decide")
         if not set(attempt.roles) & set(self.requirement.roles):
             return Refusal("WrongRole", f"{attempt.subject} has none of the roles {', '.join(self.requirement.roles)}")
+        return None
+
+    def _shared_identity(self, attempt: DecisionRequest) -> str | None:
+        """How the voter may be the requester in another name; None if they are two.
+
+        Whoever issued a key may hold a copy of it: that key does not make its subject a second person.
+        """
+        voter, requesters = attempt.subject, {self.requested_by, self.on_behalf_of} - {""}
+        if voter in requesters:
+            return f"{voter} asked for this action"
+        if voter in self.requested_through:
+            return f"{voter} issued the key by which {self.requested_by} asked for this action"
+        if self.requested_by_service:
+            requesters |= set(self.requested_through)
+        if issuers := sorted(requesters & set(attempt.issued_by)):
+            return f"the key of {voter} was issued by {', '.join(issuers)}, on whose side this action was asked for"
         return None
 
     def _too_late(self, attempt: DecisionRequest, now: datetime) -> Refusal | None:
@@ -101,8 +120,11 @@ class Ballot:
             return Refusal("InvalidArgs", str(error))
         return None
 
-    def counted(self, attempt: DecisionRequest) -> "Ballot":
-        """The ballot after `attempt`, which `refusal` let through. One rejection is final; so is the quorum."""
+    def counted(self, attempt: DecisionRequest, requirement: ApprovalRequirement | None = None) -> "Ballot":
+        """Return the ballot after `attempt`, which `refusal` let through. One rejection is final; so is the quorum.
+
+        `requirement` is what policy asks for the arguments of an edit.
+        """
         vote = Vote(
             subject=attempt.subject,
             decision=attempt.decision,
@@ -114,7 +136,8 @@ class Ballot:
         if attempt.decision == "reject":
             return replace(ballot, status="rejected")
         if attempt.decision == "edit" and attempt.args is not None:
-            return replace(ballot, args=attempt.args, edited_by=attempt.subject)
+            edited = replace(ballot, args=attempt.args, edited_by=attempt.subject)
+            return edited if requirement is None else replace(edited, requirement=requirement)
         return replace(ballot, status="approved") if ballot.approvals >= self.requirement.quorum else ballot
 
     def expired(self) -> "Ballot":

@@ -44,6 +44,7 @@ def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEv
         "approvals": after.approvals,
         "quorum": after.requirement.quorum,
         "next_content_hash": after.content_hash,
+        "risk_level": after.requirement.risk_level,
     }
     counted = action_event("approval_counted", attempt.approval_id, details)
     return [counted, verdict_event(after)] if after.is_final else [counted]
@@ -77,5 +78,6 @@ def _who_and_what(attempt: DecisionRequest, policy_version: str) -> dict[str, ob
         "reason": attempt.reason,
         "args": attempt.args,
         "authenticated": attempt.authenticated,
+        "issued_by": attempt.issued_by,
         "policy_version": policy_version,
     }

@@ -88,6 +88,8 @@ class DecisionRequest:
     reason: str | None = None
     args: JsonObject | None = None
     """The whole new arguments, for `edit` only."""
+    issued_by: list[str] = field(default_factory=list)
+    """Who issued the voter's keys, and the keys of those: the voter can't decide for them."""
     authenticated: bool = True
     """False for a signal, whose sender nobody proved."""
 
@@ -128,6 +130,8 @@ class ApprovalRequirement:
     editable_args: list[str] = field(default_factory=list)
     reason_required: list[Decision] = field(default_factory=list)
     allow_signal: bool = False
+    args: JsonObject | None = None
+    """The arguments in the form in which they were assessed, defaults filled in; None: as they were given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +164,15 @@ class ActionState:
     """RFC 3339."""
 
 
-def content_hash(action: str, args: JsonObject) -> str:
-    """SHA-256 (hex) of what will be executed: the action's name and arguments as canonical JSON."""
+def canonical_content(action: str, args: JsonObject) -> str:
+    """Return what will be executed as one text: the action's name and arguments as JSON, keys sorted, no spaces."""
     document = {"action": action, "args": args}
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(action: str, args: JsonObject) -> str:
+    """Return the SHA-256 (hex) of `canonical_content` in UTF-8, so that whoever reads that text can recompute it."""
+    return hashlib.sha256(canonical_content(action, args).encode()).hexdigest()
 
 
 def decision_update_id(approval_id: str, subject: str, decision: Decision, hash_seen: str, args_hash: str = "") -> str:

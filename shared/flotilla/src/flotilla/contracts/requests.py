@@ -57,6 +57,10 @@ class ActionRequest:
     run_id: str = ""
     """The run that the action belongs to, if any."""
     task_id: str = ""
+    requested_through: list[str] = field(default_factory=list)
+    """Who issued the requester's keys, and the keys of those: none of them may decide."""
+    requested_by_service: bool = False
+    """No person: it counts as those who issued its keys."""
 
 
 @dataclass(frozen=True, slots=True)
