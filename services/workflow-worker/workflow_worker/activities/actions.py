@@ -128,7 +128,7 @@ class Actions:
         requirement = await self._assessed(request)
         async with tenant_transaction(self._pool, request.tenant_id) as connection:
             await _check_origin(connection, request)
-            await _store_analysis(connection, request, requirement)
+            await _store_analysis(connection, replace(request, args=requirement.args or {}), requirement)
         return requirement
 
     @activity.defn(name=ASSESS_EDIT)
