@@ -29,6 +29,8 @@ import argparse, json, os, pathlib
 parser = argparse.ArgumentParser()
 parser.add_argument("--keys-file", type=pathlib.Path)
 parser.add_argument("--signing-key-file", type=pathlib.Path)
+parser.add_argument("--ticket-key-file", type=pathlib.Path)
+parser.add_argument("--redis-passwords-file", type=pathlib.Path)
 keys_file = parser.parse_args().keys_file
 keys_file.touch(mode=0o600)
 keys_file.write_text(json.dumps({"admin": "k1"}))
