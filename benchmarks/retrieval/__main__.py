@@ -5,13 +5,11 @@ python -m benchmarks.retrieval [--manual DIR] [--questions N] [--sizes 1000,1000
 
 import argparse
 import asyncio
-import secrets
 import statistics
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
+from benchmarks.retrieval.database import open_database
 from benchmarks.retrieval.manual import (
     ManualPassage,
     Question,
@@ -21,25 +19,13 @@ from benchmarks.retrieval.manual import (
     uploads,
 )
 from benchmarks.retrieval.peers import Bm25s, passage_recall, section_recall
-from benchmarks.retrieval.scale import WHOLE, grown, settle, timed
+from benchmarks.retrieval.scale import grown, settle, timed
 from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.postgres import Pool, open_pool
+from flotilla.postgres import Pool
 from flotilla_devstack import stack_for_tests
-from tests.support.postgres import Database, drop, make_template, with_database
+from tests.support.postgres import Database
 
 TENANT = "manual"
-
-
-@asynccontextmanager
-async def _database(server_dsn: str) -> AsyncIterator[tuple[Database, Pool]]:
-    name = f"flotilla_bench_{secrets.token_hex(4)}"
-    await make_template(server_dsn, name)
-    database = Database(with_database(server_dsn, name))
-    try:
-        async with open_pool(database.dsn(), application="benchmark", max_size=1) as pool:
-            yield database, pool
-    finally:
-        await drop(server_dsn, name)
 
 
 async def _quality(
@@ -67,17 +53,16 @@ async def _quality(
 async def _speed(
     database: Database, pool: Pool, passages: list[ManualPassage], asked: list[Question], sizes: list[int]
 ) -> None:
-    knowledge, whole = KnowledgeBase(pool), KnowledgeBase(pool, ranking=WHOLE)
+    knowledge = KnowledgeBase(pool)
     first: float | None = None
     async for size in grown(knowledge, passages, sizes):
         await settle(database.superuser_dsn)
-        timing = await timed(pool, knowledge, whole, asked, size)
+        timing = await timed(pool, knowledge, asked, size)
         first = first or timing.p50_ms
         print(
             f"{timing.passages:>7} passages: p50 {timing.p50_ms:.2f} ms ({timing.p50_ms / first:.2f}x), "
             f"p95 {timing.p95_ms:.1f}, p99 {timing.p99_ms:.1f}; PostgreSQL's CPU {timing.cpu_ms:.2f} ms; "
-            f"p50 of the first searches {timing.first_ms:.2f} ms; "
-            f"{timing.kept:.1%} of the exact ranking's score, which takes {timing.exact_ms:.1f} ms"
+            f"p50 of the first searches {timing.first_ms:.2f} ms"
         )
 
 
@@ -85,7 +70,7 @@ async def _run(server_dsn: str, manual: Path, count: int, sizes: list[int]) -> N
     pages = uploads(manual)
     passages = passages_of(pages)
     asked = questions(manual, passages, count)
-    async with _database(server_dsn) as (database, pool):
+    async with open_database(server_dsn) as (database, pool):
         await _quality(database, pool, pages, passages, asked)
         await _speed(database, pool, passages, asked, sizes)
 

@@ -15,21 +15,22 @@ K = 5
 
 
 class Bm25s:
-    """`bm25s` as its documentation recommends it: English stop words and stemmer, method "lucene"."""
+    """`bm25s` as its documentation recommends it: stop words and stemmer of the language, method "lucene"."""
 
-    def __init__(self, passages: list[ManualPassage]) -> None:
+    def __init__(self, passages: list[ManualPassage], language: str = "english") -> None:
         self._passages = passages
-        self._stemmer: Any = Stemmer.Stemmer("english")
+        self._stop_words = language if language != "english" else "en"
+        self._stemmer: Any = Stemmer.Stemmer(language)
         self._index: Any = bm25s.BM25()
         texts = [f"{p.title}\n{p.piece.heading}\n{p.piece.text}" for p in passages]
         self._index.index(self._tokens(texts), show_progress=False)
 
-    def search(self, query: str) -> list[ManualPassage]:
-        found, _scores = self._index.retrieve(self._tokens([query]), k=K, show_progress=False)
+    def search(self, query: str, k: int = K) -> list[ManualPassage]:
+        found, _scores = self._index.retrieve(self._tokens([query]), k=k, show_progress=False)
         return [self._passages[number] for number in found[0]]
 
     def _tokens(self, texts: list[str]) -> Any:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=self._stemmer, show_progress=False)
+        return bm25s.tokenize(texts, stopwords=self._stop_words, stemmer=self._stemmer, show_progress=False)
 
 
 def recall(found: set[str], wanted: frozenset[str]) -> float:

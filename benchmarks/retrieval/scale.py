@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 
 from benchmarks.retrieval.manual import ManualPassage, Question
-from flotilla.knowledge import KnowledgeBase, Ranking, Upload
+from flotilla.knowledge import KnowledgeBase, Upload
 from flotilla.postgres import Pool
 
 PASSAGES_PER_DOCUMENT = 200
@@ -27,7 +27,7 @@ PREPARING = 20
 
 @dataclass(frozen=True)
 class Timing:
-    """One size: milliseconds per search, and what reading only some postings cost."""
+    """One size: milliseconds per search."""
 
     passages: int
     first_ms: float
@@ -37,10 +37,6 @@ class Timing:
     p99_ms: float
     cpu_ms: float
     """CPU time of PostgreSQL's backend per search: steadier than the others on a busy machine."""
-    exact_ms: float
-    """The median of the same search where it reads every posting."""
-    kept: float
-    """Score of the five that were found, by that of the best five."""
 
 
 async def grown(
@@ -65,37 +61,31 @@ def _document(number: int, draw: random.Random, paragraphs: list[str], passages:
     return Upload(uri=f"scale/{number}.md", content=text.encode())
 
 
-async def timed(
-    pool: Pool, knowledge: KnowledgeBase, whole: KnowledgeBase, questions: Sequence[Question], size: int
-) -> Timing:
+async def timed(pool: Pool, knowledge: KnowledgeBase, questions: Sequence[Question], size: int) -> Timing:
     """Searches one after the other, each question once: the first ones, those of a knowledge base that comes into use,
     and then the ones that count. `pool` holds one connection."""
     queries = [question.query for question in questions]
     counted, first, others = queries[:COUNTED], queries[COUNTED : 2 * COUNTED], queries[2 * COUNTED :]
     for query in others[:PREPARING]:
         await knowledge.search(TENANT, query)
-    first_times, _ = await _search_all(knowledge, first)
+    first_times = await _search_all(knowledge, first)
     await _search_all(knowledge, others[PREPARING:])
     backend = await pool.fetchval("SELECT pg_backend_pid()")
     cpu_before = _cpu_ms(backend)
-    times, scores = await _search_all(knowledge, counted)
+    times = await _search_all(knowledge, counted)
     cpu_ms = (_cpu_ms(backend) - cpu_before) / len(counted)
-    exact_times, best = await _search_all(whole, counted[::5])
     cut = statistics.quantiles(times, n=100)
-    kept = sum(scores[::5]) / sum(best)
-    first_ms, exact_ms = statistics.median(first_times), statistics.median(exact_times)
-    return Timing(size, first_ms, cut[49], cut[94], cut[98], cpu_ms, exact_ms, kept)
+    return Timing(size, statistics.median(first_times), cut[49], cut[94], cut[98], cpu_ms)
 
 
-async def _search_all(knowledge: KnowledgeBase, queries: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Milliseconds and score of each."""
-    times, scores = [], []
+async def _search_all(knowledge: KnowledgeBase, queries: Sequence[str]) -> list[float]:
+    """Milliseconds of each."""
+    times = []
     for query in queries:
         started = time.perf_counter()
-        found = await knowledge.search(TENANT, query)
+        await knowledge.search(TENANT, query)
         times.append((time.perf_counter() - started) * 1000)
-        scores.append(sum(passage.source.score for passage in found))
-    return times, scores
+    return times
 
 
 def _cpu_ms(pid: int) -> float:
@@ -110,7 +100,3 @@ async def settle(superuser_dsn: str) -> None:
         await connection.execute("VACUUM ANALYZE")
     finally:
         await connection.close()
-
-
-WHOLE = Ranking(postings=1_000_000_000, candidates=1_000_000)
-"""Reads every posting and scores every candidate: the exact ranking."""

@@ -13,7 +13,7 @@ from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.eventstore import open_kafka_log
 from flotilla.eventstore.signing import load_public_keys
-from flotilla.knowledge import KnowledgeBase
+from flotilla.knowledge import knowledge_base
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
@@ -69,6 +69,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="run watch", work=services.watch.run),
             Job(name="announcements", work=announcements.run),
             Job(name="forgetting", work=Forgetting(pool).run),
+            Job(name="knowledge", work=services.knowledge.maintain),
             Job(name="sampler", work=Sampler(services).run),
         )
         await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))
@@ -86,7 +87,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         redis=redis,
         temporal=Temporal(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
-        knowledge=KnowledgeBase(pool, run=(await stack.enter_async_context(_readers(settings))).run),
+        knowledge=knowledge_base(pool, settings, run=(await stack.enter_async_context(_readers(settings))).run),
         policy=read_policy(settings.approval_policy),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
@@ -117,7 +118,8 @@ def _readers(settings: Settings) -> AbstractAsyncContextManager[Confined]:
         wall_s=3 * settings.document_read_s,
         memory_bytes=settings.document_read_memory_mb * 1024**2,
     )
-    return Confined.open("flotilla.knowledge.base", children=settings.document_readers, limits=limits)
+    modules = ("flotilla.knowledge.base", "flotilla.knowledge.identifier")
+    return Confined.open(*modules, children=settings.document_readers, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: Services) -> None:

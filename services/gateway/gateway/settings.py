@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flotilla.config import (
     KafkaSettings,
+    KnowledgeSettings,
     PostgresSettings,
     RedisSettings,
     ServiceSettings,
@@ -30,7 +31,7 @@ def is_confidential(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
-class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, TemporalSettings):
+class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, TemporalSettings, KnowledgeSettings):
     """Settings of `gateway`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, the clients come from outside

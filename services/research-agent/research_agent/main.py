@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 
 from flotilla.agent import run_agent
-from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, Ranking, search_tool
+from flotilla.knowledge import SEARCH_TOOL, knowledge_base, search_tool
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from research_agent.agent import agent
@@ -16,8 +16,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Opens the knowledge base and serves the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        ranking = Ranking(config=settings.research_text_config, postings=settings.research_postings)
-        search = search_tool(KnowledgeBase(pool, ranking=ranking))
+        search = search_tool(knowledge_base(pool, settings))
         await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)
 
 

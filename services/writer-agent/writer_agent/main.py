@@ -4,9 +4,9 @@ from contextlib import AsyncExitStack
 
 from flotilla.agent import ToolFunction, run_agent
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, search_tool
+from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, knowledge_base, search_tool
 from flotilla.llm import TokenLimits, create_model
-from flotilla.postgres import Pool, open_service_pool
+from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import Writing, writer
 from writer_agent.settings import Settings
@@ -21,14 +21,14 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         model = create_model(settings)
         stack.push_async_callback(model.close)
-        tools = _tools(pool, settings.writer_tools)
+        tools = _tools(knowledge_base(pool, settings), settings.writer_tools)
         limits = TokenLimits.of(settings)
         agent = writer(_writing(settings))
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, pool=pool)
 
 
-def _tools(pool: Pool, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:
-    known = {SEARCH_TOOL: search_tool(KnowledgeBase(pool))}
+def _tools(knowledge: KnowledgeBase, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:
+    known = {SEARCH_TOOL: search_tool(knowledge)}
     unknown = sorted(set(allowed) - known.keys())
     if unknown:
         raise ConfigurationError(f"FLOTILLA_WRITER_TOOLS names {unknown}: there are {sorted(known)}")

@@ -3,11 +3,11 @@
 from pydantic import Field
 
 from flotilla.agent import AgentSettings
-from flotilla.config import LlmSettings
+from flotilla.config import KnowledgeSettings, LlmSettings
 from flotilla.knowledge import SEARCH_TOOL
 
 
-class Settings(AgentSettings, LlmSettings):
+class Settings(AgentSettings, KnowledgeSettings, LlmSettings):
     """An agent's settings, the model's, and the budgets of one answer."""
 
     writer_tools: tuple[str, ...] = (SEARCH_TOOL,)

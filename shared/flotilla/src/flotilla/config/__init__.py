@@ -2,6 +2,7 @@
 
 from flotilla.config.settings import (
     KafkaSettings,
+    KnowledgeSettings,
     LlmDialectWord,
     LlmSettings,
     PostgresSettings,
@@ -14,6 +15,7 @@ from flotilla.config.settings import (
 
 __all__ = [
     "KafkaSettings",
+    "KnowledgeSettings",
     "LlmDialectWord",
     "LlmSettings",
     "PostgresSettings",

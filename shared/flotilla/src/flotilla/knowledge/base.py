@@ -2,27 +2,32 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import asyncpg
+import structlog
 
-from flotilla.contracts.errors import Invalid, NotFound
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Added, Document, Parsed, Upload
-from flotilla.knowledge.indexing import IndexedPiece
+from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, Embedding
+from flotilla.knowledge.indexing import IndexEntry
+from flotilla.knowledge.languages import check_language, language_of
+from flotilla.knowledge.meaning import Embedded, Row
 from flotilla.knowledge.parse import parse
 from flotilla.knowledge.ranking import Ranking, best_passages
+from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import OverLimit, Run
 
-INDEX_VERSION = b"1"
-"""Part of every content hash: raise it when parsing, splitting or weighing changes, and documents are read anew."""
+READER_VERSION = b"1"
+"""Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
+again."""
+DEFAULT_LANGUAGE = "en"
 MAX_URI_CHARACTERS = 1000
 MAX_TITLE_CHARACTERS = 500
 MAX_PASSAGES = 50
@@ -45,19 +50,39 @@ _ONE = """
 SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at, body FROM flotilla.documents
 WHERE tenant_id = $1 AND document_id = $2
 """
+_PASSAGES_OF = "SELECT passages FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+_DELETE = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+
+
+log = structlog.get_logger(__name__)
 
 
 class KnowledgeBase:
     """Documents in, passages out. Every call acts for one tenant, under row level security."""
 
     def __init__(
-        self, pool: Pool, *, ranking: Ranking | None = None, run: Run = asyncio.to_thread, make_id: IdMaker = new_id
+        self,
+        pool: Pool,
+        *,
+        ranking: Ranking | None = None,
+        language: str = DEFAULT_LANGUAGE,
+        embedder: Embedder | None = None,
+        run: Run = asyncio.to_thread,
+        make_id: IdMaker = new_id,
     ) -> None:
-        """`run` runs what reads a document: `Confined.run` where strangers send them."""
+        """`language` is that of documents which do not show theirs. `run` runs what reads a document: `Confined.run`
+        where strangers send them. With an `embedder`, searches rank by meaning, too.
+
+        Raises:
+            ConfigurationError: no such language is known.
+        """
+        check_language(language)
         self._pool = pool
         self._run = run
         self._ranking = ranking or Ranking()
+        self._language = language
+        self._embedder = embedder
         self._make_id = make_id
 
     async def add(self, tenant_id: str, upload: Upload) -> Added:
@@ -70,24 +95,21 @@ class KnowledgeBase:
             Invalid: the document can't be read; the message says why.
         """
         _check(upload)
-        content_hash = _hash_of(upload, self._ranking.config)
+        content_hash = _hash_of(upload)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
         if same:
             return same
         try:
-            read = await self._run(_read, upload, content_hash)
+            read = await self._run(_read, upload, content_hash, self._language)
         except OverLimit as error:
             raise OverLimit(f"{upload.uri}: {error}: split it, or send it as plain text") from error
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            indexed = await indexing.weigh(connection, self._ranking.config, read.title, read.document.pieces)
             await indexing.lock(connection, tenant_id)
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
-            return same or await self._put(connection, tenant_id, upload.uri, read, indexed)
+            return same or await self._put(connection, tenant_id, upload.uri, read)
 
-    async def _put(
-        self, connection: Connection, tenant_id: str, uri: str, read: "_Read", indexed: Sequence[IndexedPiece]
-    ) -> Added:
+    async def _put(self, connection: Connection, tenant_id: str, uri: str, read: "_Read") -> Added:
         existing = await connection.fetchrow(_FIND, tenant_id, uri)
         document_id = existing["document_id"] if existing else self._make_id()
         if existing:
@@ -102,10 +124,24 @@ class KnowledgeBase:
             read.content_hash,
             read.size_bytes,
             read.document.text,
-            len(indexed),
+            len(read.document.pieces),
         )
-        await indexing.insert(connection, tenant_id, document_id, indexed)
-        return Added(document_id=document_id, title=read.title, passages=len(indexed), unchanged=False)
+        await indexing.insert(connection, tenant_id, document_id, read.document.pieces, read.entry)
+        return Added(document_id=document_id, title=read.title, passages=len(read.document.pieces), unchanged=False)
+
+    async def remove(self, tenant_id: str, document_id: str) -> None:
+        """Removes a document and everything that finds it, in one transaction.
+
+        Raises:
+            NotFound: the tenant has no such document.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await indexing.lock(connection, tenant_id)
+            passages: int | None = await connection.fetchval(_PASSAGES_OF, tenant_id, document_id)
+            if passages is None:
+                raise NotFound(f"no document {document_id}")
+            await indexing.remove(connection, tenant_id, document_id, passages)
+            await connection.execute(_DELETE, tenant_id, document_id)
 
     async def text(self, tenant_id: str, document_id: str) -> str:
         """The document's text, in which the `start` and `end` of sources count characters.
@@ -142,9 +178,30 @@ class KnowledgeBase:
             raise Invalid(f"k is {k}: ask for 1 to {MAX_PASSAGES} passages")
         if len(query) > MAX_QUERY_CHARACTERS:
             raise Invalid(f"the query has {len(query)} characters, {MAX_QUERY_CHARACTERS} are allowed")
-        async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await best_passages(connection, tenant_id, query.replace("\x00", " "), k, self._ranking)
+        text = query.replace("\x00", " ")
+        meant = await self._meant(text)
+        async with tenant_snapshot(self._pool, tenant_id) as connection:
+            rows = await best_passages(connection, tenant_id, text, k, ranking=self._ranking, meant=meant)
         return [_passage(row) for row in rows]
+
+    async def _meant(self, query: str) -> Embedded | None:
+        """The question's embedding; none where the model is away, so that words alone decide."""
+        if self._embedder is None or not query.strip():
+            return None
+        try:
+            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                [vector] = await self._embedder.embed([query])
+        except (RetryLater, TimeoutError) as error:
+            log.warning("question_not_embedded", error=str(error) or type(error).__name__)
+            return None
+        return Embedded(self._embedder.name, vector)
+
+    async def maintain(self, stop: asyncio.Event) -> None:
+        """Index and embed in the background what is not as it should be, until `stop`."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Reindexing(self._pool, self._language).run(stop))
+            if self._embedder:
+                group.create_task(Embedding(self._pool, self._embedder).run(stop))
 
     async def list(self, tenant_id: str, cursor: str | None = None, limit: int = 100) -> list[Document]:
         """Documents by uri; `cursor` is the uri of the last one seen."""
@@ -158,9 +215,9 @@ def _check(upload: Upload) -> None:
         raise Invalid(f"a document's uri has 1 to {MAX_URI_CHARACTERS} characters, not {len(upload.uri)}")
 
 
-def _hash_of(upload: Upload, config: str) -> bytes:
-    digest = hashlib.sha256(INDEX_VERSION)
-    for part in (config.encode(), upload.title.encode(), upload.media_type.encode(), upload.content):
+def _hash_of(upload: Upload) -> bytes:
+    digest = hashlib.sha256(READER_VERSION)
+    for part in (upload.title.encode(), upload.media_type.encode(), upload.content):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
@@ -182,11 +239,15 @@ class _Read:
     content_hash: bytes
     size_bytes: int
     document: SplitDocument
+    entry: IndexEntry
 
 
-def _read(upload: Upload, content_hash: bytes) -> _Read:
+def _read(upload: Upload, content_hash: bytes, default_language: str) -> _Read:
     media_type, parsed = parse(upload)
-    return _Read(media_type, _title_of(upload, parsed), content_hash, len(upload.content), split(parsed.blocks))
+    title, document = _title_of(upload, parsed), split(parsed.blocks)
+    language = language_of(document.text, default_language)
+    entry = indexing.entry(title, document.pieces, language, content_hash)
+    return _Read(media_type, title, content_hash, len(upload.content), document, entry)
 
 
 def _title_of(upload: Upload, parsed: Parsed) -> str:
@@ -194,7 +255,7 @@ def _title_of(upload: Upload, parsed: Parsed) -> str:
     return title[:MAX_TITLE_CHARACTERS]
 
 
-def _passage(row: asyncpg.Record) -> Passage:
+def _passage(row: Row) -> Passage:
     return Passage(
         text=row["body"],
         source=Source(

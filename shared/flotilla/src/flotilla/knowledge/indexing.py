@@ -1,121 +1,160 @@
-"""Writes a document's passages, their posting lists and the statistics, in the caller's transaction."""
+"""Writes a document's passages and their postings, in the caller's transaction.
 
-from collections import Counter, defaultdict
+What the index holds of a document is noted in `flotilla.indexed_documents`: enough to take exactly that out again,
+whatever the analysis of today would make of it.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flotilla.knowledge.analysis import Analysed, analyse, identity
 from flotilla.knowledge.documents import Piece
-from flotilla.knowledge.terms import LEAD_WEIGHT, TITLE_WEIGHT, compounds, weights_of, words
+from flotilla.knowledge.postings import BLOCK_SLOTS, pack, without
 from flotilla.postgres import Connection
 
-# How often each lexeme occurs in each text; it counts $5 times in a heading and $6 times in a defined term.
-_LEXEMES = """
-SELECT p.ordinal, t.lexeme,
-       (SELECT sum(CASE w WHEN 'A' THEN $5 WHEN 'B' THEN $6 ELSE 1 END) FROM unnest(t.weights) AS w)::int AS frequency
-FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS p (heading, leads, body, ordinal),
-     unnest(setweight(to_tsvector($1::text::regconfig, p.heading), 'A')
-            || setweight(to_tsvector($1::text::regconfig, p.leads), 'B')
-            || to_tsvector($1::text::regconfig, p.body)) AS t
+# Waits for the tenant's other writers.
+_LOCK = """
+INSERT INTO flotilla.knowledge_bases (tenant_id, passages) VALUES ($1, 0)
+ON CONFLICT (tenant_id) DO UPDATE SET passages = knowledge_bases.passages
 """
-# Waits for the tenant's other writers, and counts the passages in.
-_COUNT = """
-INSERT INTO flotilla.knowledge_bases (tenant_id, passages) VALUES ($1, greatest($2, 0))
-ON CONFLICT (tenant_id) DO UPDATE SET passages = knowledge_bases.passages + $2
-"""
+_COUNT_PASSAGES = "UPDATE flotilla.knowledge_bases SET passages = passages + $2 WHERE tenant_id = $1"
 _INSERT_PASSAGES = """
-INSERT INTO flotilla.passages
-    (tenant_id, document_id, ordinal, heading, start_offset, end_offset, body, terms, weights)
-SELECT $1, $2, p.ordinal, p.heading, p.start_offset, p.end_offset, p.body, string_to_array(p.terms, ' '),
-       string_to_array(p.weights, ' ')::smallint[]
-FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::text[], $8::text[], $9::text[])
-     AS p (ordinal, heading, start_offset, end_offset, body, terms, weights)
+INSERT INTO flotilla.passages (tenant_id, document_id, ordinal, heading, start_offset, end_offset, body)
+SELECT $1, $2, p.ordinal, p.heading, p.start_offset, p.end_offset, p.body
+FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::text[])
+     AS p (ordinal, heading, start_offset, end_offset, body)
 ORDER BY p.ordinal
 """
-_INSERT_POSTINGS = """
-INSERT INTO flotilla.passage_terms (tenant_id, term, weight, passage_no)
-SELECT p.tenant_id, t.term, t.weight, p.passage_no
-FROM flotilla.passages AS p, unnest(p.terms, p.weights) AS t (term, weight)
-WHERE p.tenant_id = $1 AND p.document_id = $2
+_DELETE_PASSAGES = "DELETE FROM flotilla.passages WHERE tenant_id = $1 AND document_id = $2"
+# Takes the next slots, and gives the first of them.
+_COUNT_IN = """
+UPDATE flotilla.knowledge_bases SET
+    next_slot = next_slot + $2, indexed_passages = indexed_passages + $2, indexed_length = indexed_length + $3,
+    languages = CASE WHEN $4 = ANY (languages) THEN languages ELSE languages || $4::text END
+WHERE tenant_id = $1 RETURNING next_slot - $2
 """
-# In order of terms, so that two writers never wait for each other in a ring.
-_COUNT_TERMS = """
-INSERT INTO flotilla.term_statistics (tenant_id, term, passages)
-SELECT $1, t.term, t.passages FROM unnest($2::text[], $3::int[]) AS t (term, passages) ORDER BY t.term COLLATE "C"
-ON CONFLICT (tenant_id, term) DO UPDATE SET passages = term_statistics.passages + excluded.passages
+_COUNT_OUT = """
+UPDATE flotilla.knowledge_bases SET
+    indexed_passages = indexed_passages - $2, indexed_length = indexed_length - $3
+WHERE tenant_id = $1
+"""
+_NOTE = """
+INSERT INTO flotilla.indexed_documents
+    (tenant_id, document_id, slot, passages, length, terms, analysis, content_hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+_FORGET = """
+DELETE FROM flotilla.indexed_documents WHERE tenant_id = $1 AND document_id = $2
+RETURNING slot, passages, length, terms
+"""
+_ADD_POSTINGS = """
+INSERT INTO flotilla.postings (tenant_id, term, block, postings)
+SELECT $1, n.term, n.block, n.postings FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS n (term, block, postings)
+ON CONFLICT (tenant_id, term, block) DO UPDATE SET postings = postings.postings || excluded.postings
+"""
+_READ_POSTINGS = """
+SELECT term, block, postings FROM flotilla.postings
+WHERE tenant_id = $1 AND term = ANY ($2::text[]) AND block BETWEEN $3 AND $4
+"""
+_REPLACE_POSTINGS = """
+UPDATE flotilla.postings AS p SET postings = n.postings
+FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS n (term, block, postings)
+WHERE p.tenant_id = $1 AND p.term = n.term AND p.block = n.block
 """
 _DELETE_POSTINGS = """
-DELETE FROM flotilla.passage_terms AS t
-USING flotilla.passages AS p, unnest(p.terms, p.weights) AS v (term, weight)
-WHERE p.tenant_id = $1 AND p.document_id = $2
-  AND t.tenant_id = $1 AND t.term = v.term AND t.weight = v.weight AND t.passage_no = p.passage_no
+DELETE FROM flotilla.postings AS p USING unnest($2::text[], $3::bigint[]) AS n (term, block)
+WHERE p.tenant_id = $1 AND p.term = n.term AND p.block = n.block
 """
-_UNCOUNT_TERMS = """
-UPDATE flotilla.term_statistics AS s SET passages = s.passages - gone.passages
-FROM (SELECT v.term, count(*) AS passages FROM flotilla.passages AS p, unnest(p.terms) AS v (term)
-      WHERE p.tenant_id = $1 AND p.document_id = $2 GROUP BY v.term) AS gone
-WHERE s.tenant_id = $1 AND s.term = gone.term
-"""
-_DELETE_PASSAGES = "DELETE FROM flotilla.passages WHERE tenant_id = $1 AND document_id = $2"
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedPiece:
-    """A passage with the weight of each of its terms."""
+class IndexEntry:
+    """What the index holds of one document."""
 
-    piece: Piece
-    weights: dict[str, int]
+    passages: list[Analysed]
+    language: str
+    content_hash: bytes
+
+    @property
+    def length(self) -> int:
+        """The words of all passages."""
+        return sum(passage.length for passage in self.passages)
+
+    @property
+    def terms(self) -> list[str]:
+        """Each term once."""
+        return sorted(frozenset[str]().union(*(passage.counts for passage in self.passages)))
 
 
-async def weigh(connection: Connection, config: str, title: str, pieces: list[Piece]) -> list[IndexedPiece]:
-    """The terms of each piece. Those of the document's title, of the headings above it and of the terms that it
-    defines count more."""
-    headings = [f"{title} {piece.heading}" for piece in pieces]
-    rows = await connection.fetch(
-        _LEXEMES,
-        config,
-        [words(heading) for heading in headings],
-        [words(" ".join(piece.leads)) for piece in pieces],
-        [words(piece.text) for piece in pieces],
-        TITLE_WEIGHT,
-        LEAD_WEIGHT,
-    )
-    frequencies: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for ordinal, lexeme, frequency in rows:
-        frequencies[ordinal - 1].append((lexeme, frequency))
-    return [
-        IndexedPiece(piece, weights_of(frequencies[n], compounds(f"{headings[n]} {piece.text}")))
-        for n, piece in enumerate(pieces)
-    ]
+def entry(title: str, pieces: Sequence[Piece], language: str, content_hash: bytes) -> IndexEntry:
+    """Return what the index is to hold of a document: each passage with its title and headings, as one text."""
+    texts = (f"{title}\n{piece.heading}\n{piece.text}" for piece in pieces)
+    return IndexEntry([analyse(text, language) for text in texts], language, content_hash)
 
 
 async def lock(connection: Connection, tenant_id: str) -> None:
-    """Waits until no other transaction writes this tenant's knowledge base."""
-    await connection.execute(_COUNT, tenant_id, 0)
+    """Wait until no other transaction writes this tenant's knowledge base."""
+    await connection.execute(_LOCK, tenant_id)
 
 
-async def insert(connection: Connection, tenant_id: str, document_id: str, indexed: Sequence[IndexedPiece]) -> None:
-    """Adds the passages of a document that has none."""
-    await connection.execute(_COUNT, tenant_id, len(indexed))
+async def insert(
+    connection: Connection, tenant_id: str, document_id: str, pieces: Sequence[Piece], entry: IndexEntry
+) -> None:
+    """Add the passages of a document that has none, and index them. The caller holds the lock."""
+    await connection.execute(_COUNT_PASSAGES, tenant_id, len(pieces))
     await connection.execute(
         _INSERT_PASSAGES,
         tenant_id,
         document_id,
-        list(range(len(indexed))),
-        [i.piece.heading for i in indexed],
-        [i.piece.start for i in indexed],
-        [i.piece.end for i in indexed],
-        [i.piece.text for i in indexed],
-        [" ".join(i.weights) for i in indexed],
-        [" ".join(map(str, i.weights.values())) for i in indexed],
+        list(range(len(pieces))),
+        [piece.heading for piece in pieces],
+        [piece.start for piece in pieces],
+        [piece.end for piece in pieces],
+        [piece.text for piece in pieces],
     )
-    await connection.execute(_INSERT_POSTINGS, tenant_id, document_id)
-    counts = Counter(term for i in indexed for term in i.weights)
-    await connection.execute(_COUNT_TERMS, tenant_id, list(counts), list(counts.values()))
+    await insert_entry(connection, tenant_id, document_id, entry)
 
 
 async def remove(connection: Connection, tenant_id: str, document_id: str, passages: int) -> None:
-    """Takes a document's passages out again."""
-    await connection.execute(_DELETE_POSTINGS, tenant_id, document_id)
-    await connection.execute(_UNCOUNT_TERMS, tenant_id, document_id)
+    """Take a document's passages out again. The caller holds the lock."""
+    await remove_entry(connection, tenant_id, document_id)
     await connection.execute(_DELETE_PASSAGES, tenant_id, document_id)
-    await connection.execute(_COUNT, tenant_id, -passages)
+    await connection.execute(_COUNT_PASSAGES, tenant_id, -passages)
+
+
+async def insert_entry(connection: Connection, tenant_id: str, document_id: str, entry: IndexEntry) -> None:
+    """Index a document that is not in the index."""
+    count, length = len(entry.passages), entry.length
+    slot = await connection.fetchval(_COUNT_IN, tenant_id, count, length, entry.language)
+    analysis = identity(entry.language)
+    await connection.execute(
+        _NOTE, tenant_id, document_id, slot, count, length, entry.terms, analysis, entry.content_hash
+    )
+    blocks = sorted(pack(slot, entry.passages).items())
+    await connection.execute(
+        _ADD_POSTINGS,
+        tenant_id,
+        [term for (term, _), _ in blocks],
+        [block for (_, block), _ in blocks],
+        [packed for _, packed in blocks],
+    )
+
+
+async def remove_entry(connection: Connection, tenant_id: str, document_id: str) -> None:
+    """Take a document out of the index, if it is there."""
+    row = await connection.fetchrow(_FORGET, tenant_id, document_id)
+    if row is None:
+        return
+    await connection.execute(_COUNT_OUT, tenant_id, row["passages"], row["length"])
+    slots = range(row["slot"], row["slot"] + row["passages"])
+    blocks = (slots.start // BLOCK_SLOTS, slots.stop // BLOCK_SLOTS)
+    found = await connection.fetch(_READ_POSTINGS, tenant_id, row["terms"], *blocks)
+    left = [(term, block, without(block, packed, slots)) for term, block, packed in found]
+    kept = [one for one in left if one[2]]
+    gone = [one for one in left if not one[2]]
+    await connection.execute(_REPLACE_POSTINGS, tenant_id, *_columns(kept))
+    await connection.execute(_DELETE_POSTINGS, tenant_id, *_columns(gone)[:2])
+
+
+def _columns(rows: Sequence[tuple[str, int, bytes]]) -> tuple[list[str], list[int], list[bytes]]:
+    return [term for term, _, _ in rows], [block for _, block, _ in rows], [packed for _, _, packed in rows]

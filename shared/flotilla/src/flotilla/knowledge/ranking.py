@@ -1,95 +1,135 @@
-"""BM25 over posting lists, cut short: the time of a search hardly grows with the knowledge base.
+"""Ranks passages by BM25, exactly, and chooses those that are worth showing.
 
-A search reads a fixed number of postings. Each term has a share of them by the square of its idf, since the rare terms
-decide the most. Lists that are shorter than their share are read whole; the others split what is left in the same
-proportion, and are read from their heaviest posting down. Of a passage that was not met in such a list it is only known
-that it weighs less there than the last one read, which says much where that one is heavy; it is taken to weigh half as
-much. The passages that seem best that way then get their exact score from their own term vector (sorted access, then
-random access: after Fagin, Lotem and Naor, "Optimal aggregation algorithms for middleware", 2003). While no list is cut
-the ranking is exact; `benchmarks/retrieval` measures what the cut costs.
+A search reads the whole posting lists of its terms and adds them up. Of what ranks best, passages that say nearly the
+same are shown once, and a document gives no more than its share as long as others have something to say.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 
-import asyncpg
-
-from flotilla.knowledge.terms import WEIGHT_UNIT, compounds, words
+from flotilla.knowledge.analysis import AskedTerm, asked_terms
+from flotilla.knowledge.meaning import Embedded, Row, fused, nearest
+from flotilla.knowledge.postings import PostingList, best, by_term, idf, unpack
 from flotilla.postgres import Connection
 
-MAX_QUERY_TERMS = 24
+MAX_QUERY_TERMS = 32
 """The rarest ones of a longer query."""
+DEPTH = 10
+"""For each passage that is asked for, how many of the best ranked are looked at."""
+SAME_SHARE = 0.8
+"""Passages that share this much of their pairs of words say the same."""
 
-# $5 postings are read, $8 candidates scored, for the best $6. Candidates are put in order as if all those that were not
-# met in a list had `unread` there; so what a posting gains is its weight over that.
-_SEARCH = """
-WITH asked AS MATERIALIZED (
-    SELECT q.term, q.is_word, f.passages,
-           ln(1 + (b.passages - f.passages + 0.5) / (f.passages + 0.5)) AS idf
-    FROM (SELECT lexeme AS term, true AS is_word FROM unnest(to_tsvector($2::text::regconfig, $3))
-          UNION ALL SELECT v.term, false FROM unnest($4::text[]) AS v (term)) AS q
-    CROSS JOIN (SELECT passages::float8 FROM flotilla.knowledge_bases WHERE tenant_id = $1 AND passages > 0) AS b
-    LEFT JOIN flotilla.term_statistics AS s ON s.tenant_id = $1 AND s.term = q.term
-    CROSS JOIN LATERAL (SELECT coalesce(s.passages, 0)::float8 AS passages) AS f
-    ORDER BY f.passages = 0, idf DESC, q.term LIMIT $7
-), shared AS MATERIALIZED (
-    SELECT a.*, $5 * a.idf ^ 2 / sum(a.idf ^ 2) OVER () AS share FROM asked AS a
-), wanted AS MATERIALIZED (
-    SELECT s.*, d.depth, CASE WHEN s.passages > d.depth THEN (
-        SELECT t.weight FROM flotilla.passage_terms AS t WHERE t.tenant_id = $1 AND t.term = s.term
-        ORDER BY t.weight DESC, t.passage_no DESC OFFSET d.depth - 1 LIMIT 1) / 2.0::float8 ELSE 0 END AS unread
-    FROM shared AS s CROSS JOIN (
-        SELECT $5 - coalesce(sum(passages) FILTER (WHERE passages <= share), 0) AS postings,
-               sum(share) FILTER (WHERE passages > share) AS shares
-        FROM shared) AS cut
-    CROSS JOIN LATERAL (SELECT ceil(greatest(s.share, s.share * cut.postings / cut.shares))::bigint AS depth) AS d
-), candidate AS MATERIALIZED (
-    SELECT h.passage_no FROM wanted AS w CROSS JOIN LATERAL (
-        SELECT t.passage_no, t.weight FROM flotilla.passage_terms AS t
-        WHERE t.tenant_id = $1 AND t.term = w.term ORDER BY t.weight DESC, t.passage_no DESC LIMIT w.depth) AS h
-    GROUP BY h.passage_no ORDER BY sum(w.idf * (h.weight - w.unread)) DESC, h.passage_no
-    LIMIT CASE WHEN (SELECT bool_or(passages > depth) FROM wanted) THEN greatest($8::bigint, $6) ELSE $6 END
-), best AS (
-    SELECT p.passage_no, p.document_id, p.heading, p.start_offset, p.end_offset, p.body,
-           (SELECT sum(w.idf * p.weights[array_position(p.terms, w.term)]) FROM wanted AS w) AS score
-    FROM candidate AS c JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = c.passage_no
-    ORDER BY score DESC, p.passage_no LIMIT $6
-)
-SELECT b.passage_no, b.document_id, d.uri, d.title, b.heading, b.start_offset, b.end_offset, b.body,
-       b.score / ($9 * (SELECT sum(idf) FROM wanted WHERE is_word OR passages > 0)) AS score
-FROM best AS b JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = b.document_id
-ORDER BY b.score DESC, b.passage_no
+_STATISTICS = """
+SELECT indexed_passages AS passages, indexed_length AS length, languages FROM flotilla.knowledge_bases
+WHERE tenant_id = $1 AND indexed_passages > 0
+"""
+_RAREST = """
+SELECT term FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])
+GROUP BY term ORDER BY sum(octet_length(postings)), term LIMIT $3
+"""
+_POSTINGS = "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
+_PASSAGES = """
+SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.body, f.score
+FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS f (slot, score, place)
+CROSS JOIN LATERAL (
+    SELECT i.document_id, f.slot - i.slot AS ordinal FROM flotilla.indexed_documents AS i
+    WHERE i.tenant_id = $1 AND i.slot <= f.slot AND i.passages > 0 ORDER BY i.slot DESC LIMIT 1) AS i
+JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.document_id = i.document_id AND p.ordinal = i.ordinal
+JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = i.document_id
+ORDER BY f.place
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """How a search reads."""
+    """What a search shows."""
 
-    config: str = "english"
-    """The text search configuration; documents must have been added with the same."""
-    postings: int = 500
-    """Postings that one search reads. More of them find a little more for long questions in large knowledge bases, at
-    0.35 µs each."""
-    candidates: int = 25
-    """Passages that get an exact score where not every posting was read. Each is somewhere else in the table: 6 µs at
-    1,000 passages, 8 µs at 100,000, of which half is waiting for memory. Narrower rows hardly change that."""
+    per_document: int = 1
+    """Passages of one document, as long as other documents have a term of the question, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The postings of each term with its idf, and what all terms would weigh in one passage."""
+
+    weighted: list[tuple[float, PostingList]]
+    weight: float
 
 
 async def best_passages(
-    connection: Connection, tenant_id: str, query: str, k: int, ranking: Ranking
-) -> Sequence[asyncpg.Record]:
-    """At most `k` rows, best first. `score` is the share of the query's weight that the passage holds: about 1 when
-    every term occurs once in a passage of normal length, at most 2.2."""
-    return await connection.fetch(
-        _SEARCH,
-        tenant_id,
-        ranking.config,
-        words(query),
-        sorted(set(compounds(query))),
-        ranking.postings,
-        k,
-        MAX_QUERY_TERMS,
-        ranking.candidates,
-        float(WEIGHT_UNIT),
-    )
+    connection: Connection, tenant_id: str, query: str, k: int, *, ranking: Ranking, meant: Embedded | None
+) -> Sequence[Row]:
+    """Return the `k` best rows that are worth showing, best first. Wants one snapshot for its statements.
+    `meant` is the question's embedding where the tenant's passages have theirs."""
+    rows = await ranked(connection, tenant_id, query, k * DEPTH)
+    if meant:
+        rows = fused(rows, await nearest(connection, tenant_id, meant, k * DEPTH))
+    return _chosen(rows, k, ranking.per_document)
+
+
+async def ranked(connection: Connection, tenant_id: str, query: str, most: int) -> Sequence[Row]:
+    """Return the `most` rows that rank highest. `score` is the share of the query's weight that the passage holds:
+    about 1 when every term occurs once in a passage of normal length, at most 2.2."""
+    statistics = await connection.fetchrow(_STATISTICS, tenant_id)
+    asked = asked_terms(query, statistics["languages"]) if statistics else []
+    if statistics is None or not asked:
+        return []
+    lists = await _read(connection, tenant_id, await _rarest(connection, tenant_id, asked), statistics["passages"])
+    if not lists.weighted:
+        return []
+    scored = best(lists.weighted, statistics["length"] / statistics["passages"], most)
+    shares = [score / lists.weight for score in scored.scores]
+    return [dict(row) for row in await connection.fetch(_PASSAGES, tenant_id, scored.slots, shares)]
+
+
+async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]) -> list[AskedTerm]:
+    if len(asked) <= MAX_QUERY_TERMS:
+        return asked
+    rows = await connection.fetch(_RAREST, tenant_id, _forms(asked), MAX_QUERY_TERMS)
+    known = {row["term"] for row in rows}
+    return sorted(asked, key=lambda term: known.isdisjoint(term.forms))[:MAX_QUERY_TERMS]
+
+
+async def _read(connection: Connection, tenant_id: str, asked: Sequence[AskedTerm], passages: int) -> _Lists:
+    rows = await connection.fetch(_POSTINGS, tenant_id, _forms(asked))
+    blocks = by_term((row[0], row[1], row[2]) for row in rows)
+    weighted, weight = [], 0.0
+    for term in asked:
+        found = unpack([block for form in term.forms for block in blocks.get(form, ())])
+        holding = min(passages, len(found.slots))
+        if holding:
+            weighted.append((idf(passages, holding), found))
+        if holding or not term.is_name:
+            weight += idf(passages, holding)
+    return _Lists(weighted, weight)
+
+
+def _forms(asked: Iterable[AskedTerm]) -> list[str]:
+    return [form for term in asked for form in term.forms]
+
+
+def _chosen(rows: Iterable[Row], k: int, per_document: int) -> list[Row]:
+    """The best `k`, less what repeats another, with at most `per_document` of one while there are others."""
+    chosen: list[tuple[int, Row]] = []
+    spare: list[tuple[int, Row]] = []
+    taken: Counter[str] = Counter()
+    for place, row in enumerate(_unlike(rows)):
+        (chosen if taken[row["document_id"]] < per_document else spare).append((place, row))
+        taken[row["document_id"]] += 1
+        if len(chosen) == k:
+            break
+    return [row for _, row in sorted([*chosen, *spare[: k - len(chosen)]], key=itemgetter(0))]
+
+
+def _unlike(rows: Iterable[Row]) -> Iterator[Row]:
+    """Those that say something that none before them said."""
+    seen: list[frozenset[tuple[str, ...]]] = []
+    for row in rows:
+        words = row["body"].split()
+        pairs = frozenset(pairwise(words)) or frozenset([tuple(words)])
+        if not any(len(pairs & other) >= SAME_SHARE * len(pairs | other) for other in seen):
+            seen.append(pairs)
+            yield row

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
 from flotilla.contracts.tools import repeatable
-from flotilla.knowledge.base import KnowledgeBase
+from flotilla.knowledge.retriever import Retriever
 
 SEARCH_TOOL = "search_knowledge_base"
 
@@ -18,7 +18,7 @@ class ForTenant(Protocol):
         """Whose documents are searched."""
 
 
-def search_tool(knowledge: KnowledgeBase) -> Callable[..., Awaitable[list[Passage]]]:
+def search_tool(knowledge: Retriever) -> Callable[..., Awaitable[list[Passage]]]:
     """The tool `search_knowledge_base`, under that name, over `knowledge`."""
 
     @repeatable

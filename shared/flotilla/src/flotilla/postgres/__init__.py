@@ -9,6 +9,7 @@ from flotilla.postgres.pool import (
     open_pool,
     open_service_pool,
     set_tenant,
+    tenant_snapshot,
     tenant_transaction,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "open_pool",
     "open_service_pool",
     "set_tenant",
+    "tenant_snapshot",
     "tenant_transaction",
 ]

@@ -109,6 +109,14 @@ async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True
         yield connection
 
 
+@asynccontextmanager
+async def tenant_snapshot(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
+    """Reads of `tenant_id` only, all of one moment: what others commit meanwhile is not seen."""
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(_SET_TENANT, tenant_id)
+        yield connection
+
+
 async def set_tenant(connection: Connection, tenant_id: str) -> None:
     """Makes the rest of the current transaction act for `tenant_id`."""
     await connection.execute(_SET_TENANT, tenant_id)

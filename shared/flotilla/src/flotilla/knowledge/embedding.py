@@ -1,0 +1,123 @@
+"""Embeddings: passages that mean what a question asks, in whatever words.
+
+A background job embeds what a model has not embedded yet; a search uses the model of its service once all passages of
+the tenant were embedded by it, and ranks by words alone until then. No transaction waits for a model.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import asyncpg
+import structlog
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.postgres import AWAY, Pool, tenant_snapshot, tenant_transaction
+
+LOOK_EVERY_S = 15.0
+BATCH = 32
+SEARCH_TIMEOUT_S = 2.0
+"""How long a search waits for the question's embedding."""
+
+_AVAILABLE = "SELECT to_regclass('flotilla.passage_embeddings') IS NOT NULL"
+_TENANTS = "SELECT flotilla.tenants_to_embed($1)"
+_MISSING = """
+SELECT p.passage_no, d.title, p.heading, p.body FROM flotilla.passages AS p
+JOIN flotilla.documents AS d USING (tenant_id, document_id)
+WHERE p.tenant_id = $1 AND p.passage_no > $2 AND NOT EXISTS (
+    SELECT FROM flotilla.passage_embeddings AS e
+    WHERE e.tenant_id = $1 AND e.passage_no = p.passage_no AND e.model = $3)
+ORDER BY p.passage_no LIMIT $4
+"""
+# A passage that went meanwhile is left out; one that another replica has embedded is left alone.
+_PUT = """
+INSERT INTO flotilla.passage_embeddings (tenant_id, passage_no, model, embedding)
+SELECT $1, p.passage_no, $2, n.embedding::halfvec
+FROM unnest($3::bigint[], $4::text[]) AS n (passage_no, embedding)
+JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = n.passage_no
+ORDER BY p.passage_no FOR KEY SHARE OF p
+ON CONFLICT DO NOTHING
+"""
+_SERVE = """
+UPDATE flotilla.knowledge_bases SET embedded_by = $2 WHERE tenant_id = $1 AND embedded_by IS DISTINCT FROM $2
+"""
+_FORGET_OTHERS = """
+DELETE FROM flotilla.passage_embeddings WHERE (tenant_id, passage_no, model) IN (
+    SELECT tenant_id, passage_no, model FROM flotilla.passage_embeddings
+    WHERE tenant_id = $1 AND model <> $2 LIMIT $3)
+"""
+log = structlog.get_logger(__name__)
+
+
+class Embedder(Protocol):
+    """A model that turns texts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """Name and version: vectors of different names are never compared."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return the vector of each text.
+
+        Raises:
+            RetryLater: the model does not answer.
+        """
+
+
+def as_halfvec(vector: Sequence[float]) -> str:
+    """Return `vector` as pgvector reads it."""
+    return f"[{','.join(f'{value:.5g}' for value in vector)}]"
+
+
+class Embedding:
+    """Embeds passages in the background. Every replica may run one."""
+
+    def __init__(self, pool: Pool, embedder: Embedder) -> None:
+        self._pool = pool
+        self._embedder = embedder
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look for passages without an embedding now and then, until `stop`."""
+        while not stop.is_set():
+            try:
+                await self.embed(stop)
+            except (*AWAY, asyncpg.PostgresError, RetryLater) as error:
+                log.warning("embedding_interrupted", error=str(error))
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def embed(self, stop: asyncio.Event) -> int:
+        """Embed what this model has not embedded, and return how many passages that were."""
+        if not await self._pool.fetchval(_AVAILABLE):
+            raise RetryLater("PostgreSQL has no pgvector: install it, and run `python -m flotilla.install` again")
+        done = 0
+        for (tenant_id,) in await self._pool.fetch(_TENANTS, self._embedder.name):
+            done += await self._embed_tenant(tenant_id, stop)
+        return done
+
+    async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
+        done, last = 0, 0
+        while not stop.is_set():
+            async with tenant_snapshot(self._pool, tenant_id) as connection:
+                rows = await connection.fetch(_MISSING, tenant_id, last, self._embedder.name, BATCH)
+            if not rows:
+                await self._serve(tenant_id)
+                return done
+            vectors = await self._embedder.embed([f"{row['title']}\n{row['heading']}\n{row['body']}" for row in rows])
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                numbers = [row["passage_no"] for row in rows]
+                await connection.execute(
+                    _PUT, tenant_id, self._embedder.name, numbers, [as_halfvec(vector) for vector in vectors]
+                )
+            done, last = done + len(rows), numbers[-1]
+        return done
+
+    async def _serve(self, tenant_id: str) -> None:
+        """Let searches use this model, and drop what others made."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_SERVE, tenant_id, self._embedder.name)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_FORGET_OTHERS, tenant_id, self._embedder.name, 100_000)

@@ -1,0 +1,67 @@
+"""Passages by meaning, and their fusion with those by words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from flotilla.knowledge.embedding import as_halfvec
+from flotilla.postgres import Connection
+
+FUSION_K = 10
+"""Of reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): how much the first places count over later ones."""
+
+Row: TypeAlias = Mapping[str, Any]
+"""A passage with its document and `score`."""
+
+_SERVING = "SELECT embedded_by FROM flotilla.knowledge_bases WHERE tenant_id = $1"
+# A few passages are compared one by one; of many, the graph's scan goes on until enough are the tenant's. One that has
+# seen other tenants' numbers has no use for a plan that was made for them.
+_SCAN = """
+SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
+"""
+_NEAREST = """
+SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.body,
+       1 - e.distance AS score
+FROM (
+    SELECT passage_no, embedding::halfvec({0}) <=> $3::text::halfvec({0}) AS distance FROM flotilla.passage_embeddings
+    WHERE tenant_id = $1 AND model = $2 AND vector_dims(embedding) = {0} ORDER BY 2 LIMIT $4
+) AS e
+JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = e.passage_no
+JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = p.document_id
+ORDER BY e.distance, p.passage_no
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A question's vector, and the model that made it."""
+
+    model: str
+    vector: Sequence[float]
+
+
+async def nearest(connection: Connection, tenant_id: str, asked: Embedded, most: int) -> Sequence[Row]:
+    """Return the `most` passages that mean what is asked most nearly; none while the tenant's passages are not all
+    embedded by that model."""
+    if await connection.fetchval(_SERVING, tenant_id) != asked.model:
+        return []
+    await connection.execute(_SCAN)
+    statement = _NEAREST.format(len(asked.vector))
+    rows = await connection.fetch(statement, tenant_id, asked.model, as_halfvec(asked.vector), most)
+    return [dict(row) for row in rows]
+
+
+def fused(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows of both by reciprocal rank fusion. A row's score is the better of its two."""
+    if not by_meaning:
+        return by_words
+    ranks: dict[int, float] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    for one in (by_words, by_meaning):
+        for rank, row in enumerate(one, 1):
+            number = row["passage_no"]
+            ranks[number] = ranks.get(number, 0.0) + 1 / (FUSION_K + rank)
+            known = rows.setdefault(number, dict(row))
+            known["score"] = max(known["score"], row["score"])
+    return [rows[number] for number in sorted(rows, key=lambda number: (-ranks[number], number))]

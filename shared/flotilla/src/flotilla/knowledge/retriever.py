@@ -1,0 +1,31 @@
+"""What the fleet asks of a store of documents: anything that does this can stand in for the one in PostgreSQL."""
+
+from typing import Protocol
+
+from flotilla.contracts.tasks import Passage
+from flotilla.knowledge.documents import Added, Upload
+
+
+class Retriever(Protocol):
+    """Documents in, passages out; every call acts for one tenant."""
+
+    async def add(self, tenant_id: str, upload: Upload) -> Added:
+        """Add a document, or replace the one with its `uri`; the same content again changes nothing.
+
+        Raises:
+            Invalid: the document can't be read; the message says why.
+        """
+
+    async def remove(self, tenant_id: str, document_id: str) -> None:
+        """Remove a document and everything that finds it.
+
+        Raises:
+            NotFound: the tenant has no such document.
+        """
+
+    async def search(self, tenant_id: str, query: str, k: int = 5) -> list[Passage]:
+        """Return the `k` best passages for `query`, best first.
+
+        Raises:
+            Invalid: `k` or the query is out of bounds.
+        """

@@ -1,0 +1,25 @@
+"""The knowledge base as a service's settings ask for it."""
+
+import asyncio
+
+from flotilla.config import KnowledgeSettings
+from flotilla.knowledge.base import KnowledgeBase
+from flotilla.knowledge.embedders import create_embedder
+from flotilla.knowledge.ranking import Ranking
+from flotilla.postgres import Pool
+from flotilla.runtime.confined import Run
+
+
+def knowledge_base(pool: Pool, settings: KnowledgeSettings, *, run: Run = asyncio.to_thread) -> KnowledgeBase:
+    """Return the knowledge base in `pool`; `run` runs what reads a document.
+
+    Raises:
+        ConfigurationError: a setting can't be used.
+    """
+    return KnowledgeBase(
+        pool,
+        ranking=Ranking(per_document=settings.knowledge_passages_per_document),
+        language=settings.knowledge_language,
+        embedder=create_embedder(settings),
+        run=run,
+    )
