@@ -177,7 +177,7 @@ async def count_losses(connection: Connection, suspects: Suspects) -> list[Loss]
     newest: dict[tuple[str, str | None], int] = dict.fromkeys(parked, _END)
     newest.update(suspects.newest)
     losses = [
-        _loss(key, await connection.fetchrow(_COUNTED, *key, seq), parked.get(key))
+        _loss(key, await connection.fetchrow(_COUNTED, *key, seq, timeout=_QUERY_S), parked.get(key))
         for key, seq in sorted(newest.items(), key=lambda item: (item[0][0], item[0][1] or ""))
     ]
     return [loss for loss in losses if loss.lost or loss.replaced]

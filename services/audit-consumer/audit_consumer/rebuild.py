@@ -118,9 +118,18 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
     try:
         async with AsyncExitStack() as stack:
             dsn = settings.postgres_dsn.get_secret_value()
-            following = await stack.enter_async_context(open_projection(dsn, NEXT, application="audit-rebuild"))
+            ca_file = settings.postgres_ca_file
+            following = await stack.enter_async_context(
+                open_projection(dsn, NEXT, application="audit-rebuild", ca_file=ca_file)
+            )
             live = await stack.enter_async_context(
-                open_projection(dsn, LIVE, application="audit-rebuild-switch", idle_in_transaction_s=_SWITCH_IDLE_S)
+                open_projection(
+                    dsn,
+                    LIVE,
+                    application="audit-rebuild-switch",
+                    idle_in_transaction_s=_SWITCH_IDLE_S,
+                    ca_file=ca_file,
+                )
             )
             if (done := await _done_before(live, order.request_id)) is not None:
                 return done
