@@ -77,19 +77,20 @@ class Fleet:
     async def relay(self) -> None:
         await relay_all(self.database, self.kafka)
 
-    async def fail_over(self, session_id: str) -> None:
+    async def fail_over(self, session_id: str, *texts: str) -> None:
         """PostgreSQL loses the session's last two events, which Kafka has; the application goes on with others."""
+        others = texts or NEW[3:]
         await AgentEventStore(self.pool).ensure_session(session_id, "ada")
         await self.append(session_id, *OLD)
         await self.relay()
         await self.projected.until(session_id, 5)
         await until_anchored(self.projected)
         await self.projected.execute("UPDATE flotilla.sessions SET head_seq = 3 WHERE session_id = $1", session_id)
-        await self.append(session_id, *NEW[3:])
+        await self.append(session_id, *others)
         await self.relay()
 
         async def parked() -> bool:
-            return len(await self.projected.parked(session_id)) == 3
+            return len(await self.projected.parked(session_id)) == len(others)
 
         await eventually(parked, 30)
 
@@ -157,6 +158,16 @@ async def test_the_history_that_waits_is_taken(fleet: Fleet) -> None:
     assert await fleet.set_aside("s1") == [(4, "set aside by ada: failed over"), (5, "set aside by ada: failed over")]
     await goes_on(fleet, "s1", [*NEW, "more"])
     assert [statement.epoch for statement in await fleet.statements("s1")][:2] == [1, 2]
+
+
+async def test_a_history_that_ends_earlier_is_taken(fleet: Fleet) -> None:
+    await fleet.fail_over("s1", "new 4")
+    outcome = await fleet.served(request_accept(fleet.pool, "default", "s1", **WHO))
+    assert (outcome["set_aside"], outcome["projected"]) == (2, 1)
+    await until_anchored(fleet.projected)
+    assert await fleet.texts("s1") == [*OLD[:3], "new 4"]
+    for named in ("s1", None):
+        assert (await fleet.verify(named)).problems == []
 
 
 async def test_the_projected_history_is_kept(fleet: Fleet) -> None:
