@@ -303,3 +303,17 @@ async def test_a_workflow_waits_as_long_as_its_agents_may_work(worker: RunningWo
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
+
+
+async def test_arguments_that_no_store_holds_are_shown_and_run_as_their_escapes(
+    worker: RunningWorker, mailer: Mailer, question: RAGRequest
+) -> None:
+    mailer.texts = ["a\x00b\ud800", "\ufffe\U0001f600"]
+    handle = await worker.start_run(question)
+    approvals = await pending(worker, 2)
+    shown = sorted(json.loads(approval["args"])["text"] for approval in approvals)
+    assert shown == sorted(["a\\u0000b\\ud800", "\ufffe\U0001f600"])
+    for approval in approvals:
+        await decide(worker, approval)
+    await handle.result()
+    assert sorted(mailer.sent) == shown

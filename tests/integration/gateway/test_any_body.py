@@ -1,0 +1,91 @@
+"""Bodies of every kind over the wire: taken and given back whole, or refused by a 4xx that names the field."""
+
+import json
+import secrets
+from itertools import product
+from typing import Any
+
+import httpx
+
+from flotilla.contracts.values import first_unstorable
+from tests.support.anything import objects
+from tests.support.collected import collected
+
+
+def _numbers_alike(text: str) -> Any:
+    """JSON with every number as a float: jsonb writes 1e22 as an integer of as many digits."""
+    return json.loads(text, parse_int=float)
+
+
+def wire(value: Any, *, ascii_only: bool) -> bytes:
+    return json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
+
+
+async def test_any_metadata_is_given_back_whole_or_refused_by_name(operator: httpx.AsyncClient) -> None:
+    taken = refused = 0
+    for number, value in enumerate(collected(objects, 80)):
+        session_id = f"s-{secrets.token_hex(4)}"
+        body = wire({"session_id": session_id, "metadata": value}, ascii_only=number % 2 == 0)
+        answer = await operator.post("/v1/sessions", content=body, headers={"Content-Type": "application/json"})
+        if answer.is_success:
+            taken += 1
+            shown = await operator.get(f"/v1/sessions/{session_id}")
+            assert _numbers_alike(shown.text)["metadata"] == _numbers_alike(json.dumps(value))
+        else:
+            refused += 1
+            assert answer.status_code in {400, 422}, (answer.status_code, answer.text, value)
+            assert first_unstorable(value) is not None, (answer.text, value)
+    assert taken > 10
+    assert refused > 10
+
+
+ODD_BODIES = [
+    b"\xef\xbb\xbf{}",
+    b'{"metadata": {"a": NaN}}',
+    b'{"metadata": {"a": Infinity}}',
+    b'{"metadata": {"a": 1e999}}',
+    b'{"metadata": {"a": ' + b"9" * 5000 + b"}}",
+    b'{"metadata": {"a": "\\u0000"}}',
+    b'{"metadata": {"\\u0000": 1}}',
+    b'{"metadata": {"a": "\\ud800"}}',
+    b'{"metadata": {"a": "\xed\xa0\x80"}}',
+    b'{"metadata": {"a": "\xff\xfe"}}',
+    b'{"metadata": {"a": "gr\xf6\xdfer"}}',
+    '{"metadata": {"a": "größer"}}'.encode("utf-16"),
+    b'{"metadata": ' + b'{"a":' * 80 + b"1" + b"}" * 80 + b"}",
+    b'{"metadata": [] }',
+    b'{"metadata": null}',
+    b'{"metadata": {"a": 1,}}',
+    b"\x00",
+    b"",
+]
+
+
+async def test_a_body_that_is_odd_is_never_an_error_of_ours(operator: httpx.AsyncClient) -> None:
+    for path, body in product(("/v1/sessions", "/v1/tasks", "/v1/actions"), ODD_BODIES):
+        answer = await operator.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code < 500, (path, body, answer.text)
+        assert answer.headers["content-type"].startswith("application/")
+
+
+ODD_VALUES = ("%00", "%ED%A0%80", "%FF", "\u202e", "%F0%9F%98%80", "1e400", "NaN", "9" * 400, "", "%25", "a/b", "'--")
+ODD_PLACES = (
+    "/v1/sessions?q=",
+    "/v1/sessions?cursor=",
+    "/v1/sessions/",
+    "/v1/sessions/s1/events?from_seq=",
+    "/v1/sessions/s1/state?at_time=",
+    "/v1/runs?user_id=",
+    "/v1/runs?session_id=",
+    "/v1/dead-letters?stream=",
+    "/v1/tasks/",
+    "/v1/actions/",
+    "/v1/approvals?status=",
+    "/v1/documents/search?q=",
+)
+
+
+async def test_an_odd_parameter_is_never_an_error_of_ours(operator: httpx.AsyncClient) -> None:
+    for place, value in product(ODD_PLACES, ODD_VALUES):
+        answer = await operator.get(f"{place}{value}")
+        assert answer.status_code < 500, (place, value, answer.text)
