@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import flotilla.agent.tool_calls
@@ -18,6 +19,7 @@ from flotilla.agent.handler import TaskHandler
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.config.signing import load_public_keys
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, OnToken
 from flotilla.postgres import Pool, open_pool
 
@@ -105,7 +107,8 @@ async def main(what: dict[str, Any]) -> None:
     ):
         outside = Outside(pool, chance)
         agent = buyer(outside, chance)
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox(agent.tools), model=outside)
+        keys = load_public_keys(Path(what["keys"]))
+        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox(agent.tools), model=outside, keys=keys)
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
         letters = PostgresDeadLetters(pool)
         consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)

@@ -14,6 +14,7 @@ from tests.support.agents import open_session, publish, replies, rows, session_e
 from tests.support.buyer_process import BRANCHES
 from tests.support.consumers import Process, start
 from tests.support.postgres import Database
+from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 MODULE = "tests.support.buyer_process"
@@ -47,7 +48,13 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     await _open_books(database)
     await open_session(pool)
     chance = random.Random(plan.seed)  # noqa: S311 - the same instants each time
-    what = {"url": redis_url, "dsn": database.dsn(), "min_idle_ms": 300, "claim_s": 0.6}
+    what = {
+        "url": redis_url,
+        "dsn": database.dsn(),
+        "min_idle_ms": 300,
+        "claim_s": 0.6,
+        "keys": str(PUBLIC_KEY_FILE),
+    }
     members = [await _member(what, chance) for _ in range(2)]
     try:
         for number in range(max(plan.rounds, plan.kills)):
@@ -61,7 +68,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     finally:
         for member in members:
             _end(member)
-    assert len({reply["task_id"] for reply in await replies(redis, "done")}) == plan.rounds
+    assert len({reply["task_id"] for reply in await replies(redis, "done", "buyer")}) == plan.rounds
 
 
 async def verify(plan: Plan, pool: Pool) -> Counter[str]:
