@@ -183,6 +183,7 @@ describe("who may decide", () => {
     action: "echo",
     description: "",
     args: {},
+    content: "{}",
     content_hash: "h1",
     risk_level: "high",
     reasons: [],

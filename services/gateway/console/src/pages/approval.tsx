@@ -3,6 +3,7 @@ import * as api from "../api/calls";
 import type { Approval, Decision, JsonObject, Me, Vote } from "../api/types";
 import { me } from "../lib/account";
 import { approvalsOf, barredDecision, barredFrom } from "../lib/deciding";
+import { exact, exactObject, hasInexactNumber } from "../lib/exact";
 import { dateTime } from "../lib/format";
 import { now, useActing, useLoaded, useTitle } from "../lib/hooks";
 import { differences } from "../lib/json-diff";
@@ -16,6 +17,9 @@ import { Deadline } from "./approvals";
 import { EditForm } from "./approval-edit";
 
 const POLL_MS = 1000;
+const ROUNDED =
+  "A number here has more digits than a browser holds, and is shown rounded above: read it in the exact text below. " +
+  "It can't be edited here; use flotilla approvals edit.";
 
 export function ApprovalPage({ id }: { id: string }) {
   const loaded = useLoaded(() => api.getApproval(id), [id], POLL_MS);
@@ -44,7 +48,14 @@ function Request({ approval, reload }: { approval: Approval; reload: () => Promi
     <div class="approval-grid">
       <div>
         <Card title="What will be executed">
-          <Arguments args={approval.args} action={approval.action} />
+          <Arguments args={exactObject(approval.args)} action={exact(approval.action)} />
+          {hasInexactNumber(approval.content) && <p class="note warn">{ROUNDED}</p>}
+          <details>
+            <summary>The exact text that is hashed and executed</summary>
+            <pre class="plain-text" data-testid="content">
+              {exact(approval.content)}
+            </pre>
+          </details>
           <p class="hash">
             <span class="faint">Content hash</span>
             <code data-testid="content-hash">{approval.content_hash}</code>
@@ -52,7 +63,7 @@ function Request({ approval, reload }: { approval: Approval; reload: () => Promi
           </p>
         </Card>
         <Card title="Why">
-          <p class="plain-text">{approval.description}</p>
+          <p class="plain-text">{exact(approval.description)}</p>
           <Facts
             items={[
               ["Asked for by", approval.requested_by],
@@ -215,7 +226,7 @@ function Decide({ approval, me: who, reload }: DecideProps) {
         <Button variant="danger" icon="close" disabled={isClosed || acting.isBusy || needs("reject")} onClick={() => void vote("reject")}>
           Reject
         </Button>
-        {approval.editable_args.length > 0 && (
+        {approval.editable_args.length > 0 && !hasInexactNumber(approval.content) && (
           <Button disabled={isClosed || acting.isBusy} onClick={() => setEditing(true)}>
             Edit…
           </Button>
@@ -247,7 +258,7 @@ function Changed({ before, after, onSeen }: { before: Approval; after: Approval;
       <p>
         <Icon name="warn" /> <strong>What will be executed has changed since you opened this.</strong>
       </p>
-      <DiffList changes={differences(before.args, after.args)} />
+      <DiffList changes={differences(exactObject(before.args), exactObject(after.args))} />
       <Button onClick={onSeen}>I have seen the change</Button>
     </div>
   );
