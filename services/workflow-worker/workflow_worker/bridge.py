@@ -10,6 +10,8 @@ import asyncio
 import math
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
@@ -45,6 +47,7 @@ class Bridge:
         self._redis = redis
         self._settlement = settlement
         self._publisher = publisher
+        self._busy: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def handle(self, agent: str, delivery: Delivery) -> Finish:
         """Answer the activity that waits for `agent`, whose stream the delivery is from.
@@ -58,7 +61,8 @@ class Bridge:
             return _dead_letter_of(agent, delivery)
         try:
             reply = _reply_in(delivery)
-            settled = await self._settlement.settle(agent, reply, age_s(delivery))
+            async with self._in_order(reply):
+                settled = await self._settlement.settle(agent, reply, age_s(delivery))
         except DeadLetter as error:
             await self._give_up(agent, delivery, error)
             raise
@@ -66,6 +70,18 @@ class Bridge:
             return DONE
         await self._act(settled, reply.progress)
         return _announced(agent, settled, reply, delivery) if settled.delegated.is_open else DONE
+
+    @asynccontextmanager
+    async def _in_order(self, reply: AgentReply) -> AsyncIterator[None]:
+        """Lets the replies to one task pass one after the other, as they were sent: the first answer stands."""
+        key = (reply.tenant_id, reply.task_id)
+        lock = self._busy.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._busy.pop(key, None)
 
     async def handle_former(self, delivery: Delivery) -> Finish:
         """Look for the answer that a reply on the former versions' stream speaks of.

@@ -208,7 +208,7 @@ async def test_a_large_result_stays_out_of_the_history(worker: RunningWorker, qu
         {"status": "finished", "result": {}},
         {"status": "done", "result": {}, "session_id": "another"},
         {"status": "done", "result": {}, "events": [{"kind": "rumour", "data": {}}]},
-        {"status": "done", "result": {"text": "\x00"}},
+        {"status": "done", "result": ["no object"]},
     ],
 )
 async def test_a_reply_that_no_workflow_can_use_goes_to_the_dead_letters(
