@@ -1,4 +1,5 @@
+from tests.integration.gateway.conftest import gateway, log_topics, replica
 from tests.integration.workflow_worker.conftest import question, worker
 from tests.support.audit_fixtures import audit_pool, kafka, projected
 
-__all__ = ["audit_pool", "kafka", "projected", "question", "worker"]
+__all__ = ["audit_pool", "gateway", "kafka", "log_topics", "projected", "question", "replica", "worker"]

@@ -87,12 +87,12 @@ async def test_an_agent_may_not_write_in_another_name(pool: Pool, source: str) -
             await append(connection, "default", "s1", [event], source=AGENT)
 
 
-@pytest.mark.parametrize("source", ["/gateway/", "/Gateway", "/agents", "gateway", "", "/notes", "/agents/../gateway"])
-async def test_only_flotilla_itself_steers_runs_and_votes(pool: Pool, source: str) -> None:
+@pytest.mark.parametrize(
+    "source", ["/agents/x", "/Agents/x", "agents/x", "//agents/x", "/agents", " /agents/x", "/\u200bagents/x"]
+)
+async def test_no_spelling_of_an_agents_name_steers_anything(pool: Pool, source: str) -> None:
     await AgentEventStore(pool).ensure_session("s1", "ada")
     for change in RESERVED_CHANGES:
-        if change in {"forked", "rolled_back"}:
-            continue  # a program of the operator's own may do that to its sessions
         event = AgentStateEvent(kind="state_change", data={"change": f"{change}x"}, source=source)
         with pytest.raises(Forbidden):
             async with tenant_transaction(pool, "default") as connection:

@@ -133,7 +133,7 @@ def candidate_of(record: Record) -> Candidate:
         is_known(envelope.type),
         _traceparent(record.headers) or envelope.traceparent,
     )
-    candidate.forbidden = violation_of(envelope.source, envelope.type, envelope.data)
+    candidate.forbidden = violation_of(envelope.source, envelope.type, envelope.data, envelope.subject)
     if candidate.forbidden is not None:
         return candidate
     if envelope.type == _STATE_CHANGE:

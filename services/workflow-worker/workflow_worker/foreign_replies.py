@@ -72,7 +72,8 @@ def _session_event(agent: str, reply: AgentReply, event: JsonObject, run_id: str
         data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
     except (KeyError, Undecodable) as error:
         raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
-    if problem := violation_of(f"/agents/{agent}", session_event_type(kind), to_builtins(data)):
+    source, wire_type = f"/agents/{agent}", session_event_type(kind)
+    if problem := violation_of(source, wire_type, to_builtins(data), reply.session_id):
         raise DeadLetter(f"reply to task {reply.task_id}: {problem}")
     return AgentStateEvent(
         kind=kind,

@@ -19,6 +19,7 @@ from flotilla.bus.live import RunFeed
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
+from flotilla.eventstore.tenant_audit import record_policy_once_there
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
@@ -33,7 +34,7 @@ from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
-from workflow_worker.delegations import TaskPublisher
+from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
@@ -94,10 +95,12 @@ async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
         review = _risk_review(settings, stack)
         parts = Activities(settings, has, http, review)
         worker = make_worker(has.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
+        noted = partial(record_policy_once_there, has.pool, settings.operator_tenant, SOURCE, has.policy.version)
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
             Job(name="bridge", work=_reply_streams(settings, runtime, has).run),
             Job(name="leader", work=_leader(settings, runtime, has, parts).run),
+            Job(name="policy record", work=noted),
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
 

@@ -35,6 +35,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     deployment_name: str = "workflow-worker"
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`. The gateway must have the same."""
+    operator_tenant: str = "default"
+    """Whose audit session records the policy in force."""
     approval_risk_review: bool = False
     """Lets the language model look at each action's risk; it can only raise it."""
     approval_webhook_urls: Words = ()

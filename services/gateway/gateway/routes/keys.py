@@ -8,10 +8,13 @@ from fastapi import Response
 from flotilla.contracts.api_keys import key_hash, key_hint, new_key
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
+from flotilla.contracts.json_types import JsonObject
+from flotilla.eventstore import tenant_audit
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import ADMINS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import Claim, IdempotencyKey
+from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId
@@ -29,7 +32,9 @@ _PERSON = """
 INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES ($1, $2, $2, $3)
 ON CONFLICT (tenant_id, subject) DO UPDATE
     SET roles = ARRAY(SELECT DISTINCT unnest(people.roles || excluded.roles) ORDER BY 1)
+RETURNING roles
 """
+_ROLES = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2 FOR UPDATE"
 _ADD = """
 INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint)
 VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8)
@@ -47,10 +52,10 @@ _LIST = f"""
 {_SELECT} AND ($3::timestamptz IS NULL OR (k.created_at, k.key_id) < ($3, $4))
 ORDER BY k.created_at DESC, k.key_id DESC LIMIT $2
 """
-_REVOKE = """
-UPDATE flotilla.api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE tenant_id = $1 AND key_id = $2
-RETURNING key_hash
+_BEFORE = """
+SELECT key_hash, name, revoked_at FROM flotilla.api_keys WHERE tenant_id = $1 AND key_id = $2 FOR UPDATE
 """
+_REVOKE = "UPDATE flotilla.api_keys SET revoked_at = now() WHERE tenant_id = $1 AND key_id = $2"
 
 
 class KeyMadeBefore(Conflict):
@@ -74,12 +79,14 @@ async def create_key(
         if earlier is not None:
             raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
         await _check_subject(connection, caller, body)
+        changes = [("api_key_created", _created(key_id, body, caller))]
         if body.person:
-            await connection.execute(_PERSON, tenant_id, body.name, body.roles)
+            changes += await _give_roles(connection, caller, body)
         stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key))
         await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
         row = await connection.fetchrow(_GET, tenant_id, key_id)
         assert row is not None  # noqa: S101 - inserted just above, in this transaction
+        await tenant_audit.record(connection, tenant_id, SOURCE, *changes)
     log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
     response.headers["Cache-Control"] = "no-store"
     return NewKey.model_validate({**dict(row), "key": key})
@@ -104,6 +111,27 @@ async def _check_subject(connection: Connection, caller: Principal, body: KeyBod
         raise Forbidden(f"{body.name} is a service, and can't become a person: choose another name")
 
 
+def _created(key_id: str, body: KeyBody, caller: Principal) -> JsonObject:
+    return {
+        "key_id": key_id,
+        "name": body.name,
+        "roles": sorted(set(body.roles)),
+        "person": body.person,
+        "expires_at": body.expires_at.isoformat() if body.expires_at else None,
+        "by": caller.subject,
+        "by_key_id": caller.key_id,
+    }
+
+
+async def _give_roles(connection: Connection, caller: Principal, body: KeyBody) -> list[tuple[str, JsonObject]]:
+    """Adds the roles to the person's; tells of the change if it is one."""
+    before = await connection.fetchval(_ROLES, caller.tenant_id, body.name) or []
+    after = await connection.fetchval(_PERSON, caller.tenant_id, body.name, sorted(set(body.roles)))
+    if sorted(before) == sorted(after):
+        return []
+    return [("roles_changed", {"subject": body.name, "before": before, "after": after, "by": caller.subject})]
+
+
 @router.get(_CREATE, response_model=KeyList, responses=refusals())
 @allow(ADMINS)
 async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> KeyList:
@@ -121,11 +149,16 @@ async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMI
 async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key:
     """Revoke a key: here it stops working at once, at other replicas within a minute."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        digest = await connection.fetchval(_REVOKE, caller.tenant_id, key_id)
+        before = await connection.fetchrow(_BEFORE, caller.tenant_id, key_id)
+        if before is None:
+            raise NotFound(f"no key {key_id}: it takes the id, which GET /v1/keys lists, not the name")
+        if before["revoked_at"] is None:
+            await connection.execute(_REVOKE, caller.tenant_id, key_id)
+            details = {"key_id": key_id, "name": before["name"], "by": caller.subject, "by_key_id": caller.key_id}
+            await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("api_key_revoked", details))
         row = await connection.fetchrow(_GET, caller.tenant_id, key_id)
-    if row is None:
-        raise NotFound(f"no key {key_id}: it takes the id, which GET /v1/keys lists, not the name")
-    services.api_keys.forget(digest)
+        assert row is not None  # noqa: S101 - locked above, in this transaction
+    services.api_keys.forget(before["key_hash"])
     services.login.sign_ins.forget()
     log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)
     return Key.model_validate(dict(row))

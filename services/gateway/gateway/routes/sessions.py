@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import new_id
+from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.eventstore import sessions as stored
 from flotilla.eventstore import state_json_blocks
 from flotilla.postgres import tenant_transaction
@@ -42,7 +43,7 @@ MAX_EVENTS = 1000
 _LIST = """
 SELECT session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at FROM flotilla.sessions
 WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
-  AND ($5::text IS NULL OR position(lower($5) IN lower(session_id)) > 0)
+  AND ($5::text IS NULL OR position(lower($5) IN lower(session_id)) > 0) AND session_id <> $6
 ORDER BY created_at DESC, session_id DESC LIMIT $2
 """
 
@@ -106,7 +107,7 @@ async def list_sessions(
     """List sessions, newest first."""
     before = read_time_cursor(cursor)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, q)
+        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, q, AUDIT_SESSION)
     return SessionList(
         sessions=[_session(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "session_id")
     )

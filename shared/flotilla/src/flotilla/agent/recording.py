@@ -48,7 +48,7 @@ class Recorder:
             raise Invalid(f"no session event kind {kind!r}; there are {', '.join(DATA_OF_KIND)}") from None
         except Undecodable as error:
             raise Invalid(f"{kind} event: {error}") from error
-        if problem := violation_of(source, session_event_type(kind), plain):
+        if problem := violation_of(source, session_event_type(kind), plain, self._task.session_id):
             raise Invalid(f"{kind} event: {problem}")
         self.events.append(
             AgentStateEvent(

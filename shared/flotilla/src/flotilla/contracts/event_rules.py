@@ -1,7 +1,8 @@
 """Who may write which session events, as data: checked where an event is appended, projected, folded and verified.
 
 Any source may write messages, tool calls and results, errors, and changes with names of its own. A change that steers a
-run, an action, an approval, an order or the session itself is reserved for the parts of Flotilla that decide it.
+run, an action, an approval, an order or the session itself is none of an agent's; those of the tenant's audit session are
+the services' alone.
 """
 
 import unicodedata
@@ -11,30 +12,35 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, session_event_kind
 
 Party: TypeAlias = Literal["agent", "gateway", "worker", "program"]
 
 AGENT_PREFIX = "/agents/"
 _EXACT: Mapping[str, Party] = MappingProxyType({"/gateway": "gateway", "/workflow-worker": "worker"})
-_PREFIXES: Mapping[str, Party] = MappingProxyType({AGENT_PREFIX: "agent", "/workflows/": "worker"})
 
 _SERVICES: frozenset[Party] = frozenset({"gateway", "worker"})
-_STORE: frozenset[Party] = frozenset({"gateway", "worker", "program"})
+_NO_AGENT: frozenset[Party] = frozenset({"gateway", "worker", "program"})
 RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
     {
-        FORKED: _STORE,
-        ROLLED_BACK: _STORE,
-        "run_": _SERVICES,
-        "action_": _SERVICES,
-        "approval_": _SERVICES,
-        "order_": _SERVICES,
-        "answer_published": _SERVICES,
-        "task_submitted": _SERVICES,
-        "task_finished": _SERVICES,
+        FORKED: _NO_AGENT,
+        ROLLED_BACK: _NO_AGENT,
+        "run_": _NO_AGENT,
+        "action_": _NO_AGENT,
+        "approval_": _NO_AGENT,
+        "order_": _NO_AGENT,
+        "answer_published": _NO_AGENT,
+        "task_submitted": _NO_AGENT,
+        "task_finished": _NO_AGENT,
+        "api_key_": _SERVICES,
+        "roles_changed": _SERVICES,
+        "policy_changed": _SERVICES,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""
+AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed")
+"""Those of the tenant's audit session, which holds nothing else."""
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -46,17 +52,22 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 def party_of(source: str) -> Party:
-    """Whose source it is; an unknown one is a program that uses the library on its own."""
+    """Whose source it is; one like an agent's is an agent's, an unknown one a program's that uses the library."""
     if (party := _EXACT.get(source)) is not None:
         return party
-    return next((party for prefix, party in _PREFIXES.items() if source.startswith(prefix)), "program")
+    if source.startswith("/workflows/"):
+        return "worker"
+    return "agent" if _plain(source).startswith("agents") else "program"
 
 
-def violation(source: str, wire_type: str, claims: Claims) -> str | None:
-    """Why `source` may not write this event; None when it may."""
+def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> str | None:
+    """Why `source` may not write this event into this session; None when it may."""
     kind, party = session_event_kind(wire_type), party_of(source)
+    name = _plain(claims.change) if kind == "state_change" and isinstance(claims.change, str) else ""
+    if (session_id == AUDIT_SESSION) != name.startswith(AUDIT_CHANGES):
+        what = f"state_change {claims.change!r}" if name else kind
+        return f"{source} may not write {what}: session {AUDIT_SESSION} is for keys, roles and policy, and they for it"
     if kind == "state_change":
-        name = _plain(claims.change) if isinstance(claims.change, str) else ""
         reserved = (allowed for start, allowed in RESERVED_CHANGES.items() if name.startswith(start))
         if any(party not in allowed for allowed in reserved):
             return f"{source} may not write state_change {claims.change!r}"
@@ -68,7 +79,7 @@ def violation(source: str, wire_type: str, claims: Claims) -> str | None:
     return None
 
 
-def violation_of(source: str, wire_type: str, data: object) -> str | None:
+def violation_of(source: str, wire_type: str, data: object, session_id: str) -> str | None:
     """The same for an event's data as JSON (`msgspec.Raw`) or plain; data that is no object steers nothing."""
     try:
         claims = _read_claims(data) if isinstance(data, msgspec.Raw) else msgspec.convert(data, Claims)
@@ -76,7 +87,7 @@ def violation_of(source: str, wire_type: str, data: object) -> str | None:
         return f"{source} may not write data that is nested so deeply"
     except ValueError:
         return None
-    return violation(source, wire_type, claims)
+    return violation(source, wire_type, claims, session_id)
 
 
 def _plain(name: str) -> str:

@@ -31,6 +31,9 @@ APPROVAL_WORKFLOW = "HumanInTheLoopWorkflow"
 ORDER_WORKFLOW = "OrderProcessingSaga"
 PIPELINE_WORKFLOW = "PipelineWorkflow"
 
+AUDIT_SESSION = "flotilla:audit"
+"""The session of each tenant that records what its administrators did: keys, roles, policy. Only Flotilla writes it."""
+
 EVENT_FIELD = "event"
 """The field of a Redis entry that holds the CloudEvent as JSON."""
 TICKET_FIELD = "ticket"

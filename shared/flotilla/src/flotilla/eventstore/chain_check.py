@@ -125,7 +125,8 @@ class ChainCheck:
         return self._bad("rewritten", event.seq, detail)
 
     def _forbidden(self, event: Linked, said: "_Said | None") -> Problem | None:
-        problem = violation_of(said.source, said.type, said.data) if said is not None else None
+        session_id = self._chain.session_id
+        problem = violation_of(said.source, said.type, said.data, session_id) if said is not None else None
         return None if problem is None else self._bad("forbidden", event.seq, problem)
 
     def _place_of(self, event: Linked) -> tuple[str, str, int]:

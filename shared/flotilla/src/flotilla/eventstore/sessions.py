@@ -8,7 +8,7 @@ from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import is_valid_id
+from flotilla.contracts.names import AUDIT_SESSION, is_valid_id
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.contracts.session_events import (
     FORKED,
@@ -95,6 +95,7 @@ async def fork_session(
         Invalid: `at_seq` is not between 0 and the parent's head, or the new id is not valid.
         Conflict: the new id is taken.
     """
+    _check_not_reserved(parent_session_id)
     parent = await get_session(connection, tenant_id, parent_session_id)
     if not 0 <= at_seq <= parent.head_seq:
         raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
@@ -121,6 +122,7 @@ async def roll_back_session(
         Invalid: `to_seq` is not between 0 and the head.
         SequenceConflict: the head is not `expected_seq`.
     """
+    _check_not_reserved(session_id)
     session = await get_session(connection, tenant_id, session_id, lock=True)
     run_id = await connection.fetchval(_ACTIVE_RUN, tenant_id, session_id, list(ACTIVE_RUN_STATUSES))
     if run_id is not None:
@@ -137,6 +139,12 @@ def _event(change: StateChange, source: str) -> AgentStateEvent:
     return AgentStateEvent(kind="state_change", data=to_builtins(change), source=source)
 
 
+def _check_not_reserved(session_id: str) -> None:
+    if session_id == AUDIT_SESSION:
+        raise Invalid(f"session {AUDIT_SESSION} records what administrators did: it can only be read")
+
+
 def _check_id(session_id: str) -> None:
+    _check_not_reserved(session_id)
     if not is_valid_id(session_id):
         raise Invalid(f"session id {session_id!r}: use 1 to 128 of A-Z a-z 0-9 . _ : - and no leading mark")

@@ -180,7 +180,7 @@ def delta_of(events: Iterable[AgentEvent]) -> Delta:
 
 
 def _forbidden(event: AgentEvent) -> str | None:
-    return violation_of(event.source, event.type, event.data)
+    return violation_of(event.source, event.type, event.data, event.subject)
 
 
 def rollback_target(event: AgentEvent) -> int | None:

@@ -103,7 +103,7 @@ async def append(
 def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:
     if source is not None and event.source != source:
         raise Forbidden(f"event of session {session_id}: {source} may not write in the name of {event.source}")
-    if problem := violation_of(event.source, session_event_type(event.kind), event.data):
+    if problem := violation_of(event.source, session_event_type(event.kind), event.data, session_id):
         raise Forbidden(f"event of session {session_id}: {problem}")
 
 

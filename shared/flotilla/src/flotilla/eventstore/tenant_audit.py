@@ -1,0 +1,77 @@
+"""What a tenant's administrators did, in a session of its own: the same chain, checkpoints, exports and verification.
+
+The session is `flotilla:audit`. An event is written in the transaction of what it records: neither is without the other.
+"""
+
+import asyncio
+
+import asyncpg
+import structlog
+
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.contracts.session_events import AgentStateEvent, StateChange
+from flotilla.outbox import append
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+
+OWNER = "flotilla"
+_RETRY_S = 5.0
+
+_OPEN = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+# One start after the other; a row means that the version is another one than the last that was recorded.
+_NOTE_POLICY = """
+UPDATE flotilla.sessions SET metadata = jsonb_set(metadata, '{policy_version}', to_jsonb($3::text))
+WHERE tenant_id = $1 AND session_id = $2 AND metadata ->> 'policy_version' IS DISTINCT FROM $3
+RETURNING 1
+"""
+
+log = structlog.get_logger(__name__)
+
+
+async def record(connection: Connection, tenant_id: str, source: str, *changes: tuple[str, JsonObject]) -> None:
+    """Add `changes`, each a name and its details, to the tenant's audit session in the caller's transaction.
+
+    Takes the lock of the session's row, so call it last.
+    """
+    await connection.execute(_OPEN, tenant_id, AUDIT_SESSION, OWNER)
+    events = [
+        AgentStateEvent(
+            kind="state_change", data=to_builtins(StateChange(change=change, details=details)), source=source
+        )
+        for change, details in changes
+    ]
+    await append(connection, tenant_id, AUDIT_SESSION, events, source=source)
+
+
+async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -> bool:
+    """Record the policy in force, unless it is the one that was recorded last; say whether it was another one."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(_OPEN, tenant_id, AUDIT_SESSION, OWNER)
+        if not await connection.fetchval(_NOTE_POLICY, tenant_id, AUDIT_SESSION, version):
+            return False
+        await record(connection, tenant_id, source, ("policy_changed", {"policy_version": version}))
+    return True
+
+
+async def record_policy_once_there(pool: Pool, tenant_id: str, source: str, version: str, stop: asyncio.Event) -> None:
+    """Record the policy at a service's start, as soon as PostgreSQL is there; then wait for `stop`, as jobs do."""
+    while not stop.is_set():
+        try:
+            if await record_policy(pool, tenant_id, source, version):
+                log.info("policy_changed", policy_version=version)
+        except (*AWAY, TimeoutError, asyncpg.PostgresError, FlotillaError) as error:
+            log.warning("policy_record_waits", reason=str(error) or type(error).__name__)
+            await _stopped_within(stop, _RETRY_S)
+        else:
+            await stop.wait()
+
+
+async def _stopped_within(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
