@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import AgentStateEvent
@@ -26,7 +27,9 @@ EVENTS = f"/v1/sessions/{AUDIT_SESSION}/events"
 
 async def changes(gateway: RunningGateway, tenant: str = "acme") -> list[tuple[str, Any]]:
     store = AgentEventStore(gateway.pool, tenant)
-    recorded = [(event.data["change"], event.data["details"]) for event in await store.replay(AUDIT_SESSION)]
+    recorded = [
+        (str(event.data["change"]), to_builtins(event.data["details"])) for event in await store.replay(AUDIT_SESSION)
+    ]
     return [one for one in recorded if one[0] != "policy_changed"]
 
 
@@ -125,8 +128,8 @@ async def test_a_policy_is_recorded_once_until_it_is_another_one(pool: Pool) -> 
     assert await record_policy(pool, "default", "/workflow-worker", "v2+bb")
     assert not await record_policy(pool, "default", "/gateway", "v2+bb")
     events = await AgentEventStore(pool).replay(AUDIT_SESSION)
-    versions = [(event.source, event.data["details"]["policy_version"]) for event in events]
-    assert versions == [("/gateway", "v1+aa"), ("/workflow-worker", "v2+bb")]
+    versions = [(event.source, to_builtins(event.data["details"])) for event in events]
+    assert versions == [("/gateway", {"policy_version": "v1+aa"}), ("/workflow-worker", {"policy_version": "v2+bb"})]
 
 
 async def test_it_is_exported_and_verified_as_any_session(

@@ -1,8 +1,8 @@
 """Who may write which session events, as data: checked where an event is appended, projected, folded and verified.
 
 Any source may write messages, tool calls and results, errors, and changes with names of its own. A change that steers a
-run, an action, an approval, an order or the session itself is none of an agent's; those of the tenant's audit session are
-the services' alone.
+run, an action, an approval, an order or the session itself is none of an agent's; those of the tenant's audit session
+are the services' alone.
 """
 
 import unicodedata

@@ -5,8 +5,8 @@
     witness  the same, of a parent's events behind the prefix: no part of the history, but they lead to the checkpoint
              that signed the prefix. A parent goes on, and is signed at its head of then
     anchor   behind the event or witness that it signs: session, seq, hash, and the way into a signed checkpoint:
-             index, path, statement, signature (base64), key_id. One per session, the newest: with an older one, whoever
-             holds the file could cut the history back to it
+             index, path, statement, signature (base64), key_id. One per session, the newest: with an older one, the
+             holder of the file could cut the history back to it
     end      how many events, witnesses and anchors there were, so that a cut file shows
 
 `export_format` has the bytes; `python -m flotilla.eventstore.verify_export FILE --public-key KEY` checks such a file.

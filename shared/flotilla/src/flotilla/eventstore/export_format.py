@@ -20,7 +20,7 @@ Seq: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_SEQ_LIMIT)]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one session of the lineage gives to the history."""
+    """What one session of the lineage contributes to the history."""
 
     session: SessionId
     parent: SessionId | None

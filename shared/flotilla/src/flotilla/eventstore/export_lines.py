@@ -82,7 +82,7 @@ class ExportLines:
 
 
 def _named(line: AnyLine) -> str:
-    return f"{line.article} {type(line).__name__.lower()} stands"
+    return f"found {line.article} {type(line).__name__.lower()}"
 
 
 def shown(text: str) -> str:

@@ -1,6 +1,6 @@
 """What a tenant's administrators did, in a session of its own: the same chain, checkpoints, exports and verification.
 
-The session is `flotilla:audit`. An event is written in the transaction of what it records: neither is without the other.
+The session is `flotilla:audit`. Each event is written in the transaction of what it records, so neither comes alone.
 """
 
 import asyncio

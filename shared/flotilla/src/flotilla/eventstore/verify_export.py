@@ -101,7 +101,7 @@ def _link_problem(before: Part, part: Part) -> str | None:
     if part.parent != before.session:
         return f"session {part.session} is a fork of {part.parent}, not of {before.session}"
     if before.upto_seq != min(part.after_seq, part.upto_seq) or before.upto_seq == 0:
-        return f"session {before.session} gives events up to {before.upto_seq}, where its fork has another start"
+        return f"session {before.session} contributes events up to {before.upto_seq}, where its fork has another start"
     if before.signed_seq < before.first_witness - 1:
         return f"session {before.session} ends before its fork begins"
     return None
@@ -123,7 +123,7 @@ def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[st
 
 
 class _PartReader:
-    """Reads what one session gives to the history."""
+    """Reads what one session contributes to the history."""
 
     def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part) -> None:
         self._lines = lines
@@ -194,7 +194,7 @@ def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Checks one file; gives the exit code."""
+    """Check one file and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.eventstore.verify_export", description=__doc__)
     parser.add_argument("file", type=Path, help="the export, JSON lines")
     parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
