@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from flotilla.contracts.envelope import to_builtins
-from flotilla.contracts.errors import Forbidden
+from flotilla.contracts.errors import Forbidden, NotFound
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore
@@ -21,16 +21,15 @@ from tests.support.exports import Recorder
 from tests.support.gateway import RunningGateway
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
+from tests.support.worker import RunningWorker
 
 EVENTS = f"/v1/sessions/{AUDIT_SESSION}/events"
 
 
 async def changes(gateway: RunningGateway, tenant: str = "acme") -> list[tuple[str, Any]]:
     store = AgentEventStore(gateway.pool, tenant)
-    recorded = [
-        (str(event.data["change"]), to_builtins(event.data["details"])) for event in await store.replay(AUDIT_SESSION)
-    ]
-    return [one for one in recorded if one[0] != "policy_changed"]
+    events = await store.replay(AUDIT_SESSION)
+    return [(str(event.data["change"]), to_builtins(event.data["details"])) for event in events]
 
 
 async def test_keys_and_roles_are_recorded_with_who_gave_them(gateway: RunningGateway) -> None:
@@ -67,10 +66,13 @@ async def test_a_key_that_could_not_be_recorded_is_not_made(gateway: RunningGate
     assert await gateway.rows(count) == [before]
 
 
-async def test_the_policy_in_force_is_recorded_at_the_gateways_start(gateway: RunningGateway) -> None:
+async def test_the_policy_in_force_is_recorded_at_the_workers_start(worker: RunningWorker) -> None:
     async def recorded() -> object:
-        events = await gateway.rows("SELECT body FROM flotilla.event_outbox WHERE session_id = $1", AUDIT_SESSION)
-        return [json.loads(row["body"])["data"]["change"] for row in events] == ["policy_changed"]
+        try:
+            events = await worker.events("default", AUDIT_SESSION)
+        except NotFound:
+            return False
+        return [(event.source, event.data["change"]) for event in events] == [("/workflow-worker", "policy_changed")]
 
     await eventually(recorded)
 

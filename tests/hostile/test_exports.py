@@ -246,7 +246,7 @@ async def test_a_session_without_a_signed_event_is_unsigned(recorder: Recorder) 
 
 
 async def test_a_checkpoint_signed_with_another_key_is_bad(recorder: Recorder, tmp_path: Path) -> None:
-    """The forger makes a history of their own and signs it with a key of their own, under the trusted key's name, too."""
+    """The forger makes a history and signs it with a key of their own, under the trusted key's name, too."""
     create_key_pair(tmp_path / "forger.pem", tmp_path / "forger.pub")
     signer, body = load_signer(tmp_path / "forger.pem"), encode_event(event_at("plain", 1, "bob approves"))
     digest = link(genesis(TENANT, "plain"), body)
