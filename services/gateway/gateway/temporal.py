@@ -1,7 +1,6 @@
 """The connection to Temporal: made when Temporal first answers, so that the gateway can start before it."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import NotFound, RetryLater
-from flotilla.temporal_check import check_temporal
+from flotilla.temporal import check_temporal, connection_options
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
@@ -121,19 +120,13 @@ class Temporal:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
                 return await Client.connect(
                     self._settings.temporal_address,
-                    namespace=self._settings.temporal_namespace,
-                    **_credentials(self._settings),
+                    **connection_options(self._settings),
                     interceptors=[TracingInterceptor()],
                 )
         except (RPCError, RuntimeError, TimeoutError) as error:
             self._refused_until = asyncio.get_running_loop().time() + RETRY_CONNECT_S
             reason = str(error) or type(error).__name__
             raise RetryLater(f"{away}: {reason} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
-
-
-def _credentials(settings: TemporalSettings) -> Mapping[str, Any]:
-    api_key = settings.temporal_api_key
-    return {"api_key": api_key.get_secret_value() if api_key else None, "tls": settings.temporal_tls}
 
 
 def refusal(error: RPCError, workflow_id: str) -> Exception:

@@ -24,7 +24,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import DeadLetter, Forbidden, Invalid, RetryLater
-from flotilla.temporal_check import check_temporal
+from flotilla.temporal import check_temporal, connection_options
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
@@ -72,9 +72,7 @@ class TemporalConnection:
         settings = self._settings
         return await Client.connect(
             settings.temporal_address,
-            namespace=settings.temporal_namespace,
-            api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
-            tls=settings.temporal_tls,
+            **connection_options(settings),
             runtime=self._runtime,
             interceptors=[TracingInterceptor()],
         )

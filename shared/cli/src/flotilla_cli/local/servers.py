@@ -60,19 +60,19 @@ async def check_kafka(bootstrap_servers: str) -> str:
 
 async def check_temporal(address: str) -> str:
     """Answers, and has the namespace."""
-    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
     from temporalio.client import Client
     from temporalio.service import RPCError
 
+    from flotilla import temporal
     from flotilla.config import TemporalSettings
+    from flotilla.contracts.errors import ConfigurationError, RetryLater
 
     settings = TemporalSettings(temporal_address=address)
     namespace = settings.temporal_namespace
-    api_key = settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None
     try:
-        client = await Client.connect(address, namespace=namespace, tls=settings.temporal_tls, api_key=api_key)
-        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=namespace))
-    except (RPCError, RuntimeError) as error:
+        client = await Client.connect(address, **temporal.connection_options(settings))
+        await temporal.check_temporal(client, address)
+    except (RPCError, RuntimeError, RetryLater, ConfigurationError) as error:
         mend = "check FLOTILLA_TEMPORAL_ADDRESS, FLOTILLA_TEMPORAL_NAMESPACE and that the server runs"
         raise CliError(f"Temporal at {address}, namespace {namespace}: {error}", mend) from error
     return f"{address}, namespace {namespace}"

@@ -116,6 +116,13 @@ class TemporalSettings(BaseSettings):
     temporal_namespace: str = "default"
     temporal_api_key: SecretStr | None = None
     temporal_tls: bool = False
+    temporal_ca_file: Path | None = None
+    """Certificates (PEM) that may have signed the server's; unset, those of the system. Turns TLS on."""
+    temporal_cert_file: Path | None = None
+    """This client's certificate (PEM), for a server that asks for one; its key is in `FLOTILLA_TEMPORAL_KEY_FILE`."""
+    temporal_key_file: Path | None = None
+    temporal_server_name: str | None = None
+    """The name in the server's certificate, where it is not the host of the address."""
 
 
 class KnowledgeSettings(BaseSettings):

@@ -1,0 +1,74 @@
+"""How every part of the fleet reaches Temporal, and how it sees that it can work there."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode, TLSConfig
+
+from flotilla.config import TemporalSettings
+from flotilla.contracts.errors import ConfigurationError, RetryLater
+
+_LIMIT = timedelta(seconds=3)
+_MAY_NOT_ASK = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}
+# Not more often: Temporal's frontend refuses pings that come within 10 s (frontend.keepAliveMinTime).
+_KEEP_ALIVE = KeepAliveConfig(interval_millis=10_000, timeout_millis=5_000)
+
+
+def connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
+    """Namespace, login and TLS: `Client.connect(settings.temporal_address, **connection_options(settings), ...)`.
+
+    Raises:
+        ConfigurationError: a file can't be read, or only one of certificate and key is set.
+    """
+    return {
+        "namespace": settings.temporal_namespace,
+        "api_key": settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
+        "tls": _tls(settings),
+        "keep_alive_config": _KEEP_ALIVE,
+    }
+
+
+def _tls(settings: TemporalSettings) -> TLSConfig | bool:
+    ca, cert, key = settings.temporal_ca_file, settings.temporal_cert_file, settings.temporal_key_file
+    if (cert is None) != (key is None):
+        raise ConfigurationError("FLOTILLA_TEMPORAL_CERT_FILE and FLOTILLA_TEMPORAL_KEY_FILE belong together: set both")
+    if not (ca or cert or settings.temporal_server_name):
+        return settings.temporal_tls
+    return TLSConfig(
+        server_root_ca_cert=_read("FLOTILLA_TEMPORAL_CA_FILE", ca),
+        client_cert=_read("FLOTILLA_TEMPORAL_CERT_FILE", cert),
+        client_private_key=_read("FLOTILLA_TEMPORAL_KEY_FILE", key),
+        domain=settings.temporal_server_name,
+    )
+
+
+def _read(variable: str, path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError as error:
+        raise ConfigurationError(f"{variable}={path} can't be read: {error.strerror}") from error
+
+
+async def check_temporal(client: Client, address: str) -> None:
+    """Raises RetryLater until Temporal answers and has the client's namespace."""
+    try:
+        await client.service_client.check_health(timeout=_LIMIT)
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace), timeout=_LIMIT
+        )
+    except RPCError as error:
+        if error.status in _MAY_NOT_ASK:
+            return
+        if error.status == RPCStatusCode.NOT_FOUND:
+            name = client.namespace
+            raise RetryLater(
+                f"Temporal at {address} has no namespace {name}: set FLOTILLA_TEMPORAL_NAMESPACE, or create it with "
+                f"`temporal operator namespace create --namespace {name}`"
+            ) from error
+        raise RetryLater(f"Temporal at {address} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
+    except RuntimeError as error:
+        raise RetryLater(f"Temporal at {address} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
