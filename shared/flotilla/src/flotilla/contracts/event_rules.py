@@ -94,7 +94,9 @@ def _plain(name: str) -> str:
     """The name without what makes it only look different: case, compatibility forms, marks, invisible characters."""
     if name.isascii() and name.islower() and name.replace("_", "").isalnum():
         return name
-    folded = unicodedata.normalize("NFKC", name).casefold()
+    # Without the marks first: a run of them is sorted in time that grows with the square of its length.
+    unmarked = "".join(char for char in name if not unicodedata.combining(char))
+    folded = unicodedata.normalize("NFKC", unmarked).casefold()
     return "".join(char for char in folded if char.isalnum() or char == "_")
 
 

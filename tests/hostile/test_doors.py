@@ -1,0 +1,199 @@
+"""Text that is made to take long, at every door of the gateway: others must not notice.
+
+The gateway lives in the event loop of the test. What counts is the longest time for which its thread computed without
+a turn for anybody else, in processor time: that of another caller's `/livez` on an idle machine.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager, suppress
+
+import httpx
+import pytest
+
+from tests.integration.gateway.conftest import Replica
+from tests.support.gateway import RunningGateway
+
+OTHERS_WAIT_S = 0.25
+SMALL, MEDIUM, LARGE = 40_000, 400_000, 4_000_000
+DEEP = b"[]" * 65
+UNITS = [b"[]", b"[", b'"', b'\\"', b'""', b'{"a":', b"]", b"\\", b" ", b"\xff", b"1,", "\u0301\u0323".encode()]
+"""Bodies are made of these, after an opening that is worth a closer look."""
+OPENINGS = [b"", DEEP + b'"', b'{"metadata":{"a":"', b'{"query":"', b'{"steps":["research"],"input":{"a":[']
+STRANGERS_DOORS = ["/auth/logout", "/auth/login"]
+DOORS = ["/v1/sessions", "/v1/sessions/s/runs", "/v1/actions", "/v1/tasks", "/v1/orders"]
+WORDS = [
+    "a",
+    "a_",
+    "a.b-",
+    "_",
+    "\u00e9",
+    "e\u0301",
+    "\u0301\u0323",
+    "\u00ad",
+    "\u5bbf",
+    "\u200b",
+    "[1",
+    "a b ",
+    "%",
+    "\u1100",
+]
+"""Questions and searches are made of these."""
+HEADERS = [
+    "Authorization",
+    "traceparent",
+    "Idempotency-Key",
+    "Cookie",
+    "Content-Type",
+    "X-Forwarded-For",
+    "Last-Event-ID",
+]
+HEADER_UNITS = ["a", "a,", "-", ";", "=", '"', "00-", ".", " b", "\t", "Bearer "]
+DOCUMENTS = {
+    "a.md": (
+        [b"", b"# ", b"---\ntitle: ", b"+++\n", b"<!--", b"[a]: <"],
+        [b"[", b"# a\n", b"*a_ ", b"> ", b"`a``", b"|a|\n|-|\n", b"<b a=1>", b"&#x41;", b"---\n", b"a_b."],
+    ),
+    "a.html": (
+        [b"", b"<meta charset=punycode>", b"<title>", b"<main>"],
+        [b"<div>", b"<b><i>", b"<p hidden>", b"<table><td>", b"&shy;", b"<button>a", b"<footer>", b"<a id=a>"],
+    ),
+    "a.txt": ([b"", b"\xef\xbb\xbf"], [b"a", b"\n", b"\n ", b". ", b"\t", "\u0301\u0323".encode(), b"_"]),
+}
+
+
+class Others:
+    """Whoever else wants the event loop while an attack goes on."""
+
+    def __init__(self) -> None:
+        self.waited_s: dict[str, float] = {}
+        """The longest turn of the loop's thread in each attack."""
+
+    async def during(self, name: str, attack: Awaitable[object]) -> None:
+        """Await `attack`, which may fail, and note how long the others had to wait."""
+        with longest_turn() as turn, suppress(httpx.HTTPError):
+            await attack
+        self.waited_s[name] = turn[0]
+
+    def assert_served(self) -> None:
+        """Nobody had to wait."""
+        assert self.waited_s
+        assert {name: waited for name, waited in self.waited_s.items() if waited >= OTHERS_WAIT_S} == {}
+
+
+@contextmanager
+def longest_turn() -> Iterator[list[float]]:
+    """The processor time of the event loop's longest callback while the block runs."""
+    run, longest = asyncio.Handle._run, [0.0]
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        longest[0] = max(longest[0], time.thread_time() - began)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", timed)
+        yield longest
+
+
+def of(unit: bytes, size: int) -> bytes:
+    return unit * (size // len(unit))
+
+
+@pytest.fixture
+async def gateway(replica: Replica) -> AsyncIterator[RunningGateway]:
+    """One whose rates do not end an attack before it begins."""
+    unlimited = 1_000_000
+    async with replica(
+        login_requests_per_s=unlimited,
+        failed_logins_per_minute=unlimited,
+        requests_per_s=unlimited,
+        request_burst=unlimited,
+        document_read_s=1,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+async def mallory(gateway: RunningGateway) -> httpx.AsyncClient:
+    return await gateway.client_of("mallory", "operator")
+
+
+@pytest.mark.parametrize("door", [*STRANGERS_DOORS, *DOORS])
+async def test_bodies_at_every_door(gateway: RunningGateway, mallory: httpx.AsyncClient, door: str) -> None:
+    client = gateway.client() if door in STRANGERS_DOORS else mallory
+    others = Others()
+    for opening in OPENINGS:
+        for unit in UNITS:
+            for size in (SMALL, MEDIUM) if unit in UNITS[:4] else (SMALL,):
+                body = opening + of(unit, size)
+                await others.during(f"{opening!r} {unit!r} {size}", client.post(door, content=body))
+    for unit in UNITS[:2]:
+        await others.during(f"{unit!r} {LARGE}", client.post(door, content=of(unit, LARGE)))
+        await others.during(f"{unit!r} in chunks", client.post(door, content=in_chunks(unit)))
+    others.assert_served()
+
+
+async def in_chunks(unit: bytes) -> AsyncIterator[bytes]:
+    for _ in range(20_000):
+        yield unit
+
+
+async def test_the_largest_json_that_is_stored(mallory: httpx.AsyncClient) -> None:
+    others = Others()
+    for inner in (b"[" + b"[]," * 500_000 + b"[]]", b'"' + b'\\"' * 800_000 + b'"', b"[" + b'"",' * 600_000 + b"1]"):
+        body = b'{"metadata":{"a":' + inner + b"}}"
+        await others.during(repr(inner[:20]), mallory.post("/v1/sessions", content=body))
+    assert max(others.waited_s.values()) < 4 * OTHERS_WAIT_S
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_questions_and_searches(mallory: httpx.AsyncClient, word: str) -> None:
+    others = Others()
+    for length in (1_000, 7_999, 9_000):
+        query = {"q": word * (length // len(word))}
+        await others.during(f"search {length}", mallory.get("/v1/documents/search", params=query))
+    for length in (1_000, 31_999, SMALL):
+        question = {"query": word * (length // len(word)), "wait_s": 0}
+        await others.during(f"question {length}", mallory.post(f"/v1/sessions/q{length}/runs", json=question))
+    others.assert_served()
+
+
+async def test_headers_and_paths(mallory: httpx.AsyncClient) -> None:
+    others = Others()
+    for size in (8_000, SMALL, MEDIUM):
+        for unit in HEADER_UNITS:
+            text = unit * (size // len(unit))
+            for name in HEADERS:
+                await others.during(f"{name} {unit!r} {size}", mallory.get("/v1/runs", headers={name: text}))
+            await others.during(f"path {unit!r} {size}", mallory.get("/" + text.replace(" ", "/").replace("\t", "/")))
+            await others.during(f"query {unit!r} {size}", mallory.get("/v1/runs", params={"cursor": text}))
+        many = [(f"x-{number}", "a") for number in range(size // 10)]
+        await others.during(f"{len(many)} headers", mallory.get("/v1/runs", headers=many))
+    others.assert_served()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_documents(mallory: httpx.AsyncClient, name: str) -> None:
+    others = Others()
+    heads, units = DOCUMENTS[name]
+    for number, unit in enumerate(units):
+        content = heads[number % len(heads)] + of(unit, MEDIUM // 4)
+        await others.during(f"{unit!r}", mallory.post("/v1/documents", files={"file": (name, content)}))
+    others.assert_served()
+    answer = await mallory.post("/v1/documents", files={"file": ("last.md", b"# Last\n\nThe gateway goes on.")})
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize("unit", [b"\r\n--", b"\r", b"\n", b"-", b"\r\n--b\r\n"])
+async def test_forms(mallory: httpx.AsyncClient, unit: bytes) -> None:
+    others = Others()
+    form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for size in (SMALL, MEDIUM):
+        await others.during(f"{size}", mallory.post("/v1/documents", content=form + of(unit, size), headers=headers))
+    for attribute in (b'"', b"\\", b";", b"="):
+        worst = b"--b\r\nContent-Disposition: form-data; name=" + of(attribute, SMALL) + b"\r\n\r\na\r\n--b--\r\n"
+        await others.during(f"{attribute!r}", mallory.post("/v1/documents", content=worst, headers=headers))
+    others.assert_served()
