@@ -44,7 +44,6 @@ DOCUMENTS = {
         [b"", b"<meta charset=punycode>", b"<title>", b"<main>"],
         [b"<div>", b"a", b"<table><td>", b"<footer>"],
     ),
-    "a.txt": ([b"", b"\xef\xbb\xbf"], [b"a", b"\n ", "\u0301\u0323".encode()]),
 }
 
 
