@@ -44,6 +44,7 @@ def target(stack: RunningStack, database_template: str) -> Iterator[Target]:
                 task_queue=name,
                 requests_per_s=1e6,
                 request_burst=1_000_000,
+                failed_logins_per_minute=1e6,
                 **await make_topics(stack.kafka_bootstrap),
             ) as gateway,
         ):

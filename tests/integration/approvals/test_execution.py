@@ -131,7 +131,7 @@ async def test_an_http_request_carries_its_idempotency_key_through_repetitions(
 async def test_a_host_that_is_not_listed_is_never_called(outside: Desk, receiver: Receiver, url: str) -> None:
     handle = await outside.submit(action="http_request", risk="low", args={"method": "GET", "url": url})
     await eventually(lambda: outside.in_inbox(handle))
-    await outside.decide(handle, BOB, action="http_request", seen={"method": "GET", "url": url})
+    await outside.decide(handle, BOB, action="http_request", seen={"method": "GET", "url": url, "json": None})
     state = await handle.result()
     assert state.status == "failed"
     assert str(state.error).startswith(("Forbidden", "Invalid"))

@@ -59,4 +59,4 @@ def test_a_bug_of_the_server_is_found_by_its_trace() -> None:
 
 def test_an_answer_that_is_no_problem_document_is_shown_as_it_is() -> None:
     error = problem(httpx.Response(502, text="<html>bad \x1b[31mgateway</html>"))
-    assert str(error) == "Bad Gateway (502): <html>bad [31mgateway</html>"
+    assert str(error) == r"Bad Gateway (502): <html>bad \u001b[31mgateway</html>"

@@ -103,7 +103,7 @@ async def test_a_tool_call_is_carried_out_recorded_and_its_passages_can_be_cited
     model = FakeModel(calling(text="Let me look. "), "Found it [2].")
     run = await write(model, CATS)
     assert run.kinds == ["tool_call", "tool_result"]
-    assert run.events[0].data["args"] == {"query": "mice"}
+    assert run.events[0].data["args"] == {"query": "mice", "top_k": 5}
     assert run.events[1].data["ok"] is True
     assert [source.document_id for source in run.result.sources] == ["d3"]
     assert run.tokens == "Found it [1]."

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Finding:
 
 def examine(state: Path | None, wishes: Wishes, acts_as: str) -> list[Finding]:
     """Every check, in the order in which to mend what is wrong."""
+    _log_to_standard_error()
     machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.mend) for check in examine_machine(state)]
     named = named_url(wishes)
     stack, running = _stack(state, named)
@@ -54,6 +56,13 @@ def examine(state: Path | None, wishes: Wishes, acts_as: str) -> list[Finding]:
     # Without a stack there is no gateway of its own: one finding, not two.
     gateway = [_gateway(wishes, acts_as)] if named or running else []
     return [*machine, stack, *reached, *gateway, _model()]
+
+
+def _log_to_standard_error() -> None:
+    """What the checks log is for people; standard output is the document's."""
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def _stack(state: Path | None, named: str | None) -> tuple[Finding, Mapping[str, str]]:

@@ -98,7 +98,10 @@ GATEWAY_GRANT = Grant(
     (
         Selector(f"{_CONNECT} {_LOOK} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
         Selector("+xadd", (f"%W~{REDRIVES_STREAM}",)),
-        Selector("+xinfo|groups +xpending", (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES))),
+        Selector(
+            "+exists +xinfo|groups +xpending",
+            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
+        ),
         Selector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
 )
