@@ -63,7 +63,7 @@ async def test_an_upgrade_keeps_the_demos_passwords(fleet: Fleet) -> None:
 
 def _secrets(fleet: Fleet) -> dict[str, Any]:
     found = fleet.namespace.get("secrets", "--selector", "app.kubernetes.io/component=demo")
-    assert len(found) == 5
+    assert len(found) == 7
     return {secret["metadata"]["name"]: secret["data"] for secret in found}
 
 
