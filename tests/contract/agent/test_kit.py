@@ -77,7 +77,7 @@ async def on_servers(pool: Pool, redis: Redis, data: dict[str, Any], model: Fake
         await publish(redis, task(agent="contract", input=data))
         (reply,) = await eventually(lambda: _ended(redis))
     kinds = [event["type"].split(".")[2] for event in await session_events(pool)]
-    progress = [reply["progress"] for reply in await replies(redis, "progress")]
+    progress = [reply["progress"] for reply in await replies(redis, "progress", agent="contract")]
     return reply["status"], reply["result"], reply["failure"], kinds, progress
 
 
@@ -89,7 +89,7 @@ async def in_process(data: dict[str, Any], model: FakeModel) -> tuple[Any, ...]:
 
 
 async def _ended(redis: Redis) -> list[dict[str, Any]]:
-    return [reply for reply in await replies(redis) if reply["status"] != "progress"]
+    return [reply for reply in await replies(redis, agent="contract") if reply["status"] != "progress"]
 
 
 @pytest.mark.parametrize("how", ["well", "forbidden", "explode", "record", "slow", "model", 7])

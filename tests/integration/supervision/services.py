@@ -57,13 +57,16 @@ SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,
         gateway.main.run,
-        restarting=frozenset({"live feed", "run watch", "announcements", "forgetting", "sampler"}),
+        restarting=frozenset({"live feed", "run watch", "announcements", "forgetting", "knowledge", "sampler"}),
     ),
     "workflow-worker": Service(
         workflow_worker.settings.Settings,
         workflow_worker.main.run,
         restarting=frozenset(
-            {"bridge", "former replies", "redrives", "leader", *(f"leader duty {number}" for number in (1, 2, 3))}
+            {
+                *("bridge", "former replies", "redrives", "leader", "policy record"),
+                *(f"leader duty {number}" for number in (1, 2, 3)),
+            }
         ),
         fatal=frozenset({"temporal worker"}),
     ),

@@ -20,6 +20,7 @@ CHILDREN = {
     "_StopSignal.wait": "of a task that waits for its stop event beside something else",
     "Consumer._keep_renewing": "ends its consumer, which is supervised",
     "Link._reconnect": "the relay starts it again, and is not alive while it hangs",
+    "Reindexing.run": "of the knowledge task, whose group ends with it",
     "Breaker.__init__.<locals>.breakable": "the test's own",
     "Supervisor._work": "the work itself, which the test runs as a task of its own",
 }
