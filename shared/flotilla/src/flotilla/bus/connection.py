@@ -77,15 +77,17 @@ async def check_redis(client: Redis) -> None:
 
 async def _check_role(client: Redis) -> None:
     try:
-        replication, cluster = await client.info("replication"), await client.info("cluster")
+        # Every user of the fleet may say HELLO, which INFO and ROLE tell more than.
+        answer = await ask(client, "HELLO")
     except exceptions.NoPermissionError:
         return  # writes will tell
-    if cluster.get("cluster_enabled"):
+    server = dict(zip(answer[::2], answer[1::2], strict=True))
+    if server[b"mode"] == b"cluster":
         raise RetryLater(
             "Redis Cluster is not supported: streams and locks need one primary; use one primary with replicas "
             f"({_MEND})"
         )
-    if replication.get("role") != "master":
+    if server[b"role"] != b"master":
         if isinstance(client.connection_pool, PrimaryPool):
             client.connection_pool.leave()
         raise RetryLater(f"Redis accepts no writes: it is a replica ({_MEND}: it must lead to the primary)")
