@@ -19,7 +19,8 @@ FROM tools AS build
 ARG SERVICE
 RUN test -n "${SERVICE}" || { echo 'Say which service: --build-arg SERVICE=gateway'; exit 1; }
 # First what changes seldom: the dependencies. What only their builders and checkers read stays behind (sources of the
-# compiled parts, their debug symbols, tests, stubs): a third of what the wheels hold.
+# compiled parts, their debug symbols, tests, stubs): a third of what the wheels hold. The libraries that a wheel brings along
+# (numpy.libs) keep their symbols: strip moves their segments off page borders, and then they don't load.
 COPY locks/${SERVICE}.txt locks/
 RUN uv/bin/uv venv --quiet --python python3 /app \
  && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt" \
@@ -27,12 +28,14 @@ RUN uv/bin/uv venv --quiet --python python3 /app \
  && rm -rf temporalio/bridge/sdk-core temporalio/bridge/src \
  && find . -type d -name tests -prune -exec rm -r {} + \
  && find . -type f '(' -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.[ch]' -o -name '*.rs' -o -name 'Cargo.*' ')' -delete \
- && find . -type f -name '*.so*' -exec strip --strip-unneeded {} + \
+ && find . -type f -name '*.so*' -not -path '*.libs/*' -exec strip --strip-unneeded {} + \
  && rm -f /app/bin/*activate* /app/bin/*.bat
 COPY shared/flotilla shared/flotilla
 COPY services/${SERVICE} services/${SERVICE}
 RUN uv/bin/uv pip install --python /app/bin/python --no-deps --no-sources ./shared/flotilla "./services/${SERVICE}" \
  && ln -s "/app/bin/${SERVICE}" /app/bin/service
+# A service that loads whole says which settings it lacks, and ends with 2.
+RUN /app/bin/service > said.txt 2>&1 || [ $? = 2 ] || { cat said.txt; exit 1; }
 
 FROM ${BASE_IMAGE}
 ARG SERVICE
