@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An agent without Flotilla, in bash with jq and openssl. It answers the tasks of agent `shout` with their text in capitals.
+# An agent without Flotilla, in bash, and Node for JSON and signatures. It answers the tasks of agent `shout` with their text in capitals.
 #   REDIS_URL=redis://user:password@127.0.0.1:6379/0 TICKET_KEY=tickets.pub docs/examples/foreign-agent.sh
 set -euo pipefail
 
@@ -35,42 +35,38 @@ receive() { # Add one value of Redis's protocol to `answer`; an error is printed
   return $failed
 }
 
-# --- Tickets: only what the fleet's worker signed is worked on.
-key=${TICKET_KEY:?Set TICKET_KEY to the file with the public key that signs the tasks}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# --- The agent: only what the fleet's worker signed is worked on, while somebody still waits for it.
+keys=$(< "${TICKET_KEY:?Set TICKET_KEY to the file with the public keys that sign the tasks}")
 
-signed() { # event, ticket: whether the ticket is the worker's signature over exactly these bytes
-  local signature=${2#*.}
-  signature=${signature//-/+} signature=${signature//_//}
-  printf %s "$1" > "$work/event"
-  printf '%s==' "$signature" | openssl base64 -d -A > "$work/signature" 2> /dev/null || return 1
-  openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$work/event" -sigfile "$work/signature" > /dev/null 2>&1
-}
-
-in_time() { # event: whether anybody still waits for the task
-  (($(date +%s) <= $(date -d "$(jq -r .data.deadline <<< "$1")" +%s) + 60))
-}
-
-# --- The agent.
-answer_to() { # event: the reply to it
-  jq -c --arg time "$(date -u +%FT%TZ)" --arg id "$(cat /proc/sys/kernel/random/uuid)" '.data as $task
-    | ($task.input.text | ascii_upcase) as $text
-    | {specversion: "1.0", id: $id, type: "flotilla.task.replied.v1", source: "/agents/\($task.agent)", time: $time,
-       subject: $task.session_id, tenant: $task.tenant_id, taskid: $task.task_id, data: {
-         task_id: $task.task_id, agent: $task.agent, tenant_id: $task.tenant_id, session_id: $task.session_id,
-         attempt: $task.attempt, status: "done", result: {text: $text},
-         events: [{kind: "message", data: {role: "assistant", content: $text}}]}}' <<< "$1"
+answer_to() { # event, ticket: print the reply; fail if the ticket is no signature over exactly these bytes, or too old
+  printf %s "$1" | node -e '
+    const { randomUUID, verify } = require("node:crypto")
+    const [, ticket, keys] = process.argv
+    const bytes = require("node:fs").readFileSync(0)
+    const signature = Buffer.from(ticket.split(".")[1] ?? "", "base64url")
+    const pems = keys.match(/-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----/g) ?? []
+    if (!pems.some((pem) => verify(null, bytes, pem, signature))) process.exit(1)
+    const task = JSON.parse(bytes).data
+    if (!(Date.now() <= Date.parse(task.deadline) + 60_000)) process.exit(1)
+    const { task_id, agent, tenant_id, session_id, attempt } = task
+    const text = String(task.input.text ?? "").toUpperCase()
+    console.log(JSON.stringify({
+      specversion: "1.0", id: randomUUID(), type: "flotilla.task.replied.v1", source: `/agents/${agent}`,
+      time: new Date().toISOString(), subject: session_id, tenant: tenant_id, taskid: task_id,
+      data: {
+        task_id, agent, tenant_id, session_id, attempt, status: "done", result: { text },
+        events: [{ kind: "message", data: { role: "assistant", content: text } }],
+      },
+    }))' -- "$2" "$keys"
 }
 
 handle() { # entry id, event, ticket
   local reply
-  if ! signed "$2" "$3" || ! in_time "$2"; then
+  if ! reply=$(answer_to "$2" "$3"); then
     echo "entry $1 has no valid ticket: passed over" >&2
     redis XACK "$stream" "$group" "$1"
     return
   fi
-  reply=$(answer_to "$2")
   # Reply and acknowledgement together, so that neither comes without the other.
   redis MULTI
   redis XADD "flotilla.replies.$agent" '*' event "$reply"
@@ -78,6 +74,8 @@ handle() { # entry id, event, ticket
   redis EXEC
 }
 
+# Else every ticket would seem invalid.
+command -v node > /dev/null || { echo 'Install Node 20 or newer: node is not in PATH' >&2; exit 2; }
 [[ -z $password ]] || redis AUTH "$user" "$password"
 redis SELECT "$database"
 redis XGROUP CREATE "$stream" "$group" 0 MKSTREAM 2> /dev/null || true # it exists already

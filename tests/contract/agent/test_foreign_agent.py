@@ -1,4 +1,4 @@
-"""The agent of `docs/foreign-agents.md`, in bash: Redis and the envelope are enough."""
+"""The agent of `docs/foreign-agents.md`, in bash and Node: Redis, the envelope and a public key are enough."""
 
 import os
 import subprocess
@@ -52,12 +52,13 @@ async def test_agent_in_bash_answers_what_the_bridge_understands(redis: Redis) -
 
 
 @pytest.mark.usefixtures("foreign_agent")
-async def test_agent_in_bash_works_on_nothing_that_the_worker_did_not_sign(redis: Redis) -> None:
+async def test_agent_in_bash_works_on_nothing_that_the_worker_did_not_sign_or_nobody_waits_for(redis: Redis) -> None:
     stream = task_stream("shout")
     forged = sealed_fields(task("t1", agent="shout", input={"text": "forged"}))
     await redis.xadd(stream, {**forged, "event": forged["event"].replace(b"default", b"victim")})
     await redis.xadd(stream, {"event": forged["event"]})
     await redis.xadd(stream, {**forged, "ticket": "nonsense"})
+    await publish(redis, task("t1", agent="shout", input={"text": "late"}, deadline="2026-01-31T12:30:00+00:00"))
     await publish(redis, task("t2", agent="shout", input={"text": "signed"}))
     (event,) = await eventually(lambda: entries(redis, reply_stream("shout")), timeout_s=30)
     assert event["data"]["task_id"] == "t2"
