@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -51,19 +52,32 @@ async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(link: Link
     await asyncio.wait([sending])
 
 
+async def never() -> Publisher:
+    made: asyncio.Future[Publisher] = asyncio.get_running_loop().create_future()
+    return await made
+
+
+class HangsAtFirst(Publisher):
+    """The first attempt to open it does not end by itself."""
+
+    tried = False
+
+    @classmethod
+    async def open(cls, *arguments: Any) -> Publisher:
+        if not cls.tried:
+            cls.tried = True
+            return await never()
+        return await super().open(*arguments)
+
+
 async def test_a_relay_whose_link_task_was_cancelled_connects_again(start_relay: StartRelay) -> None:
-    async with start_relay() as relay:
-        await eventually(lambda: relay._link._connecting is not None)
+    async with start_relay(publisher=HangsAtFirst) as relay:
+        await eventually(lambda: HangsAtFirst.tried)
         connecting = relay._link._connecting
         assert connecting is not None
         connecting.cancel()
         await eventually(lambda: relay._link.publisher, timeout_s=20)
         assert connecting.cancelled()
-
-
-async def never() -> Publisher:
-    made: asyncio.Future[Publisher] = asyncio.get_running_loop().create_future()
-    return await made
 
 
 async def test_a_link_without_a_task_or_stuck_in_an_attempt_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
