@@ -33,7 +33,7 @@ def test_an_approver_sees_exactly_what_will_be_executed_and_approves_it(console:
         page.goto("/approvals")
         expect(page).to_have_title(re.compile(r"^\(\d+\) Approvals · Flotilla$"))
         page.locator(f'a[href="/approvals/{action_id}"]').click()
-        expect(page.get_by_text("to be approved")).to_be_visible()
+        expect(page.locator(".args").get_by_text("to be approved")).to_be_visible()
         expect(page.get_by_test_id("content-hash")).to_have_text(approval["content_hash"])
         expect(page.get_by_text("Because of a trial")).to_be_visible()
         page.get_by_role("button", name="Approve").click()

@@ -1,4 +1,4 @@
-"""Events that a test writes straight into a session's log, as an agent does in its transaction."""
+"""Events that a test writes straight into a session's log, as a program does in its transaction."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +19,7 @@ INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, '
 """
 
 
-def event(kind: SessionEventKind, data: SessionEventData, source: str = "/agents/test") -> AgentStateEvent:
+def event(kind: SessionEventKind, data: SessionEventData, source: str = "/tests") -> AgentStateEvent:
     """An event that has no place yet."""
     return AgentStateEvent(kind=kind, data=to_builtins(data), source=source)
 
