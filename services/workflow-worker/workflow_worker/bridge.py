@@ -10,8 +10,6 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
@@ -27,6 +25,7 @@ from flotilla.contracts.envelope import AgentEvent, from_builtins, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
 from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_stream
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
+from flotilla.runtime.key_locks import KeyLocks
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
 from workflow_worker.activities.signatures import CANCELLED_BY_AGENT
 from workflow_worker.delegations import TaskPublisher
@@ -47,7 +46,7 @@ class Bridge:
         self._redis = redis
         self._settlement = settlement
         self._publisher = publisher
-        self._busy: dict[tuple[str, str], asyncio.Lock] = {}
+        self._busy = KeyLocks()
 
     async def handle(self, agent: str, delivery: Delivery) -> Finish:
         """Answer the activity that waits for `agent`, whose stream the delivery is from.
@@ -61,7 +60,7 @@ class Bridge:
             return _dead_letter_of(agent, delivery)
         try:
             reply = _reply_in(delivery)
-            async with self._in_order(reply):
+            async with self._busy.alone((reply.tenant_id, reply.task_id)):
                 settled = await self._settlement.settle(agent, reply, age_s(delivery))
         except DeadLetter as error:
             await self._give_up(agent, delivery, error)
@@ -70,18 +69,6 @@ class Bridge:
             return DONE
         await self._act(settled, reply.progress)
         return _announced(agent, settled, reply, delivery) if settled.delegated.is_open else DONE
-
-    @asynccontextmanager
-    async def _in_order(self, reply: AgentReply) -> AsyncIterator[None]:
-        """Lets the replies to one task pass one after the other, as they were sent: the first answer stands."""
-        key = (reply.tenant_id, reply.task_id)
-        lock = self._busy.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._busy.pop(key, None)
 
     async def handle_former(self, delivery: Delivery) -> Finish:
         """Look for the answer that a reply on the former versions' stream speaks of.

@@ -5,8 +5,6 @@ whenever the same task is delivered again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -34,6 +32,7 @@ from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
 from flotilla.postgres import Pool
 from flotilla.runtime.cancellation import cancel_all
+from flotilla.runtime.key_locks import KeyLocks
 
 HEARTBEAT_S = 5.0
 log = structlog.get_logger(__name__)
@@ -66,7 +65,7 @@ class TaskHandler:
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = RunFeed(redis)
-        self._busy: dict[tuple[str, str], asyncio.Lock] = {}
+        self._busy = KeyLocks()
 
     async def __call__(self, delivery: Delivery) -> Finish:
         """Answers one delivery.
@@ -83,20 +82,9 @@ class TaskHandler:
             task_id=task.task_id, run_id=task.run_id, session_id=task.session_id, tenant=task.tenant_id
         )
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
-        async with self._alone(task):
+        async with self._busy.alone((task.tenant_id, task.task_id)):
             answer = await self._effects.stored(task) or await self._run(delivery, task)
         return Finish(replies.answers(self._agent, task, answer))
-
-    @asynccontextmanager
-    async def _alone(self, task: AgentTask) -> AsyncIterator[None]:
-        key = (task.tenant_id, task.task_id)
-        lock = self._busy.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._busy.pop(key, None)
 
     async def _run(self, delivery: Delivery, task: AgentTask) -> Answer:
         live = RedisLive(self._redis, self._publisher, self._feed, self._agent, task)
