@@ -83,8 +83,9 @@ async def test_the_gateway_listens_again_when_the_broker_librarys_task_was_cance
     async with ground.serving("gateway"):
         await eventually(listeners)
         (listener,) = listeners()
-        listener.cancel()
-        await eventually(lambda: listeners() and listener.done() and listeners() != [listener])
+        # The Redis client swallows a cancellation that reaches it while it connects, hence more than one.
+        await eventually(lambda: listener.done() or not listener.cancel())
+        await eventually(lambda: listeners() and listeners() != [listener])
 
 
 @pytest.mark.parametrize(("name", "task", "how"), FATAL)
