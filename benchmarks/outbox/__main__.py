@@ -26,12 +26,12 @@ import asyncpg
 
 from benchmarks.outbox.load import Arrivals, arrivals, clear, fill, timed
 from benchmarks.outbox.peers import Peer, Place, debezium, flotilla_relay, naive_relay
-from flotilla.outbox.low import Start
-from flotilla.outbox.rows import delete_rows, open_relay_pool, read_page
 from flotilla_devstack import RunningStack, stack_for_tests
 from flotilla_devstack.errors import DevstackError
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
+from outbox_relay.low import Start
+from outbox_relay.rows import delete_rows, open_relay_pool, read_page
 from tests.support.postgres import Database, make_template, with_database
 from tests.support.session_events import topics_named
 

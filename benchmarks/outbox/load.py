@@ -13,7 +13,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 
 SESSIONS = [f"session-{number}" for number in range(1200)]
 LANES = [lane_of("default", session) for session in SESSIONS]

@@ -23,7 +23,8 @@ from benchmarks.replay.ground import SESSION_EVENTS, Ground, fill, open_ground, 
 from benchmarks.replay.long_session import EVENTS as LONG_SESSION_EVENTS
 from benchmarks.replay.long_session import show_states
 from benchmarks.replay.naive import scan_topic
-from flotilla.eventstore import AgentEventStore, KafkaLog, open_kafka_log
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.session_log import KafkaLog, open_kafka_log
 from flotilla_devstack import stack_for_tests
 from tests.support.audit import Projected
 

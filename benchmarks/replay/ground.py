@@ -14,7 +14,7 @@ from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.names import session_key
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool, open_pool
 from flotilla_devstack import RunningStack
 from tests.support.audit import Projected, audit_settings, event_at, running_audit

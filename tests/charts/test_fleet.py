@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flotilla.bus.acl import grants
-from flotilla.eventstore.signing import load_public_keys, load_signer
+from flotilla.config.signing import load_public_keys, load_signer
 from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
 
 GOLDEN = Path(__file__).parent / "golden"

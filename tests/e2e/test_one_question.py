@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from tests.e2e.fleet import Fleet, finished, session_events, start_run
 from tests.e2e.stores import kafka_events, outbox_rows, projected_events
 from tests.support.otlp import TraceReceiver

@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from flotilla.audit.admin_log import record_policy
+from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import Forbidden, NotFound
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore
-from flotilla.eventstore.tenant_audit import record_policy
-from flotilla.eventstore.verify_export import verify_export
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.exports import Recorder

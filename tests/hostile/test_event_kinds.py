@@ -11,16 +11,16 @@ from temporalio.exceptions import ApplicationError
 
 from audit_consumer.rebuild import rebuild
 from flotilla.agent import Agent, TaskContext
+from flotilla.audit.requests import get_request, list_parked, request_discard
+from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.event_rules import RESERVED_CHANGES
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, fold
-from flotilla.eventstore.audit_requests import get_request, list_parked, request_discard
-from flotilla.eventstore.signing import load_public_keys
-from flotilla.eventstore.verify import Verifier
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.testing import run_task

@@ -10,12 +10,12 @@ from random import Random
 import msgspec
 import pytest
 
+from flotilla.audit.export_format import MAX_LINE_BYTES, Anchor, AnyLine, End, Event, Header, read_line, write_line
+from flotilla.audit.export_lines import NotAnExport, read_lines
+from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis, head_leaf, link
+from flotilla.audit.verify_export import main, verify_export
+from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import encode_event
-from flotilla.eventstore.export_format import MAX_LINE_BYTES, Anchor, AnyLine, End, Event, Header, read_line, write_line
-from flotilla.eventstore.export_lines import NotAnExport, read_lines
-from flotilla.eventstore.proof import NO_CHECKPOINT, Statement, genesis, head_leaf, link
-from flotilla.eventstore.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
-from flotilla.eventstore.verify_export import main, verify_export
 from flotilla.postgres import Pool
 from tests.support.audit import event_at
 from tests.support.damage import damage

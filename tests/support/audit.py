@@ -16,11 +16,11 @@ from audit_consumer.projection import Batch, Outcome, Projection
 from audit_consumer.settings import Settings
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import Signer, create_key_pair
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import session_key
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
-from flotilla.eventstore.signing import Signer, create_key_pair
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
 from tests.support.postgres import Database

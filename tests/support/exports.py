@@ -5,11 +5,11 @@ from pathlib import Path
 
 from flotilla.approvals.ballot import Refusal
 from flotilla.approvals.events import action_event, attempted_event, refused_event
+from flotilla.audit.export import export_session
+from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.approvals import DecisionRequest
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore
-from flotilla.eventstore.export import export_session
-from flotilla.eventstore.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.postgres import Pool
 from tests.support.audit import outbox_bodies, project_directly, records_of
 from tests.support.postgres import Database

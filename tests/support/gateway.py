@@ -18,8 +18,8 @@ from flotilla.contracts.api_keys import key_hash, new_key
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import run_stream
 from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
+from flotilla.kafka.topics import ensure_topics
 from flotilla.outbox import append
-from flotilla.outbox.topics import ensure_topics
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from gateway.main import serving

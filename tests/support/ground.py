@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from audit_consumer.checkpoints import publish_checkpoints
+from flotilla.audit.chain import Problem
+from flotilla.audit.export import export_session
+from flotilla.audit.proof import link
+from flotilla.audit.verify import Verdict, Verifier
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.eventstore import AgentEventStore, open_kafka_log
-from flotilla.eventstore.chain_check import Problem
-from flotilla.eventstore.export import export_session
-from flotilla.eventstore.proof import link
-from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
-from flotilla.eventstore.verify import Verdict, Verifier
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,

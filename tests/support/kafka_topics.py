@@ -7,7 +7,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import AgentEvent
-from flotilla.outbox.topics import ensure_topics
+from flotilla.kafka.topics import ensure_topics
 from tests.support.audit import publish
 from tests.support.waiting import eventually
 

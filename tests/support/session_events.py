@@ -11,8 +11,8 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts import AgentStateEvent
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
+from flotilla.kafka.topics import ensure_topics
 from flotilla.outbox import append
-from flotilla.outbox.topics import ensure_topics
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
 TENANT = "default"

@@ -12,9 +12,9 @@ import asyncpg
 import structlog
 
 from audit_consumer.records import candidate_of
+from flotilla.audit.proof import Statement
 from flotilla.contracts.errors import ConfigurationError, Undecodable
-from flotilla.eventstore.kafka_log import KafkaLog, record_hash
-from flotilla.eventstore.proof import Statement
+from flotilla.kafka.session_log import KafkaLog, record_hash
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import metrics
 

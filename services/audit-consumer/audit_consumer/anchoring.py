@@ -14,9 +14,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from audit_consumer.checkpoints import last_checkpoint, make_checkpoint, publish_checkpoints
+from flotilla.config.signing import Signer
 from flotilla.contracts.errors import RetryLater
-from flotilla.eventstore.kafka_log import KafkaLog
-from flotilla.eventstore.signing import Signer
+from flotilla.kafka.session_log import KafkaLog
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics

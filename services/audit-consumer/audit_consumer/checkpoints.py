@@ -8,10 +8,10 @@ from hashlib import sha256
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, digest_of, head_leaf, merkle_root
+from flotilla.config.signing import Signer
+from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.eventstore.checkpoint_records import CheckpointRecord
-from flotilla.eventstore.proof import NO_CHECKPOINT, Rewind, Statement, digest_of, head_leaf, merkle_root
-from flotilla.eventstore.signing import Signer
 from flotilla.postgres import Connection, Pool
 
 MAX_HEADS = 10_000

@@ -18,7 +18,7 @@ from flotilla.contracts.errors import Refused
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ErrorRaised, session_event_type
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool
 
 Publish: TypeAlias = Callable[[SessionKey, Sequence[bytes]], Awaitable[None]]

@@ -13,9 +13,8 @@ from aiokafka.errors import KafkaError
 from audit_consumer.settings import Settings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import session_key
-from flotilla.outbox import lane_of
-from flotilla.outbox.kafka_client import client_arguments
-from flotilla.outbox.publisher import OPEN_TIMEOUT_S
+from flotilla.kafka.client import OPEN_TIMEOUT_S, client_arguments
+from flotilla.kafka.lanes import lane_of
 from flotilla.runtime import Runtime
 
 _RETRY_S = 0.5

@@ -15,10 +15,10 @@ from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
 from audit_consumer.watch import Watch
+from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
-from flotilla.eventstore import open_kafka_log
-from flotilla.eventstore.signing import load_signer
-from flotilla.outbox.topics import check_topics
+from flotilla.kafka.session_log import open_kafka_log
+from flotilla.kafka.topics import check_topics
 from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.telemetry import metrics

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from uuid import UUID
 
 from audit_consumer.records import Candidate
-from flotilla.eventstore.proof import genesis, link
+from flotilla.audit.proof import genesis, link
 
 ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "forbidden", "waiting"]
 

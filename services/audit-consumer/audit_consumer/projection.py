@@ -16,8 +16,8 @@ from audit_consumer.placement import Head, Placement, Placer, Stored
 from audit_consumer.records import Candidate, Record, candidate_of, event_id_of
 from audit_consumer.tracing import EventSpans
 from flotilla.contracts.errors import Conflict, Undecodable
-from flotilla.eventstore.kafka_log import record_hash
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
+from flotilla.kafka.session_log import record_hash
 from flotilla.postgres import Connection, Pool
 
 OPERATOR_TENANT = "default"

@@ -38,7 +38,7 @@ from flotilla.config import load_settings
 from flotilla.contracts.errors import ConfigurationError, Conflict, FlotillaError, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.outbox.kafka_client import client_arguments
+from flotilla.kafka.client import client_arguments
 from flotilla.postgres import AWAY, Connection, Pool
 from flotilla.telemetry import configure_logs
 

@@ -14,10 +14,10 @@ from audit_consumer.projection import Projection, SessionKey
 from audit_consumer.rebuild import Order, drop_kept
 from audit_consumer.rewinds import Decision
 from audit_consumer.snapshotting import write_snapshots
+from flotilla.audit.requests import NO_SESSION
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.json_types import JsonObject
-from flotilla.eventstore.audit_requests import NO_SESSION
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics

@@ -8,7 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from audit_consumer.projection import SessionKey
-from flotilla.eventstore.proof import genesis
+from flotilla.audit.proof import genesis
 from flotilla.postgres import Connection
 
 _ADD_REWIND = """

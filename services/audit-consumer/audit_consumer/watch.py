@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.outbox.kafka_client import client_arguments
+from flotilla.kafka.client import client_arguments
 from flotilla.postgres import AWAY, Pool
 
 ANSWER_TIMEOUT_S = 10.0

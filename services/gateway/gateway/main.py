@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import structlog
 
-from flotilla.approvals.actions import known_actions
+from flotilla.actions.arguments import known_actions
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.eventstore import open_kafka_log
-from flotilla.eventstore.signing import load_public_keys
+from flotilla.config.signing import load_public_keys
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import knowledge_base
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.eventstore import AgentEventStore, KafkaLog
-from flotilla.eventstore.signing import PublicKeys
+from flotilla.config.signing import PublicKeys
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
 from gateway.auth.api_keys import ApiKeys

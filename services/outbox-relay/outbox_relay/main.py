@@ -6,14 +6,14 @@ from functools import partial
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.outbox.kafka_client import client_arguments
-from flotilla.outbox.leases import LaneLeases
-from flotilla.outbox.publisher import Link, Publisher
-from flotilla.outbox.relay import Relay, RelayOptions
-from flotilla.outbox.rows import open_relay_pool
-from flotilla.outbox.topics import check_topics
+from flotilla.kafka.client import client_arguments
+from flotilla.kafka.topics import check_topics
 from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
+from outbox_relay.leases import LaneLeases
+from outbox_relay.publisher import Link, Publisher
+from outbox_relay.relay import Relay, RelayOptions
+from outbox_relay.rows import open_relay_pool
 from outbox_relay.settings import Settings
 
 SERVICE = "outbox-relay"

@@ -12,6 +12,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from flotilla.approvals.policy import ApprovalPolicy, read_policy
+from flotilla.audit.admin_log import record_policy_once_there
 from flotilla.bus import Consumer, ConsumerOptions, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
@@ -19,7 +20,6 @@ from flotilla.bus.live import RunFeed
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
-from flotilla.eventstore.tenant_audit import record_policy_once_there
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve

@@ -12,7 +12,7 @@ from typing import NoReturn
 import asyncpg
 import structlog
 
-from flotilla.approvals.actions import known_actions
+from flotilla.actions.arguments import known_actions
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import decode_event, from_builtins, from_json, to_json
 from flotilla.contracts.errors import DeadLetter, Refused, RetryLater

@@ -11,7 +11,7 @@ import pytest
 
 from flotilla.config import KafkaSettings
 from flotilla.eventstore import AgentEventStore
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import open_pool
 from flotilla_devstack import RunningStack, ServiceProcess
 from flotilla_devstack.servers.kafka import KafkaServer

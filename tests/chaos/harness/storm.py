@@ -6,10 +6,10 @@ from pathlib import Path
 
 import structlog
 
+from flotilla.audit.verify import Verifier
+from flotilla.config.signing import create_key_pair, load_public_keys
 from flotilla.contracts.names import session_key
-from flotilla.eventstore import open_kafka_log
-from flotilla.eventstore.signing import create_key_pair, load_public_keys
-from flotilla.eventstore.verify import Verifier
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import open_pool
 from flotilla_devstack import RunningStack
 from tests.chaos.harness.faults import Plan, torment

@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
+from flotilla.audit.export import export_session
+from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.values import storable
-from flotilla.eventstore import AgentEventStore, open_kafka_log
-from flotilla.eventstore.export import export_session
-from flotilla.eventstore.signing import create_key_pair, load_public_keys, load_signer
-from flotilla.eventstore.verify import Verifier
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.anything import objects
 from tests.support.audit import Projected, outbox_bodies, project_directly, publish_bodies, records_of

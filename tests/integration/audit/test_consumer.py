@@ -4,9 +4,9 @@ from pathlib import Path
 
 import msgspec
 
+from flotilla.audit.proof import genesis, link
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
-from flotilla.eventstore.proof import genesis, link
 from tests.support.audit import (
     Projected,
     audit_settings,

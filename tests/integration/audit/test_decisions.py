@@ -12,12 +12,10 @@ from audit_consumer.projection import Projection, SessionKey
 from audit_consumer.rebuild import rebuild
 from audit_consumer.rewinds import Decision
 from audit_consumer.settings import Settings
-from flotilla.config import KafkaSettings
-from flotilla.contracts.envelope import decode_event, encode_event
-from flotilla.contracts.errors import Invalid, NotFound, Parked
-from flotilla.contracts.ids import utc_now
-from flotilla.eventstore import AgentEventStore, open_kafka_log
-from flotilla.eventstore.audit_requests import (
+from flotilla.audit.export import export_session
+from flotilla.audit.parked_history import explain_parked
+from flotilla.audit.proof import Statement
+from flotilla.audit.requests import (
     AuditRequest,
     get_request,
     list_parked,
@@ -27,13 +25,16 @@ from flotilla.eventstore.audit_requests import (
     request_reject,
     request_retry,
 )
-from flotilla.eventstore.export import export_session
-from flotilla.eventstore.parked_history import explain_parked
-from flotilla.eventstore.proof import Statement
-from flotilla.eventstore.signing import load_public_keys
-from flotilla.eventstore.verify import Verdict, Verifier
-from flotilla.eventstore.verify_export import verify_export
-from flotilla.outbox import lane_of
+from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify_export import verify_export
+from flotilla.config import KafkaSettings
+from flotilla.config.signing import load_public_keys
+from flotilla.contracts.envelope import decode_event, encode_event
+from flotilla.contracts.errors import Invalid, NotFound, Parked
+from flotilla.contracts.ids import utc_now
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,

@@ -16,11 +16,11 @@ from audit_consumer.kafka_clients import close, make_consumer
 from audit_consumer.main import run
 from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import load_signer
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.eventstore import open_kafka_log
-from flotilla.eventstore.signing import load_signer
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
 from tests.support.audit import (

@@ -13,18 +13,12 @@ import pytest
 from audit_consumer.losses import WouldLose
 from audit_consumer.rebuild import Order, drop_kept, rebuild
 from audit_consumer.settings import Settings
+from flotilla.audit.requests import AuditRequest, confirm_request, get_request, request_drop_kept, request_rebuild
+from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
+from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
-from flotilla.eventstore.audit_requests import (
-    AuditRequest,
-    confirm_request,
-    get_request,
-    request_drop_kept,
-    request_rebuild,
-)
-from flotilla.eventstore.signing import load_public_keys
-from flotilla.eventstore.verify import Verifier
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,

@@ -7,11 +7,7 @@ import pytest
 from audit_consumer.projection import Projection
 from audit_consumer.rebuild import drop_kept, rebuild
 from audit_consumer.requests import retry_after_upgrade, retry_session
-from flotilla.config import KafkaSettings
-from flotilla.contracts.envelope import encode_event
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
-from flotilla.eventstore import AgentEventStore
-from flotilla.eventstore.audit_requests import (
+from flotilla.audit.requests import (
     AuditRequest,
     get_request,
     list_parked,
@@ -19,9 +15,13 @@ from flotilla.eventstore.audit_requests import (
     request_rebuild,
     request_retry,
 )
-from flotilla.eventstore.signing import load_signer
-from flotilla.eventstore.verify import Verifier
-from flotilla.outbox import lane_of
+from flotilla.audit.verify import Verifier
+from flotilla.config import KafkaSettings
+from flotilla.config.signing import load_signer
+from flotilla.contracts.envelope import encode_event
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,

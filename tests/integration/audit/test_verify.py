@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from aiokafka import ConsumerRecord
 
+from flotilla.audit.kafka_witness import KafkaWitness
+from flotilla.audit.proof import Statement, genesis, head_leaf, merkle_root
+from flotilla.audit.verify import Verifier
+from flotilla.config.signing import create_key_pair, load_public_keys
+from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import NotFound
-from flotilla.eventstore.checkpoint_records import CheckpointRecord
-from flotilla.eventstore.kafka_log import KafkaLog
-from flotilla.eventstore.kafka_witness import KafkaWitness
-from flotilla.eventstore.log import LoggedEvent, Segment
-from flotilla.eventstore.proof import Statement, genesis, head_leaf, merkle_root
-from flotilla.eventstore.signing import create_key_pair, load_public_keys
-from flotilla.eventstore.verify import Verifier
+from flotilla.eventstore.log import Segment
+from flotilla.kafka.records import LoggedEvent
+from flotilla.kafka.session_log import KafkaLog
 from tests.support.ground import Ground
 
 EDIT = """

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flotilla.eventstore.proof import Statement, genesis, head_leaf
+from flotilla.audit.proof import Statement, genesis, head_leaf
 from tests.support.ground import Ground
 
 
@@ -20,7 +20,7 @@ def written(lines: list[dict[str, object]]) -> bytes:
 
 
 def run_verifier(file: Path, key: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "flotilla.eventstore.verify_export", str(file), "--public-key", str(key)]
+    command = [sys.executable, "-m", "flotilla.audit.verify_export", str(file), "--public-key", str(key)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"}, timeout=60)
 
 
@@ -47,7 +47,7 @@ async def test_an_export_says_which_part_of_a_parent_nobody_signed(ground: Groun
 
 def test_the_standalone_verifier_loads_no_client_of_a_server() -> None:
     code = (
-        "import sys, flotilla.eventstore.verify_export\n"
+        "import sys, flotilla.audit.verify_export\n"
         "print([m for m in ('asyncpg', 'aiokafka', 'redis', 'temporalio', 'opentelemetry') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -12,7 +12,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore.analytics import model_tokens, tool_usage
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.telemetry import configure_traces
 from tests.support.audit import (

@@ -9,7 +9,8 @@ import pytest
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
-from flotilla.eventstore import AgentEventStore, KafkaLog, open_kafka_log
+from flotilla.eventstore import AgentEventStore
+from flotilla.kafka.session_log import KafkaLog, open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,

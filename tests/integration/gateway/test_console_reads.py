@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from flotilla.approvals.actions import known_actions
+from flotilla.actions.arguments import known_actions
 from flotilla.bus import connect_redis, ensure_group
 from flotilla.contracts.names import agent_group, task_stream
 from gateway.governed.inbox import args_schema

@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.outbox.kafka_client import client_arguments
-from flotilla.outbox.leases import LaneLeases
-from flotilla.outbox.publisher import Link, Publisher
-from flotilla.outbox.relay import Relay, RelayOptions
-from flotilla.outbox.rows import open_relay_pool
+from flotilla.kafka.client import client_arguments
 from flotilla.postgres import Connection, Pool
+from outbox_relay.leases import LaneLeases
+from outbox_relay.publisher import Link, Publisher
+from outbox_relay.relay import Relay, RelayOptions
+from outbox_relay.rows import open_relay_pool
 from tests.support.postgres import Database
 from tests.support.session_events import topics_named
 

@@ -9,7 +9,8 @@ import pytest
 from flotilla.contracts import AgentStateEvent
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, NotFound, SequenceConflict
-from flotilla.outbox import append, lane_of
+from flotilla.kafka.lanes import lane_of
+from flotilla.outbox import append
 from flotilla.outbox.append import MAX_EVENT_BYTES
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from flotilla.telemetry import configure_traces, span

@@ -7,10 +7,11 @@ from typing import ClassVar
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from flotilla.config import KafkaSettings
-from flotilla.outbox import append, lane_of
-from flotilla.outbox.publisher import Publisher
-from flotilla.outbox.relay import RelayOptions
+from flotilla.kafka.lanes import lane_of
+from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
+from outbox_relay.publisher import Publisher
+from outbox_relay.relay import RelayOptions
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import (
     TENANT,

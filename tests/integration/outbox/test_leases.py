@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from flotilla.outbox.leases import LEASE_S, TICK_S, LaneLeases
 from flotilla.postgres import Connection, Pool
+from outbox_relay.leases import LEASE_S, TICK_S, LaneLeases
 from tests.support.waiting import eventually
 
 ALL = frozenset(range(12))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.outbox import publisher as publishing
-from flotilla.outbox.kafka_client import client_arguments
-from flotilla.outbox.publisher import Link, Publisher
+from flotilla.kafka.client import client_arguments
 from flotilla_devstack.servers.kafka import KafkaServer
+from outbox_relay import publisher as publishing
+from outbox_relay.publisher import Link, Publisher
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.waiting import eventually
 

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from flotilla.outbox import append, lane_of
-from flotilla.outbox.low import Horizon, Start
-from flotilla.outbox.rows import PAGE, Page, delete_rows, draw_horizon, look_at_horizon, read_page
-from flotilla.outbox.watch import HorizonWatch
+from flotilla.kafka.lanes import lane_of
+from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
+from outbox_relay.low import Horizon, Start
+from outbox_relay.rows import PAGE, Page, delete_rows, draw_horizon, look_at_horizon, read_page
+from outbox_relay.watch import HorizonWatch
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually

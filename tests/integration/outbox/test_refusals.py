@@ -14,12 +14,12 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import NotFound, RetryLater
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.outbox.parked import OutboxStatus, park, redrive, status
-from flotilla.outbox.publisher import EventRefused, Publisher
-from flotilla.outbox.relay import Relay, RelayOptions
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PARKED
+from outbox_relay.publisher import EventRefused, Publisher
+from outbox_relay.relay import Relay, RelayOptions
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import (
     TENANT,

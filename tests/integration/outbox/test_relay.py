@@ -7,12 +7,13 @@ import asyncpg
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.outbox import append, lane_of
-from flotilla.outbox.leases import LaneLeases
-from flotilla.outbox.relay import RelayOptions
-from flotilla.outbox.rows import read_page
+from flotilla.kafka.lanes import lane_of
+from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PUBLISHED
+from outbox_relay.leases import LaneLeases
+from outbox_relay.relay import RelayOptions
+from outbox_relay.rows import read_page
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.postgres import Database
 from tests.support.session_events import (
@@ -188,7 +189,7 @@ async def test_pages_of_large_events_stay_within_the_bytes_allowed(
         pages.append(sum(len(body) for rows in page.lanes for body in rows.bodies))
         return page
 
-    monkeypatch.setattr("flotilla.outbox.relay.read_page", noted)
+    monkeypatch.setattr("outbox_relay.relay.read_page", noted)
     ids = await append_messages(pool, "s", ["x" * 850_000] * 6)
     async with start_relay(options=RelayOptions(max_bytes=2_000_000)):
         await drained(backlog)

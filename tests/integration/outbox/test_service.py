@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.outbox.topics import ensure_topics
+from flotilla.kafka.topics import ensure_topics
 from flotilla.postgres import Connection, Pool
 from flotilla_devstack import RunningStack, ServiceProcess
 from flotilla_devstack import http as local_http

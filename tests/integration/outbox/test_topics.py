@@ -8,7 +8,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.outbox.topics import check_topics, ensure_topics
+from flotilla.kafka.topics import check_topics, ensure_topics
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from opentelemetry.trace import SpanKind
 
 from flotilla.config import KafkaSettings
 from flotilla.outbox import append
-from flotilla.outbox.records import BatchSpans
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.telemetry import span
+from outbox_relay.records import BatchSpans
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import TENANT, append_messages, create_session, message, read_topic
 from tests.support.waiting import eventually

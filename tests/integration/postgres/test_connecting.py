@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 
 from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.outbox.rows import open_relay_pool
 from flotilla.postgres import AWAY, Pool, check_schema, connecting, open_pool
 from flotilla.postgres.connecting import Connector, libpq_dsn, one_host_each
 from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import PostgresServer
+from outbox_relay.rows import open_relay_pool
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from flotilla.eventstore import AgentEventStore
-from flotilla.outbox.rows import open_relay_pool
 from flotilla.postgres import Pool, open_pool
+from outbox_relay.rows import open_relay_pool
 from tests.support.postgres import Database
 from tests.support.session_events import append_messages
 

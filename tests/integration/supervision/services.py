@@ -25,7 +25,7 @@ import writer_agent.main
 import writer_agent.settings
 from flotilla.agent import AgentSettings, run_agent
 from flotilla.config import KafkaSettings, ServiceSettings
-from flotilla.eventstore.signing import create_key_pair
+from flotilla.config.signing import create_key_pair
 from flotilla.runtime import Runtime
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.service import _serve

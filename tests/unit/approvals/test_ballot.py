@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flotilla.approvals.actions import check_args
+from flotilla.actions.arguments import check_args
 from flotilla.approvals.ballot import Ballot
 from flotilla.contracts.approvals import ApprovalRequirement, Decision, DecisionRequest, content_hash
 from flotilla.contracts.json_types import JsonObject

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit_consumer.placement import Head, Placement, Placer, Stored
 from audit_consumer.records import Candidate
-from flotilla.eventstore.proof import genesis
+from flotilla.audit.proof import genesis
 from tests.support.properties import patient
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)

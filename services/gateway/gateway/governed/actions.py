@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import asyncpg
 
-from flotilla.approvals.actions import canonical_numbers, known_actions, normalized_args
+from flotilla.actions.arguments import canonical_numbers, known_actions, normalized_args
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import content_hash

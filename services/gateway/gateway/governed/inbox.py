@@ -7,7 +7,7 @@ from functools import cache
 import asyncpg
 from pydantic import TypeAdapter
 
-from flotilla.approvals.actions import known_actions
+from flotilla.actions.arguments import known_actions
 from flotilla.contracts.approvals import ApprovalRequirement, canonical_content
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound

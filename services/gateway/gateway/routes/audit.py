@@ -9,12 +9,13 @@ import asyncpg
 from fastapi import Query
 from starlette.responses import StreamingResponse
 
+from flotilla.audit import parked_history
+from flotilla.audit import requests as audit_requests
+from flotilla.audit.export import export_session
+from flotilla.audit.parked_history import ParkedHistory
+from flotilla.audit.requests import AuditRequest
+from flotilla.audit.verify import Verdict, Verifier
 from flotilla.contracts.errors import Forbidden
-from flotilla.eventstore import audit_requests, parked_history
-from flotilla.eventstore.audit_requests import AuditRequest
-from flotilla.eventstore.export import export_session
-from flotilla.eventstore.parked_history import ParkedHistory
-from flotilla.eventstore.verify import Verdict, Verifier
 from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor

@@ -5,11 +5,11 @@ import secrets
 import structlog
 from fastapi import Response
 
+from flotilla.audit import admin_log as tenant_audit
 from flotilla.contracts.api_keys import key_hash, key_hint, new_key
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
-from flotilla.eventstore import tenant_audit
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import ADMINS, Principal
 from gateway.guard import allow, guarded_router

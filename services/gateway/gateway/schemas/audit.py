@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, StringConstraints
 
-from flotilla.eventstore.audit_requests import AuditRequest, ParkedSession
+from flotilla.audit.requests import AuditRequest, ParkedSession
 from gateway.schemas.common import Answer, Id, Reason, RequestBody
 
 _NAME = r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127}/)?([A-Za-z0-9][A-Za-z0-9._:-]{0,127}|-)$"

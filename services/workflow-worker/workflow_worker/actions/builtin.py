@@ -4,7 +4,7 @@ import asyncpg
 import httpx
 
 from flotilla.actions import ActionContext
-from flotilla.approvals.actions import EchoArgs, HttpRequestArgs, PublishAnswerArgs
+from flotilla.actions.arguments import EchoArgs, HttpRequestArgs, PublishAnswerArgs
 from flotilla.approvals.events import action_event
 from flotilla.contracts.errors import Forbidden, Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue

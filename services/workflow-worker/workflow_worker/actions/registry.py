@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flotilla.actions import ActionContext, Handler
-from flotilla.approvals.actions import GROUP as ARGUMENTS_GROUP
-from flotilla.approvals.actions import check_args, known_actions
-from flotilla.approvals.plugins import load_plugins
+from flotilla.actions.arguments import GROUP as ARGUMENTS_GROUP
+from flotilla.actions.arguments import check_args, known_actions
+from flotilla.actions.plugins import load_plugins
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from flotilla.contracts.json_types import JsonObject, JsonValue

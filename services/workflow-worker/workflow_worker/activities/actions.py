@@ -12,7 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.actions import ActionContext
-from flotilla.approvals.actions import normalized_args
+from flotilla.actions.arguments import normalized_args
 from flotilla.approvals.events import action_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash

@@ -15,7 +15,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from flotilla.approvals.actions import check_args, known_actions
+    from flotilla.actions.arguments import check_args, known_actions
     from flotilla.approvals.ballot import Ballot, Refusal
     from flotilla.contracts.approvals import (
         APPROVE_SIGNAL,

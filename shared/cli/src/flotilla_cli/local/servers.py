@@ -46,7 +46,7 @@ async def check_kafka(bootstrap_servers: str) -> str:
     """Answers, and has the topics of the permanent log, which keep everything for ever."""
     from flotilla.config import KafkaSettings
     from flotilla.contracts.errors import ConfigurationError, RetryLater
-    from flotilla.outbox.topics import check_topics, topics_of
+    from flotilla.kafka.topics import check_topics, topics_of
 
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap_servers)
     try:

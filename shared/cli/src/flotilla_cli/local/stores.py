@@ -10,8 +10,8 @@ from pathlib import Path
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
-from flotilla.eventstore import open_kafka_log
-from flotilla.outbox import lane_of
+from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla_cli.errors import CliError
 from flotilla_cli.printing import Document

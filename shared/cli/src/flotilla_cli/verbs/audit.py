@@ -16,7 +16,7 @@ from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 if TYPE_CHECKING:
-    from flotilla.eventstore.verify_export import ExportVerdict
+    from flotilla.audit.verify_export import ExportVerdict
 
 REQUEST_WITHIN_S = 600.0
 _POLL_S = 0.5
@@ -74,10 +74,10 @@ def verify(
 
 def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
+    from flotilla.audit.export_lines import NotAnExport, read_lines
+    from flotilla.audit.verify_export import verify_export
+    from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
-    from flotilla.eventstore.export_lines import NotAnExport, read_lines
-    from flotilla.eventstore.signing import load_public_keys
-    from flotilla.eventstore.verify_export import verify_export
 
     keys_file = public_key or _local_public_key()
     try:

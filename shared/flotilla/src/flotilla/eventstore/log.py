@@ -13,7 +13,8 @@ from operator import itemgetter
 from typing import Protocol
 
 from flotilla.contracts.errors import Invalid, NotFound, Parked, RetryLater
-from flotilla.outbox.lanes import lane_of
+from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.records import LoggedEvent
 from flotilla.postgres import Pool, tenant_transaction
 
 PAGE_EVENTS = 1000
@@ -55,17 +56,8 @@ ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedEvent:
-    """One record of the permanent log."""
-
-    offset: int
-    seq: int
-    body: bytes
-
-
 class PermanentLog(Protocol):
-    """Where events are that have left the outbox: `flotilla.eventstore.KafkaLog`."""
+    """Where events are that have left the outbox: `flotilla.kafka.session_log.KafkaLog`."""
 
     async def read(
         self,

@@ -18,7 +18,7 @@ from flotilla.contracts.errors import ConfigurationError, RetryLater, Undecodabl
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, reply_stream, task_stream
 from flotilla.install import keys
 from flotilla.install.settings import Passwords, Settings
-from flotilla.outbox.topics import ensure_topics
+from flotilla.kafka.topics import ensure_topics
 from flotilla.postgres.migrate import migrate
 
 log = structlog.get_logger(__name__)

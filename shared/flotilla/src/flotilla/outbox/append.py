@@ -15,7 +15,7 @@ from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
 from flotilla.contracts.values import marked
-from flotilla.outbox.lanes import lane_of
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection
 from flotilla.telemetry import current_traceparent
 

@@ -1,0 +1,104 @@
+"""Batches under way: one lane's rows after another's acknowledgement, all lanes side by side."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from outbox_relay.low import Read
+from outbox_relay.publisher import Publisher
+from outbox_relay.records import BatchSpans, fill
+from outbox_relay.rows import LaneRows
+
+
+@dataclass(slots=True)
+class Flight:
+    """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
+
+    rows: LaneRows
+    read: Read
+    began: float
+    acked: int = 0
+    """How many rows Kafka has acknowledged."""
+    sent: int = 0
+    """Index after the last row of the batch that was sent last."""
+    error: BaseException | None = None
+    """Why it ended before the last row."""
+
+    @property
+    def lane(self) -> int:
+        return self.rows.lane
+
+    async def fly(self, publisher: Publisher, max_batch_rows: int, *, traces: bool) -> None:
+        """Sends every row, each batch after the acknowledgement of the one before."""
+        while self.acked < len(self.rows.ids):
+            end = min(self.acked + max_batch_rows, len(self.rows.ids))
+            with BatchSpans(publisher.topic, self.lane, enabled=traces) as spans:
+                batch = publisher.batch()
+                self.sent = fill(batch, self.rows, self.acked, end, spans)
+                await publisher.send(batch, self.lane)
+            self.acked = self.sent
+
+
+class Flights:
+    """All that is under way."""
+
+    def __init__(self, *, traces: bool) -> None:
+        self._traces = traces
+        self._under_way: dict[asyncio.Task[None], Flight] = {}
+        self._new: set[asyncio.Task[None]] = set()
+
+    @property
+    def lanes(self) -> set[int]:
+        """Lanes that have rows under way; they must not be read meanwhile."""
+        return {flight.lane for flight in self._under_way.values()}
+
+    def oldest_s(self) -> float:
+        """How long the slowest has been under way; 0 when there is none."""
+        return max((time.monotonic() - flight.began for flight in self._under_way.values()), default=0.0)
+
+    def launch(self, publisher: Publisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
+        """Starts sending the rows of one lane, which `read` found."""
+        flight = Flight(rows, read, time.monotonic())
+        coroutine = flight.fly(publisher, max_batch_rows, traces=self._traces)
+        task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
+        self._under_way[task] = flight
+        self._new.add(task)
+
+    async def land(self, timeout_s: float) -> list[Flight]:
+        """Those that have ended by when all launched since the last call have, or after `timeout_s`.
+
+        One that is slow makes one call wait, not every call.
+        """
+        if tasks := self._new or set(self._under_way):
+            await asyncio.wait(tasks, timeout=timeout_s)
+        self._new = set()
+        return self.landed()
+
+    async def land_some(self, timeout_s: float) -> list[Flight]:
+        """Those that have ended by when one has, or after `timeout_s`."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return self.landed()
+
+    def landed(self) -> list[Flight]:
+        """Those that have ended; waits for none."""
+        return self._take([task for task in self._under_way if task.done()])
+
+    async def abandon(self) -> list[Flight]:
+        """Stops waiting for any; whether the batches in hand arrived stays unknown."""
+        self._new = set()
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        return self._take(list(self._under_way))
+
+    def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[Flight]:
+        landed = []
+        for task in tasks:
+            self._new.discard(task)
+            flight = self._under_way.pop(task)
+            flight.error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            landed.append(flight)
+        return landed

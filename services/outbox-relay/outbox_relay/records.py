@@ -1,0 +1,71 @@
+"""Outbox rows as Kafka records: the event's bytes as they are, its key, and two headers.
+
+Headers follow the CloudEvents Kafka binding 1.0.2 in structured mode (`content-type`) and W3C Trace Context.
+"""
+
+from types import TracebackType
+
+from aiokafka.producer.message_accumulator import BatchBuilder
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+
+from flotilla.telemetry import context_of, is_sampled, traceparent_of
+from outbox_relay.rows import LaneRows
+
+CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+TRACEPARENT = "traceparent"
+_PLAIN = [CONTENT_TYPE]
+
+
+def fill(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
+    """Puts rows `begin` to `end` (excluded) into `batch` until it is full; gives the index after the last one."""
+    append = batch.append
+    keys, bodies, traceparents = rows.keys, rows.bodies, rows.traceparents
+    for index in range(begin, end):
+        traceparent = traceparents[index]
+        headers = _PLAIN if traceparent is None else [CONTENT_TYPE, (TRACEPARENT, spans.context_for(traceparent))]
+        if append(timestamp=None, key=keys[index], value=bodies[index], headers=headers) is None:
+            return index
+    return end
+
+
+class BatchSpans:
+    """One producer span per sampled trace in a batch: from filling to Kafka's acknowledgement.
+
+    Without `enabled` (nobody collects spans) each event's own context is passed on.
+    """
+
+    def __init__(self, topic: str, partition: int, *, enabled: bool) -> None:
+        self._attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": topic,
+            "messaging.destination.partition.id": str(partition),
+        }
+        self._name = f"send {topic}"
+        self._enabled = enabled
+        self._spans: dict[str, Span] = {}
+
+    def context_for(self, traceparent: str) -> bytes:
+        """The `traceparent` header of an event that was made under `traceparent`."""
+        if not self._enabled or not is_sampled(traceparent):
+            return traceparent.encode()
+        span = self._spans.get(traceparent)
+        if span is None:
+            tracer = trace.get_tracer("flotilla")
+            parent = context_of(traceparent)
+            span = tracer.start_span(self._name, context=parent, kind=SpanKind.PRODUCER, attributes=self._attributes)
+            self._spans[traceparent] = span
+        return traceparent_of(span).encode()
+
+    def __enter__(self) -> "BatchSpans":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        for span in self._spans.values():
+            if error is not None:
+                span.record_exception(error)
+                span.set_status(trace.StatusCode.ERROR)
+            span.end()

@@ -1,0 +1,331 @@
+"""The relay: committed outbox rows to Kafka, first occurrences in order per session, nothing lost.
+
+What keeps the order, however many relays work a lane at once: whoever publishes a lane reads it from its lowest
+undeleted row, has one unacknowledged batch per partition, deletes only what Kafka has acknowledged, and reads again
+after any failure. So every batch that ever reaches Kafka begins no later than the first event that Kafka lacks.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import asyncpg
+import structlog
+from asyncpg.pool import PoolConnectionProxy
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.outbox.parked import park
+from flotilla.postgres import AWAY, Pool
+from flotilla.telemetry.metrics import OUTBOX_PUBLISH_DELAY, OUTBOX_PUBLISHED
+from outbox_relay.flights import Flight, Flights
+from outbox_relay.gauges import FleetGauges
+from outbox_relay.leases import TICK_S, LaneLeases
+from outbox_relay.low import Read, SafeLow, Start
+from outbox_relay.publisher import EventRefused, Link, Publisher
+from outbox_relay.rows import Page, delete_rows, read_page
+from outbox_relay.watch import HorizonWatch
+
+DATABASE_TROUBLE = (*AWAY, asyncpg.PostgresError)
+
+_PATIENCE_S = 0.25
+"""How long a turn waits for slow partitions before the others go on without them."""
+_WAITING_S = 2.0
+"""Without acknowledgement for so long the relay says that it is not ready."""
+_LEAVE_AFTER_S = 10.0
+"""Without Kafka for so long the lanes are handed back: another relay may reach it."""
+_BREATH_S = 0.001
+"""Between reads that take as long as the pace: a few more events for the next batch."""
+_SUSPICIONS_TO_REFUSE = 5
+_SWEEP_SHARE = 100
+_LEAVE_S = 5.0
+_RETRY_S = (0.1, 2.0)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """Limits and paces of one relay; its memory is a small multiple of `max_bytes`."""
+
+    max_rows: int = 5000
+    max_bytes: int = 8_000_000
+    busy_poll_s: float = 0.005
+    idle_poll_s: float = 0.05
+    send_timeout_s: float = 20.0
+    """Without an acknowledgement for so long the producer is closed and built anew."""
+    sweep_s: float = 30.0
+    """Between reads from the very first row, whatever is known about where they may begin."""
+
+
+@dataclass(slots=True)
+class Caution:
+    """A lane in which Kafka refused a batch: smaller ones, until the refused event stands alone."""
+
+    max_batch_rows: int
+    suspicions: int = 0
+
+
+@dataclass(slots=True)
+class DatabaseView:
+    """What is known of the database through one connection, and void with it: after a failover row ids may be drawn
+    a second time, so nothing is deleted on one connection that was read on another. Between statements the
+    connection is outside any transaction, sends included.
+    """
+
+    connection: "PoolConnectionProxy[asyncpg.Record]"
+    watch: HorizonWatch
+    low: SafeLow = field(default_factory=SafeLow)
+    acked: list[int] = field(default_factory=list)
+    """Rows that Kafka has, still to be deleted; read again they would be published twice."""
+
+
+class Relay:
+    """Works the lanes that `leases` gives it, until told to stop."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        link: Link,
+        leases: LaneLeases,
+        *,
+        options: RelayOptions | None = None,
+        traces: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pool = pool
+        self._link = link
+        self._leases = leases
+        self._options = options or RelayOptions()
+        self._on_progress = on_progress
+        self._flights = Flights(traces=traces)
+        self._gauges = FleetGauges(pool)
+        self._caution: dict[int, Caution] = {}
+        self._database: DatabaseView | None = None
+        self._pause_s = self._options.busy_poll_s
+        self._is_full = False
+        self._read_at: dict[int, float] = {}
+        self._kafka_trouble = self._database_trouble = 0
+        self._renewed_at = self._sweep_at = float("-inf")
+        self._kafka_seen_at = time.monotonic()
+
+    async def run(self, stop: asyncio.Event, drain_s: float) -> None:
+        """Relays until `stop` is set, then waits up to `drain_s` for what is under way and hands the lanes back."""
+        self._link.restart()
+        while not stop.is_set():
+            pause_s = await self._guarded_turn()
+            if self._link.moves:
+                self._on_progress()
+            await asyncio.sleep(pause_s)
+        await self._drain(drain_s)
+
+    async def check(self) -> None:
+        """A readiness check: raises RetryLater while Kafka can't be reached or leaves a batch unanswered."""
+        if self._link.publisher is None:
+            raise RetryLater(self._link.problem or "connecting to Kafka")
+        if (waiting_s := self._flights.oldest_s()) > _WAITING_S:
+            raise RetryLater(f"Kafka has not acknowledged a batch for {waiting_s:.0f} s")
+        await self._link.publisher.check()
+
+    async def _guarded_turn(self) -> float:
+        try:
+            pause_s = await self._turn()
+        except DATABASE_TROUBLE as error:
+            self._database_trouble += 1
+            log.warning("database_away", error=f"{type(error).__name__}: {error}", attempt=self._database_trouble)
+            await self._leave_database()
+            return _retry_s(self._database_trouble)
+        self._database_trouble = 0
+        return pause_s
+
+    async def _reach_database(self) -> DatabaseView:
+        if self._database is None:
+            connection = await self._pool.acquire()
+            self._database = DatabaseView(connection, HorizonWatch(connection))
+        return self._database
+
+    async def _leave_database(self) -> None:
+        """Forgets all that was read; what is under way is read again, so at worst it is published twice."""
+        await self._flights.land(_PATIENCE_S)
+        if await self._flights.abandon():
+            self._link.restart("the database connection was lost with batches under way")
+        if self._database is not None:
+            connection = self._database.connection
+            self._database = None
+            # asyncpg has released it already when the server ended it.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
+            await self._pool.release(connection)
+
+    async def _turn(self) -> float:
+        """One read of every lane that is free, and what it leads to; gives the pause before the next."""
+        began = time.monotonic()
+        view = await self._reach_database()
+        await self._housekeeping(view)
+        publisher = self._link.publisher
+        if publisher is None:
+            self._link.ensure_connecting()
+            return self._options.idle_poll_s
+        lanes = self._lanes_to_read()
+        if not lanes:
+            pause_s = 0.0 if self._flights.lanes else self._options.idle_poll_s
+            return await self._settle(view, publisher, await self._flights.land_some(_PATIENCE_S)) or pause_s
+        horizon = await view.watch.newest()
+        start = view.low.start(lanes)
+        page = await self._read(view, lanes, start)
+        self._is_full = page.read_to is not None
+        self._read_at |= dict.fromkeys(lanes, began)
+        read = Read(horizon, start, page.read_to)
+        for rows in page.lanes:
+            caution = self._caution.get(rows.lane)
+            self._flights.launch(publisher, rows, read, caution.max_batch_rows if caution else self._options.max_rows)
+        found = {rows.lane for rows in page.lanes}
+        view.low.raise_to([lane for lane in lanes if lane not in found], read)
+        landed = self._flights.landed() if self._is_full else await self._flights.land(_PATIENCE_S)
+        return await self._settle(view, publisher, landed) or self._next_pause(page, began)
+
+    def _lanes_to_read(self) -> list[int]:
+        """All that have nothing under way. Where there is much to do a third of all at most, those first that were not
+        read for longest, so that PostgreSQL reads and deletes for some while Kafka takes the others'."""
+        owned = self._leases.owned
+        free = sorted(owned - self._flights.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
+        return free[: math.ceil(len(owned) / 3)] if self._is_full else free
+
+    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> Page:
+        began = time.monotonic()
+        page = await read_page(
+            view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
+        )
+        # Where sweeps step over very many dead rows they become rarer, so that they take 1% of the time at most.
+        if start.low == 0:
+            self._sweep_at = max(self._sweep_at, began + _SWEEP_SHARE * (time.monotonic() - began))
+        return page
+
+    async def _housekeeping(self, view: DatabaseView) -> None:
+        now = time.monotonic()
+        if self._link.publisher is not None:
+            self._kafka_seen_at = now
+        if now - self._renewed_at >= TICK_S:
+            self._renewed_at = now
+            await self._renew(view, now)
+            await self._gauges.report(responsible=0 in self._leases.owned or self._link.publisher is None)
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._options.sweep_s
+            view.low.forget()
+
+    async def _renew(self, view: DatabaseView, now: float) -> None:
+        before = self._leases.owned
+        if now - self._kafka_seen_at < _LEAVE_AFTER_S:
+            await self._leases.renew(busy=self._flights.lanes)
+        elif before:
+            await self._leases.leave()
+        if before != self._leases.owned:
+            log.info("lanes", owned=sorted(self._leases.owned))
+            view.low.forget(self._leases.owned - before)
+
+    async def _settle(self, view: DatabaseView, publisher: Publisher, landed: Sequence[Flight]) -> float:
+        """Takes in what has landed; gives how long to wait before a retry, 0 when nothing failed."""
+        self._note_acked(view, landed)
+        reasons = [str(flight.error) for flight in landed if flight.error is not None]
+        for flight in landed:
+            await self._take_in(flight)
+        if self._flights.oldest_s() > self._options.send_timeout_s:
+            reasons.append(f"no acknowledgement for {self._options.send_timeout_s:g} s")
+        if reasons:
+            await self._start_over(view, publisher, reasons[0])
+        await self._delete_acked(view)
+        for flight in landed:
+            if flight.error is None:
+                view.low.raise_to([flight.lane], flight.read)
+        if reasons:
+            return _retry_s(self._kafka_trouble)
+        if landed:
+            self._kafka_trouble = 0
+        return 0.0
+
+    async def _take_in(self, flight: Flight) -> None:
+        if flight.error is None:
+            self._take_heart(flight.lane)
+        elif isinstance(flight.error, EventRefused):
+            await self._refused(flight, flight.error)
+        elif isinstance(flight.error, RetryLater):
+            self._kafka_trouble += 1
+        else:
+            raise flight.error
+
+    def _note_acked(self, view: DatabaseView, flights: Iterable[Flight]) -> None:
+        for flight in flights:
+            if flight.acked:
+                view.acked += flight.rows.ids[: flight.acked]
+                OUTBOX_PUBLISHED.inc(flight.acked)
+                OUTBOX_PUBLISH_DELAY.observe((datetime.now(UTC) - flight.rows.oldest).total_seconds())
+
+    def _take_heart(self, lane: int) -> None:
+        caution = self._caution.get(lane)
+        if caution is None:
+            return
+        caution.max_batch_rows *= 2
+        if caution.max_batch_rows >= self._options.max_rows:
+            del self._caution[lane]
+
+    async def _refused(self, flight: Flight, error: EventRefused) -> None:
+        """Halves the batch until the refused event stands alone; then parks its session."""
+        size = flight.sent - flight.acked
+        caution = self._caution.setdefault(flight.lane, Caution(size))
+        if not error.certain:
+            caution.suspicions += 1
+            if caution.suspicions < _SUSPICIONS_TO_REFUSE:
+                self._kafka_trouble += 1
+                return
+        caution.suspicions = 0
+        caution.max_batch_rows = max(1, size // 2)
+        if size == 1:
+            parked = await park(self._pool, flight.rows.ids[flight.acked], str(error))
+            if parked is not None:
+                tenant, session, seq = parked
+                log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=flight.lane, error=str(error))
+
+    async def _start_over(self, view: DatabaseView, publisher: Publisher, reason: str) -> None:
+        """Closes the producer and forgets what was under way; it is read again once there is a new one."""
+        log.warning("producer_restarts", reason=reason)
+        self._note_acked(view, await self._flights.land(_PATIENCE_S))
+        self._note_acked(view, await self._flights.abandon())
+        if self._link.publisher is publisher:
+            self._link.restart(reason)
+
+    async def _delete_acked(self, view: DatabaseView) -> None:
+        if view.acked:
+            await delete_rows(view.connection, view.acked)
+            view.acked = []
+
+    def _next_pause(self, page: Page, began: float) -> float:
+        options = self._options
+        if page.read_to is not None:
+            return 0.0
+        if page.rows:
+            self._pause_s = options.busy_poll_s
+            return max(_BREATH_S, began + options.busy_poll_s - time.monotonic())
+        self._pause_s = min(self._pause_s * 1.25, options.idle_poll_s)
+        return self._pause_s
+
+    async def _drain(self, drain_s: float) -> None:
+        landed = [*await self._flights.land(drain_s), *await self._flights.abandon()]
+        self._gauges.clear()
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                if self._database is not None:
+                    self._note_acked(self._database, landed)
+                    await self._delete_acked(self._database)
+                await self._leases.leave()
+        except DATABASE_TROUBLE as error:
+            log.warning("lanes_left_to_expire", error=f"{type(error).__name__}: {error}")
+        await self._leave_database()
+
+
+def _retry_s(failures: int) -> float:
+    """Nothing for a first try, then longer with each failure in a row."""
+    first_s, max_s = _RETRY_S
+    return min(first_s * 2.0 ** min(failures - 1, 10), max_s) if failures else 0.001

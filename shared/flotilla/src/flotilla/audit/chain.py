@@ -1,0 +1,158 @@
+"""Checks the hash chain of one session; the standalone verifier uses the same code."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from flotilla.audit.proof import genesis, link
+from flotilla.contracts.event_rules import violation_of
+
+ProblemKind: TypeAlias = Literal[
+    "edited",
+    "deleted",
+    "swapped",
+    "truncated",
+    "rewritten",
+    "added",
+    "head",
+    "copy",
+    "lineage",
+    "checkpoint",
+    "forbidden",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """The first thing that is wrong with a session, or something that is wrong with a checkpoint.
+
+    edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event stands in
+    its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
+    was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
+    parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
+    forbidden: it is as it was committed, but its source may not write events of this kind.
+    """
+
+    kind: ProblemKind
+    detail: str
+    session_id: str | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The chain that a session should have: where it starts, and what was signed of it."""
+
+    tenant_id: str
+    session_id: str
+    parent_session_id: str | None
+    after_seq: int
+    """0, or the parent's seq at which it was forked: the chain starts behind it."""
+    anchors: Mapping[int, bytes]
+    """Hashes by seq, from signed checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """An event as stored, with the hash that stands beside it."""
+
+    seq: int
+    hash: bytes
+    body: bytes
+
+
+class ChainCheck:
+    """Takes the events of a chain in order of seq, and stops looking at the first problem."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self.problem: Problem | None = None
+        self.last_seq = chain.after_seq
+        """The newest event that was found good."""
+        self.last_hash = genesis(chain.tenant_id, chain.session_id, chain.parent_session_id, chain.after_seq)
+        self.anchored_seq = chain.after_seq
+        """The newest good event that a checkpoint covers."""
+        self.events = 0
+
+    def take_all(self, events: Iterable[Linked]) -> None:
+        """Takes each event."""
+        for event in events:
+            self.take(event)
+
+    def take(self, event: Linked) -> None:
+        """Checks that the event is the next one, stands in its place, follows from the one before, and was signed."""
+        self.events += 1
+        if self.problem is not None:
+            return
+        self.problem = self._problem_of(event)
+        if self.problem is None:
+            self.last_seq, self.last_hash = event.seq, event.hash
+            if event.seq in self._chain.anchors:
+                self.anchored_seq = event.seq
+
+    def end(self, upto_seq: int | None = None) -> None:
+        """After the last event: those that checkpoints have seen must all have been there (up to `upto_seq`)."""
+        anchors = [seq for seq in self._chain.anchors if upto_seq is None or seq <= upto_seq]
+        if self.problem is None and max(anchors, default=0) > self.last_seq:
+            self.problem = self._bad(
+                "truncated", self.last_seq + 1, f"a signed checkpoint has seen event {max(anchors)}, which is gone"
+            )
+
+    def _problem_of(self, event: Linked) -> Problem | None:
+        expected = self.last_seq + 1
+        if event.seq != expected:
+            return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
+        said = _said_by(event.body)
+        return self._altered(event, said) or self._rewritten(event) or self._forbidden(event, said)
+
+    def _altered(self, event: Linked, said: "_Said | None") -> Problem | None:
+        if said is not None and (said.tenant, said.subject, said.sequence) != self._place_of(event):
+            detail = f"what stands here is event {said.sequence} of session {said.tenant}/{said.subject}"
+            return self._bad("swapped", event.seq, detail)
+        if link(self.last_hash, event.body) != event.hash:
+            detail = f"its hash does not follow from event {self.last_seq} and its bytes"
+            first = event.seq == self._chain.after_seq + 1
+            return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
+        return self._bad("edited", event.seq, "its bytes are no event") if said is None else None
+
+    def _rewritten(self, event: Linked) -> Problem | None:
+        if self._chain.anchors.get(event.seq, event.hash) == event.hash:
+            return None
+        good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
+        detail = f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}"
+        return self._bad("rewritten", event.seq, detail)
+
+    def _forbidden(self, event: Linked, said: "_Said | None") -> Problem | None:
+        session_id = self._chain.session_id
+        problem = violation_of(said.source, said.type, said.data, session_id) if said is not None else None
+        return None if problem is None else self._bad("forbidden", event.seq, problem)
+
+    def _place_of(self, event: Linked) -> tuple[str, str, int]:
+        return self._chain.tenant_id, self._chain.session_id, event.seq
+
+    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> Problem:
+        return Problem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What an event says of its own place, and of its maker."""
+
+    tenant: str | None = None
+    subject: str | None = None
+    sequence: int | None = None
+    source: str = ""
+    type: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_read = msgspec.json.Decoder(_Said).decode
+
+
+def _said_by(body: bytes) -> _Said | None:
+    """The event's own words; None when it can't be read."""
+    try:
+        return _read(body)
+    except (ValueError, RecursionError):
+        return None

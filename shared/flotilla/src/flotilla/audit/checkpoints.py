@@ -1,0 +1,187 @@
+"""Checks the checkpoints of the fleet: signatures, the chain of each partition, Merkle roots, the copies in Kafka."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+
+import asyncpg
+
+from flotilla.audit.chain import Problem
+from flotilla.audit.proof import NO_CHECKPOINT, Statement, digest_of, merkle_root, split_leaves
+from flotilla.config.signing import PublicKeys
+from flotilla.contracts.checkpoints import CheckpointRecord
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
+from flotilla.postgres import Connection
+
+_PAGE = 500
+_AFTER = "SELECT * FROM audit.checkpoints_after($1, $2, $3)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint, as `GET /v1/audit/checkpoints` shows it."""
+
+    partition: int
+    number: int
+    epoch: int
+    next_offset: int
+    heads: int
+    merkle_root: str
+    previous: str
+    key_id: str
+    created_at: datetime
+    in_kafka: bool
+
+
+async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIterator[asyncpg.Record]:
+    """The rows of a partition's checkpoints, oldest first."""
+    number = 0
+    while rows := await connection.fetch(_AFTER, partition, number, _PAGE):
+        for row in rows:
+            yield row
+        number = rows[-1]["number"]
+
+
+async def list_checkpoints(connection: Connection, partition: int, after_number: int, limit: int) -> list[Checkpoint]:
+    """Checkpoints of one partition with a number above `after_number`, oldest first."""
+    return [_shown(partition, row) for row in await connection.fetch(_AFTER, partition, after_number, limit)]
+
+
+@dataclass(slots=True)
+class CheckpointsFound:
+    """What was seen of all partitions' checkpoints."""
+
+    checked: int
+    problems: list[Problem]
+    leaves: dict[tuple[int, int], list[bytes]]
+    """The signed leaves, by partition and number; only of checkpoints without a problem."""
+    unseen: list[CheckpointRecord] = field(default_factory=list)
+    """Published, as PostgreSQL says, but not among the copies: these may have been read a moment too early."""
+
+    def judge_unseen(self, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> None:
+        """Compares what was unseen with copies that were read after PostgreSQL called it published."""
+        for record in self.unseen:
+            if problems := _differences(record, in_kafka.get((record.partition, record.number))):
+                self.problems += [_problem(record.partition, record.number, text) for text in problems]
+                self.leaves.pop((record.partition, record.number), None)
+        self.unseen = []
+
+
+async def check_checkpoints(
+    connection: Connection, keys: PublicKeys | None, in_kafka: Mapping[tuple[int, int], CheckpointRecord] | None
+) -> CheckpointsFound:
+    """Checks every checkpoint; without `keys` their signatures are taken on trust.
+
+    `in_kafka` holds the copies of the topic, by partition and number; None leaves them out. They are read first: what
+    PostgreSQL lacks was removed there. What they lack, `judge_unseen` judges.
+    """
+    found = CheckpointsFound(0, [], {})
+    for partition in range(SESSION_EVENTS_PARTITIONS):
+        previous, last = NO_CHECKPOINT, _NONE
+        async for row in stored_checkpoints(connection, partition):
+            record = _record(partition, row)
+            problems = list(_problems(record, last, previous, keys))
+            statement = _statement_of(record)
+            if statement is not None and row["known_heads"] != statement.heads:
+                problems.append(f"{row['known_heads']} of its {statement.heads} heads are on record")
+            if statement is not None and in_kafka is not None:
+                problems += _abandoned_problems(statement, in_kafka)
+            if in_kafka is not None and row["published_at"] is not None:
+                if (copy := in_kafka.get((partition, record.number))) is not None:
+                    problems += _differences(record, copy)
+                else:
+                    found.unseen.append(record)
+            found.problems += [_problem(partition, record.number, text) for text in problems]
+            if not problems:
+                found.leaves[partition, record.number] = split_leaves(record.leaves)
+            previous = sha256(record.statement).hexdigest()
+            last = _Seen(record.number, statement.epoch if statement else last.epoch)
+            found.checked += 1
+        lost = [n for p, n in in_kafka or {} if p == partition and n > last.number]
+        found.problems += [_problem(partition, n, "Kafka has it, PostgreSQL does not: it was removed") for n in lost]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The checkpoint before."""
+
+    number: int
+    epoch: int
+
+
+_NONE = _Seen(0, 1)
+
+
+def _statement_of(record: CheckpointRecord) -> Statement | None:
+    try:
+        return Statement.from_bytes(record.statement)
+    except ValueError:
+        return None
+
+
+def _problems(record: CheckpointRecord, last: _Seen, previous: str, keys: PublicKeys | None) -> Iterable[str]:
+    if keys is not None and (problem := keys.problem(record.key_id, record.statement, record.signature)):
+        yield problem
+    try:
+        statement = Statement.from_bytes(record.statement)
+    except ValueError as error:
+        yield str(error)
+        return
+    if (statement.partition, statement.number) != (record.partition, record.number):
+        yield f"its statement is that of partition {statement.partition}, number {statement.number}"
+    if record.number != last.number + statement.abandoned + 1:
+        yield f"checkpoint {last.number + 1} is missing before it"
+    if statement.epoch != last.epoch + (1 if statement.abandoned or statement.rewinds else 0):
+        yield f"it is of epoch {statement.epoch}, the one before of {last.epoch}"
+    if statement.previous != previous:
+        yield "it does not follow the checkpoint before it"
+    leaves = split_leaves(record.leaves)
+    if statement.leaves != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
+        yield "its leaves are not those that were signed"
+
+
+def _abandoned_problems(statement: Statement, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> Iterable[str]:
+    """The numbers that it left out were signed: their copies in Kafka have to be those that it names."""
+    numbers = range(statement.number - statement.abandoned, statement.number)
+    copies = [in_kafka[place] for number in numbers if (place := (statement.partition, number)) in in_kafka]
+    if numbers and digest_of(copy.statement for copy in copies) != statement.abandoned_digest:
+        yield f"Kafka's checkpoints {numbers[0]} to {numbers[-1]} are not those that it abandoned"
+
+
+def _differences(record: CheckpointRecord, copy: CheckpointRecord | None) -> list[str]:
+    if copy is None:
+        return ["its copy in Kafka is missing"]
+    return [] if copy == record else ["its copy in Kafka is another"]
+
+
+def _problem(partition: int, number: int, text: str) -> Problem:
+    return Problem(kind="checkpoint", detail=f"checkpoint {number} of partition {partition}: {text}")
+
+
+def _record(partition: int, row: asyncpg.Record) -> CheckpointRecord:
+    return CheckpointRecord(
+        partition=partition,
+        number=row["number"],
+        statement=row["statement"],
+        signature=row["signature"],
+        key_id=row["key_id"],
+        leaves=row["leaves"],
+    )
+
+
+def _shown(partition: int, row: asyncpg.Record) -> Checkpoint:
+    statement = Statement.from_bytes(row["statement"])
+    return Checkpoint(
+        partition=partition,
+        number=row["number"],
+        epoch=statement.epoch,
+        next_offset=statement.next_offset,
+        heads=statement.heads,
+        merkle_root=statement.merkle_root,
+        previous=statement.previous,
+        key_id=row["key_id"],
+        created_at=row["created_at"],
+        in_kafka=row["published_at"] is not None,
+    )

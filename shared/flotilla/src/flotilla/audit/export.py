@@ -1,0 +1,133 @@
+"""Exports a session's history with everything that proves it, as JSON lines, for auditors who trust nobody here.
+
+    header   format, tenant, session; the lineage, root first: whose events, from which seq to which
+    event    session, seq, hash (hex), body: the CloudEvent's JSON document as a string, character for character
+    witness  the same, of a parent's events behind the prefix: no part of the history, but they lead to the checkpoint
+             that signed the prefix. A parent goes on, and is signed at its head of then
+    anchor   behind the event or witness that it signs: session, seq, hash, and the way into a signed checkpoint:
+             index, path, statement, signature (base64), key_id. One per session, the newest: with an older one, the
+             holder of the file could cut the history back to it
+    end      how many events, witnesses and anchors there were, so that a cut file shows
+
+`export_format` has the bytes; `python -m flotilla.audit.verify_export FILE --public-key KEY` checks such a file.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import asyncpg
+
+from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Part, Witness, write_line
+from flotilla.audit.proof import inclusion_path, split_leaves
+from flotilla.contracts.errors import RetryLater
+from flotilla.eventstore.log import Segment, SessionLog
+from flotilla.postgres import Connection, Pool, tenant_transaction
+
+_PAGE = 1000
+
+_PROJECTED = "SELECT seq FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
+_EVENTS = """
+SELECT seq, hash, body FROM audit.session_events
+WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
+"""
+_ANCHOR = """
+SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.standing_heads
+WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3 ORDER BY seq DESC, number LIMIT 1
+"""
+# Where a parent was signed next, at or behind what has to be proven of it.
+_SIGNED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
+_CHECKPOINT = "SELECT * FROM audit.checkpoints_after($1, $2, 1)"
+
+
+async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIterator[bytes]:
+    """The lines of one session's export, its parents' prefixes first: what is projected now.
+
+    Raises:
+        NotFound: the tenant has no such session.
+        RetryLater: its parent's prefix is not projected yet.
+    """
+    lineage = await SessionLog(pool, tenant_id).lineage(session_id)
+    async with tenant_transaction(pool, tenant_id) as connection:
+        parts = [await _part(connection, tenant_id, *link) for link in _links(lineage)]
+    counts: Counter[type[AnyLine]] = Counter()
+    yield write_line(Header(format=FORMAT, tenant=tenant_id, session=session_id, segments=parts))
+    for part in parts:
+        async for line in _lines(pool, tenant_id, part):
+            counts[type(line)] += 1
+            yield write_line(line)
+    yield write_line(End(events=counts[Event], witnesses=counts[Witness], anchors=counts[Anchor]))
+
+
+def _links(lineage: Sequence[Segment]) -> list[tuple[Segment, str | None, bool]]:
+    """Each segment with its parent's id and whether it is the session's own, root first.
+
+    A fork at 0 has nothing of its parents: the chain's start names the parent, and the lineage ends there.
+    """
+    parents = [segment.session_id for segment in lineage[1:]]
+    links = [
+        (segment, parent, number == 0)
+        for number, (segment, parent) in enumerate(zip(lineage, [*parents, None], strict=True))
+        if number == 0 or segment.upto_seq > 0
+    ]
+    return links[::-1]
+
+
+async def _part(connection: Connection, tenant_id: str, segment: Segment, parent: str | None, own: bool) -> Part:
+    projected = await connection.fetchval(_PROJECTED, tenant_id, segment.session_id)
+    projected_seq = segment.after_seq if projected is None else int(projected)
+    if not own and projected_seq < segment.upto_seq:
+        raise RetryLater(f"session {segment.session_id}, its parent, is projected up to {projected_seq} only")
+    upto_seq = min(segment.upto_seq, projected_seq)
+    signed_seq = None
+    if not own:  # with no event in the history, its first own event proves where it was forked
+        due_seq = max(upto_seq, segment.after_seq + 1)
+        signed_seq = await connection.fetchval(_SIGNED, tenant_id, segment.session_id, due_seq)
+    return Part(
+        session=segment.session_id,
+        parent=parent,
+        after_seq=segment.after_seq,
+        upto_seq=upto_seq,
+        signed_seq=max(upto_seq, segment.after_seq) if signed_seq is None else int(signed_seq),
+    )
+
+
+async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event | Witness | Anchor]:
+    """The part's events and witnesses, and behind the newest signed one its anchor."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        anchor = await _anchor(connection, tenant_id, part)
+    seq = part.after_seq
+    while True:
+        async with tenant_transaction(pool, tenant_id) as connection:
+            rows = await connection.fetch(_EVENTS, tenant_id, part.session, seq, part.signed_seq, _PAGE)
+        if not rows:
+            return
+        for row in rows:
+            seq = row["seq"]
+            kind = Witness if seq >= part.first_witness else Event
+            yield kind(session=part.session, seq=seq, hash=row["hash"].hex(), body=row["body"].decode())
+            if anchor is not None and anchor.seq == seq:
+                yield anchor
+
+
+async def _anchor(connection: Connection, tenant_id: str, part: Part) -> Anchor | None:
+    row = await connection.fetchrow(_ANCHOR, tenant_id, part.session, part.signed_seq)
+    if row is None:
+        return None
+    checkpoint = await connection.fetchrow(_CHECKPOINT, row["kafka_partition"], row["number"] - 1)
+    if checkpoint is None or checkpoint["number"] != row["number"]:
+        return None
+    return _anchor_line(part.session, row, checkpoint)
+
+
+def _anchor_line(session_id: str, row: asyncpg.Record, checkpoint: asyncpg.Record) -> Anchor:
+    path = inclusion_path(split_leaves(checkpoint["leaves"]), row["leaf_index"])
+    return Anchor(
+        session=session_id,
+        seq=row["seq"],
+        hash=row["hash"].hex(),
+        index=row["leaf_index"],
+        path=[node.hex() for node in path],
+        statement=checkpoint["statement"].decode(),
+        signature=checkpoint["signature"],
+        key_id=checkpoint["key_id"],
+    )

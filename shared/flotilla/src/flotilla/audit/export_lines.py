@@ -1,0 +1,91 @@
+"""Reads an export line by line, strictly, in bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from typing import NoReturn, Protocol, TypeVar
+
+from flotilla.audit.chain import Problem, ProblemKind
+from flotilla.audit.export_format import MAX_LINE_BYTES, AnyLine, read_line
+
+_MAX_DETAIL = 300
+T = TypeVar("T", bound=AnyLine)
+
+
+class NotAnExport(ValueError):
+    """The file does not even begin like an export."""
+
+
+class _Readable(Protocol):
+    def readline(self, limit: int, /) -> bytes: ...
+
+
+def read_lines(file: _Readable) -> Iterator[bytes]:
+    """Yield the file's lines, each with its newline; of one that is too long only so much that this shows."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
+class BadLine(Exception):
+    """The first thing that is wrong with an export."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+class ExportLines:
+    """The lines one after the other, each read strictly, and only when it is due."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._raw = iter(lines)
+        self._ahead: list[AnyLine] = []
+        self.number = 0
+        """Of the line that was read last, from 1."""
+
+    def take(self, kind: type[T], missing: ProblemKind, place: str) -> T:
+        """Return the next line, which has to be of this kind; `place` names what belongs there."""
+        line = self._peek()
+        if line is None:
+            self.bad("truncated", f"the file ends where {place} belongs")
+        if type(line) is not kind:
+            self.bad(missing, f"{_named(line)} where {place} belongs")
+        self._ahead.clear()
+        return line
+
+    def take_if(self, kind: type[T]) -> T | None:
+        """Return the next line if it is of this kind."""
+        return self.take(kind, "added", "") if type(self._peek()) is kind else None
+
+    def finish(self) -> None:
+        """Check that nothing follows."""
+        if (line := self._peek()) is not None:
+            self.bad("added", f"{_named(line)} behind the end")
+
+    def bad(self, kind: ProblemKind, detail: str, session_id: str | None = None, seq: int | None = None) -> NoReturn:
+        """Raise this problem of the line that was read last."""
+        raise BadLine(Problem(kind=kind, detail=shown(f"line {self.number}: {detail}"), session_id=session_id, seq=seq))
+
+    def _peek(self) -> AnyLine | None:
+        if not self._ahead:
+            self.number += 1
+            if (raw := next(self._raw, None)) is None:
+                return None
+            self._ahead.append(self._read(raw))
+        return self._ahead[0]
+
+    def _read(self, raw: bytes) -> AnyLine:
+        try:
+            return read_line(raw)
+        except ValueError as error:
+            if self.number == 1 and b'"header"' not in raw:
+                raise NotAnExport("its first line is not the header of an export") from error
+            self.bad("edited", str(error))
+
+
+def _named(line: AnyLine) -> str:
+    return f"found {line.article} {type(line).__name__.lower()}"
+
+
+def shown(text: str) -> str:
+    """The text as printable ASCII, cut where it gets long: some of it comes from the file."""
+    cut = text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]}..."
+    return cut.encode("unicode_escape").decode()

@@ -1,0 +1,223 @@
+"""Explains a parked session: what each side holds, who signed what, since when, and what each choice means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from flotilla.audit.requests import NO_SESSION
+from flotilla.contracts.errors import NotFound
+from flotilla.postgres import Pool, tenant_transaction
+
+_SHOWN = 50
+
+_PARKED = """
+SELECT seq, event_id::text, reason, detail, parked_at, kafka_partition, kafka_offset,
+    encode(sha256(body), 'hex') AS sha256, length(body) AS size_bytes, body FROM audit.parked_events
+WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded'
+ORDER BY seq, kafka_offset LIMIT $3
+"""
+_COUNTS = """
+SELECT count(*) AS events, min(seq) FILTER (WHERE reason = 'conflict') AS conflict_seq, min(seq) AS first_seq,
+    min(parked_at) AS since, max(seq) AS last_seq FROM audit.parked_events
+WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded'
+"""
+_PROJECTED = """
+SELECT seq, event_id::text, kafka_partition, kafka_offset, projected_at, encode(sha256(body), 'hex') AS sha256,
+    length(body) AS size_bytes, body FROM audit.session_events
+WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3 ORDER BY seq LIMIT $4
+"""
+_HEADS = """
+SELECT (SELECT h.seq FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2) AS projected_seq,
+    (SELECT s.head_seq FROM flotilla.sessions AS s WHERE s.tenant_id = $1 AND s.session_id = $2) AS committed_seq,
+    (SELECT count(*) FROM flotilla.event_outbox AS o WHERE o.tenant_id = $1 AND o.session_id = $2) AS in_outbox
+"""
+_SIGNED = """
+SELECT c.kafka_partition AS partition, c.number, c.seq FROM audit.standing_heads AS c
+WHERE c.tenant_id = $1 AND c.session_id = $2 AND c.seq >= $3 ORDER BY c.number DESC LIMIT $4
+"""
+_FORKS = """
+SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND parent_session_id = $2 AND forked_at_seq >= $3
+ORDER BY session_id LIMIT $4
+"""
+_SET_ASIDE = """
+SELECT count(*) AS events, max(detail) AS detail FROM audit.parked_events
+WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason = 'discarded'
+"""
+
+
+class _Attributes(msgspec.Struct):
+    type: str | None = None
+    source: str | None = None
+    time: str | None = None
+
+
+_attributes = msgspec.json.Decoder(_Attributes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideEvent:
+    """An event as one side holds it; its content is not shown, only its hash."""
+
+    seq: int | None
+    event_id: str | None
+    type: str | None
+    source: str | None
+    time: str | None
+    """When its maker says that it happened; `since`: when this side got it."""
+    since: datetime
+    partition: int
+    offset: int
+    """Negative where Kafka no longer has the record."""
+    sha256: str
+    size_bytes: int
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedHead:
+    """A checkpoint that vouches for the projected side."""
+
+    partition: int
+    number: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A verb, and what it would do."""
+
+    verb: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedHistory:
+    """The answer of `GET /v1/audit/parked/{session_id}`; each list has at most 50 entries."""
+
+    session_id: str
+    since: datetime
+    reason: str
+    detail: str
+    first_seq: int | None
+    """Where the two sides part, or what waits begins."""
+    committed_seq: int | None
+    """The session's newest event, as the application counts; `projected_seq`: as the projection does."""
+    projected_seq: int | None
+    in_outbox: int
+    waiting_events: int
+    waiting: list[SideEvent]
+    projected: list[SideEvent]
+    """From `first_seq` on."""
+    signed: list[SignedHead]
+    forks: list[str]
+    """Forks that were made at `first_seq` or later: their prefix changes with the decision."""
+    set_aside_before: int
+    choices: list[Choice]
+
+
+async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedHistory:
+    """What is known of a parked session; `-` stands for records that are no session's.
+
+    Raises:
+        NotFound: nothing of it is parked.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        counts = await connection.fetchrow(_COUNTS, tenant_id, session_id)
+        if counts is None or not counts["events"]:
+            raise NotFound(f"nothing of session {session_id} is parked")
+        first_seq = counts["conflict_seq"] or counts["first_seq"]
+        place = (tenant_id, session_id, first_seq or 1)
+        waiting = await connection.fetch(_PARKED, tenant_id, session_id, _SHOWN)
+        projected = await connection.fetch(_PROJECTED, *place, _SHOWN)
+        heads = await connection.fetchrow(_HEADS, tenant_id, session_id)
+        signed = await connection.fetch(_SIGNED, *place, _SHOWN)
+        forks = await connection.fetch(_FORKS, *place, _SHOWN)
+        set_aside = await connection.fetchrow(_SET_ASIDE, tenant_id, session_id)
+    assert heads is not None  # noqa: S101 - the statement always gives one row
+    assert set_aside is not None  # noqa: S101 - an aggregate always gives one row
+    cause = min(waiting, key=lambda row: _URGENCY.index(row["reason"]) if row["reason"] in _URGENCY else -1)
+    return ParkedHistory(
+        session_id=session_id,
+        since=counts["since"],
+        reason=cause["reason"],
+        detail=cause["detail"],
+        first_seq=first_seq,
+        committed_seq=heads["committed_seq"],
+        projected_seq=heads["projected_seq"],
+        in_outbox=heads["in_outbox"],
+        waiting_events=counts["events"],
+        waiting=[_side_event(row, row["parked_at"], row["reason"], row["detail"]) for row in waiting],
+        projected=[_side_event(row, row["projected_at"]) for row in projected],
+        signed=[SignedHead(**dict(row)) for row in signed],
+        forks=[row["session_id"] for row in forks],
+        set_aside_before=set_aside["events"],
+        choices=_choices(session_id, cause["reason"], first_seq, heads["projected_seq"]),
+    )
+
+
+_URGENCY: Sequence[str] = ("conflict", "forbidden", "unknown_type", "undecodable", "gap", "waiting")
+
+
+def _side_event(
+    row: asyncpg.Record, since: datetime, reason: str | None = None, detail: str | None = None
+) -> SideEvent:
+    event = _read(row["body"])
+    return SideEvent(
+        seq=row["seq"],
+        event_id=row["event_id"],
+        type=event.type,
+        source=event.source,
+        time=event.time,
+        since=since,
+        partition=row["kafka_partition"],
+        offset=row["kafka_offset"],
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _read(body: bytes) -> _Attributes:
+    try:
+        return _attributes.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Attributes()  # what is parked need not be an event
+
+
+def _choices(session_id: str, reason: str, first_seq: int | None, projected_seq: int | None) -> list[Choice]:
+    verb = f"flotilla audit parked {{}} {session_id} --reason WHY"
+    if session_id == NO_SESSION:
+        return [Choice(verb=verb.format("discard"), effect="the records are set aside: kept, marked, not counted")]
+    if reason == "forbidden":
+        effect = "keeps the event in its place as evidence, where it steers nothing; what waits behind it goes on"
+        return [Choice(verb=verb.format("discard"), effect=effect)]
+    keep = Choice(
+        verb=verb.format("reject"),
+        effect=f"keeps the projected history up to event {projected_seq or 0}; all that waits is set aside, and the "
+        f"session goes on with event {(projected_seq or 0) + 1}",
+    )
+    if reason == "conflict":
+        return [
+            Choice(
+                verb=verb.format("accept"),
+                effect=f"takes the history that waits: the projected events from {first_seq} on are set aside, and the "
+                "next checkpoint signs the decision",
+            ),
+            keep,
+            Choice(
+                verb=verb.format("discard"),
+                effect="sets only the conflicting events aside; what waits behind them follows the projected history. "
+                "For a record that does not belong there at all",
+            ),
+        ]
+    if reason == "gap":
+        accept = "puts an error event in the place of each missing event, in Kafka too; what waits then follows"
+        retry = Choice(verb=f"flotilla audit parked retry {session_id}", effect="looks whether the missing events came")
+        return [retry, Choice(verb=verb.format("accept"), effect=accept), keep]
+    upgrade = "after an upgrade to a version that knows the type it goes on by itself; this only looks again"
+    return [Choice(verb=f"flotilla audit parked retry {session_id}", effect=upgrade), keep]

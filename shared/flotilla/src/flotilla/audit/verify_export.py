@@ -1,0 +1,228 @@
+"""Checks an exported history: `python -m flotilla.audit.verify_export FILE --public-key KEY`.
+
+Needs the file, the public keys and nothing else: no database, no Kafka, no Flotilla service. It trusts nothing in the
+file: every line is of a known kind, in its only place and in its only spelling, every claim of the header follows from
+the events, and a checkpoint that a trusted key signed vouches for the last of them.
+
+Exit code 0: `GOOD`, all of that holds. 1: `BAD`, with the first line that is not as it should be, or `UNSIGNED`, with
+the events that no checkpoint in the file reaches. 2: the file or a key can't be read.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+from flotilla.audit.chain import Chain, ChainCheck, Linked, Problem, ProblemKind
+from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
+from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, read_lines, shown
+from flotilla.audit.proof import Statement, head_leaf, root_from_path
+from flotilla.config.signing import PublicKeys, load_public_keys
+from flotilla.contracts.errors import ConfigurationError
+
+EXIT_GOOD, EXIT_BAD, EXIT_MISUSE = 0, 1, 2
+
+
+@dataclass(slots=True)
+class ExportVerdict:
+    """What was found in one export."""
+
+    session_id: str = ""
+    events: int = 0
+    anchored_seq: int = 0
+    """Up to here a signed checkpoint vouches for the session's own events."""
+    last_seq: int = 0
+    unsigned: list[str] = field(default_factory=list)
+    """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
+    problems: list[Problem] = field(default_factory=list)
+    """The first thing that is wrong; nothing behind it was looked at."""
+
+    @property
+    def word(self) -> str:
+        """`GOOD`, `UNSIGNED` or `BAD`."""
+        return "BAD" if self.problems else "UNSIGNED" if self.unsigned else "GOOD"
+
+
+def verify_export(lines: Iterable[bytes], keys: PublicKeys) -> ExportVerdict:
+    """Check an export, given as its lines, each with its newline (`read_lines` bounds their length).
+
+    Holds two lines at a time, whatever the size of the file.
+
+    Raises:
+        NotAnExport: the first line is no header of any kind.
+    """
+    verdict = ExportVerdict()
+    try:
+        _check(ExportLines(lines), keys, verdict)
+    except BadLine as bad:
+        verdict.problems.append(bad.problem)
+    return verdict
+
+
+def _check(lines: ExportLines, keys: PublicKeys, verdict: ExportVerdict) -> None:
+    header = lines.take(Header, "edited", "the header")
+    verdict.session_id = header.session
+    if problem := _lineage_problem(header):
+        lines.bad("lineage", problem)
+    witnesses = anchors = 0
+    for part in header.segments:
+        reader = _PartReader(lines, keys, header.tenant, part)
+        try:
+            reader.read()
+        finally:
+            verdict.events += reader.events
+            verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
+        verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
+        witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
+    end = lines.take(End, "added", "the end")
+    if end != End(events=verdict.events, witnesses=witnesses, anchors=anchors):
+        lines.bad("truncated", "it counts other lines than there are: the file was cut, or lines were taken out of it")
+    lines.finish()
+
+
+def _lineage_problem(header: Header) -> str | None:
+    """How the header contradicts itself: the lineage starts at 0, is linked, and ends in the session's own part."""
+    if not header.segments:
+        return "the header names no session that the history comes from"
+    first, own = header.segments[0], header.segments[-1]
+    if own.session != header.session:
+        return f"it is given as session {header.session}, and holds the history of {own.session}"
+    if first.after_seq > 0:
+        return f"the events of {first.parent or 'no session'} up to {first.after_seq} are not in the file"
+    if not own.after_seq <= own.upto_seq == own.signed_seq:
+        return f"session {own.session} can't end before it begins, or have witnesses"
+    links = zip(header.segments, header.segments[1:], strict=False)
+    return next(filter(None, (_link_problem(before, part) for before, part in links)), None)
+
+
+def _link_problem(before: Part, part: Part) -> str | None:
+    if part.parent != before.session:
+        return f"session {part.session} is a fork of {part.parent}, not of {before.session}"
+    if before.upto_seq != min(part.after_seq, part.upto_seq) or before.upto_seq == 0:
+        return f"session {before.session} contributes events up to {before.upto_seq}, where its fork has another start"
+    if before.signed_seq < before.first_witness - 1:
+        return f"session {before.session} ends before its fork begins"
+    return None
+
+
+def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[str]:
+    """What of the part no checkpoint vouches for; its start, too, is proven by a signed event of its own."""
+    whose = "" if part.session == own_session_id else f" of its parent {part.session}"
+    due_seq = max(part.upto_seq, part.after_seq + 1)
+    if anchored_seq >= due_seq:
+        return
+    if part.signed_seq == part.after_seq:
+        yield f"no event{whose or ' of it'} is in the file, so nothing is signed: ask for a newer export"
+    else:
+        yield (
+            f"events {anchored_seq + 1} to {due_seq}{whose} are chained, but no checkpoint in the file has signed "
+            "them: ask for a newer export"
+        )
+
+
+class _PartReader:
+    """Reads what one session contributes to the history."""
+
+    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part) -> None:
+        self._lines = lines
+        self._keys = keys
+        self._tenant_id = tenant_id
+        self._part = part
+        self.check = ChainCheck(Chain(tenant_id, part.session, part.parent, part.after_seq, {}))
+        self.events = self.witnesses = self.anchors = 0
+        self.anchored_seq = part.after_seq
+
+    def read(self) -> None:
+        """Take the events, the witnesses and the anchor, and check each.
+
+        Raises:
+            BadLine: one is not as it should be.
+        """
+        part = self._part
+        for seq in range(part.after_seq + 1, part.signed_seq + 1):
+            is_witness = seq >= part.first_witness
+            self._take_event(seq, Witness if is_witness else Event)
+            self.witnesses, self.events = self.witnesses + is_witness, self.events + (not is_witness)
+            if (anchor := self._lines.take_if(Anchor)) is not None:
+                self._take_anchor(anchor)
+        if self.witnesses and self.anchored_seq != part.signed_seq:
+            self._bad("added", part.signed_seq, "these witnesses lead to no signed checkpoint")
+
+    def _take_event(self, seq: int, kind: type[Event]) -> None:
+        name = f"{kind.article} {kind.__name__.lower()}"
+        place = f"{name} {seq} of session {self._part.session}"
+        line = self._lines.take(kind, "truncated", place)
+        if line.session != self._part.session:
+            self._bad("swapped", seq, f"it is of session {line.session}")
+        self.check.take(Linked(line.seq, bytes.fromhex(line.hash), line.body.encode()))
+        if (problem := self.check.problem) is not None:
+            raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
+
+    def _take_anchor(self, anchor: Anchor) -> None:
+        self.anchors += 1
+        seq = self.check.last_seq
+        if self.anchors > 1:
+            self._bad("added", seq, f"session {self._part.session} has an anchor before it")
+        if (anchor.session, anchor.seq) != (self._part.session, seq):
+            self._bad("swapped", seq, f"this anchor is of event {anchor.seq} of session {anchor.session}")
+        if anchor.hash != self.check.last_hash.hex():
+            self._bad("rewritten", seq, "a checkpoint has another hash for it: the chain was rewritten")
+        if problem := _anchor_problem(self._tenant_id, anchor, self._keys):
+            self._bad("checkpoint", seq, problem)
+        self.anchored_seq = seq
+
+    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> NoReturn:
+        self._lines.bad(kind, detail, self._part.session, seq)
+
+
+def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | None:
+    """Why the checkpoint does not vouch for the anchor's hash; its statement is read only once it is trusted."""
+    body = anchor.statement.encode()
+    if problem := keys.problem(anchor.key_id, body, anchor.signature):
+        return f"the checkpoint {problem}"
+    try:
+        statement = Statement.from_bytes(body)
+    except ValueError as error:
+        return str(error)
+    leaf = head_leaf(tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
+    root = root_from_path(leaf, anchor.index, statement.leaves, [bytes.fromhex(node) for node in anchor.path])
+    if root is None or root.hex() != statement.merkle_root:
+        return f"checkpoint {statement.number} of partition {statement.partition} does not hold this head"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check one file and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m flotilla.audit.verify_export", description=__doc__)
+    parser.add_argument("file", type=Path, help="the export, JSON lines")
+    parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
+    arguments = parser.parse_args(argv)
+    try:
+        keys = load_public_keys(arguments.public_key)
+        with arguments.file.open("rb") as file:
+            verdict = verify_export(read_lines(file), keys)
+    except OSError as error:
+        sys.stderr.write(f"{arguments.file}: {error.strerror}\n")
+        return EXIT_MISUSE
+    except NotAnExport as error:
+        sys.stderr.write(f"{arguments.file}: {error}\n")
+        return EXIT_MISUSE
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_MISUSE
+    for problem in verdict.problems:
+        place = f"session {problem.session_id} event {problem.seq}: " if problem.session_id else ""
+        sys.stdout.write(f"BAD {place}{problem.kind}: {problem.detail}\n")
+    for unsigned in verdict.unsigned:
+        sys.stdout.write(f"UNSIGNED {unsigned}\n")
+    sys.stdout.write(
+        f"{verdict.word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
+        f"signed up to {verdict.anchored_seq}\n"
+    )
+    return EXIT_GOOD if verdict.word == "GOOD" else EXIT_BAD
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
