@@ -7,6 +7,7 @@ import asyncpg
 import structlog
 
 from flotilla.postgres import AWAY, Pool
+from flotilla.runtime.stopping import sleep_or_stop
 
 KEPT_FOR = timedelta(days=7)
 FORGET_EVERY_S = 600.0
@@ -25,10 +26,8 @@ class Forgetting:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`."""
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(FORGET_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
+            await sleep_or_stop(stop, FORGET_EVERY_S)
+            if not stop.is_set():
                 await self.forget()
 
     async def forget(self) -> None:

@@ -15,6 +15,7 @@ from flotilla.eventstore import AgentEventStore
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
+from flotilla.runtime.stopping import sleep_or_stop
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.fleet.samples import Samples
@@ -72,11 +73,7 @@ class Services:
 
     async def pause(self, seconds: float = PAUSE_S) -> None:
         """Sleeps before something is tried again, but no longer than until the gateway stops."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stopping.wait()
-        except TimeoutError:
-            return
+        await sleep_or_stop(self.stopping, seconds)
 
 
 def _services(request: Request) -> Services:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from flotilla.postgres import AWAY, Pool
+from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.runtime.supervision import Job, Supervisor
 
 LEASE_S = 5.0
@@ -52,7 +53,7 @@ class Leader:
         try:
             while not stop.is_set():
                 await self._campaign()
-                await _wait(stop, RENEW_S)
+                await sleep_or_stop(stop, RENEW_S)
         finally:
             await self._resign()
             await self._give_up()
@@ -112,14 +113,6 @@ def every(seconds: float, work: Callable[[], Awaitable[object]]) -> Duty:
                 await work()
             except Exception:
                 log.exception("duty_failed", duty=getattr(work, "__qualname__", repr(work)))
-            await _wait(over, seconds)
+            await sleep_or_stop(over, seconds)
 
     return repeat
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

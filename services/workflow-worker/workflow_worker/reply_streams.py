@@ -7,6 +7,7 @@ import structlog
 
 from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
+from flotilla.runtime.stopping import any_set
 from flotilla.runtime.supervision import Job, Supervisor
 from workflow_worker.delegates import Delegates
 
@@ -40,7 +41,7 @@ class ReplyStreams:
             for agent in await self._new():
                 self._read.add(agent)
                 self._start(f"replies of {agent}", self._consumer_of(agent))
-            await self._wait(stop)
+            await any_set(stop, self._delegates.changed, timeout_s=LOOK_EVERY_S)
 
     def _start(self, name: str, consumer: Consumer) -> None:
         self._supervisor.start(Job(name=name, work=consumer.run, stuck_after_s=STUCK_AFTER_S))
@@ -52,11 +53,3 @@ class ReplyStreams:
         except RetryLater as error:
             log.warning("reply_streams_not_looked_up", error=str(error))
             return set()
-
-    async def _wait(self, stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._delegates.changed)]
-        try:
-            await asyncio.wait(waits, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()

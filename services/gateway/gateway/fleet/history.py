@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from flotilla.contracts.errors import FlotillaError
 from flotilla.outbox import parked
 from flotilla.postgres import AWAY, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
 from gateway.fleet.overview import agent_names, audit_lag
 from gateway.fleet.samples import STEP_S, Sample, whole_hour
 from gateway.fleet.streams import stream_loads
@@ -46,11 +47,7 @@ class Sampler:
         """Until `stop`."""
         while not stop.is_set():
             self._services.samples.append(await self._sample())
-            try:
-                async with asyncio.timeout(STEP_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await sleep_or_stop(stop, STEP_S)
 
     async def _sample(self) -> Sample:
         at = time.time()

@@ -8,14 +8,14 @@ from typing import Any, cast
 import asyncpg
 
 from flotilla.actions.arguments import canonical_numbers, known_actions, normalized_args
-from flotilla.approvals.events import action_event
+from flotilla.approvals.events import submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
-from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -23,7 +23,6 @@ from gateway.auth.issuers import issuers_of
 from gateway.idempotency import Claim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
-from gateway.sessions import ensure_session
 from gateway.temporal import Start
 
 _ADD = """
@@ -103,16 +102,7 @@ async def _insert(connection: Connection, request: ActionRequest, risk_level: st
         to_json(request).decode(),
         current_traceparent(),
     )
-    details = {
-        "action": request.action,
-        "description": request.description,
-        "args": request.args,
-        "risk_level": risk_level,
-        "requested_by": request.requested_by,
-        "on_behalf_of": request.on_behalf_of or None,
-        "content_hash": content_hash(request.action, request.args),
-    }
-    submitted = action_event("action_submitted", request.action_id, details, SOURCE)
+    submitted = submitted_event(request, risk_level, SOURCE)
     await append(connection, request.tenant_id, request.session_id, [submitted])
 
 

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from flotilla.bus import AWAY
 from flotilla.bus.announcements import announcement_broker
 from flotilla.contracts.envelope import AgentEvent
+from flotilla.runtime.stopping import sleep_or_stop
 from gateway.live.watch import RunWatch
 
 RETRY_S = 2.0
@@ -33,10 +34,10 @@ class Announcements:
             try:
                 await broker.start()
                 while not stop.is_set() and _listens(broker):
-                    await _until(stop, LOOK_EVERY_S)
+                    await sleep_or_stop(stop, LOOK_EVERY_S)
             except (*AWAY, RedisError) as error:
                 log.info("announcements_away", error=str(error))
-                await _until(stop, RETRY_S)
+                await sleep_or_stop(stop, RETRY_S)
             finally:
                 await broker.stop()
 
@@ -49,11 +50,3 @@ def _listens(broker: RedisBroker) -> bool:
     """Whether a task of the broker lives: one that was cancelled, or met an unexpected error, does not come back."""
     tasks = [task for subscriber in broker.subscribers for task in getattr(subscriber, "tasks", ())]
     return any(not task.done() for task in tasks)
-
-
-async def _until(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, Redis
 from flotilla.bus.connection import ask
+from flotilla.runtime.stopping import any_set
 from gateway.live.bell import Bell
 
 BLOCK_MS = 50
@@ -111,12 +112,7 @@ class LiveFeed:
 
     async def _until_followed(self, stop: asyncio.Event) -> None:
         self._changed.clear()
-        waits = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(stop.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await any_set(self._changed, stop)
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> LiveEntry:

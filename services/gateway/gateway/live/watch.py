@@ -13,6 +13,7 @@ import structlog
 
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.postgres import AWAY, Pool, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
 from gateway.live.bell import Bell
 
 EVERY_S = 0.5
@@ -59,11 +60,7 @@ class RunWatch:
         while not stop.is_set():
             for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._bells.items()]:
                 await self._look(tenant_id, run_ids)
-            try:
-                async with asyncio.timeout(EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await sleep_or_stop(stop, EVERY_S)
         self.wake_all()
 
     async def _look(self, tenant_id: str, run_ids: list[str]) -> None:

@@ -8,15 +8,17 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.names import ORDER_WORKFLOW, order_workflow_id
 from flotilla.contracts.requests import OrderRequest
 from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from gateway.names import SOURCE
 from gateway.orders.money import decimal_text
 from gateway.schemas.orders import Order
-from gateway.sessions import changed, ensure_session
 from gateway.temporal import Start
 
 _COLUMNS = """order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency, status, confirmation,
@@ -83,7 +85,7 @@ async def place(pool: Pool, request: OrderRequest, placed_by: str) -> Placed:
 
 
 def _placed_event(request: OrderRequest, placed_by: str) -> AgentStateEvent:
-    return changed(
+    return state_change(
         "order_placed",
         {
             "order_id": request.order_id,
@@ -93,6 +95,7 @@ def _placed_event(request: OrderRequest, placed_by: str) -> AgentStateEvent:
             "currency": request.currency,
             "placed_by": placed_by,
         },
+        SOURCE,
     )
 
 

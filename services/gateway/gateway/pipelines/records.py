@@ -7,14 +7,18 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound
+from flotilla.contracts.event_builders import state_change
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
+from flotilla.contracts.tasks import last_hop_id
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.idempotency import Claim
+from gateway.names import SOURCE
 from gateway.schemas.pipelines import Task
-from gateway.sessions import changed, ensure_session
 from gateway.temporal import Start
 
 _ADD = """
@@ -77,19 +81,12 @@ async def _insert(connection: Connection, request: PipelineRequest) -> None:
         task_workflow_id(request.task_id),
         request.steps,
         to_json(request).decode(),
-        last_hop(request),
+        last_hop_id(request.task_id, len(request.steps) - 1),
         current_traceparent(),
     )
-    submitted = changed(
-        "task_submitted", {"task_id": request.task_id, "steps": list(request.steps), "user_id": request.user_id}
-    )
+    details: JsonObject = {"task_id": request.task_id, "steps": list(request.steps), "user_id": request.user_id}
+    submitted = state_change("task_submitted", details, SOURCE)
     await append(connection, request.tenant_id, request.session_id, [submitted])
-
-
-def last_hop(request: PipelineRequest) -> str:
-    """The task whose result is the pipeline's: hop n of a slip is `<task id>~<n>`."""
-    hops = len(request.steps) - 1
-    return f"{request.task_id}~{hops}" if hops else request.task_id
 
 
 async def get_task(pool: Pool, tenant_id: str, task_id: str) -> Task:

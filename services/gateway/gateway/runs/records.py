@@ -6,12 +6,13 @@ from datetime import datetime
 
 import asyncpg
 
-from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
+from flotilla.contracts.event_builders import run_finished_event, run_started_events, state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RunStatus
-from flotilla.contracts.session_events import AgentStateEvent, Message
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -19,7 +20,6 @@ from gateway.auth.principal import Principal
 from gateway.idempotency import Claim
 from gateway.names import SOURCE
 from gateway.schemas.runs import Run
-from gateway.sessions import changed, ensure_session
 from gateway.temporal import Start
 
 _COLUMNS = """run_id, session_id, workflow_id, user_id, query, status, result, error, created_at, started_at,
@@ -83,7 +83,7 @@ async def start_run(pool: Pool, request: RAGRequest, claim: Claim) -> Started:
             return Started(await _get(connection, tenant_id, earlier), None)
         await ensure_session(connection, tenant_id, session_id, request.user_id)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
-        appended = await append(connection, tenant_id, session_id, _first_events(request))
+        appended = await append(connection, tenant_id, session_id, run_started_events(request, SOURCE))
         row = await connection.fetchrow(
             _ADD,
             tenant_id,
@@ -149,15 +149,15 @@ async def note_cancel(pool: Pool, run: Run, principal: Principal) -> None:
     Raises:
         Conflict: the run is over, and not because it was cancelled.
     """
-    asked = changed("run_cancel_requested", {"run_id": run.run_id, "by": principal.subject}, run_id=run.run_id)
+    details: JsonObject = {"run_id": run.run_id, "by": principal.subject}
+    asked = state_change("run_cancel_requested", details, SOURCE, run_id=run.run_id)
     async with tenant_transaction(pool, principal.tenant_id) as connection:
         await append(connection, principal.tenant_id, run.session_id, [asked])
 
 
 async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     """Ends a run whose workflow never began; False when it has begun or ended meanwhile."""
-    details: JsonObject = {"run_id": run.run_id, "status": "cancelled"}
-    ended = changed("run_finished", details, status="idle", run_id=run.run_id)
+    ended = run_finished_event(run.run_id, "cancelled", SOURCE)
     async with tenant_transaction(pool, tenant_id) as connection:
         if await connection.execute(_CANCEL_PENDING, tenant_id, run.run_id) != "UPDATE 1":
             return False
@@ -181,14 +181,6 @@ async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
     if row is None:
         raise no_run(run_id)
     return run_of(row)
-
-
-def _first_events(request: RAGRequest) -> list[AgentStateEvent]:
-    question = Message(role="user", content=request.query)
-    details: JsonObject = {"run_id": request.run_id, "user_id": request.user_id}
-    started = changed("run_started", details, status="running", run_id=request.run_id)
-    said = AgentStateEvent(kind="message", data=to_builtins(question), source=SOURCE, run_id=request.run_id)
-    return [said, started]
 
 
 def over(run: Run) -> Conflict:

@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.actions import ActionContext
 from flotilla.actions.arguments import normalized_args
-from flotilla.approvals.events import action_event
+from flotilla.approvals.events import action_event, submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.envelope import to_json
@@ -21,6 +21,7 @@ from flotilla.contracts.errors import Refused
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.names import action_workflow_id
 from flotilla.contracts.requests import ActionRequest
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.actions.registry import Registry
@@ -45,9 +46,6 @@ _DELEGATED_TO = """
 SELECT t.agent, t.session_id, coalesce(d.principal, '') AS principal, d.task_id IS NOT NULL AS is_on_record
 FROM flotilla.agent_tasks AS t LEFT JOIN flotilla.delegations AS d USING (tenant_id, task_id)
 WHERE t.tenant_id = $1 AND t.task_id = $2 ORDER BY d.attempt DESC NULLS LAST LIMIT 1
-"""
-_ADD_SESSION = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
 # For a workflow that was started without the gateway.
 _ADD = """
@@ -261,7 +259,7 @@ def _not_its_own(request: ActionRequest, why: str) -> ApplicationError:
 
 async def _store_analysis(connection: Connection, request: ActionRequest, requirement: ApprovalRequirement) -> None:
     tenant_id, action_id = request.tenant_id, request.action_id
-    await connection.execute(_ADD_SESSION, tenant_id, request.session_id, request.on_behalf_of or request.requested_by)
+    await ensure_session(connection, tenant_id, request.session_id, request.on_behalf_of or request.requested_by)
     workflow_id = activity.info().workflow_id or action_workflow_id(action_id)
     added = await connection.fetchval(
         _ADD,
@@ -289,8 +287,7 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
         "reasons": requirement.reasons,
         "policy_version": requirement.policy_version,
     }
-    submitted = {"action": request.action, "description": request.description, "requested_by": request.requested_by}
-    events = [action_event("action_submitted", action_id, submitted)] if added else []
+    events = [submitted_event(request, requirement.risk_level)] if added else []
     events.append(action_event("action_analyzed", action_id, details))
     await append(connection, tenant_id, request.session_id, events)
 

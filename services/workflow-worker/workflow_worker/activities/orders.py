@@ -9,10 +9,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.event_builders import session_event, state_change
 from flotilla.contracts.names import order_workflow_id
 from flotilla.contracts.orders import OrderState
 from flotilla.contracts.requests import OrderRequest
-from flotilla.contracts.session_events import AgentStateEvent, Message, SessionEventKind, StateChange
+from flotilla.contracts.session_events import AgentStateEvent, Message
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
@@ -36,9 +38,6 @@ from workflow_worker.activities.signatures import (
 SOURCE = "/workflows/OrderProcessingSaga"
 _OUTCOMES = {"compensated": "done", "parked": "parked", "skipped": "skipped", "resolved": "resolved"}
 
-_ADD_SESSION = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
-"""
 # For a saga that was started without the gateway.
 _ADD_ORDER = """
 INSERT INTO flotilla.orders
@@ -133,7 +132,7 @@ class Orders:
         """Notes that the saga has begun. Idempotency key: (tenant, order id)."""
         workflow_id = activity.info().workflow_id or order_workflow_id(order.tenant_id, order.order_id)
         async with tenant_transaction(self._pool, order.tenant_id) as connection:
-            await connection.execute(_ADD_SESSION, order.tenant_id, order.session_id, order.user_id)
+            await ensure_session(connection, order.tenant_id, order.session_id, order.user_id)
             await connection.execute(
                 _ADD_ORDER,
                 order.tenant_id,
@@ -239,7 +238,7 @@ class Orders:
         message = Message(role="system", content=f"Order {key.order_id} was rejected: {rejection.reason}")
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             if await connection.fetchval(_NOTIFY, key.tenant_id, key.order_id) is not None:
-                await append(connection, key.tenant_id, key.session_id, [_event(message)])
+                await append(connection, key.tenant_id, key.session_id, [session_event(message, SOURCE)])
 
     @activity.defn(name=RECORD_ORDER)
     async def record_order(self, record: OrderRecord) -> None:
@@ -267,8 +266,8 @@ class Orders:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id, why)
             if session_id is not None:
-                data = StateChange(change="order_lost", details={"order_id": order_id, "reason": why})
-                await append(connection, tenant_id, session_id, [_event(data)])
+                lost = state_change("order_lost", {"order_id": order_id, "reason": why}, SOURCE)
+                await append(connection, tenant_id, session_id, [lost])
 
 
 async def _reserve(connection: Connection, step: OrderStep, amount_minor: int, status: str) -> bool:
@@ -315,12 +314,7 @@ def _change_event(record: OrderRecord) -> AgentStateEvent:
         details["step"] = record.step
     if record.verb is not None:
         details["operator"] = record.verb
-    return _event(StateChange(change=record.change, details=to_builtins(details)))
-
-
-def _event(data: Message | StateChange) -> AgentStateEvent:
-    kind: SessionEventKind = "message" if isinstance(data, Message) else "state_change"
-    return AgentStateEvent(kind=kind, data=to_builtins(data), source=SOURCE)
+    return state_change(record.change, to_builtins(details), SOURCE)
 
 
 def _final(kind: str, message: str) -> ApplicationError:

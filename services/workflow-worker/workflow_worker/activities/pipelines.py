@@ -3,10 +3,11 @@
 from temporalio import activity
 from temporalio.client import WorkflowExecutionStatus
 
-from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.requests import RunStatus
-from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, StateChange
+from flotilla.contracts.session_events import ErrorRaised
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.signatures import (
@@ -70,9 +71,8 @@ class Pipelines:
         details: dict[str, JsonValue] = {"task_id": key.task_id, "status": status}
         if status != "success":
             details["error"] = {"type": error.type, "message": error.message}
-        data = StateChange(change="task_finished", details=details)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status, to_json(error).decode())
             if session_id is not None:
-                event = AgentStateEvent(kind="state_change", data=to_builtins(data), source=SOURCE)
-                await append(connection, key.tenant_id, session_id, [event])
+                finished = state_change("task_finished", details, SOURCE)
+                await append(connection, key.tenant_id, session_id, [finished])

@@ -8,7 +8,6 @@ Who writes what: the gateway inserts session, run (status `pending`, `request` =
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import asyncpg
 import structlog
@@ -16,12 +15,14 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.bus.live import RunFeed
-from flotilla.contracts.envelope import from_builtins, from_json, to_builtins, to_json
+from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
+from flotilla.contracts.event_builders import run_finished_event, run_started_events, session_event
 from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
-from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message, StateChange
+from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
@@ -54,9 +55,6 @@ UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running'
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted')
 """
 _STATUS = "SELECT status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-_ADD_SESSION = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
-"""
 _ADD_RUN = """
 INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, started_at)
 VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, now()) RETURNING live_key
@@ -167,7 +165,7 @@ async def _adopt(connection: Connection, request: RAGRequest) -> str:
         raise _closed(request.run_id, row["status"])
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
     workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
-    await connection.execute(_ADD_SESSION, tenant_id, session_id, request.user_id)
+    await ensure_session(connection, tenant_id, session_id, request.user_id)
     live_key: str = await connection.fetchval(
         _ADD_RUN,
         tenant_id,
@@ -178,14 +176,7 @@ async def _adopt(connection: Connection, request: RAGRequest) -> str:
         request.query,
         to_json(request).decode(),
     )
-    question = Message(role="user", content=request.query)
-    started = StateChange(change="run_started", status="running", details={"run_id": run_id})
-    await append(
-        connection,
-        tenant_id,
-        session_id,
-        [_event("message", question, run_id), _event("state_change", started, run_id)],
-    )
+    await append(connection, tenant_id, session_id, run_started_events(request, SOURCE))
     return live_key
 
 
@@ -234,11 +225,10 @@ def _closing_events(
     events = []
     if response is not None:
         message = Message(role="assistant", content=response.answer, sources=response.sources)
-        events.append(_event("message", message, run.run_id))
+        events.append(session_event(message, SOURCE, run_id=run.run_id))
     if error is not None:
-        events.append(_event("error", error, run.run_id))
-    ended = StateChange(change="run_finished", status="idle", details={"run_id": run.run_id, "status": status})
-    return [*events, _event("state_change", ended, run.run_id)]
+        events.append(session_event(error, SOURCE, run_id=run.run_id))
+    return [*events, run_finished_event(run.run_id, status, SOURCE)]
 
 
 async def _add_interaction(
@@ -255,10 +245,6 @@ async def _add_interaction(
         to_json(response.sources).decode(),
         message_seq,
     )
-
-
-def _event(kind: Any, data: object, run_id: str) -> AgentStateEvent:
-    return AgentStateEvent(kind=kind, data=to_builtins(data), source=SOURCE, run_id=run_id)
 
 
 def _seconds_since(moment: datetime) -> float:

@@ -9,6 +9,7 @@ import structlog
 
 from flotilla.agent.agent import Agent
 from flotilla.postgres import AWAY, Pool
+from flotilla.runtime.stopping import sleep_or_stop
 
 HEARTBEAT_S = 10.0
 
@@ -47,11 +48,7 @@ class Registration:
         """Registers now and every 10 s until `stop`. Work goes on while PostgreSQL is away."""
         while not stop.is_set():
             await self._beat()
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await sleep_or_stop(stop, HEARTBEAT_S)
         await self._beat()
 
     async def _beat(self) -> None:

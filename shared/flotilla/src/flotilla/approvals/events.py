@@ -4,9 +4,11 @@ under which policy."""
 from collections.abc import Mapping
 
 from flotilla.approvals.ballot import Ballot, Refusal
-from flotilla.contracts.approvals import ApprovalStatus, DecisionRequest
+from flotilla.contracts.approvals import ApprovalStatus, DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_builtins
-from flotilla.contracts.session_events import AgentStateEvent, StateChange
+from flotilla.contracts.event_builders import state_change
+from flotilla.contracts.requests import ActionRequest, RiskLevel
+from flotilla.contracts.session_events import AgentStateEvent
 
 WORKFLOW_SOURCE = "/workflows/HumanInTheLoopWorkflow"
 GATEWAY_SOURCE = "/gateway"
@@ -16,8 +18,21 @@ def action_event(
     change: str, action_id: str, details: Mapping[str, object] | None = None, source: str = WORKFLOW_SOURCE
 ) -> AgentStateEvent:
     """`state_change` of an action; its details always name it."""
-    data = StateChange(change=change, details={"action_id": action_id, **to_builtins(details or {})})
-    return AgentStateEvent(kind="state_change", data=to_builtins(data), source=source)
+    return state_change(change, {"action_id": action_id, **to_builtins(details or {})}, source)
+
+
+def submitted_event(request: ActionRequest, risk_level: RiskLevel, source: str = WORKFLOW_SOURCE) -> AgentStateEvent:
+    """Return the event for a new action, as it was asked for."""
+    details = {
+        "action": request.action,
+        "description": request.description,
+        "args": request.args,
+        "risk_level": risk_level,
+        "requested_by": request.requested_by,
+        "on_behalf_of": request.on_behalf_of or None,
+        "content_hash": content_hash(request.action, request.args),
+    }
+    return action_event("action_submitted", request.action_id, details, source)
 
 
 def attempted_event(attempt: DecisionRequest, policy_version: str, source: str = GATEWAY_SOURCE) -> AgentStateEvent:

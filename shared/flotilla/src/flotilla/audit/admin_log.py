@@ -8,20 +8,18 @@ import asyncio
 import asyncpg
 import structlog
 
-from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION
-from flotilla.contracts.session_events import AgentStateEvent, StateChange
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
 
 OWNER = "flotilla"
 _RETRY_S = 5.0
 
-_OPEN = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
-"""
 # One start after the other; a row means that the version is another one than the last that was recorded.
 _NOTE_POLICY = """
 UPDATE flotilla.sessions SET metadata = jsonb_set(metadata, '{policy_version}', to_jsonb($3::text))
@@ -37,20 +35,15 @@ async def record(connection: Connection, tenant_id: str, source: str, *changes: 
 
     Takes the lock of the session's row, so call it last.
     """
-    await connection.execute(_OPEN, tenant_id, AUDIT_SESSION, OWNER)
-    events = [
-        AgentStateEvent(
-            kind="state_change", data=to_builtins(StateChange(change=change, details=details)), source=source
-        )
-        for change, details in changes
-    ]
+    await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
+    events = [state_change(change, details, source) for change, details in changes]
     await append(connection, tenant_id, AUDIT_SESSION, events, source=source)
 
 
 async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -> bool:
     """Record the policy in force, unless it is the one that was recorded last; say whether it was another one."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(_OPEN, tenant_id, AUDIT_SESSION, OWNER)
+        await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
         if not await connection.fetchval(_NOTE_POLICY, tenant_id, AUDIT_SESSION, version):
             return False
         await record(connection, tenant_id, source, ("policy_changed", {"policy_version": version}))
@@ -65,13 +58,6 @@ async def record_policy_once_there(pool: Pool, tenant_id: str, source: str, vers
                 log.info("policy_changed", policy_version=version)
         except (*AWAY, TimeoutError, asyncpg.PostgresError, FlotillaError) as error:
             log.warning("policy_record_waits", reason=str(error) or type(error).__name__)
-            await _stopped_within(stop, _RETRY_S)
+            await sleep_or_stop(stop, _RETRY_S)
         else:
             await stop.wait()
-
-
-async def _stopped_within(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

@@ -3,6 +3,8 @@
 import asyncio
 import random
 
+from flotilla.runtime.stopping import sleep_or_stop
+
 
 class Backoff:
     """Doubles from `base_s` to `cap_s`; `reset` after the first success."""
@@ -29,8 +31,4 @@ class Backoff:
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Waits, but no longer than until `stop` is set."""
-        try:
-            async with asyncio.timeout(self.next_s()):
-                await stop.wait()
-        except TimeoutError:
-            return
+        await sleep_or_stop(stop, self.next_s())

@@ -27,6 +27,7 @@ from flotilla.contracts.names import (
     reply_stream,
     task_stream,
 )
+from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.telemetry.metrics import DEAD_LETTERS, STREAM_LAG, STREAM_PENDING, STREAMS_RESET
 
 INTERVAL_S = 5.0
@@ -89,7 +90,7 @@ class Housekeeping:
         try:
             while not stop.is_set():
                 await self._guarded_round()
-                await _wait(stop, self._interval_s)
+                await sleep_or_stop(stop, self._interval_s)
         finally:
             for gauge in (STREAM_LAG, STREAM_PENDING, DEAD_LETTERS):
                 gauge.clear()
@@ -213,11 +214,3 @@ async def _state(redis: Redis, stream: str, row: dict[str, Any]) -> GroupState:
     if lag is None:
         lag = await call(redis, COUNT_AFTER, stream, last)
     return GroupState(stream, group, last, int(lag), int(row["pending"]), lowest)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -6,18 +6,12 @@ from datetime import datetime
 
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
+from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION, is_valid_id
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
-from flotilla.contracts.session_events import (
-    FORKED,
-    ROLLED_BACK,
-    AgentStateEvent,
-    ForkedFrom,
-    RolledBackTo,
-    StateChange,
-)
+from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ForkedFrom, RolledBackTo
 from flotilla.outbox import Appended, append
 from flotilla.postgres import Connection
 
@@ -50,6 +44,11 @@ class Session:
     forked_at_seq: int | None
     created_at: datetime
     metadata: JsonObject
+
+
+async def ensure_session(connection: Connection, tenant_id: str, session_id: str, user_id: str) -> None:
+    """Open the session if it is new; an existing one stays as it is, with its owner."""
+    await connection.execute(_OPEN, tenant_id, session_id, user_id, 0, None, None, "{}")
 
 
 async def open_session(
@@ -106,8 +105,8 @@ async def fork_session(
     if made is None:
         raise Conflict(f"session {session_id} exists: choose another id for the fork")
     origin = ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq)
-    change = StateChange(change=FORKED, details=to_builtins(origin))
-    appended = await append(connection, tenant_id, session_id, [_event(change, source)])
+    forked = state_change(FORKED, to_builtins(origin), source)
+    appended = await append(connection, tenant_id, session_id, [forked])
     return await get_session(connection, tenant_id, session_id), appended
 
 
@@ -129,14 +128,10 @@ async def roll_back_session(
         raise RunInProgress(f"run {run_id} of session {session_id} is active: wait for it or cancel it, then roll back")
     if not 0 <= to_seq <= session.head_seq:
         raise Invalid(f"to_seq {to_seq}: session {session_id} can be rolled back to 0 to {session.head_seq}")
-    change = StateChange(change=ROLLED_BACK, details=to_builtins(RolledBackTo(to_seq=to_seq)))
-    appended = await append(connection, tenant_id, session_id, [_event(change, source)], expected_seq=expected_seq)
+    rolled_back = state_change(ROLLED_BACK, to_builtins(RolledBackTo(to_seq=to_seq)), source)
+    appended = await append(connection, tenant_id, session_id, [rolled_back], expected_seq=expected_seq)
     await connection.execute(_NOTE_ROLLBACK, tenant_id, session_id, appended.first_seq, to_seq)
     return appended
-
-
-def _event(change: StateChange, source: str) -> AgentStateEvent:
-    return AgentStateEvent(kind="state_change", data=to_builtins(change), source=source)
 
 
 def _check_not_reserved(session_id: str) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import AWAY, Pool, tenant_snapshot, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
 
 LOOK_EVERY_S = 15.0
 BATCH = 32
@@ -83,11 +84,7 @@ class Embedding:
                 await self.embed(stop)
             except (*AWAY, asyncpg.PostgresError, RetryLater) as error:
                 log.warning("embedding_interrupted", error=str(error))
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await sleep_or_stop(stop, LOOK_EVERY_S)
 
     async def embed(self, stop: asyncio.Event) -> int:
         """Embed what this model has not embedded, and return how many passages that were."""

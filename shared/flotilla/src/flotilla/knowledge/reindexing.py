@@ -15,6 +15,7 @@ from flotilla.knowledge.analysis import VERSION
 from flotilla.knowledge.documents import Piece
 from flotilla.knowledge.languages import language_of
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
 
 LOOK_EVERY_S = 60.0
 _TENANTS = "SELECT flotilla.tenants_to_index($1)"
@@ -47,11 +48,7 @@ class Reindexing:
                 await self.reindex(stop)
             except (*AWAY, asyncpg.PostgresError) as error:
                 log.warning("reindexing_interrupted", error=str(error))
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await sleep_or_stop(stop, LOOK_EVERY_S)
 
     async def reindex(self, stop: asyncio.Event) -> int:
         """Index again what needs it, and return how many documents that were."""

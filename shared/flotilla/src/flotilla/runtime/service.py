@@ -17,6 +17,7 @@ import structlog
 from flotilla.config import ServiceSettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.runtime.health import Health, health_server
+from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.runtime.supervision import Supervisor
 from flotilla.telemetry import configure_logs, configure_traces
 
@@ -69,11 +70,7 @@ class Runtime:
 
     async def sleep(self, seconds: float) -> None:
         """Sleeps, but no longer than until the service is asked to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return
+        await sleep_or_stop(self.stop, seconds)
 
 
 def serve(service: str, settings_type: type[S], run: Callable[[S, Runtime], Awaitable[None]]) -> int:

@@ -1,0 +1,41 @@
+"""Session events, built in one place: each change has the same details, whichever service writes it."""
+
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.session_events import (
+    DATA_OF_KIND,
+    AgentStateEvent,
+    Message,
+    SessionEventData,
+    SessionEventKind,
+    StateChange,
+)
+
+_KIND_OF_DATA: dict[type[SessionEventData], SessionEventKind] = {data: kind for kind, data in DATA_OF_KIND.items()}
+
+
+def session_event(data: SessionEventData, source: str, *, run_id: str | None = None) -> AgentStateEvent:
+    """Return the event that records `data`; `source` names its writer (`/gateway`)."""
+    return AgentStateEvent(kind=_KIND_OF_DATA[type(data)], data=to_builtins(data), source=source, run_id=run_id)
+
+
+def state_change(
+    change: str, details: JsonObject, source: str, *, status: str | None = None, run_id: str | None = None
+) -> AgentStateEvent:
+    """Return the `state_change` event for `change`; `status` is the session's from here on, if it changes."""
+    return session_event(StateChange(change=change, status=status, details=details), source, run_id=run_id)
+
+
+def run_started_events(request: RAGRequest, source: str) -> list[AgentStateEvent]:
+    """Return the events that open a run: the user's question, then `run_started`."""
+    run_id = request.run_id
+    question = Message(role="user", content=request.query)
+    details: JsonObject = {"run_id": run_id, "user_id": request.user_id}
+    started = state_change("run_started", details, source, status="running", run_id=run_id)
+    return [session_event(question, source, run_id=run_id), started]
+
+
+def run_finished_event(run_id: str, status: RunStatus, source: str) -> AgentStateEvent:
+    """Return the event that ends a run; its session is idle from then on."""
+    return state_change("run_finished", {"run_id": run_id, "status": status}, source, status="idle", run_id=run_id)
