@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import sha256
 
 import asyncpg
@@ -18,22 +17,6 @@ _PAGE = 500
 _AFTER = "SELECT * FROM audit.checkpoints_after($1, $2, $3)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """One checkpoint, as `GET /v1/audit/checkpoints` shows it."""
-
-    partition: int
-    number: int
-    epoch: int
-    next_offset: int
-    heads: int
-    merkle_root: str
-    previous: str
-    key_id: str
-    created_at: datetime
-    in_kafka: bool
-
-
 async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIterator[asyncpg.Record]:
     """The rows of a partition's checkpoints, oldest first."""
     number = 0
@@ -41,11 +24,6 @@ async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIte
         for row in rows:
             yield row
         number = rows[-1]["number"]
-
-
-async def list_checkpoints(connection: Connection, partition: int, after_number: int, limit: int) -> list[Checkpoint]:
-    """Checkpoints of one partition with a number above `after_number`, oldest first."""
-    return [_shown(partition, row) for row in await connection.fetch(_AFTER, partition, after_number, limit)]
 
 
 @dataclass(slots=True)
@@ -168,20 +146,4 @@ def _record(partition: int, row: asyncpg.Record) -> CheckpointRecord:
         signature=row["signature"],
         key_id=row["key_id"],
         leaves=row["leaves"],
-    )
-
-
-def _shown(partition: int, row: asyncpg.Record) -> Checkpoint:
-    statement = Statement.from_bytes(row["statement"])
-    return Checkpoint(
-        partition=partition,
-        number=row["number"],
-        epoch=statement.epoch,
-        next_offset=statement.next_offset,
-        heads=statement.heads,
-        merkle_root=statement.merkle_root,
-        previous=statement.previous,
-        key_id=row["key_id"],
-        created_at=row["created_at"],
-        in_kafka=row["published_at"] is not None,
     )

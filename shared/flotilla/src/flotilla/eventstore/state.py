@@ -17,10 +17,8 @@ from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
-    FORKED,
     ROLLED_BACK,
     ErrorRaised,
-    ForkedFrom,
     Message,
     RolledBackTo,
     Source,
@@ -192,17 +190,6 @@ def rollback_target(event: AgentEvent) -> int | None:
     except Undecodable:
         return None
     return target if 0 <= target < (event.sequence or 0) else None
-
-
-def fork_origin(event: AgentEvent) -> ForkedFrom | None:
-    """Whose prefix comes before `event`, when it is the first own event of a fork."""
-    if event.type != _STATE_CHANGE or event.data.get("change") != FORKED or _forbidden(event):
-        return None
-    try:
-        origin = from_builtins(event.data.get("details"), ForkedFrom)
-    except Undecodable:
-        return None
-    return origin if origin.at_seq + 1 == event.sequence else None
 
 
 def state_json(state: SessionState) -> bytes:
