@@ -213,7 +213,8 @@ class HumanInTheLoopWorkflow:
         await self._until_open()
         if attempt.decision == "edit" and workflow.patched(_EDITS_ARE_ASSESSED):
             return await self._edit(attempt, _update_id())
-        refusal = self._refusal(attempt, self._check_args)
+        # An edit in the history of a worker before the patch: its arguments were checked by the validator.
+        refusal = self._refusal(attempt, _any_args)
         if refusal is not None:
             raise _refused(refusal)
         return await self._count(attempt, _update_id())
@@ -244,7 +245,10 @@ class HumanInTheLoopWorkflow:
 
     @decide.validator
     def _check_decision(self, attempt: DecisionRequest) -> None:
-        """Refuses before anything reaches the history; the handler looks again, since another vote may come between."""
+        """Refuses before anything reaches the history; the handler looks again, since another vote may come between.
+
+        Only here may the answer depend on the actions that are installed: validators are not replayed.
+        """
         is_open = self._ballot is not None or self._step == "finished"
         refusal = self._refusal(attempt, self._check_args) if is_open else None
         if refusal is not None:
@@ -270,7 +274,7 @@ class HumanInTheLoopWorkflow:
             reason=None if approved else "by signal",
             authenticated=False,
         )
-        refusal = self._signal_refusal() or self._refusal(attempt, self._check_args)
+        refusal = self._signal_refusal() or self._refusal(attempt, _any_args)
         if refusal is None:
             await self._count(attempt, attempt.attempt_id)
         elif self._ballot is not None:

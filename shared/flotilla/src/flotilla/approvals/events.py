@@ -7,7 +7,7 @@ from flotilla.approvals.ballot import Ballot, Refusal
 from flotilla.contracts.approvals import ApprovalStatus, DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.event_builders import state_change
-from flotilla.contracts.requests import ActionRequest, RiskLevel
+from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.session_events import AgentStateEvent
 
 WORKFLOW_SOURCE = "/workflows/HumanInTheLoopWorkflow"
@@ -21,7 +21,7 @@ def action_event(
     return state_change(change, {"action_id": action_id, **to_builtins(details or {})}, source)
 
 
-def submitted_event(request: ActionRequest, risk_level: RiskLevel, source: str = WORKFLOW_SOURCE) -> AgentStateEvent:
+def submitted_event(request: ActionRequest, risk_level: str, source: str = WORKFLOW_SOURCE) -> AgentStateEvent:
     """Return the event for a new action, as it was asked for."""
     details = {
         "action": request.action,
