@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flotilla.agent.replies import canonical
 from flotilla.bus import Redis
 from flotilla.contracts.names import cancelled_key, task_stream
+from flotilla.contracts.results import canonical
 from flotilla.postgres import Pool
 from tests.support.adder import Adder, asked, two
 from tests.support.agents import publish, replies, rows, running

@@ -5,7 +5,6 @@ answers. Each attempt first looks whether the answer is there, or the earlier en
 after a silent 20 s neither repeat work nor pile up entries.
 """
 
-import hashlib
 from datetime import datetime, timedelta
 
 from redis.asyncio import Redis
@@ -15,7 +14,8 @@ from temporalio.exceptions import ApplicationError
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.names import cancelled_key
-from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress, ResultReference
+from flotilla.contracts.results import reference_to
+from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.signatures import (
     DELEGATE,
@@ -27,7 +27,6 @@ from workflow_worker.activities.signatures import (
 from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_hop, opened_hop
 
 CANCELLED_KEY_TTL_S = 3600
-SUMMARY_CHARS = 200
 
 
 class Delegation:
@@ -96,20 +95,10 @@ def _refuse_what_is_over(hop: Hop) -> None:
 def outcome_of(task_id: str, result: str) -> TaskOutcome:
     """A stored result (JSON text) as a workflow gets it: inline, or by reference when it is large."""
     body = result.encode()
+    found = from_json(body, dict)
     if len(body) <= MAX_INLINE_RESULT_BYTES:
-        return TaskOutcome(task_id=task_id, result=from_json(body, dict))
-    return TaskOutcome(task_id=task_id, result_ref=reference_to(task_id, result))
-
-
-def reference_to(task_id: str, result: str) -> ResultReference:
-    """Stands for a result that stays in `flotilla.agent_tasks`."""
-    body = result.encode()
-    return ResultReference(
-        task_id=task_id,
-        sha256=hashlib.sha256(body).hexdigest(),
-        size_bytes=len(body),
-        summary=result[:SUMMARY_CHARS],
-    )
+        return TaskOutcome(task_id=task_id, result=found)
+    return TaskOutcome(task_id=task_id, result_ref=reference_to(task_id, found))
 
 
 def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> ApplicationError:

@@ -1,24 +1,19 @@
 """What an agent publishes when a task has its answer: the reply, on its own stream."""
 
-import hashlib
 from typing import Any
-
-import msgspec
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.effects import Answer
-from flotilla.contracts.envelope import AgentEvent, to_builtins, to_json
+from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import reply_stream
+from flotilla.contracts.results import canonical, reference_to
 from flotilla.contracts.tasks import (
     MAX_INLINE_RESULT_BYTES,
     TASK_REPLIED,
     AgentReply,
     AgentTask,
-    ResultReference,
 )
-
-_SUMMARY_CHARACTERS = 200
 
 
 def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, AgentEvent]]:
@@ -26,7 +21,7 @@ def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, Ag
     if answer.status != "done" or answer.result is None:
         reply = _unsuccessful(agent, task, answer)
     else:
-        reply = _successful(agent, task, answer.result, canonical(answer.result))
+        reply = _successful(agent, task, answer.result)
     return [(reply_stream(agent.name), _reply_event(agent, task, reply))]
 
 
@@ -36,26 +31,10 @@ def progress(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]
     return reply_stream(agent.name), _reply_event(agent, task, reply)
 
 
-def canonical(result: JsonObject) -> bytes:
-    """The bytes that a result's hash is over: JSON with sorted keys, so that a trip through jsonb changes nothing."""
-    return msgspec.json.encode(result, order="sorted")
-
-
-def reference(task_id: str, result: JsonObject, body: bytes) -> ResultReference:
-    """Stands for a result that is too large for a workflow's history."""
-    summary = next((value for value in result.values() if isinstance(value, str)), to_json(result).decode())
-    return ResultReference(
-        task_id=task_id,
-        sha256=hashlib.sha256(body).hexdigest(),
-        size_bytes=len(body),
-        summary=summary[:_SUMMARY_CHARACTERS],
-    )
-
-
-def _successful(agent: Agent, task: AgentTask, result: JsonObject, body: bytes) -> AgentReply:
+def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
     ending: dict[str, Any] = {"final": not task.slip, "announces": agent.announces}
-    if len(body) > MAX_INLINE_RESULT_BYTES:
-        stored = reference(task.task_id, result, body)
+    if len(canonical(result)) > MAX_INLINE_RESULT_BYTES:
+        stored = reference_to(task.task_id, result)
         return _reply(agent, task, status="done", result_ref=stored, **ending)
     return _reply(agent, task, status="done", result=result, **ending)
 

@@ -134,6 +134,7 @@ class ResultReference:
 
     task_id: str
     sha256: str
+    """Over the result as `flotilla.contracts.results.canonical` writes it, so is its size."""
     size_bytes: int
     summary: str
 
