@@ -63,7 +63,13 @@ class RunningWorker:
 
 @asynccontextmanager
 async def running_worker(
-    *, dsn: str, pool: Pool, redis_url: str, temporal_address: str, task_queue: str
+    *,
+    dsn: str,
+    pool: Pool,
+    redis_url: str,
+    temporal_address: str,
+    task_queue: str,
+    operator_tenant: str = "default",
 ) -> AsyncIterator[RunningWorker]:
     """A worker on its own task queue and as its own user of Redis, for as long as the block lasts."""
     own_url = await url_of(redis_url, "workflow-worker")
@@ -74,6 +80,7 @@ async def running_worker(
         task_queue=task_queue,
         ticket_key_file=KEY_FILE,
         drain_s=2,
+        operator_tenant=operator_tenant,
     )
     runtime = Runtime("workflow-worker")
     temporal = TemporalConnection(settings, SdkRuntime.default())

@@ -36,14 +36,21 @@ class AuditConsumer(ConsumerRebalanceListener):
     """Projects the partitions that the group gives to this process."""
 
     def __init__(
-        self, kafka: AIOKafkaConsumer, pool: Pool, topic: str, batch_events: int, agreement: Agreement
+        self,
+        kafka: AIOKafkaConsumer,
+        pool: Pool,
+        topic: str,
+        batch_events: int,
+        agreement: Agreement,
+        *,
+        operator_tenant: str = "default",
     ) -> None:
         self._kafka = kafka
         self._agreement = agreement
         self._pool = pool
         self._topic = topic
         self._batch_events = batch_events
-        self._projection = Projection(pool)
+        self._projection = Projection(pool, operator_tenant)
         self._next: dict[int, int] = {}
         """Where each partition stands that is owned and placed."""
         self._unplaced: set[int] = set()

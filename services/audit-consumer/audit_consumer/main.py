@@ -57,7 +57,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         topic = settings.kafka_session_events_topic
         kafka_log = await stack.enter_async_context(open_kafka_log(settings))
         agreement = Agreement(pool, kafka_log, topic, settings.audit_accept_new_log)
-        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, agreement)
+        consumer = AuditConsumer(
+            kafka, pool, topic, settings.audit_batch_events, agreement, operator_tenant=settings.operator_tenant
+        )
         anchor = Anchor(pool, producer, kafka_log, signer, lambda: consumer.owned)
         requests = Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
         await runtime.supervisor.run(

@@ -20,9 +20,6 @@ from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
 from flotilla.kafka.session_log import record_hash
 from flotilla.postgres import Connection, Pool
 
-OPERATOR_TENANT = "default"
-"""Whose the records are that no tenant can be read from."""
-
 SET_ASIDE = "set aside"
 """How the detail of events begins that gave way to another history; others were discarded one by one."""
 
@@ -162,8 +159,10 @@ class _ParkedRecord:
 class Projection:
     """One generation of the projection. Safe for concurrent batches of different partitions."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, operator_tenant: str = "default") -> None:
+        """`operator_tenant` owns the records that name no tenant."""
         self._pool = pool
+        self._operator_tenant = operator_tenant
 
     async def project(self, batches: Sequence[Batch]) -> Outcome:
         """Writes the batches in one transaction.
@@ -195,7 +194,7 @@ class Projection:
         async with self._pool.acquire() as connection, connection.transaction():
             await _move_offsets(connection, batches)
             outcome = await _place(connection, read.candidates, insert)
-            await _park_undecodable(connection, read.undecodable)
+            await _park_undecodable(connection, self._operator_tenant, read.undecodable)
         outcome.undecodable = len(read.undecodable)
         return outcome
 
@@ -381,10 +380,10 @@ async def _write_parked(
         await connection.execute(_PARK, *_columns(rows, 9))
 
 
-async def _park_undecodable(connection: Connection, undecodable: Sequence[tuple[Record, str]]) -> None:
+async def _park_undecodable(connection: Connection, tenant_id: str, undecodable: Sequence[tuple[Record, str]]) -> None:
     rows = [
         (
-            OPERATOR_TENANT,
+            tenant_id,
             record.partition,
             record.offset,
             None,

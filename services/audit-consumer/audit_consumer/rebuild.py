@@ -191,7 +191,7 @@ class _Rebuild:
         self._pool = following
         self._live = live
         self._kafka = kafka
-        self._projection = Projection(following)
+        self._projection = Projection(following, settings.operator_tenant)
         topic = settings.kafka_session_events_topic
         self._places = [TopicPartition(topic, number) for number in range(SESSION_EVENTS_PARTITIONS)]
         self._next: dict[int, int] = {}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flotilla.config import KafkaSettings, PostgresSettings, ServiceSettings
+from flotilla.config import KafkaSettings, OperatorSettings, PostgresSettings, ServiceSettings
 from flotilla.contracts.names import AUDIT_GROUP
 
 
-class Settings(ServiceSettings, PostgresSettings, KafkaSettings):
+class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSettings):
     """Everything the audit consumer can be told. It connects to PostgreSQL as `flotilla_audit`."""
 
     postgres_idle_in_transaction_s: int = Field(default=10, ge=1)

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from flotilla.config import (
     KafkaSettings,
     KnowledgeSettings,
+    OperatorSettings,
     PostgresSettings,
     RedisSettings,
     ServiceSettings,
@@ -31,7 +32,15 @@ def is_confidential(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
-class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, TemporalSettings, KnowledgeSettings):
+class Settings(
+    ServiceSettings,
+    PostgresSettings,
+    RedisSettings,
+    KafkaSettings,
+    TemporalSettings,
+    KnowledgeSettings,
+    OperatorSettings,
+):
     """Settings of `gateway`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, the clients come from outside
@@ -77,8 +86,6 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, KafkaSettings, 
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
     audit_public_key_file: Path | None = None
     """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
-    operator_tenant: str = "default"
-    """Whose dead letters are those that name no tenant."""
 
     oidc_issuer: str | None = None
     """Accept JWTs of this OpenID provider, `https://login.example.com/realms/main`; unset accepts API keys only."""

@@ -167,7 +167,7 @@ def _reply_streams(settings: Settings, runtime: Runtime, has: Dependencies) -> R
             runtime.instance,
             handler,
             ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
-            PostgresDeadLetters(has.pool),
+            PostgresDeadLetters(has.pool, settings.operator_tenant),
         )
 
     redrives = Redrives(has.pool, has.redis, has.signer)

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from flotilla.config import (
     LlmSettings,
+    OperatorSettings,
     PostgresSettings,
     RedisSettings,
     ServiceSettings,
@@ -16,7 +17,7 @@ from flotilla.config import (
 from flotilla.contracts.names import TASK_QUEUE
 
 
-class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings):
+class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings):
     """Settings of `workflow-worker`."""
 
     postgres_pool_max: int = Field(default=20, ge=2)
@@ -35,8 +36,6 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     deployment_name: str = "workflow-worker"
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`. The gateway must have the same."""
-    operator_tenant: str = "default"
-    """Whose audit session records the policy in force."""
     approval_risk_review: bool = False
     """Lets the language model look at each action's risk; it can only raise it."""
     approval_webhook_urls: Words = ()

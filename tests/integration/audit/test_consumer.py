@@ -85,6 +85,16 @@ async def test_what_is_no_event_is_kept_aside_and_holds_up_nobody(
     assert [reason for _, reason in await projected.parked()] == ["undecodable", "undecodable"]
 
 
+async def test_records_that_name_no_tenant_belong_to_the_operators_tenant(
+    database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
+) -> None:
+    await publish_bodies(kafka, [("default", "s1", b"not json")])
+    async with running_audit(audit_settings(database, kafka, tmp_path, operator_tenant="operators")):
+        await projected.until_offsets(1)
+    (row,) = await projected.fetch("SELECT tenant_id FROM audit.parked_events")
+    assert row["tenant_id"] == "operators"
+
+
 async def test_an_unknown_version_parks_its_session(
     database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
 ) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flotilla.config import PostgresSettings, RedisSettings, ServiceSettings
+from flotilla.config import OperatorSettings, PostgresSettings, RedisSettings, ServiceSettings
 
 
-class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings):
+class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSettings):
     """What an agent needs; inherit to add your own."""
 
     ticket_public_key_file: Path
@@ -16,5 +16,3 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings):
     """Tasks in hand at a time; unset: what the agent's code says."""
     bus_min_idle_ms: int = Field(default=15_000, ge=100)
     """How long a consumer may be silent before others take its entries; a crash delays a task by this plus 5 s."""
-    operator_tenant: str = "default"
-    """Whose dead letters are those that name no tenant."""

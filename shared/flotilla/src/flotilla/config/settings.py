@@ -64,6 +64,16 @@ class ServiceSettings(BaseSettings):
     """Share of new traces that are recorded and logged per event."""
 
 
+class OperatorSettings(BaseSettings):
+    """Who runs the fleet."""
+
+    model_config = _CONFIG
+
+    operator_tenant: str = "default"
+    """The operators' tenant: it owns dead letters and undecodable records that name no tenant, and its audit session
+    records the approval policy in force. The same in every service that has it."""
+
+
 class PostgresSettings(BaseSettings):
     """Where PostgreSQL is. The DSN holds a password, so it is a secret."""
 
