@@ -63,6 +63,7 @@ lint: setup ## Format, lint and import rules
 
 types: setup ## mypy and tsc, strict
 	$(BIN)/mypy shared/flotilla/src shared/cli/src shared/devstack/src $(foreach s,$(wildcard services/*),$(s)/$(subst -,_,$(notdir $(s)))) tests
+	$(BIN)/python -m gateway.openapi | $(CONSOLE)/npm schema-check || { echo 'The API changed: make docs generates the console'"'"'s types again.'; exit 1; }
 	$(CONSOLE)/npm types
 
 # What fails in the crowd is run once more, alone: on a small machine two tests and four servers share two cores. What
@@ -156,9 +157,10 @@ wheels: setup ## Put Flotilla's wheels, and what an agent of your own needs with
 	for member in shared/*; do $(BIN)/uv build --quiet --wheel --python $(BIN)/python --no-build-isolation --out-dir $(WHEELS) "$$member"; done
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(WHEELS) --requirement locks/new-agent.txt
 
-docs: setup ## Write the generated pages, schemas and dashboards anew (chart READMEs where helm-docs is at hand)
+docs: setup ## Write the generated pages, schemas, types and dashboards again (chart READMEs where helm-docs is at hand)
 	$(BIN)/python -m flotilla_cli.reference > docs/cli.md
 	$(BIN)/python -m tests.unit.config.test_documentation
+	$(BIN)/python -m gateway.openapi | $(CONSOLE)/npm schema
 	$(BIN)/python charts/schema.py
 	$(BIN)/python k8s/monitoring/dashboards.py
 	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ./_README.gotmpl --sort-values-order file --log-level warning; \

@@ -122,6 +122,7 @@ describe("lineage", () => {
   const session = (session_id: string, parent: string | null, at: number | null): LineageSession => ({
     session_id,
     parent_session_id: parent,
+    metadata: {},
     forked_at_seq: at,
     user_id: "alice",
     head_seq: 9,

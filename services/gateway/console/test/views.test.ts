@@ -176,6 +176,7 @@ describe("the waterfall", () => {
 describe("who may decide", () => {
   const approval = (part: Partial<Approval> = {}): Approval => ({
     approval_id: "a",
+    args_schema: null,
     session_id: "s",
     workflow_id: "w",
     run_id: null,
@@ -191,6 +192,7 @@ describe("who may decide", () => {
     on_behalf_of: null,
     roles: ["approver"],
     quorum: 2,
+    exclude_requester: true,
     editable_args: ["text"],
     reason_required: ["reject"],
     policy_version: "1",

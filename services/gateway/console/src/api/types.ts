@@ -1,99 +1,56 @@
-/** The shapes of the gateway's answers that the console reads; `/openapi.json` has them all. */
+/** The shapes of the gateway's answers that the console reads, generated from its OpenAPI document. */
+
+import type { components } from "./schema";
 
 export type Json = string | number | boolean | null | Json[] | { [name: string]: Json };
 export type JsonObject = Record<string, Json>;
 
-export type Role = "viewer" | "operator" | "approver" | "admin";
+/** The generated type with `Json` where the schema allows any value. */
+type Known<T> = unknown extends T
+  ? Json
+  : T extends (infer Item)[]
+    ? Known<Item>[]
+    : T extends object
+      ? { [Name in keyof T]: Known<T[Name]> }
+      : T;
+type Schema<Name extends keyof components["schemas"]> = Known<components["schemas"][Name]>;
 
-export interface Me {
-  subject: string;
-  tenant: string;
-  roles: Role[];
-  kind: "person" | "service";
-}
-
-export interface AuthConfig {
-  key_login: boolean;
-  oidc: boolean;
-  /** Holds `{trace_id}`. */
-  trace_url_template: string | null;
-  temporal_ui_url: string | null;
-}
-
-export interface Source {
-  document_id: string;
-  title: string;
-  uri: string;
-  passage_id: string;
-  /** Offsets in characters (code points) within the document's text. */
-  start: number;
-  end: number;
-  score: number;
-  quote: string;
-}
-
-export type RunStatus = "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
-
-export interface RunResult {
-  answer: string;
-  sources: Source[];
-  confidence: number;
-  confidence_basis: "token_logprobs" | "retrieval_scores";
-  model: string;
-  usage: { input_tokens: number; output_tokens: number; estimated?: boolean };
-  finish_reason?: "stop" | "length" | "refusal" | "tool_calls";
-}
-
-export interface RunAccepted {
-  run_id: string;
-  session_id: string;
-  workflow_id: string;
-  status: RunStatus;
-}
-
-export interface Run extends RunAccepted {
-  user_id: string;
-  query: string;
-  result: RunResult | null;
-  error: JsonObject | null;
-  created_at: string;
-  started_at: string | null;
-  finished_at: string | null;
-}
-
-export interface Step {
-  kind: "workflow_step" | "delegation" | "llm_call";
-  step: string;
-  status: string;
-  attempt: number;
-  agent: string | null;
-  task_id: string | null;
-  model: string | null;
-  input_tokens: number | null;
-  output_tokens: number | null;
-  error: JsonObject | null;
-  started_at: string | null;
-  finished_at: string | null;
-  duration_ms: number | null;
-}
-
-export interface RunSteps {
-  steps: Step[];
-  workflow_history: "complete" | "unavailable";
-  trace_id?: string | null;
-}
-
-export interface Session {
-  session_id: string;
-  user_id: string;
-  head_seq: number;
-  parent_session_id: string | null;
-  forked_at_seq: number | null;
-  created_at: string;
-  metadata: JsonObject;
-}
-
-export type LineageSession = Omit<Session, "metadata">;
+export type Me = Schema<"Me">;
+export type Role = Me["roles"][number];
+export type AuthConfig = Schema<"LoginOptions">;
+export type Source = Schema<"Source">;
+export type Run = Schema<"Run">;
+export type RunStatus = Run["status"];
+export type RunResult = Schema<"RAGResponse">;
+export type RunAccepted = Schema<"RunAccepted">;
+export type RunSteps = Schema<"RunSteps">;
+export type Step = Schema<"Step">;
+export type Session = Schema<"Session">;
+export type LineageSession = Schema<"Lineage">["sessions"][number];
+export type Change = Schema<"Change">;
+export type SessionVerdict = Schema<"SessionVerdict">;
+export type Verdict = Schema<"Verdict">;
+export type Approval = Schema<"Approval">;
+export type RiskLevel = Approval["risk_level"];
+export type ApprovalStatus = Approval["status"];
+export type Vote = Schema<"Vote">;
+export type Decision = Vote["decision"];
+export type DecisionAnswer = Schema<"DecisionAnswer">;
+export type Action = Schema<"Action">;
+export type Agent = Schema<"Agent">;
+export type AgentInstance = Schema<"AgentInstance">;
+export type DeadLetter = Schema<"DeadLetter">;
+export type DeadLetterWithBody = Schema<"DeadLetterWithBody">;
+export type OutboxStatus = Schema<"OutboxStatus">;
+export type StreamFigures = Schema<"Stream">;
+export type Fleet = Schema<"Fleet">;
+export type FleetHistory = Schema<"FleetHistory">;
+export type Order = Schema<"Order">;
+export type OrderStep = Schema<"SagaStepState">;
+export type Document = Schema<"Document">;
+export type DocumentText = Schema<"DocumentText">;
+export type AddedDocument = Schema<"AddedDocument">;
+export type Passage = Schema<"Passage">;
 
 /** A CloudEvent of a session. */
 export interface SessionEvent {
@@ -109,11 +66,6 @@ export interface SessionEvent {
   taskid?: string;
   subjectkey?: string;
   traceparent?: string;
-}
-
-export interface SessionEvents {
-  events: SessionEvent[];
-  next_seq: number | null;
 }
 
 export interface SaidMessage {
@@ -160,22 +112,15 @@ export interface MetError {
   attempt: number;
 }
 
-export interface SessionState {
-  session_id: string;
-  at_seq: number;
-  at_time: string | null;
-  status: string | null;
-  variables: JsonObject;
+/** Entries and events are free-form in the OpenAPI document: `docs/guarantees.md` names the kinds. */
+export type SessionEvents = Omit<Schema<"SessionEvents">, "events"> & { events: SessionEvent[] };
+
+export type SessionState = Omit<Schema<"SessionState">, "messages" | "tool_calls" | "tool_results" | "errors"> & {
   messages: SaidMessage[];
   tool_calls: MadeToolCall[];
   tool_results: GotToolResult[];
   errors: MetError[];
-}
-
-export interface Change {
-  before: Json;
-  after: Json;
-}
+};
 
 export interface StateDiff {
   session_id: string;
@@ -191,208 +136,4 @@ export interface StateDiff {
   tool_results_removed: GotToolResult[];
   errors_added: MetError[];
   errors_removed: MetError[];
-}
-
-export interface SessionVerdict {
-  session_id: string;
-  events: number;
-  verified_seq: number;
-  anchored_seq: number;
-  problem: { seq?: number | null; session_id?: string | null; detail?: string; kind?: string } | null;
-}
-
-export interface Verdict {
-  ok: boolean;
-  sessions: SessionVerdict[];
-  checkpoints: number;
-  signatures_checked: boolean;
-  kafka_checked: boolean;
-  problems: JsonObject[];
-}
-
-export type RiskLevel = "low" | "medium" | "high";
-export type Decision = "approve" | "reject" | "edit";
-export type ApprovalStatus = "not_required" | "pending" | "approved" | "rejected" | "timeout" | "cancelled";
-
-export interface Vote {
-  subject: string;
-  decision: Decision;
-  content_hash: string;
-  reason: string | null;
-  authenticated: boolean;
-}
-
-export interface Approval {
-  approval_id: string;
-  session_id: string;
-  workflow_id: string;
-  run_id: string | null;
-  task_id: string | null;
-  action: string;
-  description: string;
-  args: JsonObject;
-  /** JSON schema of `args`; null where the action declares none. */
-  args_schema?: JsonObject | null;
-  content: string;
-  content_hash: string;
-  risk_level: RiskLevel;
-  reasons: string[];
-  requested_by: string;
-  on_behalf_of: string | null;
-  roles: Role[];
-  quorum: number;
-  editable_args: string[];
-  reason_required: Decision[];
-  policy_version: string;
-  exclude_requester?: boolean;
-  status: ApprovalStatus;
-  votes: Vote[];
-  created_at: string;
-  deadline_at: string;
-  reminder_at: string | null;
-  decided_at: string | null;
-}
-
-export interface DecisionAnswer {
-  approval_id: string;
-  decision: Decision;
-  subject: string;
-  approval_status: ApprovalStatus;
-  content: string;
-  content_hash: string;
-  approvals: number;
-  quorum: number;
-}
-
-export interface Action {
-  action_id: string;
-  status: string;
-  current_step: string;
-  result: Json;
-  error: JsonObject | null;
-  finished_at: string | null;
-}
-
-export interface AgentInstance {
-  instance: string;
-  version: string;
-  concurrency: number;
-  in_flight: number;
-  started_at: string;
-  last_seen: string;
-}
-
-export interface Agent {
-  name: string;
-  version: string;
-  stream: string;
-  group: string;
-  instances: number;
-  in_flight: number;
-  last_seen: string;
-  members: AgentInstance[];
-}
-
-export interface DeadLetter {
-  dead_letter_id: string;
-  stream: string;
-  group: string;
-  entry_id: string;
-  task_id: string | null;
-  session_id: string | null;
-  run_id: string | null;
-  event_type: string | null;
-  reason: string;
-  error: string;
-  attempts: number;
-  created_at: string;
-  redriven_at: string | null;
-  discarded_at: string | null;
-}
-
-export interface DeadLetterWithBody extends DeadLetter {
-  body: string;
-  fields: Record<string, string>;
-}
-
-export interface OutboxStatus {
-  backlog_rows: number;
-  oldest_unpublished_s: number;
-  parked: { session_id: string; seq: number; event_id: string; error: string; parked_at: string; waiting: number }[];
-}
-
-export interface StreamFigures {
-  stream: string;
-  group: string;
-  lag: number | null;
-  pending: number | null;
-  oldest_pending_s: number | null;
-  dead_letters: number;
-}
-
-export interface Fleet {
-  streams: StreamFigures[];
-  outbox: { backlog_rows: number; oldest_unpublished_s: number; parked: number };
-  audit: { lag_events: number | null; checkpoint_age_s: number | null; parked_sessions: number };
-  approvals_pending: number;
-  parked_orders: number;
-  runs_active: number;
-}
-
-export interface FleetHistory {
-  step_s: number;
-  times: number[];
-  series: Record<string, (number | null)[]>;
-}
-
-export interface OrderStep {
-  number: number;
-  name: string;
-  status: string;
-  compensation: string | null;
-  error: string | null;
-}
-
-export interface Order {
-  order_id: string;
-  session_id: string;
-  workflow_id: string;
-  status: "pending" | "approved" | "rejected" | "compensation_failed";
-  user_id: string;
-  amount: string;
-  currency: string;
-  product_id: string;
-  confirmation: string | null;
-  reason: string | null;
-  steps: OrderStep[];
-  created_at: string;
-  finished_at: string | null;
-}
-
-export interface Document {
-  document_id: string;
-  uri: string;
-  title: string;
-  media_type: string;
-  size_bytes: number;
-  passages: number;
-  created_at: string;
-  updated_at: string;
-}
-
-export interface DocumentText extends Document {
-  text: string;
-}
-
-export interface AddedDocument {
-  document_id: string;
-  uri: string;
-  title: string;
-  passages: number;
-  unchanged: boolean;
-}
-
-export interface Passage {
-  text: string;
-  source: Source;
 }

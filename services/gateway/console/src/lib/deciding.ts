@@ -7,11 +7,11 @@ export function barredFrom(approval: Approval, me: Me, now: number): string | nu
   if (approval.status !== "pending") return `This is ${OUTCOMES[approval.status] ?? approval.status}: there is nothing left to decide.`;
   if (Date.parse(approval.deadline_at) <= now) return "The deadline has passed.";
   if (me.kind !== "person") return "Only people decide: this is the key of a service.";
-  if (!approval.roles.some((role) => me.roles.includes(role))) {
+  if (!me.roles.some((role) => approval.roles.includes(role))) {
     return `Policy asks for one of the roles ${approval.roles.join(", ")}.`;
   }
   const isOwn = approval.requested_by === me.subject || approval.on_behalf_of === me.subject;
-  if (isOwn && approval.exclude_requester !== false) return "You asked for this: somebody else decides.";
+  if (isOwn && approval.exclude_requester) return "You asked for this: somebody else decides.";
   return null;
 }
 

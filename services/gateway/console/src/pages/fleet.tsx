@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import * as api from "../api/calls";
-import type { Agent, Fleet, OutboxStatus, StreamFigures } from "../api/types";
+import type { Agent, Fleet, FleetHistory, OutboxStatus, StreamFigures } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { count, duration, number } from "../lib/format";
 import { useActing, useLoaded, useTitle } from "../lib/hooks";
@@ -68,7 +68,7 @@ function Figure({ title, value, isBad = false, children }: FigureProps) {
   );
 }
 
-const CHARTS: { series: string; title: string; isSum?: boolean }[] = [
+const CHARTS: { series: keyof FleetHistory["series"]; title: string; isSum?: boolean }[] = [
   { series: "runs_finished", title: "Runs finished in the last hour", isSum: true },
   { series: "stream_lag", title: "Stream lag" },
   { series: "stream_pending", title: "Pending entries" },
@@ -83,8 +83,8 @@ function Charts() {
     <Async of={history} lines={3}>
       {({ times, series }) => (
         <div class="grid charts">
-          {CHARTS.filter(({ series: name }) => series[name] !== undefined).map(({ series: name, title, isSum = false }) => (
-            <Chart key={name} title={title} isSum={isSum} times={times} values={series[name] ?? []} />
+          {CHARTS.map(({ series: name, title, isSum = false }) => (
+            <Chart key={name} title={title} isSum={isSum} times={times} values={series[name]} />
           ))}
         </div>
       )}

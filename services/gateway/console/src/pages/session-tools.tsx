@@ -156,6 +156,7 @@ interface ChainProps {
 }
 
 function ChainDialog({ verdict, onClose, onAgain }: ChainProps) {
+  const problems = verdict.problems ?? [];
   const acting = useActing();
   return (
     <Dialog title="Proof of the history" onClose={onClose}>
@@ -201,7 +202,7 @@ function ChainDialog({ verdict, onClose, onAgain }: ChainProps) {
           ))}
         </tbody>
       </table>
-      {verdict.problems.length > 0 && <JsonView value={verdict.problems} label="Problems" />}
+      {problems.length > 0 && <JsonView value={problems} label="Problems" />}
       <footer>
         <Button isBusy={acting.isBusy} onClick={() => void acting.run(onAgain)}>
           Check again

@@ -88,7 +88,7 @@ function Confidence({ result }: { result: RunResult }) {
       <strong>{percent(confidence)}</strong>
       <span class="faint">
         {level}, {BASES[result.confidence_basis]} · {result.model} · {number(usage.input_tokens)} tokens in,{" "}
-        {number(usage.output_tokens)} out{usage.estimated === true && " (estimated)"}
+        {number(usage.output_tokens)} out{usage.estimated && " (estimated)"}
       </span>
     </div>
   );
