@@ -106,6 +106,27 @@ def test_the_values_of_valkey_give_each_user_the_rights_that_the_library_prints(
     assert values["auth"]["enabled"] is True
 
 
+def test_no_secret_of_the_demo_is_an_argument_or_a_plain_variable(render: Render) -> None:
+    manifests = render("flotilla", files=("flotilla/values-demo.yaml",))
+    secrets = {b64decode(text).decode() for each in of_kind(manifests, "Secret") for text in each["data"].values()}
+    shown = [each for each in manifests if each["kind"] != "Secret"]
+
+    assert len(secrets) > 10
+    text = yaml.safe_dump(shown, width=10**6)
+    assert [secret for secret in secrets if len(secret) > 8 and secret in text] == []
+
+
+def test_the_demos_servers_admit_their_own_namespace_and_kedas(render: Render) -> None:
+    policies = of_kind(render("flotilla", files=("flotilla/values-demo.yaml",)), "NetworkPolicy")
+    servers = {each["metadata"]["name"]: each["spec"] for each in policies if "demo" in each["metadata"]["name"]}
+
+    assert sorted(servers) == [f"flotilla-demo-{name}" for name in ("kafka", "postgres", "redis", "temporal")]
+    for spec in servers.values():
+        (rule,) = spec["ingress"]
+        keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+        assert rule["from"] == [{"podSelector": {}}, keda]
+
+
 def test_demo_secrets_hold_every_key_that_a_pod_asks_for(render: Render) -> None:
     manifests = render("flotilla", files=("flotilla/values-demo.yaml",))
     held = {each["metadata"]["name"]: set(each["data"]) for each in of_kind(manifests, "Secret")}

@@ -105,6 +105,30 @@ def test_egress_goes_only_to_named_dependencies(render: Render, service: str) ->
 
 
 @pytest.mark.parametrize("service", SERVICES)
+def test_policies_admit_the_own_namespace_and_named_ones_only(render: Render, service: str) -> None:
+    given = ("global.networkPolicy.metricsNamespaces[0]=prometheus", "networkPolicy.clientNamespaces[0]=traefik")
+    for values, names in (((), {"monitoring", "ingress-nginx"}), (given, {"prometheus", "traefik"})):
+        (policy,) = of_kind(render(service, *ALONE, *values), "NetworkPolicy")
+        rules = policy["spec"]["ingress"] + policy["spec"]["egress"]
+        peers = [peer for rule in rules for peer in rule.get("from", rule.get("to"))]
+        labels = [peer["namespaceSelector"]["matchLabels"] for peer in peers if "namespaceSelector" in peer]
+        admitted = {label["kubernetes.io/metadata.name"] for label in labels}
+        served = names if service == "gateway" else names - {"ingress-nginx", "traefik"}
+        assert admitted == served | {"kube-system"}
+
+
+def test_egress_goes_where_the_fleet_says_that_a_dependency_is(render: Render) -> None:
+    at = "global.networkPolicy.egress.postgres[0].ipBlock.cidr=192.0.2.0/24"
+    own = "networkPolicy.egress.redis.to[0].ipBlock.cidr=198.51.100.0/24"
+    (policy,) = of_kind(render("writer-agent", *ALONE, at, own), "NetworkPolicy")
+
+    to = {rule["ports"][0]["port"]: rule["to"] for rule in policy["spec"]["egress"]}
+    assert to[5432] == [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    assert to[6379] == [{"ipBlock": {"cidr": "198.51.100.0/24"}}]
+    assert "169.254.0.0/16" in to[443][0]["ipBlock"]["except"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_image_is_a_tag_or_a_digest(render: Render, service: str) -> None:
     digest = "sha256:" + "0" * 64
     tagged = _pod(render(service, *ALONE, "global.image.repository=r.example/f", "global.image.tag=2"))

@@ -1,3 +1,41 @@
+{{/* A setting of the policies: the chart's own, else the fleet's. Call with root and key; the result is YAML under `it`. */}}
+{{- define "flotilla-service.networkSetting" -}}
+{{- $fleet := (.root.Values.global | default dict).networkPolicy | default dict -}}
+{{- dict "it" (index .root.Values.networkPolicy .key | default (index $fleet .key)) | toYaml -}}
+{{- end }}
+
+{{/* The release's own namespace, and others by name. */}}
+{{- define "flotilla-service.namespacePeers" -}}
+- podSelector: {}
+{{- range . }}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Who may reach a port. Call with root, peers (the key of given peers), namespaces (the key of names), usual. */}}
+{{- define "flotilla-service.from" -}}
+{{- $peers := (include "flotilla-service.networkSetting" (dict "root" .root "key" .peers) | fromYaml).it -}}
+{{- $namespaces := (include "flotilla-service.networkSetting" (dict "root" .root "key" .namespaces) | fromYaml).it | default .usual -}}
+{{- if $peers }}{{ toYaml $peers }}{{ else }}{{ include "flotilla-service.namespacePeers" $namespaces }}{{ end }}
+{{- end }}
+
+{{/* Where a dependency is. A model's endpoint is usually on the internet: then no address of a private network is reached. */}}
+{{- define "flotilla-service.to" -}}
+{{- $own := (index .root.Values.networkPolicy.egress .dependency).to -}}
+{{- $fleet := index (((.root.Values.global | default dict).networkPolicy | default dict).egress | default dict) .dependency -}}
+{{- if $own | default $fleet -}}
+{{- toYaml ($own | default $fleet) -}}
+{{- else if eq .dependency "llm" -}}
+- ipBlock:
+    cidr: 0.0.0.0/0
+    except: [10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16]
+{{- else -}}
+- podSelector: {}
+{{- end -}}
+{{- end }}
+
 {{/*
 Default deny. Ingress: metrics for Prometheus, and what the service serves. Egress: DNS and the named dependencies only.
 */}}
@@ -17,7 +55,7 @@ spec:
   policyTypes: [Ingress, Egress]
   ingress:
     - from:
-        {{- toYaml $policy.metricsFrom | nindent 8 }}
+        {{- include "flotilla-service.from" (dict "root" . "peers" "metricsFrom" "namespaces" "metricsNamespaces" "usual" (list "monitoring")) | nindent 8 }}
       ports:
         - port: metrics
         {{- range $name, $_ := .Values.extraPorts }}
@@ -27,7 +65,7 @@ spec:
         {{- end }}
     {{- if .Values.service }}
     - from:
-        {{- toYaml $policy.clientsFrom | nindent 8 }}
+        {{- include "flotilla-service.from" (dict "root" . "peers" "clientsFrom" "namespaces" "clientNamespaces" "usual" (list "ingress-nginx")) | nindent 8 }}
       ports:
         - port: http
     {{- end }}
@@ -48,7 +86,7 @@ spec:
     {{- $rule := index $policy.egress $dependency }}
     {{- if $rule }}
     - to:
-        {{- toYaml $rule.to | nindent 8 }}
+        {{- include "flotilla-service.to" (dict "root" $ "dependency" $dependency) | nindent 8 }}
       ports:
         {{- range $rule.ports }}
         - port: {{ . }}

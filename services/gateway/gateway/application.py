@@ -123,8 +123,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 "type": "apiKey",
                 "in": "cookie",
                 "name": COOKIE,
-                "description": "The console's sign-in. Requests that change something need the header "
-                f"`{CONSOLE_HEADER}: 1`, and a browser that says they come from here.",
+                "description": "The console's sign-in, over https as `__Host-flotilla_sign_in`. Requests that change "
+                f"something need the header `{CONSOLE_HEADER}: 1`, and a browser that says they come from here.",
             },
         }
         for route in guarded_routes():

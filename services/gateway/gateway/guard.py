@@ -99,6 +99,19 @@ class Guard:
             raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
         return principal
 
+    async def check_still(self, request: Request, caller: Principal) -> None:
+        """Check again that the caller of an open stream may read it.
+
+        Raises:
+            Unauthenticated, Forbidden: no longer.
+        """
+        principal = await self.authenticator.authenticate(request)
+        access: Access = request.scope["route"].access
+        if (principal.tenant_id, principal.subject) != (caller.tenant_id, caller.subject):
+            raise Forbidden("the credentials speak for somebody else now")
+        if not principal.roles & access.roles:
+            raise Forbidden("the credentials have lost the role that this takes")
+
     def admit_stranger(self, request: Request) -> None:
         """Counts a request that needs no credentials, by where it comes from.
 

@@ -1,9 +1,10 @@
 """What the worker can be told."""
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flotilla.config import (
     LlmSettings,
@@ -15,6 +16,8 @@ from flotilla.config import (
     Words,
 )
 from flotilla.contracts.names import TASK_QUEUE
+
+_LISTED_HOST = re.compile(r"(https?://)?([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 
 
 class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings):
@@ -43,7 +46,16 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     approval_webhook_secret: SecretStr | None = None
     """Signs webhooks; `whsec_` and base64, as Standard Webhooks writes it, or any text."""
     action_http_hosts: Words = ()
-    """Hosts (`api.example.com`, `10.0.0.5:8443`) that the action `http_request` may call; none by default."""
+    """Hosts (`api.example.com`, `10.0.0.5:8443`) that the action `http_request` may call, over https; none by default.
+    `http://10.0.0.5:8080` allows that one over plain http, where others can read and change what is sent."""
+
+    @field_validator("action_http_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _LISTED_HOST.fullmatch(host):
+                raise ValueError(f"FLOTILLA_ACTION_HTTP_HOSTS: {host} is not a host such as api.example.com:8443")
+        return hosts
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:

@@ -72,7 +72,11 @@ async def outside(pool: Pool, unique: Callable[[str], str], receiver: Receiver) 
     async with (
         time_skipping_server() as environment,
         open_desk(
-            environment.client, pool, unique("queue"), receivers=receivers, hosts=(f"127.0.0.1:{receiver.port}",)
+            environment.client,
+            pool,
+            unique("queue"),
+            receivers=receivers,
+            hosts=(f"http://127.0.0.1:{receiver.port}", "localhost:8443"),
         ) as desk,
     ):
         yield desk
@@ -126,7 +130,15 @@ async def test_an_http_request_carries_its_idempotency_key_through_repetitions(
 
 
 @pytest.mark.parametrize(
-    "url", ["http://elsewhere/", "http://127.0.0.1:1/", "file:///etc/passwd", "http://user@127.0.0.1/", "http://[::1"]
+    "url",
+    [
+        "http://elsewhere/",
+        "http://localhost:8443/",
+        "http://127.0.0.1:1/",
+        "file:///etc/passwd",
+        "http://user@127.0.0.1/",
+        "http://[::1",
+    ],
 )
 async def test_a_host_that_is_not_listed_is_never_called(outside: Desk, receiver: Receiver, url: str) -> None:
     handle = await outside.submit(action="http_request", risk="low", args={"method": "GET", "url": url})
@@ -135,6 +147,18 @@ async def test_a_host_that_is_not_listed_is_never_called(outside: Desk, receiver
     state = await handle.result()
     assert state.status == "failed"
     assert str(state.error).startswith(("Forbidden", "Invalid"))
+
+
+async def test_a_listed_host_is_called_over_https_unless_its_entry_says_http(outside: Desk, receiver: Receiver) -> None:
+    for url, error in (
+        (f"https://127.0.0.1:{receiver.port}/", "Forbidden: https://127.0.0.1"),
+        ("http://localhost:8443/", "Forbidden: http://localhost:8443 is not on the list"),
+    ):
+        handle = await outside.submit(action="http_request", risk="low", args={"method": "GET", "url": url})
+        await eventually(partial(outside.in_inbox, handle))
+        await outside.decide(handle, BOB, action="http_request", seen={"method": "GET", "url": url, "json": None})
+        state = await handle.result()
+        assert (state.status, str(state.error).startswith(error)) == ("failed", True), state.error
 
 
 async def test_publishing_an_answer_twice_publishes_it_once(desk: Desk) -> None:

@@ -230,3 +230,30 @@ async def test_a_stopping_gateway_ends_its_streams_and_its_clients_go_on_elsewhe
         assert seen.kinds[-1] != "done"
         await other.finish(run_id, feed)
         assert (await all_events(other.client(key), run_id, seen.last_id)).seqs == [3]
+
+
+async def test_an_open_stream_ends_when_its_key_is_revoked_or_its_sign_in_is_over(
+    replica: Replica, feed: RunFeed, unique: Callable[[str], str]
+) -> None:
+    async with replica(console_key_login=True, key_cache_s=0.5) as gateway:
+        keeps = await gateway.client_of("olga", "operator")
+        admin = await gateway.client_of("root", "admin")
+        made = (await admin.post("/v1/keys", json={"name": "reader", "roles": ["viewer"]})).json()
+        browser = gateway.client()
+        ours = {"X-Flotilla-Console": "1", "Sec-Fetch-Site": "same-origin"}
+        login = {"key": await gateway.key("paula", ["viewer"])}
+        assert (await browser.post("/auth/login", json=login, headers=ours)).status_code == 204
+        run_id = await a_run(keeps, unique("s"))
+        async with (
+            following(keeps, run_id) as stays,
+            following(gateway.client(made["key"]), run_id) as revoked,
+            following(browser, run_id) as over,
+        ):
+            await eventually(lambda: stays.seqs == revoked.seqs == over.seqs == [1, 2])
+            assert (await admin.delete(f"/v1/keys/{made['key_id']}")).status_code == 200
+            assert (await browser.post("/auth/logout", headers=ours)).status_code == 204
+            await eventually(lambda: revoked.closed and over.closed, timeout_s=15)
+            await gateway.finish(run_id, feed)
+            await eventually(lambda: stays.closed)
+        assert stays.kinds[-1] == "done"
+        assert "done" not in revoked.kinds + over.kinds

@@ -269,6 +269,21 @@ async def test_a_person_logs_in_through_the_provider_and_lands_where_they_wanted
         assert (await browser.get("/auth/me")).status_code == 401
 
 
+async def test_the_cookie_of_a_login_on_its_way_can_be_planted_by_no_other_host(
+    replica: Replica, provider: OidcProvider
+) -> None:
+    async with replica(
+        oidc_issuer=provider.url, oidc_audience="api", oidc_client_id=CLIENT_ID, oidc_tenant="acme",
+        oidc_client_secret=SecretStr(CLIENT_SECRET), public_url="https://flotilla.example",
+    ) as gateway:  # fmt: skip
+        out = await gateway.client().get("/auth/oidc/start")
+        (cookie,) = out.headers.get_list("set-cookie")
+        name_and_secret, *attributes = cookie.split("; ")
+        assert name_and_secret.startswith("__Host-flotilla_login=")
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=lax"} <= set(attributes)
+        assert not [each for each in attributes if each.startswith("Domain")]
+
+
 async def test_a_login_leads_to_no_other_site(with_provider: Callable[[], Any]) -> None:
     async with with_provider() as gateway:
         for wanted in ("https://evil.example", "//evil.example", "/%5Cevil.example", "javascript:alert(1)"):

@@ -4,7 +4,7 @@ import pytest
 from starlette.requests import Request
 
 from gateway.login.destinations import destination
-from gateway.login.origin import CrossSite, Origin
+from gateway.login.origin import CrossSite, InsecureLogin, Origin
 
 OWN = ["/", "/runs", "/runs/r-1", "/sessions/s?at=3&to=5", "/approvals/a#vote", "/ask?q=what%20is"]
 FOREIGN = [
@@ -84,6 +84,7 @@ def test_the_consoles_own_requests_pass(headers: dict[str, str]) -> None:
         {"x_flotilla_console": "1", "sec_fetch_site": "cross-site", "origin": HERE},
         {"x_flotilla_console": "1", "sec_fetch_site": "same-origin", "origin": "http://evil.example"},
         {"x_flotilla_console": "1", "origin": "null"},
+        {"x_flotilla_console": "1", "origin": "http://["},
         {"x_flotilla_console": "1", "origin": "http://flotilla.example:8081"},
         {"x_flotilla_console": "1", "origin": "http://flotilla.example:8080.evil.example"},
     ],
@@ -106,8 +107,26 @@ def test_behind_a_known_address_the_scheme_counts_too() -> None:
         origin.check(request(x_flotilla_console="1", origin="http://flotilla.example"))
 
 
-def test_cookies_are_bound_to_tls_where_browsers_come_by_tls() -> None:
-    assert Origin("https://flotilla.example").is_https(request())
-    assert Origin().is_https(request(x_forwarded_proto="https"))
-    assert not Origin().is_https(request())
-    assert not Origin("http://127.0.0.1:8080").is_https(request(x_forwarded_proto="https"))
+def test_cookies_are_bound_to_tls_but_for_plain_http_on_this_machine() -> None:
+    assert Origin("https://flotilla.example").binds_to_tls(request(host="localhost"))
+    assert Origin().binds_to_tls(request(x_forwarded_proto="https", host="localhost"))
+    assert Origin().binds_to_tls(request())  # a proxy that does not pass the scheme on
+    for host in ("localhost:8080", "127.0.0.1:8080", "[::1]:8080"):
+        assert not Origin().binds_to_tls(request(host=host))
+    for host in ("localhost.evil.example", "[", "evil.example@localhost.example", ""):
+        assert Origin().binds_to_tls(request(host=host))
+    assert not Origin("http://flotilla.example:8080").binds_to_tls(request(x_forwarded_proto="https"))
+
+
+def test_cookies_over_tls_are_taken_from_this_host_alone() -> None:
+    assert Origin("https://flotilla.example").cookie_name("flotilla_login", request()) == "__Host-flotilla_login"
+    assert Origin().cookie_name("flotilla_login", request(host="localhost")) == "flotilla_login"
+
+
+def test_a_login_over_plain_http_from_another_machine_needs_a_setting_that_allows_it() -> None:
+    with pytest.raises(InsecureLogin, match="FLOTILLA_PUBLIC_URL"):
+        Origin().check_login(request(origin=HERE))
+    Origin(HERE).check_login(request(origin=HERE))
+    Origin().check_login(request(origin="https://flotilla.example"))
+    Origin().check_login(request(origin="http://localhost:8080", host="localhost:8080"))
+    Origin().check_login(request(sec_fetch_site="same-origin"))

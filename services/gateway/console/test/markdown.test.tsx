@@ -108,6 +108,40 @@ describe("what is not let through", () => {
   });
 });
 
+describe("where a link leads", () => {
+  it.each([
+    ["[your bank](https://evil.example/login)", "your bank (evil.example)"],
+    ["[https://bank.example](https://evil.example/)", "https://bank.example (evil.example)"],
+    ["[https://bank.example/](https://bank.example.evil.example/)", "https://bank.example/ (bank.example.evil.example)"],
+    ["[**https://bank.example**](https://evil.example)", "https://bank.example (evil.example)"],
+    ["[x](https://evil.example:8443/a)", "x (evil.example:8443)"],
+    ["[x](http://127.0.0.1/)", "x (127.0.0.1)"],
+    ["[write to us](mailto:evil@evil.example?subject=x)", "write to us (evil@evil.example)"],
+    ["https://b\u0430nk.example", "https://b\u0430nk.example (xn--bnk-6cd.example)"],
+    ["[\u202e](https://evil.example)", "\u202e (evil.example)"],
+  ])("%j shows its host", (text, expected) => {
+    expect(shown(text).textContent).toBe(expected);
+  });
+
+  it("is said once where the address is the label", () => {
+    expect(shown("See https://ok.example/a.").textContent).toBe("See https://ok.example/a.");
+  });
+
+  it.each(["https://bank.example@evil.example/", "[x](https://bank.example@evil.example/)", "[x](https://:p@evil.example)"])(
+    "%j is text: a user name can look like a host",
+    (text) => {
+      const root = shown(text);
+      expect(root.querySelector("a")).toBeNull();
+      expect(root.textContent).toContain("evil.example");
+    },
+  );
+
+  it("is kept apart from a label that changes the direction of text", () => {
+    const root = shown("[\u202e](https://evil.example)");
+    expect([...root.querySelectorAll("bdi")].map((each) => each.textContent)).toEqual(["\u202e", "(evil.example)"]);
+  });
+});
+
 describe("hostile sizes", () => {
   it.each([
     ["brackets", "[".repeat(20_000)],

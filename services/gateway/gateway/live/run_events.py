@@ -16,13 +16,12 @@ from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, RetryLater
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.postgres import AWAY
+from gateway.live.admission import CHECK_EVERY_S, Admission
 from gateway.live.bell import Bell
 from gateway.live.feed import BEGINNING
 from gateway.runs.records import Followed, followed_run
 from gateway.services import Services
 
-LOOK_UP_S = 10.0
-"""How long a follower sleeps when nobody rings."""
 MAX_SEQ = 2**62
 _EVENT_ID = re.compile(r"([0-9]{1,19}-[0-9]{1,19});([0-9]{1,19})")
 _SHOWN = ("token", "reset", "step")
@@ -55,21 +54,27 @@ def read_position(last_event_id: str | None) -> Position:
 
 
 async def run_events(
-    services: Services, tenant_id: str, run: Followed, start: Position
+    services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
 ) -> AsyncIterator[ServerSentEvent]:
-    """The run's events after `start`; ends after `done`, or when the gateway stops."""
-    follower = _Follower(services, tenant_id, run, replace(start, seq=max(start.seq, run.first_seq - 1)))
+    """The run's events after `start`; ends after `done`, when the caller may no longer read, or the gateway stops."""
+    first = replace(start, seq=max(start.seq, run.first_seq - 1))
+    follower = _Follower(services, tenant_id, run, first, admission)
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
         stack.enter_context(services.feed.follow(run.live, follower.bell))
         stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.bell))
         async for event in follower.events():
+            if not await admission.holds():
+                return
             yield event
 
 
 class _Follower:
-    def __init__(self, services: Services, tenant_id: str, run: Followed, start: Position) -> None:
+    def __init__(
+        self, services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
+    ) -> None:
         self.bell = Bell()
+        self._admission = admission
         self._services = services
         self._tenant_id = tenant_id
         self._store = services.store_of(tenant_id)
@@ -79,7 +84,9 @@ class _Follower:
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         while not self._services.stopping.is_set():
-            news = await self.bell.answered(LOOK_UP_S)
+            news = await self.bell.answered(CHECK_EVERY_S)
+            if not await self._admission.holds():
+                return
             if news.live:
                 async for event in self._live():
                     yield event

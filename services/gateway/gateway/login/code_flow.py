@@ -16,8 +16,7 @@ from gateway.login.origin import Origin
 from gateway.login.provider import Provider
 
 COOKIE = "flotilla_login"
-PATH = "/auth/oidc"
-CALLBACK = f"{PATH}/callback"
+CALLBACK = "/auth/oidc/callback"
 
 
 class LoginFailed(Exception):
@@ -51,7 +50,7 @@ class CodeFlow:
 
     async def start(self, request: Request, destination: str) -> tuple[str, str]:
         """Where the browser goes, and the secret that it keeps meanwhile (the same for all its tabs)."""
-        browser = request.cookies.get(COOKIE) or secrets.token_urlsafe(32)
+        browser = self._browser(request) or secrets.token_urlsafe(32)
         state, attempt = await self._attempts.begin(browser, destination)
         url = await self._provider.login_url(state=state, nonce=attempt.nonce, verifier=attempt.verifier)
         return url, browser
@@ -59,11 +58,11 @@ class CodeFlow:
     def keep(self, request: Request, response: Response, browser: str) -> None:
         """Gives the browser its secret. Lax, since the provider sends it back here from another site."""
         response.set_cookie(
-            COOKIE,
+            self._origin.cookie_name(COOKIE, request),
             browser,
             max_age=LAST_S,
-            path=PATH,
-            secure=self._origin.is_https(request),
+            path="/",
+            secure=self._origin.binds_to_tls(request),
             httponly=True,
             samesite="lax",
         )
@@ -75,7 +74,7 @@ class CodeFlow:
             LoginFailed: the provider or this gateway says no.
             RetryLater: the provider does not answer.
         """
-        attempt = await self._attempts.finish(answer.state, request.cookies.get(COOKIE, ""))
+        attempt = await self._attempts.finish(answer.state, self._browser(request))
         if attempt is None:
             raise LoginFailed("expired")
         if answer.error or answer.issuer not in ("", self._provider.client.issuer):
@@ -87,6 +86,9 @@ class CodeFlow:
         if not principal.roles:
             raise LoginFailed("no_role")
         return principal, attempt.destination
+
+    def _browser(self, request: Request) -> str:
+        return request.cookies.get(self._origin.cookie_name(COOKIE, request), "")
 
     async def _principal_of(self, token: str, nonce: str) -> Principal | None:
         principal = await self._tokens.principal_of(token)

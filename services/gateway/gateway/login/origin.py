@@ -6,7 +6,7 @@ origin. Source: OWASP, Cross-Site Request Forgery Prevention; Fetch Metadata (W3
 """
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.requests import Request
 
@@ -14,6 +14,7 @@ from flotilla.contracts.errors import Forbidden
 
 CONSOLE_HEADER = "X-Flotilla-Console"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class CrossSite(Forbidden):
@@ -22,17 +23,42 @@ class CrossSite(Forbidden):
     code = "cross_site"
 
 
+class InsecureLogin(Forbidden):
+    """The browser came over plain http from another machine, where others can read the cookie."""
+
+    code = "insecure_login"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where browsers find the gateway: `public_url`, or, where that is not set, whatever host they asked."""
 
     public_url: str | None = None
 
-    def is_https(self, request: Request) -> bool:
-        """Whether cookies can be bound to TLS. A client that lies about it only keeps its own from being sent."""
+    def binds_to_tls(self, request: Request) -> bool:
+        """Whether cookies are `Secure`: always, but for plain http on this machine, or where `public_url` is http.
+
+        A client that lies about the scheme only keeps its own cookie from being sent.
+        """
         if self.public_url is not None:
             return urlsplit(self.public_url).scheme == "https"
-        return "https" in (request.url.scheme, request.headers.get("X-Forwarded-Proto"))
+        if "https" in (request.scope["scheme"], request.headers.get("X-Forwarded-Proto")):
+            return True
+        return _split(f"//{request.headers.get('Host', '')}").hostname not in _LOOPBACK
+
+    def cookie_name(self, name: str, request: Request) -> str:
+        """The cookie's full name. Browsers accept `__Host-` from this host alone, over TLS: no other can plant one."""
+        return f"__Host-{name}" if self.binds_to_tls(request) else name
+
+    def check_login(self, request: Request) -> None:
+        """Refuse a login whose cookie the browser would drop, or others could read.
+
+        Raises:
+            InsecureLogin: the page was loaded over plain http from another machine, and no setting allows that.
+        """
+        page = _split(request.headers.get("Origin", ""))
+        if self.public_url is None and page.scheme == "http" and page.hostname not in _LOOPBACK:
+            raise InsecureLogin("logins need https: set FLOTILLA_PUBLIC_URL to the address that browsers use")
 
     def check(self, request: Request) -> None:
         """Lets a request pass that changes nothing, or that the console's own pages sent.
@@ -54,9 +80,17 @@ class Origin:
     def _is_own(self, origin: str, request: Request) -> bool:
         if self.public_url is not None:
             return _parts(origin) == _parts(self.public_url)
-        return bool(host := request.headers.get("Host")) and urlsplit(origin).netloc == host
+        return bool(host := request.headers.get("Host")) and _split(origin).netloc == host
 
 
 def _parts(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
+    parts = _split(url)
     return parts.scheme, parts.netloc
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL from outside; one that can't be read has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")

@@ -85,19 +85,15 @@ class SignIns:
         self._known.forget()
 
     def _secret(self, request: Request) -> str | None:
-        return request.cookies.get(self._name(request))
-
-    def _name(self, request: Request) -> str:
-        # With this prefix a browser takes it from this host alone, over TLS: no neighbouring host can plant one.
-        return f"__Host-{COOKIE}" if self.origin.is_https(request) else COOKIE
+        return request.cookies.get(self.origin.cookie_name(COOKIE, request))
 
     def _set(self, request: Request, response: Response, secret: str, last_s: int) -> None:
         response.set_cookie(
-            self._name(request),
+            self.origin.cookie_name(COOKIE, request),
             secret,
             max_age=last_s,
             path="/",
-            secure=self.origin.is_https(request),
+            secure=self.origin.binds_to_tls(request),
             httponly=True,
             samesite="strict",
         )

@@ -48,6 +48,7 @@ async def login_by_key(services: Wired, request: Request, body: KeyLogin) -> Res
     """Log in with an API key, where that is allowed. The answer sets the cookie."""
     login = services.login
     login.sign_ins.origin.check(request)  # else another site could log its visitors in as somebody else
+    login.sign_ins.origin.check_login(request)
     if not login.by_key:
         raise KeyLoginOff("API keys can't log in here: use the OpenID provider")
     principal = await services.api_keys.principal_of(body.key)

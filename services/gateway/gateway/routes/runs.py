@@ -1,8 +1,9 @@
 """Runs: questions, and what becomes of them."""
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import Header, Query, Response
+from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import NotFound
@@ -11,6 +12,7 @@ from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStat
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import Claim, IdempotencyKey
+from gateway.live.admission import Admission
 from gateway.live.run_events import read_position, run_events
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
@@ -124,18 +126,24 @@ async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
 )
 @allow(EVERYONE)
 async def follow_run(
+    *,
     services: Wired,
     caller: Caller,
+    request: Request,
     run_id: RunId,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
     ] = None,
 ) -> EventSourceResponse:
-    """Follow a run live. Goes on after `Last-Event-ID` on any replica; once the live stream is gone, from the log."""
+    """Follow a run live. Goes on after `Last-Event-ID` on any replica; once the live stream is gone, from the log.
+
+    Ends within seconds when the key is revoked, the sign-in is over or the token has expired.
+    """
     position = read_position(last_event_id)
     run = await records.followed_run(services.pool, caller.tenant_id, run_id)
     services.streams.check(caller.tenant_id)
-    return EventSourceResponse(run_events(services, caller.tenant_id, run, position), sep="\n")
+    admission = Admission(partial(request.app.state.guard.check_still, request, caller))
+    return EventSourceResponse(run_events(services, caller.tenant_id, run, position, admission), sep="\n")
 
 
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))

@@ -33,7 +33,7 @@ async def http_request(context: ActionContext, args: HttpRequestArgs) -> JsonVal
     """Sends one request to an allow-listed host. Redirects are not followed: they could lead off the list.
 
     Raises:
-        Forbidden: the host is not on the list.
+        Forbidden: the host is not on the list, or on it for https alone.
         RetryLater: the host is away or busy; a repetition carries the same Idempotency-Key.
     """
     url = _allowed(args.url, context.allowed_hosts)
@@ -54,9 +54,10 @@ def _allowed(address: str, hosts: tuple[str, ...]) -> httpx.URL:
         url = httpx.URL(address)
     except (httpx.InvalidURL, ValueError) as error:
         raise Invalid(f"not a URL: {error}") from error
-    host = f"{url.host}:{url.port}" if url.port else url.host
-    if url.scheme not in ("http", "https") or url.userinfo or host not in hosts:
-        raise Forbidden(f"{url.scheme}://{host} is not on the list FLOTILLA_ACTION_HTTP_HOSTS")
+    origin = f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+    allowed = {each if "://" in each else f"https://{each}" for each in hosts}
+    if url.userinfo or origin not in allowed:
+        raise Forbidden(f"{origin} is not on the list FLOTILLA_ACTION_HTTP_HOSTS (a host without a scheme is https)")
     return url
 
 

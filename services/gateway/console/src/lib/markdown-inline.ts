@@ -133,6 +133,7 @@ class Line {
     while (NOT_LAST_IN_BARE.includes(text.charAt(end - 1))) end -= 1;
     if (end < at + scheme.length + 2) return null;
     const href = text.slice(at, end);
+    if (safeAddress(href) === null) return [href, end - at];
     return [{ kind: "link", href, children: [{ kind: "text", text: href }] }, end - at];
   }
 
@@ -232,9 +233,17 @@ function isSpaceOrMark(character: string): boolean {
   return isSpace(character) || character === "*" || character === "_";
 }
 
-/** The address if it is one that may be followed: http, https or mailto; else null. */
+/** The address if it is one that may be followed: http, https or mailto, without a user name that looks like a host; else null. */
 export function safeAddress(address: string): string | null {
   if (!URL.canParse(address)) return null;
-  const { protocol } = new URL(address);
-  return ["http:", "https:", "mailto:"].includes(protocol) ? address : null;
+  const { protocol, username, password } = new URL(address);
+  const isFollowed = ["http:", "https:", "mailto:"].includes(protocol) && username === "" && password === "";
+  return isFollowed ? address : null;
+}
+
+/** Where a link leads, unless its label shows that itself. The label is whatever a document or a model says. */
+export function hiddenDestination(href: string, label: string): string | null {
+  const { protocol, host, pathname } = new URL(href);
+  if (protocol === "mailto:") return label === pathname ? null : pathname;
+  return label === href && href.startsWith(`${protocol}//${host}`) ? null : host;
 }

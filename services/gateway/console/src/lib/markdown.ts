@@ -7,7 +7,7 @@
 
 import { inline, type Inline } from "./markdown-inline";
 
-export { inline, safeAddress, type Inline } from "./markdown-inline";
+export { hiddenDestination, inline, safeAddress, type Inline } from "./markdown-inline";
 
 export type Block =
   | { kind: "paragraph"; children: Inline[] }

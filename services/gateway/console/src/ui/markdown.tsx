@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
-import { parse, type Block, type Inline } from "../lib/markdown";
+import { hiddenDestination, parse, type Block, type Inline } from "../lib/markdown";
 
 interface Props {
   text: string;
@@ -90,14 +90,28 @@ export function Markdown({ text, onCite, citations = 0 }: Props) {
       case "em":
         return <em>{inlines(part.children)}</em>;
       case "link":
-        return (
-          <a href={part.href} target="_blank" rel="noopener noreferrer nofollow">
-            {inlines(part.children)}
-          </a>
-        );
+        return link(part);
       case "citation":
         return citation(part.number);
     }
+  }
+
+  /** Labels come from documents and models, so the host is shown behind them; `bdi` keeps either from turning the other around. */
+  function link({ href, children }: Extract<Inline, { kind: "link" }>): ComponentChildren {
+    const hidden = hiddenDestination(href, plain(children));
+    return (
+      <>
+        <a href={href} target="_blank" rel="noopener noreferrer nofollow">
+          <bdi>{inlines(children)}</bdi>
+        </a>
+        {hidden !== null && (
+          <>
+            {" "}
+            <bdi class="link-host">({hidden})</bdi>
+          </>
+        )}
+      </>
+    );
   }
 
   function citation(number: number): ComponentChildren {
@@ -108,4 +122,10 @@ export function Markdown({ text, onCite, citations = 0 }: Props) {
       </button>
     );
   }
+}
+
+/** What a link's label says, if it is text alone. */
+function plain(children: Inline[]): string {
+  const [only] = children;
+  return children.length === 1 && only?.kind === "text" ? only.text : "";
 }

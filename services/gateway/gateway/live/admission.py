@@ -1,0 +1,44 @@
+"""Whether the caller of an open stream may still read it: keys are revoked, sign-ins end, tokens expire."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+
+from flotilla.contracts.errors import Forbidden, RetryLater
+from flotilla.postgres import AWAY
+
+CHECK_EVERY_S = 5.0
+"""With `key_cache_s` on top, the longest that a stream outlives its caller's rights."""
+RETRY_S = 0.5
+
+
+class Admission:
+    """Ask again every few seconds. While nobody can say, the stream waits: it sends nothing that it may not."""
+
+    def __init__(
+        self,
+        check: Callable[[], Awaitable[None]],
+        *,
+        every_s: float = CHECK_EVERY_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`check` raises what a new request of the caller would be answered with; it has just passed."""
+        self._check = check
+        self._every_s = every_s
+        self._monotonic = monotonic
+        self._due = monotonic() + every_s
+
+    async def holds(self) -> bool:
+        """Return whether the caller may still read."""
+        while self._monotonic() >= self._due:
+            try:
+                await self._check()
+            except (Forbidden, HTTPException):
+                return False
+            except (RetryLater, *AWAY, TimeoutError):
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._due = self._monotonic() + self._every_s
+        return True
