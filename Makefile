@@ -161,6 +161,7 @@ docs: setup ## Write the generated pages, schemas, types and dashboards again (c
 	$(BIN)/python -m flotilla_cli.reference > docs/cli.md
 	$(BIN)/python -m tests.unit.config.test_documentation
 	$(BIN)/python -m gateway.openapi | $(CONSOLE)/npm schema
+	$(BIN)/python -m flotilla.kafka.acl > docs/generated/kafka-acls.md
 	$(BIN)/python charts/schema.py
 	$(BIN)/python k8s/monitoring/dashboards.py
 	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ./_README.gotmpl --sort-values-order file --log-level warning; \

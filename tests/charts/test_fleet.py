@@ -13,6 +13,7 @@ import yaml
 
 from flotilla.bus.acl import grants
 from flotilla.config.signing import load_public_keys, load_signer
+from flotilla.kafka.acl import rights, strimzi_users
 from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -104,6 +105,40 @@ def test_the_values_of_valkey_give_each_user_the_rights_that_the_library_prints(
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert values["auth"]["aclUsers"] == users
     assert values["auth"]["enabled"] is True
+
+
+def test_the_example_of_kafka_has_a_user_per_service_with_the_rights_that_the_library_prints() -> None:
+    """FLOTILLA_UPDATE_GOLDEN=1 writes them."""
+    file = ROOT / "k8s/dependencies/kafka.yaml"
+    servers = [each for each in yaml.safe_load_all(file.read_text(encoding="utf-8")) if each["kind"] != "KafkaUser"]
+    (kafka,) = [each for each in servers if each["kind"] == "Kafka"]
+    users = strimzi_users(kafka["metadata"]["namespace"], kafka["metadata"]["name"])
+    if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
+        head = file.read_text(encoding="utf-8").split("---\napiVersion: kafka.strimzi.io/v1beta2\nkind: KafkaUser")[0]
+        file.write_text(head + "".join("---\n" + yaml.safe_dump(each, sort_keys=False) for each in users), "utf-8")
+    written = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    assert [each for each in written if each["kind"] == "KafkaUser"] == users
+    assert kafka["spec"]["kafka"]["authorization"] == {"type": "simple"}
+
+
+def test_each_service_of_the_production_example_logs_in_to_kafka_as_itself(render: Render) -> None:
+    manifests = render("flotilla", files=("flotilla/values-production.yaml",))
+    asked = {}
+    for owner in of_kind(manifests, "Deployment") + of_kind(manifests, "Job"):
+        (container,) = owner["spec"]["template"]["spec"]["containers"]
+        secrets = [
+            each["valueFrom"]["secretKeyRef"]["name"]
+            for each in container["env"]
+            if each["name"] in ("FLOTILLA_KAFKA_USERNAME", "FLOTILLA_KAFKA_PASSWORD")
+        ]
+        if secrets:
+            asked[container["name"]] = set(secrets)
+
+    assert asked == {user: {f"flotilla-kafka-{user}"} for user in rights() if user != "scaler"}
+    (authentication,) = [
+        each for each in of_kind(manifests, "TriggerAuthentication") if "audit" in each["metadata"]["name"]
+    ]
+    assert {each["name"] for each in authentication["spec"]["secretTargetRef"]} == {"flotilla-kafka-scaler"}
 
 
 def test_no_secret_of_the_demo_is_an_argument_or_a_plain_variable(render: Render) -> None:

@@ -63,8 +63,10 @@ the dependency that it asks: streams by a Redis user for scaling, the outbox by 
 */}}
 {{- define "flotilla-service.scalerSecrets" -}}
 {{- $by := index .Chart.Annotations "flotilla/scales-by" | default "" }}
-{{- $key := eq $by "redis" | ternary "scalerSecret" "existingSecret" }}
-{{- $secret := include "flotilla-service.dependency" (dict "root" . "dependency" $by "key" $key) }}
+{{- $secret := include "flotilla-service.dependency" (dict "root" . "dependency" $by "key" "scalerSecret") }}
+{{- if and (not $secret) (ne $by "redis") }}
+{{- $secret = include "flotilla-service.dependency" (dict "root" . "dependency" $by "key" "existingSecret") }}
+{{- end }}
 {{- if eq $by "postgres" }}
 {{- with .Values.autoscaling.keda.scalerSecret | default $secret }}
 connection: {secret: {{ . }}, key: flotilla_scaler}

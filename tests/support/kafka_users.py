@@ -1,0 +1,86 @@
+"""A Kafka that knows users: SASL on a listener of its own, and only what `flotilla.kafka.acl` grants is allowed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest
+from pydantic import SecretStr
+
+from flotilla.config import KafkaSettings
+from flotilla.kafka.acl import Right
+from flotilla_devstack.ports import LOOPBACK
+from flotilla_devstack.servers.kafka import KafkaServer
+
+PASSWORD = "users-of-a-test"
+# Codes of the protocol (Kafka protocol guide, CreateAcls).
+_RESOURCES = {"topic": 2, "group": 3}
+_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+_LITERAL, _ALLOW = 3, 3
+
+
+class KafkaWithUsers(KafkaServer):
+    """On the port `users` a client logs in; the broker's own port is the administrator's."""
+
+    port_names: ClassVar[tuple[str, ...]] = ("broker", "controller", "users")
+    users: ClassVar[tuple[str, ...]] = ()
+
+    def _write_settings(self, folder: Path, ports: Mapping[str, int]) -> Path:
+        path = super()._write_settings(folder, dict(ports))
+        if "users" in ports:
+            path.write_text(path.read_text(encoding="utf-8") + self._with_users(ports), encoding="utf-8")
+        return path
+
+    def _with_users(self, ports: Mapping[str, int]) -> str:
+        listeners = f"BROKER://{LOOPBACK}:{ports['broker']},USERS://{LOOPBACK}:{ports['users']}"
+        logins = " ".join(f'user_{user}="{PASSWORD}"' for user in self.users)
+        return "\n".join(
+            (
+                f"listeners={listeners},CONTROLLER://{LOOPBACK}:{ports['controller']}",
+                f"advertised.listeners={listeners},CONTROLLER://{LOOPBACK}:{ports['controller']}",
+                "listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,USERS:SASL_PLAINTEXT",
+                "sasl.enabled.mechanisms=PLAIN",
+                "listener.name.users.plain.sasl.jaas.config="
+                f"org.apache.kafka.common.security.plain.PlainLoginModule required {logins};",
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users=User:ANONYMOUS",
+                "",
+            )
+        )
+
+    def settings_of(self, user: str, topics: KafkaSettings) -> KafkaSettings:
+        """Settings of a service that logs in as `user`."""
+        return topics.model_copy(
+            update={
+                "kafka_bootstrap_servers": f"{LOOPBACK}:{self.ports['users']}",
+                "kafka_security_protocol": "SASL_PLAINTEXT",
+                "kafka_sasl_mechanism": "PLAIN",
+                "kafka_username": user,
+                "kafka_password": SecretStr(PASSWORD),
+            }
+        )
+
+
+async def grant(bootstrap: str, rights: Mapping[str, tuple[Right, ...]]) -> None:
+    """Give each user its rights."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        for user, granted in rights.items():
+            for right in granted:
+                for operation in right.operations:
+                    answer = await admin._send_to_controller(
+                        CreateAclsRequest(
+                            _RESOURCES[right.resource],
+                            right.name,
+                            _LITERAL,
+                            f"User:{user}",
+                            "*",
+                            _OPERATIONS[operation],
+                            _ALLOW,
+                        )
+                    )
+                    assert [row[0] for row in answer.creation_responses] == [0], answer
+    finally:
+        await admin.close()
