@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
-# One image per service:  docker build --build-arg SERVICE=outbox-relay -t flotilla/outbox-relay:0.1.0 .
+# One image per service:  docker build --build-arg BASE_IMAGE=… --build-arg SERVICE=outbox-relay -t flotilla/outbox-relay:0.1.0 .
 # An image holds its own service's locked packages and nothing else.
 
-# For a rebuild that is the same, pin it by digest (BASE_IMAGE=python:3.11-slim-bookworm@sha256:…), or bring a company's own
-# Python >= 3.11 on Debian.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# Python >= 3.11 on Debian, by digest: NAME@sha256:… (`k8s/images pin` looks up that of python:3.11-slim-bookworm). There is no
+# default: a tag can become another image overnight.
+ARG BASE_IMAGE
 
 # The same for every service, so it is built once.
 FROM ${BASE_IMAGE} AS tools

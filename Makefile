@@ -111,7 +111,7 @@ test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG,
 	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster $(if $(FULL),,-m 'not full') --timeout 1800
 
 ##@ Run it on Kubernetes
-.PHONY: charts images image-report load server-images install upgrade uninstall kind-up port-forward
+.PHONY: charts base-image images image-report load server-images install upgrade uninstall kind-up port-forward
 export IMAGE_REPOSITORY ?= flotilla
 export IMAGE_TAG ?= 0.1.0
 NAMESPACE ?= flotilla
@@ -120,7 +120,10 @@ VALUES ?= charts/flotilla/values-demo.yaml
 HELM = PATH="$$(charts/tools):$$PATH" helm --namespace $(NAMESPACE)
 DEPLOY = $(RELEASE) charts/flotilla --values $(VALUES) --set global.image.repository=$(IMAGE_REPOSITORY) --set global.image.tag=$(IMAGE_TAG) $(HELM_OPTIONS)
 
-images: try-console ## Build the six images and their SBOMs (docker, podman or buildah; BASE_IMAGE=…)
+base-image: ## Look up the digest of the base image and note it in locks/base-image
+	k8s/images pin
+
+images: try-console ## Build the images and their SBOMs (docker, podman or buildah; BASE_IMAGE=NAME@sha256:…)
 	k8s/images build
 
 image-report: ## Sizes of the images, and how long each takes to answer

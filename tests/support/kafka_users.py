@@ -18,6 +18,7 @@ PASSWORD = "users-of-a-test"
 _RESOURCES = {"topic": 2, "group": 3}
 _OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 _LITERAL, _ALLOW = 3, 3
+_PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
 class KafkaWithUsers(KafkaServer):
@@ -41,8 +42,7 @@ class KafkaWithUsers(KafkaServer):
                 f"advertised.listeners={listeners},CONTROLLER://{LOOPBACK}:{ports['controller']}",
                 "listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,USERS:SASL_PLAINTEXT",
                 "sasl.enabled.mechanisms=PLAIN",
-                "listener.name.users.plain.sasl.jaas.config="
-                f"org.apache.kafka.common.security.plain.PlainLoginModule required {logins};",
+                f"listener.name.users.plain.sasl.jaas.config={_PLAIN} required {logins};",
                 "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "super.users=User:ANONYMOUS",
                 "",

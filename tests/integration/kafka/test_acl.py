@@ -1,6 +1,6 @@
 """Each service with the rights that `flotilla.kafka.acl` prints, on a Kafka that allows nothing else."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def server(stack: RunningStack) -> Iterator[KafkaWithUsers]:
 
 
 @pytest.fixture
-async def login(server: KafkaWithUsers) -> AsyncIterator[Callable[[str], KafkaSettings]]:
+async def login(server: KafkaWithUsers) -> Callable[[str], KafkaSettings]:
     """Settings of a service by its user's name; the topics are there, made by the user `install`."""
     await grant(server.bootstrap, rights(EVENTS, CHECKPOINTS, GROUP))
     topics = KafkaSettings(
@@ -44,7 +44,7 @@ async def login(server: KafkaWithUsers) -> AsyncIterator[Callable[[str], KafkaSe
         kafka_checkpoints_topic=CHECKPOINTS,
     )
     await ensure_topics(server.settings_of("install", topics))
-    yield lambda user: server.settings_of(user, topics)
+    return lambda user: server.settings_of(user, topics)
 
 
 async def publish(settings: KafkaSettings, topic: str) -> None:

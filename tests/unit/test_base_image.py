@@ -1,0 +1,59 @@
+"""Images are built on a base that is given by digest."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Path:
+    """A builder of images that only notes how it was called."""
+    program = tmp_path / "buildah"
+    program.write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+def images(tool: Path, verb: str, base: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "IMAGE_TOOL": "buildah", "BASE_IMAGE": base}
+    return subprocess.run(
+        [ROOT / "k8s/images", verb], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("verb", ["build", "build-servers", "base"])
+@pytest.mark.parametrize(
+    "base", ["python:3.11-slim-bookworm", "python", "r.example/python:3@sha256:abc", "evil.example/localhost/python:3"]
+)
+def test_a_tag_alone_is_refused_before_anything_is_built(tool: Path, verb: str, base: str) -> None:
+    done = images(tool, verb, base)
+
+    assert done.returncode != 0
+    assert "give it by digest" in done.stderr
+    assert not (tool.parent / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    "base", [f"python@{DIGEST}", f"r.example/python:3.11@{DIGEST}", "localhost/base-python:bookworm"]
+)
+def test_a_digest_or_an_image_of_this_machine_is_used(tool: Path, base: str) -> None:
+    assert images(tool, "base", base).stdout == base + "\n"
+    images(tool, "build-servers", base)
+
+    assert f"BASE_IMAGE={base} " in (tool.parent / "calls").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "k8s/demo/Dockerfile"])
+def test_no_dockerfile_names_a_base_by_tag(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+
+    assert re.findall(r"^ARG BASE_IMAGE(.*)$", text, re.MULTILINE) == [""]
+    sources = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
+    assert sources - stages == {"${BASE_IMAGE}"}
