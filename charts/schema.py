@@ -15,8 +15,10 @@ import yaml
 
 CHARTS = Path(__file__).parent
 LIBRARY = CHARTS / "flotilla-service"
-SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
+SERVICES = ("gateway", "workflow-worker", "agent", "outbox-relay", "audit-consumer")
+ALIASES = ("research-agent", "writer-agent")
 FREE: dict[str, Any] = {}
+AGENT_NAME = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 COUNT = {"type": "integer", "minimum": 0}
@@ -131,8 +133,7 @@ def _document(title: str, properties: dict[str, Any]) -> str:
 
 def service_schema(name: str) -> str:
     """Of one service's chart: the library's defaults and its own."""
-    defaults = _values(LIBRARY)["exports"]["defaults"]
-    properties = schema_of(merged(defaults, _values(CHARTS / name)))["properties"]
+    properties = schema_of(merged(_defaults(name), _values(CHARTS / name)))["properties"]
     around = {"global": {"type": "object"}, "enabled": {"type": "boolean"}, "flotilla-service": {"type": "object"}}
     return _document(name, {**properties, **around, **dict.fromkeys(renamed_keys(), FREE)})
 
@@ -146,8 +147,27 @@ def chart_schema(name: str) -> str:
 def fleet_schema() -> str:
     """Of the umbrella; each service's values are held by that service's own schema."""
     properties = schema_of(_values(CHARTS / "flotilla"))["properties"]
-    parts = {name: {"type": "object"} for name in (*SERVICES, "flotilla-demo", "flotilla-service")}
-    return _document("flotilla", {**properties, **parts})
+    charts = [name for name in SERVICES if name != "agent"]
+    parts = {name: {"type": "object"} for name in (*charts, *ALIASES, "flotilla-demo", "flotilla-service")}
+    return _document("flotilla", {**properties, **parts, **_own_agents()})
+
+
+def _own_agents() -> dict[str, Any]:
+    """Of `agents` and `agentDefaults`: what charts/agent takes, but for the name, which is the key."""
+    own = schema_of(_defaults("agent"))
+    own["properties"]["enabled"] = {"type": "boolean"}
+    by_name = {
+        "type": "object",
+        "propertyNames": {"pattern": AGENT_NAME},
+        "additionalProperties": own,
+    }
+    return {"agents": by_name, "agentDefaults": own}
+
+
+def _defaults(chart: str) -> dict[str, Any]:
+    """What the library gives a service's chart."""
+    exports = _values(LIBRARY)["exports"]
+    return merged(exports["defaults"], exports["agent"]) if chart == "agent" else dict(exports["defaults"])
 
 
 def main() -> int:

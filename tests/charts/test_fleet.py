@@ -7,12 +7,14 @@ import sys
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from flotilla.bus.acl import grants
+from flotilla.bus.acl import agent_grant, grants
 from flotilla.config.signing import load_public_keys, load_signer
+from flotilla.contracts.names import task_stream
 from flotilla.kafka.acl import rights, strimzi_users
 from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
 
@@ -227,6 +229,65 @@ def test_scalers_ask_for_the_streams_and_groups_of_the_contract(render: Render) 
     assert triggers["fleet-audit-consumer"]["topic"] == SESSION_EVENTS_TOPIC
     assert triggers["fleet-audit-consumer"]["consumerGroup"] == AUDIT_GROUP
     assert triggers["fleet-workflow-worker"]["taskQueue"] == TASK_QUEUE
+
+
+OWN = ("agents.translate.replicas=2", "agents.word-count.autoscaling.keda.enabled=true", "agents.off.enabled=false")
+
+
+def test_an_entry_of_agents_is_installed_like_the_fleets_own(render: Render) -> None:
+    manifests = render("flotilla", *OWN, files=("flotilla/values-demo.yaml",))
+    deployments = {each["metadata"]["name"]: each for each in of_kind(manifests, "Deployment")}
+    pods = {name: each["spec"]["template"]["spec"] for name, each in deployments.items()}
+
+    assert {"fleet-translate-agent", "fleet-word-count-agent"} <= set(deployments)
+    assert "fleet-off-agent" not in deployments
+    assert deployments["fleet-translate-agent"]["spec"]["replicas"] == 2
+    own, ours = (_as_agent(pods[f"fleet-{service}"], name) for service, name in (
+        ("translate-agent", "translate"), ("research-agent", "research"),
+    ))  # fmt: skip
+    assert own == ours
+    (scaled,) = of_kind(manifests, "ScaledObject")
+    assert {each["metadata"]["stream"] for each in scaled["spec"]["triggers"]} == {task_stream("word-count")}
+    (job,) = of_kind(manifests, "Job")
+    environment = {each["name"]: each.get("value") for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment["FLOTILLA_INSTALL_AGENTS"] == "research,write,translate,word-count"
+
+
+def _as_agent(pod: dict[str, Any], name: str) -> str:
+    """The pod without what is this agent's own."""
+    return yaml.safe_dump(pod).replace(f"{name}-agent", "AGENT").replace(f"value: {name}", "value: AGENT")
+
+
+def test_an_own_agents_redis_user_has_the_rights_that_the_library_prints(render: Render) -> None:
+    secrets = of_kind(render("flotilla", *OWN, files=("flotilla/values-demo.yaml",)), "Secret")
+    held = {each["metadata"]["name"]: each["data"] for each in secrets}
+    users = b64decode(held["flotilla-demo-redis"]["users.acl"]).decode().splitlines()
+
+    for agent in ("translate", "word-count"):
+        password = b64decode(held["flotilla-demo-redis-users"][f"{agent}-agent"])
+        rules = " ".join(agent_grant(agent).rules())
+        assert f"user {agent}-agent {rules} #{sha256(password).hexdigest()}" in users
+        url = b64decode(held["flotilla-demo-redis"][f"{agent}-agent"]).decode()
+        assert url.startswith(f"redis://{agent}-agent:{password.decode()}@")
+
+
+@pytest.mark.parametrize("entry", ["agents.Word_Count.replicas=1", "agents.translate.replicass=1"])
+def test_an_entry_of_agents_with_a_wrong_name_or_key_is_refused(helm: Helm, entry: str) -> None:
+    done = template(helm, "flotilla", entry, files=("flotilla/values-demo.yaml",))
+
+    assert done.returncode != 0
+    assert entry.split("=", maxsplit=1)[0].split(".")[-1 if "replicass" in entry else 1] in done.stderr
+
+
+def test_values_of_an_entry_win_over_those_of_all_even_where_they_say_no(render: Render) -> None:
+    values = ("agentDefaults.networkPolicy.enabled=true", "agents.translate.networkPolicy.enabled=false",
+              "agents.translate.replicas=0", "agentDefaults.resources.limits.memory=1Gi")  # fmt: skip
+    manifests = render("flotilla", *values, files=("flotilla/values-demo.yaml",))
+
+    assert "fleet-translate-agent" not in {each["metadata"]["name"] for each in of_kind(manifests, "NetworkPolicy")}
+    (own,) = [each for each in of_kind(manifests, "Deployment") if "translate" in each["metadata"]["name"]]
+    assert own["spec"]["replicas"] == 0
+    assert own["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
 
 
 def test_monitoring_is_shipped_with_the_fleet(render: Render) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.charts.conftest import ALONE, SERVICES, Helm, Render, of_kind, template
+from flotilla.contracts.names import agent_group, task_stream
+from tests.charts.conftest import ALONE, SERVICES, SHARED, Helm, Render, of_kind, template
 
 AGENTS = ("research-agent", "writer-agent")
 
@@ -173,6 +174,27 @@ def test_keda_gets_addresses_that_resolve_outside_the_releases_namespace(
     assert scaled["spec"]["triggers"][0]["metadata"][value] == f"near.{namespace}.svc:1,far.example.com:2"
 
 
+@pytest.mark.parametrize("named", [(), ("nameOverride=other",), ("fullnameOverride=other",), ("agent.service=other",)])
+def test_an_agent_scales_on_its_own_stream_whatever_its_objects_are_called(
+    render: Render, named: tuple[str, ...]
+) -> None:
+    manifests = render("agent", *ALONE, *named, "agent.name=translate", "autoscaling.keda.enabled=true")
+
+    (scaled,) = of_kind(manifests, "ScaledObject")
+    for trigger in scaled["spec"]["triggers"]:
+        assert trigger["metadata"]["stream"] == task_stream("translate")
+        assert trigger["metadata"]["consumerGroup"] == agent_group("translate")
+    assert _environment(_pod(manifests))["FLOTILLA_AGENT_NAME"]["value"] == "translate"
+
+
+def test_only_an_agent_that_asks_a_model_reaches_the_internet(render: Render) -> None:
+    for llm in (False, True):
+        (policy,) = of_kind(
+            render("agent", *ALONE, "agent.name=translate", f"agent.llm={str(llm).lower()}"), "NetworkPolicy"
+        )
+        assert (443 in {rule["ports"][0]["port"] for rule in policy["spec"]["egress"]}) == llm
+
+
 def test_relay_scales_as_the_role_for_scaling(render: Render) -> None:
     manifests = render("outbox-relay", *ALONE, "autoscaling.keda.enabled=true")
 
@@ -228,6 +250,8 @@ def test_worker_versioning_renders_one_deployment_per_build(render: Render) -> N
 
 
 REFUSED = [
+    ("agent", ALONE, "agent.name is"),
+    ("agent", (*ALONE, "agent.name=Word_Count"), "set it to the name that the agent's code has"),
     ("gateway", (), "set dependencies.postgres.existingSecret"),
     ("audit-consumer", (*ALONE[:-1],), "set signingKey.existingSecret"),
     ("workflow-worker", (*ALONE[:5],), "set ticketKey.existingSecret"),
@@ -258,6 +282,7 @@ def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tupl
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_charts_pass_lint(helm: Helm, service: str) -> None:
-    done = helm("lint", "--strict", service, *(word for value in ALONE for word in ("--set", value)))
+    chart, own = SHARED.get(service, (service, ()))
+    done = helm("lint", "--strict", chart, *(word for value in (*own, *ALONE) for word in ("--set", value)))
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -35,6 +35,11 @@ spec:
     metadata:
       labels:
         {{- include "flotilla-demo.labels" . | nindent 8 }}
+      {{- if eq .server "redis" }}
+      annotations:
+        # It reads its users when it starts.
+        flotilla/agents: {{ join "," .root.Agents | quote }}
+      {{- end }}
     spec:
       automountServiceAccountToken: false
       # Else Kubernetes' own KAFKA_… variables would be read as settings of the broker.

@@ -34,7 +34,7 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* The triggers are the service's own: its chart defines "<service>.triggers" and "<service>.scalingModifiers". */}}
+{{/* The triggers are the service's own: its chart defines "<kind>.triggers" and "<kind>.scalingModifiers". */}}
 {{- define "flotilla-service.scaledObject" -}}
 {{- $keda := .Values.autoscaling.keda -}}
 apiVersion: keda.sh/v1alpha1
@@ -51,7 +51,7 @@ spec:
   maxReplicaCount: {{ $keda.maxReplicas }}
   pollingInterval: {{ $keda.pollingIntervalSeconds }}
   cooldownPeriod: {{ $keda.cooldownSeconds }}
-  {{- $modifiers := include (printf "%s.scalingModifiers" .Chart.Name) . }}
+  {{- $modifiers := include (printf "%s.scalingModifiers" (include "flotilla-service.kind" .)) . }}
   {{- if or $keda.behavior $modifiers }}
   advanced:
     {{- with $keda.behavior }}
@@ -64,7 +64,7 @@ spec:
     {{- end }}
   {{- end }}
   triggers:
-    {{- include (printf "%s.triggers" .Chart.Name) . | nindent 4 }}
+    {{- include (printf "%s.triggers" (include "flotilla-service.kind" .)) . | nindent 4 }}
     {{- with $keda.extraTriggers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -3,7 +3,14 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 `dependencies`, or from `global.dependencies` where the fleet is installed as one. Secrets are named, never inlined.
 */}}
 {{- define "flotilla-service.uses" -}}
-{{- has .dependency (splitList "," (index .root.Chart.Annotations "flotilla/uses")) | ternary "yes" "" -}}
+{{- has .dependency (include "flotilla-service.usesList" .root | fromYamlArray) | ternary "yes" "" -}}
+{{- end }}
+
+{{/* All that it talks to; an agent says itself whether it asks a language model. */}}
+{{- define "flotilla-service.usesList" -}}
+{{- $uses := splitList "," (index .Chart.Annotations "flotilla/uses") -}}
+{{- if (.Values.agent | default dict).llm }}{{ $uses = append $uses "llm" }}{{ end -}}
+{{- toYaml $uses -}}
 {{- end }}
 
 {{/* One setting of one dependency: the chart's own value, else the fleet's. Call with root, dependency, key. */}}
@@ -40,8 +47,8 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- end }}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "redis") }}
 {{- $at := dict "root" $root "dependency" "redis" }}
-{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a URL such as redis://USER:PASSWORD@HOST:6379/0." $root.Chart.Name)) $at) }}
-{{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default $root.Chart.Name }}
+{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a URL such as redis://USER:PASSWORD@HOST:6379/0." (include "flotilla-service.service" $root))) $at) }}
+{{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default (include "flotilla-service.service" $root) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_REDIS_URL" "secret" $secret "key" $key) }}
 {{- end }}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "kafka") }}

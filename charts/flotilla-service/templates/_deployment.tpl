@@ -67,7 +67,7 @@ spec:
         {{- end }}
       {{- end }}
       containers:
-        - name: {{ .Chart.Name }}
+        - name: {{ include "flotilla-service.service" . }}
           image: {{ include "flotilla-service.image" . }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
           env:
@@ -135,6 +135,10 @@ spec:
 {{- with .Values.otlpEndpoint | default (.Values.global | default dict).otlpEndpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
+{{- end }}
+{{- if hasKey .Values "agent" }}
+- name: FLOTILLA_AGENT_NAME
+  value: {{ include "flotilla-service.agent" . }}
 {{- end }}
 {{- include "flotilla-service.dependencyEnv" . }}
 {{- include "flotilla-service.fileEnv" . }}

@@ -1,8 +1,27 @@
 {{/*
-Names and labels. A chart's own name is the service's name: image, Deployment and metrics carry it.
+Names and labels. A chart's own name, or its alias, is the service's name: image, Deployment and metrics carry it. The chart
+of agents, installed alone, takes the name of its agent.
 */}}
 {{- define "flotilla-service.service" -}}
+{{- if and .Values.agent (eq .Chart.Name "agent") -}}
+{{- .Values.agent.service | default (printf "%s-agent" (include "flotilla-service.agent" .)) -}}
+{{- else -}}
 {{- .Chart.Name -}}
+{{- end -}}
+{{- end }}
+
+{{/* What a service scales by: "agent" for every agent, else the service's own name. */}}
+{{- define "flotilla-service.kind" -}}
+{{- hasKey .Values "agent" | ternary "agent" .Chart.Name -}}
+{{- end }}
+
+{{/* The agent's name in the contract, of which its streams, its group and its Redis user are made. */}}
+{{- define "flotilla-service.agent" -}}
+{{- $name := .Values.agent.name -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$" ($name | toString)) -}}
+{{- fail (printf "%s: agent.name is %q: set it to the name that the agent's code has, as in Agent(\"translate\"); its streams, its group and its scaling go by it" .Chart.Name ($name | toString)) -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{/* One Deployment per listed build id carries that id in its name. */}}
@@ -19,7 +38,7 @@ Names and labels. A chart's own name is the service's name: image, Deployment an
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" -}}
 {{- else -}}
-{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $name := default (include "flotilla-service.service" .) .Values.nameOverride -}}
 {{- if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 53 | trimSuffix "-" -}}
 {{- else -}}
@@ -58,7 +77,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "flotilla-service.image" -}}
 {{- $global := (.Values.global | default dict).image | default dict -}}
-{{- $repository := .Values.image.repository | default (printf "%s/%s" ($global.repository | default "flotilla") .Chart.Name) -}}
+{{- $repository := .Values.image.repository | default (printf "%s/%s" ($global.repository | default "flotilla") (include "flotilla-service.service" .)) -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}

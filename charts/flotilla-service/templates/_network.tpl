@@ -82,7 +82,7 @@ spec:
           protocol: UDP
         - port: 53
           protocol: TCP
-    {{- range $dependency := splitList "," (index .Chart.Annotations "flotilla/uses") }}
+    {{- range $dependency := include "flotilla-service.usesList" . | fromYamlArray }}
     {{- $rule := index $policy.egress $dependency }}
     {{- if $rule }}
     - to:

@@ -1,5 +1,5 @@
 {{- define "flotilla-service.notes" -}}
-{{ .Chart.Name }} {{ include "flotilla-service.tag" . }} is installed as {{ include "flotilla-service.deploymentName" . }}.
+{{ include "flotilla-service.service" . }} {{ include "flotilla-service.tag" . }} is installed as {{ include "flotilla-service.deploymentName" . }}.
 
 Watch it become ready (it waits for its dependencies, and says in its log which one is missing):
   kubectl -n {{ .Release.Namespace }} rollout status deployment/{{ include "flotilla-service.deploymentName" . }}

@@ -14,6 +14,7 @@ from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
+from flotilla.contracts.errors import ConfigurationError
 from flotilla.llm import LanguageModel, TokenLimits, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
@@ -66,8 +67,9 @@ async def run_agent(
     `pool` is used if given, else one is opened.
 
     Raises:
-        ConfigurationError: the agent has no task, or its types can't travel.
+        ConfigurationError: the agent has no task, its types can't travel, or it is not the one of the settings.
     """
+    _check_name(agent, settings)
     toolbox = ToolBox({**agent.tools, **(tools or {})})
     concurrency = settings.agent_concurrency or agent.concurrency
     async with AsyncExitStack() as stack:
@@ -103,4 +105,12 @@ async def run_agent(
             Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
             Job(name="registration", work=registration.run),
             limit_s=settings.drain_s + STOP_MARGIN_S,
+        )
+
+
+def _check_name(agent: Agent, settings: AgentSettings) -> None:
+    if settings.agent_name not in (None, agent.name):
+        raise ConfigurationError(
+            f"this is agent {agent.name}, and FLOTILLA_AGENT_NAME says {settings.agent_name}: "
+            "set it (agent.name in the chart's values) to the name in the code"
         )

@@ -70,7 +70,9 @@ args:
   - {{ . }}=2000
   {{- end }}
 {{- end }}
+{{- define "flotilla-demo.servers" }}
 {{- range $server, $port := dict "postgres" 5432 "redis" 6379 "kafka" 9092 "temporal" 7233 }}
 ---
 {{ include "flotilla-demo.server" (dict "root" $ "server" $server "port" $port "container" (include (printf "flotilla-demo.%s" $server) $)) }}
+{{- end }}
 {{- end }}

@@ -1,3 +1,5 @@
+{{- /* Call with this chart's scope and Agents, the names of those that the fleet adds. */}}
+{{- define "flotilla-demo.secrets" }}
 {{- /* One random password per role, from which the DSNs are made, so that both are kept together. KEDA asks from another
 namespace: hence the servers' long names. */}}
 {{- $name := .Values.name }}
@@ -11,18 +13,25 @@ namespace: hence the servers' long names. */}}
 {{- $user := eq $role "owner" | ternary "postgres" $role }}
 {{- $_ := set $dsns $role (printf "postgresql://%s:%s@%s-postgres.%s.svc:5432/flotilla" $user ($password | b64dec) $name $.Release.Namespace | b64enc) }}
 {{- end }}
-{{- /* A Redis user for each service, with the rights that `python -m flotilla.bus.acl` prints: files/redis-users.acl. */}}
-{{- $new := dict "admin" (randAlphaNum 32) }}
-{{- range list "gateway" "workflow-worker" "research-agent" "write-agent" "scaler" }}
+{{- /* A Redis user for each service, with the rights that `python -m flotilla.bus.acl` prints: files/redis-users.acl. That
+of an agent which the fleet's values add has the rights of the research agent, on streams of its own. */}}
+{{- $keys := dict "gateway" "gateway" "workflow-worker" "workflow-worker" "research-agent" "research-agent" "writer-agent" "write-agent" }}
+{{- $acl := .Files.Get "files/redis-users.acl" }}
+{{- $pattern := regexFind "user research-agent .*\n" $acl }}
+{{- range .Agents }}
+{{- $_ := set $keys (printf "%s-agent" .) (printf "%s-agent" .) }}
+{{- $acl = printf "%s%s" $acl ($pattern | replace "research" .) }}
+{{- end }}
+{{- $new := dict "admin" (randAlphaNum 32) "scaler" (randAlphaNum 32) }}
+{{- range $keys }}
 {{- $_ := set $new . (randAlphaNum 32) }}
 {{- end }}
 {{- $redis := include "flotilla-demo.kept" (dict "root" $ "name" (printf "%s-redis-users" $name) "new" $new) | fromYaml }}
-{{- $acl := .Files.Get "files/redis-users.acl" }}
 {{- range $user, $password := $redis }}
 {{- $acl = $acl | replace (printf "#SHA256-OF-%s\n" $user) (printf "#%s\n" ($password | b64dec | sha256sum)) }}
 {{- end }}
 {{- $urls := dict "username" ("scaler" | b64enc) "password" $redis.scaler "users.acl" ($acl | b64enc) }}
-{{- range $key, $user := dict "gateway" "gateway" "workflow-worker" "workflow-worker" "research-agent" "research-agent" "writer-agent" "write-agent" }}
+{{- range $key, $user := $keys }}
 {{- $_ := set $urls $key (printf "redis://%s:%s@%s-redis:6379/0" $user (index $redis $user | b64dec) $name | b64enc) }}
 {{- end }}
 {{- $_ := set $urls "install" (printf "redis://default:%s@%s-redis:6379/0" ($redis.admin | b64dec) $name | b64enc) }}
@@ -64,3 +73,4 @@ metadata:
     {{- include "flotilla-demo.labels" (dict "root" $ "server" "secrets") | nindent 4 }}
 data:
   ticket-public-keys.pem: {{ (genSelfSignedCertWithKey (printf "%s-tickets" $name) nil nil 3650 $ticketKey).Cert | toJson }}
+{{- end }}
