@@ -13,7 +13,7 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSe
     ticket_public_key_file: Path
     """The worker's public keys (PEM, one or more): a task that none of them signed is not worked on."""
     agent_name: str | None = None
-    """The agent that this service is meant to be. Another one refuses to start: it would read streams that nobody scales."""
+    """The agent that this service is meant to be; another one refuses to start, since nothing scales its streams."""
     agent_concurrency: int | None = Field(default=None, ge=1, le=1000)
     """Tasks in hand at a time; unset: what the agent's code says."""
     bus_min_idle_ms: int = Field(default=15_000, ge=100)
