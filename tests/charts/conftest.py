@@ -9,14 +9,11 @@ from typing import Any, TypeAlias
 import pytest
 import yaml
 
+from tests.support.charts import chart_of
+
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "charts"
 SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
-# The charts of those that share one, and what makes them who they are.
-SHARED = {
-    "research-agent": ("agent", ("agent.name=research",)),
-    "writer-agent": ("agent", ("agent.name=write", "agent.service=writer-agent", "agent.llm=true")),
-}
 # What each service's chart needs to be installed alone.
 ALONE = (
     "dependencies.postgres.existingSecret=pg",
@@ -65,7 +62,7 @@ def render(helm: Helm) -> Render:
 
 def template(helm: Helm, chart: str, *values: str, files: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """`helm template` as release `fleet`."""
-    chart, own = SHARED.get(chart, (chart, ()))
+    chart, own = chart_of(chart)
     options = [word for value in (*own, *values) for word in ("--set", value)]
     options += [word for file in files for word in ("--values", file)]
     return helm("template", "fleet", chart, "--namespace", "flotilla", *options)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from flotilla.contracts.names import agent_group, task_stream
-from tests.charts.conftest import ALONE, SERVICES, SHARED, Helm, Render, of_kind, template
+from tests.charts.conftest import ALONE, SERVICES, Helm, Render, of_kind, template
+from tests.support.charts import chart_of
 
 AGENTS = ("research-agent", "writer-agent")
 
@@ -282,7 +283,7 @@ def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tupl
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_charts_pass_lint(helm: Helm, service: str) -> None:
-    chart, own = SHARED.get(service, (service, ()))
+    chart, own = chart_of(service)
     done = helm("lint", "--strict", chart, *(word for value in (*own, *ALONE) for word in ("--set", value)))
 
     assert done.returncode == 0, done.stdout + done.stderr

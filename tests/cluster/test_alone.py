@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.fleet import SERVICES, Fleet, forwarded, images
 from tests.cluster.kubernetes import Namespace, Object
+from tests.support.charts import chart_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.full
@@ -125,7 +126,9 @@ async def test_a_wrong_setting_is_named_with_its_mend_by_the_state_of_the_pod_th
 
 
 def _install(namespace: Namespace, service: str, *options: str) -> None:
-    namespace.helm("install", RELEASE, f"charts/{service}", *SERVERS, *images(), *options)
+    chart, own = chart_of(service)
+    values = [word for value in own for word in ("--set", value)]
+    namespace.helm("install", RELEASE, f"charts/{chart}", *values, *SERVERS, *images(), *options)
 
 
 def _deployment(service: str) -> str:
