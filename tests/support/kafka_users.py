@@ -81,6 +81,6 @@ async def grant(bootstrap: str, rights: Mapping[str, tuple[Right, ...]]) -> None
                             _ALLOW,
                         )
                     )
-                    assert [row[0] for row in answer.creation_responses] == [0], answer
+                    assert [row["error_code"] for row in answer.to_object()["creation_responses"]] == [0], answer
     finally:
         await admin.close()
