@@ -17,13 +17,15 @@ ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=ne
 
 FROM tools AS build
 ARG SERVICE
+# An agent of your own has its lock in its folder: services/NAME-agent/requirements.txt.
+ARG LOCK=locks/${SERVICE}.txt
 RUN test -n "${SERVICE}" || { echo 'Say which service: --build-arg SERVICE=gateway'; exit 1; }
 # First what changes seldom: the dependencies. What only their builders and checkers read stays behind (sources of the
 # compiled parts, their debug symbols, tests, stubs): a third of what the wheels hold. The libraries that a wheel brings along
 # (numpy.libs) keep their symbols: strip moves their segments off page borders, and then they don't load.
-COPY locks/${SERVICE}.txt locks/
+COPY ${LOCK} locks/service.txt
 RUN uv/bin/uv venv --quiet --python python3 /app \
- && uv/bin/uv pip install --python /app/bin/python --require-hashes -r "locks/${SERVICE}.txt" \
+ && uv/bin/uv pip install --python /app/bin/python --require-hashes -r locks/service.txt \
  && cd /app/lib/python3*/site-packages \
  && rm -rf temporalio/bridge/sdk-core temporalio/bridge/src \
  && find . -type d -name tests -prune -exec rm -r {} + \

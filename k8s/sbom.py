@@ -5,13 +5,13 @@ import re
 import sys
 from pathlib import Path
 
-LOCKS = Path(__file__).parents[1] / "locks"
+ROOT = Path(__file__).parents[1]
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
 def sbom(service: str, version: str) -> dict[str, object]:
     """The document; the operating system's packages are the base image's own matter."""
-    pins = _PIN.findall((LOCKS / f"{service}.txt").read_text(encoding="utf-8"))
+    pins = _PIN.findall(_lock(service).read_text(encoding="utf-8"))
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -22,6 +22,12 @@ def sbom(service: str, version: str) -> dict[str, object]:
             for name, pin in pins
         ],
     }
+
+
+def _lock(service: str) -> Path:
+    """An agent of one's own has its lock in its folder."""
+    lock = ROOT / "locks" / f"{service}.txt"
+    return lock if lock.exists() else ROOT / "services" / service / "requirements.txt"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Each service's chart, installed alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flotilla.agent.template import write_agent
 from flotilla.contracts.names import agent_group, task_stream
 from tests.charts.conftest import ALONE, SERVICES, Helm, Render, of_kind, template
 from tests.support.charts import chart_of
@@ -194,6 +196,24 @@ def test_only_an_agent_that_asks_a_model_reaches_the_internet(render: Render) ->
             render("agent", *ALONE, "agent.name=translate", f"agent.llm={str(llm).lower()}"), "NetworkPolicy"
         )
         assert (443 in {rule["ports"][0]["port"] for rule in policy["spec"]["egress"]}) == llm
+
+
+def test_the_values_of_a_new_agent_install_it_in_a_release_of_its_own(render: Render, tmp_path: Path) -> None:
+    write_agent("word-count", tmp_path / "new")
+    manifests = render("agent", files=(str(tmp_path / "new/values.yaml"),))
+
+    (container,) = _pod(manifests)["spec"]["containers"]
+    environment = {entry["name"]: entry for entry in container["env"]}
+    assert container["image"] == "word-count-agent:0.1.0"
+    assert environment["FLOTILLA_AGENT_NAME"]["value"] == "word-count"
+    secrets = [
+        environment[name]["valueFrom"]["secretKeyRef"] for name in ("FLOTILLA_POSTGRES_DSN", "FLOTILLA_REDIS_URL")
+    ]
+    assert {each["name"] for each in secrets} == {"word-count-agent"}
+    (policy,) = of_kind(manifests, "NetworkPolicy")
+    to = {rule["ports"][0]["port"]: rule["to"] for rule in policy["spec"]["egress"]}
+    fleet = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flotilla"}}}]
+    assert to[5432] == to[6379] == fleet
 
 
 def test_relay_scales_as_the_role_for_scaling(render: Render) -> None:

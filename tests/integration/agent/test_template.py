@@ -36,11 +36,23 @@ def run(folder: Path, *command: str) -> None:
 def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
     folder = tmp_path / "word-count-agent"
     written = write_agent("word-count", folder)
-    assert {path.name for path in written} >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
+    names = {path.name for path in written}
+    assert names >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
+    assert names >= {"service.toml", "values.yaml", "requirements.txt"}
+    assert "Dockerfile" not in names  # the repository's own builds it
     run(folder, "ruff", "format", "--check", ".")
     run(folder, "ruff", "check", ".")
     run(folder, "mypy", "word_count_agent", "tests")
     run(folder, "pytest", "-q", "-p", "no:cacheprovider")
+
+
+def test_new_agent_outside_the_repository_has_a_dockerfile_on_a_pinned_base(tmp_path: Path) -> None:
+    written = write_agent("word-count", tmp_path / "new", wheels=tmp_path / "wheels")
+    assert tmp_path / "new/Dockerfile" in written
+    text = (tmp_path / "new/Dockerfile").read_text(encoding="utf-8")
+    assert "\nARG BASE_IMAGE\n" in text
+    assert "--require-hashes -r requirements.txt" in text
+    assert f"--build-context wheels={tmp_path}/wheels" in text
 
 
 async def test_new_agent_registers_answers_and_stops_in_order(

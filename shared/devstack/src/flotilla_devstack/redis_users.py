@@ -6,7 +6,7 @@ What each may do is not decided here: `python -m flotilla.install` gives the rig
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,10 +20,11 @@ USERS: Mapping[str, str] = {
 """The user of each service that talks to Redis."""
 
 
-def make_passwords(file: Path) -> dict[str, str]:
-    """Return the passwords by user, those in `file` and new ones for users without."""
+def make_passwords(file: Path, further: Iterable[str] = ()) -> dict[str, str]:
+    """Return the passwords by user, those in `file` and new ones for users without; `further` are own agents' users."""
     kept = read_passwords(file)
-    passwords = {user: kept.get(user) or secrets.token_urlsafe(24) for user in (ADMIN, *USERS.values())}
+    users = (ADMIN, *USERS.values(), *further)
+    passwords = kept | {user: kept.get(user) or secrets.token_urlsafe(24) for user in users}
     if passwords != kept:
         _write(file, json.dumps(passwords, indent=2) + "\n")
     return passwords

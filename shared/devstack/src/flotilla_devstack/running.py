@@ -13,6 +13,7 @@ from typing import Protocol, Self, TypeVar
 from flotilla_devstack.errors import NotRunningError
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.own_agents import own_environment
 from flotilla_devstack.ports import LOOPBACK, free_port
 from flotilla_devstack.redis_users import ADMIN, USERS, read_passwords
 from flotilla_devstack.servers.base import Home, LocalServer
@@ -24,6 +25,7 @@ from flotilla_devstack.services import (
     DATABASE,
     SERVICES,
     ServiceProcess,
+    ServiceSpec,
     chosen_environment,
     console_environment,
     key_environment,
@@ -63,6 +65,8 @@ class RunningStack(ABC):
         self._private = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._scratch: Path | None = None
+        self.own_agents: Mapping[str, ServiceSpec] = {}
+        """Agents beside the six services, by their services' names."""
 
     @abstractmethod
     def ports(self, name: str) -> Mapping[str, int]:
@@ -135,11 +139,14 @@ class RunningStack(ABC):
         return {**present, **chosen_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
-        """What one of the six services is told: the servers (two of them as its own user), its ports and key files."""
-        servers = self.environment(database=database, user=SERVICES[service].role)
+        """What a service is told: the servers (two of them as its own user), its ports and key files."""
+        spec = self.own_agents.get(service) or SERVICES[service]
+        servers = self.environment(database=database, user=spec.role)
         given = {**service_environment(service, ports), **key_environment(service, self.state_dir)}
-        if service in USERS and self.has("redis"):
-            given["FLOTILLA_REDIS_URL"] = self.redis_url_of(USERS[service])
+        if (service in USERS or spec.agent) and self.has("redis"):
+            given["FLOTILLA_REDIS_URL"] = self.redis_url_of(USERS.get(service, service))
+        if spec.agent:
+            given |= own_environment(spec)
         ui_url = self.temporal_ui_url if self.has("temporal") else None
         return {**servers, **given, **console_environment(service, ui_url)}
 

@@ -28,25 +28,30 @@ class ServiceSpec:
     module: str
     role: str
     port_variables: Mapping[str, str]
+    agent: str | None = None
+    """The agent's name, of one that is not among the six services."""
+    folder: Path | None = None
+    """Where its code is."""
 
 
-_METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}
+METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}
 SERVICES: Mapping[str, ServiceSpec] = {
     spec.name: spec
     for spec in (
-        ServiceSpec("gateway", "gateway", "flotilla_app", {"http": "FLOTILLA_HTTP_PORT", **_METRICS}),
+        ServiceSpec("gateway", "gateway", "flotilla_app", {"http": "FLOTILLA_HTTP_PORT", **METRICS}),
         ServiceSpec(
             "workflow-worker",
             "workflow_worker",
             "flotilla_app",
-            {**_METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
+            {**METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
         ),
-        ServiceSpec("research-agent", "research_agent", "flotilla_app", _METRICS),
-        ServiceSpec("writer-agent", "writer_agent", "flotilla_app", _METRICS),
-        ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", _METRICS),
-        ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", _METRICS),
+        ServiceSpec("research-agent", "research_agent", "flotilla_app", METRICS),
+        ServiceSpec("writer-agent", "writer_agent", "flotilla_app", METRICS),
+        ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", METRICS),
+        ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )
 }
+BUILT_IN_AGENTS = ("research", "write")
 
 
 class ServiceProcess(Unit):
@@ -101,18 +106,19 @@ class ServiceProcess(Unit):
 
 def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
     """What one service is told beside the addresses of the servers: its ports, and loopback for all of them."""
-    given = {variable: str(ports[port]) for port, variable in SERVICES[name].port_variables.items()}
+    variables = SERVICES[name].port_variables if name in SERVICES else METRICS
+    given = {variable: str(ports[port]) for port, variable in variables.items()}
     return {"FLOTILLA_METRICS_HOST": LOOPBACK, "FLOTILLA_HTTP_HOST": LOOPBACK, **given}
 
 
 def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
     """Where those who sign find their private key, and those who verify the public one."""
+    if name.endswith("-agent"):
+        return {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(state_dir.ticket_public_key_file)}
     files = {
         "audit-consumer": {"FLOTILLA_AUDIT_SIGNING_KEY_FILE": state_dir.signing_key_file},
         "gateway": {"FLOTILLA_AUDIT_PUBLIC_KEY_FILE": state_dir.public_key_file},
         "workflow-worker": {"FLOTILLA_TICKET_KEY_FILE": state_dir.ticket_key_file},
-        "research-agent": {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": state_dir.ticket_public_key_file},
-        "writer-agent": {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": state_dir.ticket_public_key_file},
     }
     return {variable: str(file) for variable, file in files.get(name, {}).items()}
 

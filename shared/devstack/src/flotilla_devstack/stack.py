@@ -183,7 +183,7 @@ class Stack(RunningStack):
             "redis": lambda home: RedisServer(
                 home,
                 flavour=self._redis_flavour,
-                password=make_passwords(self.state_dir.redis_passwords_file)[ADMIN],
+                password=make_passwords(self.state_dir.redis_passwords_file, self.own_agents)[ADMIN],
             ),
             "temporal": TemporalServer,
             "kafka": KafkaServer,

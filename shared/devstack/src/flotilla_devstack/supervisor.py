@@ -18,9 +18,10 @@ from pathlib import Path
 from flotilla_devstack.errors import DevstackError, InterruptedStartError, StateLockedError
 from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.keeper import Keeper
+from flotilla_devstack.own_agents import command_of, read_agents
 from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
-from flotilla_devstack.services import SERVICES, ServiceProcess
+from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, ServiceProcess
 from flotilla_devstack.stack import SERVERS, Stack
 from flotilla_devstack.startup import side_by_side, take_down
 from flotilla_devstack.tools import run_tool
@@ -37,6 +38,8 @@ class SupervisorOptions:
     state: Path = field(default_factory=default_state_dir)
     servers: tuple[str, ...] = SERVERS
     services: tuple[str, ...] = tuple(SERVICES)
+    agents: tuple[Path, ...] = ()
+    """Folders of agents of one's own."""
     ports: tuple[tuple[str, int], ...] = ()
     redis_flavour: Flavour = "redis"
     install: tuple[str, ...] = (sys.executable, "-m", "flotilla.install")
@@ -45,6 +48,8 @@ class SupervisorOptions:
         """These options as the supervisor's command line."""
         words = ["--state", str(self.state), "--servers", ",".join(self.servers), "--services", ",".join(self.services)]
         words += ["--redis", self.redis_flavour]
+        for folder in self.agents:
+            words += ["--agent", str(folder)]
         for name, port in self.ports:
             words += ["--port", f"{name}={port}"]
         return words if self.install else [*words, "--no-install"]
@@ -63,6 +68,7 @@ class Supervisor:
             redis_flavour=options.redis_flavour,
             on_progress=self._report,
         )
+        self._stack.own_agents = read_agents(options.agents)
         self._state_dir = self._stack.state_dir
         self._journal = Journal(self._state_dir.journal_file)
         self._services: list[ServiceProcess] = []
@@ -98,7 +104,7 @@ class Supervisor:
             self._watch.report("starting", f"ended {name}, left behind by a killed supervisor")
         self._stack.start_servers()
         self._install()
-        self._services = [self._make(name) for name in self._options.services]
+        self._services = [self._make(name) for name in (*self._options.services, *self._stack.own_agents)]
         self._stack.run_services(self._services)
         side_by_side(self._services, self._start_service, self._stack.cancelled)
         self._stack.post("ready")
@@ -139,17 +145,29 @@ class Supervisor:
             argv,
             log=self._state_dir.log_file("install"),
             cwd=self._state_dir.logs,
-            env={**os.environ, **self._stack.environment()},
+            env={**os.environ, **self._stack.environment(), **self._agents_to_install()},
             timeout_s=_INSTALL_TIMEOUT_S,
             cancelled=self._stack.cancelled,
         )
         watch.report("ready")
 
+    def _agents_to_install(self) -> dict[str, str]:
+        """Those that get a Redis user and a consumer group now; without own ones, the installer's default."""
+        own = [spec.agent for spec in self._stack.own_agents.values() if spec.agent]
+        return {"FLOTILLA_INSTALL_AGENTS": ",".join((*BUILT_IN_AGENTS, *own))} if own else {}
+
     def _make(self, name: str) -> ServiceProcess:
-        ports = self._stack.assign_ports(name, tuple(SERVICES[name].port_variables))
-        env = self._stack.environment_of(name, ports)
-        log = self._state_dir.log_file(name)
-        return ServiceProcess(name, env=env, ports=ports, log=log, ledger=self._stack.ledger, cwd=self._state_dir.logs)
+        own = self._stack.own_agents.get(name)
+        ports = self._stack.assign_ports(name, tuple((own or SERVICES[name]).port_variables))
+        return ServiceProcess(
+            name,
+            env=self._stack.environment_of(name, ports),
+            ports=ports,
+            log=self._state_dir.log_file(name),
+            ledger=self._stack.ledger,
+            argv=command_of(own) if own else None,
+            cwd=self._state_dir.logs,
+        )
 
     def _start_service(self, service: ServiceProcess) -> None:
         watch = Stopwatch(service.name, service.kind, self._report)
@@ -176,6 +194,7 @@ def parse(argv: Sequence[str]) -> SupervisorOptions:
     parser.add_argument(
         "--port", type=_port, action="append", default=[], metavar="NAME=PORT", help="e.g. gateway.http=80"
     )
+    parser.add_argument("--agent", type=Path, action="append", default=[], metavar="FOLDER", help="of an own agent")
     parser.add_argument("--redis", choices=FLAVOURS, default="redis")
     parser.add_argument("--no-install", action="store_true", help="leave out python -m flotilla.install")
     parsed = parser.parse_args(argv)
@@ -184,6 +203,7 @@ def parse(argv: Sequence[str]) -> SupervisorOptions:
         state=parsed.state,
         servers=parsed.servers,
         services=parsed.services,
+        agents=tuple(parsed.agent),
         ports=tuple(parsed.port),
         redis_flavour=parsed.redis,
         install=() if parsed.no_install else defaults.install,

@@ -39,6 +39,31 @@ def bring_up(options: UpOptions) -> Status:
         return up(options, view.take)
 
 
+def own_agents(named: list[Path]) -> tuple[Path, ...]:
+    """The folders of agents of one's own: those `named`, and those in this folder and in the repository."""
+    from flotilla_cli.verbs.new import repository
+    from flotilla_devstack.own_agents import find_agents, read_agents
+
+    root = repository()
+    folders = tuple(dict.fromkeys((*(folder.resolve() for folder in named), *find_agents(Path(), *_services(root)))))
+    with devstack_errors():
+        read_agents(folders)
+    return folders
+
+
+def _services(root: Path | None) -> list[Path]:
+    return [root / "services"] if root else []
+
+
+def note_missing_agents(document: Status, options: UpOptions) -> None:
+    """Tell which agents a stack that ran already does not have."""
+    from flotilla_devstack.own_agents import read_agents
+
+    running = {process["name"] for process in document["processes"]}
+    if missing := [name for name in read_agents(options.agents) if name not in running]:
+        notice(f"\nThe stack ran already, without {', '.join(missing)}: flotilla down, then flotilla up, adds them")
+
+
 def take_down(state: Path | None) -> list[str]:
     """Stop the stack, showing how far it is; the names of what was stopped."""
     with devstack_errors(), ProgressView() as view:

@@ -27,12 +27,20 @@ Port = Annotated[
     list[str] | None,
     typer.Option("--port", metavar="NAME=PORT", help="A port to use, like gateway.http=8080; repeatable."),
 ]
+Agents = Annotated[
+    list[Path] | None,
+    typer.Option("--agent", metavar="DIR", help="The folder of an agent of your own to run, too; repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the root."""
     for name, function, lines in (
-        ("up", up, ("flotilla up", "flotilla up --port gateway.http=9000")),
+        (
+            "up",
+            up,
+            ("flotilla up", "flotilla up --agent ~/translate-agent", "flotilla up --port gateway.http=9000"),
+        ),
         ("down", down, ("flotilla down",)),
         ("status", status, ("flotilla status", "flotilla status -o json | jq -r .url")),
         ("logs", logs, ("flotilla logs gateway", "flotilla logs kafka --follow")),
@@ -41,24 +49,29 @@ def register(app: typer.Typer) -> None:
         app.command(name, help=help_of(function), rich_help_panel=LOCAL, epilog=examples(*lines))(function)
 
 
-def up(state: State = None, port: Port = None) -> None:
+def up(state: State = None, port: Port = None, agent: Agents = None) -> None:
     """Start the local stack: Temporal, PostgreSQL, Redis, Kafka and the six services, as processes on loopback.
 
-    Does nothing when it runs already. Set OPENAI_BASE_URL, OPENAI_API_KEY and FLOTILLA_LLM_MODEL before, and the
-    writer uses that model; without them it uses a built-in extractive one.
+    Agents that `flotilla new agent` wrote run with it: those in the repository's services/, in this folder, and those
+    that --agent names. Does nothing when it runs already. Set OPENAI_BASE_URL, OPENAI_API_KEY and FLOTILLA_LLM_MODEL
+    before, and the writer uses that model; without them it uses a built-in extractive one.
     """
-    from flotilla_cli.local.stack import bring_up, note_what_next, print_places
+    from flotilla_cli.local.stack import bring_up, note_missing_agents, note_what_next, print_places
 
-    print_places(bring_up(up_options(state, port)))
+    options = up_options(state, port, agent)
+    document = bring_up(options)
+    print_places(document)
+    note_missing_agents(document, options)
     note_what_next()
 
 
-def up_options(state: Path | None, port: list[str] | None) -> "UpOptions":
+def up_options(state: Path | None, port: list[str] | None, agent: list[Path] | None = None) -> "UpOptions":
     """The stack's options from the command line's."""
-    from flotilla_cli.local.stack import state_folder
+    from flotilla_cli.local.stack import own_agents, state_folder
     from flotilla_devstack import UpOptions
 
-    return UpOptions(state=state_folder(state), ports=tuple(_port(text) for text in port or []))
+    ports = tuple(_port(text) for text in port or [])
+    return UpOptions(state=state_folder(state), ports=ports, agents=own_agents(agent or []))
 
 
 def _port(text: str) -> tuple[str, int]:

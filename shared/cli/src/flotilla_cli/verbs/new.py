@@ -52,10 +52,10 @@ def new_agent(
 
 def _wheels_for(folder: Path, named: Path | None) -> Path | None:
     """Where an agent in `folder` gets Flotilla from; None in Flotilla's repository, whose workspace has it."""
-    repository = _repository()
-    if named is None and repository and folder.resolve().is_relative_to(repository / "services"):
+    root = repository()
+    if named is None and root and folder.resolve().is_relative_to(root / "services"):
         return None
-    wheels = named or (repository or Path()) / "dist/wheels"
+    wheels = named or (root or Path()) / "dist/wheels"
     if not any(wheels.glob("flotilla_fleet-*.whl")):
         raise CliError(
             f"{wheels} holds no wheel of Flotilla: run `make wheels` in Flotilla's repository, or name the folder that"
@@ -64,7 +64,7 @@ def _wheels_for(folder: Path, named: Path | None) -> Path | None:
     return wheels
 
 
-def _repository() -> Path | None:
+def repository() -> Path | None:
     """The repository that this command was installed from in place, if it was."""
     root = Path(__file__).resolve().parents[5]
     return root if (root / "shared/flotilla/pyproject.toml").is_file() else None

@@ -15,7 +15,10 @@ _MODULE = "module"
 _MEMBER = {
     "source": "[tool.uv.sources]\nflotilla-fleet = { workspace = true }\n",
     "setup": "make setup            # at the root of the repository\npython -m pytest",
+    "image": "`make images load` at the root of the repository builds its image beside the fleet's, and loads it.",
+    "wheels": "",
 }
+_ONLY_OUTSIDE = {"Dockerfile.tmpl"}  # in the repository, its own Dockerfile builds every service
 _WHEELS = """[tool.uv.sources]
 flotilla-fleet = { index = "flotilla" }
 
@@ -25,6 +28,8 @@ url = "%s"
 format = "flat"
 explicit = true
 """
+_IMAGE = """The first lines of the `Dockerfile` say how to build the image. `requirements.txt` pins its packages; a new
+one in `pyproject.toml` goes there, too, with its hashes (`uv pip compile --generate-hashes`)."""
 
 
 def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[Path]:
@@ -42,13 +47,16 @@ def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[
         raise Conflict(f"{folder} is not empty: choose another folder, or empty it first")
     words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
     templates = resources.files(__package__).joinpath("files")
-    return [_write(template, folder, where, words) for where, template in _files(templates)]
+    left_out = _ONLY_OUTSIDE if wheels is None else set()
+    return [_write(template, folder, where, words) for where, template in _files(templates) if where not in left_out]
 
 
 def _outside(wheels: Path) -> dict[str, str]:
     return {
         "source": _WHEELS % wheels.resolve().as_uri(),
         "setup": "uv sync               # takes Flotilla from the wheels that pyproject.toml names\nuv run pytest",
+        "image": _IMAGE,
+        "wheels": str(wheels.resolve()),
     }
 
 

@@ -1,0 +1,67 @@
+"""Which agents of one's own a stack runs, and how."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flotilla.agent.template import write_agent
+from flotilla_devstack.errors import DevstackError
+from flotilla_devstack.own_agents import command_of, find_agents, own_environment, read_agents
+from flotilla_devstack.services import SERVICES
+from flotilla_devstack.supervisor import SupervisorOptions, parse
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_new_agents_folder_is_one_that_the_stack_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "word-count-agent"
+    write_agent("word-count", folder)
+
+    assert find_agents(tmp_path) == find_agents(folder) == [folder]
+    (spec,) = read_agents([folder]).values()
+    assert (spec.name, spec.agent, spec.module) == ("word-count-agent", "word-count", "word_count_agent")
+    assert spec.role == SERVICES["research-agent"].role
+    assert command_of(spec) == (sys.executable, "-m", "word_count_agent.main")
+    assert own_environment(spec)["PYTHONPATH"].split(":")[0] == str(folder)
+    assert own_environment(spec)["FLOTILLA_AGENT_NAME"] == "word-count"
+
+
+def test_an_agent_with_an_environment_of_its_own_runs_in_it(tmp_path: Path) -> None:
+    write_agent("word-count", tmp_path / "a")
+    own = tmp_path / "a/.venv/bin/python"
+    own.parent.mkdir(parents=True)
+    own.touch()
+
+    (spec,) = read_agents([tmp_path / "a"]).values()
+    assert command_of(spec)[0] == str(own)
+
+
+def test_the_six_services_are_no_agents_of_ones_own() -> None:
+    assert [folder.name for folder in find_agents(ROOT / "services") if folder.name in SERVICES] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "agent = 7", 'agent = "../x"\nmodule = "m"', 'agent = "x"\nmodule = "os;x"', "agent = ", 'agent = "x"'],
+)
+def test_a_folder_without_a_usable_declaration_is_refused_by_name(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "service.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(DevstackError, match="service\\.toml"):
+        read_agents([tmp_path])
+
+
+def test_two_agents_of_one_name_or_that_of_a_service_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_agent("word-count", tmp_path / folder)
+    write_agent("research", tmp_path / "c")
+    with pytest.raises(DevstackError, match="word-count-agent already"):
+        read_agents([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(DevstackError, match="research-agent already"):
+        read_agents([tmp_path / "c"])
+
+
+def test_the_supervisor_is_told_of_them_on_its_command_line(tmp_path: Path) -> None:
+    options = SupervisorOptions(state=tmp_path, agents=(tmp_path / "a", tmp_path / "b"))
+    assert parse(options.arguments()) == options
