@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,12 +39,12 @@ def running() -> Iterator[Status]:
         shutil.rmtree(root)
 
 
-def flotilla(status: Status, *words: str) -> dict[str, object]:
+def flotilla(status: Status, *words: str) -> dict[str, Any]:
     environment = {**os.environ, "FLOTILLA_HOME": str(Path(status["keys_file"]).parent)}
-    command = [FLOTILLA, *words, "-o", "json"]
+    command = [str(FLOTILLA), *words, "-o", "json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
@@ -56,8 +57,10 @@ async def test_a_new_agent_answers_a_task_on_the_local_stack(running: Status) ->
 
     words = ("--step", "word-count", "--input", '{"text": "one two three"}')
     task = flotilla(running, "tasks", "submit", *words)
-    done = await eventually(
-        lambda: (got := flotilla(running, "tasks", "get", str(task["task_id"])))["status"] == "success" and got,
-        timeout_s=30,
-    )
+
+    def finished() -> dict[str, Any] | None:
+        found = flotilla(running, "tasks", "get", task["task_id"])
+        return found if found["status"] == "success" else None
+
+    done = await eventually(finished, timeout_s=30)
     assert done["result"] == {"text": "one two three", "words": 3}
