@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Editable installs: no build step between a change and a run.
 MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
-SOURCES := shared services tests benchmarks
+SOURCES := shared services tests benchmarks scripts
 CONSOLE := services/gateway/console
 CONSOLE_DIST := services/gateway/gateway/console_dist
 # Tests mostly wait for servers, so four processes keep two cores busy.
@@ -59,10 +59,11 @@ lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/unused_code.py
 	$(CONSOLE)/npm lint
 
 types: setup ## mypy and tsc, strict
-	$(BIN)/mypy shared/flotilla/src shared/cli/src shared/devstack/src $(foreach s,$(wildcard services/*),$(s)/$(subst -,_,$(notdir $(s)))) tests
+	$(BIN)/mypy shared/flotilla/src shared/cli/src shared/devstack/src $(foreach s,$(wildcard services/*),$(s)/$(subst -,_,$(notdir $(s)))) tests scripts
 	$(BIN)/python -m gateway.openapi | $(CONSOLE)/npm schema-check || { echo 'The API changed: make docs generates the console'"'"'s types again.'; exit 1; }
 	$(CONSOLE)/npm types
 

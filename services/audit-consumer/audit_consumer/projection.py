@@ -24,7 +24,7 @@ SET_ASIDE = "set aside"
 """How the detail of events begins that gave way to another history; others were discarded one by one."""
 
 SessionKey: TypeAlias = tuple[str, str]
-Decide: TypeAlias = "Callable[[Connection], Awaitable[None]]"
+Decide: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 # The fence: as many rows as partitions, or somebody else moved on from here.
 _MOVE_OFFSETS = """
@@ -182,7 +182,7 @@ class Projection:
         spans.log(outcome.appended)
         return outcome
 
-    async def retry(self, partition: int, key: SessionKey, decide: "Decide | None" = None) -> Outcome:
+    async def retry(self, partition: int, key: SessionKey, decide: Decide | None = None) -> Outcome:
         """Places what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(_LOCK_OFFSET, partition)

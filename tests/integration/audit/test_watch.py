@@ -1,6 +1,5 @@
-"""Lag, life, traces and analytics: what others see of the audit consumer."""
+"""Lag, life and traces: what others see of the audit consumer."""
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from audit_consumer.watch import Watch
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
-from flotilla.eventstore.analytics import model_tokens, tool_usage
 from flotilla.kafka.lanes import lane_of
-from flotilla.postgres import Pool, open_pool, tenant_transaction
+from flotilla.postgres import Pool, open_pool
 from flotilla.telemetry import configure_traces
 from tests.support.audit import (
     FakeRecord,
@@ -21,20 +19,13 @@ from tests.support.audit import (
     audit_settings,
     event_at,
     events_of,
-    project_directly,
     publish,
-    records_of,
     running_audit,
 )
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-ADD_CALL = """
-INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, session_id, agent, model, answer,
-    input_tokens, output_tokens, duration_ms, created_at)
-VALUES ('default', $1, 0, '', 's1', 'write', $2, '{}', $3, $4, 10, $5)
-"""
 
 
 async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
@@ -79,36 +70,6 @@ async def test_a_sampled_trace_goes_on_from_the_kafka_header_into_the_audit_row(
     assert with_header.traceparent != SAMPLED
     assert unsampled.traceparent is None
     traces.shutdown()
-
-
-async def test_tools_are_summed_up_per_tool_agent_and_hour(audit_pool: Pool, pool: Pool) -> None:
-    start = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    events = []
-    for seq in range(1, 21):
-        data = {"tool": "search", "call_id": "c", "ok": seq % 10 > 0, "duration_ms": float(seq), "agent": "research"}
-        events.append(event_at("s1", seq, kind="tool_result", data=data, time=start + timedelta(minutes=3 * seq)))
-    await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in events))
-    (whole,) = await tool_usage(pool, "default")
-    assert (whole.tool, whole.agent, whole.calls, whole.errors, whole.p50_ms) == ("search", "research", 20, 2, 10.5)
-    assert whole.p95_ms == pytest.approx(19.05)
-    assert [row.calls for row in await tool_usage(pool, "default", bucket="hour")] == [9, 11]
-    assert (await tool_usage(pool, "default", since=start + timedelta(minutes=31)))[0].calls == 10
-    assert await tool_usage(pool, "default", session_id="s2") == []
-    assert await tool_usage(pool, "globex") == []
-
-
-async def test_tokens_are_summed_up_per_model_and_day(pool: Pool) -> None:
-    day = datetime(2026, 1, 1, 23, tzinfo=UTC)
-    async with tenant_transaction(pool, "default") as connection:
-        for task, model, hours in (("a", "m1", 0), ("b", "m1", 2), ("c", "m1", 3), ("d", "m2", 0)):
-            await connection.execute(ADD_CALL, task, model, 10, 5, day + timedelta(hours=hours))
-    rows = await model_tokens(pool, "default")
-    assert [(row.model, row.since.day, row.calls, row.input_tokens, row.output_tokens) for row in rows] == [
-        ("m1", 1, 1, 10, 5),
-        ("m2", 1, 1, 10, 5),
-        ("m1", 2, 2, 20, 10),
-    ]
-    assert len(await model_tokens(pool, "default", since=day + timedelta(hours=1))) == 1
 
 
 async def test_it_waits_for_a_database_without_the_schema_and_says_so(

@@ -1,6 +1,7 @@
 """Delegation under late, doubled, stale, wrong and missing answers."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,14 +10,26 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.bus import Delivery, Finish
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import UnknownType
-from flotilla.contracts.names import agent_group, cancelled_key, reply_stream, run_workflow_id, task_stream
+from flotilla.contracts.names import (
+    EVENT_FIELD,
+    REPLIES_STREAM,
+    agent_group,
+    cancelled_key,
+    reply_stream,
+    run_workflow_id,
+    task_stream,
+)
 from flotilla.contracts.requests import RAGRequest
+from flotilla.contracts.tasks import TASK_REPLIED
+from flotilla.postgres import Pool
 from tests.integration.workflow_worker import agents
 from tests.support.consumers import consuming
 from tests.support.foreign_agent import Task, foreign_agent
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
-from tests.support.worker import RunningWorker
+from tests.support.worker import RunningWorker, running_worker
 
 
 async def all_replies_handled(worker: RunningWorker) -> bool:
@@ -226,6 +239,24 @@ async def test_a_reply_that_no_workflow_can_use_goes_to_the_dead_letters(
     [letter] = await dead_letters(worker)
     assert letter["reason"] == "refused"
     assert (await worker.run_row(question))["status"] == "error"
+
+
+async def test_a_reply_that_names_no_tenant_belongs_to_the_operators_tenant(
+    database: Database, pool: Pool, redis_url: str, temporal_address: str, unique: Callable[[str], str]
+) -> None:
+    async with running_worker(
+        dsn=database.dsn(),
+        pool=pool,
+        redis_url=redis_url,
+        temporal_address=temporal_address,
+        task_queue=unique("queue"),
+        operator_tenant="operators",
+    ) as worker:
+        reply = AgentEvent(type=TASK_REPLIED, source="/agents/research", subject="s", data={"status": "finished"})
+        await worker.redis.xadd(REPLIES_STREAM, {EVENT_FIELD: encode_event(reply)})
+        query = "SELECT reason FROM flotilla.dead_letters"
+        [letter] = await eventually(lambda: worker.rows("operators", query))
+    assert letter["reason"] == "refused"
 
 
 async def test_what_a_foreign_agent_reports_becomes_session_events(worker: RunningWorker, question: RAGRequest) -> None:

@@ -29,7 +29,6 @@ from workflow_worker.workflows.delegation import (
     uninterrupted,
 )
 
-STEPS = ("research", "write")
 _SAVE_ROUNDS = 60
 _SAVE_PAUSE = timedelta(seconds=60)
 

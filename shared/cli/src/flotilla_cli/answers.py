@@ -15,7 +15,6 @@ ENDINGS = {
     "(FLOTILLA_LLM_MAX_OUTPUT_TOKENS, or the endpoint's own limit).",
     "refusal": "The model declined to answer; what it wrote is its reason.",
 }
-ACTIVE = ("pending", "running", "interrupted")
 
 
 class AnswerPrinter:

@@ -37,7 +37,6 @@ ActionStatus: TypeAlias = Literal[
     "pending", "running", "awaiting_approval", "approved", "completed", "rejected", "timeout", "failed", "cancelled"
 ]
 """`approved` is a call of an agent's tool that may be made, and has not returned yet."""
-ACTIVE_ACTION_STATUSES: tuple[ActionStatus, ...] = ("pending", "running", "awaiting_approval", "approved")
 ApprovalStatus: TypeAlias = Literal["not_required", "pending", "approved", "rejected", "timeout", "cancelled"]
 ActionStep: TypeAlias = Literal[
     "analyze_action", "send_approval_request", "wait_for_approval", "execute_action", "finished"

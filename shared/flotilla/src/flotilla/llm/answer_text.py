@@ -53,7 +53,6 @@ class AnswerText:
         self._kept: list[str] = []
         self._surrogate = ""
         self._is_after_reasoning = False
-        self.reasoning_characters = 0
         self.calls: list[dict[str, Any]] = []
         """Tool calls found in the text: `name` and `arguments`, a JSON text."""
 
@@ -70,7 +69,6 @@ class AnswerText:
         rest = "".join(self._kept) + self._tail
         self._kept, self._tail = [], ""
         if self._part is _Part.REASONING:
-            self.reasoning_characters += len(rest)
             return shown
         if self._part in (_Part.CALL, _Part.JSON_CALL):
             return shown + self._call_or_text(rest, closed=False)
@@ -154,9 +152,7 @@ class AnswerText:
         return self._call_or_text(kept, closed=True), rest
 
     def _keep(self, text: str) -> None:
-        if self._part is _Part.REASONING:
-            self.reasoning_characters += len(text)
-        else:
+        if self._part is not _Part.REASONING:
             self._kept.append(text)
 
     def _call_or_text(self, text: str, *, closed: bool) -> str:
