@@ -39,7 +39,7 @@ from tests.support.foreign_agent import ForeignAgent, Task, foreign_agent
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker, running_worker
-from workflow_worker.activities.signatures import TaskOutcome
+from workflow_worker.activities.signatures.delegation import TaskOutcome
 from workflow_worker.delegates import Delegates
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'alice')"

@@ -87,8 +87,8 @@ async def running_worker(
     await temporal.check()
     async with connect_redis(redis_url) as admin, connect_redis(own_url) as redis:
         policy = read_policy(settings.approval_policy)
-        has = Dependencies(pool, redis, temporal.client, policy, installed_registry(), SIGNER, Delegates(pool))
-        task = asyncio.create_task(work(settings, runtime, has))
+        deps = Dependencies(pool, redis, temporal.client, policy, installed_registry(), SIGNER, Delegates(pool))
+        task = asyncio.create_task(work(settings, runtime, deps))
         try:
             yield RunningWorker(temporal.client, task_queue, pool, admin, runtime)
         finally:

@@ -11,10 +11,10 @@ from audit_consumer.anchoring import Anchor
 from audit_consumer.connections import LIVE, open_projection
 from audit_consumer.consumer import AuditConsumer
 from audit_consumer.kafka_clients import make_consumer, make_producer, publish_events, started
+from audit_consumer.lag_watch import LagWatch
 from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import Requests
 from audit_consumer.settings import Settings
-from audit_consumer.watch import Watch
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.session_log import open_kafka_log
@@ -52,7 +52,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         producer = await stack.enter_async_context(started(runtime, partial(make_producer, settings)))
         if kafka is None or producer is None:
             return
-        watch = Watch(settings, pool)
+        watch = LagWatch(settings, pool)
         stack.push_async_callback(watch.close)
         topic = settings.kafka_session_events_topic
         kafka_log = await stack.enter_async_context(open_kafka_log(settings))
@@ -77,7 +77,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def _look(watch: Watch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
+async def _look(watch: LagWatch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
     """Reports the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
     runtime.health.expect_progress("projection", stuck_after_s)
     reported: set[int] = set()

@@ -25,18 +25,18 @@ from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
-from gateway.forgetting import Forgetting
 from gateway.guard import Guard
 from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
 from gateway.live.feed import LiveFeed
-from gateway.live.watch import RunWatch
+from gateway.live.run_watch import RunWatch
 from gateway.login.attempts import Attempts
 from gateway.login.code_flow import CALLBACK, CodeFlow
 from gateway.login.origin import Origin
 from gateway.login.provider import Client, Provider
 from gateway.login.sign_ins import SignIns
+from gateway.retention import RetentionJob
 from gateway.services import Login, Services
 from gateway.settings import Settings
 from gateway.temporal import Temporal
@@ -68,7 +68,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="live feed", work=services.feed.run),
             Job(name="run watch", work=services.watch.run),
             Job(name="announcements", work=announcements.run),
-            Job(name="forgetting", work=Forgetting(pool).run),
+            Job(name="retention", work=RetentionJob(pool).run),
             Job(name="knowledge", work=services.knowledge.maintain),
             Job(name="sampler", work=Sampler(services).run),
         )

@@ -22,7 +22,7 @@ from gateway.fleet.samples import Samples
 from gateway.known_agents import KnownAgents
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
-from gateway.live.watch import RunWatch
+from gateway.live.run_watch import RunWatch
 from gateway.login.code_flow import CodeFlow
 from gateway.login.sign_ins import SignIns
 from gateway.names import SOURCE

@@ -11,7 +11,7 @@ from flotilla.kafka.topics import check_topics
 from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
 from outbox_relay.leases import LaneLeases
-from outbox_relay.publisher import Link, Publisher
+from outbox_relay.publisher import KafkaPublisher, Link
 from outbox_relay.relay import Relay, RelayOptions
 from outbox_relay.rows import open_relay_pool
 from outbox_relay.settings import Settings
@@ -41,7 +41,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         if not await until_topics_are_right(settings, runtime) or not await runtime.until_ready():
             return
         open_publisher = partial(
-            Publisher.open, arguments, settings.kafka_session_events_topic, settings.relay_compression
+            KafkaPublisher.open, arguments, settings.kafka_session_events_topic, settings.relay_compression
         )
         link = Link(open_publisher)
         stack.push_async_callback(link.close)

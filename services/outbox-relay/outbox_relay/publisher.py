@@ -1,6 +1,6 @@
 """Whole batches to Kafka: acks from all in-sync replicas, an idempotent producer, rebuilt after any failure.
 
-The caller keeps one batch per partition in flight. A batch whose fate is unknown may still arrive after the producer
+The caller keeps one batch per partition in batch. A batch whose fate is unknown may still arrive after the producer
 is gone; that makes duplicates, which the projection drops, and never a new order.
 """
 
@@ -56,7 +56,7 @@ class EventRefused(DeadLetter):
         self.certain = certain
 
 
-class Publisher:
+class KafkaPublisher:
     """One idempotent producer. After any failed `send` it must be aborted: its sequence numbers have a hole."""
 
     def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
@@ -64,7 +64,7 @@ class Publisher:
         self.topic = topic
 
     @classmethod
-    async def open(cls, arguments: ClientArguments, topic: str, compression: Compression = "none") -> "Publisher":
+    async def open(cls, arguments: ClientArguments, topic: str, compression: Compression = "none") -> "KafkaPublisher":
         """Connects and draws a producer id.
 
         Raises:
@@ -135,12 +135,12 @@ def _check_partitions(topic: str, found: int) -> None:
 class Link:
     """The relay's way to Kafka: a publisher while there is one, and a task that makes a new one while not."""
 
-    def __init__(self, open_publisher: Callable[[], Awaitable[Publisher]]) -> None:
+    def __init__(self, open_publisher: Callable[[], Awaitable[KafkaPublisher]]) -> None:
         self._open = open_publisher
         self._connecting: asyncio.Task[None] | None = None
-        self._old: Publisher | None = None
+        self._old: KafkaPublisher | None = None
         self._attempted_at = time.monotonic()
-        self.publisher: Publisher | None = None
+        self.publisher: KafkaPublisher | None = None
         self.problem: str | None = "not connected to Kafka yet"
 
     @property

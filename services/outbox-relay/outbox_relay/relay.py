@@ -21,13 +21,13 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.outbox.parked import park
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry.metrics import OUTBOX_PUBLISH_DELAY, OUTBOX_PUBLISHED
-from outbox_relay.flights import Flight, Flights
 from outbox_relay.gauges import FleetGauges
+from outbox_relay.horizon_watch import HorizonWatch
+from outbox_relay.in_flight import InFlightBatch, InFlightBatches
 from outbox_relay.leases import TICK_S, LaneLeases
 from outbox_relay.low import Read, SafeLow, Start
-from outbox_relay.publisher import EventRefused, Link, Publisher
-from outbox_relay.rows import Page, delete_rows, read_page
-from outbox_relay.watch import HorizonWatch
+from outbox_relay.publisher import EventRefused, KafkaPublisher, Link
+from outbox_relay.rows import OutboxPage, delete_rows, read_page
 
 DATABASE_TROUBLE = (*AWAY, asyncpg.PostgresError)
 
@@ -62,7 +62,7 @@ class RelayOptions:
 
 
 @dataclass(slots=True)
-class Caution:
+class BatchLimit:
     """A lane in which Kafka refused a batch: smaller ones, until the refused event stands alone."""
 
     max_batch_rows: int
@@ -101,9 +101,9 @@ class Relay:
         self._leases = leases
         self._options = options or RelayOptions()
         self._on_progress = on_progress
-        self._flights = Flights(traces=traces)
+        self._in_flight = InFlightBatches(traces=traces)
         self._gauges = FleetGauges(pool)
-        self._caution: dict[int, Caution] = {}
+        self._limits: dict[int, BatchLimit] = {}
         self._database: DatabaseView | None = None
         self._pause_s = self._options.busy_poll_s
         self._is_full = False
@@ -126,7 +126,7 @@ class Relay:
         """A readiness check: raises RetryLater while Kafka can't be reached or leaves a batch unanswered."""
         if self._link.publisher is None:
             raise RetryLater(self._link.problem or "connecting to Kafka")
-        if (waiting_s := self._flights.oldest_s()) > _WAITING_S:
+        if (waiting_s := self._in_flight.oldest_s()) > _WAITING_S:
             raise RetryLater(f"Kafka has not acknowledged a batch for {waiting_s:.0f} s")
         await self._link.publisher.check()
 
@@ -149,8 +149,8 @@ class Relay:
 
     async def _leave_database(self) -> None:
         """Forgets all that was read; what is under way is read again, so at worst it is published twice."""
-        await self._flights.land(_PATIENCE_S)
-        if await self._flights.abandon():
+        await self._in_flight.wait_all(_PATIENCE_S)
+        if await self._in_flight.abandon():
             self._link.restart("the database connection was lost with batches under way")
         if self._database is not None:
             connection = self._database.connection
@@ -171,8 +171,8 @@ class Relay:
             return self._options.idle_poll_s
         lanes = self._lanes_to_read()
         if not lanes:
-            pause_s = 0.0 if self._flights.lanes else self._options.idle_poll_s
-            return await self._settle(view, publisher, await self._flights.land_some(_PATIENCE_S)) or pause_s
+            pause_s = 0.0 if self._in_flight.lanes else self._options.idle_poll_s
+            return await self._settle(view, publisher, await self._in_flight.wait_any(_PATIENCE_S)) or pause_s
         horizon = await view.watch.newest()
         start = view.low.start(lanes)
         page = await self._read(view, lanes, start)
@@ -180,21 +180,21 @@ class Relay:
         self._read_at |= dict.fromkeys(lanes, began)
         read = Read(horizon, start, page.read_to)
         for rows in page.lanes:
-            caution = self._caution.get(rows.lane)
-            self._flights.launch(publisher, rows, read, caution.max_batch_rows if caution else self._options.max_rows)
+            limit = self._limits.get(rows.lane)
+            self._in_flight.launch(publisher, rows, read, limit.max_batch_rows if limit else self._options.max_rows)
         found = {rows.lane for rows in page.lanes}
         view.low.raise_to([lane for lane in lanes if lane not in found], read)
-        landed = self._flights.landed() if self._is_full else await self._flights.land(_PATIENCE_S)
-        return await self._settle(view, publisher, landed) or self._next_pause(page, began)
+        finished = self._in_flight.finished() if self._is_full else await self._in_flight.wait_all(_PATIENCE_S)
+        return await self._settle(view, publisher, finished) or self._next_pause(page, began)
 
     def _lanes_to_read(self) -> list[int]:
         """All that have nothing under way. Where there is much to do a third of all at most, those first that were not
         read for longest, so that PostgreSQL reads and deletes for some while Kafka takes the others'."""
         owned = self._leases.owned
-        free = sorted(owned - self._flights.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
+        free = sorted(owned - self._in_flight.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
         return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
-    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> Page:
+    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> OutboxPage:
         began = time.monotonic()
         page = await read_page(
             view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
@@ -219,80 +219,80 @@ class Relay:
     async def _renew(self, view: DatabaseView, now: float) -> None:
         before = self._leases.owned
         if now - self._kafka_seen_at < _LEAVE_AFTER_S:
-            await self._leases.renew(busy=self._flights.lanes)
+            await self._leases.renew(busy=self._in_flight.lanes)
         elif before:
             await self._leases.leave()
         if before != self._leases.owned:
             log.info("lanes", owned=sorted(self._leases.owned))
             view.low.forget(self._leases.owned - before)
 
-    async def _settle(self, view: DatabaseView, publisher: Publisher, landed: Sequence[Flight]) -> float:
-        """Takes in what has landed; gives how long to wait before a retry, 0 when nothing failed."""
-        self._note_acked(view, landed)
-        reasons = [str(flight.error) for flight in landed if flight.error is not None]
-        for flight in landed:
-            await self._take_in(flight)
-        if self._flights.oldest_s() > self._options.send_timeout_s:
+    async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:
+        """Takes in what has finished; gives how long to wait before a retry, 0 when nothing failed."""
+        self._note_acked(view, finished)
+        reasons = [str(batch.error) for batch in finished if batch.error is not None]
+        for batch in finished:
+            await self._handle_outcome(batch)
+        if self._in_flight.oldest_s() > self._options.send_timeout_s:
             reasons.append(f"no acknowledgement for {self._options.send_timeout_s:g} s")
         if reasons:
             await self._start_over(view, publisher, reasons[0])
         await self._delete_acked(view)
-        for flight in landed:
-            if flight.error is None:
-                view.low.raise_to([flight.lane], flight.read)
+        for batch in finished:
+            if batch.error is None:
+                view.low.raise_to([batch.lane], batch.read)
         if reasons:
             return _retry_s(self._kafka_trouble)
-        if landed:
+        if finished:
             self._kafka_trouble = 0
         return 0.0
 
-    async def _take_in(self, flight: Flight) -> None:
-        if flight.error is None:
-            self._take_heart(flight.lane)
-        elif isinstance(flight.error, EventRefused):
-            await self._refused(flight, flight.error)
-        elif isinstance(flight.error, RetryLater):
+    async def _handle_outcome(self, batch: InFlightBatch) -> None:
+        if batch.error is None:
+            self._grow_batch(batch.lane)
+        elif isinstance(batch.error, EventRefused):
+            await self._refused(batch, batch.error)
+        elif isinstance(batch.error, RetryLater):
             self._kafka_trouble += 1
         else:
-            raise flight.error
+            raise batch.error
 
-    def _note_acked(self, view: DatabaseView, flights: Iterable[Flight]) -> None:
-        for flight in flights:
-            if flight.acked:
-                view.acked += flight.rows.ids[: flight.acked]
-                OUTBOX_PUBLISHED.inc(flight.acked)
-                OUTBOX_PUBLISH_DELAY.observe((datetime.now(UTC) - flight.rows.oldest).total_seconds())
+    def _note_acked(self, view: DatabaseView, batches: Iterable[InFlightBatch]) -> None:
+        for batch in batches:
+            if batch.acked:
+                view.acked += batch.rows.ids[: batch.acked]
+                OUTBOX_PUBLISHED.inc(batch.acked)
+                OUTBOX_PUBLISH_DELAY.observe((datetime.now(UTC) - batch.rows.oldest).total_seconds())
 
-    def _take_heart(self, lane: int) -> None:
-        caution = self._caution.get(lane)
-        if caution is None:
+    def _grow_batch(self, lane: int) -> None:
+        limit = self._limits.get(lane)
+        if limit is None:
             return
-        caution.max_batch_rows *= 2
-        if caution.max_batch_rows >= self._options.max_rows:
-            del self._caution[lane]
+        limit.max_batch_rows *= 2
+        if limit.max_batch_rows >= self._options.max_rows:
+            del self._limits[lane]
 
-    async def _refused(self, flight: Flight, error: EventRefused) -> None:
+    async def _refused(self, batch: InFlightBatch, error: EventRefused) -> None:
         """Halves the batch until the refused event stands alone; then parks its session."""
-        size = flight.sent - flight.acked
-        caution = self._caution.setdefault(flight.lane, Caution(size))
+        size = batch.sent - batch.acked
+        limit = self._limits.setdefault(batch.lane, BatchLimit(size))
         if not error.certain:
-            caution.suspicions += 1
-            if caution.suspicions < _SUSPICIONS_TO_REFUSE:
+            limit.suspicions += 1
+            if limit.suspicions < _SUSPICIONS_TO_REFUSE:
                 self._kafka_trouble += 1
                 return
-        caution.suspicions = 0
-        caution.max_batch_rows = max(1, size // 2)
+        limit.suspicions = 0
+        limit.max_batch_rows = max(1, size // 2)
         if size == 1:
-            parked = await park(self._pool, flight.rows.ids[flight.acked], str(error))
+            parked = await park(self._pool, batch.rows.ids[batch.acked], str(error))
             if parked is not None:
                 tenant, session, seq = parked
-                log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=flight.lane, error=str(error))
+                log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=batch.lane, error=str(error))
 
-    async def _start_over(self, view: DatabaseView, publisher: Publisher, reason: str) -> None:
+    async def _start_over(self, view: DatabaseView, publisher: KafkaPublisher, reason: str) -> None:
         """Closes the producer and forgets what was under way; it is read again once there is a new one."""
         log.warning("producer_restarts", reason=reason)
-        self._note_acked(view, await self._flights.land(_PATIENCE_S))
-        self._note_acked(view, await self._flights.abandon())
+        self._note_acked(view, await self._in_flight.wait_all(_PATIENCE_S))
+        self._note_acked(view, await self._in_flight.abandon())
         if self._link.publisher is publisher:
             self._link.restart(reason)
 
@@ -301,7 +301,7 @@ class Relay:
             await delete_rows(view.connection, view.acked)
             view.acked = []
 
-    def _next_pause(self, page: Page, began: float) -> float:
+    def _next_pause(self, page: OutboxPage, began: float) -> float:
         options = self._options
         if page.read_to is not None:
             return 0.0
@@ -312,12 +312,12 @@ class Relay:
         return self._pause_s
 
     async def _drain(self, drain_s: float) -> None:
-        landed = [*await self._flights.land(drain_s), *await self._flights.abandon()]
+        finished = [*await self._in_flight.wait_all(drain_s), *await self._in_flight.abandon()]
         self._gauges.clear()
         try:
             async with asyncio.timeout(_LEAVE_S):
                 if self._database is not None:
-                    self._note_acked(self._database, landed)
+                    self._note_acked(self._database, finished)
                     await self._delete_acked(self._database)
                 await self._leases.leave()
         except DATABASE_TROUBLE as error:

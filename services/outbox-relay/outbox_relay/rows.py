@@ -102,7 +102,7 @@ class LaneRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class OutboxPage:
     """What one read found, and where it ended."""
 
     lanes: Sequence[LaneRows]
@@ -113,7 +113,7 @@ class Page:
 
 async def read_page(
     connection: Connection, lanes: Sequence[int], start: Start, *, max_rows: int, max_bytes: int
-) -> Page:
+) -> OutboxPage:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
     limit_s = _SWEEP_S if start.low == 0 else COMMAND_S
@@ -121,7 +121,7 @@ async def read_page(
     found = [LaneRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes
-    return Page(found, rows, max(lane.ids[-1] for lane in found) if is_cut else None)
+    return OutboxPage(found, rows, max(lane.ids[-1] for lane in found) if is_cut else None)
 
 
 async def delete_rows(connection: Connection, ids: Iterable[int]) -> None:

@@ -16,7 +16,9 @@ from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures import CloseRun, EndedTask, PipelineKey, RunKey
+from workflow_worker.activities.signatures.delegation import EndedTask
+from workflow_worker.activities.signatures.pipelines import PipelineKey
+from workflow_worker.activities.signatures.runs import CloseRun, RunKey
 from workflow_worker.leader import Duty, every
 from workflow_worker.reconciler import Ended, Kind, Unfinished
 

@@ -71,8 +71,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         policy, registry = read_policy(settings.approval_policy), installed_registry()
         if await runtime.until_ready():
             signer = load_signer(settings.ticket_key_file)
-            has = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool))
-            await work(settings, runtime, has)
+            deps = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool))
+            await work(settings, runtime, deps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +88,18 @@ class Dependencies:
     delegates: Delegates
 
 
-async def work(settings: Settings, runtime: Runtime, has: Dependencies) -> None:
+async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None:
     """Everything that runs once the dependencies are there; until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, follow_redirects=False))
         review = _risk_review(settings, stack)
-        parts = Activities(settings, has, http, review)
-        worker = make_worker(has.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
-        noted = partial(record_policy_once_there, has.pool, settings.operator_tenant, SOURCE, has.policy.version)
+        parts = Activities(settings, deps, http, review)
+        worker = make_worker(deps.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
+        noted = partial(record_policy_once_there, deps.pool, settings.operator_tenant, SOURCE, deps.policy.version)
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
-            Job(name="bridge", work=_reply_streams(settings, runtime, has).run),
-            Job(name="leader", work=_leader(settings, runtime, has, parts).run),
+            Job(name="bridge", work=_reply_streams(settings, runtime, deps).run),
+            Job(name="leader", work=_leader(settings, runtime, deps, parts).run),
             Job(name="policy record", work=noted),
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
@@ -109,24 +109,24 @@ class Activities:
     """The activities, each with what it needs."""
 
     def __init__(
-        self, settings: Settings, has: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
+        self, settings: Settings, deps: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
     ) -> None:
         secret = settings.approval_webhook_secret
         receivers = Receivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
-        publisher = TaskPublisher(has.pool, has.redis, has.delegates)
-        self.delegation = Delegation(has.pool, has.redis, publisher, has.signer)
-        self.runs = RunRecords(has.pool, RunFeed(has.redis))
-        self.approvals = Approvals(has.pool, receivers.urls)
-        self.orders = Orders(has.pool)
-        self.pipelines = Pipelines(has.pool)
-        self.gated_calls = GatedCalls(has.pool)
-        self.webhooks = Webhooks(has.pool, http, receivers)
+        publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates)
+        self.delegation = Delegation(deps.pool, deps.redis, publisher, deps.signer)
+        self.runs = RunRecords(deps.pool, RunFeed(deps.redis))
+        self.approvals = Approvals(deps.pool, receivers.urls)
+        self.orders = Orders(deps.pool)
+        self.pipelines = Pipelines(deps.pool)
+        self.gated_calls = GatedCalls(deps.pool)
+        self.webhooks = Webhooks(deps.pool, http, receivers)
         self.actions = Actions(
-            has.pool,
-            has.policy,
-            has.registry,
+            deps.pool,
+            deps.policy,
+            deps.registry,
             http,
             allowed_hosts=settings.action_http_hosts,
             risk_review=review,
@@ -147,36 +147,36 @@ def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None
     return RiskReview(model)
 
 
-def _leader(settings: Settings, runtime: Runtime, has: Dependencies, parts: Activities) -> Leader:
+def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Activities) -> Leader:
     all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
-    reconciler = Reconciler(has.pool, has.temporal, settings.task_queue, all_kinds)
-    housekeeping = Housekeeping(has.redis, lambda: known_agents(has.pool), PostgresDeadLetters(has.pool).counts)
-    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(has.pool)]
-    return Leader(has.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
+    reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
+    housekeeping = Housekeeping(deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).counts)
+    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(deps.pool)]
+    return Leader(deps.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
 
 
-def _reply_streams(settings: Settings, runtime: Runtime, has: Dependencies) -> ReplyStreams:
-    settlement = Settlement(has.pool, has.signer)
-    bridge = Bridge(has.temporal, has.redis, settlement, TaskPublisher(has.pool, has.redis, has.delegates))
+def _reply_streams(settings: Settings, runtime: Runtime, deps: Dependencies) -> ReplyStreams:
+    settlement = Settlement(deps.pool, deps.signer)
+    bridge = Bridge(deps.temporal, deps.redis, settlement, TaskPublisher(deps.pool, deps.redis, deps.delegates))
 
     def consumer(stream: str, handler: Handler) -> Consumer:
         return Consumer(
-            has.redis,
+            deps.redis,
             stream,
             BRIDGE_GROUP,
             runtime.instance,
             handler,
             ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
-            PostgresDeadLetters(has.pool, settings.operator_tenant),
+            PostgresDeadLetters(deps.pool, settings.operator_tenant),
         )
 
-    redrives = Redrives(has.pool, has.redis, has.signer)
+    redrives = Redrives(deps.pool, deps.redis, deps.signer)
     others = {
         "former replies": consumer(REPLIES_STREAM, bridge.handle_former),
         "redrives": consumer(REDRIVES_STREAM, redrives.handle),
     }
     return ReplyStreams(
-        has.delegates,
+        deps.delegates,
         others,
         lambda agent: consumer(reply_stream(agent), partial(bridge.handle, agent)),
         runtime.supervisor,

@@ -31,7 +31,7 @@ from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
-from workflow_worker.activities.signatures import ActionKey, Execution
+from workflow_worker.activities.signatures.actions import ActionKey, Execution
 from workflow_worker.activities.webhooks import Receivers
 
 ANY_POLICY = parse_policy(POLICY, "test")

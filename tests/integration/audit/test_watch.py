@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from audit_consumer.lag_watch import LagWatch
 from audit_consumer.records import candidate_of
 from audit_consumer.tracing import EventSpans
-from audit_consumer.watch import Watch
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
@@ -29,7 +29,7 @@ SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
-    watch = Watch(kafka, audit_pool)
+    watch = LagWatch(kafka, audit_pool)
     lane = lane_of("default", "s1")
     await audit_pool.execute("INSERT INTO consumer_offsets SELECT n, 0 FROM generate_series(0, 11) AS n")
     assert (await watch.look([lane])).moves
@@ -45,11 +45,11 @@ async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: Ka
 
 
 async def test_a_server_that_is_away_is_no_sign_of_being_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
-    watch = Watch(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), audit_pool)
+    watch = LagWatch(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), audit_pool)
     with pytest.raises(RetryLater, match="Kafka does not answer"):
         await watch.look([0])
     async with open_pool("postgresql://nobody@127.0.0.1:1/none", application="test") as nowhere:
-        watch = Watch(kafka, nowhere)
+        watch = LagWatch(kafka, nowhere)
         with pytest.raises(RetryLater, match="PostgreSQL does not answer"):
             await watch.look([0])
         await watch.close()

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from flotilla_devstack.ports import free_port
-from gateway.forgetting import Forgetting
+from gateway.retention import RetentionJob
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 from tests.support.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider, oidc_provider
@@ -175,7 +175,7 @@ async def test_a_sign_in_that_is_over_is_refused_and_forgotten(local: RunningGat
         return (await browser.get("/auth/me")).status_code == 401
 
     await eventually(refused, timeout_s=10)
-    await Forgetting(local.pool).forget()
+    await RetentionJob(local.pool).delete_expired()
     assert [row["subject"] for row in await local.rows("SELECT subject FROM flotilla.sign_ins")] == ["carol"]
     assert (await kept.get("/auth/me")).status_code == 200
 
@@ -188,7 +188,7 @@ async def test_idempotency_keys_are_forgotten_after_a_week(local: RunningGateway
         assert answer.status_code == 202, answer.text
     old = "UPDATE flotilla.idempotency_keys SET created_at = now() - interval '8 days' WHERE key = 'old'"
     await as_superuser(local, old)
-    await Forgetting(local.pool).forget()
+    await RetentionJob(local.pool).delete_expired()
     assert [row["key"] for row in await local.rows("SELECT key FROM flotilla.idempotency_keys")] == ["new"]
 
 

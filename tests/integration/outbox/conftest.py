@@ -13,7 +13,7 @@ from flotilla.config import KafkaSettings
 from flotilla.kafka.client import client_arguments
 from flotilla.postgres import Connection, Pool
 from outbox_relay.leases import LaneLeases
-from outbox_relay.publisher import Link, Publisher
+from outbox_relay.publisher import KafkaPublisher, Link
 from outbox_relay.relay import Relay, RelayOptions
 from outbox_relay.rows import open_relay_pool
 from tests.support.postgres import Database
@@ -50,7 +50,7 @@ class StartRelay(Protocol):
         *,
         options: RelayOptions | None = ...,
         traces: bool = ...,
-        publisher: type[Publisher] = ...,
+        publisher: type[KafkaPublisher] = ...,
         leases: type[LaneLeases] = ...,
     ) -> AbstractAsyncContextManager[Relay]: ...
 
@@ -65,7 +65,7 @@ def start_relay(relay_pool: Pool, kafka: KafkaSettings) -> StartRelay:
         *,
         options: RelayOptions | None = None,
         traces: bool = False,
-        publisher: type[Publisher] = Publisher,
+        publisher: type[KafkaPublisher] = KafkaPublisher,
         leases: type[LaneLeases] = LaneLeases,
     ) -> AsyncIterator[Relay]:
         link = Link(partial(publisher.open, client_arguments(kafka), kafka.kafka_session_events_topic))

@@ -10,7 +10,7 @@ from flotilla.config import KafkaSettings
 from flotilla.kafka.lanes import lane_of
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
-from outbox_relay.publisher import Publisher
+from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.relay import RelayOptions
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import (
@@ -30,7 +30,7 @@ SESSIONS = [next(f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") == lan
 ROUNDS = 20
 
 
-class InFlight(Publisher):
+class InFlight(KafkaPublisher):
     """Counts batches per partition that wait for their acknowledgement."""
 
     now: ClassVar[Counter[int]] = Counter()
@@ -43,7 +43,7 @@ class InFlight(Publisher):
         self.now[partition] -= 1
 
 
-class AnswersAtOnce(Publisher):
+class AnswersAtOnce(KafkaPublisher):
     """A Kafka that is faster than any database."""
 
     sent: ClassVar[list[int]] = []

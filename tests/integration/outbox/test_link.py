@@ -11,7 +11,7 @@ from flotilla.config import KafkaSettings
 from flotilla.kafka.client import client_arguments
 from flotilla_devstack.servers.kafka import KafkaServer
 from outbox_relay import publisher as publishing
-from outbox_relay.publisher import Link, Publisher
+from outbox_relay.publisher import KafkaPublisher, Link
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.waiting import eventually
 
@@ -20,14 +20,14 @@ from tests.support.waiting import eventually
 async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
     """A link that has a publisher, and tries to open the next for a second at a time."""
     monkeypatch.setattr(publishing, "OPEN_TIMEOUT_S", 1.0)
-    made = Link(partial(Publisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic))
+    made = Link(partial(KafkaPublisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic))
     made.restart()
     await eventually(lambda: made.publisher, timeout_s=20)
     yield made
     await made.close()
 
 
-async def begin_a_connect(publisher: Publisher) -> "asyncio.Task[None]":
+async def begin_a_connect(publisher: KafkaPublisher) -> "asyncio.Task[None]":
     """A batch whose sender is in the middle of connecting to a broker that does not answer."""
     client = publisher._producer.client
     for connection in list(client._conns.values()):
@@ -52,18 +52,18 @@ async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(link: Link
     await asyncio.wait([sending])
 
 
-async def never() -> Publisher:
-    made: asyncio.Future[Publisher] = asyncio.get_running_loop().create_future()
+async def never() -> KafkaPublisher:
+    made: asyncio.Future[KafkaPublisher] = asyncio.get_running_loop().create_future()
     return await made
 
 
-class HangsAtFirst(Publisher):
+class HangsAtFirst(KafkaPublisher):
     """The first attempt to open it does not end by itself."""
 
     tried = False
 
     @classmethod
-    async def open(cls, *arguments: Any) -> Publisher:
+    async def open(cls, *arguments: Any) -> KafkaPublisher:
         if not cls.tried:
             cls.tried = True
             return await never()

@@ -10,9 +10,9 @@ import pytest
 from flotilla.kafka.lanes import lane_of
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
+from outbox_relay.horizon_watch import HorizonWatch
 from outbox_relay.low import Horizon, Start
-from outbox_relay.rows import PAGE, Page, delete_rows, draw_horizon, look_at_horizon, read_page
-from outbox_relay.watch import HorizonWatch
+from outbox_relay.rows import PAGE, OutboxPage, delete_rows, draw_horizon, look_at_horizon, read_page
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually
@@ -27,7 +27,7 @@ async def relay_connection(relay_pool: Pool) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def read(connection: Connection, start: Start | None = None, **limits: int) -> Page:
+async def read(connection: Connection, start: Start | None = None, **limits: int) -> OutboxPage:
     return await read_page(connection, LANES, start or Start(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits})
 
 

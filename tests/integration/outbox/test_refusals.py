@@ -18,7 +18,7 @@ from flotilla.kafka.lanes import lane_of
 from flotilla.outbox.parked import OutboxStatus, park, redrive, status
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PARKED
-from outbox_relay.publisher import EventRefused, Publisher
+from outbox_relay.publisher import EventRefused, KafkaPublisher
 from outbox_relay.relay import Relay, RelayOptions
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import (
@@ -77,7 +77,7 @@ async def relay_that_met_a_poison_event(
         yield written, relay
 
 
-class FailsOnce(Publisher):
+class FailsOnce(KafkaPublisher):
     """Loses the second batch of each relay's life without a trace; everything else goes to Kafka.
 
     It fails late: a batch that is sent meanwhile gets there first.
@@ -111,7 +111,7 @@ async def test_a_failed_batch_is_not_overtaken_by_the_next_one(
     assert first_occurrences(await read_topic(kafka)) == {key_of("s"): in_order(ids)}
 
 
-class InFlight(Publisher):
+class InFlight(KafkaPublisher):
     """Counts batches per partition that wait for their acknowledgement."""
 
     now: ClassVar[Counter[int]] = Counter()
@@ -143,7 +143,7 @@ class HoldsTheFirst(InFlight):
         InFlight.most = max(InFlight.most, self.now[partition])
         if partition == SLOW_LANE:
             await HoldsTheFirst.let_go.wait()
-        await Publisher.send(self, batch, partition)
+        await KafkaPublisher.send(self, batch, partition)
         self.now[partition] -= 1
 
 
@@ -167,7 +167,7 @@ async def test_a_lane_with_a_batch_under_way_is_not_read_again_while_others_go_o
     assert log == {key_of(slow): in_order(slow_ids), key_of(quick): in_order(quick_ids)}
 
 
-class LosesItsPlace(Publisher):
+class LosesItsPlace(KafkaPublisher):
     """Its second batch carries a sequence number that the broker does not expect."""
 
     batches = 0
@@ -200,7 +200,7 @@ async def test_the_producer_waits_for_all_replicas_and_is_idempotent(start_relay
         assert publisher._producer._txn_manager.transactional_id is None
 
 
-class HoldsLaneThree(Publisher):
+class HoldsLaneThree(KafkaPublisher):
     """Partition 3 has no leader, so to say, until `release` is set."""
 
     release = asyncio.Event()
@@ -361,7 +361,7 @@ async def test_a_late_refusal_does_not_park_a_session_that_was_redriven(
     assert await park(relay_pool, row_id, "refused again, by a relay that was paused") is None
 
 
-class Suspicious(Publisher):
+class Suspicious(KafkaPublisher):
     """The broker answers with an error of its own `times` times, without saying what is wrong."""
 
     times = 0

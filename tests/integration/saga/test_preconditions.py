@@ -17,7 +17,7 @@ from flotilla.postgres import Pool, tenant_transaction
 from tests.integration.saga.shop import Shop
 from tests.integration.saga.test_orders import shop as shop  # noqa: PLC0414 - a fixture
 from workflow_worker.activities.orders import Orders
-from workflow_worker.activities.signatures import OrderKey, OrderStep
+from workflow_worker.activities.signatures.orders import OrderKey, OrderStep
 
 ORDER = OrderRequest(
     order_id="o1", user_id="alice", amount_minor=500, product_id="rope", tenant_id="acme", session_id="o1"

@@ -57,7 +57,7 @@ SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,
         gateway.main.run,
-        restarting=frozenset({"live feed", "run watch", "announcements", "forgetting", "knowledge", "sampler"}),
+        restarting=frozenset({"live feed", "run watch", "announcements", "retention", "knowledge", "sampler"}),
     ),
     "workflow-worker": Service(
         workflow_worker.settings.Settings,

@@ -11,7 +11,7 @@ from flotilla.contracts.names import PIPELINE_WORKFLOW, REPLIES_STREAM, reply_st
 from flotilla.contracts.requests import PipelineRequest
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.signatures import TaskOutcome
+from workflow_worker.activities.signatures.delegation import TaskOutcome
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice') RETURNING 1"
 FORMER_TASK = """

@@ -23,7 +23,7 @@ from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.gated_calls import GatedCalls
-from workflow_worker.activities.signatures import EndedTask
+from workflow_worker.activities.signatures.delegation import EndedTask
 
 PENDING = "SELECT * FROM flotilla.approvals WHERE status = 'pending' ORDER BY approval_id"
 

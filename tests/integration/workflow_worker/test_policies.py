@@ -16,8 +16,9 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.contracts.tasks import AgentTask, Failure
 from tests.support.time_skipping import time_skipping_server
-from workflow_worker.activities import signatures as call
 from workflow_worker.activities.delegation import failure_of
+from workflow_worker.activities.signatures import delegation
+from workflow_worker.activities.signatures import runs as call
 from workflow_worker.temporal import sandbox
 from workflow_worker.workflows.rag import RagAgentWorkflow
 
@@ -42,15 +43,15 @@ class Scene:
     async def begin(self, _request: RAGRequest) -> call.BegunRun:
         return call.BegunRun()
 
-    @activity.defn(name=call.DELEGATE)
-    async def delegate(self, task: AgentTask) -> call.TaskOutcome:
+    @activity.defn(name=delegation.DELEGATE)
+    async def delegate(self, task: AgentTask) -> delegation.TaskOutcome:
         self.asked[task.agent] += 1
         if task.agent == "write":
             self.tries.append(task.attempt)
             self.tried_at.append(activity.info().started_time)
         if waiting := self.failures.get(task.agent):
             raise failure_of(task.task_id, task.agent, task.attempt, waiting.pop(0))
-        return call.TaskOutcome(task_id=task.task_id, result={})
+        return delegation.TaskOutcome(task_id=task.task_id, result={})
 
     @activity.defn(name=call.SAVE_TO_DATABASE)
     async def save(self, _answer: call.SaveAnswer) -> RAGResponse:

@@ -20,7 +20,7 @@ from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures import CloseRun, RunKey, SaveAnswer
+from workflow_worker.activities.signatures.runs import CloseRun, RunKey, SaveAnswer
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice')"
 ADD_FORK = """

@@ -11,7 +11,7 @@ from tests.support.consumers import entries
 from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.signatures import TaskOutcome
+from workflow_worker.activities.signatures.delegation import TaskOutcome
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice')"
 

@@ -9,7 +9,7 @@ import pytest
 
 from flotilla_cli import target
 from flotilla_cli.errors import CliError, Misuse, NotFound
-from flotilla_cli.target import DEFAULT_URL, Target, Wishes, read_keys, resolve, same_address
+from flotilla_cli.target import DEFAULT_URL, ConnectionOptions, Target, read_keys, resolve, same_address
 
 LOCAL = "http://127.0.0.1:8931"
 
@@ -45,62 +45,64 @@ def stack(home: Path) -> Path:
 def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOTILLA_URL", "http://env:1")
     monkeypatch.setenv("FLOTILLA_TOKEN", "env-token")
-    assert resolve(Wishes(), "alice") == Target("http://env:1", "env-token")
-    assert resolve(Wishes("https://flag", "flag-token"), "alice") == Target("https://flag", "flag-token")
+    assert resolve(ConnectionOptions(), "alice") == Target("http://env:1", "env-token")
+    assert resolve(ConnectionOptions("https://flag", "flag-token"), "alice") == Target("https://flag", "flag-token")
 
 
 @pytest.mark.usefixtures("home")
 def test_the_default_address_is_the_contracts() -> None:
-    assert resolve(Wishes(token="t"), "alice").url == DEFAULT_URL == "http://127.0.0.1:8080"
+    assert resolve(ConnectionOptions(token="t"), "alice").url == DEFAULT_URL == "http://127.0.0.1:8080"
 
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://"])
 def test_what_is_no_address_is_misuse(url: str) -> None:
     with pytest.raises(Misuse):
-        resolve(Wishes(url, None), "alice")
+        resolve(ConnectionOptions(url, None), "alice")
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("wishes", [Wishes(), Wishes(url=""), Wishes(acts_as="bob")])
-def test_where_no_stack_runs_it_says_so_and_how_to_start_one(wishes: Wishes) -> None:
+@pytest.mark.parametrize(
+    "connection", [ConnectionOptions(), ConnectionOptions(url=""), ConnectionOptions(acts_as="bob")]
+)
+def test_where_no_stack_runs_it_says_so_and_how_to_start_one(connection: ConnectionOptions) -> None:
     with pytest.raises(NotFound, match="no local stack is running") as caught:
-        resolve(wishes, "alice")
+        resolve(connection, "alice")
     assert "flotilla up" in caught.value.mend
 
 
 @pytest.mark.usefixtures("stack")
 def test_a_stopped_stack_is_not_asked_in_vain() -> None:
     with pytest.raises(NotFound, match="it is stopped") as caught:
-        resolve(Wishes(), "alice")
+        resolve(ConnectionOptions(), "alice")
     assert "flotilla up" in caught.value.mend
 
 
 @pytest.mark.usefixtures("stack")
 def test_the_local_stacks_keys_are_used_for_its_address() -> None:
-    assert resolve(Wishes(LOCAL), "alice") == Target(LOCAL, "k-alice", "alice")
-    assert resolve(Wishes("http://localhost:8931/"), "admin").token == "k-admin"
-    assert resolve(Wishes(LOCAL, acts_as="bob"), "alice").token == "k-bob"
+    assert resolve(ConnectionOptions(LOCAL), "alice") == Target(LOCAL, "k-alice", "alice")
+    assert resolve(ConnectionOptions("http://localhost:8931/"), "admin").token == "k-admin"
+    assert resolve(ConnectionOptions(LOCAL, acts_as="bob"), "alice").token == "k-bob"
 
 
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9999", "https://127.0.0.1:8931", "http://flotilla.example:8931"])
 def test_a_local_key_is_never_sent_elsewhere(url: str) -> None:
     with pytest.raises(Misuse, match="no token"):
-        resolve(Wishes(url), "alice")
+        resolve(ConnectionOptions(url), "alice")
 
 
 @pytest.mark.usefixtures("stack")
 def test_a_person_asked_for_goes_before_a_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOTILLA_TOKEN", "env-token")
-    assert resolve(Wishes(LOCAL, acts_as="bob"), "alice").token == "k-bob"
-    assert resolve(Wishes(LOCAL), "alice").token == "env-token"
+    assert resolve(ConnectionOptions(LOCAL, acts_as="bob"), "alice").token == "k-bob"
+    assert resolve(ConnectionOptions(LOCAL), "alice").token == "env-token"
 
 
 @pytest.mark.usefixtures("stack")
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(Misuse) as caught:
-        resolve(Wishes(LOCAL, acts_as="carol"), "alice")
+        resolve(ConnectionOptions(LOCAL, acts_as="carol"), "alice")
     assert caught.value.mend == "--as takes one of: admin, alice, bob"
 
 

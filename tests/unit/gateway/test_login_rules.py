@@ -3,7 +3,7 @@
 import pytest
 from starlette.requests import Request
 
-from gateway.login.destinations import destination
+from gateway.console_routes import destination
 from gateway.login.origin import CrossSite, InsecureLogin, Origin
 
 OWN = ["/", "/runs", "/runs/r-1", "/sessions/s?at=3&to=5", "/approvals/a#vote", "/ask?q=what%20is"]

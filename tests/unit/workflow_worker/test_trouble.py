@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
 
-from workflow_worker.activities.signatures import DELEGATE, RELEASE_FUNDS
+from workflow_worker.activities.signatures.delegation import DELEGATE
+from workflow_worker.activities.signatures.orders import RELEASE_FUNDS
 from workflow_worker.workflows.delegation import trouble_of
 
 NO_RETRY_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"

@@ -13,7 +13,7 @@ from flotilla.bus import AWAY
 from flotilla.bus.announcements import announcement_broker
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.runtime.stopping import sleep_or_stop
-from gateway.live.watch import RunWatch
+from gateway.live.run_watch import RunWatch
 
 RETRY_S = 2.0
 LOOK_EVERY_S = 1.0

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from flotilla.bus import AWAY, Redis
 from flotilla.bus.connection import ask
 from flotilla.runtime.stopping import any_set
-from gateway.live.bell import Bell
+from gateway.live.wakeup import Wakeup
 
 BLOCK_MS = 50
 """The longest that a new follower's stream is left out of a read that is blocked already."""
@@ -43,22 +43,22 @@ class LiveFeed:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._bells: defaultdict[str, set[Bell]] = defaultdict(set)
+        self._wakeups: defaultdict[str, set[Wakeup]] = defaultdict(set)
         self._positions: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     @contextmanager
-    def follow(self, stream: str, bell: Bell) -> Iterator[None]:
-        """Rings `bell` for a run's live stream as long as the block runs."""
-        self._bells[stream].add(bell)
+    def follow(self, stream: str, wakeup: Wakeup) -> Iterator[None]:
+        """Notify `wakeup` of a run's live stream as long as the block runs."""
+        self._wakeups[stream].add(wakeup)
         self._positions.setdefault(stream, "$")
         self._changed.set()
         try:
             yield
         finally:
-            self._bells[stream].discard(bell)
-            if not self._bells[stream]:
-                del self._bells[stream], self._positions[stream]
+            self._wakeups[stream].discard(wakeup)
+            if not self._wakeups[stream]:
+                del self._wakeups[stream], self._positions[stream]
 
     async def read(self, stream: str, after_id: str) -> list[LiveEntry]:
         """Up to 100 entries after `after_id`; none while Redis is away: losing them loses nothing."""
@@ -107,8 +107,8 @@ class LiveFeed:
             return
         self._positions[stream] = entries[-1][0].decode()
         kinds = {fields.get(b"kind") for _, fields in entries}
-        for bell in self._bells[stream]:
-            bell.ring(live=True, log=bool(kinds - {b"token"}), end=b"done" in kinds)
+        for wakeup in self._wakeups[stream]:
+            wakeup.notify(live=True, log=bool(kinds - {b"token"}), end=b"done" in kinds)
 
     async def _until_followed(self, stop: asyncio.Event) -> None:
         self._changed.clear()

@@ -17,8 +17,8 @@ from flotilla.contracts.errors import Invalid, RetryLater
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.postgres import AWAY
 from gateway.live.admission import CHECK_EVERY_S, Admission
-from gateway.live.bell import Bell
 from gateway.live.feed import BEGINNING
+from gateway.live.wakeup import Wakeup
 from gateway.runs.records import Followed, followed_run
 from gateway.services import Services
 
@@ -61,8 +61,8 @@ async def run_events(
     follower = _Follower(services, tenant_id, run, first, admission)
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
-        stack.enter_context(services.feed.follow(run.live, follower.bell))
-        stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.bell))
+        stack.enter_context(services.feed.follow(run.live, follower.wakeup))
+        stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.wakeup))
         async for event in follower.events():
             if not await admission.holds():
                 return
@@ -73,7 +73,7 @@ class _Follower:
     def __init__(
         self, services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
     ) -> None:
-        self.bell = Bell()
+        self.wakeup = Wakeup()
         self._admission = admission
         self._services = services
         self._tenant_id = tenant_id
@@ -84,20 +84,20 @@ class _Follower:
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         while not self._services.stopping.is_set():
-            news = await self.bell.answered(CHECK_EVERY_S)
+            pending = await self.wakeup.wait(CHECK_EVERY_S)
             if not await self._admission.holds():
                 return
-            if news.live:
+            if pending.live:
                 async for event in self._live():
                     yield event
             try:
-                async for event in self._from_log(look=news.log or news.end):
+                async for event in self._from_log(look=pending.log or pending.end):
                     yield event
                     if event.event == "done":
                         return
             except (RetryLater, *AWAY, TimeoutError) as error:
                 log.warning("run_events_wait", run_id=self._run.run_id, error=str(error) or type(error).__name__)
-                self.bell.ring(log=True, end=True)
+                self.wakeup.notify(log=True, end=True)
                 await self._services.pause()
 
     async def _live(self) -> AsyncIterator[ServerSentEvent]:

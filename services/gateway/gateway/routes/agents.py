@@ -9,7 +9,7 @@ import asyncpg
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import refusals
-from gateway.schemas.fleet import Agent, AgentInstance, AgentList
+from gateway.schemas.agents import Agent, AgentInstance, AgentList
 from gateway.services import Caller, Wired
 
 router = guarded_router("agents")

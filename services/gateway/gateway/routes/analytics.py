@@ -11,8 +11,8 @@ from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import refusals
+from gateway.schemas.analytics import TokenAnalytics, TokenUsageOfDay, ToolAnalytics, ToolUsage
 from gateway.schemas.common import ID_PATTERN
-from gateway.schemas.fleet import TokenAnalytics, TokenUsageOfDay, ToolAnalytics, ToolUsage
 from gateway.services import Caller, Wired
 
 router = guarded_router("analytics")

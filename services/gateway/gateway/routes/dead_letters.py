@@ -12,7 +12,7 @@ from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId, Text
-from gateway.schemas.fleet import (
+from gateway.schemas.dead_letters import (
     DeadLetter,
     DeadLetterList,
     DeadLetterWithBody,

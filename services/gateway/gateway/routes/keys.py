@@ -18,7 +18,7 @@ from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId
-from gateway.schemas.fleet import Key, KeyBody, KeyList, NewKey
+from gateway.schemas.keys import Key, KeyBody, KeyList, NewKey
 from gateway.services import Caller, Wired
 
 router = guarded_router("keys")

@@ -10,9 +10,9 @@ from starlette.responses import RedirectResponse
 
 from flotilla.contracts.errors import Forbidden, NotFound
 from gateway.auth.principal import EVERYONE
+from gateway.console_routes import MAX_LENGTH, destination
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.login.code_flow import CodeFlow, LoginFailed, Return
-from gateway.login.destinations import MAX_LENGTH, destination
 from gateway.problems import WrongCredentials
 from gateway.routes.documented import refusals
 from gateway.schemas.login import KeyLogin, LoginOptions, Me

@@ -8,14 +8,14 @@ from gateway.auth.principal import OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import refusals
 from gateway.schemas.common import SessionId
-from gateway.schemas.fleet import OutboxRedriveBody, OutboxRedriven, OutboxStatus
+from gateway.schemas.outbox import OutboxRedriveBody, OutboxRedriven
 from gateway.services import Caller, Wired
 
 router = guarded_router("outbox")
 log = structlog.get_logger(__name__)
 
 
-@router.get("/v1/outbox", response_model=OutboxStatus, responses=refusals())
+@router.get("/v1/outbox", response_model=parked.OutboxStatus, responses=refusals())
 @allow(OPERATORS)
 async def get_outbox(services: Wired, caller: Caller) -> parked.OutboxStatus:
     """The backlog, how old its oldest event is, and which sessions are parked."""

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import ExitStack
 
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
-from gateway.live.bell import Bell
+from gateway.live.wakeup import Wakeup
 from gateway.runs.records import followed_run, get_run
 from gateway.schemas.runs import Run
 from gateway.services import Services
@@ -14,14 +14,14 @@ async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_
     """The run once it is over; None when that takes longer than `timeout_s`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    bell = Bell()
+    wakeup = Wakeup()
     followed = await followed_run(services.pool, tenant_id, run_id)
     with ExitStack() as stack:
-        stack.enter_context(services.feed.follow(followed.live, bell))
-        stack.enter_context(services.watch.follow(tenant_id, run_id, bell))
+        stack.enter_context(services.feed.follow(followed.live, wakeup))
+        stack.enter_context(services.watch.follow(tenant_id, run_id, wakeup))
         while not services.stopping.is_set():
-            news = await bell.answered(max(0.0, deadline - loop.time()))
-            run = await get_run(services.pool, tenant_id, run_id) if news.end else None
+            pending = await wakeup.wait(max(0.0, deadline - loop.time()))
+            run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
             if run is not None and run.status not in ACTIVE_RUN_STATUSES:
                 return run
             if loop.time() >= deadline:

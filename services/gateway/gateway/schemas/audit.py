@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, StringConstraints
 
-from flotilla.audit.requests import AuditRequest, ParkedSession
+from flotilla.audit.requests import AuditParkedSession, AuditRequest
 from gateway.schemas.common import Answer, Id, Reason, RequestBody
 
 _NAME = r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127}/)?([A-Za-z0-9][A-Za-z0-9._:-]{0,127}|-)$"
@@ -51,7 +51,7 @@ class CheckpointList(Answer):
 class ParkedList(Answer):
     """Sessions whose events wait, longest first."""
 
-    parked: list[ParkedSession]
+    parked: list[AuditParkedSession]
 
 
 class AuditRequestList(Answer):

@@ -25,7 +25,7 @@ from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.actions.registry import Registry
-from workflow_worker.activities.signatures import (
+from workflow_worker.activities.signatures.actions import (
     ANALYZE_ACTION,
     ASSESS_EDIT,
     EXECUTE_ACTION,

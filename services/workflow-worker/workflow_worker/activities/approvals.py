@@ -19,7 +19,7 @@ from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
-from workflow_worker.activities.signatures import (
+from workflow_worker.activities.signatures.actions import (
     LOOK_UP_REVIEWER,
     RECORD_DECISION,
     RECORD_REFUSAL,

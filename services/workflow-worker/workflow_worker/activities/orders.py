@@ -18,7 +18,7 @@ from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
-from workflow_worker.activities.signatures import (
+from workflow_worker.activities.signatures.orders import (
     APPROVE_ORDER,
     BEGIN_ORDER,
     CANCEL_ORDER,

@@ -10,7 +10,7 @@ from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
-from workflow_worker.activities.signatures import (
+from workflow_worker.activities.signatures.pipelines import (
     BEGIN_PIPELINE,
     FINISH_PIPELINE,
     BegunPipeline,

@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import composed
 from flotilla.postgres import Connection, Pool, tenant_transaction
-from workflow_worker.activities.signatures import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
+from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
 
 _LOAD = "SELECT url, body, status FROM flotilla.webhook_deliveries WHERE tenant_id = $1 AND delivery_id = $2"
 _ADD = """

@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.json_types import JsonObject, JsonValue
     from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
     from flotilla.contracts.requests import ActionRequest
-    from workflow_worker.activities import signatures as call
+    from workflow_worker.activities.signatures import actions as call
 
 from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
 

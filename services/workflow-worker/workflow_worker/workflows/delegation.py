@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
-from workflow_worker.activities.signatures import (
+from workflow_worker.activities.signatures.delegation import (
     CANCELLED_BY_AGENT,
     DELEGATE,
     SETTLE_CALLS,

@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from flotilla.contracts.requests import OrderRequest
     from flotilla.saga import NotParked, Saga, UnknownStep
-    from workflow_worker.activities import signatures as call
+    from workflow_worker.activities.signatures import orders as call
 
 from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, trouble_of, uninterrupted
 

@@ -12,8 +12,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import PipelineRequest, RunStatus
     from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask
-    from workflow_worker.activities import signatures as call
-    from workflow_worker.activities.signatures import TaskOutcome
+    from workflow_worker.activities.signatures import pipelines as call
+    from workflow_worker.activities.signatures.delegation import TaskOutcome
 
 from workflow_worker.workflows.delegation import (
     ANSWER_TIMEOUT,

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import RAGRequest, RAGResponse
     from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask, Turn
-    from workflow_worker.activities import signatures as call
+    from workflow_worker.activities.signatures import runs as call
 
 from workflow_worker.workflows.delegation import (
     ANSWER_TIMEOUT,

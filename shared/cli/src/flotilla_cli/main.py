@@ -9,7 +9,7 @@ import typer
 from flotilla_cli.bytes_in import check_arguments
 from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import notice
-from flotilla_cli.target import Wishes
+from flotilla_cli.target import ConnectionOptions
 from flotilla_cli.verb import ActsAs, Token, Url, examples
 from flotilla_cli.verbs import (
     actions,
@@ -72,7 +72,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    context.obj = Wishes(url, token, as_)
+    context.obj = ConnectionOptions(url, token, as_)
 
 
 local.register(app)

@@ -29,16 +29,16 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the command line says about the connection; None where it says nothing."""
+class ConnectionOptions:
+    """The connection options of the command line; None where not given."""
 
     url: str | None = None
     token: str | None = None
     acts_as: str | None = None
 
-    def over(self, others: "Wishes") -> "Wishes":
-        """These wishes, completed by `others`."""
-        return Wishes(self.url or others.url, self.token or others.token, self.acts_as or others.acts_as)
+    def over(self, others: "ConnectionOptions") -> "ConnectionOptions":
+        """Return these options, completed by `others`."""
+        return ConnectionOptions(self.url or others.url, self.token or others.token, self.acts_as or others.acts_as)
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,28 @@ class Target:
     name: str = ""
 
 
-def resolve(wishes: Wishes, default_name: str) -> Target:
+def resolve(connection: ConnectionOptions, default_name: str) -> Target:
     """The gateway and credentials to use.
 
     Raises:
         Misuse: the address is none, or there are no credentials for it.
         NotFound: nothing names a gateway or a key, and the local stack does not run.
     """
-    named = named_url(wishes)
-    token = wishes.token or (None if wishes.acts_as else os.environ.get(TOKEN_VARIABLE))
+    named = named_url(connection)
+    token = connection.token or (None if connection.acts_as else os.environ.get(TOKEN_VARIABLE))
     running = local_url()
     if not (named or token or running):
         raise _stack_is_off()
     url = _checked(named or running or DEFAULT_URL)
     if token:
         return Target(url, token)
-    name = wishes.acts_as or default_name
+    name = connection.acts_as or default_name
     return Target(url, _local_key(url, name), name)
 
 
-def named_url(wishes: Wishes) -> str | None:
+def named_url(connection: ConnectionOptions) -> str | None:
     """The address that somebody named, which is not the local stack's by default."""
-    return wishes.url or os.environ.get(URL_VARIABLE) or None
+    return connection.url or os.environ.get(URL_VARIABLE) or None
 
 
 def _stack_is_off() -> NotFound:

@@ -11,7 +11,7 @@ import typer
 
 from flotilla_cli.errors import Misuse
 from flotilla_cli.printing import Column, Document, Format, print_json, print_table
-from flotilla_cli.target import PERSON, Wishes, resolve
+from flotilla_cli.target import PERSON, ConnectionOptions, resolve
 
 if TYPE_CHECKING:
     from flotilla_cli.gateway import Gateway
@@ -74,8 +74,8 @@ def help_of(function: Callable[..., object]) -> str:
 class Call:
     """One call of a verb: the gateway, which is connected to on first use, and how to print."""
 
-    def __init__(self, wishes: Wishes, acts_as: str, output: Format, open_until: ExitStack) -> None:
-        self._wishes, self._acts_as, self._open_until = wishes, acts_as, open_until
+    def __init__(self, connection: ConnectionOptions, acts_as: str, output: Format, open_until: ExitStack) -> None:
+        self._connection, self._acts_as, self._open_until = connection, acts_as, open_until
         self.output = output
 
     @functools.cached_property
@@ -87,7 +87,7 @@ class Call:
         """
         from flotilla_cli.gateway import Gateway
 
-        return self._open_until.enter_context(Gateway(resolve(self._wishes, self._acts_as)))
+        return self._open_until.enter_context(Gateway(resolve(self._connection, self._acts_as)))
 
     @property
     def as_json(self) -> bool:
@@ -135,10 +135,10 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
     def command(
         *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
     ) -> None:
-        wishes = Wishes(url, token, as_).over(root_wishes(context))
+        connection = ConnectionOptions(url, token, as_).over(root_connection(context))
         _check_texts(context, arguments)
         with ExitStack() as stack:
-            function(Call(wishes, acts_as, output, stack), **arguments)
+            function(Call(connection, acts_as, output, stack), **arguments)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     vars(command)["__signature__"] = inspect.Signature([_CONTEXT, *_keyword_only(own), *_CONNECTION_PARAMETERS])
@@ -183,7 +183,7 @@ _CONNECTION_PARAMETERS = (
 )
 
 
-def root_wishes(context: typer.Context) -> Wishes:
+def root_connection(context: typer.Context) -> ConnectionOptions:
     """What was said before the verb: `flotilla --url URL ask …`."""
     found = context.find_root().obj
-    return found if isinstance(found, Wishes) else Wishes()
+    return found if isinstance(found, ConnectionOptions) else ConnectionOptions()

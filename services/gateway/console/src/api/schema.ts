@@ -395,6 +395,35 @@ export interface components {
             parked_sessions: number;
         };
         /**
+         * AuditParkedSession
+         * @description A session whose events wait; `session_id` is None for records that are no events at all.
+         */
+        AuditParkedSession: {
+            /** Session Id */
+            session_id: string | null;
+            /**
+             * Reason
+             * @description gap, conflict, unknown_type, forbidden, waiting or undecodable.
+             */
+            reason: string;
+            /** Detail */
+            detail: string;
+            /** First Seq */
+            first_seq: number | null;
+            /** Events */
+            events: number;
+            /**
+             * Parked Since
+             * Format: date-time
+             */
+            parked_since: string;
+            /**
+             * Partition
+             * @description Of Kafka's topic of events.
+             */
+            partition: number;
+        };
+        /**
          * AuditRequest
          * @description A request and what came of it.
          */
@@ -1155,6 +1184,27 @@ export interface components {
             parked: number;
         };
         /**
+         * OutboxParkedSession
+         * @description A session whose event `seq` Kafka refused; `waiting` events of it, that one included, are held back.
+         */
+        OutboxParkedSession: {
+            /** Session Id */
+            session_id: string;
+            /** Seq */
+            seq: number;
+            /** Event Id */
+            event_id: string;
+            /** Error */
+            error: string;
+            /**
+             * Parked At
+             * Format: date-time
+             */
+            parked_at: string;
+            /** Waiting */
+            waiting: number;
+        };
+        /**
          * OutboxRedriveBody
          * @description How a parked session goes on.
          * @example {}
@@ -1185,7 +1235,7 @@ export interface components {
         };
         /**
          * OutboxStatus
-         * @description Events on their way to Kafka: the whole fleet's (capped at 10,001), and the tenant's parked sessions.
+         * @description The whole fleet's backlog (capped at 10,001 rows) and the tenant's parked sessions.
          */
         OutboxStatus: {
             /** Backlog Rows */
@@ -1193,7 +1243,7 @@ export interface components {
             /** Oldest Unpublished S */
             oldest_unpublished_s: number;
             /** Parked */
-            parked: components["schemas"]["gateway__schemas__fleet__ParkedSession"][];
+            parked: components["schemas"]["OutboxParkedSession"][];
         };
         /**
          * ParkedHistory
@@ -1240,7 +1290,7 @@ export interface components {
          */
         ParkedList: {
             /** Parked */
-            parked: components["schemas"]["flotilla__audit__requests__ParkedSession"][];
+            parked: components["schemas"]["AuditParkedSession"][];
         };
         /**
          * Passage
@@ -2058,56 +2108,6 @@ export interface components {
              * @default true
              */
             authenticated: boolean;
-        };
-        /**
-         * ParkedSession
-         * @description A session whose events wait; `session_id` is None for records that are no events at all.
-         */
-        flotilla__audit__requests__ParkedSession: {
-            /** Session Id */
-            session_id: string | null;
-            /**
-             * Reason
-             * @description gap, conflict, unknown_type, forbidden, waiting or undecodable.
-             */
-            reason: string;
-            /** Detail */
-            detail: string;
-            /** First Seq */
-            first_seq: number | null;
-            /** Events */
-            events: number;
-            /**
-             * Parked Since
-             * Format: date-time
-             */
-            parked_since: string;
-            /**
-             * Partition
-             * @description Of Kafka's topic of events.
-             */
-            partition: number;
-        };
-        /**
-         * ParkedSession
-         * @description A session whose event `seq` Kafka refused; `waiting` events of it are held back.
-         */
-        gateway__schemas__fleet__ParkedSession: {
-            /** Session Id */
-            session_id: string;
-            /** Seq */
-            seq: number;
-            /** Event Id */
-            event_id: string;
-            /** Error */
-            error: string;
-            /**
-             * Parked At
-             * Format: date-time
-             */
-            parked_at: string;
-            /** Waiting */
-            waiting: number;
         };
         /**
          * ProblemDocument

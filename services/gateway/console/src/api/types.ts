@@ -68,7 +68,7 @@ export interface SessionEvent {
   traceparent?: string;
 }
 
-export interface SaidMessage {
+export interface MessageEntry {
   seq: number;
   time: string;
   source: string;
@@ -78,7 +78,7 @@ export interface SaidMessage {
   sources: Source[];
 }
 
-export interface MadeToolCall {
+export interface ToolCallEntry {
   seq: number;
   time: string;
   run_id: string | null;
@@ -88,7 +88,7 @@ export interface MadeToolCall {
   args: JsonObject;
 }
 
-export interface GotToolResult {
+export interface ToolResultEntry {
   seq: number;
   time: string;
   run_id: string | null;
@@ -101,7 +101,7 @@ export interface GotToolResult {
   error: string | null;
 }
 
-export interface MetError {
+export interface ErrorEntry {
   seq: number;
   time: string;
   run_id: string | null;
@@ -116,10 +116,10 @@ export interface MetError {
 export type SessionEvents = Omit<Schema<"SessionEvents">, "events"> & { events: SessionEvent[] };
 
 export type SessionState = Omit<Schema<"SessionState">, "messages" | "tool_calls" | "tool_results" | "errors"> & {
-  messages: SaidMessage[];
-  tool_calls: MadeToolCall[];
-  tool_results: GotToolResult[];
-  errors: MetError[];
+  messages: MessageEntry[];
+  tool_calls: ToolCallEntry[];
+  tool_results: ToolResultEntry[];
+  errors: ErrorEntry[];
 };
 
 export interface StateDiff {
@@ -128,12 +128,12 @@ export interface StateDiff {
   to_seq: number;
   status: Change | null;
   variables: Record<string, Change>;
-  messages_added: SaidMessage[];
-  messages_removed: SaidMessage[];
-  tool_calls_added: MadeToolCall[];
-  tool_calls_removed: MadeToolCall[];
-  tool_results_added: GotToolResult[];
-  tool_results_removed: GotToolResult[];
-  errors_added: MetError[];
-  errors_removed: MetError[];
+  messages_added: MessageEntry[];
+  messages_removed: MessageEntry[];
+  tool_calls_added: ToolCallEntry[];
+  tool_calls_removed: ToolCallEntry[];
+  tool_results_added: ToolResultEntry[];
+  tool_results_removed: ToolResultEntry[];
+  errors_added: ErrorEntry[];
+  errors_removed: ErrorEntry[];
 }

@@ -1,10 +1,10 @@
 /** States and differences as lists that a page can show in order. */
 
-import type { Change, GotToolResult, Json, MadeToolCall, MetError, SaidMessage, SessionState, StateDiff } from "../api/types";
+import type { Change, ToolResultEntry, Json, ToolCallEntry, ErrorEntry, MessageEntry, SessionState, StateDiff } from "../api/types";
 
 export interface CallOfState {
-  call: MadeToolCall;
-  result: GotToolResult | null;
+  call: ToolCallEntry;
+  result: ToolResultEntry | null;
 }
 
 /** Each tool call with its result; null where there is none yet. */
@@ -16,10 +16,10 @@ export function callsOf(state: Pick<SessionState, "tool_calls" | "tool_results">
 export type DiffLine =
   | { kind: "status"; change: Change }
   | { kind: "variable"; name: string; change: Change }
-  | { kind: "message"; isAdded: boolean; seq: number; item: SaidMessage }
-  | { kind: "call"; isAdded: boolean; seq: number; item: MadeToolCall }
-  | { kind: "result"; isAdded: boolean; seq: number; item: GotToolResult }
-  | { kind: "error"; isAdded: boolean; seq: number; item: MetError };
+  | { kind: "message"; isAdded: boolean; seq: number; item: MessageEntry }
+  | { kind: "call"; isAdded: boolean; seq: number; item: ToolCallEntry }
+  | { kind: "result"; isAdded: boolean; seq: number; item: ToolResultEntry }
+  | { kind: "error"; isAdded: boolean; seq: number; item: ErrorEntry };
 
 /** A difference as lines: status and variables first, then what was removed and added, by seq. */
 export function linesOf(diff: StateDiff): DiffLine[] {

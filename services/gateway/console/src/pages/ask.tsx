@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../api/calls";
 import { ApiError } from "../api/problem";
-import type { Run, SaidMessage } from "../api/types";
+import type { Run, MessageEntry } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { useFollowedRun } from "../lib/follow-run";
 import { count, number } from "../lib/format";
@@ -167,7 +167,7 @@ function Earlier({ session, without }: { session: string; without: string[] }) {
 
 const EARLIER = 40;
 
-async function earlierMessages(session: string): Promise<SaidMessage[]> {
+async function earlierMessages(session: string): Promise<MessageEntry[]> {
   try {
     const { head_seq } = await api.getSession(session);
     return (await api.stateAt(session, head_seq)).messages.slice(-EARLIER);

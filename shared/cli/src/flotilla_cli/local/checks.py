@@ -11,7 +11,7 @@ from typing import Any
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import servers
 from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
-from flotilla_cli.target import Wishes, named_url, resolve
+from flotilla_cli.target import ConnectionOptions, named_url, resolve
 from flotilla_devstack import Stack, Status
 from flotilla_devstack import doctor as examine_machine
 
@@ -45,16 +45,16 @@ class Finding:
         return asdict(self)
 
 
-def examine(state: Path | None, wishes: Wishes, acts_as: str) -> list[Finding]:
+def examine(state: Path | None, connection: ConnectionOptions, acts_as: str) -> list[Finding]:
     """Every check, in the order in which to mend what is wrong."""
     _log_to_standard_error()
     machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.mend) for check in examine_machine(state)]
-    named = named_url(wishes)
+    named = named_url(connection)
     stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
     reached = [_server(name, address) for name, address in addresses.items() if address]
     # Without a stack there is no gateway of its own: one finding, not two.
-    gateway = [_gateway(wishes, acts_as)] if named or running else []
+    gateway = [_gateway(connection, acts_as)] if named or running else []
     return [*machine, stack, *reached, *gateway, _model()]
 
 
@@ -118,11 +118,11 @@ def _without_password(address: str) -> str:
     return f"{scheme}{separator}{user.partition(':')[0]}{at}{place}" if at else address
 
 
-def _gateway(wishes: Wishes, acts_as: str) -> Finding:
+def _gateway(connection: ConnectionOptions, acts_as: str) -> Finding:
     from flotilla_cli.gateway import Gateway
 
     try:
-        target = resolve(wishes, acts_as)
+        target = resolve(connection, acts_as)
         with Gateway(target) as gateway:
             gateway.get("/sessions", limit=1)
     except CliError as error:

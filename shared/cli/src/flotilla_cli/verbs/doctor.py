@@ -7,8 +7,8 @@ import typer
 from flotilla_cli.errors import CliError
 from flotilla_cli.local.model import examine_model
 from flotilla_cli.printing import Format, notice, print_json, say
-from flotilla_cli.target import ADMIN, Wishes
-from flotilla_cli.verb import ActsAs, Output, Token, Url, examples, help_of, root_wishes
+from flotilla_cli.target import ADMIN, ConnectionOptions
+from flotilla_cli.verb import ActsAs, Output, Token, Url, examples, help_of, root_connection
 from flotilla_cli.verbs.local import LOCAL, State
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def doctor(
         return
     from flotilla_cli.local.checks import examine
 
-    findings = examine(state, Wishes(url, token, as_).over(root_wishes(context)), ADMIN)
+    findings = examine(state, ConnectionOptions(url, token, as_).over(root_connection(context)), ADMIN)
     if output is Format.JSON:
         print_json({"checks": [finding.as_document() for finding in findings]})
     else:

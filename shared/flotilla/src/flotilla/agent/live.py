@@ -8,7 +8,7 @@ from flotilla.agent.agent import Agent
 from flotilla.bus import AWAY, Publisher, Redis, RunFeed
 from flotilla.bus.connection import ask
 from flotilla.contracts.errors import RetryLater
-from flotilla.contracts.live import StepStatus
+from flotilla.contracts.live import LiveStepStatus
 from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.tasks import AgentTask, root_task_id
 
@@ -37,7 +37,7 @@ class RedisLive:
         if self._task.live:
             await self._feed.token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
 
-    async def step(self, status: StepStatus) -> None:
+    async def step(self, status: LiveStepStatus) -> None:
         """Shows on the run's live stream that this agent began or ended."""
         if self._task.live:
             await self._feed.step(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
-from flotilla.contracts.live import StepStatus
+from flotilla.contracts.live import LiveStepStatus
 from flotilla.contracts.tasks import Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
 
@@ -19,7 +19,7 @@ class Live(Protocol):
     async def token(self, text: str) -> None:
         """Shows a piece of the answer."""
 
-    async def step(self, status: StepStatus) -> None:
+    async def step(self, status: LiveStepStatus) -> None:
         """Shows that the step began or ended."""
 
     async def reset(self) -> None:

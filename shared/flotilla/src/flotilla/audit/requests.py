@@ -56,7 +56,7 @@ RETURNING *
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedSession:
+class AuditParkedSession:
     """A session whose events wait; `session_id` is None for records that are no events at all."""
 
     session_id: str | None
@@ -95,11 +95,11 @@ class AuditRequest:
     events lists them under `losses`."""
 
 
-async def list_parked(pool: Pool, tenant_id: str, session_id: str | None = None) -> list[ParkedSession]:
+async def list_parked(pool: Pool, tenant_id: str, session_id: str | None = None) -> list[AuditParkedSession]:
     """The sessions that are parked, longest first, each with what blocks it."""
     async with tenant_transaction(pool, tenant_id) as connection:
         rows = await connection.fetch(_PARKED, tenant_id, session_id)
-    return [ParkedSession(**dict(row)) for row in rows]
+    return [AuditParkedSession(**dict(row)) for row in rows]
 
 
 async def request_retry(pool: Pool, tenant_id: str, session_id: str, *, requested_by: str) -> AuditRequest:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from flotilla.bus.channels import RUN_MAXLEN
 from flotilla.bus.connection import AWAY, Redis
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.live import LiveData, LiveDone, LiveKind, LiveReset, LiveStep, LiveToken, StepStatus
+from flotilla.contracts.live import LiveData, LiveDone, LiveKind, LiveReset, LiveStep, LiveStepStatus, LiveToken
 
 EXPIRE_S = 3_600
 _MAX_WAITING = 1_000
@@ -48,7 +48,7 @@ class RunFeed:
         self._put(_Item(stream, "reset", LiveReset(task_id=task_id, attempt=attempt)))
         await self.flush()
 
-    async def step(self, stream: str, step: str, status: StepStatus, *, attempt: int, agent: str) -> None:
+    async def step(self, stream: str, step: str, status: LiveStepStatus, *, attempt: int, agent: str) -> None:
         """A step began or ended."""
         self._put(_Item(stream, "step", LiveStep(step=step, status=status, attempt=attempt, agent=agent)))
         await asyncio.sleep(0)

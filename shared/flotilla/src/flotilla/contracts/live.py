@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 LiveKind: TypeAlias = Literal["token", "reset", "step", "done"]
-StepStatus: TypeAlias = Literal["started", "finished", "failed"]
+LiveStepStatus: TypeAlias = Literal["started", "finished", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class LiveStep:
     """`step`: a step began or ended."""
 
     step: str
-    status: StepStatus
+    status: LiveStepStatus
     attempt: int
     agent: str
 

@@ -19,7 +19,7 @@ CANCEL_UPDATE = "cancel"
 SAGA_REFUSAL_STATUS: dict[str, int] = {"NotParked": 409, "UnknownStep": 404, "UnknownOrder": 404, "ReasonRequired": 422}
 
 OrderStatus: TypeAlias = Literal["pending", "approved", "rejected", "compensation_failed"]
-StepStatus: TypeAlias = Literal[
+SagaStepStatus: TypeAlias = Literal[
     "pending", "running", "done", "failed", "compensating", "compensated", "parked", "skipped", "resolved"
 ]
 Verb: TypeAlias = Literal["retry", "skip", "resolve"]
@@ -32,7 +32,7 @@ class SagaStepState:
     number: int
     """From 1, in the order of execution."""
     name: str
-    status: StepStatus
+    status: SagaStepStatus
     compensation: str | None = None
     error: str | None = None
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from flotilla.contracts.json_types import JsonValue
 from flotilla.eventstore.path import Stretch, common_seq
-from flotilla.eventstore.state import GotToolResult, MadeToolCall, MetError, SaidMessage, SessionState
+from flotilla.eventstore.state import ErrorEntry, MessageEntry, SessionState, ToolCallEntry, ToolResultEntry
 
 
 class _Placed(Protocol):
@@ -36,14 +36,14 @@ class StateDiff:
     status: Change | None
     variables: dict[str, Change]
     """The variables that differ, by name."""
-    messages_added: list[SaidMessage]
-    tool_calls_added: list[MadeToolCall]
-    tool_results_added: list[GotToolResult]
-    errors_added: list[MetError]
-    messages_removed: list[SaidMessage] = field(default_factory=list)
-    tool_calls_removed: list[MadeToolCall] = field(default_factory=list)
-    tool_results_removed: list[GotToolResult] = field(default_factory=list)
-    errors_removed: list[MetError] = field(default_factory=list)
+    messages_added: list[MessageEntry]
+    tool_calls_added: list[ToolCallEntry]
+    tool_results_added: list[ToolResultEntry]
+    errors_added: list[ErrorEntry]
+    messages_removed: list[MessageEntry] = field(default_factory=list)
+    tool_calls_removed: list[ToolCallEntry] = field(default_factory=list)
+    tool_results_removed: list[ToolResultEntry] = field(default_factory=list)
+    errors_removed: list[ErrorEntry] = field(default_factory=list)
 
 
 def diff_states(

@@ -15,15 +15,15 @@ import msgspec
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.json_types import JsonObject
 from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.state import Delta, GotToolResult, MadeToolCall, MetError, SaidMessage, delta_of
+from flotilla.eventstore.state import Delta, ErrorEntry, MessageEntry, ToolCallEntry, ToolResultEntry, delta_of
 
 SNAPSHOT_EVENTS = 1000
 """A session gets a snapshot for each stretch of this many events."""
 
-_messages = msgspec.json.Decoder(list[SaidMessage])
-_calls = msgspec.json.Decoder(list[MadeToolCall])
-_results = msgspec.json.Decoder(list[GotToolResult])
-_errors = msgspec.json.Decoder(list[MetError])
+_messages = msgspec.json.Decoder(list[MessageEntry])
+_calls = msgspec.json.Decoder(list[ToolCallEntry])
+_results = msgspec.json.Decoder(list[ToolResultEntry])
+_errors = msgspec.json.Decoder(list[ErrorEntry])
 
 
 class _Summary(msgspec.Struct):

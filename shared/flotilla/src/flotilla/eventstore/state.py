@@ -37,7 +37,7 @@ _BLOCK_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SaidMessage:
+class MessageEntry:
     """A message of the conversation, and where it stands in the log."""
 
     seq: int
@@ -50,7 +50,7 @@ class SaidMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeToolCall:
+class ToolCallEntry:
     """A tool call; its result has the same `call_id`."""
 
     seq: int
@@ -63,7 +63,7 @@ class MadeToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GotToolResult:
+class ToolResultEntry:
     """The result of the tool call with the same `call_id`."""
 
     seq: int
@@ -79,7 +79,7 @@ class GotToolResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetError:
+class ErrorEntry:
     """An error; also an event that changes nothing: its data does not fit its type (`type` is then `Undecodable`), or
     its source may not write it (`ForbiddenEvent`)."""
 
@@ -102,10 +102,10 @@ class Delta:
     status: str | None = None
     set: JsonObject = field(default_factory=dict)
     unset: Sequence[str] = ()
-    messages: Chunks[SaidMessage] = field(default_factory=Chunks)
-    tool_calls: Chunks[MadeToolCall] = field(default_factory=Chunks)
-    tool_results: Chunks[GotToolResult] = field(default_factory=Chunks)
-    errors: Chunks[MetError] = field(default_factory=Chunks)
+    messages: Chunks[MessageEntry] = field(default_factory=Chunks)
+    tool_calls: Chunks[ToolCallEntry] = field(default_factory=Chunks)
+    tool_results: Chunks[ToolResultEntry] = field(default_factory=Chunks)
+    errors: Chunks[ErrorEntry] = field(default_factory=Chunks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +119,12 @@ class SessionState:
     status: str | None = None
     """As the last `state_change` with a status says."""
     variables: JsonObject = field(default_factory=dict)
-    messages: Sequence[SaidMessage] = field(default_factory=Chunks)
-    tool_calls: Sequence[MadeToolCall] = field(default_factory=Chunks)
-    tool_results: Sequence[GotToolResult] = field(default_factory=Chunks)
-    errors: Sequence[MetError] = field(default_factory=Chunks)
+    messages: Sequence[MessageEntry] = field(default_factory=Chunks)
+    tool_calls: Sequence[ToolCallEntry] = field(default_factory=Chunks)
+    tool_results: Sequence[ToolResultEntry] = field(default_factory=Chunks)
+    errors: Sequence[ErrorEntry] = field(default_factory=Chunks)
 
-    def open_tool_calls(self) -> list[MadeToolCall]:
+    def open_tool_calls(self) -> list[ToolCallEntry]:
         """The calls that have no result yet."""
         answered = {result.call_id for result in self.tool_results}
         return [call for call in self.tool_calls if call.call_id not in answered]
@@ -230,10 +230,10 @@ class _Parts:
         self._status: str | None = None
         self._set: dict[str, Any] = {}
         self._unset: set[str] = set()
-        self._messages: list[SaidMessage] = []
-        self._calls: list[MadeToolCall] = []
-        self._results: list[GotToolResult] = []
-        self._errors: list[MetError] = []
+        self._messages: list[MessageEntry] = []
+        self._calls: list[ToolCallEntry] = []
+        self._results: list[ToolResultEntry] = []
+        self._errors: list[ErrorEntry] = []
 
     def add(self, event: AgentEvent) -> None:
         kind = session_event_kind(event.type)
@@ -280,8 +280,8 @@ class _Parts:
         )
 
 
-def _message(event: AgentEvent, data: Message) -> SaidMessage:
-    return SaidMessage(
+def _message(event: AgentEvent, data: Message) -> MessageEntry:
+    return MessageEntry(
         seq=event.sequence or 0,
         time=event.time,
         source=event.source,
@@ -292,8 +292,8 @@ def _message(event: AgentEvent, data: Message) -> SaidMessage:
     )
 
 
-def _tool_call(event: AgentEvent, data: ToolCall) -> MadeToolCall:
-    return MadeToolCall(
+def _tool_call(event: AgentEvent, data: ToolCall) -> ToolCallEntry:
+    return ToolCallEntry(
         seq=event.sequence or 0,
         time=event.time,
         run_id=event.runid,
@@ -304,8 +304,8 @@ def _tool_call(event: AgentEvent, data: ToolCall) -> MadeToolCall:
     )
 
 
-def _tool_result(event: AgentEvent, data: ToolResult) -> GotToolResult:
-    return GotToolResult(
+def _tool_result(event: AgentEvent, data: ToolResult) -> ToolResultEntry:
+    return ToolResultEntry(
         seq=event.sequence or 0,
         time=event.time,
         run_id=event.runid,
@@ -319,8 +319,8 @@ def _tool_result(event: AgentEvent, data: ToolResult) -> GotToolResult:
     )
 
 
-def _error(event: AgentEvent, data: ErrorRaised) -> MetError:
-    return MetError(
+def _error(event: AgentEvent, data: ErrorRaised) -> ErrorEntry:
+    return ErrorEntry(
         seq=event.sequence or 0,
         time=event.time,
         run_id=event.runid,

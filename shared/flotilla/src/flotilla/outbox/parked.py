@@ -34,7 +34,7 @@ _COUNT = "SELECT count(*) FROM (SELECT FROM flotilla.outbox_parked LIMIT 10001) 
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedSession:
+class OutboxParkedSession:
     """A session whose event `seq` Kafka refused; `waiting` events of it, that one included, are held back."""
 
     session_id: str
@@ -51,13 +51,15 @@ class OutboxStatus:
 
     backlog_rows: int
     oldest_unpublished_s: float
-    parked: list[ParkedSession]
+    parked: list[OutboxParkedSession]
 
 
 async def status(connection: Connection, *, limit: int = 100) -> OutboxStatus:
     """What waits for Kafka, seen by the tenant of the current transaction."""
     rows, oldest_s = await backlog(connection)
-    return OutboxStatus(rows, oldest_s, [ParkedSession(*record) for record in await connection.fetch(_LIST, limit)])
+    return OutboxStatus(
+        rows, oldest_s, [OutboxParkedSession(*record) for record in await connection.fetch(_LIST, limit)]
+    )
 
 
 async def backlog(connection: "Connection | Pool") -> tuple[int, float]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from flotilla.contracts.errors import Conflict, NotFound
-from flotilla.contracts.orders import SagaStepState, StepStatus, Verb
+from flotilla.contracts.orders import SagaStepState, SagaStepStatus, Verb
 
 T = TypeVar("T")
 OnChange: TypeAlias = Callable[[list[SagaStepState], SagaStepState], Awaitable[None]]
@@ -41,7 +41,7 @@ class _Step:
     name: str
     undo: Callable[[], Awaitable[object]] | None
     compensation: str | None
-    status: StepStatus = "running"
+    status: SagaStepStatus = "running"
     error: str | None = None
     verbs: "asyncio.Queue[Verb]" = field(default_factory=asyncio.Queue)
 

@@ -1,11 +1,11 @@
-"""Wakes one follower of a run, and says where there may be news."""
+"""Wakes one follower of a run, and tells it where to look."""
 
 import asyncio
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Pending:
     """Where to look."""
 
     live: bool
@@ -16,29 +16,29 @@ class News:
     """At the run's status: it may be over."""
 
 
-class Bell:
-    """Rung by whoever sees news, any number of times; answered by one follower. Rings once at the start."""
+class Wakeup:
+    """Notified any number of times, awaited by one follower. The first wait returns at once."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._live = self._log = self._end = True
         self._event.set()
 
-    def ring(self, *, live: bool = False, log: bool = False, end: bool = False) -> None:
-        """There is news; none of them: a reason to look up."""
+    def notify(self, *, live: bool = False, log: bool = False, end: bool = False) -> None:
+        """Wake the follower, to look at these; with none of them, to look whether it should stop."""
         self._live |= live
         self._log |= log
         self._end |= end
         self._event.set()
 
-    async def answered(self, timeout_s: float) -> News:
-        """Waits for a ring, no longer than `timeout_s`."""
+    async def wait(self, timeout_s: float) -> Pending:
+        """Wait to be notified, for at most `timeout_s`, and return what is pending."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
         except TimeoutError:
             pass
         self._event.clear()
-        news = News(self._live, self._log, self._end)
+        pending = Pending(self._live, self._log, self._end)
         self._live = self._log = self._end = False
-        return news
+        return pending

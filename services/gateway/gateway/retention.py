@@ -1,4 +1,4 @@
-"""What the gateway deletes by age: idempotency keys that nobody can be retrying, sign-ins that are over."""
+"""Deletes rows by age: idempotency keys that no client can be retrying, sign-ins that have ended."""
 
 import asyncio
 from datetime import timedelta
@@ -10,32 +10,32 @@ from flotilla.postgres import AWAY, Pool
 from flotilla.runtime.stopping import sleep_or_stop
 
 KEPT_FOR = timedelta(days=7)
-FORGET_EVERY_S = 600.0
+DELETE_EVERY_S = 600.0
 _AT_MOST = 1000
 _FORGET_KEYS = "SELECT flotilla.forget_idempotency_keys($1, $2)"
 _FORGET_SIGN_INS = "SELECT flotilla.forget_sign_ins($1)"
 log = structlog.get_logger(__name__)
 
 
-class Forgetting:
-    """Deletes now and then. Every replica does, which does no harm."""
+class RetentionJob:
+    """Deletes expired rows every 10 minutes. Every replica may run one."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+        """Run until `stop`."""
         while not stop.is_set():
-            await sleep_or_stop(stop, FORGET_EVERY_S)
+            await sleep_or_stop(stop, DELETE_EVERY_S)
             if not stop.is_set():
-                await self.forget()
+                await self.delete_expired()
 
-    async def forget(self) -> None:
-        """Deletes once what is old enough; a database that is away is left for the next time."""
+    async def delete_expired(self) -> None:
+        """Delete the expired rows once; if the database is unavailable, leave them for the next time."""
         try:
             keys = await self._pool.fetchval(_FORGET_KEYS, KEPT_FOR, _AT_MOST)
             sign_ins = await self._pool.fetchval(_FORGET_SIGN_INS, _AT_MOST)
         except (*AWAY, asyncpg.PostgresError) as error:
-            log.warning("nothing_forgotten", error=str(error))
+            log.warning("retention_skipped", error=str(error))
         else:
-            log.info("forgotten", idempotency_keys=keys, sign_ins=sign_ins)
+            log.info("expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins)

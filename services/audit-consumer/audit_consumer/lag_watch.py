@@ -34,7 +34,7 @@ class View:
     moves: bool
 
 
-class Watch:
+class LagWatch:
     """Measures lags on its own Kafka connection, and decides whether the consumer moves."""
 
     def __init__(self, settings: KafkaSettings, pool: Pool) -> None:

@@ -14,7 +14,7 @@ import structlog
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.postgres import AWAY, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
-from gateway.live.bell import Bell
+from gateway.live.wakeup import Wakeup
 
 EVERY_S = 0.5
 log = structlog.get_logger(__name__)
@@ -30,35 +30,35 @@ class RunWatch:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._bells: defaultdict[str, defaultdict[str, set[Bell]]] = defaultdict(lambda: defaultdict(set))
+        self._wakeups: defaultdict[str, defaultdict[str, set[Wakeup]]] = defaultdict(lambda: defaultdict(set))
         self._seen: dict[str, tuple[str, int]] = {}
 
     @contextmanager
-    def follow(self, tenant_id: str, run_id: str, bell: Bell) -> Iterator[None]:
-        """Rings `bell` for the run as long as the block runs."""
-        self._bells[tenant_id][run_id].add(bell)
+    def follow(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> Iterator[None]:
+        """Notify `wakeup` of changes of the run as long as the block runs."""
+        self._wakeups[tenant_id][run_id].add(wakeup)
         try:
             yield
         finally:
-            self._forget(tenant_id, run_id, bell)
+            self._forget(tenant_id, run_id, wakeup)
 
     def announce(self, run_id: str) -> None:
         """Somebody says that the run moved on."""
-        for runs in self._bells.values():
-            for bell in runs.get(run_id, ()):
-                bell.ring(log=True)
+        for runs in self._wakeups.values():
+            for wakeup in runs.get(run_id, ()):
+                wakeup.notify(log=True)
 
     def wake_all(self) -> None:
         """Makes every follower look up: the process is about to stop."""
-        for runs in self._bells.values():
-            for bells in runs.values():
-                for bell in bells:
-                    bell.ring()
+        for runs in self._wakeups.values():
+            for wakeups in runs.values():
+                for wakeup in wakeups:
+                    wakeup.notify()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Looks twice a second until `stop`, while anybody follows."""
         while not stop.is_set():
-            for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._bells.items()]:
+            for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._wakeups.items()]:
                 await self._look(tenant_id, run_ids)
             await sleep_or_stop(stop, EVERY_S)
         self.wake_all()
@@ -72,17 +72,17 @@ class RunWatch:
             return
         for row in rows:
             seen = (row["status"], row["head_seq"])
-            if self._seen.get(row["run_id"]) != seen and row["run_id"] in self._bells.get(tenant_id, {}):
+            if self._seen.get(row["run_id"]) != seen and row["run_id"] in self._wakeups.get(tenant_id, {}):
                 self._seen[row["run_id"]] = seen
                 over = row["status"] not in ACTIVE_RUN_STATUSES
-                for bell in self._bells[tenant_id][row["run_id"]]:
-                    bell.ring(log=True, end=over)
+                for wakeup in self._wakeups[tenant_id][row["run_id"]]:
+                    wakeup.notify(log=True, end=over)
 
-    def _forget(self, tenant_id: str, run_id: str, bell: Bell) -> None:
-        runs = self._bells[tenant_id]
-        runs[run_id].discard(bell)
+    def _forget(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> None:
+        runs = self._wakeups[tenant_id]
+        runs[run_id].discard(wakeup)
         if not runs[run_id]:
             del runs[run_id]
             self._seen.pop(run_id, None)
         if not runs:
-            del self._bells[tenant_id]
+            del self._wakeups[tenant_id]

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from outbox_relay.low import Read
-from outbox_relay.publisher import Publisher
+from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.records import BatchSpans, fill
 from outbox_relay.rows import LaneRows
 
 
 @dataclass(slots=True)
-class Flight:
+class InFlightBatch:
     """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
 
     rows: LaneRows
@@ -29,7 +29,7 @@ class Flight:
     def lane(self) -> int:
         return self.rows.lane
 
-    async def fly(self, publisher: Publisher, max_batch_rows: int, *, traces: bool) -> None:
+    async def send(self, publisher: KafkaPublisher, max_batch_rows: int, *, traces: bool) -> None:
         """Sends every row, each batch after the acknowledgement of the one before."""
         while self.acked < len(self.rows.ids):
             end = min(self.acked + max_batch_rows, len(self.rows.ids))
@@ -40,32 +40,32 @@ class Flight:
             self.acked = self.sent
 
 
-class Flights:
+class InFlightBatches:
     """All that is under way."""
 
     def __init__(self, *, traces: bool) -> None:
         self._traces = traces
-        self._under_way: dict[asyncio.Task[None], Flight] = {}
+        self._under_way: dict[asyncio.Task[None], InFlightBatch] = {}
         self._new: set[asyncio.Task[None]] = set()
 
     @property
     def lanes(self) -> set[int]:
         """Lanes that have rows under way; they must not be read meanwhile."""
-        return {flight.lane for flight in self._under_way.values()}
+        return {batch.lane for batch in self._under_way.values()}
 
     def oldest_s(self) -> float:
         """How long the slowest has been under way; 0 when there is none."""
-        return max((time.monotonic() - flight.began for flight in self._under_way.values()), default=0.0)
+        return max((time.monotonic() - batch.began for batch in self._under_way.values()), default=0.0)
 
-    def launch(self, publisher: Publisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
+    def launch(self, publisher: KafkaPublisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
         """Starts sending the rows of one lane, which `read` found."""
-        flight = Flight(rows, read, time.monotonic())
-        coroutine = flight.fly(publisher, max_batch_rows, traces=self._traces)
+        batch = InFlightBatch(rows, read, time.monotonic())
+        coroutine = batch.send(publisher, max_batch_rows, traces=self._traces)
         task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
-        self._under_way[task] = flight
+        self._under_way[task] = batch
         self._new.add(task)
 
-    async def land(self, timeout_s: float) -> list[Flight]:
+    async def wait_all(self, timeout_s: float) -> list[InFlightBatch]:
         """Those that have ended by when all launched since the last call have, or after `timeout_s`.
 
         One that is slow makes one call wait, not every call.
@@ -73,19 +73,19 @@ class Flights:
         if tasks := self._new or set(self._under_way):
             await asyncio.wait(tasks, timeout=timeout_s)
         self._new = set()
-        return self.landed()
+        return self.finished()
 
-    async def land_some(self, timeout_s: float) -> list[Flight]:
+    async def wait_any(self, timeout_s: float) -> list[InFlightBatch]:
         """Those that have ended by when one has, or after `timeout_s`."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return self.landed()
+        return self.finished()
 
-    def landed(self) -> list[Flight]:
+    def finished(self) -> list[InFlightBatch]:
         """Those that have ended; waits for none."""
         return self._take([task for task in self._under_way if task.done()])
 
-    async def abandon(self) -> list[Flight]:
+    async def abandon(self) -> list[InFlightBatch]:
         """Stops waiting for any; whether the batches in hand arrived stays unknown."""
         self._new = set()
         for task in self._under_way:
@@ -94,11 +94,11 @@ class Flights:
             await asyncio.wait(self._under_way)
         return self._take(list(self._under_way))
 
-    def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[Flight]:
-        landed = []
+    def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[InFlightBatch]:
+        finished = []
         for task in tasks:
             self._new.discard(task)
-            flight = self._under_way.pop(task)
-            flight.error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            landed.append(flight)
-        return landed
+            batch = self._under_way.pop(task)
+            batch.error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            finished.append(batch)
+        return finished

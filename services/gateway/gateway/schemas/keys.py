@@ -1,0 +1,54 @@
+"""API keys."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, ConfigDict, Field
+
+from gateway.auth.principal import Role
+from gateway.schemas.common import Answer, Name, RequestBody
+
+
+class KeyBody(RequestBody):
+    """A new API key."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "carol", "roles": ["operator", "approver"], "person": True}]}
+    )
+
+    name: Name
+    """Whose key it is: the subject of everything that is done with it."""
+    roles: Annotated[list[Role], Field(min_length=1, max_length=4)]
+    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    """With its offset; by default it does not expire."""
+    person: bool = False
+    """Notes that the name is a person's. Only keys of people can approve."""
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    key_id: str
+    hint: str | None
+    """How the key begins; null for one that was made before hints were kept, or chosen by a person."""
+    name: str
+    roles: list[Role]
+    is_person: bool
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKey(Key):
+    """A key that was just made."""
+
+    key: str
+    """The secret: shown this once, stored only as a hash."""
+
+
+class KeyList(Answer):
+    """A page of keys, newest first."""
+
+    keys: list[Key]
+    next_cursor: str | None
