@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.util.types import AttributeValue
 
@@ -24,9 +24,6 @@ from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.tools import OnUnknown
 from flotilla.contracts.values import storable
 from flotilla.telemetry import span
-
-if TYPE_CHECKING:
-    from flotilla.agent.context import TaskContext
 
 MAX_STORED_BYTES = 8_000_000
 REFUSALS = (ValueError, TypeError, Refused, DeadLetter)
@@ -76,7 +73,7 @@ class ToolRunner:
         self._make_id = make_id
         self._occurrences = Occurrences()
 
-    async def run(self, ctx: "TaskContext", tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    async def run(self, ctx: object, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
         checked = tool.arguments(arguments)
         if tool.name in self._gated:
@@ -98,12 +95,12 @@ class ToolRunner:
         named = replace(call.named, args=as_arguments(verdict.args))
         return replace(call, arguments=tool.arguments(verdict.args), named=named, approval_id=approval_id)
 
-    async def _repeat(self, ctx: "TaskContext", call: _Call) -> Any:
+    async def _repeat(self, ctx: object, call: _Call) -> Any:
         with self._shown(call, self._make_id()) as shown:
             shown.result = await self._executed(ctx, call)
         return shown.result
 
-    async def _once(self, ctx: "TaskContext", call: _Call) -> Any:
+    async def _once(self, ctx: object, call: _Call) -> Any:
         earlier = await self._gated.executed(call.approval_id) if call.approval_id else None
         if earlier is not None:
             return self._reused(call, Ended(outcome="returned", result=earlier["value"], call_id=self._make_id()))
@@ -139,7 +136,7 @@ class ToolRunner:
     def _on_unknown(self, call: _Call) -> OnUnknown:
         return call.tool.options.on_unknown or ("ask" if call.tool.name in self._gated else "again")
 
-    async def _begun(self, ctx: "TaskContext", call: _Call, begun: Begun) -> Any:
+    async def _begun(self, ctx: object, call: _Call, begun: Begun) -> Any:
         with self._shown(call, begun.call_id) as shown:
             async with self._calls.held(begun), self._ended_in_any_case(begun):
                 ended = _returned(await self._executed(ctx, call), call)
@@ -158,7 +155,7 @@ class ToolRunner:
             await asyncio.shield(self._calls.end(begun, _raised(error)))
             raise
 
-    async def _executed(self, ctx: "TaskContext", call: _Call) -> Any:
+    async def _executed(self, ctx: object, call: _Call) -> Any:
         name = call.tool.name
         attributes: dict[str, AttributeValue] = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
         with span(f"execute_tool {name}", attributes=attributes):

@@ -2,15 +2,12 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.tools import IdempotencyKey, options_of
-
-if TYPE_CHECKING:
-    from flotilla.agent.context import TaskContext
 
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
 """An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext, one of the type
@@ -59,7 +56,7 @@ class Tool:
         except (msgspec.ValidationError, TypeError):
             return value
 
-    async def __call__(self, ctx: "TaskContext", arguments: Mapping[str, Any], key: str) -> Any:
+    async def __call__(self, ctx: object, arguments: Mapping[str, Any], key: str) -> Any:
         """Calls the function with checked arguments; one that takes an idempotency key gets `key`."""
         named = {self._key_parameter: key} if self._key_parameter else {}
         if self._takes_context:
