@@ -2,7 +2,8 @@ import pytest
 
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge.analysis import MAX_QUERY_WORDS, analyse, asked_terms, identity
-from flotilla.knowledge.languages import LANGUAGES, check_language, language_of, stop_words
+from flotilla.knowledge.languages import LANGUAGES, check_language, stop_words
+from flotilla.knowledge.recognition import language_of
 
 GERMAN = "Die Versicherung zahlt, wenn der Schaden innerhalb von zwei Wochen gemeldet wird und Belege beiliegen."
 FRENCH = "Les documents sont conservés pendant dix ans dans un lieu sûr, et personne ne peut les modifier."

@@ -15,10 +15,11 @@ from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Added, Document, Parsed, Upload
 from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, Embedding
 from flotilla.knowledge.indexing import IndexEntry
-from flotilla.knowledge.languages import check_language, language_of
+from flotilla.knowledge.languages import check_language
 from flotilla.knowledge.meaning import Embedded, Row
 from flotilla.knowledge.parse import parse
 from flotilla.knowledge.ranking import Ranking, best_passages
+from flotilla.knowledge.recognition import language_of
 from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction

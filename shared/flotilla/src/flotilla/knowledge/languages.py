@@ -1,4 +1,4 @@
-"""Languages: which one a text is in, its stop words and its stemmer."""
+"""Languages: their stop words and stemmers."""
 
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -22,8 +22,6 @@ UNSTEMMED = ("bg", "he", "ja", "km", "ko", "lo", "th", "uk", "vi", "zh")
 UNACCENTED = ("en", "id")
 """Languages whose stemmers take an accented letter for none of theirs."""
 LANGUAGES = frozenset((*STEMMERS, *UNSTEMMED))
-SAMPLE_CHARACTERS = 2000
-MIN_CERTAINTY = 0.9
 
 
 @cache
@@ -49,14 +47,6 @@ def check_language(language: str) -> None:
         raise ConfigurationError(
             f"FLOTILLA_KNOWLEDGE_LANGUAGE is {language!r}: use one of {', '.join(sorted(LANGUAGES))}"
         )
-
-
-def language_of(text: str, default: str) -> str:
-    """Return the language of `text`, and `default` where its beginning does not show it clearly."""
-    from flotilla.knowledge.identifier import IDENTIFIER
-
-    language, certainty = IDENTIFIER.classify(text[:SAMPLE_CHARACTERS])
-    return str(language) if certainty >= MIN_CERTAINTY else default
 
 
 def languages_asked_in(words: Collection[str], languages: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import structlog
 from flotilla.knowledge import indexing
 from flotilla.knowledge.analysis import VERSION
 from flotilla.knowledge.documents import Piece
-from flotilla.knowledge.languages import language_of
+from flotilla.knowledge.recognition import language_of
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
