@@ -244,7 +244,7 @@ async def test_no_transaction_is_open_while_a_batch_waits(
     HoldsLaneThree.release = asyncio.Event()
     async with start_relay(publisher=HoldsLaneThree) as relay:
         await append_messages(pool, neighbours(1)[0], ["waits"])
-        await eventually(lambda: 3 in relay._flights.lanes)
+        await eventually(lambda: 3 in relay._in_flight.lanes)
         states = await superuser.fetch(
             "SELECT DISTINCT state FROM pg_stat_activity "
             "WHERE application_name = 'outbox-relay' AND datname = current_database() AND state <> 'active'"
