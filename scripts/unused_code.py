@@ -44,6 +44,7 @@ ALLOWED = {
     "replay": "the event store's API: for services outside this repository",
     "create_key_pair": "keys for tests and benchmarks",
     "new_signer": "keys for tests",
+    "strimzi_users": "tests, which hold the manifests of k8s/ against it",
     "__call__": "a protocol",
 }
 
