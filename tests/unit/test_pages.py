@@ -41,3 +41,9 @@ def test_a_script_names_nothing_that_it_does_not_define(page: str, block: str) -
         elif isinstance(node, ast.alias):
             known.add((node.asname or node.name).partition(".")[0])
     assert used <= known, f"{page} does not say what {used - known} is"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_the_tests_and_modules_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:tests|services|shared)/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
