@@ -14,7 +14,7 @@ from flotilla.kafka.client import client_arguments
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics, ensure_topics
 from flotilla_devstack import RunningStack
-from outbox_relay.publisher import Publisher
+from outbox_relay.publisher import KafkaPublisher
 from tests.support.audit import TENANT, Projected, audit_settings, events_of, running_audit
 from tests.support.audit import publish as publish_events
 from tests.support.audit_fixtures import projected
@@ -70,7 +70,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
 ) -> None:
     relay = login("outbox-relay")
     await check_topics(relay)
-    publisher = await Publisher.open(client_arguments(relay), EVENTS)
+    publisher = await KafkaPublisher.open(client_arguments(relay), EVENTS)
     await publisher.abort()
     await publish_events(relay, events_of("s1", (1, 2, 3)))
     kafka = login("audit-consumer")
