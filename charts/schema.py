@@ -15,7 +15,7 @@ import yaml
 
 CHARTS = Path(__file__).parent
 LIBRARY = CHARTS / "flotilla-service"
-SERVICES = ("gateway", "workflow-worker", "agent", "outbox-relay", "audit-consumer")
+SERVICES = tuple(sorted(lock.parent.name for lock in CHARTS.glob("*/Chart.lock") if lock.parent.name != "flotilla"))
 ALIASES = ("research-agent", "writer-agent")
 FREE: dict[str, Any] = {}
 AGENT_NAME = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"

@@ -13,7 +13,6 @@ from tests.support.charts import chart_of
 
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "charts"
-SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
 # What each service's chart needs to be installed alone.
 ALONE = (
     "dependencies.postgres.existingSecret=pg",

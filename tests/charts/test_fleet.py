@@ -16,7 +16,8 @@ from flotilla.bus.acl import agent_grant, grants
 from flotilla.config.signing import load_public_keys, load_signer
 from flotilla.contracts.names import task_stream
 from flotilla.kafka.acl import rights, strimzi_users
-from tests.charts.conftest import CHARTS, ROOT, SERVICES, Helm, Render, of_kind, template
+from tests.charts.conftest import CHARTS, ROOT, Helm, Render, of_kind, template
+from tests.support.catalog import SERVICES
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = ("demo", "production")

@@ -7,7 +7,8 @@ import pytest
 
 from flotilla.agent.template import write_agent
 from flotilla.contracts.names import agent_group, task_stream
-from tests.charts.conftest import ALONE, SERVICES, Helm, Render, of_kind, template
+from tests.charts.conftest import ALONE, Helm, Render, of_kind, template
+from tests.support.catalog import SERVICES
 from tests.support.charts import chart_of
 
 AGENTS = ("research-agent", "writer-agent")

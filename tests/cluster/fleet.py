@@ -13,9 +13,9 @@ import httpx
 from flotilla_devstack.ports import free_port
 from tests.cluster.kubernetes import Namespace
 from tests.e2e.fleet import FLOTILLA
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
-SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
 RELEASE = "fleet"
 REPOSITORY = os.environ.get("IMAGE_REPOSITORY", "flotilla")
 TAG = os.environ.get("IMAGE_TAG", "0.1.0")

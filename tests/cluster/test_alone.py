@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.fleet import SERVICES, Fleet, forwarded, images
+from tests.cluster.fleet import Fleet, forwarded, images
 from tests.cluster.kubernetes import Namespace, Object
+from tests.support.catalog import SERVICES
 from tests.support.charts import chart_of
 from tests.support.waiting import eventually
 

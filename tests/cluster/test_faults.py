@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.conftest import Figures
-from tests.cluster.fleet import RELEASE, SERVICES, SMALL, Fleet
+from tests.cluster.fleet import RELEASE, SMALL, Fleet
 from tests.cluster.kubernetes import Object
 from tests.cluster.promises import RATE, Load, check, finishings, slow_tasks, twice_in_kafka
 from tests.e2e.test_one_question import HANDBOOK, upload
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.full

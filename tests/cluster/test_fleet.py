@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from tests.cluster.fleet import RELEASE, SERVICES, Fleet, Reached, empty
+from tests.cluster.fleet import RELEASE, Fleet, Reached, empty
 from tests.e2e.fleet import finished, session_events, start_run
 from tests.e2e.test_one_question import HANDBOOK, upload
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from flotilla.bus import connect_redis
 from tests.cluster.approvals import approve, key_of, parked
-from tests.cluster.fleet import RELEASE, SERVICES, Fleet, Reached, forwarded
+from tests.cluster.fleet import RELEASE, Fleet, Reached, forwarded
 from tests.cluster.kubernetes import Namespace
 from tests.cluster.prometheus import Prometheus, panels, prometheus
 from tests.e2e.fleet import finished, session_events, start_run
 from tests.e2e.test_one_question import HANDBOOK, upload
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.full

@@ -20,10 +20,10 @@ from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.redis_users import ADMIN, read_passwords
 from flotilla_devstack.servers.redis import redis_url
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 FLOTILLA = Path(sys.executable).parent / "flotilla"
-SERVICES = ("gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer")
 
 
 @dataclass

@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.fleet import SERVICES, Fleet, finished, session_events, start_run
+from tests.e2e.fleet import Fleet, finished, session_events, start_run
 from tests.e2e.stores import projected_events, query
 from tests.e2e.stub_endpoint import StubEndpoint
+from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 RUNS_AT_A_TIME = 20

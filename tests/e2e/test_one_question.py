@@ -10,6 +10,7 @@ from flotilla.contracts.names import SESSION_EVENTS_TOPIC
 from flotilla.kafka.lanes import lane_of
 from tests.e2e.fleet import Fleet, finished, session_events, start_run
 from tests.e2e.stores import kafka_events, outbox_rows, projected_events
+from tests.support.catalog import SERVICES
 from tests.support.otlp import TraceReceiver
 from tests.support.waiting import eventually, settled
 
@@ -81,7 +82,7 @@ async def test_one_trace_runs_through_every_service(
     trace_ids = {event["traceparent"].split("-")[1] for event in answered["events"]}
     assert len(trace_ids) == 1
     (trace_id,) = trace_ids
-    everyone = {"gateway", "workflow-worker", "research-agent", "writer-agent", "outbox-relay", "audit-consumer"}
+    everyone = set(SERVICES)
     await settled(lambda: sorted(traces.services_of(trace_id)), sorted(everyone), timeout_s=120)
 
 

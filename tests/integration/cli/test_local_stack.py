@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.fleet import SERVICES, Fleet
+from tests.e2e.fleet import Fleet
+from tests.support.catalog import SERVICES
 
 SERVERS = ("postgres", "redis", "temporal", "kafka")
 

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.catalog import CATALOG, SERVICES
+
 ROOT = Path(__file__).parents[3]
 UV = Path(sys.executable).parent / "uv"
-SERVICES = {
-    "gateway": "gateway",
-    "workflow-worker": "workflow_worker",
-    "research-agent": "research_agent",
-    "writer-agent": "writer_agent",
-    "outbox-relay": "outbox_relay",
-    "audit-consumer": "audit_consumer",
-}
 # What an image must not carry: agents need no Temporal, the event path no language model and no HTTP framework.
 ABSENT = {
     "research-agent": {"temporalio", "aiokafka", "fastapi", "openai"},
@@ -51,7 +45,7 @@ def test_a_service_installed_alone_imports(service: str, tmp_path: Path) -> None
         ROOT / "shared/flotilla",
         ROOT / f"services/{service}",
     )
-    _run(python, "-W", "error", "-c", IMPORT_ALL, SERVICES[service])
+    _run(python, "-W", "error", "-c", IMPORT_ALL, CATALOG[service].module)
     listed = _run(UV, "pip", "list", "--python", python, "--format", "freeze")
     installed = {line.split("==")[0] for line in listed.splitlines()}
     assert installed & ABSENT[service] == set()
