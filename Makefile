@@ -70,7 +70,10 @@ types: setup ## mypy and tsc, strict
 # What fails in the crowd is run once more, alone: on a small machine two tests and four servers share two cores. What
 # fails twice fails; what passed the second time stands in the first report.
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
-STORM = tests/chaos/outbox -m 'not chaos'
+# More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
+PYTEST_OPTIONS ?=
+# The outbox under a storm, and the whole fleet: each has servers of its own.
+WHOLE = tests/chaos/outbox tests/e2e -m 'not chaos' --timeout 300
 TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay
 
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
@@ -106,6 +109,9 @@ test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KU
 
 # SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already; FULL=1 adds the long
 # runs: scaling, upgrades under load, killed pods, mistakes (docs/operations.md).
+IMAGES ?=
+SERVER_IMAGES ?=
+FULL ?=
 test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG, ask, uninstall
 	$(if $(IMAGES),,$(MAKE) --no-print-directory images && k8s/images load)
 	$(if $(SERVER_IMAGES),$(MAKE) --no-print-directory server-images)
@@ -115,6 +121,7 @@ test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG,
 .PHONY: charts base-image images image-report load server-images install upgrade uninstall kind-up port-forward
 export IMAGE_REPOSITORY ?= flotilla
 export IMAGE_TAG ?= 0.1.0
+HELM_OPTIONS ?=
 NAMESPACE ?= flotilla
 RELEASE ?= flotilla
 VALUES ?= charts/flotilla/values-demo.yaml
