@@ -26,6 +26,8 @@ class ForeignAgent:
         self.answer = answer
         self.seen: list[Task] = []
         self.stopping = False
+        self.spelling: Callable[[str], str] = str
+        """Changes the JSON text of its replies."""
 
     async def run(self) -> None:
         stream, group = task_stream(self.name), agent_group(self.name)
@@ -55,7 +57,7 @@ class ForeignAgent:
             "time": utc_now().isoformat(),
             "data": data,
         }
-        await self._redis.xadd(reply_stream(self.name), {"event": json.dumps(event)})
+        await self._redis.xadd(reply_stream(self.name), {"event": self.spelling(json.dumps(event))})
 
 
 @asynccontextmanager

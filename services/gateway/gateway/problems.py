@@ -37,7 +37,7 @@ from flotilla.contracts.errors import (
     RunInProgress,
     SequenceConflict,
 )
-from flotilla.postgres import AWAY
+from flotilla.postgres import AWAY, UNSTORABLE
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:flotilla:problem:"
@@ -190,7 +190,7 @@ def _of_http(error: HTTPException) -> Problem:
 def _of_dependency(error: Exception) -> Problem | None:
     if isinstance(error, _NOT_INSTALLED):
         return Problem(503, "unavailable", "the database has no schema yet: run the installer", headers=_RETRY)
-    if isinstance(error, asyncpg.DataError):
+    if isinstance(error, UNSTORABLE):
         return Problem(422, "invalid", f"a value can't be stored: {error}")
     if isinstance(error, (*AWAY, RedisError, TimeoutError)):
         log.warning("dependency_away", error=str(error) or type(error).__name__)

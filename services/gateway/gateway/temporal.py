@@ -13,13 +13,11 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
-from flotilla.contracts.errors import NotFound, RetryLater
-from flotilla.temporal import check_temporal, connection_options
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.temporal import check_temporal, connection_options, is_final
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
-_AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED,
-         RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.UNKNOWN}  # fmt: skip
 log = structlog.get_logger(__name__)
 
 
@@ -43,7 +41,10 @@ class Temporal:
         self._refused_until = 0.0
 
     async def start(self, start: Start) -> bool:
-        """Starts the workflow, or finds it started; False when Temporal is away: the worker starts what is left."""
+        """Starts the workflow, or finds it started; False when Temporal is away or refuses it.
+
+        The worker starts what is left, and closes what can't be started.
+        """
         try:
             client = await self.client()
             await client.start_workflow(
@@ -67,7 +68,7 @@ class Temporal:
 
         Raises:
             NotFound: it never ran, or is over.
-            RetryLater: Temporal does not answer.
+            RetryLater, Invalid: Temporal does not answer, or does not take it.
         """
         handle = await self.handle(workflow_id)
         try:
@@ -133,6 +134,6 @@ def refusal(error: RPCError, workflow_id: str) -> Exception:
     """What an answer of Temporal means for the caller."""
     if error.status == RPCStatusCode.NOT_FOUND:
         return NotFound(f"workflow {workflow_id} is not running")
-    if error.status in _AWAY:
-        return RetryLater(f"Temporal does not answer: {error}")
-    return error
+    if is_final(error):
+        return Invalid(f"Temporal does not take this for workflow {workflow_id}: {error}")
+    return RetryLater(f"Temporal does not answer: {error}")

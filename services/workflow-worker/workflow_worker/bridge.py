@@ -2,8 +2,8 @@
 
 Each agent has a reply stream of its own, so that the stream says who replies. Activities are completed by workflow id,
 run id and activity id, as they stand in the delegation's row: a task token changes with each attempt, while by ids a
-late reply still completes the current attempt. NOT_FOUND means that nobody waits any more; any other trouble leaves the
-reply pending.
+late reply still completes the current attempt. NOT_FOUND means that nobody waits any more. An answer that Temporal
+refuses for what it holds ends the try with that reason; any other trouble leaves the reply pending.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_stream
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
 from flotilla.runtime.key_locks import KeyLocks
+from flotilla.temporal import is_final
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
 from workflow_worker.activities.signatures.delegation import CANCELLED_BY_AGENT
 from workflow_worker.delegations import TaskPublisher
@@ -35,6 +36,8 @@ from workflow_worker.settlement import Answer, Settled, Settlement
 log = structlog.get_logger(__name__)
 RPC_TIMEOUT_S = 10.0
 CLOCKS_DIFFER_S = 60.0
+MAX_PROGRESS_CHARS = 1000
+"""Of a sign of life: an agent may send any."""
 _ANNOUNCEMENT = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
 
 
@@ -105,17 +108,21 @@ class Bridge:
 
     async def _tell_waiting(self, settled: Settled, progress: str | None) -> None:
         task_id = settled.delegated.task_id
+        waiting = self._activity(settled.delegated.waiting)
         try:
             async with asyncio.timeout(RPC_TIMEOUT_S):
-                await _pass_on(self._activity(settled.delegated.waiting), settled, progress)
+                await _pass_on(waiting, settled, progress)
         except AsyncActivityCancelledError:
             await mark_cancelled(self._redis, task_id)
         except TimeoutError as error:
             raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise RetryLater(f"Temporal refused the answer to task {task_id}: {error}") from error
-            log.debug("reply_to_nobody", task_id=task_id, attempt=settled.delegated.attempt)
+            if error.status == RPCStatusCode.NOT_FOUND:
+                log.debug("reply_to_nobody", task_id=task_id, attempt=settled.delegated.attempt)
+            elif not is_final(error):
+                raise RetryLater(f"Temporal does not take the answer to task {task_id}: {error}") from error
+            elif settled.answer is not None:
+                await _end_with(waiting, settled, error)
 
     def _activity(self, address: ReplyAddress) -> AsyncActivityHandle:
         return self._client.get_async_activity_handle(
@@ -127,7 +134,7 @@ async def _pass_on(waiting: AsyncActivityHandle, settled: Settled, progress: str
     delegated, answer = settled.delegated, settled.answer
     agent = delegated.row["agent"]
     if answer is None:
-        await waiting.heartbeat(progress or agent)
+        await waiting.heartbeat((progress or agent)[:MAX_PROGRESS_CHARS])
     elif answer.status == "done" and answer.result is not None:
         if delegated.row["slip"]:
             await waiting.heartbeat(f"{agent} done")
@@ -141,6 +148,27 @@ async def _pass_on(waiting: AsyncActivityHandle, settled: Settled, progress: str
 
 def _failure(answer: Answer) -> Failure:
     return answer.failure or Failure(type="Unknown", message="the agent gave no reason", retryable=False)
+
+
+async def _end_with(waiting: AsyncActivityHandle, settled: Settled, refusal: RPCError) -> None:
+    """Ends the try with Temporal's reason not to take its answer, which no repetition changes.
+
+    Raises:
+        DeadLetter: Temporal does not take that, either.
+    """
+    delegated = settled.delegated
+    why = f"Temporal does not take the answer to task {delegated.task_id}: {refusal}"
+    log.error("answer_refused", task_id=delegated.task_id, attempt=delegated.attempt, error=str(refusal))
+    failure = Failure(type="AnswerRefused", message=why, retryable=False)
+    try:
+        async with asyncio.timeout(RPC_TIMEOUT_S):
+            await waiting.fail(failure_of(delegated.task_id, delegated.row["agent"], delegated.attempt, failure))
+    except TimeoutError as error:
+        raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return
+        raise (DeadLetter(why) if is_final(error) else RetryLater(why)) from error
 
 
 async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
@@ -173,6 +201,8 @@ def _reply_in(delivery: Delivery) -> AgentReply:
     except Undecodable as error:
         # The version is one we know, so no other worker could read it either: no second chances.
         raise DeadLetter(f"entry {delivery.entry_id}: {error}") from error
+    if reply.unreadable is not None:
+        raise DeadLetter(f"reply to task {reply.task_id}: {reply.unreadable}")
     if reply.status == "failed" and reply.failure is None:
         raise DeadLetter(f"reply to task {reply.task_id} failed without a failure")
     if reply.status == "done" and reply.result is None and not reply.persisted:

@@ -11,12 +11,17 @@ INSERT INTO flotilla_ops.delegates AS d (agent) VALUES ($1)
 ON CONFLICT (agent) DO UPDATE SET last_seen = now() WHERE d.last_seen < now() - interval '1 hour'
 """
 _NAMES = "SELECT agent FROM flotilla_ops.delegates UNION SELECT name FROM flotilla_ops.agents"
-_LIMITS = "SELECT name, max(timeout_s) AS timeout_s FROM flotilla_ops.agents WHERE timeout_s IS NOT NULL GROUP BY name"
+# As each agent registered it, within reason: NaN is above every number.
+_LIMITS = """
+SELECT name, max(least(timeout_s, $1)) AS timeout_s FROM flotilla_ops.agents WHERE timeout_s > 0 GROUP BY name
+"""
+LONGEST_S = 30 * 86_400.0
+"""The most that an agent gets for a task: what a workflow can add to a date."""
 
 
 async def limits_of_agents(connection: Connection) -> dict[str, float]:
     """How long, in seconds, a task of each registered agent may take."""
-    return {row["name"]: row["timeout_s"] for row in await connection.fetch(_LIMITS)}
+    return {row["name"]: row["timeout_s"] for row in await connection.fetch(_LIMITS, LONGEST_S)}
 
 
 class Delegates:

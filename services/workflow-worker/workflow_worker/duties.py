@@ -112,6 +112,10 @@ def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
 
 
 def _why(ended: Ended) -> ErrorRaised:
+    if not ended.was_started:
+        return ErrorRaised(
+            type="WorkflowNotStarted", message=f"its workflow can't be started: {ended.reason}", where="workflow"
+        )
     how = f"ended as {ended.status.name.lower()}" if ended.status else "is unknown to Temporal"
     reason = f": {ended.reason}" if ended.reason else ""
     return ErrorRaised(type="WorkflowEnded", message=f"its workflow {how}{reason}", where="workflow")

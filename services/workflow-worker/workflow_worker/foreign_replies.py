@@ -15,6 +15,7 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.contracts.tasks import AgentReply
+from flotilla.contracts.values import ESCAPED
 from flotilla.outbox import append
 from flotilla.postgres import Connection
 
@@ -41,7 +42,7 @@ async def store(connection: Connection, agent: str, reply: AgentReply, *, run_id
     """
     if reply.status not in ("done", "failed"):
         return
-    events = [_session_event(agent, reply, event, run_id) for event in reply.events]
+    events = [_session_event(agent, reply, number, run_id) for number in range(len(reply.events))]
     if await _store(connection, reply):
         await _record(connection, agent, reply, events)
 
@@ -60,13 +61,23 @@ async def _store(connection: Connection, reply: AgentReply) -> bool:
 
 
 async def _record(connection: Connection, agent: str, reply: AgentReply, events: list[AgentStateEvent]) -> None:
-    payload = to_json({"status": reply.status}).decode()
+    payload = to_json({"status": reply.status, **_escaped(_below("/result", reply))}).decode()
     await connection.execute(_ADD_ACTION, reply.tenant_id, agent, reply.session_id, reply.task_id, "task", payload)
     if events:
         await append(connection, reply.tenant_id, reply.session_id, events)
 
 
-def _session_event(agent: str, reply: AgentReply, event: JsonObject, run_id: str | None) -> AgentStateEvent:
+def _below(place: str, reply: AgentReply) -> list[str]:
+    """Where in what the reply has at `place` text stands for what no store holds."""
+    return [found.removeprefix(place) for found in reply.escaped if found.startswith(f"{place}/")]
+
+
+def _escaped(places: list[str]) -> JsonObject:
+    return {ESCAPED: [*places]} if places else {}
+
+
+def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | None) -> AgentStateEvent:
+    event = reply.events[number]
     try:
         kind = _KINDS[str(event.get("kind"))]
         data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
@@ -77,8 +88,8 @@ def _session_event(agent: str, reply: AgentReply, event: JsonObject, run_id: str
         raise DeadLetter(f"reply to task {reply.task_id}: {problem}")
     return AgentStateEvent(
         kind=kind,
-        data=to_builtins(data),
-        source=f"/agents/{agent}",
+        data={**to_builtins(data), **_escaped(_below(f"/events/{number}/data", reply))},
+        source=source,
         run_id=run_id,
         task_id=reply.task_id,
     )

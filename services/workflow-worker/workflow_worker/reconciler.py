@@ -18,15 +18,17 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import Undecodable
 from flotilla.postgres import Pool
 from flotilla.telemetry import span
+from flotilla.temporal import is_final
+from workflow_worker.activities.signatures.delegation import MAX_REASON_CHARS
 
 log = structlog.get_logger(__name__)
 
 UNSTARTED_AFTER = timedelta(seconds=5)
 UNFINISHED_AFTER = timedelta(seconds=30)
 REASON_TIMEOUT = timedelta(seconds=5)
-MAX_REASON_CHARS = 4000
 BATCH = 50
 _UNFINISHED = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,6 +60,8 @@ class Ended:
 
     status: WorkflowExecutionStatus | None
     reason: str = ""
+    was_started: bool = True
+    """False for one that can't be."""
 
 
 class Reconciler:
@@ -94,7 +98,21 @@ class Reconciler:
             except WorkflowAlreadyStartedError:
                 await self._look_after(_unfinished(row))
                 return
+            except RPCError as error:
+                if not is_final(error):
+                    raise
+                await self._give_up(_unfinished(row), str(error))
+                return
+            except Undecodable as error:
+                await self._give_up(_unfinished(row), str(error))
+                return
         log.info("workflow_started", kind=row["kind"], workflow_id=row["workflow_id"])
+
+    async def _give_up(self, row: Unfinished, why: str) -> None:
+        """Closes a row whose workflow can't be started, so that the rows after it get their turn."""
+        ended = Ended(None, why[:MAX_REASON_CHARS], was_started=False)
+        await self._kinds[row.kind].close(row, ended)
+        log.error("workflow_not_startable", kind=row.kind, id=row.id, workflow_id=row.workflow_id, error=ended.reason)
 
     async def _look_after(self, row: Unfinished) -> None:
         status = await self._status(row.workflow_id)

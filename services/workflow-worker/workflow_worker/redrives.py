@@ -6,7 +6,6 @@ whose ticket has expired gets a new one; a task that carries none of this fleet'
 
 from datetime import datetime, timedelta
 
-import asyncpg
 import structlog
 
 from flotilla.bus import DONE, Delivery, Finish, Redis
@@ -20,7 +19,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import EVENT_FIELD, REPLIES_STREAM, REPLY_STREAM_PREFIX, TASK_STREAM_PREFIX, TICKET_FIELD
 from flotilla.contracts.tasks import AgentTask
-from flotilla.postgres import AWAY, Pool, tenant_transaction
+from flotilla.postgres import AWAY, UNSTORABLE, Pool, tenant_transaction
 from workflow_worker.bridge import age_s
 from workflow_worker.delegations import reopen_hop, sealed_again
 
@@ -85,7 +84,7 @@ class Redrives:
                 if not await reopen_hop(connection, task, sealed):
                     log.warning("redrive_too_late", task_id=task.task_id, attempt=task.attempt)
                 await connection.execute(_REQUEUE, tenant_id, task.task_id)
-        except asyncpg.DataError as error:
+        except UNSTORABLE as error:
             raise DeadLetter(f"task {task.task_id}: {error}") from error
         except (*AWAY, TimeoutError) as error:
             raise RetryLater(f"PostgreSQL does not answer: {error}") from error

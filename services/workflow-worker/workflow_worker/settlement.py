@@ -14,6 +14,7 @@ import structlog
 
 from flotilla.actions.arguments import known_actions
 from flotilla.config.signing import Signer
+from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import decode_event, from_builtins, from_json, to_json
 from flotilla.contracts.errors import DeadLetter, Refused, RetryLater
 from flotilla.contracts.tasks import (
@@ -26,7 +27,7 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import Opened, close_hop, hop_after, open_hop, opened_hop
 from workflow_worker.foreign_replies import store
@@ -130,7 +131,7 @@ class Settlement:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
             async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
                 return await self._settle(connection, agent, reply, age_s)
-        except (Refused, asyncpg.DataError) as error:
+        except (Refused, *UNSTORABLE) as error:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
         except (*AWAY, TimeoutError) as error:
             raise RetryLater(f"PostgreSQL does not answer: {error}") from error
@@ -177,7 +178,7 @@ class Settlement:
                     return None
                 await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, to_json(failure).decode())
                 await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
-        except asyncpg.DataError:
+        except UNSTORABLE:
             return None
         except (*AWAY, TimeoutError) as error:
             raise RetryLater(f"PostgreSQL does not answer: {error}") from error
@@ -232,6 +233,11 @@ def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> N
         return
     if not 0 < len(failure.approvals) <= MAX_APPROVALS:
         raise refused(agent, reply, "approval", f"it asks for {len(failure.approvals)} approvals")
+    size = sum(len(to_json(needed.args)) for needed in failure.approvals)
+    if size > MAX_ARGS_BYTES:
+        raise refused(
+            agent, reply, "approval", f"it asks about {size} bytes of arguments, {MAX_ARGS_BYTES} are allowed"
+        )
     for needed in failure.approvals:
         owner, _, tool = needed.action.rpartition(".")
         if owner != agent or not _TOOL.fullmatch(tool) or needed.action in known_actions():

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-import asyncpg
 from temporalio.client import Client
 from temporalio.common import WorkerDeploymentVersion
 from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -24,6 +23,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import DeadLetter, Forbidden, Invalid, RetryLater
+from flotilla.postgres import UNSTORABLE
 from flotilla.temporal import check_temporal, connection_options
 from workflow_worker.settings import Settings
 
@@ -33,7 +33,7 @@ would hold every run up (12 s became 3 s)."""
 _PASSED_THROUGH = ("flotilla", "workflow_worker.activities", "msgspec", "uuid_utils", "structlog", "opentelemetry")
 
 
-PERMANENT = (DeadLetter, Forbidden, Invalid, asyncpg.DataError)
+PERMANENT = (DeadLetter, Forbidden, Invalid, *UNSTORABLE)
 """What no retry of an activity changes. Not `NotFound`: a row may be on its way."""
 
 

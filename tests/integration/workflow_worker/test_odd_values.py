@@ -14,6 +14,7 @@ from tests.support.worker import RunningWorker
 
 ODD = "a\x00b\ud800c"
 KEPT = "a\\u0000b\\ud800c"
+ENDS = "SELECT payload FROM flotilla.agent_actions WHERE task_id = $1 AND action_type = 'task'"
 
 
 async def answered(worker: RunningWorker, question: RAGRequest, **odd: Any) -> Any:
@@ -37,6 +38,8 @@ async def answered(worker: RunningWorker, question: RAGRequest, **odd: Any) -> A
 async def test_a_result_is_kept_with_its_escapes(worker: RunningWorker, question: RAGRequest) -> None:
     run = await answered(worker, question, result={"answer": ODD, "model": ODD})
     assert (run["status"], json.loads(run["result"])["answer"]) == ("success", KEPT)
+    ends = [json.loads(row["payload"]) for row in await worker.rows("acme", ENDS, f"{question.run_id}.write")]
+    assert ends == [{"status": "done", "escaped": ["/answer", "/model"]}]
 
 
 async def test_the_text_of_a_failure_reaches_the_run(worker: RunningWorker, question: RAGRequest) -> None:
@@ -50,7 +53,9 @@ async def test_events_are_in_the_log_with_their_escapes(worker: RunningWorker, q
     run = await answered(worker, question, events=[seen])
     assert run["status"] == "success"
     changes = [event.data for event in await worker.events("acme", question.session_id)]
-    assert {KEPT: [KEPT, "NaN"]} in [change.get("details") for change in changes]
+    places = [f"/details/{KEPT}", f"/details/{KEPT}/0", f"/details/{KEPT}/1"]
+    shown = {"details": {KEPT: [KEPT, "NaN"]}, "escaped": places}
+    assert shown in [{name: change.get(name) for name in shown} for change in changes]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("-inf"), 10**400])

@@ -68,14 +68,17 @@ async def test_input_that_no_entry_can_hold_ends_the_pipeline_at_once_with_that_
     assert "1000000 are allowed" in error["message"]
 
 
-async def test_largest_input_that_the_api_takes_reaches_the_agent(worker: RunningWorker, pipelines: Pipelines) -> None:
-    room = MAX_TASK_INPUT_BYTES - len(to_json({"text": ""}))
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+async def test_largest_input_that_the_api_takes_reaches_the_agent(
+    worker: RunningWorker, pipelines: Pipelines, letter: str
+) -> None:
+    room = (MAX_TASK_INPUT_BYTES - len(to_json({"text": ""}))) // len(letter.encode())
 
     async def measure(task: Task) -> dict[str, Any]:
         return {"status": "done", "result": {"characters": len(task["input"]["text"])}}
 
     async with foreign_agent(worker.redis, "measure", measure):
-        _, handle = await pipelines.start({"text": "x" * room}, "measure")
+        _, handle = await pipelines.start({"text": letter * room}, "measure")
         assert (await handle.result())["result"] == {"characters": room}
 
 

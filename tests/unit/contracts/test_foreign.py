@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.foreign import read_event
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import first_unstorable, storable
 from tests.support.anything import objects
 
 EVENT = {"specversion": "1.0", "id": "1", "type": "t", "source": "/s", "subject": "s1", "time": "2030-01-01T12:00:00Z"}
@@ -58,9 +58,37 @@ def test_a_time_that_nobody_can_read_is_the_time_of_reading(time: object) -> Non
 
 @pytest.mark.parametrize(
     "written",
-    [b"", b"[]", b"{}", b"null", b"{" * 5000, body()[:-1], body(specversion="2.0"), body(data=7), body() + b"x"],
-    ids=["empty", "array", "no attributes", "null", "deep", "cut off", "version", "data", "more after it"],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b"{" * 5000,
+        b"[" * 500_000,
+        body()[:-1],
+        body(specversion="2.0"),
+        body(data=7),
+        body() + b"x",
+    ],
+    ids=["empty", "array", "no attributes", "null", "deep", "deeper", "cut off", "version", "data", "more after it"],
 )
 def test_what_is_no_event_is_undecodable(written: bytes) -> None:
     with pytest.raises(Undecodable):
         read_event(written)
+
+
+@pytest.mark.parametrize("depth", [101, 500, 5_000, 400_000])
+@pytest.mark.parametrize("odd", ["", "\\u0000", "\\ud800"])
+def test_data_that_is_too_deep_keeps_its_plain_members_and_the_reason(depth: int, odd: str) -> None:
+    deep = '{"]": "[{", "a":' * depth + "1" + "}" * depth
+    written = body(data={"task_id": "t1", "result": "DEEP"}).replace(b'"DEEP"', f'["{odd}", {deep}, 2]'.encode())
+    event = read_event(written)
+    assert event.data == {"task_id": "t1", "unreadable": "the value is nested deeper than 100 levels"}
+
+
+@given(objects)
+def test_data_lists_where_text_stands_for_what_no_store_holds(data: dict[str, Any]) -> None:
+    event = read_event(body(data={"kept": data}))
+    assert event.data.get("escaped", []) == [
+        f"/kept{place}" for place in storable(json.loads(json.dumps(data))).escaped
+    ]

@@ -5,6 +5,8 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from flotilla.contracts.approvals import MAX_ARGS_BYTES
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.values import first_unstorable, storable_text
 
 MAX_SEQ = 2**63 - 1
@@ -30,6 +32,19 @@ def _storable_json(value: Any) -> Any:
     return value
 
 
+def at_most(max_bytes: int) -> AfterValidator:
+    """Refuses what has more than `max_bytes` as JSON."""
+
+    def fits(value: Any) -> Any:
+        size = len(to_json(value))
+        if size > max_bytes:
+            allowed = f"{max_bytes} are allowed: store the content and send a reference"
+            raise ValueError(f"as JSON it has {size} bytes, {allowed}")
+        return value
+
+    return AfterValidator(fits)
+
+
 Text: TypeAlias = Annotated[str, AfterValidator(_storable)]
 WRITTEN = AfterValidator(lambda text: _not_blank(_storable(text)))
 """Not blank. Limits of length come before it, in one `StringConstraints`: after it they would count "items"."""
@@ -37,6 +52,8 @@ Reason: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=20
 Id: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), WRITTEN]
 JsonBody: TypeAlias = Annotated[dict[str, Any], AfterValidator(_storable_json)]
+ActionArgs: TypeAlias = Annotated[JsonBody, at_most(MAX_ARGS_BYTES)]
+"""Arguments that people decide about."""
 SessionId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The session's id.")]
 RunId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The run's id.")]
 ResourceId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="Its id.")]

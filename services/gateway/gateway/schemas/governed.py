@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
 from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, Decision, Vote
 from flotilla.contracts.requests import RiskLevel
-from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, Name, Reason, RequestBody
+from gateway.schemas.common import WRITTEN, ActionArgs, Answer, Id, Name, Reason, RequestBody
 
 _ECHO: JsonValue = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
 _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -24,7 +24,8 @@ class ActionBody(RequestBody):
     """Why; the approver reads this."""
     risk_level: RiskLevel = "low"
     """At least this risk: policy can say more, a caller never less."""
-    args: JsonBody = Field(default_factory=dict)
+    args: ActionArgs = Field(default_factory=dict)
+    """At most 262,144 bytes as JSON."""
     session_id: Id | None = None
     """The session that records it; by default one of the action's own."""
     on_behalf_of: Name | None = None
@@ -129,7 +130,7 @@ class DecisionBody(RequestBody):
 
     decision: Decision
     reason: Reason | None = None
-    args: JsonBody | None = None
+    args: ActionArgs | None = None
     """The whole new arguments; with `edit` only."""
     content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Of what the voter was shown."""

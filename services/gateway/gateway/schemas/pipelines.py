@@ -3,12 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
-from flotilla.contracts.envelope import to_json
-from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tasks import MAX_TASK_INPUT_BYTES
-from gateway.schemas.common import Answer, Id, JsonBody, RequestBody
+from gateway.schemas.common import Answer, Id, JsonBody, RequestBody, at_most
 
 PipelineStatus: TypeAlias = Literal[
     "pending", "running", "waiting_for_approval", "success", "error", "timeout", "cancelled"
@@ -17,21 +15,13 @@ MAX_TIMEOUT_S = 86_400
 _TASK: JsonValue = {"steps": ["research", "write"], "input": {"query": "Who may approve a refund?"}}
 
 
-def _fits_an_entry(data: JsonObject) -> JsonObject:
-    size = len(to_json(data))
-    if size > MAX_TASK_INPUT_BYTES:
-        allowed = f"{MAX_TASK_INPUT_BYTES} are allowed: store the content and send a reference"
-        raise ValueError(f"as JSON it has {size} bytes, {allowed}")
-    return data
-
-
 class TaskBody(RequestBody):
     """Which agents, in order, and what the first one gets."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_TASK]})
 
     steps: Annotated[list[Id], Field(min_length=1, max_length=16)]
-    input: Annotated[JsonBody, AfterValidator(_fits_an_entry)]
+    input: Annotated[JsonBody, at_most(MAX_TASK_INPUT_BYTES)]
     """Of the first agent; at most 900,000 bytes as JSON."""
     session_id: Id | None = None
     """The session that records it; by default one of the task's own."""

@@ -19,6 +19,7 @@ from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.signatures.delegation import (
     DELEGATE,
+    MAX_REASON_CHARS,
     TELL_AGENT_CANCELLED,
     AgentFailure,
     CancelledTask,
@@ -27,6 +28,8 @@ from workflow_worker.activities.signatures.delegation import (
 from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_hop, opened_hop
 
 CANCELLED_KEY_TTL_S = 3600
+MAX_TYPE_CHARS = 200
+"""Of a failure's type: an agent may send any."""
 
 
 class Delegation:
@@ -111,7 +114,8 @@ def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> Appl
         approvals=failure.approvals,
         retry_after_s=failure.retry_after_s,
     )
-    return ApplicationError(failure.message, details, type=failure.type, non_retryable=True)
+    message, kind = failure.message[:MAX_REASON_CHARS], failure.type[:MAX_TYPE_CHARS]
+    return ApplicationError(message, details, type=kind, non_retryable=True)
 
 
 def _waiting() -> ReplyAddress:

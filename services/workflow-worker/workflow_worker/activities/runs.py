@@ -25,7 +25,7 @@ from flotilla.contracts.tasks import WriteResult
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
 from workflow_worker.activities.signatures.runs import (
     BEGIN_RUN,
@@ -130,7 +130,7 @@ class RunRecords:
             async with tenant_transaction(self._pool, answer.run.tenant_id) as connection:
                 response = await _response_of(connection, answer)
                 finished = await _finish(connection, answer.run, "success", response, None)
-        except (Refused, Undecodable, asyncpg.DataError) as error:
+        except (Refused, Undecodable, *UNSTORABLE) as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
         if finished is None:
             return await self._stored(answer.run)

@@ -16,6 +16,7 @@ from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
 from workflow_worker.activities.signatures.delegation import (
     CANCELLED_BY_AGENT,
     DELEGATE,
+    MAX_REASON_CHARS,
     SETTLE_CALLS,
     TELL_AGENT_CANCELLED,
     AgentFailure,
@@ -29,8 +30,6 @@ T = TypeVar("T")
 MAX_PAUSES = 50
 """How often one task may pause for people, before its pause counts as a failure."""
 
-MAX_REASON_CHARS = 4000
-"""Of a failure's message: an agent may send any."""
 ANSWER_TIMEOUT = timedelta(minutes=30)
 """How long one try may take, the agents' scaling up included; longer where an agent asks for more than the usual."""
 USUAL_LIMIT_S = 600.0

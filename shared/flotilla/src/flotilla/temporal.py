@@ -1,12 +1,21 @@
-"""How every part of the fleet reaches Temporal, and how it sees that it can work there."""
+"""How every part of the fleet reaches Temporal, what it sends there, and how it sees that it can work there."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from temporalio.api.common.v1 import Payload
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
+from temporalio.converter import (
+    AdvancedJSONEncoder,
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+    JSONPlainPayloadConverter,
+)
 from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode, TLSConfig
 
 from flotilla.config import TemporalSettings
@@ -16,6 +25,49 @@ _LIMIT = timedelta(seconds=3)
 _MAY_NOT_ASK = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}
 # Not more often: Temporal's frontend refuses pings that come within 10 s (frontend.keepAliveMinTime).
 _KEEP_ALIVE = KeepAliveConfig(interval_millis=10_000, timeout_millis=5_000)
+# https://grpc.io/docs/guides/status-codes/: the same call would be refused again, whoever makes it.
+_FINAL = {
+    RPCStatusCode.INVALID_ARGUMENT,
+    RPCStatusCode.FAILED_PRECONDITION,
+    RPCStatusCode.OUT_OF_RANGE,
+    RPCStatusCode.ALREADY_EXISTS,
+    RPCStatusCode.UNIMPLEMENTED,
+}
+
+
+def is_final(error: RPCError) -> bool:
+    """Whether Temporal would refuse the same call again: for what it holds, not for where or by whom it was made."""
+    too_large = error.status == RPCStatusCode.RESOURCE_EXHAUSTED and "larger than max" in str(error)
+    return error.status in _FINAL or too_large
+
+
+class _AsText(AdvancedJSONEncoder):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "ensure_ascii": False})
+
+
+class _Utf8(JSONPlainPayloadConverter):
+    """Payloads as JSON in UTF-8. The SDK's own escape each letter beyond ASCII, in six bytes for two, so that a text
+    that fits a Redis entry would be beyond the 2 MB that Temporal takes. Either form is read alike."""
+
+    def __init__(self) -> None:
+        super().__init__(encoder=_AsText)
+
+    def to_payload(self, value: Any) -> Payload | None:
+        """See JSONPlainPayloadConverter."""
+        try:
+            return super().to_payload(value)
+        except UnicodeEncodeError:  # a lone surrogate: only its escape is ASCII
+            return JSONPlainPayloadConverter().to_payload(value)
+
+
+class _Payloads(CompositePayloadConverter):
+    def __init__(self) -> None:
+        others = DefaultPayloadConverter.default_encoding_payload_converters[:-1]
+        super().__init__(*others, _Utf8())
+
+
+DATA_CONVERTER = replace(DataConverter.default, payload_converter_class=_Payloads)
 
 
 def connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
@@ -29,6 +81,7 @@ def connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
         "api_key": settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
         "tls": _tls(settings),
         "keep_alive_config": _KEEP_ALIVE,
+        "data_converter": DATA_CONVERTER,
     }
 
 

@@ -105,7 +105,7 @@ class Effects:
             RetryLater: PostgreSQL is away; the entry stays pending and the task runs again.
             EffectFailed: an effect of the author's did.
             NotFound: there is no such session to record in.
-            Invalid, asyncpg.DataError: a store refuses what the outcome holds.
+            Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import asyncpg
 
 from flotilla.agent.ports import Gate, NamedCall, ToolVerdict
-from flotilla.contracts.approvals import content_hash
+from flotilla.contracts.approvals import MAX_ARGS_BYTES, content_hash
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.contracts.errors import Invalid, Refused, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import ApprovalNeeded
@@ -22,7 +22,7 @@ from flotilla.postgres import AWAY, Pool, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
 _VERDICTS = """
-SELECT action_id, approval_status, args FROM flotilla.actions
+SELECT action_id, approval_status, args, error ->> 'message' AS why FROM flotilla.actions
 WHERE tenant_id = $1 AND session_id = $2 AND request ->> 'task_id' = $3 AND finished_at IS NOT NULL
 """
 _STORED = """
@@ -76,11 +76,13 @@ class GatedTools:
         Raises:
             ApprovalPending: there is none yet; the call is among those that the task waits for.
             ApprovalRefused: it may not be made.
+            Invalid: its arguments are too large to ask about.
         """
         approval_id = self._id_of(call, args)
         verdict = self._decided(approval_id, tool, description, args)
         if not verdict.approved:
-            raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id})")
+            why = f": {verdict.why}" if verdict.why else ""
+            raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id}){why}")
         return approval_id, verdict
 
     def again(self, tool: str, question: str, args: JsonObject, call: NamedCall, starts: int) -> tuple[str, bool]:
@@ -96,6 +98,7 @@ class GatedTools:
         verdict = self._verdicts.get(approval_id)
         if verdict is not None:
             return verdict
+        self._check_size(tool, args)
         needed = ApprovalNeeded(
             approval_id=approval_id,
             action=f"{self._agent}.{tool}",
@@ -105,6 +108,14 @@ class GatedTools:
         )
         self.needed.append(needed)
         raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
+
+    def _check_size(self, tool: str, args: JsonObject) -> None:
+        size = len(to_json(args)) + sum(len(to_json(needed.args)) for needed in self.needed)
+        if size > MAX_ARGS_BYTES:
+            raise Invalid(
+                f"tool {tool} waits for approval, and its arguments have {size} bytes (with those of the calls that "
+                f"wait with it); people can be asked about {MAX_ARGS_BYTES}: store the content, pass a reference"
+            )
 
     async def executed(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if an earlier version of the library stored it."""
@@ -140,6 +151,7 @@ class StoredGate:
                 approved=row["approval_status"] in _GO_AHEAD,
                 status=row["approval_status"],
                 args=json.loads(row["args"]),
+                why=row["why"],
             )
             for row in rows
         }

@@ -7,7 +7,6 @@ whenever the same task is delivered again.
 import asyncio
 from typing import Any
 
-import asyncpg
 import structlog
 
 from flotilla.agent import replies
@@ -30,7 +29,7 @@ from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
-from flotilla.postgres import Pool
+from flotilla.postgres import UNSTORABLE, Pool
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
 
@@ -147,7 +146,7 @@ class TaskHandler:
         except EffectFailed as error:
             failure = Failure(type="EffectFailed", message=text_of(error), retryable=True)
             return await self._commit(ctx, entry_id, failed(ctx, failure, outcome.duration_ms))
-        except (Refused, asyncpg.DataError) as error:
+        except (Refused, *UNSTORABLE) as error:
             # No such session to record in, or a store refuses what it holds: the answer alone is stored.
             log.warning("outcome_not_recorded", error=text_of(error), type=type(error).__name__)
             failure = Failure(type=type(error).__name__, message=text_of(error), retryable=False)

@@ -121,6 +121,8 @@ class ToolVerdict:
     """`approved`, `not_required`, `rejected`, `timeout` or `cancelled`."""
     args: JsonObject
     """What was decided about: the call's arguments, or those of an edit."""
+    why: str | None = None
+    """Why there is no approval, where not a vote ended it."""
 
 
 class Gate(Protocol):

@@ -6,6 +6,7 @@ each, stand in `docs/bus.md`.
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -32,6 +33,8 @@ Handler: TypeAlias = Callable[[Delivery], Awaitable[Finish]]
 """Answers one entry. RetryLater leaves it pending, DeadLetter gives it to the dead letters, anything else is a
 failure without an answer: the entry is delivered again, and given up after `max_deliveries`."""
 
+MAX_ERROR_CHARS = 4000
+MAX_FAILURES = 1000
 _FINISH_AGAIN_AFTER_S = (0.05, 0.2, 1.0)
 
 log = structlog.get_logger(__name__)
@@ -81,6 +84,8 @@ class Consumer:
         self._claims = Claims(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
+        self._failures: OrderedDict[str, str] = OrderedDict()
+        """What handlers raised instead of an answer, for whoever waits for those entries in the end."""
         self._slot_freed = asyncio.Event()
         self._away = Backoff(base_s=0.1, cap_s=2.0)
         self._retries = Backoff(base_s=1.0, cap_s=self._options.min_idle_ms / 2_000)
@@ -189,8 +194,9 @@ class Consumer:
         except AWAY as error:
             outcome = "unacknowledged"
             self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error))
-        except Exception:  # noqa: BLE001 - the edge of the loop: logged, counted, delivered again
+        except Exception as error:  # noqa: BLE001 - the edge of the loop: logged, counted, delivered again
             outcome = "error"
+            self._remember(entry, error)
             self._log.exception("bus_handler_failed", entry_id=entry.entry_id, deliveries=entry.deliveries)
         finally:
             del self._in_hand[entry.entry_id]
@@ -200,7 +206,7 @@ class Consumer:
 
     async def _answer(self, entry: Entry) -> str:
         if entry.deliveries > self._options.max_deliveries:
-            return await self._bury(entry, "no_answer", f"no answer after {entry.deliveries - 1} deliveries")
+            return await self._bury(entry, "no_answer", self._no_answer(entry))
         try:
             delivery = decode(entry)
             commands = await self._handle(delivery)
@@ -212,11 +218,25 @@ class Consumer:
         except DeadLetter as error:
             return await self._bury(entry, "refused", str(error), trusted=not isinstance(error, Untrusted))
         await self._finish(entry, commands)
+        self._failures.pop(entry.entry_id, None)
         self._retries.reset()
         return "done"
 
+    def _remember(self, entry: Entry, error: Exception) -> None:
+        self._failures[entry.entry_id] = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
+        if len(self._failures) > MAX_FAILURES:
+            self._failures.popitem(last=False)
+
+    def _no_answer(self, entry: Entry) -> str:
+        last = self._failures.get(entry.entry_id)
+        return f"no answer after {entry.deliveries - 1} deliveries{f', the last: {last}' if last else ''}"
+
     async def _handle(self, delivery: Delivery) -> list[Command]:
-        """Runs the handler and gives what it wants published, encoded while its span is the current one."""
+        """Runs the handler and gives what it wants published, encoded while its span is the current one.
+
+        Raises:
+            DeadLetter: what it wants published is too large for a stream, and would be again.
+        """
         started = time.monotonic()
         written_s = int(delivery.entry_id.partition("-")[0]) / 1000
         BUS_DELIVERY_DELAY.labels(self._stream, self._group).observe(max(0.0, time.time() - written_s))
@@ -238,6 +258,8 @@ class Consumer:
             ):
                 finish = await self._handler(delivery)
                 return [xadd(stream, event) for stream, event in finish.publish]
+        except Oversize as error:
+            raise DeadLetter(str(error)) from error
         finally:
             BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
 
@@ -257,10 +279,12 @@ class Consumer:
         await self._answers.send(commands)
 
     async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
+        error = error[:MAX_ERROR_CHARS]
         lost = LostEntry(
             stream=self._stream, group=self._group, entry=entry, reason=reason, error=error, trusted=trusted
         )
         await self._finish(entry, [xadd(stream, event) for stream, event in await self._dead_letters.keep(lost)])
+        self._failures.pop(entry.entry_id, None)
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
 

@@ -18,6 +18,9 @@ from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Fa
 
 DeadLetterReason: TypeAlias = Literal["undecodable", "unknown_type", "oversize", "refused", "no_answer"]
 _BODY = EVENT_FIELD.encode()
+MAX_NAME_CHARS = 1000
+MAX_SHOWN_BODY_BYTES = 100_000
+"""Of a body in an announcement: it is text there, and each byte may take six."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,9 @@ class StreamDeadLetters:
     """Keeps dead letters on the stream `flotilla.dead-letters` itself, for programs without a database."""
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-        """The announcement holds the body, as text; its durability is that of Redis."""
-        return [announcement(lost, body=lost.body.decode(errors="replace")), *failure_reply(lost)]
+        """The announcement holds the body, as text (its beginning, if it is large); its durability is that of Redis."""
+        shown = lost.body[:MAX_SHOWN_BODY_BYTES].decode(errors="replace")
+        return [announcement(lost, body=shown), *failure_reply(lost)]
 
 
 def announcement(
@@ -90,17 +94,22 @@ def announcement(
     made = AgentEvent(type=DEAD_LETTERED, source=f"/groups/{lost.group}", subject=lost.entry.entry_id, data=data)
     if event is not None:
         made = replace(
-            made, subject=event.subject, tenant=event.tenant, runid=event.runid, taskid=event.taskid,
-            traceparent=event.traceparent,
+            made, subject=_short(event.subject) or made.subject, tenant=_short(event.tenant), runid=_short(event.runid),
+            taskid=_short(event.taskid), traceparent=_short(event.traceparent),
         )  # fmt: skip
     # An agent writes to no stream but its own; the bridge passes it on.
     return DEAD_LETTERS_STREAM if lost.agent is None else reply_stream(lost.agent), made
 
 
+def _short(name: str | None) -> str | None:
+    """A name that is too long for one of ours would only make the announcement too large for its stream."""
+    return name if name is not None and len(name) <= MAX_NAME_CHARS else None
+
+
 def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
     """The failure for whoever waits for the task, so that nobody hangs; none if the entry can't be trusted."""
     task = readable_task(lost.body)
-    if task is None or lost.agent is None or not lost.trusted:
+    if task is None or lost.agent is None or not lost.trusted or len(task.task_id) > MAX_NAME_CHARS:
         return []
     reply = AgentReply(
         task_id=task.task_id,

@@ -31,6 +31,9 @@ DECIDE_UPDATE = "decide"
 APPROVE_SIGNAL = "approve"
 """Takes `approved: bool, reviewer: str`; counts only where policy says `allow_signal` and the quorum is 1."""
 
+MAX_ARGS_BYTES = 256 * 1024
+"""Of the arguments that people decide about, as JSON: they read them, and the vote's history holds them many times."""
+
 RISK_ORDER: tuple[RiskLevel, ...] = ("low", "medium", "high")
 
 ActionStatus: TypeAlias = Literal[

@@ -172,6 +172,10 @@ class AgentReply:
     """Type of the announcement on `flotilla.events` that the bridge makes of a `done`: `<dotted name>.completed.v1`."""
     events: list[JsonObject] = field(default_factory=list)
     """A foreign agent's session events: objects with `kind` and `data`."""
+    escaped: list[str] = field(default_factory=list)
+    """Where in the reply, as JSON pointers, text stands for what no store holds. Whoever reads it writes this."""
+    unreadable: str | None = None
+    """Why it can't be used, where its reader left out what it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

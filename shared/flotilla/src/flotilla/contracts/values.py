@@ -10,7 +10,7 @@ stores it keeps the places beside it.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,22 @@ def first_unstorable(value: object) -> str | None:
         return None
     where = f"{kept.escaped[0]} holds" if kept.escaped[0] else "it holds"
     return f"{where} a NUL character, a lone surrogate, NaN, an infinity or an integer of over {MAX_DIGITS} digits"
+
+
+def check_depth(value: object) -> None:
+    """Raises Invalid for plain data that is nested deeper than 100 levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [member for inner in level for member in _members_of(inner)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _members_of(value: object) -> Iterable[object]:
+    """What is in `value` that may hold more."""
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (member for member in members if isinstance(member, dict | list))
 
 
 def _plain(value: object) -> Any:

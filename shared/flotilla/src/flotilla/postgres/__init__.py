@@ -3,6 +3,7 @@
 from flotilla.postgres.pool import (
     AWAY,
     IDLE_IN_TRANSACTION_S,
+    UNSTORABLE,
     Connection,
     Pool,
     check_schema,
@@ -16,6 +17,7 @@ from flotilla.postgres.pool import (
 __all__ = [
     "AWAY",
     "IDLE_IN_TRANSACTION_S",
+    "UNSTORABLE",
     "Connection",
     "Pool",
     "check_schema",

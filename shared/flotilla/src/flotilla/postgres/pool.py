@@ -37,6 +37,14 @@ connection by one of its timeouts: the same call may succeed later. By SQLSTATE 
 that is lost in the middle of a statement may raise it when it goes back to the pool. Source: PostgreSQL's manual,
 "PostgreSQL Error Codes"."""
 
+UNSTORABLE = (
+    asyncpg.DataError,  # class 22
+    asyncpg.ProgramLimitExceededError,  # class 54: an index entry that is too large, a value nested too deep
+    asyncpg.CheckViolationError,
+    asyncpg.NotNullViolationError,
+)
+"""What PostgreSQL answers to a value that it can't hold: the same statement would fail again. By SQLSTATE class."""
+
 _CHECK_S = 4.0
 """Less than a readiness check may take, so that the reason is told."""
 IDLE_IN_TRANSACTION_S = 30
