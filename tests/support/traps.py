@@ -33,7 +33,7 @@ async def raw(redis: Redis, entry_id: str | None = None) -> list[tuple[bytes, di
     return list(found)
 
 
-async def handled(redis: Redis) -> bool:
+async def handled(redis: Redis, stream: str = STREAM) -> bool:
     """Nothing is left to read, and nothing pending."""
-    states = await group_states(redis, STREAM)
+    states = await group_states(redis, stream)
     return bool(states) and states[0].lag == 0 and states[0].pending == 0

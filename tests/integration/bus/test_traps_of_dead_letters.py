@@ -1,11 +1,12 @@
 """The trap table of `docs/bus.md`: what becomes of entries that can't be handled."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis
+from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, dead_letter_store
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts import AgentEvent
@@ -74,6 +75,7 @@ async def test_entry_without_an_answer_is_a_dead_letter_after_max_deliveries(red
     ):
         (kept,) = await eventually(lambda: letters.list("default"))
     assert (kept.reason, kept.task_id, runs) == ("no_answer", "t1", 3)
+    assert kept.error == "no answer after 3 deliveries, the last: RuntimeError: no answer"
 
 
 async def test_twenty_deliveries_without_an_answer_are_allowed_by_default(redis: Redis) -> None:
@@ -130,6 +132,61 @@ async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
     announced, _ = await entries(redis, REPLIES)
     assert (announced["data"]["reason"], announced["data"]["attempts"]) == ("refused", 1)
     assert json.loads(announced["data"]["body"])["data"]["task_id"] == "t1"
+
+
+async def test_what_is_too_large_to_publish_fails_whoever_waits_at_the_first_delivery(redis: Redis) -> None:
+    async def answer(_: Delivery) -> Finish:
+        return Finish([(REPLIES, event(text="x" * 1_100_000))])
+
+    await Publisher(redis).publish(STREAM, requested())
+    async with consuming(redis, STREAM, answer, group=GROUP, min_idle_ms=60_000):
+        await eventually(lambda: redis.exists(REPLIES))
+    announced, reply = await entries(redis, REPLIES)
+    assert announced["data"]["attempts"] == 1
+    assert "1000000 are allowed" in reply["data"]["failure"]["message"]
+
+
+HUGE = "x" * 990_000
+DATA = [{"data": {"task_id": HUGE}}, {"data": {"task_id": "t", "agent": "adder", "attempt": 2**60}}]
+NAMES = [{"subject": HUGE}, {"tenant": HUGE}, {"taskid": HUGE}, {"runid": HUGE}, {"type": HUGE}, {"traceparent": HUGE}]
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["in PostgreSQL", "on the stream"])
+@pytest.mark.parametrize("names", [*NAMES, *DATA], ids=lambda names: str(names)[:20])
+async def test_an_entry_with_a_name_of_any_length_is_buried(
+    redis: Redis, pool: Pool, names: dict[str, Any], durable: bool
+) -> None:
+    async def refuse(_: Delivery) -> Finish:
+        raise UnknownType(f"odd: {HUGE}")
+
+    written = {"specversion": "1.0", "id": "1", "source": "/s", "time": "2030-01-01T12:00:00Z"}
+    body = json.dumps({**written, "type": "t", "subject": "s", "data": {}, **names})
+    await ask(redis, "XADD", STREAM, "*", "event", body)
+    letters = PostgresDeadLetters(pool) if durable else None
+    async with consuming(redis, STREAM, refuse, group=GROUP, dead_letters=letters, min_idle_ms=20):
+        await eventually(lambda: redis.exists(REPLIES))
+        await eventually(lambda: handled(redis))
+
+
+async def test_replies_that_nobody_can_use_leave_a_bounded_number_of_dead_letters(
+    redis: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Delivery) -> Finish:
+        raise DeadLetter("forged")
+
+    monkeypatch.setattr(dead_letter_store, "MOST_OF_REPLIES", 5)
+    for number in range(20):
+        await Publisher(redis).publish(REPLIES, replace(event(f"s{number}"), tenant=f"tenant-{number}"))
+    letters = PostgresDeadLetters(pool)
+    async with consuming(redis, REPLIES, refuse, group=GROUP, dead_letters=letters, min_idle_ms=60_000, concurrency=1):
+        await eventually(lambda: handled(redis, REPLIES))
+    kept = [await letters.list(f"tenant-{number}") for number in range(20)]
+    assert [len(found) for found in kept] == [1] * 5 + [0] * 15
+    (first,) = kept[0]
+    await letters.discard("tenant-0", first.dead_letter_id)
+    await Publisher(redis).publish(REPLIES, replace(event("s20"), tenant="tenant-20"))
+    async with consuming(redis, REPLIES, refuse, group=GROUP, dead_letters=letters, min_idle_ms=60_000):
+        await eventually(lambda: letters.list("tenant-20"))
 
 
 async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, pool: Pool) -> None:

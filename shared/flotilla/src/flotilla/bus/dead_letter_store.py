@@ -10,7 +10,14 @@ from typing import Any
 import asyncpg
 
 from flotilla.bus.connection import Redis
-from flotilla.bus.dead_letters import LostEntry, announcement, failure_reply, readable_event, readable_task
+from flotilla.bus.dead_letters import (
+    LostEntry,
+    ReadableTask,
+    announcement,
+    failure_reply,
+    readable_event,
+    readable_task,
+)
 from flotilla.bus.publisher import Publisher
 from flotilla.contracts.dead_letters import (
     REDRIVE_REQUESTED,
@@ -21,8 +28,10 @@ from flotilla.contracts.dead_letters import (
 from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.errors import Conflict, NotFound, RetryLater
 from flotilla.contracts.ids import IdMaker, new_id
-from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
+from flotilla.contracts.values import storable_text
+from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
+from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
 
 # Keeps an entry once, whoever of the group buries it.
 _KEEP = """
@@ -63,8 +72,15 @@ _LOCK = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1 FOR UPDAT
 _REDRIVEN = "UPDATE flotilla.dead_letters SET redriven_at = now() WHERE dead_letter_id = $1"
 _DISCARDED = "UPDATE flotilla.dead_letters SET discarded_at = now() WHERE dead_letter_id = $1"
 _GET_REDRIVEN = "SELECT * FROM flotilla.dead_letters WHERE dead_letter_id = $1 AND redriven_at IS NOT NULL"
+# Open dead letters of every tenant on one stream, up to $2.
+_OPEN_ON = "SELECT flotilla.open_dead_letters($1, $2)"
 # Open dead letters of every tenant, by stream.
 _COUNTS = "SELECT stream, letters FROM flotilla.dead_letter_counts(10001)"
+
+
+MOST_OF_REPLIES = 1000
+"""Open dead letters that one agent's replies may leave, of all tenants: an agent may send any number that nobody can
+use, and name any tenant in them. What comes beyond is counted and logged, not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +100,43 @@ class PostgresDeadLetters:
         self._make_id = make_id
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-        """Stores the entry, marks its task, and gives the announcement and the failure for whoever waits.
+        """Stores the entry, marks its task, and gives the announcement and the failure for whoever waits; nothing where
+        its stream has left more than a person looks at.
 
         Raises:
             RetryLater: PostgreSQL is away; the entry stays pending.
         """
-        event, task = readable_event(lost.body), readable_task(lost.body)
-        tenant = (task.tenant_id if task else None) or (event.tenant if event else None) or self._operator_tenant
         try:
-            async with tenant_transaction(self._pool, _text(tenant)) as connection:
-                dead_letter_id = await self._insert(connection, _text(tenant), lost)
-                if task and lost.agent is not None and lost.trusted:
-                    await _mark_task(connection, _text(tenant), lost)
+            return await self._keep(lost, _Names.of(lost, self._operator_tenant))
+        except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
+            return await self._keep(lost, _Names(self._operator_tenant))
         except AWAY as error:
             raise RetryLater(f"PostgreSQL is away, entry {lost.entry.entry_id} stays pending: {error}") from error
+
+    async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
+        async with tenant_transaction(self._pool, names.tenant) as connection:
+            if await _are_too_many(connection, lost.stream):
+                DEAD_LETTERS_NOT_KEPT.labels(lost.stream).inc()
+                return []
+            dead_letter_id = await self._insert(connection, lost, names)
+            if names.task is not None and lost.agent is not None and lost.trusted:
+                await _mark_task(connection, names.tenant, lost, names.task)
         return [announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
 
-    async def _insert(self, connection: Connection, tenant: str, lost: LostEntry) -> str:
-        event, task = readable_event(lost.body), readable_task(lost.body)
-        taskid = task.task_id if task else (event.taskid if event else None)
-        session_id = (task.session_id if task else None) or (event.subject if event else None)
-        run_id = (task.run_id if task else None) or (event.runid if event else None)
+    async def _insert(self, connection: Connection, lost: LostEntry, names: "_Names") -> str:
         kept: str = await connection.fetchval(
             _KEEP,
-            tenant,
+            names.tenant,
             self._make_id(),
             lost.stream,
             lost.group,
             lost.entry.entry_id,
-            _optional_text(taskid),
-            _optional_text(session_id),
-            _optional_text(run_id),
-            _optional_text(event.type if event else None),
+            names.task_id,
+            names.session_id,
+            names.run_id,
+            names.event_type,
             lost.reason,
-            _text(lost.error),
+            storable_text(lost.error),
             lost.entry.deliveries,
             lost.body,
             _fields_to_json(lost.entry.fields),
@@ -212,11 +231,42 @@ class PostgresDeadLetters:
         return {row["stream"]: int(row["letters"]) for row in await self._pool.fetch(_COUNTS)}
 
 
-async def _mark_task(connection: Connection, tenant: str, lost: LostEntry) -> None:
-    task = readable_task(lost.body)
-    if task is None or not task.agent:
+async def _are_too_many(connection: Connection, stream: str) -> bool:
+    if not stream.startswith(REPLY_STREAM_PREFIX):
+        return False
+    found: int = await connection.fetchval(_OPEN_ON, stream, MOST_OF_REPLIES)
+    return found >= MOST_OF_REPLIES
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the entry says that it is about."""
+
+    tenant: str
+    task: ReadableTask | None = None
+    task_id: str | None = None
+    session_id: str | None = None
+    run_id: str | None = None
+    event_type: str | None = None
+
+    @classmethod
+    def of(cls, lost: LostEntry, operator_tenant: str) -> "_Names":
+        event, task = readable_event(lost.body), readable_task(lost.body)
+        return cls(
+            _text((task.tenant_id if task else None) or (event.tenant if event else None) or operator_tenant),
+            task,
+            _optional_text(task.task_id if task else (event.taskid if event else None)),
+            _optional_text((task.session_id if task else None) or (event.subject if event else None)),
+            _optional_text((task.run_id if task else None) or (event.runid if event else None)),
+            _optional_text(event.type if event else None),
+        )
+
+
+async def _mark_task(connection: Connection, tenant: str, lost: LostEntry, task: ReadableTask) -> None:
+    if not task.agent:
         return
-    failure = {"type": "DeadLetter", "message": _text(f"{lost.reason}: {lost.error}"), "retryable": False}
+    message = storable_text(f"{lost.reason}: {lost.error}")
+    failure = {"type": "DeadLetter", "message": message, "retryable": False}
     await connection.execute(
         _MARK_TASK,
         tenant,

@@ -31,6 +31,11 @@ STREAM_LAG = Gauge("flotilla_stream_lag_entries", "Entries not yet delivered to 
 STREAM_PENDING = Gauge("flotilla_stream_pending_entries", "Delivered, not acknowledged.", ["stream", "group"])
 STREAMS_RESET = Counter("flotilla_streams_reset", "Streams made again after an id ahead of the clock.", ["stream"])
 DEAD_LETTERS = Gauge("flotilla_dead_letters", "Dead letters that wait for a person (capped at 10001).", ["stream"])
+DEAD_LETTERS_NOT_KEPT = Counter(
+    "flotilla_dead_letters_not_kept",
+    "Replies of no use beyond the dead letters that their agent may leave.",
+    ["stream"],
+)
 TASKS_REFUSED = Counter("flotilla_tasks_refused", "Tasks that their agent did not work on.", ["agent", "reason"])
 REPLIES_REFUSED = Counter("flotilla_replies_refused", "Replies that did not count.", ["agent", "reason"])
 
