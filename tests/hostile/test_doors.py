@@ -119,6 +119,30 @@ async def test_bodies_at_every_door(gateway: RunningGateway, mallory: httpx.Asyn
     others.assert_served()
 
 
+VALUES = [b"1,", b'"",', b"{},", b"[],", b"null,", b'"a","b",', b"1e9,", b'{"a":1},']
+"""Bodies of many tiny values are made of these."""
+HOLDERS = [
+    b'{"metadata":{"a":[%s1]}}',
+    b'{"steps":["research"],"input":{"a":[%s1]}}',
+    b"[%s1]",
+    b'{"args":{"a":[%s1]}}',
+]
+
+
+@pytest.mark.parametrize("door", ["/v1/sessions", "/v1/tasks", "/v1/actions", "/v1/approvals/a/decisions"])
+async def test_bodies_of_many_values(mallory: httpx.AsyncClient, door: str) -> None:
+    others = Others()
+    for holder in HOLDERS:
+        for unit in VALUES:
+            body = holder.replace(b"%s", of(unit, 2_000_000))
+            await others.during(f"{holder!r} {unit!r}", mallory.post(door, content=body))
+        most = holder.replace(b"%s", of(b"1,", 2 * 49_900))
+        await others.during(f"{holder!r} as many as are taken", mallory.post(door, content=most))
+    names = b'{"metadata":{%s"z":1}}' % b"".join(b'"%d":1,' % number for number in range(150_000))
+    await others.during("many names", mallory.post(door, content=names))
+    others.assert_served()
+
+
 async def in_chunks(unit: bytes) -> AsyncIterator[bytes]:
     for _ in range(1_000):
         yield unit

@@ -21,7 +21,7 @@ from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import OPERATORS, Principal, Role
-from gateway.limits import RequestRate, check_nesting, limited
+from gateway.limits import RequestRate, check_json, limited
 from gateway.problems import NotJson, WrongCredentials
 from gateway.query import check_query, parameters_of
 
@@ -84,6 +84,7 @@ class Guard:
     failures: RequestRate
     max_body_bytes: int
     max_json_depth: int
+    max_json_values: int
 
     async def admit(self, request: Request, access: Access) -> Principal:
         """Who calls, if they may.
@@ -140,7 +141,7 @@ class Guard:
         if request.method not in _WITHOUT_BODY:
             body = await checked.body()
             _check_is_json(request, body)
-            check_nesting(body, self.max_json_depth)
+            check_json(body, self.max_json_depth, self.max_json_values)
         return checked
 
 

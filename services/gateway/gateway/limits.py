@@ -48,14 +48,19 @@ def _counted(receive: Receive, max_bytes: int) -> Receive:
     return counted
 
 
-def check_nesting(body: bytes, max_depth: int) -> None:
-    """Raises Invalid for JSON that is nested deeper than `max_depth`, before a parser recurses into it.
+def check_json(body: bytes, max_depth: int, max_values: int) -> None:
+    """Raises Invalid for JSON that is nested deeper than `max_depth` or has more than `max_values` values, before a
+    parser spends time on it: a value of two bytes costs as much as a long text.
 
-    One pass over `body`. For bytes that are not JSON the depth is right up to where a parser stops at them.
+    One pass over `body`. For bytes that are not JSON both are right up to where a parser stops at them.
     """
-    if body.count(b"[") + body.count(b"{") <= max_depth:
+    opening = body.count(b"[") + body.count(b"{")
+    if opening <= max_depth and opening + body.count(b",") < max_values:
         return  # most bodies: no need to look closer
-    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    marks = _STRING.sub(b"", body)
+    if marks.count(b"[") + marks.count(b"{") + marks.count(b",") >= max_values:
+        raise Invalid(f"the body has more than {max_values} values: send fewer, or in several requests")
+    brackets = marks.translate(None, _NO_BRACKETS)
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth:
         raise Invalid(f"the body is nested deeper than {max_depth} levels")
 

@@ -155,6 +155,7 @@ def _guard(settings: Settings, services: Services) -> Guard:
         ),
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
+        max_json_values=settings.max_json_values,
     )
 
 

@@ -53,6 +53,8 @@ class Settings(
     """Of a JSON body; larger ones are refused with 413."""
     max_json_depth: int = Field(default=64, ge=4)
     """How deep objects and lists may be nested."""
+    max_json_values: int = Field(default=50_000, ge=100)
+    """How many values (numbers, texts, objects, lists) a JSON body may hold."""
     document_readers: int = Field(default=2, ge=1)
     """Processes that read documents; they start with the first one."""
     document_read_s: float = Field(default=20.0, gt=0)

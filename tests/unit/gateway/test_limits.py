@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from gateway.guard import guarded_router
-from gateway.limits import RequestRate, StreamSlots, check_nesting
+from gateway.limits import RequestRate, StreamSlots, check_json
 from gateway.problems import TooMany
 from tests.support.work import assert_linear
 
@@ -15,6 +15,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=40,
 )
+
+
+MANY = 1_000_000
+
+
+def count_of(value: object) -> int:
+    """The values in `value`, itself included; an empty list or object counts as one that holds another."""
+    if isinstance(value, dict | list):
+        members = list(value.values()) if isinstance(value, dict) else value
+        return 1 + max(1, sum(map(count_of, members)))
+    return 1
 
 
 def depth_of(value: object) -> int:
@@ -27,19 +38,32 @@ def depth_of(value: object) -> int:
 def test_nesting_is_refused_exactly_beyond_the_limit(value: object) -> None:
     body = json.dumps(value, ensure_ascii=False).encode()
     depth = depth_of(value)
-    check_nesting(body, depth)
+    check_json(body, depth, MANY)
     if depth > 0:
         with pytest.raises(Invalid, match="nested deeper"):
-            check_nesting(body, depth - 1)
+            check_json(body, depth - 1, MANY)
+
+
+@given(JSON)
+def test_values_are_counted_to_within_the_empty_ones(value: object) -> None:
+    body, count = json.dumps(value, ensure_ascii=False).encode(), count_of(value)
+    check_json(body, 100, count)
+    if count > 2:
+        with pytest.raises(Invalid, match="more than"):
+            check_json(body, 100, (count - 1) // 2)
+
+
+def test_commas_in_strings_do_not_count() -> None:
+    check_json(json.dumps({"a": ",[{" * 10_000}).encode(), 64, 100)
 
 
 def test_brackets_in_strings_do_not_count() -> None:
-    check_nesting(json.dumps({"a": "[" * 1000 + '\\"' + "{" * 1000}).encode(), 1)
+    check_json(json.dumps({"a": "[" * 1000 + '\\"' + "{" * 1000}).encode(), 1, MANY)
 
 
 def test_a_body_of_brackets_is_refused_without_parsing() -> None:
     with pytest.raises(Invalid):
-        check_nesting(b"[" * 1_000_000, 64)
+        check_json(b"[" * 1_000_000, 64, 10_000_000)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +73,7 @@ def test_a_body_of_brackets_is_refused_without_parsing() -> None:
 @pytest.mark.parametrize("opening", [b'"', b""])
 def test_checking_the_nesting_takes_time_in_proportion_to_the_body(repeated: bytes, opening: bytes) -> None:
     assert_linear(
-        lambda body: check_nesting(body, 64), lambda n: b"[]" * 65 + opening + repeated * (n // len(repeated))
+        lambda body: check_json(body, 64, 10**9), lambda n: b"[]" * 65 + opening + repeated * (n // len(repeated))
     )
 
 
