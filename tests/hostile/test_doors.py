@@ -132,6 +132,7 @@ HOLDERS = [
 @pytest.mark.parametrize("door", ["/v1/sessions", "/v1/tasks", "/v1/actions", "/v1/approvals/a/decisions"])
 async def test_bodies_of_many_values(mallory: httpx.AsyncClient, door: str) -> None:
     others = Others()
+    await mallory.post(door, content=b"{}")  # what a route does once, at its first request, is no attack's work
     for holder in HOLDERS:
         for unit in VALUES:
             body = holder.replace(b"%s", of(unit, 2_000_000))

@@ -2,10 +2,12 @@
 
 import json
 import secrets
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import httpx
+import pytest
 
 from flotilla.contracts.values import first_unstorable
 from tests.support.anything import objects
@@ -66,6 +68,56 @@ async def test_a_body_that_is_odd_is_never_an_error_of_ours(operator: httpx.Asyn
         answer = await operator.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code < 500, (path, body, answer.text)
         assert answer.headers["content-type"].startswith("application/")
+
+
+BORDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "/v1/tasks": lambda value: {"steps": ["nobody"], "input": value},
+    "/v1/actions": lambda value: {"action": "echo", "description": "d", "args": value},
+    "/v1/actions?echo": lambda value: {"action": "echo", "description": "d", "args": {"text": json.dumps(value)}},
+    "/v1/approvals/none/decisions": lambda value: {"decision": "edit", "content_hash": "0" * 64, "args": value},
+    "/v1/orders": lambda value: {"order_id": "o", "items": [value]},
+    "/v1/sessions/s/runs": lambda value: {"query": json.dumps(value), "more": value},
+}
+
+
+@pytest.mark.parametrize("path", BORDERS)
+async def test_any_value_in_a_body_is_taken_or_refused_by_a_problem(operator: httpx.AsyncClient, path: str) -> None:
+    for number, value in enumerate(collected(objects, 30)):
+        body = wire(BORDERS[path](value), ascii_only=number % 2 == 0)
+        answer = await operator.post(path.partition("?")[0], content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code < 500, (answer.text, value)
+        assert "Traceback" not in answer.text
+        if not answer.is_success:
+            assert answer.json()["code"]
+
+
+ODD_HEADERS = (
+    b"\xff\xfe",
+    b"\xed\xa0\x80",
+    "größer".encode(),
+    b"a" * 9_000,
+    b"-1",
+    b"1e400",
+    b"NaN",
+    b"%00",
+    b'"',
+    b"",
+    b"\t",
+)
+HEADERS = (
+    *("Idempotency-Key", "traceparent", "tracestate", "Last-Event-ID", "Authorization", "Cookie", "Accept", "Range"),
+    *("Content-Type", "If-None-Match", "X-Request-Id", "Flotilla-On-Behalf-Of", "Accept-Language", "Origin"),
+)
+
+
+async def test_an_odd_header_is_never_an_error_of_ours(operator: httpx.AsyncClient) -> None:
+    for name, value in product(HEADERS, ODD_HEADERS):
+        headers = [(name.encode(), value)]
+        for answer in (
+            await operator.get("/v1/sessions", headers=headers),
+            await operator.post("/v1/sessions/s/runs", content=b'{"query": "q"}', headers=headers),
+        ):
+            assert answer.status_code < 500, (name, value, answer.text)
 
 
 ODD_VALUES = ("%00", "%ED%A0%80", "%FF", "\u202e", "%F0%9F%98%80", "1e400", "NaN", "9" * 400, "", "%25", "a/b", "'--")

@@ -85,7 +85,7 @@ def confidence_line(result: Document) -> str:
     """The figure and what it is computed from."""
     basis = str(result.get("confidence_basis") or "basis not given")
     confidence = result.get("confidence")
-    figure = f"{confidence:.2f}" if isinstance(confidence, int | float) else "unknown"
+    figure = f"{confidence:.2f}" if isinstance(confidence, int | float) and 0 <= confidence <= 1 else "unknown"
     return f"Confidence {figure}, {BASES.get(basis, basis)} ({basis})"
 
 

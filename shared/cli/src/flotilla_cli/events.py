@@ -10,6 +10,7 @@ from flotilla_cli.printing import Column, Document, print_table, say, shorten, w
 
 _PREFIX = "flotilla.session."
 _WIDTH = 90
+_LONGEST_MS = 1e12
 
 
 def kind_of(event: Document) -> str:
@@ -35,14 +36,18 @@ def _message(data: Mapping[str, Any]) -> str:
 
 
 def _tool_call(data: Mapping[str, Any]) -> str:
-    arguments = ", ".join(f"{name}={value!r}" for name, value in (data.get("args") or {}).items())
-    return f"{data.get('tool')}({arguments})"
+    given = data.get("args") or {}
+    if not isinstance(given, dict):
+        return f"{data.get('tool')}({_as_json(given)})"
+    return f"{data.get('tool')}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def _tool_result(data: Mapping[str, Any]) -> str:
     outcome = "ok" if data.get("ok") else f"failed: {data.get('error')}"
     duration_ms = data.get("duration_ms")
-    took = f" in {duration_ms:.0f} ms" if isinstance(duration_ms, int | float) else ""
+    took = (
+        f" in {duration_ms:.0f} ms" if isinstance(duration_ms, int | float) and abs(duration_ms) < _LONGEST_MS else ""
+    )
     return f"{data.get('tool')} {outcome}{took}"
 
 

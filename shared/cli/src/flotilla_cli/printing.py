@@ -141,7 +141,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, "", [], {}):
-            table.add_row(name, Text(text_of(value)))
+            table.add_row(Text(plain(name)), Text(text_of(value)))
     _print_table(table)
 
 

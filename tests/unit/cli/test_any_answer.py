@@ -1,0 +1,70 @@
+"""Whatever a gateway answers is shown: no value of JSON makes an error of Python's, or reaches the terminal raw."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flotilla_cli.answers import confidence_line, model_line, print_result, step_line, why_it_failed
+from flotilla_cli.events import print_diff, print_events, summary_of
+from flotilla_cli.printing import print_fields, print_json, print_json_line
+from tests.support.anything import anything, objects
+from tests.support.properties import patient
+
+KINDS = ("message", "tool_call", "tool_result", "state_change", "error", "rumour")
+FIELDS = (
+    "role",
+    "content",
+    "tool",
+    "args",
+    "ok",
+    "error",
+    "duration_ms",
+    "change",
+    "status",
+    "details",
+    "type",
+    "message",
+)
+typed = st.fixed_dictionaries({}, optional={name: anything() for name in FIELDS}) | objects
+shown_events = st.builds(
+    lambda kind, data, seq: {"type": f"flotilla.session.{kind}.v1", "data": data, "sequence": seq, "time": seq},
+    st.sampled_from(KINDS),
+    typed | anything(),
+    anything(),
+)
+
+
+def assert_harmless(text: str) -> None:
+    assert text.encode("utf-8")
+    assert not set(text) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2028"}
+
+
+@patient
+@given(shown_events)
+def test_any_event_has_a_line(event: dict[str, Any]) -> None:
+    assert_harmless(summary_of(event))
+
+
+@patient
+@given(typed, objects)
+def test_any_result_and_any_failure_have_theirs(value: dict[str, Any], usage: dict[str, Any]) -> None:
+    run = {**value, "confidence": value.get("args"), "usage": usage}
+    for line in (confidence_line(run), model_line(run), why_it_failed(run), step_line(run)):
+        assert isinstance(line, str)
+
+
+@given(objects)
+@patient
+def test_any_value_is_printed(value: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[str] = []
+        patch.setattr("sys.stdout.write", lambda text: written.append(text) or len(text))
+        print_json(value)
+        print_json_line(value)
+        print_fields(value)
+        print_events([{"type": "t", "data": value, "sequence": 1, "source": value}], "none")
+        print_result({**value, "sources": [value], "usage": value})
+        print_diff({"from_seq": 1, "to_seq": 2, "variables": {"a": {"before": value}}, "errors_added": [value]})
+    assert_harmless("".join(written))
