@@ -1,5 +1,6 @@
 """Whatever a gateway answers is shown: no value of JSON makes an error of Python's, or reaches the terminal raw."""
 
+import io
 from typing import Any
 
 import pytest
@@ -59,12 +60,12 @@ def test_any_result_and_any_failure_have_theirs(value: dict[str, Any], usage: di
 @patient
 def test_any_value_is_printed(value: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        written: list[str] = []
-        patch.setattr("sys.stdout.write", lambda text: written.append(text) or len(text))
+        written = io.StringIO()
+        patch.setattr("sys.stdout", written)
         print_json(value)
         print_json_line(value)
         print_fields(value)
         print_events([{"type": "t", "data": value, "sequence": 1, "source": value}], "none")
         print_result({**value, "sources": [value], "usage": value})
         print_diff({"from_seq": 1, "to_seq": 2, "variables": {"a": {"before": value}}, "errors_added": [value]})
-    assert_harmless("".join(written))
+    assert_harmless(written.getvalue())
