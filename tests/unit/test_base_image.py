@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.catalog import SERVICES
+
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "a" * 64
 
@@ -47,6 +49,16 @@ def test_a_digest_or_an_image_of_this_machine_is_used(tool: Path, base: str) -> 
     images(tool, "build-servers", base)
 
     assert f"BASE_IMAGE={base} " in (tool.parent / "calls").read_text(encoding="utf-8")
+
+
+def test_every_service_is_built_from_its_own_lock(tool: Path) -> None:
+    done = images(tool, "build", "localhost/base:1")
+
+    assert done.returncode == 0, done.stderr
+    calls = (tool.parent / "calls").read_text(encoding="utf-8").splitlines()
+    for service in SERVICES:
+        (call,) = [each for each in calls if f"SERVICE={service} " in each]
+        assert f"LOCK=locks/{service}.txt " in call
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "k8s/demo/Dockerfile"])
