@@ -154,6 +154,21 @@ def test_no_secret_of_the_demo_is_an_argument_or_a_plain_variable(render: Render
     assert [secret for secret in secrets if len(secret) > 8 and secret in text] == []
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_nobody_calls_the_install_job_and_it_reaches_the_servers_only(render: Render, name: str) -> None:
+    manifests = render("flotilla", files=(f"flotilla/values-{name}.yaml",))
+    (policy,) = [each for each in of_kind(manifests, "NetworkPolicy") if each["metadata"]["name"] == "fleet-install"]
+    (job,) = of_kind(manifests, "Job")
+
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert "ingress" not in policy["spec"]
+    assert "Ingress" in policy["spec"]["policyTypes"]
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert ports == {53, 5432, 6379, 9092, 9093}
+    hook = job["metadata"].get("annotations", {}).get("helm.sh/hook")
+    assert policy["metadata"].get("annotations", {}).get("helm.sh/hook") == hook
+
+
 def test_the_demos_servers_admit_their_own_namespace_and_kedas(render: Render) -> None:
     policies = of_kind(render("flotilla", files=("flotilla/values-demo.yaml",)), "NetworkPolicy")
     servers = {each["metadata"]["name"]: each["spec"] for each in policies if "demo" in each["metadata"]["name"]}
