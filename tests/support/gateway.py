@@ -26,6 +26,7 @@ from gateway.main import serving
 from gateway.settings import Settings
 from tests.support.postgres import Database
 from tests.support.redis_users import url_of
+from tests.support.worker import UNSIGNED
 
 ANSWER = {
     "answer": "The harbour master [1].",
@@ -145,7 +146,7 @@ async def running_gateway(
         task_queue=task_queue,
         http_host="127.0.0.1",
         drain_s=4,
-        **{"http_port": 0, **options},
+        **{"http_port": 0, "approval_policy": UNSIGNED, **options},
     )
     runtime = Runtime("gateway")
     async with (

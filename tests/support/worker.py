@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import Runtime
+from flotilla.votes.roots import read_roots
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import installed_registry
@@ -24,6 +26,9 @@ from workflow_worker.delegates import Delegates
 from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
+
+UNSIGNED = str(Path(__file__).with_name("unsigned.toml"))
+"""A policy in which no vote has to be signed."""
 
 
 @dataclass
@@ -70,6 +75,8 @@ async def running_worker(
     temporal_address: str,
     task_queue: str,
     operator_tenant: str = "default",
+    policy: str = UNSIGNED,
+    vote_roots: Path | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """A worker on its own task queue and as its own user of Redis, for as long as the block lasts."""
     own_url = await url_of(redis_url, "workflow-worker")
@@ -79,6 +86,8 @@ async def running_worker(
         temporal_address=temporal_address,
         task_queue=task_queue,
         ticket_key_file=KEY_FILE,
+        approval_policy=policy,
+        vote_roots=vote_roots,
         drain_s=2,
         operator_tenant=operator_tenant,
     )
@@ -86,8 +95,16 @@ async def running_worker(
     temporal = TemporalConnection(settings, SdkRuntime.default())
     await temporal.check()
     async with connect_redis(redis_url) as admin, connect_redis(own_url) as redis:
-        policy = read_policy(settings.approval_policy)
-        deps = Dependencies(pool, redis, temporal.client, policy, installed_registry(), SIGNER, Delegates(pool))
+        deps = Dependencies(
+            pool,
+            redis,
+            temporal.client,
+            read_policy(settings.approval_policy),
+            installed_registry(),
+            SIGNER,
+            Delegates(pool),
+            read_roots(settings.vote_roots),
+        )
         task = asyncio.create_task(work(settings, runtime, deps))
         try:
             yield RunningWorker(temporal.client, task_queue, pool, admin, runtime)

@@ -40,6 +40,10 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 {{- mergeOverwrite (dict "builtin" "" "existingConfigMap" "" "key" "policy.toml") ((.Values.global | default dict).approvalPolicy | default dict) (.Values.approvalPolicy | default dict | include "flotilla-service.onlySet" | fromYaml) | toYaml -}}
 {{- end }}
 
+{{- define "flotilla-service.voteRoots" -}}
+{{- mergeOverwrite (dict "existingConfigMap" "" "key" "roots.toml") ((.Values.global | default dict).voteRoots | default dict) (.Values.voteRoots | default dict | include "flotilla-service.onlySet" | fromYaml) | toYaml -}}
+{{- end }}
+
 {{/* The entries of a dict that are not empty. */}}
 {{- define "flotilla-service.onlySet" -}}
 {{- $set := dict -}}
@@ -78,6 +82,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
   value: {{ printf "builtin:%s" $policy.builtin }}
 {{- end }}
 {{- end }}
+{{- if hasKey .Values "voteRoots" }}
+{{- $roots := include "flotilla-service.voteRoots" . | fromYaml }}
+{{- if $roots.existingConfigMap }}
+- name: FLOTILLA_VOTE_ROOTS
+  value: /etc/flotilla/vote-roots/{{ $roots.key }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "flotilla-service.fileMounts" -}}
@@ -100,6 +111,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 {{- if (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}
 - name: approval-policy
   mountPath: /etc/flotilla/policy
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- if hasKey .Values "voteRoots" }}
+{{- if (include "flotilla-service.voteRoots" . | fromYaml).existingConfigMap }}
+- name: vote-roots
+  mountPath: /etc/flotilla/vote-roots
   readOnly: true
 {{- end }}
 {{- end }}
@@ -133,6 +151,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 {{- if hasKey .Values "approvalPolicy" }}
 {{- with (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}
 - name: approval-policy
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- end }}
+{{- if hasKey .Values "voteRoots" }}
+{{- with (include "flotilla-service.voteRoots" . | fromYaml).existingConfigMap }}
+- name: vote-roots
   configMap:
     name: {{ . }}
 {{- end }}

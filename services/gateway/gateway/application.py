@@ -38,6 +38,7 @@ from gateway.routes import (
     pipelines,
     runs,
     sessions,
+    signers,
 )
 from gateway.schemas.common import ProblemDocument
 from gateway.services import Services
@@ -57,6 +58,7 @@ ROUTERS = tuple(
         dead_letters,
         outbox,
         keys,
+        signers,
         login,
         analytics,
         audit,

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-PAGES = ("login", "ask", "runs", "sessions", "approvals", "fleet", "documents", "orders")
+PAGES = ("login", "ask", "runs", "sessions", "approvals", "fleet", "documents", "orders", "signers")
 """First parts of the paths that the console routes itself; its start is `/`."""
 HOME = "/"
 MAX_LENGTH = 2000

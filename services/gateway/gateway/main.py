@@ -18,6 +18,7 @@ from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
+from flotilla.votes.roots import read_roots
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
@@ -89,6 +90,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=knowledge_base(pool, settings, run=(await stack.enter_async_context(_readers(settings))).run),
         policy=read_policy(settings.approval_policy),
+        vote_roots=read_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,

@@ -16,6 +16,7 @@ from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
 from flotilla.runtime.stopping import sleep_or_stop
+from flotilla.votes.roots import VoteRoots
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.fleet.samples import Samples
@@ -53,6 +54,8 @@ class Services:
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
     policy: ApprovalPolicy
+    vote_roots: VoteRoots
+    """Whose approval of a voter's key counts."""
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
     login: Login

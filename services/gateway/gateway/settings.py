@@ -86,6 +86,8 @@ class Settings(
     """How long a checked API key is remembered: a revoked one works no longer than this."""
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
+    vote_roots: Path | None = None
+    """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
     audit_public_key_file: Path | None = None
     """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STRE
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
+from flotilla.votes.roots import VoteRoots, read_roots
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
@@ -69,9 +70,10 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
         policy, registry = read_policy(settings.approval_policy), installed_registry()
+        roots = read_roots(settings.vote_roots)
         if await runtime.until_ready():
             signer = load_signer(settings.ticket_key_file)
-            deps = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool))
+            deps = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots)
             await work(settings, runtime, deps)
 
 
@@ -86,6 +88,8 @@ class Dependencies:
     registry: Registry
     signer: Signer
     delegates: Delegates
+    roots: VoteRoots = field(default_factory=VoteRoots)
+    """Whose approval of a voter's key counts."""
 
 
 async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None:
@@ -130,6 +134,7 @@ class Activities:
             http,
             allowed_hosts=settings.action_http_hosts,
             risk_review=review,
+            roots=deps.roots,
         )
 
     def all(self) -> list[Callable[..., Any]]:

@@ -39,6 +39,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     deployment_name: str = "workflow-worker"
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`. The gateway must have the same."""
+    vote_roots: Path | None = None
+    """A file (TOML) of the keys whose approval of a voter's key counts; without it no signed vote does."""
     approval_risk_review: bool = False
     """Lets the language model look at each action's risk; it can only raise it."""
     approval_webhook_urls: Words = ()

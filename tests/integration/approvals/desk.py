@@ -30,7 +30,9 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest, RiskLevel
+from flotilla.contracts.votes import SignedVote
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.votes.roots import VoteRoots
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
@@ -115,6 +117,7 @@ class Desk:
         reason: str | None = "because",
         is_person: bool = True,
         action: str = "echo",
+        proof: SignedVote | None = None,
     ) -> DecisionAnswer:
         """Decides about what was submitted, or about the arguments `seen`.
 
@@ -133,13 +136,14 @@ class Desk:
             content_hash=shown,
             reason=reason,
             args=args,
+            proof=proof,
         )
         args_hash = content_hash("echo", args) if args is not None else ""
         try:
             answer: DecisionAnswer = await handle.execute_update(
                 DECIDE_UPDATE,
                 attempt,
-                id=decision_update_id(approval_id, subject, decision, shown, args_hash),
+                id=f"{decision_update_id(approval_id, subject, decision, shown, args_hash)}{_signed(proof)}",
                 result_type=DecisionAnswer,
             )
         except WorkflowUpdateFailedError as error:
@@ -189,6 +193,7 @@ async def open_desk(
     policy: ApprovalPolicy | None = None,
     receivers: Receivers | None = None,
     hosts: tuple[str, ...] = (),
+    roots: VoteRoots | None = None,
 ) -> AsyncIterator[Desk]:
     """A worker that does nothing but governed actions."""
     settings = Settings(
@@ -208,6 +213,7 @@ async def open_desk(
                 registry or installed_registry(),
                 http,
                 allowed_hosts=hosts,
+                roots=roots,
             ),
             Approvals(pool, receivers.urls),
             Webhooks(pool, http, receivers),
@@ -216,6 +222,10 @@ async def open_desk(
         worker = make_worker(client, settings, "desk", workflows=[HumanInTheLoopWorkflow], activities=methods)
         async with worker:
             yield Desk(client, pool, task_queue)
+
+
+def _signed(proof: SignedVote | None) -> str:
+    return "" if proof is None else f" {proof.vote.signature.value[-100:]}"
 
 
 def loaded(value: str | None) -> Any:

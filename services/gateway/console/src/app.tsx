@@ -19,6 +19,7 @@ import { RunPage } from "./pages/run";
 import { RunsPage } from "./pages/runs";
 import { SessionPage } from "./pages/session";
 import { SessionsPage } from "./pages/sessions";
+import { SignersPage } from "./pages/signers";
 import { Icon, type IconName } from "./ui/icon";
 import { Announcer, Empty, Loading, Page, Problem } from "./ui/parts";
 
@@ -33,6 +34,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/documents", () => <DocumentsPage />],
   ["/orders", () => <OrdersPage />],
   ["/fleet", () => <FleetPage />],
+  ["/signers", () => <SignersPage />],
 ];
 
 const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boolean }[] = [
@@ -42,6 +44,7 @@ const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boo
   { to: "/sessions", label: "Sessions", icon: "sessions" },
   { to: "/documents", label: "Documents", icon: "documents" },
   { to: "/orders", label: "Orders", icon: "orders" },
+  { to: "/signers", label: "Signing keys", icon: "shield" },
   { to: "/fleet", label: "Fleet", icon: "fleet", isFor: () => mayOperate.value },
 ];
 

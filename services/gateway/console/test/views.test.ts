@@ -196,6 +196,8 @@ describe("who may decide", () => {
     editable_args: ["text"],
     reason_required: ["reject"],
     policy_version: "1",
+    signature: "none",
+    signing_policy_version: "1",
     status: "pending",
     votes: [],
     created_at: at(-60),
@@ -211,6 +213,7 @@ describe("who may decide", () => {
     content_hash,
     reason: null,
     authenticated: true,
+    signed: false,
   });
 
   it("lets a person with the role", () => {

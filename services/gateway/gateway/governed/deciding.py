@@ -4,6 +4,7 @@ The protocol is in `flotilla.contracts.approvals`. The Update's id is made of vo
 vote again meets the first one's answer, whichever replica it reaches.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import get_args
@@ -15,6 +16,7 @@ from temporalio.service import RPCError
 
 from flotilla.approvals.ballot import Refusal
 from flotilla.approvals.events import attempted_event, refused_event
+from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import (
     DECIDE_UPDATE,
     REFUSAL_STATUS,
@@ -34,6 +36,7 @@ from gateway.governed.actions import normalized_if_known
 from gateway.governed.inbox import get_approval
 from gateway.problems import HttpProblem, snake_case
 from gateway.schemas.governed import Approval
+from gateway.services import Services
 from gateway.temporal import Temporal, refusal
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
@@ -72,7 +75,7 @@ class _Vote:
     update_id: str
 
 
-async def decide(pool: Pool, temporal: Temporal, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
+async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
     """Makes the vote; gives what it came to. Idempotency key: voter, decision, content hash and new arguments.
 
     Raises:
@@ -80,19 +83,21 @@ async def decide(pool: Pool, temporal: Temporal, tenant_id: str, attempt: Decisi
         DecisionRefused: it does not count.
         RetryLater: no worker answered in time; the same vote again is safe.
     """
-    async with tenant_transaction(pool, tenant_id) as connection:
-        vote = await _recorded(connection, tenant_id, attempt)
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        vote = await _recorded(connection, services.policy, tenant_id, attempt)
     if isinstance(vote, DecisionAnswer):
         return vote
-    answer = await _send(temporal, vote)
+    answer = await _send(services.temporal, vote)
     if isinstance(answer, Refusal):
-        await _record_refusal(pool, vote, answer)
+        await _record_refusal(services.pool, vote, answer)
         raise DecisionRefused(answer)
     return answer
 
 
-async def _recorded(connection: Connection, tenant_id: str, attempt: DecisionRequest) -> _Vote | DecisionAnswer:
-    approval = await get_approval(connection, tenant_id, attempt.approval_id)
+async def _recorded(
+    connection: Connection, policy: ApprovalPolicy, tenant_id: str, attempt: DecisionRequest
+) -> _Vote | DecisionAnswer:
+    approval = await get_approval(connection, policy, tenant_id, attempt.approval_id)
     issued_by = await issuers_of(connection, tenant_id, attempt.subject)
     attempt = replace(attempt, issued_by=issued_by, args=_normalized(approval, attempt))
     edited = content_hash(approval.action, attempt.args) if attempt.args is not None else ""
@@ -115,7 +120,14 @@ async def _recorded(connection: Connection, tenant_id: str, attempt: DecisionReq
     )
     event = attempted_event(attempt, approval.policy_version)
     await append(connection, tenant_id, approval.session_id, [event])
-    return _Vote(tenant_id, attempt, approval, update_id)
+    return _Vote(tenant_id, attempt, approval, _sent_as(update_id, attempt))
+
+
+def _sent_as(update_id: str, attempt: DecisionRequest) -> str:
+    """Return the Update's id. A signature that is refused must not refuse the next one, which may hold."""
+    if attempt.proof is None:
+        return update_id
+    return hashlib.sha256(f"{update_id} {attempt.proof.vote.signature.value}".encode()).hexdigest()
 
 
 def _normalized(approval: Approval, attempt: DecisionRequest) -> JsonObject | None:

@@ -8,7 +8,8 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from flotilla.actions.arguments import known_actions
-from flotilla.contracts.approvals import ApprovalRequirement, canonical_content
+from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.contracts.approvals import ApprovalRequirement, SignatureRule, canonical_content
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
@@ -39,7 +40,7 @@ SELECT count(*) FROM (
 """
 
 
-async def get_approval(connection: Connection, tenant_id: str, approval_id: str) -> Approval:
+async def get_approval(connection: Connection, policy: ApprovalPolicy, tenant_id: str, approval_id: str) -> Approval:
     """One approval.
 
     Raises:
@@ -48,7 +49,7 @@ async def get_approval(connection: Connection, tenant_id: str, approval_id: str)
     row = await connection.fetchrow(_GET, tenant_id, approval_id)
     if row is None:
         raise NotFound(f"no approval {approval_id}")
-    return approval_of(row)
+    return approval_of(row, policy)
 
 
 async def list_approvals(
@@ -79,7 +80,7 @@ def args_schema(action: str) -> JsonObject | None:
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 
-def approval_of(row: asyncpg.Record) -> Approval:
+def approval_of(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
     """A row as people see it."""
     requirement = from_json(row["requirement"], ApprovalRequirement)
     args = json.loads(row["args"])
@@ -89,6 +90,8 @@ def approval_of(row: asyncpg.Record) -> Approval:
             "args": args,
             "content": canonical_content(row["action"], args),
             "votes": json.loads(row["votes"]),
+            "signature": _signature(row, args, policy),
+            "signing_policy_version": policy.version,
             "roles": requirement.roles,
             "editable_args": requirement.editable_args,
             "reason_required": requirement.reason_required,
@@ -96,3 +99,8 @@ def approval_of(row: asyncpg.Record) -> Approval:
             "args_schema": args_schema(row["action"]) if row["task_id"] is None else None,
         }
     )
+
+
+def _signature(row: asyncpg.Record, args: JsonObject, policy: ApprovalPolicy) -> SignatureRule:
+    """What the policy in force asks for: the executor asks for that, not for what was in force at the request."""
+    return policy.requirement(row["action"], policy.assess(row["action"], args, row["risk_level"])).signature

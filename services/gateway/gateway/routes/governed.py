@@ -8,14 +8,16 @@ from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, DecisionA
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import ActionRequest
+from flotilla.contracts.votes import SignedVote
 from flotilla.postgres import tenant_transaction
-from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.governed import actions, inbox
 from gateway.governed.deciding import decide
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import Claim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
+from gateway.routes.signers import signed_of
 from gateway.schemas.common import ResourceId
 from gateway.schemas.governed import (
     Action,
@@ -27,7 +29,8 @@ from gateway.schemas.governed import (
     ApprovalList,
     DecisionBody,
 )
-from gateway.services import Caller, Wired
+from gateway.services import Caller, Services, Wired
+from gateway.signers.records import enrolled
 
 router = guarded_router("actions and approvals")
 _SUBMIT = "/v1/actions"
@@ -102,7 +105,7 @@ async def list_approvals(
     )
     time_name = "deadline_at" if by_deadline else "created_at"
     return ApprovalList(
-        approvals=[inbox.approval_of(row) for row in rows],
+        approvals=[inbox.approval_of(row, services.policy) for row in rows],
         next_cursor=next_time_cursor(rows, limit, "approval_id", time_name),
     )
 
@@ -119,7 +122,7 @@ async def count_approvals(services: Wired, caller: Caller) -> ApprovalCount:
 async def get_approval(services: Wired, caller: Caller, approval_id: ResourceId) -> Approval:
     """One approval: exactly what will be executed, and the hash to decide on."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await inbox.get_approval(connection, caller.tenant_id, approval_id)
+        return await inbox.get_approval(connection, services.policy, caller.tenant_id, approval_id)
 
 
 @router.post(
@@ -142,5 +145,16 @@ async def decide_approval(
         content_hash=body.content_hash,
         reason=body.reason,
         args=body.args,
+        proof=await _proof(services, caller, body),
     )
-    return await decide(services.pool, services.temporal, caller.tenant_id, attempt)
+    return await decide(services, caller.tenant_id, attempt)
+
+
+async def _proof(services: Services, caller: Principal, body: DecisionBody) -> SignedVote | None:
+    if body.signature is None:
+        return None
+    if body.decision == "edit":
+        raise Invalid("signature: an edit is not signed; who approves the new arguments signs them")
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        key = await enrolled(connection, caller, body.signature.signer_id)
+    return SignedVote(vote=signed_of(body.signature), signer=key.signer, approval=key.approval)

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
-from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, Decision, Vote
+from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, Decision, SignatureRule, Vote
 from flotilla.contracts.requests import RiskLevel
 from gateway.schemas.common import WRITTEN, ActionArgs, Answer, Id, Name, Reason, RequestBody
+from gateway.schemas.signers import VoteSignature
 
 _ECHO: JsonValue = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
 _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -100,6 +101,10 @@ class Approval(Answer):
     exclude_requester: bool
     """Whether those who asked, or for whom was asked, can't vote."""
     policy_version: str
+    signature: SignatureRule
+    """`required`: an approval counts only with the voter's own signature."""
+    signing_policy_version: str
+    """The version of the policy in force now: what a signature names."""
     status: ApprovalStatus
     votes: list[Vote]
     created_at: datetime
@@ -134,3 +139,5 @@ class DecisionBody(RequestBody):
     """The whole new arguments; with `edit` only."""
     content_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Of what the voter was shown."""
+    signature: VoteSignature | None = None
+    """The voter's own, where policy asks for it; with `approve` and `reject` only."""

@@ -24,17 +24,24 @@ from flotilla.contracts.requests import ActionRequest
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.votes.errors import Unproven
+from flotilla.votes.roots import VoteRoots
 from workflow_worker.actions.registry import Registry
 from workflow_worker.activities.signatures.actions import (
     ANALYZE_ACTION,
     ASSESS_EDIT,
+    CHECK_VOTE,
+    CHECK_VOTES,
     EXECUTE_ACTION,
     FINISH_ACTION,
     RISK_REVIEW_ATTEMPTS,
+    CheckedVote,
     Execution,
     ExecutionResult,
     FinishedAction,
+    VoteCheck,
 )
+from workflow_worker.activities.signed_votes import SignedVotes
 from workflow_worker.risk_review import RiskReview
 
 HEARTBEAT_S = 3.0
@@ -108,6 +115,7 @@ class Actions:
         *,
         allowed_hosts: tuple[str, ...] = (),
         risk_review: RiskReview | None = None,
+        roots: VoteRoots | None = None,
     ) -> None:
         self._pool = pool
         self._policy = policy
@@ -115,6 +123,7 @@ class Actions:
         self._http = http
         self._allowed_hosts = allowed_hosts
         self._risk_review = risk_review
+        self._votes = SignedVotes(pool, policy, roots or VoteRoots())
 
     @activity.defn(name=ANALYZE_ACTION)
     async def analyze_action(self, request: ActionRequest) -> ApprovalRequirement:
@@ -147,6 +156,27 @@ class Actions:
             last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
             assessment = await self._risk_review.review(request, assessment, last_attempt=last)
         return replace(self._policy.requirement(request.action, assessment), args=request.args)
+
+    @activity.defn(name=CHECK_VOTE)
+    async def check_vote(self, check: VoteCheck) -> CheckedVote:
+        """Return whether the voter's own signature lets the attempt count. Idempotency key: the attempt's id."""
+        return CheckedVote(refusal=await self._votes.refusal(check))
+
+    @activity.defn(name=CHECK_VOTES)
+    async def check_votes(self, execution: Execution) -> None:
+        """Wait until the log has the signed votes that `execute_action` will ask for; changes nothing.
+
+        Raises:
+            ApplicationError: `NotApproved`: they do not hold.
+            RetryLater: the log has not arrived yet.
+        """
+        await self._check_votes(execution)
+
+    async def _check_votes(self, execution: Execution) -> None:
+        try:
+            await self._votes.check(execution)
+        except Unproven as error:
+            raise _not_approved(execution, str(error)) from error
 
     @activity.defn(name=EXECUTE_ACTION)
     async def execute_action(self, execution: Execution) -> ExecutionResult:
@@ -225,8 +255,9 @@ class Actions:
         key = execution.key
         if content_hash(execution.action, execution.args) != execution.content_hash:
             raise _not_approved(execution, "what would be executed is not what was approved")
+        await self._check_votes(execution)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            if execution.approval_required:
+            if execution.approval_required or self._votes.requirement(execution).required:
                 approved = await connection.fetchval(_APPROVED, key.tenant_id, key.action_id, execution.content_hash)
                 if approved is None:
                     raise _not_approved(execution, "no approval of exactly this is stored")

@@ -53,6 +53,10 @@ _REMINDED = """
 UPDATE flotilla.approvals SET reminded_at = now()
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' AND reminded_at IS NULL RETURNING deadline_at
 """
+# Where in the log the vote is.
+_PLACE = """
+UPDATE flotilla.approval_decisions SET event_seq = $4 WHERE tenant_id = $1 AND approval_id = $2 AND attempt_id = $3
+"""
 _PERSON = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2"
 # The attempt's row comes from the gateway, or is made here for a signal. A decision counts once.
 _COUNT = """
@@ -138,7 +142,10 @@ class Approvals:
             await _show(connection, key, ballot)
             # A signal has no gateway that recorded the attempt before.
             attempted = [] if attempt.authenticated else [attempted_event(attempt, version, WORKFLOW_SOURCE)]
-            await _append(connection, key, [*attempted, *counted_events(attempt, ballot)])
+            events = [*attempted, *counted_events(attempt, ballot)]
+            appended = await append(connection, key.tenant_id, key.session_id, events)
+            seq = appended.first_seq + len(attempted)
+            await connection.execute(_PLACE, key.tenant_id, key.action_id, attempt.attempt_id, seq)
         metrics.APPROVAL_DECISIONS.labels(attempt.decision).inc()
 
     @activity.defn(name=RECORD_REFUSAL)

@@ -39,6 +39,7 @@ from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finis
 
 T = TypeVar("T")
 _EDITS_ARE_ASSESSED = "edits-are-assessed"
+_SIGNATURES_ARE_CHECKED = "signatures-are-checked"
 _EXECUTION = RetryPolicy(
     initial_interval=timedelta(seconds=2), maximum_interval=timedelta(seconds=30), maximum_attempts=5
 )
@@ -160,15 +161,10 @@ class HumanInTheLoopWorkflow:
         return False
 
     async def _execute(self, requirement: ApprovalRequirement) -> None:
-        args = self._args()
-        execution = call.Execution(
-            key=self._key(),
-            action=self._request.action,
-            args=args,
-            content_hash=content_hash(self._request.action, args),
-            approval_required=requirement.required,
-            requested_by=self._request.requested_by,
-        )
+        execution = self._execution(required=requirement.required)
+        if requirement.required and workflow.patched(_SIGNATURES_ARE_CHECKED):
+            # As long as it takes: the log may be behind. The executor looks again, just before the effect.
+            await _do(call.CHECK_VOTES, execution, None)
         executed = await _do(
             call.EXECUTE_ACTION,
             execution,
@@ -178,6 +174,23 @@ class HumanInTheLoopWorkflow:
             retries=_EXECUTION,
         )
         self._result, self._status = executed.value, "completed"
+
+    def _execution(self, *, required: bool) -> "call.Execution":
+        args, requirement = self._args(), self._requirement
+        return call.Execution(
+            key=self._key(),
+            action=self._request.action,
+            args=args,
+            content_hash=content_hash(self._request.action, args),
+            approval_required=required,
+            requested_by=self._request.requested_by,
+            on_behalf_of=self._request.on_behalf_of,
+            risk_level=self._ballot.requirement.risk_level
+            if self._ballot
+            else requirement.risk_level
+            if requirement
+            else "low",
+        )
 
     def _fail(self, error: BaseException) -> None:
         trouble = trouble_of(error)
@@ -217,7 +230,24 @@ class HumanInTheLoopWorkflow:
         refusal = self._refusal(attempt, _any_args)
         if refusal is not None:
             raise _refused(refusal)
-        return await self._count(attempt, _update_id())
+        update_id = _update_id()
+        if workflow.patched(_SIGNATURES_ARE_CHECKED):
+            await self._check_signature(attempt)
+        return await self._count(attempt, update_id)
+
+    async def _check_signature(self, attempt: DecisionRequest) -> None:
+        check = call.VoteCheck(execution=self._execution(required=True), attempt=attempt)
+        checked: call.CheckedVote = await workflow.execute_local_activity(
+            call.CHECK_VOTE,
+            check,
+            result_type=call.CheckedVote,
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+        # Another vote may have come meanwhile.
+        refusal = checked.refusal or self._refusal(attempt, self._check_args)
+        if refusal is not None:
+            raise _refused(refusal)
 
     async def _edit(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
         """Count an edit under what policy asks for the new arguments, never for less risk than before.

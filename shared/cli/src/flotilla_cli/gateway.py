@@ -29,6 +29,8 @@ _MENDS_BY_CODE = {
     "run_in_progress": "wait for that run, or stop it: flotilla runs list --status running; flotilla runs cancel ID",
     "self_approval": "somebody else has to decide, by a key of their own (on the local stack --as alice or bob)",
     "own_edit": "somebody who neither asked for it nor edited it has to decide",
+    "signature_required": "sign your vote: flotilla approvals approve ID --sign-with KEYFILE; docs/signed-votes.md",
+    "signature_invalid": "look at your keys: flotilla signers list; sign what is shown now: flotilla approvals show ID",
     "not_a_person": "decide by the key of a person: flotilla keys create --for NAME --role approver --person",
     "stale_hash": "look at what will be executed now: flotilla approvals show ID",
 }
@@ -55,6 +57,10 @@ class Gateway:
     def get(self, path: str, **params: object) -> Any:
         """GET; parameters that are None are left out."""
         return self._json("GET", path, params=_given(params))
+
+    def me(self) -> Any:
+        """Who calls: subject, tenant, roles, kind."""
+        return self._json("GET", f"{self.target.url}/auth/me")
 
     def post(self, path: str, body: object = None, **params: object) -> Any:
         """POST under an idempotency key of its own, so that a repetition does nothing twice."""

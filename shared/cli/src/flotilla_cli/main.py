@@ -27,6 +27,7 @@ from flotilla_cli.verbs import (
     outbox,
     runs,
     sessions,
+    signers,
     tasks,
 )
 
@@ -92,6 +93,7 @@ for _name, _group in (
     ("outbox", outbox.app),
     ("audit", audit.app),
     ("keys", keys.app),
+    ("signers", signers.app),
 ):
     app.add_typer(_group, name=_name)
 

@@ -1,6 +1,7 @@
 /** One function per request that the console makes. */
 
 import { get, path, post, remove } from "./client";
+import type { Signed, VoteSignature } from "../lib/signing";
 import type * as t from "./types";
 
 export type Page<Name extends string, T> = Record<Name, T[]> & { next_cursor: string | null };
@@ -48,9 +49,15 @@ export const getApproval = (id: string) => get<t.Approval>(path("/v1/approvals",
 export const countApprovals = () => get<{ pending: number }>("/v1/approvals/count");
 export const decide = (
   id: string,
-  body: { decision: t.Decision; content_hash: string; reason?: string; args?: t.JsonObject },
+  body: { decision: t.Decision; content_hash: string; reason?: string; args?: t.JsonObject; signature?: VoteSignature },
 ) => post<t.DecisionAnswer>(path("/v1/approvals", id, "decision"), body);
 export const getAction = (id: string) => get<t.Action>(path("/v1/actions", id));
+
+export const listSigners = (subject?: string) =>
+  get<Page<"signers", t.Signer> & { passkeys: t.Passkeys | null }>("/v1/signers", { subject, limit: MOST });
+export const enrollSigner = (signed: Signed) => post<t.Signer>("/v1/signers", signed);
+export const approveSigner = (id: string, signed: Signed) => post<t.Signer>(path("/v1/signers", id, "approval"), signed);
+export const revokeSigner = (id: string) => remove<t.Signer>(path("/v1/signers", id));
 
 export const listAgents = () => get<{ agents: t.Agent[] }>("/v1/agents");
 export const fleet = () => get<t.Fleet>("/v1/fleet");

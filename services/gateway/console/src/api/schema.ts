@@ -337,6 +337,17 @@ export interface components {
             /** Policy Version */
             policy_version: string;
             /**
+             * Signature
+             * @description `required`: an approval counts only with the voter's own signature.
+             * @enum {string}
+             */
+            signature: "none" | "required";
+            /**
+             * Signing Policy Version
+             * @description The version of the policy in force now: what a signature names.
+             */
+            signing_policy_version: string;
+            /**
              * Status
              * @enum {string}
              */
@@ -738,6 +749,8 @@ export interface components {
              * @description Of what the voter was shown.
              */
             content_hash: string;
+            /** @description The voter's own, where policy asks for it; with `approve` and `reject` only. */
+            signature?: components["schemas"]["VoteSignature"] | null;
         };
         /**
          * Discarded
@@ -1302,6 +1315,16 @@ export interface components {
             source: components["schemas"]["Source"];
         };
         /**
+         * Passkeys
+         * @description Where passkeys can be used.
+         */
+        Passkeys: {
+            /** Rp Id */
+            rp_id: string;
+            /** Origins */
+            origins: string[];
+        };
+        /**
          * Problem
          * @description The first thing that is wrong with a session, or something that is wrong with a checkpoint.
          *
@@ -1309,14 +1332,15 @@ export interface components {
          *     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
          *     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
          *     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
-         *     forbidden: it is as it was committed, but its source may not write events of this kind.
+         *     forbidden: it is as it was committed, but its source may not write events of this kind. votes: the signature of a
+         *     vote does not hold, or an approval has fewer signed votes than its policy asked for.
          */
         Problem: {
             /**
              * Kind
              * @enum {string}
              */
-            kind: "edited" | "deleted" | "swapped" | "truncated" | "rewritten" | "added" | "head" | "copy" | "lineage" | "checkpoint" | "forbidden";
+            kind: "edited" | "deleted" | "swapped" | "truncated" | "rewritten" | "added" | "head" | "copy" | "lineage" | "checkpoint" | "forbidden" | "votes";
             /** Detail */
             detail: string;
             /** Session Id */
@@ -1732,6 +1756,59 @@ export interface components {
             detail?: string | null;
         };
         /**
+         * Signature
+         * @description A signature as it was sent.
+         */
+        Signature: {
+            /** Value */
+            value: string;
+            /** Client Data */
+            client_data: string;
+            /** Authenticator Data */
+            authenticator_data: string;
+        };
+        /**
+         * SignatureBody
+         * @description A signature over a statement's text in UTF-8.
+         */
+        SignatureBody: {
+            /**
+             * Value
+             * @description `ssh`: the armored text of `ssh-keygen -Y sign -n flotilla-vote`; `ed25519`: base64; `passkey`: base64url.
+             */
+            value: string;
+            /**
+             * Client Data
+             * @description Of a passkey: base64url of `clientDataJSON`, whose challenge is the SHA-256 of the statement.
+             * @default
+             */
+            client_data: string;
+            /**
+             * Authenticator Data
+             * @description Of a passkey: base64url.
+             * @default
+             */
+            authenticator_data: string;
+        };
+        /**
+         * Signed
+         * @description A statement and its signature.
+         */
+        Signed: {
+            /** Statement */
+            statement: string;
+            signature: components["schemas"]["Signature"];
+        };
+        /**
+         * SignedBody
+         * @description A statement of one's own, and its signature (docs/signed-votes.md has the statements).
+         */
+        SignedBody: {
+            /** Statement */
+            statement: string;
+            signature: components["schemas"]["SignatureBody"];
+        };
+        /**
          * SignedHead
          * @description A checkpoint that vouches for the projected side.
          */
@@ -1742,6 +1819,74 @@ export interface components {
             number: number;
             /** Seq */
             seq: number;
+        };
+        /**
+         * Signer
+         * @description A key with which a person signs votes.
+         */
+        Signer: {
+            /** Signer Id */
+            signer_id: string;
+            /** Subject */
+            subject: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "passkey" | "ssh" | "ed25519";
+            /** Name */
+            name: string;
+            /**
+             * Fingerprint
+             * @description `SHA256:...`, as `ssh-keygen -l` shows it. Compare it with the person's, by another way, before approving.
+             */
+            fingerprint: string;
+            /** Public Key */
+            public_key: string;
+            /** Credential Id */
+            credential_id: string;
+            /**
+             * Status
+             * @example pending
+             * @example approved
+             * @example expired
+             * @example revoked
+             */
+            status: string;
+            /**
+             * Roles
+             * @description With which the person votes; empty until an administrator approved the key.
+             */
+            roles: string[];
+            /** @description What the person signed; an approval names the SHA-256 of its statement. */
+            signed: components["schemas"]["Signed"];
+            /** Approved By */
+            approved_by: string | null;
+            /** Approved At */
+            approved_at: string | null;
+            /** Expires At */
+            expires_at: string | null;
+            /** Revoked By */
+            revoked_by: string | null;
+            /** Revoked At */
+            revoked_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * SignerList
+         * @description A page of signers, newest first.
+         */
+        SignerList: {
+            /** Signers */
+            signers: components["schemas"]["Signer"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+            /** @description Null where no passkey counts. */
+            passkeys: components["schemas"]["Passkeys"] | null;
         };
         /**
          * Source
@@ -2108,6 +2253,26 @@ export interface components {
              * @default true
              */
             authenticated: boolean;
+            /**
+             * Signed
+             * @description Whether it carries the voter's own signature.
+             * @default false
+             */
+            signed: boolean;
+        };
+        /**
+         * VoteSignature
+         * @description A vote's own signature.
+         */
+        VoteSignature: {
+            /** Statement */
+            statement: string;
+            signature: components["schemas"]["SignatureBody"];
+            /**
+             * Signer Id
+             * @description The key that signed.
+             */
+            signer_id: string;
         };
         /**
          * ProblemDocument

@@ -24,6 +24,8 @@ const has = (...roles: string[]) => me.value?.roles.some((role) => roles.include
 
 /** May ask, cancel, fork, roll back, upload, redrive. */
 export const mayOperate = computed(() => has("operator", "admin"));
+/** May approve the signing keys of others. */
+export const isAdmin = computed(() => has("admin"));
 /** Has a role that approvals commonly ask for; each approval names its own. */
 export const mayApprove = computed(() => has("approver", "admin"));
 

@@ -13,6 +13,7 @@ import { DiffList } from "../ui/diff";
 import { Icon } from "../ui/icon";
 import { JsonView } from "../ui/json";
 import { Badge, Button, Card, Copy, Facts, Field, Id, Loading, Page, Problem, Status, toneOf } from "../ui/parts";
+import { signedVote, usablePasskeys } from "../lib/signing";
 import { Deadline } from "./approvals";
 import { EditForm } from "./approval-edit";
 
@@ -144,6 +145,7 @@ function Votes({ votes, hash }: { votes: Vote[]; hash: string }) {
       {votes.map((vote, at) => (
         <li key={at}>
           <strong>{vote.subject}</strong> <Badge tone={toneOf(vote.decision)}>{PAST[vote.decision]}</Badge>
+          {vote.signed && <Badge tone="good">signed</Badge>}
           {!vote.authenticated && <Badge tone="warn">not authenticated</Badge>}
           {vote.decision === "approve" && vote.content_hash !== hash && <span class="faint">of an earlier text</span>}
           {vote.reason !== null && <span class="plain-text">“{vote.reason}”</span>}
@@ -164,11 +166,19 @@ function Decide({ approval, me: who, reload }: DecideProps) {
   const [reason, setReason] = useState("");
   const [isEditing, setEditing] = useState(false);
   const acting = useActing();
+  const needsSignature = approval.signature === "required";
+  const keys = useLoaded(() => (needsSignature ? api.listSigners(who.subject) : Promise.resolve(null)), [needsSignature]);
   const barred = barredFrom(approval, who, now.value);
   const hasChanged = approval.content_hash !== seen.content_hash;
   const needs = (decision: Decision) => approval.reason_required.includes(decision) && reason.trim() === "";
-  const barredApprove = barredDecision(approval, who, "approve");
+  const barredApprove = barredDecision(approval, who, "approve") ?? (needsSignature ? withoutKey(keys.data) : null);
   const isClosed = barred !== null || hasChanged;
+
+  const signature = async (decision: Decision) => {
+    const passkeys = keys.data?.passkeys ?? null;
+    if (keys.data === null || passkeys === null) throw new Error("No passkey counts here: use flotilla approvals approve --sign-with.");
+    return signedVote(seen, decision, who, passkeys, keys.data.signers);
+  };
 
   const vote = (decision: Decision, args?: JsonObject) =>
     acting.run(async () => {
@@ -179,6 +189,7 @@ function Decide({ approval, me: who, reload }: DecideProps) {
           content_hash: seen.content_hash,
           ...(given !== "" && { reason: given }),
           ...(args !== undefined && { args }),
+          ...(needsSignature && decision === "approve" && { signature: await signature(decision) }),
         });
         // An edit of one's own is no news.
         if (decision === "edit") setSeen({ ...approval, args: args ?? approval.args, content_hash: answer.content_hash });
@@ -221,7 +232,7 @@ function Decide({ approval, me: who, reload }: DecideProps) {
           disabled={isClosed || barredApprove !== null || needs("approve")}
           onClick={() => void vote("approve")}
         >
-          Approve
+          {needsSignature ? "Approve and sign" : "Approve"}
         </Button>
         <Button variant="danger" icon="close" disabled={isClosed || acting.isBusy || needs("reject")} onClick={() => void vote("reject")}>
           Reject
@@ -234,6 +245,12 @@ function Decide({ approval, me: who, reload }: DecideProps) {
       </div>
       {barred === null && barredApprove !== null && <p class="faint">{barredApprove}</p>}
       {!isClosed && needs("reject") && <p class="faint">Say why before you reject.</p>}
+      {needsSignature && barred === null && (
+        <p class="faint">
+          Policy asks for your own signature. <a href="/signers">Signing keys</a>
+        </p>
+      )}
+      <Problem error={keys.error} />
       <Problem error={acting.error} />
       {isEditing && (
         <Dialog title={`Edit ${approval.action}`} onClose={() => setEditing(false)} isWide>
@@ -249,6 +266,12 @@ function Decide({ approval, me: who, reload }: DecideProps) {
       )}
     </div>
   );
+}
+
+/** Why a signed vote can't be made yet; null when it can. */
+function withoutKey(keys: Awaited<ReturnType<typeof api.listSigners>> | null): string | null {
+  if (keys === null) return "Looking for your signing keys.";
+  return usablePasskeys(keys.signers).length === 0 ? "You have no approved passkey: enroll one, or use the command line." : null;
 }
 
 /** What somebody else's edit changed: it has to be looked at before one decides on it. */

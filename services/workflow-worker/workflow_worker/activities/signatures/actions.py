@@ -6,7 +6,7 @@ from datetime import datetime
 from flotilla.approvals.ballot import Ballot, Refusal
 from flotilla.contracts.approvals import ActionState, ApprovalRequirement, DecisionRequest
 from flotilla.contracts.json_types import JsonObject, JsonValue
-from flotilla.contracts.requests import ActionRequest
+from flotilla.contracts.requests import ActionRequest, RiskLevel
 
 ANALYZE_ACTION = "analyze_action"
 ASSESS_EDIT = "assess_edit"
@@ -19,6 +19,8 @@ RECORD_REFUSAL = "record_refusal"
 RECORD_VERDICT = "record_verdict"
 EXECUTE_ACTION = "execute_action"
 FINISH_ACTION = "finish_action"
+CHECK_VOTE = "check_vote"
+CHECK_VOTES = "check_votes"
 RISK_REVIEW_ATTEMPTS = 3
 """How often a model is asked to review a risk, before the action counts as high."""
 
@@ -114,6 +116,24 @@ class Execution:
     content_hash: str
     approval_required: bool
     requested_by: str
+    on_behalf_of: str = ""
+    risk_level: RiskLevel = "low"
+    """At least this risk: policy can say more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteCheck:
+    """An attempt to approve or reject, and what it is about."""
+
+    execution: Execution
+    attempt: DecisionRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedVote:
+    """Why the attempt does not count, as far as its signature goes; None if it does."""
+
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +15,15 @@ from flotilla_cli.printing import Column, age, print_fields, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 app = new_app("Approvals: the inbox of those who decide. Nobody approves their own request.")
+SignWith = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-with",
+        metavar="KEYFILE",
+        help="Sign the vote with your own enrolled key: OpenSSH (by ssh-keygen) or Ed25519 in PEM.",
+        show_default=False,
+    ),
+]
 ApprovalId = Annotated[str, typer.Argument(metavar="ID", help="The approval's id.", show_default=False)]
 Seen = Annotated[
     str | None,
@@ -78,6 +89,7 @@ def _print_approval(approval: dict[str, Any]) -> None:
     epilog=examples(
         "flotilla approvals approve 0197… --as bob",
         'flotilla approvals approve 0197… --content-hash 9f86… --reason "checked"',
+        "flotilla approvals approve 0197… --sign-with ~/.ssh/id_ed25519",
     ),
 )
 def approve(
@@ -85,13 +97,14 @@ def approve(
     approval_id: ApprovalId,
     reason: Annotated[str | None, typer.Option("--reason", help="For the record.")] = None,
     content_hash: Seen = None,
+    sign_with: SignWith = None,
 ) -> None:
     """Let the action run, exactly as it was shown to you.
 
     Without --content-hash it shows what will be executed and asks; a script names the hash of what its person saw.
     """
     seen = content_hash or _shown_and_confirmed(call, approval_id)
-    _decide(call, approval_id, {"decision": "approve", "reason": reason}, seen)
+    _decide(call, approval_id, {"decision": "approve", "reason": reason}, seen, sign_with)
 
 
 @verb(app, "reject", epilog=examples('flotilla approvals reject 0197… --reason "wrong recipient"'))
@@ -100,9 +113,10 @@ def reject(
     approval_id: ApprovalId,
     reason: Annotated[str, typer.Option("--reason", help="For the record and the requester.")],
     content_hash: Seen = None,
+    sign_with: SignWith = None,
 ) -> None:
     """Refuse the action; it will never run."""
-    _decide(call, approval_id, {"decision": "reject", "reason": reason}, content_hash)
+    _decide(call, approval_id, {"decision": "reject", "reason": reason}, content_hash, sign_with)
 
 
 @verb(app, "edit", epilog=examples("flotilla approvals edit 0197… --arg text=better"))
@@ -153,8 +167,46 @@ def _shown_and_confirmed(call: Call, approval_id: str) -> str:
     return str(approval["content_hash"])
 
 
-def _decide(call: Call, approval_id: str, body: dict[str, Any], content_hash: str | None) -> None:
+def _decide(
+    call: Call, approval_id: str, body: dict[str, Any], content_hash: str | None, sign_with: Path | None = None
+) -> None:
     seen = content_hash or call.gateway.get(f"/approvals/{approval_id}")["content_hash"]
     given = {name: value for name, value in body.items() if value is not None}
+    if sign_with is not None:
+        given["signature"] = _signature(call, approval_id, str(body["decision"]), seen, sign_with)
     answer = call.gateway.post(f"/approvals/{approval_id}/decision", {**given, "content_hash": seen})
     call.show(answer, lambda: print_fields(answer))
+
+
+def _signature(call: Call, approval_id: str, decision: str, content_hash: str, key: Path) -> dict[str, Any]:
+    """Return the voter's own signature over what was looked at.
+
+    Raises:
+        CliError: what would be executed is not what was looked at.
+    """
+    from flotilla.contracts.envelope import from_builtins
+    from flotilla.contracts.votes import VoteStatement
+    from flotilla.votes.statements import time_text, written
+    from flotilla_cli.signing import body_of, open_key
+    from flotilla_cli.verbs.signers import signer_of
+
+    approval, me, file = call.gateway.get(f"/approvals/{approval_id}"), call.gateway.me(), open_key(key)
+    checked_content(approval)
+    if approval["content_hash"] != content_hash:
+        raise CliError("what would be executed is not what you were shown", f"flotilla approvals show {approval_id}")
+    statement = from_builtins(
+        {
+            "tenant": me["tenant"],
+            "approval_id": approval_id,
+            "content_hash": content_hash,
+            "decision": decision,
+            "policy_version": approval["signing_policy_version"],
+            "subject": me["subject"],
+            "requested_by": approval["requested_by"],
+            "on_behalf_of": approval["on_behalf_of"] or "",
+            "time": time_text(datetime.now(UTC)),
+        },
+        VoteStatement,
+    )
+    signed = file.sign(written(statement))
+    return {"signer_id": signer_of(call, me["subject"], file), **body_of(signed)}

@@ -37,7 +37,7 @@ ParkedId = Annotated[
     epilog=examples(
         "flotilla audit verify",
         "flotilla audit verify --session s1",
-        "flotilla audit verify --file s1.jsonl --public-key audit.pub",
+        "flotilla audit verify --file s1.jsonl --public-key audit.pub --vote-roots roots.toml",
     ),
 )
 def verify(
@@ -57,6 +57,12 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    vote_roots: Annotated[
+        Path | None,
+        typer.Option(
+            "--vote-roots", metavar="TOML", help="Whose approval of a voter's key counts: checks signed votes."
+        ),
+    ] = None,
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
 
@@ -64,7 +70,9 @@ def verify(
     """
     if file is not None and session is not None:
         raise Misuse("--session and --file exclude each other", "an export holds one session")
-    verdict = _verify_export(file, public_key) if file else call.gateway.get("/audit/verify", session_id=session)
+    verdict = (
+        _verify_export(file, public_key, vote_roots) if file else call.gateway.get("/audit/verify", session_id=session)
+    )
     call.show(verdict, lambda: _print_verdict(verdict))
     if verdict["problems"]:
         raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _MEND)
@@ -72,17 +80,19 @@ def verify(
         raise CliError("not all of it is signed, and what is not proves nothing", _UNSIGNED)
 
 
-def _verify_export(file: Path, public_key: Path | None) -> dict[str, Any]:
+def _verify_export(file: Path, public_key: Path | None, vote_roots: Path | None) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
     from flotilla.audit.export_lines import NotAnExport, read_lines
     from flotilla.audit.verify_export import verify_export
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
+    from flotilla.votes.roots import read_roots
 
     keys_file = public_key or _local_public_key()
     try:
         with file.open("rb") as opened:
-            found = verify_export(read_lines(opened), load_public_keys(keys_file))
+            roots = read_roots(vote_roots) if vote_roots else None
+            found = verify_export(read_lines(opened), load_public_keys(keys_file), roots)
     except OSError as error:
         raise Misuse(f"{file}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:
@@ -109,6 +119,8 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "events": found.events,
         "verified_seq": found.last_seq,
         "anchored_seq": found.anchored_seq,
+        "signed_votes": found.signed_votes,
+        "unchecked_votes": found.unchecked_votes,
         "problem": problems[0] if problems else None,
     }
     return {
@@ -137,6 +149,9 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
         say("✓ The history is what was committed.", style="green")
     for unsigned in verdict.get("unsigned", ()):
         notice(f"Not signed: {unsigned}.")
+    for session in verdict["sessions"]:
+        if unchecked := session.get("unchecked_votes"):
+            notice(f"{unchecked} signed votes were not checked: name the file of vote roots by --vote-roots.")
     for name, witness in (("signatures_checked", "Signatures"), ("kafka_checked", "Kafka's copy")):
         if not verdict.get(name, True):
             notice(f"{witness} could not be checked: the gateway is not set up for it.")

@@ -131,6 +131,7 @@ class Ballot:
             content_hash=attempt.content_hash,
             reason=attempt.reason,
             authenticated=attempt.authenticated,
+            signed=attempt.proof is not None,
         )
         ballot = replace(self, votes=(*self.votes, vote))
         if attempt.decision == "reject":

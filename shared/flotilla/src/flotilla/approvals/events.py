@@ -60,6 +60,9 @@ def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEv
         "quorum": after.requirement.quorum,
         "next_content_hash": after.content_hash,
         "risk_level": after.requirement.risk_level,
+        "signature": after.requirement.signature,
+        "exclude_requester": after.requirement.exclude_requester,
+        "proof": attempt.proof,
     }
     counted = action_event("approval_counted", attempt.approval_id, details)
     return [counted, verdict_event(after)] if after.is_final else [counted]

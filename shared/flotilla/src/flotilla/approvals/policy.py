@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from flotilla.contracts.approvals import RISK_ORDER, ApprovalRequirement, Decision
+from flotilla.contracts.approvals import RISK_ORDER, ApprovalRequirement, Decision, SignatureRule
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.json_types import JsonObject, JsonScalar
 from flotilla.contracts.requests import RiskLevel
@@ -42,6 +42,7 @@ class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     editable_args: list[str] | None = None
     reason_required: list[Decision] | None = None
     allow_signal: bool | None = None
+    signature: SignatureRule | None = None
 
 
 class _Raise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -194,6 +195,10 @@ def _check(requirement: ApprovalRequirement, where: str) -> None:
         raise ConfigurationError(f"{where}: nobody could approve; set roles")
     if requirement.quorum < 1 or requirement.deadline_s <= 0:
         raise ConfigurationError(f"{where}: quorum and deadline_s must be positive")
+    if requirement.signature == "required" and requirement.verdict_at_deadline == "approve":
+        raise ConfigurationError(
+            f"{where}: nobody signs what a deadline approves; set verdict_at_deadline or signature"
+        )
     if requirement.reminder_s is not None and not 0 < requirement.reminder_s < requirement.deadline_s:
         raise ConfigurationError(f"{where}: reminder_s must lie between 0 and deadline_s")
 

@@ -21,6 +21,7 @@ ProblemKind: TypeAlias = Literal[
     "lineage",
     "checkpoint",
     "forbidden",
+    "votes",
 ]
 
 
@@ -32,7 +33,8 @@ class Problem:
     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
-    forbidden: it is as it was committed, but its source may not write events of this kind.
+    forbidden: it is as it was committed, but its source may not write events of this kind. votes: the signature of a
+    vote does not hold, or an approval has fewer signed votes than its policy asked for.
     """
 
     kind: ProblemKind

@@ -18,9 +18,11 @@ from typing import NoReturn
 from flotilla.audit.chain import Chain, ChainCheck, Linked, Problem, ProblemKind
 from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
 from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, read_lines, shown
+from flotilla.audit.export_votes import ExportedVotes
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.votes.roots import VoteRoots, read_roots
 
 EXIT_GOOD, EXIT_BAD, EXIT_MISUSE = 0, 1, 2
 
@@ -34,6 +36,10 @@ class ExportVerdict:
     anchored_seq: int = 0
     """Up to here a signed checkpoint vouches for the session's own events."""
     last_seq: int = 0
+    signed_votes: int = 0
+    """Votes whose own signatures hold, up to a root."""
+    unchecked_votes: int = 0
+    """Signed votes that were not checked, since no roots were given."""
     unsigned: list[str] = field(default_factory=list)
     """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
     problems: list[Problem] = field(default_factory=list)
@@ -45,34 +51,37 @@ class ExportVerdict:
         return "BAD" if self.problems else "UNSIGNED" if self.unsigned else "GOOD"
 
 
-def verify_export(lines: Iterable[bytes], keys: PublicKeys) -> ExportVerdict:
+def verify_export(lines: Iterable[bytes], keys: PublicKeys, roots: VoteRoots | None = None) -> ExportVerdict:
     """Check an export, given as its lines, each with its newline (`read_lines` bounds their length).
 
-    Holds two lines at a time, whatever the size of the file.
+    Holds two lines at a time, whatever the size of the file. Signed votes are checked up to `roots`; without them they
+    are counted only.
 
     Raises:
         NotAnExport: the first line is no header of any kind.
     """
     verdict = ExportVerdict()
     try:
-        _check(ExportLines(lines), keys, verdict)
+        _check(ExportLines(lines), keys, verdict, roots)
     except BadLine as bad:
         verdict.problems.append(bad.problem)
     return verdict
 
 
-def _check(lines: ExportLines, keys: PublicKeys, verdict: ExportVerdict) -> None:
+def _check(lines: ExportLines, keys: PublicKeys, verdict: ExportVerdict, roots: VoteRoots | None) -> None:
     header = lines.take(Header, "edited", "the header")
     verdict.session_id = header.session
     if problem := _lineage_problem(header):
         lines.bad("lineage", problem)
     witnesses = anchors = 0
+    votes = ExportedVotes(header.tenant, roots)
     for part in header.segments:
-        reader = _PartReader(lines, keys, header.tenant, part)
+        reader = _PartReader(lines, keys, header.tenant, part, votes)
         try:
             reader.read()
         finally:
             verdict.events += reader.events
+            verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
             verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
         verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
         witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
@@ -125,11 +134,12 @@ def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[st
 class _PartReader:
     """Reads what one session contributes to the history."""
 
-    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part) -> None:
+    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, votes: ExportedVotes) -> None:
         self._lines = lines
         self._keys = keys
         self._tenant_id = tenant_id
         self._part = part
+        self._votes = votes
         self.check = ChainCheck(Chain(tenant_id, part.session, part.parent, part.after_seq, {}))
         self.events = self.witnesses = self.anchors = 0
         self.anchored_seq = part.after_seq
@@ -159,6 +169,8 @@ class _PartReader:
         self.check.take(Linked(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
             raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
+        if kind is Event and (wrong := self._votes.problem(line.body.encode())) is not None:
+            self._bad("votes", seq, wrong)
 
     def _take_anchor(self, anchor: Anchor) -> None:
         self.anchors += 1
@@ -198,11 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flotilla.audit.verify_export", description=__doc__)
     parser.add_argument("file", type=Path, help="the export, JSON lines")
     parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
+    parser.add_argument("--vote-roots", type=Path, help="whose approval of a voter's key counts, TOML")
     arguments = parser.parse_args(argv)
     try:
-        keys = load_public_keys(arguments.public_key)
+        keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
         with arguments.file.open("rb") as file:
-            verdict = verify_export(read_lines(file), keys)
+            verdict = verify_export(read_lines(file), keys, roots)
     except OSError as error:
         sys.stderr.write(f"{arguments.file}: {error.strerror}\n")
         return EXIT_MISUSE
@@ -219,9 +232,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"UNSIGNED {unsigned}\n")
     sys.stdout.write(
         f"{verdict.word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
-        f"signed up to {verdict.anchored_seq}\n"
+        f"signed up to {verdict.anchored_seq}{_votes(verdict)}\n"
     )
     return EXIT_GOOD if verdict.word == "GOOD" else EXIT_BAD
+
+
+def _roots(file: Path | None) -> VoteRoots | None:
+    return None if file is None else read_roots(file)
+
+
+def _votes(verdict: ExportVerdict) -> str:
+    if verdict.unchecked_votes:
+        return f"; {verdict.unchecked_votes} signed votes NOT CHECKED: give --vote-roots"
+    return f"; {verdict.signed_votes} signed votes hold" if verdict.signed_votes else ""
 
 
 if __name__ == "__main__":

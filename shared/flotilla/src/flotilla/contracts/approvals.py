@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
+from flotilla.contracts.votes import SignedVote
 
 GET_STATUS_QUERY = "get_status"
 """Answers with an `ActionState`."""
@@ -45,6 +46,7 @@ ActionStep: TypeAlias = Literal[
     "analyze_action", "send_approval_request", "wait_for_approval", "execute_action", "finished"
 ]
 Decision: TypeAlias = Literal["approve", "reject", "edit"]
+SignatureRule: TypeAlias = Literal["none", "required"]
 RefusalType: TypeAlias = Literal[
     "SelfApproval",
     "NotAPerson",
@@ -57,6 +59,8 @@ RefusalType: TypeAlias = Literal[
     "NotEditable",
     "InvalidArgs",
     "SignalNotAllowed",
+    "SignatureRequired",
+    "SignatureInvalid",
 ]
 REFUSAL_STATUS: dict[RefusalType, int] = {
     "SelfApproval": 403,
@@ -64,6 +68,8 @@ REFUSAL_STATUS: dict[RefusalType, int] = {
     "WrongRole": 403,
     "OwnEdit": 403,
     "SignalNotAllowed": 403,
+    "SignatureRequired": 403,
+    "SignatureInvalid": 403,
     "AlreadyDecided": 409,
     "Late": 409,
     "StaleHash": 409,
@@ -94,6 +100,8 @@ class DecisionRequest:
     """Who issued the voter's keys, and the keys of those: the voter can't decide for them."""
     authenticated: bool = True
     """False for a signal, whose sender nobody proved."""
+    proof: SignedVote | None = None
+    """The voter's own signature, with the approval of their key; who executes checks it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +140,8 @@ class ApprovalRequirement:
     editable_args: list[str] = field(default_factory=list)
     reason_required: list[Decision] = field(default_factory=list)
     allow_signal: bool = False
+    signature: SignatureRule = "none"
+    """`required`: an approval counts only with the voter's own signature."""
     args: JsonObject | None = None
     """The arguments in the form in which they were assessed, defaults filled in; None: as they were given."""
 
@@ -145,6 +155,8 @@ class Vote:
     content_hash: str
     reason: str | None = None
     authenticated: bool = True
+    signed: bool = False
+    """Whether it carries the voter's own signature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,11 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "api_key_": _SERVICES,
         "roles_changed": _SERVICES,
         "policy_changed": _SERVICES,
+        "signer_": _SERVICES,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""
-AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed")
+AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed", "signer_")
 """Those of the tenant's audit session, which holds nothing else."""
 
 
@@ -66,7 +67,10 @@ def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> s
     name = _plain(claims.change) if kind == "state_change" and isinstance(claims.change, str) else ""
     if (session_id == AUDIT_SESSION) != name.startswith(AUDIT_CHANGES):
         what = f"state_change {claims.change!r}" if name else kind
-        return f"{source} may not write {what}: session {AUDIT_SESSION} is for keys, roles and policy, and they for it"
+        return (
+            f"{source} may not write {what}: session {AUDIT_SESSION} is for keys, roles, policy and signers, "
+            "and they for it"
+        )
     if kind == "state_change":
         reserved = (allowed for start, allowed in RESERVED_CHANGES.items() if name.startswith(start))
         if any(party not in allowed for allowed in reserved):

@@ -65,6 +65,9 @@ APPROVALS_PENDING = Gauge("flotilla_approvals_pending", "Approvals that wait for
 APPROVAL_OLDEST = Gauge("flotilla_approval_oldest_pending_seconds", "Age of the oldest pending approval.")
 APPROVALS_OVERDUE = Gauge("flotilla_approvals_overdue", "Pending approvals past their reminder.")
 APPROVAL_DECISIONS = Counter("flotilla_approval_decisions", "Decisions made.", ["decision"])
+SIGNATURES_REFUSED = Counter(
+    "flotilla_signatures_refused", "Votes or executions whose signatures did not hold.", ["where"]
+)
 
 SAGA_COMPENSATIONS = Counter("flotilla_saga_compensations", "Compensations by outcome.", ["outcome"])
 SAGA_PARKED = Gauge("flotilla_saga_parked_compensations", "Compensations that wait for an operator.")

@@ -1,0 +1,1 @@
+"""The keys with which people sign their votes."""

@@ -1,0 +1,160 @@
+"""`flotilla signers`: the keys with which people sign their votes."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flotilla.contracts.votes import SignerApproval, SignerStatement
+from flotilla_cli.errors import CliError, Misuse
+from flotilla_cli.printing import Column, age, notice, print_fields
+from flotilla_cli.signing import KeyFile, body_of, open_key
+from flotilla_cli.target import ADMIN
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+
+app = new_app("Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves.")
+SignerId = Annotated[str, typer.Argument(metavar="ID", help="The signer's id.", show_default=False)]
+KeyOption = Annotated[
+    Path,
+    typer.Option("--key", metavar="FILE", help="An OpenSSH key (private, or public with ssh-agent) or Ed25519 in PEM."),
+]
+
+
+@verb(app, "enroll", epilog=examples("flotilla signers enroll --key ~/.ssh/id_ed25519 --name laptop --as bob"))
+def enroll(
+    call: Call,
+    key: KeyOption,
+    name: Annotated[str, typer.Option("--name", help="What you call the key.")] = "key",
+) -> None:
+    """Enroll a key of your own. It signs nothing until a second admin has approved it."""
+    from flotilla.votes.statements import time_text, written
+
+    file, me = open_key(key), call.gateway.me()
+    statement = SignerStatement(
+        tenant=me["tenant"],
+        subject=me["subject"],
+        kind=file.kind,
+        public_key=file.public_key,
+        credential_id="",
+        name=name,
+        time=time_text(datetime.now(UTC)),
+    )
+    signer = call.gateway.post("/signers", body_of(file.sign(written(statement))))
+    call.show(signer, lambda: _print_enrolled(signer))
+
+
+def _print_enrolled(signer: dict[str, Any]) -> None:
+    _print_signer(signer)
+    notice("Tell an admin this fingerprint by another way; they approve the key with:", style=None)
+    notice(f"  flotilla signers approve {signer['signer_id']} --fingerprint {signer['fingerprint']}", style=None)
+
+
+@verb(
+    app,
+    "approve",
+    acts_as=ADMIN,
+    epilog=examples(
+        "flotilla signers approve 0197… --fingerprint SHA256:… --key ~/.ssh/root --role approver --expires 365d"
+    ),
+)
+def approve(
+    call: Call,
+    signer_id: SignerId,
+    *,
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", metavar="SHA256:…", help="As the person gave it to you, not as listed here.")
+    ],
+    key: KeyOption,
+    role: Annotated[list[str] | None, typer.Option("--role", help="With which the person votes; repeatable.")] = None,
+    expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Valid this long, up to 400d.")] = "365d",
+) -> None:
+    """Approve the key of another person, with your own, which the operators made a vote root."""
+    from flotilla.votes.statements import digest, time_text, written
+    from flotilla_cli.arguments import read_expiry
+
+    signer = call.gateway.get(f"/signers/{signer_id}")
+    _check_fingerprint(signer, fingerprint)
+    file, me = open_key(key), call.gateway.me()
+    statement = SignerApproval(
+        tenant=me["tenant"],
+        subject=signer["subject"],
+        statement=digest(signer["signed"]["statement"]),
+        roles=role or ["approver"],
+        approved_by=me["subject"],
+        expires_at=time_text(read_expiry(expires)),
+        time=time_text(datetime.now(UTC)),
+    )
+    approved = call.gateway.post(f"/signers/{signer_id}/approval", body_of(file.sign(written(statement))))
+    call.show(approved, lambda: _print_signer(approved))
+
+
+def _check_fingerprint(signer: dict[str, Any], expected: str) -> None:
+    """The fingerprint of what will be signed, recomputed here: the gateway may say anything."""
+    from flotilla.votes.errors import Unproven
+    from flotilla.votes.keys import read_key
+    from flotilla.votes.statements import read_statement
+
+    try:
+        statement = read_statement(signer["signed"]["statement"], SignerStatement)
+        found = read_key(statement.kind, statement.public_key, statement.credential_id).fingerprint
+    except Unproven as error:
+        raise CliError(
+            f"signer {signer['signer_id']} is not a key: {error}", "ask the person to enroll again"
+        ) from error
+    if found != expected or statement.subject != signer["subject"]:
+        raise CliError(
+            f"the key of {statement.subject} has the fingerprint {found}, not {expected}: nothing was approved",
+            "ask the person for the fingerprint that ssh-keygen -l or flotilla signers enroll showed them",
+        )
+
+
+@verb(app, "list", epilog=examples("flotilla signers list", "flotilla signers list --subject bob -o json"))
+def list_signers(
+    call: Call,
+    subject: Annotated[str | None, typer.Option("--subject", help="Only this person's.")] = None,
+    limit: Limit = 200,
+) -> None:
+    """List the keys of people, newest first."""
+    page = call.gateway.pages("/signers", "signers", limit, subject=subject)
+    call.listing(page, "signers", _SIGNERS, "No signer.")
+
+
+_SIGNERS = (
+    Column("id", "signer_id"),
+    Column("person", "subject"),
+    Column("kind", "kind"),
+    Column("name", "name"),
+    Column("fingerprint", "fingerprint"),
+    Column("status", "status"),
+    Column("approved by", "approved_by"),
+    Column("expires", lambda signer: age(signer.get("expires_at"))),
+)
+
+
+@verb(app, "revoke", epilog=examples("flotilla signers revoke 0197… --as bob"))
+def revoke(call: Call, signer_id: SignerId) -> None:
+    """Revoke a key: your own, or as an admin anybody's. What it signed and was not executed yet does not count."""
+    signer = call.gateway.delete(f"/signers/{signer_id}")
+    call.show(signer, lambda: _print_signer(signer))
+
+
+def signer_of(call: Call, subject: str, file: KeyFile) -> str:
+    """Return the id of the approved signer that `subject` has for this key.
+
+    Raises:
+        Misuse: there is none.
+    """
+    page = call.gateway.pages("/signers", "signers", 1000, subject=subject)
+    found = [signer for signer in page["signers"] if signer["public_key"] == file.public_key]
+    approved = [signer["signer_id"] for signer in found if signer["status"] == "approved"]
+    if approved:
+        return str(approved[0])
+    is_now = f"is {found[0]['status']}" if found else "is not enrolled"
+    raise Misuse(
+        f"{subject}'s key {file.path} {is_now}", "flotilla signers enroll --key FILE, then an admin approves it"
+    )
+
+
+def _print_signer(signer: dict[str, Any]) -> None:
+    print_fields({name: value for name, value in signer.items() if name not in ("signed", "credential_id")})

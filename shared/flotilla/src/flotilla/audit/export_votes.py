@@ -1,0 +1,137 @@
+"""Checks the signed votes of an exported history, with nothing but the history and a file of roots."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from flotilla.contracts.session_events import session_event_type
+from flotilla.contracts.votes import SignedVote, SignerApproval, VoteStatement
+from flotilla.votes.errors import Unproven
+from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
+from flotilla.votes.roots import VoteRoots
+from flotilla.votes.statements import read_statement
+
+MOST_OPEN = 10_000
+"""Actions whose votes are held until their verdict; a history with more at a time is not one of ours."""
+_STATE_CHANGE = session_event_type("state_change")
+_COUNTED, _APPROVED = "approval_counted", "action_approved"
+
+
+class _Data(msgspec.Struct, frozen=True):
+    change: Any = None
+    details: Any = None
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    time: datetime
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    action_id: str
+    subject: str
+    decision: str
+    content_hash: str
+    next_content_hash: str = ""
+    quorum: int = 1
+    signature: str = "none"
+    exclude_requester: bool = True
+    proof: SignedVote | None = None
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    action_id: str
+    content_hash: str = ""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The votes about one action so far."""
+
+    signature: str = "none"
+    quorum: int = 1
+    proven: list[ProvenVote] = field(default_factory=list)
+    unchecked: set[tuple[str, str]] = field(default_factory=set)
+    """Who approved what, by votes that carry a signature, where there are no roots to check it by."""
+    editors: dict[str, str] = field(default_factory=dict)
+    """Who edited last, by the content that came of it."""
+
+
+class ExportedVotes:
+    """Takes a history's events in their order."""
+
+    def __init__(self, tenant_id: str, roots: VoteRoots | None) -> None:
+        self._tenant_id = tenant_id
+        self._roots = roots
+        self._open: dict[str, _Open] = {}
+        self.proven = 0
+        """Votes whose signatures hold up to a root."""
+        self.unchecked = 0
+        """Signed votes that nobody could check, since no roots were given."""
+
+    def problem(self, body: bytes) -> str | None:
+        """Return what is wrong with the votes once this event is there; None when nothing is."""
+        event = msgspec.json.decode(body, type=_Event)
+        if event.type != _STATE_CHANGE:
+            return None
+        data = msgspec.json.decode(event.data, type=_Data)
+        try:
+            if data.change == _COUNTED:
+                self._count(msgspec.convert(data.details, _Counted), event.time)
+            elif data.change == _APPROVED:
+                self._close(msgspec.convert(data.details, _Verdict))
+        except msgspec.ValidationError as error:
+            return f"not a vote as it is recorded: {error}"
+        except Unproven as error:
+            return str(error)
+        return None
+
+    def _count(self, counted: _Counted, time: datetime) -> None:
+        votes = self._open.setdefault(counted.action_id, _Open())
+        if len(self._open) > MOST_OPEN:
+            raise Unproven(f"votes about more than {MOST_OPEN} actions at a time are open")
+        votes.signature, votes.quorum = counted.signature, counted.quorum
+        if counted.decision == "edit":
+            votes.editors[counted.next_content_hash] = counted.subject
+        if counted.proof is None:
+            return
+        if self._roots is None:
+            self.unchecked += 1
+            if counted.decision == "approve":
+                votes.unchecked.add((counted.subject, counted.content_hash))
+            return
+        votes.proven.append(self._proven(counted, counted.proof, self._roots, time))
+        self.proven += 1
+
+    def _proven(self, counted: _Counted, proof: SignedVote, roots: VoteRoots, time: datetime) -> ProvenVote:
+        """The vote, as it was proven when it was counted."""
+        statement = read_statement(proof.vote.statement, VoteStatement)
+        named = (statement.subject, statement.decision)
+        if named != (counted.subject, counted.decision):
+            raise Unproven(f"{counted.subject}'s vote to {counted.decision} carries {named[0]}'s to {named[1]}")
+        ballot = Ballot(
+            tenant=self._tenant_id,
+            approval_id=counted.action_id,
+            content_hash=counted.content_hash,
+            policy_version=statement.policy_version,
+            requested_by=statement.requested_by,
+            on_behalf_of=statement.on_behalf_of,
+            roles=read_statement(proof.approval.statement, SignerApproval).roles,
+            exclude_requester=counted.exclude_requester,
+        )
+        return prove_vote(proof, ballot, roots, time)
+
+    def _close(self, verdict: _Verdict) -> None:
+        votes = self._open.pop(verdict.action_id, _Open())
+        if votes.signature != "required":
+            return
+        editor = votes.editors.get(verdict.content_hash)
+        about_it = [vote for vote in votes.proven if vote.statement.content_hash == verdict.content_hash]
+        voters = {vote.subject for vote in distinct_approvals(about_it)}
+        voters |= {subject for subject, content_hash in votes.unchecked if content_hash == verdict.content_hash}
+        if (count := len(voters - {editor})) < votes.quorum:
+            asked = f"policy asked for {votes.quorum}"
+            raise Unproven(f"action {verdict.action_id} was approved with {count} signed votes, {asked}")

@@ -1,0 +1,67 @@
+"""The counted votes about an action, as its session's log has them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from flotilla.contracts.approvals import Decision
+from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.contracts.errors import Undecodable
+from flotilla.contracts.votes import SignedVote
+from flotilla.eventstore.log import SessionLog
+from flotilla.postgres import Pool, tenant_transaction
+
+COUNTED = "approval_counted"
+_WHERE = """
+SELECT event_seq FROM flotilla.approval_decisions
+WHERE tenant_id = $1 AND approval_id = $2 AND outcome = 'counted' AND event_seq IS NOT NULL ORDER BY event_seq LIMIT $3
+"""
+MOST = 1000
+"""Votes that are looked at; nobody needs more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedVote:
+    """What `approval_counted` says; nothing of it is proven but what `proof` proves."""
+
+    subject: str
+    decision: Decision
+    content_hash: str
+    next_content_hash: str = ""
+    proof: SignedVote | None = None
+
+
+class _Details(msgspec.Struct, frozen=True):
+    action_id: str
+
+
+async def counted_votes(pool: Pool, tenant_id: str, session_id: str, approval_id: str) -> list[CountedVote]:
+    """Return the votes about `approval_id` in the order of the log.
+
+    Where they stand is looked up in the inbox, what they say is read from the log.
+
+    Raises:
+        RetryLater: their events are on the way from the outbox to the projection.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        rows = await connection.fetch(_WHERE, tenant_id, approval_id, MOST)
+    log = SessionLog(pool, tenant_id)
+    votes = []
+    for row in rows:
+        page = await log.read(session_id, row["event_seq"], row["event_seq"])
+        votes += [vote for body in page.bodies if (vote := counted_vote(decode_event(body), approval_id))]
+    return votes
+
+
+def counted_vote(event: AgentEvent, approval_id: str) -> CountedVote | None:
+    """Return the vote about `approval_id` that the event tells of; None for any other event."""
+    if event.data.get("change") != COUNTED:
+        return None
+    details: Any = event.data.get("details")
+    try:
+        if msgspec.convert(details, _Details).action_id != approval_id:
+            return None
+        return msgspec.convert(details, CountedVote)
+    except msgspec.ValidationError as error:
+        raise Undecodable(f"event {event.id} is not a counted vote: {error}") from error

@@ -1,0 +1,192 @@
+"""People who sign votes: an SSH key, an Ed25519 key or a passkey each, and the roots that vouch for them."""
+
+import base64
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import cbor2
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from flotilla.contracts.votes import (
+    SSH_NAMESPACE,
+    Signature,
+    Signed,
+    SignedVote,
+    SignerApproval,
+    SignerKind,
+    SignerStatement,
+    VoteStatement,
+)
+from flotilla.votes.keys import read_key, ssh_text
+from flotilla.votes.passkeys import Passkeys
+from flotilla.votes.roots import Root, VoteRoots
+from flotilla.votes.statements import digest, time_text, written
+
+RP_ID, ORIGIN = "flotilla.example.com", "https://flotilla.example.com"
+PASSKEYS = Passkeys(RP_ID, (ORIGIN,))
+TENANT = "acme"
+
+
+def now_text(**ahead: float) -> str:
+    return time_text(datetime.now(UTC) + timedelta(**ahead))
+
+
+def b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+@dataclass
+class Ed25519Key:
+    """A raw key, as programs use it."""
+
+    private: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    kind: SignerKind = "ed25519"
+    credential_id: str = ""
+
+    @property
+    def public_key(self) -> str:
+        return ssh_text(self.private.public_key())
+
+    def sign(self, statement: str) -> Signed:
+        value = base64.b64encode(self.private.sign(statement.encode())).decode()
+        return Signed(statement=statement, signature=Signature(value=value))
+
+
+@dataclass
+class SshKey:
+    """A key file, used by the real `ssh-keygen`."""
+
+    path: Path
+    kind: SignerKind = "ssh"
+    credential_id: str = ""
+
+    @classmethod
+    def made(cls, folder: Path, name: str = "id", algorithm: str = "ed25519") -> "SshKey":
+        path = folder / name
+        command = ["ssh-keygen", "-q", "-t", algorithm, "-N", "", "-C", "a comment", "-f", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        return cls(path)
+
+    @property
+    def public_key(self) -> str:
+        return " ".join(self.path.with_name(self.path.name + ".pub").read_text().split()[:2])
+
+    def sign(self, statement: str, namespace: str = SSH_NAMESPACE) -> Signed:
+        command = ["ssh-keygen", "-Y", "sign", "-q", "-n", namespace, "-f", str(self.path)]
+        value = subprocess.run(command, input=statement.encode(), check=True, capture_output=True).stdout.decode()
+        return Signed(statement=statement, signature=Signature(value=value))
+
+
+@dataclass
+class Passkey:
+    """An authenticator in software, as bytes on the wire."""
+
+    private: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    count: int = 0
+    kind: SignerKind = "passkey"
+    credential_id: str = field(default_factory=lambda: b64url(b"credential"))
+    rp_id: str = RP_ID
+    origin: str = ORIGIN
+    verifies_user: bool = True
+
+    @property
+    def public_key(self) -> str:
+        numbers = self.private.public_key().public_numbers()
+        cose = {1: 2, 3: -7, -1: 1, -2: numbers.x.to_bytes(32, "big"), -3: numbers.y.to_bytes(32, "big")}
+        return f"cose {base64.b64encode(cbor2.dumps(cose)).decode()}"
+
+    def sign(self, statement: str, **client: Any) -> Signed:
+        self.count += 1
+        flags = 0b1 | (0b100 if self.verifies_user else 0)
+        data = hashlib.sha256(self.rp_id.encode()).digest() + bytes([flags]) + self.count.to_bytes(4, "big")
+        challenge = b64url(hashlib.sha256(statement.encode()).digest())
+        asked = {"type": "webauthn.get", "challenge": challenge, "origin": self.origin, "crossOrigin": False, **client}
+        client_data = json.dumps(asked).encode()
+        value = self.private.sign(data + hashlib.sha256(client_data).digest(), ec.ECDSA(SHA256()))
+        signature = Signature(value=b64url(value), client_data=b64url(client_data), authenticator_data=b64url(data))
+        return Signed(statement=statement, signature=signature)
+
+
+Key = Ed25519Key | SshKey | Passkey
+
+
+def enrolled(key: Key, subject: str, tenant: str = TENANT, **changes: Any) -> Signed:
+    """The person's statement about their key, signed with it."""
+    statement = SignerStatement(
+        tenant=tenant,
+        subject=subject,
+        kind=key.kind,
+        public_key=key.public_key,
+        credential_id=key.credential_id,
+        name="a key",
+        time=now_text(),
+    )
+    return key.sign(written(replace(statement, **changes)))
+
+
+def approved(
+    signer: Signed, subject: str, root: Key, by: str = "grace", tenant: str = TENANT, **changes: Any
+) -> Signed:
+    """An administrator's approval of a key."""
+    statement = SignerApproval(
+        tenant=tenant,
+        subject=subject,
+        statement=digest(signer.statement),
+        roles=["approver"],
+        approved_by=by,
+        expires_at=now_text(days=300),
+        time=now_text(),
+    )
+    return root.sign(written(replace(statement, **changes)))
+
+
+def statement_of(subject: str, **fields: Any) -> VoteStatement:
+    """A vote; fields are those that matter to the test."""
+    given = {
+        "tenant": TENANT,
+        "approval_id": "a1",
+        "content_hash": "0" * 64,
+        "decision": "approve",
+        "policy_version": "v1",
+        "requested_by": "alice",
+        "on_behalf_of": "",
+        "time": now_text(),
+    }
+    return VoteStatement(subject=subject, **{**given, **fields})
+
+
+def roots_of(*roots: tuple[str, Key], tenant: str = TENANT, revoked: tuple[str, ...] = ()) -> VoteRoots:
+    """Roots as a worker's file has them."""
+    keys = [Root(tenant, name, read_key(key.kind, key.public_key, key.credential_id)) for name, key in roots]
+    return VoteRoots(tuple(keys), PASSKEYS, frozenset(revoked))
+
+
+@dataclass
+class Voter:
+    """A person with an enrolled key."""
+
+    subject: str
+    key: Key
+    signer: Signed
+    approval: Signed
+
+    @classmethod
+    def made(cls, subject: str, root: Key, key: Key | None = None, **changes: Any) -> "Voter":
+        key = key or Ed25519Key()
+        signer = enrolled(key, subject)
+        return cls(subject, key, signer, approved(signer, subject, root, **changes))
+
+    @property
+    def fingerprint(self) -> str:
+        return read_key(self.key.kind, self.key.public_key, self.key.credential_id).fingerprint
+
+    def vote(self, **fields: Any) -> SignedVote:
+        signed = self.key.sign(written(statement_of(self.subject, **fields)))
+        return SignedVote(vote=signed, signer=self.signer, approval=self.approval)
