@@ -33,8 +33,8 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/sessions/:id", ({ id = "" }) => <SessionPage key={id} id={id} />],
   ["/documents", () => <DocumentsPage />],
   ["/orders", () => <OrdersPage />],
-  ["/fleet", () => <FleetPage />],
   ["/signers", () => <SignersPage />],
+  ["/fleet", () => <FleetPage />],
 ];
 
 const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boolean }[] = [

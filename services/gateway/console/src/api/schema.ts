@@ -120,7 +120,10 @@ export interface components {
              * @enum {string}
              */
             risk_level: "low" | "medium" | "high";
-            /** Args */
+            /**
+             * Args
+             * @description At most 262,144 bytes as JSON.
+             */
             args?: {
                 [key: string]: unknown;
             };
