@@ -96,7 +96,7 @@ def test_doctor_names_what_is_wrong_and_the_mend(fleet: Fleet, variable: str, va
     assert done.returncode == 1
     wrong = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
     assert [check["name"] for check in wrong] == [name]
-    assert wrong[0]["mend"]
+    assert wrong[0]["hint"]
     assert "secret" not in done.stdout + done.stderr
 
 

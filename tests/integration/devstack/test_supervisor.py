@@ -195,7 +195,7 @@ def test_nothing_outlives_a_killed_supervisor(ground: Ground) -> None:
 
 
 def test_process_left_behind_by_a_killed_supervisor_is_ended_by_the_next(ground: Ground) -> None:
-    """The kernel tells children of their owner's death; whoever missed it (Kafka while paused) is in the ledger."""
+    """The kernel tells children of their owner's death; one that missed it (Kafka while paused) is in the ledger."""
     ground.up()
     with run_python("import time; print(1, flush=True); time.sleep(600)") as orphan:
         line = {"name": "orphan", "stop_signal": int(signal.SIGTERM), **asdict(identity_of(orphan.pid))}

@@ -73,4 +73,4 @@ def test_a_time_has_an_offset(text: str) -> None:
 def test_what_is_no_time_is_misuse(text: str) -> None:
     with pytest.raises(Misuse) as caught:
         check_time(text)
-    assert "2026-05-01T12:00:00Z" in caught.value.mend
+    assert "2026-05-01T12:00:00Z" in caught.value.hint

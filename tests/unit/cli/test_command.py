@@ -81,8 +81,8 @@ def test_every_verb_of_the_gateway_takes_the_connections_options(verb: str) -> N
 
 
 def test_the_reference_is_up_to_date() -> None:
-    mend = "run: python -m flotilla_cli.reference > docs/cli.md"
-    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference(), mend
+    hint = "run: python -m flotilla_cli.reference > docs/cli.md"
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference(), hint
 
 
 def test_help_loads_no_client_and_no_server() -> None:
@@ -166,7 +166,7 @@ def test_doctor_tells_of_a_stack_that_is_off_once(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert [name for name, check in checks.items() if not check["ok"]] == ["stack"]
     assert "gateway" not in checks
-    assert "flotilla up" in checks["stack"]["mend"]
+    assert "flotilla up" in checks["stack"]["hint"]
 
 
 def test_doctor_of_another_gateway_misses_no_local_stack(tmp_path: Path) -> None:

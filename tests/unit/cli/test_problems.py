@@ -49,12 +49,12 @@ def test_one_wrong_field_is_said_once() -> None:
 
 def test_a_refusal_says_whose_key_would_do() -> None:
     assert "--as bob" not in str(problem(answer(403, {"title": "Forbidden", "detail": "d"})))
-    assert "--as alice, bob or admin" in problem(answer(403, {"title": "Forbidden", "detail": "d"})).mend
+    assert "--as alice, bob or admin" in problem(answer(403, {"title": "Forbidden", "detail": "d"})).hint
 
 
 def test_a_bug_of_the_server_is_found_by_its_trace() -> None:
     document = {"title": "Internal Server Error", "detail": "something went wrong", "trace_id": "4bf92f35"}
-    assert "4bf92f35" in problem(answer(500, document)).mend
+    assert "4bf92f35" in problem(answer(500, document)).hint
 
 
 def test_an_answer_that_is_no_problem_document_is_shown_as_it_is() -> None:

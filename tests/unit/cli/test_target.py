@@ -68,14 +68,14 @@ def test_what_is_no_address_is_misuse(url: str) -> None:
 def test_where_no_stack_runs_it_says_so_and_how_to_start_one(connection: ConnectionOptions) -> None:
     with pytest.raises(NotFound, match="no local stack is running") as caught:
         resolve(connection, "alice")
-    assert "flotilla up" in caught.value.mend
+    assert "flotilla up" in caught.value.hint
 
 
 @pytest.mark.usefixtures("stack")
 def test_a_stopped_stack_is_not_asked_in_vain() -> None:
     with pytest.raises(NotFound, match="it is stopped") as caught:
         resolve(ConnectionOptions(), "alice")
-    assert "flotilla up" in caught.value.mend
+    assert "flotilla up" in caught.value.hint
 
 
 @pytest.mark.usefixtures("stack")
@@ -103,7 +103,7 @@ def test_a_person_asked_for_goes_before_a_token_of_the_environment(monkeypatch: 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(Misuse) as caught:
         resolve(ConnectionOptions(LOCAL, acts_as="carol"), "alice")
-    assert caught.value.mend == "--as takes one of: admin, alice, bob"
+    assert caught.value.hint == "--as takes one of: admin, alice, bob"
 
 
 @pytest.mark.usefixtures("stack")

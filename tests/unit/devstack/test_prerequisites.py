@@ -30,10 +30,10 @@ def program(folder: Path, name: str, text: str) -> None:
 def test_missing_java_and_maven_are_reported_with_their_mends(bare: Path) -> None:
     checks = {check.name: check for check in doctor(bare)}
     assert not checks["java"].ok
-    assert checks["java"].mend == "apt-get install -y openjdk-17-jre-headless"
+    assert checks["java"].hint == "apt-get install -y openjdk-17-jre-headless"
     assert not checks["maven"].ok
-    assert checks["maven"].mend == "apt-get install -y maven"
-    assert checks["disk"].ok == (not checks["disk"].mend)
+    assert checks["maven"].hint == "apt-get install -y maven"
+    assert checks["disk"].ok == (not checks["disk"].hint)
 
 
 def test_old_java_is_refused_with_its_version(bare: Path) -> None:

@@ -47,7 +47,7 @@ class AnswerPrinter:
     def _reset(self, data: Mapping[str, Any]) -> None:
         if self.text:
             self._break_line()
-            notice(f"the attempt broke off; attempt {data.get('attempt', '?')} begins the answer anew")
+            notice(f"the attempt broke off; attempt {data.get('attempt', '?')} starts the answer again")
         self.text = ""
 
     def _step(self, data: Mapping[str, Any]) -> None:

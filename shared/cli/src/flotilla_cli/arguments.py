@@ -24,7 +24,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise Misuse(f"{pair!r} is no argument", "write it as name=value")
+            raise Misuse(f"{pair!r} is not an argument", "write it as name=value")
         if name in found:
             raise Misuse(f"{name} is given twice")
         found[name] = _value(value)
@@ -66,9 +66,9 @@ def read_amount(text: str) -> str:
     try:
         amount = Decimal(text)
     except InvalidOperation:
-        raise Misuse(f"{text!r} is no amount", "write it like 12.50") from None
+        raise Misuse(f"{text!r} is not an amount", "write it like 12.50") from None
     if not amount.is_finite() or amount <= 0:
-        raise Misuse(f"{text} is no amount to pay", "it has to be above 0")
+        raise Misuse(f"{text} can't be paid", "it has to be above 0")
     return format(amount, "f")
 
 
@@ -80,20 +80,20 @@ def read_expiry(text: str, now: datetime | None = None) -> datetime:
     """
     match = _SPAN.fullmatch(text)
     if match is None or int(match[1]) == 0:
-        raise Misuse(f"{text!r} is no span of time", "write it like 12h, 90d or 4w")
+        raise Misuse(f"{text!r} is not a time span", "write it like 12h, 90d or 4w")
     return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def check_time(text: str) -> None:
-    """Refuse what is no RFC 3339 time with its offset.
+    """Refuse what is not an RFC 3339 time with its offset.
 
     Raises:
         Misuse: it is none.
     """
-    mend = "write it like 2026-05-01T12:00:00Z"
+    hint = "write it like 2026-05-01T12:00:00Z"
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise Misuse(f"{text!r} is no time", mend) from error
+        raise Misuse(f"{text!r} is not a time", hint) from error
     if moment.tzinfo is None:
-        raise Misuse(f"{text!r} says not where: it has no offset", mend)
+        raise Misuse(f"{text!r} has no UTC offset", hint)

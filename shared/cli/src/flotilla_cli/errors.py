@@ -13,14 +13,14 @@ INTERRUPTED = 130
 
 
 class CliError(Exception):
-    """Says what happened, to what, and in `mend` what to do about it."""
+    """Says what happened, to what, and in `hint` what to do about it."""
 
     exit_code: ClassVar[int] = FAILED
 
-    def __init__(self, message: str, mend: str = "", code: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", code: str = "") -> None:
         """`code` is the problem document's, for programs; empty for what was found here."""
         super().__init__(message)
-        self.mend = mend
+        self.hint = hint
         self.code = code
 
 

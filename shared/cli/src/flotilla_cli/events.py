@@ -137,5 +137,5 @@ def _line(event: LiveEvent) -> str:
     if event.kind == "step":
         return f"      step          {step_line(data)}"
     if event.kind == "reset":
-        return f"      reset         attempt {data.get('attempt', '?')} begins its answer anew"
+        return f"      reset         attempt {data.get('attempt', '?')} starts its answer again"
     return f"      {event.kind:13} {data.get('status', '')}"

@@ -25,7 +25,7 @@ _MENDS = {
     404: "check the id; flotilla sessions list, runs list and so on show what there is for your key",
     503: "ask again in a while; flotilla doctor looks for the cause",
 }
-_MENDS_BY_CODE = {
+_HINTS_BY_CODE = {
     "run_in_progress": "wait for that run, or stop it: flotilla runs list --status running; flotilla runs cancel ID",
     "self_approval": "somebody else has to decide, by a key of their own (on the local stack --as alice or bob)",
     "own_edit": "somebody who neither asked for it nor edited it has to decide",
@@ -159,7 +159,7 @@ def _mend(answer: httpx.Response, document: Document) -> str:
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR and trace_id:
         return plain(f"trace {trace_id} finds it in the logs of the services")
     by_status = _MENDS.get(answer.status_code, "")
-    return plain(document.get("mend") or _MENDS_BY_CODE.get(document.get("code", ""), by_status))
+    return plain(document.get("hint") or _HINTS_BY_CODE.get(document.get("code", ""), by_status))
 
 
 def _problem_document(answer: httpx.Response) -> Document:

@@ -99,8 +99,8 @@ class RunFollower:
 
     def _wait_before_the_next(self, cause: CliError) -> None:
         if time.monotonic() - self._alive_at > self._give_up_after_s:
-            mend = f"the run goes on; follow it with: flotilla runs events {self._run_id} --follow"
-            raise CliError(f"lost the live events of run {self._run_id}: {cause}", mend) from cause
+            hint = f"the run goes on; follow it with: flotilla runs events {self._run_id} --follow"
+            raise CliError(f"lost the live events of run {self._run_id}: {cause}", hint) from cause
         time.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 

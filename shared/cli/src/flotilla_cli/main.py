@@ -122,5 +122,5 @@ def _run() -> None:
 
 def _report(error: CliError) -> None:
     notice(f"flotilla: {error}", style="bold red")
-    if error.mend:
-        notice(f"→ {error.mend}", style=None)
+    if error.hint:
+        notice(f"→ {error.hint}", style=None)

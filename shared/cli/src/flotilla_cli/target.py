@@ -54,7 +54,7 @@ def resolve(connection: ConnectionOptions, default_name: str) -> Target:
     """The gateway and credentials to use.
 
     Raises:
-        Misuse: the address is none, or there are no credentials for it.
+        Misuse: the address is not valid, or there are no credentials for it.
         NotFound: nothing names a gateway or a key, and the local stack does not run.
     """
     named = named_url(connection)
@@ -131,7 +131,9 @@ def read_keys(path: Path) -> Mapping[str, str]:
     try:
         keys = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CliError(f"cannot read the local keys in {path}: {error}", "make them anew with: flotilla up") from error
+        raise CliError(
+            f"cannot read the local keys in {path}: {error}", "create them again with: flotilla up"
+        ) from error
     if not isinstance(keys, dict):
         raise CliError(f"{path} is not a JSON object of name → key", "remove it, then: flotilla down; flotilla up")
     return keys

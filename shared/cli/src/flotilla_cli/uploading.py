@@ -50,7 +50,7 @@ class Failed:
 
 @dataclass
 class Report:
-    """What became of each file."""
+    """The outcome of each file."""
 
     added: list[Loaded] = field(default_factory=list)
     unchanged: list[Loaded] = field(default_factory=list)

@@ -83,7 +83,7 @@ class Call:
         """The gateway.
 
         Raises:
-            Misuse: the address is none, or there are no credentials for it.
+            Misuse: the address is not valid, or there are no credentials for it.
         """
         from flotilla_cli.gateway import Gateway
 
@@ -117,7 +117,7 @@ def _print_listing(document: Document, name: str, columns: Iterable[Column], emp
 def verb(
     app: typer.Typer, name: str, *, acts_as: str = PERSON, epilog: str | None = None, **settings: Any
 ) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[..., None]]:
-    """Registers a function as a verb that talks to the gateway; it gets a `Call` for the connection's options.
+    """Register a function as a verb that talks to the gateway; it gets a `Call` for the connection's options.
 
     `acts_as` is the local stack's key that is used when nothing else is asked for.
     """
@@ -163,7 +163,7 @@ def _check_texts(context: typer.Context, arguments: Mapping[str, object]) -> Non
             what = name.replace("_", " ")
             raise Misuse(f"the {what} is empty", f"{context.command_path} --help shows what belongs there")
         if is_id and not _ID.fullmatch(value):
-            raise Misuse(f"{value!r} is no id", "an id is letters, digits and . _ : -, at most 128 of them")
+            raise Misuse(f"{value!r} is not a valid id", "an id is letters, digits and . _ : -, at most 128 of them")
 
 
 def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -13,7 +13,7 @@ from flotilla_devstack.waiting import wait_until
 
 
 class AttachedProcess:
-    """Reads `status.json` anew at each question, so a restart by its supervisor is seen.
+    """Reads `status.json` again at each question, so a restart by its supervisor is seen.
 
     It can be harmed only if the stack was attached with `control=True`, and is never stopped: its supervisor starts it
     again.

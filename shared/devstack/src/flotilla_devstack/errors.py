@@ -1,7 +1,7 @@
 """Everything this package raises, split by what the caller should do.
 
 DevstackError
-├── MissingPrerequisiteError   install what `mend` says, then repeat
+├── MissingPrerequisiteError   install what `hint` says, then repeat
 ├── CorruptDownloadError       a jar is not the pinned one: clear the named folder, then repeat
 ├── PortTakenError             free the port, or ask for another
 ├── StateLockedError           another supervisor or test owns this state folder
@@ -21,10 +21,10 @@ class DevstackError(Exception):
 class MissingPrerequisiteError(DevstackError):
     """A program that the stack needs is not on this machine."""
 
-    def __init__(self, name: str, detail: str, mend: str) -> None:
-        super().__init__(f"{name}: {detail}. Install it with: {mend}")
+    def __init__(self, name: str, detail: str, hint: str) -> None:
+        super().__init__(f"{name}: {detail}. Install it with: {hint}")
         self.name = name
-        self.mend = mend
+        self.hint = hint
 
 
 class CorruptDownloadError(DevstackError):

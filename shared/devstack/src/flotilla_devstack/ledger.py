@@ -1,4 +1,4 @@
-"""The list of processes that a state folder's owner started, kept on disk for whoever owns the folder next."""
+"""The list of processes that a state folder's owner started, kept on disk for the folder's next owner."""
 
 import json
 import signal

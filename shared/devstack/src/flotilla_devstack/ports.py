@@ -24,7 +24,7 @@ class PortClaims:
     """Ports that other stacks leave alone. Freed by `close`, and by the kernel when this process ends.
 
     A claim is a name in the kernel's table of Unix sockets (unix(7), abstract names): like a port, it exists once in a
-    network namespace, whoever asks for it.
+    network namespace, no matter who asks for it.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ def _taken(name: str, port: int) -> PortTakenError:
 class PortBook:
     """The ports of one stack under names like `temporal.ui`, kept in a JSON file.
 
-    A port asked for by number is used or refused; one drawn earlier is used again if it is still free, else drawn anew.
+    A port asked for by number is used or refused; one drawn earlier is used again if it is still free.
     """
 
     def __init__(self, path: Path, requested: Mapping[str, int], preferred: Mapping[str, int] | None = None) -> None:

@@ -48,7 +48,7 @@ class Journal:
         self._path = path
 
     def clear(self) -> None:
-        """Begin anew: a fresh file takes the place of the old one, so that followers notice."""
+        """Start over: a fresh file takes the place of the old one, so that followers notice."""
         self._path.unlink(missing_ok=True)
         self._path.touch()
 

@@ -109,7 +109,7 @@ def _url(ports: Mapping[str, int] | None, name: str) -> str:
 
 
 def read_status(state_dir: StateDir) -> Status:
-    """The file, corrected by what the processes show: whoever is dead is `stopped` and has no pid.
+    """The file, corrected by what the processes show: a dead process is `stopped` and has no pid.
 
     Raises:
         NotRunningError: this folder never held a stack.

@@ -92,7 +92,7 @@ class Supervisor:
             self._keep()
         except InterruptedStartError:
             return self._end(EXIT_DONE)
-        except Exception as error:  # noqa: BLE001 - the end of a supervisor: told to whoever follows, and by exit code
+        except Exception as error:  # noqa: BLE001 - the end of a supervisor: told to followers, and by exit code
             return self._end(EXIT_FAILED, error)
         except BaseException:
             self._end(EXIT_FAILED)

@@ -67,7 +67,7 @@ def _read_from(log: Path, start: int) -> str:
         return file.read().decode("utf-8", errors="replace")
 
 
-def find_program(name: str, *, what: str, mend: str) -> str:
+def find_program(name: str, *, what: str, hint: str) -> str:
     """The absolute path of a program on PATH.
 
     Raises:
@@ -75,7 +75,7 @@ def find_program(name: str, *, what: str, mend: str) -> str:
     """
     found = shutil.which(name)
     if found is None:
-        raise MissingPrerequisiteError(what, f"the program {name} is not on PATH", mend)
+        raise MissingPrerequisiteError(what, f"the program {name} is not on PATH", hint)
     return found
 
 

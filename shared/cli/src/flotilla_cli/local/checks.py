@@ -33,12 +33,12 @@ _CHECKS: Mapping[str, Callable[[str], Awaitable[str]]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome; `mend` is empty when all is well."""
+    """One check's outcome; `hint` is empty when all is well."""
 
     name: str
     ok: bool
     detail: str
-    mend: str = ""
+    hint: str = ""
 
     def as_document(self) -> dict[str, Any]:
         """For programs."""
@@ -46,9 +46,9 @@ class Finding:
 
 
 def examine(state: Path | None, connection: ConnectionOptions, acts_as: str) -> list[Finding]:
-    """Every check, in the order in which to mend what is wrong."""
+    """Every check, in the order in which to fix what is wrong."""
     _log_to_standard_error()
-    machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.mend) for check in examine_machine(state)]
+    machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.hint) for check in examine_machine(state)]
     named = named_url(connection)
     stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
@@ -80,7 +80,7 @@ def _stack(state: Path | None, named: str | None) -> tuple[Finding, Mapping[str,
 
 
 def _no_stack(detail: str, named: str | None) -> Finding:
-    """Whoever names another gateway needs none."""
+    """A command for another gateway needs none."""
     if named:
         return Finding("stack", True, f"{detail}; {named} was named instead")
     return Finding("stack", False, detail, "start it with: flotilla up")
@@ -91,8 +91,8 @@ def _processes(status: Status) -> Finding:
         f"{one['name']} is {one['state']}, see {one['log']}" for one in status["processes"] if one["state"] != "running"
     ]
     if down:
-        mend = "flotilla logs NAME says why; the supervisor starts it again, or: flotilla down; flotilla up"
-        return Finding("stack", False, "; ".join(down), mend)
+        hint = "flotilla logs NAME says why; the supervisor starts it again, or: flotilla down; flotilla up"
+        return Finding("stack", False, "; ".join(down), hint)
     return Finding("stack", True, f"{len(status['processes'])} processes run")
 
 
@@ -100,7 +100,7 @@ def _server(name: str, address: str) -> Finding:
     try:
         return Finding(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
     except CliError as error:
-        return Finding(name, False, str(error), error.mend)
+        return Finding(name, False, str(error), error.hint)
     except Exception as error:  # noqa: BLE001 - whatever a check runs into is its finding
         detail = f"{_without_password(address)}: {str(error) or type(error).__name__}"
         return Finding(name, False, detail, f"check that it runs and that {_SETTINGS[name]} is right")
@@ -126,7 +126,7 @@ def _gateway(connection: ConnectionOptions, acts_as: str) -> Finding:
         with Gateway(target) as gateway:
             gateway.get("/sessions", limit=1)
     except CliError as error:
-        return Finding("gateway", False, str(error), error.mend or "flotilla logs gateway shows its log")
+        return Finding("gateway", False, str(error), error.hint or "flotilla logs gateway shows its log")
     whose = f"the local key of {target.name}" if target.name else "the given key"
     return Finding("gateway", True, f"{target.url} accepts {whose}")
 
@@ -143,4 +143,4 @@ def _model() -> Finding:
     try:
         return Finding("model", True, servers.check_model(base_url or _OPENAI, key or "", model))
     except CliError as error:
-        return Finding("model", False, str(error), error.mend)
+        return Finding("model", False, str(error), error.hint)

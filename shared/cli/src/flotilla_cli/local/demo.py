@@ -203,7 +203,7 @@ def _wait_for_approval(gateway: Gateway, action_id: str) -> dict[str, Any]:
             time.sleep(_POLL_S)
         else:
             return approval
-    raise CliError(f"no approval was asked for action {action_id}", "flotilla logs workflow-worker says why")
+    raise CliError(f"no approval was requested for action {action_id}", "flotilla logs workflow-worker says why")
 
 
 def _wait_for_end(gateway: Gateway, action_id: str) -> dict[str, Any]:

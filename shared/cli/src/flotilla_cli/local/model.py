@@ -35,7 +35,7 @@ def examine_model(output: Format) -> None:
     if output is Format.JSON:
         print_json({"features": [asdict(one) for one in found], "settings": variables})
     if not found[0].works:
-        raise CliError(f"the endpoint gives no answer: {found[0].detail}")
+        raise CliError(f"the endpoint returned no answer: {found[0].detail}")
     if output is Format.TABLE:
         _print_settings(variables)
 

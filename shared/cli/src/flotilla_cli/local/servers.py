@@ -1,6 +1,6 @@
 """One look at each server: does it answer, and is it set up as Flotilla needs it?
 
-Each check gives what it saw, or raises a CliError with the mend.
+Each check gives what it saw, or raises a CliError with a hint.
 """
 
 from typing import Any
@@ -37,13 +37,13 @@ async def check_redis(url: str) -> str:
         raise CliError(f"Redis {version} is too old", "install Redis 7.0 or newer, or Valkey")
     policy = info["maxmemory_policy"]
     if policy != "noeviction":
-        mend = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
-        raise CliError(f"maxmemory-policy is {policy}: tasks and replies may be evicted", mend)
+        hint = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
+        raise CliError(f"maxmemory-policy is {policy}: tasks and replies may be evicted", hint)
     return f"Redis {version}, noeviction"
 
 
 async def check_kafka(bootstrap_servers: str) -> str:
-    """Answers, and has the topics of the permanent log, which keep everything for ever."""
+    """Answers, and has the topics of the permanent log, which keep everything indefinitely."""
     from flotilla.config import KafkaSettings
     from flotilla.contracts.errors import ConfigurationError, RetryLater
     from flotilla.kafka.topics import check_topics, topics_of
@@ -55,7 +55,9 @@ async def check_kafka(bootstrap_servers: str) -> str:
         raise CliError(str(error), "check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS, and that the broker runs") from error
     except ConfigurationError as error:
         raise CliError(str(error), "alter the topic as it says") from error
-    return ", ".join(f"{topic.name} ({topic.partitions} partitions, kept for ever)" for topic in topics_of(settings))
+    return ", ".join(
+        f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topics_of(settings)
+    )
 
 
 async def check_temporal(address: str) -> str:
@@ -73,8 +75,8 @@ async def check_temporal(address: str) -> str:
         client = await Client.connect(address, **temporal.connection_options(settings))
         await temporal.check_temporal(client, address)
     except (RPCError, RuntimeError, RetryLater, ConfigurationError) as error:
-        mend = "check FLOTILLA_TEMPORAL_ADDRESS, FLOTILLA_TEMPORAL_NAMESPACE and that the server runs"
-        raise CliError(f"Temporal at {address}, namespace {namespace}: {error}", mend) from error
+        hint = "check FLOTILLA_TEMPORAL_ADDRESS, FLOTILLA_TEMPORAL_NAMESPACE and that the server runs"
+        raise CliError(f"Temporal at {address}, namespace {namespace}: {error}", hint) from error
     return f"{address}, namespace {namespace}"
 
 

@@ -16,11 +16,11 @@ _PROCESS_FIELDS = ("name", "kind", "pid", "ports", "state", "log")
 
 @contextmanager
 def devstack_errors() -> Iterator[None]:
-    """Turns the stack's errors into the command's."""
+    """Turn the stack's errors into the command's."""
     try:
         yield
     except MissingPrerequisiteError as error:
-        raise CliError(f"{error.name}: {error}", error.mend) from error
+        raise CliError(f"{error.name}: {error}", error.hint) from error
     except NotRunningError as error:
         raise NotFound(str(error)) from error
     except PortTakenError as error:

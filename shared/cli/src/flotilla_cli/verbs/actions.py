@@ -57,7 +57,7 @@ def submit_action(
 
 def _print_submitted(answer: dict[str, Any]) -> None:
     print_fields(answer)
-    notice(f"Its progress: flotilla actions get {answer['action_id']}   Who decides: flotilla approvals list")
+    notice(f"Its progress: flotilla actions get {answer['action_id']}   Pending approvals: flotilla approvals list")
 
 
 @verb(app, "list", epilog=examples("flotilla actions list", "flotilla actions list --status awaiting_approval"))

@@ -149,7 +149,7 @@ def checked_content(approval: dict[str, Any]) -> str:
     if hashlib.sha256(content.encode()).hexdigest() != approval["content_hash"] or json.loads(content) != named:
         raise CliError(
             f"the content of approval {approval['approval_id']} does not match its hash: nothing was decided",
-            "do not decide; report it to whoever runs the gateway",
+            "do not decide; report it to the gateway's operators",
         )
     return content
 

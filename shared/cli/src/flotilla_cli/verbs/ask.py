@@ -81,7 +81,7 @@ def _watch(call: Call, run: dict[str, Any]) -> None:
 
 
 def follow_run(gateway: "Gateway", run_id: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Show a run's tokens as they come and its result once it is done, unless `quiet`; gives the finished run."""
+    """Show a run's tokens as they come and its result once it is done, unless `quiet`; returns the finished run."""
     from flotilla_cli.answers import AnswerPrinter, print_result
     from flotilla_cli.live import RunFollower
 

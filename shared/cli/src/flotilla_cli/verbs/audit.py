@@ -26,7 +26,7 @@ app.add_typer(parked_app, name="parked")
 SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
 ParkedId = Annotated[
     str,
-    typer.Argument(metavar="S", help="The session's id; - for records that are no session's.", show_default=False),
+    typer.Argument(metavar="S", help="The session's id; - for records that belong to no session.", show_default=False),
 ]
 
 
@@ -77,7 +77,7 @@ def verify(
     if verdict["problems"]:
         raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _MEND)
     if not verdict["ok"]:
-        raise CliError("not all of it is signed, and what is not proves nothing", _UNSIGNED)
+        raise CliError("part of the history is not signed, and unsigned events prove nothing", _UNSIGNED)
 
 
 def _verify_export(file: Path, public_key: Path | None, vote_roots: Path | None) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _local_public_key() -> Path:
 
     key = StateDir(default_state_dir()).public_key_file
     if not key.exists():
-        raise Misuse("whose signature counts?", "name the audit consumer's public key: --public-key PEM")
+        raise Misuse("no public key given", "--public-key PEM takes the audit consumer's public key")
     return key
 
 
@@ -457,14 +457,14 @@ class _All:
 
 def _decide(call: Call, kind: str, session: str | None, every: _All, reason: str, *, wait: bool) -> None:
     if (session is None) == (every.parked_for is None):
-        raise Misuse("which sessions?", "name one session, or --all with what they are parked for")
+        raise Misuse("no session given", "give one session, or --all with what they are parked for")
     if session is not None:
         _finish(call, call.gateway.post(f"/audit/parked/{session}/{kind}", {"reason": reason}), wait=wait)
         return
     body = {name: value for name, value in vars(every).items() if value is not None}
     page = call.gateway.post(f"/audit/parked/{kind}", {**body, "reason": reason})
     call.listing(page, "requests", _REQUESTS, "")
-    notice("They are worked off one after the other: flotilla audit requests, flotilla audit parked list")
+    notice("They are processed one after the other: flotilla audit requests, flotilla audit parked list")
 
 
 @verb(

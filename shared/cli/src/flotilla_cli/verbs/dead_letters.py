@@ -66,7 +66,7 @@ def redrive(
     letter_id: Annotated[str | None, typer.Argument(metavar="ID", help="One dead letter.", show_default=False)] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="All open ones of this stream.")] = None,
 ) -> None:
-    """Put dead letters back on their stream, under the same task id, once the cause is mended."""
+    """Put dead letters back on their stream, under the same task id, once the cause is fixed."""
     if (letter_id is None) == (stream is None):
         raise Misuse("name one dead letter, or a stream by --stream", "flotilla dead-letters list shows both")
     one = f"/dead-letters/{letter_id}/redrive"

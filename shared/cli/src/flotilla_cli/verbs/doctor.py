@@ -52,7 +52,7 @@ def doctor(
     else:
         _print(findings)
     if failed := [finding.name for finding in findings if not finding.ok]:
-        raise CliError(f"not in order: {', '.join(failed)}")
+        raise CliError(f"failed checks: {', '.join(failed)}")
 
 
 def _print(findings: "list[Finding]") -> None:
@@ -60,4 +60,4 @@ def _print(findings: "list[Finding]") -> None:
         mark, style = ("✓", "green") if finding.ok else ("✗", "red")
         say(f"{mark} {finding.name:12} {finding.detail}", style=style)
         if not finding.ok:
-            notice(f"  → {finding.mend}", style=None)
+            notice(f"  → {finding.hint}", style=None)

@@ -53,7 +53,7 @@ def add_documents(
         others = "; the others were" if len(report.failed) < len(found) else ""
         raise CliError(
             f"{len(report.failed)} of {len(found)} documents could not be loaded{others}",
-            "mend what is named above, or leave it out, and add again: what is loaded already is left alone",
+            "fix what is named above, or leave it out, and add again: what is loaded already is left alone",
         )
 
 

@@ -79,7 +79,7 @@ def _port(text: str) -> tuple[str, int]:
 
     name, _, number = text.partition("=")
     if not name or not number.isdigit() or not 0 < int(number) < 65_536:  # noqa: PLR2004 - TCP's range
-        raise Misuse(f"--port {text} is no port", "write it like gateway.http=8080")
+        raise Misuse(f"--port {text} is not a port", "write it like gateway.http=8080")
     if name not in port_names():
         raise Misuse(f"--port {text}: the stack has no port {name}", f"there are: {', '.join(port_names())}")
     return name, int(number)
@@ -105,8 +105,8 @@ def status(state: State = None, output: Output = Format.TABLE) -> None:
     if document["state"] == "ready":
         print_places(document)
     else:
-        mend = "" if document["state"] == "starting" else "; start it with: flotilla up"
-        notice(f"The stack is {document['state']}{mend}")
+        hint = "" if document["state"] == "starting" else "; start it with: flotilla up"
+        notice(f"The stack is {document['state']}{hint}")
 
 
 _PROCESSES = (

@@ -1,4 +1,4 @@
-"""`flotilla runs`: what became of the questions."""
+"""`flotilla runs`: list and inspect runs."""
 
 from typing import Annotated, Any
 
@@ -7,7 +7,7 @@ import typer
 from flotilla_cli.printing import Column, age, notice, print_fields, print_json_line, print_table, say, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
-app = new_app("Runs: what became of the questions.")
+app = new_app("Runs: list and inspect runs.")
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
 
 

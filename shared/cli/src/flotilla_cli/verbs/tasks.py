@@ -50,7 +50,7 @@ def _print_submitted(call: Call, answer: dict[str, Any], steps: list[str]) -> No
     present = {agent["name"] for agent in call.gateway.get("/agents")["agents"] if agent["instances"]}
     if absent := [step for step in steps if step not in present]:
         # Not refused: an agent may be at zero instances.
-        notice(f"No instance of {', '.join(absent)} is there now: the task waits for it. Who is: flotilla agents list")
+        notice(f"No instance of {', '.join(absent)} is running: the task waits for one. See: flotilla agents list")
     notice(f"Its result: flotilla tasks get {answer['task_id']}")
 
 

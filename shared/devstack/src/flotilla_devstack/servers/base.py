@@ -15,7 +15,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Home:
-    """Where one server lives: its data folder, its log, its ports, and the ledger of whoever owns it."""
+    """Where one server lives: its data folder, its log, its ports, and its owner's ledger."""
 
     folder: Path
     log: Path

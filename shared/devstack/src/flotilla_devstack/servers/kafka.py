@@ -53,7 +53,7 @@ def java_version(java: str) -> int:
 
 
 class KafkaServer(LocalServer):
-    """One node. Topics are made by whoever needs them, with the partitions they need."""
+    """One node. Topics are created by those who need them, with the partitions they need."""
 
     port_names: ClassVar[tuple[str, ...]] = ("broker", "controller")
     stop_timeout_s = 60.0
@@ -72,7 +72,7 @@ class KafkaServer(LocalServer):
         return f"{LOOPBACK}:{self.ports['broker']}"
 
     def prepare(self, report: Report, cancelled: threading.Event | None = None) -> None:
-        """Find Java, fetch and check the jars, format the storage once, and write the settings anew."""
+        """Find Java, fetch and check the jars, format the storage once, and write the settings again."""
         self._java = find_java()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._libs = kafka_libs.ensure_libs(self.log, report, cancelled)

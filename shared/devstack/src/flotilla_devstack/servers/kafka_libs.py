@@ -85,7 +85,7 @@ def _try(lock: Lock) -> bool:
 
 
 def _download(libs: Path, log: Path, cancelled: threading.Event | None) -> None:
-    maven = find_program("mvn", what="maven", mend=INSTALL_MAVEN)
+    maven = find_program("mvn", what="maven", hint=INSTALL_MAVEN)
     with tempfile.TemporaryDirectory(dir=libs.parent) as scratch:
         work = Path(scratch)
         shutil.copy(shipped("pom.xml"), work / "pom.xml")

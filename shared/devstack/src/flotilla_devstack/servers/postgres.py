@@ -1,6 +1,6 @@
 """PostgreSQL 18 with durability on, on loopback TCP only.
 
-Connections from 127.0.0.1 are trusted by default: whoever can log in to this machine can use the local stack, as it is
+Connections from 127.0.0.1 are trusted by default: users of this machine can use the local stack, as it is
 meant to be for trying out and for tests. `set_password` closes one role: from then on it needs its password.
 """
 
@@ -97,7 +97,7 @@ class PostgresServer(LocalServer):
         return postgres_dsn(self.folder, self.ports["postgres"], database, user)
 
     def prepare(self, report: Report, cancelled: threading.Event | None = None) -> None:
-        """Choose the user, find the programs, run initdb once, and write the settings anew."""
+        """Choose the user, find the programs, run initdb once, and write the settings again."""
         found = find_postgres_bin()
         self._user = choose_user(self.folder)
         self._real = make_reachable_folder(self.folder, self._user)
@@ -136,7 +136,7 @@ class PostgresServer(LocalServer):
             self.query(f"CREATE DATABASE {_checked(name)}")
 
     def drop_database(self, name: str) -> None:
-        """Drop a database and everyone's sessions in it; one that does not exist is no error."""
+        """Drop a database and everyone's sessions in it; one that does not exist is not an error."""
         self.query(f"DROP DATABASE IF EXISTS {_checked(name)} WITH (FORCE)")
 
     def set_password(self, role: str, password: str) -> None:
@@ -209,7 +209,7 @@ def _passwords(folder: Path) -> dict[str, str]:
 def _checked(name: str) -> str:
     """A plain lower-case name, which needs no quoting."""
     if not _NAME.fullmatch(name):
-        raise ToolFailedError(f"{name!r} is no plain PostgreSQL name (a-z, 0-9 and _, at most 63)")
+        raise ToolFailedError(f"{name!r} is not a plain PostgreSQL name (a-z, 0-9 and _, at most 63)")
     return name
 
 
