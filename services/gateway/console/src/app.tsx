@@ -166,14 +166,14 @@ function page(path: string): ComponentChildren {
   return (
     <Page title="No such page">
       <Empty icon="search" title="There is nothing at this address">
-        <a href="/">To the beginning</a>
+        <a href="/">Home</a>
       </Empty>
     </Page>
   );
 }
 
 const THEMES: { name: Theme; label: string; icon: IconName }[] = [
-  { name: "system", label: "Like the system", icon: "system" },
+  { name: "system", label: "Match system", icon: "system" },
   { name: "light", label: "Light", icon: "sun" },
   { name: "dark", label: "Dark", icon: "moon" },
 ];

@@ -22,7 +22,7 @@ describe("addresses of viewers", () => {
   });
 
   it.each(["javascript:alert(1)//{trace_id}", "data:text/html,{trace_id}", "{trace_id}", "//traces.example/{trace_id}"])(
-    "are none where the template is no web address: %s",
+    "are none where the template is not a web address: %s",
     (template) => {
       viewers(template, template);
       expect(traceAddress("javascript:alert(1)")).toBeNull();

@@ -29,11 +29,11 @@ describe("problem documents", () => {
   });
 
   it("say what to do about it", () => {
-    expect(errorFrom(403, "", '{"code":"self_approval"}').mend).toMatch(/Somebody else/);
-    expect(errorFrom(409, "", '{"code":"stale_hash"}').mend).toMatch(/decide again/);
-    expect(errorFrom(503, "", '{"code":"parked"}').mend).toMatch(/operator decides/);
-    expect(errorFrom(404, "", "{}").mend).not.toBeNull();
-    expect(errorFrom(409, "", "{}").mend).toBeNull();
+    expect(errorFrom(403, "", '{"code":"self_approval"}').hint).toMatch(/Somebody else/);
+    expect(errorFrom(409, "", '{"code":"stale_hash"}').hint).toMatch(/decide again/);
+    expect(errorFrom(503, "", '{"code":"parked"}').hint).toMatch(/operator decides/);
+    expect(errorFrom(404, "", "{}").hint).not.toBeNull();
+    expect(errorFrom(409, "", "{}").hint).toBeNull();
   });
 
   it("tell what passes by itself from what does not", () => {

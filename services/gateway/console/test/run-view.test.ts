@@ -19,7 +19,7 @@ describe("the view of a run", () => {
     expect(view.tokens).toBe(2);
   });
 
-  it("begins anew with a reset, and leaves out late tokens of the attempt before", () => {
+  it("starts over with a reset, and leaves out late tokens of the attempt before", () => {
     const reset = { event: "reset", id: "3-0;1", data: '{"task_id":"t","attempt":2}' };
     const view = all(token("Wrong", "1-0;1"), reset, token("late", "4-0;1", 1), token("Right", "5-0;1", 2));
     expect(view.text).toBe("Right");

@@ -36,8 +36,8 @@ export class ApiError extends Error {
   }
 
   /** What to do about it, where there is something to say beyond the detail. */
-  get mend(): string | null {
-    return MENDS[this.code] ?? MENDS_BY_STATUS[this.status] ?? null;
+  get hint(): string | null {
+    return HINTS[this.code] ?? HINTS_BY_STATUS[this.status] ?? null;
   }
 
   /** Whether the same request may succeed a little later. */
@@ -46,7 +46,7 @@ export class ApiError extends Error {
   }
 }
 
-const MENDS: Record<string, string> = {
+const HINTS: Record<string, string> = {
   run_in_progress: "Wait until the session's run has ended, or cancel it.",
   self_approval: "Somebody else has to decide: nobody approves what they asked for themselves.",
   own_edit: "Somebody else has to approve what you edited.",
@@ -54,21 +54,21 @@ const MENDS: Record<string, string> = {
   not_a_person: "Sign in as a person: keys of services can't decide.",
   stale_hash: "Look at what will be executed now, then decide again.",
   already_decided: "There is nothing left to decide.",
-  late: "The deadline has passed; the action has to be asked for anew.",
+  late: "The deadline has passed; the action has to be requested again.",
   reason_required: "Say why.",
   parked: "An operator decides which history holds, by the command that the message names.",
   key_login_off: "Sign in with the identity provider.",
 };
 
-const MENDS_BY_STATUS: Record<number, string> = {
+const HINTS_BY_STATUS: Record<number, string> = {
   0: "Check that the gateway is running; the page tries again by itself.",
   401: "Sign in again.",
-  403: "Ask an administrator for the role that this takes.",
+  403: "Ask an administrator for the role that this requires.",
   404: "It may be of another tenant, or its address is mistyped.",
   413: "Send less, or in several parts.",
   429: "Wait a moment; the page tries again by itself.",
-  502: "The gateway is starting or away; try again in a moment.",
-  503: "A part of the fleet is away; try again in a moment.",
+  502: "The gateway is starting or unavailable; try again in a moment.",
+  503: "A part of the fleet is unavailable; try again in a moment.",
   504: "The answer took too long; try again in a moment.",
 };
 

@@ -410,7 +410,7 @@ export interface components {
         };
         /**
          * AuditParkedSession
-         * @description A session whose events wait; `session_id` is None for records that are no events at all.
+         * @description A session whose events wait; `session_id` is None for records that are not events at all.
          */
         AuditParkedSession: {
             /** Session Id */
@@ -656,7 +656,7 @@ export interface components {
         };
         /**
          * DeadLetterWithBody
-         * @description With what it holds; bytes that are no text are shown as `\xNN`.
+         * @description With what it holds; bytes that are not text are shown as `\xNN`.
          */
         DeadLetterWithBody: {
             /** Dead Letter Id */

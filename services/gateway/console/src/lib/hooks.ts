@@ -49,7 +49,7 @@ export function useLoaded<T>(load: () => Promise<T>, deps: readonly unknown[], p
 
 /**
  * A listing, page by page. The first page is loaded again each `pollMs`; once there are more, they stay as they are
- * until something is changed or asked for anew.
+ * until something is changed or asked for again.
  */
 export function usePages<Name extends string, T>(
   name: Name,

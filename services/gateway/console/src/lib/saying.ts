@@ -9,7 +9,7 @@ export function say(text: string): void {
   saying.value = { text, turn: saying.value.turn + 1 };
 }
 
-/** Does something, says that it is done, and loads anew what it changed. */
+/** Does something, says that it is done, and loads again what it changed. */
 export async function carryOut(work: () => Promise<unknown>, done: string, reload: () => Promise<void>): Promise<void> {
   await work();
   say(done);

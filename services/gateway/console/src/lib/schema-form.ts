@@ -102,7 +102,7 @@ export function read(fields: readonly FormField[], draft: Draft, before: JsonObj
       continue;
     }
     const typed = draft[field.name] ?? "";
-    // An empty text is a text; an empty number, choice or JSON is no argument.
+    // An empty text is a text; an empty number, choice or JSON is not an argument.
     if (typed.trim() === "" && !(field.kind === "text" && (had || field.isRequired))) {
       if (field.isRequired) errors[field.name] = "This is required.";
       continue;
@@ -142,7 +142,7 @@ function parsed(typed: string): Json | Wrong {
   try {
     return JSON.parse(typed) as Json;
   } catch (error) {
-    return new Wrong(error instanceof SyntaxError ? `This is no JSON: ${error.message}` : "This is no JSON.");
+    return new Wrong(error instanceof SyntaxError ? `This is not JSON: ${error.message}` : "This is not JSON.");
   }
 }
 

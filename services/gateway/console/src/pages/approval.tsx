@@ -191,7 +191,7 @@ function Decide({ approval, me: who, reload }: DecideProps) {
           ...(args !== undefined && { args }),
           ...(needsSignature && decision === "approve" && { signature: await signature(decision) }),
         });
-        // An edit of one's own is no news.
+        // One's own edit is not news.
         if (decision === "edit") setSeen({ ...approval, args: args ?? approval.args, content_hash: answer.content_hash });
         say(answer.approval_status === "pending" ? `Counted: ${answer.approvals} of ${answer.quorum}.` : `It is ${answer.approval_status}.`);
         setReason("");

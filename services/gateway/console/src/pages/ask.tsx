@@ -24,7 +24,7 @@ export function AskPage() {
   const session = query.get("session");
   const run = query.get("run");
   const [asked, setAsked] = useState<Asked[]>(run === null ? [] : [{ runId: run, query: "" }]);
-  // When the address is changed by a link (Ask in the navigation), the page begins anew.
+  // When the address is changed by a link (Ask in the navigation), the page starts over.
   const own = useRef(session);
   useEffect(() => {
     if (own.current !== session) setAsked(run === null ? [] : [{ runId: run, query: "" }]);

@@ -24,7 +24,7 @@ export function RunsPage() {
   };
   const loaded = usePages("runs", (cursor) => api.listRuns({ ...query, cursor }), [status, rested], POLL_MS);
   return (
-    <Page title="Runs" lead="Questions, and what becomes of them. Newest first.">
+    <Page title="Runs" lead="Questions and their answers, newest first.">
       <div class="filters" role="search">
         <label>
           Status

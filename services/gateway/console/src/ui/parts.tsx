@@ -131,7 +131,7 @@ export function Problem({ error, onRetry }: { error: unknown; onRetry?: () => vo
             ))}
           </ul>
         )}
-        {problem.mend !== null && <p class="mend">{problem.mend}</p>}
+        {problem.hint !== null && <p class="hint">{problem.hint}</p>}
         {problem.traceId !== null && (
           <p class="faint">
             Trace {trace === null ? <code>{problem.traceId}</code> : <ExternalLink href={trace}>{problem.traceId}</ExternalLink>}
