@@ -108,7 +108,7 @@ class Agreement:
             raise ConfigurationError(
                 f"partition {extent.partition} of {self._topic} holds offsets {extent.start} to {extent.end} and no "
                 f"record in common with the projection, which stands at {standing['next_offset']}: the topic lost "
-                "events or was made anew; restore it, or name the right topic. If its log is lost for good, "
+                "events or was recreated; restore it, or name the right topic. If its log is lost for good, "
                 f"FLOTILLA_AUDIT_ACCEPT_NEW_LOG={self._topic} goes on with the new one"
             )
         async with self._pool.acquire() as connection, connection.transaction():

@@ -70,7 +70,7 @@ class Anchor:
                 log.warning("checkpoint_waits", partition=partition, reason=str(error) or type(error).__name__)
 
     def _age_s(self, partition: int) -> float:
-        """Computed when asked, for a checkpoint waits in the producer for as long as Kafka is away."""
+        """Computed when asked, for a checkpoint waits in the producer for as long as Kafka is unavailable."""
         return time.monotonic() - self._anchored_at[partition]
 
     async def _anchor(self, partition: int, next_offset: int) -> bool:
@@ -90,7 +90,7 @@ class Anchor:
         return number
 
     async def _look_behind(self, partition: int) -> None:
-        """Finds what was signed after PostgreSQL's newest checkpoint, unless it is the one that was left there."""
+        """Find what was signed after PostgreSQL's newest checkpoint, unless it is the one that was left there."""
         last = await last_checkpoint(self._pool, partition)
         if self._last.get(partition) == last.number:
             return

@@ -84,7 +84,7 @@ async def make_checkpoint(
     abandoned: Sequence[bytes] = (),
     clock: Clock = utc_now,
 ) -> int | None:
-    """Anchors up to 10,000 heads that changed since the partition's last checkpoint; gives its number.
+    """Anchors up to 10,000 heads that changed since the partition's last checkpoint; returns its number.
 
     `abandoned` are statements that were signed after the last one and are lost from PostgreSQL: their numbers are left
     out, and a new epoch begins.
@@ -123,7 +123,7 @@ async def make_checkpoint(
 
 
 async def publish_checkpoints(pool: Pool, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
-    """Sends the partition's checkpoints that Kafka does not have yet, oldest first; at least once each."""
+    """Send the partition's checkpoints that Kafka does not have yet, oldest first; at least once each."""
     for row in await pool.fetch(_UNPUBLISHED, partition):
         record = CheckpointRecord(
             partition=partition,

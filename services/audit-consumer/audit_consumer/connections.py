@@ -3,7 +3,7 @@
 All statements of the audit consumer name their tables without a schema.
 
 A process that is frozen in the middle of a transaction (paused, swapped out, cut off) keeps its row locks for as long
-as PostgreSQL keeps its connection, and whoever takes over its partitions waits for them. So PostgreSQL ends what gets
+as PostgreSQL keeps its connection, and the next owner of its partitions waits for them. So PostgreSQL ends what gets
 no next statement, or stands in the middle of one (COPY waits for its client), for longer than any live consumer needs.
 """
 

@@ -65,7 +65,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         return dict(self._next)
 
     async def run(self, runtime: Runtime) -> None:
-        """Works until `runtime.stop` is set; a batch in hand is finished.
+        """Work until `runtime.stop` is set; a batch in hand is finished.
 
         Raises:
             ConfigurationError: Kafka no longer has what is still to be projected, or the topic is another one.
@@ -81,7 +81,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         await self._commit_to_group()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Lets the batch in hand finish, so that the next owner starts behind it."""
+        """Let the batch in hand finish, so that the next owner starts behind it."""
         async with self._working:
             await self._commit_to_group()
             self._next.clear()
@@ -89,7 +89,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         log.info("partitions_revoked", partitions=sorted(place.partition for place in revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Leaves it to the loop to place them: until this returns the group hears no heartbeat."""
+        """Leave it to the loop to place them: until this returns the group hears no heartbeat."""
         self._unplaced = {place.partition for place in assigned}
         log.info("partitions_assigned", partitions=sorted(self._unplaced))
 
@@ -127,7 +127,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         return False
 
     async def _place(self) -> None:
-        """Seeks every unplaced partition to where its row in PostgreSQL stands, if Kafka still agrees with it."""
+        """Seek every unplaced partition to where its row in PostgreSQL stands, if Kafka still agrees with it."""
         partitions = sorted(self._unplaced)
         async with self._pool.acquire() as connection:
             await connection.executemany(_ADD_OFFSET, [(partition,) for partition in partitions])
@@ -148,7 +148,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         await retry_after_upgrade(self._pool, partitions)
 
     def _replace_all(self) -> None:
-        """What was fetched may not have been written: every partition is placed anew from PostgreSQL."""
+        """What was fetched may not have been written: every partition is placed again from PostgreSQL."""
         self._unplaced |= self._next.keys()
         self._next.clear()
 
@@ -168,7 +168,7 @@ class AuditConsumer(ConsumerRebalanceListener):
             await self._commit_to_group()
 
     async def _commit_to_group(self) -> None:
-        """Tells Kafka where we are. Only lag metrics and scalers read it; the truth is in PostgreSQL."""
+        """Tell Kafka where we are. Only lag metrics and scalers read it; the truth is in PostgreSQL."""
         offsets = {TopicPartition(self._topic, p): OffsetAndMetadata(upto, "") for p, upto in self._next.items()}
         if not offsets:
             return

@@ -67,7 +67,7 @@ _RESET = "SELECT audit.reset_head($1, $2, $3, $4)"
 
 
 async def accept(pool: Pool, projection: Projection, publish: Publish, decision: Decision) -> JsonObject:
-    """Takes the history that waits. For a gap: puts an error event in the place of each event that is lost.
+    """Take the history that waits. For a gap: puts an error event in the place of each event that is lost.
 
     Raises:
         Refused: what waits can't be taken.
@@ -88,7 +88,7 @@ async def accept(pool: Pool, projection: Projection, publish: Publish, decision:
 
 
 async def reject(pool: Pool, projection: Projection, decision: Decision) -> JsonObject:
-    """Keeps the projected history: sets aside all that waits, and lets the session go on from there.
+    """Keep the projected history: sets aside all that waits, and let the session go on from there.
 
     Raises:
         Refused: some of its events are still on their way.
@@ -135,7 +135,7 @@ async def _exchange(pool: Pool, projection: Projection, decision: Decision) -> J
 
 
 async def _make_room(connection: Connection, decision: Decision) -> JsonObject:
-    """Sets the projected events aside from the first conflict on."""
+    """Set the projected events aside from the first conflict on."""
     session = decision.session
     conflicts = [row for row in await connection.fetch(_PARKED, *session) if row["reason"] == "conflict"]
     if not conflicts:
@@ -157,7 +157,7 @@ async def _make_room(connection: Connection, decision: Decision) -> JsonObject:
 
 
 async def _cut(connection: Connection, decision: Decision, head: asyncpg.Record, from_seq: int) -> None:
-    """Takes the projected history back to the event before `from_seq`, and notes the decision for the checkpoint."""
+    """Take the projected history back to the event before `from_seq`, and note the decision for the checkpoint."""
     session = decision.session
     before = head["first_seq"] - 1
     base = base_hash(session, head, from_seq, await connection.fetchval(_HASH, *session, from_seq - 1))

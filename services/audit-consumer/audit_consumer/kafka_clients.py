@@ -55,7 +55,7 @@ def make_producer(settings: Settings) -> AIOKafkaProducer:
 async def publish_events(
     producer: AIOKafkaProducer, topic: str, session: tuple[str, str], bodies: Sequence[bytes]
 ) -> None:
-    """Puts events of one session (tenant, session) into its partition, in order; returns when Kafka has them.
+    """Put events of one session (tenant, session) into its partition, in order; return when Kafka has them.
 
     Raises:
         RetryLater: Kafka does not take them; some may be there.
@@ -100,7 +100,7 @@ async def started(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | 
 
 
 async def close(client: C) -> None:
-    """Leaves the group and disconnects, in `_CLOSE_S` at most, whatever Kafka does.
+    """Leave the group and disconnect, in `_CLOSE_S` at most, whatever Kafka does.
 
     `stop` of aiokafka waits for every answer that is due: that of a group which rebalances may take half a minute,
     that of a broker which hangs never comes. Without their connection these requests fail, and `stop` ends; it may

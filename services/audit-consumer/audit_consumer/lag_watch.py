@@ -61,7 +61,7 @@ class LagWatch:
         return View({partition: lags[partition] for partition in mine}, moves=moved or idle)
 
     async def close(self) -> None:
-        """Closes the connection to Kafka."""
+        """Close the connection to Kafka."""
         if self._observer is not None:
             observer, self._observer = self._observer, None
             await observer.stop()

@@ -82,7 +82,7 @@ FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2 AND h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What one session would lose; `session_id` is None for parked records that are no session's."""
+    """What one session would lose; `session_id` is None for parked records that belong to no session."""
 
     tenant_id: str
     session_id: str | None
@@ -132,7 +132,7 @@ class WouldLose(Refused):
 
 
 def refuse_losses(losses: Iterable[Loss], accepted: Accepted) -> None:
-    """Returns when each loss was accepted, and is no larger than what was accepted.
+    """Return when each loss was accepted, and is no larger than what was accepted.
 
     Raises:
         WouldLose: names the others.
@@ -184,7 +184,7 @@ async def count_losses(connection: Connection, suspects: Suspects) -> list[Loss]
 
 
 async def note_losses(connection: Connection, losses: Iterable[Loss], *, request_id: str, by: str, reason: str) -> None:
-    """Notes each projected loss for the next checkpoint, just before the two projections are exchanged."""
+    """Note each projected loss for the next checkpoint, just before the two projections are exchanged."""
     for loss in {loss.name: loss for loss in losses}.values():
         if loss.session_id is None or loss.first_seq is None:
             continue

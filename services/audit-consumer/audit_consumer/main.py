@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
-    """Opens everything, projects until asked to stop, closes in reverse."""
+    """Open everything, project until asked to stop, close in reverse."""
     signer = load_signer(settings.audit_signing_key_file)
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
@@ -78,7 +78,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 
 
 async def _look(watch: LagWatch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
-    """Reports the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
+    """Report the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
     runtime.health.expect_progress("projection", stuck_after_s)
     reported: set[int] = set()
     while not runtime.stop.is_set():
@@ -103,7 +103,7 @@ def _report_lags(lags: Mapping[int, int], reported: set[int]) -> set[int]:
 
 
 def main() -> int:
-    """Runs the service; gives its exit code."""
+    """Run the service; give its exit code."""
     return serve(SERVICE, Settings, run)
 
 

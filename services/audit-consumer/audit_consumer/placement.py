@@ -80,7 +80,7 @@ class Placer:
             self._take_parked(candidate, reason)
 
     def take(self, candidate: Candidate) -> None:
-        """Places one event that Kafka has after all those before."""
+        """Place one event that Kafka has after all those before."""
         if (candidate.event_id, candidate.body) in self._discarded:
             self._result.duplicates += 1
         elif self._head is not None and candidate.partition != self._head.partition:
@@ -94,7 +94,7 @@ class Placer:
             self._append_what_fits()
 
     def release(self, candidate: Candidate) -> None:
-        """Lets a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
+        """Let a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
         self._waiting[candidate.seq] = candidate
         self._append_what_fits()
 

@@ -165,7 +165,7 @@ class Projection:
         self._operator_tenant = operator_tenant
 
     async def project(self, batches: Sequence[Batch]) -> Outcome:
-        """Writes the batches in one transaction.
+        """Write the batches in one transaction.
 
         Raises:
             Fenced: a partition does not stand where its batch was read from; nothing was written.
@@ -183,7 +183,7 @@ class Projection:
         return outcome
 
     async def retry(self, partition: int, key: SessionKey, decide: Decide | None = None) -> Outcome:
-        """Places what is parked of one session again, under its partition's fence; `decide` changes it before."""
+        """Place what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(_LOCK_OFFSET, partition)
             if decide is not None:

@@ -105,7 +105,7 @@ _PLAIN = Order()
 
 
 async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
-    """Rebuilds and switches; gives the number of events, the seconds it took, and the losses that were accepted.
+    """Rebuild and switch; give the number of events, the seconds it took, and the losses that were accepted.
 
     May be broken off at any time: until the exchange commits, the live projection is untouched, and the next
     rebuild starts from nothing.
@@ -198,7 +198,7 @@ class _Rebuild:
         self._events = 0
 
     async def run(self) -> JsonObject:
-        """All of it; gives the outcome."""
+        """All of it; returns the outcome."""
         await self._begin()
         while self._to_go(ends := await self._ends()) > _CLOSE:
             await self._project_until(ends)
@@ -211,7 +211,7 @@ class _Rebuild:
             raise
 
     async def _compare(self) -> list[Loss]:
-        """Compares the two projections thoroughly, while the live one goes on.
+        """Compare the two projections thoroughly, while the live one goes on.
 
         Raises:
             WouldLose: not every loss was accepted.
@@ -251,7 +251,7 @@ class _Rebuild:
             self._next[place.partition] = 0
 
     async def _switch(self, losses: list[Loss]) -> JsonObject:
-        """Stops the live consumers, reads what they have read, compares the heads again, and exchanges the tables.
+        """Stop the live consumers, read what they have read, compare the heads again, and exchange the tables.
 
         Raises:
             WouldLose: more is lost by now than was accepted.
@@ -291,7 +291,7 @@ class _Rebuild:
         return {partition: min(offset, ends.get(partition, 0)) for partition, offset in offsets.items()}
 
     async def _project_until(self, ends: Mapping[int, int]) -> None:
-        """Projects until every partition stands at its end, or beyond."""
+        """Project until every partition stands at its end, or beyond."""
         heard = time.monotonic()
         while self._to_go(ends):
             places = [place for place in self._places if self._next[place.partition] < ends.get(place.partition, 0)]
@@ -332,7 +332,7 @@ async def _offsets(connection: Connection, schema: str) -> dict[int, int]:
 
 
 def main() -> int:
-    """Rebuilds with the audit consumer's settings; gives the exit code."""
+    """Rebuild with the audit consumer's settings; give the exit code."""
     try:
         settings = load_settings(Settings)
         configure_logs("audit-rebuild", settings.log_level, settings.log_format)

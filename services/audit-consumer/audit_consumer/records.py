@@ -105,10 +105,10 @@ class Candidate:
 
 
 def candidate_of(record: Record) -> Candidate:
-    """Reads one record.
+    """Read one record.
 
     Raises:
-        Undecodable: it is no session event, or its key is not its session's.
+        Undecodable: it is not a session event, or its key is not its session's.
     """
     if record.value is None:
         raise Undecodable("a Kafka tombstone: a record without a value, which nothing of Flotilla writes")
@@ -144,7 +144,7 @@ def candidate_of(record: Record) -> Candidate:
 
 
 def event_id_of(record: Record) -> UUID | None:
-    """The record's event, for people to look up; None when it is no session event."""
+    """The record's event, for people to look up; None when it is not a session event."""
     try:
         return _envelope.decode(record.value or b"").id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

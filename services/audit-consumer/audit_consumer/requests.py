@@ -66,8 +66,10 @@ log = structlog.get_logger(__name__)
 
 
 class Requests:
-    """The loop over `audit.requests`. `rebuild` makes a new projection as ordered and gives its outcome; `publish` puts
-    events into Kafka."""
+    """The loop over `audit.requests`.
+
+    `rebuild` makes a new projection as ordered and returns its outcome; `publish` puts events into Kafka.
+    """
 
     def __init__(self, pool: Pool, rebuild: Callable[[Order], Awaitable[JsonObject]], publish: Publish) -> None:
         self._pool = pool
@@ -76,7 +78,7 @@ class Requests:
         self._rebuild = rebuild
 
     async def run(self, runtime: Runtime) -> None:
-        """Looks for requests until `runtime.stop` is set."""
+        """Look for requests until `runtime.stop` is set."""
         while not runtime.stop.is_set():
             try:
                 async with self._leading() as leads:
@@ -178,14 +180,14 @@ async def _unless_stopped(runtime: Runtime, work: Coroutine[None, None, bool]) -
 
 
 async def retry_session(pool: Pool, projection: Projection, session: SessionKey) -> JsonObject:
-    """Places the session's parked events again; says how many came in and whether some still wait."""
+    """Place the session's parked events again; say how many came in and whether some still wait."""
     outcome = await projection.retry(lane_of(*session), session)
     await write_snapshots(pool, outcome.snapshots_due)
     return {"projected": len(outcome.appended), "still_parked": bool(outcome.parked_sessions)}
 
 
 async def retry_after_upgrade(pool: Pool, partitions: list[int]) -> None:
-    """Places the events again whose type this version knows and the one before did not."""
+    """Place the events again whose type this version knows and the one before did not."""
     projection = Projection(pool)
     for row in await pool.fetch(_WAITING_FOR_UPGRADE, partitions):
         await retry_session(pool, projection, (row["tenant_id"], row["session_id"]))

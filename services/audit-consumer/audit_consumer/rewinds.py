@@ -42,7 +42,7 @@ def base_hash(session: SessionKey, head: asyncpg.Record, from_seq: int, before: 
 async def add_rewind(
     connection: Connection, decision: Decision, head: asyncpg.Record, from_seq: int, base: bytes
 ) -> None:
-    """Notes that the events from `from_seq` to the old `head` gave way."""
+    """Note that the events from `from_seq` to the old `head` gave way."""
     who = (decision.request_id, decision.by, decision.reason)
     old = (head["seq"], head["hash"])
     await connection.execute(_ADD_REWIND, *decision.session, from_seq, base, *old, *who, head["kafka_partition"])

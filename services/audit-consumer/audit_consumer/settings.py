@@ -12,7 +12,7 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     """Everything the audit consumer can be told. It connects to PostgreSQL as `flotilla_audit`."""
 
     postgres_idle_in_transaction_s: int = Field(default=10, ge=1)
-    """As for all; a shorter time, since whoever takes over its partitions waits for its rows."""
+    """As for all; a shorter time, since the next owner of its partitions waits for its rows."""
     audit_signing_key_file: Path
     """Ed25519 private key in PEM (PKCS 8) that signs the checkpoints."""
     audit_group: str = AUDIT_GROUP

@@ -9,7 +9,7 @@ from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, snapshot_of
 from flotilla.postgres import Connection, Pool
 
-# Whoever holds this row moves the session's snapshots on.
+# The holder of this row moves the session's snapshots on.
 _LOCK = "SELECT seq, snapshot_seq FROM session_heads WHERE tenant_id = $1 AND session_id = $2 FOR UPDATE"
 _EVENTS = """
 SELECT seq, body, rolled_back_to FROM session_events

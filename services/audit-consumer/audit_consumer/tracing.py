@@ -23,7 +23,7 @@ class EventSpans:
                 candidate.traceparent = self._start(candidate, candidate.traceparent)
 
     def end(self) -> None:
-        """Ends all spans: their events are committed, or the batch failed."""
+        """End all spans: their events are committed, or the batch failed."""
         for span in self._spans.values():
             span.end()
 

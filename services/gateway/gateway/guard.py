@@ -4,7 +4,7 @@
 @allow(OPERATORS)
 async def create_session(...): ...
 
-A route that does not say so can't be made. Checks come before the body is read: who calls, their role, their tenant's
+A route without that can't be made. Checks come before the body is read: who calls, their role, their tenant's
 rate, the names in the query, then the body's size and nesting.
 """
 

@@ -4,7 +4,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = {
-    # For answers that are no page: even if a browser is made to show one, nothing in it does anything.
+    # For answers that are not pages: even if a browser is made to show one, nothing in it does anything.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -22,7 +22,7 @@ class Hardening:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -26,7 +26,7 @@ IdempotencyKey: TypeAlias = Annotated[
     ),
 ]
 
-# Nothing happens where the key is taken; waits for whoever is about to take it.
+# Nothing happens where the key is taken; waits for a request that is about to take it.
 _CLAIM = """
 INSERT INTO flotilla.idempotency_keys (tenant_id, principal, route, key, request_hash, resource_id)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
@@ -53,7 +53,7 @@ class Claim:
     content: object
 
     async def take(self, connection: Connection, resource_id: str) -> str | None:
-        """Notes that this request makes `resource_id`; gives what an earlier one with the key made instead.
+        """Note that this request makes `resource_id`; give what an earlier one with the key made instead.
 
         Raises:
             IdempotencyConflict: the earlier one asked for something else.

@@ -27,7 +27,7 @@ class KnownAgents:
         self._known = set(configured)
 
     async def check(self, agents: Sequence[str]) -> None:
-        """Raises UnknownAgent for one that is not known; names those that are."""
+        """Raise UnknownAgent for one that is not known; name those that are."""
         if self._known.issuperset(agents):
             return
         self._known.update(row["name"] for row in await self._pool.fetch(_REGISTERED))

@@ -56,7 +56,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
-    """The API, served at once: whoever comes before its dependencies is told so, with Retry-After. Gives its port."""
+    """Serve the API at once and yield its port; until its dependencies are ready, requests get 503 with Retry-After."""
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value()
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
@@ -205,7 +205,7 @@ def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
 
 
 def main() -> int:
-    """Runs the service; gives the exit code."""
+    """Runs the service; returns the exit code."""
     return serve(SERVICE, Settings, run)
 
 

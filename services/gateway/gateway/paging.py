@@ -29,14 +29,14 @@ def read_cursor(cursor: str | None, length: int) -> list[str] | None:
     """The position that `make_cursor` was given.
 
     Raises:
-        Invalid: it is no cursor of this listing.
+        Invalid: it is not a cursor of this listing.
     """
     if cursor is None:
         return None
     try:
         position = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error) as error:
-        raise Invalid("cursor: give the next_cursor of the page before, unchanged") from error
+        raise Invalid("cursor is not valid: pass the next_cursor of the previous page, unchanged") from error
     if not isinstance(position, list) or len(position) != length or not all(isinstance(p, str) for p in position):
         raise Invalid("cursor: it belongs to another listing")
     return position
@@ -51,7 +51,7 @@ def read_time_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     """Creation time and id of the last row of the page before.
 
     Raises:
-        Invalid: it is no cursor of such a listing.
+        Invalid: it is not a cursor of such a listing.
     """
     position = read_cursor(cursor, 2)
     if position is None:
@@ -59,9 +59,9 @@ def read_time_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     try:
         created_at = datetime.fromisoformat(position[0])
     except ValueError as error:
-        raise Invalid("cursor: give the next_cursor of the page before, unchanged") from error
+        raise Invalid("cursor is not valid: pass the next_cursor of the previous page, unchanged") from error
     if created_at.tzinfo is None or "\x00" in position[1]:
-        raise Invalid("cursor: give the next_cursor of the page before, unchanged")
+        raise Invalid("cursor is not valid: pass the next_cursor of the previous page, unchanged")
     return created_at, position[1]
 
 

@@ -99,7 +99,7 @@ class Settings(
     """Where the provider's keys are; by default what its discovery document says."""
     oidc_algorithms: Words = ("RS256", "ES256")
     oidc_roles_claim: str = "roles"
-    """Claim with the list of roles; `a.b` reads a nested one. Names that are no role of Flotilla are ignored."""
+    """Claim with the list of roles; `a.b` reads a nested one. Names that are not roles of Flotilla are ignored."""
     oidc_tenant_claim: str | None = None
     """Claim with the tenant; unset puts everybody into `oidc_tenant`."""
     oidc_tenant: str = "default"
@@ -141,7 +141,7 @@ class Settings(
         if url is None:
             return None
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ValueError(f"{url} is no address of the form https://HOST")
+            raise ValueError(f"{url} is not an address of the form https://HOST")
         return url.rstrip("/")
 
     @field_validator("oidc_algorithms")

@@ -41,7 +41,7 @@ class Temporal:
         self._refused_until = 0.0
 
     async def start(self, start: Start) -> bool:
-        """Starts the workflow, or finds it started; False when Temporal is away or refuses it.
+        """Starts the workflow, or finds it started; False when Temporal is unavailable or refuses it.
 
         The worker starts what is left, and closes what can't be started.
         """

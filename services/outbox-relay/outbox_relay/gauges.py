@@ -17,7 +17,7 @@ class FleetGauges:
         self._reported_at = float("-inf")
 
     async def report(self, *, responsible: bool) -> None:
-        """Reads and sets the gauges, every 5 s at most."""
+        """Read and set the gauges, every 5 s at most."""
         if not responsible:
             self.clear()
             return
@@ -30,7 +30,7 @@ class FleetGauges:
         OUTBOX_PARKED.set(await count_parked(self._pool))
 
     def clear(self) -> None:
-        """Leaves the report to another relay."""
+        """Leave the report to another relay."""
         if self._reported_at != float("-inf"):
             self._reported_at = float("-inf")
             for gauge in (OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PARKED):

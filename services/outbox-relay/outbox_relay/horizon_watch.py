@@ -14,7 +14,7 @@ _PATIENCE_S = 1.0
 
 
 class HorizonWatch:
-    """Draws a horizon, waits for older transactions to end, and knows the newest horizon. It stays true for ever."""
+    """Draws a horizon, waits for older transactions to end, and knows the newest horizon. It stays true."""
 
     def __init__(self, connection: Connection, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection

@@ -30,7 +30,7 @@ class InFlightBatch:
         return self.rows.lane
 
     async def send(self, publisher: KafkaPublisher, max_batch_rows: int, *, traces: bool) -> None:
-        """Sends every row, each batch after the acknowledgement of the one before."""
+        """Send every row, each batch after the acknowledgement of the one before."""
         while self.acked < len(self.rows.ids):
             end = min(self.acked + max_batch_rows, len(self.rows.ids))
             with BatchSpans(publisher.topic, self.lane, enabled=traces) as spans:
@@ -58,7 +58,7 @@ class InFlightBatches:
         return max((time.monotonic() - batch.began for batch in self._under_way.values()), default=0.0)
 
     def launch(self, publisher: KafkaPublisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
-        """Starts sending the rows of one lane, which `read` found."""
+        """Start sending the rows of one lane, which `read` found."""
         batch = InFlightBatch(rows, read, time.monotonic())
         coroutine = batch.send(publisher, max_batch_rows, traces=self._traces)
         task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
@@ -86,7 +86,7 @@ class InFlightBatches:
         return self._take([task for task in self._under_way if task.done()])
 
     async def abandon(self) -> list[InFlightBatch]:
-        """Stops waiting for any; whether the batches in hand arrived stays unknown."""
+        """Stop waiting for any; whether the batches in hand arrived stays unknown."""
         self._new = set()
         for task in self._under_way:
             task.cancel()

@@ -55,7 +55,7 @@ class LaneLeases:
         self.owned: frozenset[int] = frozenset()
 
     async def renew(self, busy: Collection[int] = ()) -> None:
-        """Renews, takes up to the fair share, gives back what is over it; `busy` lanes are given back next time."""
+        """Renew, take up to the fair share, give back what is over it; `busy` lanes are given back next time."""
         await self._pool.execute(_ANNOUNCE, _RELAY + self._instance, self._instance, LEASE_S)
         leases = await self._pool.fetch(_LOOK)
         relays = sorted({r["owner"] for r in leases if r["name"].startswith(_RELAY) and r["holds"]})
@@ -73,7 +73,7 @@ class LaneLeases:
             await self._pool.execute(_FORGET)
 
     async def leave(self) -> None:
-        """Hands every lane back, so that others take them without waiting for the lease to run out."""
+        """Hand every lane back, so that others take them without waiting for the lease to run out."""
         await self._hand_back(range(self._lanes))
         await self._pool.execute(_LEAVE, _RELAY + self._instance, self._instance)
         self.owned = frozenset()

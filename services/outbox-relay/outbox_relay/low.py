@@ -73,7 +73,7 @@ class SafeLow:
                 self._starts[lane] = Start(low, base, horizon.running)
 
     def forget(self, lanes: Iterable[int] | None = None) -> None:
-        """Makes the next read of these lanes (or of all) begin at 0: after a takeover, and now and then."""
+        """Make the next read of these lanes (or of all) begin at 0: after a takeover, and now and then."""
         if lanes is None:
             self._starts.clear()
             return

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
-    """Waits for PostgreSQL and Kafka, then relays until asked to stop."""
+    """Wait for PostgreSQL and Kafka, then relay until asked to stop."""
     arguments = client_arguments(settings)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -68,7 +68,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 
 
 async def until_topics_are_right(settings: Settings, runtime: Runtime) -> bool:
-    """Waits for Kafka and its topics; False when asked to stop first. A wrong topic is a ConfigurationError."""
+    """Wait for Kafka and its topics; False when asked to stop first. A wrong topic is a ConfigurationError."""
     told = ""
     while not runtime.stop.is_set():
         try:

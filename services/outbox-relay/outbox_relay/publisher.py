@@ -65,7 +65,7 @@ class KafkaPublisher:
 
     @classmethod
     async def open(cls, arguments: ClientArguments, topic: str, compression: Compression = "none") -> "KafkaPublisher":
-        """Connects and draws a producer id.
+        """Connect and draw a producer id.
 
         Raises:
             RetryLater: Kafka does not answer within 10 s, or refuses the connection.
@@ -98,9 +98,9 @@ class KafkaPublisher:
         return batch
 
     async def send(self, batch: BatchBuilder, partition: int) -> None:
-        """Sends one batch and returns once all in-sync replicas have it.
+        """Send one batch and return once all in-sync replicas have it.
 
-        Waits for as long as Kafka is away: aiokafka repeats an idempotent batch for ever.
+        Waits for as long as Kafka is unavailable: aiokafka repeats an idempotent batch indefinitely.
 
         Raises:
             EventRefused: Kafka refuses this batch for what is in it.
@@ -122,7 +122,7 @@ class KafkaPublisher:
             raise RetryLater("no Kafka broker answers")
 
     async def abort(self) -> None:
-        """Closes without flushing, within seconds; `AIOKafkaProducer.stop` waits until Kafka takes what is queued."""
+        """Close without flushing, within seconds; `AIOKafkaProducer.stop` waits until Kafka takes what is queued."""
         await close_producer(self._producer)
 
 
@@ -153,7 +153,7 @@ class Link:
         )
 
     def restart(self, reason: str | None = None) -> None:
-        """Closes the publisher, whatever it has in hand, and opens another as soon as Kafka answers."""
+        """Close the publisher, whatever it has in hand, and open another as soon as Kafka answers."""
         if self._connecting is not None and not self._connecting.done():
             return
         if self.publisher is not None:
@@ -163,7 +163,7 @@ class Link:
         self._connecting = asyncio.create_task(self._reconnect(), name="kafka-link")
 
     def ensure_connecting(self) -> None:
-        """Tries to get a publisher again if the task that did has ended without one."""
+        """Try to get a publisher again if the task that did has ended without one."""
         if self.publisher is None and (self._connecting is None or self._connecting.done()):
             log.error("kafka_link_ended", problem=self.problem)
             self.restart()
@@ -195,7 +195,7 @@ class Link:
             self._old = None
 
     async def close(self) -> None:
-        """Ends without waiting for what is in hand."""
+        """End without waiting for what is in hand."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])

@@ -18,7 +18,7 @@ _PLAIN = [CONTENT_TYPE]
 
 
 def fill(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
-    """Puts rows `begin` to `end` (excluded) into `batch` until it is full; gives the index after the last one."""
+    """Put rows `begin` to `end` (excluded) into `batch` until it is full; give the index after the last one."""
     append = batch.append
     keys, bodies, traceparents = rows.keys, rows.bodies, rows.traceparents
     for index in range(begin, end):

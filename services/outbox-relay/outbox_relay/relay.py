@@ -1,6 +1,6 @@
 """The relay: committed outbox rows to Kafka, first occurrences in order per session, nothing lost.
 
-What keeps the order, however many relays work a lane at once: whoever publishes a lane reads it from its lowest
+What keeps the order, however many relays work a lane at once: the relay that publishes a lane reads it from its lowest
 undeleted row, has one unacknowledged batch per partition, deletes only what Kafka has acknowledged, and reads again
 after any failure. So every batch that ever reaches Kafka begins no later than the first event that Kafka lacks.
 """
@@ -56,7 +56,7 @@ class RelayOptions:
     busy_poll_s: float = 0.005
     idle_poll_s: float = 0.05
     send_timeout_s: float = 20.0
-    """Without an acknowledgement for so long the producer is closed and built anew."""
+    """Without an acknowledgement for so long the producer is closed and rebuilt."""
     sweep_s: float = 30.0
     """Between reads from the very first row, whatever is known about where they may begin."""
 
@@ -113,7 +113,7 @@ class Relay:
         self._kafka_seen_at = time.monotonic()
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
-        """Relays until `stop` is set, then waits up to `drain_s` for what is under way and hands the lanes back."""
+        """Relay until `stop` is set, then wait up to `drain_s` for what is under way and hands the lanes back."""
         self._link.restart()
         while not stop.is_set():
             pause_s = await self._guarded_turn()
@@ -148,7 +148,7 @@ class Relay:
         return self._database
 
     async def _leave_database(self) -> None:
-        """Forgets all that was read; what is under way is read again, so at worst it is published twice."""
+        """Forget all that was read; what is under way is read again, so at worst it is published twice."""
         await self._in_flight.wait_all(_PATIENCE_S)
         if await self._in_flight.abandon():
             self._link.restart("the database connection was lost with batches under way")
@@ -161,7 +161,7 @@ class Relay:
             await self._pool.release(connection)
 
     async def _turn(self) -> float:
-        """One read of every lane that is free, and what it leads to; gives the pause before the next."""
+        """One read of every lane that is free, and what it leads to; returns the pause before the next."""
         began = time.monotonic()
         view = await self._reach_database()
         await self._housekeeping(view)
@@ -227,7 +227,7 @@ class Relay:
             view.low.forget(self._leases.owned - before)
 
     async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:
-        """Takes in what has finished; gives how long to wait before a retry, 0 when nothing failed."""
+        """Take in what has finished; give how long to wait before a retry, 0 when nothing failed."""
         self._note_acked(view, finished)
         reasons = [str(batch.error) for batch in finished if batch.error is not None]
         for batch in finished:
@@ -272,7 +272,7 @@ class Relay:
             del self._limits[lane]
 
     async def _refused(self, batch: InFlightBatch, error: EventRefused) -> None:
-        """Halves the batch until the refused event stands alone; then parks its session."""
+        """Halve the batch until the refused event stands alone; then parks its session."""
         size = batch.sent - batch.acked
         limit = self._limits.setdefault(batch.lane, BatchLimit(size))
         if not error.certain:
@@ -289,7 +289,7 @@ class Relay:
                 log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=batch.lane, error=str(error))
 
     async def _start_over(self, view: DatabaseView, publisher: KafkaPublisher, reason: str) -> None:
-        """Closes the producer and forgets what was under way; it is read again once there is a new one."""
+        """Close the producer and forget what was under way; it is read again once there is a new one."""
         log.warning("producer_restarts", reason=reason)
         self._note_acked(view, await self._in_flight.wait_all(_PATIENCE_S))
         self._note_acked(view, await self._in_flight.abandon())

@@ -125,7 +125,7 @@ async def read_page(
 
 
 async def delete_rows(connection: Connection, ids: Iterable[int]) -> None:
-    """Takes acknowledged rows out of the outbox."""
+    """Take acknowledged rows out of the outbox."""
     await connection.execute(_DELETE, list(ids))
 
 

@@ -19,6 +19,6 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings):
     relay_idle_poll_s: float = Field(default=0.05, gt=0, le=1)
     """Pause between reads after a while without rows."""
     relay_send_timeout_s: float = Field(default=20.0, gt=0)
-    """Without Kafka's acknowledgement for so long the producer is built anew."""
+    """Without Kafka's acknowledgement for so long the producer is rebuilt."""
     relay_compression: Literal["none", "lz4", "zstd"] = "none"
     """How batches are compressed, on the wire and for as long as Kafka keeps them."""

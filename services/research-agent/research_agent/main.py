@@ -13,7 +13,7 @@ SERVICE = "research-agent"
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
-    """Opens the knowledge base and serves the agent's tasks until `runtime.stop`."""
+    """Open the knowledge base and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         search = search_tool(knowledge_base(pool, settings))

@@ -57,7 +57,7 @@ class Bridge:
         Raises:
             UnknownType: not a reply, or of a version that this worker does not know.
             DeadLetter: no workflow could use it, or the agent may not give it.
-            RetryLater: Temporal or PostgreSQL is away, or PostgreSQL does not know the task (yet).
+            RetryLater: Temporal or PostgreSQL is unavailable, or PostgreSQL does not know the task (yet).
         """
         if delivery.event.type == DEAD_LETTERED:
             return _dead_letter_of(agent, delivery)
@@ -95,7 +95,7 @@ class Bridge:
         await self._tell_waiting(settled, progress)
 
     async def _give_up(self, agent: str, delivery: Delivery, error: DeadLetter) -> None:
-        """Tells whoever waits for a task of `agent` that its reply is of no use."""
+        """Notifies the caller that waits for a task of `agent` that its reply is of no use."""
         try:
             task = from_builtins(delivery.event.data, ReadableTask)
         except Undecodable:
@@ -186,13 +186,13 @@ async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
 
 
 def age_s(delivery: Delivery) -> float:
-    """How long ago the entry was written, by its id; for ever, where its writer chose an id ahead of the clock."""
+    """How long ago the entry was written, by its id; infinite, where its writer chose an id ahead of the clock."""
     age_s = time.time() - int(delivery.entry_id.partition("-")[0]) / 1000
     return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
 
 
 def _reply_in(delivery: Delivery) -> AgentReply:
-    """The reply, if a workflow can use it: a wrong one would fail the workflow task for ever."""
+    """The reply, if a workflow can use it: a wrong one would fail the workflow task again and again."""
     event = delivery.event
     if event.type != TASK_REPLIED:
         raise UnknownType(f"entry {delivery.entry_id}: {event.type} is not {TASK_REPLIED}")

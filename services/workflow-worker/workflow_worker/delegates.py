@@ -37,7 +37,7 @@ class Delegates:
         """Makes every bridge of the fleet read the replies of `agent`.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         if agent in self._noted:
             return
@@ -52,7 +52,7 @@ class Delegates:
         """Every such agent.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         try:
             return {row["agent"] for row in await self._pool.fetch(_NAMES)}

@@ -218,7 +218,7 @@ class TaskPublisher:
         """Publish `opened`, unless it is in the stream.
 
         Raises:
-            RetryLater: Redis or PostgreSQL is away, or the stream is full.
+            RetryLater: Redis or PostgreSQL is unavailable, or the stream is full.
         """
         stream = task_stream(opened.agent)
         if opened.entry_id is not None and await entry_exists(self._redis, stream, opened.entry_id):

@@ -43,7 +43,7 @@ async def known_agents(pool: Pool) -> list[str]:
     """Every agent that ever registered.
 
     Raises:
-        RetryLater: PostgreSQL is away.
+        RetryLater: PostgreSQL is unavailable.
     """
     try:
         return [row["name"] for row in await pool.fetch(_AGENTS)]

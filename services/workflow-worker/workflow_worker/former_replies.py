@@ -26,7 +26,7 @@ async def agent_on_record(pool: Pool, reply: AgentReply) -> str | None:
 
     Raises:
         DeadLetter: the reply belongs on the agent's own stream.
-        RetryLater: PostgreSQL is away.
+        RetryLater: PostgreSQL is unavailable.
     """
     try:
         async with tenant_transaction(pool, reply.tenant_id) as connection:

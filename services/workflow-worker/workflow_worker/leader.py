@@ -99,7 +99,7 @@ class _Term:
             supervisor.start(Job(name=name, work=duty), self._over)
 
     async def end(self) -> None:
-        """Asks the duties to end, and cancels those that do not within a second."""
+        """Ask the duties to end, and cancel those that do not within a second."""
         self._over.set()
         await self._supervisor.end(self._names, within_s=1.0)
 

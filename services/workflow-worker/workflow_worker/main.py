@@ -194,7 +194,7 @@ async def _until_stopped(worker: Worker, stop: asyncio.Event) -> None:
 
 
 def main() -> int:
-    """Runs the service; gives the exit code."""
+    """Runs the service; returns the exit code."""
     return serve(SERVICE, Settings, run)
 
 

@@ -51,7 +51,7 @@ class Redrives:
         Raises:
             UnknownType, Undecodable: not a request.
             DeadLetter: nobody asked for that letter, or it was on a stream that is not the fleet's.
-            RetryLater: PostgreSQL or Redis is away.
+            RetryLater: PostgreSQL or Redis is unavailable.
         """
         if delivery.event.type != REDRIVE_REQUESTED:
             raise UnknownType(f"entry {delivery.entry_id}: {delivery.event.type} is not {REDRIVE_REQUESTED}")
@@ -75,7 +75,7 @@ class Redrives:
     async def _publish_task(self, tenant_id: str, entry: RedrivenEntry) -> None:
         task = self._task_in(entry)
         if task is None or task.tenant_id != tenant_id:
-            await self._add(entry)  # as it was: nothing in it counts, and its agent says so again
+            await self._add(entry)  # as it was: nothing in it counts, and its agent reports it again
             return
         task, entry = self._with_time(task, entry)
         sealed = SealedEvent(entry.fields[_EVENT], entry.fields[_TICKET].decode())

@@ -125,7 +125,7 @@ class Settlement:
         Raises:
             ReplyRefused: the agent may not give it.
             DeadLetter: it holds what can't be stored.
-            RetryLater: PostgreSQL is away, or does not know the task (yet).
+            RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
         try:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
@@ -165,10 +165,10 @@ class Settlement:
         )
 
     async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> Settled | None:
-        """Ends a task of `agent` whose reply nobody can use; None if it is no open task of it.
+        """Ends a task of `agent` whose reply nobody can use; None if it is not an open task of it.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         failure = Failure(type="DeadLetter", message=f"refused: {why}".replace("\x00", "\ufffd"), retryable=False)
         try:
@@ -241,7 +241,7 @@ def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> N
     for needed in failure.approvals:
         owner, _, tool = needed.action.rpartition(".")
         if owner != agent or not _TOOL.fullmatch(tool) or needed.action in known_actions():
-            raise refused(agent, reply, "approval", f"{needed.action!r} is no tool of agent {agent}")
+            raise refused(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
         if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
             raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
 

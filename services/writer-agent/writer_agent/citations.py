@@ -60,7 +60,7 @@ class CitationStream:
         return len(whole) - at < _LONGEST and _BEGUN.fullmatch(whole, at) is not None
 
     def _take(self, given: list[str], text: str) -> int:
-        """Adds `text` to what is given back; gives its length."""
+        """Add `text` to what is given back; give its length."""
         given.append(text)
         for character in text:
             self._is_open = character == "[" or (self._is_open and (character in ",;" or _fills(character)))
@@ -73,7 +73,7 @@ class CitationStream:
         return f"{citation.group(1)}[{', '.join(str(self.cited.index(n) + 1) for n in known)}]" if known else ""
 
     def _gap(self) -> str:
-        """Stands where a citation was dropped: in `[[9]1]`, what is left around it must not become a citation."""
+        """Stand where a citation was dropped: in `[[9]1]`, what is left around it must not become a citation."""
         return "[]" if self._is_open else ""
 
     def _give(self, text: str) -> str:

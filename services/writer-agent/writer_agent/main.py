@@ -16,7 +16,7 @@ SERVICE = "writer-agent"
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
-    """Opens the model and serves the agent's tasks until `runtime.stop`."""
+    """Open the model and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         model = create_model(settings)

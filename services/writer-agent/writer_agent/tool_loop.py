@@ -135,7 +135,7 @@ class ToolLoop:
         return name
 
     def _added(self, found: Sequence[Passage]) -> str:
-        """Takes new passages in and shows them with the numbers that they may be cited by."""
+        """Take new passages in and show them with the numbers that they may be cited by."""
         known = {passage.source.passage_id for passage in self.passages}
         new = [passage for passage in found if passage.source.passage_id not in known]
         first_number = len(self.passages) + 1
@@ -147,7 +147,7 @@ def _arguments(call: ToolRequest) -> dict[str, Any]:
     try:
         return msgspec.json.decode(call.arguments, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise Invalid(f"tool {call.name}: its arguments are no JSON object: {error}") from error
+        raise Invalid(f"tool {call.name}: its arguments are not a JSON object: {error}") from error
 
 
 def _are_passages(result: object) -> bool:

@@ -1,4 +1,4 @@
-"""Who issued somebody's keys: whoever did may hold a copy, so that the two do not count as two people."""
+"""Who issued somebody's keys: anyone who did may hold a copy, so that the two do not count as two people."""
 
 from flotilla.postgres import Connection
 

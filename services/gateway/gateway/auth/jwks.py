@@ -85,5 +85,5 @@ class Jwks:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
             document = json.loads(answer.read(MAX_BYTES))
         if not isinstance(document, dict):
-            raise ValueError(f"{url} is no JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
+            raise ValueError(f"{url} is not a JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
         return document

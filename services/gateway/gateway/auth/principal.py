@@ -26,6 +26,6 @@ class Principal:
 
 
 def roles_among(names: object) -> frozenset[Role]:
-    """The roles that `names` (a list of anything) holds; what is no role is left out."""
+    """The roles that `names` (a list of anything) holds; others are left out."""
     given = set(map(str, names)) if isinstance(names, list | tuple | set | frozenset) else set()
     return frozenset(role for role in ROLES if role in given)

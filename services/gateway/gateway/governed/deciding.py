@@ -76,7 +76,7 @@ class _Vote:
 
 
 async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
-    """Makes the vote; gives what it came to. Idempotency key: voter, decision, content hash and new arguments.
+    """Makes the vote; returns what it came to. Idempotency key: voter, decision, content hash and new arguments.
 
     Raises:
         NotFound: the tenant has no such approval.

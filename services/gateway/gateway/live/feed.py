@@ -61,7 +61,7 @@ class LiveFeed:
                 del self._wakeups[stream], self._positions[stream]
 
     async def read(self, stream: str, after_id: str) -> list[LiveEntry]:
-        """Up to 100 entries after `after_id`; none while Redis is away: losing them loses nothing."""
+        """Up to 100 entries after `after_id`; none while Redis is unavailable: losing them loses nothing."""
         try:
             raw = await ask(self._redis, "XRANGE", stream, f"({after_id}", "+", "COUNT", COUNT)
         except (*AWAY, RedisError) as error:
@@ -70,7 +70,7 @@ class LiveFeed:
         return [_entry(entry_id, fields) for entry_id, fields in raw]
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reads until `stop`."""
+        """Read until `stop`."""
         while not stop.is_set():
             try:
                 await self._read_on(stop)
@@ -95,7 +95,7 @@ class LiveFeed:
         return list(found.items() if isinstance(found, dict) else found or [])
 
     async def _resolve_new(self) -> None:
-        """Gives each new stream a fixed position, so that nothing between two reads is overlooked; rings once."""
+        """Give each new stream a fixed position, so that nothing between two reads is overlooked; rings once."""
         for stream in [name for name, position in self._positions.items() if position == "$"]:
             newest = await ask(self._redis, "XREVRANGE", stream, "+", "-", "COUNT", 1)
             if stream in self._positions:

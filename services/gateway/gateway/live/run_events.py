@@ -43,7 +43,7 @@ def read_position(last_event_id: str | None) -> Position:
     """The position that `Last-Event-ID` names; the beginning without one.
 
     Raises:
-        Invalid: it is no id of an event of a run.
+        Invalid: it is not the id of a run's event.
     """
     if not last_event_id:
         return Position()

@@ -1,6 +1,6 @@
 """One look at the database for all runs that somebody follows here: is there more in the log, has the run ended?
 
-The live stream tells sooner; this is what holds when Redis is away, was flushed, or never heard of the run.
+The live stream tells sooner; this is what holds when Redis is unavailable, was flushed, or never heard of the run.
 """
 
 import asyncio
@@ -49,14 +49,14 @@ class RunWatch:
                 wakeup.notify(log=True)
 
     def wake_all(self) -> None:
-        """Makes every follower look up: the process is about to stop."""
+        """Make every follower look up: the process is about to stop."""
         for runs in self._wakeups.values():
             for wakeups in runs.values():
                 for wakeup in wakeups:
                     wakeup.notify()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Looks twice a second until `stop`, while anybody follows."""
+        """Look twice a second until `stop`, while anybody follows."""
         while not stop.is_set():
             for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._wakeups.items()]:
                 await self._look(tenant_id, run_ids)

@@ -1,7 +1,7 @@
 """Logins on their way through the OpenID provider: in Redis for ten minutes, each good for one return.
 
 The address that the browser comes back to holds `state`; a cookie of the browser that set out proves that it is the
-same one. Redis holds the hashes of both. Losing it makes whoever is on the way start again.
+same one. Redis holds the hashes of both. If it is lost, a login in progress has to start again.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Attempts:
         self._redis = redis
 
     async def begin(self, browser: str, destination: str) -> tuple[str, Attempt]:
-        """Notes that the browser which holds the secret `browser` sets out; gives its `state`."""
+        """Note that the browser which holds the secret `browser` sets out; give its `state`."""
         state = secrets.token_urlsafe(32)
         attempt = Attempt(secrets.token_urlsafe(32), secrets.token_urlsafe(48), destination)
         note = {

@@ -56,7 +56,7 @@ class CodeFlow:
         return url, browser
 
     def keep(self, request: Request, response: Response, browser: str) -> None:
-        """Gives the browser its secret. Lax, since the provider sends it back here from another site."""
+        """Give the browser its secret. Lax, since the provider sends it back here from another site."""
         response.set_cookie(
             self._origin.cookie_name(COOKIE, request),
             browser,

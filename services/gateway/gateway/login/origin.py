@@ -1,8 +1,8 @@
 """Whether a request comes from the console's own pages, and where those are.
 
-A browser sends the cookie whoever made it ask. So a request that changes something has to carry a header that no form
-and no other site's script can set without being asked first (there are no CORS answers here), and must come from this
-origin. Source: OWASP, Cross-Site Request Forgery Prevention; Fetch Metadata (W3C).
+A browser sends the cookie no matter who made it ask. So a request that changes something has to carry a header that no
+form and no other site's script can set without being asked first (there are no CORS answers here), and must come from
+this origin. Source: OWASP, Cross-Site Request Forgery Prevention; Fetch Metadata (W3C).
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Origin:
             raise InsecureLogin("logins need https: set FLOTILLA_PUBLIC_URL to the address that browsers use")
 
     def check(self, request: Request) -> None:
-        """Lets a request pass that changes nothing, or that the console's own pages sent.
+        """Let a request pass that changes nothing, or that the console's own pages sent.
 
         Raises:
             CrossSite: it is neither.

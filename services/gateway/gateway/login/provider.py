@@ -140,7 +140,7 @@ class Provider:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
             document = json.loads(answer.read(MAX_BYTES))
         if not isinstance(document, dict):
-            raise ValueError(f"{request.full_url} is no JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
+            raise ValueError(f"{request.full_url} is not a JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
         return document
 
 

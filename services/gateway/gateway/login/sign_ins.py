@@ -50,7 +50,7 @@ class SignIns:
         return principal
 
     async def open(self, principal: Principal, request: Request, response: Response) -> None:
-        """Signs `principal` in, and whoever was signed in with this browser out: a secret never outlives its owner."""
+        """Sign `principal` in, and sign out the previous user of this browser: a secret never outlives its owner."""
         await self.end(request)
         secret = secrets.token_urlsafe(32)
         async with tenant_transaction(self._pool, principal.tenant_id) as connection:

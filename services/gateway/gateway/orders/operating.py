@@ -25,7 +25,7 @@ class VerbRefused(HttpProblem):
 
 
 async def operate(temporal: Temporal, tenant_id: str, order: Order, verb: OperatorVerb) -> OrderState:
-    """Gives the order's state after `verb`.
+    """Give the order's state after `verb`.
 
     Raises:
         VerbRefused: the step is not parked, or there is no such step.

@@ -74,7 +74,7 @@ async def redrive_stream(services: Wired, caller: Caller, stream: Stream) -> Str
 )
 @allow(OPERATORS)
 async def redrive(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> Redriven:
-    """Put a dead letter back on its stream, byte for byte, once the cause is mended."""
+    """Put a dead letter back on its stream, byte for byte, once the cause is fixed."""
     entry_id = await services.dead_letters.redrive(services.redis, caller.tenant_id, dead_letter_id)
     log.info("dead_letter_redriven", dead_letter_id=dead_letter_id, by=caller.subject, tenant=caller.tenant_id)
     return Redriven(dead_letter_id=dead_letter_id, entry_id=entry_id)

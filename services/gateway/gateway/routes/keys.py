@@ -71,7 +71,7 @@ async def create_key(
 ) -> NewKey:
     """Make a key. Its secret is in this answer and nowhere else."""
     if body.expires_at is not None and body.expires_at <= utc_now():
-        raise Invalid(f"expires_at {body.expires_at.isoformat()} is past")
+        raise Invalid(f"expires_at {body.expires_at.isoformat()} is in the past")
     key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
     claim = Claim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
@@ -124,7 +124,7 @@ def _created(key_id: str, body: KeyBody, caller: Principal) -> JsonObject:
 
 
 async def _give_roles(connection: Connection, caller: Principal, body: KeyBody) -> list[tuple[str, JsonObject]]:
-    """Adds the roles to the person's; tells of the change if it is one."""
+    """Add the roles to the person's; tell of the change if it is one."""
     before = await connection.fetchval(_ROLES, caller.tenant_id, body.name) or []
     after = await connection.fetchval(_PERSON, caller.tenant_id, body.name, sorted(set(body.roles)))
     if sorted(before) == sorted(after):

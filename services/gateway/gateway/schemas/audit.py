@@ -14,7 +14,7 @@ ParkedId: TypeAlias = Annotated[
     str,
     Path(
         pattern=r"^(-|[A-Za-z0-9][A-Za-z0-9._:-]{0,127})$",
-        description="The session's id; `-` for records that are no session's.",
+        description="The session's id; `-` for records that belong to no session.",
     ),
 ]
 

@@ -25,7 +25,7 @@ class DeadLetter(Answer):
 
 
 class DeadLetterWithBody(DeadLetter):
-    """With what it holds; bytes that are no text are shown as `\\xNN`."""
+    """With what it holds; bytes that are not text are shown as `\\xNN`."""
 
     body: str
     fields: dict[str, str]

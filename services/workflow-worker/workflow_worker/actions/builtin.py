@@ -16,7 +16,7 @@ _SERVER_ERROR = 500
 _TOO_MANY_REQUESTS = 429
 
 _ANSWER = "SELECT status, session_id, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-# A run's answer is published once, whoever asks.
+# A run's answer is published once, no matter who asks.
 _PUBLISH = """
 INSERT INTO flotilla.publications (tenant_id, run_id, action_id, answer) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING RETURNING published_at
@@ -25,12 +25,12 @@ _PUBLISHED = "SELECT action_id, published_at FROM flotilla.publications WHERE te
 
 
 async def echo(_context: ActionContext, args: EchoArgs) -> JsonValue:
-    """Gives the text back."""
+    """Give the text back."""
     return {"text": args.text}
 
 
 async def http_request(context: ActionContext, args: HttpRequestArgs) -> JsonValue:
-    """Sends one request to an allow-listed host. Redirects are not followed: they could lead off the list.
+    """Send one request to an allow-listed host. Redirects are not followed: they could lead off the list.
 
     Raises:
         Forbidden: the host is not on the list, or on it for https alone.
@@ -71,7 +71,7 @@ async def _bounded(response: httpx.Response) -> str:
 
 
 async def publish_answer(context: ActionContext, args: PublishAnswerArgs) -> JsonValue:
-    """Publishes the answer of a finished run: row and session event in one transaction.
+    """Publish the answer of a finished run: row and session event in one transaction.
 
     Raises:
         NotFound: the tenant has no such run.

@@ -23,7 +23,7 @@ class Registry:
     handlers: Mapping[str, Handler]
 
     async def run(self, context: ActionContext, action: str, args: JsonObject) -> JsonValue:
-        """Runs the action's handler.
+        """Run the action's handler.
 
         Raises:
             Invalid: no such action, or arguments that it does not take.

@@ -329,7 +329,7 @@ def _not_approved(execution: Execution, why: str) -> ApplicationError:
 
 @contextmanager
 def _refusals_are_final() -> Iterator[None]:
-    """Turns an error that no repetition can mend into one that Temporal does not retry."""
+    """Turns an error that no repetition can fix into one that Temporal does not retry."""
     try:
         yield
     except Refused as error:

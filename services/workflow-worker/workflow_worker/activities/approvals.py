@@ -124,7 +124,7 @@ class Approvals:
 
     @activity.defn(name=LOOK_UP_REVIEWER)
     async def look_up_reviewer(self, query: ReviewerQuery) -> Reviewer:
-        """The roles of whoever a signal names: the signal itself proves nothing."""
+        """The roles of the person a signal names: the signal itself proves nothing."""
         async with tenant_transaction(self._pool, query.tenant_id) as connection:
             roles = await connection.fetchval(_PERSON, query.tenant_id, query.subject)
         return Reviewer(is_person=roles is not None, roles=list(roles or []))

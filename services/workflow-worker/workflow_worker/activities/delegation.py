@@ -77,7 +77,7 @@ class Delegation:
 
 
 async def mark_cancelled(redis: Redis, task_id: str) -> None:
-    """Tells whoever works on `task_id` to stop."""
+    """Tell the agent that works on `task_id` to stop."""
     await redis.set(cancelled_key(task_id), "1", ex=CANCELLED_KEY_TTL_S)
 
 

@@ -44,7 +44,7 @@ class GatedCalls:
 
     @activity.defn(name=SETTLE_CALLS)
     async def settle_calls(self, ended: EndedTask) -> None:
-        """Completes each approved call whose tool returned, and fails the others of a task that is over.
+        """Complete each approved call whose tool returned, and fail the others of a task that is over.
 
         Safe to repeat. Where an agent is not built with the library, its word counts: a task that it has done has made
         its calls.

@@ -129,7 +129,7 @@ class Orders:
 
     @activity.defn(name=BEGIN_ORDER)
     async def begin_order(self, order: OrderRequest) -> None:
-        """Notes that the saga has begun. Idempotency key: (tenant, order id)."""
+        """Note that the saga has begun. Idempotency key: (tenant, order id)."""
         workflow_id = activity.info().workflow_id or order_workflow_id(order.tenant_id, order.order_id)
         async with tenant_transaction(self._pool, order.tenant_id) as connection:
             await ensure_session(connection, order.tenant_id, order.session_id, order.user_id)
@@ -149,7 +149,7 @@ class Orders:
 
     @activity.defn(name=RESERVE_FUNDS)
     async def reserve_funds(self, step: OrderStep) -> None:
-        """Moves the order's amount from the account into a reservation. Idempotency key: (tenant, step id).
+        """Move the order's amount from the account into a reservation. Idempotency key: (tenant, step id).
 
         Raises:
             ApplicationError: `InsufficientFunds`, or `StepCancelled` when the compensation was quicker.
@@ -167,7 +167,7 @@ class Orders:
 
     @activity.defn(name=RELEASE_FUNDS)
     async def release_funds(self, step: OrderStep) -> None:
-        """Gives a reservation's money back, once; leaves a tombstone if there is none (yet)."""
+        """Give a reservation's money back, once; leave a tombstone if there is none (yet)."""
         tenant_id = step.key.tenant_id
         async with tenant_transaction(self._pool, tenant_id) as connection:
             if await _reserve(connection, step, 0, "cancelled"):
@@ -195,14 +195,14 @@ class Orders:
 
     @activity.defn(name=REVOKE_VERIFICATION)
     async def revoke_verification(self, step: OrderStep) -> None:
-        """Takes a verification back, once; leaves a tombstone if there is none (yet)."""
+        """Take a verification back, once; leave a tombstone if there is none (yet)."""
         async with tenant_transaction(self._pool, step.key.tenant_id) as connection:
             if not await _verify(connection, step, "cancelled"):
                 await connection.execute(_REVOKE, step.key.tenant_id, step.step_id)
 
     @activity.defn(name=APPROVE_ORDER)
     async def approve_order(self, step: OrderStep) -> Confirmation:
-        """Spends the reserved money and confirms the order, in one transaction. Idempotency key: (tenant, order id).
+        """Spend the reserved money and confirm the order, in one transaction. Idempotency key: (tenant, order id).
 
         Raises:
             ApplicationError: `StepCancelled` when the compensation was quicker; `NotReserved` or `NotVerified` when the
@@ -223,7 +223,7 @@ class Orders:
 
     @activity.defn(name=CANCEL_ORDER)
     async def cancel_order(self, step: OrderStep) -> None:
-        """Takes an approval back, or forbids the one that may still come; spent money is held again."""
+        """Take an approval back, or forbid the one that may still come; spent money is held again."""
         key = step.key
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             row = await connection.fetchrow(_APPROVAL, key.tenant_id, key.order_id)
@@ -233,7 +233,7 @@ class Orders:
 
     @activity.defn(name=SEND_REJECTION_NOTIFICATION)
     async def send_rejection_notification(self, rejection: Rejection) -> None:
-        """Tells the customer, in the order's session. Idempotency key: (tenant, order id)."""
+        """Tell the customer, in the order's session. Idempotency key: (tenant, order id)."""
         key = rejection.key
         message = Message(role="system", content=f"Order {key.order_id} was rejected: {rejection.reason}")
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
@@ -242,7 +242,7 @@ class Orders:
 
     @activity.defn(name=RECORD_ORDER)
     async def record_order(self, record: OrderRecord) -> None:
-        """Shows the saga's state in the order's row and log. Idempotency key: (tenant, order id, version)."""
+        """Show the saga's state in the order's row and log. Idempotency key: (tenant, order id, version)."""
         key, state = record.key, record.state
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             newer = await connection.fetchval(
@@ -262,7 +262,7 @@ class Orders:
             metrics.SAGA_COMPENSATIONS.labels(_OUTCOMES[record.step.status]).inc()
 
     async def close_lost_order(self, tenant_id: str, order_id: str, why: str) -> None:
-        """Closes an order whose workflow is gone: what it left undone, a person must see to."""
+        """Close an order whose workflow is gone: what it left undone, a person must see to."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
             session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id, why)
             if session_id is not None:
@@ -300,7 +300,7 @@ async def _check_grounds(connection: Connection, key: OrderKey) -> None:
 
 
 async def _move(connection: Connection, key: OrderKey, before: str, after: str, sign: int) -> None:
-    """Moves the order's money between held and spent."""
+    """Move the order's money between held and spent."""
     for row in await connection.fetch(_HELD, key.tenant_id, key.order_id, before):
         await connection.execute(_SET_RESERVATION, key.tenant_id, row["reservation_id"], after)
         amount = sign * row["amount_minor"]

@@ -50,21 +50,21 @@ class Pipelines:
 
     @activity.defn(name=BEGIN_PIPELINE)
     async def begin_pipeline(self, key: PipelineKey) -> BegunPipeline:
-        """Marks the pipeline as running. Idempotency key: (tenant, task id)."""
+        """Mark the pipeline as running. Idempotency key: (tenant, task id)."""
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             await connection.execute(_BEGIN, key.tenant_id, key.task_id)
             return BegunPipeline(limits_s=await limits_of_agents(connection))
 
     @activity.defn(name=FINISH_PIPELINE)
     async def finish_pipeline(self, finished: FinishedPipeline) -> None:
-        """Ends the row and says so in the session's log; does nothing if it has ended."""
+        """End the row and record it in the session's log; do nothing if it has ended."""
         ended = ErrorRaised(type="WorkflowEnded", message=f"its workflow ended: {finished.status}", where="pipeline")
         await self._finish(finished.key, finished.status, finished.error or ended)
 
     async def close_lost_pipeline(
         self, key: PipelineKey, ended: WorkflowExecutionStatus | None, why: ErrorRaised
     ) -> None:
-        """Ends the row of a pipeline whose workflow is over."""
+        """End the row of a pipeline whose workflow is over."""
         await self._finish(key, _STATUSES.get(ended, "error"), why)
 
     async def _finish(self, key: PipelineKey, status: RunStatus, error: ErrorRaised) -> None:

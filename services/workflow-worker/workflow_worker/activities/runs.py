@@ -91,7 +91,7 @@ class RunRecords:
 
     @activity.defn(name=BEGIN_RUN)
     async def begin_run(self, request: RAGRequest) -> BegunRun:
-        """Marks the run as running and gives the session's earlier turns.
+        """Marks the run as running and returns the session's earlier turns.
 
         Idempotency key: (tenant, run id).
 
@@ -124,7 +124,7 @@ class RunRecords:
         Idempotency key: (tenant, run id); repeated after success it gives the stored answer.
 
         Raises:
-            ApplicationError: `RunClosed`: the run ended otherwise. `Undecodable`, `Invalid`: the result is no answer.
+            ApplicationError: `RunClosed`: the run ended otherwise. `Undecodable`, `Invalid`: it is not an answer.
         """
         try:
             async with tenant_transaction(self._pool, answer.run.tenant_id) as connection:

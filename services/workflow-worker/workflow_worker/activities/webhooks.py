@@ -58,7 +58,7 @@ def signature(secret: bytes, delivery_id: str, timestamp: int, body: bytes) -> s
 async def queue_webhooks(
     connection: Connection, key: ActionKey, kind: str, urls: Sequence[str], body: bytes
 ) -> list[str]:
-    """Adds a delivery per receiver, in the caller's transaction; gives their ids, the same ones when repeated."""
+    """Add a delivery per receiver, in the caller's transaction; give their ids, the same ones when repeated."""
     ids = []
     for url in urls:
         seed = composed(key.tenant_id, key.action_id, kind, url).encode()

@@ -85,7 +85,7 @@ class HumanInTheLoopWorkflow:
         if requirement.required and not await self._approved(requirement):
             return
         if self._request.task_id:
-            self._status = "approved"  # a gated tool: `settle_calls` says what became of the call
+            self._status = "approved"  # a gated tool: `settle_calls` records the outcome of the call
             return
         self._step = "execute_action"
         # From here on a cancellation is too late: the effect may be out already.
@@ -334,7 +334,7 @@ class HumanInTheLoopWorkflow:
     def _signal_refusal(self) -> Refusal | None:
         requirement = self._requirement
         if requirement is None or not requirement.allow_signal or requirement.quorum != 1:
-            return Refusal("SignalNotAllowed", "policy counts no signal for this action")
+            return Refusal("SignalNotAllowed", "policy does not accept signals for this action")
         return None
 
     async def _count(
@@ -350,7 +350,7 @@ class HumanInTheLoopWorkflow:
         return ballot.answer(attempt)
 
     async def _record(self, activity: str, message: object) -> None:
-        """Writes to the inbox, however long the database is away, and even if the workflow is cancelled meanwhile."""
+        """Write to the inbox, however long the database is down, and even if the workflow is cancelled meanwhile."""
         self._recording += 1
         try:
             await uninterrupted(
@@ -420,7 +420,7 @@ def _update_id() -> str:
 
 
 async def _delivered(delivery: "call.WebhookDelivery") -> None:
-    """Best effort: a receiver that stays away must not hold the vote up; its row says so."""
+    """Best effort: a receiver that stays away must not hold the vote up; its row records it."""
     try:
         await _do(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY)
     except ActivityError as error:

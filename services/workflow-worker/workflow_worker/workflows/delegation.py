@@ -60,7 +60,7 @@ DATABASE_RETRIES = RetryPolicy(
     maximum_attempts=5,
 )
 PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
-"""For what must happen, however long the database is away."""
+"""For what must happen, however long the database is unavailable."""
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
 """How long one attempt at the database may take; also how long a killed worker's attempt is waited for."""
 
@@ -277,7 +277,7 @@ async def uninterrupted(work: Awaitable[T]) -> T:
 
 async def finished_first(work: Awaitable[T]) -> T:
     """Waits for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
-    happens behind the back of whoever cleans up."""
+    happens behind the back of the cleanup."""
     result, cancelled = await _to_the_end(work)
     if cancelled:
         raise asyncio.CancelledError

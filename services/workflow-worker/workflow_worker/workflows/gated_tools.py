@@ -18,7 +18,7 @@ OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 
 
 async def ask_people(task: AgentTask, pause: AgentFailure, on_pause: OnPause | None) -> None:
-    """Returns when there is a verdict about each call; the agent's next try reads them from the database.
+    """Return when there is a verdict about each call; the agent's next try reads them from the database.
 
     Raises:
         asyncio.CancelledError: the workflow was cancelled; so are the votes.
@@ -58,12 +58,12 @@ async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> No
         await _call_off(vote)
         raise
     except ChildWorkflowError as error:
-        # Somebody ended the vote itself: its row says so, or the next try asks again.
+        # Somebody ended the vote itself: its row records it, or the next try asks again.
         workflow.logger.warning("vote %s ended without a verdict: %s", call.approval_id, error.cause)
 
 
 async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
-    """Ends the vote with the run, and waits until it is off the inbox."""
+    """End the vote with the run, and wait until it is off the inbox."""
     vote.cancel()
     try:
         await vote

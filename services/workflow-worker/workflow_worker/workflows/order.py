@@ -112,7 +112,7 @@ class OrderProcessingSaga:
 
     @workflow.update(name=SAGA_VERB_UPDATE)
     async def operate(self, verb: OperatorVerb) -> OrderState:
-        """Retries, skips or resolves a parked compensation.
+        """Retry, skips or resolve a parked compensation.
 
         Raises:
             ApplicationError: `NotParked`, `UnknownStep` or `ReasonRequired`.
@@ -138,7 +138,7 @@ class OrderProcessingSaga:
 
     @workflow.update(name=CANCEL_UPDATE)
     async def cancel(self) -> bool:
-        """Stops going forward and undoes what was done; False if it is too late."""
+        """Stop going forward and undo what was done; False if it is too late."""
         return self._status == "pending" and self._saga.cancel()
 
     async def _changed(self, _steps: list[SagaStepState], step: SagaStepState) -> None:

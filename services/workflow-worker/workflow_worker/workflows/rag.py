@@ -47,7 +47,7 @@ class RagAgentWorkflow:
 
     @workflow.run
     async def run(self, request: RAGRequest) -> RAGResponse:
-        """Answers `request`.
+        """Answer `request`.
 
         Raises:
             ApplicationError: the step that failed, with the agent's error type.
@@ -116,7 +116,7 @@ class RagAgentWorkflow:
         )
 
     async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse:
-        """Saves under the database's retry policy; while it is away, again a minute later: the answer is paid for."""
+        """Save under the database's retry policy; while it is down, again a minute later: the answer is paid for."""
         answer = call.SaveAnswer(run=_key(request), task_id=task_id)
         for round_ in range(1, _SAVE_ROUNDS + 1):
             try:
