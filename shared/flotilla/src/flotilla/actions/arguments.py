@@ -50,7 +50,7 @@ def known_actions() -> Mapping[str, type[Any]]:
     """What each action takes: the built-in ones, and installed packages' entry points in group `flotilla.actions`.
 
     Raises:
-        ConfigurationError: an entry point can't be loaded, is no dataclass, or has the name of another action.
+        ConfigurationError: an entry point can't be loaded, is not a dataclass, or has the name of another action.
     """
     plugins = load_plugins(GROUP, taken=BUILTIN)
     for name, kind in plugins.items():
@@ -79,7 +79,7 @@ def normalized_args(action: str, args: JsonObject) -> JsonObject:
     known = known_actions()
     kind = known.get(action)
     if kind is None:
-        raise Invalid(f"no action {action!r}: known are {', '.join(sorted(known))}")
+        raise Invalid(f"unknown action {action!r}: use one of {', '.join(sorted(known))}")
     if unknown := set(args) - set(kind.__dataclass_fields__):
         raise Invalid(f"action {action} takes no argument {', '.join(sorted(unknown))}")
     try:

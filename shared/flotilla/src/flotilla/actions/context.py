@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # only the worker installs it
 class ActionContext:
     """What a handler may use.
 
-    `idempotency_key` is the same for each repetition of one execution: a handler must bear to run twice, and hands the
-    key on to whoever applies the effect. `pool` is for `flotilla.postgres.tenant_transaction(pool, tenant_id)`; `http`
-    follows no redirects; `allowed_hosts` are those of `FLOTILLA_ACTION_HTTP_HOSTS`.
+    `idempotency_key` is the same for each repetition of one execution: a handler must allow for running twice, and
+    passes the key to the system that applies the effect. `pool` is for `flotilla.postgres.tenant_transaction(pool,
+    tenant_id)`; `http` follows no redirects; `allowed_hosts` are those of `FLOTILLA_ACTION_HTTP_HOSTS`.
     """
 
     tenant_id: str

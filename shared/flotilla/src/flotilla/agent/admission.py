@@ -38,7 +38,7 @@ class Admission:
 
         Raises:
             Untrusted: the worker did not sign it.
-            UnknownType, DeadLetter: it is no task of this agent, or its time is over.
+            UnknownType, DeadLetter: it is not a task of this agent, or its time is over.
             RetryLater: a former version of the worker delegated it, and this version has not issued its ticket yet.
         """
         problem = ticket_problem(delivery.fields, self._keys)
@@ -64,7 +64,7 @@ class Admission:
             )
 
     async def _without_ticket(self, delivery: Delivery, problem: str) -> None:
-        """Raises, unless the worker has published this task again."""
+        """Raise, unless the worker has published this task again."""
         fields = delivery.fields or {}
         verdict = None if _TICKET in fields else await self._verdict(delivery)
         if verdict == "waits":
@@ -83,7 +83,7 @@ class Admission:
                 _UNTICKETED, task.tenant_id, task.task_id, self._agent, task.attempt
             )
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is away: {error}") from error
+            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
 
     def _refused(self, reason: str, message: str) -> Untrusted:
         TASKS_REFUSED.labels(self._agent, reason).inc()

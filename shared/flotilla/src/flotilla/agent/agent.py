@@ -69,7 +69,7 @@ class Agent:
     def task(
         self, function: Callable[[TaskContext, In], Awaitable[Out]]
     ) -> Callable[[TaskContext, In], Awaitable[Out]]:
-        """Makes `function` the agent's work. Decorator; once per agent.
+        """Make `function` the agent's work. Decorator; once per agent.
 
         Raises:
             ConfigurationError: a second task, or annotations that do not say what goes in and out.
@@ -107,7 +107,7 @@ class Agent:
         repeatable: bool = False,
         on_unknown: OnUnknown | None = None,
     ) -> TF | Callable[[TF], TF]:
-        """Puts a function on the agent's list of tools, under its own name. Decorator, with or without arguments.
+        """Put a function on the agent's list of tools, under its own name. Decorator, with or without arguments.
 
         `@agent.tool(approval="high")` gates it: a call pauses the task, with nothing held, until policy's people
         have approved exactly its arguments. `approval` is the least risk; policy, which knows the tool as
@@ -146,14 +146,14 @@ class Agent:
 
     @property
     def input(self) -> Codec[Any]:
-        """Converts and describes the input."""
+        """Convert and describe the input."""
         if self._input is None:
             raise ConfigurationError(f"agent {self.name} has no task: decorate a function with @agent.task")
         return self._input
 
     @property
     def output(self) -> Codec[Any]:
-        """Converts and describes the result."""
+        """Convert and describe the result."""
         if self._output is None:
             raise ConfigurationError(f"agent {self.name} has no task: decorate a function with @agent.task")
         return self._output

@@ -24,7 +24,7 @@ _LOOK_FOR_CANCEL_EVERY_S = 0.5
 
 
 class TaskCancelled(Exception):
-    """Whoever asked for the task no longer wants it."""
+    """The caller no longer wants the task."""
 
 
 class TaskContext:
@@ -72,7 +72,7 @@ class TaskContext:
         return self._recorder
 
     async def tool(self, name: str, /, **arguments: Any) -> Any:
-        """Calls a tool of the allow-list; recorded as `tool_call` and `tool_result`. Its result is stored before it is
+        """Call a tool of the allow-list; recorded as `tool_call` and `tool_result`. Its result is stored before it is
         used, as JSON, so that a second run of this task gets the same one without calling it again; a tool that is
         marked as repeatable is called again instead.
 
@@ -86,7 +86,7 @@ class TaskContext:
         return await self._runner.run(self, self.tools[name], arguments)
 
     async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
-        """Asks the language model; the answer is stored before it is used, so that a second run of this task does
+        """Ask the language model; the answer is stored before it is used, so that a second run of this task does
         not buy it again. Pass `on_token=ctx.emit_token` to show the answer while it is written.
 
         Raises:
@@ -109,7 +109,7 @@ class TaskContext:
         return answer
 
     def record(self, kind: SessionEventKind, data: SessionEventData | dict[str, Any]) -> None:
-        """Adds an event to the session's log, once the task is done (or has failed).
+        """Add an event to the session's log, once the task is done (or has failed).
 
         Raises:
             Invalid: `data` is not what events of `kind` hold.
@@ -121,7 +121,7 @@ class TaskContext:
         self.effects.append(effect)
 
     async def progress(self, text: str) -> None:
-        """Tells whoever waits that the task goes on, and looks whether it is still wanted.
+        """Tell anyone who waits that the task goes on, and look whether it is still wanted.
 
         Raises:
             TaskCancelled: it is not.
@@ -130,7 +130,7 @@ class TaskContext:
         await self._look_for_cancel()
 
     async def emit_token(self, text: str) -> None:
-        """Shows a piece of the answer to whoever watches the run, and looks, twice a second, whether it is wanted.
+        """Show a piece of the answer to clients that watch the run, and look, twice a second, whether it is wanted.
 
         Raises:
             TaskCancelled: it is not.
@@ -139,11 +139,11 @@ class TaskContext:
         await self._look_for_cancel_sometimes()
 
     async def discard_tokens(self) -> None:
-        """Voids what was shown of this task so far: what follows replaces it."""
+        """Void what was shown of this task so far: what follows replaces it."""
         await self._live.reset()
 
     def cancel(self) -> None:
-        """Marks the task as no longer wanted, so that cancelling its function counts as that."""
+        """Mark the task as no longer wanted, so that cancelling its function counts as that."""
         self.cancelled = True
 
     async def _look_for_cancel_sometimes(self) -> None:

@@ -1,6 +1,6 @@
 """The one transaction in which a task becomes done: its row, its actions, the author's effects, its events.
 
-The row in `flotilla.agent_tasks` is the idempotency key. Whoever comes second finds it done, rolls back what it was
+The row in `flotilla.agent_tasks` is the idempotency key. The second one finds it done, rolls back what it was
 about to write, and answers with what is stored.
 """
 
@@ -74,7 +74,7 @@ class Effects:
         """The answer to this try: success of any try, or the end of this one.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
@@ -89,7 +89,7 @@ class Effects:
         """The stored result of another task of the same tenant.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
@@ -99,10 +99,10 @@ class Effects:
         return None if found is None else msgspec.json.decode(found)
 
     async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
-        """Writes the outcome, or nothing if there is an answer already; gives the answer that stands.
+        """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
 
         Raises:
-            RetryLater: PostgreSQL is away; the entry stays pending and the task runs again.
+            RetryLater: PostgreSQL is unavailable; the entry stays pending and the task runs again.
             EffectFailed: an effect of the author's did.
             NotFound: there is no such session to record in.
             Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
@@ -187,7 +187,9 @@ async def _made(effect: Effect, connection: Connection) -> None:
 
 
 def _away(task: AgentTask, error: Exception) -> RetryLater:
-    return RetryLater(f"PostgreSQL is away, task {task.task_id} stays pending: {str(error) or type(error).__name__}")
+    return RetryLater(
+        f"PostgreSQL is unavailable, task {task.task_id} stays pending: {str(error) or type(error).__name__}"
+    )
 
 
 def _jsonb(value: object) -> str | None:

@@ -40,7 +40,7 @@ class Outcome:
 
 
 async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outcome:
-    """Runs the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
+    """Run the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
     started = time.monotonic()
     limit_s = ctx.task.timeout_s or agent.timeout_s
     try:

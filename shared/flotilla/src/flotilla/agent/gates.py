@@ -1,4 +1,4 @@
-"""Gated tools: which calls wait for people, and what became of those that did.
+"""Gated tools: which calls wait for people, and the outcome of those that did.
 
 A task that needs an approval ends its try with the failure `ApprovalRequired`; nothing is held while people decide. The
 next try runs the function again from its start. A call is known again by its tool, its arguments and how often the task
@@ -143,7 +143,7 @@ class StoredGate:
         """The verdicts about the task's calls so far, by approval id.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         rows = await self._fetch(_VERDICTS, session_id, task_id)
         return {
@@ -171,4 +171,4 @@ class StoredGate:
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
                 return await connection.fetch(statement, self._tenant_id, *arguments)
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is away: {error}") from error
+            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error

@@ -72,7 +72,7 @@ class TaskHandler:
         Raises:
             Untrusted: the worker did not sign it.
             UnknownType, Undecodable, DeadLetter: it is not a task of this agent, or its time is over.
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         task = await self._admission.task_in(delivery)
         if task is None:

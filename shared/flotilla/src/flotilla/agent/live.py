@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class RedisLive:
-    """Progress and tokens are courtesies: while Redis is away they are dropped, and the task goes on."""
+    """Progress and tokens are courtesies: while Redis is unavailable they are dropped, and the task goes on."""
 
     def __init__(self, redis: Redis, publisher: Publisher, feed: RunFeed, agent: Agent, task: AgentTask) -> None:
         self._redis = redis
@@ -26,31 +26,31 @@ class RedisLive:
         self._task = task
 
     async def progress(self, text: str) -> None:
-        """Tells the bridge, whose heartbeat it becomes."""
+        """Tell the bridge, whose heartbeat it becomes."""
         try:
             await self._publisher.publish(*replies.progress(self._agent, self._task, text))
         except RetryLater as error:
             log.warning("progress_not_sent", task_id=self._task.task_id, error=str(error))
 
     async def token(self, text: str) -> None:
-        """Shows `text` on the run's live stream."""
+        """Show `text` on the run's live stream."""
         if self._task.live:
             await self._feed.token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def step(self, status: LiveStepStatus) -> None:
-        """Shows on the run's live stream that this agent began or ended."""
+        """Show on the run's live stream that this agent began or ended."""
         if self._task.live:
             await self._feed.step(
                 self._task.live, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
             )
 
     async def reset(self) -> None:
-        """Voids what was shown of this task."""
+        """Void what was shown of this task."""
         if self._task.live:
             await self._feed.reset(self._task.live, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def flush(self) -> None:
-        """Waits for the tokens given so far."""
+        """Wait for the tokens given so far."""
         await self._feed.flush()
 
     async def is_cancelled(self) -> bool:

@@ -11,7 +11,7 @@ from flotilla.llm import Completion, CompletionRequest, OnToken
 
 
 class Live(Protocol):
-    """The way to whoever watches or waits. Losing it loses nothing."""
+    """The way to clients that watch or wait. Losing it loses nothing."""
 
     async def progress(self, text: str) -> None:
         """Tells that the task goes on."""
@@ -109,7 +109,7 @@ class ToolCalls(Protocol):
         """Keeps the claim while the tool runs."""
 
     async def end(self, begun: Begun, ended: Ended) -> Ended:
-        """Stores how it ended; gives the end that counts."""
+        """Stores how it ended; returns the end that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

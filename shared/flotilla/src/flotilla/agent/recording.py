@@ -35,7 +35,7 @@ class Recorder:
     def record(
         self, kind: SessionEventKind, data: SessionEventData | dict[str, Any], *, escaped: Sequence[str] = ()
     ) -> None:
-        """Adds one event. `escaped` are the places in `data` where text stands for what no store holds already.
+        """Add one event. `escaped` are the places in `data` where text stands for what no store holds already.
 
         Raises:
             Invalid: `data` is not what events of `kind` hold, or no agent may write such an event.

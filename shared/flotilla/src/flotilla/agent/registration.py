@@ -45,7 +45,7 @@ class Registration:
         self._output_schema = json.dumps(agent.output.schema())
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Registers now and every 10 s until `stop`. Work goes on while PostgreSQL is away."""
+        """Register now and every 10 s until `stop`. Work goes on while PostgreSQL is unavailable."""
         while not stop.is_set():
             await self._beat()
             await sleep_or_stop(stop, HEARTBEAT_S)

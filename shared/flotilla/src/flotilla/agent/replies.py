@@ -26,7 +26,7 @@ def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, Ag
 
 
 def progress(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
-    """A heartbeat for whoever waits."""
+    """A heartbeat for the waiting caller."""
     reply = _reply(agent, task, status="progress", progress=text, final=False)
     return reply_stream(agent.name), _reply_event(agent, task, reply)
 

@@ -61,7 +61,7 @@ async def run_agent(
     limits: TokenLimits | None = None,
     pool: "Pool | None" = None,
 ) -> None:
-    """Consumes the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
+    """Consume the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
 
     `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits`, and stays the caller's to close.
     `pool` is used if given, else one is opened.

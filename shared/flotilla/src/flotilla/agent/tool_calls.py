@@ -28,7 +28,7 @@ NO_ANSWER = "no answer: the process that ran it ended during the call, and nobod
 _POLL_S = 0.2
 log = structlog.get_logger(__name__)
 
-# How often the call was begun, and how that went. The first result counts, whoever stored it.
+# How often the call was begun, and how that went. The first result counts, no matter who stored it.
 _LOOK = """
 SELECT start_no, call_id, outcome, result, escaped, recorded,
     outcome IS NULL AND expires_at > clock_timestamp() AS running,
@@ -78,7 +78,7 @@ class StoredToolCalls:
         """What is known of the call, once nobody runs it.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         while True:
             rows = await self._ask(_LOOK, call)
@@ -91,10 +91,10 @@ class StoredToolCalls:
             await asyncio.sleep(_POLL_S)
 
     async def begin(self, call: NamedCall, start_no: int, call_id: str, approval_id: str | None) -> Begun | None:
-        """Claims the call; None if somebody else has begun it meanwhile.
+        """Claim the call; None if somebody else has begun it meanwhile.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         begun = await self._ask(
             _BEGIN,
@@ -111,7 +111,7 @@ class StoredToolCalls:
 
     @asynccontextmanager
     async def held(self, begun: Begun) -> AsyncIterator[None]:
-        """Keeps the claim while the tool runs."""
+        """Keep the claim while the tool runs."""
 
         async def renew() -> None:
             await self._ask(_RENEW, begun.call, begun.start_no, CLAIM_S)
@@ -120,10 +120,10 @@ class StoredToolCalls:
             yield
 
     async def end(self, begun: Begun, ended: Ended) -> Ended:
-        """Stores how it ended; gives the end that counts, which is another's if that was stored first.
+        """Store how it ended; give the end that counts, which is another's if that was stored first.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         result = None if ended.outcome != "returned" else to_json(ended.result).decode()
 
@@ -145,7 +145,7 @@ class StoredToolCalls:
             async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
                 return await work(connection)
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is away: {error}") from error
+            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
 
     def _key(self, call: NamedCall) -> tuple[str, str, str, bytes, int]:
         return self._task.tenant_id, self._task.task_id, call.tool, call.args_hash, call.occurrence

@@ -148,7 +148,7 @@ class ToolRunner:
 
     @asynccontextmanager
     async def _ended_in_any_case(self, begun: Begun) -> AsyncIterator[None]:
-        """Stores an error of the tool as the end of its call."""
+        """Store an error of the tool as the end of its call."""
         try:
             yield
         except BaseException as error:
@@ -172,7 +172,7 @@ class ToolRunner:
 
     @contextmanager
     def _shown(self, call: _Call, call_id: str) -> Iterator["_Shown"]:
-        """Records a start of the call, and its end however it comes."""
+        """Record a start of the call, and its end however it comes."""
         started = time.monotonic()
         shown = _Shown(call_id)
         self._record_call(call, call_id)

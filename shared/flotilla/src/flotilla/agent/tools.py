@@ -57,7 +57,7 @@ class Tool:
             return value
 
     async def __call__(self, ctx: object, arguments: Mapping[str, Any], key: str) -> Any:
-        """Calls the function with checked arguments; one that takes an idempotency key gets `key`."""
+        """Call the function with checked arguments; one that takes an idempotency key gets `key`."""
         named = {self._key_parameter: key} if self._key_parameter else {}
         if self._takes_context:
             return await self._function(ctx, **arguments, **named)

@@ -37,7 +37,7 @@ class Codec(Generic[T]):
         """The author's value as plain data.
 
         Raises:
-            TypeError: it is no JSON object.
+            TypeError: it is not a JSON object.
         """
         plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else msgspec.to_builtins(value)
         if not isinstance(plain, dict):
@@ -59,7 +59,7 @@ class Codec(Generic[T]):
 
 
 def _is_subclass(kind: object, parent: type) -> bool:
-    # A subscripted generic, such as dict[str, int], is no class.
+    # A subscripted generic, such as dict[str, int], is not a class.
     return isinstance(kind, type) and issubclass(kind, parent)
 
 

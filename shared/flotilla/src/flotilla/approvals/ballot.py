@@ -55,7 +55,7 @@ class Ballot:
 
     @property
     def approvals(self) -> int:
-        """Different people who approved exactly what would be executed now; not whoever edited it to be so."""
+        """Different people who approved exactly what would be executed now; not the person who edited it."""
         current = self.content_hash
         voters = {v.subject for v in self.votes if v.decision == "approve" and v.content_hash == current}
         return len(voters - {self.edited_by})
@@ -78,7 +78,7 @@ class Ballot:
     def _shared_identity(self, attempt: DecisionRequest) -> str | None:
         """How the voter may be the requester in another name; None if they are two.
 
-        Whoever issued a key may hold a copy of it: that key does not make its subject a second person.
+        Anyone who issued a key may hold a copy of it: that key does not make its subject a second person.
         """
         voter, requesters = attempt.subject, {self.requested_by, self.on_behalf_of} - {""}
         if voter in requesters:
@@ -113,7 +113,7 @@ class Ballot:
         names = set(attempt.args) | set(self.args)
         changed = {name for name in names if attempt.args.get(name) != self.args.get(name)}
         if fixed := changed - set(self.requirement.editable_args):
-            return Refusal("NotEditable", f"policy lets nobody edit {', '.join(sorted(fixed))}")
+            return Refusal("NotEditable", f"policy does not allow editing {', '.join(sorted(fixed))}")
         try:
             check_args(self.action, attempt.args)
         except Invalid as error:

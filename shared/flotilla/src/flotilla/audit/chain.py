@@ -117,7 +117,7 @@ class ChainCheck:
             detail = f"its hash does not follow from event {self.last_seq} and its bytes"
             first = event.seq == self._chain.after_seq + 1
             return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
-        return self._bad("edited", event.seq, "its bytes are no event") if said is None else None
+        return self._bad("edited", event.seq, "its bytes are not an event") if said is None else None
 
     def _rewritten(self, event: Linked) -> Problem | None:
         if self._chain.anchors.get(event.seq, event.hash) == event.hash:

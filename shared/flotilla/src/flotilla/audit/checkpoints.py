@@ -38,7 +38,7 @@ class CheckpointsFound:
     """Published, as PostgreSQL says, but not among the copies: these may have been read a moment too early."""
 
     def judge_unseen(self, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> None:
-        """Compares what was unseen with copies that were read after PostgreSQL called it published."""
+        """Compare what was unseen with copies that were read after PostgreSQL called it published."""
         for record in self.unseen:
             if problems := _differences(record, in_kafka.get((record.partition, record.number))):
                 self.problems += [_problem(record.partition, record.number, text) for text in problems]
@@ -49,7 +49,7 @@ class CheckpointsFound:
 async def check_checkpoints(
     connection: Connection, keys: PublicKeys | None, in_kafka: Mapping[tuple[int, int], CheckpointRecord] | None
 ) -> CheckpointsFound:
-    """Checks every checkpoint; without `keys` their signatures are taken on trust.
+    """Check every checkpoint; without `keys` their signatures are taken on trust.
 
     `in_kafka` holds the copies of the topic, by partition and number; None leaves them out. They are read first: what
     PostgreSQL lacks was removed there. What they lack, `judge_unseen` judges.

@@ -120,7 +120,7 @@ class ParkedHistory:
 
 
 async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedHistory:
-    """What is known of a parked session; `-` stands for records that are no session's.
+    """What is known of a parked session; `-` stands for records that belong to no session.
 
     Raises:
         NotFound: nothing of it is parked.

@@ -140,7 +140,7 @@ class Statement:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Statement":
-        """Reads a statement, of this format or the first.
+        """Read a statement, of this format or the first.
 
         Raises:
             ValueError: it is not one.

@@ -18,7 +18,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
 
 NO_SESSION = "-"
-"""Stands for the records that are no session's events; no session has this id."""
+"""Stands for the records that belong to no session; no session has this id."""
 MAX_AT_ONCE = 500
 RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept"]
 
@@ -57,7 +57,7 @@ RETURNING *
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditParkedSession:
-    """A session whose events wait; `session_id` is None for records that are no events at all."""
+    """A session whose events wait; `session_id` is None for records that are not events at all."""
 
     session_id: str | None
     reason: str
@@ -103,13 +103,13 @@ async def list_parked(pool: Pool, tenant_id: str, session_id: str | None = None)
 
 
 async def request_retry(pool: Pool, tenant_id: str, session_id: str, *, requested_by: str) -> AuditRequest:
-    """Asks to place the session's parked events again, for example after an upgrade or an `outbox redrive`.
+    """Ask to place the session's parked events again, for example after an upgrade or an `outbox redrive`.
 
     Raises:
         NotFound: nothing of this session is parked.
     """
     if session_id == NO_SESSION:
-        raise Invalid("records that are no session events don't become any by trying again: discard them")
+        raise Invalid("records that are not session events don't become any by trying again: discard them")
     await _check_parked(pool, tenant_id, session_id)
     return await _request(pool, tenant_id, "retry", requested_by, session_id=session_id)
 
@@ -117,7 +117,7 @@ async def request_retry(pool: Pool, tenant_id: str, session_id: str, *, requeste
 async def request_discard(
     pool: Pool, tenant_id: str, session_id: str, *, requested_by: str, reason: str
 ) -> AuditRequest:
-    """Asks to set the session's conflicting events aside (they are kept, marked), so that it can go on.
+    """Ask to set the session's conflicting events aside (they are kept, marked), so that it can go on.
 
     Raises:
         NotFound: nothing of this session is parked.
@@ -129,7 +129,7 @@ async def request_discard(
 async def request_accept(
     pool: Pool, tenant_id: str, session_id: str, *, requested_by: str, reason: str
 ) -> AuditRequest:
-    """Asks for the history that waits: projected events give way from the first conflict on; lost events of a gap get
+    """Ask for the history that waits: projected events give way from the first conflict on; lost events of a gap get
     error events in their places. What gives way is kept, marked.
 
     Raises:
@@ -142,7 +142,7 @@ async def request_accept(
 async def request_reject(
     pool: Pool, tenant_id: str, session_id: str, *, requested_by: str, reason: str
 ) -> AuditRequest:
-    """Asks to keep the projected history: all that waits of the session is set aside (kept, marked), and the session
+    """Ask to keep the projected history: all that waits of the session is set aside (kept, marked), and the session
     goes on from its newest projected event.
 
     Raises:
@@ -162,7 +162,7 @@ async def request_for_all(
     requested_by: str,
     reason: str,
 ) -> list[AuditRequest]:
-    """Asks the same of every session that is parked for one reason, in one partition or all; at most 500 at once.
+    """Ask the same of every session that is parked for one reason, in one partition or all; at most 500 at once.
 
     Raises:
         NotFound: none is.
@@ -185,9 +185,9 @@ async def _request_decision(
     pool: Pool, tenant_id: str, kind: RequestKind, session_id: str, *, requested_by: str, reason: str
 ) -> AuditRequest:
     if not reason.strip():
-        raise Invalid("say why: the reason is kept with the events that are set aside")
+        raise Invalid("a reason is required: it is kept with the events that are set aside")
     if session_id == NO_SESSION and kind == "accept":
-        raise Invalid("records that are no session events can't be taken into any history: discard or reject them")
+        raise Invalid("records that are not session events can't be taken into any history: discard or reject them")
     await _check_parked(pool, tenant_id, session_id)
     return await _request(pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason)
 
@@ -195,7 +195,7 @@ async def _request_decision(
 async def request_rebuild(
     pool: Pool, tenant_id: str, *, requested_by: str, accept_loss: Sequence[str] = (), reason: str | None = None
 ) -> AuditRequest:
-    """Asks for a new projection, made from Kafka beside the live one and exchanged for it at once.
+    """Ask for a new projection, made from Kafka beside the live one and exchanged for it at once.
 
     `accept_loss` names sessions (`SESSION`, or `TENANT/SESSION` of another tenant) of which the last refused rebuild
     would have lost events: they may now lose that much, and no more. A second person has to confirm it.
@@ -212,7 +212,7 @@ async def request_rebuild(
     if not accept_loss:
         return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason)
     if not (reason or "").strip():
-        raise Invalid("say why these events may be lost: the reason is kept with the request")
+        raise Invalid("a reason is required why these events may be lost: it is kept with the request")
     losses = _named(tenant_id, accept_loss, json.loads(refused or "[]"))
     return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason, losses=losses, confirmed=False)
 
@@ -230,7 +230,7 @@ def _named(tenant_id: str, names: Sequence[str], refused: Sequence[JsonObject]) 
 
 
 async def request_drop_kept(pool: Pool, tenant_id: str, *, requested_by: str, reason: str) -> AuditRequest:
-    """Asks to drop the projection that the last rebuild replaced. A second person confirms it where it holds events
+    """Ask to drop the projection that the last rebuild replaced. A second person confirms it where it holds events
     that are nowhere else.
 
     Raises:
@@ -238,7 +238,7 @@ async def request_drop_kept(pool: Pool, tenant_id: str, *, requested_by: str, re
         Invalid: no reason.
     """
     if not reason.strip():
-        raise Invalid("say why: the reason is kept with the request")
+        raise Invalid("a reason is required: it is kept with the request")
     lost = await pool.fetchval(_KEPT_LOST)
     if lost is None:
         raise NotFound("no replaced projection is kept")
@@ -252,7 +252,7 @@ async def confirm_request(
 
     Raises:
         NotFound: the tenant has no such request.
-        Forbidden: whoever asked for it, or a service, can't confirm it.
+        Forbidden: its requester, or a service, can't confirm it.
         Conflict: it does not wait for a confirmation.
     """
     async with tenant_transaction(pool, tenant_id) as connection:

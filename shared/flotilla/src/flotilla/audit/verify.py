@@ -204,7 +204,7 @@ class Verifier:
     async def _read(
         self, connection: Connection, segment: Segment, origin: asyncpg.Record, check: ChainCheck
     ) -> Problem | None:
-        """Feeds the check; gives the first event whose JSON copy is not its bytes."""
+        """Feeds the check; returns the first event whose JSON copy is not its bytes."""
         copy: Problem | None = None
         seq, upto = 0, min(segment.upto_seq, origin["seq"] if origin["has_head"] else _END)
         while rows := await connection.fetch(_EVENTS, self._tenant_id, segment.session_id, seq, upto, _PAGE):

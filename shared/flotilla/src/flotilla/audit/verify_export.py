@@ -58,7 +58,7 @@ def verify_export(lines: Iterable[bytes], keys: PublicKeys, roots: VoteRoots | N
     are counted only.
 
     Raises:
-        NotAnExport: the first line is no header of any kind.
+        NotAnExport: the first line is not a header.
     """
     verdict = ExportVerdict()
     try:

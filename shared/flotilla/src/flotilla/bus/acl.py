@@ -39,7 +39,7 @@ _LOOK = "+xread +xrange +xlen"
 @dataclass(frozen=True, slots=True)
 class Selector:
     """Commands on keys: `%RW~` read and write, `%W~` write, `%R~` read. Each command must fit one selector whole, so
-    that leave to add to a stream is no leave to acknowledge in it."""
+    that permission to add to a stream is not permission to acknowledge in it."""
 
     commands: str
     keys: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ def _variable(user: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a users.acl file; arguments are the fleet's agents."""
+    """Print a users.acl file; arguments are the fleet's agents."""
     users = grants(arguments) if arguments else grants()
     try:
         text = users_file(users, {name: os.environ.get(_variable(name), "") for name in users})

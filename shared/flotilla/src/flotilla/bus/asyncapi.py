@@ -173,7 +173,7 @@ def _declare_log(kafka: KafkaBroker) -> None:
         kafka.publisher(
             SESSION_EVENTS_TOPIC,
             title=f"session-{kind.replace('_', '-')}",
-            description="Every session event, in order within its session, kept for ever. Key `<tenant>/<session>`.",
+            description="Every session event, in order within its session, never deleted. Key `<tenant>/<session>`.",
             schema=message(name, event_type, data),
         )
     kafka.publisher(

@@ -30,5 +30,5 @@ class Backoff:
         return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     async def wait(self, stop: asyncio.Event) -> None:
-        """Waits, but no longer than until `stop` is set."""
+        """Wait, but no longer than until `stop` is set."""
         await sleep_or_stop(stop, self.next_s())

@@ -38,7 +38,7 @@ class CommandBatcher:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Any]] = loop.create_future()
         self._queue.append((commands, answer))
-        if self._flight is None or self._flight.done():  # cancelled before it began, it could not say so
+        if self._flight is None or self._flight.done():  # cancelled before it began, it could not report it
             self._flight = loop.create_task(self._fly(), name="redis-batch")
         return await answer
 

@@ -39,11 +39,11 @@ class Claims:
         return 0.0 if self.scanning else max(0.0, self._due - time.monotonic())
 
     def hasten(self, within_s: float) -> None:
-        """Makes the next scan start within `within_s`."""
+        """Make the next scan start within `within_s`."""
         self._due = min(self._due, time.monotonic() + within_s)
 
     def restart(self) -> None:
-        """Forgets the cursor: the group is a new one."""
+        """Forget the cursor: the group is a new one."""
         self._cursor = BEGINNING
 
     async def take(self, count: int, in_hand: Collection[str]) -> list[Entry]:

@@ -23,7 +23,7 @@ UNWILLING = (exceptions.OutOfMemoryError, exceptions.ReadOnlyError)
 """What a server answers that takes no writes: out of memory, or a replica after a failover."""
 
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING)
-"""What redis-py raises while the server is away, loading, too slow to answer, or unwilling."""
+"""What redis-py raises while the server is unavailable, loading, too slow to answer, or unwilling."""
 
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 3.0
@@ -59,12 +59,12 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
 
 
 async def ask(client: Redis, *command: str | bytes | int | float) -> Any:
-    """Sends one command and gives its answer, as redis-py parses it (which has no types for this call)."""
+    """Send one command and give its answer, as redis-py parses it (which has no types for this call)."""
     return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 async def check_redis(client: Redis) -> None:
-    """Raises RetryLater until a primary that can hold the streams answers: a readiness check."""
+    """Raise RetryLater until a primary that can hold the streams answers: a readiness check."""
     try:
         await ask(client, "PING")
         await _check_role(client)

@@ -85,7 +85,7 @@ class Consumer:
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
         self._failures: OrderedDict[str, str] = OrderedDict()
-        """What handlers raised instead of an answer, for whoever waits for those entries in the end."""
+        """What handlers raised instead of an answer, for the waiting caller for those entries in the end."""
         self._slot_freed = asyncio.Event()
         self._away = Backoff(base_s=0.1, cap_s=2.0)
         self._retries = Backoff(base_s=1.0, cap_s=self._options.min_idle_ms / 2_000)
@@ -232,7 +232,7 @@ class Consumer:
         return f"no answer after {entry.deliveries - 1} deliveries{f', the last: {last}' if last else ''}"
 
     async def _handle(self, delivery: Delivery) -> list[Command]:
-        """Runs the handler and gives what it wants published, encoded while its span is the current one.
+        """Runs the handler and returns what it wants published, encoded while its span is the current one.
 
         Raises:
             DeadLetter: what it wants published is too large for a stream, and would be again.

@@ -33,7 +33,7 @@ from flotilla.contracts.values import storable_text
 from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
 
-# Keeps an entry once, whoever of the group buries it.
+# Keeps an entry once, no matter which of the group buries it.
 _KEEP = """
 INSERT INTO flotilla.dead_letters (
     tenant_id, dead_letter_id, stream, consumer_group, entry_id, task_id, session_id, run_id, event_type,
@@ -100,18 +100,18 @@ class PostgresDeadLetters:
         self._make_id = make_id
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-        """Stores the entry, marks its task, and gives the announcement and the failure for whoever waits; nothing where
+        """Stores the entry, marks its task, and returns the announcement and the failure for the waiting caller; nothing where
         its stream has left more than a person looks at.
 
         Raises:
-            RetryLater: PostgreSQL is away; the entry stays pending.
+            RetryLater: PostgreSQL is unavailable; the entry stays pending.
         """
         try:
             return await self._keep(lost, _Names.of(lost, self._operator_tenant))
         except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
             return await self._keep(lost, _Names(self._operator_tenant))
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is away, entry {lost.entry.entry_id} stays pending: {error}") from error
+            raise RetryLater(f"PostgreSQL is unavailable, entry {lost.entry.entry_id} stays pending: {error}") from error
 
     async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
         async with tenant_transaction(self._pool, names.tenant) as connection:
@@ -193,13 +193,13 @@ class PostgresDeadLetters:
         """The entry that is to be published again; None unless somebody asked for it.
 
         Raises:
-            RetryLater: PostgreSQL is away.
+            RetryLater: PostgreSQL is unavailable.
         """
         try:
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 row = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is away: {error}") from error
+            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
         return None if row is None else RedrivenEntry(row["stream"], _fields_of(row))
 
     async def redrive_stream(self, redis: Redis, tenant_id: str, stream: str) -> int:

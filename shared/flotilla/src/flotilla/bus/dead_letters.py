@@ -1,4 +1,4 @@
-"""Entries that can't be handled are kept for a person, whole, and whoever waits for them is told.
+"""Entries that can't be handled are kept for a person, whole, and the waiting caller is notified.
 
 A dead letter is stored first, then announced and acknowledged in one MULTI; storing it twice changes nothing.
 """
@@ -62,7 +62,7 @@ class DeadLetters(Protocol):
     """Where dead letters are kept."""
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-        """Stores `lost`, idempotently by stream and entry id; gives what is to be published about it."""
+        """Stores `lost`, idempotently by stream and entry id; returns what is to be published about it."""
 
 
 class StreamDeadLetters:
@@ -107,7 +107,7 @@ def _short(name: str | None) -> str | None:
 
 
 def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-    """The failure for whoever waits for the task, so that nobody hangs; none if the entry can't be trusted."""
+    """The failure for the caller that waits for the task, so that nobody hangs; none if the entry can't be trusted."""
     task = readable_task(lost.body)
     if task is None or lost.agent is None or not lost.trusted or len(task.task_id) > MAX_NAME_CHARS:
         return []

@@ -31,7 +31,7 @@ class AgentEventBus:
         self._publisher = Publisher(redis)
 
     async def publish(self, channel: str, event: AgentEvent | SealedEvent) -> str:
-        """Appends `event` to `channel` and gives the entry's id; see `Publisher.publish`."""
+        """Append `event` to `channel` and give the entry's id; see `Publisher.publish`."""
         return await self._publisher.publish(channel, event)
 
     async def subscribe(
@@ -44,7 +44,7 @@ class AgentEventBus:
         options: ConsumerOptions | None = None,
         stop: asyncio.Event | None = None,
     ) -> None:
-        """Hands each event of `channel` to one consumer of `group`, from the first one on; until `stop` or cancel.
+        """Hand each event of `channel` to one consumer of `group`, from the first one on; until `stop` or cancel.
 
         At least once: an event whose consumer dies is handed to another one after min-idle. Without a database,
         events that nobody can handle are kept on the stream `flotilla.dead-letters`.

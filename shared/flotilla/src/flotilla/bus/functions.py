@@ -1,8 +1,8 @@
 """The bus's functions inside Redis: what must look and act in one step.
 
-An agent may call these and send no script of its own, which could hold Redis for everybody. Whoever may load functions
-loads them (housekeeping does at each round); who may not waits until they are there. A change of the code is a new
-library beside the old one, so that two versions of the fleet can run at once.
+An agent may call these and send no script of its own, which could hold Redis for everybody. Users that may load
+functions load them (housekeeping does at each round); who may not waits until they are there. A change of the code is
+a new library beside the old one, so that two versions of the fleet can run at once.
 """
 
 from typing import Any

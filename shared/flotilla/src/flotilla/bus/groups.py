@@ -7,7 +7,7 @@ from flotilla.bus.functions import RETIRE, call
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> bool:
-    """Makes `group` at the stream's beginning, and the stream if need be; whether it was missing.
+    """Make `group` at the stream's beginning, and the stream if need be; whether it was missing.
 
     At `0`, so that what was published before the first consumer ever started is handled.
     """
@@ -31,7 +31,7 @@ async def entry_exists(redis: Redis, stream: str, entry_id: str) -> bool:
 
 
 async def retire_consumer(redis: Redis, stream: str, group: str, consumer: str, *, min_idle_ms: int = 0) -> bool:
-    """Removes `consumer` if nothing is pending for it and it was silent for `min_idle_ms`; whether it did."""
+    """Remove `consumer` if nothing is pending for it and it was silent for `min_idle_ms`; whether it did."""
     try:
         return bool(await call(redis, RETIRE, stream, group, consumer, min_idle_ms))
     except ResponseError as error:

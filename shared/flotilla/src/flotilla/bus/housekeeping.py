@@ -156,7 +156,7 @@ class Housekeeping:
             log.warning("bus_foreign_group", stream=stream, group=strangers[0][:100], groups=len(strangers))
 
     async def _trim(self, state: GroupState) -> None:
-        """Drops what is handled. A stream whose ids have run ahead of the clock takes no `XADD *` any more, and is made
+        """Drop what is handled. A stream whose ids have run ahead of the clock takes no `XADD *` any more, and is made
         again once it is handled: only its own writer can have done that."""
         if is_ahead(state.last_delivered_id):
             if state.lag == 0 and state.pending == 0:

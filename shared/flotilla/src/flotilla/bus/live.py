@@ -59,14 +59,14 @@ class RunFeed:
         await self.flush()
 
     async def flush(self) -> None:
-        """Waits until what was given so far is written, or given up."""
+        """Wait until what was given so far is written, or given up."""
         if self._flight is not None:
             await asyncio.wait([self._flight])
 
     def _put(self, item: _Item) -> None:
         if len(self._waiting) < _MAX_WAITING:
             self._waiting.append(item)
-        if self._flight is None or self._flight.done():  # cancelled before it began, it could not say so
+        if self._flight is None or self._flight.done():  # cancelled before it began, it could not report it
             self._flight = asyncio.create_task(self._fly(), name="run-feed")
 
     async def _fly(self) -> None:

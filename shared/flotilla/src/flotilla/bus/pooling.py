@@ -26,7 +26,7 @@ class PrimaryPool(ConnectionPool):
         super().__init__(connection_class=_noticing(connection_class, self.leave), **options)
 
     def leave(self) -> None:
-        """Replaces each connection: an idle one when it is taken, one in use when it comes back."""
+        """Replace each connection: an idle one when it is taken, one in use when it comes back."""
         for connection in (*self._available_connections, *self._in_use_connections):
             connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
 

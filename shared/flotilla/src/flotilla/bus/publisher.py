@@ -1,4 +1,4 @@
-"""Publishing to streams: concurrent publishes share a round trip, and a full stream says so."""
+"""Publishing to streams: concurrent publishes share a round trip, and a full stream raises an error."""
 
 import structlog
 from opentelemetry import trace
@@ -28,10 +28,10 @@ class Publisher:
         self._lengths: dict[str, int] = {}
 
     async def publish(self, stream: str, event: AgentEvent | SealedEvent) -> str:
-        """Appends `event` and gives its entry id. Nothing is repeated behind the caller's back.
+        """Append `event` and give its entry id. Nothing is repeated behind the caller's back.
 
         Raises:
-            RetryLater: Redis is away or out of memory (if it went away in between, the entry may be there), or a
+            RetryLater: Redis is unavailable or out of memory (if it went away in between, the entry may be there), or a
                 task stream holds `hard_limit` entries (answers are never refused: they are as many as tasks).
             Oversize: the event is over 1,000,000 bytes.
         """
@@ -61,7 +61,7 @@ class Publisher:
         except UNWILLING as error:
             raise RetryLater(f"Redis does not accept an event for {stream}: {error}") from error
         except AWAY as error:
-            raise RetryLater(f"Redis is away, {stream} may or may not have the event: {error}") from error
+            raise RetryLater(f"Redis is unavailable, {stream} may or may not have the event: {error}") from error
         return str(entry_id.decode())
 
     async def _refuse_when_full(self, stream: str) -> None:

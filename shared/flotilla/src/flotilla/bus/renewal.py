@@ -7,7 +7,7 @@ from flotilla.bus.functions import GIVE_BACK, MAX_IDS, RENEW, call
 
 
 async def renew(redis: Redis, stream: str, group: str, consumer: str, entry_ids: Sequence[str]) -> set[str]:
-    """Renews what `consumer` still owns of `entry_ids`; gives those that another one took or finished."""
+    """Renew what `consumer` still owns of `entry_ids`; give those that another one took or finished."""
     lost: set[str] = set()
     for first in range(0, len(entry_ids), MAX_IDS):
         some = entry_ids[first : first + MAX_IDS]
@@ -18,5 +18,5 @@ async def renew(redis: Redis, stream: str, group: str, consumer: str, entry_ids:
 async def give_back(
     redis: Redis, stream: str, group: str, consumer: str, entry_id: str, *, idle_ms: int, deliveries: int
 ) -> None:
-    """Leaves the entry pending, as if idle for `idle_ms` and delivered `deliveries` times."""
+    """Leave the entry pending, as if idle for `idle_ms` and delivered `deliveries` times."""
     await call(redis, GIVE_BACK, stream, group, consumer, entry_id, idle_ms, deliveries)

@@ -1,4 +1,4 @@
-"""Typed settings from the environment: every problem reported at once, each with its mend."""
+"""Typed settings from the environment: every problem reported at once, each with its fix."""
 
 from flotilla.config.settings import (
     KafkaSettings,

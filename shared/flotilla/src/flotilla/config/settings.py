@@ -154,7 +154,7 @@ class KnowledgeSettings(BaseSettings):
 
 
 class LlmSettings(BaseSettings):
-    """The language model. Without a key the built-in extractive model answers, and says so."""
+    """The language model. Without a key the built-in extractive model answers, and its answers are marked as such."""
 
     model_config = _CONFIG
 
@@ -184,9 +184,9 @@ class LlmSettings(BaseSettings):
     """Azure OpenAI's `api-version`; OPENAI_BASE_URL is then `https://RESOURCE.openai.azure.com`."""
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
     llm_tokens_per_run: int | None = Field(default=None, ge=1)
-    """Input and output tokens that one run may use; unset is no limit."""
+    """Input and output tokens that one run may use; unset means no limit."""
     llm_tokens_per_tenant_day: int | None = Field(default=None, ge=1)
-    """Input and output tokens that one tenant may use in a day (UTC); unset is no limit."""
+    """Input and output tokens that one tenant may use in a day (UTC); unset means no limit."""
 
 
 S = TypeVar("S", bound=BaseSettings)

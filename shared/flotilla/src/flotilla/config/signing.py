@@ -68,7 +68,7 @@ def key_id_of(key: Ed25519PublicKey) -> str:
 
 
 def create_key_pair(private_file: Path, public_file: Path) -> str:
-    """Writes a new pair as PEM (private: PKCS 8, mode 0600) and gives its key id. Existing files are kept as they are.
+    """Write a new pair as PEM (private: PKCS 8, mode 0600) and give its key id. Existing files are kept as they are.
 
     Safe to run twice: with a private key in place, only a missing public file is written.
     """
@@ -86,7 +86,7 @@ def create_key_pair(private_file: Path, public_file: Path) -> str:
 
 
 def write_public_key(private_file: Path, public_file: Path) -> None:
-    """Writes the public half of a private key as PEM, for verifiers; a file that exists is kept (it may hold more).
+    """Write the public half of a private key as PEM, for verifiers; a file that exists is kept (it may hold more).
 
     Raises:
         ConfigurationError: `private_file` can't be read, or holds no Ed25519 key.

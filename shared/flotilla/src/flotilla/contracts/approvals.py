@@ -185,7 +185,7 @@ def canonical_content(action: str, args: JsonObject) -> str:
 
 
 def content_hash(action: str, args: JsonObject) -> str:
-    """Return the SHA-256 (hex) of `canonical_content` in UTF-8, so that whoever reads that text can recompute it."""
+    """Return the SHA-256 (hex) of `canonical_content` in UTF-8, so that anyone who reads that text can recompute it."""
     return hashlib.sha256(canonical_content(action, args).encode()).hexdigest()
 
 

@@ -23,7 +23,7 @@ class CheckpointRecord:
 
     @classmethod
     def from_json(cls, body: bytes) -> "CheckpointRecord":
-        """Reads a record's value.
+        """Read a record's value.
 
         Raises:
             Undecodable: it is none.

@@ -29,7 +29,7 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterBody:
-    """A dead letter with what it holds; bytes that are no text are shown as `\\xNN`."""
+    """A dead letter with what it holds; bytes that are not text are shown as `\\xNN`."""
 
     record: DeadLetterRecord
     body: str

@@ -62,7 +62,7 @@ def encode_event(event: AgentEvent) -> bytes:
 
 
 def decode_event(body: bytes | str) -> AgentEvent:
-    """Reads one JSON document. Unknown extension attributes are ignored, as CloudEvents asks.
+    """Read one JSON document. Unknown extension attributes are ignored, as CloudEvents asks.
 
     Raises:
         Undecodable: not JSON, or an attribute is missing or of the wrong type.

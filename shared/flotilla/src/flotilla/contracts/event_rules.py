@@ -84,7 +84,7 @@ def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> s
 
 
 def violation_of(source: str, wire_type: str, data: object, session_id: str) -> str | None:
-    """The same for an event's data as JSON (`msgspec.Raw`) or plain; data that is no object steers nothing."""
+    """The same for an event's data as JSON (`msgspec.Raw`) or plain; data that is not an object steers nothing."""
     try:
         claims = _read_claims(data) if isinstance(data, msgspec.Raw) else msgspec.convert(data, Claims)
     except RecursionError:

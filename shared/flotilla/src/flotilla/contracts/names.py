@@ -23,7 +23,7 @@ AUDIT_GROUP = "audit-consumer"
 SESSION_EVENTS_TOPIC = "flotilla.session-events"
 CHECKPOINTS_TOPIC = "flotilla.audit-checkpoints"
 SESSION_EVENTS_PARTITIONS = 12
-"""Fixed for ever: the partition of a session is part of its identity (`flotilla.kafka.lanes`)."""
+"""Fixed permanently: the partition of a session is part of its identity (`flotilla.kafka.lanes`)."""
 
 TASK_QUEUE = "rag-agent-queue"
 RAG_WORKFLOW = "RagAgentWorkflow"

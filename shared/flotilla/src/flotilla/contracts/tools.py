@@ -26,7 +26,7 @@ class ToolOptions:
 
 
 def with_options(function: F, options: ToolOptions) -> F:
-    """Marks `function`, and gives it back."""
+    """Mark `function`, and give it back."""
     setattr(function, _OPTIONS, options)
     return function
 
@@ -38,5 +38,5 @@ def options_of(function: Callable[..., Any]) -> ToolOptions:
 
 
 def repeatable(function: F) -> F:
-    """Marks a tool that only reads: a later run of the task calls it again. Decorator."""
+    """Mark a tool that only reads: a later run of the task calls it again. Decorator."""
     return with_options(function, ToolOptions(repeatable=True))

@@ -1,6 +1,6 @@
 """Long append-only lists that come in pieces, and decode a piece only when it is looked at.
 
-A session of 100,000 events has tens of thousands of messages. Its snapshots hold them as JSON; whoever wants the
+A session of 100,000 events has tens of thousands of messages. Its snapshots hold them as JSON; anyone who wants the
 last ten, or the same JSON again, need not pay for the rest.
 """
 

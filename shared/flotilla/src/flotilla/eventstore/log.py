@@ -1,4 +1,4 @@
-"""Reads a session's events so that whoever wrote them sees them: projection, outbox and Kafka together.
+"""Reads a session's events so that their writer sees them: projection, outbox and Kafka together.
 
 An event is in the outbox until the relay has it in Kafka, and in the projection once the audit consumer has read it
 there; in between it is only in Kafka. One statement reads head, projection and outbox in one snapshot. If they do
@@ -178,7 +178,7 @@ class SessionLog:
         return found
 
     async def _check_parked(self, session_id: str, segments: Sequence[Segment]) -> None:
-        """Returns unless a person has to decide first.
+        """Return unless a person has to decide first.
 
         Raises:
             Parked: names the session, the reason, and what to run.

@@ -15,7 +15,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import session_event_kind
 
 Upcaster: TypeAlias = Callable[[JsonObject], tuple[str, JsonObject]]
-"""Takes the data of one version; gives the wire type and the data of the next."""
+"""Takes the data of one version; returns the wire type and the data of the next."""
 
 UPCASTERS: Mapping[str, Upcaster] = MappingProxyType({})
 """By the wire type that they lift. Version 1 of every kind is the newest, so there is none yet."""
@@ -30,7 +30,7 @@ def upcast(event: AgentEvent, upcasters: Mapping[str, Upcaster] = UPCASTERS) -> 
     """The event in the version that this code reads.
 
     Raises:
-        UnknownType: a newer program wrote it, or it is no session event.
+        UnknownType: a newer program wrote it, or it is not a session event.
     """
     wire_type, data = event.type, event.data
     while session_event_kind(wire_type) is None:

@@ -52,7 +52,7 @@ async def install(settings: Settings, files: KeyFiles) -> None:
 
 
 async def _until(deadline: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Repeats `step` while its server is away; each new reason is logged once."""
+    """Repeat `step` while its server is unavailable; each new reason is logged once."""
     told = ""
     while True:
         try:
@@ -69,7 +69,7 @@ async def _until(deadline: float, step: Callable[[], Awaitable[None]]) -> None:
 
 
 def _raise_all(problems: Sequence[BaseException]) -> None:
-    """Every problem in one message: each run should show all that is to be mended."""
+    """Every problem in one message: each run should show everything that needs fixing."""
     for problem in problems:
         if not isinstance(problem, ConfigurationError | RetryLater):
             raise problem
@@ -99,7 +99,7 @@ def parse(argv: Sequence[str] | None = None) -> KeyFiles:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Installs; gives the exit code."""
+    """Install; give the exit code."""
     files = parse(argv)
     try:
         settings = load_settings(Settings)

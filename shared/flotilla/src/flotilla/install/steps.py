@@ -26,7 +26,7 @@ _ROLES_LOCK = 0x726F6C65  # "role"
 
 
 async def install_schema(settings: Settings) -> None:
-    """Applies the migrations and sets the passwords of the fleet's roles.
+    """Apply the migrations and set the passwords of the fleet's roles.
 
     Raises:
         RetryLater: PostgreSQL does not answer, or does not know the database or the user yet.
@@ -64,7 +64,7 @@ def _set_passwords(dsn: str, passwords: Passwords) -> None:
 
 
 async def install_topics(settings: Settings) -> None:
-    """Creates or checks the topics.
+    """Create or check the topics.
 
     Raises:
         RetryLater: Kafka does not answer.
@@ -75,7 +75,7 @@ async def install_topics(settings: Settings) -> None:
 
 
 async def install_groups(settings: Settings, passwords: Path | None = None) -> None:
-    """Creates the users of a file of passwords, and the consumer groups of the contract's streams, each at `0`.
+    """Create the users of a file of passwords, and the consumer groups of the contract's streams, each at `0`.
 
     Raises:
         RetryLater: Redis does not answer.
@@ -112,7 +112,7 @@ async def _ensure_groups(settings: Settings, passwords: dict[str, str], wanted: 
 
 
 async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
-    """Stores the first admin key, and the keys of a local stack, where they are asked for.
+    """Store the first admin key, and the keys of a local stack, where they are asked for.
 
     Raises:
         RetryLater: PostgreSQL does not answer.

@@ -1,6 +1,6 @@
 """Reads a session straight from Kafka: its own partition only, and never past the end that stood at the start.
 
-aiokafka's iterator waits for ever at the end of a partition, and a scan of the topic reads everybody's history to
+aiokafka's iterator waits indefinitely at the end of a partition, and a scan of the topic reads everybody's history to
 find one session; both are why this reader exists.
 """
 
@@ -143,7 +143,7 @@ class KafkaLog:
         return {place.partition: offset for place, offset in ends.items()}
 
     async def close(self) -> None:
-        """Closes the idle connections."""
+        """Close the idle connections."""
         while self._idle:
             await self._idle.pop().stop()
 
@@ -202,7 +202,7 @@ async def open_kafka_log(settings: KafkaSettings) -> AsyncIterator[KafkaLog]:
 async def _seek(
     reader: AIOKafkaConsumer, partition: TopicPartition, from_offset: int | None, not_before: datetime | None
 ) -> int:
-    """Places the reader and gives the partition's end as of now."""
+    """Place the reader and give the partition's end as of now."""
     reader.assign([partition])
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
         end = int((await reader.end_offsets([partition]))[partition])
@@ -245,7 +245,7 @@ def record_hash(key: bytes | None, value: bytes | None) -> bytes:
 
 
 def logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:
-    """The record's place in its session's log; None (and a line in the log) when it is no event."""
+    """The record's place in its session's log; None (and a line in the log) when it is not an event."""
     body = record.value or b""
     try:
         return LoggedEvent(record.offset, _place.decode(body).sequence, body)

@@ -1,7 +1,7 @@
-"""The Kafka topics of the permanent log: created by the installer, checked by whoever writes to them.
+"""The Kafka topics of the permanent log: created by the installer, checked by their writers.
 
-A log that is kept for ever must say so: Kafka's own default deletes after seven days. And the number of partitions
-is part of each session's identity, so another number would tear sessions apart.
+A log that is kept without limit must be configured for it: Kafka's own default deletes after seven days. And the number
+of partitions is part of each session's identity, so another number would tear sessions apart.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ def topics_of(settings: KafkaSettings) -> list[Topic]:
 async def ensure_topics(
     settings: KafkaSettings, *, replication_factor: int | None = None, topics: Sequence[Topic] | None = None
 ) -> list[str]:
-    """Creates the topics that are missing, checks those that exist, and gives the names of the new ones.
+    """Create the topics that are missing, check those that exist, and give the names of the new ones.
 
     `replication_factor` is by default 3, or the number of brokers where there are fewer; two in-sync replicas are
     asked for wherever there are three. Safe to run twice and from several processes at once.
@@ -79,11 +79,11 @@ async def ensure_topics(
 
 
 async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None = None) -> None:
-    """Returns when the topics exist and are as they must be.
+    """Return when the topics exist and are as they must be.
 
     Raises:
         RetryLater: Kafka does not answer, or a topic is not there yet.
-        ConfigurationError: a topic is not as it must be; the message names the setting and the mend.
+        ConfigurationError: a topic is not as it must be; the message names the setting and the fix.
     """
     async with _admin(settings) as admin:
         await _check(admin, topics_of(settings) if topics is None else topics, settings)

@@ -87,7 +87,7 @@ class KnowledgeBase:
         self._make_id = make_id
 
     async def add(self, tenant_id: str, upload: Upload) -> Added:
-        """Reads, cuts and indexes one document. The same `uri` with other content replaces it in one transaction: a
+        """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a
         search sees the old passages or the new ones. The same content again is not read at all.
 
         Idempotency key: (tenant, uri, content).
@@ -131,7 +131,7 @@ class KnowledgeBase:
         return Added(document_id=document_id, title=read.title, passages=len(read.document.pieces), unchanged=False)
 
     async def remove(self, tenant_id: str, document_id: str) -> None:
-        """Removes a document and everything that finds it, in one transaction.
+        """Remove a document and everything that finds it, in one transaction.
 
         Raises:
             NotFound: the tenant has no such document.

@@ -26,7 +26,7 @@ FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::text[])
 ORDER BY p.ordinal
 """
 _DELETE_PASSAGES = "DELETE FROM flotilla.passages WHERE tenant_id = $1 AND document_id = $2"
-# Takes the next slots, and gives the first of them.
+# Takes the next slots, and returns the first of them.
 _COUNT_IN = """
 UPDATE flotilla.knowledge_bases SET
     next_slot = next_slot + $2, indexed_passages = indexed_passages + $2, indexed_length = indexed_length + $3,

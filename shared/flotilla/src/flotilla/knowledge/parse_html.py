@@ -92,7 +92,7 @@ class _Walk:
         self._within = Counter[str]()
 
     def take(self, root: LexborNode) -> None:
-        """Visits `root` and what is in it. A stack instead of recursion: pages nest without limit."""
+        """Visit `root` and what is in it. A stack instead of recursion: pages nest without limit."""
         stack = [(root, self._open(root))]
         while stack:
             node, children = stack[-1]

@@ -52,7 +52,7 @@ class _Open:
         return span.end - self.spans[0].start if self.spans else 0
 
     def drop_leads(self) -> list[_Span]:
-        """Takes off the headings and terms at its end, which belong to what follows, if they are short."""
+        """Take off the headings and terms at its end, which belong to what follows, if they are short."""
         kept = len(self.spans)
         while kept and self._is_lead(self.spans[kept - 1]):
             kept -= 1

@@ -11,7 +11,7 @@ SEARCH_TOOL = "search_knowledge_base"
 
 
 class ForTenant(Protocol):
-    """Whoever searches, searches for a tenant: a `TaskContext` does."""
+    """A search is always for a tenant: a `TaskContext` does."""
 
     @property
     def tenant_id(self) -> str:
@@ -23,7 +23,7 @@ def search_tool(knowledge: Retriever) -> Callable[..., Awaitable[list[Passage]]]
 
     @repeatable
     async def search_knowledge_base(ctx: ForTenant, query: str, top_k: int = 5) -> list[Passage]:
-        """Searches the documents for passages about `query` (a few words or a question) and gives the `top_k` best."""
+        """Search the documents for passages about `query` (a few words or a question) and give the `top_k` best."""
         return await knowledge.search(ctx.tenant_id, query, top_k)
 
     return search_knowledge_base

@@ -11,7 +11,7 @@ from functools import cache
 MAX_MARKS = 30
 """Combining marks in a row; no language needs as many."""
 
-# Control characters that are no space; soft hyphens, zero-width spaces, language tags. Joiners (U+200C, U+200D) and
+# Control characters that are not spaces; soft hyphens, zero-width spaces, language tags. Joiners (U+200C, U+200D) and
 # marks of direction stay: words, emoji and lines that run both ways are written with them.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"

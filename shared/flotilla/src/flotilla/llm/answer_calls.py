@@ -57,7 +57,7 @@ class AnswerCalls:
         self._calls: list[_Call] = []
 
     def add(self, delta: object) -> None:
-        """Take one element of `delta.tool_calls`; what is no call is left out."""
+        """Take one element of `delta.tool_calls`; others are left out."""
         if not isinstance(delta, Mapping):
             return
         function = delta.get("function")

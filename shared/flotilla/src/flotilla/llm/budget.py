@@ -51,7 +51,7 @@ class TokenBudgetSpent(Refused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLimits:
-    """Input and output tokens together; None is no limit."""
+    """Input and output tokens together; None means no limit."""
 
     per_run: int | None = None
     per_tenant_day: int | None = None
@@ -78,7 +78,7 @@ class TokenBudget:
         self._clock = clock
 
     async def reserve(self, connection: Connection, key: CallKey, request: CompletionRequest) -> None:
-        """Sets aside what `request` may use.
+        """Set aside what `request` may use.
 
         Raises:
             TokenBudgetSpent: it may use more than is left.
@@ -100,14 +100,14 @@ class TokenBudget:
         )
 
     async def settle(self, connection: Connection, key: CallKey, usage: TokenUsage) -> None:
-        """Counts what the call used, in the place of what was reserved."""
+        """Count what the call used, in the place of what was reserved."""
         scopes = [scope.name for scope in self._scopes(key)]
         if scopes:
             await self.release(connection, key)
             await connection.execute(_USE, key.tenant_id, scopes, usage.input_tokens + usage.output_tokens)
 
     async def release(self, connection: Connection, key: CallKey) -> None:
-        """Gives back what was set aside."""
+        """Give back what was set aside."""
         if self._limits != TokenLimits():
             await connection.execute(_RELEASE, key.tenant_id, key.task_id, key.call_index)
 

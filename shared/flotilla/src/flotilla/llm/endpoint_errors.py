@@ -81,7 +81,7 @@ def endpoint_error(document: object) -> EndpointError | None:
 
 
 def text_error(body: str) -> EndpointError:
-    """Return the error of an answer that is no JSON: an HTML page is named by its title."""
+    """Return the error of an answer that is not JSON: an HTML page is named by its title."""
     start = body[:4096].lstrip()
     if start[:1] != "<":
         return EndpointError(_shortened(body.strip()) or "an empty answer")

@@ -60,7 +60,7 @@ class ExtractiveModel:
     provider = "flotilla"
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
-        """Quotes and cites; says so when nothing fits. Tokens are words here."""
+        """Quote and cite; answer that nothing fits where nothing does. Tokens are words here."""
         query, passages = (request.grounding.query, request.grounding.passages) if request.grounding else ("", ())
         text = answer(query, passages)
         pieces = re.findall(r"\S+\s*", text)
@@ -73,7 +73,7 @@ class ExtractiveModel:
         )
 
     async def close(self) -> None:
-        """Holds nothing open."""
+        """Hold nothing open."""
 
 
 def answer(query: str, passages: Sequence[Passage]) -> str:

@@ -128,7 +128,7 @@ class LanguageModel(Protocol):
         """Who runs it, as OpenTelemetry's GenAI conventions name it."""
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
-        """Answers `request`, giving its text to `on_token` piece by piece.
+        """Answer `request`, giving its text to `on_token` piece by piece.
 
         Raises:
             ModelRefused: it will never answer this.
@@ -136,4 +136,4 @@ class LanguageModel(Protocol):
         """
 
     async def close(self) -> None:
-        """Releases its connections."""
+        """Release its connections."""

@@ -18,7 +18,7 @@ def sendable(request: CompletionRequest) -> CompletionRequest:
 
 
 def storable_answer(completion: Completion) -> Completion:
-    """`completion` with the escapes of what no store holds, without probabilities that are no numbers, and with
+    """`completion` with the escapes of what no store holds, without probabilities that are not numbers, and with
     counts of tokens that can be added up."""
     texts = storable([completion.text, completion.model])
     calls = storable([[call.call_id, call.name, call.arguments] for call in completion.tool_calls])

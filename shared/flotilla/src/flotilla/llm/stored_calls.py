@@ -89,7 +89,7 @@ class StoredCalls:
         while True:
             async with tenant_transaction(self._pool, key.tenant_id) as connection:
                 claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
-                # After the claim: whoever held it before stored its answer when it let go.
+                # After the claim: its former holder stored its answer when it let go.
                 stored: str | None = await connection.fetchval(_FIND, *call.key)
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)

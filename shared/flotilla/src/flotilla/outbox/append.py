@@ -62,7 +62,7 @@ async def append(
 ) -> Appended:
     """Adds `events` to the session's log, atomically with whatever else the caller's transaction does.
 
-    With `source`, whoever appends for somebody else names them, and every event has to be theirs.
+    With `source`, a caller that appends for somebody else names them, and every event has to be theirs.
 
     Delivery: once committed, each event reaches Kafka at least once and the projection exactly once, in order of
     seq. Nothing of a transaction that rolls back appears anywhere.
@@ -73,7 +73,7 @@ async def append(
         NotFound: the tenant has no such session.
         SequenceConflict: the session's head is not `expected_seq`.
         Forbidden: an event's source may not write an event of this kind (`flotilla.contracts.event_rules`).
-        Invalid: no events, or one can't be written as JSON, or has over 900,000 bytes as JSON, or an id is no UUID.
+        Invalid: no events, or one can't be written as JSON, or has over 900,000 bytes as JSON, or an id is not a UUID.
     """
     if not events:
         raise Invalid("append needs at least one event")

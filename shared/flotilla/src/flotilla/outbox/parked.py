@@ -69,9 +69,9 @@ async def backlog(connection: "Connection | Pool") -> tuple[int, float]:
 
 
 async def redrive(connection: Connection, session_id: str, *, tombstone: bool = False) -> int:
-    """Lets a parked session go on, in the current tenant's transaction; gives the number of events that wait.
+    """Let a parked session go on, in the current tenant's transaction; give the number of events that wait.
 
-    Again with the same event, once the cause is mended; or with `tombstone` an event of kind `error` in its place:
+    Again with the same event, once the cause is fixed; or with `tombstone` an event of kind `error` in its place:
     same id, time and sequence number, and the size, type and SHA-256 of the original, which stays in
     `flotilla.outbox_replaced`.
 
@@ -89,7 +89,7 @@ async def redrive(connection: Connection, session_id: str, *, tombstone: bool = 
 
 
 async def park(pool: Pool, row_id: int, error: str) -> tuple[str, str, int] | None:
-    """Parks the session of a refused row: tenant, session, seq; None when it is parked already or the row is gone."""
+    """Park the session of a refused row: tenant, session, seq; None when it is parked already or the row is gone."""
     parked = await pool.fetchrow(_PARK, row_id, error)
     return None if parked is None else (parked["tenant_id"], parked["session_id"], parked["seq"])
 

@@ -124,7 +124,7 @@ def libpq_dsn(dsn: str, ca_file: str | None = None) -> str:
 
 
 def limit_silence(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Lets the kernel end the connection when the other side's machine no longer answers (tcp(7))."""
+    """Let the kernel end the connection when the other side's machine no longer answers (tcp(7))."""
     transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - not public
     opened = transport.get_extra_info("socket")
     if opened is None or opened.family == socket.AF_UNIX:

@@ -72,7 +72,7 @@ async def open_pool(
     """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
 
     `application` shows in pg_stat_activity. A transaction that gets no next statement for `idle_in_transaction_s` is
-    ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked for ever. One that
+    ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked indefinitely. One that
     wakes again meets an error of `AWAY`, and nothing of its transaction is there.
     """
     pool = await Connector(dsn, ca_file).open_pool(

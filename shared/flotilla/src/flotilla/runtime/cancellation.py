@@ -12,7 +12,7 @@ _AGAIN_AFTER_S = 0.2
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels the tasks until each has ended; what they raised stays in them."""
+    """Cancel the tasks until each has ended; what they raised stays in them."""
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:

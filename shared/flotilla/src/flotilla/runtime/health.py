@@ -25,7 +25,7 @@ from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.runtime.http_limits import HttpLimits, protocol_with
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
-"""Returns when all is well; raises RetryLater with the reason, and the mend, when not."""
+"""Returns when all is well; raises RetryLater with the reason and the fix, when not."""
 
 CHECK_TIMEOUT_S = 5.0
 
@@ -41,19 +41,19 @@ class Health:
         self.stopping = False
 
     def add_check(self, name: str, check: Check) -> None:
-        """Makes readiness depend on `check`."""
+        """Make readiness depend on `check`."""
         self._checks[name] = check
 
     def expect_progress(self, name: str, within_s: float) -> None:
-        """Makes liveness depend on `progress(name)` being called at least every `within_s` seconds."""
+        """Make liveness depend on `progress(name)` being called at least every `within_s` seconds."""
         self._progress[name] = (within_s, time.monotonic())
 
     def progress(self, name: str) -> None:
-        """Notes that the loop `name` moved (or that it has good reason to wait)."""
+        """Note that the loop `name` moved (or that it has good reason to wait)."""
         self._note(name, time.monotonic())
 
     def rest(self, name: str) -> None:
-        """Notes that the loop `name` waits, for as long as it likes; the next `progress` ends it."""
+        """Note that the loop `name` waits, for as long as it likes; the next `progress` ends it."""
         self._note(name, math.inf)
 
     def _note(self, name: str, at: float) -> None:
@@ -61,11 +61,11 @@ class Health:
             self._progress[name] = (self._progress[name][0], at)
 
     def forget(self, name: str) -> None:
-        """Expects nothing more of the loop `name`."""
+        """Expect nothing more of the loop `name`."""
         self._progress.pop(name, None)
 
     def progress_all(self) -> None:
-        """Notes that every loop has good reason to wait."""
+        """Note that every loop has good reason to wait."""
         for name in self._progress:
             self.progress(name)
 
@@ -75,11 +75,11 @@ class Health:
         return [name for name, (within_s, last) in self._progress.items() if now - last > within_s]
 
     def task_started(self, name: str) -> None:
-        """Notes that the task `name` lives."""
+        """Note that the task `name` lives."""
         self._ended.pop(name, None)
 
     def task_ended(self, name: str, reason: str) -> None:
-        """Makes liveness fail until the task `name` lives again."""
+        """Make liveness fail until the task `name` lives again."""
         self._ended[name] = reason
         self._restarts[name] += 1
 
@@ -137,7 +137,7 @@ class EmbeddedServer(uvicorn.Server):
 
     @asynccontextmanager
     async def running(self, on_lost: OnLost = lambda task: None) -> AsyncIterator[int]:
-        """Serves while the block runs; gives the port. Requests in hand are finished on the way out.
+        """Serve while the block runs; give the port. Requests in hand are finished on the way out.
 
         `on_lost` is called with the server's task if that ends before the block.
 

@@ -47,13 +47,13 @@ class Runtime:
         return seen
 
     def request_stop(self, reason: str) -> None:
-        """Asks the service to drain and return."""
+        """Ask the service to drain and return."""
         log.info("stopping", reason=reason)
         self.health.stopping = True
         self.stop.set()
 
     async def until_ready(self, retry_s: float = 0.5) -> bool:
-        """Waits until every check passes; False when asked to stop first. Each new reason is logged once."""
+        """Wait until every check passes; False when asked to stop first. Each new reason is logged once."""
         told: dict[str, str] = {}
         while not self.stop.is_set():
             problems = await self.health.problems()
@@ -69,12 +69,12 @@ class Runtime:
         return False
 
     async def sleep(self, seconds: float) -> None:
-        """Sleeps, but no longer than until the service is asked to stop."""
+        """Sleep, but no longer than until the service is asked to stop."""
         await sleep_or_stop(self.stop, seconds)
 
 
 def serve(service: str, settings_type: type[S], run: Callable[[S, Runtime], Awaitable[None]]) -> int:
-    """Runs a service until SIGTERM or SIGINT and gives the exit code. `run` returns when `runtime.stop` is set."""
+    """Run a service until SIGTERM or SIGINT and return the exit code. `run` returns when `runtime.stop` is set."""
     try:
         settings = load_settings(settings_type)
     except ConfigurationError as error:
@@ -100,7 +100,7 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
             log.info("started", metrics_port=port, instance=runtime.instance)
             await run(settings, runtime)
     except ConfigurationError as error:
-        log.error("misconfigured", error=str(error))  # noqa: TRY400 - the message is the mend, a traceback hides it
+        log.error("misconfigured", error=str(error))  # noqa: TRY400 - the message is the fix, a traceback hides it
         return EXIT_MISUSE
     except Exception:
         log.exception("crashed")

@@ -92,7 +92,7 @@ class Supervisor:
         return dict(self._tasks)
 
     async def run(self, *jobs: Job, limit_s: float, cut_off: Callable[[], None] = lambda: None) -> None:
-        """Runs `jobs` until all have ended, which they do once asked to stop.
+        """Run `jobs` until all have ended, which they do once asked to stop.
 
         Those that have not ended `limit_s` later are cancelled, after a call of `cut_off`.
 
@@ -107,7 +107,7 @@ class Supervisor:
     async def running(
         self, *jobs: Job, limit_s: float, cut_off: Callable[[], None] = lambda: None
     ) -> AsyncIterator[None]:
-        """Runs `jobs` beside the block, which should end soon after `stop`; stops them after it. See `run`."""
+        """Run `jobs` beside the block, which should end soon after `stop`; stop them after it. See `run`."""
         for job in jobs:
             self.start(job)
         try:
@@ -119,7 +119,7 @@ class Supervisor:
             raise self._failure
 
     def start(self, job: Job, stop: asyncio.Event | None = None) -> "asyncio.Task[None]":
-        """Starts one job, and again after each end before `stop`: the process's own, unless given."""
+        """Start one job, and again after each end before `stop`: the process's own, unless given."""
         stop = stop or self._stop
         self._idle.clear()
         if job.stuck_after_s is not None:
@@ -132,14 +132,14 @@ class Supervisor:
         return task
 
     async def end(self, names: Collection[str], within_s: float) -> None:
-        """Waits for the jobs `names`, which were asked to stop, and cancels those that do not end `within_s`."""
+        """Wait for the jobs `names`, which were asked to stop, and cancel those that do not end `within_s`."""
         tasks = [self._tasks[name] for name in names if name in self._tasks]
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
         await cancel_all(tasks)
 
     def lost(self, name: str, task: "asyncio.Task[Any]") -> None:
-        """Ends the process: `task`, which was not made here, has ended before its time."""
+        """End the process: `task`, which was not made here, has ended before its time."""
         self._health.task_ended(name, _reason(task))
         self._give_up(name, task)
 

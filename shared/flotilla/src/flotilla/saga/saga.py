@@ -111,7 +111,7 @@ class Saga:
             self._current = None
 
     def cancel(self) -> bool:
-        """Stops going forward; False if the saga is undoing already."""
+        """Stop going forward; False if the saga is undoing already."""
         if self._compensating:
             return False
         self._cancelled = True
@@ -120,7 +120,7 @@ class Saga:
         return True
 
     async def compensate(self) -> None:
-        """Undoes every step that was started, last first; returns when all are undone, skipped or resolved."""
+        """Undo every step that was started, last first; return when all are undone, skipped or resolved."""
         self._compensating = True
         await _to_the_end(self._undo_all())
 
@@ -157,7 +157,7 @@ class Saga:
         return self._parked(step).state()
 
     def operate(self, step: str, verb: Verb) -> None:
-        """Hands an operator's verb to a parked compensation; it takes effect at once.
+        """Hand an operator's verb to a parked compensation; it takes effect at once.
 
         Raises:
             UnknownStep: there is none of that name.
@@ -180,7 +180,7 @@ class Saga:
 
 
 async def _to_the_end(work: Awaitable[T], on_cancel: Callable[[], object] | None = None) -> T:
-    """Waits for `work` to its end, even when cancelled meanwhile; `on_cancel` is told of the cancellation."""
+    """Wait for `work` to its end, even when cancelled meanwhile; `on_cancel` is told of the cancellation."""
     task = asyncio.ensure_future(work)
     while not task.done():
         try:

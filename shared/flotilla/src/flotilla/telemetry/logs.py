@@ -13,7 +13,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 
 
 def configure_logs(service: str, level: str, fmt: Literal["json", "console"]) -> None:
-    """Sets up structlog and routes the standard library's records through it. Call once, from `main`."""
+    """Set up structlog and route the standard library's records through it. Call once, from `main`."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_trace_ids,

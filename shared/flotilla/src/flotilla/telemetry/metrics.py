@@ -58,7 +58,7 @@ AUDIT_CHECKPOINTS_LOST = Counter(
     "flotilla_audit_checkpoints_lost", "Signed checkpoints that PostgreSQL lost and Kafka has.", ["partition"]
 )
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
-AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are no session events.")
+AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are not session events.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
 
 APPROVALS_PENDING = Gauge("flotilla_approvals_pending", "Approvals that wait for a person (capped at 10001).")

@@ -21,7 +21,7 @@ _ODD = frozenset("13579bdf")
 
 
 def configure_traces(service: str, otlp_endpoint: str | None, sample_ratio: float) -> TracerProvider:
-    """Installs the tracer provider. Without an endpoint spans exist, so that ids flow, but are not exported."""
+    """Install the tracer provider. Without an endpoint spans exist, so that ids flow, but are not exported."""
     provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: service}), sampler=ParentBasedTraceIdRatio(sample_ratio)
     )

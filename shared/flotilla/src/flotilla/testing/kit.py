@@ -66,7 +66,7 @@ async def run_task(
     cancelled: bool = False,
     attempt: int = 1,
 ) -> TaskRun[Any]:
-    """Runs `agent` once on `task` (its input, as an object or as plain data).
+    """Run `agent` once on `task` (its input, as an object or as plain data).
 
     `tools` are added to the agent's own or stand in for them. `turns` are the session's earlier questions and
     answers. With `cancelled` the task finds itself cancelled as soon as it looks.
