@@ -60,6 +60,7 @@ lint: setup ## Format, lint and import rules
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/unused_code.py
+	$(BIN)/python scripts/word_list.py
 	$(CONSOLE)/npm lint
 
 types: setup ## mypy and tsc, strict
@@ -178,7 +179,7 @@ docs: setup ## Write the generated pages, schemas, types and dashboards again (c
 	@if command -v helm-docs > /dev/null; then helm-docs --chart-search-root charts --template-files ./_README.gotmpl --sort-values-order file --log-level warning; \
 	else echo 'The charts'"'"' READMEs were left: install helm-docs (https://github.com/norwoodj/helm-docs) to write them.'; fi
 
-lock: $(BIN)/uv ## Resolve the locked requirements anew (UPGRADE=1: to the newest versions)
+lock: $(BIN)/uv ## Resolve the locked requirements again (UPGRADE=1: to the newest versions)
 	PATH="$(CURDIR)/$(BIN):$$PATH" locks/compile
 
 clean: ## Remove what the build made; the local stack's data stays
