@@ -170,7 +170,7 @@ async def harmed_kafka(own_kafka: KafkaServer, unique: Callable[[str], str]) -> 
         try:
             return await topics_named(own_kafka.bootstrap, unique("events"))
         except RetryLater:
-            return None  # woken from a pause, a broker registers anew first
+            return None  # woken from a pause, a broker registers again first
 
     return await eventually(made, timeout_s=30)
 

@@ -49,7 +49,7 @@ class Figures:
 
 
 def progress(what: str) -> None:
-    """Tells whoever waits."""
+    """Notifies the waiting caller."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 

@@ -33,7 +33,7 @@ _KAFKA_REPEATS = 20
 
 
 def progress(what: str) -> None:
-    """Tells whoever waits."""
+    """Notifies the waiting caller."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 

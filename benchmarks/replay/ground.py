@@ -99,9 +99,9 @@ async def put(ground: Ground, bodies: Iterable[tuple[str, bytes]]) -> None:
 
 
 async def project(ground: Ground, upto: int) -> tuple[float, float]:
-    """Projects until `upto` events are in; gives events per second and CPU µs per event of the consumer.
+    """Projects until `upto` events are in; returns events per second and CPU µs per event of the consumer.
 
-    From the first batch on: joining the group is no part of the rate.
+    From the first batch on: joining the group is not part of the rate.
     """
     connection = await asyncpg.connect(ground.database.superuser_dsn)
     try:

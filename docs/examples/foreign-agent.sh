@@ -38,7 +38,7 @@ receive() { # Add one value of Redis's protocol to `answer`; an error is printed
 # --- The agent: only what the fleet's worker signed is worked on, while somebody still waits for it.
 keys=$(< "${TICKET_KEY:?Set TICKET_KEY to the file with the public keys that sign the tasks}")
 
-answer_to() { # event, ticket: print the reply; fail if the ticket is no signature over exactly these bytes, or too old
+answer_to() { # event, ticket: print the reply; fail if the ticket is not a signature over exactly these bytes, or too old
   printf %s "$1" | node -e '
     const { randomUUID, verify } = require("node:crypto")
     const [, ticket, keys] = process.argv

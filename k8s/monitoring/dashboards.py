@@ -242,7 +242,7 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Writes the dashboards, or with --check compares; gives the exit code."""
+    """Writes the dashboards, or with --check compares; returns the exit code."""
     FOLDER.mkdir(exist_ok=True)
     old = []
     for uid in DASHBOARDS:

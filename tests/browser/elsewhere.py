@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def another_site(body: str) -> Iterator[str]:
-    """Serves `body` as a page at every path while the block runs; gives its address."""
+    """Serves `body` as a page at every path while the block runs; returns its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""A fleet and a browser of one's own, for what is no test: screenshots, benchmarks."""
+"""A fleet and a browser of one's own, for what is not a test: screenshots, benchmarks."""
 
 import json
 import tempfile

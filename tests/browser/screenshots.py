@@ -18,7 +18,7 @@ DESCRIPTION = "Tell the harbour office that the mooring lines of pontoon C are d
 
 
 def fill(console: Console) -> tuple[str, str]:
-    """Something to see on every page; gives a run and an approval."""
+    """Something to see on every page; returns a run and an approval."""
     console.fleet.cli("documents", "add", str(HANDBOOK))
     with console.api() as api:
         answered(api, "harbour", "Who inspects the mooring lines?")

@@ -68,7 +68,7 @@ def test_an_edit_shows_the_difference_and_another_person_approves_it(console: Co
         dialog.get_by_role("button", name="Send the edit").click()
         expect(page.get_by_role("dialog")).to_have_count(0)
         expect(page.get_by_role("button", name="Approve")).to_be_disabled()
-        # Whoever had the page open must look at the change first.
+        # A user who had the page open must look at the change first.
         expect(other.get_by_text("has changed since you opened this")).to_be_visible()
         expect(other.get_by_role("button", name="Approve")).to_be_disabled()
         other.get_by_role("button", name="I have seen the change").click()

@@ -15,7 +15,7 @@ from tests.browser.written import event, write
 from tests.e2e.stub_endpoint import StubEndpoint
 
 EVENTS_EACH = 6
-# From event to event by the arrow key, each drawn before the next one is chosen; gives where that ended.
+# From event to event by the arrow key, each drawn before the next one is chosen; returns where that ended.
 _STEP_THROUGH = """async ([events]) => {
     const list = document.querySelector("[role=listbox]");
     const drawn = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));

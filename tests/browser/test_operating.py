@@ -11,7 +11,7 @@ from tests.browser.written import execute
 
 def test_a_dead_letter_is_looked_at_redriven_and_discarded(console: Console) -> None:
     with redis.Redis.from_url(console.fleet.redis_url) as client:
-        client.xadd("flotilla.tasks.research", {"event": b"<img src=x onerror=alert(1)> is no event"})
+        client.xadd("flotilla.tasks.research", {"event": b"<img src=x onerror=alert(1)> is not an event"})
     page = console.person()
     page.goto("/fleet")
     expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
@@ -22,7 +22,7 @@ def test_a_dead_letter_is_looked_at_redriven_and_discarded(console: Console) -> 
     )
     expect(row).to_have_count(1)
     row.get_by_role("button", name="Inspect").click()
-    expect(page.get_by_role("dialog")).to_contain_text("is no event")
+    expect(page.get_by_role("dialog")).to_contain_text("is not an event")
     page.keyboard.press("Escape")
     with console.api() as api:
         (letter,) = api.get("/v1/dead-letters").json()["dead_letters"]

@@ -39,7 +39,7 @@ def _normal(text: str) -> str:
 
 @pytest.mark.parametrize("name", FILES)
 def test_values_file_renders_as_recorded(helm: Helm, name: str) -> None:
-    """FLOTILLA_UPDATE_GOLDEN=1 records anew; read the difference before committing it."""
+    """FLOTILLA_UPDATE_GOLDEN=1 records again; read the difference before committing it."""
     done = template(
         helm, "flotilla", "monitoring.dashboards.enabled=false", "monitoring.rules.enabled=false",
         files=(f"flotilla/values-{name}.yaml",),

@@ -303,12 +303,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("chart", "values", "mend"), REFUSED)
-def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tuple[str, ...], mend: str) -> None:
+@pytest.mark.parametrize(("chart", "values", "hint"), REFUSED)
+def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tuple[str, ...], hint: str) -> None:
     done = template(helm, chart, *values)
 
     assert done.returncode != 0
-    assert mend in done.stderr
+    assert hint in done.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)

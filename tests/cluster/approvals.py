@@ -26,7 +26,7 @@ async def key_of(client: httpx.AsyncClient, person: str) -> str:
 
 
 async def approve(client: httpx.AsyncClient, action: str) -> None:
-    """The vote of whoever `client` is, for what is shown."""
+    """The vote of `client`'s user, for what is shown."""
     approval = await _waiting(client, action)
     vote = {"decision": "approve", "content_hash": approval["content_hash"]}
     answer = await client.post(f"/v1/approvals/{action}/decision", json=vote)

@@ -46,7 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """Fails, and says how to mend it, where no cluster answers."""
+    """Fails, and explains how to fix it, where no cluster answers."""
     if problem := cluster_problem():
         pytest.fail(problem, pytrace=False)
 

@@ -124,7 +124,7 @@ def _rolled_out(deployment: Object) -> bool:
 
 
 def cluster_problem() -> str | None:
-    """Why no cluster can be had, with the mend; None where one answers."""
+    """Why no cluster can be had, with the fix; None where one answers."""
     if not os.environ.get("KUBECONFIG"):
         return "set KUBECONFIG to a cluster that may be used for tests"
     try:

@@ -1,7 +1,7 @@
 """Runs at a steady rate, from inside the cluster: `python load.py URL RATE SECONDS BATCH`, with the key in TOKEN.
 
-Each request opens a connection of its own, so that every one meets the Service anew. RETRY_S is how long a request that
-fails is repeated, under its idempotency key; a failure is what is left then. Prints one line of JSON.
+Each request opens a connection of its own, so that each one goes through the Service. RETRY_S is how long a request
+that fails is repeated, under its idempotency key; a failure is what is left then. Prints one line of JSON.
 """
 
 import asyncio

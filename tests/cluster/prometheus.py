@@ -123,7 +123,7 @@ def _settings() -> dict[str, Any]:
 
 @contextmanager
 def _targets_kept(namespace: Namespace, proxy: int, file: Path) -> Iterator[None]:
-    """Names the pods anew every few seconds (Debian's Prometheus is built without Kubernetes' discovery)."""
+    """Names the pods again every few seconds (Debian's Prometheus is built without Kubernetes' discovery)."""
     stop = threading.Event()
 
     def name() -> None:

@@ -133,7 +133,7 @@ async def twice_in_kafka(fleet: Fleet) -> int:
 
 
 async def check(fleet: Fleet, batch: str, runs: int, within_s: float = 600) -> float:
-    """The promises for the sessions `BATCH-…`, one run in each; gives the seconds from the first run to the last's end.
+    """The promises for the sessions `BATCH-…`, one run in each; returns the seconds they took.
 
     Every run ends well, with one answer, bought once; each task has one effect; events are contiguous and
     all projected; the chain verifies.

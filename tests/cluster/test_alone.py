@@ -1,4 +1,4 @@
-"""One service's chart, beside a fleet's servers: ready with their addresses; set up wrongly, it says how to mend it.
+"""One service's chart, beside a fleet's servers: ready with their addresses; set up wrongly, it explains how to fix it.
 
 A mistake is told where an operator looks: in helm's refusal, else in the pod's log and in its readiness, or its state.
 """
@@ -120,7 +120,7 @@ async def test_a_server_that_refuses_or_is_not_there_is_told_in_log_and_readines
 
 
 async def test_a_wrong_setting_is_named_with_its_mend_by_the_state_of_the_pod_that_ends(alone: Namespace) -> None:
-    """No waiting mends it, so the pod ends; `kubectl describe pod` says why."""
+    """No waiting fixes it, so the pod ends; `kubectl describe pod` says why."""
     _install(alone, "outbox-relay", "--set-string", "settings.FLOTILLA_RELAY_MAX_ROWS=0")
 
     await _eventually_in_state(alone, "terminated", "FLOTILLA_RELAY_MAX_ROWS")

@@ -41,7 +41,7 @@ async def agent_away(fleet: Fleet) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def dead_letter(fleet: Fleet) -> AsyncIterator[None]:
-    """An entry that is no event; discarded in the end."""
+    """An entry that is not an event; discarded in the end."""
     password = fleet.namespace.secret("flotilla-demo-redis-users", "admin")
     with forwarded(fleet.namespace, "service/flotilla-demo-redis", 6379) as at:
         async with connect_redis(f"redis://default:{password}@127.0.0.1:{urlsplit(at).port}/0") as redis:
@@ -89,7 +89,7 @@ async def kafka_down(fleet: Fleet) -> AsyncIterator[None]:
 
 
 Fault = Callable[[Fleet], AbstractAsyncContextManager[None]]
-# Fault, its alert, and what else may fire for it. Kafka's stands last, since it is not mended.
+# Fault, its alert, and what else may fire for it. Kafka's stands last, since it is not fixed.
 FAULTS: dict[str, tuple[Fault, str, set[str]]] = {
     "overdue-approval": (overdue_approval, "FlotillaApprovalOverdue", set()),
     "agent-away": (agent_away, "FlotillaStreamStuck", set()),

@@ -132,7 +132,7 @@ async def _nobody() -> AsyncIterator[list[str]]:
 
 @asynccontextmanager
 async def _killer(fleet: Fleet) -> AsyncIterator[list[str]]:
-    """Kills a random agent without notice each ten seconds; gives the names of the killed."""
+    """Kills a random agent without notice each ten seconds; returns the names of the killed."""
     killed: list[str] = []
 
     async def kill() -> None:

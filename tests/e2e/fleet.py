@@ -77,7 +77,7 @@ class Fleet:
         )
 
     def signal(self, name: str, number: signal.Signals) -> int:
-        """Sends a signal to one process of the stack and gives its pid."""
+        """Sends a signal to one process of the stack and returns its pid."""
         pid = int(self.process(name)["pid"])
         os.kill(pid, number)
         return pid

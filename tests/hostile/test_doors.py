@@ -48,7 +48,7 @@ DOCUMENTS = {
 
 
 class Others:
-    """Whoever else wants the event loop while an attack goes on."""
+    """Other users of the event loop while an attack goes on."""
 
     def __init__(self) -> None:
         self.waited_s: dict[str, float] = {}

@@ -340,7 +340,7 @@ async def test_a_body_that_nests_too_deeply_is_no_event(recorder: Recorder) -> N
     body = b'{"data":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"tenant":"default"}'
     event = Event(session="plain", seq=1, hash=link(genesis(TENANT, "plain"), body).hex(), body=body.decode())
     verdict = verify_export([write_line(header), write_line(event)], recorder.keys())
-    assert [problem.detail for problem in verdict.problems] == ["line 2: its bytes are no event"]
+    assert [problem.detail for problem in verdict.problems] == ["line 2: its bytes are not an event"]
 
 
 async def test_a_file_without_an_end_is_read_no_further_than_a_line_may_be(recorder: Recorder) -> None:

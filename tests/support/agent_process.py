@@ -19,7 +19,7 @@ from flotilla.postgres import Connection, open_pool
 
 @dataclass(frozen=True)
 class Payment:
-    """What to pay; one that says so can't be paid."""
+    """What to pay; one that is marked can't be paid."""
 
     account: str
     poisoned: bool = False

@@ -91,7 +91,7 @@ async def publish_bodies(settings: KafkaSettings, bodies: Iterable[tuple[str, st
 
 
 async def relay_all(database: Database, settings: KafkaSettings) -> int:
-    """Moves every outbox row to Kafka; gives their number."""
+    """Moves every outbox row to Kafka; returns their number."""
     connection = await asyncpg.connect(database.superuser_dsn)
     try:
         rows = await connection.fetch("SELECT id, tenant_id, session_id, body FROM flotilla.event_outbox ORDER BY id")

@@ -76,7 +76,7 @@ class Process:
         self.process.send_signal(signal.SIGCONT)
 
     def terminate(self, timeout_s: float = 10.0) -> int:
-        """SIGTERM; gives the exit code."""
+        """SIGTERM; returns the exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)
 

@@ -69,7 +69,7 @@ class Ground:
         return [line async for line in export_session(self.pool, "default", session_id)]
 
     async def rechain(self, session_id: str, start: bytes) -> None:
-        """What somebody with all rights in PostgreSQL does: every hash made anew."""
+        """What somebody with all rights in PostgreSQL does: every hash made again."""
         chain = start
         for row in await self.projected.fetch(
             "SELECT seq, body FROM audit.session_events WHERE session_id = $1 ORDER BY seq", session_id

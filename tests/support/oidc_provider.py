@@ -1,7 +1,7 @@
 """A tiny OpenID provider on loopback: discovery, keys, authorization, token. Signs with a key pair of its own.
 
-It logs in whoever the test says, and checks what a provider has to check: client, redirect address, PKCE, one use of
-each code.
+It logs in the user that the test names, and checks what a provider has to check: client, redirect address, PKCE, one
+use of each code.
 """
 
 import base64
@@ -32,7 +32,7 @@ class OidcProvider:
     claims: dict[str, Any] = field(
         default_factory=lambda: {"sub": "paula", "email": "paula@example.com", "roles": ["operator", "approver"]}
     )
-    """Of whoever logs in next."""
+    """Of the user who logs in next."""
     refuse: str | None = None
     """An error that the authorization endpoint answers with."""
     tamper: dict[str, Any] = field(default_factory=dict)

@@ -64,7 +64,7 @@ async def prepare(database: Database, pool: Pool) -> None:
 
 
 async def publish_all(redis: Redis, plan: Plan) -> set[str]:
-    """All tasks at once; gives the ids of those that can't be handled: a version of the type that nobody knows."""
+    """All tasks at once; returns the ids of those that can't be handled: a version of the type that nobody knows."""
     chance = random.Random(plan.seed)  # noqa: S311 - the same poison each time
     poisoned = set(chance.sample([f"t{n}" for n in range(plan.tasks)], int(plan.tasks * plan.poison_share)))
     await ensure_group(redis, STREAM, GROUP)

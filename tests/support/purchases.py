@@ -72,7 +72,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
 
 
 async def verify(plan: Plan, pool: Pool) -> Counter[str]:
-    """Checks every promise against the books of the outside; gives how often things were asked for twice."""
+    """Checks every promise against the books of the outside; returns how often things were asked for twice."""
     asked = {row["question"] for row in await rows(pool, "SELECT question FROM asked")}
     assert len(asked) == plan.rounds * BRANCHES, "a request changed after a kill"
     stored = await rows(pool, _STORED)

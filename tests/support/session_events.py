@@ -58,7 +58,7 @@ async def create_session(connection: Connection, session_id: str, tenant_id: str
 
 
 async def append_messages(pool: Pool, session_id: str, texts: Iterable[str], tenant_id: str = TENANT) -> list[str]:
-    """Appends one message per transaction to a session, which is made if it is new; gives their event ids."""
+    """Appends one message per transaction to a session, which is made if it is new; returns their event ids."""
     async with tenant_transaction(pool, tenant_id) as connection:
         if not await connection.fetchval("SELECT 1 FROM flotilla.sessions WHERE session_id = $1", session_id):
             await create_session(connection, session_id, tenant_id)

@@ -25,7 +25,7 @@ LATE_S = 60
 
 
 async def commit_late(world: World) -> list[str]:
-    """Appends first, commits `LATE_S` later; gives the ids of its events."""
+    """Appends first, commits `LATE_S` later; returns the ids of its events."""
     connection = await asyncpg.connect(world.database.dsn())
     async with connection.transaction():
         await set_tenant(connection, TENANT)

@@ -102,7 +102,7 @@ async def test_task_of_an_unknown_session_fails_and_says_so(pool: Pool, redis: R
 
 
 async def test_task_of_another_agent_is_a_dead_letter_that_changes_nothing(pool: Pool, redis: Redis) -> None:
-    """Its ticket is valid, on another agent's stream: whoever copied it must not end the task."""
+    """Its ticket is valid, on another agent's stream: anyone who copied it must not end the task."""
     adder = Adder()
     async with running(adder.agent, pool, redis):
         await redis.xadd(task_stream("adder"), sealed_fields(task("t9", agent="someone-else")))

@@ -86,7 +86,7 @@ FORGED = {
     "another deadline": changed(deadline="2999-01-01T00:00:00+00:00"),
     "a byte more": with_a_blank_more,
     "a megabyte of ticket": with_a_long_ticket,
-    "a ticket that is no text": with_a_ticket_that_is_no_text,
+    "a ticket that is not text": with_a_ticket_that_is_no_text,
 }
 
 

@@ -111,5 +111,5 @@ async def test_a_topic_that_ends_before_the_projection_is_a_clear_error(
     database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
 ) -> None:
     await projected.execute("INSERT INTO audit.consumer_offsets SELECT n, 1000 FROM generate_series(0, 11) AS n")
-    with pytest.raises(ConfigurationError, match="the topic lost events or was made anew"):
+    with pytest.raises(ConfigurationError, match="the topic lost events or was recreated"):
         await run(audit_settings(database, kafka, tmp_path), Runtime("audit-consumer"))

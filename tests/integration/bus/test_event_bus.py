@@ -81,7 +81,7 @@ async def test_publish_while_redis_is_away_says_to_retry(redis_server: RedisServ
     async with connect_redis(redis_server.url) as redis:
         bus = AgentEventBus(redis)
         redis_server.kill()
-        with pytest.raises(RetryLater, match="Redis is away"):
+        with pytest.raises(RetryLater, match="Redis is unavailable"):
             await bus.publish("news", event())
     redis_server.start()
     redis_server.wait_ready()

@@ -1,4 +1,4 @@
-"""The trap table of `docs/bus.md`: what becomes of entries that can't be handled."""
+"""The trap table of `docs/bus.md`: how entries that can't be handled end."""
 
 import json
 from dataclasses import replace
@@ -97,7 +97,7 @@ async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(
     async def wait_for_database(delivery: Delivery) -> Finish:
         deliveries.append(delivery.deliveries)
         if len(deliveries) < 8:
-            raise RetryLater("PostgreSQL is away")
+            raise RetryLater("PostgreSQL is unavailable")
         return DONE
 
     await Publisher(redis).publish(STREAM, requested())
@@ -198,7 +198,7 @@ async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, p
             nonlocal kept
             kept += 1
             if kept < 3:
-                raise RetryLater("PostgreSQL is away")
+                raise RetryLater("PostgreSQL is unavailable")
             return await durable.keep(lost)
 
     async def refuse(_: Delivery) -> Finish:

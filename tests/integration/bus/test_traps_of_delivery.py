@@ -244,7 +244,7 @@ async def test_renewal_keeps_what_only_a_lost_group_knew(any_redis: Redis) -> No
 
 
 async def _is_past(redis: Redis, entry_id: str) -> bool:
-    """Whether its millisecond is over: within it, a stream that starts anew gives the same id again."""
+    """Whether its millisecond is over: within it, a stream that starts again returns the same id again."""
     seconds, microseconds = await redis.time()
     return seconds * 1000 + microseconds // 1000 > int(entry_id.split("-", maxsplit=1)[0])
 
@@ -345,7 +345,7 @@ async def test_stopped_consumer_with_nothing_pending_leaves_the_group(redis: Red
 
 
 async def _strand_one(redis: Redis, between: Proxy) -> str:
-    """Loses the answer that delivers an entry; gives the entry's subject."""
+    """Loses the answer that delivers an entry; returns the entry's subject."""
     for n in range(20):
         await eventually(lambda: _somebody_waits(redis))
         lost = between.lost

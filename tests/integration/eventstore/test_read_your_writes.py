@@ -1,4 +1,4 @@
-"""Whoever wrote an event reads it, wherever it is by now: outbox, Kafka or projection. Never a shorter list."""
+"""The writer of an event reads it, wherever it is by now: outbox, Kafka or projection. Never a shorter list."""
 
 import asyncio
 from collections.abc import AsyncIterator

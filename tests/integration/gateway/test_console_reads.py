@@ -95,7 +95,7 @@ async def test_the_fleets_history_is_an_hour_also_at_a_gateway_that_was_just_sta
     times = history["times"]
     assert times[-1] - times[0] == pytest.approx(3600, abs=60)
     assert all(0 < later - earlier < 60 for earlier, later in pairwise(times))
-    # The tenant's own rows are known, whoever was running then.
+    # The tenant's own rows are known, no matter who was running then.
     assert None not in history["series"]["approvals_pending"]
     assert max(history["series"]["approvals_pending"]) == 3
 

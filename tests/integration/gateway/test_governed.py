@@ -24,7 +24,7 @@ SELECT convert_from(body, 'UTF8')::jsonb -> 'data' AS data FROM flotilla.event_o
 
 @dataclass
 class House:
-    """Two people, one service, and whoever else a test needs."""
+    """Two people, one service, and others that a test needs."""
 
     gateway: RunningGateway
     alice: httpx.AsyncClient

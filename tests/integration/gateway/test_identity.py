@@ -154,7 +154,9 @@ async def test_unknown_keys_are_refused_as_too_many_and_a_good_key_goes_on_worki
         assert login.status_code == 429
         assert int(login.headers["Retry-After"]) >= 1
         assert (await good.get("/v1/runs")).status_code == 200
-        assert (await gateway.client().get("/v1/runs")).status_code == 401  # no credentials are no attempt
+        assert (
+            await gateway.client().get("/v1/runs")
+        ).status_code == 401  # a request without credentials is not an attempt
 
 
 async def test_failures_count_for_the_address_that_a_trusted_proxy_names(replica: Replica) -> None:

@@ -101,7 +101,7 @@ async def test_what_no_store_holds_is_kept_as_its_escape_with_a_mark(pool: Pool,
         (AgentStateEvent(kind="message", data=nested(200), source="/tests"), None, Invalid),
         (message("fine"), 7, SequenceConflict),
     ],
-    ids=["oversize", "id is no UUID", "not JSON", "too deep", "conflict"],
+    ids=["oversize", "id is not a UUID", "not JSON", "too deep", "conflict"],
 )
 async def test_a_caller_that_catches_the_refusal_and_commits_leaves_no_gap(
     pool: Pool, event: AgentStateEvent, expected_seq: int | None, error: type[Exception]

@@ -53,7 +53,7 @@ class AnswersAtOnce(KafkaPublisher):
 
 
 async def one_event_of_each_in_turn(pool: Pool) -> dict[str, list[str]]:
-    """A backlog in which every lane has the same share of every stretch; gives each key's event ids in order."""
+    """A backlog in which every lane has the same share of every stretch; returns each key's event ids in order."""
     written: dict[str, list[str]] = {key_of(session): [] for session in SESSIONS}
     async with tenant_transaction(pool, TENANT) as connection:
         for session in SESSIONS:

@@ -72,7 +72,7 @@ async def test_kafka_killed_and_restarted_loses_nothing(
 ) -> None:
     ids = await append_messages(harmed_pool, "s", ["before"] * 5)
     await asyncio.to_thread(own_kafka.kill)
-    ids += await append_messages(harmed_pool, "s", ["while Kafka is away"] * 20)
+    ids += await append_messages(harmed_pool, "s", ["while Kafka is unavailable"] * 20)
     await unready_with(relay, "Kafka")
     own_kafka.start()
     await asyncio.to_thread(own_kafka.wait_ready)

@@ -47,7 +47,7 @@ async def drained(backlog: Backlog) -> None:
 
 
 async def write_sessions(pool: Pool, names: list[str], events_each: int) -> dict[str, list[str]]:
-    """Writes to several sessions at once; gives each key's event ids in order."""
+    """Writes to several sessions at once; returns each key's event ids in order."""
     texts = [f"event {number}" for number in range(events_each)]
     written = await asyncio.gather(*(append_messages(pool, name, texts) for name in names))
     return {key_of(name): ids for name, ids in zip(names, written, strict=True)}

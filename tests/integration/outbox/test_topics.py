@@ -1,4 +1,4 @@
-"""Topics are created as the log needs them, and wrong ones are refused with the mend."""
+"""Topics are created as the log needs them, and wrong ones are refused with the fix."""
 
 from collections.abc import Callable
 

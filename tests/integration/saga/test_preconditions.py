@@ -1,6 +1,6 @@
 """An order is approved on what the database holds, not on what the workflow says it has done.
 
-Whoever reaches Temporal can complete a step with an invented result, and start activities with messages of their own.
+Anyone who reaches Temporal can complete a step with an invented result, and start activities with their own messages.
 """
 
 from collections.abc import Awaitable, Callable

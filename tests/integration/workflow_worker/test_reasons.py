@@ -1,4 +1,4 @@
-"""Why a pipeline has no result reaches its row, and so whoever asked; what no retry changes ends at once."""
+"""Why a pipeline has no result reaches its row, and so the caller; what no retry changes ends at once."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A run's row, its session events, and what becomes of both when things end otherwise."""
+"""A run's row, its session events, and how both end when something fails."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """`docs/configuration.md` names every setting of every program.
 
-`python -m tests.unit.config.test_documentation` writes it anew.
+`python -m tests.unit.config.test_documentation` writes it again.
 """
 
 import ast

@@ -48,7 +48,7 @@ def test_settings_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OIDC_ISSUER": "https://id.example"}, "FLOTILLA_OIDC_AUDIENCE"),
         ({"OIDC_ISSUER": "http://id.example", "OIDC_AUDIENCE": "a"}, "FLOTILLA_OIDC_ISSUER has to be https"),
         ({"OIDC_CLIENT_ID": "console"}, "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER"),
-        ({"PUBLIC_URL": "flotilla.example"}, "FLOTILLA_PUBLIC_URL: flotilla.example is no address"),
+        ({"PUBLIC_URL": "flotilla.example"}, "FLOTILLA_PUBLIC_URL: flotilla.example is not an address"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_named(

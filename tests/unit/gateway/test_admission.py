@@ -42,5 +42,7 @@ async def test_a_lost_role_ends_the_stream() -> None:
 
 
 async def test_nothing_is_sent_while_the_rights_are_unknown() -> None:
-    admission = Admission(answers(RetryLater("the database is away"), ConnectionError(), Forbidden("lost")), every_s=0)
+    admission = Admission(
+        answers(RetryLater("the database is unavailable"), ConnectionError(), Forbidden("lost")), every_s=0
+    )
     assert not await admission.holds()

@@ -1,4 +1,4 @@
-"""Why a step failed, in words for whoever reads them."""
+"""Why a step failed, in plain words."""
 
 from typing import Any
 
