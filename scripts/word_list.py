@@ -18,13 +18,15 @@ NATURAL = {
     r"mend(?:s|ed|ing)?": "fix, hint",
     r"anew": "again",
     r"whoever": "the caller, anyone who, no matter who",
-    r"for ?ever": "indefinitely, permanently",
-    r"what became of": "the status of, the outcome of",
-    r"(?:says|tells) so": "prints a message, reports it",
-    r"told as such": "is reported as",
-    rf"(?<!there )(?:is|are) no (?:{_KINDS})": "is not a …, is not a valid …",
+    r"(?<!serve_)for[ _]?ever": "indefinitely, permanently",
+    r"what[ _]became[ _]of": "the status of, the outcome of",
+    r"(?:says|tells)[ _]so": "prints a message, reports it",
+    r"told[ _]as[ _]such": "is reported as",
+    rf"(?<!there[ _])(?:is|are)[ _]no[ _](?:{_KINDS})": "is not a …, is not a valid …",
 }
-WORDS = re.compile("|".join(rf"(?P<w{n}>\b(?:{pattern})\b)" for n, pattern in enumerate(NATURAL)), re.IGNORECASE)
+WORDS = re.compile(
+    "|".join(rf"(?P<w{n}>(?<![a-z])(?:{pattern})(?![a-z]))" for n, pattern in enumerate(NATURAL)), re.IGNORECASE
+)
 LEFT_OUT = re.compile(
     r"\.sql$|\.(png|woff2?|ico|tsv|lock|gz)$|^locks/|package-lock\.json$|^benchmarks/retrieval/|^tests/browser/corpus/"
     r"|^tests/(browser|replay)/.*\.(md|json)$|/stop_words/|^scripts/word_list\.py$|^LICENSE$|^charts/|^docs/adr/"

@@ -104,7 +104,7 @@ def test_a_session_shows_a_run_live(console: Console, model: StubEndpoint, told:
     expect(page.get_by_role("option", selected=True)).to_have_attribute("aria-posinset", str(head))
 
 
-def test_a_run_that_is_cancelled_says_so(console: Console, model: StubEndpoint) -> None:
+def test_a_run_that_is_cancelled_reports_it(console: Console, model: StubEndpoint) -> None:
     page = console.person()
     page.goto("/ask")
     with model.saying(LONG, delay_s=0.5):

@@ -29,7 +29,7 @@ def status_of(console: Console, order_id: str) -> tuple[str, str]:
     return order["status"], order["steps"][0]["status"]
 
 
-def test_a_retry_fails_again_until_the_cause_is_mended(console: Console, bank: Bank) -> None:
+def test_a_retry_fails_again_until_the_cause_is_fixed(console: Console, bank: Bank) -> None:
     order_id = bank.parked_order()
     page = console.person()
     page.goto("/orders")

@@ -304,7 +304,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("chart", "values", "hint"), REFUSED)
-def test_a_wrong_render_fails_with_its_mend(helm: Helm, chart: str, values: tuple[str, ...], hint: str) -> None:
+def test_a_wrong_render_fails_with_its_hint(helm: Helm, chart: str, values: tuple[str, ...], hint: str) -> None:
     done = template(helm, chart, *values)
 
     assert done.returncode != 0

@@ -119,7 +119,7 @@ async def test_a_server_that_refuses_or_is_not_there_is_told_in_log_and_readines
     assert _container(pod)["restartCount"] == 0
 
 
-async def test_a_wrong_setting_is_named_with_its_mend_by_the_state_of_the_pod_that_ends(alone: Namespace) -> None:
+async def test_a_wrong_setting_is_named_with_its_hint_by_the_state_of_the_pod_that_ends(alone: Namespace) -> None:
     """No waiting fixes it, so the pod ends; `kubectl describe pod` says why."""
     _install(alone, "outbox-relay", "--set-string", "settings.FLOTILLA_RELAY_MAX_ROWS=0")
 

@@ -333,7 +333,7 @@ async def test_a_hostile_line_costs_little_and_is_named(
         assert out.isascii(), name
 
 
-async def test_a_body_that_nests_too_deeply_is_no_event(recorder: Recorder) -> None:
+async def test_a_body_that_nests_too_deeply_is_not_an_event(recorder: Recorder) -> None:
     """Its hash follows: only reading it could hurt."""
     header = parsed(await recorder.export("plain"))[0]
     assert isinstance(header, Header)

@@ -92,7 +92,7 @@ class Adder:
         await self.gate.wait()
         return Sum(total=given.a)
 
-    async def sleep_forever(self, _ctx: TaskContext, _given: Add) -> Sum:
+    async def sleep_on(self, _ctx: TaskContext, _given: Add) -> Sum:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -161,7 +161,7 @@ MODES: dict[str, Callable[[StubLlm, dict[str, Any]], Awaitable[Response]]] = {
     "500": _failing(500, "The server had an error"),
     "503": _failing(503, "Overloaded"),
     "tool": _calling(None, None, once=True),
-    "tool_forever": _calling(None, None, once=False),
+    "tool_again_and_again": _calling(None, None, once=False),
     "tool_unknown": _calling("delete_everything", "{}", once=True),
     "tool_bad_arguments": _calling(None, '{"query": 7}', once=True),
 }

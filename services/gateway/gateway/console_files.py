@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "console_dist"
 NONCE = "__CSP_NONCE__"
 """What the built page has where this response's nonce belongs."""
 ASSETS = "/assets/"
-FOR_EVER = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 """Their names hold a hash of what is in them."""
 _POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; img-src 'self'; "
@@ -68,7 +68,7 @@ class ConsoleFiles:
         return HTMLResponse((self._index or _NOT_BUILT).replace(NONCE, nonce), headers=headers)
 
     async def _asset(self, request: Request) -> Response:
-        return _answer(request, self._assets.get(request.path_params["name"]), FOR_EVER)
+        return _answer(request, self._assets.get(request.path_params["name"]), IMMUTABLE)
 
     async def _other(self, request: Request) -> Response:
         return _answer(request, self._others.get(request.url.path.removeprefix("/")), "no-cache")

@@ -50,7 +50,7 @@ def make_agent() -> Agent:
         if given.how == "record":
             ctx.record("message", {"no": "content"})
         if given.how == "slow":
-            await _for_ever()
+            await _indefinitely()
         if given.how == "model":
             answer = await ctx.llm(CompletionRequest(messages=(ChatMessage(role="user", content=given.text),)))
             return Made(answer.text)
@@ -59,7 +59,7 @@ def make_agent() -> Agent:
     return agent
 
 
-async def _for_ever() -> None:
+async def _indefinitely() -> None:
     import asyncio
 
     await asyncio.Event().wait()

@@ -87,13 +87,13 @@ async def test_input_of_the_wrong_type_fails_at_once_for_good(pool: Pool, redis:
 async def test_task_over_its_time_is_answered_and_ended(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("sleep_forever", timeout_s=0.2))
+        await publish(redis, asked("sleep_on", timeout_s=0.2))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     expected = Failure(type="TimeoutError", message="no result within 0.2 s", retryable=True)
     assert from_builtins(reply["failure"], Failure) == expected
 
 
-async def test_task_of_an_unknown_session_fails_and_says_so(pool: Pool, redis: Redis) -> None:
+async def test_task_of_an_unknown_session_fails_and_reports_it(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
         await publish(redis, asked(session_id="nowhere"))
@@ -116,7 +116,7 @@ async def test_task_of_another_agent_is_a_dead_letter_that_changes_nothing(pool:
 async def test_cancelled_task_stops_even_if_it_never_asks(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis, heartbeat_s=0.1):
-        await publish(redis, asked("sleep_forever", timeout_s=60))
+        await publish(redis, asked("sleep_on", timeout_s=60))
         await eventually(lambda: replies(redis, "progress"))
         await redis.set(cancelled_key("t1"), "1")
         (reply,) = await eventually(lambda: replies(redis, "cancelled"))

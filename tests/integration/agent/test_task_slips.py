@@ -53,5 +53,5 @@ async def test_cancel_of_the_root_task_stops_a_later_hop(pool: Pool, redis: Redi
     adder = Adder()
     async with running(adder.agent, pool, redis, heartbeat_s=0.1):
         await redis.set(cancelled_key("t1"), "1")
-        await publish(redis, asked("sleep_forever", task_id="t1~2"))
+        await publish(redis, asked("sleep_on", task_id="t1~2"))
         await eventually(lambda: replies(redis, "cancelled"))

@@ -65,7 +65,7 @@ def with_a_long_ticket() -> Fields:
     return {**sealed_fields(asked()), "ticket": "A" * 1_000_000}
 
 
-def with_a_ticket_that_is_no_text() -> Fields:
+def with_a_ticket_that_is_not_text() -> Fields:
     return {**sealed_fields(asked()), "ticket": b"\xff\x00.\xff"}
 
 
@@ -86,7 +86,7 @@ FORGED = {
     "another deadline": changed(deadline="2999-01-01T00:00:00+00:00"),
     "a byte more": with_a_blank_more,
     "a megabyte of ticket": with_a_long_ticket,
-    "a ticket that is not text": with_a_ticket_that_is_no_text,
+    "a ticket that is not text": with_a_ticket_that_is_not_text,
 }
 
 

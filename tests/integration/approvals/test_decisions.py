@@ -227,7 +227,7 @@ async def test_a_cancelled_action_closes_its_vote(desk: Desk) -> None:
     assert (await desk.changes(handle))[-2:] == ["approval_cancelled", "action_cancelled"]
 
 
-async def test_an_action_that_nobody_knows_fails_and_says_so(desk: Desk) -> None:
+async def test_an_action_that_nobody_knows_fails_and_reports_it(desk: Desk) -> None:
     state = await (await desk.submit(action="launch")).result()
     assert state.status == "failed"
     assert "no action 'launch'" in str(state.error)

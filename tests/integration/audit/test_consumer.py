@@ -75,7 +75,7 @@ async def test_events_behind_a_gap_wait_and_drain_when_it_fills(
     assert await projected.parked("s1") == []
 
 
-async def test_what_is_no_event_is_kept_aside_and_holds_up_nobody(
+async def test_what_is_not_an_event_is_kept_aside_and_holds_up_nobody(
     database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
 ) -> None:
     await publish_bodies(kafka, [("default", "s1", b"not json"), ("default", "s1", encode_event(event_at("s2", 1)))])

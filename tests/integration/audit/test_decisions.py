@@ -256,7 +256,7 @@ async def test_a_gap_that_is_filled_again_gets_the_same_events(audit_pool: Pool)
     assert [decode_event(body).sequence for body in sent[0]] == [2, 3]
 
 
-async def test_tombstones_and_other_records_that_are_no_events_can_be_set_aside(fleet: Fleet) -> None:
+async def test_tombstones_and_other_records_that_are_not_events_can_be_set_aside(fleet: Fleet) -> None:
     async with producing(fleet.kafka) as producer:
         for value in (None, b"", b"{", b"\xff"):
             await producer.send_and_wait(fleet.kafka.kafka_session_events_topic, value, key=b"default/s1", partition=0)

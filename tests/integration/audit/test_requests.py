@@ -96,7 +96,7 @@ async def test_an_upgrade_takes_in_what_waited_for_it(
     assert await projected.parked("s1") == []
 
 
-async def test_a_rebuild_equals_what_was_there_and_mends_what_was_broken(
+async def test_a_rebuild_equals_what_was_there_and_fixes_what_was_broken(
     database: Database, kafka: KafkaSettings, projected: Projected, *, pool: Pool, audit_pool: Pool, tmp_path: Path
 ) -> None:
     settings = audit_settings(database, kafka, tmp_path)

@@ -72,7 +72,7 @@ async def test_a_sampled_trace_goes_on_from_the_kafka_header_into_the_audit_row(
     traces.shutdown()
 
 
-async def test_it_waits_for_a_database_without_the_schema_and_says_so(
+async def test_it_waits_for_a_database_without_the_schema_and_reports_it(
     database: Database, kafka: KafkaSettings, projected: Projected, tmp_path: Path
 ) -> None:
     await projected.execute("ALTER TABLE flotilla_ops._yoyo_migration RENAME TO hidden")

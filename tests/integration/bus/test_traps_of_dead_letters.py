@@ -107,7 +107,7 @@ async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(
     assert not await redis.exists(REPLIES)
 
 
-async def test_dead_lettered_task_fails_whoever_waits_for_it(redis: Redis, pool: Pool) -> None:
+async def test_dead_lettered_task_fails_the_caller_that_waits_for_it(redis: Redis, pool: Pool) -> None:
     await Publisher(redis).publish(STREAM, requested())
     letters = PostgresDeadLetters(pool)
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):

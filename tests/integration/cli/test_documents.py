@@ -57,7 +57,7 @@ def test_nothing_to_load_is_not_found(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet.cli("documents", "add", str(tmp_path / "nowhere"), check=False).returncode == 3
 
 
-def test_a_listing_longer_than_the_limit_says_so(fleet: Fleet, folder: Path) -> None:
+def test_a_listing_longer_than_the_limit_reports_it(fleet: Fleet, folder: Path) -> None:
     fleet.cli("documents", "add", str(folder))
     done = fleet.cli("documents", "list", "--limit", "2")
     assert len(done.stdout.splitlines()) == 3

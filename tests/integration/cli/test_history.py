@@ -92,7 +92,7 @@ def test_the_whole_log_verifies_and_has_checkpoints(fleet: Fleet, asked: str) ->
     assert fleet.cli_json("audit", "checkpoints")["checkpoints"]
 
 
-def test_nothing_is_parked_and_the_projection_can_be_made_anew(fleet: Fleet, asked: str) -> None:
+def test_nothing_is_parked_and_the_projection_can_be_made_again(fleet: Fleet, asked: str) -> None:
     before = fleet.cli_json("sessions", "events", asked)["events"]
     assert fleet.cli_json("audit", "parked", "list")["parked"] == []
     assert fleet.cli("audit", "parked", "retry", asked, check=False).returncode == 3

@@ -90,7 +90,7 @@ def test_doctor_finds_everything_in_order(fleet: Fleet) -> None:
         ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1", "model"),
     ],
 )
-def test_doctor_names_what_is_wrong_and_the_mend(fleet: Fleet, variable: str, value: str, name: str) -> None:
+def test_doctor_names_what_is_wrong_and_the_hint(fleet: Fleet, variable: str, value: str, name: str) -> None:
     sick = Fleet(fleet.home, {**fleet.env, variable: value})
     done = sick.cli("doctor", "-o", "json", check=False)
     assert done.returncode == 1

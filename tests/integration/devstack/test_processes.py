@@ -119,7 +119,7 @@ def test_paused_process_is_swept_too(child: ChildProcess, tmp_path: Path) -> Non
     assert not child.identity.alive()
 
 
-def test_service_is_ready_only_once_it_says_so(service: ServiceProcess, tmp_path: Path) -> None:
+def test_service_is_ready_only_once_it_reports_it(service: ServiceProcess, tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
     (tmp_path / "seen" / "not-ready").touch()
     service.start()

@@ -91,7 +91,7 @@ def wait_gone(processes: dict[str, Identity]) -> None:
     )
 
 
-def test_up_runs_servers_installer_and_services_and_says_so(ground: Ground) -> None:
+def test_up_runs_servers_installer_and_services_and_reports_it(ground: Ground) -> None:
     now, events = ground.up()
     assert now["state"] == "ready"
     assert [entry["name"] for entry in now["processes"]] == ["redis", *SERVICES]

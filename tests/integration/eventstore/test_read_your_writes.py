@@ -145,7 +145,7 @@ async def test_a_kafka_that_is_away_is_an_error_in_time() -> None:
             await log.read("default", "s1")
 
 
-async def test_records_that_are_no_events_do_not_end_a_read(kafka: KafkaSettings, log: KafkaLog) -> None:
+async def test_records_that_are_not_events_do_not_end_a_read(kafka: KafkaSettings, log: KafkaLog) -> None:
     await publish(kafka, [event_at("s1", 1)])
     await publish_bodies(kafka, [("default", "s1", b"junk")])
     await publish(kafka, [event_at("s1", 2)])

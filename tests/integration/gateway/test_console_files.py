@@ -49,7 +49,7 @@ async def test_every_address_of_the_console_is_the_same_page_with_a_nonce_of_its
     assert len(nonces) == 12
 
 
-async def test_assets_are_kept_for_ever_and_compressed_for_who_can_read_it(built: httpx.AsyncClient) -> None:
+async def test_assets_are_kept_indefinitely_and_compressed_for_who_can_read_it(built: httpx.AsyncClient) -> None:
     answer = await built.get("/assets/index-1a2b.js", headers={"Accept-Encoding": "gzip"})
     assert answer.text == SCRIPT
     assert answer.headers["content-type"].startswith("text/javascript")

@@ -86,7 +86,7 @@ async def test_an_answer_is_stored_before_it_is_used(
 @pytest.mark.parametrize(
     "other", [{"call_index": 1}, {"task_id": "another"}, {"tenant_id": "globex"}], ids=["call", "task", "tenant"]
 )
-async def test_another_call_is_made_anew(
+async def test_another_call_is_made_again(
     calls: StoredCalls, stub: StubLlm, key: CallKey, other: dict[str, object]
 ) -> None:
     await calls.complete(key, REQUEST)
@@ -94,13 +94,13 @@ async def test_another_call_is_made_anew(
     assert stub.total == 2
 
 
-async def test_another_request_is_made_anew(calls: StoredCalls, stub: StubLlm, key: CallKey) -> None:
+async def test_another_request_is_made_again(calls: StoredCalls, stub: StubLlm, key: CallKey) -> None:
     await calls.complete(key, REQUEST)
     await calls.complete(key, replace(REQUEST, temperature=0.5))
     assert stub.total == 2
 
 
-async def test_whoever_asks_while_the_call_is_on_its_way_waits_for_it(
+async def test_a_caller_that_asks_while_the_call_is_on_its_way_waits_for_it(
     calls: StoredCalls, stub: StubLlm, key: CallKey
 ) -> None:
     stub.modes = ["slow"]

@@ -295,7 +295,7 @@ async def test_sessions_parked_by_one_tenant_are_not_shown_to_another(
                 await redrive(connection, next(iter(written)))
 
 
-async def test_a_parked_session_goes_on_in_order_once_the_cause_is_mended(
+async def test_a_parked_session_goes_on_in_order_once_the_cause_is_fixed(
     pool: Pool, kafka: KafkaSettings, start_relay: StartRelay, backlog: Backlog
 ) -> None:
     async with relay_that_met_a_poison_event(pool, kafka, start_relay, backlog) as (written, _):

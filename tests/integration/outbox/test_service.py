@@ -190,7 +190,7 @@ async def test_it_waits_for_the_installer_to_make_the_topics(
         relay.stop()
 
 
-async def test_a_wrong_topic_ends_it_with_the_mend(
+async def test_a_wrong_topic_ends_it_with_the_hint(
     stack: RunningStack, database: Database, kafka: KafkaSettings
 ) -> None:
     wrong = environment(kafka) | {"FLOTILLA_KAFKA_SESSION_EVENTS_TOPIC": kafka.kafka_checkpoints_topic}

@@ -28,7 +28,7 @@ async def make_topic(settings: KafkaSettings, *, partitions: int = 12, **configs
     await admin.close()
 
 
-async def test_created_topics_keep_everything_for_ever(settings: KafkaSettings) -> None:
+async def test_created_topics_keep_everything_indefinitely(settings: KafkaSettings) -> None:
     created = await ensure_topics(settings)
     assert created == [settings.kafka_session_events_topic, settings.kafka_checkpoints_topic]
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)

@@ -179,7 +179,7 @@ async def test_a_rejected_call_is_never_made(worker: RunningWorker, mailer: Mail
     assert (await worker.run_row(question))["status"] == "error"
 
 
-async def test_whoever_the_agent_works_for_cannot_approve_its_calls(
+async def test_the_person_an_agent_works_for_cannot_approve_its_calls(
     worker: RunningWorker, mailer: Mailer, question: RAGRequest
 ) -> None:
     handle = await worker.start_run(question)

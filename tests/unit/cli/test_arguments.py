@@ -47,7 +47,7 @@ def test_amounts_keep_their_digits(text: str, amount: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "abc", "NaN", "inf", "12,50"])
-def test_what_is_no_amount_is_misuse(text: str) -> None:
+def test_what_is_not_an_amount_is_misuse(text: str) -> None:
     with pytest.raises(Misuse):
         read_amount(text)
 
@@ -70,7 +70,7 @@ def test_a_time_has_an_offset(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-05-01", "2026-05-01T12:00:00"])
-def test_what_is_no_time_is_misuse(text: str) -> None:
+def test_what_is_not_a_time_is_misuse(text: str) -> None:
     with pytest.raises(Misuse) as caught:
         check_time(text)
     assert "2026-05-01T12:00:00Z" in caught.value.hint

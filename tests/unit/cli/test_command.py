@@ -120,7 +120,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("documents", "search", "", "--token", "t"),
     ],
 )
-def test_misuse_exits_with_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
+def test_misuse_exits_with_2_and_reports_it_on_standard_error(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2, done
     assert done.stderr

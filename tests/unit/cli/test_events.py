@@ -64,7 +64,7 @@ def test_an_answer_that_did_not_come_live_is_shown_whole(capsys: pytest.CaptureF
     assert capsys.readouterr().out == "The he\nThe head of care.\n"
 
 
-def test_a_new_attempt_begins_the_answer_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_attempt_begins_the_answer_again(capsys: pytest.CaptureFixture[str]) -> None:
     printer = AnswerPrinter()
     printer.take(token("Wrong"))
     printer.take(LiveEvent("reset", "", {"task_id": "t", "attempt": 2}))
@@ -149,7 +149,7 @@ def test_a_difference_is_told_a_line_each(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_where_nothing_differs_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_differs_it_reports_it(capsys: pytest.CaptureFixture[str]) -> None:
     print_diff({"from_seq": 4, "to_seq": 7, "status": None, "variables": {}, "messages_added": []})
     said = capsys.readouterr()
     assert "Nothing differs between event 4 and 7." in said.out + said.err

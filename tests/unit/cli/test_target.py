@@ -56,7 +56,7 @@ def test_the_default_address_is_the_contracts() -> None:
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://"])
-def test_what_is_no_address_is_misuse(url: str) -> None:
+def test_what_is_not_an_address_is_misuse(url: str) -> None:
     with pytest.raises(Misuse):
         resolve(ConnectionOptions(url, None), "alice")
 
@@ -65,7 +65,7 @@ def test_what_is_no_address_is_misuse(url: str) -> None:
 @pytest.mark.parametrize(
     "connection", [ConnectionOptions(), ConnectionOptions(url=""), ConnectionOptions(acts_as="bob")]
 )
-def test_where_no_stack_runs_it_says_so_and_how_to_start_one(connection: ConnectionOptions) -> None:
+def test_where_no_stack_runs_it_reports_it_and_how_to_start_one(connection: ConnectionOptions) -> None:
     with pytest.raises(NotFound, match="no local stack is running") as caught:
         resolve(connection, "alice")
     assert "flotilla up" in caught.value.hint

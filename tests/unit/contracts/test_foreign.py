@@ -72,7 +72,7 @@ def test_a_time_that_nobody_can_read_is_the_time_of_reading(time: object) -> Non
     ],
     ids=["empty", "array", "no attributes", "null", "deep", "deeper", "cut off", "version", "data", "more after it"],
 )
-def test_what_is_no_event_is_undecodable(written: bytes) -> None:
+def test_what_is_not_an_event_is_undecodable(written: bytes) -> None:
     with pytest.raises(Undecodable):
         read_event(written)
 

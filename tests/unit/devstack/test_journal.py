@@ -33,7 +33,7 @@ def test_follower_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
         assert follower.read() == [READY]
 
 
-def test_follower_begins_anew_with_a_new_journal(tmp_path: Path) -> None:
+def test_follower_begins_again_with_a_new_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "events.jsonl")
     journal.write(READY)
     with journal.follow() as follower:

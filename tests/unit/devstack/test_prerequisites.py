@@ -27,7 +27,7 @@ def program(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_missing_java_and_maven_are_reported_with_their_mends(bare: Path) -> None:
+def test_missing_java_and_maven_are_reported_with_their_fixes(bare: Path) -> None:
     checks = {check.name: check for check in doctor(bare)}
     assert not checks["java"].ok
     assert checks["java"].hint == "apt-get install -y openjdk-17-jre-headless"
@@ -55,7 +55,7 @@ def test_without_a_system_redis_one_from_a_wheel_serves() -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_without_any_redis_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_redis_the_hint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis, "file_of_distribution", lambda *_: None)
     with pytest.raises(MissingPrerequisiteError, match="apt-get install -y redis-server"):
         redis.find_redis("redis")

@@ -213,7 +213,7 @@ async def test_made_up_key_ids_do_not_flood_the_provider(oidc: Oidc, provider: P
     assert provider.asked.count("/keys") == 1
 
 
-async def test_known_keys_are_used_while_the_provider_is_away_but_not_for_ever(
+async def test_known_keys_are_used_while_the_provider_is_away_but_not_indefinitely(
     oidc: Oidc, provider: Provider, clock: Clock
 ) -> None:
     token = provider.token()

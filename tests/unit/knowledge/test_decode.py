@@ -42,7 +42,7 @@ def test_another_type_is_refused_with_those_that_are_read(uri: str, said: str) -
         ("a\x00b".encode("utf-16"), "is binary"),
     ],
 )
-def test_what_is_no_text_is_refused_with_the_reason(content: bytes, reason: str) -> None:
+def test_what_is_not_text_is_refused_with_the_reason(content: bytes, reason: str) -> None:
     with pytest.raises(Invalid, match=f"a.txt: .*{reason}"):
         text_of(upload(content), PLAIN)
 

@@ -60,7 +60,7 @@ def test_a_tag_inside_a_word_does_not_cut_it() -> None:
         ("+++  \ndate = 2024-01-01\n+++  \n\nSeen.", "Seen."),
     ],
 )
-def test_front_matter_is_no_text(document: str, text: str) -> None:
+def test_front_matter_is_not_text(document: str, text: str) -> None:
     assert read(document) == text
 
 
@@ -119,7 +119,7 @@ def test_what_a_click_opens_is_text(accordion: str) -> None:
     assert "Nine days." in text
 
 
-def test_what_stays_hidden_and_the_names_of_commands_are_no_text() -> None:
+def test_what_stays_hidden_and_the_names_of_commands_are_not_text() -> None:
     page = "<main><p>Seen.<button>Copy</button></p><div hidden>secret</div><nav>menu</nav></main><footer>(c)</footer>"
     assert read(page, "a.html") == "Seen."
 

@@ -121,7 +121,7 @@ async def test_a_task_that_does_not_look_at_its_stop_event_is_stuck(runtime: Run
         await eventually(lambda: runtime.health.stuck() == [])
 
 
-async def test_a_task_that_waits_for_its_stop_event_may_wait_for_ever(runtime: Runtime) -> None:
+async def test_a_task_that_waits_for_its_stop_event_may_wait_indefinitely(runtime: Runtime) -> None:
     async def rest(stop: asyncio.Event) -> None:
         await stop.wait()
 

@@ -39,7 +39,7 @@ def test_only_an_agent_is_waited_for_an_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", [DELEGATE, RELEASE_FUNDS])
-def test_an_attempt_that_hung_says_so(kind: str) -> None:
+def test_an_attempt_that_hung_reports_it(kind: str) -> None:
     trouble = trouble_of(failed(kind, out_of_time(TimeoutType.START_TO_CLOSE, "activity StartToClose timeout")))
     assert trouble.message == "activity StartToClose timeout (start_to_close)"
 

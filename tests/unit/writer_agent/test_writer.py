@@ -84,7 +84,7 @@ async def test_the_built_in_model_answers_and_says_its_name() -> None:
     assert "d1" in [source.document_id for source in run.result.sources]
 
 
-async def test_without_passages_no_model_is_asked_and_the_answer_says_so() -> None:
+async def test_without_passages_no_model_is_asked_and_the_answer_reports_it() -> None:
     model = FakeModel()
     run = await write(model)
     assert (run.result.answer, run.result.sources, run.result.confidence) == (NO_PASSAGES, [], 0.0)

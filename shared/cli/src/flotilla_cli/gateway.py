@@ -19,7 +19,7 @@ _UNREACHABLE = (
     "is it up? flotilla status shows the local stack, flotilla up starts it; --url or FLOTILLA_URL names another"
 )
 _BUSY = (429, 503)
-_MENDS = {
+_HINTS = {
     401: "give a valid key by --token or FLOTILLA_TOKEN",
     403: "use the key of somebody who may (--token; on the local stack --as alice, bob or admin)",
     404: "check the id; flotilla sessions list, runs list and so on show what there is for your key",
@@ -151,14 +151,14 @@ def problem(answer: httpx.Response) -> CliError:
     message = f"{title} ({answer.status_code}): {detail}" if detail else f"{title} ({answer.status_code})"
     # The detail of an answer with one error says it already.
     lines = [plain(message), *(line for line in _field_errors(document) if line.strip() not in message)]
-    return kind("\n".join(lines), _mend(answer, document), str(document.get("code", "")))
+    return kind("\n".join(lines), _hint(answer, document), str(document.get("code", "")))
 
 
-def _mend(answer: httpx.Response, document: Document) -> str:
+def _hint(answer: httpx.Response, document: Document) -> str:
     trace_id = document.get("trace_id")
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR and trace_id:
         return plain(f"trace {trace_id} finds it in the logs of the services")
-    by_status = _MENDS.get(answer.status_code, "")
+    by_status = _HINTS.get(answer.status_code, "")
     return plain(document.get("hint") or _HINTS_BY_CODE.get(document.get("code", ""), by_status))
 
 

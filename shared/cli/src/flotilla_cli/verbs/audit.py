@@ -75,7 +75,7 @@ def verify(
     )
     call.show(verdict, lambda: _print_verdict(verdict))
     if verdict["problems"]:
-        raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _MEND)
+        raise CliError(f"the history is not what was committed: {_first(verdict['problems'])}", _HINT)
     if not verdict["ok"]:
         raise CliError("part of the history is not signed, and unsigned events prove nothing", _UNSIGNED)
 
@@ -132,7 +132,7 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
 
 
 _UNSIGNED = "have it exported again: the audit consumer signs what is new every ten seconds"
-_MEND = "keep what there is and follow the runbook; flotilla audit export saves what is still provable"
+_HINT = "keep what there is and follow the runbook; flotilla audit export saves what is still provable"
 
 
 def _first(problems: list[dict[str, Any]]) -> str:

@@ -27,7 +27,7 @@ AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING
 
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 3.0
-_MEND = "check FLOTILLA_REDIS_URL"
+_HINT = "check FLOTILLA_REDIS_URL"
 MAX_BLOCK_MS = 2_000
 """Longest BLOCK of a read: well below the socket timeout, else a read that timed out would strand its entries."""
 
@@ -71,8 +71,8 @@ async def check_redis(client: Redis) -> None:
     except (*AWAY, exceptions.RedisError) as error:
         # A wrong password is a ConnectionError, too.
         if isinstance(error, AWAY) and not isinstance(error, exceptions.AuthenticationError):
-            raise RetryLater(f"Redis does not answer: {error} ({_MEND})") from error
-        raise RetryLater(f"Redis refuses this client: {error} ({_MEND} and its user)") from error
+            raise RetryLater(f"Redis does not answer: {error} ({_HINT})") from error
+        raise RetryLater(f"Redis refuses this client: {error} ({_HINT} and its user)") from error
 
 
 async def _check_role(client: Redis) -> None:
@@ -85,9 +85,9 @@ async def _check_role(client: Redis) -> None:
     if server[b"mode"] == b"cluster":
         raise RetryLater(
             "Redis Cluster is not supported: streams and locks need one primary; use one primary with replicas "
-            f"({_MEND})"
+            f"({_HINT})"
         )
     if server[b"role"] != b"master":
         if isinstance(client.connection_pool, PrimaryPool):
             client.connection_pool.leave()
-        raise RetryLater(f"Redis accepts no writes: it is a replica ({_MEND}: it must lead to the primary)")
+        raise RetryLater(f"Redis accepts no writes: it is a replica ({_HINT}: it must lead to the primary)")

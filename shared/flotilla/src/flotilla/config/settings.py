@@ -201,11 +201,11 @@ def load_settings(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        lines = [_mend(problem) for problem in error.errors(include_input=False)]
+        lines = [_hint(problem) for problem in error.errors(include_input=False)]
         raise ConfigurationError("settings can't be used:\n" + "\n".join(lines)) from None
 
 
-def _mend(problem: ErrorDetails) -> str:
+def _hint(problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     name = "_".join(str(part) for part in problem["loc"])
     if not name:  # of several settings together: the message names them
