@@ -77,7 +77,7 @@ async def test_a_discarded_conflict_lets_its_session_go_on_and_is_kept(
 async def test_a_retry_of_what_is_not_parked_and_a_discard_without_a_reason_are_refused(pool: Pool) -> None:
     with pytest.raises(NotFound, match="nothing of session s1 is parked"):
         await request_retry(pool, "default", "s1", requested_by="ada")
-    with pytest.raises(Invalid, match="say why"):
+    with pytest.raises(Invalid, match="a reason is required"):
         await request_discard(pool, "default", "s1", requested_by="ada", reason=" ")
 
 

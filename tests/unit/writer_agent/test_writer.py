@@ -121,8 +121,8 @@ async def test_a_tool_call_is_carried_out_recorded_and_its_passages_can_be_cited
         (calling(arguments='{"query": 7}'), "Invalid", "Expected `str`"),
         (calling(arguments='{"query": "x", "tenant_id": "globex"}'), "Invalid", "tenant_id"),
         (calling(arguments="{}"), "Invalid", "query"),
-        (calling(arguments="[1]"), "Invalid", "no JSON object"),
-        (calling(arguments="not json"), "Invalid", "no JSON object"),
+        (calling(arguments="[1]"), "Invalid", "not a JSON object"),
+        (calling(arguments="not json"), "Invalid", "not a JSON object"),
     ],
 )
 async def test_a_wrong_call_is_refused_recorded_and_told_to_the_model(call: Completion, kind: str, reason: str) -> None:

@@ -61,7 +61,7 @@ describe("a form from a schema", () => {
     const { errors } = edited({ tries: "many", method: "", json: "{" });
     expect(Object.keys(errors)).toEqual(["method", "tries", "json"]);
     expect(errors.method).toBe("This is required.");
-    expect(errors.json).toMatch(/no JSON/);
+    expect(errors.json).toMatch(/not JSON/);
   });
 
   it("leaves what may not be edited as it was, whatever the field holds", () => {
