@@ -230,7 +230,7 @@ async def test_a_cancelled_action_closes_its_vote(desk: Desk) -> None:
 async def test_an_action_that_nobody_knows_fails_and_reports_it(desk: Desk) -> None:
     state = await (await desk.submit(action="launch")).result()
     assert state.status == "failed"
-    assert "no action 'launch'" in str(state.error)
+    assert "unknown action 'launch'" in str(state.error)
 
 
 async def test_a_signal_counts_where_policy_allows_it(desk: Desk) -> None:

@@ -212,7 +212,7 @@ async def request_rebuild(
     if not accept_loss:
         return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason)
     if not (reason or "").strip():
-        raise Invalid("a reason is required why these events may be lost: it is kept with the request")
+        raise Invalid("a reason is required, since events may be lost: it is kept with the request")
     losses = _named(tenant_id, accept_loss, json.loads(refused or "[]"))
     return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason, losses=losses, confirmed=False)
 
