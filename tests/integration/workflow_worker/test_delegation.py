@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from flotilla.bus import Delivery, Finish
+from flotilla.bus import Delivery, Finish, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import UnknownType
@@ -244,6 +244,9 @@ async def test_a_reply_that_no_workflow_can_use_goes_to_the_dead_letters(
 async def test_a_reply_that_names_no_tenant_belongs_to_the_operators_tenant(
     database: Database, pool: Pool, redis_url: str, temporal_address: str, unique: Callable[[str], str]
 ) -> None:
+    reply = AgentEvent(type=TASK_REPLIED, source="/agents/research", subject="s", data={"status": "finished"})
+    async with connect_redis(redis_url) as redis:
+        await redis.xadd(REPLIES_STREAM, {EVENT_FIELD: encode_event(reply)})
     async with running_worker(
         dsn=database.dsn(),
         pool=pool,
@@ -252,8 +255,6 @@ async def test_a_reply_that_names_no_tenant_belongs_to_the_operators_tenant(
         task_queue=unique("queue"),
         operator_tenant="operators",
     ) as worker:
-        reply = AgentEvent(type=TASK_REPLIED, source="/agents/research", subject="s", data={"status": "finished"})
-        await worker.redis.xadd(REPLIES_STREAM, {EVENT_FIELD: encode_event(reply)})
         query = "SELECT reason FROM flotilla.dead_letters"
         [letter] = await eventually(lambda: worker.rows("operators", query))
     assert letter["reason"] == "refused"
