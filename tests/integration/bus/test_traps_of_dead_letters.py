@@ -134,7 +134,7 @@ async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
     assert json.loads(announced["data"]["body"])["data"]["task_id"] == "t1"
 
 
-async def test_what_is_too_large_to_publish_fails_whoever_waits_at_the_first_delivery(redis: Redis) -> None:
+async def test_what_is_too_large_to_publish_fails_the_caller_that_waits_at_the_first_delivery(redis: Redis) -> None:
     async def answer(_: Delivery) -> Finish:
         return Finish([(REPLIES, event(text="x" * 1_100_000))])
 

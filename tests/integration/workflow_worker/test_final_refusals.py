@@ -1,4 +1,4 @@
-"""What no repetition changes ends at once, and its reason reaches whoever asked."""
+"""What no repetition changes ends at once, and its reason reaches anyone who asked."""
 
 import asyncio
 import json

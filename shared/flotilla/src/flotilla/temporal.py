@@ -25,7 +25,7 @@ _LIMIT = timedelta(seconds=3)
 _MAY_NOT_ASK = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}
 # Not more often: Temporal's frontend refuses pings that come within 10 s (frontend.keepAliveMinTime).
 _KEEP_ALIVE = KeepAliveConfig(interval_millis=10_000, timeout_millis=5_000)
-# https://grpc.io/docs/guides/status-codes/: the same call would be refused again, whoever makes it.
+# https://grpc.io/docs/guides/status-codes/: the same call would be refused again, anyone who makes it.
 _FINAL = {
     RPCStatusCode.INVALID_ARGUMENT,
     RPCStatusCode.FAILED_PRECONDITION,

@@ -100,8 +100,8 @@ class PostgresDeadLetters:
         self._make_id = make_id
 
     async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
-        """Stores the entry, marks its task, and returns the announcement and the failure for the waiting caller; nothing where
-        its stream has left more than a person looks at.
+        """Store the entry, mark its task, and return the announcement and the failure for the waiting caller; nothing
+        where its stream has left more than a person looks at.
 
         Raises:
             RetryLater: PostgreSQL is unavailable; the entry stays pending.
@@ -111,7 +111,9 @@ class PostgresDeadLetters:
         except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
             return await self._keep(lost, _Names(self._operator_tenant))
         except AWAY as error:
-            raise RetryLater(f"PostgreSQL is unavailable, entry {lost.entry.entry_id} stays pending: {error}") from error
+            raise RetryLater(
+                f"PostgreSQL is unavailable, entry {lost.entry.entry_id} stays pending: {error}"
+            ) from error
 
     async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
         async with tenant_transaction(self._pool, names.tenant) as connection:

@@ -173,7 +173,7 @@ class AgentReply:
     events: list[JsonObject] = field(default_factory=list)
     """A foreign agent's session events: objects with `kind` and `data`."""
     escaped: list[str] = field(default_factory=list)
-    """Where in the reply, as JSON pointers, text stands for what no store holds. Whoever reads it writes this."""
+    """Where in the reply, as JSON pointers, text stands for what no store holds. Anyone who reads it writes this."""
     unreadable: str | None = None
     """Why it can't be used, where its reader left out what it holds."""
 
