@@ -256,7 +256,7 @@ async def test_a_reply_that_names_no_tenant_belongs_to_the_operators_tenant(
         operator_tenant="operators",
     ) as worker:
         query = "SELECT reason FROM flotilla.dead_letters"
-        [letter] = await eventually(lambda: worker.rows("operators", query))
+        [letter] = await eventually(lambda: worker.rows("operators", query), timeout_s=60)
     assert letter["reason"] == "refused"
 
 
