@@ -148,7 +148,7 @@ class Signing:
         return json.dumps(members, separators=(",", ":"))
 
     def vote(self, name: str, action_id: str, statement: str, signature: dict[str, str]) -> tuple[int, str]:
-        """Sends a vote as the API takes it; gives the status and code."""
+        """Sends a vote as the API takes it; returns the status and code."""
         [signer] = self.get(f"/v1/signers?subject={name}")["signers"]
         approval = self.get(f"/v1/approvals/{action_id}")
         signed = {"signer_id": signer["signer_id"], "statement": statement, "signature": signature}

@@ -112,7 +112,7 @@ class Hands:
         return handle
 
     async def decide(self, handle: WorkflowHandle[Any, ActionState], subject: str, proof: SignedVote | None) -> str:
-        """Sends the Update `decide` as anybody; gives the refusal's type, or the approval's status."""
+        """Sends the Update `decide` as anybody; returns the refusal's type, or the approval's status."""
         try:
             answer = await self.desk.decide(handle, subject, seen=ARGS, proof=proof)
         except Refused as refusal:

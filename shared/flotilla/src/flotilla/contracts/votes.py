@@ -99,7 +99,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedVote:
-    """A vote that proves itself to whoever knows the roots: the vote, whose key it is, and who approved that key."""
+    """A vote that proves itself to anyone who knows the roots: the vote, whose key it is, and who approved that key."""
 
     vote: Signed
     signer: Signed
