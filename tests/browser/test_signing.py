@@ -171,7 +171,7 @@ def enroll(page: Page) -> None:
     page.goto("/signers")
     page.get_by_label("Name of the passkey").fill("laptop")
     page.get_by_role("button", name="Enroll a passkey").click()
-    expect(page.get_by_text("pending")).to_be_visible()
+    expect(page.locator("#main").get_by_text("pending")).to_be_visible()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from flotilla.contracts.votes import Signature, Signed, SignedVote
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot, check_is_fresh, distinct_approvals, prove_vote
+from flotilla.votes.proof import Ballot, check_is_fresh, distinct_approvals, prove_possession, prove_vote
 from flotilla.votes.roots import VoteRoots
 from tests.support.votes import (
     Ed25519Key,
@@ -163,6 +163,8 @@ def test_nobody_approves_a_key_of_their_own(root: Ed25519Key) -> None:
 def test_a_key_is_its_holders(root: Ed25519Key, roots: VoteRoots) -> None:
     victim, key = Ed25519Key(), Ed25519Key()
     taken = key.sign(enrolled(victim, "mallory").statement)
+    with pytest.raises(Unproven, match="does not hold"):
+        prove_possession(taken, roots)
     vote = replace(Voter.made("mallory", root).vote(), signer=taken, approval=approved(taken, "mallory", root))
     refused(vote, roots, "signature does not hold")
 

@@ -127,7 +127,7 @@ def _sent_as(update_id: str, attempt: DecisionRequest) -> str:
     """Return the Update's id. A signature that is refused must not refuse the next one, which may hold."""
     if attempt.proof is None:
         return update_id
-    return hashlib.sha256(f"{update_id} {attempt.proof.vote.signature.value}".encode()).hexdigest()
+    return hashlib.sha256(update_id.encode() + to_json(attempt.proof.vote)).hexdigest()
 
 
 def _normalized(approval: Approval, attempt: DecisionRequest) -> JsonObject | None:
