@@ -28,7 +28,7 @@ def assert_linear(
     is far over the limit there. Compared are the least times of all attempts: others use the machine, too. Work that
     can't be measured on `most`, the longest input that is taken, is none.
     """
-    while _once(function, make(size)) < _AT_LEAST_S:
+    while cpu_s(function, make(size)) < _AT_LEAST_S:  # the least: what comes once, at the first call, is no work on it
         size *= 2
         if size > most:
             return
