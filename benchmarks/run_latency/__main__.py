@@ -133,7 +133,6 @@ async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client
     create_key_pair(key, key.with_suffix(".pub"))
     redis, temporal = stack.extra_redis(), stack.extra_temporal()
     addresses = {
-        "FLOTILLA_POSTGRES_DSN": database.dsn(),
         "FLOTILLA_REDIS_URL": redis.url,
         "FLOTILLA_TEMPORAL_ADDRESS": temporal.address,
         "FLOTILLA_LOG_LEVEL": "warning",
@@ -142,16 +141,18 @@ async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client
         "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(key.with_suffix(".pub")),
     }
     agent = (sys.executable, "-m", "benchmarks.run_latency.echo_agent")
+    of_worker = {**addresses, "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_worker")}
+    of_agents = {**addresses, "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_agent")}
     processes: list[ServiceProcess] = [
-        stack.service("workflow-worker", env=addresses),
-        stack.service("research-agent", env=addresses),
-        stack.service("writer-agent", env=addresses),
-        stack.service("research-agent", env=addresses, argv=agent),
+        stack.service("workflow-worker", env=of_worker),
+        stack.service("research-agent", env=of_agents),
+        stack.service("writer-agent", env=of_agents),
+        stack.service("research-agent", env=of_agents, argv=agent),
     ]
     for process in processes:
         process.start()
     peers = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.run_latency.peers", env={**os.environ, **addresses}
+        sys.executable, "-m", "benchmarks.run_latency.peers", env={**os.environ, **of_worker}
     )
     try:
         for process in processes:

@@ -73,7 +73,7 @@ async def worker(
     del mallory  # before whom it works
     await Delegates(pool).note(AGENT)
     async with running_worker(
-        dsn=database.dsn(),
+        dsn=database.dsn("flotilla_worker"),
         pool=pool,
         redis_url=redis_url,
         temporal_address=temporal_address,

@@ -326,7 +326,7 @@ async def _recorder() -> AsyncIterator[Recorder]:
             redis = await opened.enter_async_context(connect_redis(redis_url))
             worker = await opened.enter_async_context(
                 running_worker(
-                    dsn=database.dsn(),
+                    dsn=database.dsn("flotilla_worker"),
                     pool=pool,
                     redis_url=redis_url,
                     temporal_address=stack.temporal_address,

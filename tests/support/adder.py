@@ -71,10 +71,7 @@ class Adder:
 
     async def insert(self, ctx: TaskContext, given: Add) -> Sum:
         async def effect(connection: Connection) -> None:
-            await connection.execute(
-                "INSERT INTO flotilla.interactions (tenant_id, interaction_id, user_id, session_id, run_id, query, "
-                "answer, sources) VALUES ('default', gen_random_uuid()::text, 'u', 's1', 'r', 'q', 'a', '[]')"
-            )
+            await connection.execute("INSERT INTO effects (tenant_id, what) VALUES ('default', 'inserted')")
 
         ctx.in_transaction(effect)
         return Sum(total=given.a)

@@ -4,7 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from flotilla.agent import Agent
@@ -17,15 +18,29 @@ from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import reply_stream, run_stream, task_stream
-from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress
+from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress, hop_of, root_task_id
 from flotilla.llm import LanguageModel
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.consumers import entries
+from tests.support.postgres import dsn_beside
 from tests.support.tickets import KEYS, SIGNER
 
 TENANT = "default"
 SESSION = "s1"
 REPLY_TO = ReplyAddress(workflow_id="run-r1", workflow_run_id="x", activity_id="t1")
+
+
+_DELEGATE = """
+WITH opened AS (
+    INSERT INTO flotilla.delegations (tenant_id, task_id, attempt, root_task_id, hop, agent, slip, session_id, run_id,
+        workflow_id, workflow_run_id, activity_id, deadline, secret_hash, input_from)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'run-r1', 'x', 't1', $10, $11, $12) ON CONFLICT DO NOTHING
+)
+INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
+VALUES ($1, $2, $6, $8, $9, 'queued', $3)
+ON CONFLICT (tenant_id, task_id) DO UPDATE SET status = 'queued', attempt = excluded.attempt, failure = NULL
+WHERE agent_tasks.status <> 'done' AND agent_tasks.attempt < excluded.attempt
+"""
 
 
 def task(task_id: str = "t1", agent: str = "adder", **fields: Any) -> AgentTask:
@@ -56,9 +71,41 @@ def sealed_fields(wanted: AgentTask) -> dict[Any, Any]:
     return {"event": entry.body, "ticket": entry.ticket}
 
 
-async def publish(redis: Redis, wanted: AgentTask) -> str:
-    """Put `wanted` on its agent's stream, with a ticket."""
+async def publish(pool: Pool, redis: Redis, wanted: AgentTask) -> str:
+    """Put `wanted` on its agent's stream, with a ticket, and on record before."""
+    await delegate(pool, wanted)
+    return await put(redis, wanted)
+
+
+async def put(redis: Redis, wanted: AgentTask) -> str:
+    """Put `wanted` on its agent's stream, with a ticket: enough for an agent without a database."""
     return await Publisher(redis).publish(task_stream(wanted.agent), sealed(wanted))
+
+
+async def delegate(pool: Pool, *wanted: AgentTask) -> None:
+    """Write the rows of tasks as the worker does, of what the agent's database looks at; those on record stay."""
+    for tenant_id in {one.tenant_id for one in wanted}:
+        async with tenant_transaction(pool, tenant_id) as connection:
+            await connection.executemany(_DELEGATE, [_row(one) for one in wanted if one.tenant_id == tenant_id])
+
+
+def _row(wanted: AgentTask) -> tuple[object, ...]:
+    assert wanted.deadline is not None
+    assert wanted.secret is not None
+    return (
+        wanted.tenant_id,
+        wanted.task_id,
+        wanted.attempt,
+        root_task_id(wanted.task_id),
+        hop_of(wanted.task_id),
+        wanted.agent,
+        wanted.slip,
+        wanted.session_id,
+        wanted.run_id,
+        datetime.fromisoformat(wanted.deadline),
+        sha256(wanted.secret.encode()).digest(),
+        wanted.input_from or "",
+    )
 
 
 async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = TENANT) -> None:
@@ -75,25 +122,26 @@ async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = T
 async def running(
     agent: Agent, pool: Pool, redis: Redis, *, model: LanguageModel | None = None, name: str = "c1", **options: Any
 ) -> AsyncIterator[Consumer]:
-    """The agent at work, as long as the block."""
-    handler = TaskHandler(
-        agent,
-        pool=pool,
-        redis=redis,
-        tools=ToolBox(agent.tools),
-        model=model,
-        keys=KEYS,
-        heartbeat_s=options.pop("heartbeat_s", 5.0),
-    )
-    chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})
-    consumer = Consumer(redis, agent.stream, agent.group, name, handler, chosen, PostgresDeadLetters(pool))
-    stop = asyncio.Event()
-    work = asyncio.create_task(consumer.run(stop))
-    try:
-        yield consumer
-    finally:
-        stop.set()
-        await work
+    """The agent at work in the database of `pool`, as the agents' role, as long as the block."""
+    async with open_pool(await dsn_beside(pool, "flotilla_agent"), application=agent.name) as own_pool:
+        handler = TaskHandler(
+            agent,
+            pool=own_pool,
+            redis=redis,
+            tools=ToolBox(agent.tools),
+            model=model,
+            keys=KEYS,
+            heartbeat_s=options.pop("heartbeat_s", 5.0),
+        )
+        chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})
+        consumer = Consumer(redis, agent.stream, agent.group, name, handler, chosen, PostgresDeadLetters(own_pool))
+        stop = asyncio.Event()
+        work = asyncio.create_task(consumer.run(stop))
+        try:
+            yield consumer
+        finally:
+            stop.set()
+            await work
 
 
 async def replies(redis: Redis, status: str | None = None, agent: str = "adder") -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ async def running_gateway(
 ) -> AsyncIterator[RunningGateway]:
     """A replica for as long as the block runs; `options` are settings."""
     settings = Settings(
-        postgres_dsn=SecretStr(database.dsn()),
+        postgres_dsn=SecretStr(database.dsn("flotilla_gateway")),
         redis_url=SecretStr(await url_of(redis_url, "gateway")),
         kafka_bootstrap_servers=kafka_bootstrap,
         temporal_address=temporal_address,

@@ -17,9 +17,9 @@ from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import agent_group, task_stream
-from flotilla.contracts.tasks import TASK_REQUESTED
+from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask
 from flotilla.postgres import Pool
-from tests.support.agents import open_session, replies, rows, task
+from tests.support.agents import delegate, open_session, replies, rows, task
 from tests.support.consumers import Process, start
 from tests.support.postgres import Database
 from tests.support.tickets import PUBLIC_KEY_FILE, SIGNER
@@ -58,16 +58,17 @@ async def prepare(database: Database, pool: Pool) -> None:
     """The table that payments go to, outside of Flotilla's own schema, and the session."""
     owner = await asyncpg.connect(database.superuser_dsn)
     await owner.execute("CREATE TABLE payments (account text NOT NULL, task_id text NOT NULL)")
-    await owner.execute("GRANT INSERT, SELECT ON payments TO flotilla_app")
+    await owner.execute("GRANT INSERT, SELECT ON payments TO flotilla_app, flotilla_agent")
     await owner.close()
     await open_session(pool)
 
 
-async def publish_all(redis: Redis, plan: Plan) -> set[str]:
+async def publish_all(pool: Pool, redis: Redis, plan: Plan) -> set[str]:
     """All tasks at once; returns the ids of those that can't be handled: a version of the type that nobody knows."""
     chance = random.Random(plan.seed)  # noqa: S311 - the same poison each time
     poisoned = set(chance.sample([f"t{n}" for n in range(plan.tasks)], int(plan.tasks * plan.poison_share)))
     await ensure_group(redis, STREAM, GROUP)
+    await delegate(pool, *(_payment(f"t{n}") for n in range(plan.tasks)))
     for first in range(0, plan.tasks, 500):
         async with redis.pipeline(transaction=False) as pipe:
             for n in range(first, min(first + 500, plan.tasks)):
@@ -76,8 +77,12 @@ async def publish_all(redis: Redis, plan: Plan) -> set[str]:
     return poisoned
 
 
+def _payment(task_id: str) -> AgentTask:
+    return task(task_id, agent="payer", input={"account": task_id})
+
+
 def _requested(task_id: str, *, poisoned: bool) -> SealedEvent:
-    wanted = task(task_id, agent="payer", input={"account": task_id})
+    wanted = _payment(task_id)
     kind = TASK_REQUESTED.replace(".v1", ".v2") if poisoned else TASK_REQUESTED
     event = AgentEvent(type=kind, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
     return seal(event, SIGNER)
@@ -161,8 +166,8 @@ class Fleet:
 async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database: Database) -> Ended:
     """Publishes everything, harms the consumers until all is handled."""
     await prepare(database, pool)
-    async with Fleet(plan, redis_url, database.dsn()) as fleet:
-        poisoned = await publish_all(redis, plan)
+    async with Fleet(plan, redis_url, database.dsn("flotilla_agent")) as fleet:
+        poisoned = await publish_all(pool, redis, plan)
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             group.create_task(fleet.pause_one())

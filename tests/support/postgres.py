@@ -7,6 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from flotilla.postgres import Pool
 from flotilla.postgres.migrate import migrate
 
 
@@ -17,7 +18,7 @@ class Database:
     superuser_dsn: str
 
     def dsn(self, role: str = "flotilla_app") -> str:
-        """The DSN for `role`: flotilla_app, flotilla_relay, flotilla_audit or flotilla_scaler."""
+        """The DSN for `role`; flotilla_app, which tests look around with, is the role of former versions."""
         parts = urlsplit(self.superuser_dsn)
         return urlunsplit(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}"))
 
@@ -31,6 +32,12 @@ async def make_template(server_dsn: str, name: str) -> None:
     """A migrated database that others are cloned from."""
     await _execute(server_dsn, f'CREATE DATABASE "{name}"')
     migrate(with_database(server_dsn, name))
+
+
+async def dsn_beside(pool: Pool, role: str) -> str:
+    """The DSN for another role in the database of `pool`."""
+    port, database = await pool.fetchrow("SELECT inet_server_port(), current_database()")  # type: ignore[misc]
+    return f"postgresql://{role}@127.0.0.1:{port}/{database}"
 
 
 @asynccontextmanager

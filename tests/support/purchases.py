@@ -22,7 +22,7 @@ _BOOKS = """
 CREATE TABLE asked (question text NOT NULL, asked_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE charge_requests (task_id text NOT NULL, branch integer NOT NULL, key text NOT NULL);
 CREATE TABLE charges (key text PRIMARY KEY);
-GRANT INSERT, SELECT ON asked, charge_requests, charges TO flotilla_app;
+GRANT INSERT, SELECT ON asked, charge_requests, charges TO flotilla_app, flotilla_agent;
 """
 # Answers that were stored, with the moment at which somebody last asked for them.
 _STORED = """
@@ -50,7 +50,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     chance = random.Random(plan.seed)  # noqa: S311 - the same instants each time
     what = {
         "url": redis_url,
-        "dsn": database.dsn(),
+        "dsn": database.dsn("flotilla_agent"),
         "min_idle_ms": 300,
         "claim_s": 0.6,
         "keys": str(PUBLIC_KEY_FILE),
@@ -59,7 +59,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     try:
         for number in range(max(plan.rounds, plan.kills)):
             if number < plan.rounds:
-                await publish(redis, task(f"t{number}", agent="buyer", run_id=None))
+                await publish(pool, redis, task(f"t{number}", agent="buyer", run_id=None))
             await asyncio.sleep(chance.uniform(0, plan.longest_s))
             if number < plan.kills:
                 _end(members.pop(0))

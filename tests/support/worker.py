@@ -16,7 +16,7 @@ from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from flotilla.votes.roots import read_roots
 from tests.support.redis_users import url_of
@@ -94,15 +94,19 @@ async def running_worker(
     runtime = Runtime("workflow-worker")
     temporal = TemporalConnection(settings, SdkRuntime.default())
     await temporal.check()
-    async with connect_redis(redis_url) as admin, connect_redis(own_url) as redis:
+    async with (
+        connect_redis(redis_url) as admin,
+        connect_redis(own_url) as redis,
+        open_pool(dsn, application="workflow-worker") as own_pool,
+    ):
         deps = Dependencies(
-            pool,
+            own_pool,
             redis,
             temporal.client,
             read_policy(settings.approval_policy),
             installed_registry(),
             SIGNER,
-            Delegates(pool),
+            Delegates(own_pool),
             read_roots(settings.vote_roots),
         )
         task = asyncio.create_task(work(settings, runtime, deps))

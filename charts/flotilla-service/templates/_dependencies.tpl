@@ -106,5 +106,5 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 
 {{/* The database role of a service, which is also the default key of its DSN in the Secret. */}}
 {{- define "flotilla-service.postgresRole" -}}
-{{- index .Chart.Annotations "flotilla/postgres-role" | default "flotilla_app" -}}
+{{- index .Chart.Annotations "flotilla/postgres-role" | default "flotilla_agent" -}}
 {{- end }}

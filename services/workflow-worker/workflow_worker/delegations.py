@@ -44,13 +44,14 @@ _OPEN = """
 WITH opened AS (
     INSERT INTO flotilla.delegations AS d (
         tenant_id, task_id, attempt, root_task_id, hop, agent, slip, session_id, run_id, principal,
-        workflow_id, workflow_run_id, activity_id, deadline, secret_hash, event, ticket
-    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+        workflow_id, workflow_run_id, activity_id, deadline, secret_hash, event, ticket, input_from
+    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
     ON CONFLICT (tenant_id, task_id, attempt) DO UPDATE SET
         agent = excluded.agent, slip = excluded.slip, session_id = excluded.session_id, run_id = excluded.run_id,
         principal = excluded.principal, workflow_id = excluded.workflow_id, workflow_run_id = excluded.workflow_run_id,
         activity_id = excluded.activity_id, deadline = excluded.deadline, secret_hash = excluded.secret_hash,
-        event = excluded.event, ticket = excluded.ticket, state = 'open', issued_at = now(), closed_at = NULL
+        event = excluded.event, ticket = excluded.ticket, input_from = excluded.input_from, state = 'open',
+        issued_at = now(), closed_at = NULL
         WHERE d.state <> 'open'
     RETURNING 1
 ), queued AS (
@@ -159,6 +160,7 @@ async def open_hop(
         sha256(secret.encode()).digest(),
         sealed.body,
         sealed.ticket,
+        task.input_from or "",
     )
     earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
     return earlier or Opened(

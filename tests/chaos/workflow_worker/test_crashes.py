@@ -60,7 +60,7 @@ async def world(
     stack: RunningStack, temporal_client: Client, redis_url: str, database: Database, unique: Callable[[str], str]
 ) -> AsyncIterator[World]:
     env = {
-        "FLOTILLA_POSTGRES_DSN": database.dsn(),
+        "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_worker"),
         "FLOTILLA_REDIS_URL": redis_url,
         "FLOTILLA_TASK_QUEUE": unique("queue"),
         "FLOTILLA_TICKET_KEY_FILE": str(KEY_FILE),

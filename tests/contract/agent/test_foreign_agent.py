@@ -12,7 +12,7 @@ from flotilla.contracts import AgentReply
 from flotilla.contracts.envelope import from_builtins, to_builtins
 from flotilla.contracts.names import reply_stream, task_stream
 from tests.contract.bus.test_asyncapi import carried
-from tests.support.agents import publish, sealed_fields, task
+from tests.support.agents import put, sealed_fields, task
 from tests.support.consumers import entries
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
@@ -40,7 +40,7 @@ def foreign_agent(redis_url: str) -> Iterator[None]:
 @pytest.mark.usefixtures("foreign_agent")
 async def test_agent_in_bash_answers_what_the_bridge_understands(redis: Redis) -> None:
     wanted = task("t1", agent="shout", input={"text": 'say "hello"'})
-    await publish(redis, wanted)
+    await put(redis, wanted)
     (event,) = await eventually(lambda: entries(redis, reply_stream("shout")), timeout_s=30)
     assert carried("flotilla.replies.{agent}", event) == 1
     reply = from_builtins(event["data"], AgentReply)
@@ -58,7 +58,7 @@ async def test_agent_in_bash_works_on_nothing_that_the_worker_did_not_sign_or_no
     await redis.xadd(stream, {**forged, "event": forged["event"].replace(b"default", b"victim")})
     await redis.xadd(stream, {"event": forged["event"]})
     await redis.xadd(stream, {**forged, "ticket": "nonsense"})
-    await publish(redis, task("t1", agent="shout", input={"text": "late"}, deadline="2026-01-31T12:30:00+00:00"))
-    await publish(redis, task("t2", agent="shout", input={"text": "signed"}))
+    await put(redis, task("t1", agent="shout", input={"text": "late"}, deadline="2026-01-31T12:30:00+00:00"))
+    await put(redis, task("t2", agent="shout", input={"text": "signed"}))
     (event,) = await eventually(lambda: entries(redis, reply_stream("shout")), timeout_s=30)
     assert event["data"]["task_id"] == "t2"

@@ -74,7 +74,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 async def on_servers(pool: Pool, redis: Redis, data: dict[str, Any], model: FakeModel) -> tuple[Any, ...]:
     await open_session(pool)
     async with running(make_agent(), pool, redis, model=model):
-        await publish(redis, task(agent="contract", input=data))
+        await publish(pool, redis, task(agent="contract", input=data))
         (reply,) = await eventually(lambda: _ended(redis))
     kinds = [event["type"].split(".")[2] for event in await session_events(pool)]
     progress = [reply["progress"] for reply in await replies(redis, "progress", agent="contract")]

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from flotilla.bus import Redis, connect_redis
 from flotilla.postgres import Pool
 from tests.support.agents import open_session
+from tests.support.postgres import Database
 
 
 @pytest.fixture
@@ -17,6 +19,21 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def session(pool: Pool) -> None:
-    """The session that tasks record in."""
+async def session(pool: Pool, database: Database) -> None:
+    """The session that tasks record in, and the table that effects write to."""
     await open_session(pool)
+    owner = await asyncpg.connect(database.superuser_dsn)
+    try:
+        await owner.execute(_EFFECTS)
+    finally:
+        await owner.close()
+
+
+_EFFECTS = """
+CREATE TABLE effects (tenant_id text NOT NULL, what text NOT NULL);
+ALTER TABLE effects ENABLE ROW LEVEL SECURITY;
+SELECT flotilla_ops.open_to_tasks('effects');
+CREATE POLICY looking ON effects FOR SELECT TO flotilla_app USING (true);
+GRANT SELECT ON effects TO flotilla_app;
+GRANT INSERT ON effects TO flotilla_agent;
+"""

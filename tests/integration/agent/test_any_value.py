@@ -62,7 +62,7 @@ async def test_any_value_ends_in_an_answer_at_the_first_delivery(pool: Pool, red
     model = FakeModel(*(Completion(text=text, model=text) for text in said[:count]))
     async with running(echoing(values, said), pool, redis, model=model, concurrency=4, min_idle_ms=60_000):
         for number in range(count):
-            await publish(redis, task(f"t{number}", input={"a": number}))
+            await publish(pool, redis, task(f"t{number}", input={"a": number}))
         await eventually(lambda: _ended(redis, count), timeout_s=60)
     failed = {reply["task_id"]: reply["failure"] for reply in await replies(redis, "failed")}
     assert set(failed) == {f"t{number}" for number in range(count) if number % 3 == 0}
@@ -93,5 +93,5 @@ async def test_a_result_of_another_type_is_an_answer(pool: Pool, redis: Redis, m
         return made  # type: ignore[no-any-return]
 
     async with running(agent, pool, redis):
-        await publish(redis, task("t1", input={"a": 1}))
+        await publish(pool, redis, task("t1", input={"a": 1}))
         await eventually(lambda: _ended(redis, 1))

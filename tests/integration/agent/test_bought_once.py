@@ -64,7 +64,7 @@ class Asker:
 async def run_killed_then_whole(pool: Pool, redis: Redis, model: Echo, first: list[str], second: list[str]) -> str:
     """The text of a task that ran to its last line with the questions of `first`, died, and ran again."""
     async with running(Asker(first, goes_on=False).agent, pool, redis, model=model, grace_s=0.1):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: _stored(pool, len(first)))
     async with running(Asker(second).agent, pool, redis, model=model):
         (reply,) = await eventually(lambda: replies(redis, "done"))

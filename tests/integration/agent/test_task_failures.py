@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("session")
 async def test_exception_in_a_handler_is_an_answer_and_is_recorded(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("refuse"))
+        await publish(pool, redis, asked("refuse"))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
         assert await redis.xpending(task_stream("adder"), "adder-agents")
     assert from_builtins(reply["failure"], Failure) == Failure(type="ValueError", message="a is odd", retryable=False)
@@ -32,7 +32,7 @@ async def test_exception_in_a_handler_is_an_answer_and_is_recorded(pool: Pool, r
 async def test_effect_that_fails_is_an_answer_and_nothing_of_its_transaction_stands(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("break_the_transaction"))
+        await publish(pool, redis, asked("break_the_transaction"))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     assert reply["failure"]["type"] == "EffectFailed"
     assert "DivisionByZeroError" in reply["failure"]["message"]
@@ -44,10 +44,10 @@ async def test_effect_that_fails_is_an_answer_and_nothing_of_its_transaction_sta
 async def test_failure_that_may_pass_is_retryable_and_only_success_is_final(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("fail_at_first"))
+        await publish(pool, redis, asked("fail_at_first"))
         (failed,) = await eventually(lambda: replies(redis, "failed"))
         assert failed["failure"]["retryable"]
-        await publish(redis, asked("fail_at_first", attempt=2))
+        await publish(pool, redis, asked("fail_at_first", attempt=2))
         (done,) = await eventually(lambda: replies(redis, "done"))
     assert (done["attempt"], done["result"]["total"]) == (2, 3)
     (row,) = await rows(pool, "SELECT status, attempt FROM flotilla.agent_tasks")
@@ -57,9 +57,9 @@ async def test_failure_that_may_pass_is_retryable_and_only_success_is_final(pool
 async def test_failed_try_delivered_again_gives_the_same_failure_and_does_not_run(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("break_down"))
+        await publish(pool, redis, asked("break_down"))
         await eventually(lambda: replies(redis, "failed"))
-        await publish(redis, asked("break_down"))
+        await publish(pool, redis, asked("break_down"))
         first, second = await eventually(lambda: two(replies(redis, "failed")))
     assert first == second
     assert adder.runs == 1
@@ -68,9 +68,9 @@ async def test_failed_try_delivered_again_gives_the_same_failure_and_does_not_ru
 async def test_late_failure_of_an_earlier_try_changes_nothing(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("well", attempt=2))
+        await publish(pool, redis, asked("well", attempt=2))
         await eventually(lambda: replies(redis, "done"))
-        await publish(redis, asked("break_down", attempt=1))
+        await publish(pool, redis, asked("break_down", attempt=1))
         await eventually(lambda: two(replies(redis, "done")))
     assert adder.runs == 1
 
@@ -78,7 +78,7 @@ async def test_late_failure_of_an_earlier_try_changes_nothing(pool: Pool, redis:
 async def test_input_of_the_wrong_type_fails_at_once_for_good(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked(input={"a": "one"}))
+        await publish(pool, redis, asked(input={"a": "one"}))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     assert (reply["failure"]["type"], reply["failure"]["retryable"], adder.runs) == ("ValueError", False, 0)
     assert "input of adder" in reply["failure"]["message"]
@@ -87,7 +87,7 @@ async def test_input_of_the_wrong_type_fails_at_once_for_good(pool: Pool, redis:
 async def test_task_over_its_time_is_answered_and_ended(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("sleep_on", timeout_s=0.2))
+        await publish(pool, redis, asked("sleep_on", timeout_s=0.2))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     expected = Failure(type="TimeoutError", message="no result within 0.2 s", retryable=True)
     assert from_builtins(reply["failure"], Failure) == expected
@@ -96,7 +96,7 @@ async def test_task_over_its_time_is_answered_and_ended(pool: Pool, redis: Redis
 async def test_task_of_an_unknown_session_fails_and_reports_it(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked(session_id="nowhere"))
+        await publish(pool, redis, asked(session_id="nowhere"))
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     assert "no session nowhere" in reply["failure"]["message"]
 
@@ -116,7 +116,7 @@ async def test_task_of_another_agent_is_a_dead_letter_that_changes_nothing(pool:
 async def test_cancelled_task_stops_even_if_it_never_asks(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis, heartbeat_s=0.1):
-        await publish(redis, asked("sleep_on", timeout_s=60))
+        await publish(pool, redis, asked("sleep_on", timeout_s=60))
         await eventually(lambda: replies(redis, "progress"))
         await redis.set(cancelled_key("t1"), "1")
         (reply,) = await eventually(lambda: replies(redis, "cancelled"))
@@ -134,8 +134,8 @@ async def test_a_task_may_ask_for_more_time_than_its_agent_allows_itself(pool: P
         return Sum(total=given.a)
 
     async with running(agent, pool, redis):
-        await publish(redis, asked())
-        await publish(redis, asked(task_id="t2", timeout_s=30))
+        await publish(pool, redis, asked())
+        await publish(pool, redis, asked(task_id="t2", timeout_s=30))
         (failed,) = await eventually(lambda: replies(redis, "failed"))
         (done,) = await eventually(lambda: replies(redis, "done"))
     assert (failed["task_id"], failed["failure"]["message"]) == ("t1", "no result within 0.2 s")

@@ -14,7 +14,7 @@ from flotilla.contracts.tasks import Turn
 from flotilla.postgres import Pool
 from flotilla.testing import FakeModel
 from tests.support.adder import Adder, asked, two
-from tests.support.agents import open_session, publish, replies, rows, running, session_events
+from tests.support.agents import delegate, open_session, publish, replies, rows, running, session_events
 from tests.support.consumers import entries
 from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
@@ -27,7 +27,7 @@ async def test_task_has_one_result_its_actions_its_events_its_reply_and_its_anno
 ) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         (reply,) = await eventually(lambda: replies(redis, "done"))
     assert reply["result"] == {"total": 3, "text": ""}
     assert (reply["persisted"], reply["final"]) == (True, True)
@@ -46,23 +46,23 @@ async def test_task_has_one_result_its_actions_its_events_its_reply_and_its_anno
 async def test_task_delivered_again_is_answered_from_the_store_and_has_one_effect(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("insert"))
+        await publish(pool, redis, asked("insert"))
         await eventually(lambda: replies(redis, "done"))
-        await publish(redis, asked("insert"))
+        await publish(pool, redis, asked("insert"))
         first, second = await eventually(lambda: two(replies(redis, "done")))
     assert first == second
     assert adder.runs == 1
-    assert len(await rows(pool, "SELECT 1 FROM flotilla.interactions")) == 1
+    assert len(await rows(pool, "SELECT 1 FROM effects")) == 1
 
 
 async def test_two_consumers_with_the_same_task_have_one_effect_and_one_set_of_events(pool: Pool, redis: Redis) -> None:
     """As after FLUSHALL: the delegation published the task again while the first one is still at work."""
     first, second = Adder(), Adder()
     async with running(first.agent, pool, redis, name="c1", concurrency=1):
-        await publish(redis, asked("wait"))
+        await publish(pool, redis, asked("wait"))
         await eventually(lambda: first.runs)
         await redis.flushall()
-        await publish(redis, asked("wait"))
+        await publish(pool, redis, asked("wait"))
         async with running(second.agent, pool, redis, name="c2", concurrency=1):
             await eventually(lambda: second.runs)
             first.gate.set()
@@ -76,8 +76,8 @@ async def test_two_consumers_with_the_same_task_have_one_effect_and_one_set_of_e
 async def test_same_task_twice_in_one_consumer_runs_once(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis) as consumer:
-        await publish(redis, asked("wait"))
-        await publish(redis, asked("wait"))
+        await publish(pool, redis, asked("wait"))
+        await publish(pool, redis, asked("wait"))
         await eventually(lambda: consumer.in_flight == 2)
         adder.gate.set()
         await eventually(lambda: two(replies(redis, "done")))
@@ -87,7 +87,7 @@ async def test_same_task_twice_in_one_consumer_runs_once(pool: Pool, redis: Redi
 async def test_text_that_postgres_refuses_does_not_strand_the_task(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("with_nul"))
+        await publish(pool, redis, asked("with_nul"))
         (reply,) = await eventually(lambda: replies(redis, "done"))
     assert reply["result"]["text"] == "c\\u0000d"
     (event,) = await session_events(pool)
@@ -99,7 +99,7 @@ async def test_model_answer_is_bought_once_even_if_the_task_runs_again(pool: Poo
     first, second = Adder(), Adder()
     model = FakeModel("an answer that costs money")
     async with running(first.agent, pool, redis, model=model, grace_s=0.1, concurrency=1):
-        await publish(redis, asked("talk"))
+        await publish(pool, redis, asked("talk"))
         await eventually(lambda: rows(pool, "SELECT 1 FROM flotilla.llm_calls"))
     second.gate.set()
     async with running(second.agent, pool, redis, model=model):
@@ -114,8 +114,8 @@ async def test_tokens_and_steps_reach_the_live_stream_and_a_second_run_voids_the
     adder = Adder()
     adder.gate.set()
     async with running(adder.agent, pool, redis, model=FakeModel("Hello", "there")):
-        await publish(redis, asked("talk"))
-        await publish(redis, asked("talk", task_id="t2", attempt=2))
+        await publish(pool, redis, asked("talk"))
+        await publish(pool, redis, asked("talk", task_id="t2", attempt=2))
         await eventually(lambda: two(replies(redis, "done")))
         await eventually(lambda: _kinds_written(redis, 7))
     found: Any = await redis.xrange("flotilla.runs.r1.key")
@@ -137,7 +137,7 @@ async def test_session_history_comes_oldest_first(pool: Pool, redis: Redis) -> N
     await rows(pool, "UPDATE flotilla.sessions SET head_seq = 3")
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked("remember"))
+        await publish(pool, redis, asked("remember"))
         await eventually(lambda: replies(redis, "done"))
     assert adder.turns == [Turn(query=f"q{n}", answer=f"a{n}") for n in (1, 2, 3)]
 
@@ -146,9 +146,9 @@ async def test_tenants_do_not_share_task_ids(pool: Pool, redis: Redis) -> None:
     await open_session(pool, tenant_id="acme")
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: replies(redis, "done"))
-        await publish(redis, asked(tenant_id="acme", input={"a": 10, "b": 10}))
+        await publish(pool, redis, asked(tenant_id="acme", input={"a": 10, "b": 10}))
         _, other = await eventually(lambda: two(replies(redis, "done")))
     assert other["result"]["total"] == 20
 
@@ -166,6 +166,7 @@ async def test_one_trace_goes_from_the_task_to_its_reply(pool: Pool, redis: Redi
         from flotilla.contracts.tasks import TASK_REQUESTED
 
         event = AgentEvent(type=TASK_REQUESTED, source="/t", subject="s1", data=to_builtins(asked()))
+        await delegate(pool, asked())
         await Publisher(redis).publish(adder.agent.stream, seal(replace(event, traceparent=parent), SIGNER))
         await eventually(lambda: replies(redis, "done"))
     (reply,) = await entries(redis, "flotilla.replies.adder")

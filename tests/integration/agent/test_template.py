@@ -63,7 +63,7 @@ async def test_new_agent_registers_answers_and_stops_in_order(
     await open_session(pool)
     environment = {
         **os.environ,
-        "FLOTILLA_POSTGRES_DSN": database.dsn(),
+        "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_agent"),
         "FLOTILLA_REDIS_URL": redis_url,
         "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(PUBLIC_KEY_FILE),
         "FLOTILLA_METRICS_HOST": "127.0.0.1",
@@ -76,7 +76,7 @@ async def test_new_agent_registers_answers_and_stops_in_order(
             (agent,) = await eventually(lambda: rows(pool, "SELECT * FROM flotilla_ops.agents"), timeout_s=30)
             assert (agent["name"], agent["stream"]) == ("word-count", "flotilla.tasks.word-count")
             assert "text" in json.loads(agent["input_schema"])["properties"]
-            await publish(redis, task(agent="word-count", input={"text": "one two three"}))
+            await publish(pool, redis, task(agent="word-count", input={"text": "one two three"}))
             (reply,) = await eventually(lambda: replies(redis, "done", "word-count"))
             assert reply["result"] == {"text": "one two three", "words": 3}
             process.terminate()

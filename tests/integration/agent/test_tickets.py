@@ -118,7 +118,7 @@ async def _letters(pool: Pool) -> list[dict[str, Any]]:
 async def test_a_task_whose_time_is_over_is_a_dead_letter_that_says_what_to_do(pool: Pool, redis: Redis) -> None:
     adder = Adder()
     async with running(adder.agent, pool, redis):
-        await publish(redis, asked(deadline=(utc_now() - timedelta(minutes=2)).isoformat()))
+        await publish(pool, redis, asked(deadline=(utc_now() - timedelta(minutes=2)).isoformat()))
         (letter,) = await eventually(lambda: rows(pool, LETTERS))
     assert "expired" in letter["error"]
     assert "redrive" in letter["error"]
@@ -160,7 +160,7 @@ async def test_a_task_of_the_former_version_waits_for_its_ticket(pool: Pool, red
         await redis.xadd(task_stream("adder"), without_ticket())
         await eventually(_given_back(redis))
         assert adder.runs == 0
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: replies(redis, "done"))
     assert adder.runs == 1
     assert await rows(pool, LETTERS) == []

@@ -78,7 +78,7 @@ async def hang(_ctx: TaskContext) -> str:
 async def run_twice(pool: Pool, redis: Redis, first: Agent, second: Agent, until: Any, **options: Any) -> Any:
     """The reply to a task whose first run was cancelled once `until` held."""
     async with running(first, pool, redis, grace_s=0.1, **options):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(until)
     async with running(second, pool, redis, **options):
         (reply,) = await eventually(lambda: replies(redis))
@@ -166,8 +166,8 @@ async def test_equal_calls_of_one_task_have_keys_of_their_own(pool: Pool, redis:
         return "done"
 
     async with running(agent_with(work, bank.tool()), pool, redis):
-        await publish(redis, asked())
-        await publish(redis, asked(task_id="t2"))
+        await publish(pool, redis, asked())
+        await publish(pool, redis, asked(task_id="t2"))
         await eventually(lambda: len(bank.paid) == 6)
     assert len({key for _, key in bank.paid}) == 6
 
@@ -182,7 +182,7 @@ async def test_a_call_that_is_repeated_after_an_error_keeps_its_key(pool: Pool, 
             return str(await ctx.tool("pay", cents=5))
 
     async with running(agent_with(work, bank.tool()), pool, redis):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: replies(redis, "done"))
     assert len(bank.paid) == 2
     assert len(set(bank.paid)) == 1
@@ -198,9 +198,9 @@ async def test_a_second_try_gets_what_the_first_one_did_and_the_log_shows_it_onc
         return paid
 
     async with running(agent_with(work, bank.tool()), pool, redis):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: replies(redis, "failed"))
-        await publish(redis, asked(attempt=2))
+        await publish(pool, redis, asked(attempt=2))
         await eventually(lambda: replies(redis, "done"))
     assert len(bank.paid) == 1
     assert await shown(pool) == [("tool_call", None), ("tool_result", True), ("error", None)]
@@ -251,7 +251,7 @@ async def test_people_decide_about_a_call_that_may_have_had_its_effect(pool: Poo
     assert (needed["action"], needed["args"], len(bank.paid)) == ("adder.pay", {"cents": 5}, 1)
     await _decide(pool, needed["approval_id"], decided)
     async with running(asking(), pool, redis):
-        await publish(redis, asked(attempt=2))
+        await publish(pool, redis, asked(attempt=2))
         _, reply = await eventually(lambda: _two(redis))
     assert len(bank.paid) == (2 if decided == "approved" else 1)
     assert reply["status"] == "done" if decided == "approved" else reply["failure"]["type"] == "ToolOutcomeUnknown"
@@ -272,9 +272,9 @@ async def test_a_redelivered_task_waits_for_a_tool_that_still_runs(pool: Pool, r
         running(agent_with(work, slow), pool, redis, name="c1", concurrency=1),
         running(agent_with(work, slow), pool, redis, name="c2", concurrency=1),
     ):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: bank.paid)
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         await eventually(lambda: _both_at_work(redis))
         goes_on.set()
         await eventually(lambda: _two(redis))
@@ -303,7 +303,7 @@ async def test_a_result_that_can_not_be_stored_is_an_answer(pool: Pool, redis: R
         return str(await ctx.tool("odd"))
 
     async with running(agent_with(work, odd), pool, redis):
-        await publish(redis, asked())
+        await publish(pool, redis, asked())
         (reply,) = await eventually(lambda: replies(redis, "failed"))
     assert (reply["failure"]["type"], reply["failure"]["retryable"]) == ("ToolResultNotStored", False)
 

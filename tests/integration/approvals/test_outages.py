@@ -33,7 +33,8 @@ async def test_an_action_outlives_the_worker_that_was_killed_while_it_waited(
     database: Database, pool: Pool, unique: Callable[[str], str], temporal_client: Client, temporal_address: str
 ) -> None:
     queue = unique("queue")
-    worker = await asyncio.to_thread(start, DESK, dsn=database.dsn(), address=temporal_address, queue=queue)
+    dsn = database.dsn("flotilla_worker")
+    worker = await asyncio.to_thread(start, DESK, dsn=dsn, address=temporal_address, queue=queue)
     try:
         desk = Desk(temporal_client, pool, queue)
         handle = await desk.submit(risk="high")
@@ -57,9 +58,8 @@ async def test_a_deadline_that_passes_while_no_worker_runs_is_kept_by_the_next(
 ) -> None:
     """Also against a vote that was cast meanwhile, and waited for a worker."""
     queue = unique("queue")
-    worker = await asyncio.to_thread(
-        start, DESK, dsn=database.dsn(), address=temporal_address, queue=queue, policy=FEW_SECONDS
-    )
+    dsn = database.dsn("flotilla_worker")
+    worker = await asyncio.to_thread(start, DESK, dsn=dsn, address=temporal_address, queue=queue, policy=FEW_SECONDS)
     try:
         desk = Desk(temporal_client, pool, queue)
         handle = await desk.submit()

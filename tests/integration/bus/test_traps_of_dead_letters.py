@@ -15,7 +15,7 @@ from flotilla.contracts.errors import Conflict, DeadLetter, NotFound, Oversize, 
 from flotilla.contracts.names import DEAD_LETTERS_STREAM, reply_stream
 from flotilla.contracts.tasks import Failure
 from flotilla.postgres import Pool, tenant_transaction
-from tests.support.agents import sealed, task
+from tests.support.agents import delegate, sealed, task
 from tests.support.consumers import consuming, entries, event
 from tests.support.redriving import redriving
 from tests.support.traps import GROUP, STREAM, acknowledge, handled, raw, requested
@@ -108,6 +108,7 @@ async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(
 
 
 async def test_dead_lettered_task_fails_the_caller_that_waits_for_it(redis: Redis, pool: Pool) -> None:
+    await delegate(pool, task(agent="adder"))
     await Publisher(redis).publish(STREAM, requested())
     letters = PostgresDeadLetters(pool)
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
@@ -212,6 +213,7 @@ async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, p
 
 async def test_redrive_publishes_the_same_bytes_and_only_once(redis: Redis, pool: Pool) -> None:
     letters = PostgresDeadLetters(pool)
+    await delegate(pool, task(agent="adder"))
     await Publisher(redis).publish(STREAM, sealed(task(agent="adder")))
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
         (kept,) = await eventually(lambda: letters.list("default"))

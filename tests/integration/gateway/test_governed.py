@@ -63,7 +63,7 @@ async def vote(
 @pytest.fixture
 async def house(gateway: RunningGateway, redis_url: str, temporal_address: str) -> AsyncIterator[House]:
     worker = running_worker(
-        dsn=gateway.database.dsn(),
+        dsn=gateway.database.dsn("flotilla_worker"),
         pool=gateway.pool,
         redis_url=redis_url,
         temporal_address=temporal_address,
@@ -200,7 +200,7 @@ async def test_without_a_worker_a_vote_is_503_and_safe_to_repeat(
         alice = await gateway.client_of("alice", "operator", person=True)
         bob = await gateway.client_of("bob", "approver", person=True)
         worker = {
-            "dsn": gateway.database.dsn(),
+            "dsn": gateway.database.dsn("flotilla_worker"),
             "pool": gateway.pool,
             "redis_url": redis_url,
             "temporal_address": temporal_address,

@@ -17,11 +17,16 @@ SELECT c.oid::regclass::text, array_remove(ARRAY[
     CASE WHEN NOT c.relrowsecurity THEN 'row level security' END,
     CASE WHEN NOT c.relforcerowsecurity THEN 'forced' END,
     CASE WHEN NOT EXISTS (SELECT FROM pg_policies AS p WHERE (p.schemaname || '.' || p.tablename)::regclass = c.oid
-        AND p.roles = '{flotilla_app}' AND p.cmd = 'ALL' AND p.qual = '(tenant_id = flotilla_ops.current_tenant())'
+        AND p.roles @> '{flotilla_app,flotilla_gateway,flotilla_worker}' AND p.cmd = 'ALL'
+        AND p.qual = '(tenant_id = flotilla_ops.current_tenant())'
         AND coalesce(p.with_check, p.qual) = p.qual) THEN 'policy' END,
     CASE WHEN EXISTS (SELECT FROM pg_policies AS p WHERE (p.schemaname || '.' || p.tablename)::regclass = c.oid
-        AND p.permissive = 'PERMISSIVE' AND p.roles && '{flotilla_app,public}'
-        AND (coalesce(p.qual, '') || coalesce(p.with_check, '')) NOT LIKE '%current_tenant()%') THEN 'open policy' END
+        AND p.permissive = 'PERMISSIVE' AND p.roles && '{flotilla_app,flotilla_gateway,flotilla_worker,public}'
+        AND (coalesce(p.qual, '') || coalesce(p.with_check, '')) NOT LIKE '%current_tenant()%') THEN 'open policy' END,
+    CASE WHEN EXISTS (SELECT FROM pg_policies AS p WHERE (p.schemaname || '.' || p.tablename)::regclass = c.oid
+        AND p.permissive = 'PERMISSIVE' AND p.roles && '{flotilla_agent,public}'
+        AND (coalesce(p.qual, '') || coalesce(p.with_check, ''))
+            !~ '(held_task|task_sessions|FROM flotilla.actions)') THEN 'no ticket' END
 ], NULL) AS missing
 FROM pg_class AS c
 LEFT JOIN LATERAL (
@@ -49,7 +54,7 @@ LEAKS = {
     "CREATE TABLE flotilla.leak (tenant_id text PRIMARY KEY); SELECT flotilla_ops.protect('flotilla.leak');"
     "ALTER TABLE flotilla.leak NO FORCE ROW LEVEL SECURITY": {"forced"},
     "CREATE TABLE flotilla.leak (tenant_id text PRIMARY KEY); SELECT flotilla_ops.protect('flotilla.leak');"
-    "CREATE POLICY everybody ON flotilla.leak FOR SELECT USING (true)": {"open policy"},
+    "CREATE POLICY everybody ON flotilla.leak FOR SELECT USING (true)": {"open policy", "no ticket"},
 }
 
 

@@ -24,7 +24,7 @@ async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator
     await open_session(pool)
     settings = Settings.model_validate(
         {
-            "postgres_dsn": database.dsn(),
+            "postgres_dsn": database.dsn("flotilla_agent"),
             "redis_url": await url_of(redis_url, "research-agent"),
             "ticket_public_key_file": PUBLIC_KEY_FILE,
         }
@@ -35,7 +35,7 @@ async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator
 
 async def test_passages_come_back_with_their_source_and_the_search_is_recorded(redis: Redis, pool: Pool) -> None:
     await KnowledgeBase(pool).add(TENANT, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
-    await publish(redis, task(agent="research", input={"query": "What do cats eat?", "top_k": 2}))
+    await publish(pool, redis, task(agent="research", input={"query": "What do cats eat?", "top_k": 2}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
     [passage] = reply["result"]["passages"]
     assert passage["text"] == "Cats\n\nCats eat fish."
@@ -46,21 +46,21 @@ async def test_passages_come_back_with_their_source_and_the_search_is_recorded(r
     assert reply["announces"] == RESEARCH_COMPLETED
 
 
-async def test_nothing_found_is_an_answer(redis: Redis) -> None:
-    await publish(redis, task(agent="research", input={"query": "What do cats eat?"}))
+async def test_nothing_found_is_an_answer(redis: Redis, pool: Pool) -> None:
+    await publish(pool, redis, task(agent="research", input={"query": "What do cats eat?"}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
     assert reply["result"] == {"query": "What do cats eat?", "passages": []}
 
 
 async def test_another_tenants_documents_are_not_found(redis: Redis, pool: Pool) -> None:
     await KnowledgeBase(pool).add("globex", Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
-    await publish(redis, task(agent="research", input={"query": "cats fish"}))
+    await publish(pool, redis, task(agent="research", input={"query": "cats fish"}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
     assert reply["result"]["passages"] == []
 
 
 @pytest.mark.parametrize("wrong", [{"query": "x", "top_k": 0}, {"query": "x", "top_k": "many"}, {}])
-async def test_input_that_can_never_work_fails_at_once(redis: Redis, wrong: dict[str, object]) -> None:
-    await publish(redis, task(agent="research", input=wrong))
+async def test_input_that_can_never_work_fails_at_once(redis: Redis, pool: Pool, wrong: dict[str, object]) -> None:
+    await publish(pool, redis, task(agent="research", input=wrong))
     [reply] = await eventually(lambda: replies(redis, "failed", "research"))
     assert reply["failure"]["retryable"] is False

@@ -143,7 +143,11 @@ async def test_orders_of_a_worker_killed_at_any_point_are_finished_by_the_next(
     points = {point.replace(":", "-"): point for point in CRASHES}
     queue = unique("queue")
     killed = await asyncio.to_thread(
-        start, "tests.integration.saga.shop_process", dsn=database.dsn(), address=temporal_address, queue=queue
+        start,
+        "tests.integration.saga.shop_process",
+        dsn=database.dsn("flotilla_worker"),
+        address=temporal_address,
+        queue=queue,
     )
     try:
         shop = Shop(temporal_client, pool, queue, Faults())

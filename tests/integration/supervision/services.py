@@ -46,7 +46,7 @@ class Service:
 
     settings: type[ServiceSettings]
     run: Callable[[Any, Runtime], Awaitable[None]]
-    role: str = "flotilla_app"
+    role: str = "flotilla_agent"
     restarting: frozenset[str] = frozenset()
     fatal: frozenset[str] = frozenset()
     """Those whose end ends the process."""
@@ -57,11 +57,13 @@ SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,
         gateway.main.run,
+        "flotilla_gateway",
         restarting=frozenset({"live feed", "run watch", "announcements", "retention", "knowledge", "sampler"}),
     ),
     "workflow-worker": Service(
         workflow_worker.settings.Settings,
         workflow_worker.main.run,
+        "flotilla_worker",
         restarting=frozenset(
             {
                 *("bridge", "former replies", "redrives", "leader", "policy record"),

@@ -16,7 +16,7 @@ async def worker(
 ) -> AsyncIterator[RunningWorker]:
     """A running workflow worker."""
     async with running_worker(
-        dsn=database.dsn(),
+        dsn=database.dsn("flotilla_worker"),
         pool=pool,
         redis_url=redis_url,
         temporal_address=temporal_address,

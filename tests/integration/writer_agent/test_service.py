@@ -55,7 +55,7 @@ async def writing(database: Database, redis_url: str, pool: Pool, **chosen: Any)
         given = {"OPENAI_BASE_URL": stub.url, "OPENAI_API_KEY": "k", "llm_model": "stub-model", "llm_timeout_s": 5}
         settings = Settings.model_validate(
             {
-                "postgres_dsn": database.dsn(),
+                "postgres_dsn": database.dsn("flotilla_agent"),
                 "redis_url": await url_of(redis_url, "write-agent"),
                 "bus_min_idle_ms": 400,
                 "ticket_public_key_file": PUBLIC_KEY_FILE,
@@ -75,7 +75,7 @@ async def writer(database: Database, redis_url: str, pool: Pool) -> AsyncIterato
 
 
 async def test_the_answer_streams_cites_and_says_how_sure_it_is(writer: Writer) -> None:
-    await publish(writer.redis, task(agent="write", input=INPUT))
+    await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
     result = (await writer.answered())["result"]
     assert result["answer"] == "The documents say so [1]."
     assert [source["document_id"] for source in result["sources"]] == ["d1"]
@@ -86,10 +86,10 @@ async def test_the_answer_streams_cites_and_says_how_sure_it_is(writer: Writer) 
 
 async def test_a_new_try_voids_what_was_shown_and_does_not_buy_the_answer_again(writer: Writer) -> None:
     wanted = task(agent="write", input=INPUT)
-    await publish(writer.redis, wanted)
+    await publish(writer.pool, writer.redis, wanted)
     await writer.answered()
     await rows(writer.pool, "UPDATE flotilla.agent_tasks SET status = 'failed' RETURNING task_id")
-    await publish(writer.redis, task(agent="write", input=INPUT, attempt=2))
+    await publish(writer.pool, writer.redis, task(agent="write", input=INPUT, attempt=2))
     await eventually(lambda: _count(writer, 2))
     kinds = [(kind, data["attempt"]) for kind, data in await writer.live()]
     assert kinds.index(("reset", 2)) == kinds.index(("token", 2)) - 1
@@ -108,7 +108,7 @@ async def test_what_the_endpoint_answers_becomes_the_tasks_answer(
     writer: Writer, mode: str, kind: str, retryable: bool
 ) -> None:
     writer.stub.modes = [mode]
-    await publish(writer.redis, task(agent="write", input=INPUT))
+    await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
     failure = (await writer.answered("failed"))["failure"]
     assert (failure["type"], failure["retryable"]) == (kind, retryable)
     assert mode in failure["message"]
@@ -118,7 +118,7 @@ async def test_what_the_endpoint_answers_becomes_the_tasks_answer(
 async def test_a_tool_call_of_the_model_searches_the_tenants_documents(writer: Writer) -> None:
     await KnowledgeBase(writer.pool).add(TENANT, Upload(uri="fish.md", content=b"# Fish\n\nCats eat fish."))
     writer.stub.modes = ["tool"]
-    await publish(writer.redis, task(agent="write", input=INPUT))
+    await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
     await writer.answered()
     assert [event["type"].split(".")[2] for event in await session_events(writer.pool)] == ["tool_call", "tool_result"]
     assert "Cats eat fish." in writer.stub.requests[1]["messages"][-1]["content"]
@@ -129,7 +129,7 @@ async def test_without_an_endpoint_the_built_in_model_answers(database: Database
     await open_session(pool)
     nothing = {"OPENAI_BASE_URL": None, "OPENAI_API_KEY": None, "llm_model": None}
     async with writing(database, redis_url, pool, **nothing) as writer:
-        await publish(writer.redis, task(agent="write", input=INPUT))
+        await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
         result = (await writer.answered())["result"]
         assert result["model"] == "flotilla-extractive-1"
         assert result["answer"] == "They eat fish and mice in the evening. [1]"
@@ -140,7 +140,7 @@ async def test_without_an_endpoint_the_built_in_model_answers(database: Database
 async def test_a_tool_that_does_not_exist_can_not_be_allowed(database: Database, redis_url: str) -> None:
     settings = Settings.model_validate(
         {
-            "postgres_dsn": database.dsn(),
+            "postgres_dsn": database.dsn("flotilla_agent"),
             "redis_url": redis_url,
             "ticket_public_key_file": PUBLIC_KEY_FILE,
             "writer_tools": ["rm_rf"],

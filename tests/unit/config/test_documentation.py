@@ -37,7 +37,7 @@ Every program reads its settings from environment variables and nothing else. On
 reports every problem at once and exits with 2. An example for one machine:
 
 ```
-FLOTILLA_POSTGRES_DSN=postgresql://flotilla_app:PASSWORD@127.0.0.1:5432/flotilla
+FLOTILLA_POSTGRES_DSN=postgresql://flotilla_gateway:PASSWORD@127.0.0.1:5432/flotilla
 FLOTILLA_REDIS_URL=redis://127.0.0.1:6379/0
 FLOTILLA_KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092
 FLOTILLA_TEMPORAL_ADDRESS=127.0.0.1:7233

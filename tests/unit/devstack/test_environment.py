@@ -11,10 +11,10 @@ from flotilla_devstack.supervisor import SupervisorOptions, parse
 def test_each_service_is_its_own_role() -> None:
     roles = {name: spec.role for name, spec in SERVICES.items()}
     assert roles == {
-        "gateway": "flotilla_app",
-        "workflow-worker": "flotilla_app",
-        "research-agent": "flotilla_app",
-        "writer-agent": "flotilla_app",
+        "gateway": "flotilla_gateway",
+        "workflow-worker": "flotilla_worker",
+        "research-agent": "flotilla_agent",
+        "writer-agent": "flotilla_agent",
         "outbox-relay": "flotilla_relay",
         "audit-consumer": "flotilla_audit",
     }

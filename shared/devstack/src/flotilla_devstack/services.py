@@ -38,15 +38,15 @@ METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}
 SERVICES: Mapping[str, ServiceSpec] = {
     spec.name: spec
     for spec in (
-        ServiceSpec("gateway", "gateway", "flotilla_app", {"http": "FLOTILLA_HTTP_PORT", **METRICS}),
+        ServiceSpec("gateway", "gateway", "flotilla_gateway", {"http": "FLOTILLA_HTTP_PORT", **METRICS}),
         ServiceSpec(
             "workflow-worker",
             "workflow_worker",
-            "flotilla_app",
+            "flotilla_worker",
             {**METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
         ),
-        ServiceSpec("research-agent", "research_agent", "flotilla_app", METRICS),
-        ServiceSpec("writer-agent", "writer_agent", "flotilla_app", METRICS),
+        ServiceSpec("research-agent", "research_agent", "flotilla_agent", METRICS),
+        ServiceSpec("writer-agent", "writer_agent", "flotilla_agent", METRICS),
         ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", METRICS),
         ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )

@@ -73,7 +73,7 @@ def read_stores(state: Path, session_id: str, head_seq: int) -> Stores:
         CliError: it does not within 30 s.
     """
     with Stack.attach(state) as stack:
-        dsn, kafka = stack.postgres_dsn(user="flotilla_app"), stack.kafka_bootstrap
+        dsn, kafka = stack.postgres_dsn(user="flotilla_gateway"), stack.kafka_bootstrap
     return asyncio.run(_read(dsn, kafka, session_id, head_seq))
 
 

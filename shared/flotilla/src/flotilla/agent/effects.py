@@ -22,8 +22,11 @@ from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 
-# The answer to this task, if there is one.
-_ANSWER = "SELECT status, attempt, result, failure, duration_ms FROM flotilla.agent_tasks WHERE task_id = $1"
+# What became of the task's ticket, and the answer to the task, if there is one.
+_STANDING = """
+SELECT flotilla.ticket_state() AS ticket, t.status, t.attempt, t.result, t.failure, t.duration_ms
+FROM (SELECT) AS one LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = $1 AND t.task_id = $2
+"""
 # Answers the task. `done` is final, and a later try is never overwritten by an earlier one.
 _WRITE = """
 INSERT INTO flotilla.agent_tasks AS t (
@@ -55,6 +58,10 @@ class Answer:
     duration_ms: float = 0.0
 
 
+class TaskOver(Exception):
+    """Nobody waits for this try of the task any more: it is closed, or another ticket took the place of this one."""
+
+
 class EffectFailed(Exception):
     """An effect that the author gave to `ctx.in_transaction` raised; nothing of the transaction stands."""
 
@@ -71,19 +78,26 @@ class Effects:
         self._agent = agent
 
     async def stored(self, task: AgentTask) -> Answer | None:
-        """The answer to this try: success of any try, or the end of this one.
+        """The answer to this try: success of any try, or the end of this one; None while it is open.
 
         Raises:
-            RetryLater: PostgreSQL is unavailable.
+            TaskOver: there is none, and none is wanted.
+            RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
         try:
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                answer = _answer(await connection.fetchrow(_ANSWER, task.task_id))
+                row = await connection.fetchrow(_STANDING, task.tenant_id, task.task_id)
         except AWAY as error:
             raise _away(task, error) from error
-        if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
-            return None
-        return answer
+        assert row is not None  # noqa: S101 - the statement always gives one row
+        answer = _answer(row)
+        if answer is not None and (answer.status == "done" or answer.attempt >= task.attempt):
+            return answer
+        if row["ticket"] is None:
+            raise RetryLater(f"task {task.task_id} is not on record: its row may have been lost, and is written again")
+        if row["ticket"] != "open":
+            raise TaskOver(f"task {task.task_id}, try {task.attempt}: {row['ticket']}")
+        return None
 
     async def result_of(self, task: AgentTask, task_id: str) -> dict[str, Any] | None:
         """The stored result of another task of the same tenant.
@@ -103,6 +117,7 @@ class Effects:
 
         Raises:
             RetryLater: PostgreSQL is unavailable; the entry stays pending and the task runs again.
+            TaskOver: no answer is wanted any more.
             EffectFailed: an effect of the author's did.
             NotFound: there is no such session to record in.
             Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
@@ -115,6 +130,8 @@ class Effects:
             if stored is None:
                 raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
             return stored
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise TaskOver(f"task {task.task_id}, try {task.attempt}: {error}") from error
         except AWAY as error:
             raise _away(task, error) from error
         return Answer(
@@ -196,8 +213,8 @@ def _jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-def _answer(row: asyncpg.Record | None) -> Answer | None:
-    if row is None or row["status"] not in {"done", "failed", "cancelled"}:
+def _answer(row: asyncpg.Record) -> Answer | None:
+    if row["status"] not in {"done", "failed", "cancelled"}:
         return None
     return Answer(
         status=row["status"],

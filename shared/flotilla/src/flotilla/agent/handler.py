@@ -13,7 +13,7 @@ from flotilla.agent import replies
 from flotilla.agent.admission import Admission
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
-from flotilla.agent.effects import Answer, EffectFailed, Effects
+from flotilla.agent.effects import Answer, EffectFailed, Effects, TaskOver
 from flotilla.agent.execution import Outcome, execute, failed
 from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
@@ -29,7 +29,7 @@ from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
-from flotilla.postgres import UNSTORABLE, Pool
+from flotilla.postgres import UNSTORABLE, HeldTask, Pool, holding
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
 
@@ -72,7 +72,7 @@ class TaskHandler:
         Raises:
             Untrusted: the worker did not sign it.
             UnknownType, Undecodable, DeadLetter: it is not a task of this agent, or its time is over.
-            RetryLater: PostgreSQL is unavailable.
+            RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
         task = await self._admission.task_in(delivery)
         if task is None:
@@ -80,10 +80,19 @@ class TaskHandler:
         structlog.contextvars.bind_contextvars(
             task_id=task.task_id, run_id=task.run_id, session_id=task.session_id, tenant=task.tenant_id
         )
+        try:
+            answer = await self._answer(delivery, task)
+        except TaskOver as over:
+            log.info("task_over", task_id=task.task_id, attempt=task.attempt, reason=str(over))
+            return DONE
+        return Finish(replies.answers(self._agent, task, answer))
+
+    async def _answer(self, delivery: Delivery, task: AgentTask) -> Answer:
+        """The stored answer, or that of a run."""
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
         async with self._busy.alone((task.tenant_id, task.task_id)):
-            answer = await self._effects.stored(task) or await self._run(delivery, task)
-        return Finish(replies.answers(self._agent, task, answer))
+            with holding(_held(task)):
+                return await self._effects.stored(task) or await self._run(delivery, task)
 
     async def _run(self, delivery: Delivery, task: AgentTask) -> Answer:
         live = RedisLive(self._redis, self._publisher, self._feed, self._agent, task)
@@ -152,6 +161,10 @@ class TaskHandler:
             failure = Failure(type=type(error).__name__, message=text_of(error), retryable=False)
             bare = Outcome(status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False)
             return await self._effects.commit(task, entry_id, bare)
+
+
+def _held(task: AgentTask) -> HeldTask:
+    return HeldTask(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
 
 
 def _no_input(ctx: TaskContext) -> Outcome:

@@ -30,27 +30,16 @@ from flotilla.contracts.errors import Conflict, NotFound, RetryLater
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
 from flotilla.contracts.values import storable_text
-from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
+from flotilla.postgres import AWAY, UNSTORABLE, Connection, HeldTask, Pool, holding, tenant_transaction
 from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
 
-# Keeps an entry once, no matter which of the group buries it.
-_KEEP = """
-INSERT INTO flotilla.dead_letters (
-    tenant_id, dead_letter_id, stream, consumer_group, entry_id, task_id, session_id, run_id, event_type,
-    reason, error, attempts, body, fields
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::jsonb)
-ON CONFLICT (tenant_id, stream, entry_id) DO UPDATE SET entry_id = excluded.entry_id
-RETURNING dead_letter_id
-"""
+# Keeps an entry once, whichever consumer of the group buries it.
+_KEEP = "SELECT flotilla.keep_dead_letter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::jsonb)"
 # The task's state, unless it was done after all.
 _MARK_TASK = """
-INSERT INTO flotilla.agent_tasks AS t (
-    tenant_id, task_id, agent, session_id, run_id, status, attempt, entry_id, failure, finished_at
-) VALUES ($1, $2, $3, $4, $5, 'dead_lettered', $6, $7, $8::jsonb, now())
-ON CONFLICT (tenant_id, task_id) DO UPDATE SET
-    status = 'dead_lettered', attempt = greatest(t.attempt, excluded.attempt), failure = excluded.failure,
-    finished_at = now()
-WHERE t.status NOT IN ('done', 'cancelled') AND t.attempt <= excluded.attempt
+UPDATE flotilla.agent_tasks AS t SET
+    status = 'dead_lettered', attempt = $3, failure = $4::jsonb, finished_at = now()
+WHERE t.tenant_id = $1 AND t.task_id = $2 AND t.status NOT IN ('done', 'cancelled') AND t.attempt <= $3
 """
 # A page, newest first; `$3` and `$4` are the last row of the page before.
 _LIST = """
@@ -116,13 +105,14 @@ class PostgresDeadLetters:
             ) from error
 
     async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
-        async with tenant_transaction(self._pool, names.tenant) as connection:
-            if await _are_too_many(connection, lost.stream):
-                DEAD_LETTERS_NOT_KEPT.labels(lost.stream).inc()
-                return []
-            dead_letter_id = await self._insert(connection, lost, names)
-            if names.task is not None and lost.agent is not None and lost.trusted:
-                await _mark_task(connection, names.tenant, lost, names.task)
+        with holding(_held(names.task)):
+            async with tenant_transaction(self._pool, names.tenant) as connection:
+                if await _are_too_many(connection, lost.stream):
+                    DEAD_LETTERS_NOT_KEPT.labels(lost.stream).inc()
+                    return []
+                dead_letter_id = await self._insert(connection, lost, names)
+                if names.task is not None and lost.agent is not None and lost.trusted:
+                    await _mark_task(connection, names.tenant, lost, names.task)
         return [announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
 
     async def _insert(self, connection: Connection, lost: LostEntry, names: "_Names") -> str:
@@ -264,22 +254,17 @@ class _Names:
         )
 
 
+def _held(task: ReadableTask | None) -> HeldTask | None:
+    """What lets an agent say of its task that it is a dead letter."""
+    if task is None or not task.secret:
+        return None
+    return HeldTask(task_id=_text(task.task_id), attempt=task.attempt, secret=_text(task.secret))
+
+
 async def _mark_task(connection: Connection, tenant: str, lost: LostEntry, task: ReadableTask) -> None:
-    if not task.agent:
-        return
     message = storable_text(f"{lost.reason}: {lost.error}")
     failure = {"type": "DeadLetter", "message": message, "retryable": False}
-    await connection.execute(
-        _MARK_TASK,
-        tenant,
-        _text(task.task_id),
-        _text(task.agent),
-        _text(task.session_id or ""),
-        _optional_text(task.run_id),
-        task.attempt,
-        lost.entry.entry_id,
-        json.dumps(failure),
-    )
+    await connection.execute(_MARK_TASK, tenant, _text(task.task_id), task.attempt, json.dumps(failure))
 
 
 async def _open_row(connection: Connection, dead_letter_id: str) -> asyncpg.Record:

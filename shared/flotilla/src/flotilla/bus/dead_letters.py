@@ -56,6 +56,7 @@ class ReadableTask:
     session_id: str | None = None
     run_id: str | None = None
     attempt: int = 1
+    secret: str | None = None
 
 
 class DeadLetters(Protocol):

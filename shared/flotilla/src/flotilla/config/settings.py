@@ -80,7 +80,7 @@ class PostgresSettings(BaseSettings):
     model_config = _CONFIG
 
     postgres_dsn: SecretStr
-    """`postgresql://flotilla_app:PASSWORD@HOST:5432/flotilla`."""
+    """`postgresql://ROLE:PASSWORD@HOST:5432/flotilla`."""
     postgres_ca_file: str | None = None
     """Certificates (PEM) that may have signed the server's, with `sslmode=verify-full`; unset, those of the system."""
     postgres_pool_max: int = Field(default=10, ge=1)

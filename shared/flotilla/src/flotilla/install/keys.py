@@ -67,8 +67,8 @@ _ACCOUNT = """
 INSERT INTO flotilla.accounts (tenant_id, user_id, currency, available_minor) VALUES (%s, %s, 'EUR', 100000)
 ON CONFLICT (tenant_id, user_id, currency) DO NOTHING
 """
-# Acts for the tenant as the application role does: row level security holds for the tables' owner too.
-_AS_TENANT = "SELECT set_config('role', 'flotilla_app', true), set_config('flotilla.tenant_id', %s, true)"
+# Acts for the tenant: row level security holds for the tables' owner too.
+_AS_TENANT = "SELECT set_config('role', 'flotilla_install', true), set_config('flotilla.tenant_id', %s, true)"
 # The same key again changes nothing; another one takes the place of the one that was lost.
 _KEY = """
 INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, hint)

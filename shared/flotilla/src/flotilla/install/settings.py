@@ -26,8 +26,14 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     """Of new topics; by default 3, or the number of brokers where there are fewer."""
     admin_key: SecretStr | None = None
     """An API key that shall act as admin of the default tenant: how the first key comes into a new installation."""
+    gateway_password: SecretStr | None = None
+    """Sets the password of role `flotilla_gateway`; left alone when unset."""
+    worker_password: SecretStr | None = None
+    """Sets the password of role `flotilla_worker`."""
+    agent_password: SecretStr | None = None
+    """Sets the password of role `flotilla_agent`."""
     app_password: SecretStr | None = None
-    """Sets the password of role `flotilla_app`; left alone when unset."""
+    """Sets the password of role `flotilla_app`, which services of former versions use."""
     relay_password: SecretStr | None = None
     """Sets the password of role `flotilla_relay`."""
     audit_password: SecretStr | None = None
@@ -42,6 +48,9 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     def role_passwords(self) -> Passwords:
         """The passwords that are set, by role."""
         given = {
+            "flotilla_gateway": self.gateway_password,
+            "flotilla_worker": self.worker_password,
+            "flotilla_agent": self.agent_password,
             "flotilla_app": self.app_password,
             "flotilla_relay": self.relay_password,
             "flotilla_audit": self.audit_password,

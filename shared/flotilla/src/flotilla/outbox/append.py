@@ -16,7 +16,7 @@ from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
 from flotilla.contracts.values import marked
 from flotilla.kafka.lanes import lane_of
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, holds_task
 from flotilla.telemetry import current_traceparent
 
 MAX_EVENT_BYTES = 900_000
@@ -24,20 +24,14 @@ _LARGEST_SEQ = 2**63 - 1
 _SOME_TIME = datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
 """As long in JSON as any time."""
 
-# Draws the next sequence numbers under the session's row lock; no row when the session is missing or has moved on.
-_DRAW = """
-UPDATE flotilla.sessions SET head_seq = head_seq + $3
-WHERE tenant_id = $1 AND session_id = $2 AND ($4::bigint IS NULL OR head_seq = $4)
-RETURNING head_seq
-"""
+# Draws the next sequence numbers under the session's row lock, and writes the events with them in their places; NULL
+# when the session is missing or has moved on.
+_APPEND = "SELECT flotilla.append_events($1, $2, $3, $4, $5, $6, $7, $8)"
+# The same for the session of the task that the transaction holds.
+_APPEND_FOR_TASK = "SELECT flotilla.append_task_events($1, $2, $3, $4)"
 _HEAD = "SELECT head_seq FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
-# One row per event; ids are drawn in order, still under the lock.
-_INSERT = """
-INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body, traceparent)
-SELECT $1, $2, $3, e.seq, e.event_id, e.body, $7
-FROM unnest($4::bigint[], $5::uuid[], $6::bytea[]) WITH ORDINALITY AS e (seq, event_id, body, n)
-ORDER BY e.n
-"""
+_SEQUENCE = b'"sequence":'
+_PLACE = _SEQUENCE + str(_LARGEST_SEQ).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +75,24 @@ async def append(
         _check_source(event, session_id, source)
     traceparent = current_traceparent()
     drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
-    head = await connection.fetchval(_DRAW, tenant_id, session_id, len(events), expected_seq)
+    now = clock()
+    timed = [replace(draft, time=now) for draft in drafts]
+    given = [UUID(event.id) for event in timed], *_around_sequence(timed), traceparent
+    if holds_task():
+        head = await connection.fetchval(_APPEND_FOR_TASK, *given)
+    else:
+        lane = lane_of(tenant_id, session_id)
+        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *given)
     if head is None:
         raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
     first = int(head) - len(events) + 1
-    now = clock()
-    placed = [replace(draft, sequence=seq, time=now) for seq, draft in enumerate(drafts, start=first)]
-    await connection.execute(
-        _INSERT,
-        lane_of(tenant_id, session_id),
-        tenant_id,
-        session_id,
-        [event.sequence for event in placed],
-        [UUID(event.id) for event in placed],
-        [encode_event(event) for event in placed],
-        traceparent,
-    )
-    return Appended(first, int(head), placed)
+    return Appended(first, int(head), [replace(event, sequence=seq) for seq, event in enumerate(timed, start=first)])
+
+
+def _around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[bytes]]:
+    """What of each event's JSON comes before and after its sequence number, which the database draws."""
+    parts = [encode_event(event).rpartition(_PLACE) for event in events]
+    return [head + _SEQUENCE for head, _, _ in parts], [tail for _, _, tail in parts]
 
 
 def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:

@@ -1,12 +1,15 @@
 """asyncpg pools and tenant transactions.
 
-Row level security decides by the setting `flotilla.tenant_id`. It is set for one transaction at a time, so a pooled
-connection never carries a tenant over to the next user.
+Row level security decides by settings that are made for one transaction at a time, so a pooled connection never carries
+a tenant over to the next user. Services that serve every tenant name one in `flotilla.tenant_id`. For the role of the
+agents that counts for nothing: the settings of a held task do, whose secret the database checks.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import asyncpg
@@ -50,14 +53,40 @@ _CHECK_S = 4.0
 IDLE_IN_TRANSACTION_S = 30
 """Far longer than any transaction here waits between two statements: none calls the network or a model."""
 
-_SET_TENANT = "SELECT set_config('flotilla.tenant_id', $1, true)"
-_SET_TENANT_NOT_DURABLE = f"{_SET_TENANT}, set_config('synchronous_commit', 'off', true)"
+_SET = "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
 _STATE = """
 SELECT current_setting('transaction_read_only') = 'on' AS read_only,
     EXISTS (SELECT FROM flotilla_ops._yoyo_migration WHERE migration_id = $1) AS applied
 """
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldTask:
+    """What proves to the database that this process was given a task."""
+
+    task_id: str
+    attempt: int
+    secret: str
+
+
+_held: ContextVar[HeldTask | None] = ContextVar("held_task", default=None)
+
+
+@contextmanager
+def holding(task: HeldTask | None) -> Iterator[None]:
+    """Makes the transactions of the block, and of tasks started in it, act for `task`."""
+    token = _held.set(task)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def holds_task() -> bool:
+    """Whether transactions act for a task."""
+    return _held.get() is not None
 
 
 @asynccontextmanager
@@ -113,7 +142,7 @@ async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True
     Commit"). Only for what somebody repeats anyway.
     """
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(_SET_TENANT if durable else _SET_TENANT_NOT_DURABLE, tenant_id)
+        await _set(connection, tenant_id, **({} if durable else {"synchronous_commit": "off"}))
         yield connection
 
 
@@ -121,13 +150,23 @@ async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True
 async def tenant_snapshot(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
     """Reads of `tenant_id` only, all of one moment: what others commit meanwhile is not seen."""
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(_SET_TENANT, tenant_id)
+        await _set(connection, tenant_id)
         yield connection
 
 
 async def set_tenant(connection: Connection, tenant_id: str) -> None:
     """Makes the rest of the current transaction act for `tenant_id`."""
-    await connection.execute(_SET_TENANT, tenant_id)
+    await _set(connection, tenant_id)
+
+
+async def _set(connection: Connection, tenant_id: str, **others: str) -> None:
+    """Tell the database for whom the transaction acts: everything that its policies look at."""
+    settings = {"flotilla.tenant_id": tenant_id, **others}
+    if (task := _held.get()) is not None:
+        settings["flotilla.task_id"] = task.task_id
+        settings["flotilla.task_attempt"] = str(task.attempt)
+        settings["flotilla.task_secret"] = task.secret
+    await connection.execute(_SET, list(settings), list(settings.values()))
 
 
 async def check_schema(pool: Pool) -> None:

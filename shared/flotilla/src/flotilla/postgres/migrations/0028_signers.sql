@@ -27,6 +27,10 @@ CREATE TABLE flotilla.signers (
 CREATE INDEX signers_by_creation ON flotilla.signers (tenant_id, created_at DESC, signer_id);
 SELECT flotilla_ops.protect('flotilla.signers');
 GRANT SELECT, INSERT, UPDATE ON flotilla.signers TO flotilla_app;
+-- The gateway keeps what people sent; the worker counts the use of a passkey.
+GRANT SELECT, INSERT, UPDATE (approval, roles, approved_by, approved_at, expires_at, revoked_by, revoked_at)
+    ON flotilla.signers TO flotilla_gateway;
+GRANT SELECT, UPDATE (sign_count, last_attempt_id) ON flotilla.signers TO flotilla_worker;
 
 -- Where in the session's log a counted vote is.
 ALTER TABLE flotilla.approval_decisions ADD COLUMN event_seq bigint;

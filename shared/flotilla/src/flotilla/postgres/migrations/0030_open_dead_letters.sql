@@ -9,4 +9,4 @@ CREATE FUNCTION flotilla.open_dead_letters(of_stream text, at_most integer) RETU
     $$;
 ALTER FUNCTION flotilla.open_dead_letters(text, integer) OWNER TO flotilla_definer;
 REVOKE ALL ON FUNCTION flotilla.open_dead_letters(text, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION flotilla.open_dead_letters(text, integer) TO flotilla_app;
+GRANT EXECUTE ON FUNCTION flotilla.open_dead_letters(text, integer) TO flotilla_app, flotilla_worker;
