@@ -30,7 +30,9 @@ def storable_answer(completion: Completion) -> Completion:
         tool_calls=tuple(ToolRequest(call_id=i, name=name, arguments=given) for i, name, given in calls.value),
         logprobs=completion.logprobs if finite else (),
         usage=TokenUsage(
-            input_tokens=_count(completion.usage.input_tokens), output_tokens=_count(completion.usage.output_tokens)
+            input_tokens=_count(completion.usage.input_tokens),
+            output_tokens=_count(completion.usage.output_tokens),
+            estimated=bool(completion.usage.estimated),
         ),
         escaped=bool(texts.escaped or calls.escaped),
     )
