@@ -92,6 +92,15 @@ class RunningGateway:
         async with tenant_transaction(self.pool, tenant) as connection:
             return await connection.fetch(query, *arguments)
 
+    async def as_superuser(self, *statements: str) -> None:
+        """Executes statements that no role of the fleet may."""
+        connection = await asyncpg.connect(self.database.superuser_dsn)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
     async def live(self, run_id: str, *, tenant: str = "acme") -> str:
         """The run's live stream."""
         [row] = await self.rows("SELECT live_key FROM flotilla.runs WHERE run_id = $1", run_id, tenant=tenant)

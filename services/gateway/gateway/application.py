@@ -24,6 +24,7 @@ from gateway.observing import Observing
 from gateway.problems import problem_of
 from gateway.reference import reference_route
 from gateway.routes import (
+    access,
     agents,
     analytics,
     audit,
@@ -48,6 +49,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         sessions,
+        access,
         runs,
         documents,
         governed,

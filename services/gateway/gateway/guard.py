@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.postgres import act_as
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import OPERATORS, Principal, Role
 from gateway.limits import RequestRate, check_json, limited
@@ -85,9 +86,10 @@ class Guard:
     max_body_bytes: int
     max_json_depth: int
     max_json_values: int
+    session_operators: frozenset[str]
 
     async def admit(self, request: Request, access: Access) -> Principal:
-        """Who calls, if they may.
+        """Who calls, if they may. From here on, the request's transactions act for them.
 
         Raises:
             Unauthenticated, Forbidden, TooMany: they may not.
@@ -98,6 +100,7 @@ class Guard:
         if not principal.roles & roles:
             needed = " or ".join(sorted(roles))
             raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
+        act_as(principal.viewer(self.session_operators))
         return principal
 
     async def check_still(self, request: Request, caller: Principal) -> None:
@@ -108,10 +111,11 @@ class Guard:
         """
         principal = await self.authenticator.authenticate(request)
         access: Access = request.scope["route"].access
-        if (principal.tenant_id, principal.subject) != (caller.tenant_id, caller.subject):
+        if (principal.tenant_id, principal.name) != (caller.tenant_id, caller.name):
             raise Forbidden("the credentials speak for somebody else now")
         if not principal.roles & access.roles:
             raise Forbidden("the credentials have lost the role that this takes")
+        act_as(principal.viewer(self.session_operators))
 
     def admit_stranger(self, request: Request) -> None:
         """Counts a request that needs no credentials, by where it comes from.

@@ -12,9 +12,10 @@ from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config.signing import load_public_keys
+from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import knowledge_base
-from flotilla.postgres import Pool, check_schema, open_service_pool
+from flotilla.postgres import ITSELF, Pool, acting_as, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
@@ -73,7 +74,8 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="knowledge", work=services.knowledge.maintain),
             Job(name="sampler", work=Sampler(services).run),
         )
-        await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))
+        with acting_as(ITSELF):  # the jobs; each request acts for its caller
+            await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))
         grace_s = max(1, int(settings.drain_s) - 2)
         server = http_server(
             app, settings.http_host, settings.http_port, grace_s=grace_s, limits=_http_limits(settings)
@@ -94,6 +96,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
+        session_visibility=settings.session_visibility,
         api_keys=ApiKeys(pool, settings.key_cache_s),
         login=_login(settings, pool, redis),
         agents=KnownAgents(pool, redis, settings.agents),
@@ -158,6 +161,7 @@ def _guard(settings: Settings, services: Services) -> Guard:
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
         max_json_values=settings.max_json_values,
+        session_operators=frozenset(settings.session_operators),
     )
 
 
@@ -165,7 +169,13 @@ def _login(settings: Settings, pool: Pool, redis: Redis) -> Login:
     origin = Origin(settings.public_url)
     ui = settings.temporal_ui_url
     return Login(
-        sign_ins=SignIns(pool, origin, last_s=settings.console_login_s, cache_s=settings.key_cache_s),
+        sign_ins=SignIns(
+            pool,
+            origin,
+            last_s=settings.console_login_s,
+            cache_s=settings.key_cache_s,
+            issuer=settings.oidc_issuer or LOCAL_ISSUER,
+        ),
         code_flow=_code_flow(settings, redis, origin),
         by_key=settings.console_key_login,
         trace_url_template=settings.trace_url_template,
@@ -200,6 +210,7 @@ def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
         tenant_claim=settings.oidc_tenant_claim,
         tenant=settings.oidc_tenant,
         person_claim=settings.oidc_person_claim,
+        groups_claim=settings.oidc_groups_claim,
     )
     return Oidc(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
 

@@ -190,6 +190,9 @@ def _of_http(error: HTTPException) -> Problem:
 def _of_dependency(error: Exception) -> Problem | None:
     if isinstance(error, _NOT_INSTALLED):
         return Problem(503, "unavailable", "the database has no schema yet: run the installer", headers=_RETRY)
+    if isinstance(error, asyncpg.InsufficientPrivilegeError) and "row-level security" in str(error):
+        detail = "you may read this session, not change it: ask its owner to share it with you"
+        return Problem(HTTPStatus.FORBIDDEN, "forbidden", detail)
     if isinstance(error, UNSTORABLE):
         return Problem(422, "invalid", f"a value can't be stored: {error}")
     if isinstance(error, (*AWAY, RedisError, TimeoutError)):

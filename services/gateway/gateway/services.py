@@ -12,6 +12,7 @@ from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config.signing import PublicKeys
 from flotilla.eventstore import AgentEventStore
+from flotilla.eventstore.sessions import SessionAccess, Visibility
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
@@ -63,6 +64,8 @@ class Services:
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
     operator_tenant: str
+    session_visibility: Visibility
+    """Of a new session."""
     feed: LiveFeed
     watch: RunWatch
     samples: Samples
@@ -73,6 +76,10 @@ class Services:
     def store_of(self, tenant_id: str) -> AgentEventStore:
         """The session logs of a tenant."""
         return AgentEventStore(self.pool, tenant_id, self.kafka_log, source=SOURCE)
+
+    def access_of(self, caller: Principal) -> SessionAccess:
+        """Who may read and write a session that `caller` opens."""
+        return SessionAccess(owner=caller.name, visibility=self.session_visibility)
 
     async def pause(self, seconds: float = PAUSE_S) -> None:
         """Sleeps before something is tried again, but no longer than until the gateway stops."""

@@ -18,6 +18,7 @@ from flotilla.config import (
     Words,
 )
 from flotilla.contracts.names import TASK_QUEUE
+from flotilla.eventstore.sessions import Visibility
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _ALGORITHMS = {
@@ -84,6 +85,11 @@ class Settings(
     max_streams_per_tenant: int = Field(default=250, ge=1)
     key_cache_s: float = Field(default=20.0, ge=0, le=60)
     """How long a checked API key is remembered: a revoked one works no longer than this."""
+    session_visibility: Visibility = "private"
+    """Who sees a new session until it is shared: `private`, its owner and the `session_operators`; `tenant`, everybody
+    in the tenant."""
+    session_operators: Words = ("admin",)
+    """Roles, and groups as `group:NAME`, that see and operate every session of their tenant."""
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
     vote_roots: Path | None = None
@@ -105,6 +111,8 @@ class Settings(
     oidc_tenant: str = "default"
     oidc_person_claim: str = "email"
     """A token without this claim belongs to no person, and can't approve."""
+    oidc_groups_claim: str = "groups"
+    """Claim with the list of groups, with which sessions can be shared; `a.b` reads a nested one."""
     oidc_ca_file: str | None = None
     """Certificates to trust the provider by; by default the system's."""
 

@@ -188,6 +188,7 @@ async def test_sessions_are_found_by_a_part_of_their_id_and_runs_by_who_asked(
     assert [one["session_id"] for one in found] == ["Harbour-1"]
     assert (await operator.get("/v1/sessions", params={"q": "%"})).json()["sessions"] == []
     other = await gateway.client_of("carol", "operator")
+    await operator.patch("/v1/sessions/handbook/access", json={"visibility": "tenant"})
     for client, session_id in ((operator, "Harbour-1"), (other, "handbook")):
         assert (await client.post(f"/v1/sessions/{session_id}/runs", json={"query": "q"})).status_code == 202
     runs = (await operator.get("/v1/runs", params={"user_id": "carol"})).json()["runs"]

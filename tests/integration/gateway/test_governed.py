@@ -29,6 +29,8 @@ class House:
     gateway: RunningGateway
     alice: httpx.AsyncClient
     bob: httpx.AsyncClient
+    overseer: httpx.AsyncClient
+    """Sees every session."""
 
     async def submitted(self, by: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
         """An action that waits for a decision."""
@@ -46,7 +48,7 @@ class House:
 
     async def ended(self, action_id: str) -> dict[str, Any]:
         async def over() -> dict[str, Any] | None:
-            action = (await self.alice.get(f"/v1/actions/{action_id}")).json()
+            action = (await self.overseer.get(f"/v1/actions/{action_id}")).json()
             return action if action["finished_at"] else None
 
         action: dict[str, Any] = await eventually(over, timeout_s=20)
@@ -72,7 +74,7 @@ async def house(gateway: RunningGateway, redis_url: str, temporal_address: str) 
     async with worker:
         alice = await gateway.client_of("alice", "operator", "approver", person=True)
         bob = await gateway.client_of("bob", "operator", "approver", person=True)
-        yield House(gateway, alice, bob)
+        yield House(gateway, alice, bob, await gateway.client_of("root", "admin"))
 
 
 async def test_an_action_waits_for_somebody_else_and_then_runs(house: House) -> None:
@@ -103,6 +105,8 @@ async def test_every_attempt_is_an_event_with_who_and_what_was_shown(house: Hous
     approval = await house.submitted(house.alice)
     viewer = await house.gateway.client_of("vera", "viewer", person=True)
     robot = await house.gateway.client_of("robot", "operator", "approver")
+    reader = {"add_readers": [{"name": "vera"}]}
+    assert (await house.alice.patch(f"/v1/sessions/{approval['session_id']}/access", json=reader)).status_code == 200
     refusals = [(house.alice, "self_approval"), (viewer, "wrong_role"), (robot, "not_a_person")]
     for client, code in refusals:
         answer = await vote(client, approval)
@@ -207,7 +211,7 @@ async def test_without_a_worker_a_vote_is_503_and_safe_to_repeat(
             "task_queue": gateway.settings.task_queue,
         }
         async with running_worker(**worker):  # type: ignore[arg-type]
-            approval = await House(gateway, alice, bob).submitted(alice)
+            approval = await House(gateway, alice, bob, alice).submitted(alice)
         unanswered = await vote(bob, approval)
         assert (unanswered.status_code, unanswered.headers["Retry-After"]) == (503, "1")
         async with running_worker(**worker):  # type: ignore[arg-type]

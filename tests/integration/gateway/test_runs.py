@@ -223,12 +223,13 @@ async def test_runs_are_listed_newest_first_over_pages(
 async def test_steps_show_the_workflow_s_history(
     operator: httpx.AsyncClient, gateway: RunningGateway, unique: Callable[[str], str]
 ) -> None:
-    run = (await start(operator, unique("s"))).json()
+    run = (await start(operator, session := unique("s"))).json()
     await gateway.rows(
         "INSERT INTO flotilla.agent_tasks "
         "(tenant_id, task_id, agent, session_id, run_id, status, attempt, duration_ms) "
-        "VALUES ('acme', $1, 'research', 's', $2, 'done', 2, 12.5) RETURNING 1",
+        "VALUES ('acme', $1, 'research', $2, $3, 'done', 2, 12.5) RETURNING 1",
         f"{run['run_id']}.research",
+        session,
         run["run_id"],
     )
     answer = (await operator.get(f"/v1/runs/{run['run_id']}/steps")).json()

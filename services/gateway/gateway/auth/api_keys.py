@@ -9,6 +9,7 @@ from datetime import datetime
 import asyncpg
 
 from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.postgres import Pool
 from gateway.auth.principal import Principal, roles_among
@@ -30,7 +31,8 @@ class _Known:
 class ApiKeys:
     """Finds who a key belongs to. A revocation holds after `cache_s` at the latest, an expiry at once.
 
-    `statement` gives the row for a hash: another one finds other secrets that are stored as hashes.
+    `statement` gives the row for a hash: another one finds other secrets that are stored as hashes. `issuer` is whose
+    identities are those that came without a key.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class ApiKeys:
         cache_s: float,
         *,
         statement: str = _AUTHENTICATE,
+        issuer: str = LOCAL_ISSUER,
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._cache_s = cache_s
         self._statement = statement
+        self._issuer = issuer
         self._clock = clock
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
@@ -71,7 +75,7 @@ class ApiKeys:
     async def _look_up(self, digest: bytes) -> _Known:
         row = await self._pool.fetchrow(self._statement, digest)
         found = _Known(
-            principal=_principal(row) if row else None,
+            principal=_principal(row, self._issuer) if row else None,
             expires_at=row["expires_at"] if row else None,
             until=self._monotonic() + (self._cache_s if row else min(_UNKNOWN_S, self._cache_s)),
         )
@@ -82,11 +86,13 @@ class ApiKeys:
         return found
 
 
-def _principal(row: asyncpg.Record) -> Principal:
+def _principal(row: asyncpg.Record, issuer: str) -> Principal:
     return Principal(
         tenant_id=row["tenant_id"],
         subject=row["subject"],
         roles=roles_among(row["roles"]),
         is_person=row["is_person"],
         key_id=row["key_id"],
+        issuer=LOCAL_ISSUER if row["key_id"] else row["issuer"] or issuer,
+        groups=frozenset(row.get("groups") or ()),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 
+from flotilla.contracts.identity import is_identity_text
 from gateway.auth.jwks import Jwks
 from gateway.auth.principal import Principal, roles_among
 
@@ -13,6 +14,7 @@ LEEWAY_S = 30
 REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 MAX_TOKEN_LENGTH = 16_384
 MAX_SUBJECT_LENGTH = 256
+MAX_GROUPS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class OidcOptions:
     tenant_claim: str | None = None
     tenant: str = "default"
     person_claim: str = "email"
+    groups_claim: str = "groups"
 
 
 class Oidc:
@@ -75,7 +78,16 @@ class Oidc:
             subject=subject,
             roles=roles_among(_claim(claims, self._options.roles_claim)),
             is_person=bool(_claim(claims, self._options.person_claim)),
+            issuer=self._options.issuer,
+            groups=_groups(_claim(claims, self._options.groups_claim)),
         )
+
+
+def _groups(claimed: object) -> frozenset[str]:
+    """The names in the claim, a list of them or one; what can't be the name of a group is left out."""
+    names = [claimed] if isinstance(claimed, str) else claimed if isinstance(claimed, list) else []
+    fit = [name for name in names if isinstance(name, str) and is_identity_text(name)]
+    return frozenset(fit[:MAX_GROUPS])
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:

@@ -1,7 +1,11 @@
 """Who calls, and what they may do."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
+
+from flotilla.contracts.identity import LOCAL_ISSUER, group_name, user_name
+from flotilla.postgres import Viewer
 
 Role: TypeAlias = Literal["viewer", "operator", "approver", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -23,6 +27,24 @@ class Principal:
     """Whether a human stands behind the token: only they may approve."""
     key_id: str | None = None
     """Of an API key; None for a JWT."""
+    issuer: str = LOCAL_ISSUER
+    """Who vouches for the subject: the OpenID provider, or Flotilla for API keys."""
+    groups: frozenset[str] = frozenset()
+    """Of the token's claims."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, as sessions name their owners."""
+        return user_name(self.issuer, self.subject)
+
+    def viewer(self, operators: Collection[str]) -> Viewer:
+        """Return what transactions may see for it; `operators`: the roles, and groups as `group:…`, that see all."""
+        groups = {f"group:{group}" for group in self.groups}
+        return Viewer(
+            names=(self.name, *(group_name(self.issuer, group) for group in sorted(self.groups))),
+            roles=sorted(self.roles),
+            sees_all=not (self.roles | groups).isdisjoint(operators),
+        )
 
 
 def roles_among(names: object) -> frozenset[Role]:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from flotilla.contracts.errors import FlotillaError
 from flotilla.outbox import parked
-from flotilla.postgres import AWAY, tenant_transaction
+from flotilla.postgres import AWAY, ITSELF, acting_as, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 from gateway.fleet.overview import agent_names, audit_lag
 from gateway.fleet.samples import STEP_S, Sample, whole_hour
@@ -83,9 +83,10 @@ async def history(services: Services, samples: Sequence[Sample], tenant_id: str)
     samples = whole_hour(samples, time.time())
     times = [sample.at for sample in samples]
     since = datetime.fromtimestamp(times[0] - STEP_S, UTC)
-    async with tenant_transaction(services.pool, tenant_id) as connection:
-        finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
-        waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)
+    with acting_as(ITSELF):  # moments, of every session
+        async with tenant_transaction(services.pool, tenant_id) as connection:
+            finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
+            waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)
     return FleetHistory(
         step_s=STEP_S,
         times=times,

@@ -7,7 +7,7 @@ import structlog
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.ids import utc_now
 from flotilla.outbox import parked
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
 from gateway.fleet.streams import StreamLoad, stream_loads
 from gateway.schemas.overview import AuditLoad, Fleet, OutboxLoad, Stream
 from gateway.services import Services
@@ -42,9 +42,15 @@ log = structlog.get_logger(__name__)
 
 
 async def overview(services: Services, tenant_id: str) -> Fleet:
-    """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the tenant's own."""
+    """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the whole
+    tenant's."""
     streams = await stream_loads(services.redis, await agent_names(services.pool))
     lag = await audit_lag(services)
+    with acting_as(ITSELF):  # numbers, of every session
+        return await _numbers(services, tenant_id, streams, lag)
+
+
+async def _numbers(services: Services, tenant_id: str, streams: list[StreamLoad], lag: int | None) -> Fleet:
     async with tenant_transaction(services.pool, tenant_id) as connection:
         letters = {row["stream"]: row["letters"] for row in await connection.fetch(_LETTERS, tenant_id)}
         outbox = await _outbox(connection)

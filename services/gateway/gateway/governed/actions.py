@@ -15,7 +15,7 @@ from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
-from flotilla.eventstore.sessions import ensure_session
+from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -57,8 +57,10 @@ class Submitted:
     start: Start | None
 
 
-async def submit(pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: Claim) -> Submitted:
-    """Commits session (if it is new), action and first event together.
+async def submit(
+    pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: Claim, access: SessionAccess
+) -> Submitted:
+    """Commits session (if it is new, with `access`), action and first event together.
 
     Raises:
         Invalid: the arguments are not what the action takes.
@@ -71,7 +73,7 @@ async def submit(pool: Pool, policy: ApprovalPolicy, request: ActionRequest, cla
         request = replace(request, requested_through=await issuers_of(connection, tenant_id, request.requested_by))
         earlier = await claim.take(connection, request.action_id)
         if earlier is None:
-            await _insert(connection, request, risk_level)
+            await _insert(connection, request, risk_level, access)
         action = await _get(connection, tenant_id, earlier or request.action_id)
     start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
     return Submitted(action, None if earlier else start)
@@ -86,8 +88,8 @@ def normalized_if_known(action: str, args: JsonObject) -> JsonObject:
     return normalized_args(action, args) if action in known_actions() else cast("JsonObject", canonical_numbers(args))
 
 
-async def _insert(connection: Connection, request: ActionRequest, risk_level: str) -> None:
-    await ensure_session(connection, request.tenant_id, request.session_id, request.requested_by)
+async def _insert(connection: Connection, request: ActionRequest, risk_level: str, access: SessionAccess) -> None:
+    await ensure_session(connection, request.tenant_id, request.session_id, request.requested_by, access)
     await connection.execute(
         _ADD,
         request.tenant_id,

@@ -1,4 +1,5 @@
-"""Whether the caller of an open stream may still read it: keys are revoked, sign-ins end, tokens expire."""
+"""Whether the caller of an open stream may still read it: keys are revoked, sign-ins end, tokens expire,
+sessions are shared no longer."""
 
 import asyncio
 import time
@@ -6,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
 
-from flotilla.contracts.errors import Forbidden, RetryLater
+from flotilla.contracts.errors import Forbidden, NotFound, RetryLater
 from flotilla.postgres import AWAY
 
 CHECK_EVERY_S = 5.0
@@ -30,12 +31,16 @@ class Admission:
         self._monotonic = monotonic
         self._due = monotonic() + every_s
 
+    def ask_now(self) -> None:
+        """Ask at the next look, since something was changed."""
+        self._due = self._monotonic()
+
     async def holds(self) -> bool:
         """Return whether the caller may still read."""
         while self._monotonic() >= self._due:
             try:
                 await self._check()
-            except (Forbidden, HTTPException):
+            except (Forbidden, NotFound, HTTPException):
                 return False
             except (RetryLater, *AWAY, TimeoutError):
                 await asyncio.sleep(RETRY_S)

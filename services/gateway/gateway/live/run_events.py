@@ -13,7 +13,7 @@ import structlog
 from sse_starlette import ServerSentEvent
 
 from flotilla.contracts.envelope import decode_event
-from flotilla.contracts.errors import Invalid, RetryLater
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.postgres import AWAY
 from gateway.live.admission import CHECK_EVERY_S, Admission
@@ -85,6 +85,8 @@ class _Follower:
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         while not self._services.stopping.is_set():
             pending = await self.wakeup.wait(CHECK_EVERY_S)
+            if pending.access:
+                self._admission.ask_now()
             if not await self._admission.holds():
                 return
             if pending.live:
@@ -99,6 +101,8 @@ class _Follower:
                 log.warning("run_events_wait", run_id=self._run.run_id, error=str(error) or type(error).__name__)
                 self.wakeup.notify(log=True, end=True)
                 await self._services.pause()
+            except NotFound:  # its access was taken away meanwhile
+                return
 
     async def _live(self) -> AsyncIterator[ServerSentEvent]:
         while entries := await self._services.feed.read(self._run.live, self._position.entry_id):

@@ -1,4 +1,5 @@
-"""One look at the database for all runs that somebody follows here: is there more in the log, has the run ended?
+"""One look at the database for all runs that somebody follows here: is there more in the log, has the run ended, may
+somebody else read it now?
 
 The live stream tells sooner; this is what holds when Redis is unavailable, was flushed, or never heard of the run.
 """
@@ -19,19 +20,20 @@ from gateway.live.wakeup import Wakeup
 EVERY_S = 0.5
 log = structlog.get_logger(__name__)
 _LOOK = """
-SELECT r.run_id, r.status, s.head_seq FROM flotilla.runs AS r
+SELECT r.run_id, r.status, s.head_seq, concat_ws('|', s.owner, s.visibility, s.readers, s.writers) AS access
+FROM flotilla.runs AS r
 JOIN flotilla.sessions AS s ON s.tenant_id = r.tenant_id AND s.session_id = r.session_id
 WHERE r.tenant_id = $1 AND r.run_id = ANY($2)
 """
 
 
 class RunWatch:
-    """Rings the followers of a run when its status or its session's head changes."""
+    """Rings the followers of a run when its status, its session's head or who may read it changes."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._wakeups: defaultdict[str, defaultdict[str, set[Wakeup]]] = defaultdict(lambda: defaultdict(set))
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._seen: dict[str, tuple[str, int, str]] = {}
 
     @contextmanager
     def follow(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> Iterator[None]:
@@ -71,12 +73,13 @@ class RunWatch:
             log.warning("run_watch_away", error=str(error) or type(error).__name__)
             return
         for row in rows:
-            seen = (row["status"], row["head_seq"])
-            if self._seen.get(row["run_id"]) != seen and row["run_id"] in self._wakeups.get(tenant_id, {}):
+            seen = (row["status"], row["head_seq"], row["access"])
+            before = self._seen.get(row["run_id"])
+            if before != seen and row["run_id"] in self._wakeups.get(tenant_id, {}):
                 self._seen[row["run_id"]] = seen
-                over = row["status"] not in ACTIVE_RUN_STATUSES
+                over, access = row["status"] not in ACTIVE_RUN_STATUSES, before is None or before[2] != row["access"]
                 for wakeup in self._wakeups[tenant_id][row["run_id"]]:
-                    wakeup.notify(log=True, end=over)
+                    wakeup.notify(log=True, end=over, access=access)
 
     def _forget(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> None:
         runs = self._wakeups[tenant_id]

@@ -14,6 +14,8 @@ class Pending:
     """In the session's log."""
     end: bool
     """At the run's status: it may be over."""
+    access: bool
+    """At who may read the session."""
 
 
 class Wakeup:
@@ -21,14 +23,15 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._live = self._log = self._end = True
+        self._live = self._log = self._end = self._access = True
         self._event.set()
 
-    def notify(self, *, live: bool = False, log: bool = False, end: bool = False) -> None:
+    def notify(self, *, live: bool = False, log: bool = False, end: bool = False, access: bool = False) -> None:
         """Wake the follower, to look at these; with none of them, to look whether it should stop."""
         self._live |= live
         self._log |= log
         self._end |= end
+        self._access |= access
         self._event.set()
 
     async def wait(self, timeout_s: float) -> Pending:
@@ -39,6 +42,6 @@ class Wakeup:
         except TimeoutError:
             pass
         self._event.clear()
-        pending = Pending(self._live, self._log, self._end)
-        self._live = self._log = self._end = False
+        pending = Pending(self._live, self._log, self._end, self._access)
+        self._live = self._log = self._end = self._access = False
         return pending

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.postgres import Pool, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
@@ -16,8 +17,8 @@ from gateway.login.origin import Origin
 COOKIE = "flotilla_sign_in"
 _FIND = "SELECT * FROM flotilla.authenticate_sign_in($1)"
 _OPEN = """
-INSERT INTO flotilla.sign_ins (tenant_id, secret_hash, subject, roles, is_person, key_id, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, now() + $7)
+INSERT INTO flotilla.sign_ins (tenant_id, secret_hash, subject, roles, is_person, key_id, expires_at, issuer, groups)
+VALUES ($1, $2, $3, $4, $5, $6, now() + $7, $8, $9)
 """
 _END = "DELETE FROM flotilla.sign_ins WHERE tenant_id = $1 AND secret_hash = $2"
 log = structlog.get_logger(__name__)
@@ -27,9 +28,12 @@ class SignIns:
     """Opens, finds and ends sign-ins. What one is worth is asked of the database again after `cache_s`, so that a
     logout, a revoked key or a lost role holds at every replica by then."""
 
-    def __init__(self, pool: Pool, origin: Origin, *, last_s: float, cache_s: float) -> None:
+    def __init__(
+        self, pool: Pool, origin: Origin, *, last_s: float, cache_s: float, issuer: str = LOCAL_ISSUER
+    ) -> None:
+        """`issuer` is the OpenID provider: sign-ins of former versions name none."""
         self._pool = pool
-        self._known = ApiKeys(pool, cache_s, statement=_FIND)
+        self._known = ApiKeys(pool, cache_s, statement=_FIND, issuer=issuer)
         self._last = timedelta(seconds=last_s)
         self.origin = origin
 
@@ -63,6 +67,8 @@ class SignIns:
                 principal.is_person,
                 principal.key_id,
                 self._last,
+                None if principal.key_id else principal.issuer,
+                sorted(principal.groups),
             )
         self._set(request, response, secret, int(self._last.total_seconds()))
         log.info("signed_in", subject=principal.subject, tenant=principal.tenant_id, key_id=principal.key_id)

@@ -12,7 +12,7 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.names import ORDER_WORKFLOW, order_workflow_id
 from flotilla.contracts.requests import OrderRequest
 from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.eventstore.sessions import ensure_session
+from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -54,8 +54,8 @@ class Placed:
     start: Start | None
 
 
-async def place(pool: Pool, request: OrderRequest, placed_by: str) -> Placed:
-    """Commits session (if it is new), order and first event together.
+async def place(pool: Pool, request: OrderRequest, placed_by: str, access: SessionAccess) -> Placed:
+    """Commits session (if it is new, with `access`), order and first event together.
 
     Raises:
         OrderExists: the order's id is taken by another order.
@@ -63,7 +63,7 @@ async def place(pool: Pool, request: OrderRequest, placed_by: str) -> Placed:
     tenant_id, order_id = request.tenant_id, request.order_id
     workflow_id = order_workflow_id(tenant_id, order_id)
     async with tenant_transaction(pool, tenant_id) as connection:
-        await ensure_session(connection, tenant_id, request.session_id, placed_by)
+        await ensure_session(connection, tenant_id, request.session_id, placed_by, access)
         is_new = await connection.execute(
             _ADD,
             tenant_id,

@@ -12,7 +12,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
 from flotilla.contracts.tasks import last_hop_id
-from flotilla.eventstore.sessions import ensure_session
+from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -55,8 +55,8 @@ class Submitted:
     start: Start | None
 
 
-async def submit(pool: Pool, request: PipelineRequest, claim: Claim) -> Submitted:
-    """Commits session (if it is new), pipeline and first event together.
+async def submit(pool: Pool, request: PipelineRequest, claim: Claim, access: SessionAccess) -> Submitted:
+    """Commits session (if it is new, with `access`), pipeline and first event together.
 
     Raises:
         IdempotencyConflict: the key was used for another request.
@@ -65,13 +65,13 @@ async def submit(pool: Pool, request: PipelineRequest, claim: Claim) -> Submitte
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, request.task_id)
         if earlier is None:
-            await _insert(connection, request)
+            await _insert(connection, request, access)
         task = await _get(connection, tenant_id, earlier or request.task_id)
     return Submitted(task, None if earlier else Start(PIPELINE_WORKFLOW, task.workflow_id, request))
 
 
-async def _insert(connection: Connection, request: PipelineRequest) -> None:
-    await ensure_session(connection, request.tenant_id, request.session_id, request.user_id)
+async def _insert(connection: Connection, request: PipelineRequest, access: SessionAccess) -> None:
+    await ensure_session(connection, request.tenant_id, request.session_id, request.user_id, access)
     await connection.execute(
         _ADD,
         request.tenant_id,

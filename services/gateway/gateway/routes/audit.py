@@ -16,6 +16,7 @@ from flotilla.audit.parked_history import ParkedHistory
 from flotilla.audit.requests import AuditRequest
 from flotilla.audit.verify import Verdict, Verifier
 from flotilla.contracts.errors import Forbidden
+from flotilla.postgres import current_viewer
 from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
@@ -45,8 +46,13 @@ async def verify(
     caller: Caller,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="By default all sessions.")] = None,
 ) -> Verdict:
-    """Check hash chains, signed checkpoints and Kafka's copy; name the first event that was changed, if any."""
-    verifier = Verifier(services.pool, caller.tenant_id, services.audit_keys, services.kafka_log)
+    """Check hash chains, signed checkpoints and Kafka's copy; name the first event that was changed, if any.
+
+    Without a session it covers those that the caller may read.
+    """
+    viewer = current_viewer()
+    whole = viewer is not None and viewer.sees_all
+    verifier = Verifier(services.pool, caller.tenant_id, services.audit_keys, services.kafka_log, whole_tenant=whole)
     return await verifier.verify(session_id)
 
 

@@ -56,7 +56,7 @@ async def submit_action(
         requested_by_service=not caller.is_person,
     )
     claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await actions.submit(services.pool, services.policy, request, claim)
+    submitted = await actions.submit(services.pool, services.policy, request, claim, services.access_of(caller))
     if submitted.start is not None:
         await services.temporal.start(submitted.start)
     response.headers["Location"] = f"/v1/actions/{submitted.action.action_id}"

@@ -6,6 +6,8 @@ from fastapi import Path, Query, Response
 
 from flotilla.contracts.orders import OperatorVerb, OrderStatus, Verb
 from flotilla.contracts.requests import OrderRequest
+from flotilla.eventstore.sessions import check_writable
+from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.orders import records
@@ -35,7 +37,7 @@ async def place_order(services: Wired, caller: Caller, body: OrderBody, response
         tenant_id=caller.tenant_id,
         session_id=body.session_id or body.order_id,
     )
-    placed = await records.place(services.pool, request, caller.subject)
+    placed = await records.place(services.pool, request, caller.subject, services.access_of(caller))
     if placed.start is not None:
         await services.temporal.start(placed.start)
     response.headers["Location"] = f"/v1/orders/{body.order_id}"
@@ -95,6 +97,8 @@ def _verb(caller: Caller, step: str, verb: Verb, reason: str | None) -> Operator
 
 async def _operate(services: Services, caller: Caller, order_id: str, verb: OperatorVerb) -> Order:
     order = await records.get_order(services.pool, caller.tenant_id, order_id)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await check_writable(connection, caller.tenant_id, order.session_id)
     state = await operate(services.temporal, caller.tenant_id, order, verb)
     changes = {
         "status": state.status,

@@ -36,7 +36,7 @@ async def submit_task(
         timeout_s=body.timeout_s,
     )
     claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await records.submit(services.pool, request, claim)
+    submitted = await records.submit(services.pool, request, claim, services.access_of(caller))
     if submitted.start is not None and await services.temporal.start(submitted.start):
         await records.mark_running(services.pool, caller.tenant_id, task_id)
     response.headers["Location"] = f"/v1/tasks/{submitted.task.task_id}"

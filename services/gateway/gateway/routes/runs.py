@@ -56,7 +56,8 @@ async def start_run(
         top_k=body.top_k,
     )
     content = [session_id, body.model_dump(exclude={"wait_s"})]
-    started = await records.start_run(services.pool, request, Claim(caller, f"POST {_START}", idempotency_key, content))
+    claim = Claim(caller, f"POST {_START}", idempotency_key, content)
+    started = await records.start_run(services.pool, request, claim, services.access_of(caller))
     if started.start is not None:
         await services.temporal.start(started.start)
     response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
@@ -137,13 +138,19 @@ async def follow_run(
 ) -> EventSourceResponse:
     """Follow a run live. Goes on after `Last-Event-ID` on any replica; once the live stream is gone, from the log.
 
-    Ends within seconds when the key is revoked, the sign-in is over or the token has expired.
+    Ends within seconds when the caller may no longer read the session, the key is revoked, the sign-in is over or the
+    token has expired.
     """
     position = read_position(last_event_id)
     run = await records.followed_run(services.pool, caller.tenant_id, run_id)
     services.streams.check(caller.tenant_id)
-    admission = Admission(partial(request.app.state.guard.check_still, request, caller))
+    admission = Admission(partial(_check_still, services, request, caller, run_id))
     return EventSourceResponse(run_events(services, caller.tenant_id, run, position, admission), sep="\n")
+
+
+async def _check_still(services: Services, request: Request, caller: Caller, run_id: str) -> None:
+    await request.app.state.guard.check_still(request, caller)
+    await records.followed_run(services.pool, caller.tenant_id, run_id)
 
 
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))

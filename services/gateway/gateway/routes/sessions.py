@@ -82,11 +82,11 @@ class SessionExists(Conflict):
 )
 @allow(OPERATORS, free_json=True)
 async def create_session(services: Wired, caller: Caller, body: SessionRequest, response: Response) -> stored.Session:
-    """Open a session. Opening the same one again changes nothing."""
+    """Open a session, which is the caller's. Opening the same one again changes nothing."""
     session_id = body.session_id or new_id()
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         session, is_new = await stored.open_session(
-            connection, caller.tenant_id, session_id, caller.subject, body.metadata
+            connection, caller.tenant_id, session_id, caller.subject, body.metadata, access=services.access_of(caller)
         )
     if not is_new and body.metadata and body.metadata != session.metadata:
         raise SessionExists(f"session {session_id} exists with other metadata: choose another id")
@@ -192,9 +192,13 @@ async def get_diff(
 async def fork(
     services: Wired, caller: Caller, session_id: SessionId, body: ForkRequest, response: Response
 ) -> stored.Session:
-    """Open a session whose history is this one's up to `at_seq`. Allowed while a run is active."""
+    """Open a session whose history is this one's up to `at_seq`. Allowed while a run is active.
+
+    It is the caller's, and shared with those who may read or write this one. Whoever reads it must be allowed to read
+    this one, too.
+    """
     store = services.store_of(caller.tenant_id)
-    session = await store.fork(session_id, body.at_seq, body.session_id, user_id=caller.subject)
+    session = await store.fork(session_id, body.at_seq, body.session_id, user_id=caller.subject, owner=caller.name)
     response.headers["Location"] = f"/v1/sessions/{session.session_id}"
     return session
 

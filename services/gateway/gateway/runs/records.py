@@ -12,7 +12,7 @@ from flotilla.contracts.event_builders import run_finished_event, run_started_ev
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RunStatus
-from flotilla.eventstore.sessions import ensure_session
+from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -69,10 +69,11 @@ class Started:
     start: Start | None
 
 
-async def start_run(pool: Pool, request: RAGRequest, claim: Claim) -> Started:
-    """Commits session (if it is new), run, idempotency key and first events together.
+async def start_run(pool: Pool, request: RAGRequest, claim: Claim, access: SessionAccess) -> Started:
+    """Commits session (if it is new, with `access`), run, idempotency key and first events together.
 
     Raises:
+        NotFound, Forbidden: the session is somebody else's, to whom the caller is nobody, or a reader.
         RunInProgress: another run of the session is active.
         IdempotencyConflict: the key was used for another request.
     """
@@ -81,7 +82,7 @@ async def start_run(pool: Pool, request: RAGRequest, claim: Claim) -> Started:
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
             return Started(await _get(connection, tenant_id, earlier), None)
-        await ensure_session(connection, tenant_id, session_id, request.user_id)
+        await ensure_session(connection, tenant_id, session_id, request.user_id, access)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
         appended = await append(connection, tenant_id, session_id, run_started_events(request, SOURCE))
         row = await connection.fetchrow(

@@ -87,15 +87,25 @@ class Verdict:
 
 
 class Verifier:
-    """Verifies the histories of one tenant. Without `keys` or `kafka` these witnesses are not heard."""
+    """Verifies the histories of one tenant. Without `keys` or `kafka` these witnesses are not heard.
+
+    Unless `whole_tenant`, Kafka is asked about those sessions only that the transaction's viewer may read.
+    """
 
     def __init__(
-        self, pool: Pool, tenant_id: str, keys: PublicKeys | None = None, kafka: KafkaLog | None = None
+        self,
+        pool: Pool,
+        tenant_id: str,
+        keys: PublicKeys | None = None,
+        kafka: KafkaLog | None = None,
+        *,
+        whole_tenant: bool = True,
     ) -> None:
         self._pool = pool
         self._tenant_id = tenant_id
         self._keys = keys
         self._kafka = kafka
+        self._whole_tenant = whole_tenant
 
     async def verify(self, session_id: str | None = None) -> Verdict:
         """Verifies one session with its lineage, or all sessions of the tenant.
@@ -110,7 +120,7 @@ class Verifier:
         if self._kafka and checkpoints.unseen:
             checkpoints.judge_unseen(await self._kafka.checkpoints())
         segments = await self._segments(session_id)
-        witnessed = await self._witnessed(None if session_id is None else segments)
+        witnessed = await self._witnessed(None if session_id is None and self._whole_tenant else segments)
         verdicts = [await self._session(segment, checkpoints, witnessed) for segment in segments]
         # Sessions of which only Kafka knows.
         verdicts += [

@@ -21,6 +21,7 @@ AGENT_PREFIX = "/agents/"
 _EXACT: Mapping[str, Party] = MappingProxyType({"/gateway": "gateway", "/workflow-worker": "worker"})
 
 _SERVICES: frozenset[Party] = frozenset({"gateway", "worker"})
+_GATEWAY: frozenset[Party] = frozenset({"gateway"})
 _NO_AGENT: frozenset[Party] = frozenset({"gateway", "worker", "program"})
 RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
     {
@@ -33,6 +34,8 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "answer_published": _NO_AGENT,
         "task_submitted": _NO_AGENT,
         "task_finished": _NO_AGENT,
+        "access_changed": _GATEWAY,
+        "owner_changed": _GATEWAY,
         "api_key_": _SERVICES,
         "roles_changed": _SERVICES,
         "policy_changed": _SERVICES,

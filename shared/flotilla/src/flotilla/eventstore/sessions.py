@@ -1,11 +1,13 @@
 """Sessions: opened, forked, rolled back. Each function is one step of the caller's tenant transaction."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, RunInProgress
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
@@ -15,17 +17,28 @@ from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ForkedFrom, R
 from flotilla.outbox import Appended, append
 from flotilla.postgres import Connection
 
+Visibility: TypeAlias = Literal["private", "tenant"]
 _COLUMNS = "session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at"
 # Nothing happens where the session exists.
 _OPEN = """
-INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb)
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata,
+    owner, visibility, readers, writers)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)
 ON CONFLICT (tenant_id, session_id) DO NOTHING
 RETURNING 1
 """
 _GET = f"SELECT {_COLUMNS} FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"  # noqa: S608 - a constant
 # A new run's foreign key needs a share of this lock, so none starts until the caller commits.
 _LOCK = f"{_GET} FOR UPDATE"
+_WRITABLE = """
+SELECT flotilla_ops.sees_all() OR flotilla_ops.has_access(visibility, owner, writers, flotilla_ops.viewer_names())
+FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
+"""
+_ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
+_CHANGE_ACCESS = """
+UPDATE flotilla.sessions SET owner = $3, visibility = $4, readers = $5, writers = $6
+WHERE tenant_id = $1 AND session_id = $2
+"""
 _ACTIVE_RUN = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = ANY($3)"
 # For those who read a session's turns without its events (`flotilla.eventstore.turns`).
 _NOTE_ROLLBACK = """
@@ -46,23 +59,111 @@ class Session:
     metadata: JsonObject
 
 
-async def ensure_session(connection: Connection, tenant_id: str, session_id: str, user_id: str) -> None:
-    """Open the session if it is new; an existing one stays as it is, with its owner."""
-    await connection.execute(_OPEN, tenant_id, session_id, user_id, 0, None, None, "{}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAccess:
+    """Who may read and write a session: identities and groups, as `flotilla.contracts.identity` writes them."""
+
+    owner: str | None = None
+    """Also changes who may; None only where the whole tenant may."""
+    visibility: Visibility = "tenant"
+    """`tenant`: everybody in the tenant reads and writes."""
+    readers: Sequence[str] = ()
+    writers: Sequence[str] = ()
+    """Read, too."""
+
+
+TENANTS = SessionAccess()
 
 
 async def open_session(
-    connection: Connection, tenant_id: str, session_id: str, user_id: str, metadata: JsonObject | None = None
+    connection: Connection,
+    tenant_id: str,
+    session_id: str,
+    user_id: str,
+    metadata: JsonObject | None = None,
+    *,
+    access: SessionAccess = TENANTS,
 ) -> tuple[Session, bool]:
     """The session, and whether this call made it.
 
     Raises:
         Invalid: `session_id` is not 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+        NotFound: it exists, and the transaction's viewer may not see it.
     """
     _check_id(session_id)
+    created = await add_session(connection, tenant_id, session_id, user_id, access, metadata=metadata)
+    return await get_session(connection, tenant_id, session_id), created
+
+
+async def ensure_session(
+    connection: Connection, tenant_id: str, session_id: str, user_id: str, access: SessionAccess = TENANTS
+) -> None:
+    """Open the session with `access` if it is new; an existing one stays as it is, with its owner.
+
+    Raises:
+        NotFound: it exists, and the transaction's viewer may not see it.
+        Forbidden: the viewer may only read it.
+    """
+    if not await add_session(connection, tenant_id, session_id, user_id, access):
+        await check_writable(connection, tenant_id, session_id)
+
+
+async def add_session(
+    connection: Connection,
+    tenant_id: str,
+    session_id: str,
+    user_id: str,
+    access: SessionAccess,
+    *,
+    metadata: JsonObject | None = None,
+    fork_of: tuple[str, int] | None = None,
+) -> bool:
+    """Add the session unless there is one of that id; return whether it was added. `fork_of`: the parent, and the last
+    event that both share."""
+    parent_session_id, at_seq = fork_of or (None, None)
     body = to_json(metadata or {}).decode()
-    created = await connection.fetchval(_OPEN, tenant_id, session_id, user_id, 0, None, None, body)
-    return await get_session(connection, tenant_id, session_id), created is not None
+    who = (access.owner, access.visibility, list(access.readers), list(access.writers))
+    added = await connection.fetchval(
+        _OPEN, tenant_id, session_id, user_id, at_seq or 0, parent_session_id, at_seq, body, *who
+    )
+    return added is not None
+
+
+async def check_writable(connection: Connection, tenant_id: str, session_id: str) -> None:
+    """Return if the transaction's viewer may write to the session.
+
+    Raises:
+        NotFound: the viewer may not see it.
+        Forbidden: the viewer may only read it.
+    """
+    writable = await connection.fetchval(_WRITABLE, tenant_id, session_id)
+    if writable is None:
+        raise NotFound(f"no session {session_id}")
+    if not writable:
+        raise Forbidden(f"session {session_id}: you may read it, not write to it; ask its owner to share it with you")
+
+
+async def access_of(connection: Connection, tenant_id: str, session_id: str, *, lock: bool = False) -> SessionAccess:
+    """Who may read and write the session; with `lock`, nobody changes it before the caller's transaction ends.
+
+    Raises:
+        NotFound: the transaction's viewer may not see it.
+    """
+    row = await connection.fetchrow(f"{_ACCESS} FOR UPDATE" if lock else _ACCESS, tenant_id, session_id)
+    if row is None:
+        raise NotFound(f"no session {session_id}")
+    return SessionAccess(**dict(row))
+
+
+async def set_access(connection: Connection, tenant_id: str, session_id: str, access: SessionAccess) -> None:
+    """Say who may read and write the session from now on.
+
+    Raises:
+        Invalid: the session is reserved.
+    """
+    _check_not_reserved(session_id)
+    who = (access.owner, access.visibility, list(access.readers), list(access.writers))
+    await connection.execute(_CHANGE_ACCESS, tenant_id, session_id, *who)
 
 
 async def get_session(connection: Connection, tenant_id: str, session_id: str, *, lock: bool = False) -> Session:
@@ -86,8 +187,11 @@ async def fork_session(
     new_session_id: str | None,
     user_id: str | None,
     source: str,
+    owner: str | None = None,
 ) -> tuple[Session, Appended]:
     """Opens a session whose history is the parent's up to `at_seq`; the parent is not touched.
+
+    With `owner` the fork is theirs, and those who may read and write the parent may read and write the fork.
 
     Raises:
         NotFound: the tenant has no such parent.
@@ -100,13 +204,12 @@ async def fork_session(
         raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
     session_id = new_session_id or new_id()
     _check_id(session_id)
-    owner = user_id or parent.user_id
-    made = await connection.fetchval(_OPEN, tenant_id, session_id, owner, at_seq, parent_session_id, at_seq, "{}")
-    if made is None:
+    access = _inherited(await access_of(connection, tenant_id, parent_session_id), owner)
+    user, origin = user_id or parent.user_id, (parent_session_id, at_seq)
+    if not await add_session(connection, tenant_id, session_id, user, access, fork_of=origin):
         raise Conflict(f"session {session_id} exists: choose another id for the fork")
-    origin = ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq)
-    forked = state_change(FORKED, to_builtins(origin), source)
-    appended = await append(connection, tenant_id, session_id, [forked])
+    details = to_builtins(ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq))
+    appended = await append(connection, tenant_id, session_id, [state_change(FORKED, details, source)])
     return await get_session(connection, tenant_id, session_id), appended
 
 
@@ -132,6 +235,14 @@ async def roll_back_session(
     appended = await append(connection, tenant_id, session_id, [rolled_back], expected_seq=expected_seq)
     await connection.execute(_NOTE_ROLLBACK, tenant_id, session_id, appended.first_seq, to_seq)
     return appended
+
+
+def _inherited(parent: SessionAccess, owner: str | None) -> SessionAccess:
+    """Of a fork: its owner's, and open to those who had a part in what it begins with."""
+    owner = owner or parent.owner
+    writers = [name for name in parent.writers if name != owner]
+    readers = [name for name in (parent.owner, *parent.readers) if name not in (None, owner, *writers)]
+    return replace(parent, owner=owner, writers=writers, readers=list(dict.fromkeys(filter(None, readers))))
 
 
 def _check_not_reserved(session_id: str) -> None:

@@ -135,9 +135,17 @@ class AgentEventStore:
         return diff_states(before, after, path_before, path_after)
 
     async def fork(
-        self, session_id: str, at_seq: int, new_session_id: str | None = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        at_seq: int,
+        new_session_id: str | None = None,
+        *,
+        user_id: str | None = None,
+        owner: str | None = None,
     ) -> Session:
         """A new session whose history is this one's up to `at_seq`; this one is not touched. Allowed during a run.
+
+        `owner` is an identity as `flotilla.contracts.identity` writes it; without one this session's is the fork's.
 
         Raises:
             NotFound: the tenant has no such session.
@@ -153,6 +161,7 @@ class AgentEventStore:
                 new_session_id=new_session_id,
                 user_id=user_id,
                 source=self._source,
+                owner=owner,
             )
         return session
 

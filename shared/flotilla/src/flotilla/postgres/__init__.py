@@ -16,15 +16,21 @@ from flotilla.postgres.pool import (
     tenant_snapshot,
     tenant_transaction,
 )
+from flotilla.postgres.viewer import ITSELF, Viewer, act_as, acting_as, current_viewer
 
 __all__ = [
     "AWAY",
     "IDLE_IN_TRANSACTION_S",
+    "ITSELF",
     "UNSTORABLE",
     "Connection",
     "HeldTask",
     "Pool",
+    "Viewer",
+    "act_as",
+    "acting_as",
     "check_schema",
+    "current_viewer",
     "holding",
     "holds_task",
     "open_pool",

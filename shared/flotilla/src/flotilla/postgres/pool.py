@@ -20,6 +20,7 @@ from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres.connecting import Connector
 from flotilla.postgres.schema import newest_migration
+from flotilla.postgres.viewer import current_viewer
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -135,7 +136,8 @@ def open_service_pool(settings: PostgresSettings, *, application: str) -> Abstra
 
 @asynccontextmanager
 async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True) -> AsyncIterator[Connection]:
-    """One transaction that sees and writes the rows of `tenant_id` only. Commits on leaving, rolls back on error.
+    """One transaction that sees and writes the rows of `tenant_id` only, and of these what the task's viewer may.
+    Commits on leaving, rolls back on error.
 
     Not `durable`: the commit does not wait for the disk. Everybody sees it at once, but a crash of the server within
     the next second may undo it, unless a durable commit came after it (source: PostgreSQL's manual, "Asynchronous
@@ -162,6 +164,8 @@ async def set_tenant(connection: Connection, tenant_id: str) -> None:
 async def _set(connection: Connection, tenant_id: str, **others: str) -> None:
     """Tell the database for whom the transaction acts: everything that its policies look at."""
     settings = {"flotilla.tenant_id": tenant_id, **others}
+    if (viewer := current_viewer()) is not None:
+        settings |= viewer.settings()
     if (task := _held.get()) is not None:
         settings["flotilla.task_id"] = task.task_id
         settings["flotilla.task_attempt"] = str(task.attempt)
