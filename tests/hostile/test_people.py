@@ -13,7 +13,6 @@ from flotilla.bus import connect_redis
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.identity import group_name, user_name
 from flotilla.postgres import Pool, Viewer, acting_as, tenant_transaction
-from gateway.live import run_events
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_live_events import following
 from tests.integration.gateway.test_tokens import AUDIENCE, token
@@ -293,17 +292,6 @@ async def test_an_open_stream_ends_with_the_access(house: House, redis_feed: Run
         await eventually(lambda: "secret" in hers.text, timeout_s=10)
     assert ("secret" in his.text, "done" in his.kinds) == (False, False)
     assert (await house.bob.get(f"/v1/runs/{house.run}/events")).status_code == 404
-
-
-async def test_an_open_stream_ends_with_the_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_events, "LOOK_UP_S", 0.2)
-    admin = await house.gateway.client_of("root", "admin")
-    key = (await admin.post("/v1/keys", json={"name": "tap", "roles": ["viewer"]})).json()
-    await house.share(add_readers=[{"name": "tap"}])
-    async with following(house.gateway.client(key["key"]), house.run) as seen:
-        await eventually(lambda: seen.has(1), timeout_s=10)
-        assert (await admin.delete(f"/v1/keys/{key['key_id']}")).status_code == 200
-        await eventually(lambda: seen.closed, timeout_s=5)
 
 
 APPROVAL = """

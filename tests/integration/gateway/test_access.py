@@ -103,6 +103,8 @@ WHO = {
 PUBLIC = {operation for operation, roles in WHO.items() if not roles}
 DECISION = "POST /v1/approvals/{approval_id}/decision"
 """Open to every role, since policy refuses, and records, who may not."""
+SHARES = "PATCH /v1/sessions/{session_id}/access"
+"""For the session's owner, and for who operates all sessions."""
 NAMED = ("GET /v1/audit/verify", "GET /v1/audit/export")
 """Name a session in the query."""
 STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
@@ -164,6 +166,8 @@ async def test_the_rules_hold_for_every_role_of_the_tenant(
                 assert answer.status_code == 403, (operation.name, who, answer.text)
             elif operation.name == DECISION:
                 assert answer.json()["code"] == "already_decided", (who, answer.text)
+            elif operation.name == SHARES and who != "admin":
+                assert (answer.status_code, "only its owner" in answer.text) == (403, True)
             else:
                 assert answer.status_code not in (401, 403, 405, 500), (operation.name, who, answer.status_code)
 
