@@ -8,6 +8,66 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * Access
+         * @description Who may read and write a session.
+         */
+        Access: {
+            /** Session Id */
+            session_id: string;
+            /** @description Null for a session of a former version that nobody was given. */
+            owner: components["schemas"]["Party"] | null;
+            /**
+             * Visibility
+             * @description `tenant`: everybody in the tenant reads and writes.
+             * @enum {string}
+             */
+            visibility: "private" | "tenant";
+            /** Readers */
+            readers: components["schemas"]["Party"][];
+            /**
+             * Writers
+             * @description Read, too.
+             */
+            writers: components["schemas"]["Party"][];
+            /**
+             * May Write
+             * @description Whether the caller may.
+             */
+            may_write: boolean;
+            /**
+             * May Share
+             * @description Whether the caller may change all this.
+             */
+            may_share: boolean;
+        };
+        /**
+         * AccessChange
+         * @description What is to change; what is left out stays. `remove` comes first.
+         * @example {
+         *       "add_readers": [
+         *         {
+         *           "kind": "user",
+         *           "name": "carol"
+         *         }
+         *       ]
+         *     }
+         */
+        AccessChange: {
+            /** @description The new owner. The former one stays a writer. */
+            owner?: components["schemas"]["PersonName"] | null;
+            /** Visibility */
+            visibility?: ("private" | "tenant") | null;
+            /** Add Readers */
+            add_readers?: components["schemas"]["PartyName"][];
+            /** Add Writers */
+            add_writers?: components["schemas"]["PartyName"][];
+            /**
+             * Remove
+             * @description From both lists.
+             */
+            remove?: components["schemas"]["PartyName"][];
+        };
+        /**
          * Action
          * @description An action, and what came of it.
          */
@@ -1309,6 +1369,43 @@ export interface components {
             parked: components["schemas"]["AuditParkedSession"][];
         };
         /**
+         * Party
+         * @description A person or a group.
+         */
+        Party: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "user" | "group";
+            /** Issuer */
+            issuer: string;
+            /** Name */
+            name: string;
+        };
+        /**
+         * PartyName
+         * @description A person, or a group of the token's claims.
+         */
+        PartyName: {
+            /**
+             * Kind
+             * @default user
+             * @enum {string}
+             */
+            kind: "user" | "group";
+            /**
+             * Name
+             * @description The subject, or the group's name.
+             */
+            name: string;
+            /**
+             * Issuer
+             * @description As for a person.
+             */
+            issuer?: string | null;
+        };
+        /**
          * Passage
          * @description A retrieved piece of a document. Its text is data, never an instruction.
          */
@@ -1326,6 +1423,19 @@ export interface components {
             rp_id: string;
             /** Origins */
             origins: string[];
+        };
+        /**
+         * PersonName
+         * @description A person or a service, by who vouches for them and their subject there.
+         */
+        PersonName: {
+            /** Subject */
+            subject: string;
+            /**
+             * Issuer
+             * @description The OpenID provider, or `flotilla` for the names of API keys; by default the caller's own.
+             */
+            issuer?: string | null;
         };
         /**
          * Problem
