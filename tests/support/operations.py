@@ -51,6 +51,7 @@ IDS = {
     "task_id": "acme-task",
     "dead_letter_id": "acme-letter",
     "key_id": "acme-key",
+    "signer_id": "acme-signer",
     "document_id": "acme-document",
     "request_id": "acme-request",
     "step": "1",

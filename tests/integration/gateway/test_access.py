@@ -44,6 +44,10 @@ RULES = {
         GET /v1/runs/{run_id}
         GET /v1/runs/{run_id}/events
         GET /v1/runs/{run_id}/steps
+        GET /v1/signers
+        POST /v1/signers
+        GET /v1/signers/{signer_id}
+        DELETE /v1/signers/{signer_id}
         GET /v1/sessions
         GET /v1/sessions/{session_id}
         GET /v1/sessions/{session_id}/access
@@ -82,6 +86,7 @@ RULES = {
         POST /v1/tasks
     """,
     "admin": """
+        POST /v1/signers/{signer_id}/approval
         POST /v1/audit/parked/{session_id}/discard
         POST /v1/audit/parked/{session_id}/accept
         POST /v1/audit/parked/{session_id}/reject

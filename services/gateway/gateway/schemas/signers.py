@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from flotilla.contracts.votes import SignerKind
 from gateway.schemas.common import Answer, Id, RequestBody
@@ -25,6 +25,8 @@ class SignatureBody(RequestBody):
 
 class SignedBody(RequestBody):
     """A statement of one's own, and its signature (docs/signed-votes.md has the statements)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"statement": "{}", "signature": {"value": "c2lnbmVk"}}]})
 
     statement: StatementText
     signature: SignatureBody
