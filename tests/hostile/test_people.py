@@ -36,7 +36,7 @@ HERS = """
     sessions/acme-session runs/acme-run actions/acme-action orders/acme-order tasks/acme-task approvals/acme-action
     dead-letters/acme-letter audit/requests/acme-request
 """
-NOT_HERS = {"acme-stream", "acme-model", "acme-document", "acme-uri"}
+NOT_HERS = {"acme-signer", "acme-stream", "acme-model", "acme-document", "acme-uri"}
 """The tenant's own, or the attacker's."""
 TABLES = """
 SELECT c.oid::regclass::text FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid

@@ -110,6 +110,8 @@ DECISION = "POST /v1/approvals/{approval_id}/decision"
 """Open to every role, since policy refuses, and records, who may not."""
 SHARES = "PATCH /v1/sessions/{session_id}/access"
 """For the session's owner, and for who operates all sessions."""
+ENROLLS = "POST /v1/signers"
+"""For people, whatever their role; these keys are services'."""
 NAMED = ("GET /v1/audit/verify", "GET /v1/audit/export")
 """Name a session in the query."""
 STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
@@ -171,6 +173,8 @@ async def test_the_rules_hold_for_every_role_of_the_tenant(
                 assert answer.status_code == 403, (operation.name, who, answer.text)
             elif operation.name == DECISION:
                 assert answer.json()["code"] == "already_decided", (who, answer.text)
+            elif operation.name == ENROLLS:
+                assert (answer.status_code, "person" in answer.text) == (403, True)
             elif operation.name == SHARES and who != "admin":
                 assert (answer.status_code, "only its owner" in answer.text) == (403, True)
             else:
