@@ -243,7 +243,8 @@ async def test_an_open_stream_ends_when_its_key_is_revoked_or_its_sign_in_is_ove
         ours = {"X-Flotilla-Console": "1", "Sec-Fetch-Site": "same-origin"}
         login = {"key": await gateway.key("paula", ["viewer"])}
         assert (await browser.post("/auth/login", json=login, headers=ours)).status_code == 204
-        run_id = await a_run(keeps, unique("s"))
+        run_id = await a_run(keeps, session := unique("s"))
+        await keeps.patch(f"/v1/sessions/{session}/access", json={"visibility": "tenant"})
         async with (
             following(keeps, run_id) as stays,
             following(gateway.client(made["key"]), run_id) as revoked,
