@@ -1915,6 +1915,12 @@ export interface components {
         /**
          * SignedBody
          * @description A statement of one's own, and its signature (docs/signed-votes.md has the statements).
+         * @example {
+         *       "signature": {
+         *         "value": "c2lnbmVk"
+         *       },
+         *       "statement": "{}"
+         *     }
          */
         SignedBody: {
             /** Statement */
@@ -2376,6 +2382,12 @@ export interface components {
         /**
          * VoteSignature
          * @description A vote's own signature.
+         * @example {
+         *       "signature": {
+         *         "value": "c2lnbmVk"
+         *       },
+         *       "statement": "{}"
+         *     }
          */
         VoteSignature: {
             /** Statement */
