@@ -22,7 +22,7 @@ from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 
-# What became of the task's ticket, and the answer to the task, if there is one.
+# The outcome of the task's ticket, and the answer to the task, if there is one.
 _STANDING = """
 SELECT flotilla.ticket_state() AS ticket, t.status, t.attempt, t.result, t.failure, t.duration_ms
 FROM (SELECT) AS one LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = $1 AND t.task_id = $2
