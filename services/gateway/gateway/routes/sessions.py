@@ -194,8 +194,8 @@ async def fork(
 ) -> stored.Session:
     """Open a session whose history is this one's up to `at_seq`. Allowed while a run is active.
 
-    It is the caller's, and shared with those who may read or write this one. Whoever reads it must be allowed to read
-    this one, too.
+    It is the caller's, and shared with those who may read or write this one. Anyone who reads it must be allowed
+    to read this one, too.
     """
     store = services.store_of(caller.tenant_id)
     session = await store.fork(session_id, body.at_seq, body.session_id, user_id=caller.subject, owner=caller.name)

@@ -1,6 +1,6 @@
 """For whom the transactions of a task act: row level security shows them what this person may see.
 
-The gateway says so once for each request. Where nobody does, a service's own role decides: the gateway's sees nothing
+The gateway sets it once per request. Where nobody does, a service's own role decides: the gateway's sees nothing
 of any session, all others work per task and see their tenant.
 """
 
