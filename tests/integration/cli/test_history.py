@@ -99,3 +99,35 @@ def test_nothing_is_parked_and_the_projection_can_be_made_again(fleet: Fleet, as
     assert fleet.cli_json("audit", "rebuild")["outcome"]["ok"]
     assert fleet.cli_json("sessions", "events", asked)["events"] == before
     assert fleet.cli_json("audit", "verify", "--session", asked)["ok"]
+
+
+def test_a_session_is_private_until_it_is_shared_and_can_be_handed_over(
+    fleet: Fleet, handbook: str, unique: Unique
+) -> None:
+    session = unique("private")
+    fleet.cli("ask", QUESTION, "--session", session, "--as", "alice")
+    hidden = fleet.cli("sessions", "show", session, "--as", "bob", check=False)
+    assert hidden.returncode == 1
+    assert "404" in hidden.stderr
+
+    shared = fleet.cli_json(
+        "sessions", "share", session, "--reader", "bob", "--writer", "group:support", "--as", "alice"
+    )
+    assert [(party["kind"], party["name"]) for party in shared["readers"] + shared["writers"]] == [
+        ("user", "bob"),
+        ("group", "support"),
+    ]
+    assert fleet.cli_json("sessions", "show", session, "--as", "bob")["session_id"] == session
+    assert not fleet.cli_json("sessions", "access", session, "--as", "bob")["may_share"]
+
+    handed_over = fleet.cli_json("sessions", "transfer", session, "--to", "bob", "--as", "alice")
+    assert handed_over["owner"]["name"] == "bob"
+    fleet.cli("sessions", "share", session, "--remove", "alice", "--as", "bob")
+    assert fleet.cli("sessions", "show", session, "--as", "alice", check=False).returncode == 1
+    assert "user:bob" in fleet.cli("sessions", "access", session, "--as", "bob").stdout
+
+
+def test_sharing_with_nobody_is_a_usage_error(fleet: Fleet, unique: Unique) -> None:
+    refused = fleet.cli("sessions", "share", unique("nothing"), check=False)
+    assert refused.returncode == 2
+    assert "nothing to change" in refused.stderr

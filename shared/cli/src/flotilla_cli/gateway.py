@@ -82,6 +82,10 @@ class Gateway:
         except httpx.TransportError as error:
             raise unreachable(self.target.url, error) from error
 
+    def patch(self, path: str, body: object) -> Any:
+        """PATCH of changes that may be repeated."""
+        return self._json("PATCH", path, json=body)
+
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self._json("DELETE", path)

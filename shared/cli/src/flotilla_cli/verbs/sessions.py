@@ -132,3 +132,78 @@ def rollback_session(
     """Go back to an earlier state by a new event; nothing is erased."""
     answer = call.gateway.post(f"/sessions/{session}/rollback", {"to_seq": to_seq})
     call.show(answer, lambda: print_fields(answer))
+
+
+@verb(app, "access", epilog=examples("flotilla sessions access s1"))
+def session_access(call: Call, session: SessionId) -> None:
+    """Show who owns a session, who may read and write it, and whether you may change that."""
+    access = call.gateway.get(f"/sessions/{session}/access")
+    call.show(access, lambda: print_access(access))
+
+
+@verb(
+    app,
+    "share",
+    epilog=examples(
+        "flotilla sessions share s1 --reader bob --writer group:support",
+        "flotilla sessions share s1 --remove bob",
+        "flotilla sessions share s1 --visibility tenant",
+    ),
+)
+def share_session(
+    call: Call,
+    session: SessionId,
+    *,
+    reader: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who may read it: a person, or group:NAME; repeatable.")
+    ] = None,
+    writer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who may read and write it, named the same way.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Who may no longer do either, named the same way.")
+    ] = None,
+    visibility: Annotated[
+        str | None, typer.Option(metavar="private|tenant", help="tenant: everybody in the tenant reads and writes.")
+    ] = None,
+) -> None:
+    """Share a session of yours, or stop sharing it. Every change is an event of the session."""
+    parties = {"add_readers": reader, "add_writers": writer, "remove": remove}
+    change: dict[str, Any] = {name: [_party(one) for one in given] for name, given in parties.items() if given}
+    if visibility is not None:
+        change["visibility"] = visibility
+    if not change:
+        raise Misuse("nothing to change", "name a --reader, a --writer, whom to --remove, or a --visibility")
+    _change_access(call, session, change)
+
+
+@verb(app, "transfer", epilog=examples("flotilla sessions transfer s1 --to bob"))
+def transfer_session(
+    call: Call,
+    session: SessionId,
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help="The new owner; you stay a writer.")],
+) -> None:
+    """Make another person the owner of a session of yours."""
+    _change_access(call, session, {"owner": {"subject": to}})
+
+
+def _change_access(call: Call, session: str, change: dict[str, Any]) -> None:
+    access = call.gateway.patch(f"/sessions/{session}/access", change)
+    call.show(access, lambda: print_access(access))
+
+
+def _party(text: str) -> dict[str, str]:
+    """`bob`, `user:bob` or `group:support` as the API names it."""
+    kind, colon, name = text.partition(":")
+    return {"kind": kind, "name": name} if colon and kind in ("user", "group") else {"kind": "user", "name": text}
+
+
+def print_access(access: dict[str, Any]) -> None:
+    """A session's access list for people."""
+    owner = access.get("owner")
+    lists = {name: ", ".join(map(_name_of, access.get(name) or [])) for name in ("readers", "writers")}
+    print_fields({**access, "owner": _name_of(owner) if owner else "none", **lists})
+
+
+def _name_of(party: dict[str, Any]) -> str:
+    return f"{party.get('kind')}:{party.get('name')} ({party.get('issuer')})"
