@@ -238,12 +238,10 @@ async def test_an_unsigned_vote_of_anybody_counts_for_nothing(hands: Hands) -> N
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ssh", "passkey"])
-async def test_a_signed_vote_is_executed_and_is_in_the_log_with_its_proof(
-    hands: Hands, kind: str, tmp_path: Path
-) -> None:
+async def test_a_signed_vote_is_executed_and_is_in_the_log_with_its_proof(hands: Hands, kind: str) -> None:
     keys: dict[str, Callable[[], Key]] = {
         "ed25519": Ed25519Key,
-        "ssh": lambda: SshKey.made(tmp_path),
+        "ssh": SshKey,
         "passkey": Passkey,
     }
     bob = hands.voter("bob", keys[kind]())

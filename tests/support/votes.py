@@ -3,15 +3,14 @@
 import base64
 import hashlib
 import json
-import subprocess
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import cbor2
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from flotilla.contracts.votes import (
@@ -61,27 +60,39 @@ class Ed25519Key:
 
 @dataclass
 class SshKey:
-    """A key file, used by the real `ssh-keygen`."""
+    """An OpenSSH key; it signs as `ssh-keygen -Y sign` does (openssh-portable, PROTOCOL.sshsig)."""
 
-    path: Path
+    private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     kind: SignerKind = "ssh"
     credential_id: str = ""
 
     @classmethod
-    def made(cls, folder: Path, name: str = "id", algorithm: str = "ed25519") -> "SshKey":
-        path = folder / name
-        command = ["ssh-keygen", "-q", "-t", algorithm, "-N", "", "-C", "a comment", "-f", str(path)]
-        subprocess.run(command, check=True, capture_output=True)
-        return cls(path)
+    def ecdsa(cls) -> "SshKey":
+        return cls(ec.generate_private_key(ec.SECP256R1()))
 
     @property
     def public_key(self) -> str:
-        return " ".join(self.path.with_name(self.path.name + ".pub").read_text().split()[:2])
+        return ssh_text(self.private.public_key())
 
     def sign(self, statement: str, namespace: str = SSH_NAMESPACE) -> Signed:
-        command = ["ssh-keygen", "-Y", "sign", "-q", "-n", namespace, "-f", str(self.path)]
-        value = subprocess.run(command, input=statement.encode(), check=True, capture_output=True).stdout.decode()
+        head = _ssh_string(namespace.encode()) + _ssh_string(b"") + _ssh_string(b"sha512")
+        blob = self._signature(b"SSHSIG" + head + _ssh_string(hashlib.sha512(statement.encode()).digest()))
+        public = base64.b64decode(self.public_key.split()[1])
+        whole = b"SSHSIG" + (1).to_bytes(4, "big") + _ssh_string(public) + head + _ssh_string(blob)
+        lines = [base64.b64encode(whole).decode()[at : at + 70] for at in range(0, len(whole) * 4 // 3 + 3, 70)]
+        value = "\n".join(["-----BEGIN SSH SIGNATURE-----", *filter(None, lines), "-----END SSH SIGNATURE-----", ""])
         return Signed(statement=statement, signature=Signature(value=value))
+
+    def _signature(self, signed: bytes) -> bytes:
+        if isinstance(self.private, Ed25519PrivateKey):
+            return _ssh_string(b"ssh-ed25519") + _ssh_string(self.private.sign(signed))
+        numbers = decode_dss_signature(self.private.sign(signed, ec.ECDSA(SHA256())))
+        value = b"".join(_ssh_string(one.to_bytes(one.bit_length() // 8 + 1, "big")) for one in numbers)
+        return _ssh_string(b"ecdsa-sha2-nistp256") + _ssh_string(value)
+
+
+def _ssh_string(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "big") + value
 
 
 @dataclass

@@ -10,6 +10,7 @@ INSERT INTO audit.tool_usage (tenant_id, session_id, seq, tool, agent, ok, durat
 SELECT 'acme', 's1', n, 'search', 'research', n % 10 > 0, n, timestamptz '2026-01-01 10:30Z' + n * interval '3 minutes'
 FROM generate_series(1, 20) AS n
 """
+SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'olga')"
 MODEL_CALLS = """
 INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, session_id, agent, model, answer,
     input_tokens, output_tokens, duration_ms, created_at)
@@ -21,7 +22,7 @@ SINCE_2026 = {"since": "2026-01-01T00:00:00Z"}
 
 
 async def test_tool_calls_are_summed_up_per_tool(gateway: RunningGateway) -> None:
-    await as_superuser(gateway, TOOL_RESULTS)
+    await as_superuser(gateway, SESSION, TOOL_RESULTS)
     client = await gateway.client_of("victor", "viewer")
 
     async def calls(**query: str) -> list[dict[str, object]]:
@@ -39,7 +40,7 @@ async def test_tool_calls_are_summed_up_per_tool(gateway: RunningGateway) -> Non
 
 
 async def test_tokens_are_summed_up_per_model_and_day(gateway: RunningGateway) -> None:
-    await as_superuser(gateway, MODEL_CALLS)
+    await as_superuser(gateway, SESSION, MODEL_CALLS)
     client = await gateway.client_of("victor", "viewer")
     rows = (await client.get("/v1/analytics/tokens", params=SINCE_2026)).json()["tokens"]
     assert [(row["model"], row["day"], row["calls"], row["input_tokens"], row["output_tokens"]) for row in rows] == [

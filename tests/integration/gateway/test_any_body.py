@@ -102,7 +102,7 @@ ODD_HEADERS = (
     b"%00",
     b'"',
     b"",
-    b"\t",
+    b"a\tb",
 )
 HEADERS = (
     *("Idempotency-Key", "traceparent", "tracestate", "Last-Event-ID", "Authorization", "Cookie", "Accept", "Range"),

@@ -75,11 +75,10 @@ async def test_a_key_counts_from_the_second_persons_approval_to_its_revocation(
     grace: httpx.AsyncClient,
     root: Ed25519Key,
     kind: str,
-    tmp_path: Path,
 ) -> None:
     made: dict[str, Callable[[], Key]] = {
         "ed25519": Ed25519Key,
-        "ssh": lambda: SshKey.made(tmp_path),
+        "ssh": SshKey,
         "passkey": Passkey,
     }
     signed = enrolled(made[kind](), "bob")

@@ -11,7 +11,7 @@ import pytest
 import flotilla.postgres.migrate
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.outbox import append
-from flotilla.postgres import HeldTask, holding, open_pool, tenant_transaction
+from flotilla.postgres import ITSELF, HeldTask, acting_as, holding, open_pool, tenant_transaction
 from flotilla.postgres.migrate import migrate
 from flotilla.postgres.schema import MIGRATIONS
 from flotilla_devstack import RunningStack
@@ -99,6 +99,6 @@ async def new_services_append(database: Database) -> None:
             kind="message", data={"role": "assistant", "content": role}, source=source, task_id="t1" if held else None
         )
         async with open_pool(database.dsn(role), application="new") as pool:
-            with holding(held):
+            with holding(held), acting_as(ITSELF):
                 async with tenant_transaction(pool, "default") as connection:
                     await append(connection, "default", "s1", [said])

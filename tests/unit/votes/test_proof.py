@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,11 +32,11 @@ BALLOT = Ballot(
     on_behalf_of="",
     roles=["approver"],
 )
-KINDS: dict[str, Callable[[Path], Key]] = {
-    "ed25519": lambda _: Ed25519Key(),
-    "ssh ed25519": SshKey.made,
-    "ssh ecdsa": lambda folder: SshKey.made(folder, algorithm="ecdsa"),
-    "passkey": lambda _: Passkey(),
+KINDS: dict[str, Callable[[], Key]] = {
+    "ed25519": Ed25519Key,
+    "ssh ed25519": SshKey,
+    "ssh ecdsa": SshKey.ecdsa,
+    "passkey": Passkey,
 }
 
 
@@ -61,14 +60,14 @@ def refused(vote: SignedVote, roots: VoteRoots, reason: str | None = None, **cha
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_vote_of_each_kind_of_key_holds(kind: str, tmp_path: Path, root: Ed25519Key, roots: VoteRoots) -> None:
-    bob = Voter.made("bob", root, KINDS[kind](tmp_path))
+def test_a_vote_of_each_kind_of_key_holds(kind: str, root: Ed25519Key, roots: VoteRoots) -> None:
+    bob = Voter.made("bob", root, KINDS[kind]())
     assert proven(bob.vote(), roots) == "bob"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_administrator_approves_with_each_kind_of_key(kind: str, tmp_path: Path) -> None:
-    root = KINDS[kind](tmp_path)
+def test_an_administrator_approves_with_each_kind_of_key(kind: str) -> None:
+    root = KINDS[kind]()
     assert proven(Voter.made("bob", root).vote(), roots_of(("grace", root))) == "bob"
 
 
@@ -85,9 +84,9 @@ def test_an_administrator_approves_with_each_kind_of_key(kind: str, tmp_path: Pa
 )
 @pytest.mark.parametrize("kind", ["ed25519", "passkey"])
 def test_a_vote_is_no_vote_about_anything_else(
-    *, kind: str, field: str, value: str, tmp_path: Path, root: Ed25519Key, roots: VoteRoots
+    *, kind: str, field: str, value: str, root: Ed25519Key, roots: VoteRoots
 ) -> None:
-    vote = Voter.made("bob", root, KINDS[kind](tmp_path)).vote()
+    vote = Voter.made("bob", root, KINDS[kind]()).vote()
     refused(vote, roots, f"signed for {field}", **{field: value})
     # Nor can its text be changed to fit.
     forged = vote.vote.statement.replace(str(getattr(BALLOT, field)) or '"on_behalf_of":""', value, 1)
@@ -197,8 +196,8 @@ def test_a_statement_has_one_spelling(change: Callable[[str], str], root: Ed2551
     refused(replace(bob.vote(), vote=signed), roots)
 
 
-def test_a_signature_of_one_kind_is_none_of_another(tmp_path: Path, root: Ed25519Key, roots: VoteRoots) -> None:
-    key = SshKey.made(tmp_path)
+def test_a_signature_of_one_kind_is_none_of_another(root: Ed25519Key, roots: VoteRoots) -> None:
+    key = SshKey()
     bob = Voter.made("bob", root, key)
     statement = bob.vote().vote.statement
     refused(replace(bob.vote(), vote=key.sign(statement, namespace="git")), roots, "namespace")

@@ -12,7 +12,7 @@ from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.session_log import open_kafka_log
-from flotilla.postgres import Pool, open_pool, tenant_transaction
+from flotilla.postgres import ITSELF, Pool, acting_as, open_pool, tenant_transaction
 from flotilla_cli.errors import CliError
 from flotilla_cli.printing import Document
 from flotilla_devstack import Stack
@@ -80,9 +80,10 @@ def read_stores(state: Path, session_id: str, head_seq: int) -> Stores:
 async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> Stores:
     settings = KafkaSettings(kafka_bootstrap_servers=kafka, kafka_session_events_topic=SESSION_EVENTS_TOPIC)
     async with open_pool(dsn, application="flotilla-demo", max_size=1) as pool, open_kafka_log(settings) as log:
-        projected = await _projected_up_to(pool, session_id, head_seq)
+        with acting_as(ITSELF):  # the owner of the local stack sees every session
+            projected = await _projected_up_to(pool, session_id, head_seq)
+            waiting = await _left_waiting(pool, session_id)
         logged = await log.read(TENANT, session_id)
-        waiting = await _left_waiting(pool, session_id)
     return Stores(lane_of(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected)
 
 
