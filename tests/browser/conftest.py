@@ -58,6 +58,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider, mode
         "FLOTILLA_LLM_TIMEOUT_S": "120",
         # What can't be handled is given up after five deliveries: here within ten seconds.
         "FLOTILLA_BUS_MIN_IDLE_MS": "2000",
+        # A team that shares its sessions, as these tests act for several of its people.
+        "FLOTILLA_SESSION_VISIBILITY": "tenant",
+        "FLOTILLA_SESSION_OPERATORS": "operator,admin",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
     }
     started = Fleet(tmp_path_factory.mktemp("browser"), environment, port)

@@ -10,7 +10,13 @@ from tests.browser.chromium import running_chromium
 from tests.browser.console import Console
 from tests.e2e.fleet import Fleet
 
-ENVIRONMENT = {"OPENAI_API_KEY": "", "OTEL_EXPORTER_OTLP_ENDPOINT": "", "FLOTILLA_BUS_MIN_IDLE_MS": "2000"}
+ENVIRONMENT = {
+    "OPENAI_API_KEY": "",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+    "FLOTILLA_BUS_MIN_IDLE_MS": "2000",
+    "FLOTILLA_SESSION_VISIBILITY": "tenant",
+    "FLOTILLA_SESSION_OPERATORS": "operator,admin",
+}
 
 
 @contextmanager
