@@ -188,6 +188,7 @@ def _signing(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iter
     environment = {
         "FLOTILLA_APPROVAL_POLICY": str(policy),
         "FLOTILLA_VOTE_ROOTS": str(roots),
+        "FLOTILLA_SESSION_VISIBILITY": "tenant",
         "OPENAI_API_KEY": "",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
     }

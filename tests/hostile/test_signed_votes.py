@@ -392,7 +392,7 @@ async def test_people_sign_votes_through_the_api(
     async with (
         replica(approval_policy=str(policy), vote_roots=file) as gateway,
         running_worker(
-            dsn=gateway.database.dsn(),
+            dsn=gateway.database.dsn("flotilla_worker"),
             pool=gateway.pool,
             redis_url=redis_url,
             temporal_address=temporal_address,

@@ -31,6 +31,12 @@ GRANT SELECT, INSERT, UPDATE ON flotilla.signers TO flotilla_app;
 GRANT SELECT, INSERT, UPDATE (approval, roles, approved_by, approved_at, expires_at, revoked_by, revoked_at)
     ON flotilla.signers TO flotilla_gateway;
 GRANT SELECT, UPDATE (sign_count, last_attempt_id) ON flotilla.signers TO flotilla_worker;
+-- The worker proves each vote from the log before it executes. The projection's next generation takes the place of the
+-- present one, so both have the same rights.
+GRANT USAGE ON SCHEMA audit TO flotilla_worker;
+GRANT SELECT ON audit.session_events, audit.parked_events, audit_next.session_events, audit_next.parked_events,
+    flotilla.event_outbox TO flotilla_worker;
+GRANT EXECUTE ON FUNCTION audit.next_offset(integer) TO flotilla_worker;
 
 -- Where in the session's log a counted vote is.
 ALTER TABLE flotilla.approval_decisions ADD COLUMN event_seq bigint;
