@@ -107,7 +107,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_keys() -> list[str]:
-    """Those that templates/_checks.tpl answers with a mend."""
+    """Those that templates/_checks.tpl answers with a hint."""
     text = (LIBRARY / "templates/_checks.tpl").read_text(encoding="utf-8")
     block = re.search(r'define "flotilla-service.renamedKeys" -}}\n(.*?){{- end', text, re.DOTALL)
     if block is None:

@@ -5,7 +5,7 @@
 - type: apache-kafka
   name: lag
   metadata:
-    bootstrapServers: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "kafka" "key" "bootstrapServers" "mend" "Example: kafka:9092.") | quote }}
+    bootstrapServers: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "kafka" "key" "bootstrapServers" "hint" "Example: kafka:9092.") | quote }}
     consumerGroup: audit-consumer
     topic: flotilla.session-events
     lagThreshold: {{ .Values.autoscaling.keda.lagPerPod | quote }}

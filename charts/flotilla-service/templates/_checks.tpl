@@ -1,4 +1,4 @@
-{{/* Keys that were renamed, old to new. The schema lets them in so that the render can name the mend. */}}
+{{/* Keys that were renamed, old to new. The schema lets them in so that the render can name the new one. */}}
 {{- define "flotilla-service.renamedKeys" -}}
 replicaCount: replicas
 serviceMonitor: metrics.podMonitor

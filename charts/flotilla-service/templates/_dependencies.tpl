@@ -24,7 +24,7 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- define "flotilla-service.required" -}}
 {{- $value := include "flotilla-service.dependency" . -}}
 {{- if not $value -}}
-{{- fail (printf "%s needs %s: set dependencies.%s.%s (or global.dependencies.%s.%s for the whole fleet). %s" .root.Chart.Name .dependency .dependency .key .dependency .key .mend) -}}
+{{- fail (printf "%s needs %s: set dependencies.%s.%s (or global.dependencies.%s.%s for the whole fleet). %s" .root.Chart.Name .dependency .dependency .key .dependency .key .hint) -}}
 {{- end -}}
 {{- $value -}}
 {{- end }}
@@ -41,20 +41,20 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- $root := . -}}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "postgres") }}
 {{- $at := dict "root" $root "dependency" "postgres" }}
-{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a DSN such as postgresql://%s:PASSWORD@HOST:5432/flotilla." (include "flotilla-service.postgresRole" $root) (include "flotilla-service.postgresRole" $root))) $at) }}
+{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "hint" (printf "Its key (default: %s) holds a DSN such as postgresql://%s:PASSWORD@HOST:5432/flotilla." (include "flotilla-service.postgresRole" $root) (include "flotilla-service.postgresRole" $root))) $at) }}
 {{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default (include "flotilla-service.postgresRole" $root) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_POSTGRES_DSN" "secret" $secret "key" $key) }}
 {{- end }}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "redis") }}
 {{- $at := dict "root" $root "dependency" "redis" }}
-{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "mend" (printf "Its key (default: %s) holds a URL such as redis://USER:PASSWORD@HOST:6379/0." (include "flotilla-service.service" $root))) $at) }}
+{{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "hint" (printf "Its key (default: %s) holds a URL such as redis://USER:PASSWORD@HOST:6379/0." (include "flotilla-service.service" $root))) $at) }}
 {{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default (include "flotilla-service.service" $root) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_REDIS_URL" "secret" $secret "key" $key) }}
 {{- end }}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "kafka") }}
 {{- $at := dict "root" $root "dependency" "kafka" }}
 - name: FLOTILLA_KAFKA_BOOTSTRAP_SERVERS
-  value: {{ include "flotilla-service.required" (merge (dict "key" "bootstrapServers" "mend" "Example: kafka:9092.") $at) | quote }}
+  value: {{ include "flotilla-service.required" (merge (dict "key" "bootstrapServers" "hint" "Example: kafka:9092.") $at) | quote }}
 - name: FLOTILLA_KAFKA_SECURITY_PROTOCOL
   value: {{ include "flotilla-service.dependency" (merge (dict "key" "securityProtocol") $at) | default "PLAINTEXT" | quote }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "saslMechanism") $at) }}
@@ -77,7 +77,7 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "temporal") }}
 {{- $at := dict "root" $root "dependency" "temporal" }}
 - name: FLOTILLA_TEMPORAL_ADDRESS
-  value: {{ include "flotilla-service.required" (merge (dict "key" "address" "mend" "Example: temporal-frontend:7233.") $at) | quote }}
+  value: {{ include "flotilla-service.required" (merge (dict "key" "address" "hint" "Example: temporal-frontend:7233.") $at) | quote }}
 - name: FLOTILLA_TEMPORAL_NAMESPACE
   value: {{ include "flotilla-service.dependency" (merge (dict "key" "namespace") $at) | default "default" | quote }}
 {{- if include "flotilla-service.dependency" (merge (dict "key" "tls") $at) }}

@@ -16,7 +16,7 @@ An address as KEDA, which runs in a namespace of its own, can resolve it: a Serv
 What KEDA's scalers need to reach Redis. The scaler takes an address, not a URL, so the address is a setting of its own.
 */}}
 {{- define "flotilla-service.redisTrigger" -}}
-address: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "mend" "KEDA needs it as host:6379, without scheme and password.") | quote }}
+address: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "hint" "KEDA needs it as host:6379, without scheme and password.") | quote }}
 {{- if include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "tls") }}
 enableTLS: "true"
 {{- end }}

@@ -7,7 +7,7 @@
 - type: temporal
   name: backlog
   metadata:
-    endpoint: {{ include "flotilla-service.addressForKeda" (merge (dict "key" "address" "mend" "Example: temporal-frontend:7233.") $temporal) | quote }}
+    endpoint: {{ include "flotilla-service.addressForKeda" (merge (dict "key" "address" "hint" "Example: temporal-frontend:7233.") $temporal) | quote }}
     namespace: {{ include "flotilla-service.dependency" (merge (dict "key" "namespace") $temporal) | default "default" | quote }}
     taskQueue: rag-agent-queue
     queueTypes: workflow,activity

@@ -29,7 +29,7 @@ ProblemKind: TypeAlias = Literal[
 class Problem:
     """The first thing that is wrong with a session, or something that is wrong with a checkpoint.
 
-    edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event stands in
+    edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event is in
     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.

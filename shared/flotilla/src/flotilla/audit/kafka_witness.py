@@ -140,7 +140,7 @@ class KafkaWitness:
                 comparison.note(session_id, event.seq, "deleted", "Kafka has it, the projection does not")
             elif body != event.body:
                 swapped = (session_id, body) in elsewhere
-                detail = "another event stands in its place" if swapped else "its bytes are not those that Kafka has"
+                detail = "another event is in its place" if swapped else "its bytes are not those that Kafka has"
                 comparison.note(session_id, event.seq, "swapped" if swapped else "edited", detail)
 
     async def _place(self, partition: int) -> _Place:

@@ -173,7 +173,7 @@ BEGIN
       AND d.secret_hash = sha256(convert_to(current_setting('flotilla.task_secret', true), 'UTF8'));
 END
 $$;
--- What became of the task that the settings name: `open` while it may be answered, `reissued` when its ticket is not the
+-- The state of the task that the settings name: `open` while it may be answered, `reissued` when its ticket is not the
 -- one that counts, NULL when there is no such task (yet), else the state of its delegation.
 CREATE FUNCTION flotilla.ticket_state() RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

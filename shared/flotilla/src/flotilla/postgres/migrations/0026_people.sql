@@ -69,7 +69,7 @@ CREATE FUNCTION flotilla.deciding_session() RETURNS text
            OR flotilla_ops.has_access(s.visibility, s.owner, s.readers || s.writers, flotilla_ops.viewer_names()))
     $$;
 
--- A fork's ancestors are its parent's and its parent, whoever opens it.
+-- A fork's ancestors are its parent's and its parent, no matter who opens it.
 CREATE FUNCTION flotilla.note_ancestors() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
     AS $$
