@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.tasks import AgentTask
-    from workflow_worker.workflows.delegation import delegate
+    from flotilla.workflows.delegation import delegate
 
 QUEUE = "run-latency"
 TENANT = "default"

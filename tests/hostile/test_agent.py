@@ -34,12 +34,12 @@ from flotilla.contracts.names import (
 from flotilla.contracts.requests import PipelineRequest
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
+from flotilla.workflows.calls.delegation import TaskOutcome
 from tests.hostile.insider import AGENT, MAX_ID, VICTIM, Insider, insider, reply_event
 from tests.support.foreign_agent import ForeignAgent, Task, foreign_agent
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker, running_worker
-from workflow_worker.activities.signatures.delegation import TaskOutcome
 from workflow_worker.delegates import Delegates
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'alice')"

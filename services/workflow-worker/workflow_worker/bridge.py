@@ -27,8 +27,8 @@ from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_st
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
 from flotilla.runtime.key_locks import KeyLocks
 from flotilla.temporal import is_final
+from flotilla.workflows.calls.delegation import CANCELLED_BY_AGENT
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
-from workflow_worker.activities.signatures.delegation import CANCELLED_BY_AGENT
 from workflow_worker.delegations import TaskPublisher
 from workflow_worker.former_replies import agent_on_record
 from workflow_worker.settlement import Answer, Settled, Settlement

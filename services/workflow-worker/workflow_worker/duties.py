@@ -11,14 +11,14 @@ from flotilla.contracts.requests import ActionRequest, OrderRequest, PipelineReq
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry import metrics
+from flotilla.workflows.calls.delegation import EndedTask
+from flotilla.workflows.calls.runs import CloseRun, RunKey
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures.delegation import EndedTask
 from workflow_worker.activities.signatures.pipelines import PipelineKey
-from workflow_worker.activities.signatures.runs import CloseRun, RunKey
 from workflow_worker.leader import Duty, every
 from workflow_worker.reconciler import Ended, Kind, Unfinished
 

@@ -22,7 +22,7 @@ from flotilla.contracts.errors import Undecodable
 from flotilla.postgres import Pool
 from flotilla.telemetry import span
 from flotilla.temporal import is_final
-from workflow_worker.activities.signatures.delegation import MAX_REASON_CHARS
+from flotilla.workflows.calls.delegation import MAX_REASON_CHARS
 
 log = structlog.get_logger(__name__)
 

@@ -9,9 +9,9 @@ from temporalio.client import WorkflowHandle
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.names import PIPELINE_WORKFLOW, REPLIES_STREAM, reply_stream, task_stream, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
+from flotilla.workflows.calls.delegation import TaskOutcome
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.signatures.delegation import TaskOutcome
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice') RETURNING 1"
 FORMER_TASK = """

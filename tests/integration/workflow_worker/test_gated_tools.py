@@ -17,13 +17,13 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import agent_group, task_stream
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import ResearchResult, ResearchTask
+from flotilla.workflows.calls.delegation import EndedTask
 from tests.integration.workflow_worker import agents
 from tests.support.agents import running
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.gated_calls import GatedCalls
-from workflow_worker.activities.signatures.delegation import EndedTask
 
 PENDING = "SELECT * FROM flotilla.approvals WHERE status = 'pending' ORDER BY approval_id"
 

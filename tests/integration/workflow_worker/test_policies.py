@@ -15,10 +15,10 @@ from temporalio.worker import Worker
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.contracts.tasks import AgentTask, Failure
+from flotilla.workflows.calls import delegation
+from flotilla.workflows.calls import runs as call
 from tests.support.time_skipping import time_skipping_server
 from workflow_worker.activities.delegation import failure_of
-from workflow_worker.activities.signatures import delegation
-from workflow_worker.activities.signatures import runs as call
 from workflow_worker.temporal import sandbox
 from workflow_worker.workflows.rag import RagAgentWorkflow
 

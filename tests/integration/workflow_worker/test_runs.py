@@ -15,12 +15,12 @@ from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest
 from flotilla.eventstore.turns import visible
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.workflows.calls.runs import CloseRun, RunKey, SaveAnswer
 from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.signatures.runs import CloseRun, RunKey, SaveAnswer
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice')"
 ADD_FORK = """

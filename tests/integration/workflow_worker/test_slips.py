@@ -7,11 +7,11 @@ from temporalio.client import WorkflowFailureError
 
 from flotilla.contracts.names import EVENTS_STREAM, PIPELINE_WORKFLOW, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
+from flotilla.workflows.calls.delegation import TaskOutcome
 from tests.support.consumers import entries
 from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.signatures.delegation import TaskOutcome
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice')"
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
 
-from workflow_worker.activities.signatures.delegation import DELEGATE
+from flotilla.workflows.calls.delegation import DELEGATE
+from flotilla.workflows.delegation import trouble_of
 from workflow_worker.activities.signatures.orders import RELEASE_FUNDS
-from workflow_worker.workflows.delegation import trouble_of
 
 NO_RETRY_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 

@@ -17,7 +17,7 @@ from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.results import reference_to
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress
 from flotilla.postgres import Pool, tenant_transaction
-from workflow_worker.activities.signatures.delegation import (
+from flotilla.workflows.calls.delegation import (
     DELEGATE,
     MAX_REASON_CHARS,
     TELL_AGENT_CANCELLED,

@@ -10,7 +10,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonValue
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
-from workflow_worker.activities.signatures.delegation import SETTLE_CALLS, EndedTask
+from flotilla.workflows.calls.delegation import SETTLE_CALLS, EndedTask
 
 # The task's approved calls with the last start under each approval.
 _APPROVED = """

@@ -27,7 +27,7 @@ from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
-from workflow_worker.activities.signatures.runs import (
+from flotilla.workflows.calls.runs import (
     BEGIN_RUN,
     CLOSE_RUN,
     PAUSE_RUN,

@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import ActionRequest
     from workflow_worker.activities.signatures import actions as call
 
-from workflow_worker.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
 
 T = TypeVar("T")
 _EDITS_ARE_ASSESSED = "edits-are-assessed"

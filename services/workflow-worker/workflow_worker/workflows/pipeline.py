@@ -12,10 +12,10 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import PipelineRequest, RunStatus
     from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask
+    from flotilla.workflows.calls.delegation import TaskOutcome
     from workflow_worker.activities.signatures import pipelines as call
-    from workflow_worker.activities.signatures.delegation import TaskOutcome
 
-from workflow_worker.workflows.delegation import (
+from flotilla.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
     PATIENT,

@@ -15,9 +15,9 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import RAGRequest, RAGResponse
     from flotilla.contracts.session_events import ErrorRaised
     from flotilla.contracts.tasks import AgentTask, Turn
-    from workflow_worker.activities.signatures import runs as call
+    from flotilla.workflows.calls import runs as call
 
-from workflow_worker.workflows.delegation import (
+from flotilla.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
     DATABASE_RETRIES,

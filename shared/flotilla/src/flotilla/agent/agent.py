@@ -6,11 +6,11 @@ from typing import Any, TypeVar, get_type_hints, overload
 
 from flotilla.agent.context import TaskContext
 from flotilla.agent.tools import ToolFunction
-from flotilla.agent.typed import Codec, is_object_type
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import agent_group, is_valid_id, task_stream
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tools import OnUnknown, ToolOptions, with_options
+from flotilla.contracts.typed import Codec, is_object_type
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
-from workflow_worker.activities.signatures.delegation import (
+from flotilla.workflows.calls.delegation import (
     CANCELLED_BY_AGENT,
     DELEGATE,
     MAX_REASON_CHARS,
@@ -24,7 +24,7 @@ from workflow_worker.activities.signatures.delegation import (
     EndedTask,
     TaskOutcome,
 )
-from workflow_worker.workflows.gated_tools import OnPause, ask_people
+from flotilla.workflows.gated_tools import OnPause, ask_people
 
 T = TypeVar("T")
 MAX_PAUSES = 50

@@ -11,7 +11,7 @@ from flotilla.contracts.approvals import ActionState
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
-from workflow_worker.activities.signatures.delegation import AgentFailure
+from flotilla.workflows.calls.delegation import AgentFailure
 
 OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 """Told True when the task begins to wait for people, False when it goes on."""
