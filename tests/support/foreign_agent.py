@@ -26,7 +26,7 @@ class ForeignAgent:
         self.answer = answer
         self.seen: list[Task] = []
         self.stopping = False
-        self.spelling: Callable[[str], str] = str
+        self.spelling: Callable[[str], str | bytes] = str
         """Changes the JSON text of its replies."""
 
     async def run(self) -> None:

@@ -61,13 +61,9 @@ class Bridge:
         """
         if delivery.event.type == DEAD_LETTERED:
             return _dead_letter_of(agent, delivery)
-        try:
-            reply = _reply_in(delivery)
-            async with self._busy.alone((reply.tenant_id, reply.task_id)):
-                settled = await self._settlement.settle(agent, reply, age_s(delivery))
-        except DeadLetter as error:
-            await self._give_up(agent, delivery, error)
-            raise
+        reply = _reply_in(delivery)
+        async with self._busy.alone((reply.tenant_id, reply.task_id)):
+            settled = await self._settlement.settle(agent, reply, age_s(delivery.entry_id))
         if settled is None:
             return DONE
         await self._act(settled, reply.progress)
@@ -84,7 +80,7 @@ class Bridge:
             return DONE
         agent = await agent_on_record(self._settlement.pool, reply)
         if agent is not None:
-            settled = await self._settlement.settle(agent, replace(reply, persisted=True), age_s(delivery))
+            settled = await self._settlement.settle(agent, replace(reply, persisted=True), age_s(delivery.entry_id))
             if settled is not None:
                 await self._act(settled, None)
         return DONE
@@ -94,15 +90,13 @@ class Bridge:
             await self._publisher.publish(settled.following)
         await self._tell_waiting(settled, progress)
 
-    async def _give_up(self, agent: str, delivery: Delivery, error: DeadLetter) -> None:
-        """Notifies the caller that waits for a task of `agent` that its reply is of no use."""
-        try:
-            task = from_builtins(delivery.event.data, ReadableTask)
-        except Undecodable:
-            return
-        if task.tenant_id is None:
-            return
-        settled = await self._settlement.give_up(agent, task.tenant_id, task.task_id, task.attempt, str(error))
+    async def give_up(self, agent: str, task: ReadableTask, why: str) -> None:
+        """End an open task of `agent` whose reply is of no use, and notify the caller that waits for it.
+
+        Raises:
+            RetryLater: Temporal or PostgreSQL is unavailable.
+        """
+        settled = await self._settlement.give_up(agent, task.tenant_id or "", task.task_id, task.attempt, why)
         if settled is not None:
             await self._tell_waiting(settled, None)
 
@@ -185,9 +179,9 @@ async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
         )
 
 
-def age_s(delivery: Delivery) -> float:
+def age_s(entry_id: str) -> float:
     """How long ago the entry was written, by its id; infinite, where its writer chose an id ahead of the clock."""
-    age_s = time.time() - int(delivery.entry_id.partition("-")[0]) / 1000
+    age_s = time.time() - int(entry_id.partition("-")[0]) / 1000
     return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
 
 

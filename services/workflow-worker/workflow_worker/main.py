@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from temporalio.worker import Worker
 
 from flotilla.approvals.policy import ApprovalPolicy, read_policy
 from flotilla.audit.admin_log import record_policy_once_there
-from flotilla.bus import Consumer, ConsumerOptions, Handler, Redis, check_redis, connect_redis
+from flotilla.bus import Consumer, ConsumerOptions, DeadLetters, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
 from flotilla.bus.live import RunFeed
@@ -45,6 +45,7 @@ from workflow_worker.risk_review import RiskReview
 from workflow_worker.settings import Settings
 from workflow_worker.settlement import Settlement
 from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
+from workflow_worker.unreadable_replies import UnreadableReplies
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
@@ -163,29 +164,26 @@ def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Act
 def _reply_streams(settings: Settings, runtime: Runtime, deps: Dependencies) -> ReplyStreams:
     settlement = Settlement(deps.pool, deps.signer)
     bridge = Bridge(deps.temporal, deps.redis, settlement, TaskPublisher(deps.pool, deps.redis, deps.delegates))
+    letters = PostgresDeadLetters(deps.pool, settings.operator_tenant)
+    options = ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s)
 
-    def consumer(stream: str, handler: Handler) -> Consumer:
-        return Consumer(
-            deps.redis,
-            stream,
-            BRIDGE_GROUP,
-            runtime.instance,
-            handler,
-            ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s),
-            PostgresDeadLetters(deps.pool, settings.operator_tenant),
-        )
+    def consumer(
+        stream: str, handler: Handler, kept: DeadLetters = letters, options: ConsumerOptions = options
+    ) -> Consumer:
+        return Consumer(deps.redis, stream, BRIDGE_GROUP, runtime.instance, handler, options, kept)
+
+    def replies_of(agent: str) -> Consumer:
+        unreadable = UnreadableReplies(agent, deps.pool, letters, bridge.give_up)
+        # Its caller waits: nobody reads it better at the fifth delivery.
+        at_once = replace(options, max_undecodable_deliveries=1)
+        return consumer(reply_stream(agent), partial(bridge.handle, agent), unreadable, at_once)
 
     redrives = Redrives(deps.pool, deps.redis, deps.signer)
     others = {
         "former replies": consumer(REPLIES_STREAM, bridge.handle_former),
         "redrives": consumer(REDRIVES_STREAM, redrives.handle),
     }
-    return ReplyStreams(
-        deps.delegates,
-        others,
-        lambda agent: consumer(reply_stream(agent), partial(bridge.handle, agent)),
-        runtime.supervisor,
-    )
+    return ReplyStreams(deps.delegates, others, replies_of, runtime.supervisor)
 
 
 async def _until_stopped(worker: Worker, stop: asyncio.Event) -> None:

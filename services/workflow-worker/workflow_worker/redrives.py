@@ -59,7 +59,7 @@ class Redrives:
         entry = await self._letters.redriven(wanted.tenant_id, wanted.dead_letter_id)
         if entry is None:
             why = f"nobody redrove dead letter {wanted.dead_letter_id} of tenant {wanted.tenant_id}"
-            raise RetryLater(why) if age_s(delivery) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
+            raise RetryLater(why) if age_s(delivery.entry_id) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
         await self._publish(wanted, entry)
         return DONE
 

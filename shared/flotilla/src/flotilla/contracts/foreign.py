@@ -38,6 +38,15 @@ def read_event(body: bytes) -> AgentEvent:
     return _within_depth(event, body)  # strict JSON in UTF-8 has nothing else that a store refuses
 
 
+def read_document(body: bytes) -> dict[str, Any]:
+    """The JSON object that `body` is meant to be, with data that every store holds, whatever its members.
+
+    Raises:
+        Undecodable: no JSON object.
+    """
+    return _document(body, Undecodable("no JSON object"))
+
+
 def _within_depth(event: AgentEvent, body: bytes) -> AgentEvent:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return event
