@@ -14,10 +14,13 @@ from workflow_worker.actions.registry import installed_registry
 MODULE = """
 from dataclasses import dataclass
 
+from decimal import Decimal
+
 @dataclass(frozen=True, kw_only=True)
 class RefundArgs:
     order_id: str
     cents: int
+    rate: Decimal = Decimal(1)
 
 async def refund(context, args):
     return {"refunded": args.cents}
@@ -58,6 +61,13 @@ async def test_an_installed_action_is_known_and_gets_its_typed_arguments(install
         check_args("refund", {"order_id": "o-1", "cents": 5, "to": "me"})
     context: Any = None  # This handler needs nothing of it.
     assert await installed_registry().run(context, "refund", {"order_id": "o-1", "cents": 5}) == {"refunded": 5}
+
+
+@pytest.mark.parametrize("rate", ["NaN", "sNaN", "-Infinity", float("inf")])
+def test_a_typed_argument_that_is_no_number_is_refused_with_its_place(install: Install, rate: object) -> None:
+    install({"actions.refund": "shop_actions:RefundArgs", "action_handlers.refund": "shop_actions:refund"})
+    with pytest.raises(Invalid, match=r"^args\.rate: "):
+        check_args("refund", {"order_id": "o-1", "cents": 5, "rate": rate})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from flotilla.actions.plugins import load_plugins
 from flotilla.contracts.envelope import from_builtins, to_builtins
 from flotilla.contracts.errors import ConfigurationError, Invalid, Undecodable
 from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.values import first_infinite
 
 GROUP = "flotilla.actions"
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
@@ -86,6 +87,10 @@ def normalized_args(action: str, args: JsonObject) -> JsonObject:
         typed = from_builtins(canonical_numbers(args), kind)
     except Undecodable as error:
         raise Invalid(f"action {action}: {error}") from error
+    if place := first_infinite(typed):
+        raise Invalid(
+            f"args{place.replace('/', '.')}: NaN and infinities are no numbers that can be executed as they are shown"
+        )
     normalized: JsonObject = canonical_numbers(to_builtins(typed))
     return normalized
 

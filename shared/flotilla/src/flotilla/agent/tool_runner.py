@@ -22,7 +22,7 @@ from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.session_events import ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.tools import OnUnknown
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import first_infinite, storable
 from flotilla.telemetry import span
 
 MAX_STORED_BYTES = 8_000_000
@@ -77,8 +77,7 @@ class ToolRunner:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
         checked = tool.arguments(arguments)
         if tool.name in self._gated:
-            # What people are shown is what runs, so it must be what is stored.
-            checked = tool.arguments(storable(_plain(checked)).value)
+            checked = _as_shown(tool, checked)
         hashed = _hash(checked)
         with self._occurrences.next_of((tool.name, hashed)) as number:
             named = NamedCall(tool=tool.name, args_hash=hashed, occurrence=number, args=as_arguments(checked))
@@ -93,7 +92,9 @@ class ToolRunner:
         tool = call.tool
         approval_id, verdict = self._gated.verdict(tool.name, tool.description, _plain(call.arguments), call.named)
         named = replace(call.named, args=as_arguments(verdict.args))
-        return replace(call, arguments=tool.arguments(verdict.args), named=named, approval_id=approval_id)
+        return replace(
+            call, arguments=_as_shown(tool, tool.arguments(verdict.args)), named=named, approval_id=approval_id
+        )
 
     async def _repeat(self, ctx: object, call: _Call) -> Any:
         with self._shown(call, self._make_id()) as shown:
@@ -205,6 +206,17 @@ def idempotency_key(task: AgentTask, call: NamedCall) -> str:
     """32 hexadecimal digits: as long as the shortest limit that payment providers set for such keys allows."""
     name = json.dumps([task.tenant_id, task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
     return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _as_shown(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a gated call: what people are shown is what runs, so it must be what is stored.
+
+    Raises:
+        Invalid: a number among them is NaN or an infinity, which no limit holds back.
+    """
+    if place := first_infinite(arguments):
+        raise Invalid(f"tool {tool.name}: {place[1:]} is NaN or an infinity, and people can only approve a number")
+    return tool.arguments(storable(_plain(arguments)).value)
 
 
 def _hash(arguments: dict[str, Any]) -> bytes:

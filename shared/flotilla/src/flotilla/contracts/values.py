@@ -10,8 +10,9 @@ store it keep the places beside it.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -73,6 +74,31 @@ def first_unstorable(value: object) -> str | None:
         return None
     where = f"{kept.escaped[0]} holds" if kept.escaped[0] else "it holds"
     return f"{where} a NUL character, a lone surrogate, NaN, an infinity or an integer of over {MAX_DIGITS} digits"
+
+
+def first_infinite(value: object) -> str | None:
+    """Where in typed or plain data, as a JSON pointer, a number is NaN or an infinity; None where there is none.
+
+    Raises:
+        Invalid: it is nested deeper than Python can follow.
+    """
+    try:
+        return next(_infinite(msgspec.to_builtins(value, builtin_types=(Decimal,), str_keys=True), ""), None)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _infinite(value: object, at: str) -> Iterator[str]:
+    if (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, Decimal) and not value.is_finite()
+    ):
+        yield at
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            yield from _infinite(member, f"{at}/{name}")
+    elif isinstance(value, list | tuple):
+        for number, member in enumerate(value):
+            yield from _infinite(member, f"{at}/{number}")
 
 
 def check_depth(value: object) -> None:
