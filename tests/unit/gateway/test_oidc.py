@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
@@ -21,12 +22,18 @@ from gateway.auth.oidc import LEEWAY_S, Oidc, OidcOptions
 AUDIENCE = "flotilla"
 
 
+FIRST_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+"""Finding one takes long."""
+
+
 class Provider:
     """An OpenID provider on loopback whose keys can be changed, and which can be taken away."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, Any] = {"one": _rsa()}
+        self.keys: dict[str, Any] = {"one": FIRST_KEY}
         self.away = False
+        self.answers: dict[str, bytes] = {}
+        """What it answers instead of its documents, by path."""
         self.asked: list[str] = []
         provider = self
 
@@ -35,7 +42,10 @@ class Provider:
                 provider.asked.append(self.path)
                 documents = {"/.well-known/openid-configuration": {"jwks_uri": f"{provider.issuer}/keys"}}
                 document = documents.get(self.path, provider.jwks())
-                body = json.dumps(document).encode()
+                body = provider.answers.get(self.path, json.dumps(document).encode())
+                if body.startswith(b"HTTP"):
+                    self.wfile.write(body)
+                    return
                 self.send_response(500 if provider.away else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -89,7 +99,7 @@ class Clock:
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     provider = Provider()
-    thread = threading.Thread(target=provider.server.serve_forever, name="oidc", daemon=True)
+    thread = threading.Thread(target=provider.server.serve_forever, args=(0.01,), name="oidc", daemon=True)
     thread.start()
     yield provider
     provider.server.shutdown()
@@ -230,6 +240,69 @@ async def test_a_provider_that_was_never_reached_is_no_refusal(provider: Provide
     provider.away = True
     with pytest.raises(RetryLater):
         await make(provider, clock).principal_of(provider.token())
+
+
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        (DISCOVERY, b"{}"),
+        (DISCOVERY, b'{"jwks_uri": 5}'),
+        (DISCOVERY, b'{"jwks_uri": "file:///etc/passwd"}'),
+        (DISCOVERY, b'{"jwks_uri": "http://keys.example/"}'),
+        (DISCOVERY, b'{"jwks_uri": "http://[::1"}'),
+        (DISCOVERY, b"[]"),
+        (DISCOVERY, b"<html>"),
+        (DISCOVERY, b"HTTP/1.1 OK what\r\n\r\n"),
+        ("/keys", b""),
+        ("/keys", b"[" * 100_000),
+        ("/keys", b'{"keys": null}'),
+        ("/keys", b'{"keys": [{"kty": "RSA", "alg": ["RS256"], "n": "AA", "e": "AA"}]}'),
+        ("/keys", b'{"keys": [' + b" " * 1_100_000 + b"]}"),
+        ("/keys", b'{"keys": "\xff"}'),
+        ("/keys", b"HTTP/9.9 200"),
+        ("/keys", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_provider_that_answers_nonsense_is_away_and_is_asked_again(
+    oidc: Oidc, provider: Provider, clock: Clock, path: str, answer: bytes
+) -> None:
+    provider.answers[path] = answer
+    with pytest.raises(RetryLater, match="does not answer"):
+        await oidc.principal_of(provider.token())
+    provider.answers.clear()
+    clock.now += PAUSE_S
+    assert await oidc.principal_of(provider.token()) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": float("inf")},
+        {"exp": float("nan")},
+        {"exp": {"at": 1}},
+        {"nbf": [1]},
+        {"sub": ["carol"]},
+        {"sub": {"name": "carol"}},
+        {"aud": {"flotilla": True}},
+        {"aud": [AUDIENCE, 7]},
+        {"iss": ["https://one.example"]},
+        {"iat": "yesterday"},
+    ],
+    ids=str,
+)
+async def test_claims_of_any_type_are_refused_with_a_reason_in_the_log(
+    oidc: Oidc, provider: Provider, changes: dict[str, Any]
+) -> None:
+    payload = json.dumps({**provider.claims(), **changes}).encode()
+    token = jwt.api_jws.encode(payload, provider.keys["one"], "RS256", headers={"kid": "one"})
+    with structlog.testing.capture_logs() as logs:
+        assert await oidc.principal_of(token) is None
+    assert [entry["event"] for entry in logs] == ["token_refused"]
+    assert logs[0]["reason"]
 
 
 async def test_tenant_and_roles_come_from_the_claims_that_are_named(provider: Provider, clock: Clock) -> None:

@@ -1,7 +1,6 @@
 """The public keys of an OpenID provider, fetched when they are needed and again when they rotate."""
 
 import asyncio
-import json
 import ssl
 import time
 import urllib.request
@@ -12,6 +11,8 @@ import jwt
 import structlog
 
 from flotilla.contracts.errors import RetryLater
+from gateway.auth.provider_answers import ask, text_in
+from gateway.settings import is_confidential
 
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 MAX_AGE_S = 600.0
@@ -20,8 +21,6 @@ PAUSE_S = 5.0
 """Between two fetches: tokens with made-up key ids must not flood the provider."""
 STALE_FOR_S = 3600.0
 """How long known keys are used while the provider does not answer."""
-TIMEOUT_S = 5.0
-MAX_BYTES = 1_000_000
 log = structlog.get_logger(__name__)
 
 
@@ -55,7 +54,9 @@ class Jwks:
             async with self._fetching:
                 await self._refresh(key_id)
         if self._age() > MAX_AGE_S + STALE_FOR_S:
-            raise RetryLater(f"the OpenID provider {self._issuer} does not answer, so its tokens can't be checked")
+            raise RetryLater(
+                f"the OpenID provider {self._issuer} does not answer as it should, so its tokens can't be checked"
+            )
         return self._keys.get(key_id)
 
     def _age(self) -> float:
@@ -68,22 +69,28 @@ class Jwks:
         self._tried_at = self._monotonic()
         try:
             self._keys = await asyncio.to_thread(self._fetch)
-        except (OSError, ValueError, jwt.PyJWTError) as error:
+        except (OSError, ValueError) as error:
             log.warning("jwks_not_fetched", issuer=self._issuer, error=str(error))
             return
         self._fetched_at = self._monotonic()
 
     def _fetch(self) -> dict[str | None, jwt.PyJWK]:
-        if self._url is None:
-            self._url = str(self._get(self._issuer + DISCOVERY_PATH)["jwks_uri"])
-        found = jwt.PyJWKSet.from_dict(self._get(self._url))
-        signing = [key for key in found.keys if key.public_key_use in (None, "sig")]
-        return {key.key_id: key for key in signing}
+        url = self._url or self._discovered()
+        return _signing_keys(self._ask(url), url)
 
-    def _get(self, url: str) -> dict[str, Any]:
-        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - from settings
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
-            document = json.loads(answer.read(MAX_BYTES))
-        if not isinstance(document, dict):
-            raise ValueError(f"{url} is not a JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
-        return document
+    def _discovered(self) -> str:
+        url = self._issuer + DISCOVERY_PATH
+        return text_in(self._ask(url), "jwks_uri", url)
+
+    def _ask(self, url: str) -> dict[str, Any]:
+        if not is_confidential(url):
+            raise ValueError(f"{url} is not https: others could send their own keys")
+        return ask(urllib.request.Request(url), self._tls)  # noqa: S310 - it is http or https
+
+
+def _signing_keys(document: dict[str, Any], url: str) -> dict[str | None, jwt.PyJWK]:
+    try:
+        found = jwt.PyJWKSet.from_dict(document)
+        return {key.key_id: key for key in found.keys if key.public_key_use in (None, "sig")}
+    except (jwt.PyJWTError, TypeError) as error:
+        raise ValueError(f"{url} is not a set of keys: {error}") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+import structlog
 
 from flotilla.contracts.identity import is_identity_text
 from gateway.auth.jwks import Jwks
@@ -15,6 +16,8 @@ REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 MAX_TOKEN_LENGTH = 16_384
 MAX_SUBJECT_LENGTH = 256
 MAX_GROUPS = 1000
+MAX_REASON_CHARS = 300
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +48,19 @@ class Oidc:
             RetryLater: the provider's keys can't be had.
         """
         if len(token) > MAX_TOKEN_LENGTH:
-            return None
+            return _refused(f"it is longer than {MAX_TOKEN_LENGTH} characters")
         try:
             header = jwt.get_unverified_header(token)
             # Before the key is looked for: the token must not choose how it is checked.
             if header.get("alg") not in self._options.algorithms:
-                return None
+                return _refused(f"its algorithm is not one of {', '.join(self._options.algorithms)}")
             key = await self._keys.key(header.get("kid"))
-            claims = self._checked(token, key) if key is not None else None
-        except (jwt.PyJWTError, ValueError):
-            return None
-        return self._principal(claims) if claims is not None else None
+            if key is None:
+                return _refused("the provider has no key of its id")
+            return self._principal(self._checked(token, key))
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # The last three: what a provider signed may hold any JSON.
+            return _refused(f"{type(error).__name__}: {error}")
 
     def _checked(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         return jwt.decode(
@@ -72,7 +77,7 @@ class Oidc:
         tenant = _claim(claims, self._options.tenant_claim) if self._options.tenant_claim else self._options.tenant
         subject = claims["sub"]
         if not isinstance(tenant, str) or not tenant or not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
-            return None
+            return _refused("its tenant or subject is empty, too long or no text")
         return Principal(
             tenant_id=tenant,
             subject=subject,
@@ -81,6 +86,11 @@ class Oidc:
             issuer=self._options.issuer,
             groups=_groups(_claim(claims, self._options.groups_claim)),
         )
+
+
+def _refused(why: str) -> None:
+    """Note for operators why a token does not hold; its sender learns only that it does not."""
+    log.info("token_refused", reason=why[:MAX_REASON_CHARS])
 
 
 def _groups(claimed: object) -> frozenset[str]:

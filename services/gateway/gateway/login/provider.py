@@ -6,7 +6,6 @@ Sources: OpenID Connect Core 1.0 (3.1), OpenID Connect Discovery 1.0, RFC 6749, 
 import asyncio
 import base64
 import hashlib
-import json
 import ssl
 import time
 import urllib.error
@@ -19,7 +18,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from gateway.auth.jwks import DISCOVERY_PATH, MAX_AGE_S, MAX_BYTES, TIMEOUT_S
+from gateway.auth.jwks import DISCOVERY_PATH, MAX_AGE_S
+from gateway.auth.provider_answers import ask, text_in
 from gateway.settings import is_confidential
 
 log = structlog.get_logger(__name__)
@@ -96,7 +96,7 @@ class Provider:
             if self._found is None or self._monotonic() - self._found_at > MAX_AGE_S:
                 try:
                     self._found = await asyncio.to_thread(self._discover)
-                except (OSError, ValueError, KeyError) as error:
+                except (OSError, ValueError) as error:
                     raise self._away(error) from error
                 self._found_at = self._monotonic()
             return self._found
@@ -107,10 +107,11 @@ class Provider:
 
     def _discover(self) -> _Addresses:
         url = self.client.issuer.rstrip("/") + DISCOVERY_PATH
-        document = self._ask(urllib.request.Request(url))  # noqa: S310 - from settings
-        if document["issuer"] != self.client.issuer:
-            raise ValueError(f"{url} speaks for {document['issuer']}, not for {self.client.issuer}")
-        found = _Addresses(str(document["authorization_endpoint"]), str(document["token_endpoint"]))
+        document = ask(urllib.request.Request(url), self._tls)  # noqa: S310 - from settings
+        if (issuer := document.get("issuer")) != self.client.issuer:
+            raise ValueError(f"{url} speaks for {issuer}, not for {self.client.issuer}")
+        authorization, token = (text_in(document, name, url) for name in ("authorization_endpoint", "token_endpoint"))
+        found = _Addresses(authorization, token)
         for address in (found.authorization, found.token):
             if not is_confidential(address):
                 raise ValueError(f"{address} is not https")
@@ -128,20 +129,12 @@ class Provider:
         if self.client.client_secret is not None:
             request.add_header("Authorization", _basic(self.client.client_id, self.client.client_secret))
         try:
-            return self._ask(request)
+            return ask(request, self._tls)
         except urllib.error.HTTPError as error:
             if error.code >= 500:  # noqa: PLR2004 - the server's own fault
                 raise
             log.warning("oidc_code_refused", issuer=self.client.issuer, status=error.code)
             return None
-
-    def _ask(self, request: urllib.request.Request) -> dict[str, Any]:
-        request.add_header("Accept", "application/json")
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
-            document = json.loads(answer.read(MAX_BYTES))
-        if not isinstance(document, dict):
-            raise ValueError(f"{request.full_url} is not a JSON object")  # noqa: TRY004 - a wrong answer, not a wrong argument
-        return document
 
 
 def _basic(client_id: str, client_secret: str) -> str:
