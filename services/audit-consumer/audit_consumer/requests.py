@@ -118,6 +118,12 @@ class Requests:
             outcome = {"ok": False, "error": str(error), "losses": error.listed()}
         except FlotillaError as error:
             outcome = {"ok": False, "error": str(error)}
+        except (*AWAY, TimeoutError):
+            raise
+        except Exception as error:
+            # It would fail again, and keep those behind it waiting: its maker gets the reason.
+            log.exception("request_failed", request=request["request_id"], kind=request["kind"])
+            outcome = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         await self._pool.execute(_FINISH, *key, json.dumps(outcome))
         log.info("request_served", request=request["request_id"], kind=request["kind"], outcome=outcome)
         return True
