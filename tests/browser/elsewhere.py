@@ -21,7 +21,7 @@ def another_site(body: str) -> Iterator[str]:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="another-site")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="another-site")
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/"

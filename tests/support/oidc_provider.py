@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
@@ -22,6 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT_ID = "console"
 CLIENT_SECRET = "a secret: with /odd characters"
+
+
+@cache
+def first_key() -> rsa.RSAPrivateKey:
+    """The key that each provider starts with: to find one takes long."""
+    return rsa.generate_private_key(65537, 2048)
 
 
 @dataclass
@@ -38,7 +45,7 @@ class OidcProvider:
     tamper: dict[str, Any] = field(default_factory=dict)
     """Claims of the identity token in place of the right ones."""
     authorizations: list[dict[str, str]] = field(default_factory=list)
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    key: rsa.RSAPrivateKey = field(default_factory=first_key)
     key_id: str = "one"
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -124,7 +131,7 @@ def oidc_provider() -> Iterator[OidcProvider]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     provider.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, name="oidc-provider")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="oidc-provider")
     thread.start()
     try:
         yield provider

@@ -57,7 +57,7 @@ class TraceReceiver:
 @contextmanager
 def trace_receiver() -> Iterator[TraceReceiver]:
     receiver = TraceReceiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, name="otlp", daemon=True)
+    thread = threading.Thread(target=receiver.server.serve_forever, args=(0.01,), name="otlp", daemon=True)
     thread.start()
     try:
         yield receiver
