@@ -17,6 +17,7 @@ from audit_consumer.snapshotting import write_snapshots
 from flotilla.audit.requests import NO_SESSION
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.values import storable
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
@@ -124,7 +125,7 @@ class Requests:
             # It would fail again, and keep those behind it waiting: its maker gets the reason.
             log.exception("request_failed", request=request["request_id"], kind=request["kind"])
             outcome = {"ok": False, "error": f"{type(error).__name__}: {error}"}
-        await self._pool.execute(_FINISH, *key, json.dumps(outcome))
+        await self._pool.execute(_FINISH, *key, json.dumps(storable(outcome).value))
         log.info("request_served", request=request["request_id"], kind=request["kind"], outcome=outcome)
         return True
 

@@ -1,12 +1,14 @@
 """What people ask of the audit consumer: retry, discard, rebuild."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from audit_consumer.projection import Projection
-from audit_consumer.rebuild import drop_kept, rebuild
-from audit_consumer.requests import retry_after_upgrade, retry_session
+from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.rebuild import Order, drop_kept, rebuild
+from audit_consumer.requests import Requests, retry_after_upgrade, retry_session
 from flotilla.audit.requests import (
     AuditRequest,
     get_request,
@@ -20,9 +22,11 @@ from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.json_types import JsonObject
 from flotilla.eventstore import AgentEventStore
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool
+from flotilla.runtime import Runtime
 from tests.support.audit import (
     Projected,
     audit_settings,
@@ -185,3 +189,22 @@ async def test_a_rebuild_keeps_what_people_decided(
     await rebuild(audit_settings(database, kafka, tmp_path))
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == [(2, "discarded")]
+
+
+async def test_a_request_that_fails_unexpectedly_ends_with_its_reason_and_the_next_is_served(
+    audit_pool: Pool, pool: Pool
+) -> None:
+    async def broken(order: Order) -> JsonObject:
+        raise LookupError(f"no \x00 in {order.by}")
+
+    async def never(session: SessionKey, bodies: Sequence[bytes]) -> None:
+        raise AssertionError(session, bodies)
+
+    runtime = Runtime("audit-consumer")
+    first = await request_rebuild(pool, "default", requested_by="ada")
+    serving = asyncio.create_task(Requests(audit_pool, broken, never).run(runtime))
+    assert (await served(pool, first)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in ada"}
+    second = await request_rebuild(pool, "default", requested_by="bob")
+    assert (await served(pool, second)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in bob"}
+    runtime.stop.set()
+    await serving
