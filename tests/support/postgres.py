@@ -43,7 +43,8 @@ async def dsn_beside(pool: Pool, role: str) -> str:
 @asynccontextmanager
 async def cloned(server_dsn: str, template: str, name: str) -> AsyncIterator[Database]:
     """A copy of `template` that lives as long as the block."""
-    await _execute(server_dsn, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    # Copying files is a third of the work of writing every block to the log; nothing here is synced.
+    await _execute(server_dsn, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
     try:
         yield Database(with_database(server_dsn, name))
     finally:
