@@ -64,7 +64,7 @@ async def test_an_installed_action_is_known_and_gets_its_typed_arguments(install
 
 
 @pytest.mark.parametrize("rate", ["NaN", "sNaN", "-Infinity", float("inf")])
-def test_a_typed_argument_that_is_no_number_is_refused_with_its_place(install: Install, rate: object) -> None:
+def test_a_typed_argument_that_is_not_finite_is_refused_with_its_place(install: Install, rate: object) -> None:
     install({"actions.refund": "shop_actions:RefundArgs", "action_handlers.refund": "shop_actions:refund"})
     with pytest.raises(Invalid, match=r"^args\.rate: "):
         check_args("refund", {"order_id": "o-1", "cents": 5, "rate": rate})  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""People approve numbers: what is none, or no end of one, never reaches them, in whatever type and text it comes."""
+"""People approve numbers: NaN and infinities never reach them, in whatever type and text they come."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -59,7 +59,7 @@ def runner() -> tuple[ToolRunner, GatedTools]:
     ],
     ids=str,
 )
-async def test_no_number_is_refused_with_its_place(given: dict[str, Any], place: str) -> None:
+async def test_a_number_that_is_not_finite_is_refused_with_its_place(given: dict[str, Any], place: str) -> None:
     tools, gated = runner()
     with pytest.raises(Invalid, match=rf"tool pay: {place} is NaN or an infinity"):
         await tools.run(None, Tool("pay", pay), given)

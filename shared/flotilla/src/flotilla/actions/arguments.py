@@ -88,9 +88,7 @@ def normalized_args(action: str, args: JsonObject) -> JsonObject:
     except Undecodable as error:
         raise Invalid(f"action {action}: {error}") from error
     if place := first_infinite(typed):
-        raise Invalid(
-            f"args{place.replace('/', '.')}: NaN and infinities are no numbers that can be executed as they are shown"
-        )
+        raise Invalid(f"args{place.replace('/', '.')}: NaN and infinities can not be executed as they are shown")
     normalized: JsonObject = canonical_numbers(to_builtins(typed))
     return normalized
 
