@@ -17,6 +17,8 @@ MAX_TOKEN_LENGTH = 16_384
 MAX_SUBJECT_LENGTH = 256
 MAX_GROUPS = 1000
 MAX_REASON_CHARS = 300
+_DOES_NOT_HOLD = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+"""The last three: what a provider signed may hold any JSON."""
 log = structlog.get_logger(__name__)
 
 
@@ -47,20 +49,24 @@ class Oidc:
         Raises:
             RetryLater: the provider's keys can't be had.
         """
-        if len(token) > MAX_TOKEN_LENGTH:
-            return _refused(f"it is longer than {MAX_TOKEN_LENGTH} characters")
         try:
-            header = jwt.get_unverified_header(token)
-            # Before the key is looked for: the token must not choose how it is checked.
-            if header.get("alg") not in self._options.algorithms:
-                return _refused(f"its algorithm is not one of {', '.join(self._options.algorithms)}")
-            key = await self._keys.key(header.get("kid"))
-            if key is None:
-                return _refused("the provider has no key of its id")
-            return self._principal(self._checked(token, key))
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            # The last three: what a provider signed may hold any JSON.
-            return _refused(f"{type(error).__name__}: {error}")
+            return await self._admitted(token)
+        except _DOES_NOT_HOLD as error:
+            # For operators; the sender learns only that it does not hold.
+            log.info("token_refused", reason=f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS])
+            return None
+
+    async def _admitted(self, token: str) -> Principal:
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise jwt.InvalidTokenError(f"it is longer than {MAX_TOKEN_LENGTH} characters")
+        header = jwt.get_unverified_header(token)
+        # Before the key is looked for: the token must not choose how it is checked.
+        if header.get("alg") not in self._options.algorithms:
+            raise jwt.InvalidAlgorithmError(f"its algorithm is not one of {', '.join(self._options.algorithms)}")
+        key = await self._keys.key(header.get("kid"))
+        if key is None:
+            raise jwt.InvalidKeyError("the provider has no key of its id")
+        return self._principal(self._checked(token, key))
 
     def _checked(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         return jwt.decode(
@@ -73,11 +79,11 @@ class Oidc:
             options={"require": REQUIRED, "verify_signature": True},
         )
 
-    def _principal(self, claims: Mapping[str, Any]) -> Principal | None:
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
         tenant = _claim(claims, self._options.tenant_claim) if self._options.tenant_claim else self._options.tenant
         subject = claims["sub"]
         if not isinstance(tenant, str) or not tenant or not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
-            return _refused("its tenant or subject is empty, too long or no text")
+            raise jwt.InvalidTokenError("its tenant or subject is empty, too long or no text")
         return Principal(
             tenant_id=tenant,
             subject=subject,
@@ -86,11 +92,6 @@ class Oidc:
             issuer=self._options.issuer,
             groups=_groups(_claim(claims, self._options.groups_claim)),
         )
-
-
-def _refused(why: str) -> None:
-    """Note for operators why a token does not hold; its sender learns only that it does not."""
-    log.info("token_refused", reason=why[:MAX_REASON_CHARS])
 
 
 def _groups(claimed: object) -> frozenset[str]:
