@@ -22,7 +22,7 @@ from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress,
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.consumers import entries
-from tests.support.postgres import dsn_beside
+from tests.support.postgres import agent_dsn
 from tests.support.tickets import KEYS, SIGNER
 
 TENANT = "default"
@@ -122,8 +122,8 @@ async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = T
 async def running(
     agent: Agent, pool: Pool, redis: Redis, *, model: LanguageModel | None = None, name: str = "c1", **options: Any
 ) -> AsyncIterator[Consumer]:
-    """The agent at work in the database of `pool`, as the agents' role, as long as the block."""
-    async with open_pool(await dsn_beside(pool, "flotilla_agent"), application=agent.name) as own_pool:
+    """The agent at work in the database of `pool`, as its own role, as long as the block."""
+    async with open_pool(await agent_dsn(pool, agent.name), application=agent.name) as own_pool:
         handler = TaskHandler(
             agent,
             pool=own_pool,

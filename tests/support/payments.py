@@ -21,7 +21,7 @@ from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask
 from flotilla.postgres import Pool
 from tests.support.agents import delegate, open_session, replies, rows, task
 from tests.support.consumers import Process, start
-from tests.support.postgres import Database
+from tests.support.postgres import Database, agent_dsn
 from tests.support.tickets import PUBLIC_KEY_FILE, SIGNER
 from tests.support.waiting import eventually
 
@@ -166,7 +166,7 @@ class Fleet:
 async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database: Database) -> Ended:
     """Publishes everything, harms the consumers until all is handled."""
     await prepare(database, pool)
-    async with Fleet(plan, redis_url, database.dsn("flotilla_agent")) as fleet:
+    async with Fleet(plan, redis_url, await agent_dsn(pool, "payer")) as fleet:
         poisoned = await publish_all(pool, redis, plan)
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:

@@ -9,6 +9,7 @@ import asyncpg
 
 from flotilla.postgres import Pool
 from flotilla.postgres.migrate import migrate
+from flotilla_devstack.servers.postgres import SUPERUSER
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,26 @@ def with_database(dsn: str, name: str) -> str:
 async def make_template(server_dsn: str, name: str) -> None:
     """A migrated database that others are cloned from."""
     await _execute(server_dsn, f'CREATE DATABASE "{name}"')
-    migrate(with_database(server_dsn, name))
+    database = with_database(server_dsn, name)
+    migrate(database)
+    for agent in ("research", "write", "adder"):
+        await create_agent_role(database, agent)
+
+
+async def create_agent_role(owner_dsn: str, agent: str) -> str:
+    """The agent's role, as the installer makes it; roles belong to the server, not to the database."""
+    return str(await _execute(owner_dsn, "SELECT flotilla_ops.create_agent_role($1)", agent))
 
 
 async def dsn_beside(pool: Pool, role: str) -> str:
     """The DSN for another role in the database of `pool`."""
     port, database = await pool.fetchrow("SELECT inet_server_port(), current_database()")  # type: ignore[misc]
     return f"postgresql://{role}@127.0.0.1:{port}/{database}"
+
+
+async def agent_dsn(pool: Pool, agent: str) -> str:
+    """The DSN for the agent's own role in the database of `pool`."""
+    return await dsn_beside(pool, await create_agent_role(await dsn_beside(pool, SUPERUSER), agent))
 
 
 @asynccontextmanager
@@ -56,9 +70,9 @@ async def drop(server_dsn: str, name: str) -> None:
     await _execute(server_dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-async def _execute(dsn: str, statement: str) -> None:
+async def _execute(dsn: str, statement: str, *arguments: object) -> object:
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(statement)
+        return await connection.fetchval(statement, *arguments)
     finally:
         await connection.close()

@@ -13,7 +13,7 @@ from flotilla.postgres import Pool
 from tests.support.agents import open_session, publish, replies, rows, session_events, task
 from tests.support.buyer_process import BRANCHES
 from tests.support.consumers import Process, start
-from tests.support.postgres import Database
+from tests.support.postgres import Database, agent_dsn
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
@@ -50,7 +50,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
     chance = random.Random(plan.seed)  # noqa: S311 - the same instants each time
     what = {
         "url": redis_url,
-        "dsn": database.dsn("flotilla_agent"),
+        "dsn": await agent_dsn(pool, "buyer"),
         "min_idle_ms": 300,
         "claim_s": 0.6,
         "keys": str(PUBLIC_KEY_FILE),

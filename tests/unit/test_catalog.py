@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flotilla.bus.acl import grants
+from flotilla.contracts.names import agent_role
 from flotilla.install.settings import Settings as InstallSettings
 from flotilla.kafka.acl import rights
 from flotilla_devstack.redis_users import USERS
@@ -95,7 +96,8 @@ def test_its_chart_reaches_what_it_uses_as_its_role(service: Declared) -> None:
         values = yaml.safe_load(read("charts/flotilla/values.yaml"))[service.name]["agent"]
         uses += ["llm"] if values.get("llm") else []
     assert tuple(uses) == service.uses
-    assert annotations["flotilla/postgres-role"] == service.postgres_role
+    role = agent_role(service.agent) if service.agent else annotations["flotilla/postgres-role"]
+    assert role == service.postgres_role
 
 
 @pytest.mark.parametrize("service", CATALOG.values(), ids=CATALOG)

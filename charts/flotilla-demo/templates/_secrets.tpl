@@ -4,8 +4,11 @@
 namespace: hence the servers' long names. */}}
 {{- $name := .Values.name }}
 {{- $roles := dict }}
-{{- range list "owner" "flotilla_app" "flotilla_gateway" "flotilla_worker" "flotilla_agent" "flotilla_relay" "flotilla_audit" "flotilla_scaler" }}
+{{- range list "owner" "flotilla_gateway" "flotilla_worker" "flotilla_relay" "flotilla_audit" "flotilla_scaler" }}
 {{- $_ := set $roles . (randAlphaNum 32) }}
+{{- end }}
+{{- range concat (list "research" "write") .Agents }}
+{{- $_ := set $roles (printf "flotilla_agent_%s" .) (randAlphaNum 32) }}
 {{- end }}
 {{- $passwords := include "flotilla-demo.kept" (dict "root" $ "name" (printf "%s-roles" $name) "new" $roles) | fromYaml }}
 {{- $dsns := dict }}

@@ -104,7 +104,11 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- end }}
 {{- end }}
 
-{{/* The database role of a service, which is also the default key of its DSN in the Secret. */}}
+{{/* The database role of a service, which is also the default key of its DSN in the Secret. Each agent has its own. */}}
 {{- define "flotilla-service.postgresRole" -}}
-{{- index .Chart.Annotations "flotilla/postgres-role" | default "flotilla_agent" -}}
+{{- if hasKey .Values "agent" -}}
+flotilla_agent_{{ include "flotilla-service.agent" . }}
+{{- else -}}
+{{- index .Chart.Annotations "flotilla/postgres-role" -}}
+{{- end -}}
 {{- end }}

@@ -27,7 +27,7 @@
 {{- $values := include "flotilla.merged" (dict "base" $root.Values.agentDefaults "over" $own) | fromYaml -}}
 {{- $_ := set $values "global" $root.Values.global -}}
 {{- $_ := set $values.agent "name" .name -}}
-{{- $annotations := dict "flotilla/uses" "postgres,redis" "flotilla/postgres-role" "flotilla_agent" "flotilla/scales-by" "redis" -}}
+{{- $annotations := dict "flotilla/uses" "postgres,redis" "flotilla/scales-by" "redis" -}}
 {{- $chart := dict "Name" (printf "%s-agent" .name) "Version" $root.Chart.Version "AppVersion" $root.Chart.AppVersion "Annotations" $annotations -}}
 {{- include "flotilla-service.all" (dict "Values" $values "Chart" $chart "Release" $root.Release "Capabilities" $root.Capabilities "Template" $root.Template) -}}
 {{- end }}

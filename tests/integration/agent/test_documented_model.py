@@ -11,7 +11,7 @@ import pytest
 from flotilla.bus import Redis
 from flotilla.postgres import Pool
 from tests.support.agents import publish, replies, task
-from tests.support.postgres import Database
+from tests.support.postgres import agent_dsn
 from tests.support.stub_llm import running_stub
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
@@ -21,7 +21,7 @@ PAGE = (Path(__file__).parents[3] / "docs/agents.md").read_text()
 
 @pytest.mark.usefixtures("session")
 async def test_agent_that_serve_agent_runs_asks_the_model_of_its_settings(
-    tmp_path: Path, database: Database, pool: Pool, redis: Redis, redis_url: str
+    tmp_path: Path, pool: Pool, redis: Redis, redis_url: str
 ) -> None:
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "LlmSettings" in code]
     program = tmp_path / "translate.py"
@@ -29,7 +29,7 @@ async def test_agent_that_serve_agent_runs_asks_the_model_of_its_settings(
     async with running_stub() as stub:
         environment = {
             **os.environ,
-            "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_agent"),
+            "FLOTILLA_POSTGRES_DSN": await agent_dsn(pool, "translate"),
             "FLOTILLA_REDIS_URL": redis_url,
             "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(PUBLIC_KEY_FILE),
             "FLOTILLA_METRICS_HOST": "127.0.0.1",

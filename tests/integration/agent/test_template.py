@@ -15,7 +15,7 @@ from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.postgres import Pool
 from tests.support.agents import open_session, publish, replies, rows, task
-from tests.support.postgres import Database
+from tests.support.postgres import agent_dsn
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
@@ -56,14 +56,14 @@ def test_new_agent_outside_the_repository_has_a_dockerfile_on_a_pinned_base(tmp_
 
 
 async def test_new_agent_registers_answers_and_stops_in_order(
-    tmp_path: Path, database: Database, pool: Pool, redis: Redis, redis_url: str
+    tmp_path: Path, pool: Pool, redis: Redis, redis_url: str
 ) -> None:
     folder = tmp_path / "word-count-agent"
     write_agent("word-count", folder)
     await open_session(pool)
     environment = {
         **os.environ,
-        "FLOTILLA_POSTGRES_DSN": database.dsn("flotilla_agent"),
+        "FLOTILLA_POSTGRES_DSN": await agent_dsn(pool, "word-count"),
         "FLOTILLA_REDIS_URL": redis_url,
         "FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(PUBLIC_KEY_FILE),
         "FLOTILLA_METRICS_HOST": "127.0.0.1",

@@ -24,7 +24,7 @@ async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator
     await open_session(pool)
     settings = Settings.model_validate(
         {
-            "postgres_dsn": database.dsn("flotilla_agent"),
+            "postgres_dsn": database.dsn("flotilla_agent_research"),
             "redis_url": await url_of(redis_url, "research-agent"),
             "ticket_public_key_file": PUBLIC_KEY_FILE,
         }

@@ -46,7 +46,7 @@ class Service:
 
     settings: type[ServiceSettings]
     run: Callable[[Any, Runtime], Awaitable[None]]
-    role: str = "flotilla_agent"
+    role: str
     restarting: frozenset[str] = frozenset()
     fatal: frozenset[str] = frozenset()
     """Those whose end ends the process."""
@@ -72,9 +72,13 @@ SERVICES = {
         ),
         fatal=frozenset({"temporal worker"}),
     ),
-    "research-agent": Service(research_agent.settings.Settings, research_agent.main.run, restarting=AGENT),
-    "writer-agent": Service(writer_agent.settings.Settings, writer_agent.main.run, restarting=AGENT),
-    "custom-agent": Service(AgentSettings, partial(run_agent, Adder().agent), restarting=AGENT),
+    "research-agent": Service(
+        research_agent.settings.Settings, research_agent.main.run, "flotilla_agent_research", restarting=AGENT
+    ),
+    "writer-agent": Service(
+        writer_agent.settings.Settings, writer_agent.main.run, "flotilla_agent_write", restarting=AGENT
+    ),
+    "custom-agent": Service(AgentSettings, partial(run_agent, Adder().agent), "flotilla_agent_adder", restarting=AGENT),
     "outbox-relay": Service(
         outbox_relay.settings.Settings, outbox_relay.main.run, "flotilla_relay", fatal=frozenset({"relay"})
     ),

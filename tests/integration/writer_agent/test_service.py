@@ -55,7 +55,7 @@ async def writing(database: Database, redis_url: str, pool: Pool, **chosen: Any)
         given = {"OPENAI_BASE_URL": stub.url, "OPENAI_API_KEY": "k", "llm_model": "stub-model", "llm_timeout_s": 5}
         settings = Settings.model_validate(
             {
-                "postgres_dsn": database.dsn("flotilla_agent"),
+                "postgres_dsn": database.dsn("flotilla_agent_write"),
                 "redis_url": await url_of(redis_url, "write-agent"),
                 "bus_min_idle_ms": 400,
                 "ticket_public_key_file": PUBLIC_KEY_FILE,
@@ -140,7 +140,7 @@ async def test_without_an_endpoint_the_built_in_model_answers(database: Database
 async def test_a_tool_that_does_not_exist_can_not_be_allowed(database: Database, redis_url: str) -> None:
     settings = Settings.model_validate(
         {
-            "postgres_dsn": database.dsn("flotilla_agent"),
+            "postgres_dsn": database.dsn("flotilla_agent_write"),
             "redis_url": redis_url,
             "ticket_public_key_file": PUBLIC_KEY_FILE,
             "writer_tools": ["rm_rf"],

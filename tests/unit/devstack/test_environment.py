@@ -13,8 +13,8 @@ def test_each_service_is_its_own_role() -> None:
     assert roles == {
         "gateway": "flotilla_gateway",
         "workflow-worker": "flotilla_worker",
-        "research-agent": "flotilla_agent",
-        "writer-agent": "flotilla_agent",
+        "research-agent": "flotilla_agent_research",
+        "writer-agent": "flotilla_agent_write",
         "outbox-relay": "flotilla_relay",
         "audit-consumer": "flotilla_audit",
     }

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flotilla_devstack.errors import DevstackError
-from flotilla_devstack.services import METRICS, SERVICES, ServiceSpec
+from flotilla_devstack.services import AGENT_ROLE, METRICS, SERVICES, ServiceSpec
 
 FILE = "service.toml"
-_ROLE = SERVICES["research-agent"].role
 _AGENT = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MODULE = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 
@@ -63,7 +62,7 @@ def _read(folder: Path) -> ServiceSpec:
         raise DevstackError(
             f'{folder / FILE} needs agent = "NAME" and module = "PACKAGE", as `flotilla new agent` writes'
         )
-    return ServiceSpec(f"{agent}-agent", module, _ROLE, METRICS, agent=agent, folder=folder)
+    return ServiceSpec(f"{agent}-agent", module, AGENT_ROLE.format(agent), METRICS, agent=agent, folder=folder)
 
 
 def _load(folder: Path) -> Mapping[str, object]:

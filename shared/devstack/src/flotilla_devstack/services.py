@@ -35,6 +35,8 @@ class ServiceSpec:
 
 
 METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}
+AGENT_ROLE = "flotilla_agent_{}"
+"""The role of an agent, by its name; the installer makes it."""
 SERVICES: Mapping[str, ServiceSpec] = {
     spec.name: spec
     for spec in (
@@ -45,8 +47,8 @@ SERVICES: Mapping[str, ServiceSpec] = {
             "flotilla_worker",
             {**METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
         ),
-        ServiceSpec("research-agent", "research_agent", "flotilla_agent", METRICS),
-        ServiceSpec("writer-agent", "writer_agent", "flotilla_agent", METRICS),
+        ServiceSpec("research-agent", "research_agent", AGENT_ROLE.format("research"), METRICS),
+        ServiceSpec("writer-agent", "writer_agent", AGENT_ROLE.format("write"), METRICS),
         ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", METRICS),
         ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )

@@ -152,7 +152,7 @@ class Supervisor:
         watch.report("ready")
 
     def _agents_to_install(self) -> dict[str, str]:
-        """Those that get a Redis user and a consumer group now; without own ones, the installer's default."""
+        """Those that get their role, Redis user and consumer group now; without own ones, the installer's default."""
         own = [spec.agent for spec in self._stack.own_agents.values() if spec.agent]
         return {"FLOTILLA_INSTALL_AGENTS": ",".join((*BUILT_IN_AGENTS, *own))} if own else {}
 

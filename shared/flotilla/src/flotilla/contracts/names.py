@@ -62,6 +62,11 @@ def agent_group(agent: str) -> str:
     return f"{agent}-agents"
 
 
+def agent_role(agent: str) -> str:
+    """The role of PostgreSQL that `agent`, and nobody else, logs in with; migration 0040 has the same rule."""
+    return f"flotilla_agent_{agent}"
+
+
 def run_stream(run_id: str, live_key: str) -> str:
     """The expiring stream of a run's live tokens and steps. Who does not know `live_key` does not know its name.
 

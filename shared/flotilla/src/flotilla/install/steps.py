@@ -26,16 +26,19 @@ _ROLES_LOCK = 0x726F6C65  # "role"
 
 
 async def install_schema(settings: Settings) -> None:
-    """Apply the migrations and set the passwords of the fleet's roles.
+    """Apply the migrations, make the agents' roles and set the passwords of the fleet's roles.
 
     Raises:
         RetryLater: PostgreSQL does not answer, or does not know the database or the user yet.
-        ConfigurationError: the role may not do this.
+        ConfigurationError: the role may not do this, or an agent can't have a role.
     """
     dsn = settings.libpq_dsn()
+    passwords = settings.role_passwords()
     try:
         applied = await asyncio.to_thread(migrate, dsn)
-        await asyncio.to_thread(_set_passwords, dsn, settings.role_passwords())
+        await asyncio.to_thread(_install_roles, dsn, settings.install_agents, passwords)
+    except psycopg.errors.NameTooLong as error:
+        raise ConfigurationError(f"FLOTILLA_INSTALL_AGENTS: {error.diag.message_primary}") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"the role of FLOTILLA_POSTGRES_DSN may not install: {error.diag.message_primary}; "
@@ -50,12 +53,12 @@ async def install_schema(settings: Settings) -> None:
     log.info("schema_installed", migrations=applied)
 
 
-def _set_passwords(dsn: str, passwords: Passwords) -> None:
-    if not passwords:
-        return
+def _install_roles(dsn: str, agents: Sequence[str], passwords: Passwords) -> None:
     with psycopg.connect(dsn) as connection:
         # Two at once would meet "tuple concurrently updated".
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ROLES_LOCK,))
+        for agent in agents:
+            connection.execute("SELECT flotilla_ops.create_agent_role(%s)", (agent,))
         for role, password in passwords.items():
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(
                 sql.Identifier(role), sql.Literal(password.get_secret_value())
