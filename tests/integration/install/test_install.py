@@ -12,7 +12,7 @@ import pytest
 
 from flotilla.bus import connect_redis
 from flotilla.contracts.api_keys import key_hash
-from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, task_stream
+from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, agent_role, task_stream
 from flotilla_devstack import RunningStack
 from tests.support.postgres import Database, drop, with_database
 
@@ -154,3 +154,44 @@ async def test_missing_settings_and_a_short_admin_key_are_misuse(database: Datab
     assert "FLOTILLA_ADMIN_KEY has 5 characters" in said
     assert (await install({**here, "FLOTILLA_ADMIN_KEY": "k" * 40}))[0] == 0
     assert (await known_keys(database))["admin"] == (key_hash("k" * 40), ["admin"], False)
+
+
+async def test_each_agent_gets_a_role_of_its_own_with_its_password(
+    database: Database, environment: Environment, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    agent = unique("translate")
+    role = agent_role(agent)
+    given = {
+        **environment,
+        "FLOTILLA_POSTGRES_DSN": database.superuser_dsn,
+        "FLOTILLA_INSTALL_AGENTS": agent,
+        "FLOTILLA_ROLE_PASSWORDS_DIR": str(tmp_path),
+    }
+    code, said = await install(given)
+    assert code == 2
+    assert role in said
+    (tmp_path / role).write_text("a password\n")
+    (tmp_path / "somebody_else").write_text("of no role of the fleet")
+    owner = await asyncpg.connect(database.superuser_dsn)
+    try:
+        for _ in range(2):
+            assert (await install(given))[0] == 0
+            kept = await owner.fetchrow(
+                "SELECT rolcanlogin, rolinherit, rolcreaterole, rolpassword LIKE 'SCRAM%' AS has_password, "
+                "pg_has_role(oid, 'flotilla_agent', 'USAGE') AS is_agent, pg_has_role(oid, 'flotilla_agent', 'SET') AS sets "
+                "FROM pg_authid WHERE rolname = $1",
+                role,
+            )
+            assert kept is not None
+            assert tuple(kept) == (True, True, False, True, True, False)
+    finally:
+        await owner.execute(f'DROP ROLE IF EXISTS "{role}"')
+        await owner.close()
+
+
+async def test_an_agent_whose_name_is_too_long_for_a_role_is_named(database: Database, environment: Environment) -> None:
+    name = "a" * 49
+    given = {**environment, "FLOTILLA_POSTGRES_DSN": database.superuser_dsn, "FLOTILLA_INSTALL_AGENTS": name}
+    code, said = await install(given)
+    assert code == 2
+    assert f"agent {name} can have no role of its own" in said
