@@ -16,7 +16,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import client_arguments
-from flotilla.postgres import AWAY, Pool
+from flotilla.postgres import Pool, retry_when_away
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -81,8 +81,6 @@ class LagWatch:
         return {place.partition: int(end) for place, end in ends.items()}
 
     async def _offsets(self) -> dict[int, int]:
-        try:
+        with retry_when_away():
             rows = await self._pool.fetch(_OFFSETS, timeout=ANSWER_TIMEOUT_S)
-        except (*AWAY, TimeoutError) as error:
-            raise RetryLater(f"PostgreSQL does not answer: {str(error) or type(error).__name__}") from error
         return {row["kafka_partition"]: row["next_offset"] for row in rows}

@@ -15,11 +15,11 @@ from starlette.routing import Route
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.runtime import Health, health_routes
+from gateway.auth.origin import CONSOLE_HEADER
+from gateway.auth.sign_ins import COOKIE
 from gateway.console_files import ConsoleFiles
 from gateway.guard import Guard, GuardedRoute
 from gateway.hardening import Hardening
-from gateway.login.origin import CONSOLE_HEADER
-from gateway.login.sign_ins import COOKIE
 from gateway.observing import Observing
 from gateway.problems import problem_of
 from gateway.reference import reference_route

@@ -25,6 +25,8 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
+from gateway.auth.origin import Origin
+from gateway.auth.sign_ins import SignIns
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.guard import Guard
@@ -35,9 +37,7 @@ from gateway.live.feed import LiveFeed
 from gateway.live.run_watch import RunWatch
 from gateway.login.attempts import Attempts
 from gateway.login.code_flow import CALLBACK, CodeFlow
-from gateway.login.origin import Origin
 from gateway.login.provider import Client, Provider
-from gateway.login.sign_ins import SignIns
 from gateway.retention import RetentionJob
 from gateway.services import Login, Services
 from gateway.settings import Settings
@@ -72,7 +72,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="announcements", work=announcements.run),
             Job(name="retention", work=RetentionJob(pool).run),
             Job(name="knowledge", work=services.knowledge.maintain),
-            Job(name="sampler", work=Sampler(services).run),
+            Job(name="sampler", work=Sampler(services.pool, services.redis, services.kafka_log, services.samples).run),
         )
         with acting_as(ITSELF):  # the jobs; each request acts for its caller
             await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))

@@ -20,13 +20,13 @@ from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
+from gateway.auth.sign_ins import SignIns
 from gateway.fleet.samples import Samples
 from gateway.known_agents import KnownAgents
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
 from gateway.live.run_watch import RunWatch
 from gateway.login.code_flow import CodeFlow
-from gateway.login.sign_ins import SignIns
 from gateway.names import SOURCE
 from gateway.temporal import Temporal
 

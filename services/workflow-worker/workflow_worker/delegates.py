@@ -2,8 +2,7 @@
 
 import asyncio
 
-from flotilla.contracts.errors import RetryLater
-from flotilla.postgres import AWAY, Connection, Pool
+from flotilla.postgres import Connection, Pool, retry_when_away
 
 # An agent that was delegated to before is seen again once an hour at most.
 _NOTE = """
@@ -41,10 +40,8 @@ class Delegates:
         """
         if agent in self._noted:
             return
-        try:
+        with retry_when_away():
             await self._pool.execute(_NOTE, agent)
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
         self._noted.add(agent)
         self.changed.set()
 
@@ -54,7 +51,5 @@ class Delegates:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        try:
+        with retry_when_away():
             return {row["agent"] for row in await self._pool.fetch(_NAMES)}
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL does not answer: {error}") from error

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 
 from temporalio.client import WorkflowExecutionStatus
 
-from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import APPROVAL_WORKFLOW, ORDER_WORKFLOW, PIPELINE_WORKFLOW, RAG_WORKFLOW
 from flotilla.contracts.requests import ActionRequest, OrderRequest, PipelineRequest, RAGRequest, RunStatus
 from flotilla.contracts.session_events import ErrorRaised
-from flotilla.postgres import AWAY, Pool
+from flotilla.postgres import Pool, retry_when_away
 from flotilla.telemetry import metrics
 from flotilla.workflows.calls.delegation import EndedTask
 from flotilla.workflows.calls.runs import CloseRun, RunKey
@@ -45,10 +44,8 @@ async def known_agents(pool: Pool) -> list[str]:
     Raises:
         RetryLater: PostgreSQL is unavailable.
     """
-    try:
+    with retry_when_away():
         return [row["name"] for row in await pool.fetch(_AGENTS)]
-    except AWAY as error:
-        raise RetryLater(f"PostgreSQL does not answer: {error}") from error
 
 
 def report_gauges(pool: Pool) -> Duty:

@@ -6,10 +6,10 @@ that a former version of the worker delegated (which has no row in `flotilla.del
 next attempt finds it. Once the tasks of that version are over, nothing here matches any more.
 """
 
-from flotilla.contracts.errors import DeadLetter, Refused, RetryLater
+from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import AgentReply
-from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
 from workflow_worker.foreign_replies import store
 from workflow_worker.settlement import refused
 
@@ -29,12 +29,11 @@ async def agent_on_record(pool: Pool, reply: AgentReply) -> str | None:
         RetryLater: PostgreSQL is unavailable.
     """
     try:
-        async with tenant_transaction(pool, reply.tenant_id) as connection:
-            return await _look(connection, reply)
+        with retry_when_away():
+            async with tenant_transaction(pool, reply.tenant_id) as connection:
+                return await _look(connection, reply)
     except (Refused, *UNSTORABLE) as error:
         raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
-    except (*AWAY, TimeoutError) as error:
-        raise RetryLater(f"PostgreSQL does not answer: {error}") from error
 
 
 async def _look(connection: Connection, reply: AgentReply) -> str | None:

@@ -19,7 +19,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import EVENT_FIELD, REPLIES_STREAM, REPLY_STREAM_PREFIX, TASK_STREAM_PREFIX, TICKET_FIELD
 from flotilla.contracts.tasks import AgentTask
-from flotilla.postgres import AWAY, UNSTORABLE, Pool, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Pool, retry_when_away, tenant_transaction
 from workflow_worker.bridge import age_s
 from workflow_worker.delegations import reopen_hop, sealed_again
 
@@ -80,14 +80,13 @@ class Redrives:
         task, entry = self._with_time(task, entry)
         sealed = SealedEvent(entry.fields[_EVENT], entry.fields[_TICKET].decode())
         try:
-            async with tenant_transaction(self._pool, tenant_id) as connection:
-                if not await reopen_hop(connection, task, sealed):
-                    log.warning("redrive_too_late", task_id=task.task_id, attempt=task.attempt)
-                await connection.execute(_REQUEUE, tenant_id, task.task_id)
+            with retry_when_away():
+                async with tenant_transaction(self._pool, tenant_id) as connection:
+                    if not await reopen_hop(connection, task, sealed):
+                        log.warning("redrive_too_late", task_id=task.task_id, attempt=task.attempt)
+                    await connection.execute(_REQUEUE, tenant_id, task.task_id)
         except UNSTORABLE as error:
             raise DeadLetter(f"task {task.task_id}: {error}") from error
-        except (*AWAY, TimeoutError) as error:
-            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
         await self._add(entry)  # after the commit: an agent may answer at once
 
     def _task_in(self, entry: RedrivenEntry) -> AgentTask | None:

@@ -27,7 +27,7 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import AWAY, UNSTORABLE, Connection, Pool, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import Opened, close_hop, hop_after, open_hop, opened_hop
 from workflow_worker.foreign_replies import store
@@ -129,12 +129,11 @@ class Settlement:
         """
         try:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
-            async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
-                return await self._settle(connection, agent, reply, age_s)
+            with retry_when_away():
+                async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
+                    return await self._settle(connection, agent, reply, age_s)
         except (Refused, *UNSTORABLE) as error:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
-        except (*AWAY, TimeoutError) as error:
-            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
         delegated = await _delegated(connection, agent, reply, age_s)
@@ -172,16 +171,15 @@ class Settlement:
         """
         failure = Failure(type="DeadLetter", message=f"refused: {why}".replace("\x00", "\ufffd"), retryable=False)
         try:
-            async with tenant_transaction(self.pool, tenant_id) as connection:
-                row = await connection.fetchrow(_DELEGATED, tenant_id, task_id, attempt)
-                if row is None or row["agent"] != agent or row["state"] != "open":
-                    return None
-                await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, to_json(failure).decode())
-                await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
+            with retry_when_away():
+                async with tenant_transaction(self.pool, tenant_id) as connection:
+                    row = await connection.fetchrow(_DELEGATED, tenant_id, task_id, attempt)
+                    if row is None or row["agent"] != agent or row["state"] != "open":
+                        return None
+                    await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, to_json(failure).decode())
+                    await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
         except UNSTORABLE:
             return None
-        except (*AWAY, TimeoutError) as error:
-            raise RetryLater(f"PostgreSQL does not answer: {error}") from error
         return Settled(Delegated(tenant_id, task_id, attempt, row), Answer("dead_lettered", failure=failure))
 
 

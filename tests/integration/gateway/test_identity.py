@@ -7,9 +7,9 @@ from typing import Any, get_args
 import httpx
 
 from gateway.application import guarded_routes
+from gateway.auth.origin import CONSOLE_HEADER
 from gateway.auth.principal import Role
 from gateway.guard import STRANGERS_BODY_BYTES, TEXT_BODY_BYTES
-from gateway.login.origin import CONSOLE_HEADER
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually

@@ -178,7 +178,8 @@ async def test_each_agent_gets_a_role_of_its_own_with_its_password(
             assert (await install(given))[0] == 0
             kept = await owner.fetchrow(
                 "SELECT rolcanlogin, rolinherit, rolcreaterole, rolpassword LIKE 'SCRAM%' AS has_password, "
-                "pg_has_role(oid, 'flotilla_agent', 'USAGE') AS is_agent, pg_has_role(oid, 'flotilla_agent', 'SET') AS sets "
+                "pg_has_role(oid, 'flotilla_agent', 'USAGE') AS is_agent, "
+                "pg_has_role(oid, 'flotilla_agent', 'SET') AS becomes_it "
                 "FROM pg_authid WHERE rolname = $1",
                 role,
             )
@@ -189,7 +190,7 @@ async def test_each_agent_gets_a_role_of_its_own_with_its_password(
         await owner.close()
 
 
-async def test_an_agent_whose_name_is_too_long_for_a_role_is_named(database: Database, environment: Environment) -> None:
+async def test_an_agent_with_too_long_a_name_for_a_role_is_named(database: Database, environment: Environment) -> None:
     name = "a" * 49
     given = {**environment, "FLOTILLA_POSTGRES_DSN": database.superuser_dsn, "FLOTILLA_INSTALL_AGENTS": name}
     code, said = await install(given)

@@ -3,8 +3,8 @@
 import pytest
 from starlette.requests import Request
 
+from gateway.auth.origin import CrossSite, InsecureLogin, Origin
 from gateway.console_routes import destination
-from gateway.login.origin import CrossSite, InsecureLogin, Origin
 
 OWN = ["/", "/runs", "/runs/r-1", "/sessions/s?at=3&to=5", "/approvals/a#vote", "/ask?q=what%20is"]
 FOREIGN = [

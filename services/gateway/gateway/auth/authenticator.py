@@ -6,7 +6,7 @@ from flotilla.contracts.api_keys import KEY_PREFIX
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.oidc import Oidc
 from gateway.auth.principal import Principal
-from gateway.login.sign_ins import SignIns
+from gateway.auth.sign_ins import SignIns
 from gateway.problems import Unauthenticated, WrongCredentials
 
 _SCHEME = "bearer"

@@ -13,15 +13,16 @@ import asyncpg
 import structlog
 from redis.exceptions import RedisError
 
+from flotilla.bus import Redis
 from flotilla.contracts.errors import FlotillaError
+from flotilla.kafka.session_log import KafkaLog
 from flotilla.outbox import parked
-from flotilla.postgres import AWAY, ITSELF, acting_as, tenant_transaction
+from flotilla.postgres import AWAY, ITSELF, Pool, acting_as, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 from gateway.fleet.overview import agent_names, audit_lag
-from gateway.fleet.samples import STEP_S, Sample, whole_hour
+from gateway.fleet.samples import STEP_S, Sample, Samples, whole_hour
 from gateway.fleet.streams import stream_loads
 from gateway.schemas.overview import FleetHistory, FleetSeries
-from gateway.services import Services
 
 _MAX_ROWS = 10_001
 _FINISHED = """
@@ -38,15 +39,18 @@ log = structlog.get_logger(__name__)
 
 
 class Sampler:
-    """Looks at the fleet every 15 s."""
+    """Looks at the fleet every 15 s, and remembers it in `samples`."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, pool: Pool, redis: Redis, kafka_log: KafkaLog, samples: Samples) -> None:
+        self._pool = pool
+        self._redis = redis
+        self._kafka_log = kafka_log
+        self._samples = samples
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`."""
         while not stop.is_set():
-            self._services.samples.append(await self._sample())
+            self._samples.append(await self._sample())
             await sleep_or_stop(stop, STEP_S)
 
     async def _sample(self) -> Sample:
@@ -56,7 +60,7 @@ class Sampler:
 
     async def _streams(self) -> tuple[int | None, int | None]:
         try:
-            loads = await stream_loads(self._services.redis, await agent_names(self._services.pool))
+            loads = await stream_loads(self._redis, await agent_names(self._pool))
         except (*AWAY, asyncpg.PostgresError, RedisError) as error:
             log.debug("streams_not_sampled", error=str(error))
             return None, None
@@ -64,7 +68,7 @@ class Sampler:
 
     async def _backlog(self) -> int | None:
         try:
-            rows, _ = await parked.backlog(self._services.pool)
+            rows, _ = await parked.backlog(self._pool)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.debug("outbox_not_sampled", error=str(error))
             return None
@@ -72,19 +76,19 @@ class Sampler:
 
     async def _audit(self) -> int | None:
         try:
-            return await audit_lag(self._services)
+            return await audit_lag(self._pool, self._kafka_log)
         except (*AWAY, asyncpg.PostgresError, FlotillaError) as error:
             log.debug("audit_not_sampled", error=str(error))
             return None
 
 
-async def history(services: Services, samples: Sequence[Sample], tenant_id: str) -> FleetHistory:
+async def history(pool: Pool, samples: Sequence[Sample], tenant_id: str) -> FleetHistory:
     """The samples, with the tenant's own runs and approvals at the same moments."""
     samples = whole_hour(samples, time.time())
     times = [sample.at for sample in samples]
     since = datetime.fromtimestamp(times[0] - STEP_S, UTC)
     with acting_as(ITSELF):  # moments, of every session
-        async with tenant_transaction(services.pool, tenant_id) as connection:
+        async with tenant_transaction(pool, tenant_id) as connection:
             finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
             waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)
     return FleetHistory(

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 import structlog
 
+from flotilla.bus import Redis
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.ids import utc_now
+from flotilla.kafka.session_log import KafkaLog
 from flotilla.outbox import parked
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
 from gateway.fleet.streams import StreamLoad, stream_loads
 from gateway.schemas.overview import AuditLoad, Fleet, OutboxLoad, Stream
-from gateway.services import Services
 
 _AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
 _LETTERS = """
@@ -41,17 +42,17 @@ _MAX_PARKED = 1000
 log = structlog.get_logger(__name__)
 
 
-async def overview(services: Services, tenant_id: str) -> Fleet:
+async def overview(pool: Pool, redis: Redis, kafka_log: KafkaLog, tenant_id: str) -> Fleet:
     """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the whole
     tenant's."""
-    streams = await stream_loads(services.redis, await agent_names(services.pool))
-    lag = await audit_lag(services)
+    streams = await stream_loads(redis, await agent_names(pool))
+    lag = await audit_lag(pool, kafka_log)
     with acting_as(ITSELF):  # numbers, of every session
-        return await _numbers(services, tenant_id, streams, lag)
+        return await _numbers(pool, tenant_id, streams, lag)
 
 
-async def _numbers(services: Services, tenant_id: str, streams: list[StreamLoad], lag: int | None) -> Fleet:
-    async with tenant_transaction(services.pool, tenant_id) as connection:
+async def _numbers(pool: Pool, tenant_id: str, streams: list[StreamLoad], lag: int | None) -> Fleet:
+    async with tenant_transaction(pool, tenant_id) as connection:
         letters = {row["stream"]: row["letters"] for row in await connection.fetch(_LETTERS, tenant_id)}
         outbox = await _outbox(connection)
         counts = await connection.fetchrow(_COUNTS, tenant_id)
@@ -76,14 +77,14 @@ async def agent_names(pool: Pool) -> list[str]:
     return [row["name"] for row in await pool.fetch(_AGENTS)]
 
 
-async def audit_lag(services: Services) -> int | None:
+async def audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
     """Events in Kafka that are not projected yet; None while Kafka does not answer."""
     try:
-        ends = await services.kafka_log.end_offsets()
+        ends = await kafka_log.end_offsets()
     except RetryLater as error:
         log.info("audit_lag_unknown", error=str(error))
         return None
-    rows = await services.pool.fetch(_PROJECTED, sorted(ends))
+    rows = await pool.fetch(_PROJECTED, sorted(ends))
     projected = {int(row["number"]): int(row["next_offset"]) for row in rows}
     return sum(max(0, end - projected[partition]) for partition, end in ends.items())
 

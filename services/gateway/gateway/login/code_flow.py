@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.auth.oidc import Oidc
+from gateway.auth.origin import Origin
 from gateway.auth.principal import Principal
 from gateway.login.attempts import LAST_S, Attempts
-from gateway.login.origin import Origin
 from gateway.login.provider import Provider
 
 COOKIE = "flotilla_login"

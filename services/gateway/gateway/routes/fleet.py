@@ -15,11 +15,11 @@ router = guarded_router("fleet")
 @allow(EVERYONE)
 async def get_fleet(services: Wired, caller: Caller) -> Fleet:
     """Everything that may pile up: streams, outbox, audit, approvals, orders."""
-    return await overview(services, caller.tenant_id)
+    return await overview(services.pool, services.redis, services.kafka_log, caller.tenant_id)
 
 
 @router.get("/v1/fleet/history", response_model=FleetHistory, responses=refusals())
 @allow(EVERYONE)
 async def get_history(services: Wired, caller: Caller) -> FleetHistory:
     """The last hour in steps of 15 s, as this replica saw it."""
-    return await history(services, tuple(services.samples), caller.tenant_id)
+    return await history(services.pool, tuple(services.samples), caller.tenant_id)

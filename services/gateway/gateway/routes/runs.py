@@ -13,11 +13,11 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import Claim, IdempotencyKey
 from gateway.live.admission import Admission
-from gateway.live.run_events import read_position, run_events
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.runs import records
+from gateway.runs.events import read_position, run_events
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
 from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text

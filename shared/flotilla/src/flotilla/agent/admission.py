@@ -12,7 +12,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import TICKET_FIELD
 from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask
-from flotilla.postgres import AWAY, Pool
+from flotilla.postgres import Pool, retry_when_away
 from flotilla.telemetry.metrics import TASKS_REFUSED
 
 CLOCKS_DIFFER = timedelta(seconds=60)
@@ -78,12 +78,10 @@ class Admission:
             task = from_builtins(delivery.event.data, AgentTask)
         except Undecodable:
             return None
-        try:
+        with retry_when_away():
             return await self._pool.fetchval(  # type: ignore[no-any-return]
                 _UNTICKETED, task.tenant_id, task.task_id, self._agent, task.attempt
             )
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
 
     def _refused(self, reason: str, message: str) -> Untrusted:
         TASKS_REFUSED.labels(self._agent, reason).inc()

@@ -5,6 +5,7 @@ about to write, and answers with what is stored.
 """
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres import AWAY, Connection, Pool, retry_when_away, tenant_transaction
 
 # The outcome of the task's ticket, and the answer to the task, if there is one.
 _STANDING = """
@@ -84,11 +85,9 @@ class Effects:
             TaskOver: there is none, and none is wanted.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
-        try:
+        with _staying_pending(task):
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
                 row = await connection.fetchrow(_STANDING, task.tenant_id, task.task_id)
-        except AWAY as error:
-            raise _away(task, error) from error
         assert row is not None  # noqa: S101 - the statement always gives one row
         answer = _answer(row)
         if answer is not None and (answer.status == "done" or answer.attempt >= task.attempt):
@@ -105,11 +104,9 @@ class Effects:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        try:
+        with _staying_pending(task):
             async with tenant_transaction(self._pool, task.tenant_id) as connection:
                 found = await connection.fetchval(_RESULT, task_id)
-        except AWAY as error:
-            raise _away(task, error) from error
         return None if found is None else msgspec.json.decode(found)
 
     async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
@@ -123,8 +120,9 @@ class Effects:
             Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
         """
         try:
-            async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                await self._write(connection, task, entry_id, outcome)
+            with _staying_pending(task):
+                async with tenant_transaction(self._pool, task.tenant_id) as connection:
+                    await self._write(connection, task, entry_id, outcome)
         except _AnsweredAlready:
             stored = await self.stored(task)
             if stored is None:
@@ -132,8 +130,6 @@ class Effects:
             return stored
         except asyncpg.InsufficientPrivilegeError as error:
             raise TaskOver(f"task {task.task_id}, try {task.attempt}: {error}") from error
-        except AWAY as error:
-            raise _away(task, error) from error
         return Answer(
             status=outcome.status,
             attempt=task.attempt,
@@ -203,10 +199,8 @@ async def _made(effect: Effect, connection: Connection) -> None:
         raise EffectFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _away(task: AgentTask, error: Exception) -> RetryLater:
-    return RetryLater(
-        f"PostgreSQL is unavailable, task {task.task_id} stays pending: {str(error) or type(error).__name__}"
-    )
+def _staying_pending(task: AgentTask) -> AbstractContextManager[None]:
+    return retry_when_away(f"task {task.task_id} stays pending")
 
 
 def _jsonb(value: object) -> str | None:

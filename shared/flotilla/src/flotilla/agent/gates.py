@@ -14,11 +14,11 @@ import asyncpg
 from flotilla.agent.ports import Gate, NamedCall, ToolVerdict
 from flotilla.contracts.approvals import MAX_ARGS_BYTES, content_hash
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Invalid, Refused, RetryLater
+from flotilla.contracts.errors import Invalid, Refused
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import ApprovalNeeded
-from flotilla.postgres import AWAY, Pool, tenant_transaction
+from flotilla.postgres import Pool, retry_when_away, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
 _VERDICTS = """
@@ -167,8 +167,6 @@ class StoredGate:
         await self._fetch(_STORE, approval_id, action, content_hash(action, args), body)
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        try:
+        with retry_when_away():
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
                 return await connection.fetch(statement, self._tenant_id, *arguments)
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error

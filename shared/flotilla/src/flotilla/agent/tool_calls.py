@@ -16,12 +16,11 @@ import structlog
 from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
 from flotilla.agent.recording import called, shortened
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import marked
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, retry_when_away, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, renewed
 
 NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
@@ -141,11 +140,9 @@ class StoredToolCalls:
         return await self._transaction(lambda connection: connection.fetch(statement, *self._key(call), *arguments))
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[list[asyncpg.Record]]]) -> list[asyncpg.Record]:
-        try:
+        with retry_when_away():
             async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
                 return await work(connection)
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
 
     def _key(self, call: NamedCall) -> tuple[str, str, str, bytes, int]:
         return self._task.tenant_id, self._task.task_id, call.tool, call.args_hash, call.occurrence

@@ -26,11 +26,11 @@ from flotilla.contracts.dead_letters import (
     RedriveRequested,
 )
 from flotilla.contracts.envelope import AgentEvent, to_builtins
-from flotilla.contracts.errors import Conflict, NotFound, RetryLater
+from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
 from flotilla.contracts.values import storable_text
-from flotilla.postgres import AWAY, UNSTORABLE, Connection, HeldTask, Pool, holding, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, HeldTask, Pool, holding, retry_when_away, tenant_transaction
 from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
 
 # Keeps an entry once, whichever consumer of the group buries it.
@@ -95,14 +95,11 @@ class PostgresDeadLetters:
         Raises:
             RetryLater: PostgreSQL is unavailable; the entry stays pending.
         """
-        try:
-            return await self._keep(lost, _Names.of(lost, self._operator_tenant))
-        except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
-            return await self._keep(lost, _Names(self._operator_tenant))
-        except AWAY as error:
-            raise RetryLater(
-                f"PostgreSQL is unavailable, entry {lost.entry.entry_id} stays pending: {error}"
-            ) from error
+        with retry_when_away(f"entry {lost.entry.entry_id} stays pending"):
+            try:
+                return await self._keep(lost, _Names.of(lost, self._operator_tenant))
+            except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
+                return await self._keep(lost, _Names(self._operator_tenant))
 
     async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
         with holding(_held(names.task)):
@@ -187,11 +184,9 @@ class PostgresDeadLetters:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        try:
+        with retry_when_away():
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 row = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
-        except AWAY as error:
-            raise RetryLater(f"PostgreSQL is unavailable: {error}") from error
         return None if row is None else RedrivenEntry(row["stream"], _fields_of(row))
 
     async def redrive_stream(self, redis: Redis, tenant_id: str, stream: str) -> int:

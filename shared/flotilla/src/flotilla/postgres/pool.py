@@ -49,6 +49,17 @@ UNSTORABLE = (
 )
 """What PostgreSQL answers to a value that it can't hold: the same statement would fail again. By SQLSTATE class."""
 
+
+@contextmanager
+def retry_when_away(subject: str = "") -> Iterator[None]:
+    """Raise RetryLater where the block meets one of `AWAY`; `subject` names what is left undone until then."""
+    try:
+        yield
+    except AWAY as error:
+        reason = str(error) or type(error).__name__
+        raise RetryLater(f"PostgreSQL does not answer{subject and f', {subject}'}: {reason}") from error
+
+
 _CHECK_S = 4.0
 """Less than a readiness check may take, so that the reason is told."""
 IDLE_IN_TRANSACTION_S = 30

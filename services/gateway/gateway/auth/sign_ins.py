@@ -11,8 +11,8 @@ from flotilla.contracts.api_keys import key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.postgres import Pool, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
+from gateway.auth.origin import Origin
 from gateway.auth.principal import Principal
-from gateway.login.origin import Origin
 
 COOKIE = "flotilla_sign_in"
 _FIND = "SELECT * FROM flotilla.authenticate_sign_in($1)"
