@@ -14,9 +14,12 @@ STOLEN = HeldTask(task_id="t9", attempt=1, secret="of research")
 """The ticket of a task of agent `research`."""
 REGISTER = (
     "INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, input_schema, "
-    "output_schema) VALUES ($1, 'mine', '1', 's', 'g', 1, '{}', '{}')"
+    "output_schema) VALUES ($1, gen_random_uuid()::text, '1', 's', 'g', 1, '{}', '{}')"
 )
-KEEP = "SELECT flotilla.keep_dead_letter('default','x',$1,'g','1','t','s','r','e','x','x',1,'','{}')"
+KEEP = (
+    "SELECT flotilla.keep_dead_letter('default', gen_random_uuid()::text, $1, 'g', '1', 't', 's', 'r', 'e', 'x', 'x', 1, "
+    "'', '{}')"
+)
 UNTICKETED = "SELECT flotilla.unticketed_task('default', 't7', 'research', 1)"
 MISSING = (
     "INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, status, attempt) "

@@ -1,4 +1,4 @@
-"""`flotilla up` runs an agent that `flotilla new agent` wrote, as a user of its own, and it answers a task."""
+"""`flotilla up` runs agents that `flotilla new agent` wrote, as users of their own, also beside a stack that runs."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flotilla.agent.template import write_agent
-from flotilla_devstack import Status, UpOptions, down, up
+from flotilla_devstack import Status, UpOptions, down, status, up
+from flotilla_devstack.errors import StartFailedError
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.redis_users import read_passwords
 from tests.support.waiting import eventually
@@ -21,7 +22,7 @@ from tests.support.waiting import eventually
 FLOTILLA = Path(sys.executable).parent / "flotilla"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Iterator[Status]:
     root = Path(tempfile.mkdtemp(prefix="flotilla-own-agent-"))
     root.chmod(0o711)
@@ -64,3 +65,25 @@ async def test_a_new_agent_answers_a_task_on_the_local_stack(running: Status) ->
 
     done = await eventually(finished, timeout_s=30)
     assert done["result"] == {"text": "one two three", "words": 3}
+
+
+@pytest.mark.timeout(240)
+def test_a_stack_that_runs_takes_another_agent_and_stays_up_when_one_does_not_start(running: Status) -> None:
+    state = Path(running["keys_file"]).parent
+    for name in ("late", "broken"):
+        write_agent(name, state.parent / f"{name}-agent")
+    (state.parent / "broken-agent/broken_agent/main.py").write_text("raise SystemExit('not today')")
+    folders = tuple(state.parent / f"{name}-agent" for name in ("word-count", "late"))
+    before = {process["name"]: process["pid"] for process in running["processes"]}
+
+    grown = up(UpOptions(state=state, agents=folders), timeout_s=120)
+    after = {process["name"]: process["pid"] for process in grown["processes"]}
+    assert after.items() > before.items()
+    assert after.keys() - before.keys() == {"late-agent"}
+    assert "late" in {agent["name"] for agent in flotilla(running, "agents", "list")["agents"]}
+    assert up(UpOptions(state=state, agents=folders), timeout_s=120) == grown
+
+    with pytest.raises(StartFailedError, match="broken-agent did not come up"):
+        up(UpOptions(state=state, agents=(*folders, state.parent / "broken-agent")), timeout_s=120)
+    assert status(state)["state"] == "ready"
+    assert {process["name"]: process["pid"] for process in status(state)["processes"]} == after

@@ -21,7 +21,7 @@ def test_a_new_agents_folder_is_one_that_the_stack_runs(tmp_path: Path) -> None:
     assert find_agents(tmp_path) == find_agents(folder) == [folder]
     (spec,) = read_agents([folder]).values()
     assert (spec.name, spec.agent, spec.module) == ("word-count-agent", "word-count", "word_count_agent")
-    assert spec.role == SERVICES["research-agent"].role
+    assert spec.role == "flotilla_agent_word-count"
     assert command_of(spec) == (sys.executable, "-m", "word_count_agent.main")
     assert own_environment(spec)["PYTHONPATH"].split(":")[0] == str(folder)
     assert own_environment(spec)["FLOTILLA_AGENT_NAME"] == "word-count"

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flotilla_devstack.errors import DeadlineError, DevstackError, NotRunningError, StartFailedError, StateLockedError
 from flotilla_devstack.folders import Lock, StateDir
 from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.own_agents import ask_for, read_agents
 from flotilla_devstack.ports import check_free
 from flotilla_devstack.process import Identity
 from flotilla_devstack.progress import Follower, Journal, Listener, ignore
@@ -22,6 +23,7 @@ from flotilla_devstack.waiting import wait_until
 UpOptions = SupervisorOptions
 _UP_TIMEOUT_S = 900.0  # the first time downloads
 _DOWN_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 
 
@@ -32,8 +34,8 @@ class _OwnerVanishedError(DevstackError):
 def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, timeout_s: float = _UP_TIMEOUT_S) -> Status:
     """Make the stack run, and return its status once everything is ready.
 
-    Does nothing when it runs already, follows a start that is under way, and waits for an end that is under way. When
-    it is interrupted (Ctrl-C), what it started is stopped again.
+    One that runs already gets the agents that it does not have. Follows a start that is under way, and waits for an
+    end that is under way. When it is interrupted (Ctrl-C), what it started is stopped again.
 
     Raises:
         PortTakenError: a port that was asked for by number is in use.
@@ -44,7 +46,7 @@ def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, time
     state_dir = StateDir(options.state).create()
     with Journal(state_dir.journal_file).follow() as follower:
         if _settle(state_dir) == "ready":
-            return read_status(state_dir)
+            return _with_agents(options.agents, state_dir, follower, on_progress, timeout_s)
         if Lock(state_dir.lock_file).held():
             with contextlib.suppress(_OwnerVanishedError):
                 return _follow(state_dir, follower, None, on_progress, timeout_s)
@@ -100,6 +102,30 @@ def log_path(state: Path | None, name: str) -> Path:
         )
         raise NotRunningError(f"no log of {name} in {state_dir.logs}; there are: {names}")
     return path
+
+
+def _with_agents(
+    folders: Sequence[Path], state_dir: StateDir, follower: Follower, on_progress: Listener, timeout_s: float
+) -> Status:
+    """Have the running stack add the agents that it does not have."""
+    if not _missing(folders, state_dir):
+        return read_status(state_dir)
+    follower.skip()
+    ask_for(folders, state_dir)
+    wait_until(
+        lambda: not state_dir.wanted_agents_file.exists(),
+        timeout_s=_ANSWER_TIMEOUT_S,
+        what=f"the supervisor of {state_dir.root} to add agents (one of a former version adds none: stop it first)",
+    )
+    reached = _follow(state_dir, follower, None, on_progress, timeout_s)
+    if missing := _missing(folders, state_dir):
+        raise StartFailedError(f"{', '.join(missing)} did not come up; the rest of the stack runs")
+    return reached
+
+
+def _missing(folders: Sequence[Path], state_dir: StateDir) -> list[str]:
+    running = {process["name"] for process in read_status(state_dir)["processes"]}
+    return [name for name in read_agents(folders) if name not in running]
 
 
 def _settle(state_dir: StateDir) -> str:

@@ -42,6 +42,8 @@ class StateDir:
         self.redis_passwords_file = self.root / "redis-passwords.json"
         self.ticket_key_file = self.root / "tickets.pem"
         self.ticket_public_key_file = self.root / "tickets.pub"
+        self.wanted_agents_file = self.root / "wanted-agents.json"
+        """Folders of agents that the running supervisor is asked to add."""
         self.logs = self.root / "logs"
 
     def create(self) -> Self:

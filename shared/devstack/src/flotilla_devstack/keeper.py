@@ -43,6 +43,10 @@ class Keeper:
         self._watched = [_Watched(unit) for unit in units]
         self._listener = listener
 
+    def watch(self, units: Sequence[Unit]) -> None:
+        """Look at these, too, from now on."""
+        self._watched += [_Watched(unit) for unit in units]
+
     def tick(self, now: float) -> None:
         """Note who ended, start whose time has come, and note who is ready again."""
         for watched in self._watched:

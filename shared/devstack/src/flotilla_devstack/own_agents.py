@@ -1,5 +1,6 @@
 """Agents of one's own beside the six services: folders that `flotilla new agent` wrote, known by their service.toml."""
 
+import json
 import os
 import re
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flotilla_devstack.errors import DevstackError
+from flotilla_devstack.folders import StateDir, write_atomically
 from flotilla_devstack.services import AGENT_ROLE, METRICS, SERVICES, ServiceSpec
 
 FILE = "service.toml"
@@ -34,6 +36,21 @@ def find_agents(*roots: Path) -> list[Path]:
     """Return those of `roots`, and of the folders in them, that hold an agent beside the six services."""
     candidates = [folder for root in roots for folder in (root, *sorted(root.glob("*-agent")))]
     return list(dict.fromkeys(folder.resolve() for folder in candidates if _is_own(folder)))
+
+
+def ask_for(folders: Iterable[Path], state_dir: StateDir) -> None:
+    """Ask the running supervisor to add the agents of these folders."""
+    write_atomically(state_dir.wanted_agents_file, json.dumps([str(folder.resolve()) for folder in folders]))
+
+
+def take_wanted(state_dir: StateDir) -> list[Path]:
+    """Return the folders that somebody asked for since the last call."""
+    try:
+        wanted = json.loads(state_dir.wanted_agents_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    state_dir.wanted_agents_file.unlink()
+    return [Path(folder) for folder in wanted]
 
 
 def command_of(spec: ServiceSpec) -> tuple[str, ...]:

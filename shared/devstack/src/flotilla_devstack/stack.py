@@ -23,7 +23,7 @@ from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import Flavour, RedisServer
 from flotilla_devstack.servers.temporal import TemporalServer
-from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT, SERVICES
+from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT, SERVICES, ServiceSpec
 from flotilla_devstack.startup import bring_up, side_by_side, take_down
 from flotilla_devstack.status import StackState, StatusBoard, find_entry, read_status
 from flotilla_devstack.unit import Unit
@@ -163,6 +163,11 @@ class Stack(RunningStack):
         for unit in services:
             unit.on_change = self.post
         self.post()
+
+    def add_agents(self, agents: Mapping[str, ServiceSpec]) -> None:
+        """Know these agents, too, each with a password for its Redis user."""
+        self.own_agents = {**self.own_agents, **agents}
+        make_passwords(self.state_dir.redis_passwords_file, self.own_agents)
 
     def create_database(self, name: str) -> None:
         """Make a database; one that exists is left as it is."""

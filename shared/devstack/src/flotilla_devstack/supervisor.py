@@ -18,7 +18,7 @@ from pathlib import Path
 from flotilla_devstack.errors import DevstackError, InterruptedStartError, StateLockedError
 from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.keeper import Keeper
-from flotilla_devstack.own_agents import command_of, read_agents
+from flotilla_devstack.own_agents import command_of, read_agents, take_wanted
 from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
 from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, ServiceProcess
@@ -102,6 +102,7 @@ class Supervisor:
     def _bring_up(self) -> None:
         for name in self._stack.ledger.sweep():
             self._watch.report("starting", f"ended {name}, left behind by a killed supervisor")
+        take_wanted(self._state_dir)  # asked of a supervisor that was killed before it answered
         self._stack.start_servers()
         self._install()
         self._services = [self._make(name) for name in (*self._options.services, *self._stack.own_agents)]
@@ -114,7 +115,42 @@ class Supervisor:
         units = [*self._stack.servers.values(), *self._services]
         keeper = Keeper(units, self._report)
         while not self._stack.cancelled.wait(_TICK_S):
+            if self._state_dir.wanted_agents_file.exists():
+                keeper.watch(self._add_agents())
             keeper.tick(time.monotonic())
+
+    def _add_agents(self) -> list[ServiceProcess]:
+        """Run the agents that `up` asks for beside what runs; one that does not come up is stopped again."""
+        self._stack.post("starting")  # before the request goes: `up` waits for "ready" from then on
+        try:
+            present = {service.name for service in self._services}
+            wanted = read_agents(take_wanted(self._state_dir))
+            found = {name: spec for name, spec in wanted.items() if name not in present}
+            self._stack.add_agents(found)
+            self._install()
+            return self._running([self._make(name) for name in found])
+        except InterruptedStartError:
+            raise
+        except DevstackError as error:
+            self._watch.report("starting", f"no agent was added: {error}")
+            return []
+        finally:
+            self._stack.post("ready")
+
+    def _running(self, agents: Sequence[ServiceProcess]) -> list[ServiceProcess]:
+        side_by_side(agents, self._start_or_stop, threading.Event())
+        started = [agent for agent in agents if agent.running()]
+        self._services += started
+        self._stack.run_services(self._services)
+        return started
+
+    def _start_or_stop(self, agent: ServiceProcess) -> None:
+        try:
+            self._start_service(agent)
+        except InterruptedStartError:
+            raise
+        except DevstackError:  # reported
+            take_down(agent, self._report)
 
     def _end(self, code: int, error: Exception | None = None) -> int:
         """Services first, so that they can hand back their work; the folder's lock goes last."""

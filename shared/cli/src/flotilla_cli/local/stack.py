@@ -55,15 +55,6 @@ def _services(root: Path | None) -> list[Path]:
     return [root / "services"] if root else []
 
 
-def note_missing_agents(document: Status, options: UpOptions) -> None:
-    """Tell which agents a stack that ran already does not have."""
-    from flotilla_devstack.own_agents import read_agents
-
-    running = {process["name"] for process in document["processes"]}
-    if missing := [name for name in read_agents(options.agents) if name not in running]:
-        notice(f"\nThe stack ran already, without {', '.join(missing)}: flotilla down, then flotilla up, adds them")
-
-
 def take_down(state: Path | None) -> list[str]:
     """Stop the stack, showing how far it is; the names of what was stopped."""
     with devstack_errors(), ProgressView() as view:

@@ -53,15 +53,13 @@ def up(state: State = None, port: Port = None, agent: Agents = None) -> None:
     """Start the local stack: Temporal, PostgreSQL, Redis, Kafka and the six services, as processes on loopback.
 
     Agents that `flotilla new agent` wrote run with it: those in the repository's services/, in this folder, and those
-    that --agent names. Does nothing when it runs already. Set OPENAI_BASE_URL, OPENAI_API_KEY and FLOTILLA_LLM_MODEL
-    before, and the writer uses that model; without them it uses a built-in extractive one.
+    that --agent names. A stack that runs already gets those that it does not have. Set OPENAI_BASE_URL, OPENAI_API_KEY
+    and FLOTILLA_LLM_MODEL before, and the writer uses that model; without them it uses a built-in extractive one.
     """
-    from flotilla_cli.local.stack import bring_up, note_missing_agents, note_what_next, print_places
+    from flotilla_cli.local.stack import bring_up, note_what_next, print_places
 
-    options = up_options(state, port, agent)
-    document = bring_up(options)
+    document = bring_up(up_options(state, port, agent))
     print_places(document)
-    note_missing_agents(document, options)
     note_what_next()
 
 
