@@ -17,8 +17,8 @@ REGISTER = (
     "output_schema) VALUES ($1, gen_random_uuid()::text, '1', 's', 'g', 1, '{}', '{}')"
 )
 KEEP = (
-    "SELECT flotilla.keep_dead_letter('default', gen_random_uuid()::text, $1, 'g', '1', 't', 's', 'r', 'e', 'x', 'x', 1, "
-    "'', '{}')"
+    "SELECT flotilla.keep_dead_letter('default', gen_random_uuid()::text, $1, 'g', '1', 't', 's', 'r', 'e', 'x', 'x', "
+    "1, '', '{}')"
 )
 UNTICKETED = "SELECT flotilla.unticketed_task('default', 't7', 'research', 1)"
 MISSING = (
