@@ -173,6 +173,7 @@ docs: setup ## Write the generated pages, schemas, types and dashboards again (c
 	$(BIN)/python -m flotilla_cli.reference > docs/cli.md
 	$(BIN)/python -m tests.unit.config.test_documentation
 	$(BIN)/python -m gateway.openapi | $(CONSOLE)/npm schema
+	$(BIN)/python scripts/console_pages.py
 	$(BIN)/python -m flotilla.kafka.acl > docs/generated/kafka-acls.md
 	$(BIN)/python charts/schema.py
 	$(BIN)/python k8s/monitoring/dashboards.py

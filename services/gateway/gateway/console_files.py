@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from gateway.console_routes import PAGES
+from gateway.console_pages import PAGES
 
 FOLDER = Path(__file__).parent / "console_dist"
 NONCE = "__CSP_NONCE__"

@@ -3,8 +3,8 @@
 import re
 from urllib.parse import urlsplit
 
-PAGES = ("login", "ask", "runs", "sessions", "approvals", "fleet", "documents", "orders", "signers")
-"""First parts of the paths that the console routes itself; its start is `/`."""
+from gateway.console_pages import PAGES
+
 HOME = "/"
 MAX_LENGTH = 2000
 _PATH = re.compile(rf"/(?:(?:{'|'.join(PAGES)})(?:/[^/\\]*)*)?")
