@@ -119,7 +119,7 @@ test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG,
 	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster $(if $(FULL),,-m 'not full') --timeout 1800
 
 ##@ Run it on Kubernetes
-.PHONY: charts base-image images image-report load server-images install upgrade uninstall kind-up port-forward
+.PHONY: charts base-image images skaffold image-report load server-images install upgrade uninstall kind-up port-forward
 export IMAGE_REPOSITORY ?= flotilla
 export IMAGE_TAG ?= 0.1.0
 HELM_OPTIONS ?=
@@ -134,6 +134,10 @@ base-image: ## Look up the digest of the base image and note it in locks/base-im
 
 images: try-console ## Build the images and their SBOMs (docker, podman or buildah; BASE_IMAGE=NAME@sha256:…)
 	k8s/images build
+
+skaffold: setup ## Build and install on each change, your own agents of services/ too (SKAFFOLD_OPTIONS='-p buildah' without Docker)
+	$(BIN)/python k8s/skaffold.py
+	BASE_IMAGE="$$(k8s/images base)" skaffold dev --filename .skaffold.yaml $(SKAFFOLD_OPTIONS)
 
 image-report: ## Sizes of the images, and how long each takes to answer
 	k8s/images report

@@ -1,6 +1,7 @@
 """Every list of services says what the service.toml files say: one that forgets a service fails here, by name."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flotilla.agent.template import write_agent
 from flotilla.bus.acl import grants
 from flotilla.contracts.names import agent_role
 from flotilla.install.settings import Settings as InstallSettings
@@ -25,6 +27,7 @@ NAMES = set(CATALOG)
 MODULES = {each.module for each in CATALOG.values()}
 AGENTS = [each.agent for each in CATALOG.values() if each.agent]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+OWN = "word-count-agent"
 CONTRACTS = {each["name"]: each for each in PYPROJECT["importlinter"]["contracts"]}
 
 
@@ -74,6 +77,19 @@ def test_skaffold_builds_and_installs_every_service() -> None:
         assert {each["image"] for each in build["artifacts"]} == {f"flotilla/{name}" for name in NAMES}
     given = skaffold["deploy"]["helm"]["releases"][0]["setValueTemplates"]
     assert {key.split(".")[0] for key in given} - {"install"} == NAMES
+
+
+def test_skaffold_builds_and_installs_agents_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "skaffold.yaml").write_text(read("skaffold.yaml"), "utf-8")
+    write_agent("word-count", tmp_path / "services/word-count-agent")
+    runpy.run_path(str(ROOT / "k8s/skaffold.py"))["main"](tmp_path)
+    written = yaml.safe_load((tmp_path / ".skaffold.yaml").read_text("utf-8"))
+    for build in (written["build"], written["profiles"][0]["build"]):
+        assert {each["image"] for each in build["artifacts"]} == {f"flotilla/{name}" for name in (*NAMES, OWN)}
+    arguments = written["build"]["artifacts"][-1]["docker"]["buildArgs"]
+    assert (arguments["SERVICE"], arguments["LOCK"]) == (OWN, f"services/{OWN}/requirements.txt")
+    given = written["deploy"]["helm"]["releases"][0]["setValueTemplates"]
+    assert given["agents.word-count.image.tag"] == "{{.IMAGE_TAG_flotilla_word_count_agent}}"
 
 
 def test_the_fleets_chart_installs_every_service() -> None:
