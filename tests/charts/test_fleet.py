@@ -14,7 +14,7 @@ import yaml
 
 from flotilla.bus.acl import agent_grant, grants
 from flotilla.config.signing import load_public_keys, load_signer
-from flotilla.contracts.names import task_stream
+from flotilla.contracts.names import agent_role, task_stream
 from flotilla.kafka.acl import rights, strimzi_users
 from tests.charts.conftest import CHARTS, ROOT, Helm, Render, of_kind, template
 from tests.support.catalog import SERVICES
@@ -271,7 +271,10 @@ def test_an_entry_of_agents_is_installed_like_the_fleets_own(render: Render) -> 
 
 def _as_agent(pod: dict[str, Any], name: str) -> str:
     """The pod without what is this agent's own."""
-    return yaml.safe_dump(pod).replace(f"{name}-agent", "AGENT").replace(f"value: {name}", "value: AGENT")
+    text = yaml.safe_dump(pod)
+    for own in (f"{name}-agent", f"value: {name}", f"key: flotilla_agent_{name}"):
+        text = text.replace(own, own.replace(name, "AGENT"))
+    return text
 
 
 def test_an_own_agents_redis_user_has_the_rights_that_the_library_prints(render: Render) -> None:
@@ -285,6 +288,19 @@ def test_an_own_agents_redis_user_has_the_rights_that_the_library_prints(render:
         assert f"user {agent}-agent {rules} #{sha256(password).hexdigest()}" in users
         url = b64decode(held["flotilla-demo-redis"][f"{agent}-agent"]).decode()
         assert url.startswith(f"redis://{agent}-agent:{password.decode()}@")
+
+
+def test_an_own_agent_logs_in_to_postgresql_as_itself(render: Render) -> None:
+    manifests = render("flotilla", *OWN, files=("flotilla/values-demo.yaml",))
+    held = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "Secret")}
+    (job,) = of_kind(manifests, "Job")
+    (mounted,) = [each["secret"]["secretName"] for each in job["spec"]["template"]["spec"]["volumes"]]
+
+    for agent in ("translate", "word-count"):
+        role = agent_role(agent)
+        password = b64decode(held[mounted][role]).decode()
+        assert b64decode(held["flotilla-demo-postgres"][role]).decode().startswith(f"postgresql://{role}:{password}@")
+    assert "flotilla_agent" not in held[mounted]
 
 
 @pytest.mark.parametrize("entry", ["agents.Word_Count.replicas=1", "agents.translate.replicass=1"])

@@ -162,7 +162,7 @@ async def find_suspects(connection: Connection) -> Suspects:
     return Suspects(newest, seen_at)
 
 
-async def find_suspects_at_rest(connection: Connection) -> Suspects:
+async def find_suspects_by_heads(connection: Connection) -> Suspects:
     """The same by the head rows alone, which is quick: for the moment in which live consumers wait."""
     await connection.execute(_RAISE_LIMIT)
     rows = await connection.fetch(_HEADS, timeout=_QUERY_S)

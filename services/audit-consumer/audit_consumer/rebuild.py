@@ -27,7 +27,7 @@ from audit_consumer.losses import (
     WouldLose,
     count_losses,
     find_suspects,
-    find_suspects_at_rest,
+    find_suspects_by_heads,
     note_losses,
     refuse_losses,
 )
@@ -260,7 +260,7 @@ class _Rebuild:
             await connection.execute(_LOCK_TIMEOUT)
             await connection.execute(_STOP_LIVE)
             await self._project_until(await self._common_ends(connection))
-            newer = await count_losses(connection, await find_suspects_at_rest(connection))
+            newer = await count_losses(connection, await find_suspects_by_heads(connection))
             refuse_losses(newer, self._order.accepted)
             names = {loss.name for loss in (*losses, *newer)}
             outcome = self._outcome(sorted(names))

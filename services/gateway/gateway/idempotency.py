@@ -44,7 +44,7 @@ class IdempotencyConflict(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class IdempotencyClaim:
     """A request that may be a repetition. `content` is what makes it the same request."""
 
     principal: Principal

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from flotilla.postgres import Connection
 from outbox_relay.low import Horizon
-from outbox_relay.rows import draw_horizon, look_at_horizon
+from outbox_relay.rows import look_at_horizon, read_horizon
 
 _DRAW_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.05
@@ -29,7 +29,7 @@ class HorizonWatch:
         if self._drawn is None:
             if now - self._drawn_at >= _DRAW_EVERY_S:
                 self._drawn_at = now
-                self._drawn = await draw_horizon(self._connection, above=self._newest)
+                self._drawn = await read_horizon(self._connection, above=self._newest)
         elif now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
             await self._look(self._drawn, patient=now - self._drawn_at < _PATIENCE_S)

@@ -129,7 +129,7 @@ async def delete_rows(connection: Connection, ids: Iterable[int]) -> None:
     await connection.execute(_DELETE, list(ids))
 
 
-async def draw_horizon(connection: Connection, *, above: Horizon) -> tuple[int, int] | None:
+async def read_horizon(connection: Connection, *, above: Horizon) -> tuple[int, int] | None:
     """The highest row id drawn, then a transaction id above that of every transaction that drew it or one below.
 
     None when this would say no more than `above`.

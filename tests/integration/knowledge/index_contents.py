@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 from flotilla.knowledge.analysis import analyse
-from flotilla.knowledge.postings import unpack
+from flotilla.knowledge.postings import decode_blocks
 from flotilla.postgres import Connection
 
 Contents: TypeAlias = set[tuple[str, int, str, int, int]]
@@ -29,7 +29,7 @@ async def postings(connection: Connection) -> Contents:
     }
     found: Contents = set()
     for term, block, packed in await connection.fetch(_POSTINGS):
-        one = unpack([(block, packed)])
+        one = decode_blocks([(block, packed)])
         for slot, count, length in zip(one.slots, one.counts, one.lengths, strict=True):
             found.add((*at[int(slot)], term, int(count), int(length)))
     return found

@@ -12,7 +12,7 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from outbox_relay.horizon_watch import HorizonWatch
 from outbox_relay.low import Horizon, Start
-from outbox_relay.rows import PAGE, OutboxPage, delete_rows, draw_horizon, look_at_horizon, read_page
+from outbox_relay.rows import PAGE, OutboxPage, delete_rows, look_at_horizon, read_horizon, read_page
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually
@@ -87,7 +87,7 @@ async def test_a_transaction_that_commits_late_is_found_below_later_ones(
     async with open_transaction(database) as late:
         await append(late, TENANT, "late", [message("drawn first")])
         await append_messages(pool, "early", ["committed first"])
-        horizon = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
+        horizon = await read_horizon(relay_connection, above=NOTHING_KNOWN)
         assert horizon is not None
         first_read = await read_ids(relay_connection)
         await delete_rows(relay_connection, first_read)
@@ -106,7 +106,7 @@ async def test_the_horizon_waits_for_every_older_transaction(
     async with open_transaction(database) as lower, open_transaction(database) as higher:
         await append(lower, TENANT, "a", [message("lower xid")])
         await append(higher, TENANT, "b", [message("higher xid")])
-        drawn = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
+        drawn = await read_horizon(relay_connection, above=NOTHING_KNOWN)
         assert drawn is not None
         both = {await xid_of(lower), await xid_of(higher)}
         assert both <= (await look_at_horizon(relay_connection, *drawn)).running
@@ -124,7 +124,7 @@ async def test_reads_above_an_idle_transaction_fall_back_once_it_commits(
     async with open_transaction(database) as idle:
         await append(idle, TENANT, "idle", [message("slow")])
         await append_messages(pool, "busy", ["quick"] * 5)
-        drawn = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
+        drawn = await read_horizon(relay_connection, above=NOTHING_KNOWN)
         assert drawn is not None
         horizon = await look_at_horizon(relay_connection, *drawn)
         await delete_rows(relay_connection, await read_ids(relay_connection))

@@ -23,25 +23,25 @@ def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_exact_jars_pass(pinned: Path) -> None:
-    kafka_libs.verify(pinned)
+    kafka_libs.verify_jars(pinned)
 
 
 def test_changed_jar_is_refused(pinned: Path) -> None:
     (pinned / "a-1.jar").write_bytes(b"other")
     with pytest.raises(CorruptDownloadError, match=r"a-1\.jar"):
-        kafka_libs.verify(pinned)
+        kafka_libs.verify_jars(pinned)
 
 
 def test_missing_jar_is_refused(pinned: Path) -> None:
     (pinned / "b-2.jar").unlink()
     with pytest.raises(CorruptDownloadError, match=r"b-2\.jar"):
-        kafka_libs.verify(pinned)
+        kafka_libs.verify_jars(pinned)
 
 
 def test_surplus_jar_is_refused(pinned: Path) -> None:
     (pinned / "c-3.jar").write_bytes(b"c")
     with pytest.raises(CorruptDownloadError, match=r"c-3\.jar"):
-        kafka_libs.verify(pinned)
+        kafka_libs.verify_jars(pinned)
 
 
 def test_shipped_manifest_and_pom_name_the_same_kafka() -> None:

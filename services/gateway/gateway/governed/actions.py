@@ -20,7 +20,7 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.issuers import issuers_of
-from gateway.idempotency import Claim
+from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
 from gateway.temporal import Start
@@ -58,7 +58,7 @@ class Submitted:
 
 
 async def submit(
-    pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: Claim, access: SessionAccess
+    pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: IdempotencyClaim, access: SessionAccess
 ) -> Submitted:
     """Commits session (if it is new, with `access`), action and first event together.
 

@@ -28,7 +28,7 @@ class LoginFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Return:
+class ProviderAnswer:
     """What the provider sends the browser back with; empty is absent."""
 
     state: str
@@ -67,7 +67,7 @@ class CodeFlow:
             samesite="lax",
         )
 
-    async def finish(self, request: Request, answer: Return) -> tuple[Principal, str]:
+    async def finish(self, request: Request, answer: ProviderAnswer) -> tuple[Principal, str]:
         """Who came back, and where to.
 
         Raises:

@@ -16,7 +16,7 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
-from gateway.idempotency import Claim
+from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.pipelines import Task
 from gateway.temporal import Start
@@ -55,7 +55,7 @@ class Submitted:
     start: Start | None
 
 
-async def submit(pool: Pool, request: PipelineRequest, claim: Claim, access: SessionAccess) -> Submitted:
+async def submit(pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess) -> Submitted:
     """Commits session (if it is new, with `access`), pipeline and first event together.
 
     Raises:

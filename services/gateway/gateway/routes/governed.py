@@ -14,7 +14,7 @@ from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.governed import actions, inbox
 from gateway.governed.deciding import decide
 from gateway.guard import allow, guarded_router
-from gateway.idempotency import Claim, IdempotencyKey
+from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.routes.signers import signed_of
@@ -55,7 +55,7 @@ async def submit_action(
         on_behalf_of=body.on_behalf_of or "",
         requested_by_service=not caller.is_person,
     )
-    claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
+    claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
     submitted = await actions.submit(services.pool, services.policy, request, claim, services.access_of(caller))
     if submitted.start is not None:
         await services.temporal.start(submitted.start)

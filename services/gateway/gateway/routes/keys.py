@@ -13,7 +13,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import ADMINS, Principal
 from gateway.guard import allow, guarded_router
-from gateway.idempotency import Claim, IdempotencyKey
+from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
@@ -73,7 +73,7 @@ async def create_key(
     if body.expires_at is not None and body.expires_at <= utc_now():
         raise Invalid(f"expires_at {body.expires_at.isoformat()} is in the past")
     key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
-    claim = Claim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
+    claim = IdempotencyClaim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
         earlier = await claim.take(connection, key_id)
         if earlier is not None:

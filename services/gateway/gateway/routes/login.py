@@ -12,7 +12,7 @@ from flotilla.contracts.errors import Forbidden, NotFound
 from gateway.auth.principal import EVERYONE
 from gateway.console_routes import MAX_LENGTH, destination
 from gateway.guard import PUBLIC, allow, guarded_router
-from gateway.login.code_flow import CodeFlow, LoginFailed, Return
+from gateway.login.code_flow import CodeFlow, LoginFailed, ProviderAnswer
 from gateway.problems import WrongCredentials
 from gateway.routes.documented import refusals
 from gateway.schemas.login import KeyLogin, LoginOptions, Me
@@ -104,7 +104,7 @@ async def finish_oidc(
     """Where the provider sends the browser back to: sets the cookie and leads on, or back to the login."""
     flow = _code_flow(services)
     try:
-        principal, page = await flow.finish(request, Return(state=state, code=code, error=error, issuer=iss))
+        principal, page = await flow.finish(request, ProviderAnswer(state=state, code=code, error=error, issuer=iss))
     except LoginFailed as failed:
         return RedirectResponse(f"/login?failed={failed.reason}", 303, _NO_STORE)
     response = RedirectResponse(page, 303, _NO_STORE)

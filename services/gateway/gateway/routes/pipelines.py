@@ -6,7 +6,7 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import PipelineRequest
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
-from gateway.idempotency import Claim, IdempotencyKey
+from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.pipelines import records
 from gateway.pipelines.ending import looked_up
 from gateway.routes.documented import refusals
@@ -35,7 +35,7 @@ async def submit_task(
         session_id=body.session_id or task_id,
         timeout_s=body.timeout_s,
     )
-    claim = Claim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
+    claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
     submitted = await records.submit(services.pool, request, claim, services.access_of(caller))
     if submitted.start is not None and await services.temporal.start(submitted.start):
         await records.mark_running(services.pool, caller.tenant_id, task_id)

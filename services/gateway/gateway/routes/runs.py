@@ -11,7 +11,7 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStatus
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
-from gateway.idempotency import Claim, IdempotencyKey
+from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.live.admission import Admission
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
@@ -56,7 +56,7 @@ async def start_run(
         top_k=body.top_k,
     )
     content = [session_id, body.model_dump(exclude={"wait_s"})]
-    claim = Claim(caller, f"POST {_START}", idempotency_key, content)
+    claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
     started = await records.start_run(services.pool, request, claim, services.access_of(caller))
     if started.start is not None:
         await services.temporal.start(started.start)
@@ -160,7 +160,7 @@ async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAc
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if run.status not in ACTIVE_RUN_STATUSES:
         return _already(run)
-    await records.note_cancel(services.pool, run, caller)
+    await records.record_cancel_request(services.pool, run, caller)
     try:
         await services.temporal.cancel(run.workflow_id)
     except NotFound:

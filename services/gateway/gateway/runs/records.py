@@ -17,7 +17,7 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.principal import Principal
-from gateway.idempotency import Claim
+from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
@@ -69,7 +69,7 @@ class Started:
     start: Start | None
 
 
-async def start_run(pool: Pool, request: RAGRequest, claim: Claim, access: SessionAccess) -> Started:
+async def start_run(pool: Pool, request: RAGRequest, claim: IdempotencyClaim, access: SessionAccess) -> Started:
     """Commits session (if it is new, with `access`), run, idempotency key and first events together.
 
     Raises:
@@ -144,7 +144,7 @@ async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
     )
 
 
-async def note_cancel(pool: Pool, run: Run, principal: Principal) -> None:
+async def record_cancel_request(pool: Pool, run: Run, principal: Principal) -> None:
     """Records who asked for the run to be cancelled.
 
     Raises:

@@ -62,7 +62,7 @@ async def enroll(connection: Connection, caller: Principal, signed: Signed, root
     try:
         statement, key, sign_count = prove_possession(signed, roots)
     except Unproven as error:
-        raise Invalid(f"signed: {error}") from error
+        raise Invalid(f"the signed statement is not valid: {error}") from error
     if (statement.tenant, statement.subject) != (caller.tenant_id, caller.subject):
         raise Forbidden(f"{caller.subject} can't enroll a key for {statement.subject}: each person enrolls their own")
     row = (statement.subject, key.kind, statement.name, key.fingerprint, key.credential_id, to_json(signed).decode())
@@ -188,7 +188,7 @@ def _proven(signer: Signed, approval: Signed, roots: VoteRoots) -> ProvenSigner:
     try:
         return prove_signer(signer, approval, roots, utc_now())
     except Unproven as error:
-        raise Invalid(f"signed: {error}") from error
+        raise Invalid(f"the signed statement is not valid: {error}") from error
 
 
 async def _locked(connection: Connection, tenant_id: str, signer_id: str) -> asyncpg.Record:

@@ -68,7 +68,7 @@ def read_amount(text: str) -> str:
     except InvalidOperation:
         raise Misuse(f"{text!r} is not an amount", "write it like 12.50") from None
     if not amount.is_finite() or amount <= 0:
-        raise Misuse(f"{text} can't be paid", "it has to be above 0")
+        raise Misuse(f"{text} is not a positive amount", "write it like 12.50")
     return format(amount, "f")
 
 

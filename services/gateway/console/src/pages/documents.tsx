@@ -205,7 +205,7 @@ function SearchCard() {
       {rested !== "" && (
         <Async of={loaded} lines={4}>
           {({ passages }) =>
-            passages.length === 0 ? <Empty icon="search" title="No passage fits" /> : <Results passages={passages} onOpen={setOpen} />
+            passages.length === 0 ? <Empty icon="search" title="No passage matches" /> : <Results passages={passages} onOpen={setOpen} />
           }
         </Async>
       )}

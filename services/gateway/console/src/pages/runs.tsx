@@ -67,7 +67,7 @@ function fits(run: Run, words: string): boolean {
 
 function None({ isFiltered }: { isFiltered: boolean }) {
   return isFiltered ? (
-    <Empty icon="search" title="No run fits these filters" />
+    <Empty icon="search" title="No run matches these filters" />
   ) : (
     <Empty icon="runs" title="No run yet">
       <a href="/ask">Ask a question</a> to begin one.

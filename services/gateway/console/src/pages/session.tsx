@@ -334,7 +334,7 @@ function EventList({ timeline, head, at, onChoose, isFollowing }: ListProps) {
         onRetry={() => void timeline.ensure(wanted.current.first + 1, wanted.current.end)}
       />
       {rows === 0 ? (
-        <Empty icon="sessions" title={isFiltered ? "No event fits" : "No event yet"} />
+        <Empty icon="sessions" title={isFiltered ? "No event matches" : "No event yet"} />
       ) : (
         <VirtualList
           label={`Events of the session, ${number(rows)}`}

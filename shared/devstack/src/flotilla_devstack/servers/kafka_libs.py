@@ -35,7 +35,7 @@ def distribution_folder() -> Path:
     return cache_dir() / f"kafka-{KAFKA_VERSION}-{digest}"
 
 
-def verify(libs: Path) -> None:
+def verify_jars(libs: Path) -> None:
     """Compare every jar in a folder with the manifest.
 
     Raises:
@@ -70,7 +70,7 @@ def ensure_libs(log: Path, report: Report, cancelled: threading.Event | None = N
         if not libs.exists():
             report(f"downloading Kafka {KAFKA_VERSION}")
             _download(libs, log, cancelled)
-        verify(libs)
+        verify_jars(libs)
     finally:
         lock.release()
     return libs
@@ -97,5 +97,5 @@ def _download(libs: Path, log: Path, cancelled: threading.Event | None) -> None:
             timeout_s=_DOWNLOAD_TIMEOUT_S,
             cancelled=cancelled,
         )
-        verify(work / "libs")
+        verify_jars(work / "libs")
         (work / "libs").rename(libs)

@@ -33,7 +33,7 @@ class _Place:
     next_offset: int
     parked: set[bytes]
 
-    def is_due(self, event: LoggedEvent) -> bool:
+    def must_be_projected(self, event: LoggedEvent) -> bool:
         """Whether the projection has to have it."""
         if event.offset >= self.next_offset:
             return False
@@ -126,7 +126,12 @@ class KafkaWitness:
     async def _compare(
         self, events: Mapping[str, Sequence[LoggedEvent]], place: _Place, comparison: _Comparison
     ) -> None:
-        due = [(session_id, event) for session_id, logged in events.items() for event in logged if place.is_due(event)]
+        due = [
+            (session_id, event)
+            for session_id, logged in events.items()
+            for event in logged
+            if place.must_be_projected(event)
+        ]
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
                 _ROWS, self._tenant_id, [session_id for session_id, _ in due], [event.seq for _, event in due]

@@ -38,7 +38,7 @@ class Claims:
         """Seconds until the next call should be made; 0 in the middle of a scan."""
         return 0.0 if self.scanning else max(0.0, self._due - time.monotonic())
 
-    def hasten(self, within_s: float) -> None:
+    def scan_within(self, within_s: float) -> None:
         """Make the next scan start within `within_s`."""
         self._due = min(self._due, time.monotonic() + within_s)
 

@@ -299,7 +299,7 @@ class Consumer:
             )  # fmt: skip
         except (RedisError, RetryLater) as problem:
             self._log.warning("bus_give_back_failed", entry_id=entry.entry_id, error=str(problem))
-        self._claims.hasten(delay_s)
+        self._claims.scan_within(delay_s)
 
     async def _keep_renewing(self) -> None:
         while True:

@@ -18,7 +18,7 @@ class Stretch:
     upto_seq: int
 
 
-def path_to(seq: int, rollbacks: Mapping[int, int]) -> list[Stretch]:
+def stretches_up_to(seq: int, rollbacks: Mapping[int, int]) -> list[Stretch]:
     """The stretches, oldest first, whose events make up the state at `seq`.
 
     `rollbacks` maps the seq of each rollback to its target, which is less than it.

@@ -9,7 +9,7 @@ import asyncpg
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import Segment, SessionLog
-from flotilla.eventstore.path import Stretch, path_to
+from flotilla.eventstore.path import Stretch, stretches_up_to
 from flotilla.eventstore.snapshots import delta_from
 from flotilla.eventstore.state import Delta, SessionState, delta_of, rollback_target, sum_up
 from flotilla.postgres import Pool, tenant_transaction
@@ -86,7 +86,7 @@ class TimeTraveller:
         tail = {event.sequence or 0: event for event in await self._events(session_id, marks.covered_seq, seq)}
         rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
         rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
-        path = path_to(seq, rollbacks)
+        path = stretches_up_to(seq, rollbacks)
         return sum_up(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
 
     async def seq_at(self, session_id: str, time: datetime) -> int:

@@ -67,7 +67,7 @@ def without(block: int, packed: bytes, slots: range) -> bytes:
     return postings[(place < slots.start) | (place >= slots.stop)].tobytes()
 
 
-def unpack(rows: Sequence[tuple[int, bytes]]) -> PostingList:
+def decode_blocks(rows: Sequence[tuple[int, bytes]]) -> PostingList:
     """Return the list that the blocks of one or more terms make."""
     postings: Postings = np.frombuffer(b"".join(packed for _, packed in rows), POSTING)
     sizes = [len(packed) // POSTING.itemsize for _, packed in rows]

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from flotilla.knowledge.analysis import AskedTerm, asked_terms
 from flotilla.knowledge.meaning import Embedded, Row, fused, nearest
-from flotilla.knowledge.postings import PostingList, best, by_term, idf, unpack
+from flotilla.knowledge.postings import PostingList, best, by_term, decode_blocks, idf
 from flotilla.postgres import Connection
 
 MAX_QUERY_TERMS = 32
@@ -98,7 +98,7 @@ async def _read(connection: Connection, tenant_id: str, asked: Sequence[AskedTer
     blocks = by_term((row[0], row[1], row[2]) for row in rows)
     weighted, weight = [], 0.0
     for term in asked:
-        found = unpack([block for form in term.forms for block in blocks.get(form, ())])
+        found = decode_blocks([block for form in term.forms for block in blocks.get(form, ())])
         holding = min(passages, len(found.slots))
         if holding:
             weighted.append((idf(passages, holding), found))
