@@ -151,7 +151,7 @@ class Consumer:
             self._log.warning("bus_group_not_created", error=str(error))
             return
         self._claims.restart()
-        self._log.warning("bus_group_created")
+        self._log.warning("bus_group_created", reason="the stream was deleted, or Redis lost its data")
 
     async def _take(self, free: int) -> list[Entry]:
         due_s = self._claims.due_in_s()

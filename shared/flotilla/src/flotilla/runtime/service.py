@@ -17,6 +17,7 @@ import structlog
 from flotilla.config import ServiceSettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.runtime.health import Health, health_server
+from flotilla.runtime.stalls import stacks_of_stalls
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.runtime.supervision import Supervisor
 from flotilla.telemetry import configure_logs, configure_traces
@@ -97,6 +98,7 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
         async with AsyncExitStack() as stack:
             server = health_server(runtime.health, settings.metrics_host, settings.metrics_port)
             port = await stack.enter_async_context(server.running(partial(runtime.supervisor.lost, "health server")))
+            await stack.enter_async_context(stacks_of_stalls())
             log.info("started", metrics_port=port, instance=runtime.instance)
             await run(settings, runtime)
     except ConfigurationError as error:
