@@ -76,7 +76,7 @@ class Operation:
         """Calls it about acme's things, with the document's own example as body."""
         path = re.sub(r"\{(\w+)\}", lambda name: IDS[name[1]], self.path)
         request: dict[str, Any] = {"params": {name: value for name, value in QUERY.items() if name in self.query}}
-        if self.name == "POST /v1/documents":
+        if self.name in ("POST /v1/documents", "PUT /v1/documents/{document_id}"):
             request["files"] = {"file": ("a.txt", b"words", "text/plain")}
         elif self.method in ("POST", "PATCH"):
             request["json"] = self.example

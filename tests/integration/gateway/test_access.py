@@ -71,6 +71,8 @@ RULES = {
         POST /v1/dead-letters/{dead_letter_id}/redrive
         POST /v1/dead-letters/redrive
         POST /v1/documents
+        PUT /v1/documents/{document_id}
+        DELETE /v1/documents/{document_id}
         POST /v1/orders
         POST /v1/orders/{order_id}/steps/{step}/resolve
         POST /v1/orders/{order_id}/steps/{step}/retry

@@ -19,12 +19,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folders_are_searched_for_known_endings_and_hidden_ones_left_out(folder: Path) -> None:
-    found = [str(one.path.relative_to(folder)) for one in find_documents([folder])]
+    found = [str(one.path.relative_to(folder)) for one in find_documents([folder]).found]
     assert found == ["A.HTML", "b.md", "g.htm", "sub/c.txt", "sub/deep/d.markdown"]
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_ending(folder: Path) -> None:
-    assert [one.path.name for one in find_documents([folder / "sub/e.pdf", folder / ".hidden.md"])] == [
+    assert [one.path.name for one in find_documents([folder / "sub/e.pdf", folder / ".hidden.md"]).found] == [
         "e.pdf",
         ".hidden.md",
     ]
@@ -32,22 +32,22 @@ def test_a_file_that_is_named_is_taken_whatever_its_ending(folder: Path) -> None
 
 def test_a_file_named_twice_is_found_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert len(find_documents([Path("b.md"), folder / "b.md", Path("../docs/b.md")])) == 1
-    assert len(find_documents([folder / "sub", folder])) == 5
+    assert len(find_documents([Path("b.md"), folder / "b.md", Path("../docs/b.md")]).found) == 1
+    assert len(find_documents([folder / "sub", folder]).found) == 5
 
 
 def test_a_document_is_named_by_its_file_or_below_a_base(folder: Path) -> None:
-    (by_file,) = find_documents([folder / "b.md"])
+    (by_file,) = find_documents([folder / "b.md"]).found
     assert by_file.uri == (folder / "b.md").as_uri()
-    uris = [one.uri for one in find_documents([folder], "https://wiki.example/")]
+    uris = [one.uri for one in find_documents([folder], "https://wiki.example/").found]
     assert "https://wiki.example/sub/deep/d.markdown" in uris
-    (single,) = find_documents([folder / "sub/c.txt"], "wiki")
+    (single,) = find_documents([folder / "sub/c.txt"], "wiki").found
     assert single.uri == "wiki/c.txt"
 
 
 def test_a_folder_that_links_to_itself_ends(folder: Path) -> None:
     (folder / "sub/loop").symlink_to(folder)
-    assert len(find_documents([folder])) == 5
+    assert len(find_documents([folder]).found) == 5
 
 
 def test_a_path_that_does_not_exist_is_not_found(folder: Path) -> None:

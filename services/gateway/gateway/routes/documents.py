@@ -1,21 +1,26 @@
 """The knowledge base: what agents may cite."""
 
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeAlias
 
 from fastapi import File, Form, Query, Response, UploadFile
 from pydantic import AfterValidator
 
+from flotilla.audit import admin_log
 from flotilla.contracts.errors import Invalid
+from flotilla.contracts.json_types import JsonObject
+from flotilla.knowledge import Added, Upload
 from flotilla.knowledge import Document as StoredDocument
-from flotilla.knowledge import Upload
-from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES
-from gateway.auth.principal import EVERYONE, OPERATORS
+from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
+from flotilla.postgres import Connection
+from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
+from gateway.names import SOURCE
 from gateway.paging import Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId, Text
-from gateway.schemas.documents import AddedDocument, DocumentList, DocumentText, FoundPassages
+from gateway.schemas.documents import AddedDocument, DocumentList, DocumentText, FoundPassages, RemovedDocument
 from gateway.services import Caller, Wired
 
 router = guarded_router("documents")
@@ -36,35 +41,77 @@ def _plain(media_type: str) -> str:
     return media_type.partition(";")[0].strip().lower()
 
 
+_File: TypeAlias = Annotated[UploadFile, File(description="Markdown, HTML or plain text.")]
+_Title: TypeAlias = Annotated[Text, Form(max_length=500, description="By default the document's own.")]
+_MediaType: TypeAlias = Annotated[str, Form(max_length=100), AfterValidator(_known_type)]
+FORM_BYTES = MAX_DOCUMENT_BYTES + FORM_OVERHEAD_BYTES
+
+
 @router.post(
     "/v1/documents",
     status_code=201,
     response_model=AddedDocument,
     responses={200: {"model": AddedDocument, "description": "The same content was there already."}, **refusals(413)},
 )
-@allow(OPERATORS, form_bytes=MAX_DOCUMENT_BYTES + FORM_OVERHEAD_BYTES)
+@allow(OPERATORS, form_bytes=FORM_BYTES)
 async def add_document(
     *,
     services: Wired,
     caller: Caller,
     response: Response,
-    file: Annotated[UploadFile, File(description="Markdown, HTML or plain text.")],
+    file: _File,
     uri: Annotated[Text | None, Form(max_length=1000, description="Its identity; by default the file's name.")] = None,
-    title: Annotated[Text, Form(max_length=500, description="By default the document's own.")] = "",
-    media_type: Annotated[str, Form(max_length=100), AfterValidator(_known_type)] = "",
-) -> AddedDocument:
+    title: _Title = "",
+    media_type: _MediaType = "",
+) -> Added:
     """Load a document. The same `uri` with other content replaces it; with the same content nothing happens."""
     name = uri or file.filename or ""
     if not name.strip():
         raise Invalid("the document has no name: give the file one, or a uri")
-    upload = Upload(
-        uri=name, content=await file.read(), title=title, media_type=media_type or _declared_type(file.content_type)
-    )
-    added = await services.knowledge.add(caller.tenant_id, upload)
+    upload = await _upload(file, name, title, media_type)
+    added = await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))
     response.status_code = 200 if added.unchanged else 201
-    return AddedDocument(
-        document_id=added.document_id, uri=name, title=added.title, passages=added.passages, unchanged=added.unchanged
-    )
+    return added
+
+
+@router.put("/v1/documents/{document_id}", response_model=AddedDocument, responses=refusals(404, 413))
+@allow(OPERATORS, form_bytes=FORM_BYTES)
+async def replace_document(
+    *,
+    services: Wired,
+    caller: Caller,
+    document_id: ResourceId,
+    file: _File,
+    title: _Title = "",
+    media_type: _MediaType = "",
+) -> Added:
+    """Give a document other content. It keeps its id and `uri`; what cannot be read leaves it as it was."""
+    upload = await _upload(file, file.filename or "", title, media_type)
+    return await services.knowledge.replace(caller.tenant_id, document_id, upload, partial(_note, caller))
+
+
+@router.delete("/v1/documents/{document_id}", response_model=RemovedDocument, responses=refusals(404))
+@allow(OPERATORS)
+async def remove_document(services: Wired, caller: Caller, document_id: ResourceId) -> Change:
+    """Remove a document: no search finds it any more. Answers that cited it keep what was recorded of it."""
+    return await services.knowledge.remove(caller.tenant_id, document_id, partial(_note, caller))
+
+
+async def _upload(file: UploadFile, uri: str, title: str, media_type: str) -> Upload:
+    declared = media_type or _declared_type(file.content_type)
+    return Upload(uri=uri, content=await file.read(), title=title, media_type=declared)
+
+
+async def _note(caller: Principal, connection: Connection, change: Change) -> None:
+    """Record in the tenant's audit session that a document went, or what it said before."""
+    details: JsonObject = {
+        "document_id": change.document_id,
+        "uri": change.uri,
+        "title": change.title,
+        "sha256": change.sha256,
+        "by": caller.subject,
+    }
+    await admin_log.record(connection, caller.tenant_id, SOURCE, (change.change, details))
 
 
 def _declared_type(content_type: str | None) -> str:
@@ -77,11 +124,16 @@ def _declared_type(content_type: str | None) -> str:
 @router.get("/v1/documents", response_model=DocumentList, responses=refusals())
 @allow(EVERYONE)
 async def list_documents(
-    services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    *,
+    services: Wired,
+    caller: Caller,
+    prefix: Annotated[Text, Query(max_length=1000, description="Only those whose uri begins like this.")] = "",
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> DocumentList:
     """List the documents, by uri."""
     position = read_cursor(cursor, 1)
-    documents = await services.knowledge.list(caller.tenant_id, position[0] if position else None, limit)
+    documents = await services.knowledge.list(caller.tenant_id, position[0] if position else None, limit, prefix)
     return DocumentList.model_validate({"documents": documents, "next_cursor": _next(documents, limit)})
 
 

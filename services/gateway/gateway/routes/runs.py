@@ -17,6 +17,7 @@ from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.runs import records
+from gateway.runs.cited import with_removed_documents
 from gateway.runs.events import read_position, run_events
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
@@ -95,14 +96,17 @@ async def list_runs(
         limit=limit,
         before=before,
     )
-    return RunList(runs=[records.run_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "run_id"))
+    runs = await with_removed_documents(services.knowledge, caller.tenant_id, [records.run_of(row) for row in rows])
+    return RunList(runs=runs, next_cursor=next_time_cursor(rows, limit, "run_id"))
 
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))
 @allow(EVERYONE)
 async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
     """One run: its answer, or why there is none."""
-    return await records.get_run(services.pool, caller.tenant_id, run_id)
+    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    [run] = await with_removed_documents(services.knowledge, caller.tenant_id, [run])
+    return run
 
 
 @router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=refusals(404))

@@ -28,6 +28,16 @@ class Document(Answer):
     passages: int
     created_at: datetime
     updated_at: datetime
+    sha256: str | None
+    """Of the bytes as they were sent, in hexadecimal; null for a document that a former version read."""
+
+
+class RemovedDocument(Answer):
+    """A document that is no longer there."""
+
+    document_id: str
+    uri: str
+    title: str
 
 
 class DocumentText(Document):

@@ -51,6 +51,8 @@ class Run(RunAccepted):
     user_id: str
     query: str
     result: RAGResponse | None
+    removed_documents: list[str] = Field(default_factory=list)
+    """Documents that the result cites and that were removed since: their sources stay as they were recorded."""
     error: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None

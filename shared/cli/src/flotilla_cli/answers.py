@@ -1,6 +1,6 @@
 """How a run, its answer and its live events look."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flotilla_cli.live import LiveEvent
@@ -66,14 +66,14 @@ def step_line(data: Mapping[str, Any]) -> str:
     return f"{data.get('step', '?')} {data.get('status', '')}{again}"
 
 
-def print_result(result: Document) -> None:
-    """Sources, and the confidence with its basis."""
+def print_result(result: Document, removed: Collection[str] = ()) -> None:
+    """Sources, and the confidence with its basis; `removed` are documents that are no longer there."""
     sources = result.get("sources") or []
     say()
     say("Sources", style="bold")
-    print_table(
-        [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)], _SOURCES, "The answer has no source."
-    )
+    rows = [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)]
+    state = Column("document", lambda source: "removed" if source.get("document_id") in removed else "there")
+    print_table(rows, (*_SOURCES, state) if removed else _SOURCES, "The answer has no source.")
     say()
     if ending := ENDINGS.get(str(result.get("finish_reason"))):
         say(ending, style="yellow")

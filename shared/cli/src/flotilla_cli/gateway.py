@@ -67,9 +67,11 @@ class Gateway:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._json("POST", path, json={} if body is None else body, params=_given(params), headers=headers)
 
-    def upload(self, path: str, name: str, content: bytes, media_type: str, **fields: str) -> Any:
-        """POST of one file as multipart/form-data."""
-        return self._json("POST", path, files={"file": (name, content, media_type)}, data=fields)
+    def upload(
+        self, path: str, name: str, content: bytes, media_type: str, *, method: str = "POST", **fields: str
+    ) -> Any:
+        """POST or PUT of one file as multipart/form-data."""
+        return self._json(method, path, files={"file": (name, content, media_type)}, data=fields)
 
     def chunks(self, path: str, **params: object) -> Iterator[bytes]:
         """GET of a body of any length, piece by piece."""
@@ -89,6 +91,16 @@ class Gateway:
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self._json("DELETE", path)
+
+    def each(self, path: str, name: str, **params: object) -> Iterator[Document]:
+        """Every row of a listing, a page at a time."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, limit=200, cursor=cursor, **params)
+            yield from page[name]
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
 
     def pages(self, path: str, name: str, limit: int, **params: object) -> Document:
         """A listing of up to `limit` rows over as many pages as it takes, in the shape of one page."""

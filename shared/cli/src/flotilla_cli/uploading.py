@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from flotilla_cli.bytes_in import percent_encoded
-from flotilla_cli.errors import CliError, NotFound
+from flotilla_cli.errors import CliError, Misuse, NotFound
 from flotilla_cli.gateway import Gateway
 from flotilla_cli.printing import notices, plain
 
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+"""The gateway's limit; a test compares them."""
 MEDIA_TYPES = {
     ".md": "text/markdown",
     ".markdown": "text/markdown",
@@ -28,6 +30,22 @@ class Found:
 
     path: Path
     uri: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not loaded by design, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What there is in folders."""
+
+    found: list[Found]
+    skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
@@ -55,37 +73,49 @@ class Report:
     added: list[Loaded] = field(default_factory=list)
     unchanged: list[Loaded] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     def as_document(self) -> dict[str, Any]:
         """For `-o json`."""
         return asdict(self)
 
 
-def find_documents(paths: Iterable[Path], base: str | None = None) -> list[Found]:
+def find_documents(paths: Iterable[Path], base: str | None = None) -> Findings:
     """The files named, and those with a known ending below the folders named; each once, hidden ones left out.
 
     Raises:
         NotFound: a path does not exist.
     """
     found: dict[Path, Found] = {}
+    skipped: list[Skipped] = []
     for path in paths:
         if not path.exists():
-            raise NotFound(f"{path} does not exist", "give files, or folders that hold Markdown, text or HTML")
+            raise NotFound(f"{path} does not exist", "name files, or folders that hold documents")
         root = path if path.is_dir() else path.parent
-        for file in _files(path):
-            found.setdefault(file.resolve(), Found(file, _uri(file, root, base)))
-    return list(found.values())
+        for file in files_in(path):
+            if isinstance(file, Skipped):
+                skipped.append(file)
+            else:
+                found.setdefault(file.resolve(), Found(file, _uri(file, root, base)))
+    return Findings(list(found.values()), skipped)
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_in(path: Path) -> Iterator[Path | Skipped]:
+    """The file itself, or all that is not hidden below a folder."""
     if not path.is_dir():
         yield path
         return
     for folder, subfolders, names in os.walk(path):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_TYPES:
-                yield Path(folder, name)
+        seen = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in seen if not Path(folder, name).is_symlink()]
+        yield from (Skipped(str(Path(folder, name)), _LINK) for name in seen if name not in subfolders)
+        for name in sorted(name for name in names if not name.startswith(".")):
+            file = Path(folder, name)
+            yield file if file.suffix.lower() in MEDIA_TYPES else Skipped(str(file), _UNREAD)
+
+
+_LINK = "a link to a folder: name the folder itself"
+_UNREAD = f"not a document: endings that are read are {' '.join(MEDIA_TYPES)}"
 
 
 def _uri(file: Path, root: Path, base: str | None) -> str:
@@ -104,7 +134,7 @@ class Uploader:
     def upload(self, files: Sequence[Found], *, show_progress: bool = True) -> Report:
         """Load all of them, with a progress bar on a terminal."""
         report = Report()
-        with _progress(enabled=show_progress) as bar, ThreadPoolExecutor(self._parallel) as pool:
+        with progress_bar(enabled=show_progress) as bar, ThreadPoolExecutor(self._parallel) as pool:
             task = bar.add_task("Loading documents", total=len(files))
             uploads = {pool.submit(self._one, file): file for file in files}
             try:
@@ -119,19 +149,46 @@ class Uploader:
     def _one(self, file: Found) -> dict[str, Any] | Failed:
         media_type = MEDIA_TYPES.get(file.path.suffix.lower())
         if media_type is None:
-            return Failed(
-                str(file.path), f"not Markdown, text or HTML: endings that are read are {' '.join(MEDIA_TYPES)}"
-            )
+            return Failed(str(file.path), _UNREAD)
         try:
-            content = file.path.read_bytes()
             answer: dict[str, Any] = self._gateway.upload(
-                "/documents", percent_encoded(file.path.name), content, media_type, uri=file.uri
+                "/documents", percent_encoded(file.path.name), _content(file.path), media_type, uri=file.uri
             )
         except OSError as error:
             return Failed(str(file.path), f"cannot be read: {error.strerror or error}")
         except CliError as error:
             return Failed(str(file.path), plain(error))
         return answer
+
+
+def _content(file: Path) -> bytes:
+    """What is in the file; of one that is too large for a document, not even that.
+
+    Raises:
+        Misuse: it is too large.
+    """
+    size = file.stat().st_size
+    if size > MAX_DOCUMENT_BYTES:
+        raise Misuse(f"has {size} bytes, {MAX_DOCUMENT_BYTES} are allowed: split it")
+    return file.read_bytes()
+
+
+def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
+    """Give a document the content of `file`.
+
+    Raises:
+        Misuse: there is no such file, or it cannot be a document.
+    """
+    media_type = MEDIA_TYPES.get(file.suffix.lower())
+    if media_type is None:
+        raise Misuse(f"{file} is {_UNREAD}")
+    try:
+        content = _content(file)
+    except OSError as error:
+        raise Misuse(f"{file} cannot be read: {error.strerror or error}") from error
+    path = f"/documents/{document_id}"
+    answer: dict[str, Any] = gateway.upload(path, percent_encoded(file.name), content, media_type, method="PUT")
+    return answer
 
 
 def _note(report: Report, file: Found, outcome: dict[str, Any] | Failed) -> None:
@@ -142,7 +199,8 @@ def _note(report: Report, file: Found, outcome: dict[str, Any] | Failed) -> None
     (report.unchanged if outcome["unchanged"] else report.added).append(loaded)
 
 
-def _progress(*, enabled: bool) -> Any:
+def progress_bar(*, enabled: bool) -> Any:
+    """A bar on a terminal, and nothing elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

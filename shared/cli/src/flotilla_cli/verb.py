@@ -162,8 +162,19 @@ def _check_texts(context: typer.Context, arguments: Mapping[str, object]) -> Non
         if not value.strip():
             what = name.replace("_", " ")
             raise Misuse(f"the {what} is empty", f"{context.command_path} --help shows what belongs there")
-        if is_id and not _ID.fullmatch(value):
-            raise Misuse(f"{value!r} is not a valid id", "an id is letters, digits and . _ : -, at most 128 of them")
+        if is_id:
+            valid_id(value)
+
+
+def valid_id(value: str) -> str:
+    """Return an id as it is.
+
+    Raises:
+        Misuse: it can't be one.
+    """
+    if not _ID.fullmatch(value):
+        raise Misuse(f"{value!r} is not a valid id", "an id is letters, digits and . _ : -, at most 128 of them")
+    return value
 
 
 def _keyword_only(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:

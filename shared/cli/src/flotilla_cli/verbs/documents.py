@@ -1,18 +1,21 @@
 """`flotilla documents`: what the agents may cite."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flotilla_cli.errors import CliError, NotFound
-from flotilla_cli.printing import Column, age, notice, say, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import Column, age, notice, print_fields, say, shorten
+from flotilla_cli.verb import Call, Limit, examples, new_app, valid_id, verb
 
 if TYPE_CHECKING:
-    from flotilla_cli.uploading import Report
+    from flotilla_cli.syncing import Plan, Synced
+    from flotilla_cli.uploading import Failed, Report, Skipped
 
 app = new_app("Documents: the knowledge base that answers cite.")
+DocumentId = Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)]
 
 
 @verb(
@@ -39,37 +42,183 @@ def add_documents(
     A document that is already there with the same content is left alone; one with other content is replaced. What
     cannot be read is reported and the others are loaded all the same; the exit code is then 1.
     """
-    from flotilla_cli.uploading import Uploader, find_documents
+    from flotilla_cli.uploading import MEDIA_TYPES, Uploader, find_documents
 
-    found = find_documents(paths, base)
-    if not found:
+    findings = find_documents(paths, base)
+    if not findings.found:
         raise NotFound(
-            f"no Markdown, text or HTML file in: {', '.join(map(str, paths))}",
-            "endings that are read: .md .markdown .txt .text .html .htm",
+            f"no document in: {', '.join(map(str, paths))}", f"endings that are read: {' '.join(MEDIA_TYPES)}"
         )
-    report = Uploader(call.gateway, parallel).upload(found, show_progress=not call.as_json)
+    report = Uploader(call.gateway, parallel).upload(findings.found, show_progress=not call.as_json)
+    report.skipped += findings.skipped
     call.show(report.as_document(), lambda: _print_report(report))
     if report.failed:
-        others = "; the others were" if len(report.failed) < len(found) else ""
+        others = "; the others were" if len(report.failed) < len(findings.found) else ""
         raise CliError(
-            f"{len(report.failed)} of {len(found)} documents could not be loaded{others}",
+            f"{len(report.failed)} of {len(findings.found)} documents could not be loaded{others}",
             "fix what is named above, or leave it out, and add again: what is loaded already is left alone",
         )
 
 
 def _print_report(report: "Report") -> None:
-    for failure in report.failed:
-        notice(f"✗ {failure.path}: {failure.error}", style="red")
+    _print_left_out(report.skipped, report.failed)
     parts = [f"{len(report.added)} loaded ({sum(one.passages for one in report.added)} passages)"]
     parts += [f"{len(report.unchanged)} unchanged"] if report.unchanged else []
+    parts += [f"{len(report.skipped)} skipped"] if report.skipped else []
     parts += [f"{len(report.failed)} failed"] if report.failed else []
     say(", ".join(parts))
 
 
-@verb(app, "list", epilog=examples("flotilla documents list", "flotilla documents list -o json"))
-def list_documents(call: Call, limit: Limit = 200) -> None:
-    """List the documents."""
-    page = call.gateway.pages("/documents", "documents", limit)
+def _print_left_out(skipped: "Sequence[Skipped]", failed: "Sequence[Failed]") -> None:
+    for one in skipped:
+        notice(f"- {one.path}: {one.reason}")
+    for failure in failed:
+        notice(f"✗ {failure.path}: {failure.error}", style="red")
+
+
+@verb(
+    app,
+    "sync",
+    epilog=examples(
+        "flotilla documents sync handbook/ --dry-run",
+        "flotilla documents sync wiki/ --base https://wiki.example/ -o json",
+    ),
+)
+def sync_documents(
+    call: Call,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder, with everything in it.")],
+    *,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="URI", help="Name documents URI + path below FOLDER. Default: file:// + path."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    remove_all: Annotated[
+        bool, typer.Option("--remove-all", help="Go on when the folder holds no document, and all would be removed.")
+    ] = False,
+    parallel: Annotated[
+        int, typer.Option("--parallel", metavar="N", min=1, max=16, help="Uploads at the same time.")
+    ] = 4,
+) -> None:
+    """Make the documents below an address what a folder holds: new files are loaded, changed ones replaced.
+
+    Documents whose file is gone are removed; those whose file is unchanged are left alone. A call that was interrupted
+    is continued by the next one. What cannot be read is reported; its document stays, and the exit code is 1.
+    """
+    from flotilla_cli.syncing import Folder, carry_out, check_removals, plan_of
+
+    local = Folder(folder, base)
+    plan = plan_of(call.gateway, local)
+    if not remove_all:
+        check_removals(plan, local)
+    if dry_run:
+        call.show(plan.as_document(), lambda: _print_plan(plan))
+        return
+    done = carry_out(call.gateway, plan, parallel, show_progress=not call.as_json)
+    call.show(done.as_document(), lambda: _print_synced(done))
+    if done.failed:
+        raise CliError(
+            f"{len(done.failed)} documents could not be synchronized", "fix what is named above, and sync again"
+        )
+
+
+def _print_plan(plan: "Plan") -> None:
+    from flotilla_cli.syncing import summary
+
+    _print_left_out(plan.skipped, plan.failed)
+    for sign, uris in (("+", plan.add), ("~", plan.replace), ("-", plan.remove)):
+        for one in uris:
+            say(f"{sign} {one.uri}")
+    counts = (
+        (len(plan.add), "to add"),
+        (len(plan.replace), "to replace"),
+        (len(plan.remove), "to remove"),
+        (len(plan.unchanged), "unchanged"),
+    )
+    say(summary(counts))
+
+
+def _print_synced(done: "Synced") -> None:
+    from flotilla_cli.syncing import summary
+
+    _print_left_out(done.skipped, done.failed)
+    counts = (
+        (len(done.added), "added"),
+        (len(done.replaced), "replaced"),
+        (len(done.removed), "removed"),
+        (done.unchanged, "unchanged"),
+        (len(done.skipped), "skipped"),
+        (len(done.failed), "failed"),
+    )
+    say(summary(counts))
+
+
+@verb(app, "show", epilog=examples("flotilla documents show 0197…", "flotilla documents show 0197… --text"))
+def show_document(
+    call: Call,
+    document_id: DocumentId,
+    text: Annotated[bool, typer.Option("--text", help="The whole text that is searched.")] = False,
+) -> None:
+    """Show a document: where it is from, and with --text what of it is searched."""
+    document = call.gateway.get(f"/documents/{document_id}")
+    if text and not call.as_json:
+        say(document["text"])
+        return
+    names = (
+        "document_id",
+        "title",
+        "uri",
+        "media_type",
+        "size_bytes",
+        "passages",
+        "created_at",
+        "updated_at",
+        "sha256",
+    )
+    call.show(document, lambda: print_fields({name: document[name] for name in names}))
+
+
+@verb(app, "replace", epilog=examples("flotilla documents replace 0197… handbook.md"))
+def replace_document(
+    call: Call,
+    document_id: DocumentId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new content.")],
+) -> None:
+    """Give a document the content of a file; its id and its URI stay."""
+    from flotilla_cli.uploading import replace
+
+    answer = replace(call.gateway, document_id, file)
+    said = "has that content already" if answer["unchanged"] else f"is replaced ({answer['passages']} passages)"
+    call.show(answer, lambda: notice(f"{answer['uri']} {said}.", style=None))
+
+
+@verb(app, "remove", epilog=examples("flotilla documents remove 0197… 0198…"))
+def remove_documents(
+    call: Call,
+    document_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids: flotilla documents list.")],
+) -> None:
+    """Remove documents: no search finds them any more.
+
+    Answers that cited one keep what was recorded of it, and mark the source as removed.
+    """
+    removed = [call.gateway.delete(f"/documents/{valid_id(one)}") for one in document_ids]
+    call.show({"removed": removed}, lambda: say("\n".join(f"removed {one['uri']}" for one in removed)))
+
+
+@verb(
+    app,
+    "list",
+    epilog=examples("flotilla documents list", "flotilla documents list --prefix https://wiki.example/ -o json"),
+)
+def list_documents(
+    call: Call,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="URI", help="Only those whose URI begins so.")
+    ] = None,
+    limit: Limit = 200,
+) -> None:
+    """List the documents, by URI."""
+    page = call.gateway.pages("/documents", "documents", limit, prefix=prefix)
     call.listing(page, "documents", _DOCUMENTS, "No document yet; load some with: flotilla documents add PATH")
 
 

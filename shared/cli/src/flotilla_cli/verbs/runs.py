@@ -56,7 +56,7 @@ def _print_run(run: dict[str, Any]) -> None:
     if result := run.get("result"):
         say()
         say(result["answer"])
-        print_result(result)
+        print_result(result, run.get("removed_documents") or ())
 
 
 def _print_steps(document: dict[str, Any]) -> None:

@@ -40,10 +40,11 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "roles_changed": _SERVICES,
         "policy_changed": _SERVICES,
         "signer_": _SERVICES,
+        "knowledge_document_": _GATEWAY,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""
-AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed", "signer_")
+AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed", "signer_", "knowledge_document_")
 """Those of the tenant's audit session, which holds nothing else."""
 
 
@@ -71,8 +72,8 @@ def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> s
     if (session_id == AUDIT_SESSION) != name.startswith(AUDIT_CHANGES):
         what = f"state_change {claims.change!r}" if name else kind
         return (
-            f"{source} may not write {what}: session {AUDIT_SESSION} is for keys, roles, policy and signers, "
-            "and they for it"
+            f"{source} may not write {what}: session {AUDIT_SESSION} is for keys, roles, policy, signers "
+            "and removed documents, and they for it"
         )
     if kind == "state_change":
         reserved = (allowed for start, allowed in RESERVED_CHANGES.items() if name.startswith(start))

@@ -2,9 +2,12 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Literal
 
+import asyncpg
 import structlog
 
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
@@ -12,7 +15,7 @@ from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
-from flotilla.knowledge.documents import Added, Document, Parsed, Upload
+from flotilla.knowledge.documents import Added, Change, Document, Note, Parsed, Upload
 from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, Embedding
 from flotilla.knowledge.indexing import IndexEntry
 from flotilla.knowledge.languages import check_language
@@ -25,7 +28,7 @@ from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import OverLimit, Run
 
-READER_VERSION = b"1"
+READER_VERSION = "2"
 """Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
 again."""
 DEFAULT_LANGUAGE = "en"
@@ -34,29 +37,40 @@ MAX_TITLE_CHARACTERS = 500
 MAX_PASSAGES = 50
 MAX_QUERY_CHARACTERS = 100_000
 
-_FIND = "SELECT document_id, title, passages, content_hash FROM flotilla.documents WHERE tenant_id = $1 AND uri = $2"
-_PUT = """
-INSERT INTO flotilla.documents
-    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (tenant_id, document_id) DO UPDATE SET
-    title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
-    size_bytes = excluded.size_bytes, body = excluded.body, passages = excluded.passages, updated_at = now()
+_FIND = """
+SELECT document_id, uri, title, passages, content_hash, encode(sha256, 'hex') AS sha256 FROM flotilla.documents
+WHERE tenant_id = $1 AND uri = $2
 """
-_PAGE = """
-SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at FROM flotilla.documents
-WHERE tenant_id = $1 AND uri > $2 ORDER BY uri LIMIT $3
-"""
-_ONE = """
-SELECT document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at, body FROM flotilla.documents
+_FIND_BY_ID = """
+SELECT document_id, uri, title, passages, encode(sha256, 'hex') AS sha256 FROM flotilla.documents
 WHERE tenant_id = $1 AND document_id = $2
 """
-_PASSAGES_OF = "SELECT passages FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+_PUT = """
+INSERT INTO flotilla.documents
+    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages, sha256, reader)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (tenant_id, document_id) DO UPDATE SET
+    title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
+    size_bytes = excluded.size_bytes, body = excluded.body, passages = excluded.passages, sha256 = excluded.sha256,
+    reader = excluded.reader, updated_at = now()
+"""
+_COLUMNS = f"""document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at,
+    CASE WHEN reader = '{READER_VERSION}' THEN encode(sha256, 'hex') END AS sha256"""
+_PAGE = f"""
+SELECT {_COLUMNS} FROM flotilla.documents
+WHERE tenant_id = $1 AND uri > $2 AND starts_with(uri, $4) ORDER BY uri LIMIT $3
+"""  # noqa: S608 - constants
+_ONE = f"SELECT {_COLUMNS}, body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"  # noqa: S608
+_STILL_THERE = "SELECT document_id FROM flotilla.documents WHERE tenant_id = $1 AND document_id = ANY ($2::text[])"
 _DELETE = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 
 
 log = structlog.get_logger(__name__)
+
+
+async def _unnoted(_connection: Connection, _change: Change) -> None:
+    """Record nothing."""
 
 
 class KnowledgeBase:
@@ -86,7 +100,7 @@ class KnowledgeBase:
         self._embedder = embedder
         self._make_id = make_id
 
-    async def add(self, tenant_id: str, upload: Upload) -> Added:
+    async def add(self, tenant_id: str, upload: Upload, note: Note = _unnoted) -> Added:
         """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a
         search sees the old passages or the new ones. The same content again is not read at all.
 
@@ -95,6 +109,20 @@ class KnowledgeBase:
         Raises:
             Invalid: the document can't be read; the message says why.
         """
+        return await self._add(tenant_id, upload, note, None)
+
+    async def replace(self, tenant_id: str, document_id: str, upload: Upload, note: Note = _unnoted) -> Added:
+        """Give a document other content. It keeps its id and its uri; that of `upload` does not count.
+
+        Raises:
+            Invalid: the content can't be read; the document stays as it was.
+            NotFound: the tenant has no such document.
+        """
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            row = await _get(connection, tenant_id, document_id)
+        return await self._add(tenant_id, replace(upload, uri=row["uri"]), note, document_id)
+
+    async def _add(self, tenant_id: str, upload: Upload, note: Note, document_id: str | None) -> Added:
         _check(upload)
         content_hash = _hash_of(upload)
         async with tenant_transaction(self._pool, tenant_id) as connection:
@@ -107,14 +135,17 @@ class KnowledgeBase:
             raise OverLimit(f"{upload.uri}: {error}: split it, or send it as plain text") from error
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await indexing.lock(connection, tenant_id)
+            if document_id is not None:
+                await _get(connection, tenant_id, document_id)
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
-            return same or await self._put(connection, tenant_id, upload.uri, read)
+            return same or await self._put(connection, tenant_id, upload.uri, read, note)
 
-    async def _put(self, connection: Connection, tenant_id: str, uri: str, read: "_Read") -> Added:
+    async def _put(self, connection: Connection, tenant_id: str, uri: str, read: "_Read", note: Note) -> Added:
         existing = await connection.fetchrow(_FIND, tenant_id, uri)
         document_id = existing["document_id"] if existing else self._make_id()
         if existing:
             await indexing.remove(connection, tenant_id, document_id, existing["passages"])
+        pieces = read.document.pieces
         await connection.execute(
             _PUT,
             tenant_id,
@@ -125,24 +156,38 @@ class KnowledgeBase:
             read.content_hash,
             read.size_bytes,
             read.document.text,
-            len(read.document.pieces),
+            len(pieces),
+            read.sha256,
+            READER_VERSION,
         )
-        await indexing.insert(connection, tenant_id, document_id, read.document.pieces, read.entry)
-        return Added(document_id=document_id, title=read.title, passages=len(read.document.pieces), unchanged=False)
+        await indexing.insert(connection, tenant_id, document_id, pieces, read.entry)
+        if existing:
+            await note(connection, _change("knowledge_document_replaced", existing))
+        return Added(document_id=document_id, uri=uri, title=read.title, passages=len(pieces), unchanged=False)
 
-    async def remove(self, tenant_id: str, document_id: str) -> None:
-        """Remove a document and everything that finds it, in one transaction.
+    async def remove(self, tenant_id: str, document_id: str, note: Note = _unnoted) -> Change:
+        """Remove a document and everything that finds it, in one transaction; return what it was.
 
         Raises:
             NotFound: the tenant has no such document.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await indexing.lock(connection, tenant_id)
-            passages: int | None = await connection.fetchval(_PASSAGES_OF, tenant_id, document_id)
-            if passages is None:
-                raise NotFound(f"no document {document_id}")
-            await indexing.remove(connection, tenant_id, document_id, passages)
+            row = await _get(connection, tenant_id, document_id)
+            await indexing.remove(connection, tenant_id, document_id, row["passages"])
             await connection.execute(_DELETE, tenant_id, document_id)
+            change = _change("knowledge_document_removed", row)
+            await note(connection, change)
+        return change
+
+    async def missing(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
+        """Return those of `document_ids` that the tenant has no document of."""
+        asked = set(document_ids)
+        if not asked:
+            return set()
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await connection.fetch(_STILL_THERE, tenant_id, sorted(asked))
+        return asked - {row["document_id"] for row in rows}
 
     async def text(self, tenant_id: str, document_id: str) -> str:
         """The document's text, in which the `start` and `end` of sources count characters.
@@ -204,10 +249,12 @@ class KnowledgeBase:
             if self._embedder:
                 group.create_task(Embedding(self._pool, self._embedder).run(stop))
 
-    async def list(self, tenant_id: str, cursor: str | None = None, limit: int = 100) -> list[Document]:
-        """Documents by uri; `cursor` is the uri of the last one seen."""
+    async def list(
+        self, tenant_id: str, cursor: str | None = None, limit: int = 100, prefix: str = ""
+    ) -> list[Document]:
+        """Documents whose uri begins with `prefix`, by uri; `cursor` is the uri of the last one seen."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(_PAGE, tenant_id, cursor or "", limit)
+            rows = await connection.fetch(_PAGE, tenant_id, cursor or "", limit, prefix)
         return [Document(**dict(row)) for row in rows]
 
 
@@ -217,18 +264,29 @@ def _check(upload: Upload) -> None:
 
 
 def _hash_of(upload: Upload) -> bytes:
-    digest = hashlib.sha256(READER_VERSION)
+    digest = hashlib.sha256(READER_VERSION.encode())
     for part in (upload.title.encode(), upload.media_type.encode(), upload.content):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
 
 
+async def _get(connection: Connection, tenant_id: str, document_id: str) -> asyncpg.Record:
+    row = await connection.fetchrow(_FIND_BY_ID, tenant_id, document_id)
+    if row is None:
+        raise NotFound(f"no document {document_id}")
+    return row
+
+
+def _change(change: Literal["knowledge_document_replaced", "knowledge_document_removed"], row: asyncpg.Record) -> Change:
+    return Change(change, row["document_id"], row["uri"], row["title"], row["sha256"])
+
+
 async def _find_same(connection: Connection, tenant_id: str, uri: str, content_hash: bytes) -> Added | None:
     row = await connection.fetchrow(_FIND, tenant_id, uri)
     if row is None or row["content_hash"] != content_hash:
         return None
-    return Added(document_id=row["document_id"], title=row["title"], passages=row["passages"], unchanged=True)
+    return Added(document_id=row["document_id"], uri=uri, title=row["title"], passages=row["passages"], unchanged=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +296,7 @@ class _Read:
     media_type: str
     title: str
     content_hash: bytes
+    sha256: bytes
     size_bytes: int
     document: SplitDocument
     entry: IndexEntry
@@ -248,7 +307,8 @@ def _read(upload: Upload, content_hash: bytes, default_language: str) -> _Read:
     title, document = _title_of(upload, parsed), split(parsed.blocks)
     language = language_of(document.text, default_language)
     entry = indexing.entry(title, document.pieces, language, content_hash)
-    return _Read(media_type, title, content_hash, len(upload.content), document, entry)
+    digest = hashlib.sha256(upload.content).digest()
+    return _Read(media_type, title, content_hash, digest, len(upload.content), document, entry)
 
 
 def _title_of(upload: Upload, parsed: Parsed) -> str:

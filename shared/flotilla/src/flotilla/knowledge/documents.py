@@ -1,7 +1,11 @@
 """What goes into the knowledge base and what its parsers make of it."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, TypeAlias
+
+from flotilla.postgres import Connection
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
@@ -23,6 +27,7 @@ class Added:
     """What `KnowledgeBase.add` did."""
 
     document_id: str
+    uri: str
     title: str
     passages: int
     unchanged: bool
@@ -41,6 +46,23 @@ class Document:
     passages: int
     created_at: datetime
     updated_at: datetime
+    sha256: str | None
+    """Of the bytes as they were sent, in hexadecimal; None where today's parsers did not read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A document that was replaced or removed: what it was before."""
+
+    change: Literal["knowledge_document_replaced", "knowledge_document_removed"]
+    document_id: str
+    uri: str
+    title: str
+    sha256: str | None
+
+
+Note: TypeAlias = Callable[[Connection, Change], Awaitable[None]]
+"""Records a change in its transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
-from flotilla.knowledge.documents import Added, Upload
+from flotilla.knowledge.documents import Added, Change, Upload
 
 
 class Retriever(Protocol):
@@ -16,8 +16,8 @@ class Retriever(Protocol):
             Invalid: the document can't be read; the message says why.
         """
 
-    async def remove(self, tenant_id: str, document_id: str) -> None:
-        """Remove a document and everything that finds it.
+    async def remove(self, tenant_id: str, document_id: str) -> Change:
+        """Remove a document and everything that finds it; return what it was.
 
         Raises:
             NotFound: the tenant has no such document.

@@ -1,0 +1,180 @@
+"""Makes the documents below an address what a folder holds: the files decide, the gateway's list says what is there.
+
+Nothing is kept between two calls, so one that was killed is continued by the next.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from flotilla_cli.bytes_in import percent_encoded
+from flotilla_cli.errors import CliError, NotFound
+from flotilla_cli.gateway import Gateway
+from flotilla_cli.printing import plain
+from flotilla_cli.uploading import Failed, Found, Loaded, Skipped, Uploader, files_in, progress_bar
+
+
+@dataclass(frozen=True)
+class Known:
+    """A document that the gateway has."""
+
+    uri: str
+    document_id: str
+    sha256: str | None
+
+
+@dataclass
+class Plan:
+    """What has to be done."""
+
+    add: list[Found] = field(default_factory=list)
+    replace: list[Found] = field(default_factory=list)
+    remove: list[Known] = field(default_factory=list)
+    unchanged: list[Found] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def as_document(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return {
+            "dry_run": True,
+            **{name: [_row(file) for file in getattr(self, name)] for name in ("add", "replace")},
+            "remove": [asdict(one) for one in self.remove],
+            "unchanged": len(self.unchanged),
+            "skipped": [asdict(one) for one in self.skipped],
+            "failed": [asdict(one) for one in self.failed],
+        }
+
+
+@dataclass
+class Synced:
+    """What was done."""
+
+    added: list[Loaded]
+    replaced: list[Loaded]
+    removed: list[Known]
+    unchanged: int
+    skipped: list[Skipped]
+    failed: list[Failed]
+
+    def as_document(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return {"dry_run": False, **asdict(self)}
+
+
+class Folder:
+    """A folder, and the address that its documents are below."""
+
+    def __init__(self, path: Path, base: str | None) -> None:
+        """Without `base`, documents are named by their files.
+
+        Raises:
+            NotFound: it does not exist, or is not a folder.
+        """
+        if not path.is_dir():
+            raise NotFound(f"{path} is not a folder", "name the folder; a single file: flotilla documents add FILE")
+        self.path = path.resolve()
+        self._base = base.rstrip("/") if base else None
+        self.prefix = f"{self._base or self.path.as_uri().rstrip('/')}/"
+
+    def uri(self, file: Path) -> str:
+        """What names the file's document: as `flotilla documents add` names it."""
+        if self._base is None:
+            return file.as_uri()
+        return percent_encoded(f"{self.prefix}{file.relative_to(self.path).as_posix()}")
+
+    def holds(self, uri: str) -> bool:
+        """Whether there is a file that `uri` may name, hidden ones and those of unknown kinds included."""
+        name = uri.removeprefix(self.prefix)
+        return any(self.path.joinpath(each).exists() for each in (name, unquote(name, errors="surrogateescape")))
+
+
+def plan_of(gateway: Gateway, folder: Folder) -> Plan:
+    """Compare the folder with what the gateway has of it."""
+    known = {one.uri: one for one in _known(gateway, folder.prefix)}
+    plan = Plan()
+    for file in files_in(folder.path):
+        if isinstance(file, Skipped):
+            plan.skipped.append(file)
+        else:
+            _place(plan, Found(file, folder.uri(file)), known)
+    present = {file.uri for files in (plan.add, plan.replace, plan.unchanged) for file in files}
+    plan.remove = [one for uri, one in known.items() if uri not in present and not folder.holds(uri)]
+    return plan
+
+
+def _known(gateway: Gateway, prefix: str) -> Iterator[Known]:
+    for row in gateway.each("/documents", "documents", prefix=prefix):
+        yield Known(row["uri"], row["document_id"], row["sha256"])
+
+
+def _place(plan: Plan, file: Found, known: dict[str, Known]) -> None:
+    there = known.get(file.uri)
+    if there is None:
+        plan.add.append(file)
+        return
+    try:
+        same = there.sha256 == _sha256(file.path)
+    except OSError as error:
+        plan.failed.append(Failed(str(file.path), f"cannot be read: {error.strerror or error}"))
+        return
+    (plan.unchanged if same else plan.replace).append(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def carry_out(gateway: Gateway, plan: Plan, parallel: int, *, show_progress: bool) -> Synced:
+    """Load first and remove afterwards, so that a file that moved is found all the time."""
+    report = Uploader(gateway, parallel).upload([*plan.add, *plan.replace], show_progress=show_progress)
+    replaced = {file.uri for file in plan.replace}
+    done = Synced(
+        added=[one for one in report.added if one.uri not in replaced],
+        replaced=[one for one in report.added if one.uri in replaced],
+        removed=[],
+        unchanged=len(plan.unchanged) + len(report.unchanged),
+        skipped=plan.skipped,
+        failed=[*plan.failed, *report.failed],
+    )
+    with progress_bar(enabled=show_progress) as bar:
+        for one in bar.track(plan.remove, description="Removing documents"):
+            _remove(gateway, one, done)
+    return done
+
+
+def _remove(gateway: Gateway, one: Known, done: Synced) -> None:
+    try:
+        gateway.delete(f"/documents/{one.document_id}")
+    except NotFound:
+        pass  # somebody else removed it
+    except CliError as error:
+        done.failed.append(Failed(one.uri, plain(error)))
+        return
+    done.removed.append(one)
+
+
+def check_removals(plan: Plan, folder: Folder) -> None:
+    """Stop before a folder that is empty by mistake, such as one that is not mounted, takes every document away.
+
+    Raises:
+        CliError: all of its documents would go.
+    """
+    if plan.remove and not (plan.add or plan.replace or plan.unchanged or plan.failed):
+        raise CliError(
+            f"{folder.path} holds no document, and {len(plan.remove)} would be removed",
+            "check the folder; if they are to go, use --remove-all",
+        )
+
+
+def _row(file: Found) -> dict[str, str]:
+    return {"path": str(file.path), "uri": file.uri}
+
+
+def summary(counts: Iterable[tuple[int, str]]) -> str:
+    """`3 added, 1 removed`, without what there is none of."""
+    return ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
