@@ -575,6 +575,25 @@ export interface components {
              */
             media_type: string;
         };
+        /** Body_replace_document_v1_documents__document_id__put */
+        Body_replace_document_v1_documents__document_id__put: {
+            /**
+             * File
+             * @description Markdown, HTML or plain text.
+             */
+            file: string;
+            /**
+             * Title
+             * @description By default the document's own.
+             * @default
+             */
+            title: string;
+            /**
+             * Media Type
+             * @default
+             */
+            media_type: string;
+        };
         /**
          * CancelAccepted
          * @description The run is asked to stop.
@@ -852,6 +871,11 @@ export interface components {
              * Format: date-time
              */
             updated_at: string;
+            /**
+             * Sha256
+             * @description Of the bytes as they were sent, in hexadecimal; null for a document that a former version read.
+             */
+            sha256: string | null;
         };
         /**
          * DocumentList
@@ -890,6 +914,11 @@ export interface components {
              * Format: date-time
              */
             updated_at: string;
+            /**
+             * Sha256
+             * @description Of the bytes as they were sent, in hexadecimal; null for a document that a former version read.
+             */
+            sha256: string | null;
             /** Text */
             text: string;
         };
@@ -1537,6 +1566,18 @@ export interface components {
             entry_id: string;
         };
         /**
+         * RemovedDocument
+         * @description A document that is no longer there.
+         */
+        RemovedDocument: {
+            /** Document Id */
+            document_id: string;
+            /** Uri */
+            uri: string;
+            /** Title */
+            title: string;
+        };
+        /**
          * RetryBody
          * @description A retry needs no reason.
          * @example {}
@@ -1598,6 +1639,11 @@ export interface components {
             /** Query */
             query: string;
             result: components["schemas"]["RAGResponse"] | null;
+            /**
+             * Removed Documents
+             * @description Documents that the result cites and that were removed since: their sources stay as they were recorded.
+             */
+            removed_documents: string[];
             /** Error */
             error: {
                 [key: string]: unknown;
