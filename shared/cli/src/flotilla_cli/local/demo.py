@@ -91,7 +91,7 @@ def _load_samples(gateway: Gateway) -> None:
     heading("Documents", "the handbook of a fictional freight company: Markdown, text and HTML")
     with as_file(files("flotilla_cli") / "samples") as folder:
         command(f"documents add {folder} --base {SAMPLES}")
-        report = Uploader(gateway).upload(find_documents([folder], SAMPLES))
+        report = Uploader(gateway).upload(find_documents([folder], SAMPLES).found)
     if report.failed:
         raise CliError("; ".join(f"{failure.path}: {failure.error}" for failure in report.failed))
     passages = sum(one.passages for one in (*report.added, *report.unchanged))

@@ -278,7 +278,9 @@ async def _get(connection: Connection, tenant_id: str, document_id: str) -> asyn
     return row
 
 
-def _change(change: Literal["knowledge_document_replaced", "knowledge_document_removed"], row: asyncpg.Record) -> Change:
+def _change(
+    change: Literal["knowledge_document_replaced", "knowledge_document_removed"], row: asyncpg.Record
+) -> Change:
     return Change(change, row["document_id"], row["uri"], row["title"], row["sha256"])
 
 
