@@ -119,8 +119,8 @@ test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG,
 	PATH="$$(charts/tools):$$PATH" $(PYTEST) tests/cluster $(if $(FULL),,-m 'not full') --timeout 1800
 
 ##@ Run it on Kubernetes
-.PHONY: charts base-image images skaffold image-report load server-images install upgrade uninstall kind-up port-forward
-export IMAGE_REPOSITORY ?= flotilla
+.PHONY: charts charts-push base-image images skaffold image-report load server-images install upgrade uninstall kind-up port-forward
+export IMAGE_REPOSITORY ?= localhost/flotilla
 export IMAGE_TAG ?= 0.1.0
 HELM_OPTIONS ?=
 NAMESPACE ?= flotilla
@@ -161,6 +161,13 @@ upgrade: charts ## Upgrade it to IMAGE_TAG and VALUES
 
 uninstall: ## Remove it
 	$(HELM) uninstall $(RELEASE) --wait
+
+# Signed by digest, since a tag can be moved. cosign and a login at the registry (helm registry login) are needed for it.
+CHART_REGISTRY ?=
+COSIGN_KEY ?=
+charts-push: charts ## Package the fleet's chart, push it to CHART_REGISTRY=oci://…, sign it with COSIGN_KEY=…
+	@[ -n "$(CHART_REGISTRY)" ] || { echo 'Set CHART_REGISTRY=oci://registry.example.com/charts'; exit 1; }
+	PATH="$$(charts/tools):$$PATH" charts/push "$(CHART_REGISTRY)" "$(COSIGN_KEY)"
 
 port-forward: ## The gateway at http://localhost:8080
 	kubectl --namespace $(NAMESPACE) port-forward service/$(RELEASE)-gateway 8080:80

@@ -49,6 +49,12 @@ RULES: dict[str, dict[str, Any]] = {
     "drainSeconds": {"type": "integer", "minimum": 1},
     "metrics.port": PORT,
     "service.port": PORT,
+    "ipFamilyPolicy": {"enum": ["", "SingleStack", "PreferDualStack", "RequireDualStack"]},
+    "ipFamilies": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}},
+    "install.keepSeconds": COUNT,
+    "networkPolicy.*.*.ports": {"type": "array", "items": PORT},
+    "networkPolicy.ports.*": {"type": "array", "items": PORT},
+    "networkPolicy.dns.ports": {"type": "array", "items": PORT},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     # Kubernetes takes no longer port names.
     "extraPorts": {"type": "object", "additionalProperties": PORT, "propertyNames": {"maxLength": 15}},
@@ -64,6 +70,9 @@ RULES: dict[str, dict[str, Any]] = {
     "versioning.builds": {"type": "array", "items": BUILD},
     "approvalPolicy.builtin": {"enum": ["", "production", "local"]},
     "dependencies.kafka.securityProtocol": {"enum": ["", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]},
+    "dependencies.postgres.maxConnections": COUNT,
+    "dependencies.redis.database": {"type": ["integer", "string"], "pattern": "^[0-9]*$"},
+    "dependencies.kafka.topicPrefix": {"type": "string", "pattern": "^([a-zA-Z0-9._-]{1,200})?$"},
     "dependencies.kafka.durability": {"enum": ["", "relaxed", "required"]},
     "dependencies.kafka.saslMechanism": {"enum": ["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
 }

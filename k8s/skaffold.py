@@ -34,7 +34,7 @@ def with_agents(skaffold: dict[str, Any], agents: dict[str, str]) -> dict[str, A
     for service, agent in agents.items():
         config["build"]["artifacts"].append(_built_by_docker(service))
         profile["build"]["artifacts"].append(_built_by_buildah(service, profile))
-        variable = f"flotilla_{service.replace('-', '_')}"
+        variable = f"localhost_flotilla_{service.replace('-', '_')}"
         values[f"agents.{agent}.image.repository"] = f"{{{{.IMAGE_REPO_{variable}}}}}"
         values[f"agents.{agent}.image.tag"] = f"{{{{.IMAGE_TAG_{variable}}}}}"
     return config
@@ -42,13 +42,13 @@ def with_agents(skaffold: dict[str, Any], agents: dict[str, str]) -> dict[str, A
 
 def _built_by_docker(service: str) -> dict[str, Any]:
     arguments = {"SERVICE": service, "LOCK": f"services/{service}/requirements.txt", "BASE_IMAGE": "{{.BASE_IMAGE}}"}
-    return {"image": f"flotilla/{service}", "docker": {"buildArgs": arguments}}
+    return {"image": f"localhost/flotilla/{service}", "docker": {"buildArgs": arguments}}
 
 
 def _built_by_buildah(service: str, profile: dict[str, Any]) -> dict[str, Any]:
     sources = deepcopy(profile["build"]["artifacts"][0]["custom"]["dependencies"])
     return {
-        "image": f"flotilla/{service}",
+        "image": f"localhost/flotilla/{service}",
         "custom": {"buildCommand": f"k8s/skaffold-buildah {service}", "dependencies": sources},
     }
 

@@ -202,11 +202,11 @@ def test_every_service_is_part_of_the_fleet_and_can_be_left_out(render: Render) 
     assert names - {each["metadata"]["name"] for each in of_kind(less, "Deployment")} == {"fleet-writer-agent"}
 
 
-def test_install_job_has_a_name_per_revision_and_is_a_hook_only_when_asked(render: Render) -> None:
+def test_install_job_has_a_name_per_content_and_is_a_hook_only_when_asked(render: Render) -> None:
     (job,) = of_kind(render("flotilla", files=("flotilla/values-demo.yaml",)), "Job")
     (hook,) = of_kind(render("flotilla", files=("flotilla/values-production.yaml",)), "Job")
 
-    assert job["metadata"]["name"] == "fleet-install-1"
+    assert re.fullmatch("fleet-install-[0-9a-f]{8}", job["metadata"]["name"])
     assert "annotations" not in job["metadata"]
     assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
 

@@ -17,7 +17,7 @@ from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 RELEASE = "fleet"
-REPOSITORY = os.environ.get("IMAGE_REPOSITORY", "flotilla")
+REPOSITORY = os.environ.get("IMAGE_REPOSITORY", "localhost/flotilla")
 TAG = os.environ.get("IMAGE_TAG", "0.1.0")
 DEMO_VALUES = ("charts/flotilla/values-demo.yaml", *os.environ.get("CLUSTER_VALUES", "").split())
 

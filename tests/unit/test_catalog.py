@@ -74,7 +74,7 @@ def test_skaffold_builds_and_installs_every_service() -> None:
     skaffold = yaml.safe_load(read("skaffold.yaml"))
     (profile,) = skaffold["profiles"]
     for build in (skaffold["build"], profile["build"]):
-        assert {each["image"] for each in build["artifacts"]} == {f"flotilla/{name}" for name in NAMES}
+        assert {each["image"] for each in build["artifacts"]} == {f"localhost/flotilla/{name}" for name in NAMES}
     given = skaffold["deploy"]["helm"]["releases"][0]["setValueTemplates"]
     assert {key.split(".")[0] for key in given} - {"install"} == NAMES
 
@@ -85,11 +85,11 @@ def test_skaffold_builds_and_installs_agents_of_ones_own(tmp_path: Path) -> None
     runpy.run_path(str(ROOT / "k8s/skaffold.py"))["main"](tmp_path)
     written = yaml.safe_load((tmp_path / ".skaffold.yaml").read_text("utf-8"))
     for build in (written["build"], written["profiles"][0]["build"]):
-        assert {each["image"] for each in build["artifacts"]} == {f"flotilla/{name}" for name in (*NAMES, OWN)}
+        assert {each["image"] for each in build["artifacts"]} == {f"localhost/flotilla/{name}" for name in (*NAMES, OWN)}
     arguments = written["build"]["artifacts"][-1]["docker"]["buildArgs"]
     assert (arguments["SERVICE"], arguments["LOCK"]) == (OWN, f"services/{OWN}/requirements.txt")
     given = written["deploy"]["helm"]["releases"][0]["setValueTemplates"]
-    assert given["agents.word-count.image.tag"] == "{{.IMAGE_TAG_flotilla_word_count_agent}}"
+    assert given["agents.word-count.image.tag"] == "{{.IMAGE_TAG_localhost_flotilla_word_count_agent}}"
 
 
 def test_the_fleets_chart_installs_every_service() -> None:

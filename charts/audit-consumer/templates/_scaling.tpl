@@ -6,8 +6,8 @@
   name: lag
   metadata:
     bootstrapServers: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "kafka" "key" "bootstrapServers" "hint" "Example: kafka:9092.") | quote }}
-    consumerGroup: audit-consumer
-    topic: flotilla.session-events
+    consumerGroup: {{ include "flotilla-service.setting" (dict "root" . "name" "FLOTILLA_AUDIT_GROUP" "default" "audit-consumer") | quote }}
+    topic: {{ include "flotilla-service.setting" (dict "root" . "name" "FLOTILLA_KAFKA_SESSION_EVENTS_TOPIC" "default" "flotilla.session-events") | quote }}
     lagThreshold: {{ .Values.autoscaling.keda.lagPerPod | quote }}
     activationLagThreshold: "0"
     # A partition has one reader: more pods than partitions would idle.

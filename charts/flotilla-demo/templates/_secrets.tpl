@@ -14,7 +14,7 @@ namespace: hence the servers' long names. */}}
 {{- $dsns := dict }}
 {{- range $role, $password := $passwords }}
 {{- $user := eq $role "owner" | ternary "postgres" $role }}
-{{- $_ := set $dsns $role (printf "postgresql://%s:%s@%s-postgres.%s.svc:5432/flotilla" $user ($password | b64dec) $name $.Release.Namespace | b64enc) }}
+{{- $_ := set $dsns $role (printf "postgresql://%s:%s@%s-postgres.%s.svc:5432/flotilla" $user ($password | b64dec) $name (include "flotilla-service.namespace" $) | b64enc) }}
 {{- end }}
 {{- /* A Redis user for each service, with the rights that `python -m flotilla.bus.acl` prints: files/redis-users.acl. That
 of an agent which the fleet's values add has the rights of the research agent, on streams of its own. */}}
@@ -57,7 +57,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: {{ $name }}-signing
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-demo.labels" (dict "root" $ "server" "secrets") | nindent 4 }}
 data:
@@ -71,7 +71,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: {{ $name }}-tickets
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-demo.labels" (dict "root" $ "server" "secrets") | nindent 4 }}
 data:

@@ -21,7 +21,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: {{ $name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" .root }}
   labels:
     {{- include "flotilla-demo.labels" . | nindent 4 }}
 spec:
@@ -100,7 +100,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ $name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" .root }}
   labels:
     {{- include "flotilla-demo.labels" . | nindent 4 }}
 spec:
@@ -116,7 +116,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
   name: {{ $name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" .root }}
   labels:
     {{- include "flotilla-demo.labels" . | nindent 4 }}
 spec:
@@ -141,7 +141,7 @@ apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
   name: {{ $name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" .root }}
   labels:
     {{- include "flotilla-demo.labels" . | nindent 4 }}
 spec:
@@ -157,7 +157,7 @@ spec:
 
 {{/* What a Secret holds already, else what is new: passwords must survive upgrades. Call with root, name, new. */}}
 {{- define "flotilla-demo.kept" -}}
-{{- $found := lookup "v1" "Secret" .root.Release.Namespace .name | default dict -}}
+{{- $found := lookup "v1" "Secret" (include "flotilla-service.namespace" .root) .name | default dict -}}
 {{- $data := dict -}}
 {{- range $key, $value := .new }}
 {{- $_ := set $data $key (index ($found.data | default dict) $key | default ($value | b64enc)) -}}
@@ -170,7 +170,7 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" .root }}
   labels:
     {{- include "flotilla-demo.labels" (dict "root" .root "server" "secrets") | nindent 4 }}
 type: Opaque

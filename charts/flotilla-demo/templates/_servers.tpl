@@ -27,7 +27,7 @@ env:
   - name: KAFKA_LISTENERS
     value: PLAINTEXT://:9092,CONTROLLER://:9093
   - name: KAFKA_ADVERTISED_LISTENERS
-    value: PLAINTEXT://{{ .Values.name }}-kafka.{{ .Release.Namespace }}.svc:9092
+    value: PLAINTEXT://{{ .Values.name }}-kafka.{{ include "flotilla-service.namespace" . }}.svc:9092
   - name: KAFKA_LISTENER_SECURITY_PROTOCOL_MAP
     value: PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
   - name: KAFKA_CONTROLLER_LISTENER_NAMES

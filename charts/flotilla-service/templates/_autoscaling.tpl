@@ -8,7 +8,7 @@ apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:
@@ -41,7 +41,7 @@ apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:

@@ -17,7 +17,12 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- define "flotilla-service.dependency" -}}
 {{- $own := index (.root.Values.dependencies | default dict) .dependency | default dict -}}
 {{- $fleet := index ((.root.Values.global | default dict).dependencies | default dict) .dependency | default dict -}}
-{{- index $own .key | default (index $fleet .key) | default "" -}}
+{{- include "flotilla-service.named" (dict "root" .root "text" (index $own .key | default (index $fleet .key) | default "")) -}}
+{{- end }}
+
+{{/* A name in the values, which may be a template: two demos in one namespace differ by `global.demoName`. */}}
+{{- define "flotilla-service.named" -}}
+{{- if contains "{{" (.text | toString) }}{{ tpl .text .root }}{{ else }}{{ .text }}{{ end -}}
 {{- end }}
 
 {{/* The same, but a render without it fails and says what to set. */}}
@@ -37,6 +42,39 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
       key: {{ .key }}
 {{- end }}
 
+{{/* The file with a server's certificate authority: from a Secret, or one that extraVolumes mounts. Call as "dependency". */}}
+{{- define "flotilla-service.caEnv" -}}
+{{- $file := include "flotilla-service.dependency" (merge (dict "key" "caFile") .) -}}
+{{- if include "flotilla-service.dependency" (merge (dict "key" "caSecret") .) }}{{ $file = printf "/etc/flotilla/ca/%s/ca.crt" .dependency }}{{ end -}}
+{{- with $file }}
+- name: FLOTILLA_{{ upper $.dependency }}_CA_FILE
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.caMounts" -}}
+{{- range $dependency := include "flotilla-service.usesList" . | fromYamlArray }}
+{{- if include "flotilla-service.dependency" (dict "root" $ "dependency" . "key" "caSecret") }}
+- name: {{ . }}-ca
+  mountPath: /etc/flotilla/ca/{{ . }}
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "flotilla-service.caVolumes" -}}
+{{- range $dependency := include "flotilla-service.usesList" . | fromYamlArray }}
+{{- with include "flotilla-service.dependency" (dict "root" $ "dependency" . "key" "caSecret") }}
+- name: {{ $dependency }}-ca
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - {key: {{ include "flotilla-service.dependency" (dict "root" $ "dependency" $dependency "key" "caKey") | default "ca.crt" }}, path: ca.crt}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "flotilla-service.dependencyEnv" -}}
 {{- $root := . -}}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "postgres") }}
@@ -44,6 +82,7 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 {{- $secret := include "flotilla-service.required" (merge (dict "key" "existingSecret" "hint" (printf "Its key (default: %s) holds a DSN such as postgresql://%s:PASSWORD@HOST:5432/flotilla." (include "flotilla-service.postgresRole" $root) (include "flotilla-service.postgresRole" $root))) $at) }}
 {{- $key := include "flotilla-service.dependency" (merge (dict "key" "key") $at) | default (include "flotilla-service.postgresRole" $root) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_POSTGRES_DSN" "secret" $secret "key" $key) }}
+{{- include "flotilla-service.caEnv" $at }}
 {{- end }}
 {{- if include "flotilla-service.uses" (dict "root" . "dependency" "redis") }}
 {{- $at := dict "root" $root "dependency" "redis" }}
@@ -61,14 +100,19 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 - name: FLOTILLA_KAFKA_SASL_MECHANISM
   value: {{ . | quote }}
 {{- end }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "topicPrefix") $at) }}
+- name: FLOTILLA_KAFKA_SESSION_EVENTS_TOPIC
+  value: {{ printf "%ssession-events" . | quote }}
+- name: FLOTILLA_KAFKA_CHECKPOINTS_TOPIC
+  value: {{ printf "%saudit-checkpoints" . | quote }}
+- name: FLOTILLA_AUDIT_GROUP
+  value: {{ printf "%saudit-consumer" . | quote }}
+{{- end }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "durability") $at) }}
 - name: FLOTILLA_KAFKA_DURABILITY
   value: {{ . | quote }}
 {{- end }}
-{{- with include "flotilla-service.dependency" (merge (dict "key" "caFile") $at) }}
-- name: FLOTILLA_KAFKA_CA_FILE
-  value: {{ . | quote }}
-{{- end }}
+{{- include "flotilla-service.caEnv" $at }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_USERNAME" "secret" . "key" "username") }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_PASSWORD" "secret" . "key" "password") }}
@@ -84,6 +128,7 @@ What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses
 - name: FLOTILLA_TEMPORAL_TLS
   value: "true"
 {{- end }}
+{{- include "flotilla-service.caEnv" $at }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_TEMPORAL_API_KEY" "secret" . "key" "api-key") }}
 {{- end }}

@@ -3,9 +3,13 @@ apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: {{ include "flotilla-service.deploymentName" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
+  {{- with .Values.deploymentAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   {{- if not (include "flotilla-service.autoscaled" .) }}
   replicas: {{ .Values.replicas }}
@@ -48,26 +52,18 @@ spec:
       imagePullSecrets:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with .Values.priorityClassName }}
-      priorityClassName: {{ . }}
-      {{- end }}
-      {{- with .Values.nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .Values.affinity }}
-      affinity:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .Values.tolerations }}
-      tolerations:
-        {{- toYaml . | nindent 8 }}
+      {{- with include "flotilla-service.placement" (dict "own" .Values "root" .) }}
+      {{- . | nindent 6 }}
       {{- end }}
       {{- with .Values.topologySpreadConstraints }}
       topologySpreadConstraints:
         {{- range . }}
         - {{ toYaml (mergeOverwrite (dict "labelSelector" (dict "matchLabels" (include "flotilla-service.selectorLabels" $ | fromYaml))) .) | nindent 10 | trim }}
         {{- end }}
+      {{- end }}
+      {{- with .Values.initContainers }}
+      initContainers:
+        {{- tpl (toYaml .) $ | nindent 8 }}
       {{- end }}
       containers:
         - name: {{ include "flotilla-service.service" . }}
@@ -105,18 +101,50 @@ spec:
           volumeMounts:
             - name: tmp
               mountPath: /tmp
+            {{- with include "flotilla-service.caMounts" . }}
+            {{- . | nindent 12 }}
+            {{- end }}
             {{- include "flotilla-service.fileMounts" . | nindent 12 }}
             {{- with .Values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
+        {{- with .Values.extraContainers }}
+        {{- tpl (toYaml .) $ | nindent 8 }}
+        {{- end }}
       volumes:
         - name: tmp
           emptyDir:
             sizeLimit: 64Mi
+        {{- with include "flotilla-service.caVolumes" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- include "flotilla-service.fileVolumes" . | nindent 8 }}
         {{- with .Values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+{{- end }}
+
+{{/* Where a pod may run: its own settings, else the fleet's. Call with own and root. */}}
+{{- define "flotilla-service.placement" -}}
+{{- $fleet := .root.Values.global | default dict -}}
+{{- with .own.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .own.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .own.nodeSelector | default $fleet.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .own.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .own.tolerations | default $fleet.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "flotilla-service.containerPorts" -}}
@@ -131,6 +159,14 @@ spec:
 {{- define "flotilla-service.environment" -}}
 - name: FLOTILLA_METRICS_PORT
   value: {{ .Values.metrics.port | quote }}
+{{- with .Values.bindAddress | default (.Values.global | default dict).bindAddress }}
+- name: FLOTILLA_METRICS_HOST
+  value: {{ . | quote }}
+{{- if $.Values.service }}
+- name: FLOTILLA_HTTP_HOST
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
 - name: FLOTILLA_LOG_LEVEL
   value: {{ .Values.logLevel }}
 - name: FLOTILLA_DRAIN_S

@@ -5,7 +5,7 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
 {{- $fleet := ((.Values.global | default dict).signingKey | default dict).existingSecret -}}
-{{- $secret := .Values.signingKey.existingSecret | default $fleet -}}
+{{- $secret := .Values.signingKey.existingSecret | default $fleet | default "" | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- if not $secret -}}
 {{- fail (printf "%s needs a signing key: set signingKey.existingSecret (or global.signingKey.existingSecret for the whole fleet). Its key %s holds an Ed25519 private key in PEM: openssl genpkey -algorithm ed25519" .Chart.Name .Values.signingKey.key) -}}
 {{- end -}}
@@ -14,13 +14,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 
 {{- define "flotilla-service.publicKeysConfigMap" -}}
 {{- $fleet := ((.Values.global | default dict).publicKeys | default dict).existingConfigMap | default "" -}}
-{{- (.Values.publicKeys | default dict).existingConfigMap | default $fleet -}}
+{{- (.Values.publicKeys | default dict).existingConfigMap | default $fleet | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- end }}
 
 {{/* The worker's key of tickets, and the agents' public ones: neither runs without. */}}
 {{- define "flotilla-service.ticketKeySecret" -}}
 {{- $fleet := ((.Values.global | default dict).ticketKey | default dict).existingSecret -}}
-{{- $secret := .Values.ticketKey.existingSecret | default $fleet -}}
+{{- $secret := .Values.ticketKey.existingSecret | default $fleet | default "" | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- if not $secret -}}
 {{- fail (printf "%s needs the key that signs tasks: set ticketKey.existingSecret (or global.ticketKey.existingSecret for the whole fleet). Its key %s holds an Ed25519 private key in PEM: openssl genpkey -algorithm ed25519" .Chart.Name .Values.ticketKey.key) -}}
 {{- end -}}
@@ -29,7 +29,7 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 
 {{- define "flotilla-service.ticketPublicKeysConfigMap" -}}
 {{- $fleet := ((.Values.global | default dict).ticketPublicKeys | default dict).existingConfigMap -}}
-{{- $map := .Values.ticketPublicKeys.existingConfigMap | default $fleet -}}
+{{- $map := .Values.ticketPublicKeys.existingConfigMap | default $fleet | default "" | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- if not $map -}}
 {{- fail (printf "%s needs the public keys of tickets: set ticketPublicKeys.existingConfigMap (or global.ticketPublicKeys.existingConfigMap for the whole fleet). Its key %s holds the public half of the worker's key in PEM: openssl pkey -pubout" .Chart.Name .Values.ticketPublicKeys.key) -}}
 {{- end -}}

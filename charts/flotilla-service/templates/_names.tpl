@@ -47,6 +47,10 @@ of agents, installed alone, takes the name of its agent.
 {{- end -}}
 {{- end }}
 
+{{- define "flotilla-service.namespace" -}}
+{{- .Values.namespaceOverride | default (.Values.global | default dict).namespaceOverride | default .Release.Namespace -}}
+{{- end }}
+
 {{- define "flotilla-service.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "flotilla-service.service" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -65,7 +69,12 @@ app.kubernetes.io/version: {{ include "flotilla-service.tag" . | trunc 63 | trim
 app.kubernetes.io/part-of: flotilla
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .Values.commonLabels }}
+{{- include "flotilla-service.commonLabels" . }}
+{{- end }}
+
+{{/* The labels that the values add: the fleet's, and the service's own over them. */}}
+{{- define "flotilla-service.commonLabels" -}}
+{{- with mergeOverwrite (deepCopy ((.Values.global | default dict).commonLabels | default dict)) (.Values.commonLabels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -77,7 +86,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "flotilla-service.image" -}}
 {{- $global := (.Values.global | default dict).image | default dict -}}
-{{- $repository := .Values.image.repository | default (printf "%s/%s" ($global.repository | default "flotilla") (include "flotilla-service.service" .)) -}}
+{{- $repository := .Values.image.repository | default (printf "%s/%s" ($global.repository | default "localhost/flotilla") (include "flotilla-service.service" .)) -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}

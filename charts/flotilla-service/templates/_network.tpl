@@ -21,23 +21,8 @@
 {{- if $peers }}{{ toYaml $peers }}{{ else }}{{ include "flotilla-service.namespacePeers" $namespaces }}{{ end }}
 {{- end }}
 
-{{/* Where a dependency is. A model's endpoint is usually on the internet: then no address of a private network is reached. */}}
-{{- define "flotilla-service.to" -}}
-{{- $own := (index .root.Values.networkPolicy.egress .dependency).to -}}
-{{- $fleet := index (((.root.Values.global | default dict).networkPolicy | default dict).egress | default dict) .dependency -}}
-{{- if $own | default $fleet -}}
-{{- toYaml ($own | default $fleet) -}}
-{{- else if eq .dependency "llm" -}}
-- ipBlock:
-    cidr: 0.0.0.0/0
-    except: [10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16]
-{{- else -}}
-- podSelector: {}
-{{- end -}}
-{{- end }}
-
 {{/*
-Default deny. Ingress: metrics for Prometheus, and what the service serves. Egress: DNS and the named dependencies only.
+Default deny. Ingress: metrics for Prometheus, and what the service serves. Egress: DNS, and what the service is set to call.
 */}}
 {{- define "flotilla-service.networkPolicy" -}}
 {{- $policy := .Values.networkPolicy -}}
@@ -45,7 +30,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:
@@ -73,27 +58,7 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   egress:
-    - to:
-        - namespaceSelector:
-            matchLabels:
-              kubernetes.io/metadata.name: kube-system
-      ports:
-        - port: 53
-          protocol: UDP
-        - port: 53
-          protocol: TCP
-    {{- range $dependency := include "flotilla-service.usesList" . | fromYamlArray }}
-    {{- $rule := index $policy.egress $dependency }}
-    {{- if $rule }}
-    - to:
-        {{- include "flotilla-service.to" (dict "root" $ "dependency" $dependency) | nindent 8 }}
-      ports:
-        {{- range $rule.ports }}
-        - port: {{ . }}
-          protocol: TCP
-        {{- end }}
-    {{- end }}
-    {{- end }}
+    {{- include "flotilla-service.egress" (dict "root" . "uses" (include "flotilla-service.usesList" . | fromYamlArray) "environment" (include "flotilla-service.environment" . | fromYamlArray)) | nindent 4 }}
     {{- with $policy.extraEgress }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -104,7 +69,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
   {{- with .Values.service.annotations }}
@@ -112,6 +77,9 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
+  {{- with include "flotilla-service.ipFamilies" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
   type: {{ .Values.service.type }}
   selector:
     {{- include "flotilla-service.selectorLabels" . | nindent 4 }}
@@ -126,7 +94,7 @@ apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
   {{- with .Values.ingress.annotations }}
@@ -154,4 +122,72 @@ spec:
                 port:
                   name: http
     {{- end }}
+{{- end }}
+
+{{- define "flotilla-service.httpRoute" -}}
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}
+  namespace: {{ include "flotilla-service.namespace" . }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+  {{- with .Values.httpRoute.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  parentRefs:
+    {{- toYaml (required (printf "%s: httpRoute is enabled without a Gateway: set httpRoute.parentRefs" .Chart.Name) .Values.httpRoute.parentRefs) | nindent 4 }}
+  {{- with .Values.httpRoute.hostnames }}
+  hostnames:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  rules:
+    - backendRefs:
+        - name: {{ include "flotilla-service.fullname" . }}
+          port: {{ .Values.service.port }}
+      {{- with .Values.httpRoute.filters }}
+      filters:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.httpRoute.timeouts }}
+      timeouts:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+{{- end }}
+
+{{- define "flotilla-service.ipFamilies" -}}
+{{- $fleet := .Values.global | default dict -}}
+{{- with .Values.ipFamilyPolicy | default $fleet.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies | default $fleet.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The pod of `helm test` asks the service's pods, and nobody asks it. */}}
+{{- define "flotilla-service.testPolicy" -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "flotilla-service.fullname" . }}-test
+  namespace: {{ include "flotilla-service.namespace" . }}
+  labels:
+    {{- include "flotilla-service.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "flotilla-service.testLabels" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  egress:
+    {{- include "flotilla-service.dnsRule" . | nindent 4 }}
+    - to:
+        - podSelector:
+            matchLabels:
+              {{- include "flotilla-service.selectorLabels" . | nindent 14 }}
+      ports:
+        - {port: metrics, protocol: TCP}
 {{- end }}

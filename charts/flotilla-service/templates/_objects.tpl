@@ -3,7 +3,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata:
   name: {{ include "flotilla-service.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
   {{- with .Values.serviceAccount.annotations }}
@@ -18,7 +18,7 @@ apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:
@@ -44,7 +44,7 @@ apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
     {{- with .Values.metrics.podMonitor.labels }}
@@ -57,14 +57,30 @@ spec:
   podMetricsEndpoints:
     - port: metrics
       interval: {{ .Values.metrics.podMonitor.interval }}
+      {{- include "flotilla-service.relabelings" . | nindent 6 }}
     {{- range $name, $_ := .Values.extraPorts }}
     {{- if hasPrefix "metrics" $name }}
     - port: {{ $name }}
       interval: {{ $.Values.metrics.podMonitor.interval }}
       {{- /* The Temporal SDK's own label of that name must not hide the pod's namespace. */}}
       honorLabels: false
+      {{- include "flotilla-service.relabelings" $ | nindent 6 }}
     {{- end }}
     {{- end }}
+{{- end }}
+
+{{/* Every series says which release it comes from, so that fleets under one Prometheus don't hide each other's faults. */}}
+{{- define "flotilla-service.relabelings" -}}
+relabelings:
+  - sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_instance]
+    targetLabel: release
+  {{- with .Values.metrics.podMonitor.relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.metrics.podMonitor.metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* Addresses of the ready pods' health port: what `helm test` asks. */}}
@@ -73,10 +89,13 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ include "flotilla-service.fullname" . }}-health
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:
+  {{- with include "flotilla-service.ipFamilies" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
   clusterIP: None
   selector:
     {{- include "flotilla-service.selectorLabels" . | nindent 4 }}
@@ -92,17 +111,24 @@ spec:
 {{- and .Values.tests.enabled (not $rests) | ternary "yes" "" -}}
 {{- end }}
 
+{{- define "flotilla-service.testLabels" -}}
+app.kubernetes.io/name: {{ include "flotilla-service.service" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{/* `helm test`: the pods of this release are ready, asked from inside by the service's own image. */}}
 {{- define "flotilla-service.test" -}}
 apiVersion: v1
 kind: Pod
 metadata:
   name: {{ include "flotilla-service.fullname" . }}-test
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
-    app.kubernetes.io/name: {{ include "flotilla-service.service" . }}-test
-    app.kubernetes.io/instance: {{ .Release.Name }}
+    {{- include "flotilla-service.testLabels" . | nindent 4 }}
     app.kubernetes.io/part-of: flotilla
+    {{- with include "flotilla-service.commonLabels" . }}
+    {{- trim . | nindent 4 }}
+    {{- end }}
   annotations:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
@@ -116,12 +142,15 @@ spec:
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with include "flotilla-service.placement" (dict "own" .Values "root" .) }}
+  {{- . | nindent 2 }}
+  {{- end }}
   containers:
     - name: test
       image: {{ include "flotilla-service.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [/app/bin/python, -m, flotilla.runtime.probe]
-      args: ["http://{{ include "flotilla-service.fullname" . }}-health.{{ .Release.Namespace }}:{{ .Values.metrics.port }}/readyz"]
+      args: ["http://{{ include "flotilla-service.fullname" . }}-health.{{ include "flotilla-service.namespace" . }}:{{ .Values.metrics.port }}/readyz"]
       resources:
         {{- toYaml .Values.resources | nindent 8 }}
       securityContext:
@@ -156,6 +185,10 @@ spec:
 ---
 {{ include "flotilla-service.serviceObject" . }}
 {{- end }}
+{{- if (.Values.httpRoute | default dict).enabled }}
+---
+{{ include "flotilla-service.httpRoute" . }}
+{{- end }}
 {{- if (.Values.ingress | default dict).enabled }}
 ---
 {{ include "flotilla-service.ingress" . }}
@@ -187,6 +220,10 @@ spec:
 {{- if include "flotilla-service.tested" . }}
 ---
 {{ include "flotilla-service.test" . }}
+{{- if .Values.networkPolicy.enabled }}
+---
+{{ include "flotilla-service.testPolicy" . }}
+{{- end }}
 {{- end }}
 {{- range .Values.extraObjects }}
 ---

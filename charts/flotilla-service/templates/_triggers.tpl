@@ -3,7 +3,7 @@ An address as KEDA, which runs in a namespace of its own, can resolve it: a Serv
 "required"; several addresses are joined by commas.
 */}}
 {{- define "flotilla-service.addressForKeda" -}}
-{{- $namespace := .root.Release.Namespace -}}
+{{- $namespace := include "flotilla-service.namespace" .root -}}
 {{- $addresses := list -}}
 {{- range include "flotilla-service.required" . | splitList "," -}}
 {{- $host := trim . | splitList ":" | first -}}
@@ -19,6 +19,9 @@ What KEDA's scalers need to reach Redis. The scaler takes an address, not a URL,
 address: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "hint" "KEDA needs it as host:6379, without scheme and password.") | quote }}
 {{- if include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "tls") }}
 enableTLS: "true"
+{{- end }}
+{{- with include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "database") }}
+databaseIndex: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -57,6 +60,15 @@ scalingModifiers:
   metricType: AverageValue
 {{- end }}
 
+{{/* A plain setting as the container gets it, so that scalers follow the service. Call with root, name and default. */}}
+{{- define "flotilla-service.setting" -}}
+{{- $value := .default -}}
+{{- range include "flotilla-service.environment" .root | fromYamlArray -}}
+{{- if and (eq .name $.name) .value }}{{ $value = .value }}{{ end -}}
+{{- end -}}
+{{- $value -}}
+{{- end }}
+
 {{/*
 Where KEDA's scaler finds its credentials, by parameter; empty where none are set. The annotation `flotilla/scales-by` names
 the dependency that it asks: streams by a Redis user for scaling, the outbox by the DSN of role flotilla_scaler.
@@ -77,6 +89,11 @@ apiKey: {secret: {{ $secret }}, key: api-key}
 username: {secret: {{ $secret }}, key: username}
 password: {secret: {{ $secret }}, key: password}
 {{- end }}
+{{- if eq $by "kafka" }}
+{{- with include "flotilla-service.dependency" (dict "root" . "dependency" "kafka" "key" "caSecret") }}
+ca: {secret: {{ . }}, key: {{ include "flotilla-service.dependency" (dict "root" $ "dependency" "kafka" "key" "caKey") | default "ca.crt" }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "flotilla-service.authenticationRef" -}}
@@ -91,7 +108,7 @@ apiVersion: keda.sh/v1alpha1
 kind: TriggerAuthentication
 metadata:
   name: {{ include "flotilla-service.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ include "flotilla-service.namespace" . }}
   labels:
     {{- include "flotilla-service.labels" . | nindent 4 }}
 spec:

@@ -20,14 +20,20 @@
 {{- toYaml $names -}}
 {{- end }}
 
-{{/* The objects of one entry of `agents`, as charts/agent would render them. Call with root and name. */}}
-{{- define "flotilla.agent" -}}
+{{/* What charts/agent would see for one entry of `agents`: values and chart. Call with root and name. */}}
+{{- define "flotilla.agentScope" -}}
 {{- $root := .root -}}
 {{- $own := index $root.Values.agents .name | default dict -}}
 {{- $values := include "flotilla.merged" (dict "base" $root.Values.agentDefaults "over" $own) | fromYaml -}}
 {{- $_ := set $values "global" $root.Values.global -}}
 {{- $_ := set $values.agent "name" .name -}}
-{{- $annotations := dict "flotilla/uses" "postgres,redis" "flotilla/scales-by" "redis" -}}
+{{- $annotations := dict "flotilla/uses" "postgres,redis" "flotilla/postgres-connections" "10" "flotilla/scales-by" "redis" -}}
 {{- $chart := dict "Name" (printf "%s-agent" .name) "Version" $root.Chart.Version "AppVersion" $root.Chart.AppVersion "Annotations" $annotations -}}
-{{- include "flotilla-service.all" (dict "Values" $values "Chart" $chart "Release" $root.Release "Capabilities" $root.Capabilities "Template" $root.Template) -}}
+{{- dict "Values" $values "Chart" $chart | toJson -}}
+{{- end }}
+
+{{/* The objects of one entry of `agents`, as charts/agent would render them. Call with root and name. */}}
+{{- define "flotilla.agent" -}}
+{{- $scope := include "flotilla.agentScope" . | fromJson -}}
+{{- include "flotilla-service.all" (merge $scope (dict "Release" .root.Release "Capabilities" .root.Capabilities "Template" .root.Template)) -}}
 {{- end }}

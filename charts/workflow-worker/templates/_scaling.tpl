@@ -1,7 +1,7 @@
 {{- define "workflow-worker.scalingModifiers" -}}
 {{- end }}
 
-{{/* Backlog says that work waits; slots in use say that the workers at hand are busy. Never backlog alone. */}}
+{{/* Backlog says that work waits; processor time says that the workers at hand are busy. Never backlog alone. */}}
 {{- define "workflow-worker.triggers" -}}
 {{- $temporal := dict "root" . "dependency" "temporal" -}}
 - type: temporal
@@ -9,7 +9,7 @@
   metadata:
     endpoint: {{ include "flotilla-service.addressForKeda" (merge (dict "key" "address" "hint" "Example: temporal-frontend:7233.") $temporal) | quote }}
     namespace: {{ include "flotilla-service.dependency" (merge (dict "key" "namespace") $temporal) | default "default" | quote }}
-    taskQueue: rag-agent-queue
+    taskQueue: {{ include "flotilla-service.setting" (dict "root" . "name" "FLOTILLA_TASK_QUEUE" "default" "rag-agent-queue") | quote }}
     queueTypes: workflow,activity
     targetQueueSize: {{ .Values.autoscaling.keda.backlogPerPod | quote }}
     activationTargetQueueSize: "0"
@@ -17,7 +17,7 @@
   {{- . | nindent 2 }}
   {{- end }}
 - type: cpu
-  name: slots
+  name: cpu
   metricType: Utilization
   metadata:
     value: {{ .Values.autoscaling.keda.targetCPUUtilizationPercentage | quote }}

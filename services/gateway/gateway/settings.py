@@ -45,6 +45,7 @@ class Settings(
     """Settings of `gateway`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, the clients come from outside
+    """`::` listens on every address of IPv6 and IPv4."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """0 picks a free port."""
     postgres_pool_max: int = Field(default=20, ge=2)

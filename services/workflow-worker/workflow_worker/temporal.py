@@ -80,8 +80,9 @@ class TemporalConnection:
 
 def sdk_runtime(host: str, port: int) -> SdkRuntime:
     """The SDK's threads, and its metrics on `host:port` (port 0: none), in seconds and with unit suffixes."""
+    address = f"[{host}]" if ":" in host else host
     metrics = PrometheusConfig(
-        bind_address=f"{host}:{port}", counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
+        bind_address=f"{address}:{port}", counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
     )
     return SdkRuntime(telemetry=TelemetryConfig(metrics=metrics if port else None))
 

@@ -46,6 +46,20 @@ async def test_metrics_are_openmetrics(health: Health) -> None:
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+async def test_every_address_means_those_of_both_families(health: Health, address: str) -> None:
+    async with health_server(health, "::", 0).running() as port, httpx.AsyncClient() as client:
+        answer = await client.get(f"http://{address}:{port}/livez")
+        assert answer.status_code == 200
+
+
+async def test_a_port_that_is_taken_in_one_family_is_an_error(health: Health) -> None:
+    async with health_server(health, "127.0.0.1", 0).running() as port:
+        with pytest.raises(ConfigurationError, match=str(port)):
+            async with health_server(health, "::", port).running():
+                pass
+
+
 async def test_a_taken_port_is_an_error_and_not_a_hang(health: Health) -> None:
     async with health_server(health, "127.0.0.1", 0).running() as port:
         with pytest.raises(ConfigurationError, match=str(port)):

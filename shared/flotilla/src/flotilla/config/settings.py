@@ -55,6 +55,7 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     metrics_host: str = "0.0.0.0"  # noqa: S104 - in a pod, Prometheus and the kubelet come from outside
+    """`::` listens on every address of IPv6 and IPv4."""
     metrics_port: int = Field(default=9090, ge=0, le=65535)
     """0 picks a free port."""
     drain_s: float = Field(default=25.0, gt=0)

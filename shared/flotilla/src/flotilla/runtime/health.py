@@ -10,7 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 import uvicorn
@@ -145,20 +145,37 @@ class EmbeddedServer(uvicorn.Server):
             ConfigurationError: the port can't be listened on.
         """
         # Bound here, since uvicorn answers a taken port with SystemExit from inside its task.
-        with _listening(self.config.host, self.config.port) as listener:
-            task = asyncio.create_task(self._serve([listener]), name="http")
+        with ExitStack() as stack:
+            listeners = [stack.enter_context(each) for each in _listening(self.config.host, self.config.port)]
+            task = asyncio.create_task(self._serve(listeners), name="http")
             while not self.started and not task.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
                 await asyncio.sleep(0.005)
             task.add_done_callback(on_lost)
             try:
-                yield listener.getsockname()[1]
+                yield listeners[0].getsockname()[1]
             finally:
                 task.remove_done_callback(on_lost)
                 self.should_exit = True
                 await asyncio.wait([task])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Listen on `host`; `::` is every address of both families.
+
+    IPv4 has a socket of its own there: a shared one would show its clients as IPv6 addresses, which no limit and no
+    list of trusted proxies knows.
+    """
+    first = _listener(host, port)
+    if host != "::":
+        return [first]
+    try:
+        return [first, _listener("0.0.0.0", first.getsockname()[1])]  # noqa: S104 - as the host says
+    except ConfigurationError:
+        first.close()
+        raise
+
+
+def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048

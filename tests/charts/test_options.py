@@ -1,0 +1,312 @@
+"""What operators set on any service, and on the whole fleet."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.conftest import ALONE, Helm, Manifest, Render, of_kind, template
+from tests.charts.policies import Place, egress_allowed
+from tests.support.catalog import SERVICES
+
+DEMO = ("flotilla/values-demo.yaml",)
+PRODUCTION = ("flotilla/values-production.yaml",)
+
+
+def _deployment(manifests: list[Manifest]) -> Manifest:
+    (deployment,) = of_kind(manifests, "Deployment")
+    return deployment
+
+
+def _pod(manifests: list[Manifest]) -> dict[str, Any]:
+    pod = _deployment(manifests)["spec"]["template"]["spec"]
+    assert isinstance(pod, dict)
+    return pod
+
+
+def _environment(container: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def test_a_route_of_the_gateway_api_leads_to_the_service(render: Render) -> None:
+    values = ("httpRoute.enabled=true", "httpRoute.parentRefs[0].name=public", "httpRoute.hostnames[0]=f.example.com")
+    manifests = render("gateway", *ALONE, *values)
+
+    (route,), (service,) = of_kind(manifests, "HTTPRoute"), [
+        each for each in of_kind(manifests, "Service") if not each["metadata"]["name"].endswith("-health")
+    ]  # fmt: skip
+    assert route["spec"]["parentRefs"] == [{"name": "public"}]
+    assert route["spec"]["hostnames"] == ["f.example.com"]
+    ((backend,),) = [rule["backendRefs"] for rule in route["spec"]["rules"]]
+    assert (backend["name"], backend["port"]) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("ipFamilyPolicy=PreferDualStack", "bindAddress=::", "ipFamilies[0]=IPv6"),
+        ("global.ipFamilyPolicy=PreferDualStack", "global.bindAddress=::", "global.ipFamilies[0]=IPv6"),
+    ],
+)
+def test_services_and_their_ports_speak_ipv6(render: Render, values: tuple[str, ...]) -> None:
+    manifests = render("gateway", *ALONE, *values)
+
+    for service in of_kind(manifests, "Service"):
+        assert service["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+        assert service["spec"]["ipFamilies"] == ["IPv6"]
+    environment = _environment(_pod(manifests)["containers"][0])
+    assert (environment["FLOTILLA_METRICS_HOST"], environment["FLOTILLA_HTTP_HOST"]) == ("::", "::")
+
+
+def test_a_pod_takes_further_containers_and_its_own_stays_the_first(render: Render) -> None:
+    values = (
+        "initContainers[0].name=wait", "initContainers[0].image=busybox:1",
+        "extraContainers[0].name=proxy-{{ .Release.Name }}", "extraContainers[0].image=proxy:1",
+        "runtimeClassName=gvisor", "deploymentAnnotations.owner=team-a",
+    )  # fmt: skip
+    manifests = render("outbox-relay", *ALONE, *values)
+
+    pod = _pod(manifests)
+    assert [each["name"] for each in pod["initContainers"]] == ["wait"]
+    assert [each["name"] for each in pod["containers"]] == ["outbox-relay", "proxy-fleet"]
+    assert pod["runtimeClassName"] == "gvisor"
+    assert _deployment(manifests)["metadata"]["annotations"] == {"owner": "team-a"}
+
+
+def test_series_name_their_release_and_take_further_relabelings(render: Render) -> None:
+    values = (
+        "metrics.podMonitor.enabled=true",
+        "metrics.podMonitor.relabelings[0].targetLabel=cluster",
+        "metrics.podMonitor.relabelings[0].replacement=one",
+        "metrics.podMonitor.metricRelabelings[0].action=drop",
+    )
+    (monitor,) = of_kind(render("workflow-worker", *ALONE, *values), "PodMonitor")
+
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    assert [each["port"] for each in endpoints] == ["metrics", "metrics-sdk"]
+    for endpoint in endpoints:
+        release, own = endpoint["relabelings"]
+        assert release == {
+            "sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_instance"],
+            "targetLabel": "release",
+        }
+        assert own["targetLabel"] == "cluster"
+        assert endpoint["metricRelabelings"] == [{"action": "drop"}]
+
+
+def test_every_object_goes_where_the_namespace_override_says(render: Render) -> None:
+    manifests = render("flotilla", "global.namespaceOverride=elsewhere", files=DEMO)
+
+    assert {each["metadata"]["namespace"] for each in manifests} == {"elsewhere"}
+    assert "flotilla.svc" not in yaml.safe_dump(manifests)
+
+
+@pytest.mark.parametrize("files", [DEMO, PRODUCTION])
+def test_every_object_and_pod_has_the_fleets_labels(render: Render, files: tuple[str, ...]) -> None:
+    manifests = render("flotilla", "global.commonLabels.team=a", "gateway.commonLabels.team=b", files=files)
+
+    labels = {each["metadata"]["labels"].get("team") for each in manifests if "demo" not in each["metadata"]["name"]}
+    assert labels == {"a", "b"}
+    owners = of_kind(manifests, "Deployment") + of_kind(manifests, "Job")
+    pods = [each["spec"]["template"] for each in owners if "demo" not in each["metadata"]["name"]]
+    assert {each["metadata"]["labels"].get("team") for each in pods} == {"a", "b"}
+
+
+def test_pods_run_where_the_fleet_says_unless_they_have_a_place_of_their_own(render: Render) -> None:
+    values = (
+        "global.nodeSelector.pool=agents",
+        "global.tolerations[0].key=agents",
+        "gateway.nodeSelector.pool=edge",
+        "install.tolerations[0].key=jobs",
+    )
+    manifests = render("flotilla", *values, files=PRODUCTION)
+
+    owners = {each["metadata"]["name"]: each for each in of_kind(manifests, "Deployment") + of_kind(manifests, "Job")}
+    pods = {name: each["spec"]["template"]["spec"] for name, each in owners.items()}
+    pods |= {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "Pod")}
+    assert len(pods) > 8
+    for name, pod in pods.items():
+        assert pod["nodeSelector"] == {"pool": "edge" if "gateway" in name else "agents"}
+        assert [each["key"] for each in pod["tolerations"]] == ["jobs" if "install" in name else "agents"]
+
+
+@pytest.mark.parametrize("files", [DEMO, PRODUCTION])
+def test_containers_say_how_much_of_the_nodes_disk_they_use(render: Render, files: tuple[str, ...]) -> None:
+    manifests = render("flotilla", files=files)
+    owners = of_kind(manifests, "Deployment") + of_kind(manifests, "Job")
+    containers = [each["spec"]["template"]["spec"]["containers"][0] for each in owners]
+
+    for container in (*containers, *(each["spec"]["containers"][0] for each in of_kind(manifests, "Pod"))):
+        if not container["image"].startswith(("postgres", "redis", "apache", "temporalio")):
+            assert {"ephemeral-storage"} <= container["resources"]["requests"].keys()
+            assert {"ephemeral-storage"} <= container["resources"]["limits"].keys()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_test_pod_reaches_its_service_only(render: Render, service: str) -> None:
+    manifests = render(service, *ALONE)
+    (pod,), policies = of_kind(manifests, "Pod"), of_kind(manifests, "NetworkPolicy")
+    own = _deployment(manifests)["spec"]["template"]["metadata"]["labels"]
+    (policy,) = [each for each in policies if each["metadata"]["name"].endswith("-test")]
+
+    assert "ingress" not in policy["spec"]
+    assert "Ingress" in policy["spec"]["policyTypes"]
+    assert {each["name"] for each in _pod(manifests)["containers"][0]["ports"]} >= {"metrics"}
+    for place, port, allowed in (
+        (Place(namespace="flotilla", labels=own), "metrics", True),
+        (Place(namespace="flotilla", labels={"app": "other"}), "metrics", False),
+        (Place(namespace="kube-system"), 53, True),
+        (Place("203.0.113.1"), 443, False),
+    ):
+        assert egress_allowed(policies, pod, place, port) == allowed  # type: ignore[arg-type]
+
+
+def test_two_demos_fit_into_one_namespace(helm: Helm) -> None:
+    def objects(release: str, *values: str) -> set[tuple[str, str]]:
+        options = [word for value in values for word in ("--set", value)]
+        done = helm("template", release, "flotilla", "--namespace", "one", "--values", DEMO[0], *options)
+        assert done.returncode == 0, done.stderr
+        return {(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(done.stdout) if each}
+
+    first, second = objects("first"), objects("second", "global.demoName=second-demo")
+    assert len(first) == len(second) > 40
+    assert first & second == set()
+
+
+IMAGES = [
+    (("global.image.repository=r.example/f", "global.image.tag=v2"), "r.example/f/gateway:v2"),
+    (("gateway.image.repository=r.example/own", "gateway.image.tag=v3"), "r.example/own:v3"),
+    (
+        ("gateway.image.repository=r.example/own", f"gateway.image.digest=sha256:{'0' * 64}"),
+        f"r.example/own@sha256:{'0' * 64}",
+    ),
+    ((f"install.image=r.example/i@sha256:{'1' * 64}",), f"r.example/i@sha256:{'1' * 64}"),
+]
+
+
+@pytest.mark.parametrize(("values", "image"), IMAGES)
+def test_the_install_job_runs_the_gateways_image(render: Render, values: tuple[str, ...], image: str) -> None:
+    (job,) = of_kind(render("flotilla", *values, files=DEMO), "Job")
+
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+@pytest.mark.parametrize("files", [DEMO, PRODUCTION])
+@pytest.mark.parametrize("value", ["global.image.tag=v2", "install.agents[0]=other", "global.nodeSelector.pool=x"])
+def test_another_install_job_has_another_name_and_the_same_keeps_it(
+    render: Render, files: tuple[str, ...], value: str
+) -> None:
+    def name(*values: str) -> str:
+        (job,) = of_kind(render("flotilla", *values, files=files), "Job")
+        return str(job["metadata"]["name"])
+
+    assert name() == name()
+    assert re.fullmatch(r"fleet-install-[0-9a-f]{8}", name())
+    assert name() != name(value)
+
+
+def test_the_install_job_takes_certificates_places_and_an_account(render: Render) -> None:
+    values = (
+        "global.dependencies.kafka.caSecret=kafka-ca", "global.dependencies.postgres.caSecret=pg-ca",
+        "global.dependencies.postgres.caKey=root.pem", "install.serviceAccountName=installer",
+        "install.extraVolumes[0].name=more", "install.extraVolumeMounts[0].name=more",
+        "install.extraVolumeMounts[0].mountPath=/more", "install.keepSeconds=0",
+    )  # fmt: skip
+    (job,) = of_kind(render("flotilla", *values, files=PRODUCTION), "Job")
+
+    pod = job["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "installer"
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    assert "hook-succeeded" not in job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    _holds_certificates(pod)
+
+
+def _holds_certificates(pod: dict[str, Any]) -> None:
+    container = pod["containers"][0]
+    environment, volumes = _environment(container), {each["name"]: each for each in pod["volumes"]}
+    mounts = {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
+    for name, secret, key in (("KAFKA", "kafka-ca", "ca.crt"), ("POSTGRES", "pg-ca", "root.pem")):
+        if f"FLOTILLA_{name}_CA_FILE" in environment or name == "POSTGRES":
+            folder, _, file = environment[f"FLOTILLA_{name}_CA_FILE"].rpartition("/")
+            assert mounts[folder]["secret"]["secretName"] == secret
+            assert {"key": key, "path": file} in mounts[folder]["secret"]["items"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_private_authority_comes_from_a_secret(render: Render, service: str) -> None:
+    values = ("global.dependencies.kafka.caSecret=kafka-ca", "dependencies.postgres.caSecret=pg-ca",
+              "global.dependencies.postgres.caKey=root.pem")  # fmt: skip
+    pod = _pod(render(service, *ALONE, *values))
+
+    _holds_certificates(pod)
+    environment = _environment(pod["containers"][0])
+    assert ("FLOTILLA_KAFKA_CA_FILE" in environment) == ("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS" in environment)
+
+
+SCALED = [
+    ("workflow-worker", "settings.FLOTILLA_TASK_QUEUE=other", "taskQueue", "other"),
+    ("audit-consumer", "settings.FLOTILLA_AUDIT_GROUP=other", "consumerGroup", "other"),
+    ("audit-consumer", "settings.FLOTILLA_KAFKA_SESSION_EVENTS_TOPIC=other", "topic", "other"),
+    ("audit-consumer", "dependencies.kafka.topicPrefix=team-a.", "topic", "team-a.session-events"),
+    ("audit-consumer", "dependencies.kafka.topicPrefix=team-a.", "consumerGroup", "team-a.audit-consumer"),
+    ("research-agent", "global.dependencies.redis.database=3", "databaseIndex", "3"),
+]
+
+
+@pytest.mark.parametrize(("service", "value", "key", "expected"), SCALED)
+def test_a_scaler_asks_for_what_the_service_is_set_to(
+    render: Render, service: str, value: str, key: str, expected: str
+) -> None:
+    (scaled,) = of_kind(render(service, *ALONE, "autoscaling.keda.enabled=true", value), "ScaledObject")
+
+    found = [each["metadata"].get(key) for each in scaled["spec"]["triggers"] if each["type"] != "cpu"]
+    assert set(found) == {expected}
+
+
+def test_fleets_that_share_kafka_name_their_topics_alike_in_every_service(render: Render) -> None:
+    manifests = render("flotilla", "global.dependencies.kafka.topicPrefix=team-a.", files=PRODUCTION)
+
+    owners = of_kind(manifests, "Deployment") + of_kind(manifests, "Job")
+    found = [_environment(each["spec"]["template"]["spec"]["containers"][0]) for each in owners]
+    topics = {
+        each.get("FLOTILLA_KAFKA_SESSION_EVENTS_TOPIC") for each in found if "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS" in each
+    }
+    assert topics == {"team-a.session-events"}
+
+
+# Values, and the connections that the message counts.
+CONNECTIONS = [
+    ((), "gateway 140, install 4"),
+    (("gateway.settings.FLOTILLA_POSTGRES_POOL_MAX=5",), "gateway 35,"),
+    (("gateway.maxSurge=50%",), "gateway 180,"),
+    (("outbox-relay.settings.FLOTILLA_POSTGRES_POOL_MAX=50",), "outbox-relay 28,"),
+    (("gateway.enabled=false",), "(KEDA 1, audit-consumer 78, install 4"),
+    (("agents.translate.replicas=2",), "translate-agent 30,"),
+    (("agents.translate.settings.FLOTILLA_POSTGRES_POOL_MAX=3", "agents.translate.replicas=2"), "translate-agent 9,"),
+]
+
+
+@pytest.mark.parametrize(("values", "counted"), CONNECTIONS)
+def test_a_fleet_that_could_open_too_many_connections_is_refused_with_the_sum(
+    helm: Helm, values: tuple[str, ...], counted: str
+) -> None:
+    most = "global.dependencies.postgres.maxConnections"
+    done = template(helm, "flotilla", *values, f"{most}=10", files=PRODUCTION)
+
+    assert done.returncode != 0
+    assert counted in done.stderr.replace(")", ",")
+    total = re.search(r"open (\d+) connections to PostgreSQL \(([^)]*)\)", done.stderr)
+    assert total
+    assert int(total[1]) == sum(int(each) for each in re.findall(r" (\d+)", total[2]))
+    assert template(helm, "flotilla", *values, f"{most}={total[1]}", files=PRODUCTION).returncode == 0
+    assert template(helm, "flotilla", *values, f"{most}={int(total[1]) - 1}", files=PRODUCTION).returncode != 0
+
+
+def test_no_image_comes_from_somebodys_account_unasked(render: Render) -> None:
+    manifests = render("flotilla", "flotilla-demo.enabled=false", files=DEMO)
+
+    owners = of_kind(manifests, "Deployment") + of_kind(manifests, "Job")
+    images = {each["spec"]["template"]["spec"]["containers"][0]["image"] for each in owners}
+    assert len(images) == 6
+    assert {image.partition("/")[0] for image in images} == {"localhost"}
