@@ -294,7 +294,8 @@ def test_an_own_agent_logs_in_to_postgresql_as_itself(render: Render) -> None:
     manifests = render("flotilla", *OWN, files=("flotilla/values-demo.yaml",))
     held = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "Secret")}
     (job,) = of_kind(manifests, "Job")
-    (mounted,) = [each["secret"]["secretName"] for each in job["spec"]["template"]["spec"]["volumes"]]
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    (mounted,) = [each["secret"]["secretName"] for each in volumes if "secret" in each]
 
     for agent in ("translate", "word-count"):
         role = agent_role(agent)

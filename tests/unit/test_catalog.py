@@ -85,7 +85,9 @@ def test_skaffold_builds_and_installs_agents_of_ones_own(tmp_path: Path) -> None
     runpy.run_path(str(ROOT / "k8s/skaffold.py"))["main"](tmp_path)
     written = yaml.safe_load((tmp_path / ".skaffold.yaml").read_text("utf-8"))
     for build in (written["build"], written["profiles"][0]["build"]):
-        assert {each["image"] for each in build["artifacts"]} == {f"localhost/flotilla/{name}" for name in (*NAMES, OWN)}
+        assert {each["image"] for each in build["artifacts"]} == {
+            f"localhost/flotilla/{name}" for name in (*NAMES, OWN)
+        }
     arguments = written["build"]["artifacts"][-1]["docker"]["buildArgs"]
     assert (arguments["SERVICE"], arguments["LOCK"]) == (OWN, f"services/{OWN}/requirements.txt")
     given = written["deploy"]["helm"]["releases"][0]["setValueTemplates"]
