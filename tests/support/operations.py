@@ -55,8 +55,13 @@ IDS = {
     "document_id": "acme-document",
     "request_id": "acme-request",
     "step": "1",
+    "response_id": "resp_acme-run",
+    "family": "acme",
+    "name": "model",
 }
 QUERY = {"q": "word", "stream": "acme-stream", "from_seq": "1", "to_seq": "1", "session_id": "acme-session"}
+STREAMS = ("GET /v1/runs/{run_id}/events", "POST /openai/v1/chat/completions", "POST /openai/v1/responses")
+"""They end when their run does."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,10 @@ class Operation:
             request["files"] = {"file": ("a.txt", b"words", "text/plain")}
         elif self.method in ("POST", "PATCH"):
             request["json"] = self.example
-        if self.name == "GET /v1/runs/{run_id}/events":
-            async with client.stream(self.method, path) as answer:
+        if self.name in STREAMS:
+            if request.get("json"):
+                request["json"] = {**request["json"], "stream": True}
+            async with client.stream(self.method, path, **request) as answer:
                 return answer
         return await client.request(self.method, path, **request)
 

@@ -21,6 +21,7 @@ from gateway.console_files import ConsoleFiles
 from gateway.guard import Guard, GuardedRoute
 from gateway.hardening import Hardening
 from gateway.observing import Observing
+from gateway.openai.errors import PREFIX, error_response
 from gateway.problems import problem_of
 from gateway.reference import reference_route
 from gateway.routes import (
@@ -34,6 +35,7 @@ from gateway.routes import (
     governed,
     keys,
     login,
+    openai,
     orders,
     outbox,
     pipelines,
@@ -64,6 +66,7 @@ ROUTERS = tuple(
         login,
         analytics,
         audit,
+        openai,
     )
 )
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
@@ -103,8 +106,9 @@ def _asyncapi_document() -> bytes:
     return to_json(document(VERSION))
 
 
-async def _answer(_request: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+async def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    return error_response(problem) if request.url.path.startswith(PREFIX) else problem.response()
 
 
 def guarded_routes() -> list[GuardedRoute]:

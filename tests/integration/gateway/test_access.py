@@ -44,6 +44,10 @@ RULES = {
         GET /v1/runs/{run_id}
         GET /v1/runs/{run_id}/events
         GET /v1/runs/{run_id}/steps
+        GET /openai/v1/models
+        GET /openai/v1/models/{family}/{name}
+        GET /openai/v1/responses/{response_id}
+        GET /openai/v1/responses/{response_id}/input_items
         GET /v1/signers
         POST /v1/signers
         GET /v1/signers/{signer_id}
@@ -86,6 +90,9 @@ RULES = {
         POST /v1/sessions/{session_id}/rollback
         POST /v1/sessions/{session_id}/runs
         POST /v1/tasks
+        POST /openai/v1/chat/completions
+        POST /openai/v1/responses
+        POST /openai/v1/responses/{response_id}/cancel
     """,
     "admin": """
         POST /v1/signers/{signer_id}/approval

@@ -1,8 +1,10 @@
 """The rows of `flotilla.runs` as the gateway reads and writes them."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import asyncpg
 
@@ -48,6 +50,10 @@ WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending'
 """
 
 
+Note: TypeAlias = Callable[[Connection], Awaitable[None]]
+"""What else belongs into the transaction that starts a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """What is needed to follow a run."""
@@ -69,8 +75,10 @@ class Started:
     start: Start | None
 
 
-async def start_run(pool: Pool, request: RAGRequest, claim: IdempotencyClaim, access: SessionAccess) -> Started:
-    """Commits session (if it is new, with `access`), run, idempotency key and first events together.
+async def start_run(
+    pool: Pool, request: RAGRequest, claim: IdempotencyClaim, access: SessionAccess, note: Note | None = None
+) -> Started:
+    """Commits session (if it is new, with `access`), run, idempotency key and first events together, and `note`.
 
     Raises:
         NotFound, Forbidden: the session is somebody else's, to whom the caller is nobody, or a reader.
@@ -101,6 +109,8 @@ async def start_run(pool: Pool, request: RAGRequest, claim: IdempotencyClaim, ac
             raise RunInProgress(
                 f"session {session_id} has an active run: wait for it, cancel it, or use another session"
             )
+        if note is not None:
+            await note(connection)
     return Started(run_of(row), Start(RAG_WORKFLOW, run_workflow_id(run_id), request))
 
 

@@ -91,7 +91,7 @@ class RunRecords:
 
     @activity.defn(name=BEGIN_RUN)
     async def begin_run(self, request: RAGRequest) -> BegunRun:
-        """Marks the run as running and returns the session's earlier turns.
+        """Marks the run as running and returns the earlier turns: those of the request, else of the session.
 
         Idempotency key: (tenant, run id).
 
@@ -108,7 +108,7 @@ class RunRecords:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
-        history = await earlier_turns(self._pool, request.tenant_id, request.session_id)
+        history = request.history or await earlier_turns(self._pool, request.tenant_id, request.session_id)
         return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
 
     @activity.defn(name=PAUSE_RUN)

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import Source
-from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage
+from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage, Turn
 
 RunStatus: TypeAlias = Literal["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"]
 ACTIVE_RUN_STATUSES: tuple[RunStatus, ...] = ("pending", "running", "interrupted")
@@ -24,6 +24,8 @@ class RAGRequest:
     steps: list[str] = field(default_factory=list)
     """Empty: research, then write, a workflow step each. Else one routing slip through these agents."""
     top_k: int = 5
+    history: list[Turn] = field(default_factory=list)
+    """Earlier turns as the client sent them, oldest first; empty: those of the session."""
 
 
 @dataclass(frozen=True, slots=True)

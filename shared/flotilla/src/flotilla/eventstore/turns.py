@@ -48,7 +48,7 @@ async def earlier_turns(pool: Pool, tenant_id: str, session_id: str, limit: int 
         ]
         sessions, afters, uptos = ([part[n] for part in parts] for n in range(3))
         found = await connection.fetch(_TURNS, tenant_id, sessions, afters, uptos, limit)
-    return _within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
+    return within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
 
 
 def visible(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]:
@@ -64,7 +64,8 @@ def visible(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]
         seq = rollbacks[last] if last else 0
 
 
-def _within_budget(newest_first: list[Turn]) -> list[Turn]:
+def within_budget(newest_first: list[Turn]) -> list[Turn]:
+    """Return as many of the newest turns as fit into about 8,000 characters, oldest first."""
     kept: list[Turn] = []
     left = MAX_CHARS
     for turn in newest_first:

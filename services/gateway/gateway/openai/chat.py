@@ -1,0 +1,128 @@
+"""Chat completions: the answer of a run as one object, or as chunks."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+from sse_starlette import ServerSentEvent
+from starlette.exceptions import HTTPException
+
+from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.requests import RAGResponse
+from flotilla.contracts.tasks import TokenUsage
+from gateway.openai.citations import annotations
+from gateway.openai.errors import error_body
+from gateway.openai.following import Following, answer_of
+from gateway.problems import problem_of
+from gateway.runs.records import get_run
+from gateway.schemas.runs import Run
+
+Json: TypeAlias = dict[str, Any]
+Answered: TypeAlias = Callable[[Run], Awaitable[None]]
+_FINISH = {"stop": "stop", "length": "length", "refusal": "content_filter", "tool_calls": "stop"}
+
+
+class ChatCompletion(BaseModel):
+    """A chat completion."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[Json]
+    usage: Json
+    flotilla: Json
+    """The run, its session, its sources and the answer's confidence."""
+
+
+def completion_of(run: Run, model: str) -> Json:
+    """Return the completion of a run that has its answer."""
+    answer = answer_of(run)
+    message: Json = {"role": "assistant", "content": answer.answer, "refusal": None}
+    message["annotations"] = [
+        {"type": "url_citation", "url_citation": {key: value for key, value in note.items() if key != "type"}}
+        for note in annotations(answer.answer, answer.sources)
+        if note["type"] == "url_citation"
+    ]
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[answer.finish_reason]}
+    return {
+        **_head(run, model, "chat.completion"),
+        "choices": [choice],
+        "usage": usage_of(answer.usage),
+        "flotilla": details_of(run, answer),
+    }
+
+
+async def chunks(
+    following: Following, model: str, *, include_usage: bool, answered: Answered
+) -> AsyncIterator[ServerSentEvent]:
+    """Yield the answer's chunks, then `[DONE]`; an error in the middle is the last chunk. `answered` is called with the
+    run before the end is sent.
+    """
+    head = _head(following.run, model, "chat.completion.chunk")
+    try:
+        yield _chunk(head, {"role": "assistant", "content": ""})
+        async for text in following.texts():
+            if text:
+                yield _chunk(head, {"content": text})
+        run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+        answer = answer_of(run)
+        await answered(run)
+        yield _chunk({**head, "flotilla": details_of(run, answer)}, {}, _FINISH[answer.finish_reason])
+        if include_usage:
+            yield _event({**head, "choices": [], "usage": usage_of(answer.usage)})
+    except (FlotillaError, HTTPException) as error:
+        yield _event(error_body(problem_of(error)))
+        return
+    yield ServerSentEvent(data="[DONE]", sep="\n")
+
+
+def fixed_completion(model: str, text: str) -> Json:
+    """Return an answer that took no run."""
+    message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    head = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), "model": model}
+    return {**head, "choices": [choice], "usage": usage_of(TokenUsage()), "flotilla": {}}
+
+
+async def fixed_chunks(model: str, text: str) -> AsyncIterator[ServerSentEvent]:
+    """Yield the same as chunks."""
+    head = {**fixed_completion(model, text), "object": "chat.completion.chunk"}
+    yield _chunk(head, {"role": "assistant", "content": text})
+    yield _chunk(head, {}, "stop")
+    yield ServerSentEvent(data="[DONE]", sep="\n")
+
+
+def usage_of(usage: TokenUsage) -> Json:
+    """Return what the answer cost, as chat completions count it."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def details_of(run: Run, answer: RAGResponse) -> Json:
+    """Return what OpenAI's objects have no place for."""
+    dumped = run.model_dump(mode="json", include={"result"})["result"]
+    names = ("confidence", "confidence_basis", "sources")
+    return {"run_id": run.run_id, "session_id": run.session_id, "model": answer.model} | {
+        name: dumped[name] for name in names
+    }
+
+
+def _head(run: Run, model: str, kind: str) -> Json:
+    created = int(run.created_at.timestamp())
+    return {"id": f"chatcmpl-{run.run_id}", "object": kind, "created": created, "model": model}
+
+
+def _chunk(head: Json, delta: Json, finish_reason: str | None = None) -> ServerSentEvent:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return _event({**head, "choices": [choice]})
+
+
+def _event(data: Json) -> ServerSentEvent:
+    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, separators=(",", ":")), sep="\n")

@@ -1,0 +1,96 @@
+"""A run's answer as an OpenAI client gets it: all at once, or while it is written."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.requests import Request
+
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGResponse
+from gateway.auth.principal import Principal
+from gateway.live.admission import Admission
+from gateway.live.run_events import Position, run_events
+from gateway.openai.answer_text import AnswerText
+from gateway.openai.errors import RunFailed, StillRunning
+from gateway.runs.records import followed_run, get_run
+from gateway.runs.waiting import finished_run
+from gateway.schemas.runs import Run
+from gateway.services import Services
+
+WAIT_S = 600.0
+"""As long as OpenAI's clients wait by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """One client that follows one run."""
+
+    services: Services
+    request: Request
+    caller: Principal
+    run: Run
+
+    async def answered(self) -> Run:
+        """Return the run once it has its answer.
+
+        Raises:
+            RunFailed: it ended without one.
+            StillRunning: it takes longer than a request may.
+        """
+        run = await self.ended()
+        answer_of(run)
+        return run
+
+    async def ended(self) -> Run:
+        """Return the run once it has ended.
+
+        Raises:
+            StillRunning: it takes longer than a request may.
+        """
+        run = await finished_run(self.services, self.caller.tenant_id, self.run.run_id, WAIT_S)
+        if run is None:
+            place = f"run {self.run.run_id} goes on: GET /v1/runs/{self.run.run_id}"
+            raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
+        return run
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Yield the answer's text in parts, as it is written; ends when the run has its answer.
+
+        Raises:
+            RunFailed: it ended without one.
+            AnswerRestarted: a second attempt wrote something else.
+        """
+        answer = AnswerText()
+        if self.run.status in ACTIVE_RUN_STATUSES:
+            async for text in self._live(answer):
+                yield text
+        run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
+        yield answer.finish(answer_of(run).answer)
+
+    async def _live(self, answer: AnswerText) -> AsyncIterator[str]:
+        followed = await followed_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
+        admission = Admission(self._check_still)
+        async for event in run_events(self.services, self.caller.tenant_id, followed, Position(), admission):
+            if event.event == "reset":
+                answer.restart()
+            elif event.event == "token" and (text := answer.feed(json.loads(event.data or "{}")["text"])):
+                yield text
+
+    async def _check_still(self) -> None:
+        await self.request.app.state.guard.check_still(self.request, self.caller)
+        await followed_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
+
+
+def answer_of(run: Run) -> RAGResponse:
+    """Return the answer.
+
+    Raises:
+        RunFailed: the run ended without one, or has not ended.
+    """
+    if run.result is not None:
+        return run.result
+    if run.status in ACTIVE_RUN_STATUSES:
+        raise StillRunning(HTTPStatus.SERVICE_UNAVAILABLE, f"run {run.run_id} goes on: ask for it again")
+    reason = (run.error or {}).get("message") or run.status
+    raise RunFailed(HTTPStatus.INTERNAL_SERVER_ERROR, f"run {run.run_id} ended without an answer: {reason}")

@@ -1,0 +1,119 @@
+"""Which run and session a request of an OpenAI client made: a retry finds its run, a conversation its session."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import NotFound, RunInProgress
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.requests import RAGRequest
+from flotilla.contracts.tasks import Turn
+from flotilla.eventstore.turns import within_budget
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import Principal
+from gateway.idempotency import IdempotencyClaim
+from gateway.runs.records import get_run, start_run
+from gateway.schemas.runs import Run
+from gateway.services import Services
+
+RETRIED_WITHIN = "15 minutes"
+_ADD = """
+INSERT INTO flotilla.openai_requests (tenant_id, run_id, session_id, principal, request_digest, parameters)
+VALUES ($1, $2, $3, $4, $5, $6::jsonb)
+"""
+_RETRIED = f"""
+SELECT run_id FROM flotilla.openai_requests
+WHERE tenant_id = $1 AND principal = $2 AND request_digest = $3 AND created_at > now() - interval '{RETRIED_WITHIN}'
+ORDER BY created_at DESC LIMIT 1
+"""  # noqa: S608 - a constant
+_CONTINUED = """
+SELECT session_id FROM flotilla.openai_requests
+WHERE tenant_id = $1 AND principal = $2 AND conversation_digest = $3 ORDER BY created_at DESC LIMIT 1
+"""
+_NOTE_ANSWER = "UPDATE flotilla.openai_requests SET conversation_digest = $3 WHERE tenant_id = $1 AND run_id = $2"
+_PARAMETERS = "SELECT parameters FROM flotilla.openai_requests WHERE tenant_id = $1 AND run_id = $2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question of an OpenAI client."""
+
+    query: str
+    turns: list[Turn]
+    """Of the conversation as the client sent it; empty: those of the session count."""
+    digest: bytes
+    """Of the whole request."""
+    parameters: Mapping[str, Any]
+    """What a client reads again with the response."""
+    session_id: str | None
+    """None: that of the conversation, else a new one."""
+    conversation: bytes
+    """Digest of what was said before the question."""
+    is_retry: bool
+    """Whether the client says that it sends the request again."""
+    key: str | None
+    """The Idempotency-Key."""
+
+
+async def ask(services: Services, caller: Principal, question: Question) -> Run:
+    """Start a run for `question`, or return the one that the same request started.
+
+    Raises:
+        RunInProgress: the session that the client named has an active run.
+        IdempotencyConflict: the key was used for another request.
+    """
+    if question.is_retry and (run_id := await _find(services, caller, _RETRIED, question.digest)):
+        return await get_run(services.pool, caller.tenant_id, run_id)
+    if question.session_id is not None:
+        return await _start(services, caller, question, question.session_id)
+    session_id = await _find(services, caller, _CONTINUED, question.conversation) if question.turns else None
+    if session_id is not None:
+        try:
+            return await _start(services, caller, question, session_id)
+        except (RunInProgress, NotFound):  # asked twice at once, or not the caller's any more
+            return await _start(services, caller, question, f"chat-{new_id()}")
+    return await _start(services, caller, question, f"chat-{new_id()}")
+
+
+async def note_answer(services: Services, tenant_id: str, run_id: str, conversation: bytes) -> None:
+    """Note up to where the conversation has come, so that its next question finds its session."""
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        await connection.execute(_NOTE_ANSWER, tenant_id, run_id, conversation)
+
+
+async def parameters_of(services: Services, tenant_id: str, run_id: str) -> dict[str, Any]:
+    """Return what the client sent with the request of a run; empty for a run that was started otherwise."""
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        parameters = await connection.fetchval(_PARAMETERS, tenant_id, run_id)
+    return dict(json.loads(parameters)) if parameters else {}
+
+
+async def _find(services: Services, caller: Principal, query: str, digest: bytes) -> str | None:
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        found: str | None = await connection.fetchval(query, caller.tenant_id, caller.name, digest)
+    return found
+
+
+async def _start(services: Services, caller: Principal, question: Question, session_id: str) -> Run:
+    request = RAGRequest(
+        query=question.query,
+        user_id=caller.subject,
+        session_id=session_id,
+        tenant_id=caller.tenant_id,
+        run_id=new_id(),
+        history=within_budget(list(reversed(question.turns))),
+    )
+    content = [question.digest.hex(), question.session_id]
+
+    async def note(connection: Connection) -> None:
+        parameters = to_json(question.parameters).decode()
+        place = (request.tenant_id, request.run_id, session_id, caller.name)
+        await connection.execute(_ADD, *place, question.digest, parameters)
+
+    claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
+    started = await start_run(services.pool, request, claim, services.access_of(caller), note)
+    if started.start is not None:
+        await services.temporal.start(started.start)
+    return started.run

@@ -1,0 +1,215 @@
+"""Responses: a run as OpenAI's response object, and its stream with numbers that never change.
+
+Each event of a stream is a function of the run alone: its row, and its answer. So any replica sends the same bytes
+under the same numbers, during the run and after it; a client continues with `starting_after` wherever it was cut off.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+from sse_starlette import ServerSentEvent
+from starlette.exceptions import HTTPException
+
+from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGResponse
+from gateway.openai.answer_text import Pieces
+from gateway.openai.chat import details_of
+from gateway.openai.citations import annotations
+from gateway.openai.errors import AnswerRestarted, error_body
+from gateway.openai.following import Following
+from gateway.problems import problem_of
+from gateway.runs.records import get_run
+from gateway.schemas.runs import Run
+
+Json: TypeAlias = dict[str, Any]
+_STATUS = {"pending": "queued", "running": "in_progress", "interrupted": "in_progress", "success": "completed"}
+_STATUS |= {"cancelled": "cancelled", "error": "failed", "timeout": "failed"}
+
+
+class Response(BaseModel):
+    """A response."""
+
+    id: str
+    object: str
+    created_at: int
+    status: str
+    model: str
+    output: list[Json]
+
+
+def response_id(run_id: str) -> str:
+    """Return the id of a run's response."""
+    return f"resp_{run_id}"
+
+
+def run_id_of(response: str) -> str:
+    """Return the run of a response."""
+    return response.removeprefix("resp_")
+
+
+def response_of(run: Run, parameters: Mapping[str, Any]) -> Json:
+    """Return the run as a response object. `parameters`: what the client sent with it."""
+    answer, status = run.result, _STATUS[run.status]
+    response = _base(run, parameters) | {"status": status}
+    if run.finished_at is not None:
+        response["completed_at"] = int(run.finished_at.timestamp()) if status == "completed" else None
+    if answer is not None:
+        response["output"] = [_message(run, answer)]
+        response["usage"] = _usage(answer)
+        response["flotilla"] = details_of(run, answer)
+        if answer.finish_reason == "length":
+            response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    elif status == "failed":
+        reason = (run.error or {}).get("message") or run.status
+        response["error"] = {"code": "server_error", "message": str(reason)}
+    return response
+
+
+async def stream(following: Following, parameters: Mapping[str, Any], after: int) -> AsyncIterator[ServerSentEvent]:
+    """Yield the run's events with numbers above `after`."""
+    async for event in _events(following, parameters):
+        if event["sequence_number"] > after or event["type"] in {"error", "response.failed", "response.cancelled"}:
+            event["sequence_number"] = max(event["sequence_number"], after + 1)
+            data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+            yield ServerSentEvent(data=data, event=event["type"], sep="\n")
+
+
+async def _events(following: Following, parameters: Mapping[str, Any]) -> AsyncIterator[Json]:
+    message = _MessageEvents(following.run)
+    begun = _base(following.run, parameters) | {"status": "queued" if parameters.get("background") else "in_progress"}
+    yield message.event("response.created", response=begun)
+    yield message.event("response.in_progress", response={**begun, "status": "in_progress"})
+    pieces = Pieces()
+    try:
+        async for text in following.texts():
+            for event in message.texts(pieces.feed(text)):
+                yield event
+    except AnswerRestarted as error:
+        yield message.error(error)
+        return
+    except (FlotillaError, HTTPException) as error:
+        run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+        if run.status in ACTIVE_RUN_STATUSES:
+            yield message.error(error)
+            return
+        status = _STATUS[run.status]
+        yield message.event(f"response.{status}", response=response_of(run, parameters))
+        return
+    run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+    for event in (*message.texts(pieces.end()), *message.end(run)):
+        yield event
+    response = response_of(run, parameters)
+    yield message.event(f"response.{response['status']}", response=response)
+
+
+@dataclass(slots=True)
+class _MessageEvents:
+    """Numbers the events, and frames the answer's text."""
+
+    run: Run
+    number: int = -1
+    began: bool = False
+    text: list[str] = field(default_factory=list)
+
+    def event(self, kind: str, **data: Any) -> Json:
+        """Return the next event."""
+        self.number += 1
+        return {"type": kind, "sequence_number": self.number, **data}
+
+    def error(self, error: Exception) -> Json:
+        """Return what ends a stream whose run goes on, or can't be shown."""
+        body = error_body(problem_of(error))["error"]
+        return self.event("error", **{name: body[name] for name in ("code", "message", "param")})
+
+    def texts(self, pieces: list[str]) -> Iterator[Json]:
+        """Yield a delta per piece, and the message's beginning before the first."""
+        for piece in pieces:
+            if not self.began:
+                self.began = True
+                item = {"id": _message_id(self.run), "type": "message", "role": "assistant", "content": []}
+                yield self.event("response.output_item.added", output_index=0, item={**item, "status": "in_progress"})
+                yield self.event("response.content_part.added", **self._place(), part=_part("", []))
+            self.text.append(piece)
+            yield self.event("response.output_text.delta", **self._place(), delta=piece, logprobs=[])
+
+    def end(self, run: Run) -> Iterator[Json]:
+        """Yield the message's end."""
+        answer = run.result
+        if answer is None or not self.began:
+            return
+        notes = annotations(answer.answer, answer.sources)
+        for index, note in enumerate(notes):
+            place = self._place()
+            yield self.event("response.output_text.annotation.added", **place, annotation_index=index, annotation=note)
+        yield self.event("response.output_text.done", **self._place(), text=answer.answer, logprobs=[])
+        yield self.event("response.content_part.done", **self._place(), part=_part(answer.answer, notes))
+        yield self.event("response.output_item.done", output_index=0, item=_message(run, answer))
+
+    def _place(self) -> Json:
+        return {"item_id": _message_id(self.run), "output_index": 0, "content_index": 0}
+
+
+def _base(run: Run, parameters: Mapping[str, Any]) -> Json:
+    return {
+        "id": response_id(run.run_id),
+        "object": "response",
+        "created_at": int(run.created_at.timestamp()),
+        "completed_at": None,
+        "background": bool(parameters.get("background")),
+        "error": None,
+        "incomplete_details": None,
+        "instructions": parameters.get("instructions"),
+        "max_output_tokens": None,
+        "metadata": parameters.get("metadata") or {},
+        "model": parameters.get("model", "flotilla/rag"),
+        "output": [],
+        "parallel_tool_calls": False,
+        "previous_response_id": parameters.get("previous_response_id"),
+        "reasoning": {"effort": None, "summary": None},
+        "store": True,
+        "temperature": None,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "none",
+        "tools": [],
+        "top_p": None,
+        "truncation": "disabled",
+        "usage": None,
+        "user": parameters.get("user"),
+    }
+
+
+def _message(run: Run, answer: RAGResponse) -> Json:
+    notes = annotations(answer.answer, answer.sources)
+    part = _part(answer.answer, notes)
+    if answer.finish_reason == "refusal":
+        part = {"type": "refusal", "refusal": answer.answer}
+    status = "incomplete" if answer.finish_reason == "length" else "completed"
+    return {
+        "id": _message_id(run),
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": [part],
+    }
+
+
+def _message_id(run: Run) -> str:
+    return f"msg_{run.run_id}"
+
+
+def _part(text: str, notes: list[Json]) -> Json:
+    return {"type": "output_text", "text": text, "annotations": notes, "logprobs": []}
+
+
+def _usage(answer: RAGResponse) -> Json:
+    counted = answer.usage
+    return {
+        "input_tokens": counted.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": counted.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": counted.input_tokens + counted.output_tokens,
+    }

@@ -1,0 +1,267 @@
+"""The OpenAI-compatible API: models, chat completions and responses, each answer a run."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse
+
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.guard import allow, guarded_router
+from gateway.idempotency import IdempotencyKey
+from gateway.names import EVENT_STREAM_MEDIA_TYPE
+from gateway.openai import chat, responses
+from gateway.openai.auxiliary import auxiliary_answer
+from gateway.openai.errors import PREFIX, refusals
+from gateway.openai.following import Following
+from gateway.openai.records import Question, ask, note_answer, parameters_of
+from gateway.openai.requests import (
+    RESPONSE_ID,
+    ChatRequest,
+    ResponsesRequest,
+    conversation_digest,
+    question_of,
+    request_digest,
+    turns_of,
+)
+from gateway.routes.runs import cancel_run
+from gateway.runs.records import get_run
+from gateway.runs.waiting import finished_run
+from gateway.schemas.common import ID_PATTERN
+from gateway.schemas.runs import Run
+from gateway.services import Caller, Services, Wired
+
+MODEL = "flotilla/rag"
+router = guarded_router("openai")
+_V1 = f"{PREFIX}v1"
+_STREAMED = {"content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_MOST = 2**53
+_CANCELLED_WITHIN_S = 5.0
+Session: TypeAlias = Annotated[
+    str | None, Header(alias="Flotilla-Session", pattern=ID_PATTERN, description="The session that the run belongs to.")
+]
+RetryCount: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="X-Stainless-Retry-Count", max_length=10, description="OpenAI's clients: how often they have retried."
+    ),
+]
+ResponseId: TypeAlias = Annotated[str, Path(pattern=RESPONSE_ID, description="The response's id.")]
+ModelId: TypeAlias = Annotated[str, Path(min_length=1, max_length=200, description="Half of the model's id.")]
+
+
+class Model(BaseModel):
+    """A model: something of the fleet that answers."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "flotilla"
+
+
+class ModelList(BaseModel):
+    """The models."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+class InputItems(BaseModel):
+    """What a response was asked."""
+
+    object: str = "list"
+    data: list[dict[str, Any]]
+    first_id: str
+    last_id: str
+    has_more: bool = False
+
+
+@router.get(f"{_V1}/models", response_model=ModelList, responses=refusals())
+@allow(EVERYONE, any_query=True)
+async def list_models() -> ModelList:
+    """List what answers questions."""
+    return ModelList(data=[Model(id=MODEL)])
+
+
+@router.get(f"{_V1}/models/{{family}}/{{name}}", response_model=Model, responses=refusals())
+@allow(EVERYONE, any_query=True)
+async def get_model(family: ModelId, name: ModelId) -> Model:
+    """Return one of them."""
+    _check_model(f"{family}/{name}")
+    return Model(id=MODEL)
+
+
+@router.post(
+    f"{_V1}/chat/completions",
+    response_model=chat.ChatCompletion,
+    responses={200: {"model": chat.ChatCompletion, "description": "The answer.", **_STREAMED}, **refusals()},
+)
+@allow(OPERATORS, free_json=True, any_query=True)
+async def create_chat_completion(
+    *,
+    services: Wired,
+    caller: Caller,
+    request: Request,
+    body: ChatRequest,
+    session: Session = None,
+    retry_count: RetryCount = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
+    _check_model(body.model)
+    messages = body.messages
+    if (text := auxiliary_answer(messages)) is not None:
+        return _fixed(body, text)
+    question = Question(
+        query=question_of(messages),
+        turns=turns_of(messages),
+        digest=request_digest("chat", body),
+        parameters={},
+        session_id=session,
+        conversation=conversation_digest(body.user, messages[:-1]),
+        is_retry=_is_retry(retry_count),
+        key=idempotency_key,
+    )
+    following = Following(services, request, caller, await ask(services, caller, question))
+    headers = _headers(following.run)
+    if body.stream:
+        services.streams.check(caller.tenant_id)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        events = chat.chunks(following, body.model, include_usage=include_usage, answered=_noting(following, body))
+        return EventSourceResponse(events, headers=headers, sep="\n")
+    run = await following.answered()
+    await _noting(following, body)(run)
+    return JSONResponse(chat.completion_of(run, body.model), headers=headers)
+
+
+def _noting(following: Following, body: ChatRequest) -> chat.Answered:
+    async def note(run: Run) -> None:
+        digest = conversation_digest(body.user, body.messages, run.result.answer if run.result else None)
+        await note_answer(following.services, following.caller.tenant_id, run.run_id, digest)
+
+    return note
+
+
+def _fixed(body: ChatRequest, text: str) -> Response:
+    if body.stream:
+        return EventSourceResponse(chat.fixed_chunks(body.model, text), sep="\n")
+    return JSONResponse(chat.fixed_completion(body.model, text))
+
+
+@router.post(
+    f"{_V1}/responses",
+    response_model=responses.Response,
+    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
+)
+@allow(OPERATORS, free_json=True, any_query=True)
+async def create_response(
+    *,
+    services: Wired,
+    caller: Caller,
+    request: Request,
+    body: ResponsesRequest,
+    session: Session = None,
+    retry_count: RetryCount = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
+    _check_model(body.model)
+    named = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else session
+    question = Question(
+        query=question_of(body.messages),
+        turns=turns_of(body.messages),
+        digest=request_digest("responses", body),
+        parameters=body.model_dump(
+            mode="json",
+            include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
+            exclude_none=True,
+        ),
+        session_id=named,
+        conversation=b"",
+        is_retry=_is_retry(retry_count),
+        key=idempotency_key,
+    )
+    following = Following(services, request, caller, await ask(services, caller, question))
+    if body.stream:
+        return _response_stream(following, question.parameters, -1)
+    run = following.run
+    if not body.background:
+        run = await following.ended()
+    return JSONResponse(responses.response_of(run, question.parameters), headers=_headers(run))
+
+
+@router.get(
+    f"{_V1}/responses/{{response_id}}",
+    response_model=responses.Response,
+    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
+)
+@allow(EVERYONE, any_query=True)
+async def get_response(
+    *,
+    services: Wired,
+    caller: Caller,
+    request: Request,
+    response_id: ResponseId,
+    stream: Annotated[bool, Query(description="Stream its events.")] = False,
+    starting_after: Annotated[int, Query(ge=-1, le=_MOST, description="Those with a higher number only.")] = -1,
+) -> Response:
+    """Return a response, or stream its events again, from any number on, on any replica."""
+    run = await _run_of(services, caller, response_id)
+    parameters = await parameters_of(services, caller.tenant_id, run.run_id)
+    if stream:
+        return _response_stream(Following(services, request, caller, run), parameters, starting_after)
+    return JSONResponse(responses.response_of(run, parameters), headers=_headers(run))
+
+
+@router.get(f"{_V1}/responses/{{response_id}}/input_items", response_model=InputItems, responses=refusals())
+@allow(EVERYONE, any_query=True)
+async def list_input_items(services: Wired, caller: Caller, response_id: ResponseId) -> InputItems:
+    """Return what the response was asked."""
+    run = await _run_of(services, caller, response_id)
+    item_id = f"msg_{run.run_id}_input"
+    content = [{"type": "input_text", "text": run.query}]
+    item = {"id": item_id, "type": "message", "role": "user", "status": "completed", "content": content}
+    return InputItems(data=[item], first_id=item_id, last_id=item_id)
+
+
+@router.post(f"{_V1}/responses/{{response_id}}/cancel", response_model=responses.Response, responses=refusals())
+@allow(OPERATORS, any_query=True)
+async def cancel_response(services: Wired, caller: Caller, response_id: ResponseId) -> Response:
+    """Cancel a response; one that has ended is returned as it is. The status follows when its agents have stopped."""
+    run = await _run_of(services, caller, response_id)
+    if run.status in ACTIVE_RUN_STATUSES:
+        await cancel_run(services, caller, run.run_id)
+        run = await finished_run(services, caller.tenant_id, run.run_id, _CANCELLED_WITHIN_S) or run
+    parameters = await parameters_of(services, caller.tenant_id, run.run_id)
+    return JSONResponse(responses.response_of(run, parameters), headers=_headers(run))
+
+
+def _response_stream(following: Following, parameters: Mapping[str, Any], after: int) -> Response:
+    following.services.streams.check(following.caller.tenant_id)
+    events = responses.stream(following, parameters, after)
+    return EventSourceResponse(events, headers=_headers(following.run), sep="\n")
+
+
+async def _session_of(services: Services, caller: Caller, response_id: str) -> str:
+    return (await _run_of(services, caller, response_id)).session_id
+
+
+async def _run_of(services: Services, caller: Caller, response_id: str) -> Run:
+    return await get_run(services.pool, caller.tenant_id, responses.run_id_of(response_id))
+
+
+def _check_model(model: str) -> None:
+    if model != MODEL:
+        raise NotFound(f"no model {model}: there is {MODEL}")
+
+
+def _is_retry(count: str | None) -> bool:
+    return bool(count and count.isdecimal() and int(count))
+
+
+def _headers(run: Run) -> dict[str, str]:
+    return {"X-Request-Id": run.run_id, "Flotilla-Run": run.run_id, "Flotilla-Session": run.session_id}
