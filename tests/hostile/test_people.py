@@ -30,7 +30,17 @@ UPDATE flotilla.dead_letters SET session_id = 'acme-session';
 UPDATE audit.requests SET session_id = 'acme-session';
 """
 )
-BY_SESSION = {"session_id", "run_id", "action_id", "approval_id", "order_id", "task_id", "dead_letter_id", "request_id"}
+BY_SESSION = {
+    "session_id",
+    "run_id",
+    "response_id",
+    "action_id",
+    "approval_id",
+    "order_id",
+    "task_id",
+    "dead_letter_id",
+    "request_id",
+}
 """Parts of a path that name something of a session."""
 HERS = """
     sessions/acme-session runs/acme-run actions/acme-action orders/acme-order tasks/acme-task approvals/acme-action

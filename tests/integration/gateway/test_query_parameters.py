@@ -15,8 +15,9 @@ async def test_every_route_refuses_a_parameter_that_it_does_not_have(gateway: Ru
         path = re.sub(r"\{\w+\}", "x", route.path)
         for method in route.methods or ():
             answer = await client.request(method, path, params={"statsu": "failed"})
-            if route.path == FROM_A_PROVIDER:  # OpenID Connect: parameters that are not understood are ignored
-                assert answer.status_code != 422, answer.text
+            # OpenID Connect ignores parameters that it does not know, and OpenAI's clients send what they like.
+            if route.path == FROM_A_PROVIDER or route.path.startswith("/openai/"):
+                assert "no such parameter" not in answer.text
                 continue
             problem = answer.json()
             assert (answer.status_code, problem["code"]) == (422, "invalid"), (method, path, problem)

@@ -251,7 +251,10 @@ async def _session_of(services: Services, caller: Caller, response_id: str) -> s
 
 
 async def _run_of(services: Services, caller: Caller, response_id: str) -> Run:
-    return await get_run(services.pool, caller.tenant_id, responses.run_id_of(response_id))
+    try:
+        return await get_run(services.pool, caller.tenant_id, responses.run_id_of(response_id))
+    except NotFound as error:
+        raise NotFound(f"no response {response_id}") from error
 
 
 def _check_model(model: str) -> None:

@@ -19,9 +19,9 @@ CREATE INDEX openai_requests_by_conversation
     ON flotilla.openai_requests (tenant_id, principal, conversation_digest, created_at DESC)
     WHERE conversation_digest IS NOT NULL;
 SELECT flotilla_ops.protect('flotilla.openai_requests');
-GRANT SELECT, INSERT, UPDATE (conversation_digest) ON flotilla.openai_requests TO flotilla_gateway;
+GRANT SELECT, INSERT, UPDATE (conversation_digest) ON flotilla.openai_requests TO flotilla_gateway, flotilla_app;
 -- As for every table that names a session (0026).
-CREATE POLICY people_flotilla_gateway ON flotilla.openai_requests AS RESTRICTIVE TO flotilla_gateway
+CREATE POLICY people ON flotilla.openai_requests AS RESTRICTIVE TO flotilla_gateway, flotilla_app
     USING ((SELECT flotilla_ops.sees_all())
         OR EXISTS (SELECT FROM flotilla.sessions AS s
                    WHERE s.tenant_id = openai_requests.tenant_id AND s.session_id = openai_requests.session_id))
