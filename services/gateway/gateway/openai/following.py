@@ -10,9 +10,9 @@ from starlette.requests import Request
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGResponse
 from gateway.auth.principal import Principal
 from gateway.live.admission import Admission
-from gateway.live.run_events import Position, run_events
 from gateway.openai.answer_text import AnswerText
 from gateway.openai.errors import RunFailed, StillRunning
+from gateway.runs.events import Position, run_events
 from gateway.runs.records import followed_run, get_run
 from gateway.runs.waiting import finished_run
 from gateway.schemas.runs import Run
