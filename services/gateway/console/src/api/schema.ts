@@ -618,6 +618,62 @@ export interface components {
             after: unknown;
         };
         /**
+         * ChatCompletion
+         * @description A chat completion.
+         */
+        ChatCompletion: {
+            /** Id */
+            id: string;
+            /** Object */
+            object: string;
+            /** Created */
+            created: number;
+            /** Model */
+            model: string;
+            /** Choices */
+            choices: {
+                [key: string]: unknown;
+            }[];
+            /** Usage */
+            usage: {
+                [key: string]: unknown;
+            };
+            /** Flotilla */
+            flotilla: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * ChatRequest
+         * @description `POST /chat/completions`.
+         * @example {
+         *       "messages": [
+         *         {
+         *           "content": "Who may approve a refund?",
+         *           "role": "user"
+         *         }
+         *       ],
+         *       "model": "flotilla/rag"
+         *     }
+         */
+        ChatRequest: {
+            /** Model */
+            model: string;
+            /** Stream */
+            stream?: boolean | null;
+            stream_options?: components["schemas"]["StreamOptions"] | null;
+            /** User */
+            user?: string | null;
+            /** Metadata */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /** Messages */
+            messages: components["schemas"]["InputMessage"][];
+        } & {
+            [key: string]: unknown;
+        };
+        /**
          * Checkpoint
          * @description A signed statement of where a partition stood and which heads had changed.
          */
@@ -998,6 +1054,49 @@ export interface components {
             passages: components["schemas"]["Passage"][];
         };
         /**
+         * InputItems
+         * @description What a response was asked.
+         */
+        InputItems: {
+            /**
+             * Object
+             * @default list
+             */
+            object: string;
+            /** Data */
+            data: {
+                [key: string]: unknown;
+            }[];
+            /** First Id */
+            first_id: string;
+            /** Last Id */
+            last_id: string;
+            /**
+             * Has More
+             * @default false
+             */
+            has_more: boolean;
+        };
+        /**
+         * InputMessage
+         * @description One message of a conversation.
+         */
+        InputMessage: {
+            /**
+             * Type
+             * @default message
+             * @constant
+             */
+            type: "message";
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "developer" | "user" | "assistant";
+            /** Content */
+            content: string | components["schemas"]["_Part"][];
+        };
+        /**
          * Key
          * @description An API key, without its secret.
          */
@@ -1133,6 +1232,42 @@ export interface components {
             kind: "person" | "service";
         };
         /**
+         * Model
+         * @description A model: something of the fleet that answers.
+         */
+        Model: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default model
+             */
+            object: string;
+            /**
+             * Created
+             * @default 0
+             */
+            created: number;
+            /**
+             * Owned By
+             * @default flotilla
+             */
+            owned_by: string;
+        };
+        /**
+         * ModelList
+         * @description The models.
+         */
+        ModelList: {
+            /**
+             * Object
+             * @default list
+             */
+            object: string;
+            /** Data */
+            data: components["schemas"]["Model"][];
+        };
+        /**
          * NewKey
          * @description A key that was just made.
          */
@@ -1166,6 +1301,27 @@ export interface components {
              * @description The secret: shown this once, stored only as a hash.
              */
             key: string;
+        };
+        /**
+         * OpenAIError
+         * @description An error as OpenAI's clients read it.
+         */
+        OpenAIError: {
+            error: components["schemas"]["OpenAIErrorBody"];
+        };
+        /**
+         * OpenAIErrorBody
+         * @description What went wrong.
+         */
+        OpenAIErrorBody: {
+            /** Message */
+            message: string;
+            /** Type */
+            type: string;
+            /** Param */
+            param: string | null;
+            /** Code */
+            code: string | null;
         };
         /**
          * Order
@@ -1576,6 +1732,57 @@ export interface components {
             uri: string;
             /** Title */
             title: string;
+        };
+        /**
+         * Response
+         * @description A response.
+         */
+        Response: {
+            /** Id */
+            id: string;
+            /** Object */
+            object: string;
+            /** Created At */
+            created_at: number;
+            /** Status */
+            status: string;
+            /** Model */
+            model: string;
+            /** Output */
+            output: {
+                [key: string]: unknown;
+            }[];
+        };
+        /**
+         * ResponsesRequest
+         * @description `POST /responses`.
+         * @example {
+         *       "input": "Who may approve a refund?",
+         *       "model": "flotilla/rag"
+         *     }
+         */
+        ResponsesRequest: {
+            /** Model */
+            model: string;
+            /** Stream */
+            stream?: boolean | null;
+            stream_options?: components["schemas"]["StreamOptions"] | null;
+            /** User */
+            user?: string | null;
+            /** Metadata */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /** Input */
+            input: string | components["schemas"]["InputMessage"][];
+            /** Background */
+            background?: boolean | null;
+            /** Instructions */
+            instructions?: string | null;
+            /** Previous Response Id */
+            previous_response_id?: string | null;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * RetryBody
@@ -2201,6 +2408,14 @@ export interface components {
             dead_letters: number;
         };
         /**
+         * StreamOptions
+         * @description How to stream.
+         */
+        StreamOptions: {
+            /** Include Usage */
+            include_usage?: boolean | null;
+        };
+        /**
          * StreamRedriven
          * @description How many dead letters of the stream are back on it; at most 1,000 at a time.
          */
@@ -2444,6 +2659,19 @@ export interface components {
              * @description The key that signed.
              */
             signer_id: string;
+        };
+        /**
+         * _Part
+         * @description A part of a message: text only, until the fleet's agents read anything else.
+         */
+        _Part: {
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "text" | "input_text" | "output_text";
+            /** Text */
+            text: string;
         };
         /**
          * ProblemDocument
