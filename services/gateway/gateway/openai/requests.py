@@ -10,7 +10,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.tasks import Turn
 from gateway.openai.parameters import check_parameters
-from gateway.schemas.common import ID_PATTERN, Text
+from gateway.schemas.common import Text
 from gateway.schemas.runs import MAX_QUERY_CHARACTERS
 
 MAX_MESSAGES = 2_000
@@ -19,7 +19,6 @@ Metadata: TypeAlias = Annotated[
     dict[Annotated[Text, StringConstraints(max_length=64)], Annotated[Text, StringConstraints(max_length=512)]],
     Field(max_length=16),
 ]
-SessionHeader = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
 
 class _Part(BaseModel):
