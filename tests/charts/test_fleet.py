@@ -117,7 +117,7 @@ def test_the_example_of_kafka_has_a_user_per_service_with_the_rights_that_the_li
     (kafka,) = [each for each in servers if each["kind"] == "Kafka"]
     users = strimzi_users(kafka["metadata"]["namespace"], kafka["metadata"]["name"])
     if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
-        head = file.read_text(encoding="utf-8").split("---\napiVersion: kafka.strimzi.io/v1beta2\nkind: KafkaUser")[0]
+        head = file.read_text(encoding="utf-8").split("---\napiVersion: kafka.strimzi.io/v1\nkind: KafkaUser")[0]
         file.write_text(head + "".join("---\n" + yaml.safe_dump(each, sort_keys=False) for each in users), "utf-8")
     written = yaml.safe_load_all(file.read_text(encoding="utf-8"))
     assert [each for each in written if each["kind"] == "KafkaUser"] == users

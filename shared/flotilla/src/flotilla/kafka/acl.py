@@ -64,7 +64,7 @@ def strimzi_users(namespace: str, cluster: str) -> list[dict[str, Any]]:
 def _strimzi_user(user: str, granted: tuple[Right, ...], namespace: str, cluster: str) -> dict[str, Any]:
     secret = {"name": f"flotilla-kafka-{user}", "key": "password"}
     return {
-        "apiVersion": "kafka.strimzi.io/v1beta2",
+        "apiVersion": "kafka.strimzi.io/v1",
         "kind": "KafkaUser",
         "metadata": {
             "name": f"flotilla-{user}",
