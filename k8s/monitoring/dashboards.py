@@ -1,6 +1,7 @@
 """Writes dashboards/*.json for Grafana: `python k8s/monitoring/dashboards.py [--check]`."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ class Panel:
     about: str
     unit: str
     queries: dict[str, str] = field(default_factory=dict)
+    alarm: float | None = None
+    """Red from here on: what the alert of this figure goes by."""
+    alarm_below: bool = False
 
 
 def quantiles(metric: str, by: str = "") -> dict[str, str]:
@@ -54,15 +58,28 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             Panel(
                 "Request duration", "At the gateway.", "s", quantiles("flotilla_http_request_duration_seconds", "route")
             ),
-            Panel("Requests that fail", "Share of 5xx.", "percentunit", {"5 min": "flotilla:http_error_ratio:5m"}),
-            Panel("Dead letters", "Wait for a person.", "short", level("flotilla_dead_letters", "stream")),
+            Panel(
+                "Requests that fail",
+                "Share of 5xx.",
+                "percentunit",
+                {"5 min": "flotilla:http_error_ratio:5m"},
+                alarm=0.0144,
+            ),
+            Panel("Dead letters", "Wait for a person.", "short", level("flotilla_dead_letters", "stream"), alarm=1),
             Panel(
                 "Outbox, oldest row",
                 "Committed, not yet in Kafka.",
                 "s",
                 level("flotilla_outbox_oldest_unpublished_seconds"),
+                alarm=60,
             ),
-            Panel("Audit lag", "In Kafka, not yet projected.", "short", level("flotilla_audit_lag_events", how="sum")),
+            Panel(
+                "Audit lag",
+                "In Kafka, not yet projected.",
+                "short",
+                level("flotilla_audit_lag_events", how="sum"),
+                alarm=100000,
+            ),
             Panel("Approvals pending", "Wait for a person.", "short", level("flotilla_approvals_pending")),
         ],
     ),
@@ -102,15 +119,16 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "Trimmed before they were handled.",
                 "ops",
                 rate("flotilla_bus_lost_entries_total", "stream, group"),
+                alarm=0.001,
             ),
-            Panel("Dead letters", "Wait for a person.", "short", level("flotilla_dead_letters", "stream")),
+            Panel("Dead letters", "Wait for a person.", "short", level("flotilla_dead_letters", "stream"), alarm=1),
         ],
     ),
     "flotilla-outbox-audit": (
         "Flotilla / Outbox and audit",
         [
             Panel("Outbox backlog", "Rows not yet in Kafka (capped).", "short", level("flotilla_outbox_backlog_rows")),
-            Panel("Oldest row", "Age.", "s", level("flotilla_outbox_oldest_unpublished_seconds")),
+            Panel("Oldest row", "Age.", "s", level("flotilla_outbox_oldest_unpublished_seconds"), alarm=60),
             Panel("Published", "Acknowledged by Kafka.", "ops", rate("flotilla_outbox_published_total")),
             Panel(
                 "Publish delay",
@@ -118,8 +136,8 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "s",
                 quantiles("flotilla_outbox_publish_delay_seconds"),
             ),
-            Panel("Parked by Kafka", "Sessions.", "short", level("flotilla_outbox_parked_keys")),
-            Panel("Audit lag", "By partition.", "short", level("flotilla_audit_lag_events", "partition")),
+            Panel("Parked by Kafka", "Sessions.", "short", level("flotilla_outbox_parked_keys"), alarm=1),
+            Panel("Audit lag", "By partition.", "short", level("flotilla_audit_lag_events", "partition"), alarm=100000),
             Panel("Projected", "Events.", "ops", rate("flotilla_audit_projected_total")),
             Panel(
                 "Irregular",
@@ -130,8 +148,16 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                     for name in ("gaps", "duplicates", "conflicts")
                 },
             ),
-            Panel("Parked sessions", "By a gap or a conflict.", "short", level("flotilla_audit_parked_sessions")),
-            Panel("Checkpoint age", "By partition.", "s", level("flotilla_audit_checkpoint_age_seconds", "partition")),
+            Panel(
+                "Parked sessions", "By a gap or a conflict.", "short", level("flotilla_audit_parked_sessions"), alarm=1
+            ),
+            Panel(
+                "Checkpoint age",
+                "By partition.",
+                "s",
+                level("flotilla_audit_checkpoint_age_seconds", "partition"),
+                alarm=300,
+            ),
         ],
     ),
     "flotilla-workflows": (
@@ -142,6 +168,8 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "By kind of task.",
                 "short",
                 level("temporal_worker_task_slots_available", "worker_type", "min"),
+                alarm=1,
+                alarm_below=True,
             ),
             Panel(
                 "Used slots",
@@ -163,7 +191,7 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             Panel(
                 "Oldest", "Age of the oldest pending approval.", "s", level("flotilla_approval_oldest_pending_seconds")
             ),
-            Panel("Overdue", "Past their reminder.", "short", level("flotilla_approvals_overdue")),
+            Panel("Overdue", "Past their reminder.", "short", level("flotilla_approvals_overdue"), alarm=1),
             Panel("Decisions", "Made.", "ops", rate("flotilla_approval_decisions_total", "decision")),
             Panel("Compensations", "By outcome.", "ops", rate("flotilla_saga_compensations_total", "outcome")),
             Panel(
@@ -171,6 +199,7 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "Compensations that wait for an operator.",
                 "short",
                 level("flotilla_saga_parked_compensations"),
+                alarm=1,
             ),
         ],
     ),
@@ -188,6 +217,16 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                     "{{model}} {{direction}}": "sum by (model, direction) (increase(flotilla_llm_tokens_total[24h]))",
                 },
             ),
+            Panel(
+                "Cost in 24 h",
+                "At the prices above.",
+                "currencyUSD",
+                {
+                    f"{{{{model}}}} {direction}": "sum by (model) "
+                    f'(increase(flotilla_llm_tokens_total{{direction="{direction}"}}[24h])) * ${direction}_price / 1e6'
+                    for direction in ("input", "output")
+                },
+            ),
             Panel("Calls", "By model.", "ops", rate("flotilla_llm_call_duration_seconds_count", "model")),
             Panel("Call duration", "By model.", "s", quantiles("flotilla_llm_call_duration_seconds", "model")),
             Panel(
@@ -201,6 +240,42 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
 }
 
 
+_SERIES = re.compile(r"\b((?:flotilla|temporal)[_:][a-z0-9_:]+)(?:{([^}]*)})?")
+_OWN = 'namespace=~"$namespace", release=~"$release"'
+
+
+def of_one_fleet(query: str) -> str:
+    """The query about the fleet that the variables name."""
+    return _SERIES.sub(lambda found: f"{found[1]}{{{', '.join(filter(None, (found[2], _OWN)))}}}", query)
+
+
+def _variable(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": SOURCE,
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+_VARIABLES: list[dict[str, Any]] = [
+    {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+    _variable("namespace", "label_values(flotilla_outbox_backlog_rows, namespace)"),
+    _variable("release", 'label_values(flotilla_outbox_backlog_rows{namespace=~"$namespace"}, release)'),
+]
+# What a million tokens cost, for the reader to set: no price is known here.
+_PRICES = [
+    {"name": f"{direction}_price", "label": f"{direction.capitalize()}, $ per million", "type": "textbox", "query": "0"}
+    for direction in ("input", "output")
+]
+
+
 def dashboard(uid: str) -> str:
     """One dashboard, as Grafana imports it."""
     title, panels = DASHBOARDS[uid]
@@ -212,9 +287,8 @@ def dashboard(uid: str) -> str:
         "schemaVersion": 39,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {
-            "list": [{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}]
-        },
+        "templating": {"list": [*_VARIABLES, *(_PRICES if uid == "flotilla-llm" else [])]},
+        "links": [{"title": "Runbook", "type": "link", "url": "docs/runbook.md", "targetBlank": True}],
         "panels": [_panel(number, panel) for number, panel in enumerate(panels)],
     }
     return json.dumps(document, indent=1) + "\n"
@@ -233,11 +307,31 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
             "w": WIDTH,
             "h": HEIGHT,
         },
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": [
-            {"refId": chr(ord("A") + place), "datasource": SOURCE, "expr": query, "legendFormat": legend}
-            for place, (legend, query) in enumerate(panel.queries.items())
-        ],
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0, **_marks(panel)}, "overrides": []},
+        "targets": [_target(place, *each) for place, each in enumerate(panel.queries.items())],
+    }
+
+
+def _target(place: int, legend: str, query: str) -> dict[str, Any]:
+    target = {
+        "refId": chr(ord("A") + place),
+        "datasource": SOURCE,
+        "expr": of_one_fleet(query),
+        "legendFormat": legend,
+    }
+    return target | ({"exemplar": True} if "histogram_quantile" in query else {})
+
+
+def _marks(panel: Panel) -> dict[str, Any]:
+    """Thresholds, drawn as a line where there is one."""
+    usual, alarm = ("red", "green") if panel.alarm_below else ("green", "red")
+    steps: list[dict[str, Any]] = [{"color": usual, "value": None}]
+    if panel.alarm is None:
+        return {"thresholds": {"mode": "absolute", "steps": steps}}
+    steps.append({"color": alarm, "value": panel.alarm})
+    return {
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "custom": {"thresholdsStyle": {"mode": "line"}},
     }
 
 

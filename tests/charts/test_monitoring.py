@@ -24,7 +24,7 @@ TEMPORAL = {
     "temporal_sticky_cache_size": set[str](),
 }
 # What a PodMonitor puts on every series of a pod.
-TARGET = {"namespace"}
+TARGET = {"namespace", "release", "job"}
 _NAME = re.compile(r"\b(?:flotilla|temporal)_[a-z_]+\b")
 _LABELS = re.compile(r"(?:by|on|without)\s*\(([^)]*)\)")
 _MATCHED = re.compile(r"([a-z_]+)\s*(?:=~|!~|!=|=)\s*\"")
@@ -88,11 +88,38 @@ def test_dashboards_are_six_with_stable_ids_units_and_descriptions() -> None:
     assert len(boards) == 6
     for name, board in boards.items():
         assert f"{board['uid']}.json" == name
-        assert [variable["type"] for variable in board["templating"]["list"]] == ["datasource"]
+        variables = {variable["name"]: variable["type"] for variable in board["templating"]["list"]}
+        assert list(variables)[:3] == ["datasource", "namespace", "release"]
+        assert variables["datasource"] == "datasource"
+        assert [link["url"] for link in board["links"]] == ["docs/runbook.md"]
         for panel in board["panels"]:
             assert panel["description"]
             assert panel["fieldConfig"]["defaults"]["unit"]
             assert panel["datasource"]["uid"] == "${datasource}"
+            for target in panel["targets"]:
+                series = re.findall(r"\b(?:flotilla|temporal)[_:][a-z0-9_:]+", target["expr"])
+                own = target["expr"].count('namespace=~"$namespace", release=~"$release"')
+                assert series
+                assert own == len(series), f"{name}: {panel['title']} mixes fleets"
+                assert ("histogram_quantile" in target["expr"]) == target.get("exemplar", False)
+
+
+def test_what_needs_somebody_is_marked_in_its_panel() -> None:
+    marked = {
+        panel["title"]
+        for board in _dashboards().values()
+        for panel in board["panels"]
+        if len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1
+    }
+
+    assert {
+        "Requests that fail",
+        "Dead letters",
+        "Outbox, oldest row",
+        "Parked sessions",
+        "Free slots",
+        "Overdue",
+    } <= marked
 
 
 def test_dashboards_are_what_their_source_says() -> None:

@@ -104,7 +104,10 @@ def _seconds(found: re.Match[str]) -> int:
 def panels() -> dict[str, str]:
     """Every query of every dashboard, by dashboard, panel and number."""
     return {
-        f"{board['title']}: {panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")
+        f"{board['title']}: {panel['title']} {target['refId']}": target["expr"]
+        .replace("$__rate_interval", "1m")
+        .replace(', release=~"$release"', "")
+        .replace("$namespace", ".*")
         for board in (json.loads(path.read_text(encoding="utf-8")) for path in (MONITORING / "dashboards").iterdir())
         for panel in board["panels"]
         for target in panel["targets"]
