@@ -83,7 +83,7 @@ FREE_PATHS = (
 
 
 def schema_of(value: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The schema that a default stands for."""
+    """The schema of a default."""
     if rule := _rule(path):
         return rule
     if isinstance(value, dict):
@@ -148,7 +148,7 @@ def service_schema(name: str) -> str:
 
 
 def chart_schema(name: str) -> str:
-    """Of the demo's chart, which stands alone."""
+    """Of the demo's chart, which depends on no other."""
     properties = schema_of(_values(CHARTS / name))["properties"]
     return _document(name, {**properties, "global": {"type": "object"}, "enabled": {"type": "boolean"}})
 
@@ -174,13 +174,13 @@ def _own_agents() -> dict[str, Any]:
 
 
 def _defaults(chart: str) -> dict[str, Any]:
-    """What the library gives a service's chart."""
+    """What a service's chart takes from the library."""
     exports = _values(LIBRARY)["exports"]
     return merged(exports["defaults"], exports["agent"]) if chart == "agent" else dict(exports["defaults"])
 
 
 def main() -> int:
-    """Writes the schemas, or with --check compares; gives the exit code."""
+    """Write the schemas, or with --check compare; return the exit code."""
     wanted = {CHARTS / name / "values.schema.json": service_schema(name) for name in SERVICES}
     wanted[CHARTS / "flotilla-demo/values.schema.json"] = chart_schema("flotilla-demo")
     wanted[CHARTS / "flotilla/values.schema.json"] = fleet_schema()

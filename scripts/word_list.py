@@ -21,7 +21,10 @@ NATURAL = {
     r"(?<!serve_)for[ _]?ever": "indefinitely, permanently",
     r"what[ _]became[ _]of": "the status of, the outcome of",
     r"(?:says|tells)[ _]so": "prints a message, reports it",
-    r"told[ _]as[ _]such": "is reported as",
+    r"(?:is|are|was|were|be)[ _]told": "is notified, gets, reads, is reported",
+    r"stands?[ ](?:under|before|beside|behind|in[ ]it|in[ ]its|in[ ]their)": "is, comes",
+    r"came[ _]to[ _]stand": "is, are",
+    r"gives?[ ](?:the|its|an)[ ](?:exit[ ]code|port|names)": "returns",
     rf"(?<!there[ _])(?:is|are)[ _]no[ _](?:{_KINDS})": "is not a …, is not a valid …",
 }
 WORDS = re.compile(
@@ -29,10 +32,10 @@ WORDS = re.compile(
 )
 LEFT_OUT = re.compile(
     r"\.sql$|\.(png|woff2?|ico|tsv|lock|gz)$|^locks/|package-lock\.json$|^benchmarks/retrieval/|^tests/browser/corpus/"
-    r"|^tests/(browser|replay)/.*\.(md|json)$|/stop_words/|^scripts/word_list\.py$|^LICENSE$|^charts/|^docs/adr/"
+    r"|^tests/(browser|replay)/.*\.(md|json)$|/stop_words/|^scripts/word_list\.py$|^LICENSE$"
     r"|^tests/contract/llm/"
 )
-"""Applied migrations, text of others and of stub models, and decisions as they were written."""
+"""Applied migrations, text of others and of stub models."""
 
 
 def tracked() -> list[str]:

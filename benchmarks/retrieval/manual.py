@@ -89,7 +89,7 @@ def questions(manual: Path, passages: list[ManualPassage], count: int, seed: int
 
 
 def _entries(page: LexborHTMLParser) -> Iterator[tuple[str, str]]:
-    """Query and target of each entry. A nested entry's query begins with the entry that it stands under."""
+    """Query and target of each entry. A nested entry's query begins with the entry above it."""
     for link in page.css("table.indextable li > a"):
         target = link.attributes.get("href") or ""
         text = link.text().strip()

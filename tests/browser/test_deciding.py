@@ -77,7 +77,7 @@ def test_an_edit_shows_the_difference_and_another_person_approves_it(console: Co
         assert api.get(f"/v1/actions/{action_id}").json()["result"] == {"text": "second text"}
 
 
-def test_two_people_race_and_the_second_one_is_told_at_once(console: Console, carol: str) -> None:
+def test_two_people_race_and_the_second_one_sees_it_at_once(console: Console, carol: str) -> None:
     with console.api() as api:
         action_id = submitted(api, args={"text": "raced"})
         one, two = opened(console, "bob", action_id), opened(console, carol, action_id)

@@ -39,7 +39,7 @@ def test_a_person_logs_in_with_a_key_and_out_again(console: Console) -> None:
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_a_wrong_key_is_told_so(console: Console) -> None:
+def test_a_wrong_key_is_reported(console: Console) -> None:
     page = console.visitor()
     page.goto("/login")
     page.get_by_label("API key").fill("flo_" + "x" * 43)

@@ -75,7 +75,7 @@ def test_a_compensation_is_given_up_or_done_by_hand_with_a_reason(
     assert bank.available() == 10_000 - 2_500
 
 
-def test_two_people_decide_and_the_second_one_is_told(console: Console, bank: Bank) -> None:
+def test_two_people_decide_and_the_second_one_sees_it(console: Console, bank: Bank) -> None:
     order_id = bank.parked_order()
     pages = {name: console.person(name) for name in ("alice", "bob")}
     for page in pages.values():

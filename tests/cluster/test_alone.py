@@ -1,6 +1,6 @@
 """One service's chart, beside a fleet's servers: ready with their addresses; set up wrongly, it explains how to fix it.
 
-A mistake is told where an operator looks: in helm's refusal, else in the pod's log and in its readiness, or its state.
+A mistake is reported where an operator looks: in helm's refusal, else in the pod's log, readiness or state.
 """
 
 import json
@@ -33,7 +33,7 @@ SERVERS = (
 )
 POSTGRES = {"flotilla_relay": "postgresql://flotilla_relay:wrong@flotilla-demo-postgres:5432/flotilla"}
 REDIS = {"research-agent": "redis://default:wrong@flotilla-demo-redis:6379/0"}
-# Service, value, what it is told about, and the words.
+# Service, value, what it is about, and the words.
 UNREADY = {
     "password-of-postgres": (
         "outbox-relay",
@@ -104,7 +104,7 @@ async def test_a_secret_that_is_not_there_is_named_by_the_pods_state(alone: Name
 
 
 @pytest.mark.parametrize(("service", "value", "words"), UNREADY.values(), ids=UNREADY.keys())
-async def test_a_server_that_refuses_or_is_not_there_is_told_in_log_and_readiness(
+async def test_a_server_that_refuses_or_is_not_there_is_reported_in_log_and_readiness(
     alone: Namespace, service: str, value: str, words: tuple[str, ...]
 ) -> None:
     _install(alone, service, "--set", value)

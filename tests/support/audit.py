@@ -211,7 +211,7 @@ class Projected:
         return await eventually(there, timeout_s)
 
     async def until_offsets(self, records: int, timeout_s: float = 30) -> None:
-        """Waits until the consumer stands behind `records` records in all partitions together."""
+        """Wait until the consumer is past `records` records in all partitions together."""
 
         async def there() -> bool:
             rows = await self.fetch("SELECT coalesce(sum(next_offset), 0) AS total FROM audit.consumer_offsets")

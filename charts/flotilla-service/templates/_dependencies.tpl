@@ -1,5 +1,5 @@
 {{/*
-What a service talks to. Its Chart.yaml says so in the annotation `flotilla/uses`; addresses and Secrets come from
+What a service talks to. Its Chart.yaml names it in the annotation `flotilla/uses`; addresses and Secrets come from
 `dependencies`, or from `global.dependencies` where the fleet is installed as one. Secrets are named, never inlined.
 */}}
 {{- define "flotilla-service.uses" -}}

@@ -92,7 +92,7 @@ spec:
               sleep:
                 seconds: {{ .Values.service.lingerSeconds }}
           {{- end }}
-          {{- /* The reason of a pod that ends stands in its state, where `kubectl describe` shows it. */}}
+          {{- /* The reason why a pod ended is in its state, where `kubectl describe` shows it. */}}
           terminationMessagePolicy: FallbackToLogsOnError
           resources:
             {{- toYaml .Values.resources | nindent 12 }}

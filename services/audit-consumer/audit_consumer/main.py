@@ -103,7 +103,7 @@ def _report_lags(lags: Mapping[int, int], reported: set[int]) -> set[int]:
 
 
 def main() -> int:
-    """Run the service; give its exit code."""
+    """Run the service and return its exit code."""
     return serve(SERVICE, Settings, run)
 
 

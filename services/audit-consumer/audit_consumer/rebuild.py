@@ -332,7 +332,7 @@ async def _offsets(connection: Connection, schema: str) -> dict[int, int]:
 
 
 def main() -> int:
-    """Rebuild with the audit consumer's settings; give the exit code."""
+    """Rebuild with the audit consumer's settings and return the exit code."""
     try:
         settings = load_settings(Settings)
         configure_logs("audit-rebuild", settings.log_level, settings.log_format)

@@ -9,7 +9,7 @@ from flotilla.contracts.names import AUDIT_GROUP
 
 
 class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSettings):
-    """Everything the audit consumer can be told. It connects to PostgreSQL as `flotilla_audit`."""
+    """The audit consumer's settings. It connects to PostgreSQL as `flotilla_audit`."""
 
     postgres_idle_in_transaction_s: int = Field(default=10, ge=1)
     """As for all; a shorter time, since the next owner of its partitions waits for its rows."""

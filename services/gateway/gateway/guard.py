@@ -156,7 +156,7 @@ def _asks_for_audit_session(request: Request) -> bool:
 
 
 class GuardedRoute(APIRoute):
-    """A route that its `Access` stands before."""
+    """A route behind its `Access`."""
 
     access: Access
 

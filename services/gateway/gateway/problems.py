@@ -128,7 +128,7 @@ class Problem:
 
 _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 _NOT_INSTALLED = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError)
-# First match wins, so a class stands before its parent.
+# First match wins, so a class comes before its parent.
 _OF_FLOTILLA: tuple[tuple[type[FlotillaError], int, str], ...] = (
     (RunInProgress, 409, "run_in_progress"),
     (SequenceConflict, 409, "sequence_conflict"),
@@ -144,7 +144,7 @@ _OF_FLOTILLA: tuple[tuple[type[FlotillaError], int, str], ...] = (
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a client is told of `error`. An error that nobody foresaw is a 500 without its text."""
+    """The answer to a client about `error`. An error that nobody foresaw is a 500 without its text."""
     if isinstance(error, FlotillaError):
         return _of_flotilla(error)
     if isinstance(error, RequestValidationError):

@@ -1,4 +1,4 @@
-"""What the gateway can be told."""
+"""The gateway's settings."""
 
 from ipaddress import ip_network
 from pathlib import Path

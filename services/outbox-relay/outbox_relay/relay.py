@@ -227,7 +227,7 @@ class Relay:
             view.low.forget(self._leases.owned - before)
 
     async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:
-        """Take in what has finished; give how long to wait before a retry, 0 when nothing failed."""
+        """Process what has finished; return how long to wait before a retry, 0 when nothing failed."""
         self._note_acked(view, finished)
         reasons = [str(batch.error) for batch in finished if batch.error is not None]
         for batch in finished:

@@ -1,4 +1,4 @@
-"""What the worker can be told."""
+"""The worker's settings."""
 
 import re
 from pathlib import Path
@@ -44,7 +44,7 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     approval_risk_review: bool = False
     """Lets the language model look at each action's risk; it can only raise it."""
     approval_webhook_urls: Words = ()
-    """Who is told of approvals that wait, besides the inbox."""
+    """Who is notified of approvals that wait, besides the inbox."""
     approval_webhook_secret: SecretStr | None = None
     """Signs webhooks; `whsec_` and base64, as Standard Webhooks writes it, or any text."""
     action_http_hosts: Words = ()

@@ -39,7 +39,7 @@ class UnreadableReplies:
         """Keep the entry, and end its task.
 
         Raises:
-            RetryLater: PostgreSQL is unavailable, or it can't be told yet which task the entry belongs to.
+            RetryLater: PostgreSQL is unavailable, or it is not known yet which task the entry belongs to.
         """
         task = named_task(lost.body)
         if task is None and lost.reason in _NAMELESS:

@@ -118,7 +118,7 @@ class ToolLoop:
             self.messages.append(ChatMessage(role="tool", content=content, tool_call_id=call.call_id))
 
     async def _output_of(self, call: ToolRequest) -> str:
-        """What the model reads. A refused call is told to the model, which may do better, and recorded."""
+        """What the model reads. A refused call is reported to the model, which may do better, and recorded."""
         try:
             result = await self.ctx.tool(self._offered(call.name), **_arguments(call))
         except (Forbidden, Invalid) as error:
@@ -129,7 +129,7 @@ class ToolLoop:
         return self._added(result) if _are_passages(result) else to_json(result).decode()
 
     def _offered(self, name: str) -> str:
-        """`name`, if the model was told of it: the agent may have tools that are not for the model."""
+        """`name`, if it was offered to the model: the agent may have tools that are not for the model."""
         if name not in self.tools:
             raise Forbidden(f"tool {name!r} was not offered; offered: {', '.join(self.tools) or 'none'}")
         return name

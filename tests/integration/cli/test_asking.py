@@ -145,7 +145,7 @@ async def test_a_cut_connection_is_taken_up_where_it_broke(fleet: Fleet, unique:
     seqs = [event["data"]["sequence"] for event in events if event["event"] == "session_event"]
     assert seqs == list(range(1, len(seqs) + 1))
     steps = [(event["data"]["step"], event["data"]["status"]) for event in events if event["event"] == "step"]
-    assert len(steps) == len(set(steps)), "a step was told twice"
+    assert len(steps) == len(set(steps)), "a step was shown twice"
 
 
 async def test_a_killed_gateway_does_not_end_the_asking(fleet: Fleet, unique: Unique) -> None:
@@ -170,7 +170,7 @@ async def test_a_cancelled_run_fails_the_asking(fleet: Fleet, unique: Unique) ->
     assert f"run {run_id} ended with status cancelled" in said
 
 
-def test_one_run_at_a_time_and_bad_questions_are_told(fleet: Fleet, unique: Unique) -> None:
+def test_one_run_at_a_time_and_bad_questions_are_refused(fleet: Fleet, unique: Unique) -> None:
     session = unique("busy")
     with fleet.paused("writer-agent"):
         fleet.cli("ask", QUESTION, "--session", session, "--no-wait")

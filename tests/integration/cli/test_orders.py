@@ -55,6 +55,6 @@ async def test_only_a_parked_step_can_be_operated(fleet: Fleet, unique: Unique) 
     assert fleet.cli("orders", "skip", order_id, "1", check=False).returncode == 2
 
 
-def test_an_amount_finer_than_a_cent_and_an_unknown_order_are_told(fleet: Fleet, unique: Unique) -> None:
+def test_an_amount_finer_than_a_cent_and_an_unknown_order_are_refused(fleet: Fleet, unique: Unique) -> None:
     assert fleet.cli(*place(unique("order"), "alice", "12.505"), check=False).returncode == 2
     assert fleet.cli("orders", "get", "no-such-order", check=False).returncode == 3

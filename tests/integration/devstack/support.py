@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flotilla_devstack.process import Identity
 
-# Serves /readyz as every service does; says what it was told; ends on SIGTERM with a word of its own.
+# Serves /readyz as every service does; prints its arguments; ends on SIGTERM with a word of its own.
 SERVICE = """
 import http.server, json, os, pathlib, signal, sys, threading
 

@@ -21,7 +21,7 @@ from tests.integration.devstack.support import identity_of, run_python, write_se
 
 SLEEP = ("sleep", "600")
 
-# Starts a child (and a grandchild) from a thread that has ended by the time its pid is told.
+# Starts a child (and a grandchild) from a thread that has ended by the time its pid is known.
 OWNER = """
 import sys, threading, os, time
 from pathlib import Path

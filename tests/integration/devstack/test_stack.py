@@ -147,7 +147,7 @@ def test_database_is_made_once_and_dropped(own_stack: Stack) -> None:
     own_stack.drop_database(name)
 
 
-def test_redis_never_evicts_and_keeps_what_it_was_told(own_stack: Stack) -> None:
+def test_redis_never_evicts_and_keeps_what_it_was_given(own_stack: Stack) -> None:
     client = redis.Redis.from_url(own_stack.redis_url)
     settings = client.config_get("maxmemory-policy", "appendonly", "appendfsync")
     assert settings == {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"}

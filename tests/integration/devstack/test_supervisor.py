@@ -23,7 +23,7 @@ from tests.integration.devstack.support import SERVICE, identity_of, run_python
 
 pytestmark = pytest.mark.timeout(120)
 
-# Stands for `python -m flotilla.install`: says what it was told, and writes the keys file.
+# Replaces `python -m flotilla.install`: prints its arguments, and writes the keys file.
 INSTALL = """
 import argparse, json, os, pathlib
 parser = argparse.ArgumentParser()
@@ -113,7 +113,7 @@ def test_installer_comes_before_the_services_with_the_keys_file(ground: Ground) 
     assert "installed" in log_path(ground.options.state, "install").read_text()
 
 
-def test_services_are_told_the_servers_and_the_callers_settings(ground: Ground) -> None:
+def test_services_get_the_servers_and_the_callers_settings(ground: Ground) -> None:
     now, _ = ground.up()
     worker = ground.told("workflow_worker.main")
     redis_port = find_entry(now, "redis")["ports"]["redis"]

@@ -137,7 +137,7 @@ async def test_votes_in_the_same_instant_have_one_outcome(house: House) -> None:
     assert action["status"] == ("completed" if counted["decision"] == "approve" else "rejected")
 
 
-async def test_a_vote_after_the_deadline_is_told_so(house: House, temporal_client: Client) -> None:
+async def test_a_vote_after_the_deadline_is_refused_with_that_reason(house: House, temporal_client: Client) -> None:
     approval = await house.submitted(house.alice)
     await temporal_client.get_workflow_handle(approval["workflow_id"]).terminate()
     await house.gateway.rows("UPDATE flotilla.approvals SET status = 'timeout' RETURNING 1")

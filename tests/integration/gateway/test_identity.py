@@ -64,7 +64,7 @@ async def test_keys_are_stored_as_hashes_and_listed_without_secrets(gateway: Run
         assert key["key"] not in row["text"]
 
 
-async def test_keys_of_one_name_are_told_apart_by_how_they_begin_and_revoked_by_id(gateway: RunningGateway) -> None:
+async def test_keys_of_one_name_differ_by_how_they_begin_and_revoked_by_id(gateway: RunningGateway) -> None:
     admin = await gateway.client_of("root", "admin")
     first, second = [await made(admin, roles=["viewer"]) for _ in range(2)]
     listed = {key["hint"]: key for key in (await admin.get("/v1/keys")).json()["keys"] if key["name"] == first["name"]}

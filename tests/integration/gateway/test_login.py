@@ -369,7 +369,7 @@ async def test_a_token_that_somebody_else_signed_signs_nobody_in(
         assert landed.headers["location"] == "/login?failed=unknown"
 
 
-async def test_who_has_no_role_here_or_is_refused_by_the_provider_is_told_so(
+async def test_who_has_no_role_here_or_is_refused_by_the_provider_reads_why(
     with_provider: Callable[[], Any], provider: OidcProvider
 ) -> None:
     async with with_provider() as gateway:

@@ -1,4 +1,4 @@
-"""Orders on real tables, with a worker that fails where it is told."""
+"""Orders on real tables, with a worker that fails on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

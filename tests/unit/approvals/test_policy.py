@@ -1,4 +1,4 @@
-"""The policy file: layers, risk that can only rise, and mistakes that are told at start."""
+"""The policy file: layers, risk that can only rise, and mistakes that are reported at start."""
 
 import re
 from pathlib import Path

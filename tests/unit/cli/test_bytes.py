@@ -22,7 +22,7 @@ BAD = os.fsdecode(b"caf\xe9")
         ["tasks", "submit", "--input", f"@{BAD}.json"],
     ],
 )
-def test_text_that_is_not_utf8_is_misuse_and_its_place_is_told(arguments: list[str]) -> None:
+def test_text_that_is_not_utf8_is_misuse_and_its_place_is_reported(arguments: list[str]) -> None:
     number = next(number for number, argument in enumerate(arguments, 1) if BAD in argument)
     with pytest.raises(Misuse, match=rf"argument {number} has a byte that is not UTF-8.*caf\\udce9"):
         check_arguments(arguments)

@@ -150,7 +150,7 @@ def test_without_a_stack_each_verb_exits_with_3_and_says_how_to_start_one(
     assert "flotilla up" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = alone(tmp_path, "up", "--port", f"gateway.http={port}")

@@ -129,7 +129,7 @@ def test_a_failed_run_says_why() -> None:
     assert why_it_failed({}) == "no reason given"
 
 
-def test_a_difference_is_told_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_is_printed_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     diff = {
         "from_seq": 4,
         "to_seq": 9,

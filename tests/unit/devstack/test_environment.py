@@ -1,4 +1,4 @@
-"""What the services are told, and the supervisor's command line."""
+"""The services' variables, and the supervisor's command line."""
 
 from pathlib import Path
 

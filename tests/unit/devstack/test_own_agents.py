@@ -62,6 +62,6 @@ def test_two_agents_of_one_name_or_that_of_a_service_are_refused(tmp_path: Path)
         read_agents([tmp_path / "c"])
 
 
-def test_the_supervisor_is_told_of_them_on_its_command_line(tmp_path: Path) -> None:
+def test_the_supervisor_gets_them_on_its_command_line(tmp_path: Path) -> None:
     options = SupervisorOptions(state=tmp_path, agents=(tmp_path / "a", tmp_path / "b"))
     assert parse(options.arguments()) == options

@@ -85,7 +85,7 @@ class Clock:
         return self.now
 
 
-def test_a_tenant_over_its_rate_is_told_when_to_come_back_and_others_are_not() -> None:
+def test_a_tenant_over_its_rate_learns_when_to_come_back_and_others_are_not() -> None:
     clock = Clock()
     rate = RequestRate(2.0, 3, monotonic=clock)
     for _ in range(3):

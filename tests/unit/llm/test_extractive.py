@@ -26,7 +26,7 @@ def test_the_same_question_gets_the_same_answer() -> None:
 
 
 @pytest.mark.parametrize("passages", [[], [passage("Nothing of the kind is written in here.")]])
-def test_a_question_that_no_sentence_answers_is_told_so(passages: list[Passage]) -> None:
+def test_a_question_that_no_sentence_answers_is_reported_as_such(passages: list[Passage]) -> None:
     assert answer("What is the quasar's redshift?", passages) == NOTHING_FOUND
 
 

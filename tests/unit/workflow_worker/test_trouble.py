@@ -44,6 +44,6 @@ def test_an_attempt_that_hung_reports_it(kind: str) -> None:
     assert trouble.message == "activity StartToClose timeout (start_to_close)"
 
 
-def test_a_failure_is_told_by_its_own_type_and_message() -> None:
+def test_a_failure_is_reported_by_its_own_type_and_message() -> None:
     trouble = trouble_of(failed(RELEASE_FUNDS, ApplicationError("the bank is closed", type="RaiseError")))
     assert (trouble.type, trouble.message, trouble.timed_out) == ("RaiseError", "the bank is closed", False)

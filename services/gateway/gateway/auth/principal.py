@@ -24,7 +24,7 @@ class Principal:
     subject: str
     roles: frozenset[Role]
     is_person: bool
-    """Whether a human stands behind the token: only they may approve."""
+    """Whether the token is a human's: only they may approve."""
     key_id: str | None = None
     """Of an API key; None for a JWT."""
     issuer: str = LOCAL_ISSUER

@@ -160,7 +160,7 @@ async def _check_still(services: Services, request: Request, caller: Caller, run
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))
 @allow(OPERATORS)
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
-    """Ask a run to stop; its agents are told. 409 when it ended otherwise."""
+    """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if run.status not in ACTIVE_RUN_STATUSES:
         return _already(run)

@@ -60,7 +60,7 @@ def command_of(spec: ServiceSpec) -> tuple[str, ...]:
 
 
 def own_environment(spec: ServiceSpec) -> Mapping[str, str]:
-    """Return what an agent is told beside what every service is."""
+    """Return the variables of an agent beside those of every service."""
     path = os.pathsep.join(filter(None, (str(spec.folder), os.environ.get("PYTHONPATH"))))
     return {"FLOTILLA_AGENT_NAME": spec.agent or "", "PYTHONPATH": path}
 

@@ -1,6 +1,6 @@
 """Child processes that do not outlive their owner, and processes known by identity rather than by name.
 
-Three nets, so that no process is left behind: every child is told by the kernel when its parent dies
+Three nets, so that no process is left behind: the kernel signals every child when its parent dies
 (PR_SET_PDEATHSIG, prctl(2)), lives in a session of its own (a terminal's Ctrl-C reaches only the owner, which then
 stops its children in order), and is written to a ledger by pid and start time (`ledger.py`).
 """

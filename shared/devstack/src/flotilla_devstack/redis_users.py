@@ -40,7 +40,7 @@ def read_passwords(file: Path) -> dict[str, str]:
 
 
 def admin_only(password: str) -> str:
-    """Return a users.acl file with the administrator alone; passwords stand in it as SHA-256."""
+    """Return a users.acl file with the administrator alone; it holds passwords as SHA-256."""
     return f"user {ADMIN} on ~* &* +@all #{sha256(password.encode()).hexdigest()}\n"
 
 

@@ -139,7 +139,7 @@ class RunningStack(ABC):
         return {**present, **chosen_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
-        """What a service is told: the servers (two of them as its own user), its ports and key files."""
+        """The variables of a service: the servers (two of them as its own user), its ports and key files."""
         spec = self.own_agents.get(service) or SERVICES[service]
         servers = self.environment(database=database, user=spec.role)
         given = {**service_environment(service, ports), **key_environment(service, self.state_dir)}

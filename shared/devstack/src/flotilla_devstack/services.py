@@ -107,7 +107,7 @@ class ServiceProcess(Unit):
 
 
 def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
-    """What one service is told beside the addresses of the servers: its ports, and loopback for all of them."""
+    """The variables of one service beside the addresses of the servers: its ports, and loopback for all of them."""
     variables = SERVICES[name].port_variables if name in SERVICES else METRICS
     given = {variable: str(ports[port]) for port, variable in variables.items()}
     return {"FLOTILLA_METRICS_HOST": LOOPBACK, "FLOTILLA_HTTP_HOST": LOOPBACK, **given}
@@ -126,7 +126,7 @@ def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
 
 
 def console_environment(name: str, temporal_ui_url: str | None) -> dict[str, str]:
-    """What the gateway's console is told: people log in with the keys that `up` made, and can look into Temporal."""
+    """The console's variables: people log in with the keys that `up` made, and can look into Temporal."""
     if name != "gateway":
         return {}
     return {
@@ -136,7 +136,7 @@ def console_environment(name: str, temporal_ui_url: str | None) -> dict[str, str
 
 
 def chosen_environment() -> dict[str, str]:
-    """What the caller may choose by his own environment, else the default."""
+    """What the caller's environment may choose, else the default."""
     defaults = {
         "FLOTILLA_TEMPORAL_NAMESPACE": "default",
         "FLOTILLA_LOG_LEVEL": "info",

@@ -14,7 +14,7 @@ StackState = Literal["starting", "ready", "stopping", "stopped", "failed"]
 
 
 class IdentityEntry(TypedDict):
-    """How a process is told apart from a later one with its pid."""
+    """What distinguishes a process from a later one with its pid."""
 
     pid: int
     started: int

@@ -227,7 +227,7 @@ class Unit(ABC):
 
 
 def _nobody() -> None:
-    """Who is told by default."""
+    """The default listener."""
 
 
 def _wait_gone(family: list[Identity]) -> None:

@@ -1,5 +1,5 @@
 /**
- * Server-sent events over fetch. The browser's EventSource gives up for good on a 502 of a proxy and can't be told
+ * Server-sent events over fetch. The browser's EventSource gives up for good on a 502 of a proxy and can't be given
  * where to go on; a run has to be followed across a gateway's death without a gap or a double.
  */
 

@@ -161,7 +161,7 @@ export function useMedia(query: string): boolean {
   return holds;
 }
 
-/** Sets the page's title; a pending count stands before it (see `shell`). */
+/** Sets the page's title; a pending count comes before it (see `shell`). */
 export const pageTitle = signal("Flotilla");
 
 export function useTitle(title: string): void {

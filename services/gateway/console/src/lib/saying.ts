@@ -1,10 +1,10 @@
-/** What the person is told, on screen and to a screen reader. */
+/** Messages for the person, on screen and for a screen reader. */
 
 import { signal } from "@preact/signals";
 
 export const saying = signal<{ text: string; turn: number }>({ text: "", turn: 0 });
 
-/** Tells the person something. */
+/** Shows a message. */
 export function say(text: string): void {
   saying.value = { text, turn: saying.value.turn + 1 };
 }

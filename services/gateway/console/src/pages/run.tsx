@@ -81,7 +81,7 @@ function Tools({ run, reload }: { run: Run; reload: () => Promise<void> }) {
           onClose={() => setAsking(false)}
           onConfirm={() => carryOut(() => api.cancelRun(run.run_id), "The run is asked to stop.", reload)}
         >
-          <p>Its agents are told to stop. What was done so far stays in the session's history.</p>
+          <p>Its agents stop, too. What was done so far stays in the session's history.</p>
         </Confirm>
       )}
     </>

@@ -43,7 +43,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """What the customer of a rejected order is told."""
+    """The message to the customer of a rejected order."""
 
     key: OrderKey
     reason: str

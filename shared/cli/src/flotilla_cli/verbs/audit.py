@@ -519,7 +519,7 @@ def _print_request(request: dict[str, Any]) -> None:
 _LOSSES = (
     Column("session", lambda loss: f"{loss['tenant_id']}/{loss['session_id'] or '-'}"),
     Column("projection holds", "holds", "right"),
-    Column("Kafka gives", "rebuilt", "right"),
+    Column("in Kafka", "rebuilt", "right"),
     Column("lost", "lost", "right"),
     Column("changed", "replaced", "right"),
     Column("from event", "first_seq", "right"),

@@ -115,7 +115,7 @@ def _follow(call: Call, run_id: str) -> None:
 
 @verb(app, "cancel", epilog=examples("flotilla runs cancel 0197…"))
 def cancel_run(call: Call, run_id: RunId) -> None:
-    """Cancel a run; its agents are told to stop."""
+    """Cancel a run, and have its agents stop."""
     answer = call.gateway.post(f"/runs/{run_id}/cancel")
     is_over = answer["status"] == "cancelled"
     said = "was cancelled already" if is_over else "is being cancelled"

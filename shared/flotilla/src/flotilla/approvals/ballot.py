@@ -152,7 +152,7 @@ class Ballot:
         return self if self.is_final else replace(self, status="cancelled")
 
     def answer(self, attempt: DecisionRequest) -> DecisionAnswer:
-        """What the voter is told, once `attempt` has counted."""
+        """The answer to the voter, once `attempt` has counted."""
         return DecisionAnswer(
             approval_id=self.approval_id,
             decision=attempt.decision,

@@ -58,7 +58,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """An event as stored, with the hash that stands beside it."""
+    """An event as stored, with the hash beside it."""
 
     seq: int
     hash: bytes
@@ -84,7 +84,7 @@ class ChainCheck:
             self.take(event)
 
     def take(self, event: Linked) -> None:
-        """Checks that the event is the next one, stands in its place, follows from the one before, and was signed."""
+        """Check that the event is the next one, has the right number, follows from the one before, and was signed."""
         self.events += 1
         if self.problem is not None:
             return

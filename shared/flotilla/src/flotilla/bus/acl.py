@@ -126,7 +126,7 @@ def grants(agents: Iterable[str] = ("research", "write")) -> dict[str, Grant]:
 
 
 def users_file(users: Mapping[str, Grant], passwords: Mapping[str, str]) -> str:
-    """The text of a users.acl file. Passwords stand in it as SHA-256 only; the default user is off.
+    """The text of a users.acl file. It holds passwords as SHA-256 only; the default user is off.
 
     Raises:
         ConfigurationError: a user has no password.

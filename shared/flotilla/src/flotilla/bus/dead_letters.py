@@ -48,7 +48,7 @@ class LostEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadableTask:
-    """What can be told of a task that could not be handled, whatever version it is of."""
+    """What is known of a task that could not be handled, whatever version it is of."""
 
     task_id: str
     agent: str = ""
@@ -150,7 +150,7 @@ def readable_event(body: bytes) -> AgentEvent | None:
 
 
 def readable_task(body: bytes) -> ReadableTask | None:
-    """What can be told of the task in `body`, if it names one."""
+    """What is known of the task in `body`, if it names one."""
     event = readable_event(body)
     if event is None:
         return None

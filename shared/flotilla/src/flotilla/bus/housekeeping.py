@@ -1,4 +1,4 @@
-"""What one leader does for all: groups exist, handled entries go, silent consumers go, gauges are told.
+"""What one leader does for all: groups exist, handled entries go, silent consumers go, gauges are set.
 
 It knows which agents there are from their registrations, so that the group of an agent at 0 replicas is there
 again, within seconds, after Redis has lost everything.

@@ -99,7 +99,7 @@ def parse(argv: Sequence[str] | None = None) -> KeyFiles:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Install; give the exit code."""
+    """Install and return the exit code."""
     files = parse(argv)
     try:
         settings = load_settings(Settings)

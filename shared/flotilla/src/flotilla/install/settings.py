@@ -1,4 +1,4 @@
-"""What the installer can be told, beside where the dependencies are."""
+"""The installer's settings."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -55,7 +55,7 @@ def topics_of(settings: KafkaSettings) -> list[Topic]:
 async def ensure_topics(
     settings: KafkaSettings, *, replication_factor: int | None = None, topics: Sequence[Topic] | None = None
 ) -> list[str]:
-    """Create the topics that are missing, check those that exist, and give the names of the new ones.
+    """Create the topics that are missing, check those that exist, and return the names of the new ones.
 
     `replication_factor` is by default 3, or the number of brokers where there are fewer; two in-sync replicas are
     asked for wherever there are three. Safe to run twice and from several processes at once.

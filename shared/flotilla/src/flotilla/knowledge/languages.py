@@ -18,7 +18,7 @@ STEMMERS = {
 }  # fmt: skip
 """Snowball's stemmers by ISO 639-1 code."""
 UNSTEMMED = ("bg", "he", "ja", "km", "ko", "lo", "th", "uk", "vi", "zh")
-"""Languages that are told apart but have no stemmer."""
+"""Languages that are recognized but have no stemmer."""
 UNACCENTED = ("en", "id")
 """Languages whose stemmers take an accented letter for none of theirs."""
 LANGUAGES = frozenset((*STEMMERS, *UNSTEMMED))

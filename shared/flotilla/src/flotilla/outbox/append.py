@@ -36,7 +36,7 @@ _PLACE = _SEQUENCE + str(_LARGEST_SEQ).encode()
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where the events came to stand: `first_seq` to `last_seq`, both included."""
+    """The sequence numbers of the events: `first_seq` to `last_seq`, both included."""
 
     first_seq: int
     last_seq: int

@@ -20,7 +20,7 @@ _LOCK_S = 60
 
 
 def migrate(dsn: str) -> list[str]:
-    """Bring the database at `dsn` to the newest schema and give the names of the migrations applied.
+    """Bring the database at `dsn` to the newest schema and return the names of the migrations applied.
 
     Safe to run twice and from several processes at once. `dsn` must belong to a role that may create roles,
     or the roles of `0001_core.sql` must exist already. It may name several hosts.

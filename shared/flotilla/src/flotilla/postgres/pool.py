@@ -61,7 +61,7 @@ def retry_when_away(subject: str = "") -> Iterator[None]:
 
 
 _CHECK_S = 4.0
-"""Less than a readiness check may take, so that the reason is told."""
+"""Less than a readiness check may take, so that the reason is reported."""
 IDLE_IN_TRANSACTION_S = 30
 """Far longer than any transaction here waits between two statements: none calls the network or a model."""
 

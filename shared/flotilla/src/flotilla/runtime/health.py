@@ -137,7 +137,7 @@ class EmbeddedServer(uvicorn.Server):
 
     @asynccontextmanager
     async def running(self, on_lost: OnLost = lambda task: None) -> AsyncIterator[int]:
-        """Serve while the block runs; give the port. Requests in hand are finished on the way out.
+        """Serve while the block runs; yield the port. Requests in hand are finished on the way out.
 
         `on_lost` is called with the server's task if that ends before the block.
 

@@ -33,7 +33,7 @@ def _ask(url: str) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Probe; give the exit code."""
+    """Probe and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.runtime.probe", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="how long to try (default: 30)")

@@ -180,7 +180,7 @@ class Saga:
 
 
 async def _to_the_end(work: Awaitable[T], on_cancel: Callable[[], object] | None = None) -> T:
-    """Wait for `work` to its end, even when cancelled meanwhile; `on_cancel` is told of the cancellation."""
+    """Wait for `work` to its end, even when cancelled meanwhile; `on_cancel` receives the cancellation."""
     task = asyncio.ensure_future(work)
     while not task.done():
         try:

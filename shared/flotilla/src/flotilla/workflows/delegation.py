@@ -78,7 +78,7 @@ async def delegate(
 
     Raises:
         ActivityError: the last try's failure; its cause has the agent's error type and message.
-        asyncio.CancelledError: the workflow was cancelled, and the agent was told.
+        asyncio.CancelledError: the workflow was cancelled, and the agent was notified.
     """
     pauses = Pauses()
     try:
