@@ -1,33 +1,27 @@
 """`flotilla audit`: proof that nobody changed the history."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import Column, age, notice, print_fields, print_table, say, shorten
+from flotilla_cli.printing import Column, age, notice, print_table, say
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.verbs import audit_parked
+from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, finish
 
 if TYPE_CHECKING:
     from flotilla.audit.verify_export import ExportVerdict
 
-REQUEST_WITHIN_S = 600.0
-_POLL_S = 0.5
 app = new_app("Audit: proof that nobody changed the history.")
-parked_app = new_app("Events that wait because one before them is missing, in conflict or unknown.")
-app.add_typer(parked_app, name="parked")
+app.add_typer(audit_parked.app, name="parked")
 SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
-ParkedId = Annotated[
-    str,
-    typer.Argument(metavar="S", help="The session's id; - for records that belong to no session.", show_default=False),
-]
 
 
 @verb(
@@ -228,10 +222,6 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done, or only ask for it.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with what is done.")]
-
-
 @verb(
     app,
     "rebuild",
@@ -264,7 +254,7 @@ def rebuild(
     """
     names = [name for given in accept_loss or [] for name in (sys.stdin.read().split() if given == "-" else [given])]
     body = {"accept_loss": names, "reason": reason} if names else None
-    _finish(call, call.gateway.post("/audit/rebuild", body), wait=wait)
+    finish(call, call.gateway.post("/audit/rebuild", body), wait=wait)
 
 
 @verb(
@@ -278,25 +268,13 @@ def drop_kept(call: Call, reason: Reason, wait: Wait = True) -> None:
 
     Where it holds events that are nowhere else, a second person confirms it.
     """
-    _finish(call, call.gateway.post("/audit/kept-projection/drop", {"reason": reason}), wait=wait)
+    finish(call, call.gateway.post("/audit/kept-projection/drop", {"reason": reason}), wait=wait)
 
 
 @verb(app, "requests", acts_as=ADMIN, epilog=examples("flotilla audit requests", "flotilla audit requests -o json"))
 def requests(call: Call, limit: Limit = 20) -> None:
     """List what was asked of the audit consumer: by whom, confirmed by whom, why, and what was done."""
-    call.listing(call.gateway.get("/audit/requests", limit=limit), "requests", _REQUESTS, "Nothing was asked yet.")
-
-
-_REQUESTS = (
-    Column("request", "request_id"),
-    Column("kind", "kind"),
-    Column("session", "session_id"),
-    Column("by", "requested_by"),
-    Column("confirmed by", lambda one: one["confirmed_by"] or ("nobody yet" if one["needs_confirmation"] else None)),
-    Column("asked", lambda one: age(one.get("created_at"))),
-    Column("done", lambda one: (one.get("outcome") or {}).get("ok")),
-    Column("reason", lambda one: shorten(one.get("reason") or "")),
-)
+    call.listing(call.gateway.get("/audit/requests", limit=limit), "requests", REQUESTS, "Nothing was asked yet.")
 
 
 @verb(app, "confirm", epilog=examples("flotilla audit confirm 0198c5f2", "flotilla audit confirm 0198c5f2 --as bob"))
@@ -306,224 +284,4 @@ def confirm(
     wait: Wait = True,
 ) -> None:
     """Agree, as a second person, to what somebody asked of the audit consumer; see `flotilla audit requests`."""
-    _finish(call, call.gateway.post(f"/audit/requests/{request}/confirm"), wait=wait)
-
-
-@verb(parked_app, "list", acts_as=ADMIN, epilog=examples("flotilla audit parked list"))
-def list_parked(call: Call) -> None:
-    """List the sessions that wait, and for what."""
-    page = call.gateway.get("/audit/parked")
-    call.listing(page, "parked", _PARKED, "Nothing is parked.")
-
-
-_PARKED = (
-    Column("session", "session_id"),
-    Column("reason", "reason"),
-    Column("from event", "first_seq", "right"),
-    Column("waiting", "events", "right"),
-    Column("since", lambda parked: age(parked.get("parked_since"))),
-    Column("detail", lambda parked: shorten(parked.get("detail", ""))),
-)
-
-
-@verb(
-    parked_app,
-    "explain",
-    acts_as=ADMIN,
-    epilog=examples("flotilla audit parked explain s1", "flotilla audit parked explain s1 -o json"),
-)
-def explain_parked(call: Call, session: ParkedId) -> None:
-    """Explain a parked session: what each side holds, who signed what, since when, and what each choice means."""
-    found = call.gateway.get(f"/audit/parked/{session}")
-    call.show(found, lambda: _print_explained(found))
-
-
-def _print_explained(found: dict[str, Any]) -> None:
-    lists = ("waiting", "projected", "signed", "forks", "choices")
-    print_fields({name: value for name, value in found.items() if name not in lists})
-    say("\nWhat waits:")
-    print_table(found["waiting"], _SIDE, "Nothing.")
-    say("\nWhat the projection has from there on:")
-    print_table(found["projected"], _SIDE[:-1], "Nothing.")
-    for signed in found["signed"]:
-        say(f"Checkpoint {signed['number']} of partition {signed['partition']} signed it up to event {signed['seq']}.")
-    if found["forks"]:
-        say(f"Forks of it: {', '.join(found['forks'])}.")
-    say("\nWhat you can do:")
-    for choice in found["choices"]:
-        say(f"  {choice['verb']}\n    {choice['effect']}.")
-
-
-_SIDE = (
-    Column("event", "seq", "right"),
-    Column("type", "type"),
-    Column("by", "source"),
-    Column("happened", "time"),
-    Column("here since", "since"),
-    Column("offset", "offset", "right"),
-    Column("sha256", lambda one: one["sha256"][:12]),
-    Column("reason", lambda one: shorten(f"{one['reason']}: {one['detail']}")),
-)
-
-
-@verb(parked_app, "retry", acts_as=ADMIN, epilog=examples("flotilla audit parked retry s1"))
-def retry_parked(call: Call, session: ParkedId, wait: Wait = True) -> None:
-    """Place a session's parked events again, once what was missing has come."""
-    _finish(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
-
-
-AllOf = Annotated[
-    str | None,
-    typer.Option(
-        "--all",
-        metavar="conflict|gap|unknown_type",
-        help="Instead of one session: every session that is parked for this, at most 500 at once.",
-        show_default=False,
-    ),
-]
-Partition = Annotated[
-    int | None,
-    typer.Option("--partition", metavar="N", min=0, help="With --all: only in this partition.", show_default=False),
-]
-Tenant = Annotated[
-    str | None,
-    typer.Option("--tenant", metavar="T", help="With --all: of this tenant; for the operator's.", show_default=False),
-]
-OneOrAll = Annotated[
-    str | None, typer.Argument(metavar="[S]", help="The session's id, or - (or use --all).", show_default=False)
-]
-
-
-@verb(
-    parked_app,
-    "accept",
-    acts_as=ADMIN,
-    epilog=examples(
-        'flotilla audit parked accept s1 --reason "PostgreSQL failed over; what it has now is right"',
-        'flotilla audit parked accept --all conflict --partition 3 --reason "failover of 9 May"',
-    ),
-)
-def accept_parked(
-    call: Call,
-    reason: Reason,
-    session: OneOrAll = None,
-    *,
-    all_: AllOf = None,
-    partition: Partition = None,
-    tenant: Tenant = None,
-    wait: Wait = True,
-) -> None:
-    """Take the history that waits. The projected events that give way are kept, marked, with who decided and why.
-
-    For a gap: an error event goes in the place of each event that is lost. See `flotilla audit parked explain S`.
-    """
-    _decide(call, "accept", session, _All(all_, partition, tenant), reason, wait=wait)
-
-
-@verb(
-    parked_app,
-    "reject",
-    acts_as=ADMIN,
-    epilog=examples(
-        'flotilla audit parked reject s1 --reason "written by a cluster that was split off"',
-        'flotilla audit parked reject --all gap --reason "lost with two disks"',
-    ),
-)
-def reject_parked(
-    call: Call,
-    reason: Reason,
-    session: OneOrAll = None,
-    *,
-    all_: AllOf = None,
-    partition: Partition = None,
-    tenant: Tenant = None,
-    wait: Wait = True,
-) -> None:
-    """Keep the projected history. All that waits of the session is set aside, marked; it goes on from its newest event.
-
-    See `flotilla audit parked explain S`.
-    """
-    _decide(call, "reject", session, _All(all_, partition, tenant), reason, wait=wait)
-
-
-@dataclass(frozen=True)
-class _All:
-    """Which sessions, where no single one was named."""
-
-    parked_for: str | None
-    partition: int | None
-    tenant_id: str | None
-
-
-def _decide(call: Call, kind: str, session: str | None, every: _All, reason: str, *, wait: bool) -> None:
-    if (session is None) == (every.parked_for is None):
-        raise Misuse("no session given", "give one session, or --all with what they are parked for")
-    if session is not None:
-        _finish(call, call.gateway.post(f"/audit/parked/{session}/{kind}", {"reason": reason}), wait=wait)
-        return
-    body = {name: value for name, value in vars(every).items() if value is not None}
-    page = call.gateway.post(f"/audit/parked/{kind}", {**body, "reason": reason})
-    call.listing(page, "requests", _REQUESTS, "")
-    notice("They are processed one after the other: flotilla audit requests, flotilla audit parked list")
-
-
-@verb(
-    parked_app,
-    "discard",
-    acts_as=ADMIN,
-    epilog=examples(
-        'flotilla audit parked discard s1 --reason "restored twice"',
-        'flotilla audit parked discard - --reason "a test wrote into the topic"',
-    ),
-)
-def discard_parked(call: Call, session: ParkedId, reason: Reason, wait: Wait = True) -> None:
-    """Set only a session's conflicting events aside, so that what waits behind them goes on; they are kept, marked."""
-    _finish(call, call.gateway.post(f"/audit/parked/{session}/discard", {"reason": reason}), wait=wait)
-
-
-def _finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
-    """Show the outcome of a request to the audit consumer, or that it was made."""
-    request_id = request["request_id"]
-    waits_for_person = request["needs_confirmation"] and request["confirmed_at"] is None
-    deadline, seen = time.monotonic() + REQUEST_WITHIN_S, None
-    while wait and not waits_for_person and request["finished_at"] is None:
-        if time.monotonic() > deadline:
-            raise CliError(f"request {request_id} is not finished after {REQUEST_WITHIN_S:g} s; it goes on", _LATE)
-        time.sleep(_POLL_S)
-        request = call.gateway.get(f"/audit/requests/{request_id}")
-        if request["progress"] != seen:
-            seen, deadline = request["progress"], time.monotonic() + REQUEST_WITHIN_S
-            notice(_progress(seen))
-    call.show(request, lambda: _print_request(request))
-    if waits_for_person:
-        notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request_id}")
-    outcome = request.get("outcome") or {}
-    if outcome.get("ok") is False:
-        raise CliError(f"{request['kind']} failed: {outcome.get('error')}")
-
-
-def _progress(progress: dict[str, Any]) -> str:
-    read, of = progress.get("read", 0), progress.get("of")
-    share = f" of {of} ({read / of:.0%})" if of else ""
-    return f"{progress['phase']}: {read}{share} records"
-
-
-def _print_request(request: dict[str, Any]) -> None:
-    outcome = dict(request.get("outcome") or {})
-    losses = outcome.pop("losses", [])
-    print_fields({**request, "outcome": outcome or None})
-    if losses:
-        print_table(losses, _LOSSES, "")
-
-
-_LOSSES = (
-    Column("session", lambda loss: f"{loss['tenant_id']}/{loss['session_id'] or '-'}"),
-    Column("projection holds", "holds", "right"),
-    Column("in Kafka", "rebuilt", "right"),
-    Column("lost", "lost", "right"),
-    Column("changed", "replaced", "right"),
-    Column("from event", "first_seq", "right"),
-)
-
-
-_LATE = "is the audit consumer running? flotilla status, flotilla logs audit-consumer"
+    finish(call, call.gateway.post(f"/audit/requests/{request}/confirm"), wait=wait)
