@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaProducer
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.main import run
-from audit_consumer.projection import Batch, Outcome, Projection
+from audit_consumer.projection import Outcome, Projection
+from audit_consumer.projection_rows import Batch
 from audit_consumer.settings import Settings
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.config import KafkaSettings

@@ -11,7 +11,8 @@ from aiokafka.structs import OffsetAndMetadata
 
 from audit_consumer.agreement import Agreement, Extent
 from audit_consumer.kafka_clients import leader_link
-from audit_consumer.projection import Batch, Fenced, Outcome, Projection
+from audit_consumer.projection import Outcome, Projection
+from audit_consumer.projection_rows import Batch, Fenced
 from audit_consumer.requests import retry_after_upgrade
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.errors import RetryLater

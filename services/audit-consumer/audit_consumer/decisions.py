@@ -10,7 +10,8 @@ from uuid import UUID, uuid5
 
 import asyncpg
 
-from audit_consumer.projection import SET_ASIDE, Projection, SessionKey
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import SET_ASIDE, SessionKey
 from audit_consumer.rewinds import Decision, add_rewind, base_hash
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.envelope import AgentEvent, encode_event, to_builtins

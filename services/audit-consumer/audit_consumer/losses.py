@@ -10,7 +10,7 @@ from datetime import datetime
 
 import asyncpg
 
-from audit_consumer.projection import SessionKey
+from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rewinds import Decision, add_rewind, base_hash
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import utc_now

@@ -31,7 +31,8 @@ from audit_consumer.losses import (
     note_losses,
     refuse_losses,
 )
-from audit_consumer.projection import Batch, Projection
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import Batch
 from audit_consumer.settings import Settings
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.config import load_settings

@@ -10,7 +10,8 @@ import structlog
 
 from audit_consumer.decisions import Publish, accept, reject
 from audit_consumer.losses import WouldLose
-from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import Order, drop_kept
 from audit_consumer.rewinds import Decision
 from audit_consumer.snapshotting import write_snapshots

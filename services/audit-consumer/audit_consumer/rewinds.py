@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from audit_consumer.projection import SessionKey
+from audit_consumer.projection_rows import SessionKey
 from flotilla.audit.proof import genesis
 from flotilla.postgres import Connection
 

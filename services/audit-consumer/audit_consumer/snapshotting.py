@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import asyncpg
 
-from audit_consumer.projection import SessionKey
+from audit_consumer.projection_rows import SessionKey
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, snapshot_of
 from flotilla.postgres import Connection, Pool

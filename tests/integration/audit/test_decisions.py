@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from audit_consumer.decisions import accept
-from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import rebuild
 from audit_consumer.rewinds import Decision
 from audit_consumer.settings import Settings

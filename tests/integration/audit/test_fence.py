@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from audit_consumer.connections import LIVE, open_projection
-from audit_consumer.projection import Batch, Fenced, Projection
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import Batch, Fenced
 from flotilla.contracts.envelope import encode_event
 from flotilla.postgres import Pool
 from tests.support.audit import FakeRecord, Projected, event_at, project_directly, records_of

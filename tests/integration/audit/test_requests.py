@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_consumer.projection import Projection, SessionKey
+from audit_consumer.projection import Projection
+from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import Order, drop_kept, rebuild
 from audit_consumer.requests import Requests, retry_after_upgrade, retry_session
 from flotilla.audit.requests import (

@@ -5,14 +5,13 @@ timeout; failed when the approved action itself fails, cancelled when it was cal
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.actions.arguments import check_args, known_actions
@@ -25,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
         ActionStatus,
         ActionStep,
         ApprovalRequirement,
-        ApprovalStatus,
         DecisionAnswer,
         DecisionRequest,
         content_hash,
@@ -36,15 +34,19 @@ with workflow.unsafe.imports_passed_through():
     from workflow_worker.activities.signatures import actions as call
 
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
+from workflow_worker.workflows.approval_steps import (
+    any_args,
+    approval_status_of,
+    delivered,
+    refused,
+    run_activity,
+    update_id_of_handler,
+)
 
-T = TypeVar("T")
 _EDITS_ARE_ASSESSED = "edits-are-assessed"
 _SIGNATURES_ARE_CHECKED = "signatures-are-checked"
 _EXECUTION = RetryPolicy(
     initial_interval=timedelta(seconds=2), maximum_interval=timedelta(seconds=30), maximum_attempts=5
-)
-_DELIVERY = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5), maximum_attempts=12
 )
 
 
@@ -93,7 +95,7 @@ class HumanInTheLoopWorkflow:
 
     async def _analyze(self) -> ApprovalRequirement:
         self._requirement = await finished_first(
-            _do(call.ANALYZE_ACTION, self._request, ApprovalRequirement, timeout=timedelta(seconds=60))
+            run_activity(call.ANALYZE_ACTION, self._request, ApprovalRequirement, timeout=timedelta(seconds=60))
         )
         if self._requirement.args is not None:
             self._request = replace(self._request, args=self._requirement.args)
@@ -104,7 +106,7 @@ class HumanInTheLoopWorkflow:
         requested_at = workflow.now()
         deadline = requested_at + timedelta(seconds=requirement.deadline_s)
         reminder = requirement.reminder_s and requested_at + timedelta(seconds=requirement.reminder_s)
-        request = _do(
+        request = run_activity(
             call.SEND_APPROVAL_REQUEST,
             call.ApprovalRequest(
                 action=self._request,
@@ -136,7 +138,7 @@ class HumanInTheLoopWorkflow:
 
     async def _wait_for_verdict(self, requirement: ApprovalRequirement) -> None:
         if requirement.reminder_s and not await self._decided_within(timedelta(seconds=requirement.reminder_s)):
-            self._deliver(await finished_first(_do(call.REMIND, self._key(), call.WebhookBatch)))
+            self._deliver(await finished_first(run_activity(call.REMIND, self._key(), call.WebhookBatch)))
         if not await self._decided_within(self._vote().deadline - workflow.now()):
             expired = self._vote().expired()
             if not self._vote().is_final:
@@ -164,8 +166,8 @@ class HumanInTheLoopWorkflow:
         execution = self._execution(required=requirement.required)
         if requirement.required and workflow.patched(_SIGNATURES_ARE_CHECKED):
             # As long as it takes: the log may be behind. The executor looks again, just before the effect.
-            await _do(call.CHECK_VOTES, execution, None)
-        executed = await _do(
+            await run_activity(call.CHECK_VOTES, execution, None)
+        executed = await run_activity(
             call.EXECUTE_ACTION,
             execution,
             call.ExecutionResult,
@@ -208,7 +210,7 @@ class HumanInTheLoopWorkflow:
             delivery.cancel()
         self._step = "finished"
         await workflow.wait_condition(lambda: self._recording == 0)
-        await _do(call.FINISH_ACTION, call.FinishedAction(key=self._key(), state=self._state()), None)
+        await run_activity(call.FINISH_ACTION, call.FinishedAction(key=self._key(), state=self._state()), None)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     @workflow.query(name=GET_STATUS_QUERY)
@@ -225,12 +227,12 @@ class HumanInTheLoopWorkflow:
         """
         await self._until_open()
         if attempt.decision == "edit" and workflow.patched(_EDITS_ARE_ASSESSED):
-            return await self._edit(attempt, _update_id())
+            return await self._edit(attempt, update_id_of_handler())
         # An edit in the history of a worker before the patch: its arguments were checked by the validator.
-        refusal = self._refusal(attempt, _any_args)
+        refusal = self._refusal(attempt, any_args)
         if refusal is not None:
-            raise _refused(refusal)
-        update_id = _update_id()
+            raise refused(refusal)
+        update_id = update_id_of_handler()
         if workflow.patched(_SIGNATURES_ARE_CHECKED):
             await self._check_signature(attempt)
         return await self._count(attempt, update_id)
@@ -247,31 +249,31 @@ class HumanInTheLoopWorkflow:
         # Another vote may have come meanwhile.
         refusal = checked.refusal or self._refusal(attempt, self._check_args)
         if refusal is not None:
-            raise _refused(refusal)
+            raise refused(refusal)
 
     async def _edit(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
         """Count an edit under what policy asks for the new arguments, never for less risk than before.
 
         The arguments are checked by the activity, whose answer is in the history: a replay needs no installed actions.
         """
-        refusal = self._refusal(attempt, _any_args)
+        refusal = self._refusal(attempt, any_args)
         if refusal is not None:
-            raise _refused(refusal)
+            raise refused(refusal)
         requirement = await self._assessed(attempt)
         attempt = replace(attempt, args=requirement.args)
-        refusal = self._refusal(attempt, _any_args)  # another vote may have come meanwhile
+        refusal = self._refusal(attempt, any_args)  # another vote may have come meanwhile
         if refusal is not None:
-            raise _refused(refusal)
+            raise refused(refusal)
         return await self._count(attempt, update_id, requirement)
 
     async def _assessed(self, attempt: DecisionRequest) -> ApprovalRequirement:
         level = self._vote().requirement.risk_level
         edited = replace(self._request, args=attempt.args or {}, risk_level=level)
         try:
-            return await _do(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
+            return await run_activity(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
         except ActivityError as error:
             trouble = trouble_of(error)
-            raise _refused(Refusal("InvalidArgs", trouble.message)) from error
+            raise refused(Refusal("InvalidArgs", trouble.message)) from error
 
     @decide.validator
     def _check_decision(self, attempt: DecisionRequest) -> None:
@@ -282,13 +284,13 @@ class HumanInTheLoopWorkflow:
         is_open = self._ballot is not None or self._step == "finished"
         refusal = self._refusal(attempt, self._check_args) if is_open else None
         if refusal is not None:
-            raise _refused(refusal)
+            raise refused(refusal)
 
     @workflow.signal(name=APPROVE_SIGNAL)
     async def approve(self, approved: bool, reviewer: str) -> None:
         """Counts only where policy allows signals and one vote is enough: nobody proved who sent it."""
         await self._until_open()
-        found = await _do(
+        found = await run_activity(
             call.LOOK_UP_REVIEWER,
             call.ReviewerQuery(tenant_id=self._request.tenant_id, subject=reviewer),
             call.Reviewer,
@@ -304,7 +306,7 @@ class HumanInTheLoopWorkflow:
             reason=None if approved else "by signal",
             authenticated=False,
         )
-        refusal = self._signal_refusal() or self._refusal(attempt, _any_args)
+        refusal = self._signal_refusal() or self._refusal(attempt, any_args)
         if refusal is None:
             await self._count(attempt, attempt.attempt_id)
         elif self._ballot is not None:
@@ -363,7 +365,7 @@ class HumanInTheLoopWorkflow:
 
     def _deliver(self, batch: "call.WebhookBatch") -> None:
         for delivery_id in batch.delivery_ids:
-            task = asyncio.create_task(_delivered(call.WebhookDelivery(key=batch.key, delivery_id=delivery_id)))
+            task = asyncio.create_task(delivered(call.WebhookDelivery(key=batch.key, delivery_id=delivery_id)))
             self._deliveries.add(task)
             task.add_done_callback(self._deliveries.discard)
 
@@ -384,7 +386,7 @@ class HumanInTheLoopWorkflow:
             action_id=self._request.action_id,
             status=self._status,
             current_step=self._step,
-            approval_status=_approval_status(ballot, requirement, self._status),
+            approval_status=approval_status_of(ballot, requirement, self._status),
             result=self._result,
             error=self._error,
             risk_level=requirement.risk_level if requirement else None,
@@ -393,55 +395,3 @@ class HumanInTheLoopWorkflow:
             votes=list(ballot.votes) if ballot else [],
             deadline=ballot.deadline.isoformat() if ballot else None,
         )
-
-
-def _approval_status(
-    ballot: Ballot | None, requirement: ApprovalRequirement | None, status: ActionStatus
-) -> ApprovalStatus:
-    if ballot is not None:
-        return ballot.status
-    if requirement is not None and not requirement.required:
-        return "not_required"
-    return "cancelled" if status in ("cancelled", "failed") else "pending"
-
-
-def _any_args(_action: str, _args: JsonObject) -> None:
-    """The activity that assesses an edit checks its arguments."""
-
-
-def _refused(refusal: Refusal) -> ApplicationError:
-    return ApplicationError(refusal.message, type=refusal.type, non_retryable=True)
-
-
-def _update_id() -> str:
-    info = workflow.current_update_info()
-    assert info is not None  # noqa: S101 - only called by an Update's handler
-    return info.id
-
-
-async def _delivered(delivery: "call.WebhookDelivery") -> None:
-    """Best effort: a receiver that stays away must not hold the vote up; its row records it."""
-    try:
-        await _do(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY)
-    except ActivityError as error:
-        workflow.logger.warning("webhook %s was not delivered: %s", delivery.delivery_id, error.cause)
-
-
-async def _do(
-    activity: str,
-    message: object,
-    result_type: type[T] | None,
-    *,
-    timeout: timedelta = ATTEMPT_TIMEOUT,
-    heartbeat: timedelta | None = None,
-    retries: RetryPolicy = PATIENT,
-) -> T:
-    work: Coroutine[Any, Any, Any] = workflow.execute_activity(
-        activity,
-        message,
-        result_type=result_type,
-        start_to_close_timeout=timeout,
-        heartbeat_timeout=heartbeat,
-        retry_policy=retries,
-    )
-    return cast("T", await work)
