@@ -54,7 +54,7 @@ function None({ status }: { status: ApprovalStatus | undefined }) {
 
 function Inbox({ approvals }: { approvals: Approval[] }) {
   return (
-    <table class="list">
+    <table class="list" aria-label="Approvals">
       <thead>
         <tr>
           <th scope="col">Action</th>

@@ -23,7 +23,7 @@ export function DeadLetters() {
             <p class="faint">None: every entry was handled.</p>
           ) : (
             <>
-              <table class="list">
+              <table class="list" aria-label="Dead letters">
                 <thead>
                   <tr>
                     <th scope="col">Stream</th>

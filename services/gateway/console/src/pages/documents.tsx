@@ -46,7 +46,7 @@ export function DocumentsPage() {
 
 function Table({ documents, onOpen }: { documents: Document[]; onOpen: (document: Document) => void }) {
   return (
-    <table class="list">
+    <table class="list" aria-label="Documents of the knowledge base">
       <thead>
         <tr>
           <th scope="col">Title</th>

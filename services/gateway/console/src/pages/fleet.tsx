@@ -101,7 +101,7 @@ function Agents({ streams }: { streams: StreamFigures[] }) {
           agents.length === 0 ? (
             <Empty icon="fleet" title="No agent has registered itself" />
           ) : (
-            <table class="list">
+            <table class="list" aria-label="Agents">
               <thead>
                 <tr>
                   <th scope="col">Agent</th>
@@ -191,7 +191,7 @@ function Outbox() {
           data.parked.length === 0 ? (
             <p class="faint">No session is parked: every event is on its way to Kafka.</p>
           ) : (
-            <table class="list">
+            <table class="list" aria-label="Parked sessions">
               <thead>
                 <tr>
                   <th scope="col">Session</th>

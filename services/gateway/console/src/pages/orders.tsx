@@ -48,7 +48,7 @@ export function OrdersPage() {
 
 export function OrderTable({ orders, reload }: { orders: Order[]; reload: () => Promise<void> }) {
   return (
-    <table class="list">
+    <table class="list" aria-label="Orders">
       <thead>
         <tr>
           <th scope="col">Order</th>

@@ -77,7 +77,7 @@ function None({ isFiltered }: { isFiltered: boolean }) {
 
 function Table({ runs }: { runs: Run[] }) {
   return (
-    <table class="list">
+    <table class="list" aria-label="Runs">
       <thead>
         <tr>
           <th scope="col">Question</th>

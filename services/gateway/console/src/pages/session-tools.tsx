@@ -168,7 +168,7 @@ function ChainDialog({ verdict, onClose, onAgain }: ChainProps) {
           ["Checkpoints read", number(verdict.checkpoints)],
         ]}
       />
-      <table class="list">
+      <table class="list" aria-label="Verified sessions">
         <thead>
           <tr>
             <th scope="col">Session</th>

@@ -60,7 +60,7 @@ function None({ isFiltered }: { isFiltered: boolean }) {
 
 function Table({ sessions }: { sessions: Session[] }) {
   return (
-    <table class="list">
+    <table class="list" aria-label="Sessions">
       <thead>
         <tr>
           <th scope="col">Session</th>

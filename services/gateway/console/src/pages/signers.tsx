@@ -101,7 +101,7 @@ function Table({ signers, reload, approve }: TableProps) {
   if (signers.length === 0) return <Empty icon="shield" title="No key yet" />;
   return (
     <>
-      <table class="list">
+      <table class="list" aria-label="Signing keys">
         <thead>
           <tr>
             <th scope="col">Person</th>
