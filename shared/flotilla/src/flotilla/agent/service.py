@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.handler import TaskHandler
+from flotilla.agent.login import check_login
 from flotilla.agent.registration import Registration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
@@ -98,6 +99,7 @@ async def run_agent(
         )
         registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight)
         runtime.health.add_check("postgres", partial(check_schema, pool))
+        runtime.health.add_check("login", partial(check_login, pool, agent.name))
         runtime.health.add_check("redis", partial(check_redis, redis))
         if not await runtime.until_ready():
             return
