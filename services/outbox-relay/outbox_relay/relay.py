@@ -223,7 +223,7 @@ class Relay:
         elif before:
             await self._leases.leave()
         if before != self._leases.owned:
-            log.info("lanes", owned=sorted(self._leases.owned))
+            log.info("lanes_owned", lanes=sorted(self._leases.owned))
             view.low.forget(self._leases.owned - before)
 
     async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:

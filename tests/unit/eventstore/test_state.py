@@ -16,7 +16,7 @@ from flotilla.contracts.session_events import SessionEventKind, session_event_ty
 from flotilla.eventstore import fold, state_json, state_json_blocks
 from flotilla.eventstore.chunks import Chunk, Chunks
 from flotilla.eventstore.snapshots import delta_from, snapshot_of
-from flotilla.eventstore.state import SessionState, delta_of, sum_up
+from flotilla.eventstore.state import SessionState, state_delta_of, sum_up
 from flotilla.eventstore.upcasters import upcast
 from tests.support.properties import patient
 
@@ -140,7 +140,7 @@ def test_deltas_of_neighbouring_stretches_add_up_however_the_log_is_cut(
     cuts = sorted(data.draw(st.sets(st.integers(0, len(log)), max_size=4)) | {0, len(log)})
     pieces = [log[start:end] for start, end in itertools.pairwise(cuts)]
     whole = fold("s1", log)
-    assert sum_up("s1", len(log), [delta_of(piece) for piece in pieces]) == whole
+    assert sum_up("s1", len(log), [state_delta_of(piece) for piece in pieces]) == whole
     snapshots = [delta_from(snapshot_of(piece)) for piece in pieces if piece]
     summed = sum_up("s1", len(log), snapshots)
     assert summed == whole

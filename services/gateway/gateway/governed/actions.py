@@ -126,7 +126,7 @@ async def list_actions(
         return await connection.fetch(_LIST, tenant_id, status, limit, *before)
 
 
-def action_of(row: asyncpg.Record) -> Action:
+def action_from_row(row: asyncpg.Record) -> Action:
     """A row as clients see it."""
     parsed: dict[str, Any] = {name: json.loads(row[name]) if row[name] is not None else None for name in _JSON}
     return Action.model_validate({**dict(row), **parsed})
@@ -136,4 +136,4 @@ async def _get(connection: Connection, tenant_id: str, action_id: str) -> Action
     row = await connection.fetchrow(_GET, tenant_id, action_id)
     if row is None:
         raise NotFound(f"no action {action_id}")
-    return action_of(row)
+    return action_from_row(row)

@@ -76,7 +76,7 @@ async def list_actions(
     before = read_time_cursor(cursor)
     rows = await actions.list_actions(services.pool, caller.tenant_id, status=status, limit=limit, before=before)
     return ActionList(
-        actions=[actions.action_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "action_id")
+        actions=[actions.action_from_row(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "action_id")
     )
 
 

@@ -81,7 +81,7 @@ async def load_functions(redis: Redis) -> None:
         log.info("bus_functions_loaded")
 
 
-async def call(redis: Redis, function: str, stream: str, *arguments: str | int) -> Any:
+async def call_function(redis: Redis, function: str, stream: str, *arguments: str | int) -> Any:
     """Call `function` on `stream`, loading the library first where it is missing.
 
     Raises:

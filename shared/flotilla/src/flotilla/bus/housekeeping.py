@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.channels import contract_group
 from flotilla.bus.connection import Redis, ask
-from flotilla.bus.functions import COUNT_AFTER, call, load_functions
+from flotilla.bus.functions import COUNT_AFTER, call_function, load_functions
 from flotilla.bus.groups import ensure_group, retire_consumer
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import (
@@ -212,5 +212,5 @@ async def _state(redis: Redis, stream: str, row: dict[str, Any]) -> GroupState:
         lowest = summary["min"].decode() if summary["min"] else None
     lag = row.get("lag")
     if lag is None:
-        lag = await call(redis, COUNT_AFTER, stream, last)
+        lag = await call_function(redis, COUNT_AFTER, stream, last)
     return GroupState(stream, group, last, int(lag), int(row["pending"]), lowest)

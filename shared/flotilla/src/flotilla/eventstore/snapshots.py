@@ -15,7 +15,7 @@ import msgspec
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.json_types import JsonObject
 from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.state import Delta, ErrorEntry, MessageEntry, ToolCallEntry, ToolResultEntry, delta_of
+from flotilla.eventstore.state import Delta, ErrorEntry, MessageEntry, ToolCallEntry, ToolResultEntry, state_delta_of
 
 SNAPSHOT_EVENTS = 1000
 """A session gets a snapshot for each stretch of this many events."""
@@ -53,7 +53,7 @@ class Snapshot:
 
 def snapshot_of(events: Sequence[AgentEvent]) -> Snapshot:
     """The snapshot of neighbouring events without a rollback among them."""
-    delta = delta_of(events)
+    delta = state_delta_of(events)
     lists: tuple[Chunks[Any], ...] = (delta.messages, delta.tool_calls, delta.tool_results, delta.errors)
     messages, tool_calls, tool_results, errors = (items.to_json() for items in lists)
     return Snapshot(

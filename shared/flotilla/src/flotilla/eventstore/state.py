@@ -143,7 +143,7 @@ def fold(session_id: str, events: Iterable[AgentEvent], at_seq: int | None = Non
     rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target(event)) is not None}
     stretches = stretches_up_to(end, rollbacks)
     counted = [log[seq] for s in stretches for seq in range(s.after_seq + 1, s.upto_seq + 1) if seq in log]
-    return sum_up(session_id, end, [delta_of(counted)])
+    return sum_up(session_id, end, [state_delta_of(counted)])
 
 
 def sum_up(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionState:
@@ -169,7 +169,7 @@ def sum_up(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionStat
     )
 
 
-def delta_of(events: Iterable[AgentEvent]) -> Delta:
+def state_delta_of(events: Iterable[AgentEvent]) -> Delta:
     """What `events`, in order of seq and without rollbacks that count, add up to."""
     parts = _Parts()
     for event in events:

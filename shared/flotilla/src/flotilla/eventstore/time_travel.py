@@ -11,7 +11,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import Segment, SessionLog
 from flotilla.eventstore.path import Stretch, stretches_up_to
 from flotilla.eventstore.snapshots import delta_from
-from flotilla.eventstore.state import Delta, SessionState, delta_of, rollback_target, sum_up
+from flotilla.eventstore.state import Delta, SessionState, rollback_target, state_delta_of, sum_up
 from flotilla.postgres import Pool, tenant_transaction
 
 # Rollbacks and snapshots of a lineage, whose sessions count above $3 and up to $4 each.
@@ -132,7 +132,7 @@ class TimeTraveller:
             inside = [k for k in snapshots if k.first_seq > stretch.after_seq and k.seq <= stretch.upto_seq]
             used += inside
             for gap in _gaps(stretch, inside):
-                deltas[gap.upto_seq] = delta_of(await self._from_tail(session_id, gap, tail))
+                deltas[gap.upto_seq] = state_delta_of(await self._from_tail(session_id, gap, tail))
         deltas |= await self._load(used)
         return [deltas[seq] for seq in sorted(deltas)]
 
