@@ -1,11 +1,10 @@
 """`PipelineWorkflow`: any chain of agents by routing slip."""
 
-import asyncio
 from dataclasses import replace
 from typing import cast
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, FailureError
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
@@ -15,16 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.workflows.calls.delegation import TaskOutcome
     from workflow_worker.activities.signatures import pipelines as call
 
-from flotilla.workflows.delegation import (
-    ANSWER_TIMEOUT,
-    ATTEMPT_TIMEOUT,
-    PATIENT,
-    Trouble,
-    delegate,
-    status_of,
-    trouble_of,
-    uninterrupted,
-)
+from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, delegate, status_of
+from flotilla.workflows.lifecycle import carry_out
 
 KEEPS_ITS_ROW = "pipeline-keeps-its-row"
 """Before this patch only the worker's leader wrote the pipeline's row."""
@@ -44,16 +35,15 @@ class PipelineWorkflow:
         if not request.task_id:
             request = replace(request, task_id=workflow.info().workflow_id.removeprefix(task_workflow_id("")))
         key = call.PipelineKey(tenant_id=request.tenant_id, task_id=request.task_id)
-        try:
-            outcome = await self._work(request, key)
-        except (FailureError, asyncio.CancelledError) as error:
-            trouble = trouble_of(error)
-            await uninterrupted(_finish(key, status_of(trouble), _error_of(trouble)))
-            if trouble.cancelled:
-                raise asyncio.CancelledError from error
-            raise ApplicationError(trouble.message, type=trouble.type, non_retryable=True) from error
-        await uninterrupted(_finish(key, "success"))
-        return outcome
+
+        async def complete(outcome: TaskOutcome) -> TaskOutcome:
+            await _finish(key, "success")
+            return outcome
+
+        async def close(trouble: Trouble) -> None:
+            await _finish(key, status_of(trouble), _error_of(trouble))
+
+        return await carry_out(self._work(request, key), complete, close)
 
     async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
         if not request.steps:

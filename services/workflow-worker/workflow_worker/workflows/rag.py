@@ -1,12 +1,12 @@
 """`RagAgentWorkflow`: one question, researched, answered and saved."""
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import cast
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.envelope import to_builtins
@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
     from flotilla.contracts.requests import RAGRequest, RAGResponse
     from flotilla.contracts.session_events import ErrorRaised
-    from flotilla.contracts.tasks import AgentTask, Turn
+    from flotilla.contracts.tasks import Turn
     from flotilla.workflows.calls import runs as call
 
 from flotilla.workflows.delegation import (
@@ -23,11 +23,10 @@ from flotilla.workflows.delegation import (
     DATABASE_RETRIES,
     PATIENT,
     Trouble,
-    delegate,
     status_of,
-    trouble_of,
-    uninterrupted,
 )
+from flotilla.workflows.lifecycle import carry_out
+from flotilla.workflows.run import Run, RunContext
 
 _SAVE_ROUNDS = 60
 _SAVE_PAUSE = timedelta(seconds=60)
@@ -35,15 +34,13 @@ _SAVE_PAUSE = timedelta(seconds=60)
 
 @workflow.defn(name=RAG_WORKFLOW)
 class RagAgentWorkflow:
-    """begin_run → delegate research → delegate write → save_to_database.
+    """begin_run → ask research → ask write → save_to_database.
 
     However it ends, the run's row is closed: as success, error, timeout or cancelled.
     """
 
     def __init__(self) -> None:
-        self._step = "begin"
-        self._limits_s: dict[str, float] = {}
-        self._live: str | None = None
+        self._where = "begin"
 
     @workflow.run
     async def run(self, request: RAGRequest) -> RAGResponse:
@@ -54,18 +51,10 @@ class RagAgentWorkflow:
         """
         if not request.run_id:
             request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
-        try:
-            task_id = await self._answer(request)
-            self._step = "save"
-            return await uninterrupted(self._save(request, task_id))
-        except (FailureError, asyncio.CancelledError) as error:
-            trouble = trouble_of(error)
-            await uninterrupted(self._close(request, trouble))
-            if trouble.cancelled:
-                raise asyncio.CancelledError from error
-            raise ApplicationError(trouble.message, type=trouble.type, non_retryable=True) from error
+        return await carry_out(self._answer(request), partial(self._save, request), partial(self._close, request))
 
     async def _answer(self, request: RAGRequest) -> str:
+        """The id of the task whose stored result is the answer."""
         begun = cast(
             "call.BegunRun",
             await workflow.execute_local_activity(
@@ -77,46 +66,15 @@ class RagAgentWorkflow:
                 retry_policy=PATIENT,
             ),
         )
-        self._limits_s = begun.limits_s
-        self._live = begun.live
+        run = Run(_context(request, begun))
         if request.steps:
-            return await self._ask(request, "pipeline", request.steps, _input(request, begun.history))
-        research = await self._ask(request, "research", ["research"], _input(request, []))
-        return await self._ask(request, "write", ["write"], _input(request, begun.history), input_from=research)
-
-    async def _ask(
-        self, request: RAGRequest, step: str, agents: list[str], data: JsonObject, input_from: str | None = None
-    ) -> str:
-        """The id of the task whose stored result is this step's."""
-        self._step = step
-        task = AgentTask(
-            task_id=f"{request.run_id}.{step}",
-            agent=agents[0],
-            slip=agents[1:],
-            tenant_id=request.tenant_id,
-            session_id=request.session_id,
-            run_id=request.run_id,
-            user_id=request.user_id,
-            input=data,
-            input_from=input_from,
-            live=self._live,
-        )
-
-        async def on_pause(paused: bool) -> None:
-            await self._show_pause(request, paused)
-
-        return (await delegate(task, on_pause=on_pause, limits_s=self._limits_s)).task_id
-
-    async def _show_pause(self, request: RAGRequest, paused: bool) -> None:
-        await workflow.execute_local_activity(
-            call.PAUSE_RUN,
-            call.PauseRun(run=_key(request), paused=paused),
-            start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
-        )
+            return (await run.ask(request.steps, _input(request, begun.history), step="pipeline")).task_id
+        research = await run.ask("research", _input(request, []))
+        return (await run.ask("write", _input(request, begun.history), input_from=research)).task_id
 
     async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse:
         """Save under the database's retry policy; while it is down, again a minute later: the answer is paid for."""
+        self._where = "save"
         answer = call.SaveAnswer(run=_key(request), task_id=task_id)
         for round_ in range(1, _SAVE_ROUNDS + 1):
             try:
@@ -139,7 +97,8 @@ class RagAgentWorkflow:
     async def _close(self, request: RAGRequest, trouble: Trouble) -> None:
         if trouble.type == call.RUN_CLOSED:
             return
-        error = ErrorRaised(type=trouble.type, message=trouble.message, where=self._step, retryable=trouble.retryable)
+        where = trouble.step or self._where
+        error = ErrorRaised(type=trouble.type, message=trouble.message, where=where, retryable=trouble.retryable)
         await workflow.execute_activity(
             call.CLOSE_RUN,
             call.CloseRun(run=_key(request), status=status_of(trouble), error=None if trouble.cancelled else error),
@@ -153,6 +112,16 @@ def _input(request: RAGRequest, history: list[Turn]) -> JsonObject:
     if history:
         data["history"] = to_builtins(history)
     return cast("JsonObject", data)
+
+
+def _context(request: RAGRequest, begun: "call.BegunRun") -> RunContext:
+    return RunContext(
+        key=_key(request),
+        session_id=request.session_id,
+        user_id=request.user_id,
+        limits_s=begun.limits_s,
+        live=begun.live,
+    )
 
 
 def _key(request: RAGRequest) -> call.RunKey:

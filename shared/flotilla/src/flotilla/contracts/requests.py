@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage, Turn
 
@@ -90,3 +90,35 @@ class PipelineRequest:
     session_id: str = ""
     timeout_s: float | None = None
     """How long each agent may work at it, in seconds; None: as long as the agent allows itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What a run takes along when its workflow continues as new."""
+
+    steps: dict[str, int] = field(default_factory=dict)
+    """How often each name of a step was used."""
+    records: int = 0
+    """How many records the run has written to its session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowRequest:
+    """A run of a workflow that an installed package brings: see `flotilla.workflows`."""
+
+    workflow: str
+    """Its name, as `GET /v1/workflows` has it."""
+    input: JsonValue
+    user_id: str
+    session_id: str
+    tenant_id: str = "default"
+    run_id: str = ""
+    version: str = ""
+    """Of the workflow, when the run was started."""
+    task_queue: str = ""
+    """Where its workers are."""
+    requested_through: list[str] = field(default_factory=list)
+    """Who issued the keys of `user_id`, and the keys of those: none of them may decide about the run's actions."""
+    requested_by_service: bool = False
+    """`user_id` is not a person."""
+    carried: Carried = field(default_factory=Carried)

@@ -1,1 +1,8 @@
-"""Durable workflows: what each is built on. Deterministic code only: it runs in the sandbox of Temporal."""
+"""Durable workflows of one's own: see docs/workflows.md. Deterministic code only: it runs in the sandbox of Temporal."""
+
+from flotilla.workflows.calls.custom import Usage
+from flotilla.workflows.declaration import flotilla_workflow
+from flotilla.workflows.run import Run
+from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed
+
+__all__ = ["ActionRefused", "AgentResult", "Run", "StepFailed", "Usage", "flotilla_workflow"]

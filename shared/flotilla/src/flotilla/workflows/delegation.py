@@ -230,6 +230,8 @@ class Trouble:
     timed_out: bool
     cancelled: bool
     retryable: bool
+    step: str = ""
+    """Which step of the run failed, where one did."""
 
 
 def trouble_of(error: BaseException) -> Trouble:

@@ -1,4 +1,4 @@
-"""Asks people about the gated calls of a paused task: one `HumanInTheLoopWorkflow` each, all at once."""
+"""Governed calls and actions of a workflow: one `HumanInTheLoopWorkflow` each."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,8 @@ from flotilla.workflows.calls.delegation import AgentFailure
 
 OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 """Told True when the task begins to wait for people, False when it goes on."""
+_MAY_WAIT_AFTER_S = 2.0
+"""An action that takes longer may be waiting for people: its run shows whether it does."""
 
 
 async def ask_people(task: AgentTask, pause: AgentFailure, on_pause: OnPause | None) -> None:
@@ -44,14 +46,7 @@ async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> No
         run_id=task.run_id or "",
         task_id=pause.task_id,
     )
-    vote = await workflow.start_child_workflow(
-        APPROVAL_WORKFLOW,
-        request,
-        id=action_workflow_id(call.approval_id),
-        result_type=ActionState,
-        cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-        parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-    )
+    vote = await _started(request)
     try:
         await asyncio.shield(vote)
     except asyncio.CancelledError:
@@ -60,6 +55,38 @@ async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> No
     except ChildWorkflowError as error:
         # Somebody ended the vote itself: its row records it, or the next try asks again.
         workflow.logger.warning("vote %s ended without a verdict: %s", call.approval_id, error.cause)
+
+
+async def end_of_action(request: ActionRequest, on_pause: OnPause) -> ActionState:
+    """Return how a governed action ended: executed at once, or after people approved it.
+
+    Raises:
+        ChildWorkflowError: somebody ended its workflow.
+        asyncio.CancelledError: the workflow was cancelled, and so is the action if it was not executed yet.
+    """
+    action = await _started(request)
+    try:
+        await workflow.wait([action], timeout=_MAY_WAIT_AFTER_S)
+        if action.done():
+            return await action
+        await on_pause(True)  # noqa: FBT003 - a state, not an option
+        state = await asyncio.shield(action)
+        await on_pause(False)  # noqa: FBT003
+    except asyncio.CancelledError:
+        await _call_off(action)
+        raise
+    return state
+
+
+async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any, ActionState]":
+    return await workflow.start_child_workflow(
+        APPROVAL_WORKFLOW,
+        request,
+        id=action_workflow_id(request.action_id),
+        result_type=ActionState,
+        cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+    )
 
 
 async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:

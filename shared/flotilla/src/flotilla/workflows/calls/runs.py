@@ -28,6 +28,8 @@ class PauseRun:
 
     run: RunKey
     paused: bool
+    action_id: str = ""
+    """Of the action that may wait for people: without a vote about it the run does not pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

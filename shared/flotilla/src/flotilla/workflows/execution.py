@@ -1,0 +1,111 @@
+"""One run of a declared workflow, from its row to its end."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import cast
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, FailureError
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.json_types import JsonValue
+from flotilla.contracts.names import run_workflow_id
+from flotilla.contracts.requests import WorkflowRequest
+from flotilla.contracts.session_events import ErrorRaised
+from flotilla.workflows.calls import custom as call
+from flotilla.workflows.calls.runs import CLOSE_RUN, RUN_CLOSED, BegunRun, CloseRun, RunKey
+from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, status_of
+from flotilla.workflows.journal import Journal
+from flotilla.workflows.lifecycle import carry_out
+from flotilla.workflows.run import Run, RunContext
+from flotilla.workflows.steps import StepNames
+
+Work = Callable[[Run, JsonValue], Awaitable[JsonValue]]
+
+
+async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) -> JsonValue:
+    """Begin the run, do `work` and finish it; close it however it ends.
+
+    Raises:
+        ApplicationError: why the run failed.
+        asyncio.CancelledError: the run was cancelled.
+    """
+    if not request.run_id:
+        request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
+    execution = _Execution(name, request, work)
+    return await carry_out(execution.work(), execution.finish, execution.close)
+
+
+class _Execution:
+    def __init__(self, name: str, request: WorkflowRequest, work: Work) -> None:
+        self._name = name
+        self._request = request
+        self._work = work
+        self._key = RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
+        self._journal = Journal(self._key, name, request.carried.records)
+
+    async def work(self) -> JsonValue:
+        run = await self._begin()
+        try:
+            output = await self._work(run, self._request.input)
+        except FailureError:
+            raise
+        except Exception as error:
+            # Not retried until somebody deploys other code, as Temporal would: who waits for the run learns of it.
+            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+        size = len(to_json(output))
+        if size > call.MAX_LOADED_BYTES:
+            raise ApplicationError(
+                f"workflow {self._name} returned {size} bytes, {call.MAX_LOADED_BYTES} are allowed: return a reference",
+                type="Oversize",
+                non_retryable=True,
+            )
+        return output
+
+    async def _begin(self) -> Run:
+        begun = cast(
+            "BegunRun",
+            await workflow.execute_local_activity(
+                call.BEGIN_WORKFLOW,
+                self._request,
+                result_type=BegunRun,
+                start_to_close_timeout=ATTEMPT_TIMEOUT,
+                schedule_to_close_timeout=ANSWER_TIMEOUT,
+                retry_policy=PATIENT,
+            ),
+        )
+        context = RunContext(
+            key=self._key,
+            session_id=self._request.session_id,
+            user_id=self._request.user_id,
+            history=begun.history,
+            limits_s=begun.limits_s,
+            live=begun.live,
+            requested_through=self._request.requested_through,
+            requested_by_service=self._request.requested_by_service,
+        )
+        return Run(context, self._journal, StepNames(self._request.carried.steps))
+
+    async def finish(self, output: JsonValue) -> JsonValue:
+        await self._journal.write()
+        await workflow.execute_activity(
+            call.FINISH_WORKFLOW,
+            call.FinishedWorkflow(run=self._key, workflow=self._name, output=output),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+        return output
+
+    async def close(self, trouble: Trouble) -> None:
+        if trouble.type == RUN_CLOSED:
+            return
+        await self._journal.write()
+        error = ErrorRaised(
+            type=trouble.type, message=trouble.message, where=trouble.step or "workflow", retryable=trouble.retryable
+        )
+        await workflow.execute_activity(
+            CLOSE_RUN,
+            CloseRun(run=self._key, status=status_of(trouble), error=None if trouble.cancelled else error),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )

@@ -1,0 +1,81 @@
+"""What a run writes to its session: in order, each once, in few transactions."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.event_rules import AGENT_PREFIX, violation_of
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import session_event_type
+from flotilla.workflows.calls import custom as call
+from flotilla.workflows.calls.runs import RunKey
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, uninterrupted
+
+MAX_RECORD_BYTES = 256_000
+"""Of one event that a workflow records."""
+BATCH = 100
+"""How many events one transaction appends: the session is locked meanwhile."""
+
+
+class Journal:
+    """Notes that wait for their transaction. A replay makes the same notes in the same order, so none is lost."""
+
+    def __init__(self, run: RunKey, workflow_name: str, written: int = 0) -> None:
+        self._run = run
+        self._workflow = workflow_name
+        self._notes: list[call.Note] = []
+        self._held = 0
+        self._writing = asyncio.Lock()
+        self.written = written
+        """How many records were written: the number of the last one."""
+
+    def step(self, step: str, agent: str, task_id: str, error: str | None = None) -> None:
+        """Note that a step ended: done, or failed with `error`."""
+        details: dict[str, str | None] = {"run_id": self._run.run_id, "step": step, "agent": agent, "task_id": task_id}
+        details |= {"status": "failed", "error": error} if error else {"status": "done"}
+        data: JsonObject = {"change": "run_step_finished", "details": details}
+        self._notes.append(call.Note(data=data, task_id=None if error else task_id))
+
+    def add(self, note: call.Note) -> None:
+        """Note what the author records.
+
+        Raises:
+            ApplicationError: `Invalid`: a workflow may not write this event, or it is too large.
+        """
+        # As an agent may: neither writes the changes that steer runs, actions and sessions.
+        problem = violation_of(AGENT_PREFIX, session_event_type(note.kind), note.data, "")
+        if len(to_json(note.data)) > MAX_RECORD_BYTES:
+            problem = f"it has more than {MAX_RECORD_BYTES} bytes as JSON: record a reference"
+        if problem:
+            raise ApplicationError(f"a {note.kind} can't be recorded: {problem}", type="Invalid", non_retryable=True)
+        self._notes.append(note)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write nothing of what is noted in the block until it ends: many steps, few transactions."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    async def write(self) -> None:
+        """Append what is noted to the session, however long the database is unavailable."""
+        if self._held and len(self._notes) < BATCH:
+            return
+        async with self._writing:
+            while batch := list(islice(self._notes, BATCH)):
+                await uninterrupted(self._append(batch))
+                del self._notes[: len(batch)]
+
+    async def _append(self, notes: list[call.Note]) -> None:
+        self.written += 1
+        records = call.Records(run=self._run, workflow=self._workflow, number=self.written, notes=notes)
+        await workflow.execute_local_activity(
+            call.RECORD_EVENTS, records, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
+        )

@@ -1,0 +1,332 @@
+"""`Run`: what the code of a workflow does, through agents and governed actions, with all of it in the session."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast, overload
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError
+
+from flotilla.contracts.approvals import ActionState
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.requests import ActionRequest, RiskLevel
+from flotilla.contracts.session_events import SessionEventKind
+from flotilla.contracts.tasks import AgentTask, Turn
+from flotilla.contracts.typed import Codec
+from flotilla.workflows.calls import custom as call
+from flotilla.workflows.calls.delegation import TaskOutcome
+from flotilla.workflows.calls.runs import PAUSE_RUN, PauseRun, RunKey
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, LLM_RETRIES, PATIENT, Trouble, delegate, trouble_of
+from flotilla.workflows.gated_tools import end_of_action
+from flotilla.workflows.journal import Journal
+from flotilla.workflows.parallel import windowed
+from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames
+
+T = TypeVar("T")
+AT_ONCE = 16
+"""How many steps `gather` has under way, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """Whose run it is, and what it starts from."""
+
+    key: RunKey
+    session_id: str
+    user_id: str
+    history: Sequence[Turn] = ()
+    limits_s: Mapping[str, float] = field(default_factory=dict)
+    """How long a task of each registered agent may take, as the agent says."""
+    live: str | None = None
+    """The Redis stream of the run's live tokens and steps."""
+    requested_through: Sequence[str] = ()
+    requested_by_service: bool = False
+
+
+class Run:
+    """A run under way.
+
+    A step is named after its agent or action: `write`, and `write:2` the second time. Names and order are the same
+    when the workflow is replayed, so a step that is done is never done again.
+    """
+
+    def __init__(self, context: RunContext, journal: Journal | None = None, names: StepNames | None = None) -> None:
+        """`journal` writes the steps to the session; without one only agents and actions write there."""
+        self._context = context
+        self._journal = journal
+        self._names = names or StepNames()
+        self.step = ""
+        """The step that began last."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._context.key.run_id
+
+    @property
+    def session_id(self) -> str:
+        """The session that the run belongs to."""
+        return self._context.session_id
+
+    @property
+    def user_id(self) -> str:
+        """Who started the run."""
+        return self._context.user_id
+
+    @property
+    def history(self) -> Sequence[Turn]:
+        """Earlier questions and answers of the session, oldest first, bounded in size."""
+        return self._context.history
+
+    @overload
+    def ask(
+        self,
+        agent: str | Sequence[str],
+        data: object,
+        *,
+        returns: None = None,
+        input_from: AgentResult | Sequence[AgentResult] | None = None,
+        timeout: timedelta | None = None,
+        retries: int | None = None,
+        step: str | None = None,
+    ) -> Coroutine[Any, Any, AgentResult]: ...
+    @overload
+    def ask(
+        self,
+        agent: str | Sequence[str],
+        data: object,
+        *,
+        returns: type[T],
+        input_from: AgentResult | Sequence[AgentResult] | None = None,
+        timeout: timedelta | None = None,
+        retries: int | None = None,
+        step: str | None = None,
+    ) -> Coroutine[Any, Any, T]: ...
+    def ask(
+        self,
+        agent: str | Sequence[str],
+        data: object,
+        *,
+        returns: type[Any] | None = None,
+        input_from: AgentResult | Sequence[AgentResult] | None = None,
+        timeout: timedelta | None = None,
+        retries: int | None = None,
+        step: str | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Return what `agent` answers to `data` (a dataclass, a model or a mapping), as `returns` if that is given.
+
+        Several agents make a routing slip: each gets the result of the one before. `input_from` lays the stored result
+        of an earlier step under `data`; several results come as the list `results`. `timeout` is how long each agent
+        may work at it, by default what the agent says; `retries` how often it is tried again after a failure that may
+        pass, by default twice.
+
+        Raises:
+            StepFailed: the agent's last failure, with the step's name.
+        """
+        agents = [agent] if isinstance(agent, str) else list(agent)
+        name = self._names.next(step or agents[0])
+        task = AgentTask(
+            task_id=f"{self.run_id}.{name}",
+            agent=agents[0],
+            slip=agents[1:],
+            tenant_id=self._context.key.tenant_id,
+            session_id=self.session_id,
+            run_id=self.run_id,
+            user_id=self.user_id,
+            input=_plain(data),
+            timeout_s=None if timeout is None else timeout.total_seconds(),
+            live=self._context.live,
+        )
+        policy = LLM_RETRIES if retries is None else replace(LLM_RETRIES, maximum_attempts=retries + 1)
+
+        async def answered() -> TaskOutcome:
+            whole = await self._with_input(task, input_from)
+            return await delegate(whole, policy, on_pause=self._show_pause, limits_s=self._context.limits_s)
+
+        return self._answer(name, task, answered, returns)
+
+    async def _answer(
+        self, name: str, task: AgentTask, answered: Callable[[], Awaitable[TaskOutcome]], returns: type[Any] | None
+    ) -> Any:
+        self.step = name
+        try:
+            outcome = await answered()
+        except FailureError as error:
+            trouble = trouble_of(error)
+            await self._note_step(name, task.agent, task.task_id, f"{trouble.type}: {trouble.message}")
+            raise StepFailed(name, trouble) from error
+        await self._note_step(name, task.agent, outcome.task_id)
+        if returns is None:
+            return AgentResult(step=name, task_id=outcome.task_id, data=outcome.result, reference=outcome.result_ref)
+        found = outcome.result if outcome.result is not None else await self._load(name, outcome.task_id)
+        return _decoded(name, found, returns)
+
+    async def _note_step(self, name: str, agent: str, task_id: str, error: str | None = None) -> None:
+        if self._journal is not None:
+            self._journal.step(name, agent, task_id, error)
+            await self._journal.write()
+
+    async def _with_input(self, task: AgentTask, source: AgentResult | Sequence[AgentResult] | None) -> AgentTask:
+        if source is None:
+            return task
+        if isinstance(source, AgentResult):
+            return replace(task, input_from=source.task_id)
+        combined = f"{self.run_id}.{self._names.next('combined')}"
+        parts = [part.task_id for part in source]
+        await workflow.execute_local_activity(
+            call.COMBINE_RESULTS,
+            call.Combination(run=self._context.key, session_id=self.session_id, task_id=combined, parts=parts),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+        return replace(task, input_from=combined)
+
+    async def _load(self, name: str, task_id: str) -> JsonObject:
+        try:
+            loaded: call.LoadedResult = await workflow.execute_activity(
+                call.LOAD_RESULT,
+                call.StoredResult(run=self._context.key, task_id=task_id),
+                result_type=call.LoadedResult,
+                start_to_close_timeout=ATTEMPT_TIMEOUT,
+                retry_policy=PATIENT,
+            )
+        except FailureError as error:
+            raise StepFailed(name, trouble_of(error)) from error
+        return loaded.data
+
+    @overload
+    async def gather(
+        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["fail"] = "fail"
+    ) -> list[T]: ...
+    @overload
+    async def gather(
+        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["collect"]
+    ) -> list[T | FailureError]: ...
+    async def gather(
+        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["fail", "collect"] = "fail"
+    ) -> list[Any]:
+        """Return what the steps return, in their order, `at_once` of them under way at the same time.
+
+        `on_error="fail"` ends the others with the first failure, and raises it; `"collect"` puts the error of a step
+        that failed into its place.
+
+        Raises:
+            StepFailed: a step failed.
+            ValueError: `at_once` is below 1.
+        """
+        if self._journal is None:
+            return await windowed(steps, at_once, collect=on_error == "collect")
+        try:
+            with self._journal.held():
+                return await windowed(steps, at_once, collect=on_error == "collect")
+        finally:
+            await self._journal.write()
+
+    async def execute(
+        self,
+        action: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        description: str = "",
+        risk_level: RiskLevel = "low",
+    ) -> JsonValue:
+        """Return the result of a governed action: policy says whether it is executed at once or waits for people.
+
+        It is executed once, on exactly the arguments that were approved; people may edit them. The person who started
+        the run is the requester, and does not vote.
+
+        Raises:
+            ActionRefused: it was rejected, nobody decided in time, or it failed.
+        """
+        name = self.step = self._names.next(action)
+        request = ActionRequest(
+            action=action,
+            description=description or f"step {name} of run {self.run_id}",
+            risk_level=risk_level,
+            requested_by=self.user_id,
+            args=dict(args or {}),
+            action_id=f"{self.run_id}.{name}",
+            tenant_id=self._context.key.tenant_id,
+            session_id=self.session_id,
+            run_id=self.run_id,
+            requested_through=list(self._context.requested_through),
+            requested_by_service=self._context.requested_by_service,
+        )
+
+        async def on_pause(paused: bool) -> None:
+            await self._show_pause(paused, request.action_id)
+
+        try:
+            state = await end_of_action(request, on_pause)
+        except ChildWorkflowError as error:
+            trouble = trouble_of(error.cause or error)
+            raise ActionRefused(name, trouble, "cancelled" if trouble.cancelled else "failed") from error
+        if state.status != "completed":
+            raise ActionRefused(name, _why_not(action, state), state.status)
+        return state.result
+
+    async def record(self, kind: SessionEventKind, data: Mapping[str, Any]) -> None:
+        """Append an event to the session, after everything that the run did before.
+
+        `run_`, `action_`, `approval_` and `order_` begin the names of changes that are the services' own.
+
+        Raises:
+            ApplicationError: `Invalid`: the session does not take such an event.
+        """
+        if self._journal is None:
+            raise ApplicationError("this run writes nothing to its session", type="Invalid", non_retryable=True)
+        self._journal.add(call.Note(kind=kind, data=_plain(data)))
+        await self._journal.write()
+
+    async def set(self, **variables: Any) -> None:
+        """Set variables of the session's state."""
+        await self.record("state_change", {"change": "variables_set", "set": variables})
+
+    async def progress(self, text: str) -> None:
+        """Tell whoever follows the run how far it is; the session keeps it."""
+        await self.record("state_change", {"change": "progress", "details": {"text": text}})
+
+    async def usage(self) -> call.Usage:
+        """Return how many calls and tokens of models the run's agents have used so far."""
+        return cast(
+            "call.Usage",
+            await workflow.execute_activity(
+                call.SUM_USAGE,
+                self._context.key,
+                result_type=call.Usage,
+                start_to_close_timeout=ATTEMPT_TIMEOUT,
+                retry_policy=PATIENT,
+            ),
+        )
+
+    async def _show_pause(self, paused: bool, action_id: str = "") -> None:
+        await workflow.execute_local_activity(
+            PAUSE_RUN,
+            PauseRun(run=self._context.key, paused=paused, action_id=action_id),
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+
+
+def _plain(data: object) -> JsonObject:
+    """The author's data as a JSON object."""
+    kind = type(data)
+    plain: JsonObject = dict(data) if isinstance(data, Mapping) else Codec(kind, f"a {kind.__name__}").encode(data)
+    return cast("JsonObject", to_builtins(plain))
+
+
+def _decoded(step: str, data: JsonObject, kind: type[T]) -> T:
+    try:
+        return Codec(kind, f"the result of step {step}").decode(data)
+    except ValueError as error:
+        trouble = Trouble("ValueError", str(error), timed_out=False, cancelled=False, retryable=False)
+        raise StepFailed(step, trouble) from error
+
+
+def _why_not(action: str, state: ActionState) -> Trouble:
+    reasons = [vote.reason for vote in state.votes if vote.decision == "reject" and vote.reason]
+    why = state.error or "; ".join(reasons)
+    message = f"action {action}: {state.status}" + (f": {why}" if why else "")
+    return Trouble("ActionRefused", message, timed_out=False, cancelled=False, retryable=False)
