@@ -23,6 +23,7 @@ from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import installed_registry
 from workflow_worker.delegates import Delegates
+from workflow_worker.installed_workflows import installed_workflows
 from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
@@ -108,6 +109,7 @@ async def running_worker(
             SIGNER,
             Delegates(own_pool),
             read_roots(settings.vote_roots),
+            installed_workflows(),
         )
         task = asyncio.create_task(work(settings, runtime, deps))
         try:

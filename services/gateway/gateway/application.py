@@ -42,6 +42,7 @@ from gateway.routes import (
     runs,
     sessions,
     signers,
+    workflows,
 )
 from gateway.schemas.common import ProblemDocument
 from gateway.services import Services
@@ -53,6 +54,7 @@ ROUTERS = tuple(
         sessions,
         access,
         runs,
+        workflows,
         documents,
         governed,
         orders,

@@ -49,6 +49,8 @@ class Access:
     """Set for a route that stores JSON of the caller's own: it takes as much as the settings allow."""
     any_query: bool = False
     """Set for a route that somebody else's program calls: it ignores query parameters that it does not know."""
+    query_prefix: str = ""
+    """Begins the names of further query parameters, which the caller chooses; empty allows none."""
 
     def max_body_bytes(self, *, takes_body: bool, configured: int) -> int:
         """The largest JSON body of the route."""
@@ -60,12 +62,17 @@ class Access:
 
 
 def allow(
-    roles: frozenset[Role], *, form_bytes: int | None = None, free_json: bool = False, any_query: bool = False
+    roles: frozenset[Role],
+    *,
+    form_bytes: int | None = None,
+    free_json: bool = False,
+    any_query: bool = False,
+    query_prefix: str = "",
 ) -> Callable[[F], F]:
     """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, any_query))
+        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, any_query, query_prefix))
         return endpoint
 
     return declare
@@ -181,7 +188,7 @@ class GuardedRoute(APIRoute):
                 else:
                     guard.admit_stranger(request)
                 if not access.any_query:
-                    check_query(request, parameters)
+                    check_query(request, parameters, access.query_prefix)
                 return await handle(await guard.check_body(request, access, takes_body=takes_body))
             except WrongCredentials:
                 guard.count_failure(request)

@@ -16,16 +16,19 @@ def parameters_of(dependant: Dependant) -> frozenset[str]:
     return frozenset(field.alias for field in get_flat_params(dependant) if isinstance(field.field_info, Query))
 
 
-def check_query(request: Request, known: frozenset[str]) -> None:
+def check_query(request: Request, known: frozenset[str], prefix: str = "") -> None:
     """Refuse parameters that are unknown or given twice: each route takes one value per name.
+
+    Names that begin with `prefix`, if there is one, are known.
 
     Raises:
         RequestValidationError: with the names that the route has.
     """
     given = [name for name, _ in request.query_params.multi_items()]
-    wrong = [name for name in dict.fromkeys(given) if name not in known or given.count(name) > 1]
+    free = frozenset(name for name in given if prefix and name.startswith(prefix))
+    wrong = [name for name in dict.fromkeys(given) if name not in known | free or given.count(name) > 1]
     if wrong:
-        raise RequestValidationError([_error(name, known) for name in wrong[:_MOST_NAMED]])
+        raise RequestValidationError([_error(name, known | free) for name in wrong[:_MOST_NAMED]])
 
 
 def _error(name: str, known: frozenset[str]) -> dict[str, object]:

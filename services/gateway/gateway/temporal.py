@@ -28,6 +28,8 @@ class Start:
     workflow: str
     workflow_id: str
     request: object
+    task_queue: str = ""
+    """Where its workers are; empty: where the built-in workflows' are."""
 
 
 class Temporal:
@@ -51,7 +53,7 @@ class Temporal:
                 start.workflow,
                 start.request,
                 id=start.workflow_id,
-                task_queue=self._task_queue,
+                task_queue=start.task_queue or self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 rpc_timeout=RPC_TIMEOUT,

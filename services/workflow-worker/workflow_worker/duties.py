@@ -1,12 +1,21 @@
 """What the leader does for the whole fleet, beside bus housekeeping."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from temporalio.client import WorkflowExecutionStatus
 
+from flotilla.contracts.envelope import from_json
 from flotilla.contracts.names import APPROVAL_WORKFLOW, ORDER_WORKFLOW, PIPELINE_WORKFLOW, RAG_WORKFLOW
-from flotilla.contracts.requests import ActionRequest, OrderRequest, PipelineRequest, RAGRequest, RunStatus
+from flotilla.contracts.requests import (
+    ActionRequest,
+    OrderRequest,
+    PipelineRequest,
+    RAGRequest,
+    RunStatus,
+    WorkflowRequest,
+)
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import Pool, retry_when_away
 from flotilla.telemetry import metrics
@@ -19,7 +28,7 @@ from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures.pipelines import PipelineKey
 from workflow_worker.leader import Duty, every
-from workflow_worker.reconciler import Ended, Kind, Unfinished
+from workflow_worker.reconciler import Ended, Kind, Startable, Unfinished
 
 GAUGES_S = 5.0
 
@@ -97,11 +106,23 @@ def kinds(
         await pipelines.close_lost_pipeline(key, ended.status, _why(ended))
 
     return {
-        "run": Kind(RAG_WORKFLOW, RAGRequest, close_run),
-        "action": Kind(APPROVAL_WORKFLOW, ActionRequest, close_action),
-        "order": Kind(ORDER_WORKFLOW, OrderRequest, close_order),
-        "task": Kind(PIPELINE_WORKFLOW, PipelineRequest, close_task),
+        "run": Kind(_run, close_run),
+        "action": Kind(_reads(APPROVAL_WORKFLOW, ActionRequest), close_action),
+        "order": Kind(_reads(ORDER_WORKFLOW, OrderRequest), close_order),
+        "task": Kind(_reads(PIPELINE_WORKFLOW, PipelineRequest), close_task),
     }
+
+
+def _reads(workflow: str, request: type[Any]) -> Callable[[str], Startable]:
+    return lambda stored: Startable(workflow, from_json(stored, request))
+
+
+def _run(stored: str) -> Startable:
+    """A question, or a run of an installed workflow."""
+    if "workflow" not in from_json(stored, dict):
+        return Startable(RAG_WORKFLOW, from_json(stored, RAGRequest))
+    request = from_json(stored, WorkflowRequest)
+    return Startable(request.workflow, request, request.task_queue)
 
 
 def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:

@@ -1,7 +1,7 @@
 """Composition root of `workflow-worker`: opens everything, wires it, works until asked to stop, drains."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_roots
+from flotilla.workflows.declaration import Declared
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
@@ -33,10 +34,12 @@ from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
+from workflow_worker.activities.workflow_runs import WorkflowRuns
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
+from workflow_worker.installed_workflows import PublishedWorkflows, installed_workflows
 from workflow_worker.leader import Leader, every
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
@@ -71,10 +74,13 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
         policy, registry = read_policy(settings.approval_policy), installed_registry()
+        workflows = installed_workflows()
         roots = read_roots(settings.vote_roots)
         if await runtime.until_ready():
             signer = load_signer(settings.ticket_key_file)
-            deps = Dependencies(pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots)
+            deps = Dependencies(
+                pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
+            )
             await work(settings, runtime, deps)
 
 
@@ -91,6 +97,8 @@ class Dependencies:
     delegates: Delegates
     roots: VoteRoots = field(default_factory=VoteRoots)
     """Whose approval of a voter's key counts."""
+    workflows: Sequence[Declared] = ()
+    """Those of installed packages, beside the built-in ones."""
 
 
 async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None:
@@ -99,13 +107,16 @@ async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, follow_redirects=False))
         review = _risk_review(settings, stack)
         parts = Activities(settings, deps, http, review)
-        worker = make_worker(deps.temporal, settings, runtime.instance, workflows=WORKFLOWS, activities=parts.all())
+        classes = [*WORKFLOWS, *(declared.workflow for declared in deps.workflows)]
+        worker = make_worker(deps.temporal, settings, runtime.instance, workflows=classes, activities=parts.all())
+        published = PublishedWorkflows(deps.pool, deps.workflows, settings.task_queue, runtime.instance)
         noted = partial(record_policy_once_there, deps.pool, settings.operator_tenant, SOURCE, deps.policy.version)
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
             Job(name="bridge", work=_reply_streams(settings, runtime, deps).run),
             Job(name="leader", work=_leader(settings, runtime, deps, parts).run),
             Job(name="policy record", work=noted),
+            Job(name="workflow catalog", work=published.run),
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
 
@@ -123,6 +134,7 @@ class Activities:
         publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates)
         self.delegation = Delegation(deps.pool, deps.redis, publisher, deps.signer)
         self.runs = RunRecords(deps.pool, RunFeed(deps.redis))
+        self.workflow_runs = WorkflowRuns(deps.pool)
         self.approvals = Approvals(deps.pool, receivers.urls)
         self.orders = Orders(deps.pool)
         self.pipelines = Pipelines(deps.pool)

@@ -7,7 +7,6 @@ here. A workflow that an operator terminates, or that Temporal no longer knows, 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import asyncpg
 import structlog
@@ -17,7 +16,6 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import Undecodable
 from flotilla.postgres import Pool
 from flotilla.telemetry import span
@@ -45,11 +43,21 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Startable:
+    """A workflow that can be started."""
+
+    workflow: str
+    request: object
+    task_queue: str = ""
+    """Where its workers are; empty: where this one is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """How one kind of row is started and closed."""
 
-    workflow: str
-    request: type[Any]
+    read: Callable[[str], Startable]
+    """Reads its stored request; raises Undecodable."""
     close: Callable[[Unfinished, "Ended"], Awaitable[None]]
     """Called when its workflow is over and the row is not."""
 
@@ -87,11 +95,12 @@ class Reconciler:
         kind = self._kinds[row["kind"]]
         with span("reconcile", kind=SpanKind.PRODUCER, parent=row["traceparent"]):
             try:
+                start = kind.read(row["request"])
                 await self._client.start_workflow(
-                    kind.workflow,
-                    from_json(row["request"], kind.request),
+                    start.workflow,
+                    start.request,
                     id=row["workflow_id"],
-                    task_queue=self._task_queue,
+                    task_queue=start.task_queue or self._task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 )

@@ -22,7 +22,7 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from flotilla.config import TemporalSettings
-from flotilla.contracts.errors import DeadLetter, Forbidden, Invalid, RetryLater
+from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
 from flotilla.postgres import UNSTORABLE
 from flotilla.temporal import check_temporal, connection_options
 from workflow_worker.settings import Settings
@@ -30,7 +30,20 @@ from workflow_worker.settings import Settings
 STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
 would hold every run up (12 s became 3 s)."""
-_PASSED_THROUGH = ("flotilla", "workflow_worker.activities", "msgspec", "uuid_utils", "structlog", "opentelemetry")
+_PASSED_THROUGH = (
+    "flotilla",
+    "workflow_worker.activities",
+    "msgspec",
+    "uuid_utils",
+    "structlog",
+    "opentelemetry",
+    # For the types of installed workflows.
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_extensions",
+    "typing_inspection",
+)
 
 
 PERMANENT = (DeadLetter, Forbidden, Invalid, *UNSTORABLE)
@@ -116,7 +129,24 @@ def make_worker(
     workflows: Sequence[type],
     activities: Sequence[Callable[..., Any]],
 ) -> Worker:
-    """The Temporal worker. Its drain time is the process's."""
+    """The Temporal worker. Its drain time is the process's.
+
+    Raises:
+        ConfigurationError: a workflow can't be loaded in the sandbox.
+    """
+    try:
+        return _worker(client, settings, identity, workflows, activities)
+    except RuntimeError as error:
+        raise ConfigurationError(f"{error}: {error.__cause__}") from error
+
+
+def _worker(
+    client: Client,
+    settings: Settings,
+    identity: str,
+    workflows: Sequence[type],
+    activities: Sequence[Callable[..., Any]],
+) -> Worker:
     return Worker(
         client,
         task_queue=settings.task_queue,

@@ -4,12 +4,14 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Query, Request, Response
+from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStatus
-from gateway.auth.principal import EVERYONE, OPERATORS
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.contracts.values import first_unstorable
+from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.live.admission import Admission
@@ -24,8 +26,10 @@ from gateway.runs.waiting import finished_run
 from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text
 from gateway.schemas.runs import CancelAccepted, Run, RunAccepted, RunList, RunRequest, RunSteps
 from gateway.services import Caller, Services, Wired
+from gateway.workflows.catalog import check_input, served_workflow
 
 router = guarded_router("runs")
+METADATA = "metadata."
 _START = "/v1/sessions/{session_id}/runs"
 
 
@@ -45,20 +49,14 @@ async def start_run(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> RunAccepted | Response:
-    """Ask a question in a session, which is created if it is new. A session has one active run at a time."""
-    await services.agents.check(body.steps)
-    request = RAGRequest(
-        query=body.query,
-        user_id=caller.subject,
-        session_id=session_id,
-        tenant_id=caller.tenant_id,
-        run_id=new_id(),
-        steps=body.steps,
-        top_k=body.top_k,
-    )
-    content = [session_id, body.model_dump(exclude={"wait_s"})]
+    """Ask a question in a session, or start a workflow; a session that is new is created. It has one active run at a
+    time."""
+    request = await _request_of(services, caller, session_id, body)
+    unused = {name for name in ("workflow", "input", "metadata") if not getattr(body, name)}
+    content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
-    started = await records.start_run(services.pool, request, claim, services.access_of(caller))
+    access = services.access_of(caller)
+    started = await records.start_run(services.pool, request, claim, access, body.metadata)
     if started.start is not None:
         await services.temporal.start(started.start)
     response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
@@ -69,35 +67,81 @@ async def start_run(
     return started.run
 
 
+async def _request_of(
+    services: Services, caller: Principal, session_id: str, body: RunRequest
+) -> RAGRequest | WorkflowRequest:
+    if body.workflow is not None:
+        workflow = await served_workflow(services.pool, body.workflow)
+        check_input(workflow, body.input or {})
+        return WorkflowRequest(
+            workflow=workflow.name,
+            input=body.input or {},
+            user_id=caller.subject,
+            session_id=session_id,
+            tenant_id=caller.tenant_id,
+            run_id=new_id(),
+            version=workflow.version,
+            task_queue=workflow.task_queue,
+            requested_by_service=not caller.is_person,
+        )
+    await services.agents.check(body.steps)
+    return RAGRequest(
+        query=body.query or "",
+        user_id=caller.subject,
+        session_id=session_id,
+        tenant_id=caller.tenant_id,
+        run_id=new_id(),
+        steps=body.steps,
+        top_k=body.top_k,
+    )
+
+
 def _json(run: Run, status: int, location: str) -> Response:
     return Response(run.model_dump_json(), status, {"Location": location}, "application/json")
 
 
 @router.get("/v1/runs", response_model=RunList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, query_prefix=METADATA)
 async def list_runs(
     *,
     services: Wired,
     caller: Caller,
+    request: Request,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
     status: Annotated[RunStatus | None, Query(description="Only these.")] = None,
     user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
+    workflow: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this; `rag`: questions.")] = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="Not before this moment.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Before this moment.")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> RunList:
-    """List runs, newest first."""
-    before = read_time_cursor(cursor)
-    rows = await records.list_runs(
-        services.pool,
-        caller.tenant_id,
+    """List runs, newest first. `metadata.NAME=VALUE` shows those with that metadata; several names all have to fit."""
+    only = records.RunFilter(
         session_id=session_id,
         status=status,
         user_id=user_id,
-        limit=limit,
-        before=before,
+        workflow=workflow,
+        metadata=_metadata_in(request),
+        created_after=created_after,
+        created_before=created_before,
     )
+    rows = await records.list_runs(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
     runs = await with_removed_documents(services.knowledge, caller.tenant_id, [records.run_of(row) for row in rows])
     return RunList(runs=runs, next_cursor=next_time_cursor(rows, limit, "run_id"))
+
+
+def _metadata_in(request: Request) -> dict[str, str]:
+    """The values of `metadata.NAME` parameters.
+
+    Raises:
+        Invalid: no store holds one of them.
+    """
+    parameters = request.query_params.items()
+    given = {name.removeprefix(METADATA): value for name, value in parameters if name.startswith(METADATA)}
+    if problem := first_unstorable(given):
+        raise Invalid(f"metadata: {problem}")
+    return given
 
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))

@@ -1,8 +1,8 @@
 """The rows of `flotilla.runs` as the gateway reads and writes them."""
 
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 
@@ -10,27 +10,34 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
-from flotilla.contracts.event_builders import run_finished_event, run_started_events, state_change
+from flotilla.contracts.event_builders import (
+    run_finished_event,
+    run_started_events,
+    state_change,
+    workflow_started_event,
+)
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import RAG_WORKFLOW, run_stream, run_workflow_id
-from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
+from flotilla.contracts.requests import RAGRequest, RunStatus, WorkflowRequest
+from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from gateway.auth.issuers import issuers_of
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
-_COLUMNS = """run_id, session_id, workflow_id, user_id, query, status, result, error, created_at, started_at,
-    finished_at"""
+_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, query, metadata, status, result, output, error,
+    created_at, started_at, finished_at"""
 # Nothing happens while another run of the session is active.
 _ADD = f"""
 INSERT INTO flotilla.runs
-    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq, workflow, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb)
 ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608 - constants
@@ -40,6 +47,8 @@ _LIST = f"""
 SELECT {_COLUMNS} FROM flotilla.runs
 WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS NULL OR status = $3)
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
+  AND ($8::text IS NULL OR workflow = $8) AND ($9::jsonb IS NULL OR metadata @> $9)
+  AND ($10::timestamptz IS NULL OR created_at >= $10) AND ($11::timestamptz IS NULL OR created_at < $11)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
 _FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -75,8 +84,27 @@ class Started:
     start: Start | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs a listing has."""
+
+    session_id: str | None = None
+    status: RunStatus | None = None
+    user_id: str | None = None
+    workflow: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created_after: datetime | None = None
+    """This moment included."""
+    created_before: datetime | None = None
+
+
 async def start_run(
-    pool: Pool, request: RAGRequest, claim: IdempotencyClaim, access: SessionAccess, note: Note | None = None
+    pool: Pool,
+    request: RAGRequest | WorkflowRequest,
+    claim: IdempotencyClaim,
+    access: SessionAccess,
+    metadata: Mapping[str, str] | None = None,
+    note: Note | None = None,
 ) -> Started:
     """Commits session (if it is new, with `access`), run, idempotency key and first events together, and `note`.
 
@@ -91,8 +119,11 @@ async def start_run(
         if earlier is not None:
             return Started(await _get(connection, tenant_id, earlier), None)
         await ensure_session(connection, tenant_id, session_id, request.user_id, access)
+        if isinstance(request, WorkflowRequest):
+            through = await issuers_of(connection, tenant_id, request.user_id)
+            request = replace(request, requested_through=through)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
-        appended = await append(connection, tenant_id, session_id, run_started_events(request, SOURCE))
+        appended = await append(connection, tenant_id, session_id, _opening_events(request))
         row = await connection.fetchrow(
             _ADD,
             tenant_id,
@@ -100,10 +131,12 @@ async def start_run(
             session_id,
             request.user_id,
             run_workflow_id(run_id),
-            request.query,
+            request.query if isinstance(request, RAGRequest) else "",
             to_json(request).decode(),
             current_traceparent(),
             appended.first_seq,
+            QUESTION if isinstance(request, RAGRequest) else request.workflow,
+            to_json(metadata or {}).decode(),
         )
         if row is None:
             raise RunInProgress(
@@ -111,7 +144,20 @@ async def start_run(
             )
         if note is not None:
             await note(connection)
-    return Started(run_of(row), Start(RAG_WORKFLOW, run_workflow_id(run_id), request))
+    return Started(run_of(row), _start_of(request))
+
+
+def _opening_events(request: RAGRequest | WorkflowRequest) -> list[AgentStateEvent]:
+    if isinstance(request, RAGRequest):
+        return run_started_events(request, SOURCE)
+    return [workflow_started_event(request, SOURCE)]
+
+
+def _start_of(request: RAGRequest | WorkflowRequest) -> Start:
+    workflow_id = run_workflow_id(request.run_id)
+    if isinstance(request, RAGRequest):
+        return Start(RAG_WORKFLOW, workflow_id, request)
+    return Start(request.workflow, workflow_id, request, request.task_queue)
 
 
 async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
@@ -125,18 +171,23 @@ async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
 
 
 async def list_runs(
-    pool: Pool,
-    tenant_id: str,
-    *,
-    session_id: str | None,
-    status: str | None,
-    user_id: str | None = None,
-    limit: int,
-    before: tuple[datetime | None, str | None],
+    pool: Pool, tenant_id: str, only: RunFilter, *, limit: int, before: tuple[datetime | None, str | None]
 ) -> list[asyncpg.Record]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, session_id, status, limit, *before, user_id)
+        return await connection.fetch(
+            _LIST,
+            tenant_id,
+            only.session_id,
+            only.status,
+            limit,
+            *before,
+            only.user_id,
+            only.workflow,
+            to_json(only.metadata).decode() if only.metadata else None,
+            only.created_after,
+            only.created_before,
+        )
 
 
 async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
@@ -178,7 +229,7 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
 
 def run_of(row: asyncpg.Record) -> Run:
     """A row as clients see it."""
-    parsed = {name: json.loads(row[name]) if row[name] else None for name in ("result", "error")}
+    parsed = {name: json.loads(row[name]) if row[name] else None for name in ("result", "output", "error", "metadata")}
     return Run.model_validate({**dict(row), **parsed})
 
 

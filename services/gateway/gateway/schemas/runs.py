@@ -1,15 +1,20 @@
 """Runs."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from flotilla.contracts.requests import RAGResponse, RunStatus
-from gateway.schemas.common import WRITTEN, Answer, Id, RequestBody
+from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
 
 MAX_QUERY_CHARACTERS = 32_000
 MAX_WAIT_S = 60.0
+MAX_INPUT_BYTES = 200_000
+MAX_METADATA = 20
+_NAMED = StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_VALUE = StringConstraints(max_length=256)
+Metadata: TypeAlias = Annotated[dict[Annotated[str, _NAMED], Annotated[Text, _VALUE]], Field(max_length=MAX_METADATA)]
 _RUN: dict[str, JsonValue] = {
     "run_id": "0197f1a2-7c51-7d06-a3f0-1c3b5e8f9a01",
     "session_id": "handbook",
@@ -19,17 +24,41 @@ _RUN: dict[str, JsonValue] = {
 
 
 class RunRequest(RequestBody):
-    """A question."""
+    """A question, or the input of a workflow."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "Who may approve a refund?", "wait_s": 10}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "Who may approve a refund?", "wait_s": 10},
+                {"workflow": "brief", "input": {"topic": "harbours"}, "metadata": {"ticket": "T-17"}},
+            ]
+        }
+    )
 
-    query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARACTERS), WRITTEN]
+    query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARACTERS), WRITTEN] | None = None
+    """What to answer; or `workflow` and `input`."""
+    workflow: Id | None = None
+    """Of `GET /v1/workflows`."""
+    input: Annotated[JsonBody, at_most(MAX_INPUT_BYTES)] | None = None
+    """What the workflow takes, as its schema says."""
+    metadata: Metadata = Field(default_factory=dict)
+    """Names and values of your own; runs are found by them."""
     wait_s: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
     """Wait this long for the result; the run goes on either way."""
     steps: list[Id] = Field(default_factory=list, max_length=16)
     """Agents of one routing slip, in order. Empty: research, then write, a workflow step each."""
     top_k: int = Field(default=5, ge=1, le=50)
     """How many passages to look for."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.query is None) == (self.workflow is None):
+            raise ValueError("give either a query or a workflow with its input")
+        if self.query is not None and self.input is not None:
+            raise ValueError("input belongs to a workflow: a question has only its query")
+        if self.workflow is not None and self.model_fields_set & {"steps", "top_k"}:
+            raise ValueError("steps and top_k belong to a question: put what the workflow takes into input")
+        return self
 
 
 class RunAccepted(Answer):
@@ -48,11 +77,18 @@ class Run(RunAccepted):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**_RUN, "status": "success"}]})
 
+    workflow: str
+    """`rag` for a question."""
     user_id: str
     query: str
+    """Empty for a run of a workflow."""
+    metadata: dict[str, str]
     result: RAGResponse | None
+    """The answer to a question."""
     removed_documents: list[str] = Field(default_factory=list)
     """Documents that the result cites and that were removed since: their sources stay as they were recorded."""
+    output: dict[str, Any] | None
+    """What a workflow returned, or the last agent of `steps`, where that is no answer."""
     error: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -69,9 +105,9 @@ class RunList(Answer):
 class Step(Answer):
     """One thing that was done for a run."""
 
-    kind: Literal["workflow_step", "delegation", "llm_call"]
+    kind: Literal["workflow_step", "delegation", "llm_call", "action"]
     step: str
-    """`begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`."""
+    """`begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action its name."""
     status: str
     attempt: int
     agent: str | None = None

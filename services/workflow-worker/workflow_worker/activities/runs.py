@@ -17,16 +17,24 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
-from flotilla.contracts.event_builders import run_finished_event, run_started_events, session_event
-from flotilla.contracts.names import run_stream, run_workflow_id
-from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus
+from flotilla.contracts.event_builders import (
+    run_finished_event,
+    run_started_events,
+    session_event,
+    workflow_started_event,
+)
+from flotilla.contracts.json_types import JsonValue
+from flotilla.contracts.names import QUESTION, run_stream, run_workflow_id, workflow_source
+from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, WorkflowRequest
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
+from flotilla.contracts.values import storable
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
+from flotilla.workflows.calls.custom import BEGIN_WORKFLOW, FINISH_WORKFLOW, FinishedWorkflow
 from flotilla.workflows.calls.runs import (
     BEGIN_RUN,
     CLOSE_RUN,
@@ -41,7 +49,8 @@ from flotilla.workflows.calls.runs import (
 )
 from workflow_worker.delegates import limits_of_agents
 
-SOURCE = "/workflows/RagAgentWorkflow"
+WRITER = "write"
+"""The agent whose results are answers, or wrong."""
 log = structlog.get_logger(__name__)
 
 # The run is being worked on from now.
@@ -50,29 +59,42 @@ UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, n
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING live_key
 """
+# With an action's id the run pauses only if people are asked about that action.
 _PAUSE = """
 UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
-WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted')
+WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted') AND (NOT $3 OR $4 = '' OR EXISTS (
+    SELECT FROM flotilla.approvals AS a WHERE a.tenant_id = $1 AND a.approval_id = $4 AND a.status = 'pending'))
 """
-_STATUS = "SELECT status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _ADD_RUN = """
-INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, now()) RETURNING live_key
+INSERT INTO flotilla.runs
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, workflow, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, now()) RETURNING live_key
 """
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
 _FINISH = """
-UPDATE flotilla.runs SET status = $3, result = $4, error = $5, finished_at = now()
+UPDATE flotilla.runs SET status = $3, result = $4, error = $5, output = $6, finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
-RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key
+RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key, workflow
 """
 _TASK_RESULT = """
-SELECT result FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
+SELECT result, agent FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
 """
 _ADD_INTERACTION = """
 INSERT INTO flotilla.interactions
     (tenant_id, interaction_id, user_id, session_id, run_id, query, answer, sources, message_seq)
 VALUES ($1, $2, $3, $4, $2, $5, $6, $7, $8)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a run ends: with an answer, with something else that it returned, or without."""
+
+    status: RunStatus
+    response: RAGResponse | None = None
+    output: JsonValue = None
+    error: ErrorRaised | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,14 @@ class RunRecords:
         Raises:
             ApplicationError: `RunClosed`: the run has ended. `RunInProgress`: the session has another active run.
         """
+        return await self._begin(request)
+
+    @activity.defn(name=BEGIN_WORKFLOW)
+    async def begin_workflow(self, request: WorkflowRequest) -> BegunRun:
+        """The same for a run of an installed workflow."""
+        return await self._begin(request)
+
+    async def _begin(self, request: RAGRequest | WorkflowRequest) -> BegunRun:
         try:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
                 live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
@@ -115,42 +145,60 @@ class RunRecords:
     async def pause_run(self, pause: PauseRun) -> None:
         """Shows whether the run waits for people. Idempotency key: (tenant, run id)."""
         async with tenant_transaction(self._pool, pause.run.tenant_id) as connection:
-            await connection.execute(_PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused)
+            await connection.execute(_PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused, pause.action_id)
 
     @activity.defn(name=SAVE_TO_DATABASE)
-    async def save_to_database(self, answer: SaveAnswer) -> RAGResponse:
+    async def save_to_database(self, answer: SaveAnswer) -> RAGResponse | None:
         """Makes a task's result the run's answer: interaction, run row and session events, all or nothing.
 
-        Idempotency key: (tenant, run id); repeated after success it gives the stored answer.
+        The result of an agent that writes no answers is the run's output; then None is returned. Idempotency key:
+        (tenant, run id); repeated after success it gives the stored answer.
 
         Raises:
             ApplicationError: `RunClosed`: the run ended otherwise. `Undecodable`, `Invalid`: it is not an answer.
         """
         try:
             async with tenant_transaction(self._pool, answer.run.tenant_id) as connection:
-                response = await _response_of(connection, answer)
-                finished = await _finish(connection, answer.run, "success", response, None)
+                end = await _end_with(connection, answer)
+                finished = await _finish(connection, answer.run, end)
         except (Refused, Undecodable, *UNSTORABLE) as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
         if finished is None:
             return await self._stored(answer.run)
         await self._announce(answer.run, "success", finished)
-        return response
+        return end.response
+
+    @activity.defn(name=FINISH_WORKFLOW)
+    async def finish_workflow(self, end: FinishedWorkflow) -> None:
+        """Ends a run with what its workflow returned; does nothing if it has ended. Idempotency key: (tenant, run id).
+
+        Raises:
+            ApplicationError: `RunClosed`: the run ended otherwise. `Invalid`: no store holds what it returned.
+        """
+        try:
+            async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
+                finished = await _finish(connection, end.run, _End("success", output=storable(end.output).value))
+        except (Refused, *UNSTORABLE) as error:
+            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+        if finished is None:
+            await self._stored(end.run)
+        else:
+            await self._announce(end.run, "success", finished)
 
     @activity.defn(name=CLOSE_RUN)
     async def close_run(self, end: CloseRun) -> None:
         """Ends a run without an answer; does nothing if it has ended. Idempotency key: (tenant, run id)."""
         async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
-            finished = await _finish(connection, end.run, end.status, None, end.error)
+            finished = await _finish(connection, end.run, _End(end.status, error=end.error))
         if finished is not None:
             await self._announce(end.run, end.status, finished)
 
-    async def _stored(self, run: RunKey) -> RAGResponse:
+    async def _stored(self, run: RunKey) -> RAGResponse | None:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
         if row is None or row["status"] != "success":
             raise _closed(run.run_id, row["status"] if row else "unknown")
-        return from_json(row["result"], RAGResponse)
+        return from_json(row["result"], RAGResponse) if row["result"] else None
 
     async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
         metrics.RUNS.labels(status).inc()
@@ -159,12 +207,13 @@ class RunRecords:
         await self._feed.done(run_stream(run.run_id, finished.live_key), status)
 
 
-async def _adopt(connection: Connection, request: RAGRequest) -> str:
+async def _adopt(connection: Connection, request: RAGRequest | WorkflowRequest) -> str:
     row = await connection.fetchrow(_STATUS, request.tenant_id, request.run_id)
     if row is not None:
         raise _closed(request.run_id, row["status"])
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
     workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
+    query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
     await ensure_session(connection, tenant_id, session_id, request.user_id)
     live_key: str = await connection.fetchval(
         _ADD_RUN,
@@ -173,19 +222,33 @@ async def _adopt(connection: Connection, request: RAGRequest) -> str:
         session_id,
         request.user_id,
         workflow_id,
-        request.query,
+        query,
         to_json(request).decode(),
+        workflow,
     )
-    await append(connection, tenant_id, session_id, run_started_events(request, SOURCE))
+    await append(connection, tenant_id, session_id, _opening_events(request))
     return live_key
 
 
-async def _response_of(connection: Connection, answer: SaveAnswer) -> RAGResponse:
-    result = await connection.fetchval(_TASK_RESULT, answer.run.tenant_id, answer.task_id)
-    if result is None:
+def _opening_events(request: RAGRequest | WorkflowRequest) -> list[AgentStateEvent]:
+    if isinstance(request, RAGRequest):
+        return run_started_events(request, workflow_source(QUESTION))
+    return [workflow_started_event(request, workflow_source(request.workflow))]
+
+
+async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
+    """The answer that the task's result is, or the output where its agent writes no answers."""
+    row = await connection.fetchrow(_TASK_RESULT, answer.run.tenant_id, answer.task_id)
+    if row is None or row["result"] is None:
         raise ApplicationError(f"task {answer.task_id} has no stored result", type="NotFound", non_retryable=True)
-    written = from_builtins(from_json(result, dict), WriteResult)
-    return RAGResponse(
+    result = from_json(row["result"], dict)
+    try:
+        written = from_builtins(result, WriteResult)
+    except Undecodable:
+        if row["agent"] == WRITER:
+            raise
+        return _End("success", output=result)
+    response = RAGResponse(
         answer=written.answer,
         sources=written.sources,
         confidence=written.confidence,
@@ -194,41 +257,34 @@ async def _response_of(connection: Connection, answer: SaveAnswer) -> RAGRespons
         usage=written.usage,
         finish_reason=written.finish_reason,
     )
+    return _End("success", response=response)
 
 
-async def _finish(
-    connection: Connection,
-    run: RunKey,
-    status: RunStatus,
-    response: RAGResponse | None,
-    error: ErrorRaised | None,
-) -> _Finished | None:
+async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished | None:
     row = await connection.fetchrow(
-        _FINISH,
-        run.tenant_id,
-        run.run_id,
-        status,
-        to_json(response).decode() if response else None,
-        to_json(error).decode() if error else None,
+        _FINISH, run.tenant_id, run.run_id, end.status, _jsonb(end.response), _jsonb(end.error), _jsonb(end.output)
     )
     if row is None:
         return None
-    appended = await append(connection, run.tenant_id, row["session_id"], _closing_events(run, status, response, error))
-    if response is not None:
-        await _add_interaction(connection, run, row, response, appended.first_seq)
+    events = _closing_events(run, end, workflow_source(row["workflow"]))
+    appended = await append(connection, run.tenant_id, row["session_id"], events)
+    if end.response is not None:
+        await _add_interaction(connection, run, row, end.response, appended.first_seq)
     return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 
 
-def _closing_events(
-    run: RunKey, status: RunStatus, response: RAGResponse | None, error: ErrorRaised | None
-) -> list[AgentStateEvent]:
+def _jsonb(value: object) -> str | None:
+    return None if value is None else to_json(value).decode()
+
+
+def _closing_events(run: RunKey, end: _End, source: str) -> list[AgentStateEvent]:
     events = []
-    if response is not None:
-        message = Message(role="assistant", content=response.answer, sources=response.sources)
-        events.append(session_event(message, SOURCE, run_id=run.run_id))
-    if error is not None:
-        events.append(session_event(error, SOURCE, run_id=run.run_id))
-    return [*events, run_finished_event(run.run_id, status, SOURCE)]
+    if end.response is not None:
+        message = Message(role="assistant", content=end.response.answer, sources=end.response.sources)
+        events.append(session_event(message, source, run_id=run.run_id))
+    if end.error is not None:
+        events.append(session_event(end.error, source, run_id=run.run_id))
+    return [*events, run_finished_event(run.run_id, end.status, source, end.output)]
 
 
 async def _add_interaction(

@@ -43,8 +43,8 @@ class RagAgentWorkflow:
         self._where = "begin"
 
     @workflow.run
-    async def run(self, request: RAGRequest) -> RAGResponse:
-        """Answer `request`.
+    async def run(self, request: RAGRequest) -> RAGResponse | None:
+        """Answer `request`; None where the last agent writes no answers: its result is in the run's row.
 
         Raises:
             ApplicationError: the step that failed, with the agent's error type.
@@ -72,18 +72,18 @@ class RagAgentWorkflow:
         research = await run.ask("research", _input(request, []))
         return (await run.ask("write", _input(request, begun.history), input_from=research)).task_id
 
-    async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse:
+    async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse | None:
         """Save under the database's retry policy; while it is down, again a minute later: the answer is paid for."""
         self._where = "save"
         answer = call.SaveAnswer(run=_key(request), task_id=task_id)
         for round_ in range(1, _SAVE_ROUNDS + 1):
             try:
                 return cast(
-                    "RAGResponse",
+                    "RAGResponse | None",
                     await workflow.execute_activity(
                         call.SAVE_TO_DATABASE,
                         answer,
-                        result_type=RAGResponse,
+                        result_type=RAGResponse | None,  # type: ignore[arg-type]
                         start_to_close_timeout=ATTEMPT_TIMEOUT,
                         retry_policy=DATABASE_RETRIES,
                     ),

@@ -20,14 +20,23 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         Misuse: a pair without `=` or without a name, or the same name twice.
     """
-    found: dict[str, Any] = {}
+    return {name: _value(text) for name, text in read_texts(pairs).items()}
+
+
+def read_texts(pairs: Iterable[str]) -> dict[str, str]:
+    """`k=v` arguments as names and texts, as they were written.
+
+    Raises:
+        Misuse: a pair without `=` or without a name, or the same name twice.
+    """
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise Misuse(f"{pair!r} is not an argument", "write it as name=value")
         if name in found:
             raise Misuse(f"{name} is given twice")
-        found[name] = _value(value)
+        found[name] = value
     return found
 
 

@@ -29,6 +29,7 @@ from flotilla_cli.verbs import (
     sessions,
     signers,
     tasks,
+    workflows,
 )
 
 _HELP = "\n\n".join(
@@ -83,6 +84,7 @@ new.register(app)
 for _name, _group in (
     ("documents", documents.app),
     ("runs", runs.app),
+    ("workflows", workflows.app),
     ("sessions", sessions.app),
     ("actions", actions.app),
     ("approvals", approvals.app),

@@ -1,20 +1,69 @@
-"""`flotilla runs`: list and inspect runs."""
+"""`flotilla runs`: start, list and inspect runs."""
 
+import json
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
 from flotilla_cli.printing import Column, age, notice, print_fields, print_json_line, print_table, say, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
-app = new_app("Runs: list and inspect runs.")
+app = new_app("Runs: start, list and inspect runs.")
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
 
 
-@verb(app, "list", epilog=examples("flotilla runs list --status error", "flotilla runs list --session s1 -o json"))
+@verb(
+    app,
+    "start",
+    epilog=examples(
+        """flotilla runs start brief --input '{"topic": "harbours"}' --session s1""",
+        "flotilla runs start brief --input @request.json --session s1 --metadata ticket=T-17",
+    ),
+)
+def start_run(
+    call: Call,
+    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="See: flotilla workflows list.")],
+    input_json: Annotated[
+        str, typer.Option("--input", metavar="JSON", help="What it takes: a JSON object, or @FILE.")
+    ] = "{}",
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="The session that records it. Default: one of its own.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="To find it by; repeatable.")
+    ] = None,
+) -> None:
+    """Start a run of a workflow."""
+    from flotilla_cli.arguments import read_object, read_texts
+
+    body = {"workflow": workflow, "input": read_object(input_json), "metadata": read_texts(metadata or ())}
+    run = call.gateway.post(f"/sessions/{session or f'{workflow}-{uuid4()}'}/runs", body)
+    call.show(run, lambda: _print_started(run))
+
+
+def _print_started(run: dict[str, Any]) -> None:
+    print_fields(run)
+    notice(f"Its result: flotilla runs get {run['run_id']}")
+
+
+@verb(
+    app,
+    "list",
+    epilog=examples(
+        "flotilla runs list --status error",
+        "flotilla runs list --session s1 -o json",
+        "flotilla runs list --workflow brief --metadata ticket=T-17",
+    ),
+)
 def list_runs(
     call: Call,
+    *,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only of this session.")] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", help="Only of this workflow; rag: questions.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="Only with this metadata; repeatable.")
+    ] = None,
     status: Annotated[
         str | None,
         typer.Option("--status", help="Only these: pending, running, interrupted, success, error, timeout, cancelled."),
@@ -22,7 +71,10 @@ def list_runs(
     limit: Limit = 50,
 ) -> None:
     """List runs, newest first."""
-    page = call.gateway.pages("/runs", "runs", limit, session_id=session, status=status)
+    from flotilla_cli.arguments import read_texts
+
+    named = {f"metadata.{name}": value for name, value in read_texts(metadata or ()).items()}
+    page = call.gateway.pages("/runs", "runs", limit, session_id=session, status=status, workflow=workflow, **named)
     call.listing(page, "runs", _RUNS, 'No run yet; start one with: flotilla ask "…"')
 
 
@@ -30,6 +82,7 @@ _RUNS = (
     Column("run", "run_id"),
     Column("session", "session_id"),
     Column("status", "status"),
+    Column("workflow", "workflow"),
     Column("question", lambda run: shorten(run.get("query") or "-")),
     Column("created", lambda run: age(run.get("created_at"))),
 )
@@ -49,7 +102,7 @@ def get_run(call: Call, run_id: RunId) -> None:
 def _print_run(run: dict[str, Any]) -> None:
     from flotilla_cli.answers import print_result, why_it_failed
 
-    names = ("run_id", "session_id", "status", "created_at", "finished_at")
+    names = ("run_id", "session_id", "workflow", "status", "created_at", "finished_at")
     print_fields({name.removesuffix("_id"): run.get(name) for name in names})
     if run.get("error"):
         say(why_it_failed(run), style="red")
@@ -57,6 +110,9 @@ def _print_run(run: dict[str, Any]) -> None:
         say()
         say(result["answer"])
         print_result(result, run.get("removed_documents") or ())
+    if run.get("output") is not None:
+        say()
+        say(json.dumps(run["output"], indent=2, ensure_ascii=False))
 
 
 def _print_steps(document: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Session events, built in one place: each change has the same details, whichever service writes it."""
 
 from flotilla.contracts.envelope import to_builtins
-from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.requests import RAGRequest, RunStatus
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.requests import RAGRequest, RunStatus, WorkflowRequest
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
     AgentStateEvent,
@@ -36,6 +36,22 @@ def run_started_events(request: RAGRequest, source: str) -> list[AgentStateEvent
     return [session_event(question, source, run_id=run_id), started]
 
 
-def run_finished_event(run_id: str, status: RunStatus, source: str) -> AgentStateEvent:
-    """Return the event that ends a run; its session is idle from then on."""
-    return state_change("run_finished", {"run_id": run_id, "status": status}, source, status="idle", run_id=run_id)
+def workflow_started_event(request: WorkflowRequest, source: str) -> AgentStateEvent:
+    """Return the event that opens a run of an installed workflow."""
+    details: JsonObject = {
+        "run_id": request.run_id,
+        "user_id": request.user_id,
+        "workflow": request.workflow,
+        "version": request.version,
+        "input": request.input,
+    }
+    return state_change("run_started", details, source, status="running", run_id=request.run_id)
+
+
+def run_finished_event(run_id: str, status: RunStatus, source: str, output: JsonValue = None) -> AgentStateEvent:
+    """Return the event that ends a run, with what it returned, if that is not a message; its session is idle from then
+    on."""
+    details: dict[str, JsonValue] = {"run_id": run_id, "status": status}
+    if output is not None:
+        details["output"] = output
+    return state_change("run_finished", details, source, status="idle", run_id=run_id)

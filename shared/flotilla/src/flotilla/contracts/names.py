@@ -27,6 +27,8 @@ SESSION_EVENTS_PARTITIONS = 12
 
 TASK_QUEUE = "rag-agent-queue"
 RAG_WORKFLOW = "RagAgentWorkflow"
+QUESTION = "rag"
+"""What the runs of `RagAgentWorkflow` are called in the API, beside those of installed workflows."""
 APPROVAL_WORKFLOW = "HumanInTheLoopWorkflow"
 ORDER_WORKFLOW = "OrderProcessingSaga"
 PIPELINE_WORKFLOW = "PipelineWorkflow"
@@ -88,6 +90,11 @@ def login_key(digest: str) -> str:
 def run_workflow_id(run_id: str) -> str:
     """The Temporal workflow id of a run."""
     return f"run-{run_id}"
+
+
+def workflow_source(workflow: str) -> str:
+    """Who writes the events of a run."""
+    return f"/workflows/{RAG_WORKFLOW if workflow == QUESTION else workflow}"
 
 
 def action_workflow_id(action_id: str) -> str:

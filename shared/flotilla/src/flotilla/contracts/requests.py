@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage, Turn
 
@@ -108,7 +108,7 @@ class WorkflowRequest:
 
     workflow: str
     """Its name, as `GET /v1/workflows` has it."""
-    input: JsonValue
+    input: JsonObject
     user_id: str
     session_id: str
     tenant_id: str = "default"

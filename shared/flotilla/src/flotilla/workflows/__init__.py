@@ -1,4 +1,4 @@
-"""Durable workflows of one's own: see docs/workflows.md. Deterministic code only: it runs in the sandbox of Temporal."""
+"""Durable workflows of one's own: see docs/workflows.md. Deterministic code only: it runs in Temporal's sandbox."""
 
 from flotilla.workflows.calls.custom import Usage
 from flotilla.workflows.declaration import flotilla_workflow

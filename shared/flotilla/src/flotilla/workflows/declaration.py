@@ -10,9 +10,9 @@ from typing import Any, TypeVar, get_type_hints
 from temporalio import workflow
 
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import WorkflowRequest
-from flotilla.contracts.typed import Codec
+from flotilla.contracts.typed import Codec, is_object_type
 from flotilla.workflows.execution import carry_out_workflow
 from flotilla.workflows.run import Run
 
@@ -49,10 +49,13 @@ class Declared:
         except NameError as error:
             raise ConfigurationError(f"workflow {self.name}: {error}: import the types of run at the top") from error
         parameter = list(inspect.signature(self.code).parameters)[2]
-        missing = [name for name in (parameter, "return") if name not in hints]
-        if missing:
-            raise ConfigurationError(f"workflow {self.name}: run needs a type for {' and '.join(missing)}")
-        return hints[parameter], hints["return"]
+        taken, returned = hints.get(parameter), hints.get("return")
+        if not is_object_type(taken) or not (is_object_type(returned) or returned is type(None)):
+            raise ConfigurationError(
+                f"workflow {self.name}: run needs types for {parameter} and what it returns: dataclasses, models or "
+                "mappings"
+            )
+        return taken, returned
 
     def schemas(self) -> tuple[JsonObject, JsonObject]:
         """Return the JSON schemas of input and output.
@@ -60,7 +63,10 @@ class Declared:
         Raises:
             ConfigurationError: `run` lacks a type, or one can't travel as JSON.
         """
-        return self.input.schema(), self.output.schema()
+        taken = self.input.schema()
+        if "properties" in taken:
+            taken.setdefault("additionalProperties", False)  # a typo is not a field that nobody reads
+        return taken, {"type": "null"} if self._types[1] is type(None) else self.output.schema()
 
 
 def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
@@ -79,10 +85,11 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
         assert code is not None  # noqa: S101 - checked
         declared = Declared(name, version, cls, code)
 
-        async def run(self: Any, request: WorkflowRequest) -> JsonValue:
-            async def work(under_way: Run, data: JsonValue) -> JsonValue:
+        # Temporal would take a `self` with a type for an argument.
+        async def run(self, request: WorkflowRequest) -> JsonObject | None:  # type: ignore[no-untyped-def]
+            async def work(under_way: Run, data: JsonObject) -> JsonObject | None:
                 returned = await code(self, under_way, declared.input.decode(data))
-                return declared.output.encode(returned)
+                return None if returned is None else declared.output.encode(returned)
 
             return await carry_out_workflow(name, request, work)
 

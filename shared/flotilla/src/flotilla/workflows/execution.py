@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.json_types import JsonValue
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.contracts.session_events import ErrorRaised
@@ -20,10 +20,10 @@ from flotilla.workflows.lifecycle import carry_out
 from flotilla.workflows.run import Run, RunContext
 from flotilla.workflows.steps import StepNames
 
-Work = Callable[[Run, JsonValue], Awaitable[JsonValue]]
+Work = Callable[[Run, JsonObject], Awaitable[JsonObject | None]]
 
 
-async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) -> JsonValue:
+async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) -> JsonObject | None:
     """Begin the run, do `work` and finish it; close it however it ends.
 
     Raises:
@@ -44,7 +44,7 @@ class _Execution:
         self._key = RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
         self._journal = Journal(self._key, name, request.carried.records)
 
-    async def work(self) -> JsonValue:
+    async def work(self) -> JsonObject | None:
         run = await self._begin()
         try:
             output = await self._work(run, self._request.input)
@@ -86,11 +86,11 @@ class _Execution:
         )
         return Run(context, self._journal, StepNames(self._request.carried.steps))
 
-    async def finish(self, output: JsonValue) -> JsonValue:
+    async def finish(self, output: JsonObject | None) -> JsonObject | None:
         await self._journal.write()
         await workflow.execute_activity(
             call.FINISH_WORKFLOW,
-            call.FinishedWorkflow(run=self._key, workflow=self._name, output=output),
+            call.FinishedWorkflow(run=self._key, output=output),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import SessionEventKind
 from flotilla.workflows.calls.runs import RunKey
 
@@ -41,8 +41,7 @@ class FinishedWorkflow:
     """Ends a run with what its workflow returned."""
 
     run: RunKey
-    workflow: str
-    output: JsonValue
+    output: JsonObject | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

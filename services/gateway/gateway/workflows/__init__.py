@@ -1,0 +1,1 @@
+"""Workflows that installed packages bring: which there are, and what they take."""

@@ -1,0 +1,83 @@
+"""Which workflows the fleet's workers serve, and whether an input is one of theirs."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+import asyncpg
+from fastapi.exceptions import RequestValidationError
+from jsonschema_rs import Draft202012Validator, RegexOptions
+
+from flotilla.contracts.errors import Invalid
+from flotilla.contracts.json_types import JsonObject
+from flotilla.postgres import Pool
+
+# The newest worker of each name first. One that was not seen for a quarter of an hour serves nothing.
+_LIST = """
+SELECT name, version, task_queue, description, input_schema, output_schema, started_at, last_seen,
+    last_seen > now() - interval '1 minute' AS alive, last_seen > now() - interval '15 minutes' AS served
+FROM flotilla_ops.workflows WHERE $1::text IS NULL OR name = $1
+ORDER BY name, started_at DESC, instance
+"""
+_NAMES = """
+SELECT DISTINCT name FROM flotilla_ops.workflows WHERE last_seen > now() - interval '15 minutes' ORDER BY name LIMIT 20
+"""
+_MOST_ERRORS = 20
+_LONGEST_MESSAGE = 300
+
+
+class UnknownWorkflow(Invalid):
+    """No worker serves a workflow of that name."""
+
+    code = "unknown_workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A workflow that can be started."""
+
+    name: str
+    version: str
+    task_queue: str
+    input_schema: str
+    last_seen: datetime
+
+
+async def workflow_rows(pool: Pool, name: str | None = None) -> list[asyncpg.Record]:
+    """The workers of each workflow, or of one, by name."""
+    return await pool.fetch(_LIST, name)
+
+
+async def served_workflow(pool: Pool, name: str) -> Served:
+    """The workflow as its newest worker serves it.
+
+    Raises:
+        UnknownWorkflow: no worker serves it; the message names those that are served.
+    """
+    for row in await workflow_rows(pool, name):
+        if row["served"]:
+            return Served(row["name"], row["version"], row["task_queue"], row["input_schema"], row["last_seen"])
+    names = ", ".join(row["name"] for row in await pool.fetch(_NAMES))
+    raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
+
+
+def check_input(workflow: Served, data: JsonObject) -> None:
+    """Check that `data` is what the workflow takes.
+
+    Raises:
+        RequestValidationError: it is not; with the places in the body, at most 20.
+    """
+    errors = []
+    for error in _validator(workflow.input_schema).iter_errors(data):
+        message = error.message[:_LONGEST_MESSAGE]
+        errors.append({"type": "workflow_input", "loc": ("body", "input", *error.instance_path), "msg": message})
+        if len(errors) == _MOST_ERRORS:
+            break
+    if errors:
+        raise RequestValidationError(errors)
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Draft202012Validator:
+    # What callers send never meets a pattern that can go back; references to elsewhere are not followed.
+    return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)

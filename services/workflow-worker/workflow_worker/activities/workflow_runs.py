@@ -1,0 +1,148 @@
+"""What the code of an installed workflow does through its `Run`: records, stored results, usage."""
+
+import msgspec
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import workflow_source
+from flotilla.contracts.results import canonical, reference_to
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.workflows.calls.custom import (
+    COMBINE_RESULTS,
+    LOAD_RESULT,
+    MAX_LOADED_BYTES,
+    RECORD_EVENTS,
+    SUM_USAGE,
+    Combination,
+    LoadedResult,
+    Note,
+    Records,
+    StoredResult,
+    Usage,
+)
+from flotilla.workflows.calls.runs import RunKey
+
+# Takes the run's row lock; nothing where the record is in the session already, or the run has ended.
+_NUMBER = """
+UPDATE flotilla.runs SET recorded = $3
+WHERE tenant_id = $1 AND run_id = $2 AND recorded = $3 - 1 AND status IN ('pending', 'running', 'interrupted')
+RETURNING session_id
+"""
+# Of tasks of the run only.
+_RESULTS = """
+SELECT task_id, result FROM flotilla.agent_tasks
+WHERE tenant_id = $1 AND run_id = $2 AND task_id = ANY($3) AND status = 'done' AND result IS NOT NULL
+"""
+_STORE = """
+INSERT INTO flotilla.agent_tasks
+    (tenant_id, task_id, agent, session_id, run_id, status, result, finished_at, duration_ms)
+VALUES ($1, $2, 'combine', $3, $4, 'done', $5, now(), 0) ON CONFLICT DO NOTHING
+"""
+_USAGE = """
+SELECT count(*) AS calls, coalesce(sum(input_tokens), 0) AS input_tokens,
+    coalesce(sum(output_tokens), 0) AS output_tokens
+FROM flotilla.llm_calls WHERE tenant_id = $1 AND run_id = $2
+"""
+MAX_COMBINED_BYTES = 50_000_000
+"""Of results that are combined into one: an agent reads them at once."""
+
+
+class WorkflowRuns:
+    """The activities behind `flotilla.workflows.Run`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @activity.defn(name=RECORD_EVENTS)
+    async def record_events(self, records: Records) -> None:
+        """Append a run's record to its session. Idempotency key: (tenant, run id, number)."""
+        run = records.run
+        async with tenant_transaction(self._pool, run.tenant_id) as connection:
+            session_id = await connection.fetchval(_NUMBER, run.tenant_id, run.run_id, records.number)
+            if session_id is None:
+                return
+            tasks = [note.task_id for note in records.notes if note.task_id]
+            results = await _results(connection, run, tasks)
+            source = workflow_source(records.workflow)
+            events = [_event(note, source, run.run_id, results) for note in records.notes]
+            await append(connection, run.tenant_id, session_id, events)
+
+    @activity.defn(name=LOAD_RESULT)
+    async def load_result(self, stored: StoredResult) -> LoadedResult:
+        """Return a stored result whole.
+
+        Raises:
+            ApplicationError: `NotFound`, or `Oversize`: the workflow's history should not hold it.
+        """
+        async with tenant_transaction(self._pool, stored.run.tenant_id) as connection:
+            result = (await _results(connection, stored.run, [stored.task_id])).get(stored.task_id)
+        if result is None:
+            raise _refusal("NotFound", f"task {stored.task_id} has no stored result")
+        if len(result.encode()) > MAX_LOADED_BYTES:
+            raise _refusal(
+                "Oversize",
+                f"the result of task {stored.task_id} has over {MAX_LOADED_BYTES} bytes: ask without `returns`, and "
+                "pass it on with `input_from`",
+            )
+        return LoadedResult(data=from_json(result, dict))
+
+    @activity.defn(name=COMBINE_RESULTS)
+    async def combine_results(self, combination: Combination) -> None:
+        """Store several results as one. Idempotency key: (tenant, task id).
+
+        Raises:
+            ApplicationError: `NotFound`: a part has no result. `Oversize`: together they are too large.
+        """
+        run = combination.run
+        async with tenant_transaction(self._pool, run.tenant_id) as connection:
+            results = await _results(connection, run, combination.parts)
+            if missing := [part for part in combination.parts if part not in results]:
+                raise _refusal("NotFound", f"task {missing[0]} has no stored result")
+            if sum(map(len, results.values())) > MAX_COMBINED_BYTES:
+                raise _refusal("Oversize", f"the {len(results)} results have over {MAX_COMBINED_BYTES} bytes together")
+            body = to_json({"results": [msgspec.Raw(results[part].encode()) for part in combination.parts]})
+            await connection.execute(
+                _STORE, run.tenant_id, combination.task_id, combination.session_id, run.run_id, body.decode()
+            )
+
+    @activity.defn(name=SUM_USAGE)
+    async def sum_usage(self, run: RunKey) -> Usage:
+        """Return what the models of the run's agents have counted so far."""
+        async with tenant_transaction(self._pool, run.tenant_id) as connection:
+            row = await connection.fetchrow(_USAGE, run.tenant_id, run.run_id)
+        assert row is not None  # noqa: S101 - an aggregate always gives one row
+        return Usage(calls=row["calls"], input_tokens=int(row["input_tokens"]), output_tokens=int(row["output_tokens"]))
+
+
+async def _results(connection: Connection, run: RunKey, task_ids: list[str]) -> dict[str, str]:
+    if not task_ids:
+        return {}
+    rows = await connection.fetch(_RESULTS, run.tenant_id, run.run_id, task_ids)
+    return {row["task_id"]: row["result"] for row in rows}
+
+
+def _event(note: Note, source: str, run_id: str, results: dict[str, str]) -> AgentStateEvent:
+    data = dict(note.data)
+    if note.task_id is not None and (result := results.get(note.task_id)) is not None:
+        details = data["details"]
+        assert isinstance(details, dict)  # noqa: S101 - a step's note
+        data["details"] = {**details, **_shown(note.task_id, result)}
+    return AgentStateEvent(kind=note.kind, data=data, source=source, run_id=run_id, task_id=note.task_id)
+
+
+def _shown(task_id: str, result: str) -> JsonObject:
+    """The result itself, or what stands for a large one."""
+    found = from_json(result, dict)
+    if len(canonical(found)) <= MAX_INLINE_RESULT_BYTES:
+        return {"result": found}
+    reference = reference_to(task_id, found)
+    return {"sha256": reference.sha256, "size_bytes": reference.size_bytes, "summary": reference.summary}
+
+
+def _refusal(kind: str, message: str) -> ApplicationError:
+    return ApplicationError(message, type=kind, non_retryable=True)

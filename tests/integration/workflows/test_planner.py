@@ -1,0 +1,143 @@
+"""A team's own workflow in one file of a package outside the repository: plan, research, critic, approval, action."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError
+
+from flotilla.bus import Redis
+from flotilla.contracts.envelope import AgentEvent
+from flotilla.contracts.names import action_workflow_id, run_workflow_id
+from flotilla.contracts.requests import WorkflowRequest
+from tests.integration.approvals.desk import BOB, CAROL, Desk
+from tests.support.foreign_agent import Answer, ForeignAgent, Task, foreign_agent
+from tests.support.waiting import eventually
+from tests.support.worker import RunningWorker
+
+MakeRequest = Callable[..., WorkflowRequest]
+
+
+def done(**result: Any) -> dict[str, Any]:
+    return {"status": "done", "result": result}
+
+
+async def plan(task: Task) -> dict[str, Any]:
+    return done(questions=[f"{task['input']['topic']}, part {n}" for n in range(4)])
+
+
+async def research(task: Task) -> dict[str, Any]:
+    return done(note=f"about {task['input']['query']}")
+
+
+async def write(task: Task) -> dict[str, Any]:
+    return done(text=f"a draft over {task['input_from']}")
+
+
+async def critic(task: Task) -> dict[str, Any]:
+    is_second = task["task_id"].endswith(":2")
+    return done(is_good_enough=is_second, questions=["one more"])
+
+
+@asynccontextmanager
+async def team(redis: Redis, **answers: Answer) -> AsyncIterator[dict[str, ForeignAgent]]:
+    """The four agents, with some answers of the test's own."""
+    all_answers: dict[str, Answer] = {
+        "planner": plan,
+        "research": research,
+        "write": write,
+        "critic": critic,
+        **answers,
+    }
+    async with AsyncExitStack() as stack:
+        yield {
+            name: await stack.enter_async_context(foreign_agent(redis, name, answer))
+            for name, answer in all_answers.items()
+        }
+
+
+async def start(worker: RunningWorker, request: WorkflowRequest) -> Any:
+    return await worker.client.start_workflow(
+        request.workflow, request, id=run_workflow_id(request.run_id), task_queue=worker.task_queue
+    )
+
+
+def changes(events: list[AgentEvent]) -> Counter[str]:
+    return Counter(str(event.data.get("change")) for event in events if event.type.startswith("flotilla.session.state"))
+
+
+async def test_the_planner_does_everything_once_and_its_history_is_in_the_session(
+    worker: RunningWorker, request_of: MakeRequest, published: list[str]
+) -> None:
+    request = request_of(topic="harbours")
+    desk = Desk(worker.client, worker.pool, worker.task_queue)
+    async with team(worker.redis) as agents:
+        handle = await start(worker, request)
+        vote = worker.client.get_workflow_handle(action_workflow_id(f"{request.run_id}.publish_brief"))
+        await eventually(lambda: desk.in_inbox(vote), timeout_s=60)
+
+        async def is_interrupted() -> bool:
+            return [row["status"] for row in await worker.rows("acme", "SELECT status FROM flotilla.runs")] == [
+                "interrupted"
+            ]
+
+        await eventually(is_interrupted, timeout_s=20)
+        assert published == []
+        text = f"a draft over {request.run_id}.combined:2"
+        for voter in (BOB, CAROL):
+            await desk.decide(vote, voter, action="publish_brief", seen={"text": text})
+        assert await handle.result() == {"text": text, "rounds": 2}
+    assert published == [text]
+    assert Counter(task["task_id"] for agent in agents.values() for task in agent.seen).most_common(1)[0][1] == 1
+    assert {name: len(agent.seen) for name, agent in agents.items()} == {
+        "planner": 1,
+        "research": 5,
+        "write": 2,
+        "critic": 2,
+    }
+    [combined] = await worker.rows(
+        "acme", "SELECT result FROM flotilla.agent_tasks WHERE task_id = $1", f"{request.run_id}.combined"
+    )
+    assert "about harbours, part 3" in combined["result"]
+    [row] = await worker.rows("acme", "SELECT status, workflow, output FROM flotilla.runs")
+    assert (row["status"], row["workflow"]) == ("success", "brief")
+    assert text in row["output"]
+    events = await worker.events("acme", request.session_id)
+    assert [event.data.get("change") for event in events if event.runid][:1] == ["run_started"]
+    seen = changes(events)
+    assert seen["run_step_finished"] == 10
+    assert seen["run_started"] == seen["run_finished"] == seen["variables_set"] == seen["progress"] == 1
+    steps: Any = {
+        event.data["details"]["step"]: event.data["details"]  # type: ignore[index, call-overload]
+        for event in events
+        if event.data.get("change") == "run_step_finished"
+    }
+    assert steps["planner"]["result"] == {"questions": [f"harbours, part {n}" for n in range(4)]}
+    assert events[-1].data["change"] == "run_finished"
+
+
+async def test_a_failed_step_ends_the_others_and_names_itself(worker: RunningWorker, request_of: MakeRequest) -> None:
+    async def fail_one(task: Task) -> dict[str, Any] | None:
+        if task["input"]["query"].endswith("part 2"):
+            return {"status": "failed", "failure": {"type": "NoSource", "message": "nothing found", "retryable": False}}
+        return None  # never answers
+
+    request = request_of(topic="harbours")
+    async with team(worker.redis, research=fail_one) as agents:
+        handle = await start(worker, request)
+
+        async def all_cancelled() -> bool:
+            for task in list(agents["research"].seen):
+                if await worker.redis.exists(f"flotilla.cancelled.{task['task_id']}"):
+                    await agents["research"].reply(task, status="cancelled")
+            row = (await worker.rows("acme", "SELECT status FROM flotilla.runs"))[0]
+            return bool(row["status"] == "error")
+
+        await eventually(all_cancelled, timeout_s=60)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+    [row] = await worker.rows("acme", "SELECT error FROM flotilla.runs")
+    assert '"where": "research:3"' in row["error"]
+    assert '"type": "NoSource"' in row["error"]
