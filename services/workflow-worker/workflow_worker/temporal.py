@@ -19,33 +19,18 @@ from temporalio.worker import (
     Worker,
     WorkerDeploymentConfig,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
 from flotilla.postgres import UNSTORABLE
 from flotilla.temporal import check_temporal, connection_options
+from flotilla.workflows.sandbox import sandbox as workflow_sandbox
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
 would hold every run up (12 s became 3 s)."""
-_PASSED_THROUGH = (
-    "flotilla",
-    "workflow_worker.activities",
-    "msgspec",
-    "uuid_utils",
-    "structlog",
-    "opentelemetry",
-    # For the types of installed workflows.
-    "pydantic",
-    "pydantic_core",
-    "annotated_types",
-    "typing_extensions",
-    "typing_inspection",
-)
-
-
 PERMANENT = (DeadLetter, Forbidden, Invalid, *UNSTORABLE)
 """What no retry of an activity changes. Not `NotFound`: a row may be on its way."""
 
@@ -102,7 +87,7 @@ def sdk_runtime(host: str, port: int) -> SdkRuntime:
 
 def sandbox() -> SandboxedWorkflowRunner:
     """Workflows run in the sandbox; contracts and activity signatures are shared, not loaded again for each."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_PASSED_THROUGH))
+    return workflow_sandbox("workflow_worker.activities")
 
 
 class PermanentErrors(Interceptor):

@@ -30,6 +30,12 @@ SELECT task_id, agent, model, input_tokens, output_tokens, duration_ms, created_
 FROM flotilla.llm_calls
 WHERE tenant_id = $1 AND run_id = $2
 """
+# The governed actions that the run's workflow asked for itself; those of agents belong to their tasks.
+_ACTIONS = """
+SELECT action_id, status, error, created_at, finished_at FROM flotilla.actions
+WHERE tenant_id = $1 AND request ->> 'run_id' = $2 AND request ->> 'run_id' <> ''
+  AND coalesce(request ->> 'task_id', '') = ''
+"""
 
 
 async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
@@ -38,7 +44,9 @@ async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
         tasks = await connection.fetch(_TASKS, tenant_id, run.run_id)
         traceparent = await connection.fetchval(_TRACE, tenant_id, run.run_id)
         calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
+        actions = await connection.fetch(_ACTIONS, tenant_id, run.run_id)
     steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
+    steps += [_action(row, run.run_id) for row in actions]
     history = await _history(services, run.workflow_id)
     steps += _workflow_steps(history or ())
     steps.sort(key=lambda step: step.started_at or datetime.max.replace(tzinfo=UTC))
@@ -83,6 +91,20 @@ def _llm_call(row: asyncpg.Record) -> Step:
         output_tokens=row["output_tokens"],
         finished_at=row["created_at"],
         duration_ms=row["duration_ms"],
+    )
+
+
+def _action(row: asyncpg.Record, run_id: str) -> Step:
+    started, finished = row["created_at"], row["finished_at"]
+    return Step(
+        kind="action",
+        step=row["action_id"].removeprefix(f"{run_id}."),
+        status="waiting_for_approval" if row["status"] == "awaiting_approval" else row["status"],
+        attempt=1,
+        error=json.loads(row["error"]) if row["error"] else None,
+        started_at=started,
+        finished_at=finished,
+        duration_ms=(finished - started).total_seconds() * 1000 if finished else None,
     )
 
 

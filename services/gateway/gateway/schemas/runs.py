@@ -82,6 +82,8 @@ class Run(RunAccepted):
     user_id: str
     query: str
     """Empty for a run of a workflow."""
+    input: dict[str, Any] | None
+    """Of a run of a workflow."""
     metadata: dict[str, str]
     result: RAGResponse | None
     """The answer to a question."""

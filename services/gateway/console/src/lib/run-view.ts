@@ -1,7 +1,7 @@
 /** What a follower of a run shows: answer, steps and session events, folded from the live stream. */
 
 import type { ServerEvent } from "../api/sse";
-import type { RunStatus, SessionEvent } from "../api/types";
+import type { Run, RunStatus, SessionEvent } from "../api/types";
 
 export interface LiveStep {
   step: string;
@@ -22,6 +22,11 @@ export interface RunView {
   entryId: string;
   tokens: number;
   status: RunStatus | null;
+}
+
+/** What a run is shown as in lists and titles: its question, or the workflow that it runs. */
+export function nameOf(run: Run): string {
+  return run.query === "" ? run.workflow : run.query;
 }
 
 export const EMPTY: RunView = {

@@ -10,6 +10,7 @@ import { currentQuery, setQuery } from "../lib/router";
 import type { RunView } from "../lib/run-view";
 import { Answer, MessageText } from "../ui/answer";
 import { Icon } from "../ui/icon";
+import { JsonView } from "../ui/json";
 import { Markdown } from "../ui/markdown";
 import { Badge, Button, Empty, Id, Loading, Page, Problem, Status } from "../ui/parts";
 
@@ -238,6 +239,7 @@ function Streaming({ text }: { text: string }) {
 
 export function Outcome({ run }: { run: Run }) {
   if (run.result !== null) return <Answer result={run.result} />;
+  if (run.output !== null) return <JsonView value={run.output} label="Output" />;
   const message = run.error === null ? null : (run.error.message ?? null);
   return (
     <div class="outcome">

@@ -6,10 +6,12 @@ import { useFollowedRun } from "../lib/follow-run";
 import { dateTime, duration, number } from "../lib/format";
 import { now, useLoaded, useTitle } from "../lib/hooks";
 import { carryOut } from "../lib/saying";
+import { nameOf } from "../lib/run-view";
 import { oneLine } from "../lib/text";
 import { waterfall, type Bar } from "../lib/waterfall";
 import { Confirm } from "../ui/dialog";
 import { Icon } from "../ui/icon";
+import { JsonView } from "../ui/json";
 import { Markdown } from "../ui/markdown";
 import { Async, Badge, Button, Card, Copy, Empty, ExternalLink, Facts, Id, Loading, Page, Problem, Status } from "../ui/parts";
 import { isActive, Outcome } from "./ask";
@@ -22,7 +24,7 @@ export function RunPage({ id }: { id: string }) {
   const loaded = useLoaded(() => api.getRun(id), [id], poll);
   const steps = useLoaded(() => api.runSteps(id), [id], poll);
   const run = loaded.data;
-  useTitle(run === null ? "Run" : oneLine(run.query, 60));
+  useTitle(run === null ? "Run" : oneLine(nameOf(run), 60));
   useEffect(() => {
     if (run === null || isActive(run)) return;
     setOver(true);
@@ -42,11 +44,11 @@ export function RunPage({ id }: { id: string }) {
       {loaded.isLoading && <Loading lines={8} />}
       {run !== null && (
         <>
-          <Card title="Question" aside={<Status value={run.status} />}>
-            <p class="plain-text">{run.query}</p>
+          <Card title={run.input === null ? "Question" : "Input"} aside={<Status value={run.status} />}>
+            {run.input === null ? <p class="plain-text">{run.query}</p> : <JsonView value={run.input} label="Input" />}
             <RunFacts run={run} trace={steps.data?.trace_id ?? null} />
           </Card>
-          <Card title="Answer">{isActive(run) ? <Live run={run} onDone={loaded.reload} /> : <Outcome run={run} />}</Card>
+          <Card title={run.input === null ? "Answer" : "Output"}>{isActive(run) ? <Live run={run} onDone={loaded.reload} /> : <Outcome run={run} />}</Card>
           <Card title="Steps">
             <Async of={steps} lines={6}>
               {(data) => <Steps data={data} />}
@@ -98,7 +100,13 @@ function RunFacts({ run, trace }: { run: Run; trace: string | null }) {
         ["Asked by", run.user_id],
         ["Asked", <time dateTime={run.created_at}>{dateTime(run.created_at)}</time>],
         [run.finished_at === null ? "Running for" : "Took", duration(Math.max(0, took))],
-        ["Workflow", <code class="break">{run.workflow_id}</code>],
+        [
+          "Workflow",
+          <span>
+            {run.workflow === "rag" ? null : `${run.workflow}, `}
+            <code class="break">{run.workflow_id}</code>
+          </span>,
+        ],
         [
           "Trace",
           trace === null ? (
@@ -174,6 +182,7 @@ function Steps({ data }: { data: RunSteps }) {
             <span class="workflow_step">workflow step</span>
             <span class="delegation">delegation to an agent</span>
             <span class="llm_call">model call</span>
+            <span class="action">action</span>
             {tokens > 0 && <strong>{number(tokens)} tokens in all</strong>}
           </p>
         </>

@@ -4,6 +4,7 @@ import type { Run, RunStatus } from "../api/types";
 import { duration } from "../lib/format";
 import { usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
+import { nameOf } from "../lib/run-view";
 import { oneLine } from "../lib/text";
 import { Async, Empty, Id, More, Page, Status, When } from "../ui/parts";
 
@@ -62,7 +63,7 @@ export function RunsPage() {
 }
 
 function fits(run: Run, words: string): boolean {
-  return `${run.query} ${run.user_id}`.toLowerCase().includes(words.trim().toLowerCase());
+  return `${nameOf(run)} ${run.user_id}`.toLowerCase().includes(words.trim().toLowerCase());
 }
 
 function None({ isFiltered }: { isFiltered: boolean }) {
@@ -95,7 +96,7 @@ function Table({ runs }: { runs: Run[] }) {
           <tr key={run.run_id}>
             <th scope="row" data-label="Question">
               <a class="clip" href={`/runs/${encodeURIComponent(run.run_id)}`}>
-                {oneLine(run.query, 240)}
+                {oneLine(nameOf(run), 240)}
               </a>
             </th>
             <td data-label="Status">

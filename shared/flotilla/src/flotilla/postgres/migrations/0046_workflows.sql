@@ -11,6 +11,7 @@ ALTER TABLE flotilla.runs
     ADD COLUMN recorded integer NOT NULL DEFAULT 0;
 CREATE INDEX runs_by_metadata ON flotilla.runs USING gin (metadata jsonb_path_ops);
 CREATE INDEX runs_by_workflow ON flotilla.runs (tenant_id, workflow, created_at DESC);
+CREATE INDEX actions_by_run ON flotilla.actions (tenant_id, (request ->> 'run_id')) WHERE request ->> 'run_id' <> '';
 GRANT INSERT (workflow, metadata) ON flotilla.runs TO flotilla_gateway;
 
 -- What each worker has installed, with a heartbeat.
