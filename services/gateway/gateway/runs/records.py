@@ -31,8 +31,9 @@ from gateway.names import SOURCE
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
-_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, query, request -> 'input' AS input, metadata, status, result, output, error,
-    created_at, started_at, finished_at"""
+_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, query, request -> 'input' AS input, metadata, status,
+    result, output, error, created_at, started_at, finished_at"""
+_JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active.
 _ADD = f"""
 INSERT INTO flotilla.runs
@@ -229,10 +230,7 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
 
 def run_of(row: asyncpg.Record) -> Run:
     """A row as clients see it."""
-    parsed = {
-        name: json.loads(row[name]) if row[name] else None
-        for name in ("input", "result", "output", "error", "metadata")
-    }
+    parsed = {name: json.loads(row[name]) if row[name] else None for name in _JSON}
     return Run.model_validate({**dict(row), **parsed})
 
 

@@ -1,5 +1,6 @@
-"""`flotilla new`: a new agent's folder."""
+"""`flotilla new`: the folder of a new agent or workflow."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the group to the root."""
     group = new_app("New parts of a fleet.")
     group.command("agent", help=help_of(new_agent), epilog=examples("flotilla new agent translate"))(new_agent)
+    group.command("workflow", help=help_of(new_workflow), epilog=examples("flotilla new workflow brief"))(new_workflow)
     group.callback()(_group)
     app.add_typer(group, name="new")
 
@@ -36,11 +38,31 @@ def new_agent(
 ) -> None:
     """Write a service folder for a new agent that lints, tests and runs."""
     from flotilla.agent.template import write_agent
-    from flotilla.contracts.errors import Conflict, Invalid
 
     folder = into / f"{name}-agent"
+    _written(folder, lambda: write_agent(name, folder, wheels=_wheels_for(folder, wheels)))
+
+
+def new_workflow(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The workflow's name: lower-case, like brief.")],
+    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The folder that gets the new one.")] = Path(),
+    wheels: Annotated[
+        Path | None,
+        typer.Option("--wheels", metavar="DIR", help="The folder that `make wheels` made in Flotilla's repository."),
+    ] = None,
+) -> None:
+    """Write a package with a new workflow, a test in skipped time and a replay test."""
+    from flotilla.agent.template.workflow import write_workflow
+
+    folder = into / f"{name}-workflow"
+    _written(folder, lambda: write_workflow(name, folder, wheels=_wheels_folder(wheels)))
+
+
+def _written(folder: Path, write: Callable[[], list[Path]]) -> None:
+    from flotilla.contracts.errors import Conflict, Invalid
+
     try:
-        written = write_agent(name, folder, wheels=_wheels_for(folder, wheels))
+        written = write()
     except Conflict as error:
         raise CliError(str(error)) from error
     except Invalid as error:
@@ -55,7 +77,11 @@ def _wheels_for(folder: Path, named: Path | None) -> Path | None:
     root = repository()
     if named is None and root and folder.resolve().is_relative_to(root / "services"):
         return None
-    wheels = named or (root or Path()) / "dist/wheels"
+    return _wheels_folder(named)
+
+
+def _wheels_folder(named: Path | None) -> Path:
+    wheels = named or (repository() or Path()) / "dist/wheels"
     if not any(wheels.glob("flotilla_fleet-*.whl")):
         raise CliError(
             f"{wheels} holds no wheel of Flotilla: run `make wheels` in Flotilla's repository, or name the folder that"

