@@ -36,6 +36,8 @@ ALLOWED = {
     "PoolConnectionProxy": "used in quoted annotations",
     "delegation": "collected by its activities' decorators",
     "webhooks": "collected by its activities' decorators",
+    "workflow_runs": "collected by its activities' decorators",
+    "try_workflow": "the kit for testing workflows: for packages outside this repository",
     "_closer": "keeps the socket open as long as its holder",
     "_expiring": "read by asyncpg's own subclass hooks",
     "in_transaction": "the agent SDK: for agents outside this repository",

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from temporalio.exceptions import FailureError
 
 T = TypeVar("T")
-OnError: TypeAlias = Literal["fail", "collect"]
 
 
 async def windowed(steps: Sequence[Coroutine[Any, Any, T]], at_once: int, *, collect: bool) -> list[T | FailureError]:

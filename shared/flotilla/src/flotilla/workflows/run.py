@@ -285,7 +285,7 @@ class Run:
         await self.record("state_change", {"change": "variables_set", "set": variables})
 
     async def progress(self, text: str) -> None:
-        """Tell whoever follows the run how far it is; the session keeps it."""
+        """Tell those who follow the run how far it is; the session keeps it."""
         await self.record("state_change", {"change": "progress", "details": {"text": text}})
 
     async def usage(self) -> call.Usage:
