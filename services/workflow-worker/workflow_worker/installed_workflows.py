@@ -46,9 +46,7 @@ def installed_workflows() -> list[Declared]:
         if declared is None:
             raise ConfigurationError(f"entry point {entry} in {GROUP} must name a class with @flotilla_workflow")
         if declared.name in found or declared.name == QUESTION:
-            raise ConfigurationError(
-                f"entry point {entry} in {GROUP}: workflow {declared.name} has a name that is taken"
-            )
+            raise ConfigurationError(f"entry point {entry} in {GROUP}: the name {declared.name} is taken")
         declared.schemas()
         found[declared.name] = declared
     return list(found.values())
