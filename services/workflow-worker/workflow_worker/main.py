@@ -45,6 +45,7 @@ from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
 from workflow_worker.reply_streams import ReplyStreams
 from workflow_worker.risk_review import RiskReview
+from workflow_worker.run_events import deliver_run_events
 from workflow_worker.settings import Settings
 from workflow_worker.settlement import Settlement
 from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
@@ -169,7 +170,13 @@ def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Act
     all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
     reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).counts)
-    duties = [housekeeping.run, every(RECONCILE_S, reconciler.run), report_gauges(deps.pool)]
+    events = partial(deliver_run_events, deps.pool, deps.temporal)
+    duties = [
+        housekeeping.run,
+        every(RECONCILE_S, reconciler.run),
+        every(RECONCILE_S, events),
+        report_gauges(deps.pool),
+    ]
     return Leader(deps.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
 
 

@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, OutsideEvent, RAGRequest, RunStatus, WorkflowRequest
 from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
@@ -18,18 +18,29 @@ from gateway.live.admission import Admission
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
-from gateway.runs import records
+from gateway.runs import outside_events, records
 from gateway.runs.cited import with_removed_documents
 from gateway.runs.events import read_position, run_events
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
 from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text
-from gateway.schemas.runs import CancelAccepted, Run, RunAccepted, RunList, RunRequest, RunSteps
+from gateway.schemas.runs import (
+    CancelAccepted,
+    EventName,
+    Run,
+    RunAccepted,
+    RunEventAccepted,
+    RunEventBody,
+    RunList,
+    RunRequest,
+    RunSteps,
+)
 from gateway.services import Caller, Services, Wired
 from gateway.workflows.catalog import check_input, served_workflow
 
 router = guarded_router("runs")
 METADATA = "metadata."
+_SEND = "/v1/runs/{run_id}/events/{name}"
 _START = "/v1/sessions/{session_id}/runs"
 
 
@@ -199,6 +210,25 @@ async def follow_run(
 async def _check_still(services: Services, request: Request, caller: Caller, run_id: str) -> None:
     await request.app.state.guard.check_still(request, caller)
     await records.followed_run(services.pool, caller.tenant_id, run_id)
+
+
+@router.post(_SEND, status_code=202, response_model=RunEventAccepted, responses=refusals(404, 409, 413, 415))
+@allow(OPERATORS)
+async def send_event(
+    *,
+    services: Wired,
+    caller: Caller,
+    run_id: RunId,
+    name: EventName,
+    body: RunEventBody,
+    idempotency_key: IdempotencyKey = None,
+) -> RunEventAccepted:
+    """Send an event to a run whose workflow waits for it, or will. With the same `Idempotency-Key` it counts once."""
+    event = OutsideEvent(event_id=new_id(), name=name, data=body.data)
+    content = [run_id, name, body.model_dump()]
+    claim = IdempotencyClaim(caller, f"POST {_SEND}", idempotency_key, content)
+    event_id = await outside_events.send_event(services, caller, run_id, event, claim)
+    return RunEventAccepted(run_id=run_id, event_id=event_id)
 
 
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))

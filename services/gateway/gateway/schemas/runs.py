@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+from fastapi import Path
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from flotilla.contracts.requests import RAGResponse, RunStatus
-from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
+from gateway.schemas.common import ID_PATTERN, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
 
 MAX_QUERY_CHARACTERS = 32_000
 MAX_WAIT_S = 60.0
@@ -138,3 +139,23 @@ class CancelAccepted(Answer):
 
     run_id: str
     status: RunStatus
+
+
+MAX_EVENT_BYTES = 64 * 1024
+EventName: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="What the workflow waits for.")]
+
+
+class RunEventBody(RequestBody):
+    """An event for a run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"data": {"paid": True}}]})
+
+    data: Annotated[JsonBody, at_most(MAX_EVENT_BYTES)] = Field(default_factory=dict)
+    """What the workflow gets."""
+
+
+class RunEventAccepted(Answer):
+    """The event is stored; the run gets it."""
+
+    run_id: str
+    event_id: str

@@ -92,6 +92,21 @@ class PipelineRequest:
     """How long each agent may work at it, in seconds; None: as long as the agent allows itself."""
 
 
+RUN_EVENT_SIGNAL = "flotilla_run_event"
+"""The signal that brings a workflow an `OutsideEvent`."""
+MAX_RUN_EVENTS = 1000
+"""How many events one run takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideEvent:
+    """An event for a run, from `POST /v1/runs/{r}/events/{name}`. `event_id` tells a repetition from a second event."""
+
+    event_id: str
+    name: str
+    data: JsonObject
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
     """What a run takes along when its workflow continues as new."""
@@ -100,6 +115,10 @@ class Carried:
     """How often each name of a step was used."""
     records: int = 0
     """How many records the run has written to its session."""
+    events: list[OutsideEvent] = field(default_factory=list)
+    """Events from outside that nobody has waited for yet."""
+    seen: list[str] = field(default_factory=list)
+    """The ids of all events that came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

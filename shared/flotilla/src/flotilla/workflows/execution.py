@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import cast
+from typing import NoReturn, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
@@ -10,11 +10,12 @@ from temporalio.exceptions import ApplicationError, FailureError
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import run_workflow_id
-from flotilla.contracts.requests import WorkflowRequest
+from flotilla.contracts.requests import Carried, WorkflowRequest
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import CLOSE_RUN, RUN_CLOSED, BegunRun, CloseRun, RunKey
 from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, status_of
+from flotilla.workflows.inbox import Inbox
 from flotilla.workflows.journal import Journal
 from flotilla.workflows.lifecycle import carry_out
 from flotilla.workflows.run import Run, RunContext
@@ -43,8 +44,11 @@ class _Execution:
         self._work = work
         self._key = RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
         self._journal = Journal(self._key, name, request.carried.records)
+        self._inbox = Inbox(request.carried.events, request.carried.seen)
+        self._names = StepNames(request.carried.steps)
 
     async def work(self) -> JsonObject | None:
+        self._inbox.listen()
         run = await self._begin()
         try:
             output = await self._work(run, self._request.input)
@@ -84,7 +88,14 @@ class _Execution:
             requested_through=self._request.requested_through,
             requested_by_service=self._request.requested_by_service,
         )
-        return Run(context, self._journal, StepNames(self._request.carried.steps))
+        return Run(context, self._journal, self._names, self._inbox, self._continue)
+
+    async def _continue(self, data: JsonObject) -> NoReturn:
+        await self._journal.write()
+        carried = Carried(
+            steps=self._names.used, records=self._journal.written, events=self._inbox.waiting, seen=self._inbox.seen
+        )
+        workflow.continue_as_new(replace(self._request, input=data, carried=carried))
 
     async def finish(self, output: JsonObject | None) -> JsonObject | None:
         await self._journal.write()

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, NoReturn, TypeVar, cast, overload
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError
@@ -16,10 +16,19 @@ from flotilla.contracts.session_events import SessionEventKind
 from flotilla.contracts.tasks import AgentTask, Turn
 from flotilla.contracts.typed import Codec
 from flotilla.workflows.calls import custom as call
-from flotilla.workflows.calls.delegation import TaskOutcome
+from flotilla.workflows.calls.delegation import MAX_REASON_CHARS, TaskOutcome
 from flotilla.workflows.calls.runs import PAUSE_RUN, PauseRun, RunKey
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, LLM_RETRIES, PATIENT, Trouble, delegate, trouble_of
+from flotilla.workflows.delegation import (
+    ATTEMPT_TIMEOUT,
+    LLM_RETRIES,
+    PATIENT,
+    TIMED_OUT,
+    Trouble,
+    delegate,
+    trouble_of,
+)
 from flotilla.workflows.gated_tools import end_of_action
+from flotilla.workflows.inbox import Inbox
 from flotilla.workflows.journal import Journal
 from flotilla.workflows.parallel import windowed
 from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames
@@ -52,11 +61,20 @@ class Run:
     when the workflow is replayed, so a step that is done is never done again.
     """
 
-    def __init__(self, context: RunContext, journal: Journal | None = None, names: StepNames | None = None) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        journal: Journal | None = None,
+        names: StepNames | None = None,
+        inbox: Inbox | None = None,
+        go_on: Callable[[JsonObject], Coroutine[Any, Any, NoReturn]] | None = None,
+    ) -> None:
         """`journal` writes the steps to the session; without one only agents and actions write there."""
         self._context = context
         self._journal = journal
         self._names = names or StepNames()
+        self._inbox = inbox or Inbox([], [])
+        self._go_on = go_on
         self.step = ""
         """The step that began last."""
 
@@ -287,6 +305,55 @@ class Run:
     async def progress(self, text: str) -> None:
         """Tell those who follow the run how far it is; the session keeps it."""
         await self.record("state_change", {"change": "progress", "details": {"text": text}})
+
+    @overload
+    async def wait_for(self, name: str, kind: None = None, *, timeout: timedelta | None = None) -> JsonObject: ...
+    @overload
+    async def wait_for(self, name: str, kind: type[T], *, timeout: timedelta | None = None) -> T: ...
+    async def wait_for(self, name: str, kind: type[Any] | None = None, *, timeout: timedelta | None = None) -> Any:
+        """Return the next event called `name` from outside, as `kind` if that is given; it may have come before.
+
+        `POST /v1/runs/{run}/events/{name}` sends one. An event that does not fit `kind` is recorded as an error of the
+        session, and waited for again.
+
+        Raises:
+            StepFailed: none came within `timeout`; uncaught, the run ends as `timeout`.
+        """
+        step = self.step = f"wait_for {name}"
+        until = None if timeout is None else workflow.now() + timeout
+        while True:
+            left = None if until is None else max(until - workflow.now(), timedelta())
+            try:
+                await workflow.wait_condition(lambda: self._inbox.has(name), timeout=left)
+            except TimeoutError as error:
+                message = f"no event {name} within {timeout}"
+                raise StepFailed(
+                    step, Trouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=False)
+                ) from error
+            event = self._inbox.take(name)
+            assert event is not None  # noqa: S101 - it was waited for, and nothing came between
+            if kind is None:
+                return event.data
+            try:
+                return Codec(kind, f"event {event.event_id}").decode(event.data)
+            except ValueError as error:
+                refused = {"type": "Undecodable", "message": str(error)[:MAX_REASON_CHARS], "where": step}
+                await self.record("error", refused)
+
+    async def continue_as_new(self, request: object) -> NoReturn:
+        """Begin the workflow again with `request` and an empty history of Temporal: the same run, the same session.
+
+        For loops without an end: `run.should_continue` says when. Names of steps are counted on; events that nobody
+        waited for yet are kept.
+        """
+        if self._go_on is None:
+            raise ApplicationError("this workflow can't continue as new", type="Invalid", non_retryable=True)
+        await self._go_on(_plain(request))
+
+    @property
+    def should_continue(self) -> bool:
+        """Whether the history of Temporal has become so long that `continue_as_new` is due."""
+        return workflow.info().is_continue_as_new_suggested()
 
     async def usage(self) -> call.Usage:
         """Return how many calls and tokens of models the run's agents have used so far."""

@@ -1,0 +1,94 @@
+"""Events from outside for a run: stored with the session's event in one transaction, then signalled to its workflow.
+
+One that can't be signalled is delivered by the worker's leader; the workflow knows a second signal by the event's id.
+"""
+
+import asyncpg
+import structlog
+from temporalio.service import RPCError
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Conflict, Invalid, RetryLater
+from flotilla.contracts.event_builders import state_change
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import QUESTION
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, MAX_RUN_EVENTS, RUN_EVENT_SIGNAL, OutsideEvent
+from flotilla.outbox import append
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import Principal
+from gateway.idempotency import IdempotencyClaim
+from gateway.names import SOURCE
+from gateway.runs.records import no_run
+from gateway.services import Services
+from gateway.temporal import RPC_TIMEOUT
+
+_RUN = """
+SELECT session_id, workflow, workflow_id, status,
+    (SELECT count(*) FROM flotilla.run_events AS e WHERE e.tenant_id = r.tenant_id AND e.run_id = r.run_id) AS events
+FROM flotilla.runs AS r WHERE tenant_id = $1 AND run_id = $2
+"""
+_ADD = """
+INSERT INTO flotilla.run_events (tenant_id, run_id, event_id, name, data, sent_by)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6)
+"""
+_DELIVERED = """
+UPDATE flotilla.run_events SET delivered_at = now() WHERE tenant_id = $1 AND run_id = $2 AND event_id = $3
+"""
+log = structlog.get_logger(__name__)
+
+
+async def send_event(
+    services: Services, caller: Principal, run_id: str, event: OutsideEvent, claim: IdempotencyClaim
+) -> str:
+    """Store the event and signal it; return its id: that of the first one where the request is a repetition.
+
+    Raises:
+        NotFound: the tenant has no such run.
+        Conflict: the run is over, or has had 1,000 events.
+        Invalid: a question takes no events.
+        IdempotencyConflict: the key was used for another request.
+    """
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        earlier = await claim.take(connection, event.event_id)
+        if earlier is not None:
+            return earlier
+        run = await _open_run(connection, caller.tenant_id, run_id)
+        data = to_json(event.data).decode()
+        await connection.execute(_ADD, caller.tenant_id, run_id, event.event_id, event.name, data, caller.subject)
+        details: JsonObject = {
+            "run_id": run_id,
+            "event_id": event.event_id,
+            "name": event.name,
+            "data": event.data,
+            "by": caller.subject,
+        }
+        received = state_change("run_event_received", details, SOURCE, run_id=run_id)
+        await append(connection, caller.tenant_id, run["session_id"], [received])
+        # Who ends the run appends, too: with the session's lock it has either ended, or ends after this event.
+        await _open_run(connection, caller.tenant_id, run_id)
+    await _signal(services, caller.tenant_id, run_id, run["workflow_id"], event)
+    return event.event_id
+
+
+async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyncpg.Record:
+    run = await connection.fetchrow(_RUN, tenant_id, run_id)
+    if run is None:
+        raise no_run(run_id)
+    if run["workflow"] == QUESTION:
+        raise Invalid(f"run {run_id} answers a question: only runs of workflows take events")
+    if run["status"] not in ACTIVE_RUN_STATUSES:
+        raise Conflict(f"run {run_id} is over: {run['status']}")
+    if run["events"] > MAX_RUN_EVENTS:
+        raise Conflict(f"run {run_id} has had {MAX_RUN_EVENTS} events: it takes no more")
+    return run
+
+
+async def _signal(services: Services, tenant_id: str, run_id: str, workflow_id: str, event: OutsideEvent) -> None:
+    try:
+        handle = await services.temporal.handle(workflow_id)
+        await handle.signal(RUN_EVENT_SIGNAL, event, rpc_timeout=RPC_TIMEOUT)
+    except (RetryLater, RPCError) as error:
+        log.warning("run_event_not_signalled", run_id=run_id, event_id=event.event_id, error=str(error))
+        return
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        await connection.execute(_DELIVERED, tenant_id, run_id, event.event_id)

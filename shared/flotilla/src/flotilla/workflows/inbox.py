@@ -1,0 +1,35 @@
+"""Events from outside: kept in the order in which they came, each once, until the workflow waits for them."""
+
+from temporalio import workflow
+
+from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
+
+
+class Inbox:
+    """What came from outside and was not taken yet."""
+
+    def __init__(self, waiting: list[OutsideEvent], seen: list[str]) -> None:
+        self.waiting = list(waiting)
+        self.seen = list(seen)
+        """The ids of all events that came: one may be signalled twice."""
+
+    def listen(self) -> None:
+        """Take the events that come from now on, and those that came before."""
+        workflow.set_signal_handler(RUN_EVENT_SIGNAL, self._receive)
+
+    def _receive(self, event: OutsideEvent) -> None:
+        if event.event_id not in self.seen:
+            self.seen.append(event.event_id)
+            self.waiting.append(event)
+
+    def take(self, name: str) -> OutsideEvent | None:
+        """Return the oldest event called `name` and forget it; None when there is none."""
+        for event in self.waiting:
+            if event.name == name:
+                self.waiting.remove(event)
+                return event
+        return None
+
+    def has(self, name: str) -> bool:
+        """Return whether an event called `name` waits."""
+        return any(event.name == name for event in self.waiting)

@@ -1,0 +1,132 @@
+"""Workflows of the tests of `Run`: each shows one thing."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel
+from temporalio import workflow
+
+from flotilla.workflows import ActionRefused, Run, StepFailed, flotilla_workflow
+
+
+@dataclass
+class Amount:
+    count: int
+
+
+@dataclass
+class Texts:
+    texts: list[str]
+
+
+class Model(BaseModel):
+    at: datetime
+    count: int = 1
+
+
+@flotilla_workflow(name="fan-out", version="1")
+class FanOut:
+    """Ask as often as told, within a window."""
+
+    async def run(self, run: Run, request: Amount) -> Amount:
+        found = await run.gather(*(run.ask("echo", {"n": n}) for n in range(request.count)), at_once=50)
+        return Amount(count=len({one.task_id for one in found}))
+
+
+@flotilla_workflow(name="collect", version="1")
+class Collect:
+    """Collect what fails beside what does not."""
+
+    async def run(self, run: Run, request: Amount) -> Texts:
+        steps = (run.ask("echo", {"n": n}, returns=Amount, retries=0) for n in range(request.count))
+        found = await run.gather(*steps, at_once=3, on_error="collect")
+        return Texts([one.step if isinstance(one, StepFailed) else str(one) for one in found])
+
+
+@flotilla_workflow(name="waiter", version="1")
+class Waiter:
+    """Wait for two payments, each within 30 days, and sleep between them."""
+
+    async def run(self, run: Run, request: Amount) -> Texts:
+        texts = []
+        for _ in range(request.count):
+            paid = await run.wait_for("paid", Amount, timeout=timedelta(days=30))
+            texts.append(str(paid.count))
+            await workflow.sleep(timedelta(days=1))
+        return Texts(texts)
+
+
+@flotilla_workflow(name="signalled", version="1")
+class Signalled:
+    """A plain Temporal workflow, too: signals, queries, patches."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    @workflow.signal
+    def add(self, name: str) -> None:
+        self.names.append(name)
+
+    @workflow.query
+    def count(self) -> int:
+        return len(self.names)
+
+    async def run(self, _run: Run, request: Amount) -> Texts:
+        assert workflow.patched("counted")
+        await workflow.wait_condition(lambda: len(self.names) == request.count)
+        return Texts(self.names)
+
+
+@flotilla_workflow(name="modelled", version="1")
+class Modelled:
+    """Pydantic models in and out."""
+
+    async def run(self, run: Run, request: Model) -> Model:
+        return await run.ask("later", request, returns=Model)
+
+
+@flotilla_workflow(name="broken", version="1")
+class Broken:
+    """Code with a mistake."""
+
+    async def run(self, _run: Run, request: Amount) -> Amount:
+        return Amount(count={1: 1}[request.count])
+
+
+@flotilla_workflow(name="clock", version="1")
+class Clock:
+    """Code that is not deterministic."""
+
+    async def run(self, _run: Run, request: Amount) -> Amount:
+        return Amount(count=datetime.now().year + request.count)  # noqa: DTZ005 - what the sandbox refuses
+
+
+@flotilla_workflow(name="forger", version="1")
+class Forger:
+    """Code that would write an event of the services."""
+
+    async def run(self, run: Run, _request: Amount) -> None:
+        await run.record("state_change", {"change": "action_approved"})
+
+
+@flotilla_workflow(name="refused", version="1")
+class Refused:
+    """An action that fails is a typed refusal."""
+
+    async def run(self, run: Run, _request: Amount) -> Texts:
+        try:
+            await run.execute("pay", {"cents": 5})
+        except ActionRefused as refused:
+            return Texts([refused.step, refused.status, refused.message])
+        return Texts([])
+
+
+@flotilla_workflow(name="long", version="1")
+class Long:
+    """A loop that begins again with an empty history."""
+
+    async def run(self, run: Run, request: Amount) -> Amount:
+        await run.ask("echo", {"n": request.count})
+        if request.count < 3:
+            await run.continue_as_new(Amount(count=request.count + 1))
+        return request
