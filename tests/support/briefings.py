@@ -3,13 +3,16 @@
 Tests copy it to a folder outside the repository and install it from there.
 """
 
+import asyncio
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flotilla.actions import ActionContext
 from flotilla.workflows import Run, flotilla_workflow
 
-PUBLISHED: list[str] = []
-"""The action's effects, in the process that has them."""
+FOLDER = "BRIEFS_FOLDER"
+"""Names the folder that the action publishes in: a file for each execution."""
 
 
 @dataclass
@@ -67,6 +70,7 @@ class PublishBrief:
     text: str
 
 
-async def publish_brief(_context: ActionContext, args: PublishBrief) -> str:
-    PUBLISHED.append(args.text)
+async def publish_brief(context: ActionContext, args: PublishBrief) -> str:
+    path = Path(os.environ[FOLDER]) / context.idempotency_key
+    await asyncio.to_thread(path.write_text, args.text)
     return "published"

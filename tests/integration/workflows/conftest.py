@@ -1,6 +1,5 @@
 """A worker with a package of a team's own, and the agents that its workflow asks."""
 
-import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,12 @@ def package(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def published(package: Path) -> list[str]:
-    """What the action of the package has published in this process."""
-    assert package.is_dir()
-    found: list[str] = importlib.import_module("briefings").PUBLISHED
-    return found
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the action of the package publishes: a file for each execution."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    monkeypatch.setenv("BRIEFS_FOLDER", str(folder))
+    return folder
 
 
 @pytest.fixture

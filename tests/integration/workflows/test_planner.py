@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def changes(events: list[AgentEvent]) -> Counter[str]:
 
 
 async def test_the_planner_does_everything_once_and_its_history_is_in_the_session(
-    worker: RunningWorker, request_of: MakeRequest, published: list[str]
+    worker: RunningWorker, request_of: MakeRequest, published: Path
 ) -> None:
     request = request_of(topic="harbours")
     desk = Desk(worker.client, worker.pool, worker.task_queue)
@@ -84,12 +85,12 @@ async def test_the_planner_does_everything_once_and_its_history_is_in_the_sessio
             ]
 
         await eventually(is_interrupted, timeout_s=20)
-        assert published == []
+        assert list(published.iterdir()) == []
         text = f"a draft over {request.run_id}.combined:2"
         for voter in (BOB, CAROL):
             await desk.decide(vote, voter, action="publish_brief", seen={"text": text})
         assert await handle.result() == {"text": text, "rounds": 2}
-    assert published == [text]
+    assert [path.read_text() for path in published.iterdir()] == [text]
     assert Counter(task["task_id"] for agent in agents.values() for task in agent.seen).most_common(1)[0][1] == 1
     assert {name: len(agent.seen) for name, agent in agents.items()} == {
         "planner": 1,
