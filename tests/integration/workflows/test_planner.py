@@ -65,6 +65,10 @@ async def start(worker: RunningWorker, request: WorkflowRequest) -> Any:
     )
 
 
+def texts_in(folder: Path) -> list[str]:
+    return [path.read_text() for path in folder.iterdir()]
+
+
 def changes(events: list[AgentEvent]) -> Counter[str]:
     return Counter(str(event.data.get("change")) for event in events if event.type.startswith("flotilla.session.state"))
 
@@ -85,12 +89,12 @@ async def test_the_planner_does_everything_once_and_its_history_is_in_the_sessio
             ]
 
         await eventually(is_interrupted, timeout_s=20)
-        assert list(published.iterdir()) == []
+        assert texts_in(published) == []
         text = f"a draft over {request.run_id}.combined:2"
         for voter in (BOB, CAROL):
             await desk.decide(vote, voter, action="publish_brief", seen={"text": text})
         assert await handle.result() == {"text": text, "rounds": 2}
-    assert [path.read_text() for path in published.iterdir()] == [text]
+    assert texts_in(published) == [text]
     assert Counter(task["task_id"] for agent in agents.values() for task in agent.seen).most_common(1)[0][1] == 1
     assert {name: len(agent.seen) for name, agent in agents.items()} == {
         "planner": 1,
