@@ -67,7 +67,7 @@ async def start_run(
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
     access = services.access_of(caller)
-    started = await records.start_run(services.pool, request, claim, access, body.metadata)
+    started = await records.start_run(services.pool, request, claim, access, metadata=body.metadata)
     if started.start is not None:
         await services.temporal.start(started.start)
     response.headers["Location"] = f"/v1/runs/{started.run.run_id}"

@@ -104,6 +104,7 @@ async def start_run(
     request: RAGRequest | WorkflowRequest,
     claim: IdempotencyClaim,
     access: SessionAccess,
+    *,
     metadata: Mapping[str, str] | None = None,
     note: Note | None = None,
 ) -> Started:
