@@ -1841,16 +1841,43 @@ export interface components {
              * @enum {string}
              */
             status: "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
+            /**
+             * Workflow
+             * @description `rag` for a question.
+             */
+            workflow: string;
             /** User Id */
             user_id: string;
-            /** Query */
+            /**
+             * Query
+             * @description Empty for a run of a workflow.
+             */
             query: string;
+            /**
+             * Input
+             * @description Of a run of a workflow.
+             */
+            input: {
+                [key: string]: unknown;
+            } | null;
+            /** Metadata */
+            metadata: {
+                [key: string]: string;
+            };
+            /** @description The answer to a question. */
             result: components["schemas"]["RAGResponse"] | null;
             /**
              * Removed Documents
              * @description Documents that the result cites and that were removed since: their sources stay as they were recorded.
              */
             removed_documents: string[];
+            /**
+             * Output
+             * @description What a workflow returned, or the last agent of `steps`, where that is no answer.
+             */
+            output: {
+                [key: string]: unknown;
+            } | null;
             /** Error */
             error: {
                 [key: string]: unknown;
@@ -1889,6 +1916,34 @@ export interface components {
             status: "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
         };
         /**
+         * RunEventAccepted
+         * @description The event is stored; the run gets it.
+         */
+        RunEventAccepted: {
+            /** Run Id */
+            run_id: string;
+            /** Event Id */
+            event_id: string;
+        };
+        /**
+         * RunEventBody
+         * @description An event for a run.
+         * @example {
+         *       "data": {
+         *         "paid": true
+         *       }
+         *     }
+         */
+        RunEventBody: {
+            /**
+             * Data
+             * @description What the workflow gets.
+             */
+            data?: {
+                [key: string]: unknown;
+            };
+        };
+        /**
          * RunList
          * @description A page of runs, newest first.
          */
@@ -1900,15 +1955,46 @@ export interface components {
         };
         /**
          * RunRequest
-         * @description A question.
+         * @description A question, or the input of a workflow.
          * @example {
          *       "query": "Who may approve a refund?",
          *       "wait_s": 10
          *     }
+         * @example {
+         *       "input": {
+         *         "topic": "harbours"
+         *       },
+         *       "metadata": {
+         *         "ticket": "T-17"
+         *       },
+         *       "workflow": "brief"
+         *     }
          */
         RunRequest: {
-            /** Query */
-            query: string;
+            /**
+             * Query
+             * @description What to answer; or `workflow` and `input`.
+             */
+            query?: string | null;
+            /**
+             * Workflow
+             * @description Of `GET /v1/workflows`.
+             */
+            workflow?: string | null;
+            /**
+             * Input
+             * @description What the workflow takes, as its schema says.
+             */
+            input?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Metadata
+             * @description Names and values of your own; runs are found by them.
+             */
+            metadata?: {
+                [key: string]: string;
+            };
             /**
              * Wait S
              * @description Wait this long for the result; the run goes on either way.
@@ -2346,10 +2432,10 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "workflow_step" | "delegation" | "llm_call";
+            kind: "workflow_step" | "delegation" | "llm_call" | "action";
             /**
              * Step
-             * @description `begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`.
+             * @description `begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action its name.
              */
             step: string;
             /** Status */
@@ -2659,6 +2745,52 @@ export interface components {
              * @description The key that signed.
              */
             signer_id: string;
+        };
+        /**
+         * Workflow
+         * @description A workflow that workers serve, as the one that started last has it.
+         */
+        Workflow: {
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+            /** Description */
+            description: string;
+            /** Task Queue */
+            task_queue: string;
+            /**
+             * Instances
+             * @description Workers that were seen in the last minute.
+             */
+            instances: number;
+            /**
+             * Last Seen
+             * Format: date-time
+             */
+            last_seen: string;
+            /**
+             * Input Schema
+             * @description JSON schema of `input` in `POST /v1/sessions/{s}/runs`.
+             */
+            input_schema: {
+                [key: string]: unknown;
+            };
+            /**
+             * Output Schema
+             * @description JSON schema of `output` of its runs.
+             */
+            output_schema: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * WorkflowList
+         * @description All workflows, by name.
+         */
+        WorkflowList: {
+            /** Workflows */
+            workflows: components["schemas"]["Workflow"][];
         };
         /**
          * _Part
