@@ -37,6 +37,7 @@ ALLOWED = {
     "delegation": "collected by its activities' decorators",
     "webhooks": "collected by its activities' decorators",
     "workflow_runs": "collected by its activities' decorators",
+    "should_continue": "for workflows outside this repository",
     "try_workflow": "the kit for testing workflows: for packages outside this repository",
     "_closer": "keeps the socket open as long as its holder",
     "_expiring": "read by asyncpg's own subclass hooks",

@@ -138,7 +138,8 @@ class RunRecords:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
-        history = request.history or await earlier_turns(self._pool, request.tenant_id, request.session_id)
+        given = request.history if isinstance(request, RAGRequest) else []
+        history = given or await earlier_turns(self._pool, request.tenant_id, request.session_id)
         return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
 
     @activity.defn(name=PAUSE_RUN)
