@@ -73,14 +73,19 @@ types: setup ## mypy and tsc, strict
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
 # More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
 PYTEST_OPTIONS ?=
-# The outbox under a storm, and the whole fleet: each has servers of its own.
-WHOLE = tests/chaos/outbox tests/e2e -m 'not chaos' --timeout 300
-TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay
+# In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
+TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay tests/chaos/outbox tests/e2e -m 'not chaos'
 
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
+	@$(MAKE) --no-print-directory --jobs 2 test-console test-services
+
+# Parts of `test`, for other targets and for a quick look.
+.PHONY: test-console test-services
+test-console: try-console
 	$(CONSOLE)/npm test
+
+test-services: setup
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) || $(PYTEST) $(TESTED) $(ALONE)
-	$(PYTEST) $(WHOLE) --numprocesses 3 || $(PYTEST) $(WHOLE) $(ALONE)
 
 test-browser: setup console ## The console in Chromium (apt-get install chromium), on the real stack
 	$(PYTEST) tests/browser --timeout 300 || $(PYTEST) tests/browser $(ALONE)
@@ -94,7 +99,8 @@ test-unit: setup ## Tests that need no server
 test-integration: setup ## Tests on the real servers
 	$(PYTEST) tests/contract tests/hostile tests/integration tests/replay --numprocesses $(WORKERS)
 
-test-chaos: setup ## Long fault-injection runs
+test-chaos: setup ## Long fault-injection runs, and properties with many more examples
+	FULL=1 $(PYTEST) tests/unit tests/contract --numprocesses $(WORKERS) --timeout 900
 	$(PYTEST) tests/chaos --override-ini timeout=3600
 	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900
 

@@ -12,10 +12,12 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 import structlog
+from httpx._transports import default as httpx_transports
 from temporalio.client import Client
 from xdist.remote import Producer
 
@@ -28,11 +30,15 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.stack import ATTACH_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template, with_database
+from tests.support.properties import load_profile
 from tests.support.scheduling import SharedServers
 from tests.support.session_events import topics_named
 from tests.support.waiting import eventually
 
 _shared = ExitStack()
+# Each HTTP client would read the certificates of the machine again: 25 ms, thousands of times.
+httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
+load_profile()
 # Each test has a database of its own: hundreds are made and dropped, each with a checkpoint. Tests kill processes, not
 # the machine, so what PostgreSQL gave to the kernel outlives them. Stacks that tests own, and `flotilla up`, do sync.
 WITHOUT_SYNC = {"fsync": "off", "full_page_writes": "off"}

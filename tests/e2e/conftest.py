@@ -9,6 +9,15 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
 
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A whole fleet on a busy machine takes its time."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
+
 
 @pytest.fixture(scope="session")
 def traces() -> Iterator[TraceReceiver]:

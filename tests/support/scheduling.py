@@ -6,6 +6,8 @@ xdist's own groups have no effect: it writes them into the ids of tests, which p
 from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {
+    "tests/contract/gateway/": "a gateway, and the schema of its API",
+    "tests/chaos/outbox/": "storms, one at a time",
     "tests/integration/cli/": "a fleet",
     "tests/e2e/test_one_question.py": "the fleet with the built-in model",
     "tests/e2e/": "the fleet with a stub for a model",

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from flotilla.runtime import Health
 from gateway.application import guarded_routes, make_application
 from tests.contract.gateway.conftest import Target
+from tests.support.properties import examples
 
 if TYPE_CHECKING:
     from schemathesis import Case
 
-EXAMPLES = 8
+EXAMPLES = examples(25)
 ALL = [(method, route.path) for route in guarded_routes() for method in sorted(route.methods or ())]
 LIVE = {("GET", "/v1/runs/{run_id}/events")} | {
     ("POST", f"/openai/v1/{door}") for door in ("chat/completions", "responses")

@@ -12,7 +12,7 @@ from tests.support.purchases import Plan, run, verify
 async def test_nothing_is_bought_or_charged_twice_though_the_agent_is_killed(
     redis_url: str, pool: Pool, database: Database
 ) -> None:
-    plan = Plan(rounds=3, kills=2, seed=2)
+    plan = Plan(rounds=1, kills=1, seed=2)
     async with connect_redis(redis_url) as redis:
         await run(plan, redis=redis, redis_url=redis_url, pool=pool, database=database)
     await verify(plan, pool)

@@ -12,6 +12,7 @@ from flotilla.actions.arguments import check_args
 from flotilla.approvals.ballot import Ballot
 from flotilla.contracts.approvals import ApprovalRequirement, Decision, DecisionRequest, content_hash
 from flotilla.contracts.json_types import JsonObject
+from tests.support.properties import examples
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 DEADLINE = START + timedelta(hours=24)
@@ -93,7 +94,7 @@ def happen(state: Ballot, what: "Attempt | str") -> Ballot:
 
 
 @given(story=STORY, quorum=st.integers(1, 3))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_whatever_happens_there_is_one_outcome_and_a_rightful_one(story: list[Attempt | str], quorum: int) -> None:
     state = ballot(quorum)
     for what in story:

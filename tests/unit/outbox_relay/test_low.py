@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from outbox_relay.low import Horizon, Read, SafeLow, Start
+from tests.support.properties import examples
 
 SESSIONS = ("a", "b", "c")
 LANE = 0
@@ -124,7 +125,7 @@ class Outbox(RuleBasedStateMachine):
 
 
 TestOutbox = Outbox.TestCase
-TestOutbox.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestOutbox.settings = settings(max_examples=examples(300), stateful_step_count=60, deadline=None)
 
 
 def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
