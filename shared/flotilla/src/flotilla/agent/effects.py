@@ -21,7 +21,7 @@ from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
 from flotilla.outbox import append
-from flotilla.postgres import AWAY, Connection, Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import AWAY, Connection, Pool, may_leave_state, retry_when_away, tenant_transaction
 
 # The outcome of the task's ticket, and the answer to the task, if there is one.
 _STANDING = """
@@ -191,6 +191,7 @@ async def _all_events(connection: Connection, task: AgentTask, outcome: Outcome)
 
 
 async def _made(effect: Effect, connection: Connection) -> None:
+    may_leave_state(connection)
     try:
         await effect(connection)
     except AWAY:

@@ -7,11 +7,13 @@ without limits of its own a client waits for minutes.
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import asyncpg
 from asyncpg.connection import LoggedQuery
+from asyncpg.transaction import Transaction
 
 from flotilla.contracts.errors import ConfigurationError
 
@@ -30,6 +32,31 @@ _VERIFYING = ("verify-ca", "verify-full")
 
 class LimitedConnection(asyncpg.Connection):
     """A connection that gives up soon when asking the server to cancel a statement is not answered either."""
+
+    _begin_with = ""
+    _may_hold_state = False
+
+    def transaction_with(self, settings: Mapping[str, str], **options: Any) -> Transaction:
+        """A transaction with these settings, made in the round trip that begins it. They are seen by everybody who may
+        see what statements run (pg_stat_activity): no secrets."""
+        self._begin_with = _set_locally(settings)
+        return self.transaction(**options)  # type: ignore[no-any-return]
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """See asyncpg.Connection; `Transaction` begins with this call."""
+        if self._begin_with and query.startswith("BEGIN"):
+            query, self._begin_with = f"{query} {self._begin_with}", ""
+        return await super().execute(query, *args, timeout=timeout)  # type: ignore[no-any-return]
+
+    def mark(self) -> None:
+        """Note that statements may leave settings or locks behind in the session."""
+        self._may_hold_state = True
+
+    async def clean(self) -> None:
+        """Reset the session, if statements may have left something behind in it."""
+        if self._may_hold_state:
+            await self.execute(self.get_reset_query())
+            self._may_hold_state = False
 
     async def _cancel(self, waiter: Any, cancel_waiter: Any = None) -> None:
         # asyncpg's own limit is that of a statement, once more.
@@ -103,6 +130,17 @@ class Connector:
         """Where one connection finds its server silent or demoted, the others are on the same one: all are replaced."""
         if isinstance(query.exception, TimeoutError | asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
             self._expiring = asyncio.create_task(self._pool.expire_connections(), name="postgres-expire")
+
+
+def _set_locally(settings: Mapping[str, str]) -> str:
+    """The statement that makes `settings` for the rest of the transaction. Values are written in hexadecimal digits, so
+    that no setting of the server decides where a quoted one ends."""
+    calls = [f"set_config({_literal(name)}, {_literal(value)}, true)" for name, value in settings.items()]
+    return f"SELECT {', '.join(calls)};"
+
+
+def _literal(text: str) -> str:
+    return f"convert_from(decode('{text.encode(errors='surrogatepass').hex()}', 'hex'), 'UTF8')"
 
 
 def one_host_each(dsn: str) -> list[str]:

@@ -6,11 +6,11 @@ agents that counts for nothing: the settings of a held task do, whose secret the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 import structlog
@@ -18,7 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.postgres.connecting import Connector
+from flotilla.postgres.connecting import Connector, LimitedConnection
 from flotilla.postgres.schema import newest_migration
 from flotilla.postgres.viewer import current_viewer
 
@@ -118,6 +118,7 @@ async def open_pool(
     """
     pool = await Connector(dsn, ca_file).open_pool(
         max_size=max_size,
+        reset=_clean,
         server_settings={
             "application_name": application,
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
@@ -154,34 +155,63 @@ async def tenant_transaction(pool: Pool, tenant_id: str, *, durable: bool = True
     the next second may undo it, unless a durable commit came after it (source: PostgreSQL's manual, "Asynchronous
     Commit"). Only for what somebody repeats anyway.
     """
-    async with pool.acquire() as connection, connection.transaction():
-        await _set(connection, tenant_id, **({} if durable else {"synchronous_commit": "off"}))
+    settings = {"flotilla.tenant_id": tenant_id, **({} if durable else {"synchronous_commit": "off"})}
+    async with _transaction(pool, settings) as connection:
         yield connection
 
 
 @asynccontextmanager
 async def tenant_snapshot(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
     """Reads of `tenant_id` only, all of one moment: what others commit meanwhile is not seen."""
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await _set(connection, tenant_id)
+    settings = {"flotilla.tenant_id": tenant_id}
+    async with _transaction(pool, settings, isolation="repeatable_read", readonly=True) as connection:
         yield connection
 
 
 async def set_tenant(connection: Connection, tenant_id: str) -> None:
     """Makes the rest of the current transaction act for `tenant_id`."""
-    await _set(connection, tenant_id)
+    await _set(connection, {"flotilla.tenant_id": tenant_id, **_viewing(), **_proof()})
 
 
-async def _set(connection: Connection, tenant_id: str, **others: str) -> None:
-    """Tell the database for whom the transaction acts: everything that its policies look at."""
-    settings = {"flotilla.tenant_id": tenant_id, **others}
-    if (viewer := current_viewer()) is not None:
-        settings |= viewer.settings()
-    if (task := _held.get()) is not None:
-        settings["flotilla.task_id"] = task.task_id
-        settings["flotilla.task_attempt"] = str(task.attempt)
-        settings["flotilla.task_secret"] = task.secret
+@asynccontextmanager
+async def _transaction(pool: Pool, settings: Mapping[str, str], **options: Any) -> AsyncIterator[Connection]:
+    """A transaction that knows for whom it acts: everything that the policies of the database look at."""
+    async with pool.acquire() as acquired:
+        connection = cast("LimitedConnection", acquired)
+        async with connection.transaction_with({**settings, **_viewing()}, **options):
+            if proof := _proof():
+                await _set(acquired, proof)
+            yield acquired
+
+
+def _viewing() -> dict[str, str]:
+    return {} if (viewer := current_viewer()) is None else viewer.settings()
+
+
+def _proof() -> dict[str, str]:
+    """What shows that this process holds its task. A secret: it goes as a parameter, which pg_stat_activity hides."""
+    task = _held.get()
+    if task is None:
+        return {}
+    return {
+        "flotilla.task_id": task.task_id,
+        "flotilla.task_attempt": str(task.attempt),
+        "flotilla.task_secret": task.secret,
+    }
+
+
+async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     await connection.execute(_SET, list(settings), list(settings.values()))
+
+
+def may_leave_state(connection: Connection) -> None:
+    """Have the connection's session reset before anyone else gets it: the statements on it are not Flotilla's own."""
+    cast("LimitedConnection", connection).mark()
+
+
+async def _clean(connection: Any) -> None:
+    """Flotilla's own statements leave nothing behind in a session: a reset would be a round trip for nothing."""
+    await cast("LimitedConnection", connection).clean()
 
 
 async def check_schema(pool: Pool) -> None:
