@@ -54,7 +54,7 @@ async def test_any_text_is_a_tenant_whatever_the_server_takes_for_the_end_of_a_s
 
 
 @pytest.mark.parametrize("never", ["a\x00b", "a\ud800b"])
-async def test_what_is_no_text_is_refused_and_the_next_one_is_served(pool: Pool, never: str) -> None:
+async def test_a_tenant_that_is_not_valid_text_is_refused_and_the_next_one_is_served(pool: Pool, never: str) -> None:
     with pytest.raises(UNSTORABLE):
         async with tenant_transaction(pool, never) as connection:
             await connection.fetchval("SELECT 1")
