@@ -39,13 +39,16 @@ _ANSWERS = """
 SELECT task_id, status, attempt, entry_id, result, failure FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND task_id = ANY($2)
 """
-# Opens a hop for a try: the delegation, and the task's row, which keeps an answer that it has.
+# Opens a hop for a try, unless one of the tasks $19 is on record: the delegation, and the task's row, which keeps an
+# answer that it has.
 _OPEN = """
-WITH opened AS (
+WITH free AS (
+    SELECT WHERE NOT EXISTS (SELECT FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = ANY ($19::text[]))
+), opened AS (
     INSERT INTO flotilla.delegations AS d (
         tenant_id, task_id, attempt, root_task_id, hop, agent, slip, session_id, run_id, principal,
         workflow_id, workflow_run_id, activity_id, deadline, secret_hash, event, ticket, input_from
-    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    ) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 FROM free
     ON CONFLICT (tenant_id, task_id, attempt) DO UPDATE SET
         agent = excluded.agent, slip = excluded.slip, session_id = excluded.session_id, run_id = excluded.run_id,
         principal = excluded.principal, workflow_id = excluded.workflow_id, workflow_run_id = excluded.workflow_run_id,
@@ -56,7 +59,7 @@ WITH opened AS (
     RETURNING 1
 ), queued AS (
     INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
-    VALUES ($1, $2, $6, $8, $9, 'queued', $3)
+    SELECT $1, $2, $6, $8, $9, 'queued', $3 FROM free
     ON CONFLICT (tenant_id, task_id) DO UPDATE
         SET status = 'queued', attempt = EXCLUDED.attempt, entry_id = NULL, failure = NULL, finished_at = NULL
         WHERE agent_tasks.status <> 'done' AND agent_tasks.attempt < EXCLUDED.attempt
@@ -112,19 +115,36 @@ class Hop:
 
 async def hop_to_do(connection: Connection, task: AgentTask) -> Hop:
     """The first hop from `task` on without a stored result; the last one, with its answer, when all are done."""
-    ids = [task.task_id]
-    for _ in task.slip:
-        ids.append(next_hop_id(ids[-1]))
-    stored = {row["task_id"]: row for row in await connection.fetch(_ANSWERS, task.tenant_id, ids)}
+    stored = {row["task_id"]: row for row in await connection.fetch(_ANSWERS, task.tenant_id, _ids_from(task))}
     while (row := stored.get(task.task_id)) is not None and row["status"] == "done" and task.slip:
         task = hop_after(task, row["result"])
     return Hop(task, row)
+
+
+def _ids_from(task: AgentTask) -> list[str]:
+    """The ids of `task` and of the hops after it."""
+    ids = [task.task_id]
+    for _ in task.slip:
+        ids.append(next_hop_id(ids[-1]))
+    return ids
 
 
 def hop_after(task: AgentTask, result: str) -> AgentTask:
     """The task for the next agent of the slip over `result` (JSON text), by reference where it is large."""
     body = result.encode()
     return next_hop(task, from_json(body, dict), by_reference=len(body) > MAX_INLINE_RESULT_BYTES)
+
+
+async def open_first_hop(
+    connection: Connection, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
+) -> Opened | None:
+    """Write the row of a slip's first hop, as `open_hop`; None, with nothing written, if one of its hops is on record.
+
+    Raises:
+        Oversize: the task is too large for a stream.
+    """
+    opened, is_new = await _open(connection, task, waiting, deadline, signer, unless=_ids_from(task))
+    return opened if is_new else None
 
 
 async def open_hop(
@@ -137,10 +157,25 @@ async def open_hop(
     Raises:
         Oversize: the task is too large for a stream.
     """
-    secret = secrets.token_urlsafe(SECRET_BYTES)
-    sealed = _sealed(replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret), signer)
     if task.attempt > 1:
         await connection.execute(_SUPERSEDE, task.tenant_id, root_task_id(task.task_id), task.attempt)
+    opened, is_new = await _open(connection, task, waiting, deadline, signer, unless=[])
+    earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
+    return earlier or opened
+
+
+async def _open(
+    connection: Connection,
+    task: AgentTask,
+    waiting: ReplyAddress,
+    deadline: datetime,
+    signer: Signer,
+    *,
+    unless: list[str],
+) -> tuple[Opened, bool]:
+    """What is to be published, and whether its row was written."""
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    sealed = _sealed(replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret), signer)
     is_new = await connection.fetchval(
         _OPEN,
         task.tenant_id,
@@ -161,11 +196,12 @@ async def open_hop(
         sealed.body,
         sealed.ticket,
         task.input_from or "",
+        unless,
     )
-    earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
-    return earlier or Opened(
+    opened = Opened(
         tenant_id=task.tenant_id, task_id=task.task_id, attempt=task.attempt, agent=task.agent, sealed=sealed
     )
+    return opened, bool(is_new)
 
 
 async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:

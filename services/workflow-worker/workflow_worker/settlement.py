@@ -44,6 +44,22 @@ _DELEGATED = """
 SELECT agent, slip, session_id, run_id, principal, workflow_id, workflow_run_id, activity_id, deadline, state, event
 FROM flotilla.delegations WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3
 """
+# The same with the answer that is stored, and in the same round trip the end of the delegation, if the answer is a
+# result: $4 is the agent whose reply it is, $5 the session that it names, $6 whether it tells of a stored answer.
+_SETTLE = """
+WITH found AS (
+    SELECT d.agent, d.slip, d.session_id, d.run_id, d.principal, d.workflow_id, d.workflow_run_id, d.activity_id,
+        d.deadline, d.state, d.event, t.status, t.attempt, t.result, t.failure, t.duration_ms
+    FROM flotilla.delegations AS d LEFT JOIN flotilla.agent_tasks AS t USING (tenant_id, task_id)
+    WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3
+), closed AS (
+    UPDATE flotilla.delegations AS d SET state = 'done', event = NULL, ticket = NULL, closed_at = now() FROM found AS f
+    WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.state = 'open'
+        AND f.agent = $4 AND f.session_id = $5 AND $6 AND f.status = 'done'
+    RETURNING 1
+)
+SELECT f.*, EXISTS (SELECT FROM closed) AS closed FROM found AS f
+"""
 _LAST_HOP = """
 SELECT max(hop + cardinality(slip)) FROM flotilla.delegations
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt = $3
@@ -142,15 +158,18 @@ class Settlement:
             return None
         if reply.status == "progress":
             return Settled(delegated)
+        stored: asyncpg.Record | None = delegated.row
         if delegated.is_open and not reply.persisted:
             await store(connection, agent, reply, run_id=delegated.row["run_id"])
-        answer = await _answer(connection, delegated, reply)
+            stored = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
+        answer = _answer(stored, delegated, reply)
         if answer is None:  # a try that is over, with nothing stored of it
             REPLIES_REFUSED.labels(agent, "late").inc()
             return None
         check_approvals(agent, reply, answer.failure)
         following = await self._following(connection, delegated, answer)
-        await close_hop(connection, delegated.tenant_id, delegated.task_id, delegated.attempt, answer.status)
+        if not delegated.row["closed"]:
+            await close_hop(connection, delegated.tenant_id, delegated.task_id, delegated.attempt, answer.status)
         return Settled(delegated, answer, following)
 
     async def _following(self, connection: Connection, delegated: Delegated, answer: Answer) -> Opened | None:
@@ -184,7 +203,10 @@ class Settlement:
 
 
 async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Delegated:
-    row = await connection.fetchrow(_DELEGATED, reply.tenant_id, reply.task_id, reply.attempt)
+    is_answer = reply.persisted and reply.status != "progress" and reply.agent == agent
+    row = await connection.fetchrow(
+        _SETTLE, reply.tenant_id, reply.task_id, reply.attempt, agent, reply.session_id, is_answer
+    )
     if row is None:
         await _refuse_unknown(connection, agent, reply, age_s)
     elif row["agent"] != agent:
@@ -208,9 +230,8 @@ async def _refuse_unknown(connection: Connection, agent: str, reply: AgentReply,
     raise refused(agent, reply, "unknown_task", why)
 
 
-async def _answer(connection: Connection, delegated: Delegated, reply: AgentReply) -> Answer | None:
-    row = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
-    is_answer = row is not None and row["status"] != "queued"
+def _answer(row: asyncpg.Record | None, delegated: Delegated, reply: AgentReply) -> Answer | None:
+    is_answer = row is not None and row["status"] not in (None, "queued")
     if row is not None and is_answer and (row["status"] == "done" or row["attempt"] == delegated.attempt):
         failure = None if row["failure"] is None else from_json(row["failure"], Failure)
         return Answer(row["status"], row["result"], failure, row["duration_ms"] or 0.0)

@@ -25,7 +25,7 @@ from flotilla.workflows.calls.delegation import (
     CancelledTask,
     TaskOutcome,
 )
-from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_hop, opened_hop
+from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_first_hop, open_hop, opened_hop
 
 CANCELLED_KEY_TTL_S = 3600
 MAX_TYPE_CHARS = 200
@@ -61,6 +61,10 @@ class Delegation:
         # Not durable, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is opened again by
         # this activity's next attempt, for which the reply waits. Temporal has the task itself.
         async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
+            # Nearly always nothing is on record yet: to look first would be a round trip for nothing.
+            first = task.attempt == 1 and await open_first_hop(connection, task, _waiting(), _deadline(), self._signer)
+            if first:
+                return first
             hop = await hop_to_do(connection, task)
             if hop.stored is not None and hop.stored["status"] == "done":
                 return outcome_of(hop.task.task_id, hop.stored["result"])

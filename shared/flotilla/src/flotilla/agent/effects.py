@@ -20,32 +20,19 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
-from flotilla.outbox import append
+from flotilla.outbox import append, no_session, prepare
 from flotilla.postgres import AWAY, Connection, Pool, may_leave_state, retry_when_away, tenant_transaction
 
-# The outcome of the task's ticket, and the answer to the task, if there is one.
-_STANDING = """
-SELECT flotilla.ticket_state() AS ticket, t.status, t.attempt, t.result, t.failure, t.duration_ms
-FROM (SELECT) AS one LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = $1 AND t.task_id = $2
-"""
-# Answers the task. `done` is final, and a later try is never overwritten by an earlier one.
-_WRITE = """
-INSERT INTO flotilla.agent_tasks AS t (
-    tenant_id, task_id, agent, session_id, run_id, status, attempt, entry_id, result, failure, finished_at, duration_ms
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, clock_timestamp(), $11)
-ON CONFLICT (tenant_id, task_id) DO UPDATE SET
-    agent = excluded.agent, session_id = excluded.session_id, run_id = excluded.run_id, status = excluded.status,
-    attempt = excluded.attempt, result = excluded.result, failure = excluded.failure,
-    finished_at = excluded.finished_at, duration_ms = excluded.duration_ms
-WHERE t.status <> 'done' AND (excluded.status = 'done' OR t.attempt <= excluded.attempt)
-RETURNING task_id
-"""
+# The outcome of the task's ticket, the answer to the task, if there is one, and the result that its input refers to.
+_TAKE = "SELECT * FROM flotilla.take_task($1, $2, $3, $4, $5)"
+# Answers the held task, with what goes with an answer or alone.
+_FINISH = "SELECT flotilla.finish_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+_WRITE = "SELECT flotilla.answer_task($1, $2, $3, $4, $5)"
 _ACTIONS = """
 INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
 SELECT $1, $2, $3, $4, a.action_type, a.payload
 FROM unnest($5::text[], $6::jsonb[]) WITH ORDINALITY AS a (action_type, payload, n) ORDER BY a.n
 """
-_RESULT = "SELECT result FROM flotilla.agent_tasks WHERE task_id = $1 AND status = 'done'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +44,16 @@ class Answer:
     result: dict[str, Any] | None = None
     failure: Failure | None = None
     duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A task as it stands when it reaches its agent."""
+
+    answer: Answer | None
+    """To this try: success of any try, or the end of this one; None while it is open."""
+    input: dict[str, Any] | None
+    """The stored result that the task's input refers to, if it is there."""
 
 
 class TaskOver(Exception):
@@ -77,37 +74,23 @@ class Effects:
     def __init__(self, pool: Pool, agent: str) -> None:
         self._pool = pool
         self._agent = agent
+        self._source = f"{AGENT_PREFIX}{agent}"
 
-    async def stored(self, task: AgentTask) -> Answer | None:
-        """The answer to this try: success of any try, or the end of this one; None while it is open.
+    async def take(self, task: AgentTask) -> Taken:
+        """Look up what is on record about `task`.
 
         Raises:
-            TaskOver: there is none, and none is wanted.
+            TaskOver: there is no answer, and none is wanted.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
         with _staying_pending(task):
-            async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                row = await connection.fetchrow(_STANDING, task.tenant_id, task.task_id)
+            row = await self._pool.fetchrow(_TAKE, *_proof(task), task.input_from)
         assert row is not None  # noqa: S101 - the statement always gives one row
         answer = _answer(row)
-        if answer is not None and (answer.status == "done" or answer.attempt >= task.attempt):
-            return answer
-        if row["ticket"] is None:
-            raise RetryLater(f"task {task.task_id} is not on record: its row may have been lost, and is written again")
-        if row["ticket"] != "open":
-            raise TaskOver(f"task {task.task_id}, try {task.attempt}: {row['ticket']}")
-        return None
-
-    async def result_of(self, task: AgentTask, task_id: str) -> dict[str, Any] | None:
-        """The stored result of another task of the same tenant.
-
-        Raises:
-            RetryLater: PostgreSQL is unavailable.
-        """
-        with _staying_pending(task):
-            async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                found = await connection.fetchval(_RESULT, task_id)
-        return None if found is None else msgspec.json.decode(found)
+        if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
+            _check_ticket(task, row["ticket"])
+            answer = None
+        return Taken(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
 
     async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
@@ -121,10 +104,11 @@ class Effects:
         """
         try:
             with _staying_pending(task):
-                async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                    await self._write(connection, task, entry_id, outcome)
+                if outcome.effects or not await self._finish(task, entry_id, outcome):
+                    async with tenant_transaction(self._pool, task.tenant_id) as connection:
+                        await self._write(connection, task, entry_id, outcome)
         except _AnsweredAlready:
-            stored = await self.stored(task)
+            stored = (await self.take(task)).answer
             if stored is None:
                 raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
             return stored
@@ -138,48 +122,60 @@ class Effects:
             duration_ms=outcome.duration_ms,
         )
 
+    async def _finish(self, task: AgentTask, entry_id: str, outcome: Outcome) -> bool:
+        """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
+        recorded with it."""
+        events = outcome.events if outcome.is_recorded else []
+        prepared = prepare(task.tenant_id, task.session_id, events, source=self._source)
+        try:
+            found = await self._pool.fetchval(
+                _FINISH,
+                *_proof(task),
+                *_written(outcome, entry_id),
+                *_actions(task, outcome, events),
+                *prepared.arguments,
+            )
+        except asyncpg.NoDataFoundError as error:
+            raise no_session(task.session_id) from error
+        if found == "answered":
+            raise _AnsweredAlready
+        return bool(found == "done")
+
     async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: Outcome) -> None:
-        written = await connection.fetchval(
-            _WRITE,
-            task.tenant_id,
-            task.task_id,
-            self._agent,
-            task.session_id,
-            task.run_id,
-            outcome.status,
-            task.attempt,
-            entry_id,
-            _jsonb(outcome.result),
-            _jsonb(outcome.failure),
-            outcome.duration_ms,
-        )
-        if written is None:
+        if not await connection.fetchval(_WRITE, *_written(outcome, entry_id)):
             raise _AnsweredAlready
         events = await _all_events(connection, task, outcome)
-        await self._write_actions(connection, task, outcome, events)
+        of_task = (task.tenant_id, self._agent, task.session_id, task.task_id)
+        await connection.execute(_ACTIONS, *of_task, *_actions(task, outcome, events))
         for effect in outcome.effects:
             await _made(effect, connection)
         if events:  # last: the session's row stays locked from here to the commit
-            source = f"{AGENT_PREFIX}{self._agent}"
-            await append(connection, task.tenant_id, task.session_id, events, source=source)
+            await append(connection, task.tenant_id, task.session_id, events, source=self._source)
 
-    async def _write_actions(
-        self, connection: Connection, task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]
-    ) -> None:
-        end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
-        if outcome.escaped:
-            end["escaped"] = outcome.escaped
-        actions: list[tuple[str, str]] = [(event.kind, to_json(event.data).decode()) for event in events]
-        actions.append((f"task_{outcome.status}", json.dumps(end)))
-        await connection.execute(
-            _ACTIONS,
-            task.tenant_id,
-            self._agent,
-            task.session_id,
-            task.task_id,
-            [kind for kind, _ in actions],
-            [payload for _, payload in actions],
-        )
+
+def _proof(task: AgentTask) -> tuple[str, str, int, str]:
+    """What shows that this process holds the task."""
+    return task.tenant_id, task.task_id, task.attempt, task.secret or ""
+
+
+def _written(outcome: Outcome, entry_id: str) -> tuple[str, str, str | None, str | None, float]:
+    return outcome.status, entry_id, _jsonb(outcome.result), _jsonb(outcome.failure), outcome.duration_ms
+
+
+def _actions(task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]) -> tuple[list[str], list[str]]:
+    """The kinds and payloads of what the agent did, with the task's end."""
+    end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
+    if outcome.escaped:
+        end["escaped"] = outcome.escaped
+    kinds = [*(event.kind for event in events), f"task_{outcome.status}"]
+    return kinds, [*(to_json(event.data).decode() for event in events), json.dumps(end)]
+
+
+def _check_ticket(task: AgentTask, ticket: str | None) -> None:
+    if ticket is None:
+        raise RetryLater(f"task {task.task_id} is not on record: its row may have been lost, and is written again")
+    if ticket != "open":
+        raise TaskOver(f"task {task.task_id}, try {task.attempt}: {ticket}")
 
 
 async def _all_events(connection: Connection, task: AgentTask, outcome: Outcome) -> list[AgentStateEvent]:

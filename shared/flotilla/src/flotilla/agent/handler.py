@@ -92,16 +92,19 @@ class TaskHandler:
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
         async with self._busy.alone((task.tenant_id, task.task_id)):
             with holding(_held(task)):
-                return await self._effects.stored(task) or await self._run(delivery, task)
+                taken = await self._effects.take(task)
+                return taken.answer or await self._run(delivery, task, taken.input)
 
-    async def _run(self, delivery: Delivery, task: AgentTask) -> Answer:
+    async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> Answer:
         live = RedisLive(self._redis, self._publisher, self._feed, self._agent, task)
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.reset()
         await live.step("started")
         ctx = self._context(task, live, await self._gated(task))
-        data = await self._input(task)
-        outcome = await self._watched(ctx, live, data) if data is not None else _no_input(ctx)
+        if task.input_from is not None and below is None:
+            outcome = _no_input(ctx)
+        else:
+            outcome = await self._watched(ctx, live, {**(below or {}), **task.input})
         answer = await self._commit(ctx, delivery.entry_id, outcome)
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
@@ -125,13 +128,6 @@ class TaskHandler:
             make_id=self._make_id,
             gated=gated,
         )
-
-    async def _input(self, task: AgentTask) -> dict[str, Any] | None:
-        """The task's input over the result it refers to; None if there is no such result."""
-        if task.input_from is None:
-            return dict(task.input)
-        below = await self._effects.result_of(task, task.input_from)
-        return None if below is None else {**below, **task.input}
 
     async def _watched(self, ctx: TaskContext, live: Live, data: dict[str, Any]) -> Outcome:
         """Runs the task with a heartbeat beside it, which also learns of a cancel that the task never asks about."""

@@ -47,6 +47,41 @@ class Appended:
     events: list[AgentEvent]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Events as the database takes them: without their sequence numbers, which it draws."""
+
+    events: list[AgentEvent]
+    traceparent: str | None
+
+    @property
+    def arguments(self) -> tuple[list[UUID], list[bytes], list[bytes], str | None]:
+        """The last four arguments of `flotilla.append_events` and its like."""
+        return [UUID(event.id) for event in self.events], *_around_sequence(self.events), self.traceparent
+
+
+def prepare(
+    tenant_id: str,
+    session_id: str,
+    events: Sequence[AgentStateEvent],
+    *,
+    source: str | None = None,
+    clock: Clock = utc_now,
+    make_id: IdMaker = new_id,
+) -> Prepared:
+    """Check `events` and make all of them but their places in the session's log.
+
+    Raises:
+        Forbidden, Invalid: as `append`.
+    """
+    for event in events:
+        _check_source(event, session_id, source)
+    traceparent = current_traceparent()
+    drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
+    now = clock()
+    return Prepared([replace(draft, time=now) for draft in drafts], traceparent)
+
+
 async def append(
     connection: Connection,
     tenant_id: str,
@@ -75,23 +110,18 @@ async def append(
     """
     if not events:
         raise Invalid("append needs at least one event")
-    for event in events:
-        _check_source(event, session_id, source)
-    traceparent = current_traceparent()
-    drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
-    now = clock()
-    timed = [replace(draft, time=now) for draft in drafts]
-    given = [UUID(event.id) for event in timed], *_around_sequence(timed), traceparent
+    prepared = prepare(tenant_id, session_id, events, source=source, clock=clock, make_id=make_id)
     if holds_task():
-        head = await connection.fetchval(_APPEND_FOR_TASK, *given)
+        head = await connection.fetchval(_APPEND_FOR_TASK, *prepared.arguments)
     else:
         lane = lane_of(tenant_id, session_id)
-        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *given)
+        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *prepared.arguments)
     if head is None:
         raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
     first = int(head) - len(events) + 1
     log.debug("events_appended", session=session_id, first_seq=first, last_seq=int(head))
-    return Appended(first, int(head), [replace(event, sequence=seq) for seq, event in enumerate(timed, start=first)])
+    placed = [replace(event, sequence=seq) for seq, event in enumerate(prepared.events, start=first)]
+    return Appended(first, int(head), placed)
 
 
 def _around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[bytes]]:
@@ -142,10 +172,15 @@ def _draft(
     return draft
 
 
+def no_session(session_id: str) -> NotFound:
+    """Nothing is appended to a session that is not there."""
+    return NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
+
+
 async def _why_not_drawn(
     connection: Connection, tenant_id: str, session_id: str, expected_seq: int | None
 ) -> FlotillaError:
     head = await connection.fetchval(_HEAD, tenant_id, session_id)
     if head is None or expected_seq is None:
-        return NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
+        return no_session(session_id)
     return SequenceConflict(session_id, expected_seq, int(head))

@@ -40,13 +40,13 @@ class LimitedConnection(asyncpg.Connection):
         """A transaction with these settings, made in the round trip that begins it. They are seen by everybody who may
         see what statements run (pg_stat_activity): no secrets."""
         self._begin_with = _set_locally(settings)
-        return self.transaction(**options)  # type: ignore[no-any-return]
+        return self.transaction(**options)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """See asyncpg.Connection; `Transaction` begins with this call."""
         if self._begin_with and query.startswith("BEGIN"):
             query, self._begin_with = f"{query} {self._begin_with}", ""
-        return await super().execute(query, *args, timeout=timeout)  # type: ignore[no-any-return]
+        return await super().execute(query, *args, timeout=timeout)
 
     def mark(self) -> None:
         """Note that statements may leave settings or locks behind in the session."""
