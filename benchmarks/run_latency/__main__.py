@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from temporalio.client import Client
 
 from benchmarks.run_latency.peers import QUEUE, TENANT, BareOne, BareThree, DelegateOne, DelegateTwo
+from benchmarks.run_latency.where import report_stretches, stretches_of
 from flotilla.config.signing import create_key_pair
 from flotilla.contracts.names import RAG_WORKFLOW, TASK_QUEUE, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
@@ -126,6 +127,16 @@ def report(taken: dict[str, list[list[float]]], rates: dict[str, list[float]]) -
     print(f"  ({min(ratios):.2f} to {max(ratios):.2f}; reach 0.5)")
 
 
+async def look_where(client: Client, server: Pool, runs: int) -> None:
+    """Stretch by stretch what a delegated step takes."""
+    taken = []
+    for _ in range(runs):
+        workflow_id = f"bench-{secrets.token_hex(6)}"
+        await client.execute_workflow(DelegateOne.run, SESSION, id=workflow_id, task_queue=QUEUE)
+        taken.append(await stretches_of(client, server, workflow_id))
+    report_stretches(taken)
+
+
 @asynccontextmanager
 async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client]:
     """Worker, agents and the peers' worker as processes, on a Redis and a Temporal of their own."""
@@ -192,6 +203,8 @@ async def main(rounds: int, runs: int) -> None:
                     for peer in peers:
                         rates[peer.name].append(await rate(peer, 4 * runs))
                 report(taken, rates)
+                async with open_pool(database.superuser_dsn, application="bench") as server_pool:
+                    await look_where(client, server_pool, 2 * runs)
         finally:
             await drop(server, name)
 
