@@ -104,7 +104,8 @@ async def test_whether_another_task_has_calls_to_record_is_not_shown(pool: Pool,
     await rows(
         pool,
         "INSERT INTO flotilla.tool_calls (tenant_id, task_id, tool, args_hash, occurrence, start_no, call_id,"
-        " session_id, agent, called, expires_at) VALUES ('default', 'victim', 'add', '', 0, 1, 'c', 's1', 'adder', '{}', now())",
+        " session_id, agent, called, expires_at)"
+        " VALUES ('default', 'victim', 'add', '', 0, 1, 'c', 's1', 'adder', '{}', now())",
     )
     effects = Effects(agents_pool, "adder")
     for guess in (task("victim", secret="guessed"), task("nothing", secret="guessed")):
