@@ -38,6 +38,8 @@ RPC_TIMEOUT_S = 10.0
 CLOCKS_DIFFER_S = 60.0
 MAX_PROGRESS_CHARS = 1000
 """Of a sign of life: an agent may send any."""
+SHORT_HOP_S = 1.0
+"""A hop of a slip that took less is no sign of life: telling Temporal takes as long as such a hop itself."""
 _ANNOUNCEMENT = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
 
 
@@ -130,10 +132,10 @@ async def _pass_on(waiting: AsyncActivityHandle, settled: Settled, progress: str
     if answer is None:
         await waiting.heartbeat((progress or agent)[:MAX_PROGRESS_CHARS])
     elif answer.status == "done" and answer.result is not None:
-        if delegated.row["slip"]:
-            await waiting.heartbeat(f"{agent} done")
-        else:
+        if not delegated.row["slip"]:
             await waiting.complete(outcome_of(delegated.task_id, answer.result))
+        elif delegated.row["took_s"] > SHORT_HOP_S:
+            await waiting.heartbeat(f"{agent} done")
     elif answer.status == "cancelled":
         await _report_cancelled(waiting, agent)
     else:

@@ -27,7 +27,7 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import current_traceparent
 from workflow_worker.delegates import Delegates
 
@@ -39,33 +39,11 @@ _ANSWERS = """
 SELECT task_id, status, attempt, entry_id, result, failure FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND task_id = ANY($2)
 """
-# Opens a hop for a try, unless one of the tasks $19 is on record: the delegation, and the task's row, which keeps an
-# answer that it has.
-_OPEN = """
-WITH free AS (
-    SELECT WHERE NOT EXISTS (SELECT FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = ANY ($19::text[]))
-), opened AS (
-    INSERT INTO flotilla.delegations AS d (
-        tenant_id, task_id, attempt, root_task_id, hop, agent, slip, session_id, run_id, principal,
-        workflow_id, workflow_run_id, activity_id, deadline, secret_hash, event, ticket, input_from
-    ) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 FROM free
-    ON CONFLICT (tenant_id, task_id, attempt) DO UPDATE SET
-        agent = excluded.agent, slip = excluded.slip, session_id = excluded.session_id, run_id = excluded.run_id,
-        principal = excluded.principal, workflow_id = excluded.workflow_id, workflow_run_id = excluded.workflow_run_id,
-        activity_id = excluded.activity_id, deadline = excluded.deadline, secret_hash = excluded.secret_hash,
-        event = excluded.event, ticket = excluded.ticket, input_from = excluded.input_from, state = 'open',
-        issued_at = now(), closed_at = NULL
-        WHERE d.state <> 'open'
-    RETURNING 1
-), queued AS (
-    INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
-    SELECT $1, $2, $6, $8, $9, 'queued', $3 FROM free
-    ON CONFLICT (tenant_id, task_id) DO UPDATE
-        SET status = 'queued', attempt = EXCLUDED.attempt, entry_id = NULL, failure = NULL, finished_at = NULL
-        WHERE agent_tasks.status <> 'done' AND agent_tasks.attempt < EXCLUDED.attempt
-)
-SELECT count(*) FROM opened
-"""
+# Opens a hop for a try; whether it was not open yet.
+_ROW = ", ".join(f"${number}" for number in range(1, 19))
+_OPEN = f"SELECT flotilla.open_hop({_ROW}, '{{}}', NULL)"
+# The same unless one of the tasks $19 is on record, without waiting for the disk.
+_OPEN_FIRST = f"SELECT flotilla.open_hop({_ROW}, $19, false)"
 _SUPERSEDE = """
 UPDATE flotilla.delegations SET state = 'superseded', event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt < $3 AND state = 'open'
@@ -88,9 +66,7 @@ UPDATE flotilla.delegations SET state = $4, event = NULL, ticket = NULL, closed_
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 """
 # Remembers where in the stream the task is.
-_STORE_ENTRY = """
-UPDATE flotilla.agent_tasks SET entry_id = $3 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $4
-"""
+_STORE_ENTRY = "SELECT flotilla.note_entry($1, $2, $3, $4)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +112,17 @@ def hop_after(task: AgentTask, result: str) -> AgentTask:
 
 
 async def open_first_hop(
-    connection: Connection, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
+    pool: Pool, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
 ) -> Opened | None:
     """Write the row of a slip's first hop, as `open_hop`; None, with nothing written, if one of its hops is on record.
+
+    Not durable: a row that a crash of PostgreSQL takes away is opened again by the next attempt of the activity.
 
     Raises:
         Oversize: the task is too large for a stream.
     """
-    opened, is_new = await _open(connection, task, waiting, deadline, signer, unless=_ids_from(task))
-    return opened if is_new else None
+    opened, row = _new_hop(task, waiting, deadline, signer)
+    return opened if await pool.fetchval(_OPEN_FIRST, *row, _ids_from(task)) else None
 
 
 async def open_hop(
@@ -159,25 +137,19 @@ async def open_hop(
     """
     if task.attempt > 1:
         await connection.execute(_SUPERSEDE, task.tenant_id, root_task_id(task.task_id), task.attempt)
-    opened, is_new = await _open(connection, task, waiting, deadline, signer, unless=[])
+    opened, row = _new_hop(task, waiting, deadline, signer)
+    is_new = await connection.fetchval(_OPEN, *row)
     earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
     return earlier or opened
 
 
-async def _open(
-    connection: Connection,
-    task: AgentTask,
-    waiting: ReplyAddress,
-    deadline: datetime,
-    signer: Signer,
-    *,
-    unless: list[str],
-) -> tuple[Opened, bool]:
-    """What is to be published, and whether its row was written."""
+def _new_hop(
+    task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
+) -> tuple[Opened, tuple[object, ...]]:
+    """What is to be published, and its row."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     sealed = _sealed(replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret), signer)
-    is_new = await connection.fetchval(
-        _OPEN,
+    row = (
         task.tenant_id,
         task.task_id,
         task.attempt,
@@ -196,12 +168,11 @@ async def _open(
         sealed.body,
         sealed.ticket,
         task.input_from or "",
-        unless,
     )
     opened = Opened(
         tenant_id=task.tenant_id, task_id=task.task_id, attempt=task.attempt, agent=task.agent, sealed=sealed
     )
-    return opened, bool(is_new)
+    return opened, row
 
 
 async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:
@@ -263,8 +234,7 @@ class TaskPublisher:
             return
         await self._delegates.note(opened.agent)
         entry_id = await self._bus.publish(stream, opened.sealed)
-        async with tenant_transaction(self._pool, opened.tenant_id, durable=False) as connection:
-            await connection.execute(_STORE_ENTRY, opened.tenant_id, opened.task_id, entry_id, opened.attempt)
+        await self._pool.execute(_STORE_ENTRY, opened.tenant_id, opened.task_id, opened.attempt, entry_id)
 
 
 def _sealed(task: AgentTask, signer: Signer) -> SealedEvent:

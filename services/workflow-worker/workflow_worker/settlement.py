@@ -44,22 +44,10 @@ _DELEGATED = """
 SELECT agent, slip, session_id, run_id, principal, workflow_id, workflow_run_id, activity_id, deadline, state, event
 FROM flotilla.delegations WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3
 """
-# The same with the answer that is stored, and in the same round trip the end of the delegation, if the answer is a
-# result: $4 is the agent whose reply it is, $5 the session that it names, $6 whether it tells of a stored answer.
-_SETTLE = """
-WITH found AS (
-    SELECT d.agent, d.slip, d.session_id, d.run_id, d.principal, d.workflow_id, d.workflow_run_id, d.activity_id,
-        d.deadline, d.state, d.event, t.status, t.attempt, t.result, t.failure, t.duration_ms
-    FROM flotilla.delegations AS d LEFT JOIN flotilla.agent_tasks AS t USING (tenant_id, task_id)
-    WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3
-), closed AS (
-    UPDATE flotilla.delegations AS d SET state = 'done', event = NULL, ticket = NULL, closed_at = now() FROM found AS f
-    WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.state = 'open'
-        AND f.agent = $4 AND f.session_id = $5 AND $6 AND f.status = 'done'
-    RETURNING 1
-)
-SELECT f.*, EXISTS (SELECT FROM closed) AS closed FROM found AS f
-"""
+# The same with the answer that is stored; ends the delegation when that is a result, and $6.
+_SETTLE = "SELECT * FROM flotilla.settle($1, $2, $3, $4, $5, $6)"
+# The same alone, where the result ends a slip: nothing else is to be written.
+_SETTLE_LAST = "SELECT * FROM flotilla.settle_last($1, $2, $3, $4, $5)"
 _LAST_HOP = """
 SELECT max(hop + cardinality(slip)) FROM flotilla.delegations
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt = $3
@@ -146,10 +134,23 @@ class Settlement:
         try:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
             with retry_when_away():
+                if (ended := await self._end(agent, reply)) is not None:
+                    return ended
                 async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
                     return await self._settle(connection, agent, reply, age_s)
         except (Refused, *UNSTORABLE) as error:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
+
+    async def _end(self, agent: str, reply: AgentReply) -> Settled | None:
+        """End a slip in one round trip, as nearly all replies do; None, with nothing written, if more is to be done."""
+        if not (reply.final and reply.persisted and reply.status == "done" and reply.agent == agent):
+            return None
+        names = (reply.tenant_id, reply.task_id, reply.attempt)
+        row = await self.pool.fetchrow(_SETTLE_LAST, *names, agent, reply.session_id)
+        if row is None:
+            return None
+        delegated = Delegated(*names, row)
+        return Settled(delegated, _answer(row, delegated, reply))
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
         delegated = await _delegated(connection, agent, reply, age_s)

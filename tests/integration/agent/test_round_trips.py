@@ -13,7 +13,7 @@ from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask
 from flotilla.postgres import Pool, open_pool
 from tests.support.agents import delegate, rows, session_events, task
-from tests.support.postgres import dsn_beside
+from tests.support.postgres import agent_dsn
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("session")
 @pytest.fixture
 async def agents_pool(pool: Pool) -> AsyncIterator[Pool]:
     """One connection of an agent's."""
-    async with open_pool(await dsn_beside(pool, "flotilla_agent"), application="adder", max_size=1) as own:
+    async with open_pool(await agent_dsn(pool, "adder"), application="adder", max_size=1) as own:
         yield own
 
 

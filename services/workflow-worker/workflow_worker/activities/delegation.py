@@ -58,13 +58,13 @@ class Delegation:
         return opened
 
     async def _open(self, task: AgentTask) -> TaskOutcome | Opened:
+        if task.attempt == 1:  # nearly always nothing is on record yet: to look first would be a round trip for nothing
+            first = await open_first_hop(self._pool, task, _waiting(), _deadline(), self._signer)
+            if first is not None:
+                return first
         # Not durable, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is opened again by
         # this activity's next attempt, for which the reply waits. Temporal has the task itself.
         async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
-            # Nearly always nothing is on record yet: to look first would be a round trip for nothing.
-            first = task.attempt == 1 and await open_first_hop(connection, task, _waiting(), _deadline(), self._signer)
-            if first:
-                return first
             hop = await hop_to_do(connection, task)
             if hop.stored is not None and hop.stored["status"] == "done":
                 return outcome_of(hop.task.task_id, hop.stored["result"])
