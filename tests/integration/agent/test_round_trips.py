@@ -1,5 +1,6 @@
 """What a task costs the database, and that the short way keeps what the long one keeps."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -38,18 +39,19 @@ def outcome(wanted: AgentTask, **fields: Any) -> Outcome:
 
 
 async def test_a_task_takes_two_round_trips(pool: Pool, agents_pool: Pool) -> None:
-    wanted, effects, sent = task(), Effects(agents_pool, "adder"), list[str]()
-    await delegate(pool, wanted)
+    effects, sent = Effects(agents_pool, "adder"), list[str]()
+    await delegate(pool, task("t1"), task("t2"))
+    await effects.commit(task("t1"), "1-0", outcome(task("t1")))  # a new connection looks up types once
     async with agents_pool.acquire() as connection:
         connection.add_query_logger(lambda query: sent.append(query.query))
-    assert (await effects.take(wanted)).answer is None
-    await effects.commit(wanted, "1-0", outcome(wanted))
+    assert (await effects.take(task("t2"))).answer is None
+    await effects.commit(task("t2"), "1-0", outcome(task("t2")))
     assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["take_task", "finish_task"]
-    (row,) = await rows(pool, "SELECT status, result::text AS result, entry_id FROM flotilla.agent_tasks")
-    assert row["status"] == "done"
-    assert [event["sequence"] for event in await session_events(pool)] == [1]
-    actions = await rows(pool, "SELECT action_type, agent_id FROM flotilla.agent_actions ORDER BY action_seq")
-    assert [action["action_type"] for action in actions] == ["state_change", "task_done"]
+    assert [event["sequence"] for event in await session_events(pool)] == [1, 2]
+    (row,) = await rows(pool, "SELECT status, result FROM flotilla.agent_tasks WHERE task_id = 't2'")
+    assert (row["status"], json.loads(row["result"])) == ("done", {"total": 3})
+    actions = await rows(pool, "SELECT action_type, agent_id FROM flotilla.agent_actions WHERE task_id = 't2'")
+    assert {action["action_type"] for action in actions} == {"state_change", "task_done"}
     assert {action["agent_id"] for action in actions} == {"adder"}
 
 

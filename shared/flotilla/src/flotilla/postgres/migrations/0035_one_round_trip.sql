@@ -186,7 +186,7 @@ $$;
 -- Answers a task with its actions and events, all or nothing: `done`; `answered` when another answer is there; `calls` when
 -- the log is to show, before them, calls of tools that an earlier run of the task began. Writes nothing in either case.
 CREATE FUNCTION flotilla.finish_task(tenant text, task text, try integer, secret text, status text, entry_id text,
-    result jsonb, failure jsonb, duration_ms double precision, kinds text[], payloads jsonb[], ids uuid[], heads bytea[],
+    result jsonb, failure jsonb, duration_ms double precision, kinds text[], payloads text[], ids uuid[], heads bytea[],
     tails bytea[], trace text) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -200,7 +200,7 @@ BEGIN
         RETURN 'answered';
     END IF;
     INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
-    SELECT h.tenant_id, h.agent, h.session_id, h.task_id, a.action_type, a.payload
+    SELECT h.tenant_id, h.agent, h.session_id, h.task_id, a.action_type, a.payload::jsonb
     FROM flotilla.held_task() AS h, unnest(kinds, payloads) WITH ORDINALITY AS a (action_type, payload, n) ORDER BY a.n;
     IF cardinality(ids) > 0 AND flotilla.append_task_events(ids, heads, tails, trace) IS NULL THEN
         RAISE no_data_found USING MESSAGE = 'the task''s session is not there';
@@ -216,7 +216,7 @@ BEGIN
     FOREACH signature IN ARRAY ARRAY[
         'flotilla.take_task(text, text, integer, text, text)',
         'flotilla.answer_task(text, text, jsonb, jsonb, double precision)',
-        'flotilla.finish_task(text, text, integer, text, text, text, jsonb, jsonb, double precision, text[], jsonb[], uuid[], '
+        'flotilla.finish_task(text, text, integer, text, text, text, jsonb, jsonb, double precision, text[], text[], uuid[], '
             'bytea[], bytea[], text)']
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
