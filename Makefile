@@ -113,6 +113,7 @@ charts: ## Put the library chart where helm finds it
 test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KUBE_SCHEMAS=folder: kubeconform, too)
 	$(PYTEST) tests/charts --timeout 300
 	k8s/conform
+	k8s/judge
 
 # SERVER_IMAGES=1 for a cluster that reaches no registry; IMAGES=there when they are loaded already; FULL=1 adds the long
 # runs: scaling, upgrades under load, killed pods, mistakes (docs/operations.md).

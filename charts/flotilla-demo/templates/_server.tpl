@@ -63,6 +63,11 @@ spec:
             tcpSocket:
               port: server
             periodSeconds: 5
+          livenessProbe:
+            tcpSocket:
+              port: server
+            periodSeconds: 10
+            failureThreshold: 6
           resources:
             {{- toYaml $own.resources | nindent 12 }}
           securityContext:
