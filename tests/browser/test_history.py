@@ -122,3 +122,40 @@ def test_a_session_is_proven_and_exported(console: Console) -> None:
         page.get_by_role("link", name="Export JSON lines").click()
     lines = download.value.path().read_text().splitlines()
     assert sum('"message ' in line for line in lines) == 6
+
+
+def test_an_owner_shares_a_session_and_hands_it_over(console: Console) -> None:
+    session_id = "shared-here"
+    with console.api() as api, console.api("admin") as admin:
+        api.post("/v1/sessions", json={"session_id": session_id}).raise_for_status()
+        vera = {"name": "vera", "roles": ["viewer"], "person": True}
+        console.keys["vera"] = admin.post("/v1/keys", json=vera).raise_for_status().json()["key"]
+        page = console.person()
+        page.goto(f"/sessions/{session_id}")
+        panel = page.get_by_role("region", name="Access")
+        panel.get_by_role("button", name="Make private").click()
+        expect(panel.get_by_text("private", exact=True)).to_be_visible()
+        for kind, name, right in (("a person", "vera", "read"), ("a group", "support", "read and write")):
+            panel.get_by_label("Share with").select_option(kind)
+            panel.get_by_label("Name").fill(name)
+            panel.get_by_label("Who may").select_option(right)
+            panel.get_by_role("button", name="Share", exact=True).click()
+            expect(panel.get_by_role("row").filter(has_text=name)).to_be_visible()
+        # Who reads it sees no panel.
+        reader = console.person("vera")
+        reader.goto(f"/sessions/{session_id}")
+        expect(reader.get_by_text("begun by")).to_be_visible()
+        reader.wait_for_load_state("networkidle")
+        expect(reader.get_by_role("region", name="Access")).to_have_count(0)
+        panel.get_by_label("Name").fill("x\u202ey")
+        panel.get_by_role("button", name="Share", exact=True).click()
+        expect(panel.get_by_role("alert")).to_be_visible()
+        panel.get_by_role("button", name="Remove vera").click()
+        expect(panel.get_by_role("row").filter(has_text="vera")).to_have_count(0)
+        panel.get_by_role("button", name="Hand over…").click()
+        page.get_by_role("dialog").get_by_label("New owner").fill("bob")
+        page.get_by_role("dialog").get_by_role("button", name="Hand over").click()
+        expect(panel.get_by_text("bob", exact=True)).to_be_visible()
+        access = api.get(f"/v1/sessions/{session_id}/access").json()
+    assert (access["owner"]["name"], access["visibility"]) == ("bob", "private")
+    assert [(one["kind"], one["name"]) for one in access["writers"]] == [("group", "support"), ("user", "alice")]

@@ -94,6 +94,8 @@ async def gateway(replica: Replica) -> AsyncIterator[RunningGateway]:
         failed_logins_per_minute=unlimited,
         requests_per_s=unlimited,
         request_burst=unlimited,
+        requests_per_s_per_service=unlimited,
+        request_burst_per_service=unlimited,
         document_read_s=1,
     ) as running:
         yield running

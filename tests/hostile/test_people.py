@@ -335,6 +335,46 @@ async def test_an_approver_sees_what_is_to_be_decided_and_nothing_else(house: Ho
     assert (await house.ask(carol)).status_code == 404
 
 
+ACTION = """
+INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
+    requested_by, status, result, error, request, finished_at)
+VALUES ('acme', 'pay', '{}', 'w', 'echo', 'Pay', '{{}}', 'high', 'alice', '{}', {}, {}, '{{}}', now())
+"""
+DECIDED = """
+UPDATE flotilla.approvals SET status = 'approved',
+    votes = '[{"subject": "carol", "decision": "approve"}, {"subject": "%2F", "decision": "edit"}]'
+"""
+PAID = ("completed", "'{\"paid\": 5}'", "NULL")
+FAILED = ("failed", "NULL", '\'{"type": "Refused"}\'')
+
+
+@pytest.mark.parametrize("action", [PAID, FAILED], ids=["result", "failure"])
+async def test_an_approver_sees_what_came_of_it_and_nothing_else(house: House, action: tuple[str, str, str]) -> None:
+    await house.gateway.as_superuser(APPROVAL.format(house.session, "0" * 64), ACTION.format(house.session, *action))
+    clients = {name: await house.gateway.client_of(name, "approver", person=True) for name in ("carol", "dave", "/")}
+    lost = await house.gateway.client_of("carol", "operator")
+    globex = await house.gateway.client_of("carol", "approver", tenant="globex", person=True)
+
+    async def outcome(client: httpx.AsyncClient) -> Any:
+        return (await client.get("/v1/approvals/pay")).json()["outcome"]
+
+    assert await outcome(clients["carol"]) is None
+    await house.gateway.as_superuser(DECIDED)
+    for client in (clients["carol"], house.alice):
+        seen = await outcome(client)
+        assert seen.pop("finished_at")
+        result, error = {PAID: ({"paid": 5}, None), FAILED: (None, {"type": "Refused"})}[action]
+        assert seen == {"status": action[0], "result": result, "error": error}
+        (listed,) = (await client.get("/v1/approvals?status=approved")).json()["approvals"]
+        assert (listed["outcome"]["status"], listed["outcome"]["result"]) == (action[0], None)
+    # Who may decide and did not, has another name, tenant or no such role any more.
+    assert [await outcome(clients[name]) for name in ("dave", "/")] == [None, None]
+    assert [(await client.get("/v1/approvals/pay")).status_code for client in (lost, globex, house.bob)] == [404] * 3
+    for path in ("actions/pay", f"sessions/{house.session}", f"sessions/{house.session}/events", f"runs/{house.run}"):
+        assert (await clients["carol"].get(f"/v1/{path}")).status_code == 404
+    assert (await clients["carol"].get("/v1/actions")).json()["actions"] == []
+
+
 async def test_operators_of_all_sessions_see_it_and_hand_it_over(house: House) -> None:
     root = await house.gateway.client_of("root", "admin")
     assert (await root.get(f"/v1/runs/{house.run}")).status_code == 200

@@ -11,6 +11,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("url")
     parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--request")
     parser.add_argument("--json")
     parser.add_argument("--form")
     for flag in ("--silent", "--show-error", "--fail-with-body", "--no-buffer"):
@@ -23,7 +24,7 @@ def main() -> int:
     if asked.form is not None:
         name, _, path = asked.form.partition("=@")
         files = {name: (Path(path).name, Path(path).read_bytes())}
-    method = "GET" if asked.json is files is None else "POST"
+    method = asked.request or ("GET" if asked.json is files is None else "POST")
     with httpx.stream(method, asked.url, headers=headers, content=asked.json, files=files, timeout=90) as answer:
         for text in answer.iter_text():
             sys.stdout.write(text)

@@ -69,7 +69,7 @@ def _merged(
 
 
 def _events(before: SessionAccess, after: SessionAccess, caller: Principal) -> list[AgentStateEvent]:
-    by: JsonObject = {"by": caller.subject, "issuer": caller.issuer}
+    by: JsonObject = {**caller.by, "issuer": caller.issuer}
     events = []
     if after.owner != before.owner:
         events.append(state_change("owner_changed", {**by, "before": before.owner, "after": after.owner}, SOURCE))

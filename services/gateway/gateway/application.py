@@ -44,6 +44,7 @@ from gateway.routes import (
     signers,
     workflows,
 )
+from gateway.routes.documented import refusals
 from gateway.schemas.common import ProblemDocument
 from gateway.services import Services
 
@@ -74,7 +75,8 @@ ROUTERS = tuple(
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
 
 Errors are problem documents (RFC 9457) with a stable `code`. Listings page by cursor. The acting person is always the
-subject of the token."""
+subject of the token. A service whose key has the right acts for one of its users, where an operation says
+`x-on-behalf-of`, with the header `Flotilla-On-Behalf-Of: SUBJECT` (percent-encoded UTF-8)."""
 
 
 def make_application(services: Services, guard: Guard, health: Health) -> FastAPI:
@@ -156,3 +158,6 @@ def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
         if route.access.roles:
             operation["security"] = [{"bearer": []}, {"console": []}]
             operation["x-roles"] = sorted(route.access.roles)
+        if route.access.for_others:
+            operation["x-on-behalf-of"] = True
+            operation["responses"] |= {"400": refusals(400)[400]}

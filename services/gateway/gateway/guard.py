@@ -4,21 +4,22 @@
 @allow(OPERATORS)
 async def create_session(...): ...
 
-A route without that can't be made. Checks come before the body is read: who calls, their role, their tenant's
-rate, the names in the query, then the body's size and nesting.
+A route without that can't be made. Checks come before the body is read: who calls, their rate and their
+tenant's, their role, the names in the query, then the body's size and nesting.
 """
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
-from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.contracts.names import AUDIT_SESSION, composed
 from flotilla.postgres import act_as
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import OPERATORS, Principal, Role
@@ -28,6 +29,7 @@ from gateway.query import check_query, parameters_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
+log = structlog.get_logger(__name__)
 _WITHOUT_BODY = ("GET", "HEAD")
 NO_BODY_BYTES = 1024
 """Of a request whose route takes no body: room for the `{}` or `null` that some clients send."""
@@ -47,6 +49,8 @@ class Access:
     """Set for a route that takes a form with a file: its limit."""
     free_json: bool = False
     """Set for a route that stores JSON of the caller's own: it takes as much as the settings allow."""
+    for_others: bool = False
+    """Set for a route that a service may call on behalf of a person."""
     any_query: bool = False
     """Set for a route that somebody else's program calls: it ignores query parameters that it does not know."""
     query_prefix: str = ""
@@ -66,13 +70,14 @@ def allow(
     *,
     form_bytes: int | None = None,
     free_json: bool = False,
+    for_others: bool = False,
     any_query: bool = False,
     query_prefix: str = "",
 ) -> Callable[[F], F]:
     """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, any_query, query_prefix))
+        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, for_others, any_query, query_prefix))
         return endpoint
 
     return declare
@@ -83,11 +88,32 @@ PUBLIC: frozenset[Role] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How often one may ask: a person, a service, everybody in a tenant."""
+
+    tenant: RequestRate
+    person: RequestRate
+    service: RequestRate
+
+    def take(self, principal: Principal) -> None:
+        """Count a request, the narrowest limit first: what a person or service is refused takes nothing from others.
+
+        Raises:
+            TooMany: one of them is used up.
+        """
+        if principal.person is not None:
+            self.person.take(composed(principal.tenant_id, principal.person))
+        if principal.service is not None:
+            self.service.take(composed(principal.tenant_id, principal.service))
+        self.tenant.take(principal.tenant_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Guard:
     """What is checked before a route's own code."""
 
     authenticator: Authenticator
-    rate: RequestRate
+    rates: Rates
     strangers: RequestRate
     failures: RequestRate
     max_body_bytes: int
@@ -102,7 +128,9 @@ class Guard:
             Unauthenticated, Forbidden, TooMany: they may not.
         """
         principal = await self.authenticator.authenticate(request)
-        self.rate.take(principal.tenant_id)
+        self.rates.take(principal)
+        if principal.acted_by is not None:
+            _check_for_others(request, principal, access)
         roles = access.roles & OPERATORS if _asks_for_audit_session(request) else access.roles
         if not principal.roles & roles:
             needed = " or ".join(sorted(roles))
@@ -118,7 +146,7 @@ class Guard:
         """
         principal = await self.authenticator.authenticate(request)
         access: Access = request.scope["route"].access
-        if (principal.tenant_id, principal.name) != (caller.tenant_id, caller.name):
+        if principal.identity != caller.identity:
             raise Forbidden("the credentials speak for somebody else now")
         if not principal.roles & access.roles:
             raise Forbidden("the credentials have lost the role that this takes")
@@ -160,6 +188,22 @@ def _asks_for_audit_session(request: Request) -> bool:
     """Whether the request names the session that records what administrators did: only they read it."""
     named = (request.path_params.get("session_id"), *request.query_params.getlist("session_id"))
     return AUDIT_SESSION in named
+
+
+def _check_for_others(request: Request, person: Principal, access: Access) -> None:
+    """Raise Forbidden where people act themselves or not at all: votes, keys, and everything that administers."""
+    if access.for_others and not _asks_for_audit_session(request):
+        return
+    log.warning(
+        "on_behalf_of_refused",
+        service=person.acted_by,
+        key_id=person.key_id,
+        subject=person.subject,
+        tenant=person.tenant_id,
+        route=request.scope["route"].path,
+        method=request.method,
+    )
+    raise Forbidden(f"{request.method} {request.scope['route'].path} can't be called on behalf of somebody else")
 
 
 class GuardedRoute(APIRoute):

@@ -72,12 +72,20 @@ class _Bucket:
 
 
 class RequestRate:
-    """A token bucket for each tenant or address."""
+    """A token bucket for each caller of one kind: a tenant, a person, an address."""
 
     def __init__(
-        self, per_s: float, burst: int, *, what: str = "requests", monotonic: Callable[[], float] = time.monotonic
+        self,
+        per_s: float,
+        burst: int,
+        *,
+        what: str = "requests",
+        limit: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`limit` is the setting that is reached, for the answer."""
         self._what = what
+        self._limit = limit
         self._per_s = per_s
         self._burst = burst
         self._monotonic = monotonic
@@ -95,7 +103,8 @@ class RequestRate:
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._per_s)
         bucket.at = now
         if bucket.tokens < 1:
-            raise TooMany(f"more than {self._per_s:g} {self._what} per second", (1 - bucket.tokens) / self._per_s)
+            pause_s = (1 - bucket.tokens) / self._per_s
+            raise TooMany(f"more than {self._per_s:g} {self._what} per second", pause_s, limit=self._limit)
         bucket.tokens -= 1
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)

@@ -29,7 +29,7 @@ from gateway.auth.origin import Origin
 from gateway.auth.sign_ins import SignIns
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
-from gateway.guard import Guard
+from gateway.guard import Guard, Rates
 from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
@@ -38,6 +38,7 @@ from gateway.live.run_watch import RunWatch
 from gateway.login.attempts import Attempts
 from gateway.login.code_flow import CALLBACK, CodeFlow
 from gateway.login.provider import Client, Provider
+from gateway.open_work import OpenWork
 from gateway.retention import RetentionJob
 from gateway.services import Login, Services
 from gateway.settings import Settings
@@ -96,6 +97,8 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
+        open_work=OpenWork(settings),
+        people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,
         api_keys=ApiKeys(pool, settings.key_cache_s),
         login=_login(settings, pool, redis),
@@ -151,7 +154,7 @@ def _guard(settings: Settings, services: Services) -> Guard:
         authenticator=Authenticator(
             services.api_keys, _oidc(settings, settings.oidc_audience), services.login.sign_ins
         ),
-        rate=RequestRate(settings.requests_per_s, settings.request_burst),
+        rates=_rates(settings),
         strangers=RequestRate(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),
         failures=RequestRate(
             settings.failed_logins_per_minute / 60,
@@ -162,6 +165,24 @@ def _guard(settings: Settings, services: Services) -> Guard:
         max_json_depth=settings.max_json_depth,
         max_json_values=settings.max_json_values,
         session_operators=frozenset(settings.session_operators),
+    )
+
+
+def _rates(settings: Settings) -> Rates:
+    return Rates(
+        tenant=RequestRate(settings.requests_per_s, settings.request_burst, limit="FLOTILLA_REQUESTS_PER_S"),
+        person=RequestRate(
+            settings.requests_per_s_per_person,
+            settings.request_burst_per_person,
+            what="requests of one person",
+            limit="FLOTILLA_REQUESTS_PER_S_PER_PERSON",
+        ),
+        service=RequestRate(
+            settings.requests_per_s_per_service,
+            settings.request_burst_per_service,
+            what="requests of one service",
+            limit="FLOTILLA_REQUESTS_PER_S_PER_SERVICE",
+        ),
     )
 
 

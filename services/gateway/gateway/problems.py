@@ -3,11 +3,13 @@
 HttpProblem
 ├── Unauthenticated   401  no credentials, or none that hold
 │   └── WrongCredentials   some, but they do not hold
+├── MalformedSubject  400  the header `Flotilla-On-Behalf-Of` names nobody
 ├── TooLarge          413
 ├── NotJson           415
 └── TooMany           429  come back after `retry_after_s`
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,12 +93,13 @@ class NotJson(HttpProblem):
 
 
 class TooMany(HttpProblem):
-    """A limit of the caller's tenant is reached."""
+    """A limit of the caller, or of their tenant, is reached; `limit` is its setting."""
 
     code = "too_many"
 
-    def __init__(self, detail: str, retry_after_s: float) -> None:
-        super().__init__(429, detail, {"Retry-After": str(max(1, round(retry_after_s)))})
+    def __init__(self, detail: str, retry_after_s: float, *, limit: str | None = None) -> None:
+        super().__init__(429, detail, {"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class Problem:
     detail: str
     errors: Sequence[Mapping[str, object]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    limit: str | None = None
+    """The setting of the limit that is reached."""
 
     def response(self) -> Response:
         """The document as it goes out, with the trace to ask about."""
@@ -120,6 +125,8 @@ class Problem:
         }
         if self.errors:
             document["errors"] = self.errors
+        if self.limit is not None:
+            document["limit"] = self.limit
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
             document["trace_id"] = format(context.trace_id, "032x")
@@ -180,11 +187,14 @@ def _field_error(error: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _of_http(error: HTTPException) -> Problem:
+    headers = error.headers or {}
+    if isinstance(error, HttpProblem):
+        limit = error.limit if isinstance(error, TooMany) else None
+        return Problem(error.status_code, error.code, error.detail, headers=headers, limit=limit)
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that can't be parsed
         return Problem(422, "invalid", error.detail)
-    status = HTTPStatus(error.status_code)
-    code = error.code if isinstance(error, HttpProblem) else status.phrase.lower().replace(" ", "_")
-    return Problem(error.status_code, code, error.detail, headers=error.headers or {})
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return Problem(error.status_code, code, error.detail, headers=headers)
 
 
 def _of_dependency(error: Exception) -> Problem | None:

@@ -28,6 +28,7 @@ from gateway.live.feed import LiveFeed
 from gateway.live.run_watch import RunWatch
 from gateway.login.code_flow import CodeFlow
 from gateway.names import SOURCE
+from gateway.open_work import OpenWork
 from gateway.temporal import Temporal
 
 PAUSE_S = 0.5
@@ -64,6 +65,10 @@ class Services:
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
     operator_tenant: str
+    open_work: OpenWork
+    """How much may be under way."""
+    people_issuer: str
+    """Who vouches for people where nothing else is said: the OpenID provider, or Flotilla."""
     session_visibility: Visibility
     """Of a new session."""
     feed: LiveFeed

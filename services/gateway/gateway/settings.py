@@ -15,6 +15,7 @@ from flotilla.config import (
     RedisSettings,
     ServiceSettings,
     TemporalSettings,
+    TokenSettings,
     Words,
 )
 from flotilla.contracts.names import TASK_QUEUE
@@ -41,6 +42,7 @@ class Settings(
     TemporalSettings,
     KnowledgeSettings,
     OperatorSettings,
+    TokenSettings,
 ):
     """Settings of `gateway`."""
 
@@ -67,6 +69,20 @@ class Settings(
     """Of one tenant, at each replica; more are refused with 429."""
     request_burst: int = Field(default=1000, ge=1)
     """How many requests of one tenant may come at once."""
+    requests_per_s_per_person: Share = 200.0
+    """Of one person, directly or through a service that acts on their behalf, at each replica."""
+    request_burst_per_person: int = Field(default=500, ge=1)
+    """How many requests of one person may come at once."""
+    requests_per_s_per_service: Share = 400.0
+    """Of one service, in its own name and on behalf of all people together, at each replica."""
+    request_burst_per_service: int = Field(default=800, ge=1)
+    """How many requests of one service may come at once."""
+    open_runs_per_person: int = Field(default=100, ge=1)
+    """Runs and tasks of one person that have not ended; more are refused with 429."""
+    open_runs_per_service: int = Field(default=2000, ge=1)
+    """Runs and tasks of one service that have not ended, in its own name and on behalf of all people together."""
+    open_runs_per_tenant: int | None = Field(default=None, ge=1)
+    """Runs and tasks of one tenant that have not ended; unset means no limit."""
     agents: Words = ("research", "write")
     """Agents that tasks may go to before they have registered; in other languages, or started by their first task."""
     trusted_proxies: Words = ()

@@ -125,6 +125,7 @@ describe("lineage", () => {
     metadata: {},
     forked_at_seq: at,
     user_id: "alice",
+    acted_by: null,
     head_seq: 9,
     created_at: "2026-01-01T00:00:00Z",
   });

@@ -204,6 +204,7 @@ describe("who may decide", () => {
     deadline_at: at(60),
     reminder_at: null,
     decided_at: null,
+    outcome: null,
     ...part,
   });
   const bob: Me = { subject: "bob", tenant: "default", roles: ["approver"], kind: "person" };

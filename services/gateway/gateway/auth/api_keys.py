@@ -11,7 +11,7 @@ import asyncpg
 from flotilla.contracts.api_keys import key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.postgres import Pool
+from flotilla.postgres import Pool, tenant_transaction
 from gateway.auth.principal import Principal, roles_among
 
 MAX_REMEMBERED = 10_000
@@ -19,6 +19,10 @@ MAX_KEY_LENGTH = 256
 _UNKNOWN_S = 2.0
 """How long a key that is none is remembered: short, since it may be about to be made."""
 _AUTHENTICATE = "SELECT * FROM flotilla.authenticate($1)"
+_IS_SERVICE = """
+SELECT EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1 AND subject = $2)
+    AND NOT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1 AND subject = $2)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,11 @@ class ApiKeys:
             return None
         return known.principal
 
+    async def is_service(self, tenant_id: str, subject: str) -> bool:
+        """Return whether the name is that of a service's keys."""
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            return bool(await connection.fetchval(_IS_SERVICE, tenant_id, subject))
+
     def forget(self, digest: bytes | None = None) -> None:
         """Asks the database again about one key, or about all."""
         if digest is None:
@@ -95,4 +104,5 @@ def _principal(row: asyncpg.Record, issuer: str) -> Principal:
         key_id=row["key_id"],
         issuer=LOCAL_ISSUER if row["key_id"] else row["issuer"] or issuer,
         groups=frozenset(row.get("groups") or ()),
+        acts_for=row.get("acts_for"),
     )

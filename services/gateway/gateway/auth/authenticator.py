@@ -3,8 +3,11 @@
 from starlette.requests import Request
 
 from flotilla.contracts.api_keys import KEY_PREFIX
+from flotilla.contracts.errors import Forbidden
+from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.oidc import Oidc
+from gateway.auth.on_behalf import HEADER, subject_named
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
 from gateway.problems import Unauthenticated, WrongCredentials
@@ -27,11 +30,12 @@ class Authenticator:
         Raises:
             Unauthenticated: no credentials, or none that hold.
             CrossSite: another site made the browser send its cookie.
+            Forbidden, MalformedSubject: they act on behalf of somebody, and may not, or it can't be said of whom.
             RetryLater: they can't be checked now.
         """
         headers = request.headers.getlist("Authorization")
         if not headers:
-            return await self._signed_in(request)
+            return _themselves(await self._signed_in(request), request)
         scheme, _, token = headers[0].partition(" ")
         token = token.strip()
         if len(headers) > 1 or scheme.lower() != _SCHEME or not token:
@@ -39,7 +43,7 @@ class Authenticator:
         principal = await self._principal_of(token)
         if principal is None:
             raise WrongCredentials("the key or token is unknown, expired or revoked")
-        return principal
+        return await self._acting(principal, request)
 
     async def _signed_in(self, request: Request) -> Principal:
         if self._sign_ins is None or not self._sign_ins.has_cookie(request):
@@ -49,8 +53,33 @@ class Authenticator:
             raise Unauthenticated("nobody is logged in here any more: log in again")
         return principal
 
+    async def _acting(self, service: Principal, request: Request) -> Principal:
+        """Who acts: the caller, or the person on whose behalf the caller may act."""
+        subject = subject_named(request)
+        if subject is None:
+            return service
+        if service.acts_for is None or service.is_person:
+            raise _no_right(service)
+        if service.acts_for == LOCAL_ISSUER and await self.api_keys.is_service(service.tenant_id, subject):
+            raise Forbidden(f"{subject} is a service: {HEADER} names a person")
+        return service.on_behalf_of(subject, service.acts_for)
+
     async def _principal_of(self, token: str) -> Principal | None:
         is_jwt = not token.startswith(KEY_PREFIX) and token.count(".") == _DOTS_OF_A_JWT
         if is_jwt and self._oidc is not None:
             return await self._oidc.principal_of(token)
         return await self.api_keys.principal_of(token)
+
+
+def _themselves(principal: Principal, request: Request) -> Principal:
+    """Return who is signed in to the console; a browser acts for nobody else."""
+    if subject_named(request) is not None:
+        raise _no_right(principal)
+    return principal
+
+
+def _no_right(principal: Principal) -> Forbidden:
+    return Forbidden(
+        f"{principal.subject} may not act on behalf of others: leave {HEADER} out, or use a service's API key that was "
+        "made with may_act_for_others"
+    )

@@ -1,6 +1,7 @@
 """Who issued somebody's keys: anyone who did may hold a copy, so that the two do not count as two people."""
 
 from flotilla.postgres import Connection
+from gateway.auth.principal import Principal
 
 # Those who issued keys to $2, those who issued keys to them, and so on; only identities of the tenant, not the install.
 _ISSUERS = """
@@ -19,3 +20,12 @@ ORDER BY i.subject
 async def issuers_of(connection: Connection, tenant_id: str, subject: str) -> list[str]:
     """Return everybody through whose hands a key of `subject` went, revoked keys included, in order of their names."""
     return [row["subject"] for row in await connection.fetch(_ISSUERS, tenant_id, subject)]
+
+
+async def issuers_behind(connection: Connection, caller: Principal, requester: str) -> list[str]:
+    """Return through whose hands the keys went by which `caller` asks as `requester`: those of the person and, where a
+    service acts for them, the service and those of its keys."""
+    found = set(await issuers_of(connection, caller.tenant_id, caller.subject))
+    if caller.acted_by is not None:
+        found |= {caller.acted_by, *await issuers_of(connection, caller.tenant_id, caller.acted_by)}
+    return sorted(found - {requester})

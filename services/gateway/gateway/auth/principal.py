@@ -1,10 +1,12 @@
 """Who calls, and what they may do."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from flotilla.contracts.identity import LOCAL_ISSUER, group_name, user_name
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import composed
 from flotilla.postgres import Viewer
 
 Role: TypeAlias = Literal["viewer", "operator", "approver", "admin"]
@@ -14,6 +16,8 @@ EVERYONE: frozenset[Role] = frozenset(ROLES)
 """Anybody with credentials of the tenant."""
 OPERATORS: frozenset[Role] = frozenset({"operator", "admin"})
 ADMINS: frozenset[Role] = frozenset({"admin"})
+FOR_OTHERS: frozenset[Role] = frozenset({"viewer", "operator"})
+"""What of a service's roles counts while it acts on behalf of a person: nobody approves or administers that way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +35,71 @@ class Principal:
     """Who vouches for the subject: the OpenID provider, or Flotilla for API keys."""
     groups: frozenset[str] = frozenset()
     """Of the token's claims."""
+    acts_for: str | None = None
+    """The issuer of the people for whom the key may act; None for a key without that right."""
+    acted_by: str | None = None
+    """The service that acts on behalf of this person; None where they act themselves."""
 
     @property
     def name(self) -> str:
         """Who it is, as sessions name their owners."""
         return user_name(self.issuer, self.subject)
 
+    @property
+    def person(self) -> str | None:
+        """The person whose limits count; None for a service in its own name."""
+        return self.name if self.is_person or self.acted_by else None
+
+    @property
+    def service(self) -> str | None:
+        """The service whose limits count; None for a person who acts directly."""
+        return self.acted_by or (None if self.is_person else self.subject)
+
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """Who it is, in which tenant, and through which service."""
+        return self.tenant_id, self.name, self.acted_by
+
+    @property
+    def by(self) -> JsonObject:
+        """Who acts, as events name them: the service, too, where one acts for the person."""
+        return {"by": self.subject, **self.through}
+
+    @property
+    def through(self) -> JsonObject:
+        """The service that acts for the person, as events name it; nothing where they act themselves."""
+        return {"acted_by": self.acted_by} if self.acted_by else {}
+
+    @property
+    def claimant(self) -> str:
+        """Whose idempotency keys the caller's are: a service's, for each person, are not those of the person."""
+        return self.subject if self.acted_by is None else composed(self.acted_by, self.name)
+
+    def on_behalf_of(self, subject: str, issuer: str) -> "Principal":
+        """Return the person for whom this service acts: no more than their own sessions, with no role that the key
+        lacks. Groups are the provider's to say, and it is not asked here: there are none."""
+        return replace(
+            self,
+            subject=subject,
+            issuer=issuer,
+            roles=self.roles & FOR_OTHERS,
+            is_person=False,
+            groups=frozenset(),
+            acts_for=None,
+            acted_by=self.subject,
+        )
+
     def viewer(self, operators: Collection[str]) -> Viewer:
         """Return what transactions may see for it; `operators`: the roles, and groups as `group:…`, that see all."""
+        if self.acted_by is not None:
+            return Viewer(names=(self.name,), person=self.name, service=self.acted_by)
         groups = {f"group:{group}" for group in self.groups}
         return Viewer(
             names=(self.name, *(group_name(self.issuer, group) for group in sorted(self.groups))),
             roles=sorted(self.roles),
             sees_all=not (self.roles | groups).isdisjoint(operators),
+            person=self.person or "",
+            service=self.service or "",
         )
 
 

@@ -19,7 +19,7 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
-from gateway.auth.issuers import issuers_of
+from gateway.auth.issuers import issuers_behind
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
@@ -32,8 +32,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10::jsonb, $11)
 """
 _SELECT = """
 SELECT a.action_id, a.session_id, a.workflow_id, a.status, coalesce(p.risk_level, a.risk_level) AS risk_level,
-    a.action, a.description, coalesce(p.args, a.args) AS args, a.requested_by, a.current_step, a.approval_status,
-    a.result, a.error, p.content_hash, coalesce(p.votes, '[]') AS votes, p.deadline_at, a.created_at,
+    a.action, a.description, coalesce(p.args, a.args) AS args, a.requested_by,
+    nullif(a.request ->> 'on_behalf_of', '') AS on_behalf_of, a.current_step, a.approval_status, a.result, a.error,
+    p.content_hash, coalesce(p.votes, '[]') AS votes, p.deadline_at, a.created_at,
     CASE WHEN a.status <> 'approved' THEN a.finished_at END AS finished_at
 FROM flotilla.actions AS a
 LEFT JOIN flotilla.approvals AS p ON p.tenant_id = a.tenant_id AND p.approval_id = a.action_id
@@ -70,10 +71,12 @@ async def submit(
     tenant_id = request.tenant_id
     risk_level = policy.assess(request.action, request.args, request.risk_level).risk_level
     async with tenant_transaction(pool, tenant_id) as connection:
-        request = replace(request, requested_through=await issuers_of(connection, tenant_id, request.requested_by))
+        request = replace(
+            request, requested_through=await issuers_behind(connection, claim.principal, request.requested_by)
+        )
         earlier = await claim.take(connection, request.action_id)
         if earlier is None:
-            await _insert(connection, request, risk_level, access)
+            await _insert(connection, request, risk_level, access, claim.principal.subject)
         action = await _get(connection, tenant_id, earlier or request.action_id)
     start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
     return Submitted(action, None if earlier else start)
@@ -88,8 +91,10 @@ def normalized_if_known(action: str, args: JsonObject) -> JsonObject:
     return normalized_args(action, args) if action in known_actions() else cast("JsonObject", canonical_numbers(args))
 
 
-async def _insert(connection: Connection, request: ActionRequest, risk_level: str, access: SessionAccess) -> None:
-    await ensure_session(connection, request.tenant_id, request.session_id, request.requested_by, access)
+async def _insert(
+    connection: Connection, request: ActionRequest, risk_level: str, access: SessionAccess, user_id: str
+) -> None:
+    await ensure_session(connection, request.tenant_id, request.session_id, user_id, access)
     await connection.execute(
         _ADD,
         request.tenant_id,

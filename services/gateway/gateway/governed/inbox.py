@@ -14,22 +14,29 @@ from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, Pool, tenant_transaction
-from gateway.schemas.governed import Approval
+from gateway.schemas.governed import Approval, Outcome
 
 _COLUMNS = """approval_id, session_id, workflow_id, run_id, task_id, action, description, args, content_hash,
     risk_level, reasons, requested_by, on_behalf_of, requirement, policy_version, quorum, status, votes, created_at,
     deadline_at, reminder_at, decided_at"""
-_GET = f"SELECT {_COLUMNS} FROM flotilla.approvals WHERE tenant_id = $1 AND approval_id = $2"  # noqa: S608 - a constant
+# What came of it, for those who may see that; nothing while it is not decided.
+_OUTCOME = "LEFT JOIN LATERAL flotilla.outcome_of(approval_id) AS o ON status <> 'pending'"
+_GET = f"""
+SELECT {_COLUMNS}, action_status, action_result, action_error, action_finished_at FROM flotilla.approvals {_OUTCOME}
+WHERE tenant_id = $1 AND approval_id = $2
+"""  # noqa: S608 - constants
 # A page, newest first; $4 and $5 are the last row of the page before.
 _LIST = f"""
-SELECT {_COLUMNS} FROM flotilla.approvals
+SELECT {_COLUMNS}, action_status, NULL AS action_result, NULL AS action_error, action_finished_at
+FROM flotilla.approvals {_OUTCOME}
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
   AND ($4::timestamptz IS NULL OR (created_at, approval_id) < ($4, $5))
 ORDER BY created_at DESC, approval_id DESC LIMIT $3
 """  # noqa: S608
 # The same, by who runs out of time first; $4 and $5 are the last row's deadline and id.
 _BY_DEADLINE = f"""
-SELECT {_COLUMNS} FROM flotilla.approvals
+SELECT {_COLUMNS}, action_status, NULL AS action_result, NULL AS action_error, action_finished_at
+FROM flotilla.approvals {_OUTCOME}
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
   AND ($4::timestamptz IS NULL OR (deadline_at, approval_id) > ($4, $5))
 ORDER BY deadline_at, approval_id LIMIT $3
@@ -90,6 +97,7 @@ def approval_of(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
             "args": args,
             "content": canonical_content(row["action"], args),
             "votes": json.loads(row["votes"]),
+            "outcome": _outcome(row),
             "signature": _signature(row, args, policy),
             "signing_policy_version": policy.version,
             "roles": requirement.roles,
@@ -99,6 +107,15 @@ def approval_of(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
             "args_schema": args_schema(row["action"]) if row["task_id"] is None else None,
         }
     )
+
+
+def _outcome(row: asyncpg.Record) -> Outcome | None:
+    if row["action_status"] is None:
+        return None
+    result, error = (
+        json.loads(row[name]) if row[name] is not None else None for name in ("action_result", "action_error")
+    )
+    return Outcome(status=row["action_status"], result=result, error=error, finished_at=row["action_finished_at"])
 
 
 def _signature(row: asyncpg.Record, args: JsonObject, policy: ApprovalPolicy) -> SignatureRule:

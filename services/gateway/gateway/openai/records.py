@@ -113,7 +113,7 @@ async def _start(services: Services, caller: Principal, question: Question, sess
         await connection.execute(_ADD, *place, question.digest, parameters)
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
-    started = await start_run(services.pool, request, claim, services.access_of(caller), note=note)
+    started = await start_run(services.pool, request, claim, services.access_of(caller), services.open_work, note=note)
     if started.start is not None:
         await services.temporal.start(started.start)
     return started.run

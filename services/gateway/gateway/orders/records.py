@@ -16,6 +16,7 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.orders.money import decimal_text
 from gateway.schemas.orders import Order
@@ -54,7 +55,7 @@ class Placed:
     start: Start | None
 
 
-async def place(pool: Pool, request: OrderRequest, placed_by: str, access: SessionAccess) -> Placed:
+async def place(pool: Pool, request: OrderRequest, caller: Principal, access: SessionAccess) -> Placed:
     """Commits session (if it is new, with `access`), order and first event together.
 
     Raises:
@@ -63,7 +64,7 @@ async def place(pool: Pool, request: OrderRequest, placed_by: str, access: Sessi
     tenant_id, order_id = request.tenant_id, request.order_id
     workflow_id = order_workflow_id(tenant_id, order_id)
     async with tenant_transaction(pool, tenant_id) as connection:
-        await ensure_session(connection, tenant_id, request.session_id, placed_by, access)
+        await ensure_session(connection, tenant_id, request.session_id, caller.subject, access)
         is_new = await connection.execute(
             _ADD,
             tenant_id,
@@ -78,13 +79,13 @@ async def place(pool: Pool, request: OrderRequest, placed_by: str, access: Sessi
             current_traceparent(),
         )
         if is_new == "INSERT 0 1":
-            await append(connection, tenant_id, request.session_id, [_placed_event(request, placed_by)])
+            await append(connection, tenant_id, request.session_id, [_placed_event(request, caller)])
             return Placed(await _get(connection, tenant_id, order_id), Start(ORDER_WORKFLOW, workflow_id, request))
         await _check_same(connection, request)
         return Placed(await _get(connection, tenant_id, order_id), None)
 
 
-def _placed_event(request: OrderRequest, placed_by: str) -> AgentStateEvent:
+def _placed_event(request: OrderRequest, caller: Principal) -> AgentStateEvent:
     return state_change(
         "order_placed",
         {
@@ -93,7 +94,8 @@ def _placed_event(request: OrderRequest, placed_by: str) -> AgentStateEvent:
             "product_id": request.product_id,
             "amount_minor": request.amount_minor,
             "currency": request.currency,
-            "placed_by": placed_by,
+            "placed_by": caller.subject,
+            **caller.through,
         },
         SOURCE,
     )

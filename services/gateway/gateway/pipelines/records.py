@@ -16,8 +16,10 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
+from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
+from gateway.open_work import OpenWork
 from gateway.schemas.pipelines import Task
 from gateway.temporal import Start
 
@@ -28,7 +30,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
 """
 # The last hop's answer says that the pipeline is done before the worker's leader closes its row.
 _GET = """
-SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.error, p.created_at, t.result,
+SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.acted_by, p.error, p.created_at, t.result,
     CASE
         WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success'
         WHEN p.finished_at IS NULL AND EXISTS (
@@ -55,22 +57,26 @@ class Submitted:
     start: Start | None
 
 
-async def submit(pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess) -> Submitted:
+async def submit(
+    pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess, open_work: OpenWork
+) -> Submitted:
     """Commits session (if it is new, with `access`), pipeline and first event together.
 
     Raises:
+        TooMany: as many tasks are open as may be, or the day's tokens are used up.
         IdempotencyConflict: the key was used for another request.
     """
     tenant_id = request.tenant_id
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, request.task_id)
         if earlier is None:
-            await _insert(connection, request, access)
+            await open_work.check(connection, claim.principal)
+            await _insert(connection, request, access, claim.principal)
         task = await _get(connection, tenant_id, earlier or request.task_id)
     return Submitted(task, None if earlier else Start(PIPELINE_WORKFLOW, task.workflow_id, request))
 
 
-async def _insert(connection: Connection, request: PipelineRequest, access: SessionAccess) -> None:
+async def _insert(connection: Connection, request: PipelineRequest, access: SessionAccess, caller: Principal) -> None:
     await ensure_session(connection, request.tenant_id, request.session_id, request.user_id, access)
     await connection.execute(
         _ADD,
@@ -84,7 +90,12 @@ async def _insert(connection: Connection, request: PipelineRequest, access: Sess
         last_hop_id(request.task_id, len(request.steps) - 1),
         current_traceparent(),
     )
-    details: JsonObject = {"task_id": request.task_id, "steps": list(request.steps), "user_id": request.user_id}
+    details: JsonObject = {
+        "task_id": request.task_id,
+        "steps": list(request.steps),
+        "user_id": request.user_id,
+        **caller.through,
+    }
     submitted = state_change("task_submitted", details, SOURCE)
     await append(connection, request.tenant_id, request.session_id, [submitted])
 

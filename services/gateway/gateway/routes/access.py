@@ -14,7 +14,7 @@ _ACCESS = "/v1/sessions/{session_id}/access"
 
 
 @router.get(_ACCESS, response_model=Access, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_access(services: Wired, caller: Caller, session_id: SessionId) -> Access:
     """Who owns the session, who may read and write it, and what of that the caller may do."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
@@ -22,7 +22,7 @@ async def get_access(services: Wired, caller: Caller, session_id: SessionId) -> 
 
 
 @router.patch(_ACCESS, response_model=Access, responses=refusals(404, 409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def patch_access(services: Wired, caller: Caller, session_id: SessionId, body: AccessChange) -> Access:
     """Share the session, stop sharing it, or hand it over. Only for its owner; every change is an event of the log."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:

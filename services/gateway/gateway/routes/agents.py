@@ -23,7 +23,7 @@ ORDER BY name, started_at DESC, instance
 
 
 @router.get("/v1/agents", response_model=AgentList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_agents(services: Wired, _caller: Caller) -> AgentList:
     """List the agents that registered themselves."""
     rows = await services.pool.fetch(_LIST)

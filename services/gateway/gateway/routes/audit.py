@@ -40,7 +40,7 @@ _NEWEST = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
 
 
 @router.get("/v1/audit/verify", response_model=Verdict, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def verify(
     services: Wired,
     caller: Caller,
@@ -57,7 +57,7 @@ async def verify(
 
 
 @router.get("/v1/audit/checkpoints", response_model=CheckpointList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_checkpoints(
     services: Wired, _caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> CheckpointList:
@@ -96,7 +96,7 @@ def _checkpoint(row: asyncpg.Record) -> Checkpoint:
         **refusals(404),
     },
 )
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def export(
     services: Wired, caller: Caller, session_id: Annotated[str, Query(pattern=ID_PATTERN)]
 ) -> StreamingResponse:

@@ -9,6 +9,7 @@ PROBLEM_SCHEMA = "#/components/schemas/ProblemDocument"
 _ALWAYS = (401, 403, 422, 429, 503)
 _RETRIED = (429, 503)
 _MEANING = {
+    400: "The header `Flotilla-On-Behalf-Of` names nobody.",
     401: "No credentials, or none that hold.",
     403: "The role is missing.",
     404: "No such thing for this tenant.",
@@ -16,7 +17,7 @@ _MEANING = {
     413: "The body is too large.",
     415: "This takes JSON.",
     422: "The request does not fit its schema; `errors` says where.",
-    429: "A limit of the tenant is reached; `Retry-After` says when to come back.",
+    429: "A limit of the person, service or tenant is reached: `limit` says which, `Retry-After` when to come back.",
     503: "Something that is needed does not answer; `Retry-After` says when to come back.",
 }
 

@@ -122,7 +122,7 @@ def _declared_type(content_type: str | None) -> str:
 
 
 @router.get("/v1/documents", response_model=DocumentList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_documents(
     *,
     services: Wired,
@@ -142,7 +142,7 @@ def _next(documents: list[StoredDocument], limit: int) -> str | None:
 
 
 @router.get("/v1/documents/search", response_model=FoundPassages, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def search_documents(
     services: Wired,
     caller: Caller,
@@ -154,7 +154,7 @@ async def search_documents(
 
 
 @router.get("/v1/documents/{document_id}", response_model=DocumentText, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_document(services: Wired, caller: Caller, document_id: ResourceId) -> DocumentText:
     """One document with its text, for the passage that a source names."""
     document, text = await services.knowledge.document(caller.tenant_id, document_id)

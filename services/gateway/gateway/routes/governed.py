@@ -10,6 +10,7 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.votes import SignedVote
 from flotilla.postgres import tenant_transaction
+from gateway.auth.on_behalf import HEADER
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.governed import actions, inbox
 from gateway.governed.deciding import decide
@@ -37,7 +38,7 @@ _SUBMIT = "/v1/actions"
 
 
 @router.post(_SUBMIT, status_code=202, response_model=ActionAccepted, responses=refusals(409, 413, 415))
-@allow(OPERATORS, free_json=True)
+@allow(OPERATORS, free_json=True, for_others=True)
 async def submit_action(
     services: Wired, caller: Caller, body: ActionBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Action:
@@ -47,12 +48,12 @@ async def submit_action(
         action=body.action,
         description=body.description,
         risk_level=body.risk_level,
-        requested_by=caller.subject,
+        requested_by=caller.acted_by or caller.subject,
         args=body.args,
         action_id=action_id,
         tenant_id=caller.tenant_id,
         session_id=body.session_id or action_id,
-        on_behalf_of=body.on_behalf_of or "",
+        on_behalf_of=_on_behalf_of(caller, body),
         requested_by_service=not caller.is_person,
     )
     claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
@@ -63,8 +64,17 @@ async def submit_action(
     return submitted.action
 
 
+def _on_behalf_of(caller: Principal, body: ActionBody) -> str:
+    """Return the person at the root: the one that the header names, or whom a service that acts for nobody names."""
+    if caller.acted_by is None:
+        return body.on_behalf_of or ""
+    if body.on_behalf_of not in (None, caller.subject):
+        raise Invalid(f"on_behalf_of: the header {HEADER} says {caller.subject}, the body {body.on_behalf_of}")
+    return caller.subject
+
+
 @router.get(_SUBMIT, response_model=ActionList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_actions(
     services: Wired,
     caller: Caller,
@@ -81,14 +91,14 @@ async def list_actions(
 
 
 @router.get("/v1/actions/{action_id}", response_model=Action, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> Action:
     """One action: where it is, what was decided, what came of it."""
     return await actions.get_action(services.pool, caller.tenant_id, action_id)
 
 
 @router.get("/v1/approvals", response_model=ApprovalList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_approvals(
     *,
     services: Wired,
@@ -111,14 +121,14 @@ async def list_approvals(
 
 
 @router.get("/v1/approvals/count", response_model=ApprovalCount, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def count_approvals(services: Wired, caller: Caller) -> ApprovalCount:
     """How many approvals wait for a decision."""
     return ApprovalCount(pending=await inbox.count_pending(services.pool, caller.tenant_id))
 
 
 @router.get("/v1/approvals/{approval_id}", response_model=Approval, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_approval(services: Wired, caller: Caller, approval_id: ResourceId) -> Approval:
     """One approval: exactly what will be executed, and the hash to decide on."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:

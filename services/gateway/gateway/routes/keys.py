@@ -11,7 +11,7 @@ from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, tenant_transaction
-from gateway.auth.principal import ADMINS, Principal
+from gateway.auth.principal import ADMINS, FOR_OTHERS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.names import SOURCE
@@ -19,7 +19,7 @@ from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId
 from gateway.schemas.keys import Key, KeyBody, KeyList, NewKey
-from gateway.services import Caller, Wired
+from gateway.services import Caller, Services, Wired
 
 router = guarded_router("keys")
 log = structlog.get_logger(__name__)
@@ -36,12 +36,13 @@ RETURNING roles
 """
 _ROLES = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2 FOR UPDATE"
 _ADD = """
-INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint)
-VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8)
+INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint,
+    acts_for)
+VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9)
 """
 _SELECT = """
-SELECT k.key_id, k.hint, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.created_by, k.created_at, k.expires_at,
-    k.revoked_at
+SELECT k.key_id, k.hint, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.acts_for, k.created_by, k.created_at,
+    k.expires_at, k.revoked_at
 FROM flotilla.api_keys AS k
 LEFT JOIN flotilla.people AS p ON p.tenant_id = k.tenant_id AND p.subject = k.subject
 WHERE k.tenant_id = $1
@@ -72,6 +73,7 @@ async def create_key(
     """Make a key. Its secret is in this answer and nowhere else."""
     if body.expires_at is not None and body.expires_at <= utc_now():
         raise Invalid(f"expires_at {body.expires_at.isoformat()} is in the past")
+    acts_for = _acts_for(services, body)
     key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
     claim = IdempotencyClaim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
@@ -79,10 +81,10 @@ async def create_key(
         if earlier is not None:
             raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
         await _check_subject(connection, caller, body)
-        changes = [("api_key_created", _created(key_id, body, caller))]
+        changes = [("api_key_created", _created(key_id, body, acts_for, caller))]
         if body.person:
             changes += await _give_roles(connection, caller, body)
-        stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key))
+        stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key), acts_for)
         await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
         row = await connection.fetchrow(_GET, tenant_id, key_id)
         assert row is not None  # noqa: S101 - inserted just above, in this transaction
@@ -92,16 +94,35 @@ async def create_key(
     return NewKey.model_validate({**dict(row), "key": key})
 
 
+def _acts_for(services: Services, body: KeyBody) -> str | None:
+    """Return who vouches for the people on whose behalf the key may act; None if it may not.
+
+    Raises:
+        Invalid: the key could not use the right, or is a person's.
+    """
+    if not body.may_act_for_others:
+        if body.people_of is not None:
+            raise Invalid("people_of: it belongs to a key with may_act_for_others")
+        return None
+    if body.person:
+        raise Invalid("may_act_for_others: only a service acts on behalf of others, and the key is to be a person's")
+    if FOR_OTHERS.isdisjoint(body.roles):
+        raise Invalid(f"may_act_for_others: the key needs the role {' or '.join(sorted(FOR_OTHERS))} to act for others")
+    return body.people_of or services.people_issuer
+
+
 async def _check_subject(connection: Connection, caller: Principal, body: KeyBody) -> None:
     """Nobody gets a key in the name of another person, or makes a person of a service.
 
     Raises:
         Forbidden: the name is a person's who has keys or logs in already, or a service's.
     """
-    if body.name == caller.subject:
-        return
     taken = await connection.fetchrow(_TAKEN, caller.tenant_id, body.name)
     assert taken is not None  # noqa: S101 - it selects no table's rows
+    if taken["is_person"] and body.may_act_for_others:
+        raise Forbidden(f"{body.name} is a person, and acts for nobody else: choose another name for the service")
+    if body.name == caller.subject:
+        return
     if taken["is_person"]:
         raise Forbidden(
             f"{body.name} is a person: only {body.name} makes further keys in that name; choose another name, "
@@ -111,12 +132,13 @@ async def _check_subject(connection: Connection, caller: Principal, body: KeyBod
         raise Forbidden(f"{body.name} is a service, and can't become a person: choose another name")
 
 
-def _created(key_id: str, body: KeyBody, caller: Principal) -> JsonObject:
+def _created(key_id: str, body: KeyBody, acts_for: str | None, caller: Principal) -> JsonObject:
     return {
         "key_id": key_id,
         "name": body.name,
         "roles": sorted(set(body.roles)),
         "person": body.person,
+        "acts_for": acts_for,
         "expires_at": body.expires_at.isoformat() if body.expires_at else None,
         "by": caller.subject,
         "by_key_id": caller.key_id,

@@ -113,7 +113,7 @@ async def finish_oidc(
 
 
 @router.get("/auth/me", response_model=Me, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def who_am_i(caller: Caller, response: Response) -> Me:
     """Who the cookie, key or token speaks for."""
     response.headers.update(_NO_STORE)

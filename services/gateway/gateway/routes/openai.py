@@ -81,14 +81,14 @@ class InputItems(BaseModel):
 
 
 @router.get(f"{_V1}/models", response_model=ModelList, responses=refusals())
-@allow(EVERYONE, any_query=True)
+@allow(EVERYONE, for_others=True, any_query=True)
 async def list_models() -> ModelList:
     """List what answers questions."""
     return ModelList(data=[Model(id=MODEL)])
 
 
 @router.get(f"{_V1}/models/{{family}}/{{name}}", response_model=Model, responses=refusals())
-@allow(EVERYONE, any_query=True)
+@allow(EVERYONE, for_others=True, any_query=True)
 async def get_model(family: ModelId, name: ModelId) -> Model:
     """Return one of them."""
     _check_model(f"{family}/{name}")
@@ -100,7 +100,7 @@ async def get_model(family: ModelId, name: ModelId) -> Model:
     response_model=chat.ChatCompletion,
     responses={200: {"model": chat.ChatCompletion, "description": "The answer.", **_STREAMED}, **refusals()},
 )
-@allow(OPERATORS, free_json=True, any_query=True)
+@allow(OPERATORS, free_json=True, for_others=True, any_query=True)
 async def create_chat_completion(
     *,
     services: Wired,
@@ -157,7 +157,7 @@ def _fixed(body: ChatRequest, text: str) -> Response:
     response_model=responses.Response,
     responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
 )
-@allow(OPERATORS, free_json=True, any_query=True)
+@allow(OPERATORS, free_json=True, for_others=True, any_query=True)
 async def create_response(
     *,
     services: Wired,
@@ -199,7 +199,7 @@ async def create_response(
     response_model=responses.Response,
     responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
 )
-@allow(EVERYONE, any_query=True)
+@allow(EVERYONE, for_others=True, any_query=True)
 async def get_response(
     *,
     services: Wired,
@@ -218,7 +218,7 @@ async def get_response(
 
 
 @router.get(f"{_V1}/responses/{{response_id}}/input_items", response_model=InputItems, responses=refusals())
-@allow(EVERYONE, any_query=True)
+@allow(EVERYONE, for_others=True, any_query=True)
 async def list_input_items(services: Wired, caller: Caller, response_id: ResponseId) -> InputItems:
     """Return what the response was asked."""
     run = await _run_of(services, caller, response_id)
@@ -229,7 +229,7 @@ async def list_input_items(services: Wired, caller: Caller, response_id: Respons
 
 
 @router.post(f"{_V1}/responses/{{response_id}}/cancel", response_model=responses.Response, responses=refusals())
-@allow(OPERATORS, any_query=True)
+@allow(OPERATORS, for_others=True, any_query=True)
 async def cancel_response(services: Wired, caller: Caller, response_id: ResponseId) -> Response:
     """Cancel a response; one that has ended is returned as it is. The status follows when its agents have stopped."""
     run = await _run_of(services, caller, response_id)

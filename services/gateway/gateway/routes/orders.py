@@ -25,7 +25,7 @@ _STEP = "/v1/orders/{order_id}/steps/{step}"
 
 
 @router.post("/v1/orders", status_code=202, response_model=OrderAccepted, responses=refusals(409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def place_order(services: Wired, caller: Caller, body: OrderBody, response: Response) -> Order:
     """Place an order: funds are reserved, the buyer verified, the order approved; or all of it is undone."""
     request = OrderRequest(
@@ -37,7 +37,7 @@ async def place_order(services: Wired, caller: Caller, body: OrderBody, response
         tenant_id=caller.tenant_id,
         session_id=body.session_id or body.order_id,
     )
-    placed = await records.place(services.pool, request, caller.subject, services.access_of(caller))
+    placed = await records.place(services.pool, request, caller, services.access_of(caller))
     if placed.start is not None:
         await services.temporal.start(placed.start)
     response.headers["Location"] = f"/v1/orders/{body.order_id}"
@@ -45,7 +45,7 @@ async def place_order(services: Wired, caller: Caller, body: OrderBody, response
 
 
 @router.get("/v1/orders", response_model=OrderList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_orders(
     services: Wired,
     caller: Caller,
@@ -62,7 +62,7 @@ async def list_orders(
 
 
 @router.get("/v1/orders/{order_id}", response_model=Order, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_order(services: Wired, caller: Caller, order_id: ResourceId) -> Order:
     """One order: its status, confirmation or reason, and each step."""
     return await records.get_order(services.pool, caller.tenant_id, order_id)

@@ -19,7 +19,7 @@ _SUBMIT = "/v1/tasks"
 
 
 @router.post(_SUBMIT, status_code=202, response_model=TaskAccepted, responses=refusals(409, 413, 415))
-@allow(OPERATORS, free_json=True)
+@allow(OPERATORS, free_json=True, for_others=True)
 async def submit_task(
     services: Wired, caller: Caller, body: TaskBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Task:
@@ -36,7 +36,7 @@ async def submit_task(
         timeout_s=body.timeout_s,
     )
     claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await records.submit(services.pool, request, claim, services.access_of(caller))
+    submitted = await records.submit(services.pool, request, claim, services.access_of(caller), services.open_work)
     if submitted.start is not None and await services.temporal.start(submitted.start):
         await records.mark_running(services.pool, caller.tenant_id, task_id)
     response.headers["Location"] = f"/v1/tasks/{submitted.task.task_id}"
@@ -44,7 +44,7 @@ async def submit_task(
 
 
 @router.get("/v1/tasks/{task_id}", response_model=Task, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_task(services: Wired, caller: Caller, task_id: ResourceId) -> Task:
     """One pipeline: its status, and its result once it is done."""
     task = await records.get_task(services.pool, caller.tenant_id, task_id)

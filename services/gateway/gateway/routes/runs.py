@@ -50,7 +50,7 @@ _START = "/v1/sessions/{session_id}/runs"
     response_model=RunAccepted,
     responses={200: {"model": Run, "description": "Done within `wait_s`."}, **refusals(409, 413, 415)},
 )
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def start_run(
     *,
     services: Wired,
@@ -66,8 +66,9 @@ async def start_run(
     unused = {name for name in ("workflow", "input", "metadata") if not getattr(body, name)}
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
-    access = services.access_of(caller)
-    started = await records.start_run(services.pool, request, claim, access, metadata=body.metadata)
+    started = await records.start_run(
+        services.pool, request, claim, services.access_of(caller), services.open_work, metadata=body.metadata
+    )
     if started.start is not None:
         await services.temporal.start(started.start)
     response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
@@ -112,7 +113,7 @@ def _json(run: Run, status: int, location: str) -> Response:
 
 
 @router.get("/v1/runs", response_model=RunList, responses=refusals())
-@allow(EVERYONE, query_prefix=METADATA)
+@allow(EVERYONE, for_others=True, query_prefix=METADATA)
 async def list_runs(
     *,
     services: Wired,
@@ -156,7 +157,7 @@ def _metadata_in(request: Request) -> dict[str, str]:
 
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
     """One run: its answer, or why there is none."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
@@ -165,7 +166,7 @@ async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
 
 
 @router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
     """What was done for a run: workflow steps, delegations, model calls, with times and attempts."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
@@ -184,7 +185,7 @@ async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
         **refusals(404),
     },
 )
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def follow_run(
     *,
     services: Wired,
@@ -232,7 +233,7 @@ async def send_event(
 
 
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
     """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)

@@ -41,7 +41,8 @@ DEFAULT_EVENTS = 200
 MAX_EVENTS = 1000
 # A page, newest first; $3 and $4 are the last row of the page before.
 _LIST = """
-SELECT session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at FROM flotilla.sessions
+SELECT session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at
+FROM flotilla.sessions
 WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
   AND ($5::text IS NULL OR position(lower($5) IN lower(session_id)) > 0) AND session_id <> $6
 ORDER BY created_at DESC, session_id DESC LIMIT $2
@@ -61,7 +62,7 @@ WITH RECURSIVE up AS (
     SELECT s.session_id
     FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.parent_session_id = tree.session_id
 )
-SELECT s.session_id, s.user_id, s.head_seq, s.parent_session_id, s.forked_at_seq, s.metadata, s.created_at
+SELECT s.session_id, s.user_id, s.acted_by, s.head_seq, s.parent_session_id, s.forked_at_seq, s.metadata, s.created_at
 FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.session_id = tree.session_id
 ORDER BY s.created_at, s.session_id LIMIT $3
 """
@@ -80,7 +81,7 @@ class SessionExists(Conflict):
     response_model=Session,
     responses={200: {"model": Session, "description": "It was there already."}, **refusals(409, 413, 415)},
 )
-@allow(OPERATORS, free_json=True)
+@allow(OPERATORS, free_json=True, for_others=True)
 async def create_session(services: Wired, caller: Caller, body: SessionRequest, response: Response) -> stored.Session:
     """Open a session, which is the caller's. Opening the same one again changes nothing."""
     session_id = body.session_id or new_id()
@@ -96,7 +97,7 @@ async def create_session(services: Wired, caller: Caller, body: SessionRequest, 
 
 
 @router.get("/v1/sessions", response_model=SessionList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_sessions(
     services: Wired,
     caller: Caller,
@@ -118,14 +119,14 @@ def _session(row: asyncpg.Record) -> Session:
 
 
 @router.get("/v1/sessions/{session_id}", response_model=Session, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_session(services: Wired, caller: Caller, session_id: SessionId) -> stored.Session:
     """One session."""
     return await services.store_of(caller.tenant_id).session(session_id)
 
 
 @router.get("/v1/sessions/{session_id}/lineage", response_model=Lineage, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) -> Lineage:
     """The session's root and everything that was forked from it, oldest first; 500 at most."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
@@ -136,7 +137,7 @@ async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) ->
 
 
 @router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_events(
     *,
     services: Wired,
@@ -158,7 +159,7 @@ async def get_events(
 
 
 @router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_state(
     services: Wired,
     caller: Caller,
@@ -172,7 +173,7 @@ async def get_state(
 
 
 @router.get("/v1/sessions/{session_id}/diff", response_model=StateDiff, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_diff(
     services: Wired,
     caller: Caller,
@@ -188,7 +189,7 @@ async def get_diff(
 @router.post(
     "/v1/sessions/{session_id}/fork", status_code=201, response_model=Session, responses=refusals(404, 409, 413, 415)
 )
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def fork(
     services: Wired, caller: Caller, session_id: SessionId, body: ForkRequest, response: Response
 ) -> stored.Session:
@@ -198,16 +199,18 @@ async def fork(
     to read this one, too.
     """
     store = services.store_of(caller.tenant_id)
-    session = await store.fork(session_id, body.at_seq, body.session_id, user_id=caller.subject, owner=caller.name)
+    session = await store.fork(
+        session_id, body.at_seq, body.session_id, user_id=caller.subject, owner=caller.name, by=caller.by
+    )
     response.headers["Location"] = f"/v1/sessions/{session.session_id}"
     return session
 
 
 @router.post("/v1/sessions/{session_id}/rollback", response_model=RolledBack, responses=refusals(404, 409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def rollback(services: Wired, caller: Caller, session_id: SessionId, body: RollbackRequest) -> RolledBack:
     """Make the state what it was at `to_seq`, by one more event. 409 while a run is active."""
-    appended = await services.store_of(caller.tenant_id).rollback(session_id, body.to_seq)
+    appended = await services.store_of(caller.tenant_id).rollback(session_id, body.to_seq, by=caller.by)
     return RolledBack(session_id=session_id, to_seq=body.to_seq, seq=appended.last_seq)
 
 

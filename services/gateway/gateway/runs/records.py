@@ -24,15 +24,16 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
-from gateway.auth.issuers import issuers_of
+from gateway.auth.issuers import issuers_behind
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
+from gateway.open_work import OpenWork
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
-_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, query, request -> 'input' AS input, metadata, status,
-    result, output, error, created_at, started_at, finished_at"""
+_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
+    metadata, status, result, output, error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active.
 _ADD = f"""
@@ -104,6 +105,7 @@ async def start_run(
     request: RAGRequest | WorkflowRequest,
     claim: IdempotencyClaim,
     access: SessionAccess,
+    open_work: OpenWork,
     *,
     metadata: Mapping[str, str] | None = None,
     note: Note | None = None,
@@ -113,6 +115,7 @@ async def start_run(
     Raises:
         NotFound, Forbidden: the session is somebody else's, to whom the caller is nobody, or a reader.
         RunInProgress: another run of the session is active.
+        TooMany: as many runs are open as may be, or the day's tokens are used up.
         IdempotencyConflict: the key was used for another request.
     """
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
@@ -120,12 +123,14 @@ async def start_run(
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
             return Started(await _get(connection, tenant_id, earlier), None)
+        await open_work.check(connection, claim.principal)
         await ensure_session(connection, tenant_id, session_id, request.user_id, access)
         if isinstance(request, WorkflowRequest):
-            through = await issuers_of(connection, tenant_id, request.user_id)
+            through = await issuers_behind(connection, claim.principal, request.user_id)
             request = replace(request, requested_through=through)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
-        appended = await append(connection, tenant_id, session_id, _opening_events(request))
+        events = _opening_events(request, claim.principal)
+        appended = await append(connection, tenant_id, session_id, events)
         row = await connection.fetchrow(
             _ADD,
             tenant_id,
@@ -149,10 +154,10 @@ async def start_run(
     return Started(run_of(row), _start_of(request))
 
 
-def _opening_events(request: RAGRequest | WorkflowRequest) -> list[AgentStateEvent]:
+def _opening_events(request: RAGRequest | WorkflowRequest, caller: Principal) -> list[AgentStateEvent]:
     if isinstance(request, RAGRequest):
-        return run_started_events(request, SOURCE)
-    return [workflow_started_event(request, SOURCE)]
+        return run_started_events(request, SOURCE, through=caller.through)
+    return [workflow_started_event(request, SOURCE, through=caller.through)]
 
 
 def _start_of(request: RAGRequest | WorkflowRequest) -> Start:
@@ -213,7 +218,7 @@ async def record_cancel_request(pool: Pool, run: Run, principal: Principal) -> N
     Raises:
         Conflict: the run is over, and not because it was cancelled.
     """
-    details: JsonObject = {"run_id": run.run_id, "by": principal.subject}
+    details: JsonObject = {"run_id": run.run_id, **principal.by}
     asked = state_change("run_cancel_requested", details, SOURCE, run_id=run.run_id)
     async with tenant_transaction(pool, principal.tenant_id) as connection:
         await append(connection, principal.tenant_id, run.session_id, [asked])

@@ -91,4 +91,6 @@ class ProblemDocument(BaseModel):
     code: str = Field(examples=["not_found"])
     """Stable, for programs."""
     errors: list[FieldError] | None = None
+    limit: str | None = None
+    """With 429: the setting of the limit that is reached."""
     trace_id: str | None = None

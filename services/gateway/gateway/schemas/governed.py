@@ -51,6 +51,8 @@ class Action(ActionAccepted):
     args: dict[str, Any]
     """What will be, or was, executed."""
     requested_by: str
+    on_behalf_of: str | None
+    """The person for whom a service asked."""
     current_step: str
     approval_status: ApprovalStatus
     result: Any
@@ -67,6 +69,17 @@ class ActionList(Answer):
 
     actions: list[Action]
     next_cursor: str | None
+
+
+class Outcome(Answer):
+    """What came of an action that was decided."""
+
+    status: ActionStatus
+    result: Any
+    """Once it is completed; null in a listing."""
+    error: dict[str, Any] | None
+    """Why it failed; null in a listing."""
+    finished_at: datetime | None
 
 
 class Approval(Answer):
@@ -111,6 +124,8 @@ class Approval(Answer):
     deadline_at: datetime
     reminder_at: datetime | None
     decided_at: datetime | None
+    outcome: Outcome | None
+    """For those who voted, and those who may read the session; null until it is decided."""
 
 
 class ApprovalList(Answer):

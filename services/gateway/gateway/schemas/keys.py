@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from gateway.auth.principal import Role
+from gateway.schemas.access import IdentityText
 from gateway.schemas.common import Answer, Name, RequestBody
 
 
@@ -23,6 +24,11 @@ class KeyBody(RequestBody):
     """With its offset; by default it does not expire."""
     person: bool = False
     """Notes that the name is a person's. Only keys of people can approve."""
+    may_act_for_others: bool = False
+    """Lets a service name, in the header `Flotilla-On-Behalf-Of`, the person for whom it acts."""
+    people_of: IdentityText | None = None
+    """Who vouches for these people: an OpenID provider, `flotilla` for the names of API keys, or any other name for
+    users that only the service knows. By default the provider set up here, else `flotilla`."""
 
 
 class Key(Answer):
@@ -34,6 +40,8 @@ class Key(Answer):
     name: str
     roles: list[Role]
     is_person: bool
+    acts_for: str | None
+    """Who vouches for the people on whose behalf the key may act; null for a key that may not."""
     created_by: str
     created_at: datetime
     expires_at: datetime | None

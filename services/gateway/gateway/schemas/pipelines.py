@@ -43,6 +43,8 @@ class Task(TaskAccepted):
 
     steps: list[str]
     user_id: str
+    acted_by: str | None
+    """The service that asked on the user's behalf; null where the user asked."""
     result: Any
     error: dict[str, Any] | None
     created_at: datetime

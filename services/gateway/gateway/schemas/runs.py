@@ -81,6 +81,8 @@ class Run(RunAccepted):
     workflow: str
     """`rag` for a question."""
     user_id: str
+    acted_by: str | None
+    """The service that asked on the user's behalf; null where the user asked."""
     query: str
     """Empty for a run of a workflow."""
     input: dict[str, Any] | None

@@ -23,6 +23,8 @@ class Session(Answer):
 
     session_id: str
     user_id: str
+    acted_by: str | None
+    """The service that opened it on the user's behalf; null where the user did."""
     head_seq: int
     parent_session_id: str | None
     forked_at_seq: int | None

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -19,6 +20,8 @@ _UNREACHABLE = (
     "is it up? flotilla status shows the local stack, flotilla up starts it; --url or FLOTILLA_URL names another"
 )
 _BUSY = (429, 503)
+_PLAIN = "!#$&'()*+-./:;=?@[]^_`{|}~"
+"""Marks that a subject has unencoded in its header; commas, spaces and % are encoded, like all that is not ASCII."""
 _HINTS = {
     401: "give a valid key by --token or FLOTILLA_TOKEN",
     403: "use the key of somebody who may (--token; on the local stack --as alice, bob or admin)",
@@ -43,6 +46,8 @@ class Gateway:
     def __init__(self, target: Target) -> None:
         self.target = target
         headers = {"Authorization": f"Bearer {target.token}", "User-Agent": "flotilla-cli"}
+        if target.on_behalf_of is not None:
+            headers["Flotilla-On-Behalf-Of"] = quote(target.on_behalf_of, safe=_PLAIN)
         transport = httpx.HTTPTransport(retries=2)
         self.client = httpx.Client(
             base_url=f"{target.url}/v1", headers=headers, timeout=_TIMEOUT, transport=transport, trust_env=False

@@ -10,7 +10,7 @@ from flotilla_cli.bytes_in import check_arguments
 from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import notice
 from flotilla_cli.target import ConnectionOptions
-from flotilla_cli.verb import ActsAs, Token, Url, examples
+from flotilla_cli.verb import ActsAs, OnBehalfOf, Token, Url, examples
 from flotilla_cli.verbs import (
     actions,
     agents,
@@ -67,14 +67,16 @@ def _show_version(wanted: bool) -> None:
 @app.callback(help=_HELP, epilog=_EXAMPLES)
 def _root(
     context: typer.Context,
+    *,
     url: Url = None,
     token: Token = None,
     as_: ActsAs = None,
+    on_behalf_of: OnBehalfOf = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    context.obj = ConnectionOptions(url, token, as_)
+    context.obj = ConnectionOptions(url, token, as_, on_behalf_of)
 
 
 local.register(app)

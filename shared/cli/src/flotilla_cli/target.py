@@ -35,19 +35,29 @@ class ConnectionOptions:
     url: str | None = None
     token: str | None = None
     acts_as: str | None = None
+    on_behalf_of: str | None = None
 
     def over(self, others: "ConnectionOptions") -> "ConnectionOptions":
         """Return these options, completed by `others`."""
-        return ConnectionOptions(self.url or others.url, self.token or others.token, self.acts_as or others.acts_as)
+        return ConnectionOptions(
+            self.url or others.url,
+            self.token or others.token,
+            self.acts_as or others.acts_as,
+            others.on_behalf_of if self.on_behalf_of is None else self.on_behalf_of,
+        )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A gateway, the credentials for it, and whose they are (empty when only the gateway knows)."""
+    """A gateway, the credentials for it, and whose they are (empty when only the gateway knows).
+
+    `on_behalf_of` is the person for whom a service acts, whose key has that right.
+    """
 
     url: str
     token: str
     name: str = ""
+    on_behalf_of: str | None = None
 
 
 def resolve(connection: ConnectionOptions, default_name: str) -> Target:
@@ -64,9 +74,9 @@ def resolve(connection: ConnectionOptions, default_name: str) -> Target:
         raise _stack_is_off()
     url = _checked(named or running or DEFAULT_URL)
     if token:
-        return Target(url, token)
+        return Target(url, token, on_behalf_of=connection.on_behalf_of)
     name = connection.acts_as or default_name
-    return Target(url, _local_key(url, name), name)
+    return Target(url, _local_key(url, name), name, connection.on_behalf_of)
 
 
 def named_url(connection: ConnectionOptions) -> str | None:

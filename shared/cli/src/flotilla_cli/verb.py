@@ -49,6 +49,16 @@ ActsAs: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+OnBehalfOf: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--on-behalf-of",
+        metavar="SUBJECT",
+        help="With the key of a service that has this right: act for this person.",
+        rich_help_panel=CONNECTION,
+        show_default=False,
+    ),
+]
 Output: TypeAlias = Annotated[
     Format, typer.Option("--output", "-o", metavar="table|json", help="For people, or for programs.")
 ]
@@ -133,9 +143,16 @@ def verb(
 def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..., None]:
     @functools.wraps(function)
     def command(
-        *, context: typer.Context, url: str | None, token: str | None, as_: str | None, output: Format, **arguments: Any
+        *,
+        context: typer.Context,
+        url: str | None,
+        token: str | None,
+        as_: str | None,
+        on_behalf_of: str | None,
+        output: Format,
+        **arguments: Any,
     ) -> None:
-        connection = ConnectionOptions(url, token, as_).over(root_connection(context))
+        connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection(context))
         _check_texts(context, arguments)
         with ExitStack() as stack:
             function(Call(connection, acts_as, output, stack), **arguments)
@@ -191,6 +208,7 @@ _CONNECTION_PARAMETERS = (
     _option("url", Url, None),
     _option("token", Token, None),
     _option("as_", ActsAs, None),
+    _option("on_behalf_of", OnBehalfOf, None),
 )
 
 

@@ -1,6 +1,6 @@
 /** One function per request that the console makes. */
 
-import { get, path, post, remove } from "./client";
+import { get, patch, path, post, remove } from "./client";
 import type { Signed, VoteSignature } from "../lib/signing";
 import type * as t from "./types";
 
@@ -29,6 +29,9 @@ export const fork = (id: string, at_seq: number, session_id?: string) =>
   post<t.Session>(path("/v1/sessions", id, "fork"), session_id ? { at_seq, session_id } : { at_seq });
 export const rollback = (id: string, to_seq: number) =>
   post<{ seq: number; to_seq: number }>(path("/v1/sessions", id, "rollback"), { to_seq });
+export const sessionAccess = (id: string) => get<t.Access>(path("/v1/sessions", id, "access"));
+export const changeAccess = (id: string, change: t.AccessChange) =>
+  patch<t.Access>(path("/v1/sessions", id, "access"), change);
 export const verify = (session_id: string) => get<t.Verdict>("/v1/audit/verify", { session_id });
 
 export const startRun = (session_id: string, query: string, key: string) =>
@@ -51,7 +54,6 @@ export const decide = (
   id: string,
   body: { decision: t.Decision; content_hash: string; reason?: string; args?: t.JsonObject; signature?: VoteSignature },
 ) => post<t.DecisionAnswer>(path("/v1/approvals", id, "decision"), body);
-export const getAction = (id: string) => get<t.Action>(path("/v1/actions", id));
 
 export const listSigners = (subject?: string) =>
   get<Page<"signers", t.Signer> & { passkeys: t.Passkeys | null }>("/v1/signers", { subject, limit: MOST });

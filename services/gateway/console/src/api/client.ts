@@ -43,6 +43,10 @@ export function post<T>(to: string, body?: unknown, options: Omit<Options, "body
   return send<T>("POST", to, { ...options, body });
 }
 
+export function patch<T>(to: string, body: unknown): Promise<T> {
+  return send<T>("PATCH", to, { body });
+}
+
 export function remove<T>(to: string): Promise<T> {
   return send<T>("DELETE", to, {});
 }

@@ -25,6 +25,11 @@ export function count(value: number, one: string, many = `${one}s`): string {
   return `${NUMBER.format(value)} ${value === 1 ? one : many}`;
 }
 
+/** Who asked: the person and, where one acted for them, the service. */
+export function whoAsked(person: string, service: string | null): string {
+  return service === null ? person : `${person}, through ${service}`;
+}
+
 export function dateTime(iso: string): string {
   return DATE_TIME.format(new Date(iso));
 }

@@ -289,19 +289,15 @@ function Changed({ before, after, onSeen }: { before: Approval; after: Approval;
 
 /** What came of it, once it was decided. */
 function Outcome({ approval }: { approval: Approval }) {
-  const isDecided = approval.status !== "pending";
-  const loaded = useLoaded(
-    () => (isDecided ? api.getAction(approval.approval_id) : Promise.resolve(null)),
-    [isDecided],
-    isDecided ? 2000 : undefined,
-  );
-  const action = loaded.data;
-  if (action === null) return null;
+  const { outcome } = approval;
+  if (outcome === null) return null;
   return (
-    <Card title="Outcome" aside={<Status value={action.status} />}>
-      <Facts items={[["Step", action.current_step.replaceAll("_", " ")]]} />
-      {action.result !== null && <JsonView value={action.result} label="Result" />}
-      {action.error !== null && <JsonView value={action.error} label="Error" />}
+    <Card title="Outcome" aside={<Status value={outcome.status} />}>
+      {outcome.finished_at !== null && (
+        <Facts items={[["Ended", <time dateTime={outcome.finished_at}>{dateTime(outcome.finished_at)}</time>]]} />
+      )}
+      {outcome.result !== null && <JsonView value={outcome.result} label="Result" />}
+      {outcome.error !== null && <JsonView value={outcome.error} label="Error" />}
     </Card>
   );
 }

@@ -3,7 +3,7 @@ import * as api from "../api/calls";
 import type { Run, RunSteps } from "../api/types";
 import { mayOperate, traceAddress, workflowAddress } from "../lib/account";
 import { useFollowedRun } from "../lib/follow-run";
-import { dateTime, duration, number } from "../lib/format";
+import { dateTime, duration, number, whoAsked } from "../lib/format";
 import { now, useLoaded, useTitle } from "../lib/hooks";
 import { carryOut } from "../lib/saying";
 import { nameOf } from "../lib/run-view";
@@ -97,7 +97,7 @@ function RunFacts({ run, trace }: { run: Run; trace: string | null }) {
     <Facts
       items={[
         ["Session", <Id value={run.session_id} href={`/sessions/${encodeURIComponent(run.session_id)}`} />],
-        ["Asked by", run.user_id],
+        ["Asked by", whoAsked(run.user_id, run.acted_by)],
         ["Asked", <time dateTime={run.created_at}>{dateTime(run.created_at)}</time>],
         [run.finished_at === null ? "Running for" : "Took", duration(Math.max(0, took))],
         [

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Run, RunStatus } from "../api/types";
-import { duration } from "../lib/format";
+import { duration, whoAsked } from "../lib/format";
 import { usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import { nameOf } from "../lib/run-view";
@@ -63,7 +63,7 @@ export function RunsPage() {
 }
 
 function fits(run: Run, words: string): boolean {
-  return `${nameOf(run)} ${run.user_id}`.toLowerCase().includes(words.trim().toLowerCase());
+  return `${nameOf(run)} ${whoAsked(run.user_id, run.acted_by)}`.toLowerCase().includes(words.trim().toLowerCase());
 }
 
 function None({ isFiltered }: { isFiltered: boolean }) {
@@ -105,7 +105,7 @@ function Table({ runs }: { runs: Run[] }) {
             <td data-label="Session">
               <Id value={run.session_id} href={`/sessions/${encodeURIComponent(run.session_id)}`} />
             </td>
-            <td data-label="Asked by">{run.user_id}</td>
+            <td data-label="Asked by">{whoAsked(run.user_id, run.acted_by)}</td>
             <td data-label="Took" class="num">
               {run.finished_at === null ? "…" : duration(Date.parse(run.finished_at) - Date.parse(run.created_at))}
             </td>

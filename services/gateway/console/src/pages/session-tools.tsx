@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import { ApiError } from "../api/problem";
 import type { Verdict } from "../api/types";
-import { count, number } from "../lib/format";
+import { count, number, whoAsked } from "../lib/format";
 import { useActing, useLoaded } from "../lib/hooks";
 import { branches } from "../lib/lineage";
 import { navigate } from "../lib/router";
@@ -108,7 +108,7 @@ export function LineageTree({ session }: { session: string }) {
             )}
             <span class="faint">
               {one.forked_at_seq !== null && depth > 0 && `forked at ${number(one.forked_at_seq)}, `}
-              {count(one.head_seq, "event")}, {one.user_id}
+              {count(one.head_seq, "event")}, {whoAsked(one.user_id, one.acted_by)}
             </span>
           </li>
         ))}

@@ -6,7 +6,7 @@ import type { Session, SessionEvent } from "../api/types";
 import { mayOperate } from "../lib/account";
 import { actorOf, holds, KIND_LABELS, KINDS, kindOf, summary, type Kind } from "../lib/events";
 import { useFollowedRun } from "../lib/follow-run";
-import { clock, count, number, shortDate } from "../lib/format";
+import { clock, count, number, shortDate, whoAsked } from "../lib/format";
 import { useLoaded, useMedia, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import { say } from "../lib/saying";
@@ -15,6 +15,7 @@ import { Icon } from "../ui/icon";
 import { Badge, Button, Empty, Id, Loading, Page, Problem, Tabs, When } from "../ui/parts";
 import { VirtualList } from "../ui/virtual-list";
 import { isActive } from "./ask";
+import { SessionAccess } from "./session-access";
 import { ComparePanel, EventPanel, StatePanel } from "./session-panels";
 import { ChainStatus, ForkDialog, LineageTree, RollbackDialog } from "./session-tools";
 
@@ -147,6 +148,7 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
         </section>
       </div>
       {hasEvents && <LineageTree session={id} />}
+      {hasEvents && <SessionAccess session={id} />}
       {dialog === "fork" && <ForkDialog session={id} at={at} onClose={() => setDialog(null)} />}
       {dialog === "rollback" && (
         <RollbackDialog
@@ -201,7 +203,7 @@ function Bar({ session, head, isLive, isConnected, isVerified }: BarProps) {
         <strong>{number(head)}</strong> {head === 1 ? "event" : "events"}
       </span>
       <span>
-        begun by <strong>{session.user_id}</strong> <When at={session.created_at} />
+        begun by <strong>{whoAsked(session.user_id, session.acted_by)}</strong> <When at={session.created_at} />
       </span>
       {session.parent_session_id !== null && (
         <span>

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Session } from "../api/types";
-import { number } from "../lib/format";
+import { number, whoAsked } from "../lib/format";
 import { usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, navigate, setQuery } from "../lib/router";
 import { Async, Empty, Id, More, Page, When } from "../ui/parts";
@@ -78,7 +78,7 @@ function Table({ sessions }: { sessions: Session[] }) {
             <th scope="row" data-label="Session">
               <Id value={one.session_id} href={`/sessions/${encodeURIComponent(one.session_id)}`} />
             </th>
-            <td data-label="Begun by">{one.user_id}</td>
+            <td data-label="Begun by">{whoAsked(one.user_id, one.acted_by)}</td>
             <td data-label="Events" class="num">
               {number(one.head_seq)}
             </td>

@@ -18,10 +18,12 @@ app = new_app("Keys: who may call the gateway. Only admins manage them; on the l
     epilog=examples(
         "flotilla keys create --for carol --role operator --role approver --expires 90d",
         "flotilla keys create --for ci --role operator -o json",
+        "flotilla keys create --for shop --role operator --may-act-for-others",
     ),
 )
 def create_key(
     call: Call,
+    *,
     for_: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
     role: Annotated[list[str], typer.Option("--role", help="viewer, operator, approver or admin; repeatable.")],
     person: Annotated[
@@ -33,6 +35,18 @@ def create_key(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="SPAN", help="Valid this long, like 12h or 90d.")
     ] = None,
+    may_act_for_others: Annotated[
+        bool,
+        typer.Option("--may-act-for-others", help="Let this service act on behalf of people that it names."),
+    ] = False,
+    people_of: Annotated[
+        str | None,
+        typer.Option(
+            "--people-of",
+            metavar="ISSUER",
+            help="Who vouches for these people. Default: the OpenID provider, without one flotilla.",
+        ),
+    ] = None,
 ) -> None:
     """Create a key. It is shown once and stored only as a hash."""
     from flotilla_cli.arguments import read_expiry
@@ -41,6 +55,10 @@ def create_key(
     body: dict[str, Any] = {"name": for_, "roles": role, "person": is_person}
     if expires:
         body["expires_at"] = read_expiry(expires).isoformat()
+    if may_act_for_others:
+        body["may_act_for_others"] = True
+    if people_of is not None:
+        body["people_of"] = people_of
     key = call.gateway.post("/keys", body)
     call.show(key, lambda: _print_new(key))
 
@@ -62,6 +80,7 @@ _KEYS = (
     Column("begins", lambda key: f"{key['hint']}…" if key.get("hint") else "-"),
     Column("name", "name"),
     Column("person", "is_person"),
+    Column("acts for people of", "acts_for"),
     Column("roles", lambda key: ", ".join(key.get("roles") or [])),
     Column("created", lambda key: age(key.get("created_at"))),
     Column("by", "created_by"),

@@ -20,6 +20,12 @@ def list_sessions(call: Call, limit: Limit = 50) -> None:
     call.listing(page, "sessions", _SESSIONS, 'No session yet; start one with: flotilla ask "…"')
 
 
+def _user(session: Any) -> str:
+    """Who opened it: the person and, where one acted for them, the service."""
+    service = session.get("acted_by")
+    return f"{session.get('user_id')}, through {service}" if service else str(session.get("user_id"))
+
+
 def _parent(session: Any) -> str:
     parent = session.get("parent_session_id")
     return f"{parent} at {session.get('forked_at_seq')}" if parent else "-"
@@ -27,7 +33,7 @@ def _parent(session: Any) -> str:
 
 _SESSIONS = (
     Column("session", "session_id"),
-    Column("user", "user_id"),
+    Column("user", _user),
     Column("events", "head_seq", "right"),
     Column("forked from", _parent),
     Column("created", lambda session: age(session.get("created_at"))),

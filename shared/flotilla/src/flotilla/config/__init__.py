@@ -10,6 +10,7 @@ from flotilla.config.settings import (
     RedisSettings,
     ServiceSettings,
     TemporalSettings,
+    TokenSettings,
     Words,
     load_settings,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "RedisSettings",
     "ServiceSettings",
     "TemporalSettings",
+    "TokenSettings",
     "Words",
     "load_settings",
 ]

@@ -154,7 +154,20 @@ class KnowledgeSettings(BaseSettings):
     embedding_api_key: SecretStr | None = None
 
 
-class LlmSettings(BaseSettings):
+class TokenSettings(BaseSettings):
+    """Tokens of a day, which agents keep; the gateway starts nothing for those who have none left."""
+
+    model_config = _CONFIG
+
+    llm_tokens_per_tenant_day: int | None = Field(default=None, ge=1)
+    """Input and output tokens that one tenant may use in a day (UTC); unset means no limit."""
+    llm_tokens_per_person_day: int | None = Field(default=None, ge=1)
+    """What one person may use of them, whether they ask themselves or a service asks on their behalf."""
+    llm_tokens_per_service_day: int | None = Field(default=None, ge=1)
+    """What one service may use of them, in its own name and on behalf of all people together."""
+
+
+class LlmSettings(TokenSettings):
     """The language model. Without a key the built-in extractive model answers, and its answers are marked as such."""
 
     model_config = _CONFIG
@@ -186,8 +199,6 @@ class LlmSettings(BaseSettings):
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
     llm_tokens_per_run: int | None = Field(default=None, ge=1)
     """Input and output tokens that one run may use; unset means no limit."""
-    llm_tokens_per_tenant_day: int | None = Field(default=None, ge=1)
-    """Input and output tokens that one tenant may use in a day (UTC); unset means no limit."""
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -27,20 +27,24 @@ def state_change(
     return session_event(StateChange(change=change, status=status, details=details), source, run_id=run_id)
 
 
-def run_started_events(request: RAGRequest, source: str) -> list[AgentStateEvent]:
-    """Return the events that open a run: the user's question, then `run_started`."""
+def run_started_events(request: RAGRequest, source: str, *, through: JsonObject | None = None) -> list[AgentStateEvent]:
+    """Return the events that open a run: the user's question, then `run_started`. `through` names the service that asks
+    on the user's behalf."""
     run_id = request.run_id
     question = Message(role="user", content=request.query)
-    details: JsonObject = {"run_id": run_id, "user_id": request.user_id}
+    details: JsonObject = {"run_id": run_id, "user_id": request.user_id, **(through or {})}
     started = state_change("run_started", details, source, status="running", run_id=run_id)
     return [session_event(question, source, run_id=run_id), started]
 
 
-def workflow_started_event(request: WorkflowRequest, source: str) -> AgentStateEvent:
-    """Return the event that opens a run of an installed workflow."""
+def workflow_started_event(
+    request: WorkflowRequest, source: str, *, through: JsonObject | None = None
+) -> AgentStateEvent:
+    """Return the event that opens a run of an installed workflow; `through` as for a question."""
     details: JsonObject = {
         "run_id": request.run_id,
         "user_id": request.user_id,
+        **(through or {}),
         "workflow": request.workflow,
         "version": request.version,
         "input": request.input,

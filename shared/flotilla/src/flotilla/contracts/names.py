@@ -4,6 +4,8 @@ People, dashboards and programs in other languages rely on these names, so they 
 """
 
 import re
+from datetime import date
+from typing import Literal, TypeAlias
 
 TASK_STREAM_PREFIX = "flotilla.tasks."
 REPLIES_STREAM = "flotilla.replies"
@@ -41,6 +43,8 @@ EVENT_FIELD = "event"
 TICKET_FIELD = "ticket"
 """The field of a task's entry that holds the worker's signature over the field `event`."""
 
+TokenPayer: TypeAlias = Literal["person", "service", "tenant"]
+"""Those for whom the tokens of a day are counted."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -116,6 +120,11 @@ def task_workflow_id(task_id: str) -> str:
 def session_key(tenant_id: str, session_id: str) -> str:
     """The Kafka key of a session's events, `<tenant>/<session>`."""
     return composed(tenant_id, session_id)
+
+
+def token_scope(payer: TokenPayer, day: date, name: str = "") -> str:
+    """The budget of a UTC day's tokens that `payer` draws on; a tenant needs no name."""
+    return f"day:{day.isoformat()}" if payer == "tenant" else f"{payer}:{day.isoformat()}:{name}"
 
 
 def composed(*parts: str) -> str:

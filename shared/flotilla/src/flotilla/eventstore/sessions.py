@@ -18,7 +18,7 @@ from flotilla.outbox import Appended, append
 from flotilla.postgres import Connection
 
 Visibility: TypeAlias = Literal["private", "tenant"]
-_COLUMNS = "session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata, created_at"
+_COLUMNS = "session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at"
 # Nothing happens where the session exists.
 _OPEN = """
 INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata,
@@ -52,6 +52,8 @@ class Session:
 
     session_id: str
     user_id: str
+    acted_by: str | None
+    """The service that opened it on the user's behalf."""
     head_seq: int
     parent_session_id: str | None
     forked_at_seq: int | None
@@ -188,10 +190,12 @@ async def fork_session(
     user_id: str | None,
     source: str,
     owner: str | None = None,
+    by: JsonObject | None = None,
 ) -> tuple[Session, Appended]:
     """Opens a session whose history is the parent's up to `at_seq`; the parent is not touched.
 
-    With `owner` the fork is theirs, and those who may read and write the parent may read and write the fork.
+    With `owner` the fork is theirs, and those who may read and write the parent may read and write the fork. `by` is
+    who asks, for the event.
 
     Raises:
         NotFound: the tenant has no such parent.
@@ -208,15 +212,23 @@ async def fork_session(
     user, origin = user_id or parent.user_id, (parent_session_id, at_seq)
     if not await add_session(connection, tenant_id, session_id, user, access, fork_of=origin):
         raise Conflict(f"session {session_id} exists: choose another id for the fork")
-    details = to_builtins(ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq))
+    details = {**to_builtins(ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq)), **(by or {})}
     appended = await append(connection, tenant_id, session_id, [state_change(FORKED, details, source)])
     return await get_session(connection, tenant_id, session_id), appended
 
 
 async def roll_back_session(
-    connection: Connection, tenant_id: str, session_id: str, to_seq: int, *, expected_seq: int | None, source: str
+    connection: Connection,
+    tenant_id: str,
+    session_id: str,
+    to_seq: int,
+    *,
+    expected_seq: int | None,
+    source: str,
+    by: JsonObject | None = None,
 ) -> Appended:
-    """Appends the event after which the session's state is what it was at `to_seq`. Nothing is rewritten.
+    """Appends the event after which the session's state is what it was at `to_seq`. Nothing is rewritten. `by` is who
+    asks, for the event.
 
     Raises:
         NotFound: the tenant has no such session.
@@ -231,7 +243,8 @@ async def roll_back_session(
         raise RunInProgress(f"run {run_id} of session {session_id} is active: wait for it or cancel it, then roll back")
     if not 0 <= to_seq <= session.head_seq:
         raise Invalid(f"to_seq {to_seq}: session {session_id} can be rolled back to 0 to {session.head_seq}")
-    rolled_back = state_change(ROLLED_BACK, to_builtins(RolledBackTo(to_seq=to_seq)), source)
+    details = {**to_builtins(RolledBackTo(to_seq=to_seq)), **(by or {})}
+    rolled_back = state_change(ROLLED_BACK, details, source)
     appended = await append(connection, tenant_id, session_id, [rolled_back], expected_seq=expected_seq)
     await connection.execute(_NOTE_ROLLBACK, tenant_id, session_id, appended.first_seq, to_seq)
     return appended

@@ -142,10 +142,12 @@ class AgentEventStore:
         *,
         user_id: str | None = None,
         owner: str | None = None,
+        by: JsonObject | None = None,
     ) -> Session:
         """A new session whose history is this one's up to `at_seq`; this one is not touched. Allowed during a run.
 
         `owner` is an identity as `flotilla.contracts.identity` writes it; without one this session's is the fork's.
+        `by` is who asks, for the event.
 
         Raises:
             NotFound: the tenant has no such session.
@@ -162,11 +164,14 @@ class AgentEventStore:
                 user_id=user_id,
                 source=self._source,
                 owner=owner,
+                by=by,
             )
         return session
 
-    async def rollback(self, session_id: str, to_seq: int, *, expected_seq: int | None = None) -> Appended:
-        """Makes the state what it was at `to_seq`, by one more event; nothing is rewritten.
+    async def rollback(
+        self, session_id: str, to_seq: int, *, expected_seq: int | None = None, by: JsonObject | None = None
+    ) -> Appended:
+        """Makes the state what it was at `to_seq`, by one more event; nothing is rewritten. `by` is who asks, for it.
 
         Raises:
             NotFound: the tenant has no such session.
@@ -176,7 +181,7 @@ class AgentEventStore:
         """
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             return await roll_back_session(
-                connection, self._tenant_id, session_id, to_seq, expected_seq=expected_seq, source=self._source
+                connection, self._tenant_id, session_id, to_seq, expected_seq=expected_seq, source=self._source, by=by
             )
 
 

@@ -20,6 +20,10 @@ class Viewer:
     """Whether every session of the tenant is theirs to see and to operate."""
     deciding: str = ""
     """The approval on which a vote is being recorded: its session takes the vote's events."""
+    person: str = ""
+    """Whose limits count: an identity; "" where a service acts in its own name."""
+    service: str = ""
+    """The service whose limits count, too; "" where a person acts directly."""
 
     def settings(self) -> dict[str, str]:
         """Return what row level security looks at."""
@@ -28,6 +32,8 @@ class Viewer:
             "flotilla.viewer_roles": _array(self.roles),
             "flotilla.sees_all": "on" if self.sees_all else "off",
             "flotilla.deciding": self.deciding,
+            "flotilla.person": self.person,
+            "flotilla.service": self.service,
         }
 
 
