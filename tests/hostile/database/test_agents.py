@@ -1,14 +1,30 @@
 """What an agent's password for PostgreSQL is worth to a thief who holds the ticket of one open task, and names tenants,
 tasks and secrets as they like."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from flotilla.postgres import HeldTask, Pool, tenant_transaction
+from flotilla.contracts.ids import utc_now
+from flotilla.contracts.names import token_scope
+from flotilla.contracts.tasks import TokenUsage
+from flotilla.llm import (
+    CallKey,
+    ChatMessage,
+    Completion,
+    CompletionRequest,
+    StoredCalls,
+    TokenBudgetSpent,
+    TokenLimits,
+)
+from flotilla.postgres import HeldTask, Pool, holding, tenant_transaction
+from flotilla.testing import FakeModel
 from tests.support.agents import delegate, task
+from tests.support.postgres import Database
 from tests.support.thieves import HELD, TENANT, VICTIM, acting, refused, seen
 
 
@@ -221,6 +237,71 @@ async def test_an_agent_counts_tokens_of_its_run_and_day_and_takes_none_back(age
         assert await refused(connection, spend, VICTIM, "run:r1", 9)
         assert not await refused(connection, "UPDATE flotilla.token_budgets SET used = 10")
         assert await refused(connection, "UPDATE flotilla.token_budgets SET used = 0")
+
+
+ASKED = """
+INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, person, service)
+    VALUES ('{}', 'r1', 's1', 'alice', 'w', 'q', 'running', '{{}}', 'user/flotilla/alice', 'shop')
+"""
+
+
+async def test_an_agent_counts_tokens_of_who_asked_and_of_nobody_else(agent: Pool, fleet: Database, pool: Pool) -> None:
+    for tenant in (TENANT, VICTIM):
+        async with tenant_transaction(pool, tenant) as connection:
+            await connection.execute(ASKED.format(tenant))
+    spend = "INSERT INTO flotilla.token_budgets (tenant_id, scope, used) VALUES ($1, $2, 9)"
+    day = "2026-01-31"
+    async with acting(agent) as connection:
+        assert dict(await connection.fetchrow("SELECT * FROM flotilla.asked_by()") or {}) == {
+            "person": "user/flotilla/alice",
+            "service": "shop",
+        }
+        for scope in (f"person:{day}:user/flotilla/alice", f"service:{day}:shop"):
+            assert not await refused(connection, spend, TENANT, scope)
+            assert await refused(connection, spend, VICTIM, scope)
+        for scope in (
+            f"person:{day}:user/flotilla/bob",
+            f"person:{day}:user/flotilla/alic",
+            f"service:{day}:user/flotilla/alice",
+            f"person:{day}:shop",
+            "person:user/flotilla/alice",
+            f"service:{day}:other",
+            "service:shop",
+        ):
+            assert await refused(connection, spend, TENANT, scope), scope
+    async with acting(agent, held=None) as connection:
+        assert await connection.fetch("SELECT * FROM flotilla.asked_by()") == []
+
+
+async def test_of_many_calls_at_once_a_person_pays_for_no_more_than_their_day_has(
+    agent: Pool, fleet: Database, pool: Pool
+) -> None:
+    async with tenant_transaction(pool, TENANT) as connection:
+        await connection.execute(ASKED.format(TENANT))
+    request = CompletionRequest(messages=(ChatMessage(role="user", content="x" * 60),), max_tokens=80)
+    usage = TokenUsage(input_tokens=99, output_tokens=1)
+    model = FakeModel(*[Completion(text="a", model="fake", usage=usage)] * 50)
+    calls = StoredCalls(agent, model, TokenLimits(per_person_day=350, per_service_day=10_000))
+    key = CallKey(tenant_id=TENANT, task_id="t1", call_index=0, session_id="s1", agent="adder", run_id="r1")
+    with holding(HELD):
+        made = await asyncio.gather(
+            *(calls.complete(replace(key, call_index=number), request) for number in range(50)), return_exceptions=True
+        )
+    refusals = [one for one in made if isinstance(one, TokenBudgetSpent)]
+    assert (len(model.requests), len(refusals)) == (3, 47), made
+    assert "FLOTILLA_LLM_TOKENS_PER_PERSON_DAY" in str(refusals[0])
+    used = await tokens_used(pool)
+    day = utc_now().date()
+    assert used == {
+        token_scope("person", day, "user/flotilla/alice"): 300,
+        token_scope("service", day, "shop"): 300,
+    }
+
+
+async def tokens_used(pool: Pool) -> dict[str, int]:
+    async with tenant_transaction(pool, TENANT) as connection:
+        rows = await connection.fetch("SELECT scope, used FROM flotilla.token_budgets WHERE used > 0")
+    return {row["scope"]: row["used"] for row in rows}
 
 
 async def test_an_agent_forgets_no_agent_that_lives(agent: Pool) -> None:
