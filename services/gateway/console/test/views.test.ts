@@ -65,6 +65,12 @@ describe("events in a line", () => {
     [event("tool_result", { tool: "search", ok: true, duration_ms: 17.2, result: [1, 2] }), "search: 2 items in 17 ms"],
     [event("tool_result", { tool: "search", ok: false, duration_ms: 2, error: "gone" }), "search failed in 2.0 ms: gone"],
     [event("state_change", { change: "run_started", status: "running", set: { a: 1 }, unset: ["b"] }), "run started · status running · sets a · unsets b"],
+    [event("state_change", { change: "run_started", details: { user_id: "eve", acted_by: "shop" } }), "run started · eve, through shop"],
+    [event("state_change", { change: "run_started", details: { user_id: "eve" } }), "run started"],
+    [
+      event("state_change", { change: "action_submitted", details: { requested_by: "shop", on_behalf_of: "eve" } }),
+      "action submitted · eve, through shop",
+    ],
     [event("error", { type: "ValueError", message: "no" }), "ValueError: no"],
     [event("unheard_of", {}), "flotilla.session.unheard_of.v1"],
   ])("%#", (one, line) => expect(summary(one)).toBe(line));

@@ -1,7 +1,7 @@
 /** Session events as a person reads them in one line. */
 
 import type { Json, JsonObject, SessionEvent } from "../api/types";
-import { duration } from "./format";
+import { duration, whoAsked } from "./format";
 import { oneLine } from "./text";
 
 export const KINDS = ["message", "tool_call", "tool_result", "state_change", "error"] as const;
@@ -73,7 +73,17 @@ function changeLine(data: JsonObject): string {
   }
   const unset = data.unset;
   if (Array.isArray(unset) && unset.length > 0) parts.push(`unsets ${unset.map(str).join(", ")}`);
+  const asked = throughService(data.details);
+  if (asked !== null) parts.push(asked);
   return parts.join(" · ");
+}
+
+/** The person and the service, where one acted on behalf of the other. */
+function throughService(details: Json | undefined): string | null {
+  if (typeof details !== "object" || details === null || Array.isArray(details)) return null;
+  const person = details.by ?? details.user_id ?? details.placed_by ?? details.on_behalf_of;
+  const service = details.acted_by ?? (details.on_behalf_of === undefined ? undefined : details.requested_by);
+  return typeof person === "string" && typeof service === "string" ? whoAsked(person, service) : null;
 }
 
 /** Whether an event holds the words, in its line or its data. */
