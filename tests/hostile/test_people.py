@@ -342,7 +342,8 @@ VALUES ('acme', 'pay', '{}', 'w', 'echo', 'Pay', '{{}}', 'high', 'alice', '{}', 
 """
 DECIDED = """
 UPDATE flotilla.approvals SET status = 'approved',
-    votes = '[{"subject": "carol", "decision": "approve"}, {"subject": "%2F", "decision": "edit"}]'
+    votes = '[{"subject": "carol", "decision": "approve", "content_hash": "h"},
+              {"subject": "%2F", "decision": "edit", "content_hash": "h"}]'
 """
 PAID = ("completed", "'{\"paid\": 5}'", "NULL")
 FAILED = ("failed", "NULL", '\'{"type": "Refused"}\'')

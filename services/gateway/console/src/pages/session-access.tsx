@@ -78,7 +78,7 @@ function Owner({ access, handOver }: { access: Access; handOver: Change }) {
   );
 }
 
-/** Who vouches for the people and groups that are named here: whoever does for the owner; null is the caller's own. */
+/** The issuer of the people and groups that are named here: the owner's; null is the caller's own. */
 function issuerOf(access: Access): string | null {
   return access.owner?.issuer ?? null;
 }
