@@ -214,7 +214,7 @@ async def _check_still(services: Services, request: Request, caller: Caller, run
 
 
 @router.post(_SEND, status_code=202, response_model=RunEventAccepted, responses=refusals(404, 409, 413, 415))
-@allow(OPERATORS)
+@allow(OPERATORS, for_others=True)
 async def send_event(
     *,
     services: Wired,

@@ -19,7 +19,7 @@ router = guarded_router("workflows")
 
 
 @router.get("/v1/workflows", response_model=WorkflowList, responses=refusals())
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def list_workflows(services: Wired, _caller: Caller) -> WorkflowList:
     """List the workflows that installed packages bring; `POST /v1/sessions/{session_id}/runs` starts them."""
     rows = await workflow_rows(services.pool)
@@ -27,7 +27,7 @@ async def list_workflows(services: Wired, _caller: Caller) -> WorkflowList:
 
 
 @router.get("/v1/workflows/{name}", response_model=Workflow, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True)
 async def get_workflow(services: Wired, _caller: Caller, name: ResourceId) -> Workflow:
     """One workflow, with the JSON schemas of its input and output."""
     rows = await workflow_rows(services.pool, name)

@@ -60,7 +60,7 @@ async def send_event(
             "event_id": event.event_id,
             "name": event.name,
             "data": event.data,
-            "by": caller.subject,
+            **caller.by,
         }
         received = state_change("run_event_received", details, SOURCE, run_id=run_id)
         await append(connection, caller.tenant_id, run["session_id"], [received])
