@@ -101,6 +101,11 @@ export interface components {
             };
             /** Requested By */
             requested_by: string;
+            /**
+             * On Behalf Of
+             * @description The person for whom a service asked.
+             */
+            on_behalf_of: string | null;
             /** Current Step */
             current_step: string;
             /**
@@ -431,6 +436,8 @@ export interface components {
             reminder_at: string | null;
             /** Decided At */
             decided_at: string | null;
+            /** @description For those who voted, and those who may read the session; null until it is decided. */
+            outcome: components["schemas"]["Outcome"] | null;
         };
         /**
          * ApprovalCount
@@ -1114,6 +1121,11 @@ export interface components {
             roles: ("viewer" | "operator" | "approver" | "admin")[];
             /** Is Person */
             is_person: boolean;
+            /**
+             * Acts For
+             * @description Who vouches for the people on whose behalf the key may act; null for a key that may not.
+             */
+            acts_for: string | null;
             /** Created By */
             created_by: string;
             /**
@@ -1157,6 +1169,18 @@ export interface components {
              * @default false
              */
             person: boolean;
+            /**
+             * May Act For Others
+             * @description Lets a service name, in the header `Flotilla-On-Behalf-Of`, the person for whom it acts.
+             * @default false
+             */
+            may_act_for_others: boolean;
+            /**
+             * People Of
+             * @description Who vouches for these people: an OpenID provider, `flotilla` for the names of API keys, or any other name for
+             *     users that only the service knows. By default the provider set up here, else `flotilla`.
+             */
+            people_of?: string | null;
         };
         /**
          * KeyList
@@ -1285,6 +1309,11 @@ export interface components {
             roles: ("viewer" | "operator" | "approver" | "admin")[];
             /** Is Person */
             is_person: boolean;
+            /**
+             * Acts For
+             * @description Who vouches for the people on whose behalf the key may act; null for a key that may not.
+             */
+            acts_for: string | null;
             /** Created By */
             created_by: string;
             /**
@@ -1505,6 +1534,31 @@ export interface components {
             oldest_unpublished_s: number;
             /** Parked */
             parked: components["schemas"]["OutboxParkedSession"][];
+        };
+        /**
+         * Outcome
+         * @description What came of an action that was decided.
+         */
+        Outcome: {
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "pending" | "running" | "awaiting_approval" | "approved" | "completed" | "rejected" | "timeout" | "failed" | "cancelled";
+            /**
+             * Result
+             * @description Once it is completed; null in a listing.
+             */
+            result: unknown;
+            /**
+             * Error
+             * @description Why it failed; null in a listing.
+             */
+            error: {
+                [key: string]: unknown;
+            } | null;
+            /** Finished At */
+            finished_at: string | null;
         };
         /**
          * ParkedHistory
@@ -1849,6 +1903,11 @@ export interface components {
             /** User Id */
             user_id: string;
             /**
+             * Acted By
+             * @description The service that asked on the user's behalf; null where the user asked.
+             */
+            acted_by: string | null;
+            /**
              * Query
              * @description Empty for a run of a workflow.
              */
@@ -2062,6 +2121,11 @@ export interface components {
             session_id: string;
             /** User Id */
             user_id: string;
+            /**
+             * Acted By
+             * @description The service that opened it on the user's behalf; null where the user did.
+             */
+            acted_by: string | null;
             /** Head Seq */
             head_seq: number;
             /** Parent Session Id */
@@ -2531,6 +2595,11 @@ export interface components {
             steps: string[];
             /** User Id */
             user_id: string;
+            /**
+             * Acted By
+             * @description The service that asked on the user's behalf; null where the user asked.
+             */
+            acted_by: string | null;
             /** Result */
             result: unknown;
             /** Error */
@@ -2844,6 +2913,11 @@ export interface components {
                 /** Detail */
                 detail: string;
             }[];
+            /**
+             * Limit
+             * @default null
+             */
+            limit: string | null;
             /**
              * Trace Id
              * @default null
