@@ -144,10 +144,19 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
     return outcome
 
 
-async def drop_kept(pool: Pool) -> JsonObject:
-    """Empties what the last rebuild replaced; says whether there was any. `pool` is one of the live projection."""
+async def drop_kept(pool: Pool, *, is_confirmed: bool) -> JsonObject:
+    """Empties what the last rebuild replaced; says whether there was any. `pool` is one of the live projection.
+
+    Raises:
+        Conflict: it holds events that are nowhere else, and no second person confirmed it.
+    """
     async with pool.acquire() as connection, connection.transaction():
         kept = await connection.fetchrow(_KEPT)
+        if kept is not None and kept["sessions_lost"] and not is_confirmed:
+            raise Conflict(
+                f"it holds events of {kept['sessions_lost']} sessions that are nowhere else, and no second person "
+                "confirmed it: ask for it again"
+            )
         if kept is not None:
             await connection.execute(_EMPTY_KEPT)
             await connection.execute(_FORGET_KEPT)

@@ -16,7 +16,7 @@ from audit_consumer.rebuild import Order, drop_kept
 from audit_consumer.rewinds import Decision
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.audit.requests import NO_SESSION
-from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.errors import Conflict, FlotillaError
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.values import storable
 from flotilla.kafka.lanes import lane_of
@@ -135,7 +135,7 @@ class Requests:
         if request["kind"] == "rebuild":
             return await self._rebuild(self._order(request))
         if request["kind"] == "drop_kept":
-            return await drop_kept(self._pool)
+            return await drop_kept(self._pool, is_confirmed=_is_confirmed(request))
         decision = Decision(
             session=session,
             request_id=request["request_id"],
@@ -157,6 +157,8 @@ class Requests:
     def _order(self, request: asyncpg.Record) -> Order:
         key = (request["tenant_id"], request["request_id"])
         accepted = json.loads(request["accept_loss"] or "[]")
+        if accepted and not _is_confirmed(request):
+            raise Conflict("it accepts losses, and no second person confirmed it: ask for it again")
 
         async def report(progress: JsonObject) -> None:
             await self._pool.execute(_PROGRESS, *key, json.dumps(progress))
@@ -171,6 +173,11 @@ class Requests:
             reason=request["reason"] or "",
             report=report,
         )
+
+
+def _is_confirmed(request: asyncpg.Record) -> bool:
+    """Whether a second person agreed. Whether one has to is decided here: the row may say anything."""
+    return request["confirmed_by"] not in (None, request["requested_by"])
 
 
 async def _unless_stopped(runtime: Runtime, work: Coroutine[None, None, bool]) -> bool:

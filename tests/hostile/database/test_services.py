@@ -37,6 +37,10 @@ OPEN_TASK = (
     "INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, status) "
     "VALUES ('default', 'mine', 'adder', 's1', 'done')"
 )
+CONFIRMED = (
+    "INSERT INTO audit.requests (tenant_id, request_id, kind, requested_by, confirmed_by) "
+    "VALUES ('default', 'x', 'rebuild', 'ann', 'bob')"
+)
 OF_NOBODY = (
     "SET ROLE flotilla_definer",
     "SET ROLE flotilla_install",
@@ -102,6 +106,8 @@ NOT_THE_GATEWAYS = (
     "SELECT secret_hash FROM flotilla.delegations",
     "UPDATE flotilla_ops.agents SET timeout_s = 1",
     "DELETE FROM audit.requests",
+    CONFIRMED,
+    CONFIRMED.replace("confirmed_by", "started_at").replace("'bob'", "now()"),
 )  # fmt: skip
 NOT_THE_WORKERS = (
     MINT, OUTBOX, REWRITE, CHECKPOINT, HEAD, *OF_NOBODY,

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
-from flotilla.postgres import Pool
+from flotilla.contracts.ids import new_id
+from flotilla.postgres import Pool, tenant_transaction
 from tests.support.audit import (
     Projected,
     audit_settings,
@@ -127,6 +129,20 @@ async def test_damage_in_the_projection_alone_is_repaired_without_asking(
     assert await history(projected) == before
 
 
+_FORGE = """
+INSERT INTO audit.requests (tenant_id, request_id, kind, requested_by, reason, needs_confirmation, accept_loss)
+SELECT tenant_id, $2, kind, requested_by, reason, false, accept_loss FROM audit.requests WHERE request_id = $1
+"""
+
+
+async def said_to_need_nobody(pool: Pool, request: AuditRequest) -> AuditRequest:
+    """The same request, as whoever writes rows in the gateway's name may say that it needs no second person."""
+    forged = replace(request, request_id=new_id())
+    async with tenant_transaction(pool, "default") as connection:
+        await connection.execute(_FORGE, request.request_id, forged.request_id)
+    return forged
+
+
 async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is_kept(
     settings: Settings, kafka: KafkaSettings, projected: Projected, pool: Pool
 ) -> None:
@@ -154,6 +170,9 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         await served(pool, await request_rebuild(pool, "default", requested_by="ada"))
         both = await request_rebuild(pool, "default", requested_by="ada", accept_loss=["s1", "default/s2"], reason="x")
         assert (both.needs_confirmation, both.confirmed_by) == (True, None)
+        forged = await said_to_need_nobody(pool, both)
+        assert "no second person confirmed it" in str((await served(pool, forged)).outcome)
+        assert await history(projected) == before
         await confirm_request(pool, "default", both.request_id, confirmed_by="bob", is_person=True)
         done = await served(pool, both)
         assert done.outcome is not None
@@ -172,6 +191,8 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         assert "events of 2 sessions that are nowhere else" in str(again["error"])
         dropped = await request_drop_kept(pool, "default", requested_by="ada", reason="exported")
         assert dropped.needs_confirmation
+        forged = await said_to_need_nobody(pool, dropped)
+        assert "no second person confirmed it" in str((await served(pool, forged)).outcome)
         await confirm_request(pool, "default", dropped.request_id, confirmed_by="bob", is_person=True)
         assert (await served(pool, dropped)).outcome == {"ok": True, "dropped": True, "sessions_lost": 2}
     assert await history(projected, KEPT) == []
@@ -202,7 +223,7 @@ async def test_an_order_that_was_carried_out_but_not_answered_is_not_carried_out
     assert await rebuild(settings, order) == first
     with pytest.raises(Conflict, match="flotilla audit drop-kept"):
         await rebuild(settings)
-    assert (await drop_kept(audit_pool))["dropped"]
+    assert (await drop_kept(audit_pool, is_confirmed=True))["dropped"]
     assert (await rebuild(settings))["sessions_lost"] == []
 
 
