@@ -20,17 +20,20 @@ from flotilla.actions import ActionContext
 from flotilla.approvals.ballot import Ballot
 from flotilla.approvals.events import counted_events
 from flotilla.approvals.policy import ApprovalPolicy, parse_policy
+from flotilla.config.signing import new_signer
 from flotilla.contracts.approvals import ActionState, DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.json_types import JsonValue
-from flotilla.contracts.votes import SignedVote
+from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.votes.receipts import issue_receipt
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.statements import written
 from tests.integration.approvals.desk import Desk, Refused, open_desk
 from tests.integration.gateway.conftest import Replica
+from tests.support.tickets import SIGNER
 from tests.support.time_skipping import time_skipping_server
 from tests.support.votes import (
     Ed25519Key,
@@ -40,6 +43,7 @@ from tests.support.votes import (
     Voter,
     approved,
     enrolled,
+    note_signers,
     now_text,
     roots_of,
     statement_of,
@@ -93,17 +97,20 @@ class Hands:
         return Voter.made(subject, self.root, key, **changes)
 
     async def store(self, *voters: Voter) -> None:
-        """Writes rows that say that these keys are enrolled and approved."""
+        """Writes rows and events that say that these keys are enrolled and approved."""
         async with tenant_transaction(self.pool, "acme") as connection:
             for voter in voters:
                 columns = (voter.fingerprint, voter.key.credential_id, to_json(voter.signer).decode())
                 approval = to_json(voter.approval).decode()
                 await connection.execute(ADD_SIGNER, new_id(), voter.subject, voter.key.kind, *columns, approval)
+            await note_signers(connection, "acme", "signer_approved", *voters)
 
     async def revoke(self, voter: Voter) -> None:
         await self.desk.rows(
             "UPDATE flotilla.signers SET revoked_at = now() WHERE fingerprint = $1 RETURNING 1", voter.fingerprint
         )
+        async with tenant_transaction(self.pool, "acme") as connection:
+            await note_signers(connection, "acme", "signer_revoked", voter)
 
     async def waiting(self) -> WorkflowHandle[Any, ActionState]:
         """An action that waits for its votes."""
@@ -124,12 +131,18 @@ class Hands:
         given = {"approval_id": approval_id, "content_hash": HASH, "policy_version": self.policy.version}
         return voter.vote(**{**given, **fields})
 
-    async def execute(self, *proofs: SignedVote | None, roots: VoteRoots | None = None, **claims: Any) -> str:
+    async def execute(
+        self,
+        *proofs: SignedVote | None,
+        roots: VoteRoots | None = None,
+        receipt: VoteReceipt | None = None,
+        **claims: Any,
+    ) -> str:
         """Writes rows and events by which these votes approved the action, then calls the executor as Temporal does.
 
         Returns `executed`, or the reason of the refusal.
         """
-        await self._forge(*proofs)
+        await self._forge(*proofs, receipt=receipt)
         execution = Execution(
             key=ActionKey(tenant_id="acme", action_id="forged", session_id="forged"),
             action="echo",
@@ -140,20 +153,20 @@ class Hands:
         )
         registry = Registry({"echo": self.run})
         async with httpx.AsyncClient() as http:
-            actions = Actions(self.pool, self.policy, registry, http, roots=roots or self.roots)
+            actions = Actions(self.pool, self.policy, registry, http, signer=SIGNER, roots=roots or self.roots)
             try:
                 await ActivityEnvironment().run(actions.execute_action, replace(execution, **claims))
             except ApplicationError as refusal:
                 return f"{refusal.type}: {refusal.message}"
         return "executed"
 
-    async def _forge(self, *proofs: SignedVote | None) -> None:
+    async def _forge(self, *proofs: SignedVote | None, receipt: VoteReceipt | None) -> None:
         async with tenant_transaction(self.pool, "acme") as connection:
             await connection.execute(FORGED_SESSION)
             await connection.execute(FORGED_ACTION)
             await connection.execute(FORGED_APPROVAL, HASH)
             for proof in proofs:
-                attempt = attempt_of(proof)
+                attempt = replace(attempt_of(proof), receipt=receipt)
                 appended = await append(connection, "acme", "forged", counted_events(attempt, self._ballot())[:1])
                 await connection.execute(FORGED_DECISION, attempt.attempt_id, HASH, appended.first_seq)
 
@@ -217,13 +230,20 @@ def root() -> Ed25519Key:
 
 
 @pytest.fixture
-async def hands(pool: Pool, unique: Callable[[str], str], root: Ed25519Key) -> AsyncIterator[Hands]:
+def policy() -> ApprovalPolicy:
+    return POLICY
+
+
+@pytest.fixture
+async def hands(
+    pool: Pool, unique: Callable[[str], str], root: Ed25519Key, policy: ApprovalPolicy
+) -> AsyncIterator[Hands]:
     roots = roots_of(("grace", root))
     async with (
         time_skipping_server() as environment,
-        open_desk(environment.client, pool, unique("queue"), policy=POLICY, roots=roots) as desk,
+        open_desk(environment.client, pool, unique("queue"), policy=policy, roots=roots) as desk,
     ):
-        yield Hands(desk, root, roots, POLICY)
+        yield Hands(desk, root, roots, policy)
 
 
 # Through Temporal: the Update, with any subject and any proof ------------------------------------------------------
@@ -336,20 +356,69 @@ async def test_a_real_vote_is_not_replayed(hands: Hands) -> None:
     assert hands.ran == []
 
 
-async def test_a_revoked_key_executes_nothing_even_if_the_database_hides_it(hands: Hands) -> None:
+async def test_a_revoked_key_executes_nothing_even_if_the_table_hides_it(hands: Hands) -> None:
     bob = hands.voter("bob")
     await hands.store(bob)
     await hands.revoke(bob)
     assert "revoked" in await hands.execute(hands.signed(bob))
     await hands.desk.rows("UPDATE flotilla.signers SET revoked_at = NULL RETURNING 1")
+    assert "was revoked" in await hands.execute(), "the log says so"
     listed = roots_of(("grace", hands.root), revoked=(bob.fingerprint,))
     assert "revoked" in await hands.execute(roots=listed)
     assert "not among the vote roots" in await hands.execute(roots=VoteRoots())
     assert hands.ran == []
 
 
+async def test_the_place_in_the_log_decides_between_a_vote_and_a_revocation(hands: Hands) -> None:
+    bob = hands.voter("bob")
+    await hands.store(bob)
+    before, after = hands.signed(bob), hands.signed(bob)
+    await hands.revoke(bob)
+    # The log ended with event 1, the approval of the key, when the worker checked the first vote.
+    assert "was revoked" in await hands.execute(after, receipt=issue_receipt(SIGNER, "acme", "forged", after.vote, 2))
+    for forged in (
+        issue_receipt(new_signer(), "acme", "forged", after.vote, 1),
+        issue_receipt(SIGNER, "globex", "forged", after.vote, 1),
+        issue_receipt(SIGNER, "acme", "another", after.vote, 1),
+        issue_receipt(SIGNER, "acme", "forged", hands.signed(bob, decision="reject").vote, 1),
+        replace(issue_receipt(SIGNER, "acme", "forged", after.vote, 2), statement="{}"),
+        replace(issue_receipt(SIGNER, "acme", "forged", after.vote, 1), signature="!"),
+    ):
+        assert "was revoked" in await hands.execute(after, receipt=forged)
+    # One that claims more of the log than there is: events were taken away.
+    assert "which ends at" in await hands.execute(after, receipt=issue_receipt(SIGNER, "acme", "forged", after.vote, 9))
+    assert hands.ran == []
+    assert await hands.execute(before, receipt=issue_receipt(SIGNER, "acme", "forged", before.vote, 1)) == "executed"
+
+
+@pytest.mark.parametrize("policy", [TWO])
+async def test_a_vote_that_was_counted_outlives_its_key_and_later_ones_do_not(hands: Hands) -> None:
+    bob, carol = hands.voter("bob"), hands.voter("carol")
+    await hands.store(bob, carol)
+    first, second = await hands.waiting(), await hands.waiting()
+    assert await hands.decide(first, "bob", hands.signed(bob, first)) == "pending"
+    await hands.revoke(bob)
+    assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
+    assert await hands.decide(first, "carol", hands.signed(carol, first)) == "approved"
+    assert (await first.result()).status == "completed"
+
+
+async def test_a_worker_does_not_forget_what_a_database_takes_back(hands: Hands) -> None:
+    bob = hands.voter("bob")
+    await hands.store(bob)
+    first, second = await hands.waiting(), await hands.waiting()
+    assert await hands.decide(first, "bob", hands.signed(bob, first)) == "approved"
+    await hands.revoke(bob)
+    assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
+    await hands.desk.rows("UPDATE flotilla.signers SET revoked_at = NULL RETURNING 1")
+    await hands.desk.rows("UPDATE flotilla.sessions SET head_seq = 1 WHERE session_id = 'flotilla:audit' RETURNING 1")
+    assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
+    await hands.store(bob)  # its place is taken by another approval of the same key
+    assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
+
+
+@pytest.mark.parametrize("policy", [TWO])
 async def test_a_quorum_is_of_people_not_of_keys_or_votes(hands: Hands) -> None:
-    hands.policy = TWO
     bob, again, carol = hands.voter("bob"), hands.voter("bob"), hands.voter("carol")
     await hands.store(bob, again, carol)
     assert "2 signed approvals, 1 hold" in await hands.execute(

@@ -10,7 +10,9 @@ from typing import Any
 
 from flotilla.agent import Agent, TaskContext
 from flotilla.agent.handler import TaskHandler
+from flotilla.agent.proofs import Executor
 from flotilla.agent.tools import ToolBox
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config.signing import load_public_keys
@@ -57,7 +59,9 @@ async def main(what: dict[str, Any]) -> None:
         connect_redis(what["url"]) as redis,
     ):
         keys = load_public_keys(Path(what["keys"]))
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox({}), keys=keys)
+        handler = TaskHandler(
+            agent, pool=pool, redis=redis, tools=ToolBox({}), keys=keys, executor=Executor(read_policy("builtin:local"))
+        )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=200)
         letters = PostgresDeadLetters(pool)
         consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)

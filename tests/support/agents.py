@@ -10,7 +10,9 @@ from typing import Any
 
 from flotilla.agent import Agent
 from flotilla.agent.handler import TaskHandler
+from flotilla.agent.proofs import Executor
 from flotilla.agent.tools import ToolBox
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.tickets import SealedEvent, seal
@@ -22,9 +24,12 @@ from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress,
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.consumers import entries
+from tests.support.policies import UNSIGNED
 from tests.support.postgres import agent_dsn
 from tests.support.tickets import KEYS, SIGNER
 
+TRUSTING = Executor(read_policy(UNSIGNED))
+"""Asks for no signatures."""
 TENANT = "default"
 SESSION = "s1"
 REPLY_TO = ReplyAddress(workflow_id="run-r1", workflow_run_id="x", activity_id="t1")
@@ -122,7 +127,8 @@ async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = T
 async def running(
     agent: Agent, pool: Pool, redis: Redis, *, model: LanguageModel | None = None, name: str = "c1", **options: Any
 ) -> AsyncIterator[Consumer]:
-    """The agent at work in the database of `pool`, as its own role, as long as the block."""
+    """The agent at work in the database of `pool`, as its own role, as long as the block; `executor` is by what it judges
+    votes."""
     async with open_pool(await agent_dsn(pool, agent.name), application=agent.name) as own_pool:
         handler = TaskHandler(
             agent,
@@ -131,6 +137,7 @@ async def running(
             tools=ToolBox(agent.tools),
             model=model,
             keys=KEYS,
+            executor=options.pop("executor", TRUSTING),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
         chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})

@@ -16,7 +16,9 @@ import flotilla.llm.stored_calls
 import flotilla.postgres.claims
 from flotilla.agent import Agent, IdempotencyKey, TaskContext
 from flotilla.agent.handler import TaskHandler
+from flotilla.agent.proofs import Executor
 from flotilla.agent.tools import ToolBox
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config.signing import load_public_keys
@@ -108,7 +110,15 @@ async def main(what: dict[str, Any]) -> None:
         outside = Outside(pool, chance)
         agent = buyer(outside, chance)
         keys = load_public_keys(Path(what["keys"]))
-        handler = TaskHandler(agent, pool=pool, redis=redis, tools=ToolBox(agent.tools), model=outside, keys=keys)
+        handler = TaskHandler(
+            agent,
+            pool=pool,
+            redis=redis,
+            tools=ToolBox(agent.tools),
+            model=outside,
+            keys=keys,
+            executor=Executor(read_policy("builtin:local")),
+        )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
         letters = PostgresDeadLetters(pool)
         consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)

@@ -24,9 +24,9 @@ from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from gateway.main import serving
 from gateway.settings import Settings
+from tests.support.policies import UNSIGNED
 from tests.support.postgres import Database
 from tests.support.redis_users import url_of
-from tests.support.worker import UNSIGNED
 
 ANSWER = {
     "answer": "The harbour master [1].",

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from flotilla.audit import admin_log
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.votes import (
     SSH_NAMESPACE,
     Signature,
@@ -23,6 +25,7 @@ from flotilla.contracts.votes import (
     SignerStatement,
     VoteStatement,
 )
+from flotilla.postgres import Connection
 from flotilla.votes.keys import read_key, ssh_text
 from flotilla.votes.passkeys import Passkeys
 from flotilla.votes.roots import Root, VoteRoots
@@ -189,10 +192,10 @@ class Voter:
     approval: Signed
 
     @classmethod
-    def made(cls, subject: str, root: Key, key: Key | None = None, **changes: Any) -> "Voter":
+    def made(cls, subject: str, root: Key, key: Key | None = None, tenant: str = TENANT, **changes: Any) -> "Voter":
         key = key or Ed25519Key()
-        signer = enrolled(key, subject)
-        return cls(subject, key, signer, approved(signer, subject, root, **changes))
+        signer = enrolled(key, subject, tenant)
+        return cls(subject, key, signer, approved(signer, subject, root, tenant=tenant, **changes))
 
     @property
     def fingerprint(self) -> str:
@@ -201,3 +204,11 @@ class Voter:
     def vote(self, **fields: Any) -> SignedVote:
         signed = self.key.sign(written(statement_of(self.subject, **fields)))
         return SignedVote(vote=signed, signer=self.signer, approval=self.approval)
+
+
+async def note_signers(connection: Connection, tenant_id: str, change: str, *voters: Voter) -> None:
+    """Write what happened to these keys into the tenant's audit session, as the gateway does."""
+    changes: list[tuple[str, JsonObject]] = [
+        (change, {"subject": voter.subject, "fingerprint": voter.fingerprint}) for voter in voters
+    ]
+    await admin_log.record(connection, tenant_id, "/gateway", *changes)

@@ -19,6 +19,7 @@ from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from flotilla.votes.roots import read_roots
+from tests.support.policies import UNSIGNED
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import installed_registry
@@ -27,9 +28,6 @@ from workflow_worker.installed_workflows import installed_workflows
 from workflow_worker.main import Dependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
-
-UNSIGNED = str(Path(__file__).with_name("unsigned.toml"))
-"""A policy in which no vote has to be signed."""
 
 
 @dataclass

@@ -148,6 +148,7 @@ class Activities:
             http,
             allowed_hosts=settings.action_http_hosts,
             risk_review=review,
+            signer=deps.signer,
             roots=deps.roots,
         )
 

@@ -33,6 +33,7 @@ from flotilla.contracts.requests import ActionRequest, RiskLevel
 from flotilla.contracts.votes import SignedVote
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.votes.roots import VoteRoots
+from tests.support.tickets import SIGNER
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
@@ -213,6 +214,7 @@ async def open_desk(
                 registry or installed_registry(),
                 http,
                 allowed_hosts=hosts,
+                signer=SIGNER,
                 roots=roots,
             ),
             Approvals(pool, receivers.urls),

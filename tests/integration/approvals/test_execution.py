@@ -27,6 +27,7 @@ from flotilla.contracts.requests import RAGResponse
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.runtime import http_server
 from tests.integration.approvals.desk import BOB, POLICY, Desk, loaded, open_desk
+from tests.support.tickets import SIGNER
 from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import Registry, installed_registry
@@ -204,7 +205,7 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
         runs.append(context.idempotency_key)
         return len(runs)
 
-    actions = Actions(desk.pool, ANY_POLICY, Registry({"echo": count}), httpx.AsyncClient())
+    actions = Actions(desk.pool, ANY_POLICY, Registry({"echo": count}), httpx.AsyncClient(), signer=SIGNER)
     first = await ActivityEnvironment().run(actions.execute_action, execution())
     second = await ActivityEnvironment().run(actions.execute_action, execution())
     assert (first, runs) == (second, ["a1"])
@@ -218,7 +219,7 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
     ],
 )
 async def test_nothing_runs_without_an_approval_of_exactly_this(desk: Desk, changes: dict[str, Any]) -> None:
-    actions = Actions(desk.pool, ANY_POLICY, installed_registry(), httpx.AsyncClient())
+    actions = Actions(desk.pool, ANY_POLICY, installed_registry(), httpx.AsyncClient(), signer=SIGNER)
     with pytest.raises(ApplicationError) as caught:
         await ActivityEnvironment().run(actions.execute_action, execution(**changes))
     assert caught.value.type == "NotApproved"

@@ -15,6 +15,7 @@ from flotilla.actions import ActionContext
 from flotilla.actions.arguments import normalized_args
 from flotilla.approvals.events import action_event, submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Refused
@@ -115,6 +116,7 @@ class Actions:
         *,
         allowed_hosts: tuple[str, ...] = (),
         risk_review: RiskReview | None = None,
+        signer: Signer,
         roots: VoteRoots | None = None,
     ) -> None:
         self._pool = pool
@@ -123,7 +125,7 @@ class Actions:
         self._http = http
         self._allowed_hosts = allowed_hosts
         self._risk_review = risk_review
-        self._votes = SignedVotes(pool, policy, roots or VoteRoots())
+        self._votes = SignedVotes(pool, policy, roots or VoteRoots(), signer)
 
     @activity.defn(name=ANALYZE_ACTION)
     async def analyze_action(self, request: ActionRequest) -> ApprovalRequirement:
@@ -160,7 +162,7 @@ class Actions:
     @activity.defn(name=CHECK_VOTE)
     async def check_vote(self, check: VoteCheck) -> CheckedVote:
         """Return whether the voter's own signature lets the attempt count. Idempotency key: the attempt's id."""
-        return CheckedVote(refusal=await self._votes.refusal(check))
+        return await self._votes.checked(check)
 
     @activity.defn(name=CHECK_VOTES)
     async def check_votes(self, execution: Execution) -> None:

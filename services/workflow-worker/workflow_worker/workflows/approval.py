@@ -234,10 +234,10 @@ class HumanInTheLoopWorkflow:
             raise refused(refusal)
         update_id = update_id_of_handler()
         if workflow.patched(_SIGNATURES_ARE_CHECKED):
-            await self._check_signature(attempt)
+            attempt = await self._signature_checked(attempt)
         return await self._count(attempt, update_id)
 
-    async def _check_signature(self, attempt: DecisionRequest) -> None:
+    async def _signature_checked(self, attempt: DecisionRequest) -> DecisionRequest:
         check = call.VoteCheck(execution=self._execution(required=True), attempt=attempt)
         checked: call.CheckedVote = await workflow.execute_local_activity(
             call.CHECK_VOTE,
@@ -250,6 +250,7 @@ class HumanInTheLoopWorkflow:
         refusal = checked.refusal or self._refusal(attempt, self._check_args)
         if refusal is not None:
             raise refused(refusal)
+        return replace(attempt, receipt=checked.receipt)
 
     async def _edit(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
         """Count an edit under what policy asks for the new arguments, never for less risk than before.

@@ -7,6 +7,7 @@ from flotilla.approvals.ballot import Ballot, Refusal
 from flotilla.contracts.approvals import ActionState, ApprovalRequirement, DecisionRequest
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import ActionRequest, RiskLevel
+from flotilla.contracts.votes import VoteReceipt
 
 ANALYZE_ACTION = "analyze_action"
 ASSESS_EDIT = "assess_edit"
@@ -131,9 +132,12 @@ class VoteCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedVote:
-    """Why the attempt does not count, as far as its signature goes; None if it does."""
+    """Whether the attempt counts, as far as its signature goes."""
 
     refusal: Refusal | None = None
+    """Why it does not; None if it does."""
+    receipt: VoteReceipt | None = None
+    """Of a signed vote that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 import asyncpg
 
 from flotilla.agent.ports import Gate, NamedCall, ToolVerdict
+from flotilla.agent.proofs import CallProofs
 from flotilla.contracts.approvals import MAX_ARGS_BYTES, content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid, Refused
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
-from flotilla.contracts.tasks import ApprovalNeeded
+from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
 from flotilla.postgres import Pool, retry_when_away, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
@@ -104,10 +105,23 @@ class GatedTools:
             action=f"{self._agent}.{tool}",
             description=description or tool,
             args=args,
-            risk_level=self._gated.get(tool, "medium"),
+            risk_level=self._risk(tool),
         )
         self.needed.append(needed)
         raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
+
+    async def prove(self, approval_id: str, tool: str, args: JsonObject) -> None:
+        """Check that people signed exactly this call, as far as policy asks for it.
+
+        Raises:
+            Unproven: they have not.
+            RetryLater: the log has not arrived yet.
+        """
+        if self._gate is not None:
+            await self._gate.prove(approval_id, f"{self._agent}.{tool}", args, self._risk(tool))
+
+    def _risk(self, tool: str) -> RiskLevel:
+        return self._gated.get(tool, "medium")
 
     def _check_size(self, tool: str, args: JsonObject) -> None:
         size = len(to_json(args)) + sum(len(to_json(needed.args)) for needed in self.needed)
@@ -133,19 +147,30 @@ class GatedTools:
 
 
 class StoredGate:
-    """The gate of one tenant, in PostgreSQL."""
+    """The gate of one task, in PostgreSQL."""
 
-    def __init__(self, pool: Pool, tenant_id: str) -> None:
+    def __init__(self, pool: Pool, task: AgentTask, proofs: CallProofs) -> None:
         self._pool = pool
-        self._tenant_id = tenant_id
+        self._task = task
+        self._tenant_id = task.tenant_id
+        self._proofs = proofs
 
-    async def verdicts(self, session_id: str, task_id: str) -> dict[str, ToolVerdict]:
+    async def prove(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+        """Check the signatures that policy asks for.
+
+        Raises:
+            Unproven: they do not hold, or are too few.
+            RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
+        """
+        await self._proofs.prove(self._task, approval_id, action, args, risk)
+
+    async def verdicts(self) -> dict[str, ToolVerdict]:
         """The verdicts about the task's calls so far, by approval id.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        rows = await self._fetch(_VERDICTS, session_id, task_id)
+        rows = await self._fetch(_VERDICTS, self._task.session_id, self._task.task_id)
         return {
             row["action_id"]: ToolVerdict(
                 approved=row["approval_status"] in _GO_AHEAD,

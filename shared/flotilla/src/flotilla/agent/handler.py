@@ -19,6 +19,7 @@ from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import Live
+from flotilla.agent.proofs import CallProofs, Executor
 from flotilla.agent.recording import text_of
 from flotilla.agent.session import StoredSession
 from flotilla.agent.tool_calls import StoredToolCalls
@@ -50,6 +51,7 @@ class TaskHandler:
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
         keys: PublicKeys,
+        executor: Executor,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -64,6 +66,7 @@ class TaskHandler:
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = RunFeed(redis)
+        self._proofs = CallProofs(pool, executor, keys)
         self._busy = KeyLocks()
 
     async def __call__(self, delivery: Delivery) -> Finish:
@@ -112,8 +115,8 @@ class TaskHandler:
     async def _gated(self, task: AgentTask) -> GatedTools:
         if not self._agent.gated and not self._tools.may_ask:
             return GatedTools(self._agent.name, task.task_id, {})
-        gate = StoredGate(self._pool, task.tenant_id)
-        verdicts = await gate.verdicts(task.session_id, task.task_id)
+        gate = StoredGate(self._pool, task, self._proofs)
+        verdicts = await gate.verdicts()
         return GatedTools(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
     def _context(self, task: AgentTask, live: Live, gated: GatedTools) -> TaskContext:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.live import LiveStepStatus
+from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
 
@@ -126,7 +127,10 @@ class ToolVerdict:
 
 
 class Gate(Protocol):
-    """What approved calls of gated tools returned."""
+    """What proves approved calls of gated tools, and what they returned."""
+
+    async def prove(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+        """Checks the signatures that policy asks for; raises Unproven."""
 
     async def stored(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if it was made."""

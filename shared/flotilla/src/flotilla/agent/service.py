@@ -8,9 +8,11 @@ from typing import TypeVar
 from flotilla.agent.agent import Agent
 from flotilla.agent.handler import TaskHandler
 from flotilla.agent.login import check_login
+from flotilla.agent.proofs import Executor
 from flotilla.agent.registration import Registration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
+from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
@@ -19,6 +21,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.llm import LanguageModel, TokenLimits, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
+from flotilla.votes.roots import read_roots
 
 STUCK_AFTER_S = 60.0
 STOP_MARGIN_S = 5.0
@@ -68,7 +71,8 @@ async def run_agent(
     `pool` is used if given, else one is opened.
 
     Raises:
-        ConfigurationError: the agent has no task, its types can't travel, or it is not the one of the settings.
+        ConfigurationError: the agent has no task, its types can't travel, it is not the one of the settings, or the
+            policy or the file of vote roots is not as it should be.
     """
     _check_name(agent, settings)
     toolbox = ToolBox({**agent.tools, **(tools or {})})
@@ -87,6 +91,7 @@ async def run_agent(
             model=model,
             limits=limits,
             keys=load_public_keys(settings.ticket_public_key_file),
+            executor=Executor(read_policy(settings.approval_policy), read_roots(settings.vote_roots)),
         )
         consumer = Consumer(
             redis,

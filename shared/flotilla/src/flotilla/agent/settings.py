@@ -12,6 +12,10 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSe
 
     ticket_public_key_file: Path
     """The worker's public keys (PEM, one or more): a task that none of them signed is not worked on."""
+    approval_policy: str = "builtin:production"
+    """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
+    vote_roots: Path | None = None
+    """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
     agent_name: str | None = None
     """The agent that this service is meant to be; another one refuses to start, since nothing scales its streams."""
     agent_concurrency: int | None = Field(default=None, ge=1, le=1000)

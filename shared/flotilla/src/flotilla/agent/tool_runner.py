@@ -19,6 +19,7 @@ from flotilla.agent.tools import Tool
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Invalid, Refused
 from flotilla.contracts.ids import IdMaker
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.tools import OnUnknown
@@ -47,6 +48,8 @@ class _Call:
     named: NamedCall
     key: str
     approval_id: str | None = None
+    decided_args: JsonObject = field(default_factory=dict)
+    """As people approved them."""
 
 
 @dataclass(slots=True)
@@ -92,11 +95,17 @@ class ToolRunner:
         tool = call.tool
         approval_id, verdict = self._gated.verdict(tool.name, tool.description, _plain(call.arguments), call.named)
         named = replace(call.named, args=as_arguments(verdict.args))
-        return replace(
-            call, arguments=_as_shown(tool, tool.arguments(verdict.args)), named=named, approval_id=approval_id
-        )
+        arguments = _as_shown(tool, tool.arguments(verdict.args))
+        return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
+
+    async def _prove(self, call: _Call, approval_id: str | None) -> None:
+        """Check the signatures under the approval by which the call runs, before anything of it happens."""
+        if approval_id is not None:
+            args = call.decided_args if approval_id == call.approval_id else _storable(call.arguments)
+            await self._gated.prove(approval_id, call.tool.name, args)
 
     async def _repeat(self, ctx: object, call: _Call) -> Any:
+        await self._prove(call, call.approval_id)
         with self._shown(call, self._make_id()) as shown:
             shown.result = await self._executed(ctx, call)
         return shown.result
@@ -110,6 +119,7 @@ class ToolRunner:
             if standing.returned is not None:
                 return self._reused(call, standing.returned)
             approval_id = self._may_begin(call, standing)
+            await self._prove(call, approval_id)
             begun = await self._calls.begin(call.named, standing.starts + 1, self._make_id(), approval_id)
             if begun is not None:
                 return await self._begun(ctx, call, begun)
@@ -128,7 +138,7 @@ class ToolRunner:
         tool, what = call.tool.name, f"tool {call.tool.name} was begun {standing.starts} times without an answer"
         if self._on_unknown(call) == "fail":
             raise ToolOutcomeUnknown(f"{what}, and may have had its effect: on_unknown='fail' does not run it again")
-        args = storable(_plain(call.arguments)).value
+        args = _storable(call.arguments)
         approval_id, approved = self._gated.again(tool, f"{what}. Run it again?", args, call.named, standing.starts)
         if not approved:
             raise ToolOutcomeUnknown(f"{what}, and people did not approve to run it again ({approval_id})")
@@ -216,7 +226,7 @@ def _as_shown(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     if place := first_infinite(arguments):
         raise Invalid(f"tool {tool.name}: {place[1:]} is NaN or an infinity, and people can only approve a number")
-    return tool.arguments(storable(_plain(arguments)).value)
+    return tool.arguments(_storable(arguments))
 
 
 def _hash(arguments: dict[str, Any]) -> bytes:
@@ -228,6 +238,11 @@ def _hash(arguments: dict[str, Any]) -> bytes:
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = to_builtins(dict(arguments))
     return plain
+
+
+def _storable(arguments: Mapping[str, Any]) -> JsonObject:
+    kept: JsonObject = storable(_plain(arguments)).value
+    return kept
 
 
 def _returned(value: Any, call: _Call) -> Ended:

@@ -63,6 +63,7 @@ def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEv
         "signature": after.requirement.signature,
         "exclude_requester": after.requirement.exclude_requester,
         "proof": attempt.proof,
+        "receipt": attempt.receipt,
     }
     counted = action_event("approval_counted", attempt.approval_id, details)
     return [counted, verdict_event(after)] if after.is_final else [counted]

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
-from flotilla.contracts.votes import SignedVote
+from flotilla.contracts.votes import SignedVote, VoteReceipt
 
 GET_STATUS_QUERY = "get_status"
 """Answers with an `ActionState`."""
@@ -102,6 +102,8 @@ class DecisionRequest:
     """False for a signal, whose sender nobody proved."""
     proof: SignedVote | None = None
     """The voter's own signature, with the approval of their key; who executes checks it."""
+    receipt: VoteReceipt | None = None
+    """When the worker checked it; nobody else can issue one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

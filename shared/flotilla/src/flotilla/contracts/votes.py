@@ -15,6 +15,7 @@ SignerKind: TypeAlias = Literal["passkey", "ssh", "ed25519"]
 VOTE_TYPE: Literal["flotilla.vote.v1"] = "flotilla.vote.v1"
 SIGNER_TYPE: Literal["flotilla.signer.v1"] = "flotilla.signer.v1"
 SIGNER_APPROVAL_TYPE: Literal["flotilla.signer-approval.v1"] = "flotilla.signer-approval.v1"
+VOTE_RECEIPT_TYPE: Literal["flotilla.vote-receipt.v1"] = "flotilla.vote-receipt.v1"
 SSH_NAMESPACE = "flotilla-vote"
 """`ssh-keygen -Y sign -n flotilla-vote`: a signature for another purpose never counts here."""
 
@@ -106,3 +107,25 @@ class SignedVote:
     """A `SignerStatement`."""
     approval: Signed
     """A `SignerApproval`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteReceiptStatement:
+    """The workflow worker states when it checked a vote: how long the tenant's audit session, `flotilla:audit`, was."""
+
+    type: Literal["flotilla.vote-receipt.v1"] = VOTE_RECEIPT_TYPE
+    tenant: Text
+    approval_id: Text
+    vote: Digest
+    """SHA-256 of the `VoteStatement`."""
+    signers_seq: Annotated[int, msgspec.Meta(ge=0)]
+    """Its newest event. A revocation behind it does not concern this vote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteReceipt:
+    """A `VoteReceiptStatement`, signed with the worker's key of tickets: Ed25519 over its text, in base64."""
+
+    statement: Annotated[str, msgspec.Meta(min_length=2, max_length=8192)]
+    key_id: Annotated[str, msgspec.Meta(max_length=64)]
+    signature: Annotated[str, msgspec.Meta(max_length=256)]

@@ -1,35 +1,23 @@
 """The counted votes about an action, as its session's log has them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from flotilla.contracts.approvals import Decision
 from flotilla.contracts.envelope import AgentEvent, decode_event
-from flotilla.contracts.errors import Undecodable
-from flotilla.contracts.votes import SignedVote
+from flotilla.contracts.errors import RetryLater, Undecodable
 from flotilla.eventstore.log import SessionLog
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.votes.quorum import CountedVote
 
 COUNTED = "approval_counted"
 _WHERE = """
 SELECT event_seq FROM flotilla.approval_decisions
 WHERE tenant_id = $1 AND approval_id = $2 AND outcome = 'counted' AND event_seq IS NOT NULL ORDER BY event_seq LIMIT $3
 """
+_OF_TASK = "SELECT body FROM flotilla.task_votes($1)"
 MOST = 1000
 """Votes that are looked at; nobody needs more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountedVote:
-    """What `approval_counted` says; nothing of it is proven but what `proof` proves."""
-
-    subject: str
-    decision: Decision
-    content_hash: str
-    next_content_hash: str = ""
-    proof: SignedVote | None = None
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -52,6 +40,19 @@ async def counted_votes(pool: Pool, tenant_id: str, session_id: str, approval_id
         page = await log.read(session_id, row["event_seq"], row["event_seq"])
         votes += [vote for body in page.bodies if (vote := counted_vote(decode_event(body), approval_id))]
     return votes
+
+
+async def task_votes(pool: Pool, tenant_id: str, approval_id: str) -> list[CountedVote]:
+    """Return the votes about a call of the task that the transaction holds, in the order of the log.
+
+    Raises:
+        RetryLater: their events are on the way from the outbox to the projection.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        bodies = [row["body"] for row in await connection.fetch(_OF_TASK, approval_id)]
+    if None in bodies:
+        raise RetryLater(f"the votes about {approval_id} are on their way to the projection")
+    return [vote for body in bodies if (vote := counted_vote(decode_event(body), approval_id))]
 
 
 def counted_vote(event: AgentEvent, approval_id: str) -> CountedVote | None:

@@ -6,11 +6,11 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from flotilla.contracts.votes import SignerApproval, SignerStatement, VoteStatement
+from flotilla.contracts.votes import SignerApproval, SignerStatement, VoteReceiptStatement, VoteStatement
 from flotilla.votes.errors import Unproven
 
-Statement: TypeAlias = VoteStatement | SignerStatement | SignerApproval
-S = TypeVar("S", VoteStatement, SignerStatement, SignerApproval)
+Statement: TypeAlias = VoteStatement | SignerStatement | SignerApproval | VoteReceiptStatement
+S = TypeVar("S", VoteStatement, SignerStatement, SignerApproval, VoteReceiptStatement)
 MAX_BYTES = 8192
 _encoder = msgspec.json.Encoder()
 

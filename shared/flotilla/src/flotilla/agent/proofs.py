@@ -1,0 +1,99 @@
+"""Proves the votes about a gated call before its tool runs: from the log, by the agent's own policy and roots."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.config.signing import PublicKeys
+from flotilla.contracts.approvals import ApprovalRequirement, content_hash
+from flotilla.contracts.errors import RetryLater, Undecodable
+from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.requests import RiskLevel
+from flotilla.contracts.tasks import AgentTask
+from flotilla.eventstore.signers import SignerLog
+from flotilla.eventstore.votes import task_votes
+from flotilla.postgres import Pool, retry_when_away
+from flotilla.telemetry import metrics
+from flotilla.votes.errors import Unproven
+from flotilla.votes.proof import Ballot
+from flotilla.votes.quorum import CountedVote, Trust, prove_quorum
+from flotilla.votes.roots import VoteRoots
+
+LOG_WAIT_S = 10.0
+"""How long a call waits for its votes to arrive in the log, before its task is tried again later."""
+_POLL_S = 0.2
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """By what an agent judges who may approve its calls. Nothing of it comes from a store."""
+
+    policy: ApprovalPolicy
+    roots: VoteRoots = field(default_factory=VoteRoots)
+
+
+class CallProofs:
+    """The proofs of one agent's gated calls."""
+
+    def __init__(self, pool: Pool, executor: Executor, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
+        self._pool = pool
+        self._executor = executor
+        self._keys = keys
+        self._clock = clock
+        self._signers = SignerLog(pool)
+        metrics.SIGNATURES_REFUSED.labels("execution")  # at 0 from the start, so that the first refusal shows
+
+    async def prove(self, task: AgentTask, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+        """Check that as many people as policy asks for have signed exactly this call; nothing where it asks for none.
+
+        Raises:
+            Unproven: they have not.
+            RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
+        """
+        policy = self._executor.policy
+        requirement = policy.requirement(action, policy.assess(action, args, risk))
+        if not requirement.required or requirement.signature != "required":
+            return
+        try:
+            with retry_when_away():
+                await self._prove(task, _ballot(task, approval_id, action, args, requirement), requirement.quorum)
+        except Unproven as error:
+            metrics.SIGNATURES_REFUSED.labels("execution").inc()
+            log.warning("call_refused", approval_id=approval_id, reason=str(error))
+            raise
+
+    async def _prove(self, task: AgentTask, ballot: Ballot, quorum: int) -> None:
+        counted = await self._counted(task, ballot.approval_id)
+        trust = Trust(self._executor.roots, await self._signers.history(task.tenant_id), self._keys)
+        prove_quorum(counted, ballot, quorum, trust, self._clock())
+
+    async def _counted(self, task: AgentTask, approval_id: str) -> list[CountedVote]:
+        deadline = asyncio.get_running_loop().time() + LOG_WAIT_S
+        while True:
+            try:
+                return await task_votes(self._pool, task.tenant_id, approval_id)
+            except RetryLater:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            except Undecodable as error:
+                raise Unproven(f"the votes can't be read: {error}") from error
+            await asyncio.sleep(_POLL_S)
+
+
+def _ballot(
+    task: AgentTask, approval_id: str, action: str, args: JsonObject, requirement: ApprovalRequirement
+) -> Ballot:
+    return Ballot(
+        tenant=task.tenant_id,
+        approval_id=approval_id,
+        content_hash=content_hash(action, args),
+        policy_version=requirement.policy_version,
+        requested_by=f"/agents/{task.agent}",
+        on_behalf_of=task.user_id or "",
+        roles=requirement.roles,
+        exclude_requester=requirement.exclude_requester,
+    )

@@ -1,0 +1,67 @@
+"""Whether as many different people as policy asks for have signed exactly what would be executed. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from flotilla.contracts.approvals import Decision
+from flotilla.contracts.votes import SignedVote, VoteReceipt
+from flotilla.votes.errors import Unproven
+from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
+from flotilla.votes.receipts import ReceiptKeys, checked_at
+from flotilla.votes.roots import VoteRoots
+from flotilla.votes.signer_history import SignerHistory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedVote:
+    """What `approval_counted` says; nothing of it is proven but what `proof` and `receipt` prove."""
+
+    subject: str
+    decision: Decision
+    content_hash: str
+    next_content_hash: str = ""
+    proof: SignedVote | None = None
+    receipt: VoteReceipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """By what an executor judges votes: its file of roots, the tenant's log of signing keys, and who signs receipts."""
+
+    roots: VoteRoots
+    signers: SignerHistory
+    receipt_keys: ReceiptKeys
+
+
+def prove_quorum(counted: Sequence[CountedVote], ballot: Ballot, quorum: int, trust: Trust, now: datetime) -> None:
+    """Check that `quorum` different people, not those who edited it last, approved what `ballot` is about.
+
+    Raises:
+        Unproven: they have not; it names how many did and why the other votes do not hold.
+    """
+    reasons: list[str] = []
+    proven: list[ProvenVote] = []
+    for vote in counted:
+        try:
+            proven += _proven(vote, ballot, trust, now)
+        except Unproven as error:
+            reasons.append(str(error))
+    editors = {vote.subject for vote in counted if _is_edit_to(vote, ballot.content_hash)}
+    voters = distinct_approvals(vote for vote in proven if vote.subject not in editors)
+    if len(voters) < quorum:
+        why = "; ".join(reasons) or "there is no signed vote in the log"
+        raise Unproven(f"policy asks for {quorum} signed approvals, {len(voters)} hold: {why}")
+
+
+def _proven(counted: CountedVote, ballot: Ballot, trust: Trust, now: datetime) -> list[ProvenVote]:
+    if counted.proof is None:
+        return []
+    vote = prove_vote(counted.proof, ballot, trust.roots, now)
+    at = checked_at(counted.receipt, ballot.tenant, ballot.approval_id, counted.proof.vote, trust.receipt_keys)
+    trust.signers.check(vote.fingerprint, at)
+    return [vote]
+
+
+def _is_edit_to(vote: CountedVote, content_hash: str) -> bool:
+    return vote.decision == "edit" and vote.next_content_hash == content_hash
