@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.fleet import Fleet
+from tests.e2e.signing import Root
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
 
@@ -27,9 +28,21 @@ def traces() -> Iterator[TraceReceiver]:
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver) -> Iterator[Fleet]:
-    """A fleet with the built-in model."""
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": traces.url, "OTEL_BSP_SCHEDULE_DELAY": "200", "OPENAI_API_KEY": ""}
+def grace(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """The administrator whose approval of a voter's key counts in `fleet`."""
+    return Root.made(tmp_path_factory.mktemp("votes"))
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver, grace: Root) -> Iterator[Fleet]:
+    """A fleet with the built-in model, in which `echo` of high risk needs two signed votes."""
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OPENAI_API_KEY": "",
+        "FLOTILLA_APPROVAL_POLICY": str(grace.policy_file),
+        "FLOTILLA_VOTE_ROOTS": str(grace.roots_file),
+    }
     yield from _running(tmp_path_factory.mktemp("fleet"), environment)
 
 

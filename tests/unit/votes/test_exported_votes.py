@@ -1,6 +1,7 @@
 """The standalone verifier checks the signed votes of a history, and finds approvals that lack them."""
 
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def counted(subject: str, proof: SignedVote | None, *, quorum: int = 1, is_last:
 
 def first_problem(bodies: list[bytes], roots: VoteRoots | None) -> str | None:
     votes = ExportedVotes("acme", roots)
-    return next(filter(None, map(votes.problem, bodies)), None)
+    return next(filter(None, map(votes.problem, count(1), bodies)), None)
 
 
 @pytest.fixture
@@ -62,14 +63,14 @@ def root() -> Ed25519Key:
 def test_signed_votes_hold_up_to_a_root(root: Ed25519Key) -> None:
     votes = ExportedVotes("acme", roots_of(("grace", root)))
     bodies = counted("bob", Voter.made("bob", root).vote(content_hash=HASH))
-    assert [votes.problem(body) for body in bodies] == [None, None]
+    assert [votes.problem(1, body) for body in bodies] == [None, None]
     assert (votes.proven, votes.unchecked) == (1, 0)
 
 
 def test_without_roots_they_are_counted_only(root: Ed25519Key) -> None:
     votes = ExportedVotes("acme", None)
     bodies = counted("bob", Voter.made("bob", root).vote(content_hash=HASH))
-    assert [votes.problem(body) for body in bodies] == [None, None]
+    assert [votes.problem(1, body) for body in bodies] == [None, None]
     assert (votes.proven, votes.unchecked) == (0, 1)
 
 

@@ -36,6 +36,7 @@ SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.",
 )
 def verify(
     call: Call,
+    *,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only this one and its parents.")] = None,
     file: Annotated[
         Path | None,
@@ -57,6 +58,12 @@ def verify(
             "--vote-roots", metavar="TOML", help="Whose approval of a voter's key counts: checks signed votes."
         ),
     ] = None,
+    audit_session: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit-session", metavar="EXPORT", help="Export of flotilla:audit: finds votes by keys revoked before."
+        ),
+    ] = None,
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
 
@@ -65,7 +72,9 @@ def verify(
     if file is not None and session is not None:
         raise Misuse("--session and --file exclude each other", "an export holds one session")
     verdict = (
-        _verify_export(file, public_key, vote_roots) if file else call.gateway.get("/audit/verify", session_id=session)
+        _verify_export(file, public_key, vote_roots, audit_session)
+        if file
+        else call.gateway.get("/audit/verify", session_id=session)
     )
     call.show(verdict, lambda: _print_verdict(verdict))
     if verdict["problems"]:
@@ -74,10 +83,12 @@ def verify(
         raise CliError("part of the history is not signed, and unsigned events prove nothing", _UNSIGNED)
 
 
-def _verify_export(file: Path, public_key: Path | None, vote_roots: Path | None) -> dict[str, Any]:
+def _verify_export(
+    file: Path, public_key: Path | None, vote_roots: Path | None, audit_session: Path | None
+) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
     from flotilla.audit.export_lines import NotAnExport, read_lines
-    from flotilla.audit.verify_export import verify_export
+    from flotilla.audit.verify_export import load_signers, verify_export
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
     from flotilla.votes.roots import read_roots
@@ -86,9 +97,11 @@ def _verify_export(file: Path, public_key: Path | None, vote_roots: Path | None)
     try:
         with file.open("rb") as opened:
             roots = read_roots(vote_roots) if vote_roots else None
-            found = verify_export(read_lines(opened), load_public_keys(keys_file), roots)
+            keys = load_public_keys(keys_file)
+            signers = load_signers(audit_session, keys) if audit_session else None
+            found = verify_export(read_lines(opened), keys, roots, signers)
     except OSError as error:
-        raise Misuse(f"{file}: {error.strerror}", "give what flotilla audit export wrote") from error
+        raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:
         raise Misuse(f"{file}: {error}", "nothing of it is proven: have it exported again") from error
     except ConfigurationError as error:
@@ -115,6 +128,7 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "anchored_seq": found.anchored_seq,
         "signed_votes": found.signed_votes,
         "unchecked_votes": found.unchecked_votes,
+        "revocations_checked": found.knows_revocations,
         "problem": problems[0] if problems else None,
     }
     return {
@@ -146,6 +160,8 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
     for session in verdict["sessions"]:
         if unchecked := session.get("unchecked_votes"):
             notice(f"{unchecked} signed votes were not checked: name the file of vote roots by --vote-roots.")
+        if session.get("signed_votes") and not session.get("revocations_checked", True):
+            notice("Revocations were not checked: export flotilla:audit, and name the file by --audit-session.")
     for name, witness in (("signatures_checked", "Signatures"), ("kafka_checked", "Kafka's copy")):
         if not verdict.get(name, True):
             notice(f"{witness} could not be checked: the gateway is not set up for it.")

@@ -134,7 +134,7 @@ _SIGNERS = (
 
 @verb(app, "revoke", epilog=examples("flotilla signers revoke 0197… --as bob"))
 def revoke(call: Call, signer_id: SignerId) -> None:
-    """Revoke a key: your own, or as an admin anybody's. What it signed and was not executed yet does not count."""
+    """Revoke a key: your own, or as an admin anybody's. Votes that were counted before stay counted."""
     signer = call.gateway.delete(f"/signers/{signer_id}")
     call.show(signer, lambda: _print_signer(signer))
 

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 
 from flotilla.contracts.session_events import session_event_type
-from flotilla.contracts.votes import SignedVote, SignerApproval, VoteStatement
+from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
+from flotilla.votes.receipts import checked_at
 from flotilla.votes.roots import VoteRoots
+from flotilla.votes.signer_history import SignerHistory
 from flotilla.votes.statements import read_statement
 
 MOST_OPEN = 10_000
@@ -40,6 +42,7 @@ class _Counted(msgspec.Struct, frozen=True):
     signature: str = "none"
     exclude_requester: bool = True
     proof: SignedVote | None = None
+    receipt: VoteReceipt | None = None
 
 
 class _Verdict(msgspec.Struct, frozen=True):
@@ -61,18 +64,19 @@ class _Open:
 
 
 class ExportedVotes:
-    """Takes a history's events in their order."""
+    """Takes a history's events in their order. Without `signers`, revocations are not looked at."""
 
-    def __init__(self, tenant_id: str, roots: VoteRoots | None) -> None:
+    def __init__(self, tenant_id: str, roots: VoteRoots | None, signers: SignerHistory | None = None) -> None:
         self._tenant_id = tenant_id
         self._roots = roots
+        self._signers = signers
         self._open: dict[str, _Open] = {}
         self.proven = 0
         """Votes whose signatures hold up to a root."""
         self.unchecked = 0
         """Signed votes that nobody could check, since no roots were given."""
 
-    def problem(self, body: bytes) -> str | None:
+    def problem(self, _seq: int, body: bytes) -> str | None:
         """Return what is wrong with the votes once this event is there; None when nothing is."""
         event = msgspec.json.decode(body, type=_Event)
         if event.type != _STATE_CHANGE:
@@ -122,7 +126,12 @@ class ExportedVotes:
             roles=read_statement(proof.approval.statement, SignerApproval).roles,
             exclude_requester=counted.exclude_requester,
         )
-        return prove_vote(proof, ballot, roots, time)
+        vote = prove_vote(proof, ballot, roots, time)
+        if self._signers is not None:
+            # The receipt is as the log has it, and the export proves the log.
+            at = checked_at(counted.receipt, self._tenant_id, counted.action_id, proof.vote, keys=None)
+            self._signers.check(vote.fingerprint, at)
+        return vote
 
     def _close(self, verdict: _Verdict) -> None:
         votes = self._open.pop(verdict.action_id, _Open())

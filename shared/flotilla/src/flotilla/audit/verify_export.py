@@ -10,10 +10,10 @@ the events that no checkpoint in the file reaches. 2: the file or a key can't be
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 from flotilla.audit.chain import Chain, ChainCheck, Linked, Problem, ProblemKind
 from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
@@ -22,8 +22,12 @@ from flotilla.audit.export_votes import ExportedVotes
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.votes.errors import Unproven
 from flotilla.votes.roots import VoteRoots, read_roots
+from flotilla.votes.signer_history import SignerHistory
 
+R = TypeVar("R", bound="EventReader")
 EXIT_GOOD, EXIT_BAD, EXIT_MISUSE = 0, 1, 2
 
 
@@ -40,6 +44,8 @@ class ExportVerdict:
     """Votes whose own signatures hold, up to a root."""
     unchecked_votes: int = 0
     """Signed votes that were not checked, since no roots were given."""
+    knows_revocations: bool = False
+    """The votes were held against the tenant's log of signing keys."""
     unsigned: list[str] = field(default_factory=list)
     """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
     problems: list[Problem] = field(default_factory=list)
@@ -51,37 +57,110 @@ class ExportVerdict:
         return "BAD" if self.problems else "UNSIGNED" if self.unsigned else "GOOD"
 
 
-def verify_export(lines: Iterable[bytes], keys: PublicKeys, roots: VoteRoots | None = None) -> ExportVerdict:
+class EventReader(Protocol):
+    """Looks at the events of an export once they have proven to be those of the log."""
+
+    def problem(self, seq: int, body: bytes) -> str | None:
+        """What is wrong with them, up to this one; None when nothing is."""
+
+
+def verify_export(
+    lines: Iterable[bytes], keys: PublicKeys, roots: VoteRoots | None = None, signers: "Signers | None" = None
+) -> ExportVerdict:
     """Check an export, given as its lines, each with its newline (`read_lines` bounds their length).
 
-    Holds two lines at a time, whatever the size of the file. Signed votes are checked up to `roots`; without them they
-    are counted only.
+    Holds two lines at a time, whatever the size of the file. Signed votes are checked up to `roots`, and by `signers`
+    for keys that were revoked; without roots they are counted only.
 
     Raises:
         NotAnExport: the first line is not a header.
     """
-    verdict = ExportVerdict()
-    try:
-        _check(ExportLines(lines), keys, verdict, roots)
-    except BadLine as bad:
-        verdict.problems.append(bad.problem)
+    verdict = ExportVerdict(knows_revocations=signers is not None)
+
+    def votes_of(header: Header) -> ExportedVotes:
+        if signers is not None and signers.tenant_id != header.tenant:
+            raise ConfigurationError(
+                f"the audit session is of tenant {signers.tenant_id}, the export of {header.tenant}"
+            )
+        return ExportedVotes(header.tenant, roots, signers.history if signers else None)
+
+    def count(votes: ExportedVotes) -> None:
+        verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
+
+    _checked(lines, keys, verdict, votes_of, count)
     return verdict
 
 
-def _check(lines: ExportLines, keys: PublicKeys, verdict: ExportVerdict, roots: VoteRoots | None) -> None:
+@dataclass(slots=True)
+class Signers:
+    """What the export of a tenant's audit session says of signing keys."""
+
+    tenant_id: str = ""
+    history: SignerHistory = field(default_factory=SignerHistory)
+
+    def problem(self, seq: int, body: bytes) -> str | None:
+        """What is wrong with an event about a key; None when nothing is."""
+        try:
+            self.history.extend(seq, [(seq, body)])
+        except Unproven as error:
+            return str(error)
+        return None
+
+
+def read_signers(lines: Iterable[bytes], keys: PublicKeys) -> tuple[ExportVerdict, Signers]:
+    """Check the export of a tenant's audit session, and return what it says of signing keys.
+
+    Raises:
+        NotAnExport: the first line is not a header.
+        ConfigurationError: it is the export of another session.
+    """
+    verdict, signers = ExportVerdict(), Signers()
+
+    def reader_of(header: Header) -> Signers:
+        if header.session != AUDIT_SESSION:
+            raise ConfigurationError(
+                f"the export of session {AUDIT_SESSION} was asked for, not that of {header.session}"
+            )
+        signers.tenant_id = header.tenant
+        return signers
+
+    _checked(lines, keys, verdict, reader_of)
+    return verdict, signers
+
+
+def _checked(
+    lines: Iterable[bytes],
+    keys: PublicKeys,
+    verdict: ExportVerdict,
+    reader_of: Callable[[Header], R],
+    count: Callable[[R], None] = lambda _reader: None,
+) -> None:
+    try:
+        _check(ExportLines(lines), keys, verdict, reader_of, count)
+    except BadLine as bad:
+        verdict.problems.append(bad.problem)
+
+
+def _check(
+    lines: ExportLines,
+    keys: PublicKeys,
+    verdict: ExportVerdict,
+    reader_of: Callable[[Header], R],
+    count: Callable[[R], None],
+) -> None:
     header = lines.take(Header, "edited", "the header")
     verdict.session_id = header.session
     if problem := _lineage_problem(header):
         lines.bad("lineage", problem)
     witnesses = anchors = 0
-    votes = ExportedVotes(header.tenant, roots)
+    events = reader_of(header)
     for part in header.segments:
-        reader = _PartReader(lines, keys, header.tenant, part, votes)
+        reader = _PartReader(lines, keys, header.tenant, part, events)
         try:
             reader.read()
         finally:
             verdict.events += reader.events
-            verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
+            count(events)
             verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
         verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
         witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
@@ -134,12 +213,12 @@ def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[st
 class _PartReader:
     """Reads what one session contributes to the history."""
 
-    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, votes: ExportedVotes) -> None:
+    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, reader: EventReader) -> None:
         self._lines = lines
         self._keys = keys
         self._tenant_id = tenant_id
         self._part = part
-        self._votes = votes
+        self._reader = reader
         self.check = ChainCheck(Chain(tenant_id, part.session, part.parent, part.after_seq, {}))
         self.events = self.witnesses = self.anchors = 0
         self.anchored_seq = part.after_seq
@@ -169,7 +248,7 @@ class _PartReader:
         self.check.take(Linked(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
             raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
-        if kind is Event and (wrong := self._votes.problem(line.body.encode())) is not None:
+        if kind is Event and (wrong := self._reader.problem(seq, line.body.encode())) is not None:
             self._bad("votes", seq, wrong)
 
     def _take_anchor(self, anchor: Anchor) -> None:
@@ -211,13 +290,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the export, JSON lines")
     parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
     parser.add_argument("--vote-roots", type=Path, help="whose approval of a voter's key counts, TOML")
+    parser.add_argument("--audit-session", type=Path, help=f"export of {AUDIT_SESSION}: which keys were revoked when")
     arguments = parser.parse_args(argv)
     try:
         keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
+        signers = load_signers(arguments.audit_session, keys) if arguments.audit_session else None
         with arguments.file.open("rb") as file:
-            verdict = verify_export(read_lines(file), keys, roots)
+            verdict = verify_export(read_lines(file), keys, roots, signers)
     except OSError as error:
-        sys.stderr.write(f"{arguments.file}: {error.strerror}\n")
+        sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return EXIT_MISUSE
     except NotAnExport as error:
         sys.stderr.write(f"{arguments.file}: {error}\n")
@@ -237,6 +318,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_GOOD if verdict.word == "GOOD" else EXIT_BAD
 
 
+def load_signers(file: Path, keys: PublicKeys) -> Signers:
+    """Return what the export of an audit session says of signing keys.
+
+    Raises:
+        OSError, NotAnExport: it can't be read.
+        ConfigurationError: it is of another session, or is not good.
+    """
+    with file.open("rb") as opened:
+        verdict, signers = read_signers(read_lines(opened), keys)
+    if verdict.word != "GOOD":
+        why = [problem.detail for problem in verdict.problems] + verdict.unsigned
+        raise ConfigurationError(f"{file} is {verdict.word}, so it proves no revocation: {why[0]}")
+    return signers
+
+
 def _roots(file: Path | None) -> VoteRoots | None:
     return None if file is None else read_roots(file)
 
@@ -244,7 +340,10 @@ def _roots(file: Path | None) -> VoteRoots | None:
 def _votes(verdict: ExportVerdict) -> str:
     if verdict.unchecked_votes:
         return f"; {verdict.unchecked_votes} signed votes NOT CHECKED: give --vote-roots"
-    return f"; {verdict.signed_votes} signed votes hold" if verdict.signed_votes else ""
+    if not verdict.signed_votes:
+        return ""
+    revoked = "" if verdict.knows_revocations else "; revocations NOT CHECKED: give --audit-session"
+    return f"; {verdict.signed_votes} signed votes hold{revoked}"
 
 
 if __name__ == "__main__":
