@@ -413,7 +413,8 @@ async def test_a_worker_does_not_forget_what_a_database_takes_back(hands: Hands)
     await hands.desk.rows("UPDATE flotilla.signers SET revoked_at = NULL RETURNING 1")
     await hands.desk.rows("UPDATE flotilla.sessions SET head_seq = 1 WHERE session_id = 'flotilla:audit' RETURNING 1")
     assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
-    await hands.store(bob)  # its place is taken by another approval of the same key
+    async with tenant_transaction(hands.pool, "acme") as connection:
+        await note_signers(connection, "acme", "signer_approved", bob)  # in the revocation's place
     assert await hands.decide(second, "bob", hands.signed(bob, second)) == "SignatureInvalid"
 
 

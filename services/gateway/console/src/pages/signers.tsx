@@ -155,7 +155,7 @@ function Table({ signers, reload, approve }: TableProps) {
           onClose={() => setRevoked(null)}
           onConfirm={() => carryOut(() => api.revokeSigner(revoked.signer_id), "Revoked.", reload)}
         >
-          It never signs again, and its votes that were not executed yet do not count any more.
+          It never signs again. Votes that were counted before stay counted.
         </Confirm>
       )}
       {approved !== null && approve !== undefined && (
