@@ -11,7 +11,7 @@ import pytest
 
 from flotilla.contracts.names import reply_stream, task_stream
 from tests.cluster.fleet import SMALL, Fleet
-from tests.hostile.test_database_roles import EVERYTHING
+from tests.hostile.database.test_services import EVERYTHING
 
 pytestmark = pytest.mark.full
 
@@ -19,7 +19,7 @@ OPTIONS = SMALL
 ROLES = {
     "gateway": "flotilla_gateway",
     "workflow-worker": "flotilla_worker",
-    "research-agent": "flotilla_agent",
+    "research-agent": "flotilla_agent_adder",
     "outbox-relay": "flotilla_relay",
     "audit-consumer": "flotilla_audit",
 }

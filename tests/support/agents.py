@@ -127,8 +127,10 @@ async def open_session(pool: Pool, session_id: str = SESSION, tenant_id: str = T
 async def running(
     agent: Agent, pool: Pool, redis: Redis, *, model: LanguageModel | None = None, name: str = "c1", **options: Any
 ) -> AsyncIterator[Consumer]:
-    """The agent at work in the database of `pool`, as its own role, as long as the block; `executor` is by what it judges
-    votes."""
+    """The agent at work in the database of `pool`, as its own role, as long as the block.
+
+    `executor` is by what it judges votes.
+    """
     async with open_pool(await agent_dsn(pool, agent.name), application=agent.name) as own_pool:
         handler = TaskHandler(
             agent,

@@ -67,8 +67,10 @@ async def approve_signer(services: Wired, caller: Caller, signer_id: ResourceId,
 @router.delete("/v1/signers/{signer_id}", response_model=Signer, responses=refusals(404))
 @allow(EVERYONE)
 async def revoke_signer(services: Wired, caller: Caller, signer_id: ResourceId) -> Signer:
-    """Revoke a key of your own, or, as an administrator, anybody's: it never signs again. Votes that were counted before
-    stay counted."""
+    """Revoke a key of your own, or, as an administrator, anybody's: it never signs again.
+
+    Votes that were counted before stay counted.
+    """
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         return await records.revoke(connection, caller, signer_id)
 
