@@ -362,7 +362,7 @@ async def test_a_revoked_key_executes_nothing_even_if_the_table_hides_it(hands: 
     await hands.revoke(bob)
     assert "revoked" in await hands.execute(hands.signed(bob))
     await hands.desk.rows("UPDATE flotilla.signers SET revoked_at = NULL RETURNING 1")
-    assert "was revoked" in await hands.execute(), "the log says so"
+    assert "was revoked" in await hands.execute(), "the log has it"
     listed = roots_of(("grace", hands.root), revoked=(bob.fingerprint,))
     assert "revoked" in await hands.execute(roots=listed)
     assert "not among the vote roots" in await hands.execute(roots=VoteRoots())

@@ -136,7 +136,7 @@ SELECT tenant_id, $2, kind, requested_by, reason, false, accept_loss FROM audit.
 
 
 async def said_to_need_nobody(pool: Pool, request: AuditRequest) -> AuditRequest:
-    """The same request, as whoever writes rows in the gateway's name may say that it needs no second person."""
+    """The same request, as anybody who writes rows in the gateway's name may say that it needs no second person."""
     forged = replace(request, request_id=new_id())
     async with tenant_transaction(pool, "default") as connection:
         await connection.execute(_FORGE, request.request_id, forged.request_id)
