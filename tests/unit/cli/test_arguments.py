@@ -35,10 +35,57 @@ def test_objects_come_as_text_or_from_a_file(tmp_path: Path) -> None:
     assert read_object('{"query": "q"}') == read_object(f"@{file}") == {"query": "q"}
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "@/no/such/file", '"x"'])
+DEEP = "[" * 100_000
+ODD = [
+    DEEP,
+    '{"a": [' + DEEP + "]}",
+    '{"amount": 1, "amount": 2}',
+    '{"of": [{"amount": 1, "amount": 2}]}',
+    '{"a": NaN}',
+    '{"a": [-Infinity]}',
+    '{"a": 1e999}',
+    '{"a": "\\ud800"}',
+    '{"\\u0000": 1}',
+    '{"a": ' + "9" * 2000 + "}",
+    '{"a": ' + "9" * 5000 + "}",
+    "\x00",
+    "@\x00",
+    "@/",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "@/no/such/file", '"x"', *ODD], ids=lambda text: text[:20])
 def test_what_is_no_object_is_misuse(text: str) -> None:
     with pytest.raises(Misuse):
         read_object(text)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe{\x00}\x00", b'{"a": "caf\xe9"}', b"", b"\xef\xbb\xbf", b'\x00{"a": 1}'], ids=repr
+)
+def test_a_file_that_holds_no_object_is_misuse(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "input.json").write_bytes(content)
+    with pytest.raises(Misuse):
+        read_object(f"@{tmp_path}/input.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_an_object(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_object(f"@{tmp_path}/input.json") == read_object('\ufeff{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("value", [DEEP, "[NaN]", "1e999", "9" * 5000, '{"a": 1, "a": 2}'], ids=lambda text: text[:20])
+def test_a_value_that_is_no_json_to_rely_on_is_text(value: str) -> None:
+    assert read_pairs([f"a={value}"]) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    "value", ['"\\ud800"', '["\\u0000"]', '{"\\udfff": 1}', "9" * 2000], ids=lambda text: text[:20]
+)
+def test_a_value_that_no_store_holds_is_misuse_with_its_place(value: str) -> None:
+    with pytest.raises(Misuse, match="^a[:/]"):
+        read_pairs([f"a={value}"])
 
 
 @pytest.mark.parametrize(("text", "amount"), [("12.50", "12.50"), ("1e3", "1000"), ("0.01", "0.01")])
@@ -46,7 +93,9 @@ def test_amounts_keep_their_digits(text: str, amount: str) -> None:
     assert read_amount(text) == amount
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "abc", "NaN", "inf", "12,50"])
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "abc", "NaN", "inf", "12,50", "sNaN", "1e999999999", "1e-999999999", "1e40", "", "\x00"]
+)
 def test_what_is_not_an_amount_is_misuse(text: str) -> None:
     with pytest.raises(Misuse):
         read_amount(text)
@@ -58,7 +107,7 @@ def test_spans_count_from_now() -> None:
     assert read_expiry("12h", now) == datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["90", "d", "0d", "-1d", "1y"])
+@pytest.mark.parametrize("text", ["90", "d", "0d", "-1d", "1y", f"{10**12}d", "9" * 5000 + "w", "3000000d", ""])
 def test_what_is_no_span_is_misuse(text: str) -> None:
     with pytest.raises(Misuse):
         read_expiry(text)

@@ -55,7 +55,21 @@ def test_the_default_address_is_the_contracts() -> None:
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8080",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://x:port",
+        "http://x:99999999",
+        "http://x:-1",
+        "http://x:0",
+        "//x",
+        "\\udcff",
+    ],
+)
 def test_what_is_not_an_address_is_misuse(url: str) -> None:
     with pytest.raises(Misuse):
         resolve(ConnectionOptions(url, None), "alice")

@@ -1,6 +1,7 @@
 """Arguments that need reading: `k=v` pairs, JSON, amounts, spans of time."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,12 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from flotilla.contracts.values import first_unstorable
 from flotilla_cli.errors import Misuse
 
-_SPAN = re.compile(r"(\d+)([smhdw])")
+_SPAN = re.compile(r"(\d{1,18})([smhdw])")
+MAX_ZEROS = 30
+"""Of an amount, before or behind the point: written out, `1e999999999` would fill the memory."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -18,9 +22,13 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     """`k=v` arguments as an object. A value that is JSON is taken as such (`n=3`, `on=true`, `s='"3"'`), else as text.
 
     Raises:
-        Misuse: a pair without `=` or without a name, or the same name twice.
+        Misuse: a pair without `=` or without a name, the same name twice, or a value that no store holds.
     """
-    return {name: _value(text) for name, text in read_texts(pairs).items()}
+    found = {name: _value(text) for name, text in read_texts(pairs).items()}
+    for name, value in found.items():
+        if why := first_unstorable(value):
+            raise Misuse(f"{name}: {why}", "no store holds it: write it in another way")
+    return found
 
 
 def read_texts(pairs: Iterable[str]) -> dict[str, str]:
@@ -42,27 +50,59 @@ def read_texts(pairs: Iterable[str]) -> dict[str, str]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _read_json(text)
     except ValueError:
         return text
 
 
+def _read_json(text: str) -> Any:
+    """JSON that everybody reads in the same way.
+
+    Raises:
+        ValueError: it is not JSON, a number is infinite or NaN, a name is there twice, or it is nested too deeply.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubles
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is larger than any number that programs exchange")
+    return number
+
+
+def _without_doubles(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        names = [name for name, _ in members]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
 
 
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object given as text, or as `@FILE`.
 
     Raises:
-        Misuse: the file cannot be read, or it is not a JSON object.
+        Misuse: the file cannot be read, it is not a JSON object, or it has what no store holds.
     """
     try:
-        document = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+        written = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        document = _read_json(written.removeprefix("\ufeff"))
     except (OSError, ValueError) as error:
         raise Misuse(f"not a JSON object: {error}", """write it as '{"query": "…"}', or as @FILE""") from error
     if not isinstance(document, dict):
         raise Misuse(f"a JSON object is needed, not {text[:40]!r}", """write it as '{"query": "…"}', or as @FILE""")
+    if why := first_unstorable(document):
+        raise Misuse(f"the JSON object can't be used: {why}", "no store holds it: write it in another way")
     return document
 
 
@@ -76,7 +116,7 @@ def read_amount(text: str) -> str:
         amount = Decimal(text)
     except InvalidOperation:
         raise Misuse(f"{text!r} is not an amount", "write it like 12.50") from None
-    if not amount.is_finite() or amount <= 0:
+    if not amount.is_finite() or amount <= 0 or abs(amount.adjusted()) > MAX_ZEROS:
         raise Misuse(f"{text} is not a positive amount", "write it like 12.50")
     return format(amount, "f")
 
@@ -90,7 +130,10 @@ def read_expiry(text: str, now: datetime | None = None) -> datetime:
     match = _SPAN.fullmatch(text)
     if match is None or int(match[1]) == 0:
         raise Misuse(f"{text!r} is not a time span", "write it like 12h, 90d or 4w")
-    return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise Misuse(f"{text!r} ends after the year 9999", "write it like 12h, 90d or 4w") from None
 
 
 def check_time(text: str) -> None:

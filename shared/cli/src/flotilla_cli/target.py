@@ -96,8 +96,12 @@ def _stack_is_off() -> NotFound:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
         raise Misuse(f"{url!r} is not the address of a gateway", "give it as http://HOST:PORT or https://HOST")
     return url.rstrip("/")
 
