@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_no_part_of_an_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [DEEP, "[NaN]", "1e999", "9" * 5000, '{"a": 1, "a": 2}'], ids=lambda text: text[:20])
-def test_a_value_that_is_no_json_to_rely_on_is_text(value: str) -> None:
+def test_a_value_that_programs_read_differently_is_text(value: str) -> None:
     assert read_pairs([f"a={value}"]) == {"a": value}
 
 
@@ -84,7 +84,7 @@ def test_a_value_that_is_no_json_to_rely_on_is_text(value: str) -> None:
     "value", ['"\\ud800"', '["\\u0000"]', '{"\\udfff": 1}', "9" * 2000], ids=lambda text: text[:20]
 )
 def test_a_value_that_no_store_holds_is_misuse_with_its_place(value: str) -> None:
-    with pytest.raises(Misuse, match="^a[:/]"):
+    with pytest.raises(Misuse, match=r"^a[:/]"):
         read_pairs([f"a={value}"])
 
 
