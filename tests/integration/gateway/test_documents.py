@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openpyxl
 import pytest
 
 from flotilla.knowledge import documents
@@ -228,3 +230,21 @@ async def test_an_empty_folder_does_not_take_every_document_away(cli: Gateway, f
 
 def test_the_command_and_the_gateway_have_one_limit() -> None:
     assert MAX_DOCUMENT_BYTES == documents.MAX_DOCUMENT_BYTES
+
+
+async def test_a_citation_of_a_workbook_names_sheet_and_row_and_what_is_hidden_is_reported(
+    operator: httpx.AsyncClient,
+) -> None:
+    book = openpyxl.Workbook()
+    book.create_sheet("Crew").append(["Odalys", "Pilot"])
+    book.create_sheet("Secret").append(["Bertrand", "Smuggler"])
+    book["Secret"].sheet_state = "hidden"
+    stream = BytesIO()
+    book.save(stream)
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    added = await operator.post("/v1/documents", files={"file": ("crew.xlsx", stream.getvalue(), kind)})
+    assert added.status_code == 201, added.text
+    assert added.json()["skipped"] == ["sheet Secret: is hidden"]
+    [passage] = (await operator.get("/v1/documents/search", params={"q": "Odalys"})).json()["passages"]
+    assert passage["source"]["place"] == "sheet Crew, row 1"
+    assert await found(operator, "smuggler") == []

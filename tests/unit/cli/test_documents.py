@@ -10,7 +10,7 @@ from flotilla_cli.uploading import find_documents
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    names = ("b.md", "A.HTML", "sub/c.txt", "sub/deep/d.markdown", "sub/e.pdf", ".hidden.md", ".git/f.md", "g.htm")
+    names = ("b.md", "A.HTML", "sub/c.txt", "sub/deep/d.markdown", "sub/e.png", ".hidden.md", ".git/f.md", "g.htm")
     for name in names:
         path = tmp_path / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +24,8 @@ def test_folders_are_searched_for_known_endings_and_hidden_ones_left_out(folder:
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_ending(folder: Path) -> None:
-    assert [one.path.name for one in find_documents([folder / "sub/e.pdf", folder / ".hidden.md"]).found] == [
-        "e.pdf",
+    assert [one.path.name for one in find_documents([folder / "sub/e.png", folder / ".hidden.md"]).found] == [
+        "e.png",
         ".hidden.md",
     ]
 

@@ -1,8 +1,9 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.decode import HTML, MARKDOWN, PLAIN, media_type_of, text_of
+from flotilla.knowledge.decode import text_of
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Upload
+from flotilla.knowledge.kinds import HTML, MARKDOWN, PLAIN, media_type_of
 
 
 def upload(content: bytes, uri: str = "a.txt", media_type: str = "") -> Upload:

@@ -13,6 +13,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.knowledge import Added, Upload
 from flotilla.knowledge import Document as StoredDocument
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
+from flotilla.knowledge.kinds import MEDIA_TYPES
 from flotilla.postgres import Connection
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
@@ -27,13 +28,12 @@ router = guarded_router("documents")
 FORM_OVERHEAD_BYTES = 64 * 1024
 DEFAULT_LIMIT = 100
 MAX_QUERY_CHARACTERS = 8_000
-_TYPES = ("text/markdown", "text/html", "text/plain")
 
 
 def _known_type(media_type: str) -> str:
     """The media type with its charset, if it has one: `text/html; charset=windows-1251`."""
-    if _plain(media_type) not in ("", *_TYPES):
-        raise ValueError(f"use one of {', '.join(_TYPES)}, or leave it to the ending of the uri")
+    if _plain(media_type) not in ("", *MEDIA_TYPES):
+        raise ValueError(f"use one of {', '.join(MEDIA_TYPES)}, or leave it to the ending of the uri")
     return media_type
 
 
@@ -41,7 +41,9 @@ def _plain(media_type: str) -> str:
     return media_type.partition(";")[0].strip().lower()
 
 
-_File: TypeAlias = Annotated[UploadFile, File(description="Markdown, HTML or plain text.")]
+_File: TypeAlias = Annotated[
+    UploadFile, File(description="Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).")
+]
 _Title: TypeAlias = Annotated[Text, Form(max_length=500, description="By default the document's own.")]
 _MediaType: TypeAlias = Annotated[str, Form(max_length=100), AfterValidator(_known_type)]
 FORM_BYTES = MAX_DOCUMENT_BYTES + FORM_OVERHEAD_BYTES
@@ -118,7 +120,7 @@ def _declared_type(content_type: str | None) -> str:
     """What the part says it is, where it is one that is read; else the uri's ending decides, and the charset holds."""
     declared = content_type or ""
     _, semicolon, parameters = declared.partition(";")
-    return declared if _plain(declared) in _TYPES else semicolon + parameters
+    return declared if _plain(declared) in MEDIA_TYPES else semicolon + parameters
 
 
 @router.get("/v1/documents", response_model=DocumentList, responses=refusals())

@@ -15,6 +15,8 @@ class AddedDocument(Answer):
     passages: int
     unchanged: bool
     """True when the very same content was there already."""
+    skipped: list[str]
+    """What of the document was not read, and why: hidden sheets, pages without text, attachments that are pictures."""
 
 
 class Document(Answer):

@@ -97,15 +97,15 @@ def model_line(result: Document) -> str:
     return f"Model {plain(result.get('model') or 'unknown')}; {tokens}{estimated}"
 
 
-def _position(source: Document) -> str:
-    return f"{source.get('start', '?')}-{source.get('end', '?')}"
+def _position(source: Document) -> object:
+    return source.get("place") or f"characters {source.get('start', '?')}-{source.get('end', '?')}"
 
 
 _SOURCES = (
     Column("", "n"),
     Column("title", "title"),
     Column("uri", "uri"),
-    Column("characters", _position, "right"),
+    Column("place", _position),
     Column("score", "score", "right"),
 )
 

@@ -14,6 +14,7 @@ from flotilla_cli.printing import notices, plain
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 """The gateway's limit; a test compares them."""
+_OFFICE = "application/vnd.openxmlformats-officedocument"
 MEDIA_TYPES = {
     ".md": "text/markdown",
     ".markdown": "text/markdown",
@@ -21,6 +22,13 @@ MEDIA_TYPES = {
     ".text": "text/plain",
     ".html": "text/html",
     ".htm": "text/html",
+    ".csv": "text/csv",
+    ".tsv": "text/csv",
+    ".pdf": "application/pdf",
+    ".eml": "message/rfc822",
+    ".docx": f"{_OFFICE}.wordprocessingml.document",
+    ".pptx": f"{_OFFICE}.presentationml.presentation",
+    ".xlsx": f"{_OFFICE}.spreadsheetml.sheet",
 }
 
 
@@ -56,6 +64,8 @@ class Loaded:
     uri: str
     document_id: str
     passages: int
+    skipped: list[str]
+    """What of it is not read, and why."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,7 @@ def _note(report: Report, file: Found, outcome: dict[str, Any] | Failed) -> None
     if isinstance(outcome, Failed):
         report.failed.append(outcome)
         return
-    loaded = Loaded(str(file.path), file.uri, outcome["document_id"], outcome["passages"])
+    loaded = Loaded(str(file.path), file.uri, outcome["document_id"], outcome["passages"], outcome["skipped"])
     (report.unchanged if outcome["unchanged"] else report.added).append(loaded)
 
 

@@ -79,6 +79,7 @@ export const operate = (order_id: string, step: number, verb: "retry" | "skip" |
 
 export const listDocuments = (cursor?: string) =>
   get<Page<"documents", t.Document>>("/v1/documents", { cursor, limit: 100 });
+export const removeDocument = (id: string) => remove<unknown>(path("/v1/documents", id));
 export const getDocument = (id: string) => get<t.DocumentText>(path("/v1/documents", id));
 export const search = (q: string, k: number, signal?: AbortSignal) =>
   get<{ passages: t.Passage[] }>("/v1/documents/search", { q, k }, signal);

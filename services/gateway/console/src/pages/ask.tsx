@@ -238,7 +238,7 @@ function Streaming({ text }: { text: string }) {
 }
 
 export function Outcome({ run }: { run: Run }) {
-  if (run.result !== null) return <Answer result={run.result} />;
+  if (run.result !== null) return <Answer result={run.result} removed={run.removed_documents} />;
   if (run.output !== null) return <JsonView value={run.output} label="Output" />;
   const message = run.error === null ? null : (run.error.message ?? null);
   return (

@@ -6,9 +6,10 @@ import { mayOperate } from "../lib/account";
 import { bytes, count, lastPart, number, percent } from "../lib/format";
 import { useLoaded, usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
-import { say } from "../lib/saying";
+import { carryOut, say } from "../lib/saying";
 import { oneLine } from "../lib/text";
 import { Passage, WholeDocument } from "../ui/answer";
+import { Confirm } from "../ui/dialog";
 import { Icon } from "../ui/icon";
 import { Async, Badge, Button, Card, Empty, More, Page, Problem, When } from "../ui/parts";
 import type { Source } from "../api/types";
@@ -32,7 +33,7 @@ export function DocumentsPage() {
                   Without documents there is nothing to cite.
                 </Empty>
               ) : (
-                <Table documents={documents} onOpen={setOpen} />
+                <Table documents={documents} onOpen={setOpen} reload={() => loaded.reload()} />
               )}
               <More cursor={next_cursor} onMore={loaded.more} />
             </>
@@ -44,7 +45,13 @@ export function DocumentsPage() {
   );
 }
 
-function Table({ documents, onOpen }: { documents: Document[]; onOpen: (document: Document) => void }) {
+interface TableProps {
+  documents: Document[];
+  onOpen: (document: Document) => void;
+  reload: () => Promise<void>;
+}
+
+function Table({ documents, onOpen, reload }: TableProps) {
   return (
     <table class="list" aria-label="Documents of the knowledge base">
       <thead>
@@ -57,6 +64,11 @@ function Table({ documents, onOpen }: { documents: Document[]; onOpen: (document
             Size
           </th>
           <th scope="col">Changed</th>
+          {mayOperate.value && (
+            <th scope="col">
+              <span class="hidden">Actions</span>
+            </th>
+          )}
         </tr>
       </thead>
       <tbody>
@@ -81,10 +93,37 @@ function Table({ documents, onOpen }: { documents: Document[]; onOpen: (document
             <td data-label="Changed">
               <When at={one.updated_at} />
             </td>
+            {mayOperate.value && (
+              <td>
+                <Remove document={one} reload={reload} />
+              </td>
+            )}
           </tr>
         ))}
       </tbody>
     </table>
+  );
+}
+
+function Remove({ document: one, reload }: { document: Document; reload: () => Promise<void> }) {
+  const [isAsking, setAsking] = useState(false);
+  return (
+    <>
+      <Button isSmall variant="danger" label={`Remove ${one.title}`} onClick={() => setAsking(true)}>
+        Remove…
+      </Button>
+      {isAsking && (
+        <Confirm
+          title="Remove the document?"
+          verb="Remove"
+          isDangerous
+          onClose={() => setAsking(false)}
+          onConfirm={() => carryOut(() => api.removeDocument(one.document_id), "The document is removed.", reload)}
+        >
+          <p>No search finds it any more. Answers that cited it keep what was recorded of it.</p>
+        </Confirm>
+      )}
+    </>
   );
 }
 
@@ -141,14 +180,14 @@ function Uploads({ onAdded }: { onAdded: () => void }) {
         }}
       >
         <Icon name="upload" />
-        <p>Drop Markdown, HTML or plain text here, or</p>
+        <p>Drop documents here (Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel, mail), or</p>
         <input
           ref={input}
           id="files"
           class="hidden"
           type="file"
           multiple
-          accept=".md,.markdown,.html,.htm,.txt,text/*"
+          accept=".md,.markdown,.html,.htm,.txt,.csv,.tsv,.pdf,.docx,.pptx,.xlsx,.eml,text/*"
           tabIndex={-1}
           aria-label="Documents to add"
           onChange={(event) => add(event.currentTarget.files)}
@@ -230,6 +269,7 @@ function Results({ passages, onOpen }: { passages: Found[]; onOpen: (source: Sou
             <p class="score">
               <meter min={0} max={best} value={source.score} aria-label={`Score ${source.score.toFixed(3)}`} />
               {source.score.toFixed(3)} · {lastPart(source.uri)}
+              {source.place !== "" && ` · ${source.place}`}
             </p>
             <p class="plain-text clip-lines">{oneLine(text, 400)}</p>
           </div>

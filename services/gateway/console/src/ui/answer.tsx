@@ -13,7 +13,7 @@ import { Icon } from "./icon";
 import { Markdown } from "./markdown";
 import { ExternalLink, Loading, Problem } from "./parts";
 
-export function Answer({ result }: { result: RunResult }) {
+export function Answer({ result, removed = [] }: { result: RunResult; removed?: string[] }) {
   const [open, setOpen] = useState<Source | null>(null);
   const cite = (at: number) => setOpen(result.sources[at - 1] ?? null);
   return (
@@ -25,7 +25,7 @@ export function Answer({ result }: { result: RunResult }) {
       {result.finish_reason === "refusal" && (
         <p class="note warn">The model declined to answer; what it wrote is its reason.</p>
       )}
-      <Sources sources={result.sources} onOpen={setOpen} />
+      <Sources sources={result.sources} onOpen={setOpen} removed={removed} />
       <Confidence result={result} />
       {open !== null && <Passage source={open} onClose={() => setOpen(null)} />}
     </div>
@@ -46,7 +46,14 @@ export function MessageText({ role, content, sources }: { role: string; content:
   );
 }
 
-function Sources({ sources, onOpen }: { sources: Source[]; onOpen: (source: Source) => void }) {
+interface SourcesProps {
+  sources: Source[];
+  onOpen: (source: Source) => void;
+  /** Ids of documents that are no longer there. */
+  removed?: string[];
+}
+
+function Sources({ sources, onOpen, removed = [] }: SourcesProps) {
   if (sources.length === 0) return null;
   return (
     <ol class="sources" aria-label="Sources">
@@ -59,7 +66,8 @@ function Sources({ sources, onOpen }: { sources: Source[]; onOpen: (source: Sour
             <span class="source-text">
               <strong>{source.title}</strong>
               <span class="faint">
-                {lastPart(source.uri)} · characters {number(source.start)}–{number(source.end)}
+                {lastPart(source.uri)} · {placeOf(source)}
+                {removed.includes(source.document_id) && " · removed since"}
               </span>
             </span>
           </button>
@@ -67,6 +75,11 @@ function Sources({ sources, onOpen }: { sources: Source[]; onOpen: (source: Sour
       ))}
     </ol>
   );
+}
+
+/** Sources of former versions name no place. */
+function placeOf({ place, start, end }: Source): string {
+  return place || `characters ${number(start)}–${number(end)}`;
 }
 
 const BASES = {
@@ -101,8 +114,7 @@ export function Passage({ source, onClose }: { source: Source; onClose: () => vo
   return (
     <Dialog title={source.title} onClose={onClose} isWide>
       <p class="faint">
-        <Origin uri={source.uri} /> · characters {number(source.start)}–{number(source.end)} · score{" "}
-        {source.score.toFixed(2)}
+        <Origin uri={source.uri} /> · {placeOf(source)} · score {source.score.toFixed(2)}
       </p>
       {loaded.data !== null && <Marked text={loaded.data.text} source={source} />}
       {loaded.isLoading && <Loading lines={6} />}

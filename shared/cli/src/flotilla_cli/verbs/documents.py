@@ -12,7 +12,7 @@ from flotilla_cli.verb import Call, Limit, examples, new_app, valid_id, verb
 
 if TYPE_CHECKING:
     from flotilla_cli.syncing import Plan, Synced
-    from flotilla_cli.uploading import Failed, Report, Skipped
+    from flotilla_cli.uploading import Failed, Loaded, Report, Skipped
 
 app = new_app("Documents: the knowledge base that answers cite.")
 DocumentId = Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)]
@@ -37,7 +37,7 @@ def add_documents(
         int, typer.Option("--parallel", metavar="N", min=1, max=16, help="Uploads at the same time.")
     ] = 4,
 ) -> None:
-    """Load Markdown, plain text and HTML; folders are searched through.
+    """Load Markdown, text, HTML, CSV, PDF, Word, PowerPoint, Excel and mail; folders are searched through.
 
     A document that is already there with the same content is left alone; one with other content is replaced. What
     cannot be read is reported and the others are loaded all the same; the exit code is then 1.
@@ -62,6 +62,7 @@ def add_documents(
 
 def _print_report(report: "Report") -> None:
     _print_left_out(report.skipped, report.failed)
+    _print_parts_left_out(report.added)
     parts = [f"{len(report.added)} loaded ({sum(one.passages for one in report.added)} passages)"]
     parts += [f"{len(report.unchanged)} unchanged"] if report.unchanged else []
     parts += [f"{len(report.skipped)} skipped"] if report.skipped else []
@@ -74,6 +75,12 @@ def _print_left_out(skipped: "Sequence[Skipped]", failed: "Sequence[Failed]") ->
         notice(f"- {one.path}: {one.reason}")
     for failure in failed:
         notice(f"✗ {failure.path}: {failure.error}", style="red")
+
+
+def _print_parts_left_out(loaded: "Sequence[Loaded]") -> None:
+    for one in loaded:
+        for reason in one.skipped:
+            notice(f"- {one.path}: {reason}")
 
 
 @verb(
@@ -142,6 +149,7 @@ def _print_synced(done: "Synced") -> None:
     from flotilla_cli.syncing import summary
 
     _print_left_out(done.skipped, done.failed)
+    _print_parts_left_out([*done.added, *done.replaced])
     counts = (
         (len(done.added), "added"),
         (len(done.replaced), "replaced"),
@@ -244,12 +252,16 @@ def search_documents(
     call.show(found, lambda: _print_passages(found["passages"]))
 
 
+def _characters(source: dict[str, Any]) -> str:
+    return f"characters {source['start']}-{source['end']}"
+
+
 def _print_passages(passages: list[dict[str, Any]]) -> None:
     if not passages:
         notice("Nothing found.")
     for number, passage in enumerate(passages, 1):
         source = passage["source"]
         say(f"[{number}] {source['title']}  (score {source['score']:.4g})", style="bold")
-        say(f"{source['uri']}  characters {source['start']}-{source['end']}", style="dim")
+        say(f"{source['uri']}  {source['place'] or _characters(source)}", style="dim")
         say(passage["text"])
         say()

@@ -54,6 +54,8 @@ class Source:
     end: int
     score: float
     quote: str = ""
+    place: str = ""
+    """Where in the document that is: `page 12`, `slide 3`; empty where it has no such parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

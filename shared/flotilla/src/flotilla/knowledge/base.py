@@ -163,7 +163,14 @@ class KnowledgeBase:
         await indexing.insert(connection, tenant_id, document_id, pieces, read.entry)
         if existing:
             await note(connection, _change("knowledge_document_replaced", existing))
-        return Added(document_id=document_id, uri=uri, title=read.title, passages=len(pieces), unchanged=False)
+        return Added(
+            document_id=document_id,
+            uri=uri,
+            title=read.title,
+            passages=len(pieces),
+            unchanged=False,
+            skipped=read.skipped,
+        )
 
     async def remove(self, tenant_id: str, document_id: str, note: Note = _unnoted) -> Change:
         """Remove a document and everything that finds it, in one transaction; return what it was.
@@ -302,6 +309,7 @@ class _Read:
     size_bytes: int
     document: SplitDocument
     entry: IndexEntry
+    skipped: tuple[str, ...]
 
 
 def _read(upload: Upload, content_hash: bytes, default_language: str) -> _Read:
@@ -310,7 +318,7 @@ def _read(upload: Upload, content_hash: bytes, default_language: str) -> _Read:
     language = language_of(document.text, default_language)
     entry = indexing.entry(title, document.pieces, language, content_hash)
     digest = hashlib.sha256(upload.content).digest()
-    return _Read(media_type, title, content_hash, digest, len(upload.content), document, entry)
+    return _Read(media_type, title, content_hash, digest, len(upload.content), document, entry, parsed.skipped)
 
 
 def _title_of(upload: Upload, parsed: Parsed) -> str:
@@ -328,6 +336,7 @@ def _passage(row: Row) -> Passage:
             passage_id=str(row["passage_no"]),
             start=row["start_offset"],
             end=row["end_offset"],
+            place=row["place"],
             score=round(row["score"], 4),
         ),
     )

@@ -19,7 +19,7 @@ class Upload:
     title: str = ""
     """Empty takes the document's own title, else the last part of `uri`."""
     media_type: str = ""
-    """`text/markdown`, `text/html` or `text/plain`; empty goes by the ending of `uri`."""
+    """One of `flotilla.knowledge.kinds.MEDIA_TYPES`; empty goes by the ending of `uri`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class Added:
     passages: int
     unchanged: bool
     """True when the very same content was there already, and nothing was written."""
+    skipped: tuple[str, ...] = ()
+    """What of the document was not read, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,23 @@ Note: TypeAlias = Callable[[Connection, Change], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its document a block is."""
+
+    kind: str
+    """`page`, `slide 3`, `sheet Prices, row`. Passages do not go beyond it."""
+    number: int = 0
+    """Of the page or row, from 1; 0 where `kind` says it all."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}" if self.number else self.kind
+
+    def to(self, last: "Place") -> str:
+        """From here to `last`, which is of the same kind: pages 12 to 13."""
+        return str(self) if last == self else f"{self.kind}s {self.number}\N{EN DASH}{last.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A heading, paragraph, list item, table row or piece of code."""
 
@@ -76,6 +95,7 @@ class Block:
     """Whether it belongs to what follows it, as a defined term does."""
     anchors: tuple[str, ...] = ()
     """HTML ids that begin here."""
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,8 @@ class Parsed:
 
     blocks: list[Block]
     title: str = ""
+    skipped: tuple[str, ...] = ()
+    """What of it is not read, and why: hidden sheets, pages without text, attachments that are pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +120,5 @@ class Piece:
     """The terms that it defines, as they stand in the text."""
     anchors: tuple[str, ...] = ()
     """HTML ids that begin in it."""
+    place: str = ""
+    """Where in the document it is, as people say it."""

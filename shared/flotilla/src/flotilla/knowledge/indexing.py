@@ -19,10 +19,10 @@ ON CONFLICT (tenant_id) DO UPDATE SET passages = knowledge_bases.passages
 """
 _COUNT_PASSAGES = "UPDATE flotilla.knowledge_bases SET passages = passages + $2 WHERE tenant_id = $1"
 _INSERT_PASSAGES = """
-INSERT INTO flotilla.passages (tenant_id, document_id, ordinal, heading, start_offset, end_offset, body)
-SELECT $1, $2, p.ordinal, p.heading, p.start_offset, p.end_offset, p.body
-FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::text[])
-     AS p (ordinal, heading, start_offset, end_offset, body)
+INSERT INTO flotilla.passages (tenant_id, document_id, ordinal, heading, start_offset, end_offset, body, place)
+SELECT $1, $2, p.ordinal, p.heading, p.start_offset, p.end_offset, p.body, p.place
+FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::text[], $8::text[])
+     AS p (ordinal, heading, start_offset, end_offset, body, place)
 ORDER BY p.ordinal
 """
 _DELETE_PASSAGES = "DELETE FROM flotilla.passages WHERE tenant_id = $1 AND document_id = $2"
@@ -111,6 +111,7 @@ async def insert(
         [piece.start for piece in pieces],
         [piece.end for piece in pieces],
         [piece.text for piece in pieces],
+        [piece.place for piece in pieces],
     )
     await insert_entry(connection, tenant_id, document_id, entry)
 

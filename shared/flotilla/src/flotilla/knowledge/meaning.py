@@ -21,7 +21,7 @@ SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 _NEAREST = """
-SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.body,
+SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body,
        1 - e.distance AS score
 FROM (
     SELECT passage_no, embedding::halfvec({0}) <=> $3::text::halfvec({0}) AS distance FROM flotilla.passage_embeddings

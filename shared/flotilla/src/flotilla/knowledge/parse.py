@@ -4,14 +4,30 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.decode import HTML, MARKDOWN, PLAIN, media_type_of, text_of
+from flotilla.knowledge.decode import text_of
 from flotilla.knowledge.documents import Block, Parsed, Upload
+from flotilla.knowledge.kinds import CSV, DOCX, HTML, MAIL, MARKDOWN, PDF, PLAIN, PPTX, XLSX, check_size, media_type_of
+from flotilla.knowledge.package import Package
+from flotilla.knowledge.parse_csv import parse_csv
+from flotilla.knowledge.parse_docx import parse_docx
 from flotilla.knowledge.parse_html import parse_html
+from flotilla.knowledge.parse_mail import parse_mail
 from flotilla.knowledge.parse_markdown import parse_markdown
 from flotilla.knowledge.parse_plain import parse_plain
+from flotilla.knowledge.parse_pptx import parse_pptx
 from flotilla.knowledge.unicode_form import seen
 
-_PARSERS: dict[str, Callable[[str], Parsed]] = {MARKDOWN: parse_markdown, HTML: parse_html, PLAIN: parse_plain}
+MAX_TEXT_CHARACTERS = 20_000_000
+"""Of one document's text."""
+MAX_ATTACHED = 3
+"""Messages that are attached to a message that is attached."""
+
+_TEXT_PARSERS: dict[str, Callable[[str], Parsed]] = {
+    MARKDOWN: parse_markdown,
+    HTML: parse_html,
+    PLAIN: parse_plain,
+    CSV: parse_csv,
+}
 
 
 def parse(upload: Upload) -> tuple[str, Parsed]:
@@ -20,12 +36,60 @@ def parse(upload: Upload) -> tuple[str, Parsed]:
     Raises:
         Invalid: can't be read; the message says why.
     """
-    media_type = media_type_of(upload)
-    parsed = _PARSERS[media_type](text_of(upload, media_type))
+    media_type, parsed = _parse(upload, 0)
     blocks = [block for block in map(_seen, parsed.blocks) if block.text.strip()]
     if not blocks:
         raise Invalid(f"{upload.uri}: has no text in it")
-    return media_type, Parsed(blocks, seen(parsed.title))
+    if sum(len(block.text) for block in blocks) > MAX_TEXT_CHARACTERS:
+        raise Invalid(f"{upload.uri}: has more than {MAX_TEXT_CHARACTERS} characters of text: split it")
+    return media_type, Parsed(blocks, seen(parsed.title), tuple(map(seen, parsed.skipped)))
+
+
+def _parse(upload: Upload, depth: int) -> tuple[str, Parsed]:
+    check_size(upload)
+    media_type = media_type_of(upload)
+    if media_type in _TEXT_PARSERS:
+        text = text_of(upload, media_type)
+        return media_type, _named(upload, lambda: _TEXT_PARSERS[media_type](text))
+    return media_type, _named(upload, lambda: _from_bytes(media_type, upload.content, depth))
+
+
+def _from_bytes(media_type: str, content: bytes, depth: int) -> Parsed:
+    if media_type == MAIL:
+        if depth > MAX_ATTACHED:
+            raise Invalid("is attached to a message that is attached, and so on: it is not read")
+        return parse_mail(content, lambda part: _parse(part, depth + 1)[1])
+    if media_type == DOCX:
+        return parse_docx(Package(content))
+    if media_type == PPTX:
+        return parse_pptx(Package(content))
+    return _by_library(media_type, content)
+
+
+def _by_library(media_type: str, content: bytes) -> Parsed:
+    """The libraries are imported where there is work for them: most processes never have any."""
+    if media_type == XLSX:
+        from flotilla.knowledge.parse_xlsx import parse_xlsx
+
+        return parse_xlsx(content)
+    assert media_type == PDF  # noqa: S101 - there is no other
+    from flotilla.knowledge.parse_pdf import parse_pdf
+
+    return parse_pdf(content)
+
+
+def _named(upload: Upload, work: Callable[[], Parsed]) -> Parsed:
+    """What `work` returns; what it raises names the document."""
+    try:
+        return work()
+    except Invalid as error:
+        raise Invalid(f"{upload.uri}: {error}") from error
+    except MemoryError:
+        raise
+    except RecursionError as error:
+        raise Invalid(f"{upload.uri}: is nested too deeply") from error
+    except Exception as error:  # whatever the libraries make of such files
+        raise Invalid(f"{upload.uri}: is damaged, and can't be read ({type(error).__name__})") from error
 
 
 def _seen(block: Block) -> Block:

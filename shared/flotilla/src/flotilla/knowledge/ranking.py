@@ -32,7 +32,7 @@ GROUP BY term ORDER BY sum(octet_length(postings)), term LIMIT $3
 """
 _POSTINGS = "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
 _PASSAGES = """
-SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.body, f.score
+SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body, f.score
 FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS f (slot, score, place)
 CROSS JOIN LATERAL (
     SELECT i.document_id, f.slot - i.slot AS ordinal FROM flotilla.indexed_documents AS i

@@ -1,7 +1,7 @@
 """Cuts a document into passages: whole blocks of one section, about as long as one answer needs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from flotilla.knowledge.documents import Block, Piece
@@ -51,6 +51,10 @@ class _Open:
     def length_with(self, span: _Span) -> int:
         return span.end - self.spans[0].start if self.spans else 0
 
+    def is_apart(self, span: _Span) -> bool:
+        """Whether `span` is on another slide or sheet, or in another attachment."""
+        return bool(self.spans) and _kind(self.spans[-1]) != _kind(span)
+
     def drop_leads(self) -> list[_Span]:
         """Take off the headings and terms at its end, which belong to what follows, if they are short."""
         kept = len(self.spans)
@@ -70,7 +74,7 @@ def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument
     pieces: list[Piece] = []
     opened = _Open()
     for span in _spans(blocks):
-        begins_section = span.block.level > 0 and opened.has_text
+        begins_section = (span.block.level > 0 and opened.has_text) or opened.is_apart(span)
         if begins_section or opened.length_with(span) > target:
             leads = [] if begins_section else opened.drop_leads()
             _close(opened, text, pieces)
@@ -89,7 +93,21 @@ def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
     leads = tuple(span.block.text for span in opened.spans if span.block.leads)
     for number, (start, end) in enumerate(_cut(text, opened.spans[0].start, last_end)):
         first = number == 0
-        pieces.append(Piece(heading, start, end, text[start:end], leads if first else (), anchors if first else ()))
+        place = _place(span for span in opened.spans if span.start < end and start < span.end)
+        pieces.append(
+            Piece(heading, start, end, text[start:end], leads if first else (), anchors if first else (), place)
+        )
+
+
+def _place(spans: Iterable[_Span]) -> str:
+    places = [
+        span.block.place for span in spans if span.block.place and (span.block.place.number or not span.block.level)
+    ]
+    return places[0].to(places[-1]) if places else ""
+
+
+def _kind(span: _Span) -> str:
+    return span.block.place.kind if span.block.place else ""
 
 
 def _spans(blocks: list[Block]) -> Iterator[_Span]:

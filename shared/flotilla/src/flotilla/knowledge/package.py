@@ -1,0 +1,113 @@
+"""Office documents as packages of parts (Open Packaging Conventions, ECMA-376 part 2), read within limits."""
+
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from flotilla.contracts.errors import Invalid
+
+MAX_PARTS = 20_000
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+"""What the parts say that they unpack to; zipfile reads no more of a part than it says."""
+_DAMAGED = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+"""What zipfile raises for archives that are damaged, encrypted or packed by a method that it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """What a part refers to."""
+
+    id: str
+    kind: str
+    """The last part of the relationship's type: `slide`, `styles`."""
+    target: str
+    """The name of a part."""
+
+
+class Package:
+    """One document's parts."""
+
+    def __init__(self, content: bytes) -> None:
+        """Open it; no part is read yet.
+
+        Raises:
+            Invalid: it is damaged, or unpacks to more than is read.
+        """
+        try:
+            self._archive = zipfile.ZipFile(BytesIO(content))
+        except _DAMAGED as error:
+            raise Invalid("is a damaged ZIP archive") from error
+        parts = self._archive.infolist()
+        size = sum(part.file_size for part in parts)
+        if len(parts) > MAX_PARTS or size > MAX_UNPACKED_BYTES:
+            raise Invalid(f"unpacks to {len(parts)} parts of {size} bytes, {MAX_UNPACKED_BYTES} bytes are allowed")
+        self._names = {part.filename.lower(): part.filename for part in parts}
+
+    @property
+    def main(self) -> str | None:
+        """The name of the part that is the document itself; None in archives that are no such package."""
+        return next((one.target for one in self.related("") if one.kind == "officeDocument"), None)
+
+    def content_type(self, part: str) -> str:
+        """The media type of a part that has one of its own."""
+        for element in self.xml("[Content_Types].xml"):
+            if local(element) == "Override" and element.get("PartName", "").lower() == f"/{part}".lower():
+                return element.get("ContentType", "")
+        return ""
+
+    def related(self, part: str) -> list[Related]:
+        """What a part refers to within the package, in the order of the file."""
+        folder, name = posixpath.split(part)
+        listing = posixpath.join(folder, "_rels", f"{name}.rels")
+        if listing.lower() not in self._names:
+            return []
+        return [_related(element, folder) for element in self.xml(listing) if element.get("TargetMode") != "External"]
+
+    def xml(self, part: str) -> Element:
+        """A part's root element.
+
+        Raises:
+            Invalid: there is no such part, or it is not safe XML.
+        """
+        try:
+            root: Element = fromstring(self._archive.read(self._names[part.lower()]), forbid_dtd=True)
+        except KeyError as error:
+            raise Invalid(f"is damaged: its part {part} is missing") from error
+        except (ParseError, DefusedXmlException, LookupError, *_DAMAGED) as error:
+            raise Invalid(f"is damaged: its part {part} can't be read ({type(error).__name__})") from error
+        return root
+
+    def parts(self, part: str, kind: str) -> Iterator[Element]:
+        """The roots of the parts of one kind that a part refers to."""
+        for one in self.related(part):
+            if one.kind == kind:
+                yield self.xml(one.target)
+
+
+def local(element: Element) -> str:
+    """An element's name without its namespace: that of the strict form of the format is another one."""
+    return element.tag.rpartition("}")[2]
+
+
+def attribute(element: Element, name: str) -> str:
+    """An attribute in whatever namespace; empty where it is missing."""
+    return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), "")
+
+
+def child(element: Element | None, *path: str) -> Element | None:
+    """The first child of that name, of that one the next, and so on."""
+    for name in path:
+        element = next((one for one in element if local(one) == name), None) if element is not None else None
+    return element
+
+
+def _related(element: Element, folder: str) -> Related:
+    target = element.get("Target", "")
+    absolute = target[1:] if target.startswith("/") else posixpath.normpath(posixpath.join(folder, target))
+    return Related(element.get("Id", ""), element.get("Type", "").rpartition("/")[2], absolute)

@@ -1,0 +1,132 @@
+"""Word documents (WordprocessingML): what is read on paper, content controls, insertions and text boxes included."""
+
+from collections.abc import Iterable, Iterator
+from xml.etree.ElementTree import Element
+
+from flotilla.knowledge.documents import Block, Parsed
+from flotilla.knowledge.package import Package, attribute, child, local
+
+_UNSEEN = frozenset(
+    ("del", "moveFrom", "Fallback", "instrText", "delText", "rt", "pPr", "tblPr", "trPr", "tcPr", "sectPr", "sdtPr")
+)
+"""Deletions, fields' formulas, the older form of a drawing, pronunciation, properties."""
+_GAPS = frozenset(("tab", "br", "cr", "ptab"))
+_BOX = "txbxContent"
+_NOTES = ("footnotes", "endnotes")
+_LEVELS = 6
+
+
+def parse_docx(package: Package) -> Parsed:
+    """Blocks of the text, then those of headers, footers and notes that are not in it already."""
+    main = package.main or ""
+    levels = _heading_levels(package, main)
+    blocks = list(_blocks(package.xml(main), levels))
+    seen = {block.text for block in blocks}
+    for kind in ("header", "footer", *_NOTES):
+        for root in package.parts(main, kind):
+            more = [block for block in _blocks(root, {}) if block.text.strip() and block.text not in seen]
+            seen.update(block.text for block in more)
+            blocks += more
+    return Parsed(blocks, next((block.text for block in blocks if block.level), ""))
+
+
+def _heading_levels(package: Package, main: str) -> dict[str, int]:
+    """The level of each style that is a heading, or is based on one."""
+    levels: dict[str, int] = {}
+    based_on: dict[str, str] = {}
+    for root in package.parts(main, "styles"):
+        for style in root.iter():
+            if local(style) != "style":
+                continue
+            name = attribute(style, "styleId")
+            based_on[name] = _value(child(style, "basedOn"))
+            level = _level_of(_value(child(style, "name")).lower()) or _outline(child(style, "pPr"))
+            if level:
+                levels[name] = level
+    return {name: level for name in based_on if (level := _inherited(name, levels, based_on))}
+
+
+def _inherited(name: str, levels: dict[str, int], based_on: dict[str, str]) -> int:
+    seen: set[str] = set()
+    while name and name not in seen:
+        if name in levels:
+            return levels[name]
+        seen.add(name)
+        name = based_on.get(name, "")
+    return 0
+
+
+def _level_of(name: str) -> int:
+    if name == "title":
+        return 1
+    number = name.removeprefix("heading ")
+    return int(number) if number != name and number in map(str, range(1, _LEVELS + 1)) else 0
+
+
+def _outline(properties: Element | None) -> int:
+    value = _value(child(properties, "outlineLvl"))
+    return int(value) + 1 if value in map(str, range(_LEVELS)) else 0
+
+
+def _value(element: Element | None) -> str:
+    return attribute(element, "val") if element is not None else ""
+
+
+def _blocks(root: Iterable[Element], levels: dict[str, int]) -> Iterator[Block]:
+    for element in root:
+        name = local(element)
+        if name == "p":
+            properties = child(element, "pPr")
+            level = _outline(properties) or levels.get(_value(child(properties, "pStyle")), 0)
+            yield Block(_text(element), level)
+            for box in _boxes(element):
+                yield from _blocks(box, levels)
+        elif name == "tr":
+            yield Block(" | ".join(_cells(element)))
+        elif name not in _UNSEEN:
+            yield from _blocks(element, levels)
+
+
+def _cells(row: Element) -> Iterator[str]:
+    for element in row:
+        name = local(element)
+        if name == "tc":
+            yield " ".join(block.text for block in _blocks(element, {}) if block.text)
+        elif name not in _UNSEEN:
+            yield from _cells(element)
+
+
+def _boxes(element: Element) -> Iterator[Element]:
+    """The text boxes in a paragraph, each once; those in a box come with its own blocks."""
+    stack = list(element)
+    while stack:
+        inner = stack.pop(0)
+        name = local(inner)
+        if name == _BOX:
+            yield inner
+        elif name not in _UNSEEN:
+            stack[:0] = list(inner)
+
+
+def _text(paragraph: Element) -> str:
+    parts: list[str] = []
+    stack = list(paragraph)[::-1]
+    while stack:
+        element = stack.pop()
+        name = local(element)
+        if name == "t":
+            parts.append(element.text or "")
+        elif name in _GAPS:
+            parts.append(" ")
+        elif name == "noBreakHyphen":
+            parts.append("-")
+        elif name == "docPr":
+            parts.append(f" {element.get('descr', '')} ")
+        elif name != _BOX and name not in _UNSEEN and not _is_hidden(element):
+            stack.extend(list(element)[::-1])
+    return " ".join("".join(parts).split())
+
+
+def _is_hidden(element: Element) -> bool:
+    mark = child(element, "rPr", "vanish") if local(element) == "r" else None
+    return mark is not None and attribute(mark, "val") not in ("0", "false", "off")

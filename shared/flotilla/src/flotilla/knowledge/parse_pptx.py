@@ -1,0 +1,91 @@
+"""PowerPoint presentations (PresentationML, DrawingML): slide by slide, with tables, charts, diagrams and notes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from xml.etree.ElementTree import Element
+
+from flotilla.knowledge.documents import Block, Parsed, Place
+from flotilla.knowledge.package import Package, attribute, child, local
+
+_TITLES = frozenset(("title", "ctrTitle"))
+_FURNITURE = frozenset(("sldNum", "dt", "ftr", "hdr", "sldImg"))
+"""Placeholders of what is on every slide."""
+_UNSEEN = frozenset(("Fallback",))
+_DRAWN = frozenset(("chart", "diagramData"))
+
+
+def parse_pptx(package: Package) -> Parsed:
+    """Blocks of the slides that are shown; hidden ones are named among what was skipped."""
+    main = package.main or ""
+    slides = {one.id: one.target for one in package.related(main) if one.kind == "slide"}
+    listed = child(package.xml(main), "sldIdLst")
+    blocks: list[Block] = []
+    skipped: list[str] = []
+    for number, entry in enumerate(listed if listed is not None else (), 1):
+        part = slides.get(_relation(entry), "")
+        root = package.xml(part)
+        if root.get("show") in ("0", "false"):
+            skipped.append(f"slide {number}: is hidden")
+            continue
+        place = Place(f"slide {number}")
+        blocks += [replace(block, place=place) for block in _slide(package, part, root)]
+    return Parsed(blocks, next((block.text for block in blocks if block.level), ""), tuple(skipped))
+
+
+def _relation(entry: Element) -> str:
+    """The relationship's id, which has a namespace; `id` without one is the slide's number."""
+    return next((value for name, value in entry.attrib.items() if name.endswith("}id")), "")
+
+
+def _slide(package: Package, part: str, root: Element) -> Iterator[Block]:
+    yield from _title_first([block for block in _shapes(root) if block.text])
+    for one in package.related(part):
+        if one.kind in _DRAWN:
+            yield from _drawn(package.xml(one.target))
+        elif one.kind == "notesSlide":
+            yield from (replace(block, level=0) for block in _shapes(package.xml(one.target)) if block.text)
+
+
+def _title_first(blocks: list[Block]) -> list[Block]:
+    return sorted(blocks, key=lambda block: not block.level)
+
+
+def _shapes(element: Element) -> Iterator[Block]:
+    kind = _placeholder(element)
+    if kind in _FURNITURE:
+        return
+    for inner in element:
+        name = local(inner)
+        if name == "p":
+            yield Block(_text(inner))
+        elif name == "tr":
+            yield Block(" | ".join(_text(cell) for cell in inner if local(cell) == "tc"))
+        elif name == "cNvPr":
+            yield Block(inner.get("descr", "").strip())
+        elif name not in _UNSEEN:
+            yield from _within(inner, kind)
+
+
+def _within(element: Element, kind: str) -> Iterator[Block]:
+    for block in _shapes(element):
+        yield replace(block, level=1) if kind in _TITLES and block.text else block
+
+
+def _placeholder(shape: Element) -> str:
+    mark = child(shape, "nvSpPr", "nvPr", "ph")
+    return attribute(mark, "type") if mark is not None else ""
+
+
+def _text(element: Element) -> str:
+    parts = (inner.text or "" if local(inner) == "t" else " " for inner in element.iter() if local(inner) in _INLINE)
+    return " ".join("".join(parts).split())
+
+
+_INLINE = frozenset(("t", "br", "tab", "p", "tc"))
+
+
+def _drawn(root: Element) -> Iterator[Block]:
+    """The words and values of a chart or diagram, each once."""
+    texts = dict.fromkeys(_text(element) if local(element) == "p" else (element.text or "").strip()
+                          for element in root.iter() if local(element) in ("p", "v"))  # fmt: skip
+    yield Block(" | ".join(filter(None, texts)))

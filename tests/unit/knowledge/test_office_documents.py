@@ -1,0 +1,366 @@
+"""PDF, Word, PowerPoint, Excel, CSV and mail: what a reader sees is indexed, and a passage knows where it is."""
+
+from collections.abc import Callable
+from email.message import EmailMessage
+from io import BytesIO
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import docx
+import openpyxl
+import pptx
+import pytest
+from docx.oxml import parse_xml
+from pypdf import PdfReader, PdfWriter
+from reportlab.pdfgen.canvas import Canvas
+
+from flotilla.contracts.errors import Invalid
+from flotilla.knowledge.documents import Parsed, Upload
+from flotilla.knowledge.kinds import CSV, DOCX, HTML, MAIL, PDF, PPTX, XLSX
+from flotilla.knowledge.parse import parse
+from flotilla.knowledge.split import split
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+HOT = "<w:p><w:r><w:t>Hot steam.</w:t></w:r></w:p>"
+
+
+def saved(document: Any) -> bytes:
+    stream = BytesIO()
+    document.save(stream)
+    return stream.getvalue()
+
+
+def pdf(*pages: list[str], password: str = "", owner: str = "") -> bytes:
+    stream = BytesIO()
+    canvas = Canvas(stream)
+    for lines in pages:
+        for number, line in enumerate(lines):
+            canvas.drawString(72, 780 - 14 * number, line)
+        canvas.showPage()
+    canvas.save()
+    if not (password or owner):
+        return stream.getvalue()
+    writer = PdfWriter(clone_from=PdfReader(stream))
+    writer.encrypt(password, owner or None, algorithm="AES-256")
+    return saved_by(writer.write)
+
+
+def saved_by(write: Callable[[BytesIO], object]) -> bytes:
+    stream = BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+def word() -> bytes:
+    document = docx.Document()
+    document.add_heading("Harbour", 1)
+    document.add_paragraph("The crane lifts nine tonnes.")
+    document.add_heading("Night", 2)
+    document.add_paragraph("After ten the gate is locked.")
+    table = document.add_table(2, 2)
+    for cell, text in zip(table._cells, ("Name", "Role", "Odalys", "Pilot"), strict=True):
+        cell.text = text
+    return saved(document)
+
+
+def word_with(xml: str) -> str:
+    document = docx.Document()
+    document.add_paragraph("First.")
+    document.element.body.insert(1, parse_xml(xml))
+    return text_of(saved(document), "a.docx")
+
+
+def slides() -> bytes:
+    deck = pptx.Presentation()
+    for number, (title, text) in enumerate(
+        (("Tides", "High water at six."), ("Ferries", "The ferry carries bicycles."))
+    ):
+        slide = deck.slides.add_slide(deck.slide_layouts[1])
+        slide.shapes.title.text = title
+        slide.placeholders[1].text = text
+        slide.notes_slide.notes_text_frame.text = f"Say number {number}."
+    table = deck.slides[1].shapes.add_table(2, 2, 0, 0, 100, 100).table
+    for row, column, text in ((0, 0, "Boat"), (0, 1, "Seats"), (1, 0, "Marlin"), (1, 1, "40")):
+        table.cell(row, column).text = text
+    return saved(deck)
+
+
+def workbook(**sheets: list[list[Any]]) -> bytes:
+    book = openpyxl.Workbook()
+    book.remove(book.active)  # type: ignore[arg-type]
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+        if title.startswith("Hidden"):
+            sheet.sheet_state = "hidden"
+        for cell in (cell for row in sheet.iter_rows() for cell in row if isinstance(cell.value, float)):
+            cell.number_format = "0%"
+    return saved(book)
+
+
+PEOPLE: list[list[Any]] = [["Name", "Role", "Share"], ["Bertrand", "Cook", 0.15], ["Odalys", "Pilot", 0.5]]
+
+
+def mail(*attached: tuple[str, str, bytes], text: str = "The pilot boards at dawn.", html: str = "") -> EmailMessage:
+    message = EmailMessage()
+    message["Subject"] = "Pilot for the Marlin"
+    message["From"] = "Odalys <odalys@harbour.example>"
+    message["To"] = "pilots@harbour.example"
+    message.set_content(text)
+    if html:
+        message.add_alternative(html, subtype="html")
+    for name, kind, content in attached:
+        main, sub = kind.split("/")
+        message.add_attachment(content, maintype=main, subtype=sub, filename=name)
+    return message
+
+
+def parsed(content: bytes, uri: str, media_type: str = "") -> tuple[str, Parsed]:
+    return parse(Upload(uri=uri, content=content, media_type=media_type))
+
+
+def text_of(content: bytes, uri: str) -> str:
+    return split(parsed(content, uri)[1].blocks).text
+
+
+def places(content: bytes, uri: str) -> list[tuple[str, str]]:
+    return [(piece.place, piece.text) for piece in split(parsed(content, uri)[1].blocks).pieces]
+
+
+def test_a_passage_of_a_pdf_knows_its_page() -> None:
+    content = pdf(["The crane lifts nine tonnes."], ["x" * 80] * 12, ["The gate is locked af-", "ter ten."])
+    found = places(content, "a.pdf")
+    assert found[0][0].startswith("page")
+    assert found[-1] == ("page 3", found[-1][1])
+    assert "locked after ten." in found[-1][1]
+    assert parsed(content, "a.pdf")[0] == PDF
+
+
+def test_a_passage_over_two_pages_names_both() -> None:
+    assert places(pdf(["One."], ["Two."]), "a.pdf") == [("pages 1\u20132", "One.\n\nTwo.")]
+
+
+def test_pages_without_text_are_named_and_a_scan_is_refused() -> None:
+    assert parsed(pdf(["One."], [], ["Three."], []), "a.pdf")[1].skipped == ("pages without text: 2, 4",)
+    with pytest.raises(Invalid, match="scans"):
+        parsed(pdf([], []), "a.pdf")
+
+
+def test_a_pdf_that_needs_a_password_is_refused_and_one_that_only_forbids_printing_is_read() -> None:
+    with pytest.raises(Invalid, match="password"):
+        parsed(pdf(["One."], password="secret"), "a.pdf")
+    assert text_of(pdf(["One."], owner="secret"), "a.pdf") == "One."
+
+
+def test_a_word_document_has_its_headings_and_tables() -> None:
+    media_type, document = parsed(word(), "a.docx")
+    assert (media_type, document.title) == (DOCX, "Harbour")
+    pieces = split(document.blocks).pieces
+    assert [piece.heading.split(" ")[-1] for piece in pieces] == ["Harbour", "Night"]
+    assert pieces[1].text.endswith("Name | Role\n\nOdalys | Pilot")
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        f"<w:p {W}><w:ins><w:r><w:t>Hot steam.</w:t></w:r></w:ins></w:p>",
+        f"<w:sdt {W}><w:sdtContent>{HOT}</w:sdtContent></w:sdt>",
+        f"<w:p {W}><w:r><w:pict><w:txbxContent>{HOT}</w:txbxContent></w:pict></w:r></w:p>",
+        f"<w:p {W}><w:hyperlink><w:r><w:t>Hot steam.</w:t></w:r></w:hyperlink></w:p>",
+        f"<w:p {W}><w:r><w:t>Hot</w:t><w:br/><w:t>steam.</w:t></w:r></w:p>",
+        f"<w:p {W}><w:r><w:t>Ho</w:t></w:r><w:r><w:t>t steam.</w:t></w:r></w:p>",
+        f"<w:p {W}><w:fldSimple><w:r><w:t>Hot steam.</w:t></w:r></w:fldSimple></w:p>",
+        f"<w:tbl {W}><w:tr><w:tc><w:tbl><w:tr><w:tc>{HOT}</w:tc></w:tr></w:tbl></w:tc></w:tr></w:tbl>",
+        f"<w:p {W}><w:smartTag><w:r><w:t>Hot steam.</w:t></w:r></w:smartTag></w:p>",
+        f'<w:p {W} xmlns:wp="urn:x"><w:r><w:drawing><wp:docPr descr="Hot steam."/></w:drawing></w:r></w:p>',
+    ],
+)
+def test_all_that_a_reader_sees_of_a_word_document_is_text(xml: str) -> None:
+    assert "Hot steam." in word_with(xml)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        f"<w:p {W}><w:del><w:r><w:delText>secret</w:delText></w:r></w:del></w:p>",
+        f"<w:p {W}><w:moveFrom><w:r><w:t>secret</w:t></w:r></w:moveFrom></w:p>",
+        f"<w:p {W}><w:r><w:rPr><w:vanish/></w:rPr><w:t>secret</w:t></w:r></w:p>",
+        f"<w:p {W}><w:r><w:instrText>secret</w:instrText></w:r></w:p>",
+    ],
+)
+def test_what_is_deleted_or_hidden_is_not_text(xml: str) -> None:
+    assert word_with(xml) == "First."
+
+
+def test_slides_are_places_with_titles_tables_and_notes() -> None:
+    media_type, document = parsed(slides(), "a.pptx")
+    found = [(piece.place, piece.heading, piece.text) for piece in split(document.blocks).pieces]
+    assert (media_type, document.title, [place for place, _, _ in found]) == (PPTX, "Tides", ["slide 1", "slide 2"])
+    assert found[0] == ("slide 1", "Tides", "Tides\n\nHigh water at six.\n\nSay number 0.")
+    assert "Marlin | 40" in found[1][2]
+
+
+def test_a_hidden_slide_is_named_and_not_read() -> None:
+    deck = pptx.Presentation(BytesIO(slides()))
+    deck.slides[0]._element.set("show", "0")
+    document = parsed(saved(deck), "a.pptx")[1]
+    assert document.skipped == ("slide 1: is hidden",)
+    assert {str(block.place) for block in document.blocks} == {"slide 2"}
+
+
+def test_rows_of_a_sheet_carry_the_names_of_their_columns() -> None:
+    content = workbook(Crew=PEOPLE, Hidden=[["secret"]], Empty=[])
+    document = parsed(content, "a.xlsx")[1]
+    assert document.skipped == ("sheet Hidden: is hidden",)
+    found = places(content, "a.xlsx")
+    assert found[0][0] == "sheet Crew, rows 1\u20133"
+    assert "Name: Odalys | Role: Pilot | Share: 50%" in found[0][1]
+
+
+def test_a_sheet_that_says_it_is_larger_than_it_is_takes_no_longer() -> None:
+    content = changed(workbook(Crew=PEOPLE), "xl/worksheets/sheet1.xml", b'ref="A1:C3"', b'ref="A1:XFD1048576"')
+    assert "Odalys" in text_of(content, "a.xlsx")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_rows_of_values_are_read_whatever_separates_them(separator: str) -> None:
+    rows = (("Name", "Role"), ("Odalys", '"Pilot, first class; | harbour"'), ("Bertrand", "Cook"))
+    content = "\r\n".join(separator.join(row) for row in rows).encode()
+    assert "Name: Odalys | Role: Pilot, first class; | harbour" in text_of(content, "a.csv")
+    assert parsed(content, "a.csv")[0] == CSV
+    assert places(content, "a.csv")[0][0] == "rows 1\u20133"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"sep=;\r\na;b\r\nOdalys;Pilot", "a: Odalys | b: Pilot"),
+        ("Name,Stadt\nJ\u00fcrgen,K\u00f6ln".encode("cp1252"), "Name: J\u00fcrgen | Stadt: K\u00f6ln"),
+        (b"Odalys,9\nBertrand,7", "Bertrand | 7"),
+        (b"one column\nof words", "of words"),
+        (b'a,b\n"two\nlines",x', "a: two lines | b: x"),
+        (b"a,b\n1,2,3", "a: 1 | b: 2 | 3"),
+    ],
+)
+def test_odd_tables_lose_nothing(content: bytes, expected: str) -> None:
+    assert expected in text_of(content, "a.csv")
+
+
+def test_mail_is_its_heads_its_text_and_its_attachments() -> None:
+    attached = (("rates.pdf", PDF, pdf(["Pilotage costs nine euros."])), ("logo.png", "image/png", b"\x89PNG"))
+    content = mail(*attached).as_bytes()
+    media_type, document = parsed(content, "a.eml")
+    assert (media_type, document.title) == (MAIL, "Pilot for the Marlin")
+    text = split(document.blocks).text
+    assert "From: Odalys <odalys@harbour.example>" in text
+    assert "The pilot boards at dawn." in text
+    assert ("attachment rates.pdf, page 1", "Pilotage costs nine euros.") in places(content, "a.eml")
+    assert len(document.skipped) == 1
+    assert document.skipped[0].startswith("attachment logo.png: ")
+
+
+def test_of_two_forms_of_a_message_one_is_read() -> None:
+    both = mail(html="<p>The pilot boards at <b>dawn</b>.</p>").as_bytes()
+    assert text_of(both, "a.eml").count("boards") == 1
+    only = mail(text="", html="<p>The pilot boards at <b>dawn</b>.</p>").as_bytes()
+    assert "boards at dawn." in text_of(only, "a.eml")
+
+
+def test_a_forwarded_message_is_read() -> None:
+    outer = mail(text="See below.")
+    outer.add_attachment(mail(text="The buoy is green."))
+    assert "The buoy is green." in text_of(outer.as_bytes(), "a.eml")
+
+
+@pytest.mark.parametrize(
+    ("content", "uri", "media_type"),
+    [
+        (pdf(["One."]), "a.docx", PDF),
+        (pdf(["One."]), "a.md", PDF),
+        (word(), "a.pdf", DOCX),
+        (word(), "a.txt", DOCX),
+        (slides(), "a.xlsx", PPTX),
+        (workbook(Crew=PEOPLE), "a.csv", XLSX),
+        (b"<!DOCTYPE html><p>One.", "a.xlsx", HTML),
+    ],
+)
+def test_the_content_decides_whatever_the_name_says(content: bytes, uri: str, media_type: str) -> None:
+    assert parsed(content, uri)[0] == media_type
+
+
+def zipped(**parts: bytes) -> bytes:
+    stream = BytesIO()
+    with ZipFile(stream, "w", ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def changed(content: bytes, part: str, old: bytes, new: bytes) -> bytes:
+    with ZipFile(BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert old in parts[part]
+    parts[part] = parts[part].replace(old, new, 1)
+    return zipped(**parts)
+
+
+LAUGHS = b'<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
+OUTSIDE = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+
+
+def word_with_entities(declared: bytes) -> bytes:
+    return changed(word(), "word/document.xml", b"<w:document", declared + b"<w:document")
+
+
+def sheet_with_entities(declared: bytes) -> bytes:
+    return changed(workbook(Crew=PEOPLE), "xl/worksheets/sheet1.xml", b"<worksheet", declared + b"<worksheet")
+
+
+@pytest.mark.parametrize(
+    ("content", "uri", "reason"),
+    [
+        (word_with_entities(LAUGHS), "a.docx", "can't be read"),
+        (word_with_entities(OUTSIDE), "a.docx", "can't be read"),
+        (sheet_with_entities(LAUGHS), "a.xlsx", "can't be read"),
+        (word()[:2000], "a.docx", "damaged"),
+        (pdf(["One."])[:300], "a.pdf", "can't be read"),
+        (b"Just words.", "a.pdf", "not what its name"),
+        (b"Just words.", "a.docx", "not what its name"),
+        (zipped(a=b"x"), "a.docx", "ZIP archive"),
+        (zipped(a=b"x"), "a.md", "ZIP archive"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "a.doc", "old binary format"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"), "a.docx", "password"),
+        (saved(docx.Document()), "a.docx", "no text"),
+        (workbook(Empty=[]), "a.xlsx", "no text"),
+        (b"", "a.pdf", "empty"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(content: bytes, uri: str, reason: str) -> None:
+    with pytest.raises(Invalid, match=reason) as refused:
+        parsed(content, uri)
+    assert str(refused.value).startswith(f"{uri}: ")
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is() -> None:
+    stream = BytesIO()
+    with ZipFile(stream, "w", ZIP_DEFLATED) as archive, ZipFile(BytesIO(word())) as innocent:
+        for name in innocent.namelist():
+            archive.writestr(name, innocent.read(name))
+        with archive.open("word/media/zeros", "w") as zeros:
+            for _ in range(600):
+                zeros.write(b"\0" * 1024 * 1024)
+    with pytest.raises(Invalid, match="unpacks to"):
+        parsed(stream.getvalue(), "a.docx")
+
+
+def test_messages_in_messages_end() -> None:
+    content = mail(text="The innermost.").as_bytes()
+    for _ in range(40):
+        content = b"Subject: x\r\nContent-Type: message/rfc822\r\n\r\n" + content
+    with pytest.raises(Invalid, match="within each other"):
+        parsed(content, "a.eml")
+    packed = mail(text="The innermost.").as_bytes()
+    for number in range(6):
+        packed = mail((f"{number}.eml", "application/octet-stream", packed)).as_bytes()
+    assert any("is not read" in one for one in parsed(packed, "a.eml")[1].skipped)
