@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,10 @@ async def test_an_answer_names_the_documents_that_it_cites_and_that_are_gone(
 
 
 @pytest.fixture
-async def cli(gateway: RunningGateway) -> Gateway:
+async def cli(gateway: RunningGateway) -> AsyncIterator[Gateway]:
     """The command line's own client, as an operator."""
-    return Gateway(Target(gateway.url, await gateway.key("otto", ("operator",))))
+    with Gateway(Target(gateway.url, await gateway.key("otto", ("operator",)))) as opened:
+        yield opened
 
 
 async def sync(cli: Gateway, folder: Path, base: str | None = None) -> Synced:
