@@ -76,7 +76,7 @@ def media_type_of(upload: Upload) -> str:
     """One of MEDIA_TYPES.
 
     Raises:
-        Invalid: a kind that is not read, or one that can't be told.
+        Invalid: a kind that is not read, or one that can't be recognized.
     """
     shown = _shown_by(upload)
     if shown:
