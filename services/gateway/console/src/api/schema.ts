@@ -231,6 +231,11 @@ export interface components {
              * @description True when the very same content was there already.
              */
             unchanged: boolean;
+            /**
+             * Skipped
+             * @description What of the document was not read, and why: hidden sheets, pages without text, attachments that are pictures.
+             */
+            skipped: string[];
         };
         /**
          * Agent
@@ -562,7 +567,7 @@ export interface components {
         Body_add_document_v1_documents_post: {
             /**
              * File
-             * @description Markdown, HTML or plain text.
+             * @description Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).
              */
             file: string;
             /**
@@ -586,7 +591,7 @@ export interface components {
         Body_replace_document_v1_documents__document_id__put: {
             /**
              * File
-             * @description Markdown, HTML or plain text.
+             * @description Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).
              */
             file: string;
             /**
@@ -2437,6 +2442,12 @@ export interface components {
              * @default
              */
             quote: string;
+            /**
+             * Place
+             * @description Where in the document that is: `page 12`, `slide 3`; empty where it has no such parts.
+             * @default
+             */
+            place: string;
         };
         /**
          * StateDiff
