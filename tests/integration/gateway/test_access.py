@@ -60,6 +60,8 @@ RULES = {
         GET /v1/sessions/{session_id}/lineage
         GET /v1/sessions/{session_id}/state
         GET /v1/tasks/{task_id}
+        GET /v1/workflows
+        GET /v1/workflows/{name}
     """,
     "operator admin": """
         POST /v1/actions
@@ -84,6 +86,7 @@ RULES = {
         GET /v1/outbox
         POST /v1/outbox/{session_id}/redrive
         POST /v1/runs/{run_id}/cancel
+        POST /v1/runs/{run_id}/events/{name}
         POST /v1/sessions
         PATCH /v1/sessions/{session_id}/access
         POST /v1/sessions/{session_id}/fork
