@@ -130,3 +130,11 @@ async def test_a_changed_workflow_does_not_replay_what_it_did_before() -> None:
     changed = trial.history.to_json().replace('"fan-out"', '"long"')
     with pytest.raises(workflow.NondeterminismError):
         await replay(steps.Long, type(trial.history).from_json(trial.history.workflow_id, changed))
+
+
+async def test_a_run_that_is_cancelled_is_closed_as_cancelled() -> None:
+    async def cancel(handle: Handle) -> None:
+        await handle.cancel()
+
+    trial = await try_workflow(steps.Waiter, steps.Amount(count=1), meanwhile=cancel)
+    assert (trial.status, trial.error, trial.output) == ("cancelled", None, None)
