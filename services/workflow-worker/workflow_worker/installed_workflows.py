@@ -70,7 +70,9 @@ class PublishedWorkflows:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish now and every 10 s until `stop`. Work goes on while PostgreSQL is unavailable."""
-        while self._rows and not stop.is_set():
+        if not self._rows:
+            await stop.wait()  # a job that returns counts as one that ended
+        while not stop.is_set():
             try:
                 await self._pool.executemany(_PUBLISH, self._rows)
                 await self._pool.execute(_FORGET)
