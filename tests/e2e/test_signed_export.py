@@ -299,11 +299,17 @@ async def test_a_vote_by_a_key_that_was_revoked_before_is_found(exports: Exports
     file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in moved))
     code, said = exports.verifier.says(exports.file, signers=file)
     assert (code, "was revoked by event 1" in said) == (1, True), said
-    # Without the enrolment of the keys no vote counts at all.
-    bare = signed([line for line in signers if '"signer_approved"' not in line.get("body", "")])
-    file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in bare))
-    code, said = exports.verifier.says(exports.file, signers=file)
-    assert (code, "is not enrolled" in said) == (1, True), said
+
+
+async def test_votes_of_keys_that_the_log_does_not_approve_are_found(exports: Exports) -> None:
+    signed, file = exports.verifier.signed_again, exports.verifier.folder / "bare.jsonl"
+    text = exports.verifier.signers.read_text()
+    renamed = [json.loads(line) for line in text.replace("signer_approved", "signer_mentioned").splitlines()]
+    removed = [line for line in map(json.loads, text.splitlines()) if "signer_approved" not in line.get("body", "")]
+    for lines, why in ((renamed, "is not enrolled"), (removed, "which ends at")):
+        file.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in signed(lines)))
+        code, said = exports.verifier.says(exports.file, signers=file)
+        assert (code, why in said) == (1, True), said
 
 
 async def test_the_roots_of_somebody_else_prove_nothing(exports: Exports, tmp_path: Path) -> None:
