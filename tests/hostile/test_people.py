@@ -171,7 +171,7 @@ async def test_every_table_that_names_a_session_is_limited_to_people(pool: Pool)
     limited = {
         row[0]
         for row in await pool.fetch(
-            "SELECT polrelid::regclass::text FROM pg_policy WHERE polname LIKE 'people\\_%' AND NOT polpermissive"
+            "SELECT polrelid::regclass::text FROM pg_policy WHERE polname LIKE 'people%' AND NOT polpermissive"
         )
     }
     assert {row[0] for row in await pool.fetch(TABLES, [*SCHEMAS, "audit_next"])} <= limited
