@@ -72,7 +72,7 @@ def test_every_listing_takes_json(verb: str) -> None:
     assert {"-o", "--output"} <= options(VERBS[verb])
 
 
-LOCAL = {"up", "down", "status", "logs", "demo", "new agent", "audit verify"}
+LOCAL = {"up", "down", "status", "logs", "demo", "new agent", "new workflow", "audit verify"}
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in LOCAL])
