@@ -58,6 +58,20 @@ async def test_words_are_found_in_any_form_and_names_in_parts_and_whole(knowledg
         assert len(await knowledge.search("acme", query)) == 1
 
 
+@pytest.mark.parametrize("query", ["Kündigung", "Wie lang ist die Kündigung?", "Lagerhaus"])
+async def test_a_word_finds_the_compounds_that_begin_with_it(knowledge: KnowledgeBase, query: str) -> None:
+    text = "# Verträge\n\nDie Kündigungsfristen der Lagerhausbetreiber betragen neun Wochen."
+    await knowledge.add("acme", Upload(uri="vertrag.md", content=text.encode()))
+    assert [passage.source.uri for passage in await knowledge.search("acme", query)] == ["vertrag.md"]
+
+
+async def test_a_word_that_stands_alone_does_not_find_its_compounds(knowledge: KnowledgeBase) -> None:
+    for word in ("Kündigung", "Kündigungsfrist"):
+        text = f"Die {word} ist ein Thema, über das wir hier heute nicht mehr sprechen."
+        await knowledge.add("acme", Upload(uri=word, content=text.encode(), media_type="text/plain"))
+    assert [passage.source.uri for passage in await knowledge.search("acme", "Kündigung")] == ["Kündigung"]
+
+
 @pytest.mark.parametrize("query", ["zebra", "the of and", "", "\x00", "?!", "' OR 1=1 --"])
 async def test_a_question_without_a_known_word_finds_nothing(knowledge: KnowledgeBase, query: str) -> None:
     await knowledge.add("acme", cats())

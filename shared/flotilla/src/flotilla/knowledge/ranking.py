@@ -5,7 +5,7 @@ same are shown once, and a document gives no more than its share as long as othe
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -15,6 +15,11 @@ from flotilla.knowledge.meaning import Embedded, Row, fused, nearest
 from flotilla.knowledge.postings import PostingList, best, by_term, decode_blocks, idf
 from flotilla.postgres import Connection
 
+COMPOUNDING = frozenset(("da", "de", "fi", "hu", "nl", "no", "sv"))
+"""Languages that write compounds as one word."""
+_LAST = chr(0x10FFFF)
+MIN_COMPOUNDED_CHARACTERS = 5
+MAX_COMPOUND_BLOCKS = 200
 MAX_QUERY_TERMS = 32
 """The rarest ones of a longer query."""
 DEPTH = 10
@@ -31,6 +36,14 @@ SELECT term FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text
 GROUP BY term ORDER BY sum(octet_length(postings)), term LIMIT $3
 """
 _POSTINGS = "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
+# The posting lists of words that begin like one that no passage has.
+_COMPOUNDS = """
+SELECT w.word, p.block, p.postings FROM unnest($2::text[]) AS w (word)
+CROSS JOIN LATERAL (
+    SELECT o.block, o.postings FROM flotilla.postings AS o
+    WHERE o.tenant_id = $1 AND o.term > w.word AND o.term < w.word || $4
+    ORDER BY o.term, o.block LIMIT $3) AS p
+"""
 _PASSAGES = """
 SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body, f.score
 FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS f (slot, score, place)
@@ -77,7 +90,9 @@ async def ranked(connection: Connection, tenant_id: str, query: str, most: int) 
     asked = asked_terms(query, statistics["languages"]) if statistics else []
     if statistics is None or not asked:
         return []
-    lists = await _read(connection, tenant_id, await _rarest(connection, tenant_id, asked), statistics["passages"])
+    rarest = await _rarest(connection, tenant_id, asked)
+    compounds = not COMPOUNDING.isdisjoint(statistics["languages"])
+    lists = await _read(connection, tenant_id, rarest, statistics["passages"], compounds=compounds)
     if not lists.weighted:
         return []
     scored = best(lists.weighted, statistics["length"] / statistics["passages"], most)
@@ -93,9 +108,14 @@ async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]
     return sorted(asked, key=lambda term: known.isdisjoint(term.forms))[:MAX_QUERY_TERMS]
 
 
-async def _read(connection: Connection, tenant_id: str, asked: Sequence[AskedTerm], passages: int) -> _Lists:
+async def _read(
+    connection: Connection, tenant_id: str, asked: Sequence[AskedTerm], passages: int, *, compounds: bool
+) -> _Lists:
     rows = await connection.fetch(_POSTINGS, tenant_id, _forms(asked))
     blocks = by_term((row[0], row[1], row[2]) for row in rows)
+    if compounds and (absent := _absent(asked, blocks)):
+        rows = await connection.fetch(_COMPOUNDS, tenant_id, absent, MAX_COMPOUND_BLOCKS, _LAST)
+        blocks |= by_term((row[0], row[1], row[2]) for row in rows)
     weighted, weight = [], 0.0
     for term in asked:
         found = decode_blocks([block for form in term.forms for block in blocks.get(form, ())])
@@ -105,6 +125,17 @@ async def _read(connection: Connection, tenant_id: str, asked: Sequence[AskedTer
         if holding or not term.is_name:
             weight += idf(passages, holding)
     return _Lists(weighted, weight)
+
+
+def _absent(asked: Iterable[AskedTerm], known: Container[str]) -> list[str]:
+    """Return the words that no passage has and that are long enough to begin another one."""
+    return [
+        form
+        for term in asked
+        if not term.is_name and not any(form in known for form in term.forms)
+        for form in term.forms
+        if len(form) >= MIN_COMPOUNDED_CHARACTERS
+    ]
 
 
 def _forms(asked: Iterable[AskedTerm]) -> list[str]:
