@@ -43,6 +43,9 @@ RULES = {
         GET /v1/runs
         GET /v1/runs/{run_id}
         GET /v1/runs/{run_id}/events
+        GET /v1/runs/{run_id}/feedback
+        POST /v1/runs/{run_id}/feedback
+        GET /v1/feedback
         GET /v1/runs/{run_id}/steps
         GET /openai/v1/models
         GET /openai/v1/models/{family}/{name}

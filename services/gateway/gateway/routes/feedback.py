@@ -1,0 +1,90 @@
+"""What people think of answers: thumbs, which become sets for evaluation."""
+
+from typing import Annotated, Literal
+
+import asyncpg
+from fastapi import Query
+
+from flotilla.contracts.errors import NotFound
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import EVERYONE
+from gateway.guard import allow, guarded_router
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
+from gateway.routes.documented import refusals
+from gateway.schemas.common import RunId
+from gateway.schemas.feedback import Feedback, FeedbackBody, FeedbackList, FeedbackOnRun, RunFeedback
+from gateway.services import Caller, Wired
+
+router = guarded_router("runs")
+_RUN = "SELECT FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_GIVE = """
+INSERT INTO flotilla.feedback (tenant_id, run_id, given_by, verdict, comment) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id, run_id, given_by) DO UPDATE
+    SET verdict = excluded.verdict, comment = excluded.comment, given_at = now()
+RETURNING run_id, given_by, verdict, comment, given_at
+"""
+_OF_RUN = """
+SELECT run_id, given_by, verdict, comment, given_at FROM flotilla.feedback
+WHERE tenant_id = $1 AND run_id = $2 ORDER BY given_at DESC, given_by
+"""
+# A page, newest first; $3 and $4 are the last row of the page before.
+_LIST = """
+SELECT f.run_id, f.given_by, f.verdict, f.comment, f.given_at, r.query,
+    f.run_id || '/' || f.given_by AS place,
+    ARRAY(SELECT DISTINCT s ->> 'uri' FROM jsonb_array_elements(coalesce(r.result -> 'sources', '[]')) AS s
+          ORDER BY 1) AS cited_uris
+FROM flotilla.feedback AS f JOIN flotilla.runs AS r USING (tenant_id, run_id)
+WHERE f.tenant_id = $1 AND ($3::timestamptz IS NULL OR (f.given_at, f.run_id || '/' || f.given_by) < ($3, $4))
+  AND ($5::text IS NULL OR f.verdict = $5)
+ORDER BY f.given_at DESC, place DESC LIMIT $2
+"""
+
+
+@router.post("/v1/runs/{run_id}/feedback", response_model=Feedback, responses=refusals(404, 413, 415))
+@allow(EVERYONE)
+async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: FeedbackBody) -> Feedback:
+    """Say whether a run's answer was good. Another verdict of the same person replaces the one before."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await _check_run(connection, caller.tenant_id, run_id)
+        row = await connection.fetchrow(_GIVE, caller.tenant_id, run_id, caller.name, body.verdict, body.comment)
+    assert row is not None  # noqa: S101 - inserted or updated just above
+    return Feedback.model_validate(dict(row))
+
+
+@router.get("/v1/runs/{run_id}/feedback", response_model=RunFeedback, responses=refusals(404))
+@allow(EVERYONE)
+async def get_feedback(services: Wired, caller: Caller, run_id: RunId) -> RunFeedback:
+    """What was said of a run's answer."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await _check_run(connection, caller.tenant_id, run_id)
+        rows = await connection.fetch(_OF_RUN, caller.tenant_id, run_id)
+    return RunFeedback(feedback=[Feedback.model_validate(dict(row)) for row in rows])
+
+
+@router.get("/v1/feedback", response_model=FeedbackList, responses=refusals())
+@allow(EVERYONE)
+async def list_feedback(
+    *,
+    services: Wired,
+    caller: Caller,
+    verdict: Annotated[Literal["up", "down"] | None, Query(description="Only these.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> FeedbackList:
+    """List verdicts on the runs that the caller may read, newest first, each with its question."""
+    before = read_time_cursor(cursor)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, verdict)
+    return FeedbackList(
+        feedback=[_on_run(row) for row in rows],
+        next_cursor=next_time_cursor(rows, limit, "place", time_name="given_at"),
+    )
+
+
+def _on_run(row: asyncpg.Record) -> FeedbackOnRun:
+    return FeedbackOnRun.model_validate({name: value for name, value in row.items() if name != "place"})
+
+
+async def _check_run(connection: Connection, tenant_id: str, run_id: str) -> None:
+    if await connection.fetchrow(_RUN, tenant_id, run_id) is None:
+        raise NotFound(f"no run {run_id}")
