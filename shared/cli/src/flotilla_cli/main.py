@@ -20,6 +20,7 @@ from flotilla_cli.verbs import (
     dead_letters,
     doctor,
     documents,
+    eval,
     keys,
     local,
     new,
@@ -85,6 +86,7 @@ ask.register(app)
 new.register(app)
 for _name, _group in (
     ("documents", documents.app),
+    ("eval", eval.app),
     ("runs", runs.app),
     ("workflows", workflows.app),
     ("sessions", sessions.app),

@@ -169,6 +169,35 @@ def _follow(call: Call, run_id: str) -> None:
             printer.take(event)
 
 
+@verb(
+    app,
+    "feedback",
+    epilog=examples("flotilla runs feedback 0197… --up", "flotilla runs feedback 0197…"),
+)
+def give_feedback(
+    call: Call,
+    run_id: RunId,
+    *,
+    up: Annotated[bool | None, typer.Option("--up/--down", help="Whether the answer was good.")] = None,
+    comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why.")] = "",
+) -> None:
+    """Say whether a run's answer was good; without --up or --down show what was said."""
+    path = f"/runs/{run_id}/feedback"
+    if up is None:
+        call.listing(call.gateway.get(path), "feedback", _FEEDBACK, "Nothing was said of this run yet.")
+        return
+    answer = call.gateway.post(path, {"verdict": "up" if up else "down", "comment": comment})
+    call.show(answer, lambda: notice("Noted.", style=None))
+
+
+_FEEDBACK = (
+    Column("by", "given_by"),
+    Column("verdict", "verdict"),
+    Column("comment", "comment"),
+    Column("given", lambda row: age(row.get("given_at"))),
+)
+
+
 @verb(app, "cancel", epilog=examples("flotilla runs cancel 0197…"))
 def cancel_run(call: Call, run_id: RunId) -> None:
     """Cancel a run, and have its agents stop."""

@@ -1,0 +1,107 @@
+"""`flotilla eval`: how well the fleet finds and answers, on questions of your own."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.errors import CliError
+from flotilla_cli.printing import Column, notice, print_json_line, print_table, say, shorten
+from flotilla_cli.verb import Call, examples, new_app, verb
+
+app = new_app("Evaluation: questions with what is expected of them, measured and compared.")
+
+
+@verb(
+    app,
+    "run",
+    epilog=examples(
+        "flotilla eval run questions.jsonl",
+        'flotilla eval run questions.jsonl --answers --require "recall@5>=0.9" --require "false_abstention<=0.05"',
+        "flotilla eval run questions.jsonl -o json > monday.json",
+        "flotilla eval run questions.jsonl --compare monday.json",
+    ),
+)
+def run_evaluation(
+    call: Call,
+    questions: Annotated[Path, typer.Argument(metavar="SET", help="JSON lines: question, uris, texts, answerable.")],
+    *,
+    depth: Annotated[int, typer.Option("-k", metavar="N", min=1, max=50, help="How many passages to look at.")] = 10,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Let the agents answer, too: abstention, calibration, tokens.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="FILE", help="Show what is different from this report.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", metavar="RULE", help='As "mrr>=0.7": else the exit code is 1.')
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", metavar="N", min=1, max=16, help="Questions at the same time.")
+    ] = 2,
+) -> None:
+    """Ask a set of questions, and show how much of what is expected was found.
+
+    Each line of the set is a question with the documents (`uris`: whole, or their last parts) or words (`texts`) that
+    answer it; `"answerable": false` expects nothing. With --answers each question is a run in a session of its own.
+    """
+    from flotilla_cli.evaluation.questions import read_questions
+    from flotilla_cli.evaluation.report import changes, read_report, report_of, requirement
+    from flotilla_cli.evaluation.running import Runner
+
+    asked, before = read_questions(questions), read_report(compare) if compare else None
+    requirements = [requirement(text) for text in require or ()]
+    runner = Runner(call.gateway, depth=depth, answers=answers, parallel=parallel)
+    report = report_of(runner.run(asked, show_progress=not call.as_json), depth)
+    if before:
+        report |= {"compared": {"figures": before["figures"], "changes": changes(before, report)}}
+    call.show(report, lambda: _print_report(report))
+    broken = [reason for one in requirements if (reason := one.broken_by(report["figures"]))]
+    if broken:
+        raise CliError("; ".join(broken), "look at the questions that were not found: -o json has each")
+
+
+@verb(app, "from-feedback", epilog=examples("flotilla eval from-feedback > questions.jsonl"))
+def set_from_feedback(call: Call) -> None:
+    """Print a set of the questions whose answers people found good: each expects the documents that were cited.
+
+    Answers that they found bad are counted: what is expected of those only a person can say.
+    """
+    from flotilla_cli.evaluation.feedback import questions_from
+
+    questions, bad = questions_from(call.gateway.each("/feedback", "feedback"))
+    for question in questions:
+        print_json_line(question)
+    notice(f"{len(questions)} questions; {bad} verdicts on bad answers are left out: add what they should find by hand")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    before = report.get("compared", {}).get("figures", {})
+    rows = [{"name": name, "value": value, "before": before.get(name)} for name, value in report["figures"].items()]
+    columns = (Column("figure", "name"), Column("value", "value", "right"))
+    print_table(rows, (*columns, Column("before", "before", "right")) if before else columns, "No figure.")
+    if report["reliability"]:
+        say()
+        print_table(report["reliability"], _RELIABILITY, "")
+    if "compared" in report:
+        say()
+        print_table(report["compared"]["changes"], _CHANGES, "No question has another outcome.")
+        return
+    missed = [one for one in report["outcomes"] if one["answerable"] and not one["first"]]
+    if missed:
+        say()
+        print_table(missed, _MISSED, "")
+
+
+_RELIABILITY = (
+    Column("confidence", "confidence", "right"),
+    Column("right", "right", "right"),
+    Column("answers", "answers", "right"),
+)
+_CHANGES = (
+    Column("id", "id"),
+    Column("before", "before"),
+    Column("now", "now"),
+    Column("question", lambda row: shorten(row["question"], 80)),
+)
+_MISSED = (Column("not found", "id"), Column("question", lambda row: shorten(row["question"], 80)))

@@ -1,0 +1,168 @@
+"""Figures of an evaluation, against values that were computed by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flotilla_cli.errors import Misuse
+from flotilla_cli.evaluation.feedback import questions_from
+from flotilla_cli.evaluation.figures import Asked, Outcome, figures_of, reliability
+from flotilla_cli.evaluation.questions import Question, read_questions
+from flotilla_cli.evaluation.report import changes, read_report, report_of, requirement
+from flotilla_cli.evaluation.running import Runner
+
+
+def outcome(name: str, *hits: list[str], expected: int = 1, answer: Asked | None = None) -> Outcome:
+    return Outcome(name, f"{name}?", bool(expected), expected, list(hits), 0.5, answer)
+
+
+def answer(*, cites: bool = True, right: bool = True, confidence: float = 1.0) -> Asked:
+    return Asked("success", cites, right and cites, confidence, 2.0, 100)
+
+
+def test_figures_of_a_search() -> None:
+    outcomes = [outcome("a", ["x"]), outcome("b", [], ["x"]), outcome("c", [], []), outcome("d", expected=0)]
+    found = figures_of(outcomes, 10)
+    assert (found["recall@1"], found["recall@5"]) == (0.3333, 0.6667)
+    assert found["mrr"] == 0.5
+    assert found["ndcg@10"] == round((1 + 0.6309 + 0) / 3, 4)
+
+
+def test_recall_counts_each_expected_thing_once() -> None:
+    two = outcome("a", ["x"], ["x"], [], ["x", "y"], expected=2)
+    assert (two.recall(1), two.recall(3), two.recall(5)) == (0.5, 0.5, 1.0)
+    assert two.gain(3) == pytest.approx(1 / 1.6309, abs=1e-3)
+    assert outcome("b", ["x", "y"], expected=2).gain(10) == 1.0
+
+
+def test_abstention_is_false_where_an_answer_was_expected_and_missed_where_none_was() -> None:
+    outcomes = [
+        outcome("a", ["x"], answer=answer()),
+        outcome("b", ["x"], answer=answer(cites=False, confidence=0.0)),
+        outcome("c", expected=0, answer=answer(right=False, confidence=0.5)),
+        outcome("d", expected=0, answer=answer(cites=False, confidence=0.0)),
+    ]
+    found = figures_of(outcomes, 5)
+    assert (found["false_abstention"], found["missed_abstention"], found["right"]) == (0.5, 0.5, 0.5)
+    assert found["supported"] == 1.0
+    # Right are a and d: (1-1)^2, (0-0)^2, (0.5-0)^2, (0-1)^2
+    assert found["brier"] == pytest.approx(1.25 / 4, abs=1e-4)
+    assert found["brier_of_best_constant"] == 0.25
+
+
+def test_calibration_is_measured_over_bins() -> None:
+    outcomes = [outcome(str(n), ["x"], answer=answer(confidence=0.95, right=n < 6)) for n in range(10)]
+    assert figures_of(outcomes, 5)["ece"] == pytest.approx(0.35)
+    assert reliability(outcomes) == [{"answers": 10, "confidence": 0.95, "right": 0.6}]
+
+
+def test_a_passage_is_expected_by_its_address_or_its_words() -> None:
+    question = Question("1", "?", ("wiki/a.md",), ("Nine  days",))
+    passage = {"source": {"uri": "https://x.example/wiki/a.md"}, "text": "It takes nine\ndays."}
+    assert question.found_in(passage) == {"wiki/a.md", "Nine  days"}
+    assert question.found_in({"source": {"uri": "https://x.example/otherwiki/a.md"}, "text": "nine"}) == frozenset()
+
+
+def a_set(folder: Path, *rows: Any) -> Path:
+    path = folder / "set.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no question"),
+        ({"question": " "}, "no question"),
+        ({"question": "a", "url": "b"}, "unknown field url"),
+        ({"question": "a"}, "expects uris or texts"),
+        ({"question": "a", "uris": ["b"], "answerable": False}, "expects uris or texts"),
+        ({"question": "a", "uris": "b"}, "not a list"),
+        ({"question": "a", "uris": ["b"], "answerable": "yes"}, "expects uris or texts"),
+    ],
+)
+def test_a_wrong_line_of_a_set_is_named(tmp_path: Path, row: Any, reason: str) -> None:
+    with pytest.raises(Misuse, match=rf"set\.jsonl:2: .*{reason}"):
+        read_questions(a_set(tmp_path, {"question": "first", "uris": ["a"]}, row))
+
+
+def test_a_set_is_read_and_an_id_used_twice_refused(tmp_path: Path) -> None:
+    path = a_set(tmp_path, {"question": "a", "texts": ["b"]}, "", {"question": "c", "answerable": False, "id": "x"})
+    assert [(one.id, one.answerable) for one in read_questions(path)] == [("1", True), ("x", False)]
+    with pytest.raises(Misuse, match="used twice"):
+        read_questions(a_set(tmp_path, *[{"question": "a", "texts": ["b"], "id": "x"}] * 2))
+    with pytest.raises(Misuse, match="no question"):
+        read_questions(a_set(tmp_path))
+
+
+def test_two_reports_are_compared_question_by_question(tmp_path: Path) -> None:
+    before = report_of([outcome("a", ["x"]), outcome("b", [], ["x"]), outcome("gone", ["x"])], 5)
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(before))
+    now = report_of([outcome("a", ["x"]), outcome("b", ["x"]), outcome("new", [])], 5)
+    assert [(one["id"], one["before"], one["now"]) for one in changes(read_report(path), now)] == [
+        ("b", "rank 2", "rank 1"),
+        ("new", "not asked", "not found"),
+        ("gone", "rank 1", "not asked"),
+    ]
+    path.write_text("[]")
+    with pytest.raises(Misuse, match="no report"):
+        read_report(path)
+
+
+def test_requirements_are_kept_or_broken() -> None:
+    figures = {"recall@5": 0.8, "brier": 0.3}
+    assert requirement("recall@5 >= 0.8").broken_by(figures) is None
+    assert requirement("brier<=0.2").broken_by(figures) == "brier is 0.3, required is <= 0.2"
+    with pytest.raises(Misuse, match="no figure mrr"):
+        requirement("mrr>=0.1").broken_by(figures)
+    for wrong in ("recall@5", "recall@5=0.9", "recall@5>=", "a>=1.2.3"):
+        with pytest.raises(Misuse, match="not a requirement"):
+            requirement(wrong)
+
+
+class Fleet:
+    """Finds a passage of a.md, and answers on the second look."""
+
+    def __init__(self) -> None:
+        self.sessions: set[str] = set()
+
+    def get(self, path: str, **_: object) -> Any:
+        source = {"uri": "a.md", "quote": ""}
+        if path == "/documents/search":
+            return {"passages": [{"source": source, "text": "words"}]}
+        result = {"answer": "Nine days [1].", "sources": [source], "confidence": 0.7, "usage": {"input_tokens": 9}}
+        return {"run_id": "r", "status": "success", "result": result}
+
+    def post(self, path: str, _body: object) -> Any:
+        self.sessions.add(path)
+        return {"run_id": "r", "status": "running"}
+
+
+def test_each_question_is_asked_in_a_session_of_its_own() -> None:
+    fleet = Fleet()
+    runner = Runner(fleet, depth=5, answers=True, parallel=2)  # type: ignore[arg-type]
+    first, second = runner.run([Question("1", "a", ("a.md",)), Question("2", "b", ("b.md",))], show_progress=False)
+    assert (first.hits, second.hits) == ([["a.md"]], [[]])
+    assert first.answer
+    assert second.answer
+    assert (first.answer.right, second.answer.right, first.answer.tokens) == (True, False, 9)
+    assert len(fleet.sessions) == 2
+
+
+def test_a_set_holds_the_questions_of_answers_that_nobody_found_bad(tmp_path: Path) -> None:
+    def verdict(run_id: str, verdict: str, *uris: str) -> dict[str, Any]:
+        return {"run_id": run_id, "verdict": verdict, "query": f"{run_id}?", "cited_uris": list(uris)}
+
+    verdicts = [
+        verdict("a", "up", "a.md"),
+        verdict("b", "up", "b.md"),
+        verdict("b", "down", "b.md"),
+        verdict("c", "up"),
+    ]
+    questions, bad = questions_from(verdicts)
+    assert (questions, bad) == ([{"id": "a", "question": "a?", "uris": ["a.md"]}], 1)
+    assert [one.uris for one in read_questions(a_set(tmp_path, *questions))] == [("a.md",)]
