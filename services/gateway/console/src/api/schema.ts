@@ -991,6 +991,93 @@ export interface components {
             text: string;
         };
         /**
+         * Feedback
+         * @description One person's verdict.
+         */
+        Feedback: {
+            /** Run Id */
+            run_id: string;
+            /**
+             * Given By
+             * @description Issuer and subject of the person.
+             */
+            given_by: string;
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "up" | "down";
+            /** Comment */
+            comment: string;
+            /**
+             * Given At
+             * Format: date-time
+             */
+            given_at: string;
+        };
+        /**
+         * FeedbackBody
+         * @description A verdict on an answer.
+         * @example {
+         *       "comment": "Exactly what I needed.",
+         *       "verdict": "up"
+         *     }
+         */
+        FeedbackBody: {
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "up" | "down";
+            /**
+             * Comment
+             * @default
+             */
+            comment: string;
+        };
+        /**
+         * FeedbackList
+         * @description A page of verdicts, newest first.
+         */
+        FeedbackList: {
+            /** Feedback */
+            feedback: components["schemas"]["FeedbackOnRun"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
+         * FeedbackOnRun
+         * @description A verdict, with what it is about.
+         */
+        FeedbackOnRun: {
+            /** Run Id */
+            run_id: string;
+            /**
+             * Given By
+             * @description Issuer and subject of the person.
+             */
+            given_by: string;
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "up" | "down";
+            /** Comment */
+            comment: string;
+            /**
+             * Given At
+             * Format: date-time
+             */
+            given_at: string;
+            /** Query */
+            query: string;
+            /**
+             * Cited Uris
+             * @description Of the documents that the answer cites.
+             */
+            cited_uris: string[];
+        };
+        /**
          * Fleet
          * @description Everything that may pile up. Counts stop at 10,001.
          */
@@ -2006,6 +2093,14 @@ export interface components {
             data?: {
                 [key: string]: unknown;
             };
+        };
+        /**
+         * RunFeedback
+         * @description The verdicts on one run.
+         */
+        RunFeedback: {
+            /** Feedback */
+            feedback: components["schemas"]["Feedback"][];
         };
         /**
          * RunList
