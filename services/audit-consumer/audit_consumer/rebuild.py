@@ -10,8 +10,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -73,6 +73,8 @@ LOCK TABLE audit.session_events, audit.session_heads, audit.snapshots, audit.too
 """
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 _SWITCH = "SELECT audit.switch_projection()"
+# Held by a connection that does nothing else. It ends with the connection, so a killed rebuild is in nobody's way.
+_ONLY_ONE = "SELECT pg_try_advisory_lock(hashtextextended('flotilla.audit_next', 0))"
 _KEPT = "SELECT request_id, kept_since, sessions_lost, outcome FROM audit.kept_projection"
 _KEEP = "INSERT INTO audit.kept_projection (request_id, sessions_lost, outcome) VALUES ($1, $2, $3::jsonb)"
 _FORGET_KEPT = "DELETE FROM audit.kept_projection"
@@ -114,7 +116,7 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
     Raises:
         WouldLose: the live projection holds events that Kafka no longer has, and not all were accepted.
         Conflict: what an earlier rebuild replaced holds the only copy of some events, and is still kept.
-        RetryLater: Kafka or PostgreSQL went away, or readers never let go of the tables.
+        RetryLater: Kafka or PostgreSQL went away, readers never let go of the tables, or another rebuild is running.
     """
     try:
         async with AsyncExitStack() as stack:
@@ -134,14 +136,36 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
             )
             if (done := await _done_before(live, order.request_id)) is not None:
                 return done
+            holder = await stack.enter_async_context(_alone(live))
             kafka = _consumer(settings)
             stack.push_async_callback(kafka.stop)
             await kafka.start()
-            outcome = await _Rebuild(settings, order, following, live, kafka).run()
+            outcome = await _Rebuild(settings, order, following, live, holder=holder, kafka=kafka).run()
     except (KafkaError, *AWAY, TimeoutError, asyncpg.LockNotAvailableError) as error:
         raise RetryLater(f"the rebuild stopped: {str(error) or type(error).__name__}") from error
     log.info("projection_rebuilt", **outcome)
     return outcome
+
+
+@asynccontextmanager
+async def _alone(live: Pool) -> AsyncIterator[Connection]:
+    """Keep others from rebuilding: two would write into the same tables. The pool unlocks when it takes a connection back.
+
+    Raises:
+        RetryLater: another rebuild is running.
+    """
+    async with live.acquire() as connection:
+        if not await connection.fetchval(_ONLY_ONE):
+            raise RetryLater("another rebuild is running: wait for its end (flotilla audit requests shows it)")
+        yield connection
+
+
+def _is_open(connection: Connection) -> bool:
+    """A pool takes a connection back that its server ended, and then refuses to be asked about it."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
 
 
 async def drop_kept(pool: Pool, *, is_confirmed: bool) -> JsonObject:
@@ -192,9 +216,22 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
 
 
 class _Rebuild:
-    """One rebuild. `following` writes the next generation, `live` exchanges it for the live one."""
+    """One rebuild. `following` writes the next generation, `live` exchanges it for the live one.
 
-    def __init__(self, settings: Settings, order: Order, following: Pool, live: Pool, kafka: AIOKafkaConsumer) -> None:
+    Both only while `holder` holds the lock.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        order: Order,
+        following: Pool,
+        live: Pool,
+        *,
+        holder: Connection,
+        kafka: AIOKafkaConsumer,
+    ) -> None:
+        self._holder = holder
         self._started = self._reported = time.monotonic()
         self._order = order
         self._batch_events = settings.audit_batch_events
@@ -282,6 +319,8 @@ class _Rebuild:
                 by=self._order.by,
                 reason=self._order.reason,
             )
+            if not _is_open(self._holder):
+                raise RetryLater("the rebuild stopped: it lost its lock with a connection, and another may have begun")
             await connection.execute(_SWITCH)
             await connection.execute(_KEEP, self._order.request_id, len(names), json.dumps(outcome))
         return outcome

@@ -19,8 +19,9 @@ from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent, encode_event
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, RetryLater
 from flotilla.contracts.ids import new_id
+from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.audit import (
     Projected,
@@ -39,6 +40,10 @@ from tests.support.waiting import eventually
 
 HISTORY = "SELECT session_id, seq, hash, body FROM audit.session_events ORDER BY 1, 2"
 KEPT = "SELECT session_id, seq, hash, body FROM audit_next.session_events ORDER BY 1, 2"
+LOCK_LOST = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_database ON oid = database
+WHERE locktype = 'advisory' AND datname = current_database()
+"""
 S1, S2 = events_of("s1", range(1, 21)), events_of("s2", range(1, 6))
 
 
@@ -126,6 +131,42 @@ async def test_damage_in_the_projection_alone_is_repaired_without_asking(
     await projected.execute("DELETE FROM audit.session_events WHERE session_id = 's2' AND seq > 2")
     outcome = await rebuild(settings)
     assert (outcome["events"], outcome["sessions_lost"]) == (25, [])
+    assert await history(projected) == before
+
+
+async def test_a_rebuild_waits_for_the_end_of_another(
+    settings: Settings, kafka: KafkaSettings, projected: Projected, audit_pool: Pool
+) -> None:
+    await project(audit_pool, [*S1, *S2])
+    await publish(kafka, [*S1, *S2])
+    before, refused = await history(projected), []
+
+    async def begin_another(progress: JsonObject) -> None:
+        if progress["phase"] == "comparing":
+            with pytest.raises(RetryLater, match="another rebuild is running") as refusal:
+                await rebuild(settings)
+            refused.append(str(refusal.value))
+
+    assert (await rebuild(settings, Order(report=begin_another)))["events"] == 25
+    assert refused
+    assert await history(projected) == before
+    assert (await rebuild(settings))["events"] == 25
+
+
+async def test_a_rebuild_that_lost_its_lock_exchanges_nothing(
+    settings: Settings, kafka: KafkaSettings, projected: Projected, audit_pool: Pool
+) -> None:
+    await project(audit_pool, [*S1, *S2])
+    await publish(kafka, [*S1, *S2])
+    await projected.execute("UPDATE audit.session_events SET body = 'x' WHERE seq = 3")
+    before = await history(projected)
+
+    async def lose_the_lock(progress: JsonObject) -> None:
+        if progress["phase"] == "switching":
+            assert await projected.fetch(LOCK_LOST)
+
+    with pytest.raises(RetryLater, match="lost its lock"):
+        await rebuild(settings, Order(report=lose_the_lock))
     assert await history(projected) == before
 
 

@@ -4,17 +4,20 @@ redis-py repeats a failed command three times by default; a repeated XADD would 
 repeated behind the caller's back. `socket_timeout` is not extended for BLOCK: reads block for less than it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import redis.asyncio
 from redis import exceptions
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 
 from flotilla.bus.pooling import SILENCE, PrimaryPool
+from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import RetryLater
 
 Redis: TypeAlias = redis.asyncio.Redis
@@ -38,8 +41,10 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
 
     `name` shows in CLIENT LIST. Values come back as bytes.
     """
+    url, login = login_of(url)
     pool = PrimaryPool.from_url(
         url,
+        **login,
         connection_class=Connection,
         client_name=name,
         driver_info=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
@@ -56,6 +61,32 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
         yield client
     finally:
         await client.aclose()
+
+
+class FilePassword(CredentialProvider):
+    """A user whose password is read at each connect."""
+
+    def __init__(self, user: str | None, password: Callable[[], str]) -> None:
+        self._user, self._password = user, password
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Return password, or user and password, as AUTH takes them."""
+        return (self._password(),) if self._user is None else (self._user, self._password())
+
+
+def login_of(url: str) -> tuple[str, dict[str, Any]]:
+    """Return the URL, and the options that its `password_file` stands for; with those the URL names no user.
+
+    Raises:
+        ConfigurationError: the URL has a password, too.
+    """
+    url, password = split_password_file(url)
+    if password is None:
+        return url, {}
+    parts = urlsplit(url)
+    user = unquote(parts.username) if parts.username else None
+    nobody = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return nobody, {"credential_provider": FilePassword(user, password)}
 
 
 async def ask(client: Redis, *command: str | bytes | int | float) -> Any:

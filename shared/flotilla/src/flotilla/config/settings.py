@@ -81,7 +81,8 @@ class PostgresSettings(BaseSettings):
     model_config = _CONFIG
 
     postgres_dsn: SecretStr
-    """`postgresql://ROLE:PASSWORD@HOST:5432/flotilla`."""
+    """`postgresql://ROLE:PASSWORD@HOST:5432/flotilla`, or `postgresql://ROLE@HOST:5432/flotilla?password_file=PATH`: a
+    file that is read at each connect."""
     postgres_ca_file: str | None = None
     """Certificates (PEM) that may have signed the server's, with `sslmode=verify-full`; unset, those of the system."""
     postgres_pool_max: int = Field(default=10, ge=1)
@@ -95,7 +96,8 @@ class RedisSettings(BaseSettings):
     model_config = _CONFIG
 
     redis_url: SecretStr
-    """`redis://USER:PASSWORD@HOST:6379/0`; `rediss://` for TLS."""
+    """`redis://USER:PASSWORD@HOST:6379/0`, or `redis://USER@HOST:6379/0?password_file=PATH`: a file that is read at
+    each connect; `rediss://` for TLS."""
 
 
 class KafkaSettings(BaseSettings):

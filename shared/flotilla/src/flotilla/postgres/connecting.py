@@ -15,6 +15,7 @@ import asyncpg
 from asyncpg.connection import LoggedQuery
 from asyncpg.transaction import Transaction
 
+from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import ConfigurationError
 
 CONNECT_S = 3.0
@@ -76,8 +77,9 @@ class Connector:
         Raises:
             ConfigurationError: `ca_file` can't be read as certificates.
         """
+        dsn, password = split_password_file(dsn)
         self._dsns = one_host_each(dsn)
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] = {} if password is None else {"password": password}
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._expiring: asyncio.Task[None] | None = None
         if (context := _ssl_context(dsn, ca_file)) is not None:
@@ -152,9 +154,12 @@ def one_host_each(dsn: str) -> list[str]:
 
 def libpq_dsn(dsn: str, ca_file: str | None = None) -> str:
     """The same DSN for libpq, which goes through the hosts by itself: with a limit, to one that accepts writes."""
+    dsn, password = split_password_file(dsn)
     parts = urlsplit(dsn)
     given = parse_qs(parts.query)
     added = {"target_session_attrs": "read-write", "connect_timeout": f"{CONNECT_S:g}"}
+    if password is not None:
+        added["password"] = password()
     if given.get("sslmode", [""])[-1] in _VERIFYING:
         added["sslrootcert"] = ca_file or ssl.get_default_verify_paths().cafile or "system"
     query = [parts.query, *(f"{name}={quote(value, safe='/')}" for name, value in added.items() if name not in given)]
