@@ -149,7 +149,7 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
 
 @asynccontextmanager
 async def _alone(live: Pool) -> AsyncIterator[Connection]:
-    """Keep others from rebuilding: two would write into the same tables. The pool unlocks when it takes a connection back.
+    """Keep others from rebuilding: two would write into the same tables. The pool unlocks what it takes back.
 
     Raises:
         RetryLater: another rebuild is running.
