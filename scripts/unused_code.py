@@ -29,6 +29,7 @@ CALLED_BY_FRAMEWORKS = [
 ALLOWED = {
     "on_partitions_revoked": "aiokafka's rebalance listener",
     "on_partitions_assigned": "aiokafka's rebalance listener",
+    "get_credentials_async": "redis-py, at each connect",
     "intercept_activity": "Temporal's worker interceptor",
     "intra_op_num_threads": "onnxruntime's session options",
     "should_exit": "uvicorn's server",
