@@ -19,7 +19,8 @@ from tests.support.postgres import agent_dsn
 pytestmark = pytest.mark.usefixtures("session")
 
 FINISH_BY_A_GUESS = """
-SELECT flotilla.finish_task('default', $1, 1, 'guessed', 'done', '1-0', '{}', NULL, 1, '{}', '{}', '{}', '{}', '{}', NULL)
+SELECT flotilla.finish_task('default', $1, 1, 'guessed', 'done', '1-0', '{}', NULL, 1, '{}', '{}', '{}', '{}', '{}',
+    NULL)
 """
 
 
