@@ -112,8 +112,9 @@ async def approve(fleet: Fleet, person: str, count: int) -> None:
                 for one in waiting["approvals"]:
                     if one["approval_id"] in voted:
                         continue
-                    path = f"/v1/approvals/{one['approval_id']}/approve"
-                    answer = await client.post(path, json={"content_hash": one["content_hash"]})
+                    path = f"/v1/approvals/{one['approval_id']}/decision"
+                    body = {"decision": "approve", "content_hash": one["content_hash"], "reason": "read it"}
+                    answer = await client.post(path, json=body)
                     if answer.is_success:
                         voted.add(one["approval_id"])
             except (httpx.TransportError, KeyError, ValueError):
