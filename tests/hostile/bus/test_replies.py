@@ -16,10 +16,14 @@ from flotilla.contracts.names import (
     reply_stream,
     task_stream,
 )
+from flotilla.postgres import tenant_transaction
 from tests.hostile.bus.ground import OTHER, TENANT, answering, delegated, handled, letters, refusals, seen, untouched
 from tests.hostile.bus.insider import AGENT, VICTIM, Insider
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
+
+STORE_ANSWERS = "UPDATE flotilla.agent_tasks SET status = 'done', result = '{\"stored\": true}', finished_at = now()"
+DEAD_LETTERS = "SELECT 1 FROM flotilla.dead_letters HAVING count(*) >= 3"
 
 # 1: a task for another agent, in another tenant's name ---------------------------------------------------------------
 
@@ -98,6 +102,29 @@ async def test_stored_is_looked_up_and_not_believed(
         await own.handle.result()
     assert refusals("not_stored") == before + 1
     assert await worker.rows(TENANT, "SELECT 1 FROM flotilla.agent_tasks WHERE result IS NOT NULL") == []
+
+
+async def test_an_answer_that_is_stored_is_not_delivered_by_another_agent_or_into_another_session(
+    mallory: Insider, admin: Redis, worker: RunningWorker, unique: Callable[[str], str]
+) -> None:
+    """The agent of the task has committed its answer, and has not replied yet."""
+    task_id = unique("task")
+    waiting = await delegated(worker, admin, task_id, [VICTIM])
+    own = await delegated(worker, admin, unique("own"), [AGENT])
+    async with tenant_transaction(worker.pool, TENANT) as connection:
+        await connection.execute(STORE_ANSWERS)
+    fields = {"tenant_id": TENANT, "attempt": 1, "status": "done", "persisted": True}
+    for agent in (AGENT, VICTIM):
+        await mallory.reply(**fields, task_id=task_id, session_id=task_id, agent=agent)
+    await mallory.reply(**fields, task_id=own.task["task_id"], session_id=task_id, agent=AGENT)
+    await eventually(lambda: seen(admin))
+    assert await eventually(lambda: worker.rows(TENANT, DEAD_LETTERS))
+    open_ones = await worker.rows(TENANT, "SELECT state FROM flotilla.delegations WHERE task_id = $1", task_id)
+    assert [row["state"] for row in open_ones] == ["open"]
+    assert await waiting.is_waiting()
+    with pytest.raises(WorkflowFailureError):
+        await own.handle.result()
+    await waiting.handle.terminate()
 
 
 async def test_an_agent_answers_for_no_other_tenant_session_or_try(
