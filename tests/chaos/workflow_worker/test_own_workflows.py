@@ -129,11 +129,11 @@ async def approve(fleet: Fleet, person: str, count: int) -> None:
 async def test_runs_under_kill_9_of_worker_and_agents_end_with_everything_done_once(
     fleet: Fleet, unique: Callable[[str], str]
 ) -> None:
-    async with fleet.client("alice") as client:
+    async with fleet.client("admin") as client:  # a service: alice and bob are people, and may decide
         run_ids = {name: await start(client, name, "brief", topic=name) for name in (unique("s") for _ in range(RUNS))}
         for victim in ("workflow-worker", "planner-agent", "drafter-agent", "workflow-worker", "outbox-relay"):
             await fleet.kill(victim)
-        await asyncio.gather(approve(fleet, "bob", RUNS), approve(fleet, "admin", RUNS))
+        await asyncio.gather(approve(fleet, "bob", RUNS), approve(fleet, "alice", RUNS))
         runs = [await finished(client, run_id) for run_id in run_ids.values()]
         assert Counter(run["status"] for run in runs) == {"success": RUNS}
         for session_id, run_id in run_ids.items():
