@@ -162,4 +162,4 @@ def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
             operation["x-roles"] = sorted(route.access.roles)
         if route.access.for_others:
             operation["x-on-behalf-of"] = True
-            operation["responses"] |= {"400": refusals(400)[400]}
+            operation["responses"].setdefault("400", refusals(400)[400])

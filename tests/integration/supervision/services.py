@@ -66,8 +66,8 @@ SERVICES = {
         "flotilla_worker",
         restarting=frozenset(
             {
-                *("bridge", "former replies", "redrives", "leader", "policy record"),
-                *(f"leader duty {number}" for number in (1, 2, 3)),
+                *("bridge", "former replies", "redrives", "leader", "policy record", "workflow catalog"),
+                *(f"leader duty {number}" for number in (1, 2, 3, 4)),
             }
         ),
         fatal=frozenset({"temporal worker"}),

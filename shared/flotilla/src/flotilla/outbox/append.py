@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-import structlog
-
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFound, SequenceConflict
 from flotilla.contracts.event_rules import violation_of
@@ -34,8 +32,6 @@ _APPEND_FOR_TASK = "SELECT flotilla.append_task_events($1, $2, $3, $4)"
 _HEAD = "SELECT head_seq FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _SEQUENCE = b'"sequence":'
 _PLACE = _SEQUENCE + str(_LARGEST_SEQ).encode()
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +115,6 @@ async def append(
     if head is None:
         raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
     first = int(head) - len(events) + 1
-    log.debug("events_appended", session=session_id, first_seq=first, last_seq=int(head))
     placed = [replace(event, sequence=seq) for seq, event in enumerate(prepared.events, start=first)]
     return Appended(first, int(head), placed)
 

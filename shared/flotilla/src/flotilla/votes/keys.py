@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from flotilla.contracts.votes import SignerKind
-from flotilla.votes.errors import Unproven
-from flotilla.votes.passkeys import check_cose_key
+from flotilla.votes.errors import Unproven, passkey_support
 
 SshKey = Ed25519PublicKey | EllipticCurvePublicKey
 COSE = "cose"
@@ -47,6 +46,8 @@ def read_key(kind: SignerKind, text: str, credential_id: str = "") -> SignerKey:
         blob = decoded(encoded)
         if name != COSE:
             raise Unproven("the public key of a passkey is written as `cose` and the base64 of its COSE key")
+        with passkey_support():
+            from flotilla.votes.passkeys import check_cose_key
         check_cose_key(blob)
         return SignerKey(kind, text, blob, credential_id)
     key = load_ssh_key(text)

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 from webauthn import verify_authentication_response
@@ -13,6 +12,7 @@ from webauthn.helpers.parse_client_data_json import parse_client_data_json
 
 from flotilla.contracts.votes import Signature
 from flotilla.votes.errors import Unproven
+from flotilla.votes.relying_party import Passkeys
 
 ALGORITHMS = (
     COSEAlgorithmIdentifier.ECDSA_SHA_256,
@@ -24,16 +24,6 @@ MAX_CLIENT_DATA = 4096
 MAX_AUTHENTICATOR_DATA = 1024
 # What the library lets through of bytes that are nothing it knows.
 _MALFORMED = (WebAuthnException, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class Passkeys:
-    """Where passkeys are used."""
-
-    rp_id: str
-    """The host that they are made for: that of the console, or a domain above it."""
-    origins: tuple[str, ...]
-    """The console's addresses, `https://flotilla.example.com`."""
 
 
 def check_cose_key(key: bytes) -> None:

@@ -25,7 +25,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.votes import SignerKind
 from flotilla.votes.errors import Unproven
 from flotilla.votes.keys import SignerKey, read_key
-from flotilla.votes.passkeys import Passkeys
+from flotilla.votes.relying_party import Passkeys
 
 
 class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,9 +4,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flotilla.contracts.votes import SSH_NAMESPACE, Signature, Signed
-from flotilla.votes.errors import Unproven
+from flotilla.votes.errors import Unproven, passkey_support
 from flotilla.votes.keys import SignerKey, decoded, load_ssh_key
-from flotilla.votes.passkeys import Passkeys, verify_assertion
+from flotilla.votes.relying_party import Passkeys
 from flotilla.votes.sshsig import verify_sshsig
 
 
@@ -18,6 +18,8 @@ def verify(signed: Signed, key: SignerKey, passkeys: Passkeys | None) -> int:
     """
     message, signature = signed.statement.encode(), signed.signature
     if key.kind == "passkey":
+        with passkey_support():
+            from flotilla.votes.passkeys import verify_assertion
         return verify_assertion(key.blob, key.credential_id, message, signature, passkeys)
     if signature.client_data or signature.authenticator_data:
         raise Unproven(f"a signature of kind {key.kind} is its value alone")
