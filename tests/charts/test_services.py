@@ -250,7 +250,7 @@ def test_the_worker_alone_has_the_key_that_signs_tasks(render: Render, service: 
     assert ("secret" in volume, "configMap" in volume) == (is_worker, not is_worker)
 
 
-@pytest.mark.parametrize("service", ["gateway", "workflow-worker", "agent"])
+@pytest.mark.parametrize("service", ["gateway", "workflow-worker", "research-agent"])
 def test_who_checks_votes_shares_the_vote_roots(render: Render, service: str) -> None:
     given = _pod(render(service, *ALONE, "global.voteRoots.existingConfigMap=roots"))
 
@@ -259,7 +259,7 @@ def test_who_checks_votes_shares_the_vote_roots(render: Render, service: str) ->
     assert "FLOTILLA_VOTE_ROOTS" not in _environment(_pod(render(service, *ALONE)))
 
 
-@pytest.mark.parametrize("service", ["gateway", "workflow-worker", "agent"])
+@pytest.mark.parametrize("service", ["gateway", "workflow-worker", "research-agent"])
 def test_who_checks_votes_shares_the_approval_policy(render: Render, service: str) -> None:
     builtin = _pod(render(service, *ALONE, "global.approvalPolicy.builtin=local"))
     file = _pod(render(service, *ALONE, "global.approvalPolicy.existingConfigMap=policy"))
