@@ -10,6 +10,8 @@ TOGETHER = {
     "tests/chaos/outbox/": "storms, one at a time",
     "tests/integration/cli/": "a fleet",
     "tests/e2e/test_one_question.py": "the fleet with the built-in model",
+    "tests/e2e/test_openai_clients.py": "the fleet with the built-in model",
+    "tests/e2e/test_signed_export.py": "the fleet with the built-in model",
     "tests/e2e/": "the fleet with a stub for a model",
     "tests/integration/devstack/test_stack.py": "a stack of its own",
     "tests/integration/audit/test_outages.py": "a Kafka and a PostgreSQL to harm",
