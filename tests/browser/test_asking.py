@@ -84,7 +84,7 @@ def test_a_stream_goes_on_without_gap_or_double_when_the_gateway_is_killed(
     assert run["status"] == "success"
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     page.goto(f"/sessions/{session_id}")
-    expect(page.get_by_role("option")).to_have_count(len(events))
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_count(len(events))
     console.watched[-1].errors.clear()  # Chromium tells of the connection that broke
 
 
@@ -101,7 +101,9 @@ def test_a_session_shows_a_run_live(console: Console, model: StubEndpoint, told:
             expect(page.get_by_text("live", exact=True)).to_have_count(0)
         assert api.get(f"/v1/runs/{run['run_id']}").json()["status"] == "success"
         head = api.get(f"/v1/sessions/{told}").json()["head_seq"]
-    expect(page.get_by_role("option", selected=True)).to_have_attribute("aria-posinset", str(head))
+    expect(page.get_by_role("listbox").get_by_role("option", selected=True)).to_have_attribute(
+        "aria-posinset", str(head)
+    )
 
 
 def test_a_run_that_is_cancelled_reports_it(console: Console, model: StubEndpoint) -> None:

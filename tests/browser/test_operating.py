@@ -89,7 +89,7 @@ _DROP = """() => {
 def test_dropped_files_are_uploaded_and_one_that_is_refused_says_why(console: Console) -> None:
     page = console.person()
     page.goto("/documents")
-    expect(page.get_by_text("Drop Markdown, HTML or plain text here")).to_be_visible()
+    expect(page.get_by_text("Drop documents here (Markdown, HTML, text, CSV, PDF")).to_be_visible()
     # False: the page takes them, so the browser does not open them instead.
     assert page.evaluate(_DROP) == [False, False]
     uploads = page.get_by_label("Uploads").get_by_role("listitem")
