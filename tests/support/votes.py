@@ -27,7 +27,7 @@ from flotilla.contracts.votes import (
 )
 from flotilla.postgres import Connection
 from flotilla.votes.keys import read_key, ssh_text
-from flotilla.votes.passkeys import Passkeys
+from flotilla.votes.relying_party import Passkeys
 from flotilla.votes.roots import Root, VoteRoots
 from flotilla.votes.statements import digest, time_text, written
 
