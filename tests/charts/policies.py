@@ -1,7 +1,7 @@
 """What the NetworkPolicies of a render let through, worked out as a network plugin would."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from tests.charts.conftest import Manifest
 
@@ -48,12 +48,21 @@ def _is_at(peer: Manifest, to: Place, namespace: str) -> bool:
 
 def _inside(block: Manifest, address: str) -> bool:
     """Addresses of another family are in no block."""
-    target, network = ip_address(address), ip_network(block["cidr"])
+    target, network = _on_the_wire(address), ip_network(block["cidr"])
     excepted = [ip_network(each) for each in block.get("except", [])]
-    assert all(each[0] in network and each[-1] in network for each in excepted), (
-        "the API server refuses an exception outside its block"
+    assert all(each != network and each[0] in network and each[-1] in network for each in excepted), (
+        "the API server refuses an exception that is no strict subset of its block"
+    )
+    assert not any(isinstance(each[0], IPv6Address) and each[0].ipv4_mapped for each in excepted), (
+        "the API server reads ::ffff:0:0/96 as addresses of IPv4, which are outside the block"
     )
     return target in network and not any(target in each for each in excepted)
+
+
+def _on_the_wire(address: str) -> IPv4Address | IPv6Address:
+    """A socket sends to `::ffff:10.1.2.3` as IPv4."""
+    target = ip_address(address)
+    return (target.ipv4_mapped or target) if isinstance(target, IPv6Address) else target
 
 
 def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
