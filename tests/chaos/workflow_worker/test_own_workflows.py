@@ -138,7 +138,7 @@ async def test_runs_under_kill_9_of_worker_and_agents_end_with_everything_done_o
         assert Counter(run["status"] for run in runs) == {"success": RUNS}
         for session_id, run_id in run_ids.items():
             events = await session_events(client, session_id)
-            changes = Counter(event["data"].get("change") for event in events if event["runid"] == run_id)
+            changes = Counter(event["data"].get("change") for event in events if event.get("runid") == run_id)
             assert changes["run_step_finished"] == 10, changes
             assert (changes["run_started"], changes["run_finished"], changes["variables_set"]) == (1, 1, 1)
             assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
