@@ -12,6 +12,8 @@ MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
 SOURCES := shared services tests benchmarks scripts
 CONSOLE := services/gateway/console
 CONSOLE_DIST := services/gateway/gateway/console_dist
+# Where it is set, each of hundreds of processes that tests start compiles all it imports: half of their work.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests mostly wait for servers, so four processes keep two cores busy.
 WORKERS ?= 4
 PYTEST = $(BIN)/pytest $(PYTEST_OPTIONS)

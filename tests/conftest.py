@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -38,6 +39,9 @@ from tests.support.waiting import eventually
 _shared = ExitStack()
 # Each HTTP client would read the certificates of the machine again: 25 ms, thousands of times.
 httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
+# For whom pytest is called without make, which does the same.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 load_profile()
 # Each test has a database of its own: hundreds are made and dropped, each with a checkpoint. Tests kill processes, not
 # the machine, so what PostgreSQL gave to the kernel outlives them. Stacks that tests own, and `flotilla up`, do sync.
