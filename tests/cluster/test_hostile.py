@@ -37,8 +37,8 @@ OF_NO_AGENT = (
     ["XADD", task_stream("write"), "*", "event", "{}"],
     ["XADD", task_stream("research"), "*", "event", "{}"],
     ["XADD", reply_stream("write"), "*", "event", "{}"],
-    ["XADD", reply_stream("research"), "MAXLEN", "0", "*", "event", "{}"],
-    ["XADD", reply_stream("research"), "18446744073709551615-18446744073709551615", "event", "{}"],
+    ["XADD", reply_stream("write"), "MAXLEN", "0", "*", "event", "{}"],
+    ["XADD", reply_stream("write"), "18446744073709551615-18446744073709551615", "event", "{}"],
     ["XREAD", "COUNT", "1", "STREAMS", task_stream("write"), "0"],
     ["XTRIM", task_stream("research"), "MAXLEN", "0"],
     ["DEL", task_stream("research")],
@@ -73,9 +73,6 @@ for command in json.load(sys.stdin):
         client.execute_command(*command)
     except redis.exceptions.NoPermissionError:
         continue
-    except redis.exceptions.ResponseError as error:
-        if "MAXLEN" in str(error) or "equal or smaller" in str(error):
-            continue
     done.append(command)
 print(json.dumps(done))
 """
