@@ -7,14 +7,11 @@ test processes share it.
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 
 import pytest
 import structlog
@@ -33,6 +30,7 @@ from flotilla_devstack.stack import ATTACH_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template, with_database
 from tests.support.properties import load_profile
 from tests.support.scheduling import SharedServers
+from tests.support.scratch import scratch
 from tests.support.session_events import topics_named
 from tests.support.waiting import eventually
 
@@ -64,15 +62,14 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before parallel test processes are made: starts the stack that they share."""
-    parallel = bool(getattr(session.config.option, "numprocesses", None))
-    if not parallel or ATTACH_VARIABLE in os.environ:
+    """Before parallel test processes are made: starts the stack that they share, and gives them a folder."""
+    if not getattr(session.config.option, "numprocesses", None):
         return
-    folder = Path(tempfile.mkdtemp(prefix="flotilla-tests-"))
-    folder.chmod(0o711)  # PostgreSQL runs as another user where the tests run as root
-    _shared.callback(shutil.rmtree, folder, ignore_errors=True)
-    _shared.enter_context(Stack(folder, postgres_settings=WITHOUT_SYNC))
-    os.environ[ATTACH_VARIABLE] = str(folder)
+    folder = _shared.enter_context(scratch())
+    if ATTACH_VARIABLE in os.environ:
+        return
+    _shared.enter_context(Stack(folder / "stack", postgres_settings=WITHOUT_SYNC))
+    os.environ[ATTACH_VARIABLE] = str(folder / "stack")
     _shared.callback(os.environ.pop, ATTACH_VARIABLE)
 
 

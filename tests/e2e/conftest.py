@@ -9,6 +9,7 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.signing import Root
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
+from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
 
@@ -34,7 +35,7 @@ def grace(tmp_path_factory: pytest.TempPathFactory) -> Root:
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver, grace: Root) -> Iterator[Fleet]:
+def fleet(traces: TraceReceiver, grace: Root) -> Iterator[Fleet]:
     """A fleet with the built-in model, in which `echo` of high risk needs two signed votes."""
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
@@ -43,7 +44,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, traces: TraceReceiver, grace
         "FLOTILLA_APPROVAL_POLICY": str(grace.policy_file),
         "FLOTILLA_VOTE_ROOTS": str(grace.roots_file),
     }
-    yield from _running(tmp_path_factory.mktemp("fleet"), environment)
+    yield from _running("fleet", environment)
 
 
 @pytest.fixture(scope="session")
@@ -65,15 +66,16 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
     }
     statement = tmp_path_factory.mktemp("documents") / "statement.md"
     statement.write_text("# Statement\n\nThe documents say that every question of these tests finds this passage.\n")
-    for running in _running(tmp_path_factory.mktemp("llm-fleet"), environment):
+    for running in _running("llm-fleet", environment):
         running.cli("documents", "add", str(statement))
         yield running
 
 
-def _running(home: Path, environment: dict[str, str]) -> Iterator[Fleet]:
-    started = Fleet(home, environment)
-    try:
-        started.up()
-        yield started
-    finally:
-        started.down()
+def _running(name: str, environment: dict[str, str]) -> Iterator[Fleet]:
+    with open_folder(name) as home:
+        started = Fleet(home, environment)
+        try:
+            started.up()
+            yield started
+        finally:
+            started.down()

@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from tests.e2e.fleet import Fleet
+from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
 
@@ -19,16 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet() -> Iterator[Fleet]:
     """A running fleet with the built-in model."""
-    started = Fleet(
-        tmp_path_factory.mktemp("cli-fleet"), {"OPENAI_API_KEY": "", "FLOTILLA_TOKEN": "", "FLOTILLA_URL": ""}
-    )
-    try:
-        started.up()
-        yield started
-    finally:
-        started.down()
+    with open_folder("cli-fleet") as home:
+        started = Fleet(home, {"OPENAI_API_KEY": "", "FLOTILLA_TOKEN": "", "FLOTILLA_URL": ""})
+        try:
+            started.up()
+            yield started
+        finally:
+            started.down()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,13 +1,11 @@
 """One stack of this folder's own: its tests kill and pause servers, which the shared one must not suffer."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from flotilla_devstack import Progress, Stack
+from tests.support.scratch import open_folder
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +17,5 @@ def events() -> list[Progress]:
 @pytest.fixture(scope="session")
 def own_stack(events: list[Progress]) -> Iterator[Stack]:
     """All four servers in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="flotilla-devstack-"))
-    folder.chmod(0o711)
-    with Stack(folder, on_progress=events.append) as stack:
+    with open_folder("devstack") as folder, Stack(folder, on_progress=events.append) as stack:
         yield stack
-    shutil.rmtree(folder)
