@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -61,12 +62,24 @@ class Asker:
             return (await ctx.llm(request)).text
 
 
-async def run_killed_then_whole(pool: Pool, redis: Redis, model: Echo, first: list[str], second: list[str]) -> str:
+@dataclass
+class ClientAsker(Asker):
+    """Asks through OpenAI's client, for a stream."""
+
+    async def _answer(self, ctx: TaskContext, question: str) -> str:
+        asked: Any = [{"role": "user", "content": question}]
+        stream = await ctx.openai().chat.completions.create(model=ctx.model_name, messages=asked, stream=True)
+        return "".join([part.choices[0].delta.content or "" async for part in stream])
+
+
+async def run_killed_then_whole(
+    pool: Pool, redis: Redis, model: Echo, first: list[str], second: list[str], *, asker: type[Asker] = Asker
+) -> str:
     """The text of a task that ran to its last line with the questions of `first`, died, and ran again."""
-    async with running(Asker(first, goes_on=False).agent, pool, redis, model=model, grace_s=0.1):
+    async with running(asker(first, goes_on=False).agent, pool, redis, model=model, grace_s=0.1):
         await publish(pool, redis, asked())
         await eventually(lambda: _stored(pool, len(first)))
-    async with running(Asker(second).agent, pool, redis, model=model):
+    async with running(asker(second).agent, pool, redis, model=model):
         (reply,) = await eventually(lambda: replies(redis, "done"))
     return str(reply["result"]["text"])
 
@@ -79,6 +92,12 @@ async def test_parallel_answers_are_bought_once_though_their_order_changes(pool:
     model = Echo()
     text = await run_killed_then_whole(pool, redis, model, ["a", "b", "c"], ["c", "b", "a"])
     assert (sorted(model.asked), text) == (["a", "b", "c"], "<a> <b> <c>")
+
+
+async def test_answers_through_openais_client_are_bought_once(pool: Pool, redis: Redis) -> None:
+    model = Echo()
+    text = await run_killed_then_whole(pool, redis, model, ["a", "b", "a"], ["b", "a", "a"], asker=ClientAsker)
+    assert (sorted(model.asked), text) == (["a", "a", "b"], "<a> <a> <b>")
 
 
 async def test_equal_requests_of_one_task_are_answers_of_their_own(pool: Pool, redis: Redis) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, make_dataclass, replace
 import pytest
 
 from flotilla.llm import ChatMessage, CompletionRequest, ToolSpec, request_hash
+from flotilla.llm.chat_request import chat_request
 
 REQUEST = CompletionRequest(messages=(ChatMessage(role="user", content="why?"),))
 
@@ -49,6 +50,20 @@ def test_a_field_that_a_later_version_adds_changes_no_hash_until_it_is_used() ->
 
 def test_text_that_no_encoding_holds_has_a_hash() -> None:
     assert request_hash("m", CompletionRequest(messages=(ChatMessage(role="user", content="\ud800"),)))
+
+
+def test_of_a_request_with_a_body_the_body_alone_counts_however_it_is_written() -> None:
+    def hashed(**fields: object) -> bytes:
+        return request_hash("m", chat_request({"messages": [{"role": "user", "content": "why?"}], **fields}))
+
+    same = [
+        hashed(temperature=1, seed=7),
+        hashed(seed=7, temperature=1.0),
+        hashed(seed=7, temperature=1, stream=True, stream_options={"include_usage": True}, model="default"),
+    ]
+    assert len(set(same)) == 1
+    others = [hashed(), hashed(seed=7), hashed(seed=7, temperature=1, top_k=3), hashed(seed=7, temperature=1.1)]
+    assert len({*same, *others}) == 5
 
 
 def test_types_do_not_matter_their_fields_do() -> None:

@@ -1,10 +1,13 @@
 """What a task function gets: its task, tools, the model, recording, progress, the session so far."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from flotilla.agent.gates import GatedTools
+from flotilla.agent.chat_api import ChatApi
+from flotilla.agent.framework_tools import Framework, tools_for
+from flotilla.agent.gates import ApprovalPending, GatedTools
 from flotilla.agent.ports import Live, ModelCalls, SessionHistory, ToolCalls
 from flotilla.agent.recording import Recorder
 from flotilla.agent.tool_runner import ToolRunner
@@ -16,6 +19,10 @@ from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import storable_text
 from flotilla.llm import Completion, CompletionRequest, OnToken
 from flotilla.postgres import Connection
+
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+    from openai import AsyncOpenAI
 
 Effect: TypeAlias = Callable[[Connection], Awaitable[object]]
 """Writes on the connection it gets, whose transaction belongs to the caller and acts for the task's tenant."""
@@ -65,6 +72,7 @@ class TaskContext:
         self._recorder = Recorder(agent, task)
         self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id)
         self._looked_for_cancel = time.monotonic()
+        self._apis: list[ChatApi] = []
 
     @property
     def recorded(self) -> Recorder:
@@ -94,19 +102,69 @@ class TaskContext:
             ModelRefused, ModelUnavailable, ModelTimedOut: as the model says.
             TaskCancelled: the task was cancelled meanwhile.
         """
-        if self._model is None:
-            raise ConfigurationError(
-                f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"
-            )
+        model = self._language_model()
 
         async def between_chunks(text: str) -> None:
             if on_token is not None:
                 await on_token(text)
             await self._look_for_cancel_sometimes()
 
-        answer = await self._model.complete(request, between_chunks)
+        answer = await model.complete(request, between_chunks)
         await self._live.flush()
         return answer
+
+    def openai(self, *, show: bool = True) -> "AsyncOpenAI":
+        """Return OpenAI's client for a framework: its chat completions are `ctx.llm`, so each answer is stored before
+        it is used. Unless `show` is False, the text of streamed answers reaches those who watch the run, too.
+
+        Raises:
+            ConfigurationError: the package `openai` is missing, or the agent was started without a model.
+        """
+        with _extra_named():
+            from flotilla.agent.openai_client import openai_client
+        return openai_client(self._api(show))
+
+    def openai_http_client(self, *, show: bool = True) -> "AsyncClient":
+        """Return the HTTP client below `ctx.openai()`, for frameworks that make OpenAI's client themselves.
+
+        Raises:
+            ConfigurationError: as `ctx.openai()`.
+        """
+        with _extra_named():
+            from flotilla.agent.openai_client import openai_http_client
+        return openai_http_client(self._api(show))
+
+    def tools_for(self, framework: Framework) -> list[Any]:
+        """Return the agent's tools as those of `framework`: its calls are `ctx.tool`, and what a tool returns or refuses
+        reaches the model as text.
+
+        Raises:
+            ConfigurationError: the framework is none of those that are known, or not installed.
+        """
+        return tools_for(self, framework)
+
+    @property
+    def model_name(self) -> str:
+        """The model that answers.
+
+        Raises:
+            ConfigurationError: the agent was started without one.
+        """
+        return self._language_model().name
+
+    def check_goes_on(self) -> None:
+        """Go no further once a tool waits for people, even if a framework has caught that.
+
+        Raises:
+            ApprovalPending: one does.
+        """
+        if self.gated.needed:
+            raise ApprovalPending(f"task {self.task_id} waits for approval {self.gated.needed[0].approval_id}")
+
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        for api in self._apis:
+            await api.close()
 
     def record(self, kind: SessionEventKind, data: SessionEventData | dict[str, Any]) -> None:
         """Add an event to the session's log, once the task is done (or has failed).
@@ -146,6 +204,18 @@ class TaskContext:
         """Mark the task as no longer wanted, so that cancelling its function counts as that."""
         self.cancelled = True
 
+    def _language_model(self) -> ModelCalls:
+        if self._model is None:
+            raise ConfigurationError(
+                f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"
+            )
+        return self._model
+
+    def _api(self, show: bool) -> ChatApi:
+        self._language_model()
+        self._apis.append(ChatApi(self, shows=show))
+        return self._apis[-1]
+
     async def _look_for_cancel_sometimes(self) -> None:
         if time.monotonic() - self._looked_for_cancel > _LOOK_FOR_CANCEL_EVERY_S:
             await self._look_for_cancel()
@@ -154,3 +224,14 @@ class TaskContext:
         self._looked_for_cancel = time.monotonic()
         if await self._live.is_cancelled():
             raise TaskCancelled(self.task_id)
+
+
+@contextmanager
+def _extra_named() -> Iterator[None]:
+    """Say which extra a missing package belongs to."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"ctx.openai() needs the package {error.name}: install flotilla-fleet[llm] (`make lock` pins it)"
+        ) from error

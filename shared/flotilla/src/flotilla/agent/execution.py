@@ -10,6 +10,7 @@ import structlog
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import Effect, TaskCancelled, TaskContext
 from flotilla.agent.recording import text_of
+from flotilla.agent.wrapped_errors import origin_of
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
@@ -46,18 +47,15 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
     try:
         async with asyncio.timeout(limit_s):
             result = await _result(agent, ctx, data)
-    except TaskCancelled:
-        return _cancelled(ctx, started)
-    except asyncio.CancelledError:
-        if ctx.cancelled:
-            return _cancelled(ctx, started)
-        raise
     except BaseException as error:
-        if ctx.gated.needed:
+        origin = origin_of(error, TaskCancelled)
+        if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
+            return _cancelled(ctx, started)
+        if ctx.gated.needed and not isinstance(error, asyncio.CancelledError):
             return _paused(ctx, started)
         if not isinstance(error, Exception):
             raise
-        failure = _failure(error, limit_s)
+        failure = _failure(origin if isinstance(origin, Exception) else error, limit_s)
         log.warning(
             "task_failed",
             task_id=ctx.task_id,
@@ -67,6 +65,8 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
             exc_info=failure.retryable,
         )
         return failed(ctx, failure, _ms_since(started))
+    finally:
+        await ctx.close()
     if ctx.gated.needed:
         return _paused(ctx, started)
     return Outcome(

@@ -14,6 +14,11 @@ class StoredModel:
         self._agent = agent
         self._occurrences = Occurrences()
 
+    @property
+    def name(self) -> str:
+        """The model that is asked for."""
+        return self._calls.model_name
+
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The stored answer, or the model's after it is stored."""
         with self._occurrences.next_of(self._calls.hash_of(request)) as number:

@@ -43,6 +43,10 @@ class SessionHistory(Protocol):
 class ModelCalls(Protocol):
     """The language model, with its answers stored under (task id, request, occurrence) before they are used."""
 
+    @property
+    def name(self) -> str:
+        """The model that is asked for."""
+
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The answer to the next request of this kind in this run of the task."""
 

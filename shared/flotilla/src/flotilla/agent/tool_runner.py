@@ -13,6 +13,7 @@ from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.gates import GatedTools
 from flotilla.agent.occurrences import Occurrences
+from flotilla.agent.pauses import Pauses
 from flotilla.agent.ports import Begun, Ended, NamedCall, Standing, ToolCalls
 from flotilla.agent.recording import Recorder, as_arguments, called, message_of, shortened
 from flotilla.agent.tools import Tool
@@ -75,6 +76,7 @@ class ToolRunner:
         self._recorder = recorder
         self._make_id = make_id
         self._occurrences = Occurrences()
+        self._pauses = Pauses()
 
     async def run(self, ctx: object, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
@@ -82,7 +84,7 @@ class ToolRunner:
         if tool.name in self._gated:
             checked = _as_shown(tool, checked)
         hashed = _hash(checked)
-        with self._occurrences.next_of((tool.name, hashed)) as number:
+        async with self._numbered(tool.name, hashed) as number:
             named = NamedCall(tool=tool.name, args_hash=hashed, occurrence=number, args=as_arguments(checked))
             call = _Call(tool, checked, named, idempotency_key(self._task, named))
             if tool.name in self._gated:
@@ -90,6 +92,13 @@ class ToolRunner:
             if tool.options.repeatable:
                 return await self._repeat(ctx, call)
             return await self._once(ctx, call)
+
+    @asynccontextmanager
+    async def _numbered(self, tool: str, hashed: bytes) -> AsyncIterator[int]:
+        """Which of the equal calls this is. One that waits for people ends after those beside it."""
+        async with self._pauses.call():
+            with self._occurrences.next_of((tool, hashed)) as number:
+                yield number
 
     def _approved(self, call: _Call) -> _Call:
         tool = call.tool

@@ -15,12 +15,21 @@ class AnswerUsage:
 
     def __init__(self) -> None:
         self._counted = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        self._cached = 0
 
     def add(self, usage: object) -> None:
         """Keep the largest count of each kind: a running count grows, and zeros after it say nothing."""
         if isinstance(usage, Mapping):
             for name, known in self._counted.items():
                 self._counted[name] = max(known, _count(usage.get(name)))
+            details = usage.get("prompt_tokens_details")
+            if isinstance(details, Mapping):
+                self._cached = max(self._cached, _count(details.get("cached_tokens")))
+
+    @property
+    def cached_input_tokens(self) -> int:
+        """Input tokens that the endpoint had in its cache."""
+        return min(self._cached, self._counted["prompt_tokens"])
 
     def tokens(self, input_characters: int, output_characters: int) -> TokenUsage:
         """Return what was counted; a side without a count is the total less the other, else an estimate."""

@@ -4,14 +4,15 @@ Nothing is taken for granted: any field may be missing, null, of another type, o
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from flotilla.contracts.tasks import FinishReason, TokenUsage
 from flotilla.llm.answer_calls import AnswerCalls, is_json_object
+from flotilla.llm.answer_fields import AnswerFields
 from flotilla.llm.answer_text import AnswerText, well_formed
 from flotilla.llm.answer_usage import AnswerUsage
-from flotilla.llm.model import Completion, ModelRefused, ModelUnavailable
+from flotilla.llm.model import Completion, ModelRefused, ModelUnavailable, ToolRequest
 
 _FINISHED: Mapping[str, FinishReason] = {
     "length": "length",
@@ -32,9 +33,17 @@ class ChatAnswer:
     """Takes the documents of an answer in order."""
 
     def __init__(
-        self, model: str, tools: Collection[str], input_characters: int, *, begins_with_reasoning: bool
+        self,
+        model: str,
+        tools: Collection[str],
+        input_characters: int,
+        *,
+        begins_with_reasoning: bool,
+        keeps_all: bool = False,
     ) -> None:
         self._model = model
+        self._more = AnswerFields() if keeps_all else None
+        self._response_id = ""
         self._input_characters = input_characters
         self._text = AnswerText(tools, begins_with_reasoning=begins_with_reasoning)
         self._visible: list[str] = []
@@ -53,6 +62,8 @@ class ChatAnswer:
             return ""
         if (model := document.get("model")) and isinstance(model, str):
             self._model = well_formed(model[:_MAX_MODEL_CHARACTERS])
+        if not self._response_id and isinstance(response_id := document.get("id"), str):
+            self._response_id = well_formed(response_id[:_MAX_MODEL_CHARACTERS])
         self._has_begun = True
         self._usage.add(document.get("usage"))
         return "".join(self._of_choice(choice) for choice in _first_choices(document.get("choices")))
@@ -85,18 +96,25 @@ class ChatAnswer:
         calls = tuple(self._calls.requests())
         text, refused = "".join(self._visible), well_formed("".join(self._refusal))
         reason: FinishReason = "refusal" if refused else _FINISHED.get(self._finish_reason, "stop")
-        if reason == "length" and any(not is_json_object(call.arguments) for call in calls):
-            raise ModelRefused(f"model {self._model}: the answer was cut off inside a tool call; {_LENGTH_HINT}")
-        if not calls and not (text or refused).strip():
-            raise ModelRefused(self._nothing_written(reason))
+        if self._more is None:
+            self._check_usable(text or refused, calls, reason)
         return Completion(
             text=text or refused,
             model=self._model,
-            finish_reason="tool_calls" if calls else reason,
+            finish_reason="tool_calls" if calls and (reason != "length" or self._more is None) else reason,
             usage=self.usage or TokenUsage(),
             logprobs=self._known_logprobs(),
             tool_calls=calls,
+            cached_input_tokens=self._usage.cached_input_tokens,
+            response_id=self._response_id,
+            more=self._more.joined() if self._more else {},
         )
+
+    def _check_usable(self, text: str, calls: Sequence[ToolRequest], reason: FinishReason) -> None:
+        if reason == "length" and any(not is_json_object(call.arguments) for call in calls):
+            raise ModelRefused(f"model {self._model}: the answer was cut off inside a tool call; {_LENGTH_HINT}")
+        if not calls and not text.strip():
+            raise ModelRefused(self._nothing_written(reason))
 
     def _of_choice(self, choice: Mapping[str, Any]) -> str:
         reason = choice.get("finish_reason")
@@ -109,6 +127,8 @@ class ChatAnswer:
         for call in _listed(delta.get("tool_calls")):
             self._calls.add(call)
         self._add_function_call(delta.get("function_call"))
+        if self._more is not None:
+            self._more.add(delta, choice.get("logprobs"))
         self._output_characters += len(text_of(delta.get("reasoning_content") or delta.get("reasoning")))
         self._refusal.append(text_of(delta.get("refusal")))
         return self._feed(text_of(delta.get("content")))

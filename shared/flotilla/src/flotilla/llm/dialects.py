@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from flotilla.config import LlmDialectWord
+from flotilla.contracts.json_types import JsonObject
 from flotilla.llm.model import ChatMessage, CompletionRequest, ToolSpec
 
 _CHOICES = ("auto", "none", "required")
@@ -16,6 +17,8 @@ def request_body(
     model: str, request: CompletionRequest, dialect: Collection[LlmDialectWord], *, logprobs: bool
 ) -> dict[str, Any]:
     """Return the JSON body of `request`, streamed unless the dialect says otherwise."""
+    if request.body is not None:
+        return {**_understood(request.body, dialect), "model": model, **_streaming(dialect)}
     body: dict[str, Any] = {"model": model, "messages": _messages(request, dialect)}
     body |= _streaming(dialect)
     body |= _tools(request, dialect)
@@ -31,6 +34,43 @@ def request_body(
         "no_reasoning": ("reasoning_effort", request.reasoning),
     }
     return body | {name: value for word, (name, value) in options.items() if value is not None and word not in dialect}
+
+
+_LEFT_OUT: dict[LlmDialectWord, tuple[str, ...]] = {
+    "no_temperature": ("temperature",),
+    "no_response_format": ("response_format",),
+    "no_seed": ("seed",),
+    "no_stop": ("stop",),
+    "no_reasoning": ("reasoning_effort",),
+    "no_tool_choice": ("tool_choice", "parallel_tool_calls"),
+    "no_tools": ("tools", "tool_choice", "parallel_tool_calls"),
+}
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
+
+
+def _understood(body: JsonObject, dialect: Collection[LlmDialectWord]) -> dict[str, Any]:
+    """A caller's body as it is, less what the endpoint does not understand."""
+    left_out = {name for word in dialect for name in _LEFT_OUT.get(word, ())}
+    if "no_tool_choice" in dialect and body.get("tool_choice") == "none":
+        left_out.add("tools")
+    kept: dict[str, Any] = {name: value for name, value in body.items() if name not in {*left_out, *_MAX_TOKENS}}
+    longest = next((body[name] for name in _MAX_TOKENS if body.get(name) is not None), None)
+    if longest is not None:
+        kept[_name_of_longest(body, dialect)] = longest
+    if "no_system_role" in dialect:
+        kept["messages"] = [_by_user(message) for message in kept["messages"]]
+    return kept
+
+
+def _name_of_longest(body: JsonObject, dialect: Collection[LlmDialectWord]) -> str:
+    """As the dialect wants it, else as the caller wrote it."""
+    if "max_completion_tokens" in dialect:
+        return "max_completion_tokens"
+    return next(name for name in _MAX_TOKENS if body.get(name) is not None)
+
+
+def _by_user(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"role": "user"} if message.get("role") in ("system", "developer") else message
 
 
 def _streaming(dialect: Collection[LlmDialectWord]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flotilla.contracts.tasks import Passage, TokenUsage
-from flotilla.llm.model import Completion, CompletionRequest, OnToken
+from flotilla.llm.model import Completion, CompletionRequest, ModelRefused, OnToken
 
 EXTRACTIVE_MODEL = "flotilla-extractive-1"
 NOTHING_FOUND = "The documents do not answer this question."
@@ -60,7 +60,15 @@ class ExtractiveModel:
     provider = "flotilla"
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
-        """Quote and cite; answer that nothing fits where nothing does. Tokens are words here."""
+        """Quote and cite; answer that nothing fits where nothing does. Tokens are words here.
+
+        Raises:
+            ModelRefused: the request is a conversation in OpenAI's form.
+        """
+        if request.body is not None:
+            raise ModelRefused(
+                f"{self.name} quotes passages and holds no conversation: set OPENAI_BASE_URL and FLOTILLA_LLM_MODEL"
+            )
         query, passages = (request.grounding.query, request.grounding.passages) if request.grounding else ("", ())
         text = answer(query, passages)
         pieces = re.findall(r"\S+\s*", text)

@@ -97,6 +97,9 @@ class CompletionRequest:
     reasoning: Literal["none", "minimal", "low", "medium", "high"] | None = None
     """How much a reasoning model thinks first; None leaves it to the endpoint."""
     grounding: Grounding | None = None
+    body: JsonObject | None = None
+    """A whole request in OpenAI's form (`flotilla.llm.chat_request`), sent as it is. The other fields then say in part
+    what is in it, for models that read no such body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,13 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     """Natural logarithm of each token's probability; empty where the endpoint gives none."""
     tool_calls: tuple[ToolRequest, ...] = ()
+    cached_input_tokens: int = 0
+    """Those of `usage.input_tokens` that the endpoint had in its cache."""
+    response_id: str = ""
+    """The endpoint's name for the answer."""
+    more: JsonObject = field(default_factory=dict)
+    """Of a request with a body: other fields of the message as the endpoint sent them (`reasoning_content`,
+    `annotations`), and under `logprobs` the tokens' probabilities."""
     escaped: bool = False
     """Texts in it hold escapes such as `\\u0000` for characters that no store holds."""
 

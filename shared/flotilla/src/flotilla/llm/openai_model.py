@@ -53,6 +53,7 @@ class OpenAiModel:
             [tool.name for tool in request.tools],
             sum(len(message.content) for message in request.messages),
             begins_with_reasoning="begins_with_reasoning" in self._dialect,
+            keeps_all=request.body is not None,
         )
         try:
             await self._read(body, answer, on_token)
@@ -62,9 +63,11 @@ class OpenAiModel:
             raise
 
     async def _read(self, body: dict[str, Any], answer: ChatAnswer, on_token: OnToken | None) -> None:
+        # The client takes no argument that it does not know; what it is given beside them it passes on.
+        known: dict[str, Any] = {name: body.pop(name) for name in ("model", "messages", "stream")}
         async with self._errors_translated(), asyncio.timeout(self._timeout_s):
             async with self._client.chat.completions.with_streaming_response.create(
-                **body, extra_body=self._extra_body or None
+                **known, extra_body={**body, **self._extra_body} or None
             ) as response:
                 async for document in self._documents(response.http_response, answer):
                     await _emit(answer.add(document), on_token)

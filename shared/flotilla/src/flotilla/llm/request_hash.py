@@ -1,4 +1,5 @@
-"""What makes two requests the same: the model, and every field that differs from its default.
+"""What makes two requests the same: the model, and every field that differs from its default; of a request with a body
+the body alone, in whatever order its members come.
 
 A field that a later version adds changes no hash as long as it keeps its default, so stored answers stay usable.
 """
@@ -13,7 +14,9 @@ from flotilla.llm.model import CompletionRequest
 
 def request_hash(model: str, request: CompletionRequest) -> bytes:
     """SHA-256 over the model's name and everything that decides the answer."""
-    document = json.dumps([model, _canonical(request)], sort_keys=True, separators=(",", ":"))
+    asked = _canonical(request)
+    asked = {"body": asked["body"]} if "body" in asked else asked
+    document = json.dumps([model, asked], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(document.encode()).digest()
 
 

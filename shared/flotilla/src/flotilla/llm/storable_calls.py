@@ -20,13 +20,17 @@ def sendable(request: CompletionRequest) -> CompletionRequest:
 def storable_answer(completion: Completion) -> Completion:
     """`completion` with the escapes of what no store holds, without probabilities that are not numbers, and with
     counts of tokens that can be added up."""
-    texts = storable([completion.text, completion.model])
+    texts = storable([completion.text, completion.model, completion.response_id])
+    more = storable(completion.more)
     calls = storable([[call.call_id, call.name, call.arguments] for call in completion.tool_calls])
     finite = all(math.isfinite(logprob) for logprob in completion.logprobs)
     return replace(
         completion,
         text=texts.value[0],
         model=texts.value[1],
+        response_id=texts.value[2],
+        more=more.value,
+        cached_input_tokens=_count(completion.cached_input_tokens),
         tool_calls=tuple(ToolRequest(call_id=i, name=name, arguments=given) for i, name, given in calls.value),
         logprobs=completion.logprobs if finite else (),
         usage=TokenUsage(
@@ -34,7 +38,7 @@ def storable_answer(completion: Completion) -> Completion:
             output_tokens=_count(completion.usage.output_tokens),
             estimated=bool(completion.usage.estimated),
         ),
-        escaped=bool(texts.escaped or calls.escaped),
+        escaped=bool(texts.escaped or calls.escaped or more.escaped),
     )
 
 

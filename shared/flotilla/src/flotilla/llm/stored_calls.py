@@ -74,6 +74,11 @@ class StoredCalls:
         self._model = model
         self._budget = TokenBudget(limits or TokenLimits())
 
+    @property
+    def model_name(self) -> str:
+        """The model that is asked for."""
+        return self._model.name
+
     def hash_of(self, request: CompletionRequest) -> bytes:
         """What tells requests apart: equal for two that must get the same answer."""
         return request_hash(self._model.name, request)
@@ -167,6 +172,6 @@ async def _store(connection: Connection, call: _Call, model: str, completion: Co
 
 async def _reused(completion: Completion, on_token: OnToken | None) -> Completion:
     LLM_CACHE_HITS.inc()
-    if on_token and completion.text:
+    if on_token and completion.text and completion.finish_reason != "refusal":  # which is not streamed either
         await on_token(completion.text)
     return completion

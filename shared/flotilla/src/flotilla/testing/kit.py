@@ -158,5 +158,9 @@ class _MemoryCalls:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
+    @property
+    def name(self) -> str:
+        return self._model.name
+
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         return await self._model.complete(request, on_token)

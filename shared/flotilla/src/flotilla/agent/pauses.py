@@ -1,0 +1,51 @@
+"""The tool calls of one run that are under way: a call that waits for people ends only after those beside it.
+
+Frameworks cancel the calls beside one that raised. A tool that was cancelled in the middle may have had its effect, and
+that is a question for people, or a second call; so it is let end.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+from flotilla.agent.gates import ApprovalPending
+
+_BEGUN_WITHIN_S = 0.02
+"""Calls that a framework makes together have begun by then."""
+_above: ContextVar[tuple[object, ...]] = ContextVar("calls_above", default=())
+"""The calls in which this one is made: those wait for it, not it for them."""
+
+
+class Pauses:
+    """Knows which calls run."""
+
+    def __init__(self) -> None:
+        self._running: set[object] = set()
+        self._one_ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """One call, as long as the block."""
+        call, above = object(), _above.get()
+        outer = _above.set((*above, call))
+        self._running.add(call)
+        try:
+            yield
+        except ApprovalPending:
+            self._end(call)
+            await self._others_ended(above)
+            raise
+        finally:
+            self._end(call)
+            _above.reset(outer)
+
+    def _end(self, call: object) -> None:
+        self._running.discard(call)
+        self._one_ended.set()
+
+    async def _others_ended(self, above: tuple[object, ...]) -> None:
+        await asyncio.sleep(_BEGUN_WITHIN_S)
+        while self._running.difference(above):
+            self._one_ended.clear()
+            await self._one_ended.wait()
