@@ -56,7 +56,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-browser screenshots test-unit test-integration test-chaos test-charts test-cluster bench
+.PHONY: lint types test test-browser screenshots test-unit test-integration test-examples test-chaos test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -101,7 +101,20 @@ test-unit: setup ## Tests that need no server
 test-integration: setup ## Tests on the real servers
 	$(PYTEST) tests/contract tests/hostile tests/integration tests/replay --numprocesses $(WORKERS)
 
-test-chaos: setup ## Long fault-injection runs, and properties with many more examples
+# An environment of its own for each, from its hashed requirements, with this repository's library.
+EXAMPLES := $(patsubst examples/%/requirements.txt,%,$(wildcard examples/*/requirements.txt))
+EXAMPLE_VENVS := $(EXAMPLES:%=examples/%/.venv/.installed)
+
+examples/%/.venv/.installed: examples/%/requirements.txt shared/flotilla/pyproject.toml $(BIN)/uv
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python examples/$*/.venv
+	@VIRTUAL_ENV=examples/$*/.venv $(BIN)/uv pip install --quiet --require-hashes --requirement $<
+	@printf '%s\n' '$(CURDIR)/shared/flotilla/src' > "$$(examples/$*/.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/flotilla.pth"
+	@touch $@
+
+test-examples: setup $(EXAMPLE_VENVS) ## The examples of frameworks, each in an environment of its own
+	$(PYTEST) tests/examples --timeout 300
+
+test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties with many more examples
 	FULL=1 $(PYTEST) tests/unit tests/contract --numprocesses $(WORKERS) --timeout 900
 	$(PYTEST) tests/chaos --override-ini timeout=3600
 	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900

@@ -135,8 +135,8 @@ class TaskContext:
         return openai_http_client(self._api(show))
 
     def tools_for(self, framework: Framework) -> list[Any]:
-        """Return the agent's tools as those of `framework`: its calls are `ctx.tool`, and what a tool returns or refuses
-        reaches the model as text.
+        """Return the agent's tools as those of `framework`. Its calls are `ctx.tool`; what a tool returns, or why it
+        refuses, reaches the model as text.
 
         Raises:
             ConfigurationError: the framework is none of those that are known, or not installed.

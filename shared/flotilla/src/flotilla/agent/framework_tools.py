@@ -1,7 +1,7 @@
 """`ctx.tools_for(...)`: the agent's tools as those of a framework. Each call is `ctx.tool`, with all that it promises.
 
-What a tool returns reaches the model as text: a text as it is, anything else as JSON. A refusal, which says that nothing
-was done, is text for the model, too, so that it can correct its arguments; any other error ends the framework's run.
+What a tool returns reaches the model as text: a text as it is, anything else as JSON. A refusal, which says that
+nothing was done, is text for the model, too, so that it can correct its arguments; any other error ends the run.
 """
 
 import json

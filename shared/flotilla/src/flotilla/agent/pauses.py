@@ -14,7 +14,7 @@ from flotilla.agent.gates import ApprovalPending
 _BEGUN_WITHIN_S = 0.02
 """Calls that a framework makes together have begun by then."""
 _above: ContextVar[tuple[object, ...]] = ContextVar("calls_above", default=())
-"""The calls in which this one is made: those wait for it, not it for them."""
+"""The calls in which this one is made."""
 
 
 class Pauses:
@@ -33,19 +33,19 @@ class Pauses:
         try:
             yield
         except ApprovalPending:
-            self._end(call)
-            await self._others_ended(above)
+            self._end(call, *above)  # those above pause with it
+            await self._others_ended()
             raise
         finally:
             self._end(call)
             _above.reset(outer)
 
-    def _end(self, call: object) -> None:
-        self._running.discard(call)
+    def _end(self, *calls: object) -> None:
+        self._running.difference_update(calls)
         self._one_ended.set()
 
-    async def _others_ended(self, above: tuple[object, ...]) -> None:
+    async def _others_ended(self) -> None:
         await asyncio.sleep(_BEGUN_WITHIN_S)
-        while self._running.difference(above):
+        while self._running:
             self._one_ended.clear()
             await self._one_ended.wait()
