@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Editable installs: no build step between a change and a run.
 MEMBERS := shared/flotilla shared/cli shared/devstack $(wildcard services/*)
-SOURCES := shared services tests benchmarks scripts
+SOURCES := shared services tests benchmarks scripts examples
 CONSOLE := services/gateway/console
 CONSOLE_DIST := services/gateway/gateway/console_dist
 # Where it is set, each of hundreds of processes that tests start compiles all it imports: half of their work.

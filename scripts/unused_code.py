@@ -27,6 +27,7 @@ CALLED_BY_FRAMEWORKS = [
     "@model_validator",
 ]
 ALLOWED = {
+    "handle_async_request": "httpx2, for each request",
     "on_partitions_revoked": "aiokafka's rebalance listener",
     "on_partitions_assigned": "aiokafka's rebalance listener",
     "get_credentials_async": "redis-py, at each connect",

@@ -3,7 +3,7 @@
     python model.py PORT     OPENAI_BASE_URL=http://127.0.0.1:PORT/v1; GET /log shows what it was asked
 
 It looks up the order that the question names, then reserves a new product and writes to the customer, both in one
-answer, then refunds the order, then says so. With real models, set OPENAI_BASE_URL and OPENAI_API_KEY instead.
+answer, then refunds the order, then reports it. With real models, set OPENAI_BASE_URL and OPENAI_API_KEY instead.
 """
 
 import hashlib

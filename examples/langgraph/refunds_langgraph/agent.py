@@ -1,5 +1,7 @@
-"""Complaints settled by an agent of LangGraph: its model and its tools are Flotilla's, so that answers are bought once,
-tools do things once, and people approve refunds."""
+"""Complaints settled by an agent of LangGraph.
+
+Its model and its tools are Flotilla's: answers are bought once, tools do things once, people approve refunds.
+"""
 
 import os
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ async def reserve(product: str, key: IdempotencyKey) -> str:
 
 @agent.tool
 async def write_to_customer(order: str, text: str, key: IdempotencyKey) -> str:
-    """Send a message to whoever ordered."""
+    """Send a message to the customer who ordered."""
     return str((await shop("POST", "messages", {"order": order, "text": text}, key))["receipt"])
 
 

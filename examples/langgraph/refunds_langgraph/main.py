@@ -2,7 +2,6 @@
 
 from flotilla.agent import AgentSettings, serve_agent
 from flotilla.config import LlmSettings
-
 from refunds_langgraph.agent import agent
 
 

@@ -1,24 +1,25 @@
 """The agent on the stand-ins for its model and its shop, without any other server."""
 
-import json
 import threading
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from refunds_langgraph.agent import Complaint, agent
+from stand_ins import model as model_stand_in
+from stand_ins import shop as shop_stand_in
+from stand_ins.shop import Shop
+
 from flotilla.config import LlmSettings, load_settings
 from flotilla.llm import LanguageModel, create_model
 from flotilla.testing import run_task
-from stand_ins import model as model_stand_in
-from stand_ins import shop as shop_stand_in
-
-from refunds_langgraph.agent import Complaint, agent
 
 
 @pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    yield from _served(shop_stand_in.server(0), monkeypatch, "SHOP_URL", "")
+def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    server = shop_stand_in.server(0)
+    for _url in _served(server, monkeypatch, "SHOP_URL", ""):
+        yield server.RequestHandlerClass.shop
 
 
 @pytest.fixture
@@ -37,13 +38,11 @@ def _served(server: Any, monkeypatch: pytest.MonkeyPatch, variable: str, path: s
     server.server_close()
 
 
-async def test_settles_a_complaint_with_each_thing_done_once(model: LanguageModel, shop: str) -> None:
+async def test_settles_a_complaint_with_each_thing_done_once(model: LanguageModel, shop: Shop) -> None:
     run = await run_task(agent, Complaint(text="My lamp is broken. The order is A17"), model=model)
     assert run.failure is None
     assert run.result.text.startswith("Order A17: refunds-")
-    with urllib.request.urlopen(f"{shop}/books") as answer:
-        books = json.load(answer)
-    assert sorted(done["path"] for done in books["done"]) == ["messages", "refunds", "reservations"]
+    assert sorted(done["path"] for done in shop.done.values()) == ["messages", "refunds", "reservations"]
     assert [event.data["tool"] for event in run.events if event.kind == "tool_call"] == [
         "find_order",
         "reserve",
@@ -52,6 +51,6 @@ async def test_settles_a_complaint_with_each_thing_done_once(model: LanguageMode
     ]
 
 
-async def test_tells_the_model_why_a_tool_refused(model: LanguageModel, shop: str) -> None:
+async def test_tells_the_model_why_a_tool_refused(model: LanguageModel, shop: Shop) -> None:
     run = await run_task(agent, Complaint(text="My lamp is broken. The order is Z9"), model=model)
     assert run.result.text == "There is no order Z9."

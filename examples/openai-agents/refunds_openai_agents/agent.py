@@ -1,13 +1,15 @@
-"""Complaints settled by an agent of openai-agents: its model and its tools are Flotilla's, so that answers are bought once,
-tools do things once, and people approve refunds."""
+"""Complaints settled by an agent of openai-agents.
+
+Its model and its tools are Flotilla's: answers are bought once, tools do things once, people approve refunds.
+"""
 
 import os
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 from agents import Agent as FrameworkAgent
 from agents import OpenAIChatCompletionsModel, RunConfig, Runner
-import httpx2
 
 from flotilla.agent import Agent, IdempotencyKey, TaskContext
 
@@ -44,7 +46,7 @@ async def reserve(product: str, key: IdempotencyKey) -> str:
 
 @agent.tool
 async def write_to_customer(order: str, text: str, key: IdempotencyKey) -> str:
-    """Send a message to whoever ordered."""
+    """Send a message to the customer who ordered."""
     return str((await shop("POST", "messages", {"order": order, "text": text}, key))["receipt"])
 
 

@@ -115,7 +115,7 @@ async def test_text_is_streamed_to_the_caller_and_to_those_who_watch() -> None:
     assert done.tokens == "Marta Quill."
 
 
-async def test_streamed_text_stays_with_the_caller_where_the_author_says_so() -> None:
+async def test_streamed_text_stays_with_the_caller_where_the_author_wants_it_to() -> None:
     async def ask(ctx: TaskContext) -> str:
         stream = await ctx.openai(show=False).chat.completions.create(model="default", messages=SAID, stream=True)
         return "".join([part.choices[0].delta.content or "" async for part in stream])

@@ -43,11 +43,6 @@ def last_chunks(completion: Completion, head: dict[str, Any], *, with_usage: boo
     yield _END
 
 
-def error_chunk(error: dict[str, Any]) -> bytes:
-    """The end of a stream that broke off."""
-    return b"data: " + json.dumps(error).encode() + b"\n\n"
-
-
 def usage_of(completion: Completion) -> dict[str, Any]:
     """The tokens in OpenAI's form."""
     usage = completion.usage
