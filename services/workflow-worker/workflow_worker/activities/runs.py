@@ -257,6 +257,11 @@ async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
         model=written.model,
         usage=written.usage,
         finish_reason=written.finish_reason,
+        searched_for=written.searched_for,
+        abstained=written.abstained,
+        statements=written.statements,
+        dropped_citations=written.dropped_citations,
+        features=written.features,
     )
     return _End("success", response=response)
 

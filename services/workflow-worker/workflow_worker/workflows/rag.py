@@ -69,7 +69,7 @@ class RagAgentWorkflow:
         run = Run(_context(request, begun))
         if request.steps:
             return (await run.ask(request.steps, _input(request, begun.history), step="pipeline")).task_id
-        research = await run.ask("research", _input(request, []))
+        research = await run.ask("research", _input(request, begun.history))
         return (await run.ask("write", _input(request, begun.history), input_from=research)).task_id
 
     async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse | None:

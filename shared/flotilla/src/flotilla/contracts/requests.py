@@ -5,7 +5,14 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import Source
-from flotilla.contracts.tasks import ConfidenceBasis, FinishReason, TokenUsage, Turn
+from flotilla.contracts.tasks import (
+    ConfidenceBasis,
+    DroppedCitation,
+    FinishReason,
+    Statement,
+    TokenUsage,
+    Turn,
+)
 
 RunStatus: TypeAlias = Literal["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"]
 ACTIVE_RUN_STATUSES: tuple[RunStatus, ...] = ("pending", "running", "interrupted")
@@ -40,6 +47,16 @@ class RAGResponse:
     usage: TokenUsage = field(default_factory=TokenUsage)
     finish_reason: FinishReason = "stop"
     """`length`: the answer was cut off. `refusal`: the model declined to answer."""
+    searched_for: str = ""
+    """What the search got where that is not what was asked, as for a follow-up; else empty."""
+    abstained: bool = False
+    """The fleet declined to answer: what was found is not likely to answer the question."""
+    statements: list[Statement] = field(default_factory=list)
+    """The answer's sentences, each held against the passages that it cites."""
+    dropped_citations: list[DroppedCitation] = field(default_factory=list)
+    """Citations of the model's that support nothing of what they were put to."""
+    features: dict[str, float] = field(default_factory=dict)
+    """What the confidence is computed from."""
 
 
 @dataclass(frozen=True, slots=True)

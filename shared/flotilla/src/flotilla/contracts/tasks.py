@@ -194,6 +194,8 @@ class ResearchTask:
 
     query: str
     top_k: int = 5
+    history: list["Turn"] = field(default_factory=list)
+    """What was said before, oldest first: a follow-up is put into its words before it searches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,10 @@ class Passage:
 
     text: str
     source: Source
+    by_words: float | None = None
+    """The share of the question's weight that its words hold; None where the search does not say."""
+    by_meaning: float | None = None
+    """Cosine of its embedding and the question's; None where it was not found by meaning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +216,8 @@ class ResearchResult:
 
     query: str
     passages: list[Passage]
+    searched_for: str = ""
+    """What the search got: the question, or a follow-up in the words of what was said before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +235,7 @@ class WriteTask:
     query: str
     passages: list[Passage] = field(default_factory=list)
     history: list[Turn] = field(default_factory=list)
+    searched_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +250,31 @@ class TokenUsage:
 
 FinishReason: TypeAlias = Literal["stop", "length", "refusal", "tool_calls"]
 """Why an answer ended: complete, cut off at its longest, declined by the model, or in calls of tools."""
-ConfidenceBasis: TypeAlias = Literal["token_logprobs", "retrieval_scores"]
+ConfidenceBasis: TypeAlias = Literal["token_logprobs", "retrieval_scores", "calibrated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A sentence of an answer, held against the passages that it cites."""
+
+    start: int
+    """Offset in characters within the answer."""
+    end: int
+    """Where it ends, its citations included."""
+    sources: list[int]
+    """Numbers of the sources that it rests on, from 1."""
+    supported: bool | None
+    """None where that can't be checked, as of a sentence in another language than its sources."""
+    support: float
+    """How much of it the sources say, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedCitation:
+    """A citation that the model wrote and that supports nothing of what it was put to."""
+
+    statement: str
+    source: Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,3 +289,12 @@ class WriteResult:
     model: str
     usage: TokenUsage = field(default_factory=TokenUsage)
     finish_reason: FinishReason = "stop"
+    searched_for: str = ""
+    """What the search got where that is not what was asked, as for a follow-up; else empty."""
+    abstained: bool = False
+    """The fleet declined to answer: what was found is not likely to answer the question."""
+    statements: list[Statement] = field(default_factory=list)
+    """The answer's sentences, in order."""
+    dropped_citations: list[DroppedCitation] = field(default_factory=list)
+    features: dict[str, float] = field(default_factory=dict)
+    """What the confidence is computed from."""

@@ -339,6 +339,8 @@ def _passage(row: Row) -> Passage:
             place=row["place"],
             score=round(row["score"], 4),
         ),
+        by_words=round(row.get("by_words", 0.0), 4),
+        by_meaning=round(row["by_meaning"], 4) if "by_meaning" in row else None,
     )
 
 

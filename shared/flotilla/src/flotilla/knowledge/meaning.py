@@ -49,7 +49,7 @@ async def nearest(connection: Connection, tenant_id: str, asked: Embedded, most:
     await connection.execute(_SCAN)
     statement = _NEAREST.format(len(asked.vector))
     rows = await connection.fetch(statement, tenant_id, asked.model, as_halfvec(asked.vector), most)
-    return [dict(row) for row in rows]
+    return [{**row, "by_meaning": row["score"]} for row in rows]
 
 
 def fused(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
@@ -63,5 +63,6 @@ def fused(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
             number = row["passage_no"]
             ranks[number] = ranks.get(number, 0.0) + 1 / (FUSION_K + rank)
             known = rows.setdefault(number, dict(row))
+            known |= {name: row[name] for name in ("by_words", "by_meaning") if name in row}
             known["score"] = max(known["score"], row["score"])
     return [rows[number] for number in sorted(rows, key=lambda number: (-ranks[number], number))]

@@ -97,7 +97,8 @@ async def ranked(connection: Connection, tenant_id: str, query: str, most: int) 
         return []
     scored = best(lists.weighted, statistics["length"] / statistics["passages"], most)
     shares = [score / lists.weight for score in scored.scores]
-    return [dict(row) for row in await connection.fetch(_PASSAGES, tenant_id, scored.slots, shares)]
+    rows = await connection.fetch(_PASSAGES, tenant_id, scored.slots, shares)
+    return [{**row, "by_words": row["score"]} for row in rows]
 
 
 async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]) -> list[AskedTerm]:
