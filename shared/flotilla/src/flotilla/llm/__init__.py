@@ -2,9 +2,9 @@
 
 from flotilla.llm.budget import TokenBudgetSpent, TokenLimits
 from flotilla.llm.calls import CallKey
-from flotilla.llm.confidence import Confidence, confidence_of
+from flotilla.llm.confidence import UNSUPPORTED_LIMIT, Confidence, confidence_of
 from flotilla.llm.create import create_model
-from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel, best_quote
+from flotilla.llm.extractive import EXTRACTIVE_MODEL, NOTHING_FOUND, ExtractiveModel, best_quote
 from flotilla.llm.model import (
     ChatMessage,
     Completion,
@@ -23,6 +23,8 @@ from flotilla.llm.stored_calls import StoredCalls
 
 __all__ = [
     "EXTRACTIVE_MODEL",
+    "NOTHING_FOUND",
+    "UNSUPPORTED_LIMIT",
     "CallKey",
     "ChatMessage",
     "Completion",

@@ -8,8 +8,9 @@ heading is never quoted; its terms count for the sentences below it.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from flotilla.contracts.tasks import Passage, TokenUsage
 from flotilla.llm.model import Completion, CompletionRequest, ModelRefused, OnToken
@@ -43,6 +44,23 @@ whom why will with would you your
 _STOP_WORDS = frozenset(_STOP_TEXT.split())
 
 
+Terms: TypeAlias = Callable[[str], frozenset[str]]
+"""What of a text is compared."""
+
+
+def english_terms(text: str) -> frozenset[str]:
+    """Return the words of an English text, without endings and those that carry no meaning."""
+    words = (word.lower() for word in _WORD.findall(text))
+    return frozenset(_stem(word) for word in words if word not in _STOP_WORDS)
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM:
+            return word[: -len(ending)].removesuffix("e")
+    return word.removesuffix("e") if len(word) > _MIN_STEM else word
+
+
 @dataclass(frozen=True, slots=True)
 class _Sentence:
     text: str
@@ -59,6 +77,10 @@ class ExtractiveModel:
     name = EXTRACTIVE_MODEL
     provider = "flotilla"
 
+    def __init__(self, terms_for: Callable[[Sequence[Passage]], Terms] | None = None) -> None:
+        """`terms_for` gives the analysis of the passages' language; without it they are taken for English."""
+        self._terms_for = terms_for or (lambda _: english_terms)
+
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """Quote and cite; answer that nothing fits where nothing does. Tokens are words here.
 
@@ -70,7 +92,7 @@ class ExtractiveModel:
                 f"{self.name} quotes passages and holds no conversation: set OPENAI_BASE_URL and FLOTILLA_LLM_MODEL"
             )
         query, passages = (request.grounding.query, request.grounding.passages) if request.grounding else ("", ())
-        text = answer(query, passages)
+        text = answer(query, passages, self._terms_for(passages))
         pieces = re.findall(r"\S+\s*", text)
         if on_token:
             for piece in pieces:
@@ -84,38 +106,38 @@ class ExtractiveModel:
         """Hold nothing open."""
 
 
-def answer(query: str, passages: Sequence[Passage]) -> str:
+def answer(query: str, passages: Sequence[Passage], terms: Terms = english_terms) -> str:
     """The best sentences, each with the number of its passage: `Cats sleep all day. [2]`."""
     sentences = [
         sentence
         for n, passage in enumerate(passages, 1)
-        for sentence in _sentences(n, passage.text)
+        for sentence in _sentences(n, passage.text, terms)
         if not _LIKE_A_CITATION.search(sentence.text)
     ]
-    chosen = _choose(_terms(query), sentences)
+    chosen = _choose(terms(query), sentences)
     return " ".join(f"{sentence.text} [{sentence.passage}]" for sentence in chosen) or NOTHING_FOUND
 
 
-def best_quote(passage: str, about: str) -> str:
+def best_quote(passage: str, about: str, terms: Terms = english_terms) -> str:
     """The sentence of `passage` that has most in common with `about`; its beginning where none has anything."""
-    sentences = list(_sentences(1, passage))
-    wanted = _terms(about)
+    sentences = list(_sentences(1, passage, terms))
+    wanted = terms(about)
     best = max(sentences, key=lambda sentence: len(wanted & sentence.terms), default=None)
     return best.text if best else _shorten(" ".join(passage.split()))
 
 
-def _sentences(number: int, text: str) -> Iterator[_Sentence]:
+def _sentences(number: int, text: str, terms_of: Terms) -> Iterator[_Sentence]:
     heading: frozenset[str] = frozenset()
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
     for n, paragraph in enumerate(paragraphs, 1):
         if n < len(paragraphs) and _HEADING.fullmatch(paragraph):
-            heading = _terms(paragraph)
+            heading = terms_of(paragraph)
             continue
         for match in _SENTENCE.finditer(_SOFT_BREAK.sub(" ", paragraph)):
             sentence = " ".join(match.group().split())
             if len(sentence) >= MIN_SENTENCE_CHARACTERS:
                 sentence = _shorten(sentence)
-                terms = _terms(sentence)
+                terms = terms_of(sentence)
                 yield _Sentence(sentence, number, terms, heading - terms)
 
 
@@ -158,15 +180,3 @@ def _overlap(sentences: Sequence[_Sentence], chosen: Sequence[int], n: int) -> f
 def _idf(sentences: Sequence[_Sentence]) -> dict[str, float]:
     counts = Counter(term for sentence in sentences for term in sentence.terms | sentence.heading)
     return {term: math.log(1 + len(sentences) / count) for term, count in counts.items()}
-
-
-def _terms(text: str) -> frozenset[str]:
-    words = (word.lower() for word in _WORD.findall(text))
-    return frozenset(_stem(word) for word in words if word not in _STOP_WORDS)
-
-
-def _stem(word: str) -> str:
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM:
-            return word[: -len(ending)].removesuffix("e")
-    return word.removesuffix("e") if len(word) > _MIN_STEM else word

@@ -1,0 +1,50 @@
+"""What confidence is computed from: figures of the search, of the support, and of the model's own probabilities.
+
+All are numbers from 0 to about 2. One that can't be had (no embeddings, no log-probabilities) is left out, never 0.
+"""
+
+import math
+from collections.abc import Sequence
+
+from flotilla.answers.words import terms_for
+from flotilla.contracts.tasks import Passage, Statement
+from flotilla.llm import Completion
+
+MARGIN_RANK = 3
+"""The passage that the first one is compared with."""
+
+
+def features_of_search(question: str, passages: Sequence[Passage]) -> dict[str, float]:
+    """Return `words` and `meaning` (best of either side), `margin` (of the best by words), `agreement` (the share of
+    passages that both sides found), `held` (the share of the question's words that the best single passage holds)."""
+    by_words = [one.by_words for one in passages if one.by_words is not None]
+    if not by_words:
+        return {}
+    ranked = sorted(by_words, reverse=True)
+    features = {
+        "words": ranked[0],
+        "margin": ranked[0] - ranked[min(MARGIN_RANK, len(ranked)) - 1],
+        "held": _held(question, passages),
+    }
+    by_meaning = [one.by_meaning for one in passages if one.by_meaning is not None]
+    if by_meaning:
+        both = sum(1 for one in passages if one.by_words and one.by_meaning is not None)
+        features |= {"meaning": max(by_meaning), "agreement": both / len(passages)}
+    return {name: round(value, 4) for name, value in features.items()}
+
+
+def features_of_answer(completion: Completion, statements: Sequence[Statement]) -> dict[str, float]:
+    """Return `support` (mean over the sentences that can be checked) and `probability` (geometric mean of tokens)."""
+    checked = [one.support if one.supported else one.support / 2 for one in statements if one.supported is not None]
+    features = {"support": sum(checked) / len(checked)} if checked else {}
+    if completion.logprobs:
+        mean = math.fsum(completion.logprobs) / len(completion.logprobs)
+        features["probability"] = math.exp(min(mean, 0.0))
+    return {name: round(value, 4) for name, value in features.items()}
+
+
+def _held(question: str, passages: Sequence[Passage]) -> float:
+    terms = terms_for(passages)
+    asked = terms(question)
+    held = (len(asked & terms(f"{one.source.title}\n{one.text}")) for one in passages)
+    return max(held, default=0) / len(asked) if asked else 0.0

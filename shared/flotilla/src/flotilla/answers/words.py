@@ -1,0 +1,39 @@
+"""The words of questions, sentences and passages that carry their meaning, by the knowledge base's own analysis."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TypeAlias
+
+from flotilla.contracts.tasks import Passage
+from flotilla.knowledge.languages import stem, stop_words
+from flotilla.knowledge.recognition import language_of
+from flotilla.knowledge.terms import words_of
+
+Terms: TypeAlias = Callable[[str], frozenset[str]]
+MIN_SHOWN_CHARACTERS = 40
+"""A shorter text does not show its language."""
+
+
+def language_shown(text: str) -> str:
+    """Return the language of `text`; empty where the text does not show it."""
+    return language_of(text, "") if len(text) >= MIN_SHOWN_CHARACTERS else ""
+
+
+def terms_in(language: str, text: str) -> frozenset[str]:
+    """Return the stems of `text` without the words that carry no meaning of their own."""
+    words = words_of(text).words
+    stopped = stop_words(language)
+    return frozenset(stem([word for word in words if word not in stopped], language))
+
+
+@lru_cache(maxsize=256)
+def terms_of_passage(text: str, language: str) -> frozenset[str]:
+    """Return the stems of a passage: one answer asks for them once for each of its sentences."""
+    return terms_in(language, text)
+
+
+def terms_for(passages: Iterable[Passage], default_language: str = "en") -> Terms:
+    """Return the analysis of the language that most of `passages` are in."""
+    text = "\n".join(passage.text[:400] for passage in passages)
+    language = language_shown(text) or default_language
+    return lambda one: terms_in(language, one)
