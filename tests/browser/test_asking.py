@@ -10,7 +10,7 @@ from tests.browser.console import Console, until
 from tests.e2e.stub_endpoint import StubEndpoint
 
 ANSWER = "The harbour master inspects every mooring line, on the first Monday of each month [1]. That is all."
-LONG = " ".join(f"word{n}" for n in range(1, 41)) + " [1]."
+LONG = " ".join(f"word{n}" for n in range(1, 41)) + " and so on. Mooring lines are inspected [1]."
 # Keeps every text that the answer had while it was written.
 NOTE = """() => {
     window.__texts = [];

@@ -1,11 +1,17 @@
 """The writer agent: an answer that cites the passages it was given."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.contracts.session_events import Source
+from flotilla.answers.calibration import Calibration
+from flotilla.answers.features import features_of_answer, features_of_search
+from flotilla.answers.support import Overlap
+from flotilla.answers.words import Terms, terms_for
+from flotilla.contracts.session_events import Source, StateChange
 from flotilla.contracts.tasks import DRAFT_COMPLETED, Passage, Turn, WriteResult, WriteTask
-from flotilla.llm import best_quote, confidence_of
+from flotilla.llm import NOTHING_FOUND, best_quote
+from writer_agent.checking import check, judged, support_of
+from writer_agent.confidence import confidence_of_answer
 from writer_agent.prompt import prompt
 from writer_agent.tool_loop import Budget, ToolLoop, Written
 
@@ -20,6 +26,12 @@ class Writing:
     tools: tuple[str, ...]
     budget: Budget
     history_turns: int
+    overlap: Overlap = field(default_factory=Overlap)
+    has_judge: bool = False
+    """Whether the model checks its sentences in a second call."""
+    calibration: Calibration | None = None
+    """Of this model's answers, if there is one."""
+    abstains: bool = True
 
 
 def writer(writing: Writing) -> Agent:
@@ -30,25 +42,39 @@ def writer(writing: Writing) -> Agent:
     async def write(ctx: TaskContext, task: WriteTask) -> WriteResult:
         """The answer, with the sources that it cites, or that the documents have none."""
         if not task.passages:
-            return await _without_passages(ctx)
+            return await _decline(ctx, task, NO_PASSAGES, {}, 0.0)
+        found = features_of_search(task.searched_for or task.query, task.passages)
+        if writing.abstains and writing.calibration and writing.calibration.abstains(found):
+            chance = writing.calibration.answerable(found) or 0.0
+            ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
+            return await _decline(ctx, task, NOTHING_FOUND, found, chance)
         history = await _history(ctx, task, writing.history_turns)
         loop = ToolLoop(
             ctx=ctx,
-            query=task.query,
+            query=task.searched_for or task.query,
             passages=list(task.passages),
             messages=list(prompt(task.query, task.passages, history)),
             tools=writing.tools,
             budget=writing.budget,
+            overlap=writing.overlap,
         )
-        return _result(await loop.run())
+        return await _result(ctx, task, writing, await loop.run(), found)
 
     return agent
 
 
-async def _without_passages(ctx: TaskContext) -> WriteResult:
-    await ctx.emit_token(NO_PASSAGES)
+async def _decline(ctx: TaskContext, task: WriteTask, text: str, found: dict[str, float], chance: float) -> WriteResult:
+    """Say that the documents do not answer, without asking the model."""
+    await ctx.emit_token(text)
     return WriteResult(
-        answer=NO_PASSAGES, sources=[], confidence=0.0, confidence_basis="retrieval_scores", model=NO_MODEL
+        answer=text,
+        sources=[],
+        confidence=chance,
+        confidence_basis="calibrated" if found else "retrieval_scores",
+        model=NO_MODEL,
+        searched_for=_rewritten(task),
+        abstained=True,
+        features=found,
     )
 
 
@@ -58,10 +84,21 @@ async def _history(ctx: TaskContext, task: WriteTask, turns: int) -> list[Turn]:
     return known[-turns:] if turns else []
 
 
-def _result(written: Written) -> WriteResult:
+async def _result(
+    ctx: TaskContext, task: WriteTask, writing: Writing, written: Written, found: dict[str, float]
+) -> WriteResult:
     answer = written.citations.text.strip()
-    sources = [_quoting(written.passages[number - 1], answer) for number in written.citations.cited]
-    confidence = confidence_of(written.completion, sources)
+    cited = [written.passages[number - 1] for number in written.citations.cited]
+    abstained = answer == NOTHING_FOUND
+    statements = [] if abstained else await check(answer, cited, writing.overlap)
+    if writing.has_judge and statements:
+        statements = await judged(ctx, answer, statements, cited)
+    features = found | features_of_answer(written.completion, statements)
+    terms = terms_for(cited)
+    sources = [_quoting(passage, answer, terms) for passage in cited]
+    confidence = confidence_of_answer(
+        written.completion, sources, features, support_of(statements), writing.calibration
+    )
     return WriteResult(
         answer=answer,
         sources=sources,
@@ -70,8 +107,17 @@ def _result(written: Written) -> WriteResult:
         model=written.completion.model,
         usage=written.usage,
         finish_reason=written.completion.finish_reason,
+        searched_for=_rewritten(task),
+        abstained=abstained,
+        statements=statements,
+        dropped_citations=written.dropped,
+        features=features,
     )
 
 
-def _quoting(passage: Passage, answer: str) -> Source:
-    return replace(passage.source, quote=best_quote(passage.text, answer))
+def _rewritten(task: WriteTask) -> str:
+    return task.searched_for if task.searched_for != task.query else ""
+
+
+def _quoting(passage: Passage, answer: str, terms: Terms) -> Source:
+    return replace(passage.source, quote=best_quote(passage.text, answer, terms))

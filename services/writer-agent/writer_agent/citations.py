@@ -1,9 +1,14 @@
 """Citations in a streamed answer: `[3]` becomes the number of its source, and numbers without a passage go.
 
-Sources are numbered in the order in which the answer cites them, so `[n]` is always the n-th source.
+Sources are numbered in the order in which the answer cites them, so `[n]` is always the n-th source. Where citations
+are checked, the stream stops at each until `decide` says which of its numbers support what they were put to.
 """
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from flotilla.answers.sentences import clause_before
 
 # With the blank before it, which goes with a citation that is dropped.
 _WHOLE = re.compile(r"( ?)\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]")
@@ -12,13 +17,28 @@ _NUMBER = re.compile(r"\d+")
 _LONGEST = 40
 _MAX_DIGITS = 6
 """A longer number is that of no passage."""
+_REMEMBERED = 600
+"""Characters before a citation in which the statement is looked for that it was put to."""
+_MAX_CHECKED = 200
+"""Citations of an answer that are checked: more of them are an answer gone wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A citation that the stream has stopped at: the statement before it, and the passages' numbers."""
+
+    statement: str
+    numbers: tuple[int, ...]
 
 
 class CitationStream:
     """Takes an answer piece by piece and gives it back with its citations renumbered. Code stays as it is."""
 
-    def __init__(self, passages: int) -> None:
+    def __init__(self, passages: int, *, is_checked: bool = False) -> None:
         self._passages = passages
+        self._checks_left = _MAX_CHECKED if is_checked else 0
+        self._refused: Collection[int] | None = None
+        self._recent = ""
         self._held = ""
         self._in_code = False
         self._is_open = False
@@ -26,6 +46,8 @@ class CitationStream:
         self._text: list[str] = []
         self.cited: list[int] = []
         """Numbers of the passages cited so far, from 1, in the order of their first citation."""
+        self.undecided: Undecided | None = None
+        """The citation to decide on before anything more is given back."""
 
     @property
     def text(self) -> str:
@@ -35,6 +57,9 @@ class CitationStream:
     def feed(self, piece: str) -> str:
         """The text that is certain by now; the beginning of a possible citation is held back."""
         whole = self._held + piece
+        if self.undecided:
+            self._held = whole
+            return ""
         given: list[str] = []
         at = 0
         while at < len(whole):
@@ -42,6 +67,8 @@ class CitationStream:
                 self._in_code ^= whole[at] == "`"
                 at += self._take(given, whole[at])
             elif found := _WHOLE.match(whole, at, at + _LONGEST):
+                if self._must_wait(found, given):
+                    break
                 self._take(given, self._renumbered(found) or self._gap())
                 at = found.end()
             elif self._may_go_on(whole, at):
@@ -51,10 +78,29 @@ class CitationStream:
         self._held = whole[at:]
         return self._give("".join(given))
 
+    def decide(self, refused: Collection[int]) -> str:
+        """Go on after `undecided`; its numbers that are `refused` are dropped from the answer."""
+        self.undecided, self._refused = None, refused
+        return self.feed("")
+
     def end(self) -> str:
         """What was still held back."""
         held, self._held = self._held, ""
         return self._give(held)
+
+    def _must_wait(self, citation: re.Match[str], given: list[str]) -> bool:
+        if not self._checks_left or self._refused is not None:
+            return False
+        self._checks_left -= 1
+        before = f"{self._recent}{''.join(given)}"[-_REMEMBERED:]
+        numbers = self._known(citation)
+        self.undecided = Undecided(clause_before(before), tuple(numbers)) if numbers else None
+        return self.undecided is not None
+
+    def _known(self, citation: re.Match[str]) -> list[int]:
+        """The numbers of passages, each once."""
+        numbers = [int(number) for number in _NUMBER.findall(citation.group()) if len(number) <= _MAX_DIGITS]
+        return [number for number in dict.fromkeys(numbers) if 1 <= number <= self._passages]
 
     def _may_go_on(self, whole: str, at: int) -> bool:
         return len(whole) - at < _LONGEST and _BEGUN.fullmatch(whole, at) is not None
@@ -67,8 +113,8 @@ class CitationStream:
         return len(text)
 
     def _renumbered(self, citation: re.Match[str]) -> str:
-        numbers = [int(number) for number in _NUMBER.findall(citation.group()) if len(number) <= _MAX_DIGITS]
-        known = [number for number in dict.fromkeys(numbers) if 1 <= number <= self._passages]
+        known = [number for number in self._known(citation) if number not in (self._refused or ())]
+        self._refused = None
         self.cited.extend(number for number in known if number not in self.cited)
         return f"{citation.group(1)}[{', '.join(str(self.cited.index(n) + 1) for n in known)}]" if known else ""
 
@@ -78,6 +124,8 @@ class CitationStream:
 
     def _give(self, text: str) -> str:
         self._text.append(text)
+        if self._checks_left:
+            self._recent = (self._recent + text)[-_REMEMBERED:]
         return text
 
 

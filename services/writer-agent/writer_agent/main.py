@@ -1,11 +1,16 @@
 """The writer agent as a service."""
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 from flotilla.agent import ToolFunction, run_agent
+from flotilla.answers.calibration import read_calibrations
+from flotilla.answers.support import Overlap
+from flotilla.answers.words import terms_for
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, knowledge_base, search_tool
-from flotilla.llm import TokenLimits, create_model
+from flotilla.knowledge.embedders import create_embedder
+from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import Writing, writer
@@ -19,11 +24,11 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Open the model and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        model = create_model(settings)
+        model = create_model(settings, partial(terms_for, default_language=settings.knowledge_language))
         stack.push_async_callback(model.close)
         tools = _tools(knowledge_base(pool, settings), settings.writer_tools)
         limits = TokenLimits.of(settings)
-        agent = writer(_writing(settings))
+        agent = writer(_writing(settings, model))
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, pool=pool)
 
 
@@ -35,13 +40,25 @@ def _tools(knowledge: KnowledgeBase, allowed: tuple[str, ...]) -> dict[str, Tool
     return {name: known[name] for name in allowed}
 
 
-def _writing(settings: Settings) -> Writing:
+def _writing(settings: Settings, model: LanguageModel) -> Writing:
+    if settings.writer_support == "model" and model.name == EXTRACTIVE_MODEL:
+        raise ConfigurationError(
+            "FLOTILLA_WRITER_SUPPORT is `model`, and there is none: set OPENAI_BASE_URL, or check by `overlap`"
+        )
     budget = Budget(
         tool_steps=settings.writer_max_tool_steps,
         tokens=settings.writer_max_tokens,
         output_tokens=settings.llm_max_output_tokens,
     )
-    return Writing(tools=settings.writer_tools, budget=budget, history_turns=settings.writer_history_turns)
+    return Writing(
+        tools=settings.writer_tools,
+        budget=budget,
+        history_turns=settings.writer_history_turns,
+        overlap=Overlap(create_embedder(settings), language=settings.knowledge_language),
+        has_judge=settings.writer_support == "model",
+        calibration=read_calibrations(settings.calibration_file).of(model.name),
+        abstains=settings.writer_abstain,
+    )
 
 
 def main() -> None:

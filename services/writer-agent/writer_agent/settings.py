@@ -1,5 +1,8 @@
 """Settings of the writer agent."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field
 
 from flotilla.agent import AgentSettings
@@ -18,3 +21,10 @@ class Settings(AgentSettings, KnowledgeSettings, LlmSettings):
     """Input and output tokens that one answer may use, all calls together."""
     writer_history_turns: int = Field(default=6, ge=0)
     """Earlier questions and answers of the session that go into the prompt."""
+    writer_support: Literal["overlap", "model"] = "overlap"
+    """How sentences are checked against what they cite: by words and meaning, or by the language model as judge, which
+    is a second call for each answer."""
+    writer_abstain: bool = True
+    """Decline to answer what the documents are not likely to answer; needs a calibration for the model."""
+    calibration_file: Path | None = None
+    """A calibration of `flotilla eval fit`; without it answers of the built-in model have the one that is shipped."""

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from flotilla.agent import TaskContext
+from flotilla.answers.support import Overlap
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Forbidden, Invalid, Refused
-from flotilla.contracts.session_events import ErrorRaised
-from flotilla.contracts.tasks import Passage, TokenUsage
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import ErrorRaised, Source, StateChange
+from flotilla.contracts.tasks import DroppedCitation, Passage, TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, Grounding, ToolRequest, ToolSpec
-from writer_agent.citations import CitationStream
+from writer_agent.citations import CitationStream, Undecided
 from writer_agent.prompt import quoted
 
 
@@ -44,6 +46,7 @@ class Written:
     citations: CitationStream
     passages: list[Passage]
     usage: TokenUsage
+    dropped: list[DroppedCitation]
 
 
 @dataclass(slots=True)
@@ -56,7 +59,9 @@ class ToolLoop:
     messages: list[ChatMessage]
     tools: Sequence[str]
     budget: Budget
+    overlap: Overlap
     usage: TokenUsage = field(default_factory=TokenUsage)
+    dropped: list[DroppedCitation] = field(default_factory=list)
 
     async def run(self) -> Written:
         """The model's answer.
@@ -67,11 +72,13 @@ class ToolLoop:
         """
         for step in range(self.budget.tool_steps + 1):
             last = step == self.budget.tool_steps
-            citations = CitationStream(len(self.passages))
+            citations = CitationStream(len(self.passages), is_checked=True)
+            self.dropped = []
             completion = await self._ask(citations, tool_choice="none" if last else "auto")
             if not completion.tool_calls:
                 await self._show(citations.end())
-                return Written(completion, citations, self.passages, self.usage)
+                self._record_dropped()
+                return Written(completion, citations, self.passages, self.usage, self.dropped)
             if citations.text:
                 await self.ctx.discard_tokens()
             if not last:
@@ -88,6 +95,8 @@ class ToolLoop:
 
         async def show(piece: str) -> None:
             await self._show(citations.feed(piece))
+            while (undecided := citations.undecided) is not None:
+                await self._show(citations.decide(await self._refused(undecided)))
 
         completion = await self.ctx.llm(self._request(tool_choice=tool_choice), on_token=show)
         self.usage = TokenUsage(
@@ -110,6 +119,23 @@ class ToolLoop:
     async def _show(self, text: str) -> None:
         if text:
             await self.ctx.emit_token(text)
+
+    async def _refused(self, citation: Undecided) -> list[int]:
+        """The numbers of a citation whose passages have nothing to do with what it was put to."""
+        refused = [
+            number
+            for number in citation.numbers
+            if await self.overlap.says_nothing_of(citation.statement, self.passages[number - 1])
+        ]
+        self.dropped += [
+            DroppedCitation(statement=citation.statement, source=self.passages[number - 1].source) for number in refused
+        ]
+        return refused
+
+    def _record_dropped(self) -> None:
+        if self.dropped:
+            dropped = [{"statement": one.statement, **_named(one.source)} for one in self.dropped]
+            self.ctx.record("state_change", StateChange(change="citations_dropped", details={"dropped": dropped}))
 
     async def _carry_out(self, completion: Completion) -> None:
         self.messages.append(ChatMessage(role="assistant", content=completion.text, tool_calls=completion.tool_calls))
@@ -141,6 +167,10 @@ class ToolLoop:
         first_number = len(self.passages) + 1
         self.passages.extend(new)
         return quoted(new, first_number) if new else "Nothing that is not among the passages already."
+
+
+def _named(source: Source) -> JsonObject:
+    return {"document_id": source.document_id, "passage_id": source.passage_id, "uri": source.uri}
 
 
 def _arguments(call: ToolRequest) -> dict[str, Any]:

@@ -49,7 +49,24 @@ async def test_passages_come_back_with_their_source_and_the_search_is_recorded(r
 async def test_nothing_found_is_an_answer(redis: Redis, pool: Pool) -> None:
     await publish(pool, redis, task(agent="research", input={"query": "What do cats eat?"}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
-    assert reply["result"] == {"query": "What do cats eat?", "passages": []}
+    assert reply["result"] == {
+        "query": "What do cats eat?",
+        "passages": [],
+        "searched_for": "What do cats eat?",
+    }
+
+
+async def test_a_follow_up_searches_in_the_words_of_what_was_said_before(redis: Redis, pool: Pool) -> None:
+    await KnowledgeBase(pool).add(TENANT, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish and mice."))
+    history = [{"query": "What do cats eat?", "answer": "Fish."}]
+    await publish(pool, redis, task(agent="research", input={"query": "And at night?", "history": history}))
+    [reply] = await eventually(lambda: replies(redis, "done", "research"))
+    assert [passage["source"]["uri"] for passage in reply["result"]["passages"]] == ["cats.md"]
+    assert reply["result"]["searched_for"] == "What do cats eat? And at night?"
+    rewritten, call, _ = await session_events(pool)
+    assert rewritten["data"]["change"] == "question_rewritten"
+    assert rewritten["data"]["details"] == {"asked": "And at night?", "searched_for": "What do cats eat? And at night?"}
+    assert call["data"]["args"]["query"] == "What do cats eat? And at night?"
 
 
 async def test_another_tenants_documents_are_not_found(redis: Redis, pool: Pool) -> None:

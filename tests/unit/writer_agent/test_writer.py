@@ -1,11 +1,23 @@
 """The writer in the test kit: the real task function, a model that says what the test wants."""
 
+from dataclasses import replace
+
 import pytest
 
 from flotilla.agent import ToolFunction
+from flotilla.answers.calibration import Calibration
+from flotilla.answers.fitting import Case, fit
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage, TokenUsage, Turn, WriteResult, WriteTask
-from flotilla.llm import Completion, ExtractiveModel, LanguageModel, ModelRefused, ModelUnavailable, ToolRequest
+from flotilla.llm import (
+    NOTHING_FOUND,
+    Completion,
+    ExtractiveModel,
+    LanguageModel,
+    ModelRefused,
+    ModelUnavailable,
+    ToolRequest,
+)
 from flotilla.testing import FakeModel, TaskRun, run_task
 from writer_agent.agent import NO_PASSAGES, Writing, writer
 from writer_agent.tool_loop import Budget
@@ -47,9 +59,14 @@ async def write(
     budget: Budget | None = None,
     history: list[Turn] | None = None,
     known: tuple[ToolFunction, ...] = (search_knowledge_base,),
+    has_judge: bool = False,
+    calibration: Calibration | None = None,
+    query: str = "What do cats eat?",
+    searched_for: str = "",
 ) -> TaskRun[WriteResult]:
-    agent = writer(Writing(tools=tools, budget=budget or Budget(tool_steps=2, tokens=10_000), history_turns=2))
-    task = WriteTask(query="What do cats eat?", passages=list(passages), history=history or [])
+    allowed = budget or Budget(tool_steps=2, tokens=10_000)
+    agent = writer(Writing(tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration))
+    task = WriteTask(query=query, passages=list(passages), history=history or [], searched_for=searched_for)
     return await run_task(agent, task, tools={tool.__name__: tool for tool in known}, model=model)
 
 
@@ -193,3 +210,88 @@ async def test_what_the_model_reports_decides_whether_to_try_again(error: Except
     run = await write(FakeModel(error), CATS)
     assert run.failure is not None
     assert (run.failure.type, run.failure.retryable) == (type(error).__name__, retryable)
+
+
+async def test_a_citation_that_supports_nothing_is_dropped_and_recorded() -> None:
+    run = await write(FakeModel("Cats eat fish [1]. Nobody parks a lorry there overnight [2]."), CATS, DOGS)
+    assert run.result.answer == "Cats eat fish [1]. Nobody parks a lorry there overnight."
+    assert run.tokens == run.result.answer
+    assert [source.document_id for source in run.result.sources] == ["d1"]
+    [dropped] = run.result.dropped_citations
+    assert (dropped.statement, dropped.source.document_id) == ("Nobody parks a lorry there overnight", "d2")
+    [event] = run.events
+    assert (event.kind, event.data["change"]) == ("state_change", "citations_dropped")
+    named = {"document_id": "d2", "passage_id": "2", "uri": "u2"}
+    assert event.data["details"] == {"dropped": [{"statement": "Nobody parks a lorry there overnight", **named}]}
+
+
+async def test_each_sentence_is_held_against_what_it_cites_and_doubt_lowers_the_confidence() -> None:
+    run = await write(FakeModel("Cats eat fish in the evening [1]. They own a yacht and sleep in Monaco [1]."), CATS)
+    first, second = run.result.statements
+    assert (first.supported, second.supported) == (True, False)
+    assert (first.sources, second.sources) == ([1], [1])
+    assert run.result.answer[first.start : first.end] == "Cats eat fish in the evening [1]."
+    sure = await write(FakeModel("Cats eat fish in the evening [1]."), CATS)
+    assert run.result.confidence == pytest.approx(sure.result.confidence / 2, abs=1e-3)
+
+
+async def test_an_answer_that_cites_nothing_is_not_supported() -> None:
+    run = await write(FakeModel("Cats eat fish in the evening."), CATS)
+    assert [one.supported for one in run.result.statements] == [False]
+    assert run.result.confidence == 0.0
+
+
+async def test_a_model_as_judge_decides_what_is_supported() -> None:
+    model = FakeModel("Cats eat fish [1]. Cats never eat mice in the evening [1].", 'Well: {"unsupported": [2]}')
+    run = await write(model, CATS, has_judge=True)
+    assert [one.supported for one in run.result.statements] == [True, False]
+    asked = model.requests[1].messages[-1].content
+    assert '{"number": 2, "passages": [1], "statement": "Cats never eat mice in the evening [1]."}' in asked
+    assert run.tokens == run.result.answer
+
+
+@pytest.mark.parametrize(
+    "judgement", ["I can't say.", "{}", '{"unsupported": 3}', '{"unsupported": ["x"]}', "{" * 5000 + "}"]
+)
+async def test_a_judgement_that_is_none_leaves_it_to_the_words(judgement: str) -> None:
+    run = await write(FakeModel("Cats eat fish [1]. Cats own a yacht [1].", judgement), CATS, has_judge=True)
+    assert [one.supported for one in run.result.statements] == [True, False]
+
+
+def judged_cases() -> list[Case]:
+    """Questions that are answered where passages hold more than half of their words."""
+    return [
+        Case({"words": n / 40, "margin": 0.0, "held": n / 40, "support": 1.0}, answerable=n > 20, right=n > 25)
+        for n in range(40)
+    ]
+
+
+async def test_what_the_documents_are_not_likely_to_answer_is_declined_without_asking_the_model() -> None:
+    calibration = fit(judged_cases(), model="fake")
+    model = FakeModel("Fish [1].")
+    run = await write(model, replace(DOGS, by_words=0.05), calibration=calibration)
+    assert (run.result.answer, run.result.abstained, run.result.sources) == (NOTHING_FOUND, True, [])
+    assert run.result.confidence < 0.3
+    assert run.tokens == NOTHING_FOUND
+    assert model.requests == []
+    assert [event.data["change"] for event in run.events] == ["question_declined"]
+
+
+async def test_a_calibration_says_how_sure_an_answer_is() -> None:
+    calibration = fit(judged_cases(), model="fake")
+    run = await write(FakeModel("They eat fish [1]."), replace(CATS, by_words=0.95), calibration=calibration)
+    assert (run.result.abstained, run.result.confidence_basis) == (False, "calibrated")
+    assert run.result.confidence > 0.7
+    assert run.result.features["words"] == 0.95
+    doubted = await write(
+        FakeModel("They eat fish [1]. They own a yacht [1]."), replace(CATS, by_words=0.95), calibration=calibration
+    )
+    assert doubted.result.confidence <= run.result.confidence / 2
+
+
+async def test_a_follow_up_is_answered_with_what_was_searched_for() -> None:
+    run = await write(
+        ExtractiveModel(), CATS, query="And in the evening?", searched_for="What do cats eat? And in the evening?"
+    )
+    assert "They eat fish and mice in the evening." in run.result.answer
+    assert run.result.searched_for == "What do cats eat? And in the evening?"
