@@ -6,7 +6,7 @@ import { actorOf, holds, kindOf, summary, traceIdOf } from "../src/lib/events";
 import { ago, bytes, countdown, duration, shortId } from "../src/lib/format";
 import { match, safeNext } from "../src/lib/router";
 import { callsOf, linesOf } from "../src/lib/state-view";
-import { cut, oneLine } from "../src/lib/text";
+import { cut, oneLine, unsupportedIn } from "../src/lib/text";
 import { waterfall } from "../src/lib/waterfall";
 
 const NOW = Date.parse("2026-01-01T12:00:00Z");
@@ -40,6 +40,18 @@ describe("formats", () => {
     expect(shortId("01a2190a-463d-7160-a9a8-818dc201676b")).toBe("01a2190a…01676b");
     expect(shortId("handbook")).toBe("handbook");
     expect(bytes(2990)).toBe("3.0 kB");
+  });
+});
+
+describe("an answer", () => {
+  it("shows the sentences that its sources do not support", () => {
+    const answer = "🚢 sail [1]. They fly [1]. Who knows.";
+    const statements = [
+      { start: 0, end: 11, supported: true },
+      { start: 12, end: 25, supported: false },
+      { start: 26, end: 36, supported: null },
+    ];
+    expect(unsupportedIn(answer, statements)).toEqual(["They fly [1]."]);
   });
 });
 

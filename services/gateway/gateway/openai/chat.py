@@ -108,7 +108,7 @@ def usage_of(usage: TokenUsage) -> Json:
 def details_of(run: Run, answer: RAGResponse) -> Json:
     """Return what OpenAI's objects have no place for."""
     dumped = run.model_dump(mode="json", include={"result"})["result"]
-    names = ("confidence", "confidence_basis", "sources")
+    names = ("confidence", "confidence_basis", "sources", "statements", "abstained", "searched_for")
     return {"run_id": run.run_id, "session_id": run.session_id, "model": answer.model} | {
         name: dumped[name] for name in names
     }

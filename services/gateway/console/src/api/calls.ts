@@ -43,6 +43,9 @@ export const listRuns = (query: {
   limit?: number;
 }) => get<Page<"runs", t.Run>>("/v1/runs", query);
 export const getRun = (id: string) => get<t.Run>(path("/v1/runs", id));
+export const runFeedback = (id: string) => get<t.RunFeedback>(path("/v1/runs", id, "feedback"));
+export const giveFeedback = (id: string, verdict: "up" | "down") =>
+  post<t.Feedback>(path("/v1/runs", id, "feedback"), { verdict });
 export const runSteps = (id: string) => get<t.RunSteps>(path("/v1/runs", id, "steps"));
 export const cancelRun = (id: string) => post<{ status: t.RunStatus }>(path("/v1/runs", id, "cancel"));
 

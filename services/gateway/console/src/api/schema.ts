@@ -991,6 +991,15 @@ export interface components {
             text: string;
         };
         /**
+         * DroppedCitation
+         * @description A citation that the model wrote and that supports nothing of what it was put to.
+         */
+        DroppedCitation: {
+            /** Statement */
+            statement: string;
+            source: components["schemas"]["Source"];
+        };
+        /**
          * Feedback
          * @description One person's verdict.
          */
@@ -1744,6 +1753,16 @@ export interface components {
             /** Text */
             text: string;
             source: components["schemas"]["Source"];
+            /**
+             * By Words
+             * @description The share of the question's weight that its words hold; None where the search does not say.
+             */
+            by_words: number | null;
+            /**
+             * By Meaning
+             * @description Cosine of its embedding and the question's; None where it was not found by meaning.
+             */
+            by_meaning: number | null;
         };
         /**
          * Passkeys
@@ -1808,7 +1827,7 @@ export interface components {
              * @default retrieval_scores
              * @enum {string}
              */
-            confidence_basis: "token_logprobs" | "retrieval_scores";
+            confidence_basis: "token_logprobs" | "retrieval_scores" | "calibrated";
             /**
              * Model
              * @default
@@ -1822,6 +1841,35 @@ export interface components {
              * @enum {string}
              */
             finish_reason: "stop" | "length" | "refusal" | "tool_calls";
+            /**
+             * Searched For
+             * @description What the search got where that is not what was asked, as for a follow-up; else empty.
+             * @default
+             */
+            searched_for: string;
+            /**
+             * Abstained
+             * @description The fleet declined to answer: what was found is not likely to answer the question.
+             * @default false
+             */
+            abstained: boolean;
+            /**
+             * Statements
+             * @description The answer's sentences, each held against the passages that it cites.
+             */
+            statements: components["schemas"]["Statement"][];
+            /**
+             * Dropped Citations
+             * @description Citations of the model's that support nothing of what they were put to.
+             */
+            dropped_citations: components["schemas"]["DroppedCitation"][];
+            /**
+             * Features
+             * @description What the confidence is computed from.
+             */
+            features: {
+                [key: string]: number;
+            };
         };
         /**
          * ReasonBody
@@ -2592,6 +2640,37 @@ export interface components {
             errors_removed: {
                 [key: string]: unknown;
             }[];
+        };
+        /**
+         * Statement
+         * @description A sentence of an answer, held against the passages that it cites.
+         */
+        Statement: {
+            /**
+             * Start
+             * @description Offset in characters within the answer.
+             */
+            start: number;
+            /**
+             * End
+             * @description Where it ends, its citations included.
+             */
+            end: number;
+            /**
+             * Sources
+             * @description Numbers of the sources that it rests on, from 1.
+             */
+            sources: number[];
+            /**
+             * Supported
+             * @description None where that can't be checked, as of a sentence in another language than its sources.
+             */
+            supported: boolean | null;
+            /**
+             * Support
+             * @description How much of it the sources say, from 0 to 1.
+             */
+            support: number;
         };
         /**
          * Step

@@ -29,3 +29,11 @@ export function oneLine(text: string, most = 300): string {
   const line = text.slice(0, most * 2).replace(/\s+/g, " ").trim();
   return line.length > most ? `${line.slice(0, most)}…` : line;
 }
+
+/** The sentences of an answer that its sources do not support. */
+export function unsupportedIn(
+  answer: string,
+  statements: readonly { start: number; end: number; supported: boolean | null }[],
+): string[] {
+  return statements.filter((one) => one.supported === false).map((one) => cut(answer, one.start, one.end).passage);
+}

@@ -9,6 +9,7 @@ import { useActing, useLoaded, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import type { RunView } from "../lib/run-view";
 import { Answer, MessageText } from "../ui/answer";
+import { Feedback } from "../ui/feedback";
 import { Icon } from "../ui/icon";
 import { JsonView } from "../ui/json";
 import { Markdown } from "../ui/markdown";
@@ -238,7 +239,13 @@ function Streaming({ text }: { text: string }) {
 }
 
 export function Outcome({ run }: { run: Run }) {
-  if (run.result !== null) return <Answer result={run.result} removed={run.removed_documents} />;
+  if (run.result !== null)
+    return (
+      <>
+        <Answer result={run.result} removed={run.removed_documents} />
+        <Feedback runId={run.run_id} />
+      </>
+    );
   if (run.output !== null) return <JsonView value={run.output} label="Output" />;
   const message = run.error === null ? null : (run.error.message ?? null);
   return (

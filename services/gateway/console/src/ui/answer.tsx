@@ -4,10 +4,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../api/calls";
 import { ApiError } from "../api/problem";
 import type { Document, RunResult, Source } from "../api/types";
-import { lastPart, number, percent } from "../lib/format";
+import { count, lastPart, number, percent } from "../lib/format";
 import { useLoaded } from "../lib/hooks";
 import { safeAddress } from "../lib/markdown";
-import { cut } from "../lib/text";
+import { cut, unsupportedIn } from "../lib/text";
 import { Dialog } from "./dialog";
 import { Icon } from "./icon";
 import { Markdown } from "./markdown";
@@ -25,7 +25,12 @@ export function Answer({ result, removed = [] }: { result: RunResult; removed?: 
       {result.finish_reason === "refusal" && (
         <p class="note warn">The model declined to answer; what it wrote is its reason.</p>
       )}
+      {result.abstained && (
+        <p class="note">The fleet declined to answer: what was found is not likely to answer the question.</p>
+      )}
+      {result.searched_for !== "" && <p class="faint">Searched for: {result.searched_for}</p>}
       <Sources sources={result.sources} onOpen={setOpen} removed={removed} />
+      <Support result={result} />
       <Confidence result={result} />
       {open !== null && <Passage source={open} onClose={() => setOpen(null)} />}
     </div>
@@ -85,7 +90,34 @@ function placeOf({ place, start, end }: Source): string {
 const BASES = {
   token_logprobs: "from the model's token probabilities",
   retrieval_scores: "from how well the passages match the question",
+  calibrated: "the share of answers like this one that were right on judged questions",
 };
+
+/** What of the answer its sources do not say. */
+function Support({ result }: { result: RunResult }) {
+  const doubtful = unsupportedIn(result.answer, result.statements);
+  const dropped = result.dropped_citations;
+  if (doubtful.length === 0 && dropped.length === 0) return null;
+  return (
+    <div class="note warn" role="note" aria-label="Support">
+      {doubtful.length > 0 && (
+        <>
+          <p>{count(doubtful.length, "sentence")} of {number(result.statements.length)} not supported by the sources:</p>
+          <ul>
+            {doubtful.map((text, at) => (
+              <li key={at}>{text}</li>
+            ))}
+          </ul>
+        </>
+      )}
+      {dropped.map((one, at) => (
+        <p key={at}>
+          A citation of {one.source.title} is dropped, which says nothing of this: {one.statement}
+        </p>
+      ))}
+    </div>
+  );
+}
 
 function Confidence({ result }: { result: RunResult }) {
   const { confidence, usage } = result;
