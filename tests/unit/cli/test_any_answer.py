@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla_cli.answers import confidence_line, model_line, print_result, step_line, why_it_failed
+from flotilla_cli.answers import (
+    confidence_line,
+    model_line,
+    print_result,
+    step_line,
+    support_lines,
+    why_it_failed,
+)
 from flotilla_cli.events import print_diff, print_events, summary_of
 from flotilla_cli.printing import print_fields, print_json, print_json_line
 from tests.support.anything import anything, objects
@@ -52,6 +59,12 @@ def test_any_event_has_a_line(event: dict[str, Any]) -> None:
 @given(typed, objects)
 def test_any_result_and_any_failure_have_theirs(value: dict[str, Any], usage: dict[str, Any]) -> None:
     run = {**value, "confidence": value.get("args"), "usage": usage}
+    odd = {"answer": value.get("role"), "statements": [value, usage, value.get("args")], "abstained": value.get("ok")}
+    marked = {"supported": False, "start": value.get("args"), "end": value.get("error"), "sources": value.get("ok")}
+    for line in support_lines({**odd, "statements": [marked], "dropped_citations": [value, usage]}) + support_lines(
+        odd
+    ):
+        assert_harmless(line)
     for line in (confidence_line(run), model_line(run), why_it_failed(run), step_line(run)):
         assert isinstance(line, str)
 

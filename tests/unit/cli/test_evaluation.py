@@ -1,14 +1,17 @@
 """Figures of an evaluation, against values that were computed by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flotilla.answers.calibration import read_calibrations
 from flotilla_cli.errors import Misuse
 from flotilla_cli.evaluation.feedback import questions_from
 from flotilla_cli.evaluation.figures import Asked, Outcome, figures_of, reliability
+from flotilla_cli.evaluation.fitting import calibration_from, write_calibration
 from flotilla_cli.evaluation.questions import Question, read_questions
 from flotilla_cli.evaluation.report import changes, read_report, report_of, requirement
 from flotilla_cli.evaluation.running import Runner
@@ -47,9 +50,9 @@ def test_abstention_is_false_where_an_answer_was_expected_and_missed_where_none_
     found = figures_of(outcomes, 5)
     assert (found["false_abstention"], found["missed_abstention"], found["right"]) == (0.5, 0.5, 0.5)
     assert found["supported"] == 1.0
-    # Right are a and d: (1-1)^2, (0-0)^2, (0.5-0)^2, (0-1)^2
-    assert found["brier"] == pytest.approx(1.25 / 4, abs=1e-4)
-    assert found["brier_of_best_constant"] == 0.25
+    # Confidence is how likely the answer was found, and only a is right: (1-1)^2, (0-0)^2, (0.5-0)^2, (0-0)^2
+    assert found["brier"] == pytest.approx(0.25 / 4, abs=1e-4)
+    assert found["brier_of_best_constant"] == 0.25 * 0.75
 
 
 def test_calibration_is_measured_over_bins() -> None:
@@ -124,11 +127,45 @@ def test_requirements_are_kept_or_broken() -> None:
             requirement(wrong)
 
 
+def judged(number: int) -> Outcome:
+    """A question whose passages hold more of its words the higher its number; from 20 on it is answerable."""
+    features = {"words": number / 40, "margin": 0.1, "held": number / 40, "support": 1.0}
+    answered = replace(answer(right=number > 25), model="m" if number else "none", features=features)
+    return outcome(str(number), ["x"], expected=int(number >= 20), answer=answered)
+
+
+def test_a_calibration_is_fitted_to_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report_of([judged(number) for number in range(40)], 5)))
+    calibration = calibration_from(read_report(path), refused=0.05)
+    write_calibration(calibration, tmp_path / "calibration.json")
+    read = read_calibrations(tmp_path / "calibration.json").of("any")
+    assert read == calibration
+    assert calibration.model == "m"
+    assert calibration.abstains({"words": 0.1, "margin": 0.1, "held": 0.1})
+    assert not calibration.abstains({"words": 0.9, "margin": 0.1, "held": 0.9})
+
+
+def test_a_report_without_answers_or_with_a_few_fits_nothing(tmp_path: Path) -> None:
+    for outcomes in ([outcome("a", ["x"])], [judged(number) for number in range(15, 30)]):
+        with pytest.raises(Misuse, match="nothing can be fitted"):
+            calibration_from(report_of(outcomes, 5), refused=0.05)
+    with pytest.raises(Misuse, match="can't be written"):
+        write_calibration(calibration_from(report_of([judged(n) for n in range(40)], 5), refused=0.05), tmp_path)
+
+
+def test_sentences_without_support_are_counted() -> None:
+    answered = replace(answer(), sentences=3, unsupported=1)
+    assert figures_of([outcome("a", ["x"], answer=answered)], 5)["unsupported_sentences"] == 0.3333
+    assert "unsupported_sentences" not in figures_of([outcome("a", ["x"], answer=answer())], 5)
+
+
 class Fleet:
     """Finds a passage of a.md, and answers on the second look."""
 
     def __init__(self) -> None:
         self.sessions: set[str] = set()
+        self.asked: list[str] = []
 
     def get(self, path: str, **_: object) -> Any:
         source = {"uri": "a.md", "quote": ""}
@@ -137,8 +174,9 @@ class Fleet:
         result = {"answer": "Nine days [1].", "sources": [source], "confidence": 0.7, "usage": {"input_tokens": 9}}
         return {"run_id": "r", "status": "success", "result": result}
 
-    def post(self, path: str, _body: object) -> Any:
+    def post(self, path: str, body: dict[str, Any]) -> Any:
         self.sessions.add(path)
+        self.asked.append(body["query"])
         return {"run_id": "r", "status": "running"}
 
 
@@ -151,6 +189,14 @@ def test_each_question_is_asked_in_a_session_of_its_own() -> None:
     assert second.answer
     assert (first.answer.right, second.answer.right, first.answer.tokens) == (True, False, 9)
     assert len(fleet.sessions) == 2
+
+
+def test_a_follow_up_is_asked_after_the_questions_before_it_in_the_same_session() -> None:
+    fleet = Fleet()
+    runner = Runner(fleet, depth=5, answers=True, parallel=1)  # type: ignore[arg-type]
+    runner.run([Question("1", "And b?", ("a.md",), after=("What is a?",))], show_progress=False)
+    assert fleet.asked == ["What is a?", "And b?"]
+    assert len(fleet.sessions) == 1
 
 
 def test_a_set_holds_the_questions_of_answers_that_nobody_found_bad(tmp_path: Path) -> None:

@@ -101,6 +101,31 @@ def test_confidence_says_what_it_is_computed_from() -> None:
     assert "unknown" in confidence_line({"confidence": None})
 
 
+def test_what_the_sources_do_not_support_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = "Cats sleep [1]. Cats fly [1]. Dogs bark."
+    statements = [
+        {"start": 0, "end": 15, "sources": [1], "supported": True},
+        {"start": 16, "end": 29, "sources": [1], "supported": False},
+        {"start": 30, "end": 40, "sources": [], "supported": False},
+    ]
+    dropped = [{"statement": "Dogs bark", "source": {"title": "Cats"}}]
+    result = {
+        "answer": answer,
+        "statements": statements,
+        "dropped_citations": dropped,
+        "searched_for": "cats? And dogs?",
+    }
+    print_result({**result, "sources": [], "confidence": 0.5, "confidence_basis": "calibrated", "abstained": False})
+    out = capsys.readouterr().out
+    assert "Searched for: cats? And dogs?" in out
+    assert "Not supported by what it cites: Cats fly [1]." in out
+    assert "Not supported by any source: Dogs bark." in out
+    assert "Cats says nothing of what it was cited for: Dogs bark" in out
+    assert "declined" not in out
+    print_result({"answer": "No.", "sources": [], "abstained": True})
+    assert "The fleet declined to answer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("reason", "notice"), [("length", "cut off"), ("refusal", "declined"), ("stop", "")])
 def test_an_answer_that_is_not_complete_is_marked(reason: str, notice: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_result({"sources": [], "confidence": 0.5, "model": "m", "usage": {}, "finish_reason": reason})

@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flotilla_cli.live import LiveEvent
-from flotilla_cli.printing import Column, Document, notice, plain, print_table, say, write
+from flotilla_cli.printing import Column, Document, notice, plain, print_table, say, shorten, write
 
 BASES = {
     "token_logprobs": "from the model's token probabilities",
     "retrieval_scores": "from how well the passages match the question",
+    "calibrated": "the share of answers like this one that were right on judged questions",
 }
 ENDINGS = {
     "length": "The answer is cut off: the model reached the longest answer that it may write "
@@ -70,6 +71,8 @@ def print_result(result: Document, removed: Collection[str] = ()) -> None:
     """Sources, and the confidence with its basis; `removed` are documents that are no longer there."""
     sources = result.get("sources") or []
     say()
+    if searched := searched_line(result):
+        say(searched, style="dim")
     say("Sources", style="bold")
     rows = [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)]
     state = Column("document", lambda source: "removed" if source.get("document_id") in removed else "there")
@@ -77,8 +80,42 @@ def print_result(result: Document, removed: Collection[str] = ()) -> None:
     say()
     if ending := ENDINGS.get(str(result.get("finish_reason"))):
         say(ending, style="yellow")
+    for line in support_lines(result):
+        say(line, style="yellow")
     say(confidence_line(result))
     say(model_line(result), style="dim")
+
+
+def searched_line(result: Document) -> str:
+    """What the search got, for a follow-up: what was said before is in front of it."""
+    searched = str(result.get("searched_for") or "")
+    return f"Searched for: {shorten(searched, 300)}" if searched else ""
+
+
+def support_lines(result: Document) -> list[str]:
+    """What of the answer its sources do not support, and that it was declined."""
+    answer = str(result.get("answer") or "")
+    lines = [
+        f"Not supported by {'what it cites' if one.get('sources') else 'any source'}: {_sentence(answer, one)}"
+        for one in _objects(result.get("statements"))
+        if one.get("supported") is False
+    ]
+    for one in _objects(result.get("dropped_citations")):
+        [source] = _objects([one.get("source")]) or [{}]
+        statement = shorten(one.get("statement", ""), 200)
+        lines.append(f"Dropped: {shorten(source.get('title', '?'))} says nothing of what it was cited for: {statement}")
+    if result.get("abstained") is True:
+        lines.append("The fleet declined to answer: what was found is not likely to answer the question.")
+    return lines
+
+
+def _sentence(answer: str, statement: Document) -> str:
+    start, end = statement.get("start"), statement.get("end")
+    return shorten(answer[start:end] if isinstance(start, int) and isinstance(end, int) else "?", 200)
+
+
+def _objects(value: object) -> list[Document]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def confidence_line(result: Document) -> str:

@@ -21,6 +21,12 @@ class Asked:
     confidence: float
     seconds: float
     tokens: int
+    model: str = ""
+    features: dict[str, float] = field(default_factory=dict)
+    """What the confidence was computed from."""
+    sentences: int = 0
+    unsupported: int = 0
+    """Sentences that their sources do not support, as the fleet sees it."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,14 @@ def figures_of(outcomes: Sequence[Outcome], depth: int) -> dict[str, float]:
 def _figures_of_answers(answered: Sequence[tuple[Outcome, Asked]]) -> dict[str, float | None]:
     findable = [answer for one, answer in answered if one.answerable]
     others = [answer for one, answer in answered if not one.answerable]
-    calibrated = [(answer.confidence, _is_right(one, answer)) for one, answer in answered]
+    calibrated = [(answer.confidence, answer.right) for _, answer in answered]
+    sentences = sum(answer.sentences for _, answer in answered)
     return {
         "right": _mean(answer.right for answer in findable),
         "supported": _mean(answer.right for answer in findable if answer.cites),
         "false_abstention": _mean(not answer.cites for answer in findable),
         "missed_abstention": _mean(answer.cites for answer in others),
+        "unsupported_sentences": sum(a.unsupported for _, a in answered) / sentences if sentences else None,
         "failed": _mean(answer.status != "success" for _, answer in answered),
         "brier": _mean((confidence - right) ** 2 for confidence, right in calibrated),
         "brier_of_best_constant": _constant([right for _, right in calibrated]),
@@ -88,10 +96,6 @@ def _figures_of_answers(answered: Sequence[tuple[Outcome, Asked]]) -> dict[str, 
         "tokens": _mean(answer.tokens for _, answer in answered),
         **_times("answer", [answer.seconds for _, answer in answered]),
     }
-
-
-def _is_right(outcome: Outcome, answer: Asked) -> bool:
-    return answer.right if outcome.answerable else not answer.cites
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -117,7 +121,7 @@ def _expected_calibration_error(calibrated: Sequence[tuple[float, bool]]) -> flo
 
 def reliability(outcomes: Sequence[Outcome]) -> list[dict[str, float]]:
     """For each bin of confidence that has answers: how many, how sure they were, how many were right."""
-    answered = [(one.answer.confidence, _is_right(one, one.answer)) for one in outcomes if one.answer]
+    answered = [(one.answer.confidence, one.answer.right) for one in outcomes if one.answer]
     rows = []
     for place in range(BINS):
         inside = [each for each in answered if min(int(each[0] * BINS), BINS - 1) == place]

@@ -8,8 +8,8 @@ from typing import Any
 
 from flotilla_cli.errors import Misuse
 
-FORM = '{"question": "…", "uris": ["…"], "texts": ["…"], "answerable": true}'
-_FIELDS = frozenset(("id", "question", "uris", "texts", "answerable"))
+FORM = '{"question": "…", "uris": ["…"], "texts": ["…"], "answerable": true, "after": ["…"]}'
+_FIELDS = frozenset(("id", "question", "uris", "texts", "answerable", "after"))
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Question:
     texts: tuple[str, ...] = ()
     """Words that a passage which answers it holds."""
     answerable: bool = True
+    after: tuple[str, ...] = ()
+    """Questions that are asked before it in its session, where it is a follow-up."""
 
     @property
     def expected(self) -> int:
@@ -75,7 +77,12 @@ def _question(where: str, line: str, number: str) -> Question:
         raise Misuse(f"{where}: unknown field {min(unknown)}", FORM)
     answerable = row.get("answerable", True)
     question = Question(
-        str(row.get("id", number)), row["question"], _texts(where, row, "uris"), _texts(where, row, "texts"), answerable
+        str(row.get("id", number)),
+        row["question"],
+        _texts(where, row, "uris"),
+        _texts(where, row, "texts"),
+        answerable,
+        _texts(where, row, "after"),
     )
     if not isinstance(answerable, bool) or answerable != bool(question.expected):
         raise Misuse(f"{where}: an answerable question expects uris or texts, and an unanswerable one nothing", FORM)

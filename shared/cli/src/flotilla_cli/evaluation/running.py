@@ -43,20 +43,25 @@ class Runner:
 
     def _one(self, question: Question) -> Outcome:
         began = time.monotonic()
-        passages = self._gateway.get("/documents/search", q=question.question, k=self._depth)["passages"]
+        asked = " ".join((*question.after, question.question))
+        passages = self._gateway.get("/documents/search", q=asked, k=self._depth)["passages"]
         seconds = time.monotonic() - began
         hits = [sorted(question.found_in(passage)) for passage in passages]
         answer = self._ask(question) if self._answers else None
         return Outcome(question.id, question.question, question.answerable, question.expected, hits, seconds, answer)
 
     def _ask(self, question: Question) -> Asked:
+        """The answer. Each question has a session of its own, so that none is another's follow-up."""
+        session = f"eval-{uuid.uuid4().hex}"
+        for earlier in question.after:
+            self._finished(session, earlier)
         began = time.monotonic()
-        run = self._finished(question.question)
+        run = self._finished(session, question.question)
         seconds, result = time.monotonic() - began, run.get("result") or {}
         sources = result.get("sources") or []
         said = [{"source": {"uri": ""}, "text": result.get("answer") or ""}]
         cited = [{"source": source, "text": source.get("quote") or ""} for source in sources]
-        usage = result.get("usage") or {}
+        usage, statements = result.get("usage") or {}, result.get("statements") or []
         return Asked(
             status=run["status"],
             cites=bool(sources),
@@ -64,11 +69,14 @@ class Runner:
             confidence=float(result.get("confidence") or 0.0),
             seconds=seconds,
             tokens=int(usage.get("input_tokens") or 0) + int(usage.get("output_tokens") or 0),
+            model=str(result.get("model") or ""),
+            features=dict(result.get("features") or {}),
+            sentences=len(statements),
+            unsupported=sum(1 for one in statements if one.get("supported") is False),
         )
 
-    def _finished(self, question: str) -> dict[str, Any]:
-        """The run, at its end. Each question has a session of its own, so that none is another's follow-up."""
-        session = f"eval-{uuid.uuid4().hex}"
+    def _finished(self, session: str, question: str) -> dict[str, Any]:
+        """The run, at its end."""
         run: dict[str, Any] = self._gateway.post(f"/sessions/{session}/runs", {"query": question, "wait_s": WAIT_S})
         deadline = time.monotonic() + PATIENCE_S
         while run["status"] not in _ENDED:

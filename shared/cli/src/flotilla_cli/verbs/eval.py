@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.printing import Column, notice, print_json_line, print_table, say, shorten
+from flotilla_cli.printing import Column, notice, print_fields, print_json_line, print_table, say, shorten
 from flotilla_cli.verb import Call, examples, new_app, verb
 
 app = new_app("Evaluation: questions with what is expected of them, measured and compared.")
@@ -59,6 +59,45 @@ def run_evaluation(
     broken = [reason for one in requirements if (reason := one.broken_by(report["figures"]))]
     if broken:
         raise CliError("; ".join(broken), "look at the questions that were not found: -o json has each")
+
+
+@verb(
+    app,
+    "fit",
+    epilog=examples(
+        "flotilla eval fit monday.json --to calibration.json", "flotilla eval fit monday.json --refuse 0.02"
+    ),
+)
+def fit_calibration(
+    call: Call,
+    report: Annotated[Path, typer.Argument(metavar="REPORT", help="Of `flotilla eval run --answers -o json`.")],
+    *,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where to write it.")] = Path("calibration.json"),
+    refuse: Annotated[
+        float, typer.Option("--refuse", metavar="SHARE", min=0, max=0.5, help="Of answerable questions, at most.")
+    ] = 0.05,
+) -> None:
+    """Fit the confidence of answers, and when to decline, to judged answers of your own fleet.
+
+    Let the writer answer everything while you collect them (FLOTILLA_WRITER_ABSTAIN=false), then give it the file as
+    FLOTILLA_CALIBRATION_FILE. Keep another set to see how good it is: eval run --answers shows Brier score and ECE.
+    """
+    from flotilla_cli.evaluation.fitting import calibration_from, write_calibration
+    from flotilla_cli.evaluation.report import read_report
+
+    calibration = calibration_from(read_report(report), refused=refuse)
+    write_calibration(calibration, to)
+    stage = calibration.stages[0]
+    fitted = {
+        "file": str(to),
+        "model": calibration.model,
+        "questions": stage.questions,
+        "features": list(stage.right.features),
+        "refused_answerable": stage.refused_answerable,
+        "answered_unanswerable": stage.answered_unanswerable,
+    }
+    call.show(fitted, lambda: print_fields(fitted))
+    notice("these rates are of the questions it was fitted on: others will see somewhat worse ones")
 
 
 @verb(app, "from-feedback", epilog=examples("flotilla eval from-feedback > questions.jsonl"))
