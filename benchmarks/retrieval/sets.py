@@ -1,165 +1,150 @@
-"""Questions in ordinary words over manuals that Debian ships, in three languages: recall@k and MRR beside bm25s.
+"""Questions in ordinary words over manuals that Debian ships, in four fields and three languages: recall@k and MRR
+beside bm25s and beside embeddings alone, and the answers of the built-in model: right, declined, how sure.
 
-    apt-get install -y --no-install-recommends git-doc apache2-doc lilypond-doc-html-de
-    python -m benchmarks.retrieval.sets [--half report|tune] [--set git]
+    python -m benchmarks.retrieval.sets [--half report|tune] [--set git] [--embeddings] [--fit FILE]
 
-`questions/*.tsv` has a line for each question: the question, the pages that answer it, a word of the passage that does,
-and for a follow-up the question before it. Questions without pages have no answer in the manual. Odd lines are there to
-tune on, even ones only for the figures that are reported.
+Manuals are fetched from apt, the embedding model from Maven's repository. Questions are judged by page and by passage
+(`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported. `--fit`
+writes the calibration of the tuning half's answers, with and without embeddings: what the library ships.
 """
 
 import argparse
 import asyncio
-import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
+from benchmarks.retrieval.answering import Answered, answer_all, print_answers
 from benchmarks.retrieval.database import open_database
+from benchmarks.retrieval.judged import Half, Question, read_questions, with_interval
 from benchmarks.retrieval.manual import ManualPassage, passages_of
+from benchmarks.retrieval.manuals import MANUALS
 from benchmarks.retrieval.peers import Bm25s
-from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.knowledge.embedders import MiniLm
-from flotilla.knowledge.embedding import Embedder, Embedding
+from benchmarks.retrieval.vectors import Dense, KeptVectors
+from flotilla.answers.fitting import fit
+from flotilla.knowledge import KnowledgeBase
+from flotilla.knowledge.embedding import Embedding
+from flotilla.llm import EXTRACTIVE_MODEL
+from flotilla.postgres import Pool
 from flotilla_devstack import stack_for_tests
-from flotilla_devstack.embedding_model import ensure_model
 
-QUESTIONS = Path(__file__).parent / "questions"
-TENANT = "manual"
 DEPTH = 10
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Manual:
-    """Where a manual's pages are, and the language of its stemmer for bm25s."""
-
-    folder: Path
-    pattern: str
-    ending: str
-    language: str
-
-    def uploads(self) -> list[Upload]:
-        """Every page; its uri is its place without the ending."""
-        pages = sorted(path for path in self.folder.glob(self.pattern) if "-big-page" not in path.name)
-        if not pages:
-            raise SystemExit(f"no manual in {self.folder}: apt-get install -y {PACKAGES}")
-        return [
-            Upload(uri=str(page.relative_to(self.folder)).removesuffix(self.ending), content=page.read_bytes(),
-                   media_type="text/html")
-            for page in pages
-        ]  # fmt: skip
-
-
-PACKAGES = "git-doc apache2-doc lilypond-doc-html-de"
-_LILYPOND = Path("/usr/share/doc/lilypond/html/Documentation")
-MANUALS = {
-    "git": Manual(Path("/usr/share/doc/git/html"), "*.html", "", "english"),
-    "apache-fr": Manual(Path("/usr/share/doc/apache2-doc/manual/fr"), "**/*.html", "", "french"),
-    "lilypond-de": Manual(_LILYPOND, "[ln]*/*.de.html", ".de.html", "german"),
-}
-
-
-@dataclass(frozen=True)
-class Question:
-    """`asked` is what a search gets: a follow-up has the question before it in front."""
-
-    asked: str
-    pages: frozenset[str]
-    word: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Place of the first right page and of the first right passage among those found; 0 is none."""
-
-    page: int
-    passage: int
-
-
+WIDE = 100
+"""Passages that peers rank, of which the first of each page counts."""
 Search = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]
 """Pages and texts of the passages found, best first."""
+Places = dict[str, list[tuple[int, int]]]
+"""For each way to search, the places of the first right page and of the first right passage; 0 is none."""
 
 
-def read_questions(name: str, half: str) -> list[Question]:
-    """The answerable questions of one half."""
-    lines = (QUESTIONS / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines[half == "report" :: 2]]
-    return [
-        Question(" ".join([*row[3:], row[0]]), frozenset(row[1].split(",")), row[2]) for row in rows if row[1:2] > [""]
-    ]
+def _first(right: Sequence[bool]) -> int:
+    return right.index(True) + 1 if True in right else 0
 
 
-def _judge(question: Question, found: Sequence[tuple[str, str]]) -> Judged:
-    right = [page in question.pages for page, _ in found]
-    holds = [ok and question.word.lower() in text.lower() for ok, (_, text) in zip(right, found, strict=True)]
-    return Judged(*(one.index(True) + 1 if True in one else 0 for one in (right, holds)))
+def _print_places(label: str, judged: Sequence[tuple[int, int]], more: str = "") -> None:
+    pages, passages = [one for one, _ in judged], [one for _, one in judged]
+    figures = [f"@{k} {with_interval([0 < place <= k for place in pages])}" for k in (1, 5, 10)]
+    figures.append(f"MRR {with_interval([1 / place if place else 0 for place in pages])}")
+    figures.append(f"passage @5 {with_interval([0 < place <= 5 for place in passages])}")
+    print(f"  {label:<16} {', '.join(figures)}{more}")
 
 
-async def _report(label: str, questions: Sequence[Question], search: Search) -> None:
-    judged, times = [], []
-    for question in questions:
-        started = time.perf_counter()
-        found = await search(question.asked)
-        times.append((time.perf_counter() - started) * 1000)
-        judged.append(_judge(question, found))
-    pages, passages = [one.page for one in judged], [one.passage for one in judged]
-    figures = [f"@{k} {_with_interval([0 < place <= k for place in pages])}" for k in (1, 5, 10)]
-    figures.append(f"MRR {_with_interval([1 / place if place else 0 for place in pages])}")
-    figures.append(f"passage @5 {_with_interval([0 < place <= 5 for place in passages])}")
-    print(f"  {label:<12} {', '.join(figures)}; p50 {statistics.median(times):.1f} ms")
+def _once_a_page(found: Sequence[ManualPassage]) -> list[tuple[str, str]]:
+    best: dict[str, ManualPassage] = {}
+    for passage in found:
+        best.setdefault(passage.uri, passage)
+    return [(passage.uri, passage.piece.text) for passage in list(best.values())[:DEPTH]]
 
 
-def _with_interval(values: Sequence[float]) -> str:
-    """The mean, and 95% of what it is when as many questions are drawn from these."""
-    draw = random.Random(11)  # noqa: S311 - drawn alike in every run
-    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return f"{statistics.fmean(values):.2f} [{means[RESAMPLES // 40]:.2f}, {means[-RESAMPLES // 40]:.2f}]"
-
-
-def _peer(passages: list[ManualPassage], language: str, *, once_a_page: bool) -> Search:
-    peer = Bm25s(passages, language)
+def _by_words(passages: list[ManualPassage], stemmer: str, *, once: bool) -> Search:
+    peer = Bm25s(passages, stemmer)
 
     async def search(query: str) -> Sequence[tuple[str, str]]:
-        found = peer.search(query, DEPTH * 10 if once_a_page else DEPTH)
-        if once_a_page:
-            best: dict[str, ManualPassage] = {}
-            for passage in found:
-                best.setdefault(passage.uri, passage)
-            found = list(best.values())
-        return [(passage.uri, passage.piece.text) for passage in found[:DEPTH]]
+        found = peer.search(query, WIDE)
+        return _once_a_page(found) if once else [(one.uri, one.piece.text) for one in found[:DEPTH]]
 
     return search
 
 
-async def _run(server_dsn: str, names: Sequence[str], half: str, embedder: Embedder | None) -> None:
-    for name in names:
-        manual, questions = MANUALS[name], read_questions(name, half)
-        uploads = manual.uploads()
-        passages = passages_of(uploads)
-        print(f"{name}: {len(uploads)} pages, {len(passages)} passages, {len(questions)} questions ({half})")
-        for label, once in (("bm25s", False), ("bm25s 1/page", True)):
-            await _report(label, questions, _peer(passages, manual.language, once_a_page=once))
-        async with open_database(server_dsn) as (_, pool):
-            knowledge = KnowledgeBase(pool)
-            for upload in uploads:
-                await knowledge.add(TENANT, upload)
-            await _report("flotilla", questions, _of(knowledge))
-            if embedder:
-                started = time.perf_counter()
-                count = await Embedding(pool, embedder).embed(asyncio.Event())
-                print(f"  {count / (time.perf_counter() - started):.0f} passages/s embedded by {embedder.name}")
-                await _report("+ meaning", questions, _of(KnowledgeBase(pool, embedder=embedder)))
+def _by_meaning(passages: list[ManualPassage], embedder: KeptVectors) -> Search:
+    dense = Dense(passages, embedder)
 
-
-def _of(knowledge: KnowledgeBase) -> Search:
     async def search(query: str) -> Sequence[tuple[str, str]]:
-        found = await knowledge.search(TENANT, query, DEPTH)
+        return _once_a_page(await dense.search(query, WIDE))
+
+    return search
+
+
+def _of(knowledge: KnowledgeBase, name: str) -> Search:
+    async def search(query: str) -> Sequence[tuple[str, str]]:
+        found = await knowledge.search(name, query, DEPTH)
         return [(passage.source.uri, passage.text) for passage in found]
 
     return search
+
+
+@dataclass
+class _Comparison:
+    """The figures of all sets together."""
+
+    half: Half
+    embedder: KeptVectors | None
+    places: Places = field(default_factory=dict)
+    answered: Answered = field(default_factory=dict)
+
+    async def one_set(self, pool: Pool, name: str) -> None:
+        manual, questions = MANUALS[name], read_questions(name, self.half)
+        uploads = manual.uploads()
+        passages = passages_of(uploads)
+        print(f"{name}: {len(uploads)} pages, {len(passages)} passages, {len(questions)} questions ({self.half})")
+        for label, once in (("bm25s", False), ("bm25s 1/page", True)):
+            await self._rank(label, name, questions, _by_words(passages, manual.stemmer, once=once))
+        knowledge = KnowledgeBase(pool)
+        for upload in uploads:
+            await knowledge.add(name, upload)
+        await self._flotilla("flotilla", name, questions, knowledge)
+        if self.embedder:
+            await self._rank("dense 1/page", name, questions, _by_meaning(passages, self.embedder))
+            await Embedding(pool, self.embedder).embed(asyncio.Event())
+            await self._flotilla("flotilla both", name, questions, KnowledgeBase(pool, embedder=self.embedder))
+
+    async def _flotilla(self, label: str, name: str, questions: Sequence[Question], knowledge: KnowledgeBase) -> None:
+        await self._rank(label, name, questions, _of(knowledge, name))
+        self.answered.setdefault(label, []).extend(await answer_all(knowledge, name, questions))
+
+    async def _rank(self, label: str, name: str, questions: Sequence[Question], search: Search) -> None:
+        judged, times = [], []
+        for question in (one for one in questions if one.answerable):
+            started = time.perf_counter()
+            found = await search(question.searched(MANUALS[name].language))
+            times.append((time.perf_counter() - started) * 1000)
+            pages = [page in question.pages for page, _ in found]
+            judged.append((_first(pages), _first([question.is_right(*one) for one in found])))
+        self.places.setdefault(label, []).extend(judged)
+        _print_places(label, judged, f"; p50 {statistics.median(times):.1f} ms")
+
+    def print_all(self) -> None:
+        for label, judged in self.places.items():
+            _print_places(label, judged)
+        for label, answers in self.answered.items():
+            print_answers(label, answers)
+
+    def fitted(self) -> bytes:
+        """The calibration of all answers, as a file."""
+        cases = [answer.case for answers in self.answered.values() for answer in answers]
+        return msgspec.json.format(msgspec.json.encode(fit(cases, model=EXTRACTIVE_MODEL))) + b"\n"
+
+
+async def _compared(server_dsn: str, names: Sequence[str], half: Half, embedder: KeptVectors | None) -> _Comparison:
+    comparison = _Comparison(half, embedder)
+    async with open_database(server_dsn) as (_, pool):
+        for name in names:
+            await comparison.one_set(pool, name)
+    return comparison
 
 
 def main() -> None:
@@ -167,11 +152,16 @@ def main() -> None:
     parser.add_argument("--half", choices=("report", "tune"), default="report")
     parser.add_argument("--set", choices=sorted(MANUALS), action="append")
     parser.add_argument("--embeddings", action="store_true", help="measure with the built-in embedding model, too")
+    parser.add_argument("--fit", type=Path, help="write the calibration of these answers")
     arguments = parser.parse_args()
-    embedder = MiniLm(ensure_model()) if arguments.embeddings else None
+    embedder = KeptVectors() if arguments.embeddings else None
     names = arguments.set or sorted(MANUALS)
     with stack_for_tests(["postgres"]) as stack:
-        asyncio.run(_run(stack.postgres_dsn("postgres"), names, arguments.half, embedder))
+        comparison = asyncio.run(_compared(stack.postgres_dsn("postgres"), names, arguments.half, embedder))
+    print(f"all {len(names)} sets ({arguments.half})")
+    comparison.print_all()
+    if arguments.fit:
+        arguments.fit.write_bytes(comparison.fitted())
 
 
 if __name__ == "__main__":

@@ -75,9 +75,11 @@ async def writer(database: Database, redis_url: str, pool: Pool) -> AsyncIterato
 
 
 async def test_the_answer_streams_cites_and_says_how_sure_it_is(writer: Writer) -> None:
+    writer.stub.answer = "They eat fish there [1]."
     await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
     result = (await writer.answered())["result"]
-    assert result["answer"] == "The documents say so [1]."
+    assert result["answer"] == "They eat fish there [1]."
+    assert [one["supported"] for one in result["statements"]] == [True]
     assert [source["document_id"] for source in result["sources"]] == ["d1"]
     assert (result["confidence"], result["confidence_basis"]) == (0.9, "token_logprobs")
     assert (result["model"], result["usage"]["output_tokens"]) == ("stub-model", 5)

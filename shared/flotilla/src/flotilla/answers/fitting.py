@@ -53,7 +53,7 @@ def fit(cases: Sequence[Case], *, model: str, refused: float = REFUSED) -> Calib
 
 def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> Stage | None:
     of_search = tuple(name for name in names if name not in _OF_ANSWER)
-    usable = [case for case in cases if all(name in case.features for name in of_search)]
+    usable = _searched_alike([case for case in cases if all(name in case.features for name in of_search)], of_search)
     answered = [case for case in usable if all(name in case.features for name in names)]
     if (
         min(len(usable), len(answered)) < MIN_CASES
@@ -71,6 +71,12 @@ def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> Stage
         answered_unanswerable=_share(_score(answerable, one) >= threshold for one in usable if not one.answerable),
         questions=len(usable),
     )
+
+
+def _searched_alike(cases: list[Case], names: Sequence[str]) -> list[Case]:
+    """Those without further features of a search, which finds other passages; all, where there are too few of them."""
+    alike = [case for case in cases if not (case.features.keys() - _OF_ANSWER - set(names))]
+    return alike if len(alike) >= MIN_CASES else cases
 
 
 def _is_answerable(case: Case) -> bool:
