@@ -55,7 +55,7 @@ async def test_a_citation_is_dropped_only_where_its_passage_says_something_else_
     assert await overlap.says_nothing_of("Parking is free for visitors on weekends.", REFUNDS)
     assert not await overlap.says_nothing_of("The director owns a yacht in Monaco.", REFUNDS)
     assert not await overlap.says_nothing_of("It is so.", REFUNDS)
-    assert not await overlap.says_nothing_of("Whoever spends 5000 asks somebody first.", REFUNDS)
+    assert not await overlap.says_nothing_of("A person spending 5000 asks somebody first.", REFUNDS)
 
 
 class Meaning:
