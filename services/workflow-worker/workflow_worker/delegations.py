@@ -65,6 +65,8 @@ _CLOSE = """
 UPDATE flotilla.delegations SET state = $4, event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 """
+# Ends a hop whose result is stored and opens the one after it.
+_FORWARD = "SELECT flotilla.forward_slip($1, $2, $3, $4, $5, $6, $7, $8)"
 # Remembers where in the stream the task is.
 _STORE_ENTRY = "SELECT flotilla.note_entry($1, $2, $3, $4)"
 
@@ -147,8 +149,7 @@ def _new_hop(
     task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
 ) -> tuple[Opened, tuple[object, ...]]:
     """What is to be published, and its row."""
-    secret = secrets.token_urlsafe(SECRET_BYTES)
-    sealed = _sealed(replace(task, reply_to=waiting, deadline=deadline.isoformat(), secret=secret), signer)
+    opened, digest = _issue(replace(task, reply_to=waiting, deadline=deadline.isoformat()), signer)
     row = (
         task.tenant_id,
         task.task_id,
@@ -164,15 +165,48 @@ def _new_hop(
         waiting.workflow_run_id,
         waiting.activity_id,
         deadline,
-        sha256(secret.encode()).digest(),
-        sealed.body,
-        sealed.ticket,
+        digest,
+        opened.sealed.body,
+        opened.sealed.ticket,
         task.input_from or "",
     )
+    return opened, row
+
+
+def _issue(task: AgentTask, signer: Signer) -> tuple[Opened, bytes]:
+    """What is to be published for `task`, with a secret of its own, and the SHA-256 of the secret."""
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    sealed = _sealed(replace(task, secret=secret), signer)
     opened = Opened(
         tenant_id=task.tenant_id, task_id=task.task_id, attempt=task.attempt, agent=task.agent, sealed=sealed
     )
-    return opened, row
+    return opened, sha256(secret.encode()).digest()
+
+
+async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer) -> Opened | None:
+    """End the hop `task`, as it was published, with its stored result (JSON text), and open the next one.
+
+    Return None, with neither changed, if the hop has ended or the next one is open already. Not durable: after a crash
+    of PostgreSQL the reply, which is not acknowledged yet, comes again.
+
+    Raises:
+        Oversize: the next task is too large for a stream.
+    """
+    following = hop_after(task, result)
+    opened, digest = _issue(following, signer)
+    sealed = opened.sealed
+    is_new = await pool.fetchval(
+        _FORWARD,
+        task.tenant_id,
+        task.task_id,
+        task.attempt,
+        following.task_id,
+        digest,
+        sealed.body,
+        sealed.ticket,
+        following.input_from or "",
+    )
+    return opened if is_new else None
 
 
 async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:

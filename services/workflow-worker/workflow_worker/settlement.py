@@ -29,7 +29,7 @@ from flotilla.contracts.tasks import (
 )
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
-from workflow_worker.delegations import Opened, close_hop, hop_after, open_hop, opened_hop
+from workflow_worker.delegations import Opened, close_hop, forward_slip, hop_after, open_hop, opened_hop
 from workflow_worker.foreign_replies import store
 
 ROW_MAY_BE_LOST_S = 60.0
@@ -46,8 +46,8 @@ FROM flotilla.delegations WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3
 """
 # The same with the answer that is stored; ends the delegation when that is a result, and $6.
 _SETTLE = "SELECT * FROM flotilla.settle($1, $2, $3, $4, $5, $6)"
-# The same alone, where the result ends a slip: nothing else is to be written.
-_SETTLE_LAST = "SELECT * FROM flotilla.settle_last($1, $2, $3, $4, $5)"
+# The same as a statement alone, for a stored result: ends the delegation only where the result ends the slip.
+_SETTLE_STORED = "SELECT * FROM flotilla.settle_stored($1, $2, $3, $4, $5)"
 _LAST_HOP = """
 SELECT max(hop + cardinality(slip)) FROM flotilla.delegations
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt = $3
@@ -88,6 +88,11 @@ class Delegated:
     def deadline(self) -> datetime:
         """After it nobody waits."""
         return self.row["deadline"]  # type: ignore[no-any-return]
+
+    @property
+    def task(self) -> AgentTask:
+        """What was published, while it is open."""
+        return from_builtins(decode_event(self.row["event"]).data, AgentTask)
 
     @property
     def is_open(self) -> bool:
@@ -134,23 +139,29 @@ class Settlement:
         try:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
             with retry_when_away():
-                if (ended := await self._end(agent, reply)) is not None:
-                    return ended
+                if (settled := await self._settle_stored(agent, reply)) is not None:
+                    return settled
                 async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
                     return await self._settle(connection, agent, reply, age_s)
         except (Refused, *UNSTORABLE) as error:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
 
-    async def _end(self, agent: str, reply: AgentReply) -> Settled | None:
-        """End a slip in one round trip, as nearly all replies do; None, with nothing written, if more is to be done."""
-        if not (reply.final and reply.persisted and reply.status == "done" and reply.agent == agent):
+    async def _settle_stored(self, agent: str, reply: AgentReply) -> Settled | None:
+        """End a slip in one round trip, or forward it in two, as nearly all replies do; None, with nothing written, if
+        more is to be done."""
+        if not (reply.persisted and reply.status == "done" and reply.agent == agent):
             return None
         names = (reply.tenant_id, reply.task_id, reply.attempt)
-        row = await self.pool.fetchrow(_SETTLE_LAST, *names, agent, reply.session_id)
+        row = await self.pool.fetchrow(_SETTLE_STORED, *names, agent, reply.session_id)
         if row is None:
             return None
         delegated = Delegated(*names, row)
-        return Settled(delegated, _answer(row, delegated, reply))
+        following = None
+        if not row["closed"]:
+            following = await forward_slip(self.pool, delegated.task, row["result"], self._signer)
+            if following is None:
+                return None
+        return Settled(delegated, _answer(row, delegated, reply), following)
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
         delegated = await _delegated(connection, agent, reply, age_s)
@@ -178,10 +189,8 @@ class Settlement:
             return None
         if not delegated.is_open:  # the reply comes again: perhaps the next hop was never published
             return await opened_hop(connection, delegated.tenant_id, next_hop_id(delegated.task_id), delegated.attempt)
-        task = from_builtins(decode_event(delegated.row["event"]).data, AgentTask)
-        return await open_hop(
-            connection, hop_after(task, answer.result), delegated.waiting, delegated.deadline, self._signer
-        )
+        following = hop_after(delegated.task, answer.result)
+        return await open_hop(connection, following, delegated.waiting, delegated.deadline, self._signer)
 
     async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> Settled | None:
         """Ends a task of `agent` whose reply nobody can use; None if it is not an open task of it.

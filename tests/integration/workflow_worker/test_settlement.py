@@ -1,0 +1,183 @@
+"""What a bridge writes about a stored result: a slip goes on in two round trips, once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flotilla.contracts.envelope import decode_event, from_builtins
+from flotilla.contracts.tasks import AgentReply, AgentTask, ReplyAddress
+from flotilla.postgres import Pool, open_pool, tenant_transaction
+from tests.support.postgres import Database
+from tests.support.tickets import SIGNER
+from workflow_worker.delegations import Opened, hop_after, open_first_hop, open_hop
+from workflow_worker.settlement import ReplyRefused, Settled, Settlement
+
+WAITING = ReplyAddress(workflow_id="w1", workflow_run_id="r1", activity_id="1~1")
+DEADLINE = datetime.now(UTC) + timedelta(minutes=5)
+ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
+STORE = "UPDATE flotilla.agent_tasks SET status = 'done', result = $2, finished_at = now() WHERE task_id = $1"
+HOPS = "SELECT task_id, attempt, agent, slip, state, deadline FROM flotilla.delegations ORDER BY task_id, attempt"
+
+
+@pytest.fixture
+async def workers_pool(database: Database) -> AsyncIterator[Pool]:
+    """Two connections of a worker's."""
+    async with open_pool(database.dsn("flotilla_worker"), application="worker", max_size=2) as own:
+        async with tenant_transaction(own, "acme") as connection:
+            await connection.execute(ADD_SESSION)
+        yield own
+
+
+@pytest.fixture
+def settlement(workers_pool: Pool) -> Settlement:
+    return Settlement(workers_pool, SIGNER)
+
+
+def slip(task_id: str = "t1", attempt: int = 1) -> AgentTask:
+    """A task for agent one, then two, then three."""
+    return AgentTask(
+        task_id=task_id,
+        agent="one",
+        slip=["two", "three"],
+        tenant_id="acme",
+        session_id="s1",
+        input={"a": 1},
+        attempt=attempt,
+    )
+
+
+def stored(opened: Opened) -> AgentReply:
+    """The reply of an agent that stored its result."""
+    return AgentReply(
+        task_id=opened.task_id,
+        agent=opened.agent,
+        tenant_id="acme",
+        session_id="s1",
+        attempt=opened.attempt,
+        status="done",
+        persisted=True,
+        final=False,
+    )
+
+
+async def answer(pool: Pool, opened: Opened, result: str = '{"by": "agent"}') -> None:
+    async with tenant_transaction(pool, "acme") as connection:
+        assert await connection.execute(STORE, opened.task_id, result) == "UPDATE 1"
+
+
+async def opened_and_answered(pool: Pool, task: AgentTask) -> Opened:
+    opened = await open_first_hop(pool, task, WAITING, DEADLINE, SIGNER)
+    assert opened is not None
+    await answer(pool, opened)
+    return opened
+
+
+async def hops(pool: Pool) -> list[tuple[object, ...]]:
+    async with tenant_transaction(pool, "acme") as connection:
+        return [tuple(row) for row in await connection.fetch(HOPS)]
+
+
+def published(opened: Opened | None) -> AgentTask:
+    assert opened is not None
+    return from_builtins(decode_event(opened.sealed.body).data, AgentTask)
+
+
+async def settle(settlement: Settlement, opened: Opened) -> Settled:
+    settled = await settlement.settle(opened.agent, stored(opened), age_s=0)
+    assert settled is not None
+    return settled
+
+
+async def test_a_slip_goes_on_in_two_round_trips_and_ends_in_one(workers_pool: Pool, settlement: Settlement) -> None:
+    sent = list[str]()
+    first = await opened_and_answered(workers_pool, slip("warm"))
+    await settle(settlement, first)  # a new connection looks up types once
+    first = await opened_and_answered(workers_pool, slip())
+    async with workers_pool.acquire() as one, workers_pool.acquire() as other:
+        for connection in (one, other):
+            connection.add_query_logger(lambda query: sent.append(query.query))
+    second = (await settle(settlement, first)).following
+    assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["settle_stored", "forward_slip"]
+    assert second is not None
+    await answer(workers_pool, second)
+    third = (await settle(settlement, second)).following
+    assert third is not None
+    await answer(workers_pool, third)
+    sent.clear()
+    last = await settle(settlement, third)
+    assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["settle_stored"]
+    assert (last.following, last.answer and last.answer.result) == (None, '{"by": "agent"}')
+
+
+async def test_the_next_hop_has_what_the_one_before_has_and_a_secret_of_its_own(
+    workers_pool: Pool, settlement: Settlement
+) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    following = (await settle(settlement, first)).following
+    before, after = published(first), published(following)
+    assert (after.task_id, after.agent, after.slip) == ("t1~1", "two", ["three"])
+    assert after.input == {"by": "agent", "a": 1}
+    assert (after.reply_to, after.deadline) == (WAITING, before.deadline)
+    assert after.secret not in {None, before.secret}
+    assert await hops(workers_pool) == [
+        ("t1", 1, "one", ["two", "three"], "done", DEADLINE),
+        ("t1~1", 1, "two", ["three"], "open", DEADLINE),
+    ]
+
+
+async def test_one_reply_at_two_bridges_opens_one_hop(workers_pool: Pool, settlement: Settlement) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    both = await asyncio.gather(settle(settlement, first), settle(settlement, first))
+    bodies = {settled.following and settled.following.sealed for settled in both}
+    assert len(bodies) == 1
+    assert [row[4] for row in await hops(workers_pool)] == ["done", "open"]
+
+
+async def test_a_hop_that_another_process_opened_is_the_one_that_is_published(
+    workers_pool: Pool, settlement: Settlement
+) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    async with tenant_transaction(workers_pool, "acme") as connection:
+        there = await open_hop(connection, hop_after(slip(), '{"by": "agent"}'), WAITING, DEADLINE, SIGNER)
+    settled = await settle(settlement, first)
+    assert settled.following is not None
+    assert settled.following.sealed == there.sealed
+    assert settled.delegated.is_open  # so that its end is announced
+    assert [row[4] for row in await hops(workers_pool)] == ["done", "open"]
+
+
+async def test_a_later_try_takes_the_place_of_open_hops_of_earlier_ones(
+    workers_pool: Pool, settlement: Settlement
+) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    await settle(settlement, first)
+    async with tenant_transaction(workers_pool, "acme") as connection:
+        await connection.execute("UPDATE flotilla.agent_tasks SET status = 'queued' WHERE task_id = 't1'")
+        again = await open_hop(connection, slip(attempt=2), WAITING, DEADLINE, SIGNER)
+        # A hop of the first try that was opened while the second one began.
+        await connection.execute("UPDATE flotilla.delegations SET state = 'open' WHERE task_id = 't1~1'")
+    await answer(workers_pool, again)
+    await settle(settlement, again)
+    states = {(row[0], row[1]): row[4] for row in await hops(workers_pool)}
+    assert states == {("t1", 1): "done", ("t1", 2): "done", ("t1~1", 1): "superseded", ("t1~1", 2): "open"}
+
+
+@pytest.mark.parametrize("claim", [{"agent": "two"}, {"session_id": "s2"}, {"attempt": 2}, {"tenant_id": "other"}])
+async def test_a_reply_that_claims_anything_else_forwards_nothing(
+    workers_pool: Pool, settlement: Settlement, claim: dict[str, object]
+) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    reply = AgentReply(**{**{name: getattr(stored(first), name) for name in AgentReply.__slots__}, **claim})
+    with pytest.raises(ReplyRefused):
+        await settlement.settle(reply.agent, reply, age_s=1_000)
+    assert [row[4] for row in await hops(workers_pool)] == ["open"]
+
+
+async def test_a_result_that_is_not_stored_forwards_nothing(workers_pool: Pool, settlement: Settlement) -> None:
+    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    assert first is not None
+    with pytest.raises(ReplyRefused, match="none is"):
+        await settlement.settle("one", stored(first), age_s=0)
+    assert [row[4] for row in await hops(workers_pool)] == ["open"]
