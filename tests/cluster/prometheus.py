@@ -30,7 +30,7 @@ FACTOR = 10
 """The rules' times, `for` and `[window]` alike, are divided by it; expressions and thresholds stay."""
 SCRAPE_S = 5
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-_TIMES = re.compile(r"(?P<before>\bfor: |\[)(?P<number>\d+)(?P<unit>[smh])(?=\]|$)", re.MULTILINE)
+_TIMES = re.compile(r"(?P<before>\bfor: |\[|\boffset )(?P<number>\d+)(?P<unit>[smh])(?=\]|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

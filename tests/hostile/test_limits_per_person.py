@@ -12,7 +12,7 @@ import pytest
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.names import token_scope
 from gateway.auth.on_behalf import HEADER
-from tests.hostile.test_on_behalf_of import granted
+from tests.hostile.shop import granted
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 

@@ -1,60 +1,25 @@
 """A service that acts on behalf of people, against keys, names and doors that it has no right to."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from flotilla.contracts.names import AUDIT_SESSION
 from gateway.application import guarded_routes
 from gateway.auth.on_behalf import HEADER
+from tests.hostile.shop import ALL, Shop, granted
 from tests.hostile.test_administrators import changes
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_governed import vote
 from tests.integration.gateway.test_login import login
 from tests.integration.gateway.test_tokens import AUDIENCE, token
-from tests.support.gateway import RunningGateway
 from tests.support.oidc_provider import oidc_provider
 from tests.support.operations import THINGS, operations_of
 from tests.support.waiting import eventually
 from tests.support.worker import running_worker
 
 ECHO = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
-ALL = ["viewer", "operator", "approver", "admin"]
-
-
-@dataclass
-class Shop:
-    """A service that may act for others, with every role; alice, who also comes herself; the admin who made the key."""
-
-    gateway: RunningGateway
-    root: httpx.AsyncClient
-    alice: httpx.AsyncClient
-    key: str
-
-    def acting(self, *named: str | bytes, key: str | None = None) -> httpx.AsyncClient:
-        """The service's client with these values of the header, as they are."""
-        headers = [(b"Authorization", f"Bearer {key or self.key}".encode())]
-        headers += [(HEADER.encode(), one if isinstance(one, bytes) else one.encode()) for one in named]
-        client = self.gateway.client()
-        client.headers = httpx.Headers(headers)
-        return client
-
-    async def ask(self, client: httpx.AsyncClient, session: str) -> httpx.Response:
-        return await client.post(f"/v1/sessions/{session}/runs", json={"query": "What is it?"})
-
-
-async def granted(admin: httpx.AsyncClient, name: str = "shop", roles: list[str] = ALL, **more: Any) -> httpx.Response:
-    return await admin.post("/v1/keys", json={"name": name, "roles": roles, "may_act_for_others": True, **more})
-
-
-@pytest.fixture
-async def shop(gateway: RunningGateway) -> Shop:
-    root = await gateway.client_of("root", "admin", person=True)
-    alice = await gateway.client_of("alice", "operator", "approver", person=True)
-    return Shop(gateway, root, alice, (await granted(root)).json()["key"])
 
 
 async def test_what_it_asks_for_somebody_is_theirs_and_names_both(shop: Shop, unique: Callable[[str], str]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import structlog
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -23,13 +22,13 @@ from flotilla.contracts.names import AUDIT_SESSION, composed
 from flotilla.postgres import act_as
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import OPERATORS, Principal, Role
+from gateway.impersonation import VOTE_ROUTE, Impersonation, Impersonations
 from gateway.limits import RequestRate, check_json, limited
 from gateway.problems import NotJson, WrongCredentials
 from gateway.query import check_query, parameters_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
-log = structlog.get_logger(__name__)
 _WITHOUT_BODY = ("GET", "HEAD")
 NO_BODY_BYTES = 1024
 """Of a request whose route takes no body: room for the `{}` or `null` that some clients send."""
@@ -119,6 +118,7 @@ class Guard:
     max_body_bytes: int
     max_json_depth: int
     max_json_values: int
+    impersonations: Impersonations
     session_operators: frozenset[str]
 
     async def admit(self, request: Request, access: Access) -> Principal:
@@ -191,19 +191,12 @@ def _asks_for_audit_session(request: Request) -> bool:
 
 
 def _check_for_others(request: Request, person: Principal, access: Access) -> None:
-    """Raise Forbidden where people act themselves or not at all: votes, keys, and everything that administers."""
+    """Raise Impersonation where people act themselves or not at all: votes, keys, and everything that administers."""
     if access.for_others and not _asks_for_audit_session(request):
         return
-    log.warning(
-        "on_behalf_of_refused",
-        service=person.acted_by,
-        key_id=person.key_id,
-        subject=person.subject,
-        tenant=person.tenant_id,
-        route=request.scope["route"].path,
-        method=request.method,
-    )
-    raise Forbidden(f"{request.method} {request.scope['route'].path} can't be called on behalf of somebody else")
+    path = request.scope["route"].path
+    why = f"{request.method} {path} can't be called on behalf of somebody else"
+    raise Impersonation("vote" if path == VOTE_ROUTE else "operation", person, person.subject, why)
 
 
 class GuardedRoute(APIRoute):
@@ -234,6 +227,9 @@ class GuardedRoute(APIRoute):
                 if not access.any_query:
                     check_query(request, parameters, access.query_prefix)
                 return await handle(await guard.check_body(request, access, takes_body=takes_body))
+            except Impersonation as attempt:
+                await guard.impersonations.record(request, attempt)
+                raise
             except WrongCredentials:
                 guard.count_failure(request)
                 raise

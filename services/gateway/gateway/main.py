@@ -30,6 +30,7 @@ from gateway.auth.sign_ins import SignIns
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.guard import Guard, Rates
+from gateway.impersonation import Impersonations
 from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
@@ -164,6 +165,7 @@ def _guard(settings: Settings, services: Services) -> Guard:
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
         max_json_values=settings.max_json_values,
+        impersonations=Impersonations(services.pool),
         session_operators=frozenset(settings.session_operators),
     )
 

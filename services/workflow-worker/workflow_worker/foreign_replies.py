@@ -3,6 +3,8 @@
 An agent in another language needs only Redis; it marks nothing as persisted, and the bridge writes for it.
 """
 
+import structlog
+
 from flotilla.contracts.envelope import from_builtins, to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Undecodable
 from flotilla.contracts.event_rules import violation_of
@@ -18,7 +20,9 @@ from flotilla.contracts.tasks import AgentReply
 from flotilla.contracts.values import ESCAPED
 from flotilla.outbox import append
 from flotilla.postgres import Connection
+from flotilla.telemetry.metrics import REPLIES_REFUSED
 
+log = structlog.get_logger(__name__)
 _KINDS: dict[str, SessionEventKind] = {kind: kind for kind in SESSION_EVENT_KINDS}
 
 # The answer to a try, once; success is final.
@@ -85,6 +89,8 @@ def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | Non
         raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
     source, wire_type = f"/agents/{agent}", session_event_type(kind)
     if problem := violation_of(source, wire_type, to_builtins(data), reply.session_id):
+        REPLIES_REFUSED.labels(agent, "forbidden_event").inc()
+        log.error("reply_refused", agent=agent, task_id=reply.task_id, reason="forbidden_event", error=problem)
         raise DeadLetter(f"reply to task {reply.task_id}: {problem}")
     return AgentStateEvent(
         kind=kind,

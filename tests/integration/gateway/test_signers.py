@@ -63,8 +63,10 @@ async def approve(client: httpx.AsyncClient, signer: dict[str, Any], signed: Sig
 
 
 async def changes(gateway: RunningGateway) -> list[tuple[str, Any]]:
+    """What happened to signers, in the tenant's audit session."""
     events = await AgentEventStore(gateway.pool, "acme").replay(AUDIT_SESSION)
-    return [(str(event.data["change"]), to_builtins(event.data["details"])) for event in events]
+    found = [(str(event.data["change"]), to_builtins(event.data["details"])) for event in events]
+    return [(change, details) for change, details in found if change.startswith("signer_")]
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ssh", "passkey"])

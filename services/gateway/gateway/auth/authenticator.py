@@ -3,13 +3,13 @@
 from starlette.requests import Request
 
 from flotilla.contracts.api_keys import KEY_PREFIX
-from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.oidc import Oidc
 from gateway.auth.on_behalf import HEADER, subject_named
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
+from gateway.impersonation import Impersonation
 from gateway.problems import Unauthenticated, WrongCredentials
 
 _SCHEME = "bearer"
@@ -30,7 +30,7 @@ class Authenticator:
         Raises:
             Unauthenticated: no credentials, or none that hold.
             CrossSite: another site made the browser send its cookie.
-            Forbidden, MalformedSubject: they act on behalf of somebody, and may not, or it can't be said of whom.
+            Impersonation, MalformedSubject: they act on behalf of somebody, and may not, or it can't be said of whom.
             RetryLater: they can't be checked now.
         """
         headers = request.headers.getlist("Authorization")
@@ -59,9 +59,9 @@ class Authenticator:
         if subject is None:
             return service
         if service.acts_for is None or service.is_person:
-            raise _no_right(service)
+            raise _no_right(service, subject)
         if service.acts_for == LOCAL_ISSUER and await self.api_keys.is_service(service.tenant_id, subject):
-            raise Forbidden(f"{subject} is a service: {HEADER} names a person")
+            raise Impersonation("service", service, subject, f"{subject} is a service: {HEADER} names a person")
         return service.on_behalf_of(subject, service.acts_for)
 
     async def _principal_of(self, token: str) -> Principal | None:
@@ -73,13 +73,16 @@ class Authenticator:
 
 def _themselves(principal: Principal, request: Request) -> Principal:
     """Return who is signed in to the console; a browser acts for nobody else."""
-    if subject_named(request) is not None:
-        raise _no_right(principal)
+    if (subject := subject_named(request)) is not None:
+        raise _no_right(principal, subject)
     return principal
 
 
-def _no_right(principal: Principal) -> Forbidden:
-    return Forbidden(
+def _no_right(principal: Principal, subject: str) -> Impersonation:
+    return Impersonation(
+        "no_right",
+        principal,
+        subject,
         f"{principal.subject} may not act on behalf of others: leave {HEADER} out, or use a service's API key that was "
-        "made with may_act_for_others"
+        "made with may_act_for_others",
     )

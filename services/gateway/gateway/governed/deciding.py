@@ -33,6 +33,7 @@ from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, Viewer, acting_as, current_viewer, tenant_transaction
+from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
 from gateway.auth.issuers import issuers_of
 from gateway.governed.actions import normalized_if_known
 from gateway.governed.inbox import get_approval
@@ -92,6 +93,8 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
     answer = await _send(services.temporal, vote)
     if isinstance(answer, Refusal):
         await _record_refusal(services.pool, vote, answer)
+        if answer.type == "NotAPerson":
+            IMPERSONATIONS_REFUSED.labels("vote").inc()
         raise DecisionRefused(answer)
     return answer
 

@@ -7,13 +7,14 @@ from fastapi import Response
 
 from flotilla.audit import admin_log as tenant_audit
 from flotilla.contracts.api_keys import key_hash, key_hint, new_key
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import ADMINS, FOR_OTHERS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
+from gateway.impersonation import Impersonation
 from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
@@ -115,21 +116,26 @@ async def _check_subject(connection: Connection, caller: Principal, body: KeyBod
     """Nobody gets a key in the name of another person, or makes a person of a service.
 
     Raises:
-        Forbidden: the name is a person's who has keys or logs in already, or a service's.
+        Impersonation: the name is a person's who has keys or logs in already, or a service's.
     """
     taken = await connection.fetchrow(_TAKEN, caller.tenant_id, body.name)
     assert taken is not None  # noqa: S101 - it selects no table's rows
     if taken["is_person"] and body.may_act_for_others:
-        raise Forbidden(f"{body.name} is a person, and acts for nobody else: choose another name for the service")
+        why = f"{body.name} is a person, and acts for nobody else: choose another name for the service"
+        raise Impersonation("key", caller, body.name, why)
     if body.name == caller.subject:
         return
     if taken["is_person"]:
-        raise Forbidden(
+        raise Impersonation(
+            "key",
+            caller,
+            body.name,
             f"{body.name} is a person: only {body.name} makes further keys in that name; choose another name, "
-            "or make a key for a service"
+            "or make a key for a service",
         )
     if taken["is_service"] and body.person:
-        raise Forbidden(f"{body.name} is a service, and can't become a person: choose another name")
+        why = f"{body.name} is a service, and can't become a person: choose another name"
+        raise Impersonation("key", caller, body.name, why)
 
 
 def _created(key_id: str, body: KeyBody, acts_for: str | None, caller: Principal) -> JsonObject:

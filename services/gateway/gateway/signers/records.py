@@ -7,7 +7,7 @@ import asyncpg
 
 from flotilla.audit import admin_log as tenant_audit
 from flotilla.contracts.envelope import from_json, to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.votes import Signed, SignerStatement
@@ -17,6 +17,7 @@ from flotilla.votes.proof import ProvenSigner, prove_possession, prove_signer
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.statements import read_statement, time_of
 from gateway.auth.principal import Principal
+from gateway.impersonation import Impersonation
 from gateway.names import SOURCE
 from gateway.schemas.signers import Signer
 
@@ -53,18 +54,20 @@ async def enroll(connection: Connection, caller: Principal, signed: Signed, root
     """Store the caller's own key; it counts once an administrator has approved it.
 
     Raises:
-        Forbidden: the statement is another person's or tenant's, or the caller is not a person.
+        Impersonation: the statement is another person's or tenant's, or the caller is not a person.
         Invalid: it is not signed with that key.
         Conflict: the key is enrolled already.
     """
     if not caller.is_person:
-        raise Forbidden(f"{caller.subject} is not a person: only people sign votes")
+        why = f"{caller.subject} is not a person: only people sign votes"
+        raise Impersonation("signer", caller, caller.subject, why)
     try:
         statement, key, sign_count = prove_possession(signed, roots)
     except Unproven as error:
         raise Invalid(f"the signed statement is not valid: {error}") from error
     if (statement.tenant, statement.subject) != (caller.tenant_id, caller.subject):
-        raise Forbidden(f"{caller.subject} can't enroll a key for {statement.subject}: each person enrolls their own")
+        why = f"{caller.subject} can't enroll a key for {statement.subject}: each person enrolls their own"
+        raise Impersonation("signer", caller, statement.subject, why)
     row = (statement.subject, key.kind, statement.name, key.fingerprint, key.credential_id, to_json(signed).decode())
     signer_id = await connection.fetchval(_ADD, caller.tenant_id, new_id(), *row, sign_count)
     if signer_id is None:
@@ -81,18 +84,20 @@ async def approve(
 
     Raises:
         NotFound: no such signer.
-        Forbidden: the caller is that person, not a person, or not the one who signed.
+        Impersonation: the caller is that person, not a person, or not the one who signed.
         Conflict: the key is approved or revoked already.
         Invalid: the approval does not hold.
     """
     row = await _locked(connection, caller.tenant_id, signer_id)
     if not caller.is_person or caller.subject == row["subject"]:
-        raise Forbidden("a second administrator, a person other than the key's, approves it")
+        why = "a second administrator, a person other than the key's, approves it"
+        raise Impersonation("signer", caller, row["subject"], why)
     if row["revoked_at"] is not None or row["approved_at"] is not None:
         raise Conflict(f"signer {signer_id} is {status_of(row)} already")
     proven = _proven(_signed(row["statement"]), approval, roots)
     if proven.approval.approved_by != caller.subject:
-        raise Forbidden(f"the approval is signed as {proven.approval.approved_by}, not as {caller.subject}")
+        why = f"the approval is signed as {proven.approval.approved_by}, not as {caller.subject}"
+        raise Impersonation("signer", caller, proven.approval.approved_by, why)
     terms = proven.approval
     await connection.execute(
         _APPROVE,

@@ -81,7 +81,7 @@ _REPLIES = (REPLIES_STREAM, f"{REPLY_STREAM_PREFIX}*", REDRIVES_STREAM)
 WORKER_GRANT = Grant(
     (
         Selector(
-            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +xinfo|stream +scan +del +function|load",
+            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +xinfo|stream +scan +del +function|load +acl|log",
             (f"%RW~{TASK_STREAM_PREFIX}*", *(f"%RW~{stream}" for stream in _REPLIES)),
         ),
         Selector(

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.channels import contract_group
 from flotilla.bus.connection import Redis, ask
+from flotilla.bus.denials import Denials
 from flotilla.bus.functions import COUNT_AFTER, call_function, load_functions
 from flotilla.bus.groups import ensure_group, retire_consumer
 from flotilla.contracts.errors import RetryLater
@@ -84,6 +85,7 @@ class Housekeeping:
         self._stale_after_ms = stale_after_ms
         self._known: set[str] = set()
         self._reported: set[str] = set()
+        self._denials = Denials(redis)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Goes round every 5 s until `stop`; its gauges end with it, so that two leaders never both report."""
@@ -104,7 +106,7 @@ class Housekeeping:
             log.exception("housekeeping_failed")
 
     async def go_round(self) -> None:
-        """One round: functions and groups first, then trimming and consumers, then gauges."""
+        """One round: functions and groups first, then trimming and consumers, then what is reported."""
         await load_functions(self._redis)
         streams = await self._streams()
         for stream in streams:
@@ -113,6 +115,7 @@ class Housekeeping:
         for stream in [*streams, EVENTS_STREAM]:
             await self._guarded_tend(stream)
         await self._report_dead_letters()
+        await self._denials.look()
 
     async def _streams(self) -> Collection[str]:
         """Task and reply streams of every agent that is registered or was ever seen here; redrives; former replies."""

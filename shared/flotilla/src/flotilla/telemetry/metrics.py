@@ -38,6 +38,7 @@ DEAD_LETTERS_NOT_KEPT = Counter(
 )
 TASKS_REFUSED = Counter("flotilla_tasks_refused", "Tasks that their agent did not work on.", ["agent", "reason"])
 REPLIES_REFUSED = Counter("flotilla_replies_refused", "Replies that did not count.", ["agent", "reason"])
+REDIS_DENIED = Counter("flotilla_redis_denied", "Commands and keys that Redis denied a user of its own.", ["user"])
 
 OUTBOX_BACKLOG = Gauge("flotilla_outbox_backlog_rows", "Outbox rows not yet in Kafka (capped at 10001).")
 OUTBOX_OLDEST = Gauge("flotilla_outbox_oldest_unpublished_seconds", "Age of the oldest outbox row.")
@@ -67,6 +68,9 @@ APPROVALS_OVERDUE = Gauge("flotilla_approvals_overdue", "Pending approvals past 
 APPROVAL_DECISIONS = Counter("flotilla_approval_decisions", "Decisions made.", ["decision"])
 SIGNATURES_REFUSED = Counter(
     "flotilla_signatures_refused", "Votes or executions whose signatures did not hold.", ["where"]
+)
+IMPERSONATIONS_REFUSED = Counter(
+    "flotilla_impersonations_refused", "Requests to act as somebody else that were refused.", ["kind"]
 )
 
 SAGA_COMPENSATIONS = Counter("flotilla_saga_compensations", "Compensations by outcome.", ["outcome"])

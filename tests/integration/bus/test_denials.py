@@ -1,0 +1,64 @@
+"""What Redis denies its users is counted and logged, once, by whom."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from redis.exceptions import NoPermissionError
+from structlog.testing import capture_logs
+
+from flotilla.bus import Redis, connect_redis
+from flotilla.bus.connection import ask
+from flotilla.bus.denials import Denials
+from flotilla.telemetry.metrics import REDIS_DENIED
+from tests.support.redis_users import url_of
+
+
+@pytest.fixture
+async def watcher(redis_url: str) -> AsyncIterator[Redis]:
+    async with connect_redis(await url_of(redis_url, "workflow-worker")) as client:
+        yield client
+
+
+@pytest.fixture
+async def mallory(redis_url: str, unique: Callable[[str], str]) -> AsyncIterator[tuple[str, Redis]]:
+    user = f"{unique('mallory')}-agent"
+    async with connect_redis(await url_of(redis_url, user)) as client:
+        yield user, client
+
+
+async def denied(client: Redis, *command: str) -> None:
+    with pytest.raises(NoPermissionError):
+        await ask(client, *command)
+
+
+def count(user: str) -> float:
+    return float(REDIS_DENIED.labels(user)._value.get())
+
+
+async def test_each_denial_is_counted_and_logged_once(watcher: Redis, mallory: tuple[str, Redis]) -> None:
+    (user, client), denials = mallory, Denials(watcher)
+    await denied(client, "FLUSHALL")
+    await denials.look()
+    assert count(user) == 0  # of before the first look
+    await denied(client, "XADD", "flotilla.tasks.research", "*", "event", "{}")
+    await denied(client, "XADD", "flotilla.tasks.research", "*", "event", "{}")
+    await denied(client, "EVAL", "return 1", "0")
+    await denied(client, "FLUSHALL")
+    with capture_logs() as logs:
+        await denials.look()
+        await denials.look()
+    assert count(user) == 4
+    seen = {(one["reason"], one["denied"], one["times"]) for one in logs if one["user"] == user}
+    assert seen == {("key", "flotilla.tasks.research", 2), ("command", "eval", 1), ("command", "flushall", 1)}
+
+
+async def test_without_the_right_to_look_it_asks_once(mallory: tuple[str, Redis], watcher: Redis) -> None:
+    user, client = mallory
+    own, fleets = Denials(client), Denials(watcher)
+    await fleets.look()
+    with capture_logs() as logs:
+        await own.look()
+        await own.look()
+    await fleets.look()
+    assert [one["event"] for one in logs] == ["redis_denials_not_read"]
+    assert count(user) == 1
