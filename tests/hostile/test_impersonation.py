@@ -1,4 +1,4 @@
-"""Who tries to act as somebody else is refused, and leaves a trace: an event, a count for the alert, a line in a log."""
+"""Who tries to act as somebody else is refused, and leaves a trace: an event, a count for an alert, a line in a log."""
 
 from pathlib import Path
 from typing import Any

@@ -1,0 +1,3 @@
+from tests.hostile.people.house import house
+
+__all__ = ["house"]
