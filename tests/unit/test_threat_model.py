@@ -60,7 +60,7 @@ def test_its_alerts_are_alerts() -> None:
 def test_its_log_lines_and_events_are_written_somewhere() -> None:
     traces = "\n".join(row[2] for row in attacks())
     lines, events = named("log", traces), named("event", traces)
-    assert REFUSALS <= lines
+    assert lines >= REFUSALS
     for name in lines | events:
         assert f'"{name}"' in SOURCES, name
 
