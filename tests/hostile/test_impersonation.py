@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
+from gateway.auth.impersonation import EVENTS_AT_ONCE, Impersonations
 from gateway.auth.on_behalf import HEADER
-from gateway.impersonation import EVENTS_AT_ONCE, Impersonations
 from tests.hostile.shop import Shop, granted
 from tests.hostile.test_administrators import changes
 from tests.integration.gateway.conftest import Replica

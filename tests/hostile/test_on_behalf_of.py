@@ -1,11 +1,14 @@
 """A service that acts on behalf of people, against keys, names and doors that it has no right to."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from flotilla.contracts.names import AUDIT_SESSION
+from flotilla_cli.acting import examine_acting
+from flotilla_cli.target import ConnectionOptions
 from gateway.application import guarded_routes
 from gateway.auth.on_behalf import HEADER
 from tests.hostile.shop import ALL, Shop, granted
@@ -267,6 +270,35 @@ async def test_nobody_approves_through_a_service_or_what_was_asked_for_them(work
     events = (await working.alice.get(f"/v1/sessions/{action['session_id']}/events")).json()["events"]
     attempts = [one["data"]["details"] for one in events if one["data"].get("change") == "approval_attempted"]
     assert [one["subject"] for one in attempts] == ["alice", "root", "shop", "bob"]
+
+
+async def test_the_doctor_says_whether_a_key_may_act_for_somebody_and_what_it_reaches(
+    shop: Shop, unique: Callable[[str], str]
+) -> None:
+    async def doctor(subject: str, key: str) -> list[tuple[str, bool, str]]:
+        connection = ConnectionOptions(url=shop.gateway.url, token=key, on_behalf_of=subject)
+        findings = await asyncio.to_thread(examine_acting, connection, "admin")
+        return [(one.name, one.ok, one.detail + one.hint) for one in findings]
+
+    await shop.ask(shop.alice, unique("s"))
+    await shop.ask(shop.acting("alice"), unique("s"))
+    bob, shared = await shop.gateway.client_of("bob", "operator", person=True), unique("s")
+    await shop.ask(bob, shared)
+    await bob.patch(f"/v1/sessions/{shared}/access", json={"add_readers": [{"name": "alice"}]})
+    await shop.ask(bob, unique("s"))
+    found = await doctor("alice", shop.key)
+    assert [(name, ok) for name, ok, _ in found] == [("key", True), ("right", True), ("roles", True), ("sees", True)]
+    assert "shop, a service of tenant acme" in found[0][2]
+    assert "operator, viewer: it reads, asks and starts" in found[2][2]
+    assert found[3][2].startswith("3 sessions, 2 of these")
+    viewer = (await granted(shop.root, "reader", ["viewer"])).json()["key"]
+    assert "only reads" in (await doctor("alice", viewer))[2][2]
+    plain = (await granted(shop.root, "till", ["operator"], may_act_for_others=False)).json()["key"]
+    for subject, key, why in (("alice", plain, "may not act"), ("till", shop.key, "is a service")):
+        *_, (name, ok, text) = await doctor(subject, key)
+        assert (name, ok, why in text, "--may-act-for-others" in text) == ("right", False, True, True)
+    [(name, ok, text)] = await doctor("alice", "flo_unknown")
+    assert (name, ok) == ("key", False)
 
 
 async def test_the_body_names_nobody_else_than_the_header(shop: Shop) -> None:

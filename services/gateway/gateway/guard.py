@@ -21,8 +21,8 @@ from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, composed
 from flotilla.postgres import act_as
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
 from gateway.auth.principal import OPERATORS, Principal, Role
-from gateway.impersonation import VOTE_ROUTE, Impersonation, Impersonations
 from gateway.limits import RequestRate, check_json, limited
 from gateway.problems import NotJson, WrongCredentials
 from gateway.query import check_query, parameters_of

@@ -23,6 +23,7 @@ from flotilla.votes.roots import read_roots
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.impersonation import Impersonations
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
 from gateway.auth.origin import Origin
@@ -30,7 +31,6 @@ from gateway.auth.sign_ins import SignIns
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.guard import Guard, Rates
-from gateway.impersonation import Impersonations
 from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements

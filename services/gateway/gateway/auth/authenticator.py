@@ -5,11 +5,11 @@ from starlette.requests import Request
 from flotilla.contracts.api_keys import KEY_PREFIX
 from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.auth.api_keys import ApiKeys
+from gateway.auth.impersonation import Impersonation
 from gateway.auth.oidc import Oidc
 from gateway.auth.on_behalf import HEADER, subject_named
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
-from gateway.impersonation import Impersonation
 from gateway.problems import Unauthenticated, WrongCredentials
 
 _SCHEME = "bearer"

@@ -11,10 +11,10 @@ from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.impersonation import Impersonation
 from gateway.auth.principal import ADMINS, FOR_OTHERS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.impersonation import Impersonation
 from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals

@@ -16,8 +16,8 @@ from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import ProvenSigner, prove_possession, prove_signer
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.statements import read_statement, time_of
+from gateway.auth.impersonation import Impersonation
 from gateway.auth.principal import Principal
-from gateway.impersonation import Impersonation
 from gateway.names import SOURCE
 from gateway.schemas.signers import Signer
 

@@ -8,17 +8,22 @@ from flotilla_cli.errors import CliError
 from flotilla_cli.local.model import examine_model
 from flotilla_cli.printing import Format, notice, print_json, say
 from flotilla_cli.target import ADMIN, ConnectionOptions
-from flotilla_cli.verb import ActsAs, Output, Token, Url, examples, help_of, root_connection
+from flotilla_cli.verb import ActsAs, OnBehalfOf, Output, Token, Url, examples, help_of, root_connection
 from flotilla_cli.verbs.local import LOCAL, State
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flotilla_cli.local.checks import Finding
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the root."""
     epilog = examples(
-        "flotilla doctor", "flotilla doctor --llm", "flotilla doctor --url https://flotilla.example --token …"
+        "flotilla doctor",
+        "flotilla doctor --llm",
+        "flotilla doctor --url https://flotilla.example --token …",
+        "flotilla doctor --on-behalf-of alice@example.com --token …",
     )
     app.command("doctor", help=help_of(doctor), rich_help_panel=LOCAL, epilog=epilog)(doctor)
 
@@ -31,6 +36,7 @@ def doctor(
     url: Url = None,
     token: Token = None,
     as_: ActsAs = None,
+    on_behalf_of: OnBehalfOf = None,
     llm: Annotated[
         bool, typer.Option("--llm", help="Ask the model endpoint once per feature, and print the settings that fit.")
     ] = False,
@@ -39,20 +45,30 @@ def doctor(
 
     Servers are those of FLOTILLA_POSTGRES_DSN, FLOTILLA_REDIS_URL, FLOTILLA_KAFKA_BOOTSTRAP_SERVERS and
     FLOTILLA_TEMPORAL_ADDRESS where these are set, else the local stack's. With `--llm`, only the endpoint of
-    OPENAI_BASE_URL and OPENAI_API_KEY is examined, with about a dozen small requests, which it may charge for.
+    OPENAI_BASE_URL and OPENAI_API_KEY is examined, with about a dozen small requests, which it may charge for. With
+    `--on-behalf-of`, only whether the key may act for that person, and what it reaches then.
     """
     if llm:
         examine_model(output)
         return
-    from flotilla_cli.local.checks import examine
-
-    findings = examine(state, ConnectionOptions(url, token, as_).over(root_connection(context)), ADMIN)
+    connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection(context))
+    findings = _findings(state, connection)
     if output is Format.JSON:
         print_json({"checks": [finding.as_document() for finding in findings]})
     else:
         _print(findings)
     if failed := [finding.name for finding in findings if not finding.ok]:
         raise CliError(f"failed checks: {', '.join(failed)}")
+
+
+def _findings(state: "Path | None", connection: ConnectionOptions) -> "list[Finding]":
+    if connection.on_behalf_of is None:
+        from flotilla_cli.local.checks import examine
+
+        return examine(state, connection, ADMIN)
+    from flotilla_cli.acting import examine_acting
+
+    return examine_acting(connection, ADMIN)
 
 
 def _print(findings: "list[Finding]") -> None:
