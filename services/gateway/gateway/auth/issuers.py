@@ -1,6 +1,8 @@
 """Who issued somebody's keys: anyone who did may hold a copy, so that the two do not count as two people."""
 
-from flotilla.postgres import Connection
+from flotilla.contracts.tasks import root_task_id
+from flotilla.postgres import Connection, Pool, acting_as, tenant_transaction
+from flotilla.postgres.viewer import ITSELF
 from gateway.auth.principal import Principal
 
 # Those who issued keys to $2, those who issued keys to them, and so on; only identities of the tenant, not the install.
@@ -14,6 +16,14 @@ SELECT i.subject FROM issuers AS i WHERE i.subject <> $2 AND (
     EXISTS (SELECT FROM flotilla.people AS p WHERE p.tenant_id = $1 AND p.subject = i.subject)
     OR EXISTS (SELECT FROM flotilla.api_keys AS k WHERE k.tenant_id = $1 AND k.subject = i.subject))
 ORDER BY i.subject
+"""
+_ASKED = """
+SELECT requested_by, on_behalf_of, run_id, task_id FROM flotilla.approvals WHERE tenant_id = $1 AND approval_id = $2
+"""
+# The services that asked on behalf of a person for the run or task in which the action was asked for.
+_SERVICES = """
+SELECT acted_by FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2 AND acted_by IS NOT NULL
+UNION SELECT acted_by FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $3 AND acted_by IS NOT NULL
 """
 
 
@@ -29,3 +39,18 @@ async def issuers_behind(connection: Connection, caller: Principal, requester: s
     if caller.acted_by is not None:
         found |= {caller.acted_by, *await issuers_of(connection, caller.tenant_id, caller.acted_by)}
     return sorted(found - {requester})
+
+
+async def asked_through(pool: Pool, tenant_id: str, approval_id: str) -> list[str]:
+    """Return through whose hands the keys went by which an action was asked for, whoever may see what it belongs to."""
+    with acting_as(ITSELF):
+        async with tenant_transaction(pool, tenant_id) as connection:
+            row = await connection.fetchrow(_ASKED, tenant_id, approval_id)
+            if row is None:
+                return []
+            task_id = root_task_id(row["task_id"] or "")
+            services = await connection.fetch(_SERVICES, tenant_id, row["run_id"], task_id)
+            found = {service["acted_by"] for service in services}
+            for asked in {row["requested_by"], row["on_behalf_of"], *found} - {None, ""}:
+                found |= set(await issuers_of(connection, tenant_id, asked))
+    return sorted(found)

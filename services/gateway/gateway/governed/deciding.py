@@ -34,7 +34,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, Viewer, acting_as, current_viewer, tenant_transaction
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
-from gateway.auth.issuers import issuers_of
+from gateway.auth.issuers import asked_through, issuers_of
 from gateway.governed.actions import normalized_if_known
 from gateway.governed.inbox import get_approval
 from gateway.problems import HttpProblem, snake_case
@@ -86,6 +86,8 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
         DecisionRefused: it does not count.
         RetryLater: no worker answered in time; the same vote again is safe.
     """
+    through = await asked_through(services.pool, tenant_id, attempt.approval_id)
+    attempt = replace(attempt, asked_through=through)
     async with _recording(services.pool, tenant_id, attempt.approval_id) as connection:
         vote = await _recorded(connection, services.policy, tenant_id, attempt)
     if isinstance(vote, DecisionAnswer):

@@ -81,12 +81,13 @@ class Ballot:
         Anyone who issued a key may hold a copy of it: that key does not make its subject a second person.
         """
         voter, requesters = attempt.subject, {self.requested_by, self.on_behalf_of} - {""}
+        through = {*self.requested_through, *attempt.asked_through}
         if voter in requesters:
             return f"{voter} asked for this action"
-        if voter in self.requested_through:
-            return f"{voter} issued the key by which {self.requested_by} asked for this action"
+        if voter in through:
+            return f"{voter} issued a key by which this action was asked for"
         if self.requested_by_service:
-            requesters |= set(self.requested_through)
+            requesters |= through
         if issuers := sorted(requesters & set(attempt.issued_by)):
             return f"the key of {voter} was issued by {', '.join(issuers)}, on whose side this action was asked for"
         return None

@@ -98,6 +98,9 @@ class DecisionRequest:
     """The whole new arguments, for `edit` only."""
     issued_by: list[str] = field(default_factory=list)
     """Who issued the voter's keys, and the keys of those: the voter can't decide for them."""
+    asked_through: list[str] = field(default_factory=list)
+    """Through whose hands the keys went by which the action was asked for, as it shows at the vote: the voter can't be
+    one of them. Where an agent asks, nothing else says it."""
     authenticated: bool = True
     """False for a signal, whose sender nobody proved."""
     proof: SignedVote | None = None
