@@ -39,6 +39,8 @@ OF_NO_AGENT = (
     ["XADD", reply_stream("write"), "*", "event", "{}"],
     ["XADD", reply_stream("write"), "MAXLEN", "0", "*", "event", "{}"],
     ["XADD", reply_stream("write"), "18446744073709551615-18446744073709551615", "event", "{}"],
+    ["XTRIM", reply_stream("research"), "MAXLEN", "0"],
+    ["DEL", reply_stream("research")],
     ["XREAD", "COUNT", "1", "STREAMS", task_stream("write"), "0"],
     ["XTRIM", task_stream("research"), "MAXLEN", "0"],
     ["DEL", task_stream("research")],
@@ -57,8 +59,8 @@ async def main():
                 await connection.execute("SELECT set_config($1, 'default', true)", name)
             if not (await connection.execute(statement)).endswith(" 0"):
                 done.append(statement)
-        except asyncpg.InsufficientPrivilegeError:
-            pass
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError):
+            pass  # the last two: this server has no such role
         finally:
             await transaction.rollback()
     print(json.dumps(done))
