@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Header, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
@@ -12,26 +12,17 @@ from flotilla.contracts.errors import NotFound
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
-from gateway.idempotency import IdempotencyKey
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.openai import chat, responses
 from gateway.openai.auxiliary import auxiliary_answer
 from gateway.openai.errors import PREFIX, refusals
 from gateway.openai.following import Following
-from gateway.openai.records import Question, ask, note_answer, parameters_of
-from gateway.openai.requests import (
-    RESPONSE_ID,
-    ChatRequest,
-    ResponsesRequest,
-    conversation_digest,
-    question_of,
-    request_digest,
-    turns_of,
-)
+from gateway.openai.headers import QuestionHeaders
+from gateway.openai.records import ask, note_answer, parameters_of
+from gateway.openai.requests import RESPONSE_ID, ChatRequest, ResponsesRequest, conversation_digest
 from gateway.routes.runs import cancel_run
 from gateway.runs.records import get_run
 from gateway.runs.waiting import finished_run
-from gateway.schemas.common import ID_PATTERN
 from gateway.schemas.runs import Run
 from gateway.services import Caller, Services, Wired
 
@@ -41,15 +32,7 @@ _V1 = f"{PREFIX}v1"
 _STREAMED = {"content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}}
 _MOST = 2**53
 _CANCELLED_WITHIN_S = 5.0
-Session: TypeAlias = Annotated[
-    str | None, Header(alias="Flotilla-Session", pattern=ID_PATTERN, description="The session that the run belongs to.")
-]
-RetryCount: TypeAlias = Annotated[
-    str | None,
-    Header(
-        alias="X-Stainless-Retry-Count", max_length=10, description="OpenAI's clients: how often they have retried."
-    ),
-]
+Headers: TypeAlias = Annotated[QuestionHeaders, Depends(QuestionHeaders)]
 ResponseId: TypeAlias = Annotated[str, Path(pattern=RESPONSE_ID, description="The response's id.")]
 ModelId: TypeAlias = Annotated[str, Path(min_length=1, max_length=200, description="Half of the model's id.")]
 
@@ -107,35 +90,24 @@ async def create_chat_completion(
     caller: Caller,
     request: Request,
     body: ChatRequest,
-    session: Session = None,
-    retry_count: RetryCount = None,
-    idempotency_key: IdempotencyKey = None,
+    headers: Headers,
 ) -> Response:
     """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
     _check_model(body.model)
     messages = body.messages
     if (text := auxiliary_answer(messages)) is not None:
         return _fixed(body, text)
-    question = Question(
-        query=question_of(messages),
-        turns=turns_of(messages),
-        digest=request_digest("chat", body),
-        parameters={},
-        session_id=session,
-        conversation=conversation_digest(body.user, messages[:-1]),
-        is_retry=_is_retry(retry_count),
-        key=idempotency_key,
-    )
+    question = headers.question("chat", body, conversation=conversation_digest(body.user, messages[:-1]))
     following = Following(services, request, caller, await ask(services, caller, question))
-    headers = _headers(following.run)
+    answered = _headers(following.run)
     if body.stream:
         services.streams.check(caller.tenant_id)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = chat.chunks(following, body.model, include_usage=include_usage, answered=_noting(following, body))
-        return EventSourceResponse(events, headers=headers, sep="\n")
+        return EventSourceResponse(events, headers=answered, sep="\n")
     run = await following.answered()
     await _noting(following, body)(run)
-    return JSONResponse(chat.completion_of(run, body.model), headers=headers)
+    return JSONResponse(chat.completion_of(run, body.model), headers=answered)
 
 
 def _noting(following: Following, body: ChatRequest) -> chat.Answered:
@@ -164,27 +136,17 @@ async def create_response(
     caller: Caller,
     request: Request,
     body: ResponsesRequest,
-    session: Session = None,
-    retry_count: RetryCount = None,
-    idempotency_key: IdempotencyKey = None,
+    headers: Headers,
 ) -> Response:
     """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
     _check_model(body.model)
-    named = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else session
-    question = Question(
-        query=question_of(body.messages),
-        turns=turns_of(body.messages),
-        digest=request_digest("responses", body),
-        parameters=body.model_dump(
-            mode="json",
-            include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
-            exclude_none=True,
-        ),
-        session_id=named,
-        conversation=b"",
-        is_retry=_is_retry(retry_count),
-        key=idempotency_key,
+    continued = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else None
+    parameters = body.model_dump(
+        mode="json",
+        include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
+        exclude_none=True,
     )
+    question = headers.question("responses", body, session_id=continued, parameters=parameters)
     following = Following(services, request, caller, await ask(services, caller, question))
     if body.stream:
         return _response_stream(following, question.parameters, -1)
@@ -260,10 +222,6 @@ async def _run_of(services: Services, caller: Caller, response_id: str) -> Run:
 def _check_model(model: str) -> None:
     if model != MODEL:
         raise NotFound(f"no model {model}: there is {MODEL}")
-
-
-def _is_retry(count: str | None) -> bool:
-    return bool(count and count.isdecimal() and int(count))
 
 
 def _headers(run: Run) -> dict[str, str]:
