@@ -20,6 +20,10 @@ from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 from tests.support.worker import running_worker
 
+DELEGATED = """
+INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
+VALUES ('acme', '{}', 'research', '{}', '{}', 'queued', 1)
+"""
 CHAT = {"model": "flotilla/rag", "messages": [{"role": "user", "content": "Who opens the gate?"}]}
 RESPONSE = {"model": "flotilla/rag", "input": "Who opens the gate?", "background": True}
 
@@ -61,7 +65,8 @@ async def test_a_workflow_run_is_the_persons_and_names_the_service(shop: Shop, u
         True,
         ["root", "shop"],
     )
-    for client in (shop.acting("bob"), shop.acting()):
+    plain = (await granted(shop.root, "till", ["operator"])).json()["key"]
+    for client in (shop.acting("bob"), shop.acting(key=plain), shop.acting("bob", key=plain)):
         for answer in (
             await client.get(f"/v1/runs/{run_id}"),
             await client.post(f"/v1/runs/{run_id}/events/go", json={"data": {}}),
@@ -86,7 +91,8 @@ async def test_a_response_is_the_persons_and_names_the_service(shop: Shop, uniqu
     run = (await shop.alice.get(f"/v1/runs/{run_id}")).json()
     assert (run["user_id"], run["acted_by"], run["session_id"]) == ("alice", "shop", session)
     assert await names_in(shop.alice, session) == [("run_started", "alice", "shop")]
-    for client in (shop.acting("bob"), shop.acting()):
+    plain = (await granted(shop.root, "till", ["operator"])).json()["key"]
+    for client in (shop.acting("bob"), shop.acting(key=plain), shop.acting("bob", key=plain)):
         for answer in (
             await client.get(path),
             await client.get(f"{path}/input_items"),
@@ -148,9 +154,11 @@ async def asked_by_an_agent(
     gateway: RunningGateway, client: Client, viewer: httpx.AsyncClient, run: dict[str, Any], person: str
 ) -> dict[str, Any]:
     """The approval of what an agent asks for in a run."""
-    action_id = f"{run['run_id']}.a"
+    task_id = f"{run['run_id']}.research"
+    action_id = f"{task_id}.a"
+    await gateway.as_superuser(DELEGATED.format(task_id, run["session_id"], run["run_id"]))
     request = ActionRequest(
-        action="echo",
+        action="research.pay",
         description="What the agent wants",
         risk_level="high",
         requested_by="/agents/research",
@@ -160,6 +168,7 @@ async def asked_by_an_agent(
         tenant_id="acme",
         session_id=run["session_id"],
         run_id=run["run_id"],
+        task_id=task_id,
     )
     queue = gateway.settings.task_queue
     await client.start_workflow(APPROVAL_WORKFLOW, request, id=action_workflow_id(action_id), task_queue=queue)

@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeAlias, get_args
 
+import asyncpg
 import structlog
 from starlette.requests import Request
 
@@ -54,7 +55,7 @@ class Impersonations:
         log.warning("impersonation_refused", tenant=attempt.caller.tenant_id, **details)
         try:
             await self._add_event(attempt.caller, details)
-        except (*AWAY, TimeoutError, FlotillaError) as error:
+        except (*AWAY, TimeoutError, asyncpg.PostgresError, FlotillaError) as error:
             log.warning("impersonation_not_recorded", reason=str(error) or type(error).__name__)
 
     async def _add_event(self, caller: Principal, details: JsonObject) -> None:
