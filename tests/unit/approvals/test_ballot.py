@@ -185,6 +185,13 @@ def test_somebody_who_issued_a_key_is_not_a_second_person(
     assert refusal is None or refusal.type == "SelfApproval"
 
 
+def test_whoever_shows_at_the_vote_to_have_issued_the_asking_key_does_not_decide() -> None:
+    """Where an agent asks, only the gateway knows by whose keys the question was asked."""
+    for voter, counts in (("ada", False), ("bob", True)):
+        attempt = replace(attempted(voter, []), asked_through=["ada", "carol"])
+        assert (ballot().refusal(attempt, START, check_args) is None) == counts
+
+
 def test_an_edit_that_raises_the_risk_needs_what_policy_asks_for_it() -> None:
     stricter = replace(ballot().requirement, quorum=2, roles=["admin"])
     edited = ballot().counted(Attempt("bob", "edit").request(), stricter)
