@@ -185,7 +185,7 @@ def test_somebody_who_issued_a_key_is_not_a_second_person(
     assert refusal is None or refusal.type == "SelfApproval"
 
 
-def test_whoever_shows_at_the_vote_to_have_issued_the_asking_key_does_not_decide() -> None:
+def test_who_issued_the_asking_key_as_shows_at_the_vote_does_not_decide() -> None:
     """Where an agent asks, only the gateway knows by whose keys the question was asked."""
     for voter, counts in (("ada", False), ("bob", True)):
         attempt = replace(attempted(voter, []), asked_through=["ada", "carol"])

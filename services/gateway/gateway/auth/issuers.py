@@ -42,7 +42,8 @@ async def issuers_behind(connection: Connection, caller: Principal, requester: s
 
 
 async def asked_through(pool: Pool, tenant_id: str, approval_id: str) -> list[str]:
-    """Return through whose hands the keys went by which an action was asked for, whoever may see what it belongs to."""
+    """Return through whose hands the keys went by which an action was asked for, also where the caller may not see
+    what it belongs to."""
     with acting_as(ITSELF):
         async with tenant_transaction(pool, tenant_id) as connection:
             row = await connection.fetchrow(_ASKED, tenant_id, approval_id)
