@@ -40,6 +40,8 @@ httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)
 # For whom pytest is called without make, which does the same.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Java's second compiler takes more time than it saves a Kafka that lives for seconds: half of that of its start.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 load_profile()
 # Each test has a database of its own: hundreds are made and dropped, each with a checkpoint. Tests kill processes, not
 # the machine, so what PostgreSQL gave to the kernel outlives them. Stacks that tests own, and `flotilla up`, do sync.
