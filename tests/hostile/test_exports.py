@@ -21,8 +21,9 @@ from tests.support.audit import event_at
 from tests.support.damage import damage
 from tests.support.exports import TENANT, Recorder, recorded, said
 from tests.support.postgres import Database
+from tests.support.properties import FULL
 
-CHANGES = 100_000
+CHANGES = 100_000 if FULL else 5_000
 SEED = 20_240_229
 SESSIONS = ("plain", "rolled", "governed", "fork", "below", "twice", "blank")
 
@@ -56,7 +57,6 @@ async def test_every_untouched_export_is_good(recorder: Recorder) -> None:
         assert (verdict.word, verdict.problems, verdict.unsigned) == ("GOOD", [], []), session
 
 
-@pytest.mark.timeout(600)
 async def test_no_single_change_to_an_export_is_good(recorder: Recorder) -> None:
     originals = [await recorder.export(session) for session in SESSIONS]
     keys, random = recorder.keys(), Random(SEED)  # noqa: S311 - nothing here is secret

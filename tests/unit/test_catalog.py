@@ -17,7 +17,7 @@ from flotilla.kafka.acl import rights
 from flotilla_devstack.redis_users import USERS
 from flotilla_devstack.services import BUILT_IN_AGENTS
 from flotilla_devstack.services import SERVICES as LOCAL
-from tests.integration.packaging.test_installs_alone import ABSENT
+from tests.packaging.test_installs_alone import ABSENT
 from tests.support.catalog import CATALOG, SERVICES_FOLDER, Declared
 from tests.support.charts import chart_of
 from tests.unit.config.test_documentation import PROGRAMS

@@ -1,9 +1,8 @@
-"""`write_agent`: what it writes lints, type-checks, tests and runs, as it is."""
+"""`write_agent`: what it writes runs, and what it refuses. `tests/packaging` lints, type-checks and tests it."""
 
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,31 +18,11 @@ from tests.support.postgres import agent_dsn
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
-BIN = Path(sys.executable).parent
-
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     async with connect_redis(redis_url) as client:
         yield client
-
-
-def run(folder: Path, *command: str) -> None:
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
-    folder = tmp_path / "word-count-agent"
-    written = write_agent("word-count", folder)
-    names = {path.name for path in written}
-    assert names >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
-    assert names >= {"service.toml", "values.yaml", "requirements.txt"}
-    assert "Dockerfile" not in names  # the repository's own builds it
-    run(folder, "ruff", "format", "--check", ".")
-    run(folder, "ruff", "check", ".")
-    run(folder, "mypy", "word_count_agent", "tests")
-    run(folder, "pytest", "-q", "-p", "no:cacheprovider")
 
 
 def test_new_agent_outside_the_repository_has_a_dockerfile_on_a_pinned_base(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.catalog import CATALOG, SERVICES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).parent / "uv"
 # What an image must not carry: agents need no Temporal, the event path no language model and no HTTP framework.
 ABSENT = {

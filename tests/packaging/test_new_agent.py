@@ -1,4 +1,4 @@
-"""`make wheels` and `flotilla new agent`: outside the repository an agent gets Flotilla from those wheels only."""
+"""`flotilla new agent`: what it writes lints, type-checks and passes its tests, here and where only wheels are."""
 
 import os
 import shutil
@@ -9,7 +9,9 @@ from zipfile import ZipFile
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from flotilla.agent.template import write_agent
+
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NEW = (BIN / "flotilla", "new", "agent", "word-count")
 
@@ -19,6 +21,19 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     done = subprocess.run(words, cwd=cwd, env=everything, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
+    folder = tmp_path / "word-count-agent"
+    written = write_agent("word-count", folder)
+    names = {path.name for path in written}
+    assert names >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
+    assert names >= {"service.toml", "values.yaml", "requirements.txt"}
+    assert "Dockerfile" not in names  # the repository's own builds it
+    run(BIN / "ruff", "format", "--check", ".", cwd=folder)
+    run(BIN / "ruff", "check", ".", cwd=folder)
+    run(BIN / "mypy", "word_count_agent", "tests", cwd=folder)
+    run(BIN / "pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
 
 
 def put_wheel_of_a_stranger(folder: Path) -> None:
