@@ -73,6 +73,8 @@ types: setup ## mypy and tsc, strict
 # What fails in the crowd is run once more, alone: on a small machine two tests and four servers share two cores. What
 # fails twice fails; what passed the second time stands in the first report.
 ALONE = --last-failed --last-failed-no-failures none --timeout 300
+# FULL=1 adds the long runs of a target.
+FULL ?=
 # More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
 PYTEST_OPTIONS ?=
 # In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
@@ -123,6 +125,13 @@ test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties 
 	$(PYTEST) tests/chaos --override-ini timeout=3600
 	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900
 
+# Three Kafka brokers, PostgreSQL with a standby, Redis with a replica. SCENARIOS=each_server: one fault of each server;
+# FULL=1: all faults, about half an hour. SEED=number draws other victims.
+SCENARIOS ?= $(if $(FULL),,not full)
+.PHONY: test-ha
+test-ha: setup ## Replicated servers fail under load: lost, doubled, order, recovery (12 minutes on two cores)
+	$(PYTEST) tests/ha -m '$(SCENARIOS)'
+
 bench: setup ## Every benchmark, one after the other
 	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done
 
@@ -138,7 +147,6 @@ test-charts: setup charts ## Charts, rules and dashboards, without a cluster (KU
 # runs: scaling, upgrades under load, killed pods, mistakes (docs/operations.md).
 IMAGES ?=
 SERVER_IMAGES ?=
-FULL ?=
 test-cluster: setup charts ## Build, load, install on the cluster of KUBECONFIG, ask, uninstall
 	$(if $(IMAGES),,$(MAKE) --no-print-directory images && k8s/images load)
 	$(if $(SERVER_IMAGES),$(MAKE) --no-print-directory server-images)

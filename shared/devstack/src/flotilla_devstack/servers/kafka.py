@@ -22,7 +22,6 @@ from flotilla_devstack.tools import clean_environment, run_tool
 CLUSTER_ID = "ZmxvdGlsbGEtZGV2c3RhYw"  # fixed: saves the JVM start that would draw one
 MINIMUM_JAVA = 17
 INSTALL_JAVA = "apt-get install -y openjdk-17-jre-headless"
-_HEAP = "-Xmx512m"
 _FORMAT_PORTS = {"broker": 9092, "controller": 9093}  # nobody listens on them; the node moves to its own at the start
 _PROBE_TIMEOUT_S = 0.5
 _ENDED_BY_SIGTERM = 128 + signal.SIGTERM  # what a JVM returns after its shutdown hooks
@@ -55,6 +54,7 @@ def java_version(java: str) -> int:
 class KafkaServer(LocalServer):
     """One node. Topics are created by those who need them, with the partitions they need."""
 
+    heap: ClassVar[str] = "512m"
     port_names: ClassVar[tuple[str, ...]] = ("broker", "controller")
     stop_timeout_s = 60.0
     clean_exit_codes: ClassVar[frozenset[int]] = frozenset({0, _ENDED_BY_SIGTERM})
@@ -88,7 +88,8 @@ class KafkaServer(LocalServer):
     def command(self) -> Command:
         """The kernel asks it to end (SIGTERM) when its owner dies: a clean stop spares a recovery of minutes."""
         archive = self._classes.options() if self._classes else ()
-        argv = (*self._jvm(_HEAP, "-Xms256m", *archive), "kafka.Kafka", str(self.folder / "server.properties"))
+        jvm = self._jvm(f"-Xmx{self.heap}", "-Xms256m", *archive)
+        argv = (*jvm, "kafka.Kafka", str(self.folder / "server.properties"))
         return Command(argv, clean_environment(), self.folder, death_signal=signal.SIGTERM)
 
     def stop(self, timeout_s: float | None = None) -> int | None:
@@ -139,39 +140,39 @@ class KafkaServer(LocalServer):
         return (self._java, *options, "-Djava.awt.headless=true", logging, "-cp", f"{self._libs}/*")
 
     def _write_settings(self, folder: Path, ports: dict[str, int]) -> Path:
-        lines = (f"{key}={value}" for key, value in _settings(folder / "data", ports).items())
+        lines = (f"{key}={value}" for key, value in self.settings(folder / "data", ports).items())
         path = folder / "server.properties"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
-
-def _settings(data: Path, ports: dict[str, int]) -> dict[str, str]:
-    listeners = f"BROKER://{LOOPBACK}:{ports['broker']},CONTROLLER://{LOOPBACK}:{ports['controller']}"
-    one_node = {
-        f"{topic}.{key}": "1"
-        for topic in ("transaction.state.log", "share.coordinator.state.topic")
-        for key in ("replication.factor", "min.isr")
-    }
-    return {
-        "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{ports['controller']}",
-        "listeners": listeners,
-        "advertised.listeners": listeners,
-        "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "inter.broker.listener.name": "BROKER",
-        "controller.listener.names": "CONTROLLER",
-        "log.dirs": str(data),
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "8",
-        "transaction.state.log.num.partitions": "4",
-        **one_node,
-        "group.initial.rebalance.delay.ms": "0",
-        # A killed broker may register again only once its old session is over: 9 s by default.
-        "broker.session.timeout.ms": "3000",
-        "broker.heartbeat.interval.ms": "750",
-        "auto.create.topics.enable": "false",
-    }
+    def settings(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
+        """What the node is started with: `server.properties`."""
+        listeners = f"BROKER://{LOOPBACK}:{ports['broker']},CONTROLLER://{LOOPBACK}:{ports['controller']}"
+        one_node = {
+            f"{topic}.{key}": "1"
+            for topic in ("transaction.state.log", "share.coordinator.state.topic")
+            for key in ("replication.factor", "min.isr")
+        }
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{ports['controller']}",
+            "listeners": listeners,
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "BROKER",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(data),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "8",
+            "transaction.state.log.num.partitions": "4",
+            **one_node,
+            "group.initial.rebalance.delay.ms": "0",
+            # A killed broker may register again only once its old session is over: 9 s by default.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "750",
+            "auto.create.topics.enable": "false",
+        }
 
 
 def _api_versions_request() -> bytes:
