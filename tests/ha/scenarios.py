@@ -1,6 +1,6 @@
 """Every scenario, by server: one for each in `.ci/run`, a short set in `make test-ha`, the rest with FULL=1."""
 
-from tests.ha.faults import kafka, postgres, redis, temporal
+from tests.ha.faults import disks, kafka, postgres, redis, services, temporal
 from tests.ha.harness.scenario import Scenario
 
 CLEAN_S = 10.0
@@ -39,4 +39,8 @@ FULL = (
     Scenario("Temporal: restarted in order", temporal.restarted, CLEAN_S),
     Scenario("Temporal: frozen 20 s", temporal.frozen, CLEAN_S),
     Scenario("Temporal: answers stalled 10 s", temporal.answers_stalled, CLEAN_S),
+    Scenario("Services: each out of memory in turn", services.out_of_memory, CLEAN_S),
+    Scenario("Kafka: the disk of a broker full", disks.one_broker_full, SILENT_S),
+    Scenario("Kafka: all disks full and emptied", disks.all_brokers_full, CLEAN_S),
+    Scenario("PostgreSQL: disk full and emptied", disks.postgres_full, CLEAN_S),
 )

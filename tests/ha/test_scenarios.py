@@ -1,7 +1,5 @@
 """Replicated servers fail under load: nothing is lost, doubled or out of order, and the fleet recovers in time."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.ha.harness.fleet import Fleet
@@ -12,13 +10,13 @@ from tests.ha.scenarios import EACH_SERVER, FULL, SHORT
 pytestmark = pytest.mark.timeout(600)
 
 
-def _parameters() -> Iterator[object]:
-    for scenarios, marks in ((EACH_SERVER, pytest.mark.each_server), (SHORT, ()), (FULL, pytest.mark.full)):
-        for scenario in scenarios:
-            yield pytest.param(scenario, id=scenario.name, marks=marks)
+SETS = ((EACH_SERVER, pytest.mark.each_server), (SHORT, ()), (FULL, pytest.mark.full))
 
 
-@pytest.mark.parametrize("scenario", _parameters())
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(scenario, id=scenario.name, marks=marks) for scenarios, marks in SETS for scenario in scenarios],
+)
 async def test_a_fault_loses_and_doubles_nothing_and_is_recovered_from(
     replicated_fleet: Fleet, scenario: Scenario, seed: int, table: list[Verdict]
 ) -> None:

@@ -26,6 +26,7 @@ from flotilla_devstack.services import (
 from flotilla_devstack.startup import side_by_side
 from flotilla_devstack.tools import run_tool
 from tests.ha.harness.servers import DATABASE, Servers
+from tests.support.waiting import eventually
 
 _TICK_S = 0.1
 _INSTALL_S = 180.0
@@ -72,11 +73,13 @@ class Fleet:
         """How often a service ended and was started again."""
         return sum(service.restarts for service in self.services.values())
 
-    def kill(self, service: str) -> None:
-        """kill -9, as the kernel does when memory runs out; the keeper starts it again."""
-        pid = self.services[service].pid
-        assert pid is not None, f"{service} does not run"
+    async def kill(self, name: str) -> None:
+        """SIGKILL, as the kernel sends it when memory runs out; returns when the keeper has started another process."""
+        service = self.services[name]
+        pid = service.pid
+        assert pid is not None, f"{name} does not run"
         os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: service.pid not in (None, pid), timeout_s=60)
 
     async def all_ready(self, timeout_s: float = 120) -> None:
         """Wait until every service runs and is ready."""

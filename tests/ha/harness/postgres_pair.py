@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.servers.base import Home
@@ -28,6 +29,11 @@ class PostgresNode(PostgresServer):
     def __init__(self, home: Home, *, name: str, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(home, name=name, settings={**SETTINGS, **(settings or {})})
 
+    @property
+    def data(self) -> Path:
+        """The folder of its data."""
+        return self._real / "data"
+
     def lead(self) -> None:
         """Let no commit return before a standby has it, and wait until one follows."""
         self._settings["synchronous_standby_names"] = "*"
@@ -51,10 +57,9 @@ class PostgresNode(PostgresServer):
         self.wait_ready()
 
     def _copy(self, primary: "PostgresNode") -> None:
-        data = self._real / "data"
-        shutil.rmtree(data)
+        shutil.rmtree(self.data)
         source = f"host={LOOPBACK} port={primary.ports['postgres']} user={SUPERUSER}"
-        argv = (str(self._bin / "pg_basebackup"), "-D", str(data), "-d", source, "-X", "stream", "-c", "fast")
+        argv = (str(self._bin / "pg_basebackup"), "-D", str(self.data), "-d", source, "-X", "stream", "-c", "fast")
         run_tool(argv, log=self.log, cwd=self._real, user=self._user, timeout_s=_BACKUP_S)
 
     def _reload(self) -> None:

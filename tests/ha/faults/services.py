@@ -1,0 +1,19 @@
+"""What happens to the services themselves."""
+
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from flotilla_devstack.services import SERVICES
+from tests.ha.harness.fleet import Fleet
+
+
+@asynccontextmanager
+async def out_of_memory(fleet: Fleet, draw: random.Random) -> AsyncIterator[float]:
+    """Each service in turn is ended as the kernel ends what is beyond its memory limit. Recovery counts from the moment
+    when the last one is ready again."""
+    for service in draw.sample(list(SERVICES), len(SERVICES)):
+        await fleet.kill(service)
+        await fleet.all_ready()
+    yield time.monotonic()
