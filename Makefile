@@ -132,6 +132,11 @@ SCENARIOS ?= $(if $(FULL),,not full)
 test-ha: setup ## Replicated servers fail under load: lost, doubled, order, recovery (12 minutes on two cores)
 	$(PYTEST) tests/ha -m '$(SCENARIOS)'
 
+SOAK_S ?= 7200
+.PHONY: soak
+soak: setup ## Two hours (SOAK_S=…) at a tenth of the peak, a fault each minute; what is used goes to soak.csv
+	$(BIN)/python -m tests.ha.soak --seconds $(SOAK_S) --seed $${SEED:-1} --csv soak.csv
+
 bench: setup ## Every benchmark, one after the other
 	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done
 

@@ -18,7 +18,7 @@ NATURAL = {
     r"mend(?:s|ed|ing)?": "fix, hint",
     r"anew": "again",
     r"whoever": "the caller, anyone who, no matter who",
-    r"(?<!serve_)for[ _]?ever": "indefinitely, permanently",
+    r"(?<!serve_)(?<!run_)for[ _]?ever": "indefinitely, permanently",
     r"what[ _]became[ _]of": "the status of, the outcome of",
     r"(?:says|tells)[ _]so": "prints a message, reports it",
     r"(?:is|are|was|were|be)[ _]told": "is notified, gets, reads, is reported",

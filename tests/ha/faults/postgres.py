@@ -10,7 +10,7 @@ from flotilla_devstack.services import SERVICES
 from tests.ha.harness.fleet import Fleet
 
 NOTICED_S = 2.0
-"""How long it takes whoever watches the primary to promote the standby."""
+"""From the fault to the promotion: how long it takes to notice."""
 _AWAY_S = 10.0
 
 

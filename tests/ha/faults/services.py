@@ -17,3 +17,11 @@ async def out_of_memory(fleet: Fleet, draw: random.Random) -> AsyncIterator[floa
         await fleet.kill(service)
         await fleet.all_ready()
     yield time.monotonic()
+
+
+@asynccontextmanager
+async def one_killed(fleet: Fleet, draw: random.Random) -> AsyncIterator[float]:
+    """kill -9 of one service. Recovery counts from the kill."""
+    began = time.monotonic()
+    await fleet.kill(draw.choice(list(SERVICES)))
+    yield began

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -34,28 +35,29 @@ class Scenario:
 
 async def play(fleet: Fleet, scenario: Scenario, *, seed: int, pace: Pace | None = None) -> Verdict:
     """Carry out the scenario on a fleet that works, and judge it."""
-    batch = f"{scenario.name.replace(' ', '-').replace(',', '')}-{seed}-{time.time_ns() % 10**6}"
+    batch = f"{re.sub('[^a-z0-9]+', '-', scenario.name.lower())[:40]}-{seed}-{time.time_ns() % 10**6}"
     restarts = fleet.restarts()
-    async with _callers(fleet) as callers:
+    async with with_callers(fleet) as callers:
         load = Load(fleet, callers, batch, pace or Pace())
         async with load.flowing():
-            await _calm(load)
+            await calm(load)
             calm_s = _slowest(load.items)
             async with scenario.fault(fleet, random.Random(seed)) as recovering:  # noqa: S311 - repeatable
-                recovery_s = await _recovery(load.items, recovering)
+                recovery_s = await recovery(load.items, recovering)
             await asyncio.sleep(CALM_S / 4)
-        verdict = await _judged(fleet, scenario.name, load)
+        verdict = await judged(fleet, scenario.name, load)
     return replace(verdict, calm_s=calm_s, recovery_s=recovery_s, restarts=fleet.restarts() - restarts)
 
 
 @asynccontextmanager
-async def _callers(fleet: Fleet) -> AsyncIterator[Callers]:
+async def with_callers(fleet: Fleet) -> AsyncIterator[Callers]:
+    """People with keys, and a document that their questions are about."""
     async with Callers.of(fleet.url, {name: fleet.key(name) for name in ("alice", "bob")}) as callers:
         await add_handbook(callers)
         yield callers
 
 
-async def _calm(load: Load) -> None:
+async def calm(load: Load) -> None:
     """Wait until work of each kind and place was done once, and some time went by."""
     until = time.monotonic() + CALM_S
     while time.monotonic() < until or not _each_over(load.items, since=0):
@@ -63,7 +65,7 @@ async def _calm(load: Load) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _recovery(items: Sequence[Item], since: float) -> float:
+async def recovery(items: Sequence[Item], since: float) -> float:
     """Wait until work of each kind and place that began after `since` is over; return the seconds it took."""
     while (over := _each_over(items, since=since)) is None:
         if time.monotonic() > since + _TOO_LONG_S:
@@ -91,7 +93,8 @@ def _still_open(items: Sequence[Item]) -> list[str]:
     return [f"{item.kind} {item.name}" for item in items if item.over is None][:10]
 
 
-async def _judged(fleet: Fleet, name: str, load: Load) -> Verdict:
+async def judged(fleet: Fleet, name: str, load: Load) -> Verdict:
+    """The verdict on all that a load did, once it is over; how long recovery took is for the caller to add."""
     judge = Judge(fleet, load.batch)
     kinds = [item.kind for item in load.items]
     lost = await judge.lost(load.items)
