@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 _TICK_S = 0.1
 _INSTALL_S = 180.0
 # No traces, no model but the built-in one.
-_QUIET = {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OPENAI_API_KEY": "", "FLOTILLA_AUDIT_GROUP": "flotilla-audit"}
+_QUIET = {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OPENAI_API_KEY": ""}
 
 
 class Fleet:
