@@ -14,6 +14,7 @@ from typing import Any, cast
 import httpx
 
 from flotilla.bus import connect_redis
+from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla_cli.local.stack import public_status
 from flotilla_devstack import status as stack_status
 from flotilla_devstack.folders import StateDir
@@ -133,7 +134,7 @@ async def finished(client: httpx.AsyncClient, run_id: str, timeout_s: float = 18
         if answer.status_code >= 500:
             return None
         run = cast("dict[str, Any]", answer.json())
-        return run if run["status"] not in ("pending", "running", "interrupted") else None
+        return run if run["status"] not in OPEN_RUN_STATUSES else None
 
     return cast("dict[str, Any]", await eventually(ended, timeout_s=timeout_s, every_s=0.1))
 

@@ -41,6 +41,7 @@ from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.installed_workflows import PublishedWorkflows, installed_workflows
 from workflow_worker.leader import Leader, every
+from workflow_worker.queue_duty import QueuedRuns
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
 from workflow_worker.reply_streams import ReplyStreams
@@ -54,6 +55,7 @@ from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
+OPENED_S = 0.5
 HTTP_TIMEOUT_S = 20.0
 REDIS_CONNECTIONS = 1_000
 STOP_MARGIN_S = 10.0
@@ -172,9 +174,12 @@ def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Act
     reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).counts)
     events = partial(deliver_run_events, deps.pool, deps.temporal)
+    queue = QueuedRuns(deps.pool, deps.temporal, parts.runs)
     duties = [
         housekeeping.run,
         every(RECONCILE_S, reconciler.run),
+        every(OPENED_S, reconciler.start_opened),
+        every(RECONCILE_S, queue.look_after),
         every(RECONCILE_S, events),
         report_gauges(deps.pool),
     ]

@@ -29,6 +29,7 @@ UNFINISHED_AFTER = timedelta(seconds=30)
 REASON_TIMEOUT = timedelta(seconds=5)
 BATCH = 50
 _UNFINISHED = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
+_OPENED = "SELECT * FROM flotilla.opened_runs($1)"
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -90,6 +91,11 @@ class Reconciler:
         for row in rows:
             await self._look_after(_unfinished(row))
         self._cursor = rows[-1]["created_at"] if len(rows) >= BATCH else _BEGINNING
+
+    async def start_opened(self) -> None:
+        """Start the runs that waited for others, and were opened."""
+        for row in await self._pool.fetch(_OPENED, BATCH):
+            await self._start(row)
 
     async def _start(self, row: asyncpg.Record) -> None:
         kind = self._kinds[row["kind"]]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import asyncpg
 import structlog
 
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla.postgres import AWAY, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 from gateway.live.wakeup import Wakeup
@@ -77,7 +77,7 @@ class RunWatch:
             before = self._seen.get(row["run_id"])
             if before != seen and row["run_id"] in self._wakeups.get(tenant_id, {}):
                 self._seen[row["run_id"]] = seen
-                over, access = row["status"] not in ACTIVE_RUN_STATUSES, before is None or before[2] != row["access"]
+                over, access = row["status"] not in OPEN_RUN_STATUSES, before is None or before[2] != row["access"]
                 for wakeup in self._wakeups[tenant_id][row["run_id"]]:
                     wakeup.notify(log=True, end=over, access=access)
 

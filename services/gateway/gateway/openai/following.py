@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGResponse
+from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.auth.principal import Principal
 from gateway.live.admission import Admission
 from gateway.openai.answer_text import AnswerText
@@ -62,7 +62,7 @@ class Following:
             AnswerRestarted: a second attempt wrote something else.
         """
         answer = AnswerText()
-        if self.run.status in ACTIVE_RUN_STATUSES:
+        if self.run.status in OPEN_RUN_STATUSES:
             async for text in self._live(answer):
                 yield text
         run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
@@ -90,7 +90,7 @@ def answer_of(run: Run) -> RAGResponse:
     """
     if run.result is not None:
         return run.result
-    if run.status in ACTIVE_RUN_STATUSES:
+    if run.status in OPEN_RUN_STATUSES:
         raise StillRunning(HTTPStatus.SERVICE_UNAVAILABLE, f"run {run.run_id} goes on: ask for it again")
     reason = (run.error or {}).get("message") or run.status
     raise RunFailed(HTTPStatus.INTERNAL_SERVER_ERROR, f"run {run.run_id} ended without an answer: {reason}")

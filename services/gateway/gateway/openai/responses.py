@@ -14,7 +14,7 @@ from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from flotilla.contracts.errors import FlotillaError
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGResponse
+from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.openai.answer_text import Pieces
 from gateway.openai.chat import details_of
 from gateway.openai.citations import annotations
@@ -92,7 +92,7 @@ async def _events(following: Following, parameters: Mapping[str, Any]) -> AsyncI
         return
     except (FlotillaError, HTTPException) as error:
         run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
-        if run.status in ACTIVE_RUN_STATUSES:
+        if run.status in OPEN_RUN_STATUSES:
             yield message.error(error)
             return
         status = _STATUS[run.status]

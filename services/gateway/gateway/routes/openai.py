@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import NotFound
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
@@ -195,7 +195,7 @@ async def list_input_items(services: Wired, caller: Caller, response_id: Respons
 async def cancel_response(services: Wired, caller: Caller, response_id: ResponseId) -> Response:
     """Cancel a response; one that has ended is returned as it is. The status follows when its agents have stopped."""
     run = await _run_of(services, caller, response_id)
-    if run.status in ACTIVE_RUN_STATUSES:
+    if run.status in OPEN_RUN_STATUSES:
         await cancel_run(services, caller, run.run_id)
         run = await finished_run(services, caller.tenant_id, run.run_id, _CANCELLED_WITHIN_S) or run
     parameters = await parameters_of(services, caller.tenant_id, run.run_id)

@@ -3,13 +3,15 @@
 from functools import partial
 from typing import Annotated
 
+import structlog
 from fastapi import Header, Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import Invalid, NotFound
+from flotilla.contracts.errors import FlotillaError, Invalid, NotFound
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, OutsideEvent, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.contracts.names import run_workflow_id
+from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RAGRequest, RunStatus, WorkflowRequest
 from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
@@ -40,6 +42,7 @@ from gateway.workflows.catalog import check_input, served_workflow
 
 router = guarded_router("runs")
 METADATA = "metadata."
+log = structlog.get_logger(__name__)
 _SEND = "/v1/runs/{run_id}/events/{name}"
 _START = "/v1/sessions/{session_id}/runs"
 
@@ -60,23 +63,42 @@ async def start_run(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> RunAccepted | Response:
-    """Ask a question in a session, or start a workflow; a session that is new is created. It has one active run at a
-    time."""
+    """Ask a question in a session, or start a workflow; a session that is new is created.
+
+    It has one active run at a time: `if_active` says what happens while there is one.
+    """
     request = await _request_of(services, caller, session_id, body)
     unused = {name for name in ("workflow", "input", "metadata") if not getattr(body, name)}
+    unused |= {"if_active"} if body.if_active == "reject" else set()
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
     started = await records.start_run(
-        services.pool, request, claim, services.access_of(caller), services.open_work, metadata=body.metadata
+        services.pool,
+        request,
+        claim,
+        services.access_of(caller),
+        services.open_work,
+        metadata=body.metadata,
+        if_active=body.if_active,
     )
     if started.start is not None:
         await services.temporal.start(started.start)
+    if started.interrupts is not None:
+        await _ask_to_end(services, started.interrupts)
     response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
     if body.wait_s:
         run = await finished_run(services, caller.tenant_id, started.run.run_id, body.wait_s)
         if run is not None:
             return _json(run, 200, response.headers["Location"])
     return started.run
+
+
+async def _ask_to_end(services: Services, run_id: str) -> None:
+    """Ask a run to end for another one; where that fails, the worker's leader asks again."""
+    try:
+        await services.temporal.cancel(run_workflow_id(run_id))
+    except FlotillaError as error:
+        log.warning("run_not_interrupted", run_id=run_id, error=str(error))
 
 
 async def _request_of(
@@ -237,9 +259,11 @@ async def send_event(
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
     """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    if run.status not in ACTIVE_RUN_STATUSES:
+    if run.status not in OPEN_RUN_STATUSES:
         return _already(run)
     await records.record_cancel_request(services.pool, run, caller)
+    if run.status == "queued" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
+        return CancelAccepted(run_id=run_id, status="cancelled")
     try:
         await services.temporal.cancel(run.workflow_id)
     except NotFound:
@@ -252,7 +276,7 @@ async def _cancel_without_workflow(services: Services, caller: Caller, run_id: s
     if run.status == "pending" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
         return CancelAccepted(run_id=run_id, status="cancelled")
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    return CancelAccepted(run_id=run_id, status=run.status) if run.status in ACTIVE_RUN_STATUSES else _already(run)
+    return CancelAccepted(run_id=run_id, status=run.status) if run.status in OPEN_RUN_STATUSES else _already(run)
 
 
 def _already(run: Run) -> CancelAccepted:

@@ -14,7 +14,7 @@ from sse_starlette import ServerSentEvent
 
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla.postgres import AWAY
 from gateway.live.admission import CHECK_EVERY_S, Admission
 from gateway.live.feed import BEGINNING
@@ -116,7 +116,7 @@ class _Follower:
         if not look:
             return
         run = await followed_run(self._services.pool, self._tenant_id, self._run.run_id)
-        over = run.status not in ACTIVE_RUN_STATUSES
+        over = run.status not in OPEN_RUN_STATUSES
         async for event in self._session_events():
             yield event
         if over:

@@ -12,7 +12,7 @@ from flotilla.contracts.errors import Conflict, Invalid, RetryLater
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, MAX_RUN_EVENTS, RUN_EVENT_SIGNAL, OutsideEvent
+from flotilla.contracts.requests import MAX_RUN_EVENTS, OPEN_RUN_STATUSES, RUN_EVENT_SIGNAL, OutsideEvent
 from flotilla.outbox import append
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
@@ -76,7 +76,7 @@ async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyn
         raise no_run(run_id)
     if run["workflow"] == QUESTION:
         raise Invalid(f"run {run_id} answers a question: only runs of workflows take events")
-    if run["status"] not in ACTIVE_RUN_STATUSES:
+    if run["status"] not in OPEN_RUN_STATUSES:
         raise Conflict(f"run {run_id} is over: {run['status']}")
     if run["events"] > MAX_RUN_EVENTS:
         raise Conflict(f"run {run_id} has had {MAX_RUN_EVENTS} events: it takes no more")

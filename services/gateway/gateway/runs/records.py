@@ -10,17 +10,11 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
-from flotilla.contracts.event_builders import (
-    run_finished_event,
-    run_started_events,
-    state_change,
-    workflow_started_event,
-)
+from flotilla.contracts.event_builders import run_finished_event, run_opening_events, state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
-from flotilla.contracts.requests import RAGRequest, RunStatus, WorkflowRequest
-from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.eventstore.sessions import SessionAccess, ensure_session
+from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -29,17 +23,21 @@ from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.open_work import OpenWork
+from gateway.runs.queue import queueing_events, runs_ahead
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
 _COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
-    metadata, status, result, output, error, created_at, started_at, finished_at"""
+    metadata, status, if_active, result, output, error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
-# Nothing happens while another run of the session is active.
+# Nothing happens while another run of the session is active or waits, unless this one waits, too.
 _ADD = f"""
 INSERT INTO flotilla.runs
-    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq, workflow, metadata)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb)
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq, workflow, metadata,
+     status, if_active)
+SELECT $1::text, $2, $3::text, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb, $12::text, $13
+WHERE $12 = 'queued' OR NOT EXISTS (
+    SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $3 AND status = 'queued')
 ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608 - constants
@@ -55,9 +53,9 @@ ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
 _FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 # Ends a run that no workflow works on; nothing when it has ended or begun.
-_CANCEL_PENDING = """
+_CANCEL = """
 UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
-WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending'
+WHERE tenant_id = $1 AND run_id = $2 AND status = $3
 """
 
 
@@ -80,10 +78,13 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run, and how to start its workflow; None when it was started by an earlier, equal request."""
+    """A run, and what its workflow needs to begin."""
 
     run: Run
-    start: Start | None
+    start: Start | None = None
+    """None where it waits, or was started by an earlier, equal request."""
+    interrupts: str | None = None
+    """The run that it asks to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,56 +109,73 @@ async def start_run(
     open_work: OpenWork,
     *,
     metadata: Mapping[str, str] | None = None,
+    if_active: IfActive = "reject",
     note: Note | None = None,
 ) -> Started:
     """Commits session (if it is new, with `access`), run, idempotency key and first events together, and `note`.
 
     Raises:
         NotFound, Forbidden: the session is somebody else's, to whom the caller is nobody, or a reader.
-        RunInProgress: another run of the session is active.
-        TooMany: as many runs are open as may be, or the day's tokens are used up.
+        RunInProgress: another run of the session is active, and `if_active` is `reject`.
+        TooMany: as many runs are open as may be, or wait in the session, or the day's tokens are used up.
         IdempotencyConflict: the key was used for another request.
     """
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
+    caller = claim.principal
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
-            return Started(await _get(connection, tenant_id, earlier), None)
-        await open_work.check(connection, claim.principal)
+            return Started(await _get(connection, tenant_id, earlier))
+        await open_work.check(connection, caller)
         await ensure_session(connection, tenant_id, session_id, request.user_id, access)
         if isinstance(request, WorkflowRequest):
-            through = await issuers_behind(connection, claim.principal, request.user_id)
+            through = await issuers_behind(connection, caller, request.user_id)
             request = replace(request, requested_through=through)
+        ahead = None if if_active == "reject" else await runs_ahead(connection, tenant_id, session_id)
+        if ahead is None:
+            events = run_opening_events(request, SOURCE, through=caller.through)
+        else:
+            events = queueing_events(run_id, if_active, ahead, caller)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
-        events = _opening_events(request, claim.principal)
         appended = await append(connection, tenant_id, session_id, events)
-        row = await connection.fetchrow(
-            _ADD,
-            tenant_id,
-            run_id,
-            session_id,
-            request.user_id,
-            run_workflow_id(run_id),
-            request.query if isinstance(request, RAGRequest) else "",
-            to_json(request).decode(),
-            current_traceparent(),
-            appended.first_seq,
-            QUESTION if isinstance(request, RAGRequest) else request.workflow,
-            to_json(metadata or {}).decode(),
-        )
-        if row is None:
-            raise RunInProgress(
-                f"session {session_id} has an active run: wait for it, cancel it, or use another session"
-            )
+        row = await _add(connection, request, appended.first_seq, metadata or {}, None if ahead is None else if_active)
         if note is not None:
             await note(connection)
-    return Started(run_of(row), _start_of(request))
+    if ahead is None:
+        return Started(run_of(row), _start_of(request))
+    return Started(run_of(row), interrupts=None if if_active == "enqueue" else ahead.active)
 
 
-def _opening_events(request: RAGRequest | WorkflowRequest, caller: Principal) -> list[AgentStateEvent]:
-    if isinstance(request, RAGRequest):
-        return run_started_events(request, SOURCE, through=caller.through)
-    return [workflow_started_event(request, SOURCE, through=caller.through)]
+async def _add(
+    connection: Connection,
+    request: RAGRequest | WorkflowRequest,
+    first_seq: int,
+    metadata: Mapping[str, str],
+    waits: IfActive | None,
+) -> asyncpg.Record:
+    is_question = isinstance(request, RAGRequest)
+    row = await connection.fetchrow(
+        _ADD,
+        request.tenant_id,
+        request.run_id,
+        request.session_id,
+        request.user_id,
+        run_workflow_id(request.run_id),
+        request.query if is_question else "",
+        to_json(request).decode(),
+        current_traceparent(),
+        first_seq,
+        QUESTION if is_question else request.workflow,
+        to_json(metadata).decode(),
+        "queued" if waits else "pending",
+        waits,
+    )
+    if row is None:
+        raise RunInProgress(
+            f"session {request.session_id} has an active run: wait for it, cancel it, use another session, or say with "
+            "if_active what becomes of both"
+        )
+    return row
 
 
 def _start_of(request: RAGRequest | WorkflowRequest) -> Start:
@@ -228,7 +246,9 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     """Ends a run whose workflow never began; False when it has begun or ended meanwhile."""
     ended = run_finished_event(run.run_id, "cancelled", SOURCE)
     async with tenant_transaction(pool, tenant_id) as connection:
-        if await connection.execute(_CANCEL_PENDING, tenant_id, run.run_id) != "UPDATE 1":
+        if run.status == "queued":  # as who opens it: first the session's lock, then the run's
+            await get_session(connection, tenant_id, run.session_id, lock=True)
+        if await connection.execute(_CANCEL, tenant_id, run.run_id, run.status) != "UPDATE 1":
             return False
         await append(connection, tenant_id, run.session_id, [ended])
     return True

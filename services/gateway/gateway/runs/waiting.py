@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import ExitStack
 
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from gateway.live.wakeup import Wakeup
 from gateway.runs.records import followed_run, get_run
 from gateway.schemas.runs import Run
@@ -22,7 +22,7 @@ async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_
         while not services.stopping.is_set():
             pending = await wakeup.wait(max(0.0, deadline - loop.time()))
             run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
-            if run is not None and run.status not in ACTIVE_RUN_STATUSES:
+            if run is not None and run.status not in OPEN_RUN_STATUSES:
                 return run
             if loop.time() >= deadline:
                 return None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from flotilla.contracts.requests import RAGResponse, RunStatus
+from flotilla.contracts.requests import IfActive, RAGResponse, RunStatus
 from gateway.schemas.common import ID_PATTERN, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
 
 MAX_QUERY_CHARACTERS = 32_000
@@ -44,6 +44,10 @@ class RunRequest(RequestBody):
     """What the workflow takes, as its schema says."""
     metadata: Metadata = Field(default_factory=dict)
     """Names and values of your own; runs are found by them."""
+    if_active: IfActive = "reject"
+    """What to do while another run of the session is active: `reject` (409); `enqueue`: wait until those before it have
+    ended; `interrupt`: cancel the active run, keep what it recorded, and start before those that are enqueued;
+    `rollback`: the same, with the session rolled back to before the active run."""
     wait_s: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
     """Wait this long for the result; the run goes on either way."""
     steps: list[Id] = Field(default_factory=list, max_length=16)
@@ -88,6 +92,8 @@ class Run(RunAccepted):
     input: dict[str, Any] | None
     """Of a run of a workflow."""
     metadata: dict[str, str]
+    if_active: IfActive | None
+    """How the run waited for another one; null where it did not have to."""
     result: RAGResponse | None
     """The answer to a question."""
     removed_documents: list[str] = Field(default_factory=list)

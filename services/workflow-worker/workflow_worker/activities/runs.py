@@ -17,12 +17,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
-from flotilla.contracts.event_builders import (
-    run_finished_event,
-    run_started_events,
-    session_event,
-    workflow_started_event,
-)
+from flotilla.contracts.event_builders import run_finished_event, run_opening_events, session_event
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.names import QUESTION, run_stream, run_workflow_id, workflow_source
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, WorkflowRequest
@@ -48,6 +43,7 @@ from flotilla.workflows.calls.runs import (
     SaveAnswer,
 )
 from workflow_worker.delegates import limits_of_agents
+from workflow_worker.queued_runs import open_next
 
 WRITER = "write"
 """The agent whose results are answers, or wrong."""
@@ -68,8 +64,8 @@ WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted') AN
 _STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _ADD_RUN = """
 INSERT INTO flotilla.runs
-    (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, workflow, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, now()) RETURNING live_key
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, workflow, first_seq, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, now()) RETURNING live_key
 """
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
 _FINISH = """
@@ -216,6 +212,8 @@ async def _adopt(connection: Connection, request: RAGRequest | WorkflowRequest) 
     workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
     query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
     await ensure_session(connection, tenant_id, session_id, request.user_id)
+    events = run_opening_events(request, workflow_source(workflow))
+    appended = await append(connection, tenant_id, session_id, events)
     live_key: str = await connection.fetchval(
         _ADD_RUN,
         tenant_id,
@@ -226,15 +224,9 @@ async def _adopt(connection: Connection, request: RAGRequest | WorkflowRequest) 
         query,
         to_json(request).decode(),
         workflow,
+        appended.first_seq,
     )
-    await append(connection, tenant_id, session_id, _opening_events(request))
     return live_key
-
-
-def _opening_events(request: RAGRequest | WorkflowRequest) -> list[AgentStateEvent]:
-    if isinstance(request, RAGRequest):
-        return run_started_events(request, workflow_source(QUESTION))
-    return [workflow_started_event(request, workflow_source(request.workflow))]
 
 
 async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
@@ -276,6 +268,7 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
     appended = await append(connection, run.tenant_id, row["session_id"], events)
     if end.response is not None:
         await _add_interaction(connection, run, row, end.response, appended.first_seq)
+    await open_next(connection, run.tenant_id, row["session_id"])
     return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 
 

@@ -259,7 +259,7 @@ export function Outcome({ run }: { run: Run }) {
 }
 
 export function isActive(run: Run): boolean {
-  return ["pending", "running", "interrupted"].includes(run.status);
+  return ["queued", "pending", "running", "interrupted"].includes(run.status);
 }
 
 function randomKey(): string {

@@ -8,7 +8,7 @@ import { nameOf } from "../lib/run-view";
 import { oneLine } from "../lib/text";
 import { Async, Empty, Id, More, Page, Status, When } from "../ui/parts";
 
-const STATUSES: RunStatus[] = ["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"];
+const STATUSES: RunStatus[] = ["queued", "pending", "running", "interrupted", "success", "error", "timeout", "cancelled"];
 const POLL_MS = 3000;
 const LIMIT = 50;
 

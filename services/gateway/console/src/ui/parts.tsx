@@ -13,7 +13,7 @@ export type Tone = "neutral" | "info" | "good" | "warn" | "bad";
 
 const TONES: Record<Exclude<Tone, "neutral">, readonly string[]> = {
   good: ["success", "approved", "completed", "done", "finished", "compensated", "resolved", "approve", "low"],
-  warn: ["pending", "medium", "interrupted", "awaiting_approval", "waiting_for_approval", "compensating"],
+  warn: ["queued", "pending", "medium", "interrupted", "awaiting_approval", "waiting_for_approval", "compensating"],
   bad: ["parked", "timeout", "error", "failed", "rejected", "reject", "high", "compensation_failed"],
   info: ["running", "edit"],
 };

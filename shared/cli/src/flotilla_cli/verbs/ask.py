@@ -7,6 +7,7 @@ import typer
 from flotilla_cli.errors import INTERRUPTED, CliError, Misuse
 from flotilla_cli.printing import notice, print_json
 from flotilla_cli.verb import Call, examples, verb
+from flotilla_cli.verbs.runs import IfActive
 
 if TYPE_CHECKING:
     from flotilla_cli.gateway import Gateway
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _EXAMPLES = examples(
     'flotilla ask "Who may approve a refund?"',
     'flotilla ask "And above 500 euros?" --session s1',
+    'flotilla ask "No, above 700?" --session s1 --if-active rollback',
     'flotilla ask "…" --no-wait -o json',
 )
 
@@ -30,13 +32,14 @@ def ask(
         str | None, typer.Option("--session", "-s", help="The session; created if it is new. Default: a new one.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or only start the run.")] = True,
+    if_active: IfActive = "reject",
 ) -> None:
     """Ask a question: its answer streams in live, then come sources and confidence.
 
     Earlier turns of the same session are part of the question. Ctrl-C stops the watching, not the run.
     """
     session_id = session or _new_session_id()
-    run = call.gateway.post(f"/sessions/{session_id}/runs", {"query": _read(question)})
+    run = call.gateway.post(f"/sessions/{session_id}/runs", {"query": _read(question), "if_active": if_active})
     if wait:
         _watch(call, run)
     else:

@@ -11,6 +11,9 @@ from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 app = new_app("Runs: start, list and inspect runs.")
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
+IfActive = Annotated[
+    str, typer.Option("--if-active", help="While another run is active: reject, enqueue, interrupt or rollback.")
+]
 
 
 @verb(
@@ -33,11 +36,13 @@ def start_run(
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="To find it by; repeatable.")
     ] = None,
+    if_active: IfActive = "reject",
 ) -> None:
     """Start a run of a workflow."""
     from flotilla_cli.arguments import read_object, read_texts
 
     body = {"workflow": workflow, "input": read_object(input_json), "metadata": read_texts(metadata or ())}
+    body["if_active"] = if_active
     run = call.gateway.post(f"/sessions/{session or f'{workflow}-{uuid4()}'}/runs", body)
     call.show(run, lambda: _print_started(run))
 
@@ -66,7 +71,7 @@ def list_runs(
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option("--status", help="Only these: pending, running, interrupted, success, error, timeout, cancelled."),
+        typer.Option("--status", help="Only these: queued, pending, running, interrupted, success, error, timeout, cancelled."),
     ] = None,
     limit: Limit = 50,
 ) -> None:

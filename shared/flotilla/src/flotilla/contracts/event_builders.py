@@ -52,6 +52,20 @@ def workflow_started_event(
     return state_change("run_started", details, source, status="running", run_id=request.run_id)
 
 
+def run_opening_events(
+    request: RAGRequest | WorkflowRequest, source: str, *, through: JsonObject | None = None
+) -> list[AgentStateEvent]:
+    """Return the events that open a run, whatever it is a run of; `through` as for a question."""
+    if isinstance(request, RAGRequest):
+        return run_started_events(request, source, through=through)
+    return [workflow_started_event(request, source, through=through)]
+
+
+def run_queued_event(run_id: str, if_active: str, by: JsonObject, source: str) -> AgentStateEvent:
+    """Return the event that records that a run waits for its turn; `by` is who asks."""
+    return state_change("run_queued", {"run_id": run_id, "if_active": if_active, **by}, source, run_id=run_id)
+
+
 def run_finished_event(run_id: str, status: RunStatus, source: str, output: JsonValue = None) -> AgentStateEvent:
     """Return the event that ends a run, with what it returned, if that is not a message; its session is idle from then
     on."""

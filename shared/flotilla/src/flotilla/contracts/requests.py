@@ -14,8 +14,15 @@ from flotilla.contracts.tasks import (
     Turn,
 )
 
-RunStatus: TypeAlias = Literal["pending", "running", "interrupted", "success", "error", "timeout", "cancelled"]
+RunStatus: TypeAlias = Literal[
+    "queued", "pending", "running", "interrupted", "success", "error", "timeout", "cancelled"
+]
 ACTIVE_RUN_STATUSES: tuple[RunStatus, ...] = ("pending", "running", "interrupted")
+"""Those of which a session has one run at a time."""
+OPEN_RUN_STATUSES: tuple[RunStatus, ...] = ("queued", *ACTIVE_RUN_STATUSES)
+"""Those of runs that are not over."""
+IfActive: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
+"""What becomes of a run while another one of its session is active."""
 RiskLevel: TypeAlias = Literal["low", "medium", "high"]
 
 

@@ -1,0 +1,54 @@
+"""What the leader does for queued runs, where nobody else has: a gateway may die, or end a run that never began."""
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from flotilla.postgres import Pool, tenant_transaction
+from flotilla.workflows.calls.runs import CloseRun, RunKey
+from workflow_worker.activities.runs import RunRecords
+from workflow_worker.queued_runs import open_next
+
+BATCH = 100
+_WAITING = "SELECT * FROM flotilla.waiting_sessions($1)"
+_PENDING = "SELECT status = 'pending' FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+log = structlog.get_logger(__name__)
+
+
+class QueuedRuns:
+    """Opens runs in sessions without an active one, and asks active runs to end that others interrupt."""
+
+    def __init__(self, pool: Pool, client: Client, runs: RunRecords) -> None:
+        self._pool = pool
+        self._client = client
+        self._runs = runs
+
+    async def look_after(self) -> None:
+        """One round."""
+        for row in await self._pool.fetch(_WAITING, BATCH):
+            if row["active_run_id"] is None:
+                await self._open_next(row["tenant_id"], row["session_id"])
+            else:
+                key = RunKey(tenant_id=row["tenant_id"], run_id=row["active_run_id"])
+                await self._interrupt(key, row["active_workflow_id"])
+
+    async def _open_next(self, tenant_id: str, session_id: str) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            opened = await open_next(connection, tenant_id, session_id)
+        if opened:
+            log.info("queued_run_opened", session_id=session_id)
+
+    async def _interrupt(self, run: RunKey, workflow_id: str) -> None:
+        try:
+            await self._client.get_workflow_handle(workflow_id).cancel()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            await self._close_unstarted(run)
+
+    async def _close_unstarted(self, run: RunKey) -> None:
+        """End a run whose workflow never began; the reconciler ends one whose workflow is over."""
+        async with tenant_transaction(self._pool, run.tenant_id) as connection:
+            pending = await connection.fetchval(_PENDING, run.tenant_id, run.run_id)
+        if pending:
+            await self._runs.close_run(CloseRun(run=run, status="cancelled"))
