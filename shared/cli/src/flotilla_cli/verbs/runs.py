@@ -27,6 +27,7 @@ IfActive = Annotated[
 def start_run(
     call: Call,
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="See: flotilla workflows list.")],
+    *,
     input_json: Annotated[
         str, typer.Option("--input", metavar="JSON", help="What it takes: a JSON object, or @FILE.")
     ] = "{}",
@@ -71,7 +72,9 @@ def list_runs(
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option("--status", help="Only these: queued, pending, running, interrupted, success, error, timeout, cancelled."),
+        typer.Option(
+            "--status", help="Only these: queued, pending, running, interrupted, success, error, timeout, cancelled."
+        ),
     ] = None,
     limit: Limit = 50,
 ) -> None:
