@@ -37,7 +37,8 @@ class Temporal:
 
     def __init__(self, settings: TemporalSettings, task_queue: str) -> None:
         self._settings = settings
-        self._task_queue = task_queue
+        self.task_queue = task_queue
+        """Where the built-in workflows' workers are."""
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._refused_until = 0.0
@@ -53,7 +54,7 @@ class Temporal:
                 start.workflow,
                 start.request,
                 id=start.workflow_id,
-                task_queue=start.task_queue or self._task_queue,
+                task_queue=start.task_queue or self.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 rpc_timeout=RPC_TIMEOUT,

@@ -14,7 +14,7 @@ from flotilla.contracts.requests import (
     PipelineRequest,
     RAGRequest,
     RunStatus,
-    WorkflowRequest,
+    read_run_request,
 )
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.postgres import Pool, retry_when_away
@@ -119,9 +119,9 @@ def _reads(workflow: str, request: type[Any]) -> Callable[[str], Startable]:
 
 def _run(stored: str) -> Startable:
     """A question, or a run of an installed workflow."""
-    if "workflow" not in from_json(stored, dict):
-        return Startable(RAG_WORKFLOW, from_json(stored, RAGRequest))
-    request = from_json(stored, WorkflowRequest)
+    request = read_run_request(stored)
+    if isinstance(request, RAGRequest):
+        return Startable(RAG_WORKFLOW, request)
     return Startable(request.workflow, request, request.task_queue)
 
 

@@ -47,6 +47,7 @@ from workflow_worker.redrives import Redrives
 from workflow_worker.reply_streams import ReplyStreams
 from workflow_worker.risk_review import RiskReview
 from workflow_worker.run_events import deliver_run_events
+from workflow_worker.schedule_duty import ScheduleDuty
 from workflow_worker.settings import Settings
 from workflow_worker.settlement import Settlement
 from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
@@ -180,6 +181,7 @@ def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Act
         every(RECONCILE_S, reconciler.run),
         every(OPENED_S, reconciler.start_opened),
         every(RECONCILE_S, queue.look_after),
+        every(RECONCILE_S, ScheduleDuty(deps.pool, deps.temporal, settings.task_queue).run),
         every(RECONCILE_S, events),
         report_gauges(deps.pool),
     ]

@@ -2,11 +2,10 @@
 
 import asyncpg
 
-from flotilla.contracts.envelope import from_json
 from flotilla.contracts.event_builders import run_finished_event, run_opening_events
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import workflow_source
-from flotilla.contracts.requests import RAGRequest, WorkflowRequest
+from flotilla.contracts.requests import read_run_request
 from flotilla.eventstore.sessions import get_session, roll_back_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection
@@ -54,7 +53,7 @@ async def _open(connection: Connection, tenant_id: str, session_id: str, row: as
     if row["if_active"] == "rollback":
         by: JsonObject = {"by": row["user_id"], **through, "for_run_id": run_id}
         await _roll_back(connection, tenant_id, session_id, source, by)
-    events = run_opening_events(_request(row["request"]), source, through=through)
+    events = run_opening_events(read_run_request(row["request"]), source, through=through)
     if row["more"]:
         events.append(run_finished_event(run_id, "cancelled", source))
         metrics.RUNS.labels("cancelled").inc()
@@ -68,7 +67,3 @@ async def _roll_back(connection: Connection, tenant_id: str, session_id: str, so
     began = await connection.fetchval(_LAST_BEGINNING, tenant_id, session_id)
     if began is not None:
         await roll_back_session(connection, tenant_id, session_id, began - 1, expected_seq=None, source=source, by=by)
-
-
-def _request(stored: str) -> RAGRequest | WorkflowRequest:
-    return from_json(stored, WorkflowRequest if "workflow" in from_json(stored, dict) else RAGRequest)

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
 
+from flotilla.postgres import Pool
 from flotilla_devstack import RunningStack
+from tests.integration.workflow_worker import agents
+from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.gateway import RunningGateway, make_topics, running_gateway
 from tests.support.postgres import Database
+from tests.support.worker import RunningWorker, running_worker
 
 Replica: TypeAlias = Callable[..., AbstractAsyncContextManager[RunningGateway]]
 
@@ -56,3 +60,46 @@ async def gateway(replica: Replica) -> AsyncIterator[RunningGateway]:
 async def operator(gateway: RunningGateway) -> httpx.AsyncClient:
     """A person of tenant acme, operator and approver."""
     return await gateway.client_of("olga", "operator", "approver", person=True)
+
+
+class Gate:
+    """Holds the research agent, so that a run stays active."""
+
+    def __init__(self) -> None:
+        self.is_open = asyncio.Event()
+
+    async def research(self, task: Task) -> dict[str, Any] | None:
+        """What the agent answers: nothing at all while the gate is closed."""
+        return await agents.research(task) if self.is_open.is_set() else None
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@asynccontextmanager
+async def answering(
+    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, *, pool: Pool | None = None
+) -> AsyncIterator[RunningWorker]:
+    """A worker with the agents that answer questions, over the gateway's stores; `pool` where it is closed."""
+    async with (
+        running_worker(
+            dsn=gateway.database.dsn("flotilla_worker"),
+            pool=pool or gateway.pool,
+            redis_url=redis_url,
+            temporal_address=temporal_address,
+            task_queue=gateway.settings.task_queue,
+        ) as running,
+        foreign_agent(running.redis, "research", gate.research),
+        foreign_agent(running.redis, "write", agents.write),
+    ):
+        yield running
+
+
+@pytest.fixture
+async def worker(
+    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate
+) -> AsyncIterator[RunningWorker]:
+    async with answering(gateway, redis_url, temporal_address, gate) as running:
+        yield running

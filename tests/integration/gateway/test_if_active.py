@@ -2,64 +2,17 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.gateway.conftest import Replica
-from tests.integration.workflow_worker import agents
-from tests.support.foreign_agent import Task, foreign_agent
+from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
-from tests.support.worker import RunningWorker, running_worker
+from tests.support.worker import RunningWorker
 
 OVER = ("success", "cancelled", "error", "timeout")
-
-
-class Gate:
-    """Holds the research agent, so that a run stays active."""
-
-    def __init__(self) -> None:
-        self.is_open = asyncio.Event()
-
-    async def research(self, task: Task) -> dict[str, Any] | None:
-        if not self.is_open.is_set():
-            return None  # nobody answers this task: its run stays active until it is cancelled, or asked again
-        return await agents.research(task)
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-@asynccontextmanager
-async def fleet(
-    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate
-) -> AsyncIterator[RunningWorker]:
-    async with (
-        running_worker(
-            dsn=gateway.database.dsn("flotilla_worker"),
-            pool=gateway.pool,
-            redis_url=redis_url,
-            temporal_address=temporal_address,
-            task_queue=gateway.settings.task_queue,
-        ) as worker,
-        foreign_agent(worker.redis, "research", gate.research),
-        foreign_agent(worker.redis, "write", agents.write),
-    ):
-        yield worker
-
-
-@pytest.fixture
-async def worker(
-    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate
-) -> AsyncIterator[RunningWorker]:
-    async with fleet(gateway, redis_url, temporal_address, gate) as running:
-        yield running
 
 
 async def ask(client: httpx.AsyncClient, query: str, **body: Any) -> dict[str, Any]:
@@ -159,7 +112,7 @@ async def test_of_two_interrupting_runs_the_second_one_interrupts_the_first(
     first = await ask(operator, "one")
     second, third = [await ask(operator, text, if_active="interrupt") for text in ("two", "three")]
     gate.is_open.set()
-    async with fleet(gateway, redis_url, temporal_address, gate):
+    async with answering(gateway, redis_url, temporal_address, gate):
         ended = [(await status(operator, run))["status"] for run in (first, second, third)]
     assert ended == ["cancelled", "cancelled", "success"]
     assert await questions(operator) == ["one", "two", "three"]
@@ -217,7 +170,7 @@ async def test_a_run_that_never_began_makes_room_when_it_is_interrupted(
     await gateway.as_superuser(f"UPDATE flotilla.runs SET workflow_id = 'lost-{first['run_id']}' WHERE query = 'one'")
     third = await ask(operator, "three", if_active="interrupt")
     gate.is_open.set()
-    async with fleet(gateway, redis_url, temporal_address, gate):
+    async with answering(gateway, redis_url, temporal_address, gate):
         assert (await status(operator, third))["status"] == "success"
         assert (await status(operator, second))["status"] == "success"
     assert (await read(operator, first))["status"] == "cancelled"

@@ -10,7 +10,6 @@ from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import FlotillaError, Invalid, NotFound
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.names import run_workflow_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RAGRequest, RunStatus, WorkflowRequest
 from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
@@ -93,12 +92,12 @@ async def start_run(
     return started.run
 
 
-async def _ask_to_end(services: Services, run_id: str) -> None:
+async def _ask_to_end(services: Services, workflow_id: str) -> None:
     """Ask a run to end for another one; where that fails, the worker's leader asks again."""
     try:
-        await services.temporal.cancel(run_workflow_id(run_id))
+        await services.temporal.cancel(workflow_id)
     except FlotillaError as error:
-        log.warning("run_not_interrupted", run_id=run_id, error=str(error))
+        log.warning("run_not_interrupted", workflow_id=workflow_id, error=str(error))
 
 
 async def _request_of(
@@ -145,6 +144,7 @@ async def list_runs(
     status: Annotated[RunStatus | None, Query(description="Only these.")] = None,
     user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
     workflow: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this; `rag`: questions.")] = None,
+    schedule_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this schedule.")] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Not before this moment.")] = None,
     created_before: Annotated[AwareDatetime | None, Query(description="Before this moment.")] = None,
     limit: Limit = DEFAULT_LIMIT,
@@ -156,6 +156,7 @@ async def list_runs(
         status=status,
         user_id=user_id,
         workflow=workflow,
+        schedule_id=schedule_id,
         metadata=_metadata_in(request),
         created_after=created_after,
         created_before=created_before,

@@ -19,9 +19,10 @@ MAX_QUEUED = 1000
 """How many runs may wait in one session."""
 RETRY_S = 5.0
 _AHEAD = """
-SELECT (SELECT run_id FROM flotilla.runs
-        WHERE tenant_id = $1 AND session_id = $2 AND status IN ('pending', 'running', 'interrupted')) AS active,
+SELECT a.run_id AS active, a.workflow_id,
     (SELECT count(*) FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued') AS queued
+FROM (SELECT) AS one LEFT JOIN flotilla.runs AS a
+    ON a.tenant_id = $1 AND a.session_id = $2 AND a.status IN ('pending', 'running', 'interrupted')
 """
 
 
@@ -31,6 +32,7 @@ class Ahead:
 
     active: str | None
     """The active run's id; None between the end of one and the opening of the next."""
+    workflow_id: str | None
     queued: int
 
 
@@ -43,10 +45,10 @@ async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) ->
     await get_session(connection, tenant_id, session_id, lock=True)
     row = await connection.fetchrow(_AHEAD, tenant_id, session_id)
     assert row is not None  # noqa: S101 - the statement always gives one row
-    ahead = Ahead(row["active"], row["queued"])
+    ahead = Ahead(row["active"], row["workflow_id"], row["queued"])
     if ahead.queued >= MAX_QUEUED:
         raise TooMany(f"session {session_id} has {ahead.queued} runs that wait, {MAX_QUEUED} are allowed", RETRY_S)
-    return None if ahead == Ahead(None, 0) else ahead
+    return ahead if ahead.active or ahead.queued else None
 
 
 def queueing_events(run_id: str, if_active: IfActive, ahead: Ahead, caller: Principal) -> list[AgentStateEvent]:

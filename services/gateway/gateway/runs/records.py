@@ -28,7 +28,7 @@ from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
 _COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
-    metadata, status, if_active, result, output, error, created_at, started_at, finished_at"""
+    metadata, status, if_active, schedule_id, result, output, error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active or waits, unless this one waits, too.
 _ADD = f"""
@@ -49,6 +49,7 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS 
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
   AND ($8::text IS NULL OR workflow = $8) AND ($9::jsonb IS NULL OR metadata @> $9)
   AND ($10::timestamptz IS NULL OR created_at >= $10) AND ($11::timestamptz IS NULL OR created_at < $11)
+  AND ($12::text IS NULL OR schedule_id = $12)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
 _FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -84,7 +85,7 @@ class Started:
     start: Start | None = None
     """None where it waits, or was started by an earlier, equal request."""
     interrupts: str | None = None
-    """The run that it asks to end."""
+    """The workflow of the run that it asks to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class RunFilter:
     status: RunStatus | None = None
     user_id: str | None = None
     workflow: str | None = None
+    schedule_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     """This moment included."""
@@ -143,7 +145,7 @@ async def start_run(
             await note(connection)
     if ahead is None:
         return Started(run_of(row), _start_of(request))
-    return Started(run_of(row), interrupts=None if if_active == "enqueue" else ahead.active)
+    return Started(run_of(row), interrupts=None if if_active == "enqueue" else ahead.workflow_id)
 
 
 async def _add(
@@ -153,7 +155,7 @@ async def _add(
     metadata: Mapping[str, str],
     waits: IfActive | None,
 ) -> asyncpg.Record:
-    is_question = isinstance(request, RAGRequest)
+    query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
     row = await connection.fetchrow(
         _ADD,
         request.tenant_id,
@@ -161,11 +163,11 @@ async def _add(
         request.session_id,
         request.user_id,
         run_workflow_id(request.run_id),
-        request.query if is_question else "",
+        query,
         to_json(request).decode(),
         current_traceparent(),
         first_seq,
-        QUESTION if is_question else request.workflow,
+        workflow,
         to_json(metadata).decode(),
         "queued" if waits else "pending",
         waits,
@@ -212,6 +214,7 @@ async def list_runs(
             to_json(only.metadata).decode() if only.metadata else None,
             only.created_after,
             only.created_before,
+            only.schedule_id,
         )
 
 

@@ -94,6 +94,8 @@ class Run(RunAccepted):
     metadata: dict[str, str]
     if_active: IfActive | None
     """How the run waited for another one; null where it did not have to."""
+    schedule_id: str | None
+    """The schedule that started it; null where somebody did."""
     result: RAGResponse | None
     """The answer to a question."""
     removed_documents: list[str] = Field(default_factory=list)

@@ -17,14 +17,13 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
-from flotilla.contracts.event_builders import run_finished_event, run_opening_events, session_event
+from flotilla.contracts.event_builders import run_finished_event, session_event
 from flotilla.contracts.json_types import JsonValue
-from flotilla.contracts.names import QUESTION, run_stream, run_workflow_id, workflow_source
+from flotilla.contracts.names import run_stream, workflow_source
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, WorkflowRequest
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
 from flotilla.contracts.values import storable
-from flotilla.eventstore.sessions import ensure_session
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
@@ -34,7 +33,6 @@ from flotilla.workflows.calls.runs import (
     BEGIN_RUN,
     CLOSE_RUN,
     PAUSE_RUN,
-    RUN_CLOSED,
     SAVE_TO_DATABASE,
     BegunRun,
     CloseRun,
@@ -42,6 +40,7 @@ from flotilla.workflows.calls.runs import (
     RunKey,
     SaveAnswer,
 )
+from workflow_worker.adopted_runs import adopt, closed
 from workflow_worker.delegates import limits_of_agents
 from workflow_worker.queued_runs import open_next
 
@@ -62,11 +61,6 @@ WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted') AN
     SELECT FROM flotilla.approvals AS a WHERE a.tenant_id = $1 AND a.approval_id = $4 AND a.status = 'pending'))
 """
 _STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-_ADD_RUN = """
-INSERT INTO flotilla.runs
-    (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, workflow, first_seq, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, now()) RETURNING live_key
-"""
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
 _FINISH = """
 UPDATE flotilla.runs SET status = $3, result = $4, error = $5, output = $6, finished_at = now()
@@ -128,12 +122,14 @@ class RunRecords:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
                 live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
                 if live_key is None:
-                    live_key = await _adopt(connection, request)
+                    live_key = await adopt(connection, request, activity.info().workflow_id)
                 limits_s = await limits_of_agents(connection)
         except asyncpg.UniqueViolationError as error:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
+        if live_key is None:
+            raise closed(request.run_id, "queued")
         given = request.history if isinstance(request, RAGRequest) else []
         history = given or await earlier_turns(self._pool, request.tenant_id, request.session_id)
         return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
@@ -194,7 +190,7 @@ class RunRecords:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
         if row is None or row["status"] != "success":
-            raise _closed(run.run_id, row["status"] if row else "unknown")
+            raise closed(run.run_id, row["status"] if row else "unknown")
         return from_json(row["result"], RAGResponse) if row["result"] else None
 
     async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
@@ -202,31 +198,6 @@ class RunRecords:
         metrics.RUN_DURATION.observe(finished.duration_s)
         log.info("run_finished", run_id=run.run_id, session_id=finished.session_id, status=status)
         await self._feed.done(run_stream(run.run_id, finished.live_key), status)
-
-
-async def _adopt(connection: Connection, request: RAGRequest | WorkflowRequest) -> str:
-    row = await connection.fetchrow(_STATUS, request.tenant_id, request.run_id)
-    if row is not None:
-        raise _closed(request.run_id, row["status"])
-    tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
-    workflow_id = activity.info().workflow_id or run_workflow_id(run_id)
-    query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
-    await ensure_session(connection, tenant_id, session_id, request.user_id)
-    events = run_opening_events(request, workflow_source(workflow))
-    appended = await append(connection, tenant_id, session_id, events)
-    live_key: str = await connection.fetchval(
-        _ADD_RUN,
-        tenant_id,
-        run_id,
-        session_id,
-        request.user_id,
-        workflow_id,
-        query,
-        to_json(request).decode(),
-        workflow,
-        appended.first_seq,
-    )
-    return live_key
 
 
 async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
@@ -304,7 +275,3 @@ async def _add_interaction(
 
 def _seconds_since(moment: datetime) -> float:
     return max(0.0, (datetime.now(UTC) - moment).total_seconds())
-
-
-def _closed(run_id: str, status: str) -> ApplicationError:
-    return ApplicationError(f"run {run_id} has ended: {status}", type=RUN_CLOSED, non_retryable=True)

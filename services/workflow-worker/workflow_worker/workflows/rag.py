@@ -51,6 +51,8 @@ class RagAgentWorkflow:
         """
         if not request.run_id:
             request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
+        if not request.session_id:
+            request = replace(request, session_id=request.run_id)
         return await carry_out(self._answer(request), partial(self._save, request), partial(self._close, request))
 
     async def _answer(self, request: RAGRequest) -> str:

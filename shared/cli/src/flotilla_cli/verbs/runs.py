@@ -67,6 +67,8 @@ def list_runs(
     *,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only of this session.")] = None,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Only of this workflow; rag: questions.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="Only of this schedule.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only of this person.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="Only with this metadata; repeatable.")
     ] = None,
@@ -82,7 +84,8 @@ def list_runs(
     from flotilla_cli.arguments import read_texts
 
     named = {f"metadata.{name}": value for name, value in read_texts(metadata or ()).items()}
-    page = call.gateway.pages("/runs", "runs", limit, session_id=session, status=status, workflow=workflow, **named)
+    only = {"session_id": session, "status": status, "workflow": workflow, "schedule_id": schedule, "user_id": user}
+    page = call.gateway.pages("/runs", "runs", limit, **only, **named)
     call.listing(page, "runs", _RUNS, 'No run yet; start one with: flotilla ask "…"')
 
 

@@ -32,7 +32,7 @@ def run_started_events(request: RAGRequest, source: str, *, through: JsonObject 
     on the user's behalf."""
     run_id = request.run_id
     question = Message(role="user", content=request.query)
-    details: JsonObject = {"run_id": run_id, "user_id": request.user_id, **(through or {})}
+    details: JsonObject = {"run_id": run_id, "user_id": request.user_id, **(through or {}), **_scheduled(request)}
     started = state_change("run_started", details, source, status="running", run_id=run_id)
     return [session_event(question, source, run_id=run_id), started]
 
@@ -45,11 +45,16 @@ def workflow_started_event(
         "run_id": request.run_id,
         "user_id": request.user_id,
         **(through or {}),
+        **_scheduled(request),
         "workflow": request.workflow,
         "version": request.version,
         "input": request.input,
     }
     return state_change("run_started", details, source, status="running", run_id=request.run_id)
+
+
+def _scheduled(request: RAGRequest | WorkflowRequest) -> JsonObject:
+    return {"schedule_id": request.schedule_id} if request.schedule_id else {}
 
 
 def run_opening_events(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from flotilla.contracts.envelope import from_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import (
@@ -40,6 +41,8 @@ class RAGRequest:
     top_k: int = 5
     history: list[Turn] = field(default_factory=list)
     """Earlier turns as the client sent them, oldest first; empty: those of the session."""
+    schedule_id: str = ""
+    """The schedule that starts it, if one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +168,16 @@ class WorkflowRequest:
     requested_by_service: bool = False
     """`user_id` is not a person."""
     carried: Carried = field(default_factory=Carried)
+    schedule_id: str = ""
+    """The schedule that starts it, if one does; its session is then its own where none is named."""
+
+
+def read_run_request(stored: str | bytes) -> RAGRequest | WorkflowRequest:
+    """Return the request of a run as its row holds it.
+
+    Raises:
+        Undecodable: it is neither.
+    """
+    if "workflow" in from_json(stored, dict):
+        return from_json(stored, WorkflowRequest)
+    return from_json(stored, RAGRequest)

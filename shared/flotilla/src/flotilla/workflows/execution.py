@@ -33,6 +33,8 @@ async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) ->
     """
     if not request.run_id:
         request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
+    if not request.session_id:
+        request = replace(request, session_id=request.run_id)
     execution = _Execution(name, request, work)
     return await carry_out(execution.work(), execution.finish, execution.close)
 

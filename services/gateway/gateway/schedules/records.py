@@ -1,0 +1,226 @@
+"""The rows of `flotilla.schedules`."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from flotilla.contracts.envelope import from_json, to_builtins, to_json
+from flotilla.contracts.errors import Conflict, Forbidden, NotFound
+from flotilla.contracts.names import QUESTION
+from flotilla.contracts.requests import RAGRequest, WorkflowRequest, read_run_request
+from flotilla.contracts.schedules import When
+from flotilla.eventstore.sessions import SessionAccess, check_writable
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres.viewer import current_viewer
+from gateway.auth.issuers import issuers_behind
+from gateway.auth.principal import Principal
+from gateway.schemas.schedules import Schedule
+
+MAX_SCHEDULES = 1000
+"""Of one tenant."""
+_COLUMNS = """schedule_id, temporal_id, fires, request, workflow, metadata, paused, note, user_id, acted_by, created_at,
+    updated_at, synced = generation AS is_synced"""
+_ADD = """
+INSERT INTO flotilla.schedules (tenant_id, schedule_id, temporal_id, fires, request, workflow, metadata, paused, note,
+    user_id, key_id, owner, names, sees_all, visibility)
+SELECT $1, $2, $3, $4::jsonb, $5::jsonb, $6, $7::jsonb, $8, $9, $10, $11, $12, $13, $14, $15
+WHERE (SELECT count(*) FROM flotilla.schedules WHERE tenant_id = $1) < $16
+ON CONFLICT (tenant_id, schedule_id) DO NOTHING
+RETURNING 1
+"""
+_EXISTS = "SELECT EXISTS (SELECT FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2)"
+_GET = f"""
+SELECT {_COLUMNS} FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL
+"""  # noqa: S608 - constants
+_LIST = f"""
+SELECT {_COLUMNS} FROM flotilla.schedules
+WHERE tenant_id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR (created_at, schedule_id) < ($3, $4))
+ORDER BY created_at DESC, schedule_id DESC LIMIT $2
+"""  # noqa: S608
+_CHANGE = """
+UPDATE flotilla.schedules SET fires = $3::jsonb, request = $4::jsonb, metadata = $5::jsonb, paused = $6, note = $7,
+    user_id = $8, key_id = $9, owner = $10, names = $11, sees_all = $12, visibility = $13,
+    acted_by = flotilla_ops.acted_by(), person = nullif(current_setting('flotilla.person', true), ''),
+    service = nullif(current_setting('flotilla.service', true), ''), generation = generation + 1, updated_at = now()
+WHERE tenant_id = $1 AND schedule_id = $2
+"""
+_DELETE = """
+UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
+WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING 1
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A schedule as its maker wants it."""
+
+    schedule_id: str
+    when: When
+    request: RAGRequest | WorkflowRequest
+    metadata: dict[str, str]
+    paused: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row: what clients see of it, and what it is kept as."""
+
+    shown: Schedule
+    wanted: Wanted
+    temporal_id: str
+    is_synced: bool
+
+
+async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, access: SessionAccess) -> None:
+    """Store a new schedule.
+
+    Raises:
+        Conflict: there is one of that id, or the tenant has 1,000.
+        NotFound, Forbidden: the caller may not write to its session.
+    """
+    async with tenant_transaction(pool, caller.tenant_id) as connection:
+        wanted = await _made_by(connection, wanted, caller)
+        added = await connection.fetchval(
+            _ADD,
+            caller.tenant_id,
+            wanted.schedule_id,
+            temporal_id,
+            to_json(wanted.when).decode(),
+            to_json(wanted.request).decode(),
+            _workflow(wanted.request),
+            to_json(wanted.metadata).decode(),
+            wanted.paused,
+            wanted.note,
+            caller.subject,
+            *_maker(caller, access),
+            MAX_SCHEDULES,
+        )
+        if added is None:
+            raise await _why_not_added(connection, caller.tenant_id, wanted.schedule_id)
+
+
+async def _why_not_added(connection: Connection, tenant_id: str, schedule_id: str) -> Conflict:
+    # One that the caller may not see, or that is being deleted, is in the way, too.
+    count = await connection.fetchval("SELECT count(*) FROM flotilla.schedules WHERE tenant_id = $1", tenant_id)
+    if count >= MAX_SCHEDULES:
+        return Conflict(f"tenant {tenant_id} has {count} schedules, {MAX_SCHEDULES} are allowed: delete one")
+    return Conflict(f"schedule {schedule_id} exists: choose another schedule_id, or change that one")
+
+
+async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess) -> None:
+    """Store what the schedule is from now on; its maker is who asks.
+
+    Raises:
+        NotFound, Forbidden: the caller may not write to its session.
+    """
+    async with tenant_transaction(pool, caller.tenant_id) as connection:
+        wanted = await _made_by(connection, wanted, caller)
+        await connection.execute(
+            _CHANGE,
+            caller.tenant_id,
+            wanted.schedule_id,
+            to_json(wanted.when).decode(),
+            to_json(wanted.request).decode(),
+            to_json(wanted.metadata).decode(),
+            wanted.paused,
+            wanted.note,
+            caller.subject,
+            *_maker(caller, access),
+        )
+
+
+async def delete(pool: Pool, tenant_id: str, schedule_id: str) -> None:
+    """Delete a schedule; its runs stay.
+
+    Raises:
+        NotFound: the caller sees no such schedule.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        if not await connection.fetchval(_DELETE, tenant_id, schedule_id):
+            raise _no_schedule(schedule_id)
+
+
+async def get(pool: Pool, tenant_id: str, schedule_id: str) -> Stored:
+    """Return one schedule.
+
+    Raises:
+        NotFound: the caller sees no such schedule.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        row = await connection.fetchrow(_GET, tenant_id, schedule_id)
+    if row is None:
+        raise _no_schedule(schedule_id)
+    return _stored(row)
+
+
+async def page(
+    pool: Pool, tenant_id: str, *, limit: int, before: tuple[datetime | None, str | None]
+) -> list[asyncpg.Record]:
+    """Return the rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, limit, *before)
+
+
+def shown(rows: Sequence[asyncpg.Record]) -> list[Schedule]:
+    """Return rows as clients see them."""
+    return [_stored(row).shown for row in rows]
+
+
+async def _made_by(connection: Connection, wanted: Wanted, caller: Principal) -> Wanted:
+    """The schedule as the caller's: checked against their rights."""
+    request = wanted.request
+    if request.session_id:
+        # One that is not there is made by the first run; if it is somebody else's, that run is refused.
+        with suppress(NotFound):
+            await check_writable(connection, caller.tenant_id, request.session_id)
+    if isinstance(request, WorkflowRequest):
+        through = await issuers_behind(connection, caller, caller.subject)
+        request = replace(request, requested_through=through, requested_by_service=not caller.is_person)
+    return replace(wanted, request=replace(request, user_id=caller.subject))
+
+
+def _maker(caller: Principal, access: SessionAccess) -> tuple[str | None, str, list[str], bool, str]:
+    viewer = current_viewer()
+    if viewer is None:
+        raise Forbidden("nobody asks for this schedule")
+    return caller.key_id, caller.name, list(viewer.names), viewer.sees_all, access.visibility
+
+
+def _workflow(request: RAGRequest | WorkflowRequest) -> str:
+    return QUESTION if isinstance(request, RAGRequest) else request.workflow
+
+
+def _stored(row: asyncpg.Record) -> Stored:
+    when = from_json(row["fires"], When)
+    request = read_run_request(row["request"])
+    metadata: dict[str, str] = json.loads(row["metadata"])
+    fields: dict[str, Any] = {name: getattr(when, name) for name in to_builtins(when) if name != "start_at"}
+    fields |= {name: row[name] for name in ("schedule_id", "workflow", "paused", "note", "acted_by", "created_at")}
+    schedule = Schedule(
+        **fields,
+        updated_at=row["updated_at"],
+        query=request.query if isinstance(request, RAGRequest) else "",
+        input=None if isinstance(request, RAGRequest) else dict(request.input),
+        session_id=request.session_id or None,
+        metadata=metadata,
+        made_by=row["user_id"],
+    )
+    wanted = Wanted(
+        schedule_id=row["schedule_id"],
+        when=when,
+        request=request,
+        metadata=metadata,
+        paused=row["paused"],
+        note=row["note"],
+    )
+    return Stored(schedule, wanted, row["temporal_id"], row["is_synced"])
+
+
+def _no_schedule(schedule_id: str) -> NotFound:
+    return NotFound(f"no schedule {schedule_id}: GET /v1/schedules lists those that you see")

@@ -1,0 +1,74 @@
+"""Brings Temporal to what a schedule's row says, at once where Temporal answers."""
+
+import structlog
+from temporalio.client import ScheduleOverlapPolicy
+from temporalio.service import RPCError
+
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.temporal import is_final
+from flotilla.temporal.schedules import RPC_TIMEOUT, Schedules
+from gateway.schedules import records
+from gateway.schemas.schedules import Schedule
+from gateway.services import Services
+from gateway.temporal import refusal
+
+log = structlog.get_logger(__name__)
+
+
+async def synced(services: Services, tenant_id: str, schedule_id: str) -> bool:
+    """Make Temporal have the newest change; False when it does not answer: the worker's leader does it then.
+
+    Raises:
+        Invalid: Temporal refuses it.
+    """
+    try:
+        schedules = await _schedules(services)
+        await schedules.sync(tenant_id, schedule_id)
+    except RPCError as error:
+        if is_final(error):
+            raise Invalid(f"schedule {schedule_id}: Temporal does not take it: {error}") from error
+        log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
+        return False
+    except RetryLater as error:
+        log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
+        return False
+    return True
+
+
+async def with_next_starts(services: Services, tenant_id: str, schedule_id: str) -> Schedule:
+    """Return the schedule with its next five starts; without them while Temporal can't say.
+
+    Raises:
+        NotFound: the caller sees no such schedule.
+    """
+    stored = await records.get(services.pool, tenant_id, schedule_id)
+    if not stored.is_synced:
+        return stored.shown
+    try:
+        starts = await (await _schedules(services)).next_starts(stored.temporal_id)
+    except (RPCError, RetryLater) as error:
+        log.warning("schedule_not_described", schedule_id=schedule_id, error=str(error))
+        return stored.shown
+    return stored.shown.model_copy(update={"next_starts": starts})
+
+
+async def trigger(services: Services, tenant_id: str, schedule_id: str) -> None:
+    """Start a run now, whatever else the schedule has under way.
+
+    Raises:
+        NotFound: the caller sees no such schedule.
+        RetryLater: Temporal does not answer, or does not have the schedule yet.
+    """
+    stored = await records.get(services.pool, tenant_id, schedule_id)
+    handle = (await _schedules(services)).handle(stored.temporal_id)
+    try:
+        await handle.trigger(overlap=ScheduleOverlapPolicy.ALLOW_ALL, rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        reason = refusal(error, stored.temporal_id)
+        if isinstance(reason, NotFound):
+            raise RetryLater(f"Temporal does not have schedule {schedule_id} yet: it gets it soon") from error
+        raise reason from error
+
+
+async def _schedules(services: Services) -> Schedules:
+    return Schedules(services.pool, await services.temporal.client(), services.temporal.task_queue)

@@ -1,0 +1,138 @@
+"""Rows of runs whose workflow was started without the gateway: by a schedule, or with a client of Temporal."""
+
+from dataclasses import dataclass, field
+
+from temporalio.exceptions import ApplicationError
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.event_builders import run_opening_events, run_queued_event
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import QUESTION, run_workflow_id, workflow_source
+from flotilla.contracts.requests import RAGRequest, WorkflowRequest
+from flotilla.eventstore.sessions import TENANTS, SessionAccess, ensure_session, get_session
+from flotilla.outbox import append
+from flotilla.postgres import Connection
+from flotilla.workflows.calls.runs import RUN_CLOSED
+
+_STATUS = "SELECT status FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_ADD = """
+INSERT INTO flotilla.runs
+    (tenant_id, run_id, session_id, user_id, workflow_id, query, request, workflow, first_seq, status, started_at,
+     if_active, schedule_id, metadata, acted_by, person, service)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 = 'running' THEN now() END, $11, $12, $13, $14, $15, $16)
+RETURNING live_key
+"""
+_SCHEDULE = "SELECT * FROM flotilla.firing_schedule($1, $2)"
+_MAY_WRITE = """
+SELECT flotilla_ops.has_access(visibility, owner, writers, $3) FROM flotilla.sessions
+WHERE tenant_id = $1 AND session_id = $2
+"""
+_BUSY = """
+SELECT EXISTS (SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2
+               AND status IN ('queued', 'pending', 'running', 'interrupted'))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Maker:
+    """For whom the run is, as far as its request does not say it."""
+
+    access: SessionAccess = TENANTS
+    metadata: str = "{}"
+    acted_by: str | None = None
+    person: str | None = None
+    service: str | None = None
+    through: JsonObject = field(default_factory=dict)
+
+
+async def adopt(connection: Connection, request: RAGRequest | WorkflowRequest, workflow_id: str | None) -> str | None:
+    """Add the run's row with its first events, and return the key of its live stream.
+
+    None where the run of a schedule meets another run in its session: it waits in the queue, and has another workflow
+    when its turn comes.
+
+    Raises:
+        ApplicationError: `RunClosed`: the run has ended. `ScheduleOver`: the schedule is deleted, or its maker may not
+            start runs any more.
+        UniqueViolationError: another run of the session is active.
+    """
+    tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
+    status = await connection.fetchval(_STATUS, tenant_id, run_id)
+    if status is not None:
+        raise closed(run_id, status)
+    maker = await _maker(connection, request) if request.schedule_id else _Maker()
+    await ensure_session(connection, tenant_id, session_id, request.user_id, maker.access)
+    if request.schedule_id and await _is_busy(connection, tenant_id, session_id):
+        await _add(connection, request, maker, f"{run_workflow_id(run_id)}-queued", waits=True)
+        return None
+    return await _add(connection, request, maker, workflow_id or run_workflow_id(run_id))
+
+
+async def _maker(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
+    row = await connection.fetchrow(_SCHEDULE, request.tenant_id, request.schedule_id)
+    if row is None:
+        raise _over(request, "is deleted, or the key of its maker is revoked")
+    may_write = await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, row["names"])
+    if may_write is False and not row["sees_all"]:
+        raise _over(request, f"may not write to session {request.session_id}: its maker may not")
+    return _Maker(
+        access=SessionAccess(owner=row["owner"], visibility=row["visibility"]),
+        metadata=row["metadata"],
+        acted_by=row["acted_by"],
+        person=row["person"],
+        service=row["service"],
+        through={"acted_by": row["acted_by"]} if row["acted_by"] else {},
+    )
+
+
+async def _is_busy(connection: Connection, tenant_id: str, session_id: str) -> bool:
+    await get_session(connection, tenant_id, session_id, lock=True)
+    return bool(await connection.fetchval(_BUSY, tenant_id, session_id))
+
+
+async def _add(
+    connection: Connection,
+    request: RAGRequest | WorkflowRequest,
+    maker: _Maker,
+    workflow_id: str,
+    *,
+    waits: bool = False,
+) -> str:
+    query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
+    source = workflow_source(workflow)
+    if waits:
+        by: JsonObject = {"by": request.user_id, **maker.through}
+        events = [run_queued_event(request.run_id, "enqueue", by, source)]
+    else:
+        events = run_opening_events(request, source, through=maker.through)
+    appended = await append(connection, request.tenant_id, request.session_id, events)
+    live_key: str = await connection.fetchval(
+        _ADD,
+        request.tenant_id,
+        request.run_id,
+        request.session_id,
+        request.user_id,
+        workflow_id,
+        query,
+        to_json(request).decode(),
+        workflow,
+        appended.first_seq,
+        "queued" if waits else "running",
+        "enqueue" if waits else None,
+        request.schedule_id or None,
+        maker.metadata,
+        maker.acted_by,
+        maker.person,
+        maker.service,
+    )
+    return live_key
+
+
+def closed(run_id: str, status: str) -> ApplicationError:
+    """Return what ends the workflow of a run that it may not work on."""
+    how = "waits for its turn" if status == "queued" else f"has ended: {status}"
+    return ApplicationError(f"run {run_id} {how}", type=RUN_CLOSED, non_retryable=True)
+
+
+def _over(request: RAGRequest | WorkflowRequest, why: str) -> ApplicationError:
+    return ApplicationError(f"schedule {request.schedule_id} {why}", type="ScheduleOver", non_retryable=True)

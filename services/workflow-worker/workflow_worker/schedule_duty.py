@@ -1,0 +1,43 @@
+"""What the leader does for schedules: brings Temporal to what the rows say, and pauses those whose maker is gone."""
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from flotilla.postgres import Pool, tenant_transaction
+from flotilla.temporal import is_final
+from flotilla.temporal.schedules import Schedules
+
+BATCH = 50
+_UNSYNCED = "SELECT * FROM flotilla.unsynced_schedules($1)"
+_ORPHANED = "SELECT * FROM flotilla.orphaned_schedules($1)"
+_PAUSE = """
+UPDATE flotilla.schedules SET paused = true, note = $3, generation = generation + 1, updated_at = now()
+WHERE tenant_id = $1 AND schedule_id = $2 AND NOT paused
+"""
+log = structlog.get_logger(__name__)
+
+
+class ScheduleDuty:
+    """One of the leader's."""
+
+    def __init__(self, pool: Pool, client: Client, task_queue: str) -> None:
+        self._pool = pool
+        self._schedules = Schedules(pool, client, task_queue)
+
+    async def run(self) -> None:
+        """One round."""
+        for row in await self._pool.fetch(_ORPHANED, BATCH):
+            await self._pause(row["tenant_id"], row["schedule_id"], f"key {row['key_id']} of its maker is revoked")
+        for row in await self._pool.fetch(_UNSYNCED, BATCH):
+            try:
+                await self._schedules.sync(row["tenant_id"], row["schedule_id"])
+            except RPCError as error:
+                if not is_final(error):
+                    raise
+                await self._pause(row["tenant_id"], row["schedule_id"], f"Temporal refuses it: {error}"[:200])
+
+    async def _pause(self, tenant_id: str, schedule_id: str, why: str) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_PAUSE, tenant_id, schedule_id, why)
+        log.warning("schedule_paused", schedule_id=schedule_id, tenant=tenant_id, reason=why)
