@@ -80,7 +80,7 @@ def gate() -> Gate:
 
 @asynccontextmanager
 async def answering(
-    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, *, pool: Pool | None = None
+    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, *, pool: "Pool | None" = None
 ) -> AsyncIterator[RunningWorker]:
     """A worker with the agents that answer questions, over the gateway's stores; `pool` where it is closed."""
     async with (

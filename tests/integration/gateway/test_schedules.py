@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import asyncpg
 import httpx
 import pytest
 
@@ -110,7 +111,7 @@ async def test_it_fires_while_no_gateway_runs(
             return len(await worker.rows("acme", query, since)) >= 2
 
         await eventually(two_done, timeout_s=30)
-        await worker.client.get_schedule_handle(await temporal_id(worker, "often")).delete()
+        await worker.client.get_schedule_handle(await temporal_id(gone, "often")).delete()
 
 
 async def test_a_paused_schedule_starts_nothing_until_it_is_resumed(
@@ -147,7 +148,7 @@ async def test_a_schedule_pauses_when_the_key_that_it_was_made_with_is_revoked(
     shown = await eventually(paused, timeout_s=20)
     assert key["key_id"] in shown["note"]
     assert (await admin.post("/v1/schedules/digest/trigger")).status_code == 202
-    described = worker.client.get_schedule_handle(await temporal_id(worker, "digest"))
+    described = worker.client.get_schedule_handle(await temporal_id(gateway, "digest"))
 
     async def fired() -> bool:
         return bool((await described.describe()).info.recent_actions)
@@ -156,10 +157,13 @@ async def test_a_schedule_pauses_when_the_key_that_it_was_made_with_is_revoked(
     assert await runs_of(admin, "digest") == []
 
 
-async def temporal_id(worker: RunningWorker, schedule_id: str) -> str:
-    (row,) = await worker.rows("acme", "SELECT temporal_id FROM flotilla.schedules WHERE schedule_id = $1", schedule_id)
-    found: str = row["temporal_id"]
-    return found
+async def temporal_id(gateway: RunningGateway, schedule_id: str) -> str:
+    connection = await asyncpg.connect(gateway.database.superuser_dsn)
+    try:
+        query = "SELECT temporal_id FROM flotilla.schedules WHERE schedule_id = $1"
+        return str(await connection.fetchval(query, schedule_id))
+    finally:
+        await connection.close()
 
 
 async def test_made_while_temporal_is_away_it_fires_once_the_worker_is_there(
