@@ -5,8 +5,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.schedules import Schedules
 from flotilla.temporal import is_final
-from flotilla.temporal.schedules import Schedules
 
 BATCH = 50
 _UNSYNCED = "SELECT * FROM flotilla.unsynced_schedules($1)"

@@ -5,8 +5,8 @@ from temporalio.client import ScheduleOverlapPolicy
 from temporalio.service import RPCError
 
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.schedules import RPC_TIMEOUT, Schedules
 from flotilla.temporal import is_final
-from flotilla.temporal.schedules import RPC_TIMEOUT, Schedules
 from gateway.schedules import records
 from gateway.schemas.schedules import Schedule
 from gateway.services import Services
