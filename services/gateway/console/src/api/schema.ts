@@ -617,7 +617,7 @@ export interface components {
              * Status
              * @enum {string}
              */
-            status: "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
+            status: "queued" | "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
         };
         /**
          * Change
@@ -2034,7 +2034,7 @@ export interface components {
              * Status
              * @enum {string}
              */
-            status: "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
+            status: "queued" | "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
             /**
              * Workflow
              * @description `rag` for a question.
@@ -2063,6 +2063,16 @@ export interface components {
             metadata: {
                 [key: string]: string;
             };
+            /**
+             * If Active
+             * @description How the run waited for another one; null where it did not have to.
+             */
+            if_active: ("reject" | "enqueue" | "interrupt" | "rollback") | null;
+            /**
+             * Schedule Id
+             * @description The schedule that started it; null where somebody did.
+             */
+            schedule_id: string | null;
             /** @description The answer to a question. */
             result: components["schemas"]["RAGResponse"] | null;
             /**
@@ -2112,7 +2122,7 @@ export interface components {
              * Status
              * @enum {string}
              */
-            status: "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
+            status: "queued" | "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
         };
         /**
          * RunEventAccepted
@@ -2203,6 +2213,15 @@ export interface components {
                 [key: string]: string;
             };
             /**
+             * If Active
+             * @description What to do while another run of the session is active: `reject` (409); `enqueue`: wait until those before it have
+             *     ended; `interrupt`: cancel the active run, keep what it recorded, and start before those that are enqueued;
+             *     `rollback`: the same, with the session rolled back to before the active run.
+             * @default reject
+             * @enum {string}
+             */
+            if_active: "reject" | "enqueue" | "interrupt" | "rollback";
+            /**
              * Wait S
              * @description Wait this long for the result; the run goes on either way.
              */
@@ -2259,6 +2278,254 @@ export interface components {
             compensation: string | null;
             /** Error */
             error: string | null;
+        };
+        /**
+         * Schedule
+         * @description A schedule.
+         */
+        Schedule: {
+            /** Schedule Id */
+            schedule_id: string;
+            /** Cron */
+            cron: string[];
+            /** Interval S */
+            interval_s: number | null;
+            /** Time Zone */
+            time_zone: string;
+            /** Jitter S */
+            jitter_s: number;
+            /**
+             * Overlap
+             * @enum {string}
+             */
+            overlap: "skip" | "buffer_one" | "allow";
+            /** Catch Up S */
+            catch_up_s: number;
+            /** End At */
+            end_at: string | null;
+            /**
+             * Workflow
+             * @description `rag` for a question.
+             */
+            workflow: string;
+            /** Query */
+            query: string;
+            /** Input */
+            input: {
+                [key: string]: unknown;
+            } | null;
+            /** Session Id */
+            session_id: string | null;
+            /** Metadata */
+            metadata: {
+                [key: string]: string;
+            };
+            /** Paused */
+            paused: boolean;
+            /**
+             * Note
+             * @description Why it is paused, where somebody or the fleet said.
+             */
+            note: string;
+            /**
+             * Made By
+             * @description Who made it, or changed it last: its runs are theirs.
+             */
+            made_by: string;
+            /**
+             * Acted By
+             * @description The service that asked on the maker's behalf.
+             */
+            acted_by: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+            /**
+             * Next Starts
+             * @description The next five; null in lists, and while Temporal does not answer or has not got the last change.
+             */
+            next_starts: string[] | null;
+        };
+        /**
+         * ScheduleBody
+         * @description When to start what.
+         * @example {
+         *       "cron": [
+         *         "0 6 * * MON-FRI"
+         *       ],
+         *       "input": {
+         *         "topic": "harbours"
+         *       },
+         *       "schedule_id": "digest",
+         *       "time_zone": "Europe/Berlin",
+         *       "workflow": "brief"
+         *     }
+         */
+        ScheduleBody: {
+            /**
+             * Cron
+             * @description Minute, hour, day of month, month, day of week; several are all meant.
+             */
+            cron?: string[] | null;
+            /**
+             * Interval S
+             * @description Instead: every so many seconds.
+             */
+            interval_s?: number | null;
+            /**
+             * Time Zone
+             * @description Of `cron`; UTC by default.
+             */
+            time_zone?: string | null;
+            /**
+             * Jitter S
+             * @description Put each start off by a random time of so many seconds at most.
+             */
+            jitter_s?: number | null;
+            /**
+             * Overlap
+             * @description While the run before is under way: `skip` (as without it), `buffer_one` or `allow`.
+             */
+            overlap?: ("skip" | "buffer_one" | "allow") | null;
+            /**
+             * Catch Up S
+             * @description Make up for starts that were missed while Temporal was away, if they are no older; 60 by default.
+             */
+            catch_up_s?: number | null;
+            /**
+             * End At
+             * @description No start after this moment.
+             */
+            end_at?: string | null;
+            /**
+             * Schedule Id
+             * @description A name for it; by default one is made.
+             */
+            schedule_id?: string | null;
+            /**
+             * Query
+             * @description A question to ask; or `workflow` and `input`.
+             */
+            query?: string | null;
+            /**
+             * Workflow
+             * @description Of `GET /v1/workflows`.
+             */
+            workflow?: string | null;
+            /**
+             * Input
+             * @description What the workflow takes, as its schema says.
+             */
+            input?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Session Id
+             * @description The session that records its runs, which wait for each other there; by default one of each run's own.
+             */
+            session_id?: string | null;
+            /**
+             * Metadata
+             * @description Of its runs.
+             */
+            metadata?: {
+                [key: string]: string;
+            };
+            /**
+             * Paused
+             * @description Make it without starting anything yet.
+             * @default false
+             */
+            paused: boolean;
+            /**
+             * Note
+             * @default
+             */
+            note: string;
+        };
+        /**
+         * ScheduleChange
+         * @description What to change; what is left out stays. Who changes a schedule is its maker from then on.
+         * @example {
+         *       "note": "holidays",
+         *       "paused": true
+         *     }
+         */
+        ScheduleChange: {
+            /**
+             * Cron
+             * @description Minute, hour, day of month, month, day of week; several are all meant.
+             */
+            cron?: string[] | null;
+            /**
+             * Interval S
+             * @description Instead: every so many seconds.
+             */
+            interval_s?: number | null;
+            /**
+             * Time Zone
+             * @description Of `cron`; UTC by default.
+             */
+            time_zone?: string | null;
+            /**
+             * Jitter S
+             * @description Put each start off by a random time of so many seconds at most.
+             */
+            jitter_s?: number | null;
+            /**
+             * Overlap
+             * @description While the run before is under way: `skip` (as without it), `buffer_one` or `allow`.
+             */
+            overlap?: ("skip" | "buffer_one" | "allow") | null;
+            /**
+             * Catch Up S
+             * @description Make up for starts that were missed while Temporal was away, if they are no older; 60 by default.
+             */
+            catch_up_s?: number | null;
+            /**
+             * End At
+             * @description No start after this moment.
+             */
+            end_at?: string | null;
+            /** Input */
+            input?: {
+                [key: string]: unknown;
+            } | null;
+            /** Query */
+            query?: string | null;
+            /** Metadata */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /** Paused */
+            paused?: boolean | null;
+            /** Note */
+            note?: string | null;
+        };
+        /**
+         * ScheduleList
+         * @description A page of schedules, newest first.
+         */
+        ScheduleList: {
+            /** Schedules */
+            schedules: components["schemas"]["Schedule"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
+         * ScheduleNamed
+         * @description Which schedule was deleted, or starts a run now.
+         */
+        ScheduleNamed: {
+            /** Schedule Id */
+            schedule_id: string;
         };
         /**
          * Session
