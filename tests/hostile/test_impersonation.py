@@ -84,8 +84,9 @@ async def test_keys_that_sign_votes_are_nobody_elses_to_enroll_or_approve(replic
         bot = await gateway.client_of("bot", "approver")
         assert (await enroll(mallory, enrolled(mine, "bob"))).status_code == 403
         assert (await enroll(bot, enrolled(mine, "bot"))).status_code == 403
-        signer = (await enroll(mallory, enrolled(mine, "mallory"))).json()
-        by_grace = approved(enrolled(mine, "mallory"), "mallory", root)
+        signed = enrolled(mine, "mallory")
+        signer = (await enroll(mallory, signed)).json()
+        by_grace = approved(signed, "mallory", root)
         assert (await approve(mallory, signer, by_grace)).status_code == 403
         assert (await approve(grace, signer, by_grace)).status_code == 200
         assert [(one["refused"], one["by"], one["subject"]) for one in await refusals(gateway)] == [
