@@ -47,34 +47,36 @@ class Settings(
     """Settings of `gateway`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, the clients come from outside
-    """`::` listens on every address of IPv6 and IPv4."""
+    """The address that the gateway listens on; `::` is every address of IPv6 and IPv4."""
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """0 picks a free port."""
+    """The port that the gateway listens on; 0 picks a free one."""
     postgres_pool_max: int = Field(default=20, ge=2)
+    """The most connections to PostgreSQL."""
     task_queue: str = TASK_QUEUE
+    """The Temporal task queue of the workflow worker; it must have the same."""
 
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1024)
-    """Of a JSON body; larger ones are refused with 413."""
+    """The largest JSON body of a request; larger ones are refused with 413."""
     max_json_depth: int = Field(default=64, ge=4)
-    """How deep objects and lists may be nested."""
+    """How deep objects and lists of a JSON body may be nested."""
     max_json_values: int = Field(default=50_000, ge=100)
     """How many values (numbers, texts, objects, lists) a JSON body may hold."""
     document_readers: int = Field(default=2, ge=1)
-    """Processes that read documents; they start with the first one."""
+    """Processes that read uploaded documents at the same time; they start with the first document."""
     document_read_s: float = Field(default=20.0, gt=0)
-    """Processor time for one document; one that takes longer is refused."""
+    """Processor time that reading one document may take, in seconds; one that takes longer is refused."""
     document_read_memory_mb: int = Field(default=256, ge=64)
-    """Memory for one document, beyond the 60 MiB of an idle process."""
+    """Memory that reading one document may take, in MiB, beyond the 60 MiB of an idle process."""
     requests_per_s: Share = 500.0
-    """Of one tenant, at each replica; more are refused with 429."""
+    """Requests per second of one tenant, at each replica; more are refused with 429."""
     request_burst: int = Field(default=1000, ge=1)
     """How many requests of one tenant may come at once."""
     requests_per_s_per_person: Share = 200.0
-    """Of one person, directly or through a service that acts on their behalf, at each replica."""
+    """Requests per second of one person, directly or through a service on their behalf, at each replica."""
     request_burst_per_person: int = Field(default=500, ge=1)
     """How many requests of one person may come at once."""
     requests_per_s_per_service: Share = 400.0
-    """Of one service, in its own name and on behalf of all people together, at each replica."""
+    """Requests per second of one service, in its own name and on behalf of people, at each replica."""
     request_burst_per_service: int = Field(default=800, ge=1)
     """How many requests of one service may come at once."""
     open_runs_per_person: int = Field(default=100, ge=1)
@@ -89,17 +91,18 @@ class Settings(
     """Addresses or networks of proxies, `10.0.0.0/8`: what they say of a client's address (`X-Forwarded-For`) counts,
     and they may hold any number of connections."""
     connections_per_address: int = Field(default=256, ge=1)
-    """Of one client, at each replica; more are answered with 429."""
+    """Open connections of one client address, at each replica; requests on more are answered with 429."""
     request_head_s: float = Field(default=10.0, gt=0)
-    """For the head of a request to arrive, from its first byte; then the connection is closed."""
+    """Seconds until the head of a request has to be there, from its first byte; then the connection is closed."""
     request_body_s: float = Field(default=30.0, gt=0)
-    """For the body of a request to arrive, beyond what it takes at 16 KiB/s."""
+    """Seconds until the body of a request has to be there, beyond what it takes at 16 KiB/s."""
     failed_logins_per_minute: Share = 30.0
-    """Keys and tokens that do not hold from one address, at each replica; more are answered with 429. Those that hold
-    go on working."""
+    """Requests with a wrong key or token that one address may make in a minute, at each replica; more are answered with
+    429. Requests with a right one go on working."""
     max_streams: int = Field(default=1000, ge=1)
     """Open event streams at each replica."""
     max_streams_per_tenant: int = Field(default=250, ge=1)
+    """Open event streams of one tenant at each replica."""
     key_cache_s: float = Field(default=20.0, ge=0, le=60)
     """How long a checked API key is remembered: a revoked one works no longer than this."""
     session_visibility: Visibility = "private"
@@ -117,15 +120,17 @@ class Settings(
     oidc_issuer: str | None = None
     """Accept JWTs of this OpenID provider, `https://login.example.com/realms/main`; unset accepts API keys only."""
     oidc_audience: str | None = None
-    """What the `aud` claim must hold."""
+    """What a token's `aud` claim must hold."""
     oidc_jwks_url: str | None = None
     """Where the provider's keys are; by default what its discovery document says."""
     oidc_algorithms: Words = ("RS256", "ES256")
+    """Signature algorithms that a token of the provider may have."""
     oidc_roles_claim: str = "roles"
     """Claim with the list of roles; `a.b` reads a nested one. Names that are not roles of Flotilla are ignored."""
     oidc_tenant_claim: str | None = None
     """Claim with the tenant; unset puts everybody into `oidc_tenant`."""
     oidc_tenant: str = "default"
+    """The tenant of everybody who comes from the provider, where no claim names it."""
     oidc_person_claim: str = "email"
     """A token without this claim belongs to no person, and can't approve."""
     oidc_groups_claim: str = "groups"
@@ -136,18 +141,18 @@ class Settings(
     oidc_client_id: str | None = None
     """Lets people log in to the console through the provider, by the authorization code flow, as this client."""
     oidc_client_secret: SecretStr | None = None
-    """Unset for a public client."""
+    """The client's secret at the provider; unset for a public client."""
     oidc_scopes: Words = ("openid", "profile", "email")
-    """Asked for at login; the identity token must then hold the claims for roles, tenant and person."""
+    """Scopes to ask the provider for at login; its identity token must hold the claims for roles, tenant and person."""
 
     public_url: str | None = None
     """Where browsers find the gateway, `https://flotilla.example.com`; unset is whatever host they ask."""
     console_key_login: bool = False
-    """Takes API keys on the console's login page: for a local stack."""
+    """Let people log in to the console with an API key: for a local stack."""
     console_login_s: float = Field(default=8 * 3600.0, ge=60, le=7 * 24 * 3600)
-    """How long a login to the console lasts."""
+    """Seconds that a login to the console lasts."""
     login_requests_per_s: Share = 20.0
-    """Requests without credentials (the login routes) from one address, at each replica."""
+    """Requests per second without credentials (the login routes) from one address, at each replica."""
     trace_url_template: str | None = None
     """A trace's address for the console to link to, `https://traces.example.com/trace/{trace_id}`."""
     temporal_ui_url: str | None = None
