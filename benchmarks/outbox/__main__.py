@@ -30,7 +30,7 @@ from flotilla_devstack import RunningStack, stack_for_tests
 from flotilla_devstack.errors import DevstackError
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
-from outbox_relay.low import Start
+from outbox_relay.read_starts import ReadStart
 from outbox_relay.rows import delete_rows, open_relay_pool, read_page
 from tests.support.postgres import Database, make_template, with_database
 from tests.support.session_events import topics_named
@@ -85,7 +85,7 @@ async def postgres_alone(dsn: str, events: int) -> float:
         began = time.perf_counter()
         left = events
         while left:
-            page = await read_page(connection, range(12), Start(), max_rows=5000, max_bytes=8_000_000)
+            page = await read_page(connection, range(12), ReadStart(), max_rows=5000, max_bytes=8_000_000)
             await delete_rows(connection, [row_id for rows in page.lanes for row_id in rows.ids])
             left -= page.rows
         return events / (time.perf_counter() - began)

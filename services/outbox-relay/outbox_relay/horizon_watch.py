@@ -1,10 +1,10 @@
-"""Finds horizons for `low.SafeLow`: a few statements a second while rows come, one while none do."""
+"""Finds horizons for `read_starts.ReadStarts`: a few statements a second while rows come, one while none do."""
 
 import time
 from collections.abc import Callable
 
 from flotilla.postgres import Connection
-from outbox_relay.low import Horizon
+from outbox_relay.read_starts import Horizon
 from outbox_relay.rows import look_at_horizon, read_horizon
 
 _DRAW_EVERY_S = 0.5

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from outbox_relay.low import Read
+from outbox_relay.read_starts import OutboxRead
 from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.records import BatchSpans, fill
 from outbox_relay.rows import LaneRows
@@ -16,7 +16,7 @@ class InFlightBatch:
     """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
 
     rows: LaneRows
-    read: Read
+    read: OutboxRead
     began: float
     acked: int = 0
     """How many rows Kafka has acknowledged."""
@@ -57,7 +57,7 @@ class InFlightBatches:
         """How long the slowest has been under way; 0 when there is none."""
         return max((time.monotonic() - batch.began for batch in self._under_way.values()), default=0.0)
 
-    def launch(self, publisher: KafkaPublisher, rows: LaneRows, read: Read, max_batch_rows: int) -> None:
+    def launch(self, publisher: KafkaPublisher, rows: LaneRows, read: OutboxRead, max_batch_rows: int) -> None:
         """Start sending the rows of one lane, which `read` found."""
         batch = InFlightBatch(rows, read, time.monotonic())
         coroutine = batch.send(publisher, max_batch_rows, traces=self._traces)

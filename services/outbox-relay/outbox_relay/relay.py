@@ -25,7 +25,7 @@ from outbox_relay.gauges import FleetGauges
 from outbox_relay.horizon_watch import HorizonWatch
 from outbox_relay.in_flight import InFlightBatch, InFlightBatches
 from outbox_relay.leases import TICK_S, LaneLeases
-from outbox_relay.low import Read, SafeLow, Start
+from outbox_relay.read_starts import OutboxRead, ReadStart, ReadStarts
 from outbox_relay.publisher import EventRefused, KafkaPublisher, Link
 from outbox_relay.rows import OutboxPage, delete_rows, read_page
 
@@ -78,7 +78,7 @@ class DatabaseView:
 
     connection: "PoolConnectionProxy[asyncpg.Record]"
     watch: HorizonWatch
-    low: SafeLow = field(default_factory=SafeLow)
+    starts: ReadStarts = field(default_factory=ReadStarts)
     acked: list[int] = field(default_factory=list)
     """Rows that Kafka has, still to be deleted; read again they would be published twice."""
 
@@ -174,16 +174,16 @@ class Relay:
             pause_s = 0.0 if self._in_flight.lanes else self._options.idle_poll_s
             return await self._settle(view, publisher, await self._in_flight.wait_any(_PATIENCE_S)) or pause_s
         horizon = await view.watch.newest()
-        start = view.low.start(lanes)
+        start = view.starts.start(lanes)
         page = await self._read(view, lanes, start)
         self._is_full = page.read_to is not None
         self._read_at |= dict.fromkeys(lanes, began)
-        read = Read(horizon, start, page.read_to)
+        read = OutboxRead(horizon, start, page.read_to)
         for rows in page.lanes:
             limit = self._limits.get(rows.lane)
             self._in_flight.launch(publisher, rows, read, limit.max_batch_rows if limit else self._options.max_rows)
         found = {rows.lane for rows in page.lanes}
-        view.low.raise_to([lane for lane in lanes if lane not in found], read)
+        view.starts.raise_to([lane for lane in lanes if lane not in found], read)
         finished = self._in_flight.finished() if self._is_full else await self._in_flight.wait_all(_PATIENCE_S)
         return await self._settle(view, publisher, finished) or self._next_pause(page, began)
 
@@ -194,7 +194,7 @@ class Relay:
         free = sorted(owned - self._in_flight.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
         return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
-    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: Start) -> OutboxPage:
+    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: ReadStart) -> OutboxPage:
         began = time.monotonic()
         page = await read_page(
             view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
@@ -214,7 +214,7 @@ class Relay:
             await self._gauges.report(responsible=0 in self._leases.owned or self._link.publisher is None)
         if now >= self._sweep_at:
             self._sweep_at = now + self._options.sweep_s
-            view.low.forget()
+            view.starts.forget()
 
     async def _renew(self, view: DatabaseView, now: float) -> None:
         before = self._leases.owned
@@ -224,7 +224,7 @@ class Relay:
             await self._leases.leave()
         if before != self._leases.owned:
             log.info("lanes_owned", lanes=sorted(self._leases.owned))
-            view.low.forget(self._leases.owned - before)
+            view.starts.forget(self._leases.owned - before)
 
     async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:
         """Process what has finished; return how long to wait before a retry, 0 when nothing failed."""
@@ -239,7 +239,7 @@ class Relay:
         await self._delete_acked(view)
         for batch in finished:
             if batch.error is None:
-                view.low.raise_to([batch.lane], batch.read)
+                view.starts.raise_to([batch.lane], batch.read)
         if reasons:
             return _retry_s(self._kafka_trouble)
         if finished:

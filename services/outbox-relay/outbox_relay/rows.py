@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
 from flotilla.postgres.connecting import COMMAND_S, Connector
-from outbox_relay.low import Horizon, Start
+from outbox_relay.read_starts import Horizon, ReadStart
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
@@ -112,7 +112,7 @@ class OutboxPage:
 
 
 async def read_page(
-    connection: Connection, lanes: Sequence[int], start: Start, *, max_rows: int, max_bytes: int
+    connection: Connection, lanes: Sequence[int], start: ReadStart, *, max_rows: int, max_bytes: int
 ) -> OutboxPage:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]

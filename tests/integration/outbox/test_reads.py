@@ -11,7 +11,7 @@ from flotilla.kafka.lanes import lane_of
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from outbox_relay.horizon_watch import HorizonWatch
-from outbox_relay.low import Horizon, Start
+from outbox_relay.read_starts import Horizon, ReadStart
 from outbox_relay.rows import PAGE, OutboxPage, delete_rows, look_at_horizon, read_horizon, read_page
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
@@ -27,11 +27,11 @@ async def relay_connection(relay_pool: Pool) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def read(connection: Connection, start: Start | None = None, **limits: int) -> OutboxPage:
-    return await read_page(connection, LANES, start or Start(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits})
+async def read(connection: Connection, start: ReadStart | None = None, **limits: int) -> OutboxPage:
+    return await read_page(connection, LANES, start or ReadStart(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits})
 
 
-async def read_ids(connection: Connection, start: Start | None = None) -> list[int]:
+async def read_ids(connection: Connection, start: ReadStart | None = None) -> list[int]:
     return sorted(row_id for rows in (await read(connection, start)).lanes for row_id in rows.ids)
 
 
@@ -128,7 +128,7 @@ async def test_reads_above_an_idle_transaction_fall_back_once_it_commits(
         assert drawn is not None
         horizon = await look_at_horizon(relay_connection, *drawn)
         await delete_rows(relay_connection, await read_ids(relay_connection))
-        start = Start(low=horizon.last_id + 1, base=0, running=horizon.running)
+        start = ReadStart(low=horizon.last_id + 1, base=0, running=horizon.running)
         assert await read_ids(relay_connection, start) == []
         await idle.execute("COMMIT")
     assert len(await read_ids(relay_connection, start)) == 1

@@ -110,7 +110,7 @@ async def test_a_transaction_that_commits_long_after_later_ones_is_delivered(
 
         async def reads_begin_above_it() -> bool:
             view = relay._database
-            return view is not None and view.low.start(range(12)).low > 2
+            return view is not None and view.starts.start(range(12)).low > 2
 
         await eventually(reads_begin_above_it, timeout_s=30)
         await drained(backlog)  # what it holds back is its own rows only

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from outbox_relay.low import Horizon, Read, SafeLow, Start
+from outbox_relay.read_starts import Horizon, OutboxRead, ReadStart, ReadStarts
 from tests.support.properties import examples
 
 SESSIONS = ("a", "b", "c")
@@ -37,10 +37,10 @@ class Outbox(RuleBasedStateMachine):
         self.visible: dict[int, str] = {}
         self.committed: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self.published: dict[str, list[int]] = {session: [] for session in SESSIONS}
-        self.low = SafeLow()
+        self.low = ReadStarts()
         self.newest = Horizon(0, frozenset())
         self.drawn: tuple[int, int] | None = None
-        self.flight: tuple[list[int], Read] | None = None
+        self.flight: tuple[list[int], OutboxRead] | None = None
 
     @initialize()
     def one_row_exists(self) -> None:
@@ -88,7 +88,7 @@ class Outbox(RuleBasedStateMachine):
     def relay_reads(self, limit: int) -> None:
         start = self.low.start([LANE])
         page = self.rows_from(start)[:limit]
-        self.flight = page, Read(self.newest, start, page[-1] if len(page) == limit else None)
+        self.flight = page, OutboxRead(self.newest, start, page[-1] if len(page) == limit else None)
 
     @precondition(lambda self: self.flight is not None)
     @rule()
@@ -104,7 +104,7 @@ class Outbox(RuleBasedStateMachine):
     def relay_sweeps(self) -> None:
         self.low.forget()
 
-    def rows_from(self, start: Start) -> list[int]:
+    def rows_from(self, start: ReadStart) -> list[int]:
         still_running = {t.xid for t in self.running}
         begin = start.low if start.running <= still_running else start.base
         return sorted(row for row in self.visible if row >= begin)
@@ -129,40 +129,40 @@ TestOutbox.settings = settings(max_examples=examples(300), stateful_step_count=6
 
 
 def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
-    low = SafeLow()
-    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), None))
-    assert low.start([LANE]) == Start(low=1001, base=1001)
+    starts = ReadStarts()
+    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), None))
+    assert starts.start([LANE]) == ReadStart(low=1001, base=1001)
 
 
 def test_an_idle_transaction_does_not_keep_reads_at_the_old_start() -> None:
-    low = SafeLow()
-    low.raise_to([LANE], Read(Horizon(1000, frozenset({7})), low.start([LANE]), None))
-    assert low.start([LANE]) == Start(low=1001, base=0, running=frozenset({7}))
+    starts = ReadStarts()
+    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset({7})), starts.start([LANE]), None))
+    assert starts.start([LANE]) == ReadStart(low=1001, base=0, running=frozenset({7}))
 
 
 def test_a_read_that_was_cut_short_raises_only_to_its_end() -> None:
-    low = SafeLow()
-    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), 400))
-    assert low.start([LANE]).low == 401
+    starts = ReadStarts()
+    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), 400))
+    assert starts.start([LANE]).low == 401
 
 
 def test_a_read_beyond_the_horizon_raises_only_to_the_horizon() -> None:
-    low = SafeLow()
-    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), 2000))
-    assert low.start([LANE]).low == 1001
+    starts = ReadStarts()
+    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), 2000))
+    assert starts.start([LANE]).low == 1001
 
 
 def test_a_lane_that_was_forgotten_during_a_read_stays_forgotten() -> None:
-    low = SafeLow()
-    low.raise_to([LANE], Read(Horizon(1000, frozenset()), low.start([LANE]), None))
-    read = Read(Horizon(2000, frozenset()), low.start([LANE]), None)
-    low.forget()
-    low.raise_to([LANE], read)
-    assert low.start([LANE]).low == 0
+    starts = ReadStarts()
+    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), None))
+    read = OutboxRead(Horizon(2000, frozenset()), starts.start([LANE]), None)
+    starts.forget()
+    starts.raise_to([LANE], read)
+    assert starts.start([LANE]).low == 0
 
 
 def test_a_lane_that_waits_keeps_its_own_start() -> None:
-    low = SafeLow()
-    low.raise_to([1, 2], Read(Horizon(1000, frozenset()), low.start([1, 2, 3]), None))
-    assert low.start([1, 2]).low == 1001
-    assert low.start([1, 2, 3]).low == 0
+    starts = ReadStarts()
+    starts.raise_to([1, 2], OutboxRead(Horizon(1000, frozenset()), starts.start([1, 2, 3]), None))
+    assert starts.start([1, 2]).low == 1001
+    assert starts.start([1, 2, 3]).low == 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ReadStart:
     """Reads begin at `low` while every transaction of `running` still runs, else at `base`."""
 
     low: int = 0
@@ -36,31 +36,31 @@ class Horizon:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class OutboxRead:
     """One read of some lanes, begun once `horizon` was known."""
 
     horizon: Horizon
-    start: Start
+    start: ReadStart
     read_to: int | None
     """The last id read when a limit cut the read short, None when it saw the end."""
 
 
-class SafeLow:
+class ReadStarts:
     """The start of reads, lane by lane: a lane that waits for Kafka does not hold the others back."""
 
     def __init__(self) -> None:
-        self._starts: dict[int, Start] = {}
+        self._starts: dict[int, ReadStart] = {}
 
-    def start(self, lanes: Iterable[int]) -> Start:
+    def start(self, lanes: Iterable[int]) -> ReadStart:
         """Where one read of all these lanes begins; a lane that is new here begins at 0."""
-        starts = [self._starts.get(lane, Start()) for lane in lanes]
-        return Start(
+        starts = [self._starts.get(lane, ReadStart()) for lane in lanes]
+        return ReadStart(
             low=min(s.low for s in starts),
             base=min(s.base for s in starts),
             running=frozenset().union(*(s.running for s in starts)),
         )
 
-    def raise_to(self, lanes: Iterable[int], read: Read) -> None:
+    def raise_to(self, lanes: Iterable[int], read: OutboxRead) -> None:
         """After a read of these lanes whose rows in them are all published and deleted. A lane that was forgotten since
         the read stays so."""
         horizon, start = read.horizon, read.start
@@ -69,8 +69,8 @@ class SafeLow:
             return
         base = start.base if horizon.running else low
         for lane in lanes:
-            if self._starts.get(lane, Start()).low >= start.low:
-                self._starts[lane] = Start(low, base, horizon.running)
+            if self._starts.get(lane, ReadStart()).low >= start.low:
+                self._starts[lane] = ReadStart(low, base, horizon.running)
 
     def forget(self, lanes: Iterable[int] | None = None) -> None:
         """Make the next read of these lanes (or of all) begin at 0: after a takeover, and now and then."""
