@@ -9,11 +9,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from audit_consumer.agreement import Agreement, Extent
 from audit_consumer.kafka_clients import leader_link
 from audit_consumer.projection import Outcome, Projection
 from audit_consumer.projection_rows import Batch, Fenced
 from audit_consumer.requests import retry_after_upgrade
+from audit_consumer.resume_offsets import OffsetRange, ResumeOffsets
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import AWAY, Pool
@@ -42,12 +42,12 @@ class AuditConsumer(ConsumerRebalanceListener):
         pool: Pool,
         topic: str,
         batch_events: int,
-        agreement: Agreement,
+        resume_offsets: ResumeOffsets,
         *,
         operator_tenant: str = "default",
     ) -> None:
         self._kafka = kafka
-        self._agreement = agreement
+        self._resume_offsets = resume_offsets
         self._pool = pool
         self._topic = topic
         self._batch_events = batch_events
@@ -141,8 +141,8 @@ class AuditConsumer(ConsumerRebalanceListener):
         links = {place.partition: leader_link(self._kafka, place) for place in places}
         for place, row in zip(places, rows, strict=True):
             self._read_over[place.partition] = links[place.partition]
-            extent = Extent(place.partition, int(starts[place]), int(ends[place]))
-            next_offset = await self._agreement.place(row, extent)
+            extent = OffsetRange(place.partition, int(starts[place]), int(ends[place]))
+            next_offset = await self._resume_offsets.resume_offset(row, extent)
             self._kafka.seek(place, next_offset)
             self._next[place.partition] = next_offset
         self._unplaced.difference_update(self._next)

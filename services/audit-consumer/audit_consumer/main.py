@@ -6,14 +6,14 @@ from functools import partial
 
 import structlog
 
-from audit_consumer.agreement import Agreement
-from audit_consumer.anchoring import Anchor
+from audit_consumer.checkpoint_job import CheckpointJob
 from audit_consumer.connections import LIVE, open_projection
 from audit_consumer.consumer import AuditConsumer
 from audit_consumer.kafka_clients import make_consumer, make_producer, publish_events, started
 from audit_consumer.lag_watch import LagWatch
 from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import Requests
+from audit_consumer.resume_offsets import ResumeOffsets
 from audit_consumer.settings import Settings
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
@@ -56,11 +56,11 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         stack.push_async_callback(watch.close)
         topic = settings.kafka_session_events_topic
         kafka_log = await stack.enter_async_context(open_kafka_log(settings))
-        agreement = Agreement(pool, kafka_log, topic, settings.audit_accept_new_log)
+        resume_offsets = ResumeOffsets(pool, kafka_log, topic, settings.audit_accept_new_log)
         consumer = AuditConsumer(
-            kafka, pool, topic, settings.audit_batch_events, agreement, operator_tenant=settings.operator_tenant
+            kafka, pool, topic, settings.audit_batch_events, resume_offsets, operator_tenant=settings.operator_tenant
         )
-        anchor = Anchor(pool, producer, kafka_log, signer, lambda: consumer.owned)
+        checkpoint_job = CheckpointJob(pool, producer, kafka_log, signer, lambda: consumer.owned)
         requests = Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
         await runtime.supervisor.run(
             # Where the consumer stood when it was cut off is known to PostgreSQL: a new process begins there.
@@ -68,7 +68,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
                 name="consumer", work=lambda stop: consumer.run(runtime.view(stop)), stuck_after_s=None, restarts=False
             ),
             Job(name="requests", work=lambda stop: requests.run(runtime.view(stop))),
-            Job(name="anchor", work=lambda stop: anchor.run(runtime.view(stop), settings.checkpoint_interval_s)),
+            Job(
+                name="anchor", work=lambda stop: checkpoint_job.run(runtime.view(stop), settings.checkpoint_interval_s)
+            ),
             Job(name="watch", work=lambda stop: _look(watch, consumer, runtime.view(stop), settings.stuck_after_s)),
             # A batch that is not committed in time is the next owner's. A statement in hand would be cancelled by
             # asking the server, which may be the one that does not answer.

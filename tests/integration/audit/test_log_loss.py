@@ -9,11 +9,11 @@ import asyncpg
 import pytest
 from aiokafka import TopicPartition
 
-from audit_consumer.agreement import Agreement, Extent
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.consumer import AuditConsumer
 from audit_consumer.kafka_clients import close, make_consumer
 from audit_consumer.main import run
+from audit_consumer.resume_offsets import OffsetRange, ResumeOffsets
 from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer
@@ -118,10 +118,10 @@ async def test_reading_again_begins_where_a_signed_checkpoint_agrees(
             assert await make_checkpoint(audit_pool, LANE, consumer.owned[LANE], signer)
     standing = await standing_of(audit_pool)
     async with open_kafka_log(kafka) as log:
-        agreement = Agreement(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
+        resume_offsets = ResumeOffsets(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
         for kept, agreed in ((20, 20), (18, 17), (11, 11), (4, 0)):
             await replace_log(kafka, [*S1[:kept], *LATER])
-            assert await agreement.place(standing, Extent(LANE, 0, kept + 30)) == agreed
+            assert await resume_offsets.resume_offset(standing, OffsetRange(LANE, 0, kept + 30)) == agreed
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ async def consuming(settings: Settings, pool: Pool) -> AsyncIterator[AuditConsum
     kafka = make_consumer(settings)
     await kafka.start()
     async with open_kafka_log(settings) as log:
-        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, Agreement(pool, log, topic))
+        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, ResumeOffsets(pool, log, topic))
         task = asyncio.create_task(consumer.run(runtime))
         try:
             yield consumer

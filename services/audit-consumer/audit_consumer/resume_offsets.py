@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class OffsetRange:
     """What Kafka has of a partition now: offsets from `start` to below `end`."""
 
     partition: int
@@ -57,7 +57,7 @@ class Extent:
     end: int
 
 
-class Agreement:
+class ResumeOffsets:
     """Compares the places of partitions with Kafka. `new_log` names a topic that may have nothing in common."""
 
     def __init__(self, pool: Pool, kafka: KafkaLog, topic: str, new_log: str | None = None) -> None:
@@ -66,8 +66,8 @@ class Agreement:
         self._topic = topic
         self._may_be_new = new_log == topic
 
-    async def place(self, standing: asyncpg.Record, extent: Extent) -> int:
-        """The offset to read on from: where the partition stands, or the last place that agrees with Kafka.
+    async def resume_offset(self, standing: asyncpg.Record, extent: OffsetRange) -> int:
+        """Return the offset to read on from: where the partition stands, or the last place that agrees with Kafka.
 
         Raises:
             ConfigurationError: Kafka deleted records that were never read, or the topic is another one.
@@ -85,7 +85,7 @@ class Agreement:
             return next_offset
         return await self._go_back(standing, extent)
 
-    async def _is_there(self, extent: Extent, next_offset: int, last_record: bytes | None) -> bool:
+    async def _is_there(self, extent: OffsetRange, next_offset: int, last_record: bytes | None) -> bool:
         """Whether the record before `next_offset` is the one that was read."""
         if not extent.start <= next_offset <= extent.end:
             return False
@@ -94,7 +94,7 @@ class Agreement:
         record = await self._kafka.record_at(extent.partition, next_offset - 1)
         return record is not None and record_hash(record.key, record.value) == last_record
 
-    async def _adopt(self, extent: Extent, next_offset: int, last_record: bytes | None) -> None:
+    async def _adopt(self, extent: OffsetRange, next_offset: int, last_record: bytes | None) -> None:
         """After an upgrade the newest record is not known yet: it is taken as it is now."""
         if last_record is None and next_offset > extent.start:
             record = await self._kafka.record_at(extent.partition, next_offset - 1)
@@ -102,7 +102,7 @@ class Agreement:
                 taken = record_hash(record.key, record.value)
                 await self._pool.execute(_ADOPT, extent.partition, next_offset, taken)
 
-    async def _go_back(self, standing: asyncpg.Record, extent: Extent) -> int:
+    async def _go_back(self, standing: asyncpg.Record, extent: OffsetRange) -> int:
         offset, last_record = await self._last_agreement(extent)
         if offset <= extent.start and not await self._has_common_record(extent):
             raise ConfigurationError(
@@ -124,7 +124,7 @@ class Agreement:
         )
         return offset
 
-    async def _last_agreement(self, extent: Extent) -> tuple[int, bytes | None]:
+    async def _last_agreement(self, extent: OffsetRange) -> tuple[int, bytes | None]:
         """The newest checkpoint's place that Kafka still has as it was signed; else the partition's start.
 
         What one checkpoint has in common with Kafka, all before it have: a binary search.
@@ -148,7 +148,7 @@ class Agreement:
                 high = row["number"] - 1
         return found
 
-    async def _has_common_record(self, extent: Extent) -> bool:
+    async def _has_common_record(self, extent: OffsetRange) -> bool:
         if self._may_be_new:
             return True
         record = await self._kafka.record_at(extent.partition, extent.start) if extent.end > extent.start else None

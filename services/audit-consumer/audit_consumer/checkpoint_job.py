@@ -24,7 +24,7 @@ from flotilla.telemetry import metrics
 log = structlog.get_logger(__name__)
 
 
-class Anchor:
+class CheckpointJob:
     """Makes and publishes the checkpoints of the partitions that `owned` gives, with their next offsets."""
 
     def __init__(
@@ -49,9 +49,9 @@ class Anchor:
         """Anchors every `interval_s` until `runtime.stop` is set, and a last time then."""
         while not runtime.stop.is_set():
             await runtime.sleep(interval_s)
-            await self.anchor_all()
+            await self.checkpoint_all()
 
-    async def anchor_all(self) -> None:
+    async def checkpoint_all(self) -> None:
         """One round over the owned partitions; a server that is away is waited for in the next round."""
         owned = self._owned()
         for gone in self._anchored_at.keys() - owned.keys():
