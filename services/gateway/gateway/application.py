@@ -19,11 +19,10 @@ from gateway.auth.origin import CONSOLE_HEADER
 from gateway.auth.sign_ins import COOKIE
 from gateway.console_files import ConsoleFiles
 from gateway.guard import Guard, GuardedRoute
-from gateway.hardening import Hardening
-from gateway.observing import Observing
 from gateway.openai.errors import PREFIX, error_response
 from gateway.problems import problem_of
 from gateway.reference import reference_route
+from gateway.request_observer import RequestObserver
 from gateway.routes import (
     access,
     agents,
@@ -48,6 +47,7 @@ from gateway.routes import (
 )
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ProblemDocument
+from gateway.security_headers import SecurityHeaders
 from gateway.services import Services
 
 VERSION = "1"
@@ -94,8 +94,8 @@ def make_application(services: Services, guard: Guard, health: Health) -> FastAP
     app.router.routes.append(Route("/asyncapi.json", _asyncapi))
     app.router.routes.append(reference_route(partial(_openapi, app)))
     app.router.routes.extend(ConsoleFiles().routes())
-    app.add_middleware(Observing)
-    app.add_middleware(Hardening)
+    app.add_middleware(RequestObserver)
+    app.add_middleware(SecurityHeaders)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 log = structlog.get_logger(__name__)
 
 
-class Observing:
+class RequestObserver:
     """ASGI middleware, outermost. Semantic conventions: OpenTelemetry HTTP server spans."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -15,7 +15,7 @@ _HEADERS = {
 }
 
 
-class Hardening:
+class SecurityHeaders:
     """ASGI middleware: adds each header that the answer does not have."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from gateway.console_files import ConsoleFiles
-from gateway.hardening import Hardening
+from gateway.security_headers import SecurityHeaders
 from tests.support.gateway import RunningGateway
 
 PAGE = (
@@ -27,7 +27,7 @@ async def built(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     (tmp_path / "index.html").write_text(PAGE)
     (tmp_path / "favicon.svg").write_text("<svg/>")
     (tmp_path / "assets" / "index-1a2b.js").write_text(SCRIPT)
-    app = Hardening(Starlette(routes=ConsoleFiles(tmp_path).routes()))
+    app = SecurityHeaders(Starlette(routes=ConsoleFiles(tmp_path).routes()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client:
         yield client
 
