@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from outbox_relay.read_starts import OutboxRead
 from outbox_relay.publisher import KafkaPublisher
+from outbox_relay.read_starts import OutboxRead
 from outbox_relay.records import BatchSpans, fill
 from outbox_relay.rows import LaneRows
 

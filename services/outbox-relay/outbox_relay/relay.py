@@ -25,8 +25,8 @@ from outbox_relay.gauges import FleetGauges
 from outbox_relay.horizon_watch import HorizonWatch
 from outbox_relay.in_flight import InFlightBatch, InFlightBatches
 from outbox_relay.leases import TICK_S, LaneLeases
-from outbox_relay.read_starts import OutboxRead, ReadStart, ReadStarts
 from outbox_relay.publisher import EventRefused, KafkaPublisher, Link
+from outbox_relay.read_starts import OutboxRead, ReadStart, ReadStarts
 from outbox_relay.rows import OutboxPage, delete_rows, read_page
 
 DATABASE_TROUBLE = (*AWAY, asyncpg.PostgresError)

@@ -28,7 +28,9 @@ async def relay_connection(relay_pool: Pool) -> AsyncIterator[Connection]:
 
 
 async def read(connection: Connection, start: ReadStart | None = None, **limits: int) -> OutboxPage:
-    return await read_page(connection, LANES, start or ReadStart(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits})
+    return await read_page(
+        connection, LANES, start or ReadStart(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits}
+    )
 
 
 async def read_ids(connection: Connection, start: ReadStart | None = None) -> list[int]:

@@ -18,12 +18,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
 from flotilla.bus.batching import Command, CommandBatcher
-from flotilla.bus.claims import Claims
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
 from flotilla.bus.entries import Delivery, Entry, Finish, decode, xadd
 from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
 from flotilla.bus.renewal import give_back, renew
+from flotilla.bus.takeover import Takeover
 from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType, Untrusted
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.telemetry import span
@@ -81,7 +81,7 @@ class Consumer:
         self._options = options or ConsumerOptions()
         self._dead_letters = dead_letters or StreamDeadLetters()
         self._answers = CommandBatcher(redis, atomic=True)
-        self._claims = Claims(redis, stream, group, name, self._options.min_idle_ms)
+        self._takeover = Takeover(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -150,17 +150,17 @@ class Consumer:
         except RedisError as error:
             self._log.warning("bus_group_not_created", error=str(error))
             return
-        self._claims.restart()
+        self._takeover.restart()
         self._log.warning("bus_group_created", reason="the stream was deleted, or Redis lost its data")
 
     async def _take(self, free: int) -> list[Entry]:
-        due_s = self._claims.due_in_s()
+        due_s = self._takeover.due_in_s()
         if due_s > 0:
             return await self._read(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
-        if orphans := await self._claims.take(free, self._in_hand):
+        if orphans := await self._takeover.take(free, self._in_hand):
             return orphans
         # In the middle of a long scan new entries get their turn too, without a wait.
-        return await self._read(free, None) if self._claims.scanning else []
+        return await self._read(free, None) if self._takeover.scanning else []
 
     async def _read(self, count: int, block_ms: int | None) -> list[Entry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
@@ -299,7 +299,7 @@ class Consumer:
             )  # fmt: skip
         except (RedisError, RetryLater) as problem:
             self._log.warning("bus_give_back_failed", entry_id=entry.entry_id, error=str(problem))
-        self._claims.scan_within(delay_s)
+        self._takeover.scan_within(delay_s)
 
     async def _keep_renewing(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from flotilla.telemetry.metrics import BUS_LOST_ENTRIES, BUS_RECLAIMED
 BEGINNING = "0-0"
 
 
-class Claims:
+class Takeover:
     """One consumer's scan over the group's pending entries, every half of min-idle, with jitter."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str, min_idle_ms: int) -> None:

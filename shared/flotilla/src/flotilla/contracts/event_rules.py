@@ -48,7 +48,7 @@ AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed", "signer_", "know
 """Those of the tenant's audit session, which holds nothing else."""
 
 
-class Claims(msgspec.Struct, frozen=True):
+class EventClaims(msgspec.Struct, frozen=True):
     """What of an event's data the rules look at; of any type, so that none of them hides another."""
 
     change: Any = ""
@@ -65,7 +65,7 @@ def party_of(source: str) -> Party:
     return "agent" if _plain(source).startswith("agents") else "program"
 
 
-def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> str | None:
+def violation(source: str, wire_type: str, claims: EventClaims, session_id: str) -> str | None:
     """Why `source` may not write this event into this session; None when it may."""
     kind, party = session_event_kind(wire_type), party_of(source)
     name = _plain(claims.change) if kind == "state_change" and isinstance(claims.change, str) else ""
@@ -90,7 +90,7 @@ def violation(source: str, wire_type: str, claims: Claims, session_id: str) -> s
 def violation_of(source: str, wire_type: str, data: object, session_id: str) -> str | None:
     """The same for an event's data as JSON (`msgspec.Raw`) or plain; data that is not an object steers nothing."""
     try:
-        claims = _read_claims(data) if isinstance(data, msgspec.Raw) else msgspec.convert(data, Claims)
+        claims = _read_claims(data) if isinstance(data, msgspec.Raw) else msgspec.convert(data, EventClaims)
     except RecursionError:
         return f"{source} may not write data that is nested so deeply"
     except ValueError:
@@ -108,4 +108,4 @@ def _plain(name: str) -> str:
     return "".join(char for char in folded if char.isalnum() or char == "_")
 
 
-_read_claims = msgspec.json.Decoder(Claims).decode
+_read_claims = msgspec.json.Decoder(EventClaims).decode
