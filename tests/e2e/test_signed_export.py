@@ -22,7 +22,7 @@ from flotilla.audit.proof import Statement, genesis, head_leaf
 from flotilla.config.signing import load_signer
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import AUDIT_SESSION
-from flotilla.votes.statements import written
+from flotilla.votes.statements import statement_text
 from tests.e2e.fleet import Fleet
 from tests.e2e.signing import Root, roots_text, write_key
 from tests.support.votes import Ed25519Key, SshKey, enrolled, statement_of
@@ -135,7 +135,7 @@ class Voters:
             policy_version=shown["signing_policy_version"],
             requested_by=shown["requested_by"],
         )
-        signed = {"signer_id": self.sam["signer_id"], **to_builtins(self.sam_key.sign(written(vote)))}
+        signed = {"signer_id": self.sam["signer_id"], **to_builtins(self.sam_key.sign(statement_text(vote)))}
         return {"decision": "approve", "content_hash": shown["content_hash"], "signature": signed}
 
 

@@ -29,7 +29,7 @@ from flotilla.postgres import Connection
 from flotilla.votes.keys import read_key, ssh_text
 from flotilla.votes.relying_party import Passkeys
 from flotilla.votes.roots import Root, VoteRoots
-from flotilla.votes.statements import digest, time_text, written
+from flotilla.votes.statements import statement_digest, statement_text, time_text
 
 RP_ID, ORIGIN = "flotilla.example.com", "https://flotilla.example.com"
 PASSKEYS = Passkeys(RP_ID, (ORIGIN,))
@@ -142,7 +142,7 @@ def enrolled(key: Key, subject: str, tenant: str = TENANT, **changes: Any) -> Si
         name="a key",
         time=now_text(),
     )
-    return key.sign(written(replace(statement, **changes)))
+    return key.sign(statement_text(replace(statement, **changes)))
 
 
 def approved(
@@ -152,13 +152,13 @@ def approved(
     statement = SignerApproval(
         tenant=tenant,
         subject=subject,
-        statement=digest(signer.statement),
+        statement=statement_digest(signer.statement),
         roles=["approver"],
         approved_by=by,
         expires_at=now_text(days=300),
         time=now_text(),
     )
-    return root.sign(written(replace(statement, **changes)))
+    return root.sign(statement_text(replace(statement, **changes)))
 
 
 def statement_of(subject: str, **fields: Any) -> VoteStatement:
@@ -202,7 +202,7 @@ class Voter:
         return read_key(self.key.kind, self.key.public_key, self.key.credential_id).fingerprint
 
     def vote(self, **fields: Any) -> SignedVote:
-        signed = self.key.sign(written(statement_of(self.subject, **fields)))
+        signed = self.key.sign(statement_text(statement_of(self.subject, **fields)))
         return SignedVote(vote=signed, signer=self.signer, approval=self.approval)
 
 

@@ -186,7 +186,7 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
     """
     from flotilla.contracts.envelope import from_builtins
     from flotilla.contracts.votes import VoteStatement
-    from flotilla.votes.statements import time_text, written
+    from flotilla.votes.statements import statement_text, time_text
     from flotilla_cli.signing import body_of, open_key
     from flotilla_cli.verbs.signers import signer_of
 
@@ -208,5 +208,5 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
         },
         VoteStatement,
     )
-    signed = file.sign(written(statement))
+    signed = file.sign(statement_text(statement))
     return {"signer_id": signer_of(call, me["subject"], file), **body_of(signed)}

@@ -28,7 +28,7 @@ def enroll(
     name: Annotated[str, typer.Option("--name", help="What you call the key.")] = "key",
 ) -> None:
     """Enroll a key of your own. It signs nothing until a second admin has approved it."""
-    from flotilla.votes.statements import time_text, written
+    from flotilla.votes.statements import statement_text, time_text
 
     file, me = open_key(key), call.gateway.me()
     statement = SignerStatement(
@@ -40,7 +40,7 @@ def enroll(
         name=name,
         time=time_text(datetime.now(UTC)),
     )
-    signer = call.gateway.post("/signers", body_of(file.sign(written(statement))))
+    signer = call.gateway.post("/signers", body_of(file.sign(statement_text(statement))))
     call.show(signer, lambda: _print_enrolled(signer))
 
 
@@ -70,7 +70,7 @@ def approve(
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Valid this long, up to 400d.")] = "365d",
 ) -> None:
     """Approve the key of another person, with your own, which the operators made a vote root."""
-    from flotilla.votes.statements import digest, time_text, written
+    from flotilla.votes.statements import statement_digest, statement_text, time_text
     from flotilla_cli.arguments import read_expiry
 
     signer = call.gateway.get(f"/signers/{signer_id}")
@@ -79,13 +79,13 @@ def approve(
     statement = SignerApproval(
         tenant=me["tenant"],
         subject=signer["subject"],
-        statement=digest(signer["signed"]["statement"]),
+        statement=statement_digest(signer["signed"]["statement"]),
         roles=role or ["approver"],
         approved_by=me["subject"],
         expires_at=time_text(read_expiry(expires)),
         time=time_text(datetime.now(UTC)),
     )
-    approved = call.gateway.post(f"/signers/{signer_id}/approval", body_of(file.sign(written(statement))))
+    approved = call.gateway.post(f"/signers/{signer_id}/approval", body_of(file.sign(statement_text(statement))))
     call.show(approved, lambda: _print_signer(approved))
 
 

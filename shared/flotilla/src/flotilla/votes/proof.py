@@ -16,7 +16,7 @@ from flotilla.votes.errors import Unproven
 from flotilla.votes.keys import SignerKey, read_key
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signatures import verify
-from flotilla.votes.statements import digest, read_statement, time_of
+from flotilla.votes.statements import read_statement, statement_digest, time_of
 
 SKEW = timedelta(minutes=5)
 """How far the clock of a person's machine may be ahead."""
@@ -90,7 +90,7 @@ def prove_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: dateti
     approved = read_statement(approval.statement, SignerApproval)
     if (approved.tenant, approved.subject) != (statement.tenant, statement.subject):
         raise Unproven("the approval is for the key of somebody else")
-    if approved.statement != digest(signer.statement):
+    if approved.statement != statement_digest(signer.statement):
         raise Unproven("the approval is for another key")
     if approved.approved_by == statement.subject:
         raise Unproven(f"{statement.subject} approved a key of their own: another administrator has to")

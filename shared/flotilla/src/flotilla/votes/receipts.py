@@ -7,7 +7,7 @@ from typing import Protocol
 
 from flotilla.contracts.votes import Signed, VoteReceipt, VoteReceiptStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.statements import digest, read_statement, written
+from flotilla.votes.statements import read_statement, statement_digest, statement_text
 
 
 class ReceiptSigner(Protocol):
@@ -31,9 +31,9 @@ class ReceiptKeys(Protocol):
 def issue_receipt(signer: ReceiptSigner, tenant: str, approval_id: str, vote: Signed, signers_seq: int) -> VoteReceipt:
     """Return the receipt of a vote that was checked when the audit session ended with event `signers_seq`."""
     stated = VoteReceiptStatement(
-        tenant=tenant, approval_id=approval_id, vote=digest(vote.statement), signers_seq=signers_seq
+        tenant=tenant, approval_id=approval_id, vote=statement_digest(vote.statement), signers_seq=signers_seq
     )
-    text = written(stated)
+    text = statement_text(stated)
     signature = base64.b64encode(signer.sign(text.encode())).decode()
     return VoteReceipt(statement=text, key_id=signer.key_id, signature=signature)
 
@@ -53,7 +53,11 @@ def checked_at(
         stated = read_statement(receipt.statement, VoteReceiptStatement)
     except Unproven:
         return None
-    is_about_it = (stated.tenant, stated.approval_id, stated.vote) == (tenant, approval_id, digest(vote.statement))
+    is_about_it = (stated.tenant, stated.approval_id, stated.vote) == (
+        tenant,
+        approval_id,
+        statement_digest(vote.statement),
+    )
     return stated.signers_seq if is_about_it else None
 
 

@@ -15,7 +15,7 @@ MAX_BYTES = 8192
 _encoder = msgspec.json.Encoder()
 
 
-def written(statement: Statement) -> str:
+def statement_text(statement: Statement) -> str:
     """Return the text that is signed."""
     return _encoder.encode(statement).decode()
 
@@ -30,7 +30,7 @@ def read_statement(text: str, kind: type[S]) -> S:
         raise Unproven(f"a statement has at most {MAX_BYTES} characters")
     try:
         statement = msgspec.json.decode(text, type=kind)
-        is_as_written = written(statement) == text
+        is_as_written = statement_text(statement) == text
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Unproven(f"not a {kind.__name__}: {error}") from error
     if not is_as_written:
@@ -38,7 +38,7 @@ def read_statement(text: str, kind: type[S]) -> S:
     return statement
 
 
-def digest(text: str) -> str:
+def statement_digest(text: str) -> str:
     """Return the SHA-256 (hex) of a statement's text: how an approval names it, and the challenge of a passkey."""
     return hashlib.sha256(text.encode()).hexdigest()
 
