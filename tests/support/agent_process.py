@@ -10,7 +10,7 @@ from typing import Any
 
 from flotilla.agent import Agent, TaskContext
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import Executor
+from flotilla.agent.proofs import VoteRules
 from flotilla.agent.tools import ToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
@@ -60,7 +60,12 @@ async def main(what: dict[str, Any]) -> None:
     ):
         keys = load_public_keys(Path(what["keys"]))
         handler = TaskHandler(
-            agent, pool=pool, redis=redis, tools=ToolBox({}), keys=keys, executor=Executor(read_policy("builtin:local"))
+            agent,
+            pool=pool,
+            redis=redis,
+            tools=ToolBox({}),
+            keys=keys,
+            vote_rules=VoteRules(read_policy("builtin:local")),
         )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=200)
         letters = PostgresDeadLetters(pool)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flotilla.agent import Agent
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import Executor
+from flotilla.agent.proofs import VoteRules
 from flotilla.agent.tools import ToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
@@ -28,7 +28,7 @@ from tests.support.policies import UNSIGNED
 from tests.support.postgres import agent_dsn
 from tests.support.tickets import KEYS, SIGNER
 
-TRUSTING = Executor(read_policy(UNSIGNED))
+TRUSTING = VoteRules(read_policy(UNSIGNED))
 """Asks for no signatures."""
 TENANT = "default"
 SESSION = "s1"
@@ -139,7 +139,7 @@ async def running(
             tools=ToolBox(agent.tools),
             model=model,
             keys=KEYS,
-            executor=options.pop("executor", TRUSTING),
+            vote_rules=options.pop("vote_rules", TRUSTING),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
         chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})

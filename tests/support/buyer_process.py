@@ -16,7 +16,7 @@ import flotilla.llm.stored_calls
 import flotilla.postgres.claims
 from flotilla.agent import Agent, IdempotencyKey, TaskContext
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import Executor
+from flotilla.agent.proofs import VoteRules
 from flotilla.agent.tools import ToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
@@ -117,7 +117,7 @@ async def main(what: dict[str, Any]) -> None:
             tools=ToolBox(agent.tools),
             model=outside,
             keys=keys,
-            executor=Executor(read_policy("builtin:local")),
+            vote_rules=VoteRules(read_policy("builtin:local")),
         )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
         letters = PostgresDeadLetters(pool)

@@ -19,7 +19,7 @@ from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import Live
-from flotilla.agent.proofs import CallProofs, Executor
+from flotilla.agent.proofs import CallProofs, VoteRules
 from flotilla.agent.recording import text_of
 from flotilla.agent.session import StoredSession
 from flotilla.agent.tool_calls import StoredToolCalls
@@ -51,7 +51,7 @@ class TaskHandler:
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
         keys: PublicKeys,
-        executor: Executor,
+        vote_rules: VoteRules,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -66,7 +66,7 @@ class TaskHandler:
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = RunFeed(redis)
-        self._proofs = CallProofs(pool, executor, keys)
+        self._proofs = CallProofs(pool, vote_rules, keys)
         self._busy = KeyLocks()
 
     async def __call__(self, delivery: Delivery) -> Finish:

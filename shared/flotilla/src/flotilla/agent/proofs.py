@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Executor:
+class VoteRules:
     """By what an agent judges who may approve its calls. Nothing of it comes from a store."""
 
     policy: ApprovalPolicy
@@ -39,9 +39,9 @@ class Executor:
 class CallProofs:
     """The proofs of one agent's gated calls."""
 
-    def __init__(self, pool: Pool, executor: Executor, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
+    def __init__(self, pool: Pool, vote_rules: VoteRules, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
         self._pool = pool
-        self._executor = executor
+        self._vote_rules = vote_rules
         self._keys = keys
         self._clock = clock
         self._signers = SignerLog(pool)
@@ -54,7 +54,7 @@ class CallProofs:
             Unproven: they have not.
             RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
         """
-        policy = self._executor.policy
+        policy = self._vote_rules.policy
         requirement = policy.requirement(action, policy.assess(action, args, risk))
         if not requirement.required or requirement.signature != "required":
             return
@@ -68,7 +68,7 @@ class CallProofs:
 
     async def _prove(self, task: AgentTask, ballot: Ballot, quorum: int) -> None:
         counted = await self._counted(task, ballot.approval_id)
-        trust = Trust(self._executor.roots, await self._signers.history(task.tenant_id), self._keys)
+        trust = Trust(self._vote_rules.roots, await self._signers.history(task.tenant_id), self._keys)
         prove_quorum(counted, ballot, quorum, trust, self._clock())
 
     async def _counted(self, task: AgentTask, approval_id: str) -> list[CountedVote]:

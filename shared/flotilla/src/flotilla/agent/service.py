@@ -8,7 +8,7 @@ from typing import TypeVar
 from flotilla.agent.agent import Agent
 from flotilla.agent.handler import TaskHandler
 from flotilla.agent.login import check_login
-from flotilla.agent.proofs import Executor
+from flotilla.agent.proofs import VoteRules
 from flotilla.agent.registration import Registration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
@@ -91,7 +91,7 @@ async def run_agent(
             model=model,
             limits=limits,
             keys=load_public_keys(settings.ticket_public_key_file),
-            executor=Executor(read_policy(settings.approval_policy), read_roots(settings.vote_roots)),
+            vote_rules=VoteRules(read_policy(settings.approval_policy), read_roots(settings.vote_roots)),
         )
         consumer = Consumer(
             redis,
