@@ -126,7 +126,7 @@ async def test_a_task_whose_time_is_over_is_a_dead_letter_that_says_what_to_do(p
 
 
 async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool, redis: Redis) -> None:
-    from flotilla.agent.admission import Admission
+    from flotilla.agent.ticket_check import TicketCheck
     from flotilla.bus.entries import Delivery
     from flotilla.config.signing import PublicKeys
     from flotilla.contracts.errors import Untrusted
@@ -138,9 +138,9 @@ async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool
         ticket = seal(event, signer)
         fields = {b"event": ticket.body, b"ticket": ticket.ticket.encode()}
         delivery = Delivery("1-0", event, 1, fields)
-        assert await Admission("adder", both, pool).task_in(delivery) is not None
+        assert await TicketCheck("adder", both, pool).task_in(delivery) is not None
     with pytest.raises(Untrusted, match="not among the trusted ones"):
-        await Admission("adder", former.public_keys(), pool).task_in(delivery)
+        await TicketCheck("adder", former.public_keys(), pool).task_in(delivery)
 
 
 async def opened_by_the_former_version(pool: Pool, database: Database, task_id: str = "t1") -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import structlog
 
 from flotilla.agent import replies
-from flotilla.agent.admission import Admission
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.effects import Answer, EffectFailed, Effects, TaskOver
@@ -22,6 +21,7 @@ from flotilla.agent.ports import Live
 from flotilla.agent.proofs import CallProofs, VoteRules
 from flotilla.agent.recording import text_of
 from flotilla.agent.session import StoredSession
+from flotilla.agent.ticket_check import TicketCheck
 from flotilla.agent.tool_calls import StoredToolCalls
 from flotilla.agent.tools import ToolBox
 from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, RunFeed
@@ -62,7 +62,7 @@ class TaskHandler:
         self._calls = StoredCalls(pool, model, limits) if model else None
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
-        self._admission = Admission(agent.name, keys, pool)
+        self._ticket_check = TicketCheck(agent.name, keys, pool)
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = RunFeed(redis)
@@ -77,7 +77,7 @@ class TaskHandler:
             UnknownType, Undecodable, DeadLetter: it is not a task of this agent, or its time is over.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
-        task = await self._admission.task_in(delivery)
+        task = await self._ticket_check.task_in(delivery)
         if task is None:
             return DONE
         structlog.contextvars.bind_contextvars(

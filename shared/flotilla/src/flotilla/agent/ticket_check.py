@@ -24,7 +24,7 @@ _TICKET = TICKET_FIELD.encode()
 log = structlog.get_logger(__name__)
 
 
-class Admission:
+class TicketCheck:
     """Looks at what arrives on the task stream of one agent."""
 
     def __init__(self, agent: str, keys: PublicKeys, pool: Pool, clock: Clock = utc_now) -> None:
