@@ -19,7 +19,7 @@ from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.foreign import read_event
 from flotilla.contracts.values import first_unstorable, marked, storable_text
-from flotilla.contracts.visible_text import exact, visible
+from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 from flotilla.knowledge.documents import Upload
 from flotilla.knowledge.parse import parse
 from flotilla.knowledge.split import split
@@ -82,8 +82,8 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "an argument": (lambda text: content_hash("pay", {"a": canonical_numbers([*text])}), ["\U0001f600", "a"]),
     "a message": (storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
     "an answer": (answered, ["<think>", "</think>", "<tool_call>", "[1", "[1][", '{"name":', "`", "```\n", "\ud83d"]),
-    "the console": (visible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
-    "what is decided about": (exact, ["\u202e", "\u200b", "\U000e0041"]),
+    "the console": (escape_invisible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
+    "what is decided about": (escape_invisible_in_json, ["\u202e", "\u200b", "\U000e0041"]),
     "the command line": (lambda text: (plain(text), shorten(text)), ["\x1b[31m", "\x9b", "\u202e", "[bold]", "a "]),
     "a body": (lambda text: check_json(text.encode("utf-8", "replace"), 64, 10**9), ["[]", '\\"', '"', "1,", '"a":']),
     "a cursor": (lambda text: (refused(read_cursor, text, 2), refused(read_time_cursor, text)), ["A", "=", "_-"]),

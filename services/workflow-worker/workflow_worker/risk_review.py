@@ -6,7 +6,7 @@ high, and so does a model that cannot be asked.
 
 import structlog
 
-from flotilla.approvals.policy import Assessment, raised
+from flotilla.approvals.policy import Assessment, with_risk_at_least
 from flotilla.contracts.approvals import RISK_ORDER
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.requests import ActionRequest, RiskLevel
@@ -48,9 +48,9 @@ class RiskReview:
         except ModelUnavailable:
             if not last_attempt:
                 raise
-            return raised(assessment, "high", "the model that reviews risks did not answer")
+            return with_risk_at_least(assessment, "high", "the model that reviews risks did not answer")
         except ModelRefused as error:
             log.warning("risk_review_refused", action=request.action, error=str(error))
-            return raised(assessment, "high", "the model that reviews risks refused to answer")
+            return with_risk_at_least(assessment, "high", "the model that reviews risks refused to answer")
         level = _WORDS.get(answer.text.strip().strip(".").lower(), "high")
-        return raised(assessment, level, f"model {answer.model}: {level}")
+        return with_risk_at_least(assessment, level, f"model {answer.model}: {level}")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.contracts.visible_text import exact, visible
+from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -37,17 +37,17 @@ HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     ],
 )
 def test_what_can_not_be_seen_is_an_escape(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert escape_invisible(text) == shown
 
 
 @given(st.text())
 def test_nothing_invisible_is_left(text: str) -> None:
-    left = {unicodedata.category(one) for one in visible(text) if one not in "\t\n\u200c\u200d"}
+    left = {unicodedata.category(one) for one in escape_invisible(text) if one not in "\t\n\u200c\u200d"}
     assert not left & HIDDEN
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_escaped_json_is_the_same_document(value: object) -> None:
-    shown = exact(json.dumps(value, ensure_ascii=False))
+    shown = escape_invisible_in_json(json.dumps(value, ensure_ascii=False))
     assert json.loads(shown) == value
     assert not {unicodedata.category(one) for one in shown} & HIDDEN

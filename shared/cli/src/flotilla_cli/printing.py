@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from flotilla.contracts.visible_text import exact, visible
+from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 def plain(text: object) -> str:
     """Return text that cannot act on the terminal, and hides nothing."""
-    return visible(str(text))
+    return escape_invisible(str(text))
 
 
 def console() -> "Console":
@@ -73,12 +73,12 @@ def write(text: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document; invisible characters as escapes; ASCII only where the terminal can't show more."""
-    sys.stdout.write(exact(json.dumps(value, indent=2, ensure_ascii=not _speaks_utf8())) + "\n")
+    sys.stdout.write(escape_invisible_in_json(json.dumps(value, indent=2, ensure_ascii=not _speaks_utf8())) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """One JSON document on one line, at once, for streams of them."""
-    sys.stdout.write(exact(json.dumps(value, ensure_ascii=not _speaks_utf8())) + "\n")
+    sys.stdout.write(escape_invisible_in_json(json.dumps(value, ensure_ascii=not _speaks_utf8())) + "\n")
     sys.stdout.flush()
 
 
@@ -110,7 +110,7 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict | list):
-        return exact(json.dumps(value, ensure_ascii=False))
+        return escape_invisible_in_json(json.dumps(value, ensure_ascii=False))
     return plain(value)
 
 

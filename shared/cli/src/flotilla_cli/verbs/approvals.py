@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla.contracts.visible_text import exact
+from flotilla.contracts.visible_text import escape_invisible_in_json
 from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import Column, age, print_fields, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
@@ -79,7 +79,7 @@ def _print_approval(approval: dict[str, Any]) -> None:
     fields = {
         name: value for name, value in approval.items() if name not in ("votes", "args_schema", "args", "content")
     }
-    print_fields({"will be executed": exact(checked_content(approval)), **fields})
+    print_fields({"will be executed": escape_invisible_in_json(checked_content(approval)), **fields})
     print_votes(approval.get("votes") or [])
 
 

@@ -99,7 +99,7 @@ class ApprovalPolicy:
             if _matches(raising.when, args) and _above(raising.to, level):
                 level = raising.to
                 reasons.append(f"policy: {raising.because}")
-        return raised(Assessment(level, reasons), requested, "the requester asked for more care")
+        return with_risk_at_least(Assessment(level, reasons), requested, "the requester asked for more care")
 
     def requirement(self, action: str, assessment: Assessment) -> ApprovalRequirement:
         """What must happen before the action is executed."""
@@ -122,7 +122,7 @@ class ApprovalPolicy:
         return self._rules.actions.get(action) or self._rules.actions.get(ANY_ACTION) or _ActionRule()
 
 
-def raised(assessment: Assessment, level: RiskLevel, because: str) -> Assessment:
+def with_risk_at_least(assessment: Assessment, level: RiskLevel, because: str) -> Assessment:
     """The assessment with at least `level`."""
     if not _above(level, assessment.risk_level):
         return assessment

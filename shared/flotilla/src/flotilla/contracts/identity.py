@@ -5,7 +5,7 @@ the `alice` of an API key.
 """
 
 from flotilla.contracts.names import composed
-from flotilla.contracts.visible_text import visible
+from flotilla.contracts.visible_text import escape_invisible
 
 LOCAL_ISSUER = "flotilla"
 """Of the identities of API keys."""
@@ -15,7 +15,7 @@ _USER, _GROUP = "user", "group"
 
 def is_identity_text(text: str) -> bool:
     """Whether `text` can be a subject or a group: 1 to 256 characters, all of them to be seen."""
-    return 0 < len(text) <= MAX_LENGTH and text == visible(text.strip(), kept="")
+    return 0 < len(text) <= MAX_LENGTH and text == escape_invisible(text.strip(), kept="")
 
 
 def user_name(issuer: str, subject: str) -> str:

@@ -15,12 +15,12 @@ _VARIATION_SELECTORS = (range(0xFE00, 0xFE0F), range(0xE0100, 0xE01F0))
 _BMP = 0xFFFF
 
 
-def visible(text: str, *, kept: str = "\t\n") -> str:
+def escape_invisible(text: str, *, kept: str = "\t\n") -> str:
     r"""Return `text` for people to read: `\u202e` for what can't be seen; tabs, newlines, joiners stay."""
     return text if _is_plain(text, kept) else "".join(_shown(one, kept, _JOINERS) for one in text)
 
 
-def exact(text: str) -> str:
+def escape_invisible_in_json(text: str) -> str:
     r"""Return `text`, a JSON document, with every invisible character as a JSON escape: the same document, all of it to
     be seen. Beyond U+FFFF as a pair of surrogates."""
     return text if _is_plain(text, "\n") else "".join(_json_escaped(one) for one in text)

@@ -43,7 +43,7 @@ async def earlier_turns(pool: Pool, tenant_id: str, session_id: str, limit: int 
         head_seq = max((upto for _, upto in segments.values()), default=0)
         parts = [
             (session, max(after, first), min(upto, last))
-            for first, last in visible(head_seq, rollbacks)
+            for first, last in ranges_not_rolled_back(head_seq, rollbacks)
             for session, (after, upto) in segments.items()
         ]
         sessions, afters, uptos = ([part[n] for part in parts] for n in range(3))
@@ -51,7 +51,7 @@ async def earlier_turns(pool: Pool, tenant_id: str, session_id: str, limit: int 
     return within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
 
 
-def visible(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+def ranges_not_rolled_back(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     """The stretches (after, up to) of events that count at `seq`, newest first.
 
     The state after a rollback is the state at its target, which may itself lie behind another rollback.
