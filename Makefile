@@ -56,7 +56,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-charts test-cluster bench
+.PHONY: lint types test test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -78,7 +78,7 @@ FULL ?=
 # More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
 PYTEST_OPTIONS ?=
 # In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
-TESTED = tests/unit tests/contract tests/hostile tests/integration tests/replay tests/chaos/outbox tests/e2e -m 'not chaos'
+TESTED = tests/unit tests/contract tests/integration tests/replay tests/chaos/outbox tests/e2e -m 'not chaos'
 
 test: setup try-console ## Every test that needs no cluster and no browser, on real servers
 	@$(MAKE) --no-print-directory --jobs 2 test-console test-services
@@ -90,6 +90,9 @@ test-console: try-console
 
 test-services: setup
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) || $(PYTEST) $(TESTED) $(ALONE)
+
+test-hostile: setup ## Attacks: by agents, people, administrators and endpoints, on the same real servers
+	$(PYTEST) tests/hostile --numprocesses $(WORKERS) || $(PYTEST) tests/hostile $(ALONE)
 
 # The package index is asked for what the cache of uv does not hold.
 test-packaging: setup ## What others install: each service from its lock, wheels, new agents and workflows with their own checks
