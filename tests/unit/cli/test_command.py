@@ -15,6 +15,7 @@ import typer
 
 from flotilla_cli.main import app
 from flotilla_cli.reference import reference
+from tests.support.command import run_command
 
 ROOT = Path(__file__).parents[3]
 FLOTILLA = Path(sys.executable).parent / "flotilla"
@@ -93,7 +94,7 @@ def test_help_loads_no_client_and_no_server() -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FLOTILLA, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return run_command([*arguments], os.environ, 60)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,7 @@ def test_a_gateway_that_is_away_exits_with_1_and_says_what_to_do() -> None:
 def alone(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command where no stack was ever started, and nothing is set."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FLOTILLA_HOME": str(tmp_path)}
-    command = [str(FLOTILLA), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    return run_command([*arguments], environment, 60)
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("sessions", "list"), ("ask", "why?"), ("approvals", "list")])
@@ -183,7 +183,8 @@ def test_an_empty_question_from_standard_input_is_misuse() -> None:
 
 
 def test_the_version_is_the_distributions() -> None:
-    assert run("--version").stdout == "flotilla 0.1.0\n"
+    shown = subprocess.run([FLOTILLA, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == "flotilla 0.1.0\n"
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "UPGRADING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -10,6 +10,8 @@ from flotilla_cli.errors import Misuse
 _ESCAPED = re.compile("[\ud800-\udfff]+")
 """What Python makes of such bytes (surrogateescape, PEP 383)."""
 
+_UNFIT = re.compile("[\ud800-\udfff\x00-\x1f\x7f-\x9f]+|%(?=[0-9A-Fa-f]{2})")
+
 
 def check_arguments(arguments: Iterable[str]) -> None:
     """Refuse arguments that are not UTF-8, unless they name a file that exists.
@@ -32,5 +34,6 @@ def _possible_files(argument: str) -> tuple[str, ...]:
 
 
 def percent_encoded(name: str) -> str:
-    """Return `name` with `%XX` for each byte that is not UTF-8, as in URIs."""
-    return _ESCAPED.sub(lambda found: quote_from_bytes(os.fsencode(found[0])), name)
+    """Return `name` with `%XX`, as in URIs, for each byte that is not UTF-8, each control character, and each `%` of a
+    name that has `%XX` itself, so that no two names become one."""
+    return _UNFIT.sub(lambda found: quote_from_bytes(os.fsencode(found[0])), name)

@@ -4,6 +4,7 @@ Nothing is kept between two calls, so one that was killed is continued by the ne
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,10 @@ from flotilla_cli.bytes_in import percent_encoded
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.gateway import Gateway
 from flotilla_cli.printing import plain
-from flotilla_cli.uploading import Failed, Found, Loaded, Skipped, Uploader, files_in, progress_bar
+from flotilla_cli.uploading import Failed, Found, Loaded, Skipped, Uploader, content_of, files_in, progress_bar
+
+_LONGEST_NAME = 255
+"""Bytes of one name in a folder, on every file system that is in use."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Folder:
         Raises:
             NotFound: it does not exist, or is not a folder.
         """
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names that can't be
             raise NotFound(f"{path} is not a folder", "name the folder; a single file: flotilla documents add FILE")
         self.path = path.resolve()
         self._base = base.rstrip("/") if base else None
@@ -89,7 +93,18 @@ class Folder:
     def holds(self, uri: str) -> bool:
         """Whether there is a file that `uri` may name, hidden ones and those of unknown kinds included."""
         name = uri.removeprefix(self.prefix)
-        return any(self.path.joinpath(each).exists() for each in (name, unquote(name, errors="surrogateescape")))
+        return any(_may_exist(Path(f"{self.path}/{each}")) for each in (name, unquote(name, errors="surrogateescape")))
+
+
+def _may_exist(file: Path) -> bool:
+    """Also where the kernel does not say, as of a path that is too long, or in a folder that is closed to us."""
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return all(len(os.fsencode(part)) <= _LONGEST_NAME for part in file.parts)
+    return True
 
 
 def plan_of(gateway: Gateway, folder: Folder) -> Plan:
@@ -99,6 +114,8 @@ def plan_of(gateway: Gateway, folder: Folder) -> Plan:
     for file in files_in(folder.path):
         if isinstance(file, Skipped):
             plan.skipped.append(file)
+        elif isinstance(file, Failed):
+            plan.failed.append(file)
         else:
             _place(plan, Found(file, folder.uri(file)), known)
     present = {file.uri for files in (plan.add, plan.replace, plan.unchanged) for file in files}
@@ -117,16 +134,11 @@ def _place(plan: Plan, file: Found, known: dict[str, Known]) -> None:
         plan.add.append(file)
         return
     try:
-        same = there.sha256 == _sha256(file.path)
-    except OSError as error:
-        plan.failed.append(Failed(str(file.path), f"cannot be read: {error.strerror or error}"))
+        same = there.sha256 == hashlib.sha256(content_of(file.path)).hexdigest()
+    except CliError as error:
+        plan.failed.append(Failed(str(file.path), plain(error)))
         return
     (plan.unchanged if same else plan.replace).append(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def carry_out(gateway: Gateway, plan: Plan, parallel: int, *, show_progress: bool) -> Synced:

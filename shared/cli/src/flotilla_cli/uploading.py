@@ -1,6 +1,7 @@
 """Finds documents on disk and loads them into the knowledge base, several at a time."""
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,7 @@ class Findings:
 
     found: list[Found]
     skipped: list[Skipped]
+    failed: list["Failed"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Failed:
-    """A file that was not loaded, and why."""
+    """A file that was not loaded, or a folder that was not looked into, and why."""
 
     path: str
     error: str
@@ -96,32 +98,37 @@ def find_documents(paths: Iterable[Path], base: str | None = None) -> Findings:
     Raises:
         NotFound: a path does not exist.
     """
-    found: dict[Path, Found] = {}
-    skipped: list[Skipped] = []
+    found: dict[str, Found] = {}
+    findings = Findings([], [], [])
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names that can't be
             raise NotFound(f"{path} does not exist", "name files, or folders that hold documents")
         root = path if path.is_dir() else path.parent
         for file in files_in(path):
             if isinstance(file, Skipped):
-                skipped.append(file)
+                findings.skipped.append(file)
+            elif isinstance(file, Failed):
+                findings.failed.append(file)
             else:
-                found.setdefault(file.resolve(), Found(file, _uri(file, root, base)))
-    return Findings(list(found.values()), skipped)
+                found.setdefault(_resolved(file), Found(file, _uri(file, root, base)))
+    findings.found.extend(found.values())
+    return findings
 
 
-def files_in(path: Path) -> Iterator[Path | Skipped]:
+def files_in(path: Path) -> Iterator["Path | Skipped | Failed"]:
     """The file itself, or all that is not hidden below a folder."""
     if not path.is_dir():
         yield path
         return
-    for folder, subfolders, names in os.walk(path):
+    closed: list[OSError] = []
+    for folder, subfolders, names in os.walk(path, onerror=closed.append):
         seen = sorted(name for name in subfolders if not name.startswith("."))
-        subfolders[:] = [name for name in seen if not Path(folder, name).is_symlink()]
+        subfolders[:] = [name for name in seen if not os.path.islink(f"{folder}/{name}")]  # noqa: PTH114
         yield from (Skipped(str(Path(folder, name)), _LINK) for name in seen if name not in subfolders)
         for name in sorted(name for name in names if not name.startswith(".")):
             file = Path(folder, name)
             yield file if file.suffix.lower() in MEDIA_TYPES else Skipped(str(file), _UNREAD)
+    yield from (Failed(str(error.filename), _cannot_be_read(error)) for error in closed)
 
 
 _LINK = "a link to a folder: name the folder itself"
@@ -130,8 +137,13 @@ _UNREAD = f"not a document: endings that are read are {' '.join(MEDIA_TYPES)}"
 
 def _uri(file: Path, root: Path, base: str | None) -> str:
     if base is None:
-        return file.resolve().as_uri()
+        return Path(_resolved(file)).as_uri()
     return percent_encoded(f"{base.rstrip('/')}/{file.relative_to(root).as_posix()}")
+
+
+def _resolved(file: Path) -> str:
+    """The file that links lead to; of a link that leads to itself, the link."""
+    return os.path.realpath(file)
 
 
 class Uploader:
@@ -162,25 +174,33 @@ class Uploader:
             return Failed(str(file.path), _UNREAD)
         try:
             answer: dict[str, Any] = self._gateway.upload(
-                "/documents", percent_encoded(file.path.name), _content(file.path), media_type, uri=file.uri
+                "/documents", percent_encoded(file.path.name), content_of(file.path), media_type, uri=file.uri
             )
-        except OSError as error:
-            return Failed(str(file.path), f"cannot be read: {error.strerror or error}")
         except CliError as error:
             return Failed(str(file.path), plain(error))
         return answer
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
     """What is in the file; of one that is too large for a document, not even that.
 
     Raises:
-        Misuse: it is too large.
+        Misuse: it cannot be read, never ends, or is too large.
     """
-    size = file.stat().st_size
-    if size > MAX_DOCUMENT_BYTES:
-        raise Misuse(f"has {size} bytes, {MAX_DOCUMENT_BYTES} are allowed: split it")
-    return file.read_bytes()
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise Misuse("is not a regular file")  # a pipe waits for its writer, a device may never end
+        with file.open("rb") as stream:
+            content = stream.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise Misuse(_cannot_be_read(error)) from error
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise Misuse(f"has more than {MAX_DOCUMENT_BYTES} bytes: split it")
+    return content
+
+
+def _cannot_be_read(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
 
 
 def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
@@ -193,9 +213,9 @@ def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
     if media_type is None:
         raise Misuse(f"{file} is {_UNREAD}")
     try:
-        content = _content(file)
-    except OSError as error:
-        raise Misuse(f"{file} cannot be read: {error.strerror or error}") from error
+        content = content_of(file)
+    except Misuse as error:
+        raise Misuse(f"{file} {error}") from error
     path = f"/documents/{document_id}"
     answer: dict[str, Any] = gateway.upload(path, percent_encoded(file.name), content, media_type, method="PUT")
     return answer

@@ -45,17 +45,19 @@ def add_documents(
     from flotilla_cli.uploading import MEDIA_TYPES, Uploader, find_documents
 
     findings = find_documents(paths, base)
-    if not findings.found:
+    if not (findings.found or findings.failed):
         raise NotFound(
             f"no document in: {', '.join(map(str, paths))}", f"endings that are read: {' '.join(MEDIA_TYPES)}"
         )
     report = Uploader(call.gateway, parallel).upload(findings.found, show_progress=not call.as_json)
     report.skipped += findings.skipped
+    report.failed += findings.failed
     call.show(report.as_document(), lambda: _print_report(report))
     if report.failed:
-        others = "; the others were" if len(report.failed) < len(findings.found) else ""
+        tried = len(findings.found) + len(findings.failed)
+        others = "; the others were" if len(report.failed) < tried else ""
         raise CliError(
-            f"{len(report.failed)} of {len(findings.found)} documents could not be loaded{others}",
+            f"{len(report.failed)} of {tried} documents could not be loaded{others}",
             "fix what is named above, or leave it out, and add again: what is loaded already is left alone",
         )
 
