@@ -40,7 +40,7 @@ class Fleet:
 
     def cli(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs `flotilla ARGUMENTS` as a user would."""
-        env = {**os.environ, **self.env, "FLOTILLA_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "200"}
+        env = {**os.environ, **self.env, "FLOTILLA_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "300"}
         if arguments[0] in STARTS_AND_STOPS:
             words = [str(FLOTILLA), *arguments]
             done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
