@@ -18,7 +18,7 @@ from flotilla.bus.dead_letters import readable_task
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.foreign import read_event
-from flotilla.contracts.values import first_unstorable, marked, storable_text
+from flotilla.contracts.values import first_unstorable, storable_text, with_escaped_places
 from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 from flotilla.knowledge.documents import Upload
 from flotilla.knowledge.parse import parse
@@ -50,7 +50,7 @@ def in_a_text(text: str) -> bytes:
 
 def recorded(text: str) -> object:
     data: dict[str, Any] = {"change": "seen", "details": {text: [text]}}
-    return violation_of("/agents/a", "flotilla.session.state_change.v1", marked(data), "s1")
+    return violation_of("/agents/a", "flotilla.session.state_change.v1", with_escaped_places(data), "s1")
 
 
 def answered(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from flotilla.contracts.errors import Forbidden, Invalid
 from flotilla.contracts.event_builders import state_change
-from flotilla.contracts.identity import group_name, parts_of, user_name
+from flotilla.contracts.identity import group_name, name_parts, user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore.sessions import SessionAccess, access_of, set_access
@@ -111,5 +111,5 @@ def _shown(session_id: str, access: SessionAccess) -> Access:
 
 
 def _party(name: str) -> Party:
-    kind, issuer, subject = parts_of(name)
+    kind, issuer, subject = name_parts(name)
     return Party(kind="group" if kind == "group" else "user", issuer=issuer, name=subject)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
-from flotilla.contracts.names import AUDIT_SESSION, composed
+from flotilla.contracts.names import AUDIT_SESSION, compound_id
 from flotilla.postgres import act_as
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
@@ -101,9 +101,9 @@ class Rates:
             TooMany: one of them is used up.
         """
         if principal.person is not None:
-            self.person.take(composed(principal.tenant_id, principal.person))
+            self.person.take(compound_id(principal.tenant_id, principal.person))
         if principal.service is not None:
-            self.service.take(composed(principal.tenant_id, principal.service))
+            self.service.take(compound_id(principal.tenant_id, principal.service))
         self.tenant.take(principal.tenant_id)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.contracts.names import TokenPayer, composed, token_scope
+from flotilla.contracts.names import TokenPayer, compound_id, token_scope
 from flotilla.postgres import Connection
 from gateway.auth.principal import Principal
 from gateway.problems import TooMany
@@ -66,7 +66,7 @@ class OpenWork:
     async def _check_open(self, connection: Connection, tenant_id: str, payer: _Payer) -> None:
         if payer.open_runs is None:
             return
-        await connection.execute(_LOCK, composed("open-work", tenant_id, payer.kind, payer.name))
+        await connection.execute(_LOCK, compound_id("open-work", tenant_id, payer.kind, payer.name))
         count = await connection.fetchval(_OPEN, payer.kind, payer.name)
         if count >= payer.open_runs:
             detail = f"{payer.shown} has {count} open runs and tasks, {payer.open_runs} are allowed"

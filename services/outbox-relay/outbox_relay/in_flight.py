@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.read_starts import OutboxRead
-from outbox_relay.records import BatchSpans, fill
+from outbox_relay.records import BatchSpans, fill_batch
 from outbox_relay.rows import LaneRows
 
 
@@ -35,7 +35,7 @@ class InFlightBatch:
             end = min(self.acked + max_batch_rows, len(self.rows.ids))
             with BatchSpans(publisher.topic, self.lane, enabled=traces) as spans:
                 batch = publisher.batch()
-                self.sent = fill(batch, self.rows, self.acked, end, spans)
+                self.sent = fill_batch(batch, self.rows, self.acked, end, spans)
                 await publisher.send(batch, self.lane)
             self.acked = self.sent
 

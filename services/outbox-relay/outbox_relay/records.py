@@ -17,7 +17,7 @@ TRACEPARENT = "traceparent"
 _PLAIN = [CONTENT_TYPE]
 
 
-def fill(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
+def fill_batch(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
     """Put rows `begin` to `end` (excluded) into `batch` until it is full; give the index after the last one."""
     append = batch.append
     keys, bodies, traceparents = rows.keys, rows.bodies, rows.traceparents

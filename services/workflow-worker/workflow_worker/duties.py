@@ -27,7 +27,7 @@ from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
 from workflow_worker.activities.signatures.pipelines import PipelineKey
-from workflow_worker.leader import Duty, every
+from workflow_worker.leader import Duty, repeating_duty
 from workflow_worker.reconciler import Ended, Kind, Startable, Unfinished
 
 GAUGES_S = 5.0
@@ -62,7 +62,7 @@ def report_gauges(pool: Pool) -> Duty:
 
     async def report(over: asyncio.Event) -> None:
         try:
-            await every(GAUGES_S, lambda: _set_gauges(pool))(over)
+            await repeating_duty(GAUGES_S, lambda: _set_gauges(pool))(over)
         finally:
             for gauge in _FLEET_GAUGES:
                 gauge.set(0)

@@ -38,7 +38,7 @@ VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 
-async def store(connection: Connection, agent: str, reply: AgentReply, *, run_id: str | None) -> None:
+async def store_reply(connection: Connection, agent: str, reply: AgentReply, *, run_id: str | None) -> None:
     """Store the reply's result or failure and its events, unless the task has its answer.
 
     Raises:

@@ -10,7 +10,7 @@ from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import AgentReply
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
-from workflow_worker.foreign_replies import store
+from workflow_worker.foreign_replies import store_reply
 from workflow_worker.settlement import refused
 
 # Who was asked, and whether this version of the worker has issued a ticket.
@@ -45,5 +45,5 @@ async def _look(connection: Connection, reply: AgentReply) -> str | None:
             raise refused("", reply, "former_stream", f"agent {row['agent']} replies on {reply_stream(row['agent'])}")
         return str(row["agent"])
     if not reply.persisted:
-        await store(connection, row["agent"], reply, run_id=row["run_id"])
+        await store_reply(connection, row["agent"], reply, run_id=row["run_id"])
     return None

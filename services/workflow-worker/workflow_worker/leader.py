@@ -104,7 +104,7 @@ class _Term:
         await self._supervisor.end(self._names, within_s=1.0)
 
 
-def every(seconds: float, work: Callable[[], Awaitable[object]]) -> Duty:
+def repeating_duty(seconds: float, work: Callable[[], Awaitable[object]]) -> Duty:
     """A duty that does `work` again and again."""
 
     async def repeat(over: asyncio.Event) -> None:

@@ -40,7 +40,7 @@ from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.installed_workflows import PublishedWorkflows, installed_workflows
-from workflow_worker.leader import Leader, every
+from workflow_worker.leader import Leader, repeating_duty
 from workflow_worker.queue_duty import QueuedRuns
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
@@ -178,11 +178,11 @@ def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Act
     queue = QueuedRuns(deps.pool, deps.temporal, parts.runs)
     duties = [
         housekeeping.run,
-        every(RECONCILE_S, reconciler.run),
-        every(OPENED_S, reconciler.start_opened),
-        every(RECONCILE_S, queue.look_after),
-        every(RECONCILE_S, ScheduleDuty(deps.pool, deps.temporal, settings.task_queue).run),
-        every(RECONCILE_S, events),
+        repeating_duty(RECONCILE_S, reconciler.run),
+        repeating_duty(OPENED_S, reconciler.start_opened),
+        repeating_duty(RECONCILE_S, queue.look_after),
+        repeating_duty(RECONCILE_S, ScheduleDuty(deps.pool, deps.temporal, settings.task_queue).run),
+        repeating_duty(RECONCILE_S, events),
         report_gauges(deps.pool),
     ]
     return Leader(deps.pool, SERVICE, runtime.instance, duties, runtime.supervisor)

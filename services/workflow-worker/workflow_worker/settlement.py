@@ -30,7 +30,7 @@ from flotilla.contracts.tasks import (
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import Opened, close_hop, forward_slip, hop_after, open_hop, opened_hop
-from workflow_worker.foreign_replies import store
+from workflow_worker.foreign_replies import store_reply
 
 ROW_MAY_BE_LOST_S = 60.0
 """How long a reply waits for its task's row: `delegate` opens a lost one again after 20 s of silence (SILENCE_TIMEOUT),
@@ -172,7 +172,7 @@ class Settlement:
             return Settled(delegated)
         stored: asyncpg.Record | None = delegated.row
         if delegated.is_open and not reply.persisted:
-            await store(connection, agent, reply, run_id=delegated.row["run_id"])
+            await store_reply(connection, agent, reply, run_id=delegated.row["run_id"])
             stored = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
         answer = _answer(stored, delegated, reply)
         if answer is None:  # a try that is over, with nothing stored of it

@@ -6,7 +6,7 @@ import pytest
 
 from flotilla.bus import Redis
 from flotilla.contracts.names import cancelled_key, task_stream
-from flotilla.contracts.results import canonical
+from flotilla.contracts.results import canonical_bytes
 from flotilla.postgres import Pool
 from tests.support.adder import Adder, asked, two
 from tests.support.agents import publish, replies, rows, running
@@ -23,7 +23,7 @@ async def test_large_result_stays_in_postgres_and_is_replied_by_reference(pool: 
     assert reply["result"] is None
     reference = reply["result_ref"]
     (row,) = await rows(pool, "SELECT result FROM flotilla.agent_tasks WHERE task_id = $1", reference["task_id"])
-    assert reference["size_bytes"] == len(canonical(json.loads(row["result"])))
+    assert reference["size_bytes"] == len(canonical_bytes(json.loads(row["result"])))
     assert reference["summary"].startswith("xxx")
 
 

@@ -11,14 +11,14 @@ from flotilla.runtime import Runtime
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from workflow_worker.duties import report_gauges
-from workflow_worker.leader import LEASE_S, RENEW_S, Duty, Leader, every
+from workflow_worker.leader import LEASE_S, RENEW_S, Duty, Leader, repeating_duty
 
 
 def counting(counts: list[str], name: str) -> Duty:
     async def tick() -> None:
         counts.append(name)
 
-    return every(0.01, tick)
+    return repeating_duty(0.01, tick)
 
 
 async def test_one_of_two_leads_and_the_other_follows_it(pool: Pool) -> None:
@@ -63,7 +63,7 @@ async def test_a_duty_that_fails_is_done_again(pool: Pool) -> None:
         done.set()
 
     stop = asyncio.Event()
-    leader = Leader(pool, "lease", "a", [every(0.01, fail_once)], Runtime("a").supervisor)
+    leader = Leader(pool, "lease", "a", [repeating_duty(0.01, fail_once)], Runtime("a").supervisor)
     task = asyncio.create_task(leader.run(stop))
     async with asyncio.timeout(5):
         await done.wait()

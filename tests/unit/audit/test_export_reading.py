@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.audit.chain import Linked
+from flotilla.audit.chain import ChainedEvent
 from flotilla.audit.export_format import FORMAT, Anchor, End, Event, Header, Part, read_line, write_line
 from flotilla.audit.export_lines import NotAnExport
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, head_leaf, link, merkle_root
@@ -58,7 +58,7 @@ def export() -> tuple[tuple[bytes, ...], PublicKeys]:
     return (write_line(header), *events, write_line(anchor), end_line(EVENTS, 1)), signer.public_keys()
 
 
-def event_line(event: Linked) -> bytes:
+def event_line(event: ChainedEvent) -> bytes:
     return write_line(Event(session="s1", seq=event.seq, hash=event.hash.hex(), body=event.body.decode()))
 
 
@@ -172,7 +172,7 @@ def continued() -> list[bytes]:
     said = {"content": "bob approves"}
     event = AgentEvent(type="t", source="/t", subject="s1", tenant="default", sequence=EVENTS + 1, data=said)
     body = encode_event(event)
-    forged = Linked(EVENTS + 1, link(bytes.fromhex(last.hash), body), body)
+    forged = ChainedEvent(EVENTS + 1, link(bytes.fromhex(last.hash), body), body)
     longer = write_line(msgspec.structs.replace(header, segments=[part]))
     return [longer, *events, anchor, event_line(forged), end_line(EVENTS + 1, 1)]
 

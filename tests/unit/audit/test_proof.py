@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flotilla.audit.chain import Chain, ChainCheck, Linked
+from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis, inclusion_path, link, merkle_root, root_from_path
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from tests.support.properties import patient
@@ -16,18 +16,18 @@ from tests.support.properties import patient
 LEAVES = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=33)
 
 
-def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[Linked]:
+def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[ChainedEvent]:
     parent = "p" if after_seq else None
     chained = []
     previous = genesis("default", "s1", parent, after_seq)
     for seq, content in enumerate(contents, start=after_seq + 1):
         event = AgentEvent(type="t", source="/t", subject="s1", tenant="default", sequence=seq, data={"c": content})
         previous = link(previous, encode_event(event))
-        chained.append(Linked(seq, previous, encode_event(event)))
+        chained.append(ChainedEvent(seq, previous, encode_event(event)))
     return chained
 
 
-def checked(events: Sequence[Linked], anchors: dict[int, bytes] | None = None, after_seq: int = 0) -> ChainCheck:
+def checked(events: Sequence[ChainedEvent], anchors: dict[int, bytes] | None = None, after_seq: int = 0) -> ChainCheck:
     check = ChainCheck(Chain("default", "s1", "p" if after_seq else None, after_seq, anchors or {}))
     check.take_all(events)
     check.end()

@@ -2,7 +2,7 @@
 
 import itertools
 
-from flotilla.contracts.names import composed, order_workflow_id, session_key
+from flotilla.contracts.names import compound_id, order_workflow_id, session_key
 from flotilla.contracts.tasks import hop_of, next_hop_id, root_task_id
 
 SEPARATORS = "-/.:~%#_| \x00\n"
@@ -16,14 +16,14 @@ PARTS = [
 
 def test_two_parts_with_every_separator_in_every_place_never_meet() -> None:
     some = [part for part in PARTS if len(part) < 3]
-    made = {composed(left, right): (left, right) for left in some for right in some}
+    made = {compound_id(left, right): (left, right) for left in some for right in some}
     assert len(made) == len(some) ** 2
 
 
 def test_three_parts_do_not_meet_two() -> None:
     short = [part for part in PARTS if len(part) < 2]
-    three = {composed(*parts) for parts in itertools.product(short, repeat=3)}
-    two = {composed(left, right) for left in PARTS for right in PARTS[:200]}
+    three = {compound_id(*parts) for parts in itertools.product(short, repeat=3)}
+    two = {compound_id(left, right) for left in PARTS for right in PARTS[:200]}
     assert len(three) == len(short) ** 3
     assert not three & two
 

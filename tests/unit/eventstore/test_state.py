@@ -16,7 +16,7 @@ from flotilla.contracts.session_events import SessionEventKind, session_event_ty
 from flotilla.eventstore import fold, state_json, state_json_blocks
 from flotilla.eventstore.chunks import Chunk, Chunks
 from flotilla.eventstore.snapshots import delta_from, snapshot_of
-from flotilla.eventstore.state import SessionState, state_delta_of, sum_up
+from flotilla.eventstore.state import SessionState, combine_deltas, state_delta_of
 from flotilla.eventstore.upcasters import upcast
 from tests.support.properties import patient
 
@@ -140,16 +140,16 @@ def test_deltas_of_neighbouring_stretches_add_up_however_the_log_is_cut(
     cuts = sorted(data.draw(st.sets(st.integers(0, len(log)), max_size=4)) | {0, len(log)})
     pieces = [log[start:end] for start, end in itertools.pairwise(cuts)]
     whole = fold("s1", log)
-    assert sum_up("s1", len(log), [state_delta_of(piece) for piece in pieces]) == whole
+    assert combine_deltas("s1", len(log), [state_delta_of(piece) for piece in pieces]) == whole
     snapshots = [delta_from(snapshot_of(piece)) for piece in pieces if piece]
-    summed = sum_up("s1", len(log), snapshots)
+    summed = combine_deltas("s1", len(log), snapshots)
     assert summed == whole
     assert json.loads(state_json(summed)) == json.loads(state_json(whole))
 
 
 def test_a_large_state_comes_in_blocks_of_about_a_megabyte() -> None:
     log = [event(seq, "message", {"role": "user", "content": "x" * 300_000}) for seq in range(1, 13)]
-    state = sum_up("s1", 12, [delta_from(snapshot_of([one])) for one in log])
+    state = combine_deltas("s1", 12, [delta_from(snapshot_of([one])) for one in log])
     blocks = list(state_json_blocks(state))
     assert [round(len(block) / 1e5) for block in blocks] == [12, 12, 12, 0]
     assert json.loads(b"".join(blocks)) == json.loads(state_json(fold("s1", log)))

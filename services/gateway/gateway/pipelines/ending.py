@@ -18,7 +18,7 @@ _STATUSES: Mapping[WorkflowExecutionStatus, PipelineStatus] = {
 }
 
 
-async def looked_up(temporal: Temporal, task: Task) -> Task:
+async def with_current_status(temporal: Temporal, task: Task) -> Task:
     """The pipeline as it stands now.
 
     Raises:

@@ -8,7 +8,7 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.pipelines import records
-from gateway.pipelines.ending import looked_up
+from gateway.pipelines.ending import with_current_status
 from gateway.routes.documented import refusals
 from gateway.schemas.common import ResourceId
 from gateway.schemas.pipelines import Task, TaskAccepted, TaskBody
@@ -48,4 +48,4 @@ async def submit_task(
 async def get_task(services: Wired, caller: Caller, task_id: ResourceId) -> Task:
     """One pipeline: its status, and its result once it is done."""
     task = await records.get_task(services.pool, caller.tenant_id, task_id)
-    return await looked_up(services.temporal, task)
+    return await with_current_status(services.temporal, task)

@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.contracts.names import composed
+from flotilla.contracts.names import compound_id
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
 
@@ -61,7 +61,7 @@ async def queue_webhooks(
     """Add a delivery per receiver, in the caller's transaction; give their ids, the same ones when repeated."""
     ids = []
     for url in urls:
-        seed = composed(key.tenant_id, key.action_id, kind, url).encode()
+        seed = compound_id(key.tenant_id, key.action_id, kind, url).encode()
         delivery_id = f"msg_{hashlib.sha256(seed).hexdigest()[:32]}"
         await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, body)
         ids.append(delivery_id)

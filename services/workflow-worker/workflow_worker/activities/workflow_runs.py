@@ -7,7 +7,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import workflow_source
-from flotilla.contracts.results import canonical, reference_to
+from flotilla.contracts.results import canonical_bytes, reference_to
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
 from flotilla.outbox import append
@@ -138,7 +138,7 @@ def _event(note: Note, source: str, run_id: str, results: dict[str, str]) -> Age
 def _shown(task_id: str, result: str) -> JsonObject:
     """The result itself, or what stands for a large one."""
     found = from_json(result, dict)
-    if len(canonical(found)) <= MAX_INLINE_RESULT_BYTES:
+    if len(canonical_bytes(found)) <= MAX_INLINE_RESULT_BYTES:
         return {"result": found}
     reference = reference_to(task_id, found)
     return {"sha256": reference.sha256, "size_bytes": reference.size_bytes, "summary": reference.summary}

@@ -18,7 +18,7 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.contracts.tasks import AgentTask
-from flotilla.contracts.values import marked, storable, storable_text
+from flotilla.contracts.values import storable, storable_text, with_escaped_places
 
 MAX_RECORDED_BYTES = 64_000
 MAX_MESSAGE_CHARACTERS = 4000
@@ -41,7 +41,7 @@ class Recorder:
             Invalid: `data` is not what events of `kind` hold, or no agent may write such an event.
         """
         source = f"{AGENT_PREFIX}{self._agent}"
-        plain = marked(data, escaped)
+        plain = with_escaped_places(data, escaped)
         try:
             from_builtins(plain, DATA_OF_KIND[kind])
         except KeyError:

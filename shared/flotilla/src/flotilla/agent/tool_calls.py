@@ -19,9 +19,9 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
 from flotilla.contracts.tasks import AgentTask
-from flotilla.contracts.values import marked
+from flotilla.contracts.values import with_escaped_places
 from flotilla.postgres import Connection, Pool, retry_when_away, tenant_transaction
-from flotilla.postgres.claims import CLAIM_S, renewed
+from flotilla.postgres.claims import CLAIM_S, renewing
 
 NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
 _POLL_S = 0.2
@@ -102,7 +102,7 @@ class StoredToolCalls:
             call_id,
             self._task.session_id,
             self._agent,
-            to_json(marked(called(call, call_id, self._agent))).decode(),
+            to_json(with_escaped_places(called(call, call_id, self._agent))).decode(),
             approval_id,
             CLAIM_S,
         )
@@ -115,7 +115,7 @@ class StoredToolCalls:
         async def renew() -> None:
             await self._ask(_RENEW, begun.call, begun.start_no, CLAIM_S)
 
-        async with renewed(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
+        async with renewing(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
             yield
 
     async def end(self, begun: Begun, ended: Ended) -> Ended:
@@ -170,7 +170,7 @@ def _events(task: AgentTask, row: asyncpg.Record) -> list[AgentStateEvent]:
     places = [f"/result{place}" for place in row["escaped"]]
     return [
         _event(task, "tool_call", msgspec.json.decode(row["called"])),
-        _event(task, "tool_result", marked(answered, places)),
+        _event(task, "tool_result", with_escaped_places(answered, places)),
     ]
 
 

@@ -57,7 +57,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Linked:
+class ChainedEvent:
     """An event as stored, with the hash beside it."""
 
     seq: int
@@ -78,12 +78,12 @@ class ChainCheck:
         """The newest good event that a checkpoint covers."""
         self.events = 0
 
-    def take_all(self, events: Iterable[Linked]) -> None:
+    def take_all(self, events: Iterable[ChainedEvent]) -> None:
         """Takes each event."""
         for event in events:
             self.take(event)
 
-    def take(self, event: Linked) -> None:
+    def take(self, event: ChainedEvent) -> None:
         """Check that the event is the next one, has the right number, follows from the one before, and was signed."""
         self.events += 1
         if self.problem is not None:
@@ -102,14 +102,14 @@ class ChainCheck:
                 "truncated", self.last_seq + 1, f"a signed checkpoint has seen event {max(anchors)}, which is gone"
             )
 
-    def _problem_of(self, event: Linked) -> Problem | None:
+    def _problem_of(self, event: ChainedEvent) -> Problem | None:
         expected = self.last_seq + 1
         if event.seq != expected:
             return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
         said = _said_by(event.body)
         return self._altered(event, said) or self._rewritten(event) or self._forbidden(event, said)
 
-    def _altered(self, event: Linked, said: "_Said | None") -> Problem | None:
+    def _altered(self, event: ChainedEvent, said: "_Said | None") -> Problem | None:
         if said is not None and (said.tenant, said.subject, said.sequence) != self._place_of(event):
             detail = f"what stands here is event {said.sequence} of session {said.tenant}/{said.subject}"
             return self._bad("swapped", event.seq, detail)
@@ -119,19 +119,19 @@ class ChainCheck:
             return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
         return self._bad("edited", event.seq, "its bytes are not an event") if said is None else None
 
-    def _rewritten(self, event: Linked) -> Problem | None:
+    def _rewritten(self, event: ChainedEvent) -> Problem | None:
         if self._chain.anchors.get(event.seq, event.hash) == event.hash:
             return None
         good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
         detail = f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}"
         return self._bad("rewritten", event.seq, detail)
 
-    def _forbidden(self, event: Linked, said: "_Said | None") -> Problem | None:
+    def _forbidden(self, event: ChainedEvent, said: "_Said | None") -> Problem | None:
         session_id = self._chain.session_id
         problem = violation_of(said.source, said.type, said.data, session_id) if said is not None else None
         return None if problem is None else self._bad("forbidden", event.seq, problem)
 
-    def _place_of(self, event: Linked) -> tuple[str, str, int]:
+    def _place_of(self, event: ChainedEvent) -> tuple[str, str, int]:
         return self._chain.tenant_id, self._chain.session_id, event.seq
 
     def _bad(self, kind: ProblemKind, seq: int, detail: str) -> Problem:

@@ -10,7 +10,7 @@ from flotilla.contracts.session_events import session_event_type
 from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
-from flotilla.votes.receipts import checked_at
+from flotilla.votes.receipts import signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
 from flotilla.votes.statements import read_statement
@@ -129,7 +129,7 @@ class ExportedVotes:
         vote = prove_vote(proof, ballot, roots, time)
         if self._signers is not None:
             # The receipt is as the log has it, and the export proves the log.
-            at = checked_at(counted.receipt, self._tenant_id, counted.action_id, proof.vote, keys=None)
+            at = signers_seq_when_checked(counted.receipt, self._tenant_id, counted.action_id, proof.vote, keys=None)
             self._signers.check(vote.fingerprint, at)
         return vote
 

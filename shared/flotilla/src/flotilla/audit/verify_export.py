@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from flotilla.audit.chain import Chain, ChainCheck, Linked, Problem, ProblemKind
+from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent, Problem, ProblemKind
 from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
 from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, read_lines, shown
 from flotilla.audit.export_votes import ExportedVotes
@@ -245,7 +245,7 @@ class _PartReader:
         line = self._lines.take(kind, "truncated", place)
         if line.session != self._part.session:
             self._bad("swapped", seq, f"it is of session {line.session}")
-        self.check.take(Linked(line.seq, bytes.fromhex(line.hash), line.body.encode()))
+        self.check.take(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
             raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
         if kind is Event and (wrong := self._reader.problem(seq, line.body.encode())) is not None:

@@ -109,7 +109,7 @@ def action_workflow_id(action_id: str) -> str:
 def order_workflow_id(tenant_id: str, order_id: str) -> str:
     """The Temporal workflow id of an order. Former versions made `order-<tenant>-<order>`, which two orders can share;
     the order's row holds the id of its own workflow."""
-    return composed("order", tenant_id, order_id)
+    return compound_id("order", tenant_id, order_id)
 
 
 def task_workflow_id(task_id: str) -> str:
@@ -119,7 +119,7 @@ def task_workflow_id(task_id: str) -> str:
 
 def session_key(tenant_id: str, session_id: str) -> str:
     """The Kafka key of a session's events, `<tenant>/<session>`."""
-    return composed(tenant_id, session_id)
+    return compound_id(tenant_id, session_id)
 
 
 def token_scope(payer: TokenPayer, day: date, name: str = "") -> str:
@@ -127,6 +127,6 @@ def token_scope(payer: TokenPayer, day: date, name: str = "") -> str:
     return f"day:{day.isoformat()}" if payer == "tenant" else f"{payer}:{day.isoformat()}:{name}"
 
 
-def composed(*parts: str) -> str:
+def compound_id(*parts: str) -> str:
     """One id of several: joined by `/`, which no part holds unescaped, so that different parts give different ids."""
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)

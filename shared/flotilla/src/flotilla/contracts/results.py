@@ -11,7 +11,7 @@ from flotilla.contracts.tasks import ResultReference
 _SUMMARY_CHARACTERS = 200
 
 
-def canonical(result: JsonObject) -> bytes:
+def canonical_bytes(result: JsonObject) -> bytes:
     """Return the bytes that a result's hash and size are over: JSON with sorted keys, the same after a trip through
     jsonb."""
     return msgspec.json.encode(result, order="sorted")
@@ -19,7 +19,7 @@ def canonical(result: JsonObject) -> bytes:
 
 def reference_to(task_id: str, result: JsonObject) -> ResultReference:
     """Return the reference to a task's stored result, with its first text as the summary."""
-    body = canonical(result)
+    body = canonical_bytes(result)
     summary = next((value for value in result.values() if isinstance(value, str)), to_json(result).decode())
     return ResultReference(
         task_id=task_id,

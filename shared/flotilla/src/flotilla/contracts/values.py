@@ -50,7 +50,7 @@ def storable(value: object) -> Storable:
     return Storable(walk.of(_plain(value), ""), walk.escaped)
 
 
-def marked(data: object, escaped: Sequence[str] = ()) -> dict[str, Any]:
+def with_escaped_places(data: object, escaped: Sequence[str] = ()) -> dict[str, Any]:
     """The data of an event as every store holds it, with the list of the places that were escaped, if any were, here or
     (`escaped`) before."""
     kept = storable(data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from flotilla.contracts.json_types import JsonValue
-from flotilla.eventstore.path import Stretch, common_seq
+from flotilla.eventstore.path import LogRange, last_common_seq
 from flotilla.eventstore.state import ErrorEntry, MessageEntry, SessionState, ToolCallEntry, ToolResultEntry
 
 
@@ -47,10 +47,10 @@ class StateDiff:
 
 
 def diff_states(
-    before: SessionState, after: SessionState, path_before: list[Stretch], path_after: list[Stretch]
+    before: SessionState, after: SessionState, path_before: list[LogRange], path_after: list[LogRange]
 ) -> StateDiff:
     """The difference of two states of one session, each with the path that makes it up."""
-    common = common_seq(path_before, path_after)
+    common = last_common_seq(path_before, path_after)
     status = None if before.status == after.status else Change(before=before.status, after=after.status)
     return StateDiff(
         session_id=after.session_id,

@@ -11,31 +11,31 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class LogRange:
     """The events with `after_seq` < seq ≤ `upto_seq`."""
 
     after_seq: int
     upto_seq: int
 
 
-def stretches_up_to(seq: int, rollbacks: Mapping[int, int]) -> list[Stretch]:
+def ranges_up_to(seq: int, rollbacks: Mapping[int, int]) -> list[LogRange]:
     """The stretches, oldest first, whose events make up the state at `seq`.
 
     `rollbacks` maps the seq of each rollback to its target, which is less than it.
     """
     points = sorted(rollbacks)
-    stretches: list[Stretch] = []
+    stretches: list[LogRange] = []
     while seq > 0:
         index = bisect_right(points, seq)
         rollback = points[index - 1] if index else 0
         if rollback < seq:
-            stretches.append(Stretch(rollback, seq))
+            stretches.append(LogRange(rollback, seq))
         seq = rollbacks[rollback] if rollback else 0
     stretches.reverse()
     return stretches
 
 
-def common_seq(one: list[Stretch], other: list[Stretch]) -> int:
+def last_common_seq(one: list[LogRange], other: list[LogRange]) -> int:
     """The last seq up to which two paths are the same."""
     common = 0
     for a, b in zip(one, other, strict=False):

@@ -29,7 +29,7 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.path import stretches_up_to
+from flotilla.eventstore.path import ranges_up_to
 from flotilla.eventstore.upcasters import upcast
 
 _STATE_CHANGE = session_event_type("state_change")
@@ -141,12 +141,12 @@ def fold(session_id: str, events: Iterable[AgentEvent], at_seq: int | None = Non
     log = {event.sequence or 0: event for event in events if at_seq is None or (event.sequence or 0) <= at_seq}
     end = max(log, default=0)
     rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target(event)) is not None}
-    stretches = stretches_up_to(end, rollbacks)
+    stretches = ranges_up_to(end, rollbacks)
     counted = [log[seq] for s in stretches for seq in range(s.after_seq + 1, s.upto_seq + 1) if seq in log]
-    return sum_up(session_id, end, [state_delta_of(counted)])
+    return combine_deltas(session_id, end, [state_delta_of(counted)])
 
 
-def sum_up(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionState:
+def combine_deltas(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionState:
     """The state after `deltas`, oldest first."""
     variables: dict[str, Any] = {}
     status: str | None = None

@@ -9,9 +9,9 @@ import asyncpg
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import Segment, SessionLog
-from flotilla.eventstore.path import Stretch, stretches_up_to
+from flotilla.eventstore.path import LogRange, ranges_up_to
 from flotilla.eventstore.snapshots import delta_from
-from flotilla.eventstore.state import Delta, SessionState, rollback_target, state_delta_of, sum_up
+from flotilla.eventstore.state import Delta, SessionState, combine_deltas, rollback_target, state_delta_of
 from flotilla.postgres import Pool, tenant_transaction
 
 # Rollbacks and snapshots of a lineage, whose sessions count above $3 and up to $4 each.
@@ -74,7 +74,7 @@ class TimeTraveller:
         self._tenant_id = tenant_id
         self._log = log
 
-    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[Stretch]]:
+    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[LogRange]]:
         """The state at `seq` (or at the head), and the path of events that make it up."""
         segments = await self._log.lineage(session_id)
         head = segments[0].upto_seq
@@ -86,8 +86,8 @@ class TimeTraveller:
         tail = {event.sequence or 0: event for event in await self._events(session_id, marks.covered_seq, seq)}
         rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
         rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
-        path = stretches_up_to(seq, rollbacks)
-        return sum_up(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
+        path = ranges_up_to(seq, rollbacks)
+        return combine_deltas(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
 
     async def seq_at(self, session_id: str, time: datetime) -> int:
         """The newest event not later than `time`, 0 for none. By seq: producers' clocks decide no order."""
@@ -123,7 +123,7 @@ class TimeTraveller:
         )
 
     async def _deltas(
-        self, session_id: str, path: Iterable[Stretch], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
+        self, session_id: str, path: Iterable[LogRange], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
     ) -> list[Delta]:
         """One delta for each snapshot on the path and for each stretch of events between them, oldest first."""
         used: list[_Known] = []
@@ -145,7 +145,7 @@ class TimeTraveller:
             )
         return {row["seq"]: delta_from(row) for row in rows}
 
-    async def _from_tail(self, session_id: str, gap: Stretch, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
+    async def _from_tail(self, session_id: str, gap: LogRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
         if gap.after_seq + 1 in tail:
             return [tail[seq] for seq in range(gap.after_seq + 1, gap.upto_seq + 1)]
         return await self._events(session_id, gap.after_seq, gap.upto_seq)
@@ -161,14 +161,14 @@ def _known(row: "asyncpg.Record") -> _Known:
     return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"])
 
 
-def _gaps(stretch: Stretch, inside: Iterable[_Known]) -> list[Stretch]:
+def _gaps(stretch: LogRange, inside: Iterable[_Known]) -> list[LogRange]:
     """What `inside` leaves uncovered of `stretch`."""
     gaps = []
     after_seq = stretch.after_seq
     for known in sorted(inside, key=lambda known: known.seq):
         if known.first_seq > after_seq + 1:
-            gaps.append(Stretch(after_seq, known.first_seq - 1))
+            gaps.append(LogRange(after_seq, known.first_seq - 1))
         after_seq = known.seq
     if after_seq < stretch.upto_seq:
-        gaps.append(Stretch(after_seq, stretch.upto_seq))
+        gaps.append(LogRange(after_seq, stretch.upto_seq))
     return gaps

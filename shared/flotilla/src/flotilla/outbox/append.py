@@ -14,7 +14,7 @@ from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFoun
 from flotilla.contracts.event_rules import violation_of
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
-from flotilla.contracts.values import marked
+from flotilla.contracts.values import with_escaped_places
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, holds_task
 from flotilla.telemetry import current_traceparent
@@ -137,7 +137,7 @@ def _draft(
 ) -> AgentEvent:
     """The event but for its place. All that can be wrong with it shows here, before a sequence number is drawn."""
     try:
-        data = marked(event.data)
+        data = with_escaped_places(event.data)
     except (TypeError, Invalid) as error:
         raise Invalid(f"a {event.kind} event of session {session_id} can't be written: {error}") from error
     draft = AgentEvent(

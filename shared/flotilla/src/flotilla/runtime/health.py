@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.runtime.http_limits import HttpLimits, protocol_with
+from flotilla.runtime.http_limits import HttpLimits, limited_protocol
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns when all is well; raises RetryLater with the reason and the fix, when not."""
@@ -191,7 +191,7 @@ def http_server(
     limits = limits or HttpLimits()
     config = uvicorn.Config(
         app,
-        http=protocol_with(limits),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=limited_protocol(limits),  # type: ignore[arg-type]  # uvicorn only calls it
         proxy_headers=bool(limits.trusted_proxies),
         forwarded_allow_ips=list(limits.trusted_proxies),
         host=host,

@@ -70,7 +70,7 @@ class Connections:
         return any(found in network for network in self._proxies)
 
 
-def protocol_with(limits: HttpLimits) -> Callable[..., "LimitedProtocol"]:
+def limited_protocol(limits: HttpLimits) -> Callable[..., "LimitedProtocol"]:
     """Return what makes the protocol of each connection of one server."""
     return partial(LimitedProtocol, Connections(limits))
 

@@ -8,7 +8,7 @@ from flotilla.contracts.approvals import Decision
 from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
-from flotilla.votes.receipts import ReceiptKeys, checked_at
+from flotilla.votes.receipts import ReceiptKeys, signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
 
@@ -58,7 +58,9 @@ def _proven(counted: CountedVote, ballot: Ballot, trust: Trust, now: datetime) -
     if counted.proof is None:
         return []
     vote = prove_vote(counted.proof, ballot, trust.roots, now)
-    at = checked_at(counted.receipt, ballot.tenant, ballot.approval_id, counted.proof.vote, trust.receipt_keys)
+    at = signers_seq_when_checked(
+        counted.receipt, ballot.tenant, ballot.approval_id, counted.proof.vote, trust.receipt_keys
+    )
     trust.signers.check(vote.fingerprint, at)
     return [vote]
 

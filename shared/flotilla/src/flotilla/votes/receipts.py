@@ -38,7 +38,7 @@ def issue_receipt(signer: ReceiptSigner, tenant: str, approval_id: str, vote: Si
     return VoteReceipt(statement=text, key_id=signer.key_id, signature=signature)
 
 
-def checked_at(
+def signers_seq_when_checked(
     receipt: VoteReceipt | None, tenant: str, approval_id: str, vote: Signed, keys: ReceiptKeys | None
 ) -> int | None:
     """Return where the audit session ended when the vote was checked; None where no receipt of this vote proves it.
