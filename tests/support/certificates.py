@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 SERVER_NAME = "server.test"
+_HOUR = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Certificates:
     client_key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """All of them, signed by one authority."""
+def make_certificates(folder: Path, life: datetime.timedelta = _HOUR) -> Certificates:
+    """All of them, signed by one authority; the server's and the client's end after `life`, which may be negative."""
+    folder.mkdir(exist_ok=True)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("tests' authority")
     ca = _builder(ca_name, ca_name, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -37,7 +39,9 @@ def make_certificates(folder: Path) -> Certificates:
     ):
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        builder = _builder(_name(name), ca_name, key).add_extension(x509.SubjectAlternativeName(names), critical=False)
+        builder = _builder(_name(name), ca_name, key, life).add_extension(
+            x509.SubjectAlternativeName(names), critical=False
+        )
         _write(certificate, builder.sign(ca_key, hashes.SHA256()))
         key_file.write_bytes(
             key.private_bytes(
@@ -52,7 +56,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta = _HOUR
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -60,8 +66,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - 2 * _HOUR)
+        .not_valid_after(now + life)
     )
 
 

@@ -4,7 +4,7 @@ All statements of the audit consumer name their tables without a schema.
 
 A process that is frozen in the middle of a transaction (paused, swapped out, cut off) keeps its row locks for as long
 as PostgreSQL keeps its connection, and the next owner of its partitions waits for them. So PostgreSQL ends what gets
-no next statement, or stands in the middle of one (COPY waits for its client), for longer than any live consumer needs.
+no next statement for longer than any live consumer needs.
 """
 
 import asyncio
@@ -13,20 +13,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from flotilla.postgres import Connection, Pool
+from flotilla.postgres import Pool
 from flotilla.postgres.connecting import Connector
 
 LIVE, NEXT = "audit", "audit_next"
-
-# PostgreSQL has no COPY into a table under row level security; rows are staged here and moved with one INSERT.
-_STAGE = """
-CREATE TEMP TABLE staged_events (
-    tenant_id text, session_id text, seq bigint, event_id uuid, type text, occurred_at timestamptz,
-    run_id text, task_id text, rolled_back_to bigint, traceparent text,
-    kafka_partition integer, kafka_offset bigint, hash bytea, body bytea
-) ON COMMIT DELETE ROWS
-"""
-
 
 _STATEMENT_S = 10
 _ANSWER_S = 2
@@ -51,7 +41,6 @@ async def open_projection(
     pool = await Connector(dsn, ca_file).open_pool(
         max_size=max_size,
         command_timeout=_STATEMENT_S + _ANSWER_S,
-        init=_make_stage,
         server_settings={
             "application_name": application,
             "search_path": f"{schema}, pg_catalog, pg_temp",
@@ -68,7 +57,3 @@ async def open_projection(
         except TimeoutError:
             log.warning("postgres_pool_terminated", reason=f"connections still in use after {_CLOSE_S:g} s")
             pool.terminate()
-
-
-async def _make_stage(connection: Connection) -> None:
-    await connection.execute(_STAGE)

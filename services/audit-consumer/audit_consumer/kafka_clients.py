@@ -83,13 +83,15 @@ async def started(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | 
     """The client, started as soon as Kafka answers; None when asked to stop before. Closing takes 3 s at most."""
     client = None
     while client is None and not runtime.stop.is_set():
-        attempt = make()
+        attempt = None
         try:
+            attempt = make()
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await attempt.start()
             client = attempt
         except (KafkaError, OSError) as error:
-            await close(attempt)
+            if attempt is not None:
+                await close(attempt)
             log.warning("waiting_for_kafka", reason=str(error) or type(error).__name__)
             await runtime.sleep(_RETRY_S)
     try:

@@ -40,17 +40,22 @@ SELECT e.tenant_id, e.session_id, e.seq, e.event_id, e.body
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (tenant_id, session_id, seq)
 JOIN session_events AS e USING (tenant_id, session_id, seq)
 """
-_STAGED_COLUMNS = """tenant_id, session_id, seq, event_id, type, occurred_at, run_id, task_id, rolled_back_to,
+_EVENT_COLUMNS = """tenant_id, session_id, seq, event_id, type, occurred_at, run_id, task_id, rolled_back_to,
     traceparent, kafka_partition, kafka_offset, hash, body"""
+# Not by COPY, which PostgreSQL has not for a table under row level security.
+_EVENTS = f"""
+unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
+    $9::bigint[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[], $14::bytea[]) AS e ({_EVENT_COLUMNS})
+"""
 INSERT = f"""
-INSERT INTO session_events ({_STAGED_COLUMNS}, event)
-SELECT {_STAGED_COLUMNS}, convert_from(body, 'UTF8')::jsonb FROM staged_events
+INSERT INTO session_events ({_EVENT_COLUMNS}, event)
+SELECT {_EVENT_COLUMNS}, convert_from(body, 'UTF8')::jsonb FROM {_EVENTS}
 """  # noqa: S608 - constants
 # For batches with JSON that jsonb can't hold; checks each document, so it is slower.
 INSERT_CAREFULLY = f"""
-INSERT INTO session_events ({_STAGED_COLUMNS}, event)
-SELECT {_STAGED_COLUMNS}, CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb')
-    THEN convert_from(body, 'UTF8')::jsonb END FROM staged_events
+INSERT INTO session_events ({_EVENT_COLUMNS}, event)
+SELECT {_EVENT_COLUMNS}, CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb')
+    THEN convert_from(body, 'UTF8')::jsonb END FROM {_EVENTS}
 """  # noqa: S608 - constants
 _SET_HEADS = """
 INSERT INTO session_heads AS h (tenant_id, session_id, kafka_partition, first_seq, first_offset, parent_session_id, seq,
@@ -224,8 +229,7 @@ async def write_events(connection: Connection, placements: Iterable[Placement], 
         for c, chain_hash in placement.appended
     ]
     if rows:
-        await connection.copy_records_to_table("staged_events", records=rows)
-        await connection.execute(insert)
+        await connection.execute(insert, *_columns(rows, 14))
 
 
 async def write_heads(connection: Connection, placements: Mapping[SessionKey, Placement]) -> None:

@@ -41,6 +41,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import client_arguments
 from flotilla.postgres import AWAY, Connection, Pool
+from flotilla.postgres.locks import lock_held
 from flotilla.telemetry import configure_logs
 
 _POLL_MS = 500
@@ -73,8 +74,7 @@ LOCK TABLE audit.session_events, audit.session_heads, audit.snapshots, audit.too
 """
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 _SWITCH = "SELECT audit.switch_projection()"
-# Held by a connection that does nothing else. It ends with the connection, so a killed rebuild is in nobody's way.
-_ONLY_ONE = "SELECT pg_try_advisory_lock(hashtextextended('flotilla.audit_next', 0))"
+_ONLY_ONE = -4055375451688376666  # hashtextextended('flotilla.audit_next', 0)
 _KEPT = "SELECT request_id, kept_since, sessions_lost, outcome FROM audit.kept_projection"
 _KEEP = "INSERT INTO audit.kept_projection (request_id, sessions_lost, outcome) VALUES ($1, $2, $3::jsonb)"
 _FORGET_KEPT = "DELETE FROM audit.kept_projection"
@@ -149,15 +149,15 @@ async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
 
 @asynccontextmanager
 async def _alone(live: Pool) -> AsyncIterator[Connection]:
-    """Keep others from rebuilding: two would write into the same tables. The pool unlocks what it takes back.
+    """Keep others from rebuilding: two would write into the same tables.
 
     Raises:
         RetryLater: another rebuild is running.
     """
-    async with live.acquire() as connection:
-        if not await connection.fetchval(_ONLY_ONE):
+    async with lock_held(live, _ONLY_ONE) as holder:
+        if holder is None:
             raise RetryLater("another rebuild is running: wait for its end (flotilla audit requests shows it)")
-        yield connection
+        yield holder
 
 
 def _is_open(connection: Connection) -> bool:

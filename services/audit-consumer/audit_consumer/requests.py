@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 
 import asyncpg
 import structlog
@@ -21,15 +20,14 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.values import storable
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import AWAY, Pool
+from flotilla.postgres.locks import lock_held
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics
 
 _LOCK_KEY = 0x61756469  # "audi"
+"""One audit consumer at a time sees to requests."""
 _LOOK_EVERY_S = 1.0
 
-# One audit consumer at a time sees to requests; the lock goes with its connection.
-_TRY_LOCK = "SELECT pg_try_advisory_lock($1)"
-_UNLOCK = "SELECT pg_advisory_unlock($1)"
 _NEXT = """
 SELECT * FROM audit.requests WHERE finished_at IS NULL AND (confirmed_at IS NOT NULL OR NOT needs_confirmation)
 ORDER BY created_at LIMIT 1
@@ -83,7 +81,7 @@ class Requests:
         """Look for requests until `runtime.stop` is set."""
         while not runtime.stop.is_set():
             try:
-                async with self._leading() as leads:
+                async with lock_held(self._pool, _LOCK_KEY) as leads:
                     while leads and await _unless_stopped(runtime, self._serve_next()):
                         pass
                 await self._report_parked()
@@ -96,16 +94,6 @@ class Requests:
             metrics.AUDIT_PARKED.set(sessions)
             metrics.AUDIT_UNDECODABLE.set(undecodable)
             metrics.AUDIT_FORBIDDEN.set(forbidden)
-
-    @asynccontextmanager
-    async def _leading(self) -> AsyncIterator[bool]:
-        async with self._pool.acquire() as connection:
-            leads = bool(await connection.fetchval(_TRY_LOCK, _LOCK_KEY))
-            try:
-                yield leads
-            finally:
-                if leads and not connection.is_closed():
-                    await connection.fetchval(_UNLOCK, _LOCK_KEY)
 
     async def _serve_next(self) -> bool:
         await self._pool.execute(_EXPIRE)

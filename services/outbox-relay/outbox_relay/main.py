@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Wait for PostgreSQL and Kafka, then relay until asked to stop."""
-    arguments = client_arguments(settings)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             open_relay_pool(
@@ -40,9 +39,11 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("kafka", partial(check_topics, settings))
         if not await until_topics_are_right(settings, runtime) or not await runtime.until_ready():
             return
-        open_publisher = partial(
-            KafkaPublisher.open, arguments, settings.kafka_session_events_topic, settings.relay_compression
-        )
+
+        async def open_publisher() -> KafkaPublisher:
+            arguments = client_arguments(settings)  # a password may have changed
+            return await KafkaPublisher.open(arguments, settings.kafka_session_events_topic, settings.relay_compression)
+
         link = Link(open_publisher)
         stack.push_async_callback(link.close)
         runtime.health.expect_progress("kafka link", _STUCK_AFTER_S)

@@ -1,5 +1,6 @@
 """Settings become aiokafka's arguments, or a message that says what to set."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from pydantic import SecretStr
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.kafka.client import client_arguments
+from flotilla.kafka.tokens import token_command
+from tests.support.certificates import make_certificates
 
 
 def test_plaintext_needs_only_the_address() -> None:
@@ -48,3 +51,53 @@ def test_unreadable_ca_file_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigurationError, match=str(broken)):
         client_arguments(settings)
+
+
+def over_tls(**changes: object) -> KafkaSettings:
+    given = {"kafka_bootstrap_servers": "kafka:9093", "kafka_security_protocol": "SSL", **changes}
+    return KafkaSettings(**given)  # type: ignore[arg-type]
+
+
+def test_a_client_shows_the_certificate_that_its_files_hold_at_each_connect(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    files = {"kafka_cert_file": made.client, "kafka_key_file": made.client_key}
+    context = client_arguments(over_tls(kafka_ca_file=str(made.ca), **files))["ssl_context"]
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="kafka")
+    made.client.write_text("half of it")
+    with pytest.raises(ssl.SSLError):
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="kafka")
+
+
+def test_half_a_pair_a_wrong_pair_and_files_without_tls_are_named(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    for changes, message in (
+        ({"kafka_cert_file": made.client}, "belong together"),
+        ({"kafka_key_file": made.client_key}, "belong together"),
+        ({"kafka_cert_file": made.client, "kafka_key_file": made.server_key}, "FLOTILLA_KAFKA_CERT_FILE=.*can't be"),
+        ({"kafka_cert_file": made.ca, "kafka_key_file": tmp_path / "none"}, "FLOTILLA_KAFKA_KEY_FILE=.*can't be"),
+        ({"kafka_security_protocol": "PLAINTEXT", "kafka_ca_file": str(made.ca)}, "set it to SSL or SASL_SSL"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            client_arguments(over_tls(**changes))
+
+
+def test_oauthbearer_needs_a_command_and_nothing_else() -> None:
+    login = {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"}
+    with pytest.raises(ConfigurationError, match="FLOTILLA_KAFKA_TOKEN_COMMAND"):
+        client_arguments(over_tls(**login))
+    arguments = client_arguments(over_tls(**login, kafka_token_command="print-a-token"))
+    assert arguments["sasl_oauth_token_provider"] is token_command("print-a-token")
+
+
+def test_a_password_is_read_from_its_file_for_each_client(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    login = {"kafka_security_protocol": "SASL_SSL", "kafka_username": "relay", "kafka_password_file": file}
+    for password in ("first", "second"):
+        file.write_text(f"{password}\n")
+        assert client_arguments(over_tls(**login))["sasl_plain_password"] == password
+    file.unlink()
+    with pytest.raises(ConnectionError, match="password file"):
+        client_arguments(over_tls(**login))
+    with pytest.raises(ConfigurationError, match="take one out"):
+        client_arguments(over_tls(**login, kafka_password=SecretStr("third")))

@@ -13,7 +13,7 @@ import structlog
 from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.message import RedisStreamMessage
 
-from flotilla.bus.connection import login_of
+from flotilla.bus.connection import address_of
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.names import EVENT_FIELD, EVENTS_STREAM
@@ -31,8 +31,8 @@ def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> Redi
 
     At most once: what is announced while it is not connected is missed.
     """
-    url, login = login_of(redis_url)
-    broker = RedisBroker(url, apply_types=False, logger=None, **login)  # type: ignore[arg-type]
+    url, options = address_of(redis_url)
+    broker = RedisBroker(url, apply_types=False, logger=None, **options)  # type: ignore[arg-type]
 
     @broker.subscriber(
         stream=StreamSub(EVENTS_STREAM, polling_interval=_POLL_MS, max_records=_MAX_RECORDS), decoder=_decode

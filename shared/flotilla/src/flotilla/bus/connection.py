@@ -4,7 +4,7 @@ redis-py repeats a failed command three times by default; a repeated XADD would 
 repeated behind the caller's back. `socket_timeout` is not extended for BLOCK: reads block for less than it.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -14,9 +14,10 @@ from redis import exceptions
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 
+from flotilla.bus.logins import FilePassword
 from flotilla.bus.pooling import SILENCE, PrimaryPool
+from flotilla.bus.sentinel import SENTINEL_URL, following, split_sentinels
 from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import RetryLater
 
@@ -41,11 +42,10 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
 
     `name` shows in CLIENT LIST. Values come back as bytes.
     """
-    url, login = login_of(url)
+    url, options = address_of(url)
     pool = PrimaryPool.from_url(
         url,
-        **login,
-        connection_class=Connection,
+        **options,
         client_name=name,
         driver_info=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
         max_connections=max_connections,
@@ -63,30 +63,21 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
         await client.aclose()
 
 
-class FilePassword(CredentialProvider):
-    """A user whose password is read at each connect."""
-
-    def __init__(self, user: str | None, password: Callable[[], str]) -> None:
-        self._user, self._password = user, password
-
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """Return password, or user and password, as AUTH takes them."""
-        return (self._password(),) if self._user is None else (self._user, self._password())
-
-
-def login_of(url: str) -> tuple[str, dict[str, Any]]:
-    """Return the URL, and the options that its `password_file` stands for; with those the URL names no user.
+def address_of(url: str) -> tuple[str, dict[str, Any]]:
+    """Return the URL as redis-py takes it, and the options of a connection that its other parts stand for.
 
     Raises:
-        ConfigurationError: the URL has a password, too.
+        ConfigurationError: the URL contradicts itself, or lacks a part.
     """
+    url, sentinels = split_sentinels(url)
     url, password = split_password_file(url)
+    options: dict[str, Any] = {"connection_class": following(sentinels) if sentinels else Connection}
     if password is None:
-        return url, {}
+        return url, options
     parts = urlsplit(url)
     user = unquote(parts.username) if parts.username else None
     nobody = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return nobody, {"credential_provider": FilePassword(user, password)}
+    return nobody, {**options, "credential_provider": FilePassword(user, password)}
 
 
 async def ask(client: Redis, *command: str | bytes | int | float) -> Any:
@@ -99,6 +90,8 @@ async def check_redis(client: Redis) -> None:
     try:
         await ask(client, "PING")
         await _check_role(client)
+        if isinstance(client.connection_pool, PrimaryPool):
+            await client.connection_pool.follow()
     except (*AWAY, exceptions.RedisError) as error:
         # A wrong password is a ConnectionError, too.
         if isinstance(error, AWAY) and not isinstance(error, exceptions.AuthenticationError):
@@ -113,6 +106,8 @@ async def _check_role(client: Redis) -> None:
     except exceptions.NoPermissionError:
         return  # writes will tell
     server = dict(zip(answer[::2], answer[1::2], strict=True))
+    if server[b"mode"] == b"sentinel":
+        raise RetryLater(f"this is a sentinel, not a Redis: write {SENTINEL_URL} ({_HINT})")
     if server[b"mode"] == b"cluster":
         raise RetryLater(
             "Redis Cluster is not supported: streams and locks need one primary; use one primary with replicas "

@@ -6,10 +6,13 @@ reach the new primary. So one READONLY makes all connections of the pool reconne
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
+
+from flotilla.bus.sentinel import Following
 
 SILENCE = {
     option: value
@@ -29,6 +32,13 @@ class PrimaryPool(ConnectionPool):
         """Replace each connection: an idle one when it is taken, one in use when it comes back."""
         for connection in (*self._available_connections, *self._in_use_connections):
             connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
+
+    async def follow(self) -> None:
+        """Leave a server that the sentinels, where there are any, no longer name: cut off, it may go on answering."""
+        following = [each for each in self._available_connections if isinstance(each, Following) and each.is_connected]
+        with suppress(RedisError):  # without sentinels, what there is goes on
+            if following and {each.place for each in following} != {await following[0].sentinels.primary()}:
+                self.leave()
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Called by redis-py for each connection that is taken."""

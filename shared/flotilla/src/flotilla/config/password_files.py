@@ -27,11 +27,15 @@ def split_password_file(url: str) -> tuple[str, Callable[[], str] | None]:
     if ":" in parts.netloc.rpartition("@")[0]:
         raise ConfigurationError(f"a URL has a password and {_PARAMETER}={paths[-1]}: take one of them out")
     query = urlencode([each for each in parameters if each[0] != _PARAMETER], safe="/")
-    return urlunsplit(parts._replace(query=query)), lambda: _read(Path(paths[-1]))
+    return urlunsplit(parts._replace(query=query)), lambda: read_password(Path(paths[-1]))
 
 
-def _read(path: Path) -> str:
-    """Raises OSError, as a server that is away: the file may come back."""
+def read_password(path: Path) -> str:
+    """Return what the file holds, without the end of its line.
+
+    Raises:
+        OSError: as for a server that is away: the file may come back.
+    """
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:

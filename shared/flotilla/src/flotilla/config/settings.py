@@ -108,10 +108,20 @@ class KafkaSettings(BaseSettings):
     kafka_bootstrap_servers: str
     """`HOST:9092[,HOST:9092...]`."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
     kafka_username: str | None = None
     kafka_password: SecretStr | None = None
+    kafka_password_file: Path | None = None
+    """Holds the password instead; read by each client that is opened."""
+    kafka_token_command: str | None = None
+    """For `OAUTHBEARER`: prints a token, or a token endpoint's JSON (`access_token`, `expires_in`). Run without
+    a shell, for 5 s at most, and again before the token expires."""
     kafka_ca_file: str | None = None
+    """Certificates (PEM) that may have signed the brokers'; unset, those of the system."""
+    kafka_cert_file: Path | None = None
+    """This client's certificate (PEM), for brokers that ask for one; its key is in `FLOTILLA_KAFKA_KEY_FILE`. Both are
+    read at each connect."""
+    kafka_key_file: Path | None = None
     kafka_durability: Literal["required", "relaxed"] = "relaxed"
     """`required`, for production: topics that may lose acknowledged events are refused; `relaxed` only warns."""
     kafka_session_events_topic: str = SESSION_EVENTS_TOPIC

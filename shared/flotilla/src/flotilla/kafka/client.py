@@ -1,10 +1,16 @@
 """How every part of the fleet reaches Kafka: one translation from settings to aiokafka's arguments."""
 
 import ssl
-from typing import TypedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+from aiokafka.abc import AbstractTokenProvider
 
 from flotilla.config import KafkaSettings
+from flotilla.config.password_files import read_password
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.kafka.tokens import token_command
 
 OPEN_TIMEOUT_S = 10.0
 """How long a client may take to connect."""
@@ -19,33 +25,95 @@ class ClientArguments(TypedDict, total=False):
     sasl_mechanism: str
     sasl_plain_username: str
     sasl_plain_password: str
+    sasl_oauth_token_provider: AbstractTokenProvider
 
 
 def client_arguments(settings: KafkaSettings) -> ClientArguments:
     """Where and how to connect, TLS and SASL included: `AIOKafkaProducer(**client_arguments(settings), ...)`.
 
     Raises:
-        ConfigurationError: SASL without a name or password, or an unreadable CA file.
+        ConfigurationError: a login that is not complete, half a pair of certificate and key, or an unreadable file.
+        ConnectionError: the password's file can't be read; it may come back.
     """
     arguments = ClientArguments(
         bootstrap_servers=settings.kafka_bootstrap_servers, security_protocol=settings.kafka_security_protocol
     )
     if settings.kafka_security_protocol.endswith("SSL"):
-        arguments["ssl_context"] = _ssl_context(settings.kafka_ca_file)
+        arguments["ssl_context"] = _ssl_context(settings)
+    elif settings.kafka_ca_file or settings.kafka_cert_file:
+        raise ConfigurationError(
+            f"FLOTILLA_KAFKA_CA_FILE and FLOTILLA_KAFKA_CERT_FILE need TLS, and FLOTILLA_KAFKA_SECURITY_PROTOCOL is "
+            f"{settings.kafka_security_protocol}: set it to SSL or SASL_SSL"
+        )
     if settings.kafka_security_protocol.startswith("SASL"):
-        if settings.kafka_username is None or settings.kafka_password is None:
-            raise ConfigurationError(
-                f"FLOTILLA_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs "
-                "FLOTILLA_KAFKA_USERNAME and FLOTILLA_KAFKA_PASSWORD: set both"
-            )
         arguments["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        arguments["sasl_plain_username"] = settings.kafka_username
-        arguments["sasl_plain_password"] = settings.kafka_password.get_secret_value()
+        arguments.update(_login(settings))
     return arguments
 
 
-def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+def _login(settings: KafkaSettings) -> ClientArguments:
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        if settings.kafka_token_command is None:
+            raise ConfigurationError(
+                "FLOTILLA_KAFKA_SASL_MECHANISM=OAUTHBEARER needs FLOTILLA_KAFKA_TOKEN_COMMAND: set a command that "
+                "prints a token"
+            )
+        return ClientArguments(sasl_oauth_token_provider=token_command(settings.kafka_token_command))
+    password = _password(settings)
+    if settings.kafka_username is None or password is None:
+        raise ConfigurationError(
+            f"FLOTILLA_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs FLOTILLA_KAFKA_USERNAME and "
+            "FLOTILLA_KAFKA_PASSWORD (or FLOTILLA_KAFKA_PASSWORD_FILE): set both"
+        )
+    return ClientArguments(sasl_plain_username=settings.kafka_username, sasl_plain_password=password)
+
+
+def _password(settings: KafkaSettings) -> str | None:
+    if settings.kafka_password_file is None:
+        return settings.kafka_password.get_secret_value() if settings.kafka_password else None
+    if settings.kafka_password is not None:
+        raise ConfigurationError("FLOTILLA_KAFKA_PASSWORD and FLOTILLA_KAFKA_PASSWORD_FILE are both set: take one out")
+    return read_password(settings.kafka_password_file)
+
+
+class _Renewing(ssl.SSLContext):
+    """Presents the certificate that its files hold at each connect: they are replaced while a service runs."""
+
+    def use(self, certificate: Path, key: Path) -> None:
+        """Take this pair of files, now and at each connect."""
+        self._load: Callable[[], None] = lambda: self.load_cert_chain(certificate, key)
+        self._load()
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """See ssl.SSLContext; asyncio calls it for each connection."""
+        self._load()
+        return super().wrap_bio(*arguments, **options)
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    certificate, key = settings.kafka_cert_file, settings.kafka_key_file
+    if (certificate is None) != (key is None):
+        raise ConfigurationError("FLOTILLA_KAFKA_CERT_FILE and FLOTILLA_KAFKA_KEY_FILE belong together: set both")
+    context = _verifying(settings.kafka_ca_file, _Renewing if certificate else ssl.SSLContext)
+    if isinstance(context, _Renewing) and certificate and key:
+        try:
+            context.use(certificate, key)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigurationError(
+                f"FLOTILLA_KAFKA_CERT_FILE={certificate} and FLOTILLA_KAFKA_KEY_FILE={key} can't be read as a "
+                f"certificate and its key: {error}"
+            ) from error
+    return context
+
+
+def _verifying(ca_file: str | None, kind: type[ssl.SSLContext]) -> ssl.SSLContext:
+    """A context that verifies the broker, its name included."""
+    context = kind(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca_file)
     except OSError as error:
         raise ConfigurationError(f"FLOTILLA_KAFKA_CA_FILE={ca_file} can't be read as certificates: {error}") from error
+    return context

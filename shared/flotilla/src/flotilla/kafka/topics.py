@@ -20,6 +20,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import client_arguments
+from flotilla.kafka.reaching import why_unreachable
 
 REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
@@ -91,17 +92,19 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None =
 
 @asynccontextmanager
 async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**client_arguments(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
-        await admin.start()
-        yield admin
+        admin = AIOKafkaAdminClient(**client_arguments(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
+        try:
+            await admin.start()
+            yield admin
+        finally:
+            await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
+        reason = await why_unreachable(settings) or str(error) or type(error).__name__
         raise RetryLater(
-            f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {str(error) or type(error).__name__} "
+            f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
             "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"
         ) from error
-    finally:
-        await admin.close()
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replication_factor: int) -> None:

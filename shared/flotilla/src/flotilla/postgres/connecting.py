@@ -7,65 +7,27 @@ without limits of its own a client waits for minutes.
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import asyncpg
 from asyncpg.connection import LoggedQuery
-from asyncpg.transaction import Transaction
 
 from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.postgres.limited import LimitedConnection
+from flotilla.postgres.pooler import NOT_POOLED, PooledConnection, pooler_problem, split_pooling
 
 CONNECT_S = 3.0
 """For each host: one that is frozen must not take the time of the next."""
 COMMAND_S = 12.0
 """Longer than any statement of the services takes."""
-_CANCEL_S = 2.0
 _USER_TIMEOUT_MS = 8_000
 _KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 2}
 """Seconds without traffic, seconds between probes, probes without an answer."""
 _SAME_ON_EVERY_HOST = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 _HOST_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, asyncpg.InterfaceError)
 _VERIFYING = ("verify-ca", "verify-full")
-
-
-class LimitedConnection(asyncpg.Connection):
-    """A connection that gives up soon when asking the server to cancel a statement is not answered either."""
-
-    _begin_with = ""
-    _may_hold_state = False
-
-    def transaction_with(self, settings: Mapping[str, str], **options: Any) -> Transaction:
-        """A transaction with these settings, made in the round trip that begins it. They are seen by everybody who may
-        see what statements run (pg_stat_activity): no secrets."""
-        self._begin_with = _set_locally(settings)
-        return self.transaction(**options)
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        """See asyncpg.Connection; `Transaction` begins with this call."""
-        if self._begin_with and query.startswith("BEGIN"):
-            query, self._begin_with = f"{query} {self._begin_with}", ""
-        return await super().execute(query, *args, timeout=timeout)
-
-    def mark(self) -> None:
-        """Note that statements may leave settings or locks behind in the session."""
-        self._may_hold_state = True
-
-    async def clean(self) -> None:
-        """Reset the session, if statements may have left something behind in it."""
-        if self._may_hold_state:
-            await self.execute(self.get_reset_query())
-            self._may_hold_state = False
-
-    async def _cancel(self, waiter: Any, cancel_waiter: Any = None) -> None:
-        # asyncpg's own limit is that of a statement, once more.
-        limit = asyncio.timeout(_CANCEL_S)
-        async with limit:
-            await super()._cancel(waiter, cancel_waiter)  # type: ignore[misc]
-        if limit.expired():
-            self.terminate()
 
 
 class Connector:
@@ -75,9 +37,10 @@ class Connector:
         """`ca_file` holds the certificates that may have signed the server's; unset, those of the system.
 
         Raises:
-            ConfigurationError: `ca_file` can't be read as certificates.
+            ConfigurationError: `ca_file` can't be read as certificates, or the DSN contradicts itself.
         """
         dsn, password = split_password_file(dsn)
+        dsn, self._pooling = split_pooling(dsn)
         self._dsns = one_host_each(dsn)
         self._options: dict[str, Any] = {} if password is None else {"password": password}
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -97,9 +60,7 @@ class Connector:
         refusals: dict[str, Exception] = {}
         for dsn in list(self._dsns):
             try:
-                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-                    dsn, timeout=CONNECT_S, **{**options, **self._options}
-                )
+                connection = await self._connect(dsn, {**options, **self._options})
             except _SAME_ON_EVERY_HOST:
                 raise
             except _HOST_FAILURES as error:
@@ -114,6 +75,18 @@ class Connector:
                 return connection
         reasons = ", ".join(f"{host}: {str(error) or type(error).__name__}" for host, error in refusals.items())
         raise ConnectionError(f"no host of the DSN accepts writes ({reasons})")
+
+    async def _connect(self, dsn: str, options: dict[str, Any]) -> "asyncpg.Connection[asyncpg.Record]":
+        settings = options.get("server_settings", {})
+        if self._pooling is not None:
+            options |= self._pooling.options_of(settings)
+        try:
+            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_S, **options)
+        except asyncpg.ProtocolViolationError as error:
+            raise ConnectionError(pooler_problem(error) or str(error)) from error
+        if isinstance(connection, PooledConnection):
+            connection.keep_settings(settings)
+        return connection
 
     async def open_pool(self, **options: Any) -> "asyncpg.Pool[asyncpg.Record]":
         """A pool whose connections are made here; `options` are those of `asyncpg.create_pool`. Opens none yet."""
@@ -134,17 +107,6 @@ class Connector:
             self._expiring = asyncio.create_task(self._pool.expire_connections(), name="postgres-expire")
 
 
-def _set_locally(settings: Mapping[str, str]) -> str:
-    """The statement that makes `settings` for the rest of the transaction. Values are written in hexadecimal digits, so
-    that no setting of the server decides where a quoted one ends."""
-    calls = [f"set_config({_literal(name)}, {_literal(value)}, true)" for name, value in settings.items()]
-    return f"SELECT {', '.join(calls)};"
-
-
-def _literal(text: str) -> str:
-    return f"convert_from(decode('{text.encode(errors='surrogatepass').hex()}', 'hex'), 'UTF8')"
-
-
 def one_host_each(dsn: str) -> list[str]:
     """The DSN once for each of its hosts: `postgresql://u:p@a:1,b:2/d` gives one with `a:1` and one with `b:2`."""
     parts = urlsplit(dsn)
@@ -153,8 +115,14 @@ def one_host_each(dsn: str) -> list[str]:
 
 
 def libpq_dsn(dsn: str, ca_file: str | None = None) -> str:
-    """The same DSN for libpq, which goes through the hosts by itself: with a limit, to one that accepts writes."""
+    """The same DSN for libpq, which goes through the hosts by itself: with a limit, to one that accepts writes.
+
+    Raises:
+        ConfigurationError: the DSN names a pooler, or contradicts itself.
+    """
     dsn, password = split_password_file(dsn)
+    if split_pooling(dsn)[1] is not None:
+        raise ConfigurationError(NOT_POOLED)
     parts = urlsplit(dsn)
     given = parse_qs(parts.query)
     added = {"target_session_attrs": "read-write", "connect_timeout": f"{CONNECT_S:g}"}

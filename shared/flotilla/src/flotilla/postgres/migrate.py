@@ -12,6 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import yoyo
 
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.postgres.pooler import NOT_POOLED
 from flotilla.postgres.schema import MIGRATIONS
 
 OPS_SCHEMA = "flotilla_ops"
@@ -26,9 +28,11 @@ def migrate(dsn: str) -> list[str]:
     or the roles of `0001_core.sql` must exist already. It may name several hosts.
 
     Raises:
+        ConfigurationError: there is a pooler in between.
         psycopg.errors.LockNotAvailable: another process has been migrating for `_LOCK_S`.
     """
     with psycopg.connect(dsn) as lock:
+        _refuse_pooler(lock)
         lock.execute(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
         lock.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         lock.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
@@ -40,6 +44,13 @@ def migrate(dsn: str) -> list[str]:
             for migration in pending:
                 _apply(backend, migration)
     return [migration.id for migration in pending]
+
+
+def _refuse_pooler(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
+    """A pooler makes up the number of the process that serves a connection. Migrations need a session of their own."""
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+    if pid != connection.info.backend_pid:
+        raise ConfigurationError(NOT_POOLED)
 
 
 def _on_host(dsn: str, host: str, port: int) -> str:

@@ -18,7 +18,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.postgres.connecting import Connector, LimitedConnection
+from flotilla.postgres.connecting import Connector
+from flotilla.postgres.limited import LimitedConnection
+from flotilla.postgres.pooler import SAY_POOLER, pooler_problem
 from flotilla.postgres.schema import newest_migration
 from flotilla.postgres.viewer import current_viewer
 
@@ -67,7 +69,7 @@ IDLE_IN_TRANSACTION_S = 30
 
 _SET = "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
 _STATE = """
-SELECT current_setting('transaction_read_only') = 'on' AS read_only,
+SELECT current_setting('transaction_read_only') = 'on' AS read_only, pg_backend_pid() AS pid,
     EXISTS (SELECT FROM flotilla_ops._yoyo_migration WHERE migration_id = $1) AS applied
 """
 
@@ -218,7 +220,7 @@ async def check_schema(pool: Pool) -> None:
     """Raises RetryLater until the database accepts writes and holds this code's newest migration: a readiness check."""
     migration_id = newest_migration()
     try:
-        state = await pool.fetchrow(_STATE, migration_id, timeout=_CHECK_S)
+        state = await _state(pool, migration_id)
     except (
         asyncpg.UndefinedTableError,
         asyncpg.InvalidSchemaNameError,
@@ -230,12 +232,34 @@ async def check_schema(pool: Pool) -> None:
             f"PostgreSQL refuses this user: {error}; check FLOTILLA_POSTGRES_DSN, and that "
             "`python -m flotilla.install` has made the role and set its password"
         ) from error
-    except (*AWAY, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
+    except (
+        *AWAY,
+        TimeoutError,
+        asyncpg.InvalidSQLStatementNameError,
+        asyncpg.DuplicatePreparedStatementError,
+    ) as error:
+        reason = pooler_problem(error) or str(error) or type(error).__name__
         raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
-    assert state is not None  # noqa: S101 - the statement always gives one row
     if state["read_only"]:
         await pool.expire_connections()
         raise RetryLater("PostgreSQL accepts no writes: this is a standby, or a primary that was demoted")
     if not state["applied"]:
         raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")
+
+
+async def _state(pool: Pool, migration_id: str) -> asyncpg.Record:
+    async with pool.acquire() as acquired:
+        connection = cast("LimitedConnection", acquired)
+        if connection.is_pooled:  # a pooler in statement mode refuses to begin a transaction
+            async with connection.transaction():
+                return await _one_row(connection, migration_id)
+        state = await _one_row(connection, migration_id)
+        if state["pid"] != connection.get_server_pid():
+            raise ConnectionError(f"a pooler (PgBouncer) is in between: {SAY_POOLER}")
+        return state
+
+
+async def _one_row(connection: LimitedConnection, migration_id: str) -> asyncpg.Record:
+    state = await connection.fetchrow(_STATE, migration_id, timeout=_CHECK_S)
+    assert state is not None  # noqa: S101 - the statement always gives one row
+    return state

@@ -1,0 +1,185 @@
+"""Redis Sentinel: at each connect, the sentinels are asked where the primary is.
+
+`redis+sentinel://USER:PASSWORD@SENTINEL1:26379,SENTINEL2:26379/PRIMARY/0`, or `rediss+sentinel://` for TLS to sentinels
+and servers alike. The login is that of the servers; the sentinels' own is in the query: `sentinel_username` with
+`sentinel_password`, or with `sentinel_password_file`.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from redis import exceptions
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from flotilla.bus.logins import FilePassword
+from flotilla.config.password_files import read_password
+from flotilla.contracts.errors import ConfigurationError
+
+Place: TypeAlias = tuple[str, int]
+SENTINEL_URL = "redis+sentinel://USER:PASSWORD@HOST1:26379,HOST2:26379/PRIMARY/0"
+_KINDS: Mapping[str, type[Connection]] = {"redis+sentinel": Connection, "rediss+sentinel": SSLConnection}
+_PORT = 26379
+_ANSWER_S = 1.0
+"""For each sentinel: one that is frozen must not take the time of the next."""
+_LIMITS: Mapping[str, Any] = {
+    "socket_timeout": _ANSWER_S,
+    "socket_connect_timeout": _ANSWER_S,
+    "retry": Retry(NoBackoff(), 0),
+    "protocol": 2,
+    "driver_info": None,
+}
+_USER, _PASSWORD, _PASSWORD_FILE = "sentinel_username", "sentinel_password", "sentinel_password_file"
+
+
+class Sentinels:
+    """The sentinels that watch one primary."""
+
+    def __init__(self, places: list[Place], name: str, kind: type[Connection], options: Mapping[str, Any]) -> None:
+        """`name` is the primary's; `options` are those of a connection to a sentinel."""
+        self._places = places
+        self._name = name
+        self.kind = kind
+        self._options = options
+
+    async def primary(self) -> Place:
+        """Return where the primary is. The sentinel that answers is asked first the next time.
+
+        Raises:
+            redis.exceptions.ConnectionError: none leads to a primary; says why, for each.
+        """
+        refusals = []
+        for place in list(self._places):
+            try:
+                found = await self._ask(place)
+            except (exceptions.RedisError, OSError) as error:
+                refusals.append(f"{place[0]}:{place[1]}: {_reason(error)}")
+            else:
+                self._places.remove(place)
+                self._places.insert(0, place)
+                return found
+        raise exceptions.ConnectionError(f"no sentinel leads to a primary ({'; '.join(refusals)})")
+
+    def doubt(self) -> None:
+        """Ask the sentinel that answered last only after all others: where it led to is no primary."""
+        self._places.append(self._places.pop(0))
+
+    async def _ask(self, place: Place) -> Place:
+        connection = self.kind(host=place[0], port=place[1], **self._options)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            answer = await _call(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+            if answer is None:
+                raise exceptions.RedisError(await self._unknown(connection))
+            return answer[0].decode(), int(answer[1])
+        finally:
+            with suppress(exceptions.RedisError, OSError):
+                await connection.disconnect()
+
+    async def _unknown(self, connection: Connection) -> str:
+        watched = [
+            dict(zip(one[::2], one[1::2], strict=True)) for one in await _call(connection, "SENTINEL", "MASTERS")
+        ]
+        names = ", ".join(one[b"name"].decode(errors="replace") for one in watched)
+        return f"it watches no primary named {self._name}, only: {names}" if names else "it watches no primary"
+
+
+class Following(Connection):
+    """A connection to whatever is the primary."""
+
+    sentinels: Sentinels
+
+    @property
+    def place(self) -> Place:
+        """Where it led to."""
+        return self.host, self.port
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self.sentinels.primary()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """See redis-py; a server that the sentinels name by mistake, or too early, is refused."""
+        await super().on_connect_check_health(check_health=check_health)
+        if await _role(self) != b"master":
+            self.sentinels.doubt()
+            raise exceptions.ConnectionError(
+                f"{self.host}:{self.port}, which a sentinel names the primary, is a replica"
+            )
+
+
+def following(sentinels: Sentinels) -> type[Following]:
+    """Return the kind of connection that goes where `sentinels` lead."""
+    return type("Following", (Following, sentinels.kind), {"sentinels": sentinels})
+
+
+def split_sentinels(url: str) -> tuple[str, Sentinels | None]:
+    """Return a URL for redis-py, whose host does not count, and the sentinels; None where the URL names none.
+
+    Raises:
+        ConfigurationError: the URL names no primary, or a port that is none.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in _KINDS:
+        return url, None
+    netloc, _, path = rest.partition("/")
+    path, _, query = path.partition("?")
+    login, at, hosts = netloc.rpartition("@")
+    name, _, database = path.strip("/").partition("/")
+    if not (hosts and name) or not (database.isdigit() or not database):
+        raise ConfigurationError(
+            f"FLOTILLA_REDIS_URL names no primary, or no number of a database: write {SENTINEL_URL}"
+        )
+    own, others = _split_login(query)
+    plain = urlunsplit(("redis", f"{login}{at}sentinel", f"/{database or 0}", urlencode(others, safe="/"), ""))
+    places = [_place(host) for host in hosts.split(",")]
+    return plain, Sentinels(places, unquote(name), _KINDS[scheme], {**_tls(plain), **own, **_LIMITS})
+
+
+def _split_login(query: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The options of the sentinels' login, and the other parameters of the query."""
+    given = parse_qsl(query, keep_blank_values=True)
+    own = {name: value for name, value in given if name in (_USER, _PASSWORD, _PASSWORD_FILE)}
+    others = [each for each in given if each[0] not in own]
+    user, file = own.get(_USER), own.get(_PASSWORD_FILE)
+    if file is not None:
+        return {"credential_provider": FilePassword(user, lambda: read_password(Path(file)))}, others
+    return {"username": user, "password": own.get(_PASSWORD)}, others
+
+
+def _place(host: str) -> Place:
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port or _PORT
+    except ValueError:
+        name, port = None, _PORT
+    if not name:
+        raise ConfigurationError(f"FLOTILLA_REDIS_URL: {host or 'an empty name'} is no HOST:PORT: write {SENTINEL_URL}")
+    return name, port
+
+
+def _tls(plain: str) -> dict[str, Any]:
+    return {name: value for name, value in parse_url(plain).items() if name.startswith("ssl_")}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, exceptions.AuthenticationError):
+        return f"{error} (check sentinel_username and sentinel_password in the query of FLOTILLA_REDIS_URL)"
+    if "unknown command" in str(error):
+        return "it is no sentinel: check the port, by default 26379"
+    return str(error) or type(error).__name__
+
+
+async def _role(connection: Connection) -> bytes:
+    answer = await _call(connection, "HELLO")
+    server = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+    return bytes(server[b"role"])
+
+
+async def _call(connection: Connection, *command: str) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response()

@@ -1,0 +1,1 @@
+"""Each topology of docs/topologies.md that needs a server of its own, on the real one."""

@@ -1,0 +1,66 @@
+"""What the URL of a Redis behind sentinels says."""
+
+from pathlib import Path
+
+import pytest
+from redis.asyncio.connection import Connection, SSLConnection
+
+from flotilla.bus.connection import address_of
+from flotilla.bus.sentinel import Following, Sentinels, split_sentinels
+from flotilla.contracts.errors import ConfigurationError
+
+
+def sentinels_of(url: str) -> Sentinels:
+    _, sentinels = split_sentinels(url)
+    assert sentinels is not None
+    return sentinels
+
+
+def test_other_urls_are_left_as_they_are() -> None:
+    assert split_sentinels("rediss://u:p@h:6379/2") == ("rediss://u:p@h:6379/2", None)
+
+
+def test_login_database_and_options_are_those_of_the_servers() -> None:
+    plain, _ = split_sentinels("redis+sentinel://u:p%40@a:1,b/main/2?sentinel_password=s&ssl_ca_certs=/ca.pem")
+    assert plain == "redis://u:p%40@sentinel/2?ssl_ca_certs=/ca.pem"
+    assert split_sentinels("redis+sentinel://a/main")[0] == "redis://sentinel/0"
+
+
+def test_sentinels_have_a_usual_port_and_may_have_addresses_of_ipv6() -> None:
+    assert vars(sentinels_of("redis+sentinel://a:1,b,[::1]:3/main"))["_places"] == [("a", 1), ("b", 26379), ("::1", 3)]
+
+
+def test_tls_counts_for_sentinels_and_servers() -> None:
+    sentinels = sentinels_of("rediss+sentinel://u:p@a/main/0?ssl_ca_certs=/ca.pem")
+    assert sentinels.kind is SSLConnection
+    assert vars(sentinels)["_options"]["ssl_ca_certs"] == "/ca.pem"
+    assert sentinels_of("redis+sentinel://a/main").kind is Connection
+
+
+def test_sentinels_have_a_login_of_their_own() -> None:
+    options = vars(sentinels_of("redis+sentinel://u:p@a/main?sentinel_username=s&sentinel_password=t"))["_options"]
+    assert (options["username"], options["password"]) == ("s", "t")
+    none = vars(sentinels_of("redis+sentinel://u:p@a/main"))["_options"]
+    assert (none["username"], none["password"]) == (None, None)
+
+
+async def test_passwords_of_servers_and_sentinels_are_read_from_files(tmp_path: Path) -> None:
+    for name in ("server", "sentinel"):
+        (tmp_path / name).write_text(f"of-the-{name}\n")
+    url, options = address_of(
+        f"redis+sentinel://u@a/main/1?password_file={tmp_path}/server&sentinel_password_file={tmp_path}/sentinel"
+    )
+    assert url == "redis://sentinel/1"
+    assert issubclass(options["connection_class"], Following)
+    assert await options["credential_provider"].get_credentials_async() == ("u", "of-the-server")
+    own = vars(options["connection_class"].sentinels)["_options"]["credential_provider"]
+    assert await own.get_credentials_async() == ("of-the-sentinel",)
+
+
+WRONG = "a a/ /main a/main/x a:99999/main a:b/main a,/main [::1:3/main ?x=1"
+
+
+@pytest.mark.parametrize("rest", WRONG.split())
+def test_a_url_without_a_primary_or_with_a_wrong_port_is_refused(rest: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"write redis\+sentinel://"):
+        split_sentinels(f"redis+sentinel://{rest}")

@@ -1,0 +1,113 @@
+"""A command that prints tokens: what it may print, when it runs again, and how it fails."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.kafka.tokens import TokenCommand, read_token, token_command
+
+NOW = 1_000_000.0
+
+
+def jwt(**claims: object) -> str:
+    """Unsigned."""
+    parts = ({"alg": "none"}, claims)
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + "."
+
+
+def script(folder: Path, text: str) -> str:
+    """A command that runs these lines of Python."""
+    path = folder / "prints-a-token.py"
+    path.write_text(text)
+    return f"{sys.executable} {path}"
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "renew_in_s", "expires_in_s"),
+    [
+        ("opaque\n", "opaque", 60, 60),
+        (jwt(exp=NOW + 400), jwt(exp=NOW + 400), 300, 400),
+        (jwt(exp="soon"), jwt(exp="soon"), 60, 60),
+        (jwt(sub="x"), jwt(sub="x"), 60, 60),
+        ("a.!.c", "a.!.c", 60, 60),
+        ('{"access_token": "t", "expires_in": 200}', "t", 150, 200),
+        ('{"access_token": "t"}', "t", 60, 60),
+        (json.dumps({"access_token": jwt(exp=NOW + 40)}), jwt(exp=NOW + 40), 30, 40),
+        (jwt(exp=NOW - 5), jwt(exp=NOW - 5), 0, 0),
+    ],
+)
+def test_a_token_is_renewed_before_it_ends(output: str, text: str, renew_in_s: float, expires_in_s: float) -> None:
+    token = read_token(output.encode(), NOW)
+    assert (token.text, token.renew_at, token.expires_at) == (text, NOW + renew_in_s, NOW + expires_in_s)
+
+
+NO_TOKENS = (
+    *(b"", b"\n", b"two words", b"\xff\xfe", b"a\x01b", b"{", b"[]\n1"),
+    *(b'{"error": "invalid_client"}', b'{"access_token": 7}', b'{"access_token": "two words"}'),
+)
+
+
+@pytest.mark.parametrize("output", NO_TOKENS)
+def test_what_is_no_token_is_refused(output: bytes) -> None:
+    with pytest.raises(ConnectionError, match="FLOTILLA_KAFKA_TOKEN_COMMAND printed"):
+        read_token(output, NOW)
+
+
+@pytest.mark.parametrize("command", ["", " ", "print 'it"])
+def test_what_is_no_command_is_refused(command: str) -> None:
+    with pytest.raises(ConfigurationError, match="FLOTILLA_KAFKA_TOKEN_COMMAND"):
+        TokenCommand(command)
+
+
+async def test_a_token_is_used_until_it_is_to_be_renewed(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text('{"access_token": "first", "expires_in": 1000}')
+    provider = TokenCommand(f"cat {tmp_path}/tokens")
+    assert await provider.token() == "first"
+    (tmp_path / "tokens").write_text('{"access_token": "second", "expires_in": 0.001}')
+    assert await provider.token() == "first"
+    provider = TokenCommand(f"cat {tmp_path}/tokens")
+    assert await provider.token() == "second"
+    (tmp_path / "tokens").write_text("third")
+    assert await provider.token() == "third"
+
+
+async def test_a_token_that_can_not_be_renewed_is_used_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text('{"access_token": "t", "expires_in": 100}')
+    provider = TokenCommand(f"cat {tmp_path}/token")
+    monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW)
+    assert await provider.token() == "t"
+    (tmp_path / "token").unlink()
+    monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW + 80)
+    assert await provider.token() == "t"
+    monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW + 100)
+    with pytest.raises(ConnectionError, match=r"ended with code 1: .*No such file"):
+        await provider.token()
+
+
+async def test_a_command_that_fails_hangs_or_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flotilla.kafka.tokens._LIMIT_S", 0.5)
+    for command, reason in (
+        (script(tmp_path, "raise SystemExit('no login')"), "ended with code 1: no login"),
+        ("sleep 60", "sleep took longer than 0.5 s"),
+        ("/nowhere/signer --region eu", "can't run /nowhere/signer: No such file"),
+    ):
+        with pytest.raises(ConnectionError, match=reason):
+            await TokenCommand(command).token()
+
+
+async def test_output_without_end_is_cut_off(tmp_path: Path) -> None:
+    command = script(tmp_path, "import sys\nsys.stdout.write('t' * 50_000_000)")
+    assert len(await TokenCommand(command).token()) == 64 * 1024
+
+
+def test_a_process_has_one_provider_of_each_command() -> None:
+    assert token_command("print-a-token") is token_command("print-a-token")
+    assert token_command("print-a-token") is not token_command("print-another")
