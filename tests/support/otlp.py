@@ -22,6 +22,8 @@ class TraceReceiver:
 
     def __init__(self) -> None:
         self.spans: list[SeenSpan] = []
+        self.wanted: dict[str, str] = {}
+        """Headers without which nothing is taken."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,8 +31,10 @@ class TraceReceiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                receiver._take(body)
-                self.send_response(200)
+                known = all(self.headers.get(name) == value for name, value in receiver.wanted.items())
+                if known:
+                    receiver._take(body)
+                self.send_response(200 if known else 401)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", "0")
                 self.end_headers()

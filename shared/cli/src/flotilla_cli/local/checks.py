@@ -1,4 +1,4 @@
-"""What `flotilla doctor` looks at: this machine, the stack's processes, the four servers, gateway, key and model."""
+"""What `flotilla doctor` looks at: this machine, the stack's processes, its servers, gateway, key, model and traces."""
 
 import asyncio
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from flotilla_cli.errors import CliError, NotFound
-from flotilla_cli.local import servers
+from flotilla_cli.local import endpoints, servers
 from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
 from flotilla_cli.target import ConnectionOptions, named_url, resolve
 from flotilla_devstack import Stack, Status
 from flotilla_devstack import doctor as examine_machine
 
 CHECK_TIMEOUT_S = 10.0
-_OPENAI = "https://api.openai.com/v1"  # the OpenAI client's default
+_AS_IT_SAYS = "change it as the message says"
 _SETTINGS = {
     "postgres": "FLOTILLA_POSTGRES_DSN",
     "redis": "FLOTILLA_REDIS_URL",
@@ -55,7 +55,7 @@ def examine(state: Path | None, connection: ConnectionOptions, acts_as: str) -> 
     reached = [_server(name, address) for name, address in addresses.items() if address]
     # Without a stack there is no gateway of its own: one finding, not two.
     gateway = [_gateway(connection, acts_as)] if named or running else []
-    return [*machine, stack, *reached, *gateway, _model()]
+    return [*machine, stack, *reached, *gateway, _model(), *_traces()]
 
 
 def _log_to_standard_error() -> None:
@@ -97,10 +97,14 @@ def _processes(status: Status) -> Finding:
 
 
 def _server(name: str, address: str) -> Finding:
+    from flotilla.contracts.errors import ConfigurationError
+
     try:
         return Finding(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
     except CliError as error:
         return Finding(name, False, str(error), error.hint)
+    except ConfigurationError as error:
+        return Finding(name, False, str(error), _AS_IT_SAYS)
     except Exception as error:  # noqa: BLE001 - whatever a check runs into is its finding
         detail = f"{_without_password(address)}: {str(error) or type(error).__name__}"
         return Finding(name, False, detail, f"check that it runs and that {_SETTINGS[name]} is right")
@@ -132,15 +136,33 @@ def _gateway(connection: ConnectionOptions, acts_as: str) -> Finding:
 
 
 def _model() -> Finding:
-    base_url, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
-    model = os.environ.get("FLOTILLA_LLM_MODEL")
-    if not (base_url or key):
-        return Finding("model", True, "built-in extractive model (no OPENAI_API_KEY or OPENAI_BASE_URL is set here)")
-    if not model:
-        return Finding(
-            "model", False, "an endpoint is set, but no model", "set FLOTILLA_LLM_MODEL to one that it serves"
-        )
+    from flotilla.config import LlmSettings, load_settings
+    from flotilla.contracts.errors import ConfigurationError
+
     try:
-        return Finding("model", True, servers.check_model(base_url or _OPENAI, key or "", model))
+        settings = load_settings(LlmSettings)
+        if not (settings.openai_base_url or settings.openai_api_key):
+            return Finding(
+                "model", True, "built-in extractive model (no OPENAI_API_KEY or OPENAI_BASE_URL is set here)"
+            )
+        if not settings.llm_model:
+            return Finding(
+                "model", False, "an endpoint is set, but no model", "set FLOTILLA_LLM_MODEL to one that it serves"
+            )
+        return Finding("model", True, asyncio.run(_within_time(endpoints.check_model(settings))))
+    except ConfigurationError as error:
+        return Finding("model", False, str(error), _AS_IT_SAYS)
+    except TimeoutError:
+        return Finding("model", False, f"no answer within {CHECK_TIMEOUT_S:g} s", "check OPENAI_BASE_URL")
     except CliError as error:
         return Finding("model", False, str(error), error.hint)
+
+
+def _traces() -> list[Finding]:
+    """Nothing to look at where traces go nowhere."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return []
+    try:
+        return [Finding("traces", True, endpoints.check_traces())]
+    except CliError as error:
+        return [Finding("traces", False, str(error), error.hint)]

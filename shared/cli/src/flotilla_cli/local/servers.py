@@ -1,36 +1,57 @@
 """One look at each server: does it answer, and is it set up as Flotilla needs it?
 
-Each check gives what it saw, or raises a CliError with a hint.
+Each check gives what it saw, or raises a CliError with a hint. How to connect beside the address (certificates, logins,
+tokens) is what the environment says, as for a service.
 """
 
-from typing import Any
+import ssl
+from typing import TYPE_CHECKING, Any
 
 from flotilla_cli.errors import CliError
+from flotilla_cli.local.certificates import check_own, shake_hands
+from flotilla_cli.local.reasons import Variables, hint_of
+
+if TYPE_CHECKING:
+    from flotilla.config import TemporalSettings
 
 _MIN_REDIS = (7, 0)
+_POSTGRES = Variables("FLOTILLA_POSTGRES_DSN", "FLOTILLA_POSTGRES_CA_FILE")
+_REDIS = Variables("FLOTILLA_REDIS_URL", "ssl_ca_certs=PATH in the query of FLOTILLA_REDIS_URL")
+_KAFKA = Variables("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS", "FLOTILLA_KAFKA_CA_FILE")
+_TEMPORAL = Variables("FLOTILLA_TEMPORAL_ADDRESS", "FLOTILLA_TEMPORAL_CA_FILE", "FLOTILLA_TEMPORAL_SERVER_NAME")
 
 
 async def check_postgres(dsn: str) -> str:
     """Answers, and holds this version's schema."""
     import asyncpg
+    from pydantic import SecretStr
 
+    from flotilla.config import PostgresSettings, load_settings
     from flotilla.contracts.errors import RetryLater
-    from flotilla.postgres import check_schema, open_pool
+    from flotilla.postgres import check_schema, open_service_pool
 
-    async with open_pool(dsn, application="flotilla-doctor", max_size=1) as pool:
+    settings = load_settings(PostgresSettings, postgres_dsn=SecretStr(dsn))
+    async with open_service_pool(settings, application="flotilla-doctor") as pool:
         try:
             await check_schema(pool)
             version = await pool.fetchval("SHOW server_version")
         except (RetryLater, asyncpg.PostgresError) as error:
-            raise CliError(str(error), "check FLOTILLA_POSTGRES_DSN; migrations: python -m flotilla.install") from error
-    return f"PostgreSQL {version}, schema up to date"
+            hint = hint_of(error, _POSTGRES) or "check FLOTILLA_POSTGRES_DSN; migrations: python -m flotilla.install"
+            raise CliError(str(error), hint) from error
+    return f"PostgreSQL {version}, schema up to date{', through a pooler' if 'pooler=' in dsn else ''}"
 
 
 async def check_redis(url: str) -> str:
-    """Answers, is new enough, and never evicts."""
+    """Answers, takes writes, is new enough, and never evicts."""
     from flotilla.bus.connection import ask, connect_redis
+    from flotilla.bus.connection import check_redis as check_primary
+    from flotilla.contracts.errors import RetryLater
 
     async with connect_redis(url, name="flotilla-doctor") as redis:
+        try:
+            await check_primary(redis)
+        except RetryLater as error:
+            raise CliError(str(error), hint_of(error, _REDIS) or "check FLOTILLA_REDIS_URL and its user") from error
         info: dict[str, Any] = await ask(redis, "INFO")
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS:
@@ -39,25 +60,32 @@ async def check_redis(url: str) -> str:
     if policy != "noeviction":
         hint = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
         raise CliError(f"maxmemory-policy is {policy}: tasks and replies may be evicted", hint)
-    return f"Redis {version}, noeviction"
+    return f"Redis {version}, noeviction{', named by sentinels' if '+sentinel://' in url else ''}"
 
 
 async def check_kafka(bootstrap_servers: str) -> str:
     """Answers, and has the topics of the permanent log, which keep everything indefinitely."""
-    from flotilla.config import KafkaSettings
-    from flotilla.contracts.errors import ConfigurationError, RetryLater
+    from flotilla.config import KafkaSettings, load_settings
+    from flotilla.contracts.errors import RetryLater
     from flotilla.kafka.topics import check_topics, topics_of
 
-    settings = KafkaSettings(kafka_bootstrap_servers=bootstrap_servers)
+    settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers)
+    check_own(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
     try:
         await check_topics(settings)
     except RetryLater as error:
-        raise CliError(str(error), "check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS, and that the broker runs") from error
-    except ConfigurationError as error:
-        raise CliError(str(error), "alter the topic as it says") from error
+        raise CliError(str(error), hint_of(error, _KAFKA) or _hint_of_kafka(str(error))) from error
     return ", ".join(
         f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topics_of(settings)
     )
+
+
+def _hint_of_kafka(problem: str) -> str:
+    if "FLOTILLA_KAFKA_TOKEN_COMMAND" in problem:
+        return "run the command by hand, as the service's user: it must print a token, or a token endpoint's JSON"
+    if "uthentication" in problem:
+        return "check FLOTILLA_KAFKA_USERNAME with its password, or that the brokers accept the token"
+    return "check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS, and that the broker runs"
 
 
 async def check_temporal(address: str) -> str:
@@ -66,42 +94,40 @@ async def check_temporal(address: str) -> str:
     from temporalio.service import RPCError
 
     from flotilla import temporal
-    from flotilla.config import TemporalSettings
-    from flotilla.contracts.errors import ConfigurationError, RetryLater
+    from flotilla.config import TemporalSettings, load_settings
+    from flotilla.contracts.errors import RetryLater
 
-    settings = TemporalSettings(temporal_address=address)
+    settings = load_settings(TemporalSettings, temporal_address=address)
     namespace = settings.temporal_namespace
+    check_own(settings.temporal_cert_file, "FLOTILLA_TEMPORAL_CERT_FILE")
     try:
         client = await Client.connect(address, **temporal.connection_options(settings))
         await temporal.check_temporal(client, address)
-    except (RPCError, RuntimeError, RetryLater, ConfigurationError) as error:
+    except (RPCError, RuntimeError, RetryLater) as error:
         hint = "check FLOTILLA_TEMPORAL_ADDRESS, FLOTILLA_TEMPORAL_NAMESPACE and that the server runs"
-        raise CliError(f"Temporal at {address}, namespace {namespace}: {error}", hint) from error
+        problem = f"Temporal at {address}, namespace {namespace}: {error}"
+        raise CliError(problem, await _hint_of_tls(settings) or hint) from error
     return f"{address}, namespace {namespace}"
 
 
-def check_model(base_url: str, key: str, model: str) -> str:
-    """The endpoint answers and takes the key."""
-    import httpx
-
+async def _hint_of_tls(settings: "TemporalSettings") -> str | None:
+    """Temporal's client tells nothing of a handshake, so do one."""
+    host, _, port = settings.temporal_address.rpartition(":")
+    context = _context_of(settings)
+    if context is None or not port.isdigit():
+        return None
     try:
-        answer = httpx.get(f"{base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10)
-    except httpx.HTTPError as error:
-        raise CliError(f"{base_url}: {str(error) or type(error).__name__}", "check OPENAI_BASE_URL") from error
-    if answer.status_code in (401, 403):
-        raise CliError(f"{base_url} refuses the key ({answer.status_code})", "check OPENAI_API_KEY")
-    if answer.is_error:
-        return f"{base_url} answers {answer.status_code} to /models; model {model} is tried at the first question"
-    return _served(base_url, model, answer)
+        await shake_hands(host.strip("[]"), int(port), context, settings.temporal_server_name)
+    except OSError as error:  # ssl.SSLError and TimeoutError are ones
+        return hint_of(error, _TEMPORAL)
+    return None
 
 
-def _served(base_url: str, model: str, answer: Any) -> str:
-    try:
-        names = [str(one.get("id")) for one in answer.json().get("data", [])]
-    except (ValueError, AttributeError):
-        names = []
-    if names and model not in names:
-        raise CliError(
-            f"{base_url} does not serve {model}", f"set FLOTILLA_LLM_MODEL to one of: {', '.join(names[:10])}"
-        )
-    return f"{base_url} serves {model}"
+def _context_of(settings: "TemporalSettings") -> ssl.SSLContext | None:
+    given = (settings.temporal_ca_file, settings.temporal_cert_file, settings.temporal_server_name)
+    if not (settings.temporal_tls or any(given)):
+        return None
+    context = ssl.create_default_context(cafile=settings.temporal_ca_file)
+    if settings.temporal_cert_file and settings.temporal_key_file:
+        context.load_cert_chain(settings.temporal_cert_file, settings.temporal_key_file)
+    return context

@@ -216,14 +216,14 @@ class LlmSettings(TokenSettings):
 S = TypeVar("S", bound=BaseSettings)
 
 
-def load_settings(kind: type[S]) -> S:
-    """Reads `kind` from the environment.
+def load_settings(kind: type[S], **given: Any) -> S:
+    """Reads `kind` from the environment; `given` counts before it.
 
     Raises:
         ConfigurationError: names every missing or wrong variable, and what would fix it.
     """
     try:
-        return kind()
+        return kind(**given)
     except ValidationError as error:
         lines = [_hint(problem) for problem in error.errors(include_input=False)]
         raise ConfigurationError("settings can't be used:\n" + "\n".join(lines)) from None

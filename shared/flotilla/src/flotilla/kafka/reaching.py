@@ -1,6 +1,7 @@
 """Why Kafka can't be reached: aiokafka only tells its log what each broker's answer was."""
 
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.conn import collect_hosts, create_conn
@@ -12,20 +13,25 @@ from flotilla.kafka.client import client_arguments
 _LIMIT_MS = 3_000
 
 
-async def why_unreachable(settings: KafkaSettings) -> str | None:
-    """Connect to each of the bootstrap servers; return what stops it, or None where one can be reached."""
-    refusals = []
+async def refusals(settings: KafkaSettings) -> dict[str, Exception]:
+    """Connect to each of the bootstrap servers; return what stops it, by address. Empty where one can be reached."""
+    found: dict[str, Exception] = {}
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers, randomize=False):
         try:
             arguments: dict[str, Any] = {**client_arguments(settings)}
             del arguments["bootstrap_servers"]
             connection = await create_conn(host, port, request_timeout_ms=_LIMIT_MS, **arguments)
         except (KafkaError, OSError, TimeoutError) as error:
-            refusals.append(f"{host}:{port}: {_reason(error)}")
+            found[f"{host}:{port}"] = error
         else:
             connection.close()
-            return None
-    return "; ".join(refusals)
+            return {}
+    return found
+
+
+def reasons(refused: Mapping[str, Exception]) -> str:
+    """Return them as a line of text."""
+    return "; ".join(f"{place}: {_reason(error)}" for place, error in refused.items())
 
 
 def _reason(error: Exception) -> str:

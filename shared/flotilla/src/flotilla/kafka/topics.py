@@ -20,7 +20,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import client_arguments
-from flotilla.kafka.reaching import why_unreachable
+from flotilla.kafka.reaching import reasons, refusals
 
 REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
@@ -100,11 +100,12 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         finally:
             await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
-        reason = await why_unreachable(settings) or str(error) or type(error).__name__
+        refused = await refusals(settings)
+        reason = reasons(refused) or str(error) or type(error).__name__
         raise RetryLater(
             f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
             "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"
-        ) from error
+        ) from next(iter(refused.values()), error)
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replication_factor: int) -> None:
