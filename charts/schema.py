@@ -74,7 +74,7 @@ RULES: dict[str, dict[str, Any]] = {
     "dependencies.redis.database": {"type": ["integer", "string"], "pattern": "^[0-9]*$"},
     "dependencies.kafka.topicPrefix": {"type": "string", "pattern": "^([a-zA-Z0-9._-]{1,200})?$"},
     "dependencies.kafka.durability": {"enum": ["", "relaxed", "required"]},
-    "dependencies.kafka.saslMechanism": {"enum": ["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
+    "dependencies.kafka.saslMechanism": {"enum": ["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]},
 }
 FREE_PATHS = (
     "podSecurityContext", "securityContext", "startupProbe", "livenessProbe", "readinessProbe", "resources",

@@ -310,3 +310,88 @@ def test_no_image_comes_from_somebodys_account_unasked(render: Render) -> None:
     images = {each["spec"]["template"]["spec"]["containers"][0]["image"] for each in owners}
     assert len(images) == 6
     assert {image.partition("/")[0] for image in images} == {"localhost"}
+
+
+CERTIFICATES = (
+    "global.dependencies.kafka.certSecret=kafka-client",
+    "global.dependencies.temporal.certSecret=temporal-client",
+)
+
+
+@pytest.mark.parametrize(
+    ("service", "dependencies"),
+    [("gateway", {"kafka", "temporal"}), ("outbox-relay", {"kafka"}), ("workflow-worker", {"temporal"})],
+)
+def test_a_service_shows_the_certificates_of_the_secrets_that_are_named(
+    render: Render, service: str, dependencies: set[str]
+) -> None:
+    pod = _pod(render(service, *ALONE, *CERTIFICATES))
+    environment = _environment(pod["containers"][0])
+
+    for dependency in dependencies:
+        name, folder = dependency.upper(), f"/etc/flotilla/cert/{dependency}"
+        assert environment[f"FLOTILLA_{name}_CERT_FILE"] == f"{folder}/tls.crt"
+        assert environment[f"FLOTILLA_{name}_KEY_FILE"] == f"{folder}/tls.key"
+        mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+        assert mounts[f"{dependency}-cert"] == folder
+        (volume,) = [each["secret"] for each in pod["volumes"] if each["name"] == f"{dependency}-cert"]
+        assert volume["secretName"] == f"{dependency}-client"
+    assert {name for name in environment if name.endswith("_CERT_FILE")} == {
+        f"FLOTILLA_{each.upper()}_CERT_FILE" for each in dependencies
+    }
+
+
+def test_tokens_server_names_and_headers_reach_the_services_that_need_them(render: Render) -> None:
+    values = (
+        "global.dependencies.kafka.tokenCommand=print-a-token --region eu",
+        "global.dependencies.kafka.saslMechanism=OAUTHBEARER",
+        "global.dependencies.temporal.serverName=temporal.internal",
+        "global.otlpHeadersSecret=otlp",
+    )
+    manifests = render("flotilla", *values, files=PRODUCTION)
+    pods = {each["metadata"]["name"]: each for each in of_kind(manifests, "Deployment") + of_kind(manifests, "Job")}
+    containers = {name: each["spec"]["template"]["spec"]["containers"][0] for name, each in pods.items()}
+
+    command = {name for name, each in containers.items() if "FLOTILLA_KAFKA_TOKEN_COMMAND" in _environment(each)}
+    assert {re.sub(r"^(fleet-|flotilla-)*|-\d+$|-[0-9a-f]{6,}$", "", name) for name in command} >= {
+        "gateway", "outbox-relay", "audit-consumer",
+    }  # fmt: skip
+    for container in containers.values():
+        environment = {each["name"]: each for each in container["env"]}
+        if "FLOTILLA_KAFKA_TOKEN_COMMAND" in environment:
+            assert environment["FLOTILLA_KAFKA_SASL_MECHANISM"]["value"] == "OAUTHBEARER"
+        if "FLOTILLA_TEMPORAL_ADDRESS" in environment:
+            assert environment["FLOTILLA_TEMPORAL_SERVER_NAME"]["value"] == "temporal.internal"
+        if "OTEL_EXPORTER_OTLP_ENDPOINT" in environment:
+            headers = environment["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"]
+            assert headers == {"name": "otlp", "key": "headers"}
+
+
+def test_keda_asks_the_sentinels_for_the_primary(render: Render) -> None:
+    values = (
+        "global.dependencies.redis.address=s1.data:26379\\,s2.data:26379",
+        "global.dependencies.redis.sentinelPrimary=main",
+    )
+    manifests = render("flotilla", *values, files=PRODUCTION)
+    scaled = [each for each in of_kind(manifests, "ScaledObject") if "agent" in each["metadata"]["name"]]
+
+    assert scaled
+    for trigger in (each for one in scaled for each in one["spec"]["triggers"]):
+        assert trigger["type"] == "redis-sentinel-streams"
+        assert trigger["metadata"]["sentinelMaster"] == "main"
+        assert trigger["metadata"]["addresses"] == "s1.data:26379,s2.data:26379"
+        assert "address" not in trigger["metadata"]
+    (policy,) = [
+        each for each in of_kind(manifests, "NetworkPolicy") if each["metadata"]["name"].endswith("research-agent")
+    ]
+    ports = [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["egress"]]
+    assert {6379, 26379} in ports
+
+
+def test_kedas_kafka_scaler_shows_the_clients_certificate(render: Render) -> None:
+    manifests = render("flotilla", *CERTIFICATES, "audit-consumer.autoscaling.keda.enabled=true", files=PRODUCTION)
+    (login,) = [each for each in of_kind(manifests, "TriggerAuthentication") if "audit" in each["metadata"]["name"]]
+
+    given = {each["parameter"]: (each["name"], each["key"]) for each in login["spec"]["secretTargetRef"]}
+    assert given["cert"] == ("kafka-client", "tls.crt")
+    assert given["key"] == ("kafka-client", "tls.key")

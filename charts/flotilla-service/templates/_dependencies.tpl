@@ -52,11 +52,26 @@ What a service talks to. Its Chart.yaml names it in the annotation `flotilla/use
 {{- end }}
 {{- end }}
 
+{{/* The certificate that the service itself shows, from a Secret. Call as "dependency". */}}
+{{- define "flotilla-service.certEnv" -}}
+{{- if include "flotilla-service.dependency" (merge (dict "key" "certSecret") .) }}
+- name: FLOTILLA_{{ upper .dependency }}_CERT_FILE
+  value: /etc/flotilla/cert/{{ .dependency }}/tls.crt
+- name: FLOTILLA_{{ upper .dependency }}_KEY_FILE
+  value: /etc/flotilla/cert/{{ .dependency }}/tls.key
+{{- end }}
+{{- end }}
+
 {{- define "flotilla-service.caMounts" -}}
 {{- range $dependency := include "flotilla-service.usesList" . | fromYamlArray }}
 {{- if include "flotilla-service.dependency" (dict "root" $ "dependency" . "key" "caSecret") }}
 - name: {{ . }}-ca
   mountPath: /etc/flotilla/ca/{{ . }}
+  readOnly: true
+{{- end }}
+{{- if include "flotilla-service.dependency" (dict "root" $ "dependency" . "key" "certSecret") }}
+- name: {{ . }}-cert
+  mountPath: /etc/flotilla/cert/{{ . }}
   readOnly: true
 {{- end }}
 {{- end }}
@@ -71,6 +86,15 @@ What a service talks to. Its Chart.yaml names it in the annotation `flotilla/use
     defaultMode: 0440
     items:
       - {key: {{ include "flotilla-service.dependency" (dict "root" $ "dependency" $dependency "key" "caKey") | default "ca.crt" }}, path: ca.crt}
+{{- end }}
+{{- with include "flotilla-service.dependency" (dict "root" $ "dependency" . "key" "certSecret") }}
+- name: {{ $dependency }}-cert
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -113,6 +137,11 @@ What a service talks to. Its Chart.yaml names it in the annotation `flotilla/use
   value: {{ . | quote }}
 {{- end }}
 {{- include "flotilla-service.caEnv" $at }}
+{{- include "flotilla-service.certEnv" $at }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "tokenCommand") $at) }}
+- name: FLOTILLA_KAFKA_TOKEN_COMMAND
+  value: {{ . | quote }}
+{{- end }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_USERNAME" "secret" . "key" "username") }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_KAFKA_PASSWORD" "secret" . "key" "password") }}
@@ -129,6 +158,11 @@ What a service talks to. Its Chart.yaml names it in the annotation `flotilla/use
   value: "true"
 {{- end }}
 {{- include "flotilla-service.caEnv" $at }}
+{{- include "flotilla-service.certEnv" $at }}
+{{- with include "flotilla-service.dependency" (merge (dict "key" "serverName") $at) }}
+- name: FLOTILLA_TEMPORAL_SERVER_NAME
+  value: {{ . | quote }}
+{{- end }}
 {{- with include "flotilla-service.dependency" (merge (dict "key" "existingSecret") $at) }}
 {{ include "flotilla-service.secretEnv" (dict "name" "FLOTILLA_TEMPORAL_API_KEY" "secret" . "key" "api-key") }}
 {{- end }}

@@ -175,6 +175,9 @@ tolerations:
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ . | quote }}
 {{- end }}
+{{- with .Values.otlpHeadersSecret | default (.Values.global | default dict).otlpHeadersSecret }}
+{{ include "flotilla-service.secretEnv" (dict "name" "OTEL_EXPORTER_OTLP_HEADERS" "secret" . "key" "headers") }}
+{{- end }}
 {{- if hasKey .Values "agent" }}
 - name: FLOTILLA_AGENT_NAME
   value: {{ include "flotilla-service.agent" . }}

@@ -16,7 +16,11 @@ An address as KEDA, which runs in a namespace of its own, can resolve it: a Serv
 What KEDA's scalers need to reach Redis. The scaler takes an address, not a URL, so the address is a setting of its own.
 */}}
 {{- define "flotilla-service.redisTrigger" -}}
-address: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "hint" "KEDA needs it as host:6379, without scheme and password.") | quote }}
+{{- $primary := include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "sentinelPrimary") -}}
+{{- with $primary -}}
+sentinelMaster: {{ . | quote }}
+{{ end -}}
+{{ ternary "addresses" "address" (ne $primary "") }}: {{ include "flotilla-service.addressForKeda" (dict "root" . "dependency" "redis" "key" "address" "hint" "KEDA needs it as host:6379, without scheme and password.") | quote }}
 {{- if include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "tls") }}
 enableTLS: "true"
 {{- end }}
@@ -25,10 +29,14 @@ databaseIndex: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{- define "flotilla-service.redisScaler" -}}
+{{- include "flotilla-service.dependency" (dict "root" . "dependency" "redis" "key" "sentinelPrimary") | empty | ternary "redis-streams" "redis-sentinel-streams" -}}
+{{- end }}
+
 {{/* Two triggers, lag and pending, joined by scalingModifiers. Call with root, stream and group. */}}
 {{- define "flotilla-service.streamTriggers" -}}
 {{- $each := .root.Values.autoscaling.keda.tasksPerPod | quote -}}
-- type: redis-streams
+- type: {{ include "flotilla-service.redisScaler" .root }}
   name: lag
   metadata:
     {{- include "flotilla-service.redisTrigger" .root | nindent 4 }}
@@ -39,7 +47,7 @@ databaseIndex: {{ . | quote }}
   {{- with include "flotilla-service.authenticationRef" .root }}
   {{- . | nindent 2 }}
   {{- end }}
-- type: redis-streams
+- type: {{ include "flotilla-service.redisScaler" .root }}
   name: pending
   metadata:
     {{- include "flotilla-service.redisTrigger" .root | nindent 4 }}
@@ -92,6 +100,10 @@ password: {secret: {{ $secret }}, key: password}
 {{- if eq $by "kafka" }}
 {{- with include "flotilla-service.dependency" (dict "root" . "dependency" "kafka" "key" "caSecret") }}
 ca: {secret: {{ . }}, key: {{ include "flotilla-service.dependency" (dict "root" $ "dependency" "kafka" "key" "caKey") | default "ca.crt" }}}
+{{- end }}
+{{- with include "flotilla-service.dependency" (dict "root" . "dependency" "kafka" "key" "certSecret") }}
+cert: {secret: {{ . }}, key: tls.crt}
+key: {secret: {{ . }}, key: tls.key}
 {{- end }}
 {{- end }}
 {{- end }}
