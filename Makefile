@@ -56,7 +56,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-charts test-cluster bench
+.PHONY: lint types test test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-topologies test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -133,12 +133,15 @@ test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties 
 SCENARIOS ?= $(if $(FULL),,not full)
 .PHONY: test-ha
 test-ha: setup ## Replicated servers fail under load: lost, doubled, order, recovery (12 minutes on two cores)
-	$(PYTEST) tests/ha -m '$(SCENARIOS)'
+	$(PYTEST) tests/ha --ignore tests/ha/topologies -m '$(SCENARIOS)'
 
 SOAK_S ?= 7200
 .PHONY: soak
 soak: setup ## Two hours (SOAK_S=…) at a tenth of the peak, a fault each minute; what is used goes to soak.csv
 	$(BIN)/python -m tests.ha.soak --seconds $(SOAK_S) --seed $${SEED:-1} --csv soak.csv
+
+test-topologies: setup ## Each topology of docs/topologies.md on its servers (apt-get install pgbouncer redis-server)
+	$(PYTEST) tests/ha/topologies --timeout 300
 
 bench: setup ## Every benchmark, one after the other
 	for benchmark in benchmarks/*/; do $(BIN)/python -m "benchmarks.$$(basename $$benchmark)"; done

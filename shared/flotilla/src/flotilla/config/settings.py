@@ -61,6 +61,8 @@ class ServiceSettings(BaseSettings):
     drain_s: float = Field(default=25.0, gt=0)
     """How long work in hand may take after SIGTERM; stay below the pod's terminationGracePeriodSeconds."""
     otlp_endpoint: str | None = Field(default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    """Where traces go: OTLP over HTTP, `http://HOST:4318`. The exporter reads `OTEL_EXPORTER_OTLP_HEADERS`
+    (`NAME=VALUE[,…]`, percent-encoded), `…_CERTIFICATE`, `…_CLIENT_CERTIFICATE` and `…_CLIENT_KEY` beside it."""
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of new traces that are recorded and logged per event."""
 
@@ -82,7 +84,7 @@ class PostgresSettings(BaseSettings):
 
     postgres_dsn: SecretStr
     """`postgresql://ROLE:PASSWORD@HOST:5432/flotilla`, or `postgresql://ROLE@HOST:5432/flotilla?password_file=PATH`: a
-    file that is read at each connect."""
+    file that is read at each connect. Through PgBouncer with `pooler=transaction` in the query."""
     postgres_ca_file: str | None = None
     """Certificates (PEM) that may have signed the server's, with `sslmode=verify-full`; unset, those of the system."""
     postgres_pool_max: int = Field(default=10, ge=1)
@@ -97,7 +99,8 @@ class RedisSettings(BaseSettings):
 
     redis_url: SecretStr
     """`redis://USER:PASSWORD@HOST:6379/0`, or `redis://USER@HOST:6379/0?password_file=PATH`: a file that is read at
-    each connect; `rediss://` for TLS."""
+    each connect; `rediss://` for TLS; `redis+sentinel://USER:PASSWORD@HOST:26379[,…]/PRIMARY/0` where sentinels name
+    the primary."""
 
 
 class KafkaSettings(BaseSettings):
