@@ -84,7 +84,7 @@ class Watched:
 
     @property
     def primary(self) -> RedisServer:
-        """The one that says so."""
+        """The one that takes writes."""
         return next(each for each in self.servers if each.running() and _role(each) == "master")
 
     def switch_over(self) -> None:

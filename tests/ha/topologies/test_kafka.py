@@ -135,7 +135,7 @@ async def test_a_command_that_fails_and_a_broker_that_refuses_the_token_are_name
     server: KafkaWithLogins, topics: KafkaSettings, tmp_path: Path
 ) -> None:
     tokens = Tokens(tmp_path, -5)
-    with pytest.raises(RetryLater, match=r"(?i)expired|authentication"):
+    with pytest.raises(RetryLater, match="it refuses the token"):
         await check_topics(server.by_token(topics, tokens.command))
     tokens.break_it()
     with pytest.raises(RetryLater, match=r"TOKEN_COMMAND: .* ended with code 1: the identity provider is away"):
@@ -148,7 +148,7 @@ async def test_a_certificate_that_is_missing_or_of_another_authority_is_named(
     settings = server.by_certificate(topics)
     stranger = make_certificates(tmp_path / "other")
     for changes, reason in (
-        ({"kafka_cert_file": None, "kafka_key_file": None}, "FLOTILLA_KAFKA_CERT_FILE where it asks for a certificate"),
+        ({"kafka_cert_file": None, "kafka_key_file": None}, "FLOTILLA_KAFKA_CERT_FILE where it asks"),
         ({"kafka_ca_file": str(stranger.ca)}, "its certificate is not trusted.*FLOTILLA_KAFKA_CA_FILE"),
         ({"kafka_cert_file": stranger.client, "kafka_key_file": stranger.client_key}, "FLOTILLA_KAFKA_CERT_FILE"),
         ({"kafka_security_protocol": "SSL", "kafka_bootstrap_servers": server.bootstrap}, "SECURITY_PROTOCOL"),

@@ -12,7 +12,6 @@ from audit_consumer.rebuild import rebuild
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.eventstore import AgentEventStore
-from flotilla.outbox import append
 from flotilla.postgres import AWAY, ITSELF, acting_as, check_schema, open_pool, tenant_transaction
 from flotilla.postgres.connecting import libpq_dsn
 from flotilla.postgres.locks import lock_held
@@ -24,7 +23,7 @@ from tests.ha.topologies.pgbouncer import PgBouncer, start_pgbouncer
 from tests.support.audit import Projected, audit_settings, events_of, publish, running_audit
 from tests.support.audit_fixtures import kafka, projected
 from tests.support.postgres import Database
-from tests.support.session_events import message
+from tests.support.session_events import append_messages
 from tests.support.waiting import eventually
 
 __all__ = ["kafka", "projected"]
@@ -86,8 +85,7 @@ async def test_tenants_on_shared_connections_see_their_own_rows_alone(dsn: str) 
         async def work(tenant: str, number: int) -> None:
             pool = (one, two)[number % 2]
             with acting_as(ITSELF):
-                async with tenant_transaction(pool, tenant) as connection:
-                    await append(connection, tenant, f"{tenant}-{number}", [message(tenant)])
+                await append_messages(pool, f"{tenant}-{number}", [tenant], tenant)
                 async with tenant_transaction(pool, tenant) as connection:
                     await asyncio.sleep(0)
                     seen = await connection.fetch("SELECT DISTINCT tenant_id FROM flotilla.sessions")

@@ -54,7 +54,7 @@ async def _serving(folder: Path, life: datetime.timedelta) -> AsyncIterator[tupl
         yield made, server.sockets[0].getsockname()[1]
 
 
-async def test_an_authority_that_is_not_trusted_and_another_name_are_told_apart(
+async def test_an_authority_that_is_not_trusted_and_another_name_are_kept_apart(
     served: tuple[Certificates, int],
 ) -> None:
     made, port = served

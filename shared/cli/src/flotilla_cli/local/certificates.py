@@ -31,7 +31,7 @@ def check_own(path: Path | None, variable: str) -> None:
 
 
 async def shake_hands(host: str, port: int, context: ssl.SSLContext, server_name: str | None) -> None:
-    """Do what a client of HTTP/2 does before its first request. A server that refuses the client's certificate says so
+    """Do what a client of HTTP/2 does before its first request. A server refuses the client's certificate
     only after the handshake (RFC 8446, 4.4.2.4), so a byte is read.
 
     Raises:

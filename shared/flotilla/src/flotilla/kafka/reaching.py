@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from flotilla.config import KafkaSettings
 from flotilla.kafka.client import client_arguments
@@ -14,32 +15,43 @@ _LIMIT_MS = 3_000
 
 
 async def refusals(settings: KafkaSettings) -> dict[str, Exception]:
-    """Connect to each of the bootstrap servers; return what stops it, by address. Empty where one can be reached."""
+    """Connect to each of the bootstrap servers; return what stops it, by address. Empty where one can be used."""
     found: dict[str, Exception] = {}
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers, randomize=False):
         try:
-            arguments: dict[str, Any] = {**client_arguments(settings)}
-            del arguments["bootstrap_servers"]
-            connection = await create_conn(host, port, request_timeout_ms=_LIMIT_MS, **arguments)
+            await _look(host, port, settings)
         except (KafkaError, OSError, TimeoutError) as error:
             found[f"{host}:{port}"] = error
         else:
-            connection.close()
             return {}
     return found
 
 
-def reasons(refused: Mapping[str, Exception]) -> str:
+def reasons(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
     """Return them as a line of text."""
-    return "; ".join(f"{place}: {_reason(error)}" for place, error in refused.items())
+    return "; ".join(f"{place}: {_reason(error, settings)}" for place, error in refused.items())
 
 
-def _reason(error: Exception) -> str:
+async def _look(host: str, port: int, settings: KafkaSettings) -> None:
+    arguments: dict[str, Any] = {**client_arguments(settings)}
+    del arguments["bootstrap_servers"]
+    connection = await create_conn(host, port, request_timeout_ms=_LIMIT_MS, **arguments)
+    try:
+        answer = await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+    # aiokafka takes a refused token for an accepted one; what such a broker answers then makes no sense.
+    if not answer.brokers and settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        raise KafkaConnectionError("it refuses the token: check what FLOTILLA_KAFKA_TOKEN_COMMAND prints, and its end")
+
+
+def _reason(error: Exception, settings: KafkaSettings) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message} (check FLOTILLA_KAFKA_CA_FILE)"
-    if isinstance(error, ssl.SSLError):
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) or ("closed" in text and settings.kafka_security_protocol.endswith("SSL")):
         return (
-            f"{error.reason or error} (check FLOTILLA_KAFKA_SECURITY_PROTOCOL, and FLOTILLA_KAFKA_CERT_FILE where it "
-            "asks for a certificate)"
+            f"{text} (check FLOTILLA_KAFKA_CERT_FILE where it asks for a certificate, and that its port speaks "
+            "FLOTILLA_KAFKA_SECURITY_PROTOCOL)"
         )
-    return str(error) or type(error).__name__
+    return text

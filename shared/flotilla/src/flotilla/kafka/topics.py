@@ -101,7 +101,7 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
             await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
         refused = await refusals(settings)
-        reason = reasons(refused) or str(error) or type(error).__name__
+        reason = reasons(refused, settings) or str(error) or type(error).__name__
         raise RetryLater(
             f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
             "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"

@@ -7,7 +7,7 @@ without limits of its own a client waits for minutes.
 import asyncio
 import socket
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -16,7 +16,10 @@ from asyncpg.connection import LoggedQuery
 from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres.limited import LimitedConnection
-from flotilla.postgres.pooler import NOT_POOLED, PooledConnection, pooler_problem, split_pooling
+from flotilla.postgres.pooler import NOT_POOLED, pooler_problem, split_pooling
+
+if TYPE_CHECKING:
+    from flotilla.postgres.pooler import PooledConnection
 
 CONNECT_S = 3.0
 """For each host: one that is frozen must not take the time of the next."""
@@ -84,8 +87,8 @@ class Connector:
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_S, **options)
         except asyncpg.ProtocolViolationError as error:
             raise ConnectionError(pooler_problem(error) or str(error)) from error
-        if isinstance(connection, PooledConnection):
-            connection.keep_settings(settings)
+        if self._pooling is not None:
+            cast("PooledConnection", connection).keep_settings(settings)
         return connection
 
     async def open_pool(self, **options: Any) -> "asyncpg.Pool[asyncpg.Record]":
