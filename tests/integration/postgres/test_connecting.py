@@ -73,8 +73,8 @@ async def test_a_primary_that_freezes_is_left_for_the_next_host(
     database: Database, other_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a tenth of the limits: 12 s for a statement, 2 s for its cancellation, 3 s for each host."""
-    for name, limit_s in {"CONNECT_S": 1.0, "COMMAND_S": 1.2, "_CANCEL_S": 0.2}.items():
-        monkeypatch.setattr(connecting, name, limit_s)
+    for name, limit_s in {"connecting.CONNECT_S": 1.0, "connecting.COMMAND_S": 1.2, "limited._CANCEL_S": 0.2}.items():
+        monkeypatch.setattr(f"flotilla.postgres.{name}", limit_s)
     first = urlsplit(other_postgres.dsn())
     dsn = before(
         first.netloc.rpartition("@")[2], urlunsplit(urlsplit(database.superuser_dsn)._replace(path=first.path))
