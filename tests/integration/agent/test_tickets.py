@@ -125,6 +125,25 @@ async def test_a_task_whose_time_is_over_is_a_dead_letter_that_says_what_to_do(p
     assert adder.runs == 0
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), -timedelta(hours=1)])
+async def test_an_agent_whose_clock_is_wrong_works_on_what_is_due_and_refuses_what_is_over(
+    pool: Pool, ahead: timedelta
+) -> None:
+    from flotilla.agent.ticket_check import TicketCheck
+    from flotilla.bus.entries import Delivery
+    from flotilla.contracts.errors import DeadLetter
+
+    def delivery(left: timedelta) -> Delivery:
+        ticket = seal(decode_event(sealed(asked(deadline=(utc_now() + left).isoformat())).body), signer)
+        return Delivery("1-0", decode_event(ticket.body), 1, {b"event": ticket.body, b"ticket": ticket.ticket.encode()})
+
+    signer = new_signer()
+    check = TicketCheck("adder", signer.public_keys(), pool, clock=lambda: utc_now() + ahead)
+    assert await check.task_in(delivery(timedelta(minutes=5))) is not None
+    with pytest.raises(DeadLetter, match="expired"):
+        await check.task_in(delivery(-timedelta(hours=3)))
+
+
 async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool, redis: Redis) -> None:
     from flotilla.agent.ticket_check import TicketCheck
     from flotilla.bus.entries import Delivery

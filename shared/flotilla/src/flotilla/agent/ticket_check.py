@@ -16,9 +16,10 @@ from flotilla.postgres import Pool, retry_when_away
 from flotilla.telemetry.metrics import TASKS_REFUSED
 
 CLOCKS_DIFFER = timedelta(seconds=60)
-"""How far this machine's clock may be ahead of the worker's."""
+"""How far the clocks of Temporal and PostgreSQL may differ."""
 # `waits` for a task that a former version of the worker delegated, `superseded` once the worker has issued its ticket.
 _UNTICKETED = "SELECT flotilla.unticketed_task($1, $2, $3, $4)"
+_IS_PAST = "SELECT clock_timestamp() > $1"
 _TICKET = TICKET_FIELD.encode()
 
 log = structlog.get_logger(__name__)
@@ -51,17 +52,23 @@ class TicketCheck:
         task = from_builtins(event.data, AgentTask)
         if task.agent != self._agent:
             raise self._refused("agent", f"task {task.task_id} is for agent {task.agent!r}, not {self._agent!r}")
-        self._check_time(task)
+        await self._check_time(task)
         return task
 
-    def _check_time(self, task: AgentTask) -> None:
+    async def _check_time(self, task: AgentTask) -> None:
         if task.deadline is None:
             raise self._refused("deadline", f"task {task.task_id} has no deadline")
-        if self._clock() > datetime.fromisoformat(task.deadline) + CLOCKS_DIFFER:
+        over_at = datetime.fromisoformat(task.deadline) + CLOCKS_DIFFER
+        if self._clock() > over_at and await self._is_over(over_at, task):
             TASKS_REFUSED.labels(self._agent, "expired").inc()
             raise DeadLetter(
                 f"the ticket of task {task.task_id} expired at {task.deadline}: redrive the dead letter for a new one"
             )
+
+    async def _is_over(self, over_at: datetime, task: AgentTask) -> bool:
+        """Ask the database, whose clock counts for all services: this machine's may be wrong."""
+        with retry_when_away(f"task {task.task_id} stays pending"):
+            return bool(await self._pool.fetchval(_IS_PAST, over_at))
 
     async def _without_ticket(self, delivery: Delivery, problem: str) -> None:
         """Raise, unless the worker has published this task again."""
