@@ -80,7 +80,7 @@ PYTEST_OPTIONS ?=
 # In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
 TESTED = tests/unit tests/contract tests/integration tests/replay tests/chaos/outbox tests/e2e -m 'not chaos'
 
-test: setup try-console ## Every test that needs no cluster and no browser, on real servers
+test: setup try-console ## The tests that need no cluster and no browser, on real servers
 	@$(MAKE) --no-print-directory --jobs 2 test-console test-services
 
 # Parts of `test`, for other targets and for a quick look.

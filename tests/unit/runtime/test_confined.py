@@ -56,9 +56,13 @@ async def test_a_function_returns_its_typed_result_and_the_child_stays(confined:
     assert len(first) == 1
 
 
-async def test_what_the_function_refuses_is_refused(confined: Confined) -> None:
+async def test_what_the_function_refuses_is_refused_and_the_child_stays(confined: Confined) -> None:
+    await confined.run(seen, "x")
+    first = processes()
     with pytest.raises(Invalid, match=r"a\.md: is empty"):
         await confined.run(parse, Upload(uri="a.md", content=b""))
+    assert await confined.run(seen, "y") == "y"
+    assert processes() == first
 
 
 @pytest.mark.parametrize(("upload", "reason"), [(ENDLESS, "more than 1 s of processor"), (HUGE, "128 MiB of memory")])

@@ -97,6 +97,11 @@ class Confined:
         try:
             answer = await child.call(request)
             fit = child.calls < MAX_CALLS
+        except OverLimit:
+            raise
+        except Invalid:
+            fit = child.calls < MAX_CALLS  # it refused in order: a new one would take a second of the processor
+            raise
         finally:
             if fit:
                 self._idle.put_nowait(child)
