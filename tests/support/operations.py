@@ -60,6 +60,11 @@ IDS = {
     "name": "model",
 }
 QUERY = {"q": "word", "stream": "acme-stream", "from_seq": "1", "to_seq": "1", "session_id": "acme-session"}
+UPLOADS = (
+    "POST /v1/documents",
+    "PUT /v1/documents/{document_id}",
+    "POST /v1/sessions/{session_id}/attachments",
+)
 STREAMS = ("GET /v1/runs/{run_id}/events", "POST /openai/v1/chat/completions", "POST /openai/v1/responses")
 """They end when their run does."""
 
@@ -83,9 +88,13 @@ class Operation:
         request: dict[str, Any] = {"params": {name: value for name, value in QUERY.items() if name in self.query}}
         if self.path.startswith("/openai/"):
             request = {}  # its `stream` is another one
-        if self.name in ("POST /v1/documents", "PUT /v1/documents/{document_id}"):
+        if self.name in (
+            "POST /v1/documents",
+            "PUT /v1/documents/{document_id}",
+            "POST /v1/sessions/{session_id}/attachments",
+        ):
             request["files"] = {"file": ("a.txt", b"words", "text/plain")}
-        elif self.method in ("POST", "PATCH"):
+        elif self.method in ("POST", "PATCH", "PUT"):
             request["json"] = self.example
         if self.name in STREAMS:
             if request.get("json"):

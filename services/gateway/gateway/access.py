@@ -45,13 +45,13 @@ async def change_access(connection: Connection, caller: Principal, session_id: s
 
 
 def _changed(before: SessionAccess, change: AccessChange, issuer: str) -> SessionAccess:
-    removed = _names(change.remove, issuer)
+    removed = names_of(change.remove, issuer)
     owner, left = before.owner, []
     if change.owner is not None:
         owner = user_name(change.owner.issuer or issuer, change.owner.subject)
         left = [before.owner] if before.owner not in (None, owner, *removed) else []
-    writers = _merged(before.writers, removed, [*left, *_names(change.add_writers, issuer)], {owner})
-    readers = _merged(before.readers, removed, _names(change.add_readers, issuer), {owner, *writers})
+    writers = _merged(before.writers, removed, [*left, *names_of(change.add_writers, issuer)], {owner})
+    readers = _merged(before.readers, removed, names_of(change.add_readers, issuer), {owner, *writers})
     visibility = change.visibility or before.visibility
     if visibility == "private" and owner is None:
         raise Invalid("the session has no owner: name one, else nobody could read it")
@@ -83,7 +83,8 @@ def _lists(access: SessionAccess) -> JsonObject:
     return {"visibility": access.visibility, "readers": list(access.readers), "writers": list(access.writers)}
 
 
-def _names(parties: Iterable[PartyName], issuer: str) -> list[str]:
+def names_of(parties: Iterable[PartyName], issuer: str) -> list[str]:
+    """Return the parties as they are stored; `issuer` is that of those who name none."""
     named = {"user": user_name, "group": group_name}
     return [named[party.kind](party.issuer or issuer, party.name) for party in parties]
 
@@ -101,15 +102,16 @@ def _shown(session_id: str, access: SessionAccess) -> Access:
     writes = {access.owner, *access.writers} & set(viewer.names) or access.visibility == "tenant"
     return Access(
         session_id=session_id,
-        owner=_party(access.owner) if access.owner else None,
+        owner=party_of(access.owner) if access.owner else None,
         visibility=access.visibility,
-        readers=[_party(name) for name in access.readers],
-        writers=[_party(name) for name in access.writers],
+        readers=[party_of(name) for name in access.readers],
+        writers=[party_of(name) for name in access.writers],
         may_write=bool(viewer.sees_all or writes),
         may_share=_may_share(access, viewer),
     )
 
 
-def _party(name: str) -> Party:
+def party_of(name: str) -> Party:
+    """Return the party that a stored name stands for."""
     kind, issuer, subject = name_parts(name)
     return Party(kind="group" if kind == "group" else "user", issuer=issuer, name=subject)

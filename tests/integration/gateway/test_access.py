@@ -81,6 +81,8 @@ RULES = {
         POST /v1/dead-letters/redrive
         POST /v1/documents
         PUT /v1/documents/{document_id}
+        PUT /v1/documents/{document_id}/readers
+        POST /v1/sessions/{session_id}/attachments
         DELETE /v1/documents/{document_id}
         POST /v1/orders
         POST /v1/orders/{order_id}/steps/{step}/resolve

@@ -1,21 +1,28 @@
 """The research agent as its service runs it, on real PostgreSQL and Redis."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from flotilla.bus import Redis, connect_redis
+from flotilla.contracts.identity import user_name
 from flotilla.contracts.tasks import RESEARCH_COMPLETED
 from flotilla.knowledge import KnowledgeBase, Upload
 from flotilla.postgres import Pool
 from research_agent.main import run
 from research_agent.settings import Settings
 from tests.support.agent_service import service_running
-from tests.support.agents import TENANT, open_session, publish, replies, session_events, task
+from tests.support.agents import SESSION, TENANT, open_session, publish, replies, rows, session_events, task
 from tests.support.postgres import Database
 from tests.support.redis_users import url_of
 from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
+
+RUN = """
+INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request, reads_as)
+VALUES ('default', $1, $2, 'alice', $1, 'q', 'success', '{}', $3) RETURNING run_id
+"""
 
 
 @pytest.fixture
@@ -67,6 +74,32 @@ async def test_a_follow_up_searches_in_the_words_of_what_was_said_before(redis: 
     assert rewritten["data"]["change"] == "question_rewritten"
     assert rewritten["data"]["details"] == {"asked": "And at night?", "searched_for": "What do cats eat? And at night?"}
     assert call["data"]["args"]["query"] == "What do cats eat? And at night?"
+
+
+async def test_an_agent_finds_what_those_may_read_who_asked(redis: Redis, pool: Pool) -> None:
+    alice, bob = user_name("flotilla", "alice"), user_name("flotilla", "bob")
+    knowledge = KnowledgeBase(pool)
+    await knowledge.add(TENANT, Upload(uri="pay.md", content=b"# Pay\n\nCats earn fish.", readers=(alice,)))
+    await knowledge.add(TENANT, Upload(uri="here.md", content=b"# Here\n\nCats earn fish here.", attached_to=SESSION))
+    await knowledge.add(
+        TENANT, Upload(uri="there.md", content=b"# There\n\nCats earn fish there.", attached_to="other")
+    )
+    for run_id, names in (("alices", [alice]), ("bobs", [bob]), ("nobodys", None)):
+        await rows(pool, RUN, run_id, SESSION, names)
+        asked = {"query": "Which fish do cats earn?"}
+        await publish(pool, redis, task(f"of-{run_id}", agent="research", run_id=run_id, input=asked))
+    answers = await eventually(lambda: _three(redis))
+    found = {reply["task_id"]: {p["source"]["uri"] for p in reply["result"]["passages"]} for reply in answers}
+    assert found == {
+        "of-alices": {"pay.md", "here.md"},
+        "of-bobs": {"here.md"},
+        "of-nobodys": {"here.md"},
+    }
+
+
+async def _three(redis: Redis) -> list[dict[str, Any]] | None:
+    answers: list[dict[str, Any]] = await replies(redis, "done", "research")
+    return answers if len(answers) == 3 else None
 
 
 async def test_another_tenants_documents_are_not_found(redis: Redis, pool: Pool) -> None:

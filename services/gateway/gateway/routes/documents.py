@@ -1,32 +1,46 @@
 """The knowledge base: what agents may cite."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import File, Form, Query, Response, UploadFile
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 
 from flotilla.audit import admin_log
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
+from flotilla.eventstore.sessions import access_of
 from flotilla.knowledge import Added, Upload
 from flotilla.knowledge import Document as StoredDocument
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
 from flotilla.knowledge.kinds import MEDIA_TYPES
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.access import names_of, party_of
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.names import SOURCE
 from gateway.paging import Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import refusals
-from gateway.schemas.common import ResourceId, Text
-from gateway.schemas.documents import AddedDocument, DocumentList, DocumentText, FoundPassages, RemovedDocument
+from gateway.schemas.access import MAX_LISTED, PartyName
+from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId, Text
+from gateway.schemas.documents import (
+    AddedDocument,
+    Document,
+    DocumentList,
+    DocumentText,
+    FoundPassages,
+    Readers,
+    RemovedDocument,
+)
 from gateway.services import Caller, Wired
 
 router = guarded_router("documents")
 FORM_OVERHEAD_BYTES = 64 * 1024
 DEFAULT_LIMIT = 100
+ATTACHED = "session:"
+"""What the uris of attachments begin with; then come session and file name."""
 MAX_QUERY_CHARACTERS = 8_000
 
 
@@ -45,6 +59,9 @@ _File: TypeAlias = Annotated[
     UploadFile, File(description="Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).")
 ]
 _Title: TypeAlias = Annotated[Text, Form(max_length=500, description="By default the document's own.")]
+_Readers: TypeAlias = Annotated[
+    Sequence[Text], Form(max_length=MAX_LISTED, description="`group:finance`, `user:alice`; the caller is one, too.")
+]
 _MediaType: TypeAlias = Annotated[str, Form(max_length=100), AfterValidator(_known_type)]
 FORM_BYTES = MAX_DOCUMENT_BYTES + FORM_OVERHEAD_BYTES
 
@@ -65,15 +82,49 @@ async def add_document(
     uri: Annotated[Text | None, Form(max_length=1000, description="Its identity; by default the file's name.")] = None,
     title: _Title = "",
     media_type: _MediaType = "",
+    readers: _Readers = (),
 ) -> Added:
-    """Load a document. The same `uri` with other content replaces it; with the same content nothing happens."""
+    """Load a document. The same `uri` with other content replaces it; with the same content nothing happens. With
+    `readers` nobody else reads or finds it; without them it stays as it is, and a new one is for everybody."""
     name = uri or file.filename or ""
     if not name.strip():
         raise Invalid("the document has no name: give the file one, or a uri")
     upload = await _upload(file, name, title, media_type)
+    if readers:
+        upload = replace(upload, readers=_with_caller(caller, list(map(_party, readers))))
     added = await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))
     response.status_code = 200 if added.unchanged else 201
     return added
+
+
+@router.post("/v1/sessions/{session_id}/attachments", status_code=201, response_model=AddedDocument,
+             responses=refusals(404, 413))  # fmt: skip
+@allow(OPERATORS, form_bytes=FORM_BYTES)
+async def attach_document(
+    *,
+    services: Wired,
+    caller: Caller,
+    session_id: SessionId,
+    file: _File,
+    title: _Title = "",
+    media_type: _MediaType = "",
+) -> Added:
+    """Attach a document to a session: only questions of this session find it, and only its readers read it."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await access_of(connection, caller.tenant_id, session_id)
+    uri = f"{ATTACHED}{session_id}/{file.filename or 'attachment'}"
+    upload = replace(await _upload(file, uri, title, media_type), attached_to=session_id)
+    return await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))
+
+
+@router.put("/v1/documents/{document_id}/readers", response_model=Document, responses=refusals(404, 413, 415))
+@allow(OPERATORS)
+async def let_read(services: Wired, caller: Caller, document_id: ResourceId, body: Readers) -> Document:
+    """Say who may read a document. Others don't find it, nor anything that agents do for them."""
+    names = None if body.readers is None else _with_caller(caller, body.readers)
+    await services.knowledge.let_read(caller.tenant_id, document_id, names)
+    document, _ = await services.knowledge.document(caller.tenant_id, document_id)
+    return Document.model_validate(_shown(document))
 
 
 @router.put("/v1/documents/{document_id}", response_model=AddedDocument, responses=refusals(404, 413))
@@ -97,6 +148,24 @@ async def replace_document(
 async def remove_document(services: Wired, caller: Caller, document_id: ResourceId) -> Change:
     """Remove a document: no search finds it any more. Answers that cited it keep what was recorded of it."""
     return await services.knowledge.remove(caller.tenant_id, document_id, partial(_note, caller))
+
+
+def _party(text: str) -> PartyName:
+    """`group:finance`, `user:alice` or `alice`."""
+    kind, colon, name = text.partition(":")
+    try:
+        return PartyName.model_validate({"kind": kind, "name": name} if colon else {"name": text})
+    except ValidationError as error:
+        raise Invalid(f"readers: {text!r} is neither user:NAME nor group:NAME") from error
+
+
+def _with_caller(caller: Principal, parties: Sequence[PartyName]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*names_of(parties, caller.issuer), caller.name)))
+
+
+def _shown(document: StoredDocument) -> dict[str, Any]:
+    readers = None if document.readers is None else list(map(party_of, document.readers))
+    return {**asdict(document), "readers": readers}
 
 
 async def _upload(file: UploadFile, uri: str, title: str, media_type: str) -> Upload:
@@ -136,7 +205,8 @@ async def list_documents(
     """List the documents, by uri."""
     position = read_cursor(cursor, 1)
     documents = await services.knowledge.list(caller.tenant_id, position[0] if position else None, limit, prefix)
-    return DocumentList.model_validate({"documents": documents, "next_cursor": _next(documents, limit)})
+    shown = list(map(_shown, documents))
+    return DocumentList.model_validate({"documents": shown, "next_cursor": _next(documents, limit)})
 
 
 def _next(documents: list[StoredDocument], limit: int) -> str | None:
@@ -150,9 +220,10 @@ async def search_documents(
     caller: Caller,
     q: Annotated[Text, Query(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What to look for.")],
     k: Annotated[int, Query(ge=1, le=50, description="How many passages.")] = 5,
+    session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Search its attachments, too.")] = None,
 ) -> FoundPassages:
     """The passages that an agent would find for a question, best first."""
-    return FoundPassages(passages=await services.knowledge.search(caller.tenant_id, q, k))
+    return FoundPassages(passages=await services.knowledge.search(caller.tenant_id, q, k, session_id))
 
 
 @router.get("/v1/documents/{document_id}", response_model=DocumentText, responses=refusals(404))
@@ -160,4 +231,4 @@ async def search_documents(
 async def get_document(services: Wired, caller: Caller, document_id: ResourceId) -> DocumentText:
     """One document with its text, for the passage that a source names."""
     document, text = await services.knowledge.document(caller.tenant_id, document_id)
-    return DocumentText.model_validate({**asdict(document), "text": text})
+    return DocumentText.model_validate({**_shown(document), "text": text})

@@ -20,7 +20,7 @@ from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.runs import outside_events, records
-from gateway.runs.cited import with_removed_documents
+from gateway.runs.cited import with_cited_documents
 from gateway.runs.events import read_position, run_events
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
@@ -162,7 +162,7 @@ async def list_runs(
         created_before=created_before,
     )
     rows = await records.list_runs(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
-    runs = await with_removed_documents(services.knowledge, caller.tenant_id, [records.run_of(row) for row in rows])
+    runs = await with_cited_documents(services.knowledge, caller.tenant_id, [records.run_of(row) for row in rows])
     return RunList(runs=runs, next_cursor=next_time_cursor(rows, limit, "run_id"))
 
 
@@ -184,7 +184,7 @@ def _metadata_in(request: Request) -> dict[str, str]:
 async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
     """One run: its answer, or why there is none."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    [run] = await with_removed_documents(services.knowledge, caller.tenant_id, [run])
+    [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
     return run
 
 

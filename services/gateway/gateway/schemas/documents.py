@@ -1,9 +1,13 @@
 """The knowledge base."""
 
 from datetime import datetime
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
 
 from flotilla.contracts.tasks import Passage
-from gateway.schemas.common import Answer
+from gateway.schemas.access import Parties, Party
+from gateway.schemas.common import Answer, RequestBody
 
 
 class AddedDocument(Answer):
@@ -32,6 +36,19 @@ class Document(Answer):
     updated_at: datetime
     sha256: str | None
     """Of the bytes as they were sent, in hexadecimal; null for a document that a former version read."""
+    readers: list[Party] | None = None
+    """Who may read it; null: everybody in the tenant."""
+    attached_to: str | None = None
+    """The session that it is an attachment of: only its questions find it."""
+
+
+class Readers(RequestBody):
+    """Who may read a document."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"readers": [{"kind": "group", "name": "finance"}]}]})
+
+    readers: Annotated[Parties, Field(min_length=1)] | None
+    """Null: everybody in the tenant. The caller stays one of them."""
 
 
 class RemovedDocument(Answer):

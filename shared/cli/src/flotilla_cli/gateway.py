@@ -73,7 +73,7 @@ class Gateway:
         return self._json("POST", path, json={} if body is None else body, params=_given(params), headers=headers)
 
     def upload(
-        self, path: str, name: str, content: bytes, media_type: str, *, method: str = "POST", **fields: str
+        self, path: str, name: str, content: bytes, media_type: str, *, method: str = "POST", **fields: str | list[str]
     ) -> Any:
         """POST or PUT of one file as multipart/form-data."""
         return self._json(method, path, files={"file": (name, content, media_type)}, data=fields)
@@ -88,6 +88,10 @@ class Gateway:
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
             raise unreachable(self.target.url, error) from error
+
+    def put(self, path: str, body: object) -> Any:
+        """PUT, which may be repeated."""
+        return self._json("PUT", path, json=body)
 
     def patch(self, path: str, body: object) -> Any:
         """PATCH of changes that may be repeated."""

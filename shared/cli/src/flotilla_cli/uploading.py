@@ -149,8 +149,9 @@ def _resolved(file: Path) -> str:
 class Uploader:
     """Sends files side by side; a file that fails does not stop the others."""
 
-    def __init__(self, gateway: Gateway, parallel: int = 4) -> None:
+    def __init__(self, gateway: Gateway, parallel: int = 4, readers: Sequence[str] = ()) -> None:
         self._gateway = gateway
+        self._readers = list(readers)
         self._parallel = parallel
 
     def upload(self, files: Sequence[Found], *, show_progress: bool = True) -> Report:
@@ -174,7 +175,12 @@ class Uploader:
             return Failed(str(file.path), _UNREAD)
         try:
             answer: dict[str, Any] = self._gateway.upload(
-                "/documents", percent_encoded(file.path.name), content_of(file.path), media_type, uri=file.uri
+                "/documents",
+                percent_encoded(file.path.name),
+                content_of(file.path),
+                media_type,
+                uri=file.uri,
+                readers=self._readers,
             )
         except CliError as error:
             return Failed(str(file.path), plain(error))
@@ -209,6 +215,19 @@ def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
     Raises:
         Misuse: there is no such file, or it cannot be a document.
     """
+    return _send(gateway, f"/documents/{document_id}", file, "PUT")
+
+
+def attach(gateway: Gateway, session_id: str, file: Path) -> dict[str, Any]:
+    """Attach `file` to a session.
+
+    Raises:
+        Misuse: there is no such file, or it cannot be a document.
+    """
+    return _send(gateway, f"/sessions/{session_id}/attachments", file, "POST")
+
+
+def _send(gateway: Gateway, path: str, file: Path, method: str) -> dict[str, Any]:
     media_type = MEDIA_TYPES.get(file.suffix.lower())
     if media_type is None:
         raise Misuse(f"{file} is {_UNREAD}")
@@ -216,8 +235,7 @@ def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
         content = content_of(file)
     except Misuse as error:
         raise Misuse(f"{file} {error}") from error
-    path = f"/documents/{document_id}"
-    answer: dict[str, Any] = gateway.upload(path, percent_encoded(file.name), content, media_type, method="PUT")
+    answer: dict[str, Any] = gateway.upload(path, percent_encoded(file.name), content, media_type, method=method)
     return answer
 
 

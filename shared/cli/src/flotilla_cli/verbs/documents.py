@@ -1,12 +1,12 @@
 """`flotilla documents`: what the agents may cite."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flotilla_cli.errors import CliError, NotFound
+from flotilla_cli.errors import CliError, Misuse, NotFound
 from flotilla_cli.printing import Column, age, notice, print_fields, say, shorten
 from flotilla_cli.verb import Call, Limit, examples, new_app, valid_id, verb
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 app = new_app("Documents: the knowledge base that answers cite.")
 DocumentId = Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)]
+
+Readers = Annotated[
+    list[str] | None,
+    typer.Option("--reader", metavar="NAME", help="Only for user:NAME or group:NAME, and you; again for more."),
+]
 
 
 @verb(
@@ -36,6 +41,7 @@ def add_documents(
     parallel: Annotated[
         int, typer.Option("--parallel", metavar="N", min=1, max=16, help="Uploads at the same time.")
     ] = 4,
+    reader: Readers = None,
 ) -> None:
     """Load Markdown, text, HTML, CSV, PDF, Word, PowerPoint, Excel and mail; folders are searched through.
 
@@ -49,7 +55,7 @@ def add_documents(
         raise NotFound(
             f"no document in: {', '.join(map(str, paths))}", f"endings that are read: {' '.join(MEDIA_TYPES)}"
         )
-    report = Uploader(call.gateway, parallel).upload(findings.found, show_progress=not call.as_json)
+    report = Uploader(call.gateway, parallel, reader or ()).upload(findings.found, show_progress=not call.as_json)
     report.skipped += findings.skipped
     report.failed += findings.failed
     call.show(report.as_document(), lambda: _print_report(report))
@@ -185,7 +191,8 @@ def show_document(
         "updated_at",
         "sha256",
     )
-    call.show(document, lambda: print_fields({name: document[name] for name in names}))
+    shown = {name: document[name] for name in names} | {"readers": _readers_of(document)}
+    call.show(document, lambda: print_fields(shown))
 
 
 @verb(app, "replace", epilog=examples("flotilla documents replace 0197… handbook.md"))
@@ -200,6 +207,51 @@ def replace_document(
     answer = replace(call.gateway, document_id, file)
     said = "has that content already" if answer["unchanged"] else f"is replaced ({answer['passages']} passages)"
     call.show(answer, lambda: notice(f"{answer['uri']} {said}.", style=None))
+
+
+@verb(
+    app,
+    "readers",
+    epilog=examples(
+        "flotilla documents readers 0197… --reader group:finance", "flotilla documents readers 0197… --all"
+    ),
+)
+def change_readers(
+    call: Call,
+    document_id: DocumentId,
+    *,
+    reader: Readers = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Let everybody in the tenant read it.")] = False,
+) -> None:
+    """Say who may read a document: for all others, and for what agents do for them, it is not there."""
+    if everybody == bool(reader):
+        raise Misuse("name readers, or everybody", "--reader user:NAME, --reader group:NAME, or --all")
+    parties = None if everybody else [_party(name) for name in reader or ()]
+    document = call.gateway.put(f"/documents/{document_id}/readers", {"readers": parties})
+    call.show(document, lambda: say(f"{document['uri']} is read by {_readers_of(document)}"))
+
+
+@verb(app, "attach", epilog=examples("flotilla documents attach my-session notes.pdf"))
+def attach_document(
+    call: Call,
+    session_id: Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to attach.")],
+) -> None:
+    """Attach a file to a session: only questions of this session find it."""
+    from flotilla_cli.uploading import attach
+
+    answer = attach(call.gateway, valid_id(session_id), file)
+    call.show(answer, lambda: notice(f"{answer['uri']} is attached ({answer['passages']} passages).", style=None))
+
+
+def _party(name: str) -> dict[str, str]:
+    kind, colon, rest = name.partition(":")
+    return {"kind": kind, "name": rest} if colon else {"kind": "user", "name": name}
+
+
+def _readers_of(document: Mapping[str, Any]) -> str:
+    readers = document.get("readers")
+    return "everybody" if readers is None else ", ".join(f"{one['kind']}:{one['name']}" for one in readers)
 
 
 @verb(app, "remove", epilog=examples("flotilla documents remove 0197… 0198…"))

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.contracts.errors import Forbidden, Invalid, NotFound, RetryLater
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
@@ -21,7 +22,7 @@ from flotilla.knowledge.indexing import IndexEntry
 from flotilla.knowledge.languages import check_language
 from flotilla.knowledge.meaning import Embedded, Row
 from flotilla.knowledge.parse import parse
-from flotilla.knowledge.ranking import Ranking, best_passages
+from flotilla.knowledge.ranking import Ranking, Wanted, best_passages
 from flotilla.knowledge.recognition import language_of
 from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
@@ -47,14 +48,15 @@ WHERE tenant_id = $1 AND document_id = $2
 """
 _PUT = """
 INSERT INTO flotilla.documents
-    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages, sha256, reader)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages, sha256, reader, readers,
+     attached_to)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (tenant_id, document_id) DO UPDATE SET
     title = excluded.title, media_type = excluded.media_type, content_hash = excluded.content_hash,
     size_bytes = excluded.size_bytes, body = excluded.body, passages = excluded.passages, sha256 = excluded.sha256,
-    reader = excluded.reader, updated_at = now()
+    reader = excluded.reader, readers = coalesce(excluded.readers, documents.readers), updated_at = now()
 """
-_COLUMNS = f"""document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at,
+_COLUMNS = f"""document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at, readers, attached_to,
     CASE WHEN reader = '{READER_VERSION}' THEN encode(sha256, 'hex') END AS sha256"""
 _PAGE = f"""
 SELECT {_COLUMNS} FROM flotilla.documents
@@ -62,6 +64,11 @@ WHERE tenant_id = $1 AND uri > $2 AND starts_with(uri, $4) ORDER BY uri LIMIT $3
 """  # noqa: S608 - constants
 _ONE = f"SELECT {_COLUMNS}, body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"  # noqa: S608
 _STILL_THERE = "SELECT document_id FROM flotilla.documents WHERE tenant_id = $1 AND document_id = ANY ($2::text[])"
+_LET_READ = """
+UPDATE flotilla.documents SET readers = $3, updated_at = now() WHERE tenant_id = $1 AND document_id = $2
+RETURNING document_id
+"""
+_HIDDEN = "SELECT h FROM flotilla.hidden_documents() AS h WHERE h = ANY ($1::text[])"
 _DELETE = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 
@@ -127,7 +134,7 @@ class KnowledgeBase:
         content_hash = _hash_of(upload)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
-        if same:
+        if same and upload.readers is None:
             return same
         try:
             read = await self._run(_read, upload, content_hash, self._language)
@@ -138,28 +145,34 @@ class KnowledgeBase:
             if document_id is not None:
                 await _get(connection, tenant_id, document_id)
             same = await _find_same(connection, tenant_id, upload.uri, content_hash)
-            return same or await self._put(connection, tenant_id, upload.uri, read, note)
+            if same and upload.readers is not None:
+                await connection.fetchval(_LET_READ, tenant_id, same.document_id, list(upload.readers))
+            return same or await self._put(connection, tenant_id, upload, read, note)
 
-    async def _put(self, connection: Connection, tenant_id: str, uri: str, read: "_Read", note: Note) -> Added:
+    async def _put(self, connection: Connection, tenant_id: str, upload: Upload, read: "_Read", note: Note) -> Added:
+        uri = upload.uri
         existing = await connection.fetchrow(_FIND, tenant_id, uri)
         document_id = existing["document_id"] if existing else self._make_id()
         if existing:
             await indexing.remove(connection, tenant_id, document_id, existing["passages"])
         pieces = read.document.pieces
-        await connection.execute(
-            _PUT,
-            tenant_id,
-            document_id,
-            uri,
-            read.title,
-            read.media_type,
-            read.content_hash,
-            read.size_bytes,
-            read.document.text,
-            len(pieces),
-            read.sha256,
-            READER_VERSION,
-        )
+        with _refusing_hidden(uri):
+            await connection.execute(
+                _PUT,
+                tenant_id,
+                document_id,
+                uri,
+                read.title,
+                read.media_type,
+                read.content_hash,
+                read.size_bytes,
+                read.document.text,
+                len(pieces),
+                read.sha256,
+                READER_VERSION,
+                None if upload.readers is None else list(upload.readers),
+                upload.attached_to,
+            )
         await indexing.insert(connection, tenant_id, document_id, pieces, read.entry)
         if existing:
             await note(connection, _change("knowledge_document_replaced", existing))
@@ -186,6 +199,25 @@ class KnowledgeBase:
             change = _change("knowledge_document_removed", row)
             await note(connection, change)
         return change
+
+    async def let_read(self, tenant_id: str, document_id: str, readers: Sequence[str] | None) -> None:
+        """Say who may read a document: identities and groups, or everybody in the tenant.
+
+        Raises:
+            NotFound: the tenant has no such document, or none that the caller may read.
+        """
+        names = None if readers is None else list(readers)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
+                raise NotFound(f"no document {document_id}")
+
+    async def hidden(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
+        """Return those of `document_ids` that the caller may not read."""
+        asked = sorted(set(document_ids))
+        if not asked:
+            return set()
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            return {row[0] for row in await connection.fetch(_HIDDEN, asked)}
 
     async def missing(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
         """Return those of `document_ids` that the tenant has no document of."""
@@ -221,8 +253,9 @@ class KnowledgeBase:
         fields = dict(row)
         return Document(**{name: value for name, value in fields.items() if name != "body"}), fields["body"]
 
-    async def search(self, tenant_id: str, query: str, k: int = 5) -> list[Passage]:
-        """The `k` best passages for `query`, best first; none when no term of it occurs.
+    async def search(self, tenant_id: str, query: str, k: int = 5, session_id: str | None = None) -> list[Passage]:
+        """The `k` best passages for `query`, best first; none when no term of it occurs. With a `session_id` its
+        attachments are searched, too. What the caller may not read is as if it were not there.
 
         Raises:
             Invalid: `k` is not between 1 and 50, or the query is over 100,000 characters.
@@ -234,7 +267,8 @@ class KnowledgeBase:
         text = query.replace("\x00", " ")
         meant = await self._meant(text)
         async with tenant_snapshot(self._pool, tenant_id) as connection:
-            rows = await best_passages(connection, tenant_id, text, k, ranking=self._ranking, meant=meant)
+            wanted = Wanted(text, k, session_id, meant)
+            rows = await best_passages(connection, tenant_id, wanted, ranking=self._ranking)
         return [_passage(row) for row in rows]
 
     async def _meant(self, query: str) -> Embedded | None:
@@ -276,6 +310,15 @@ def _hash_of(upload: Upload) -> bytes:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
+
+
+@contextmanager
+def _refusing_hidden(uri: str) -> Iterator[None]:
+    """Refuse a uri that belongs to a document which the caller may not read."""
+    try:
+        yield
+    except asyncpg.UniqueViolationError as error:
+        raise Forbidden(f"{uri} is a document that you may not read: give this one another uri") from error
 
 
 async def _get(connection: Connection, tenant_id: str, document_id: str) -> asyncpg.Record:

@@ -20,6 +20,10 @@ class Upload:
     """Empty takes the document's own title, else the last part of `uri`."""
     media_type: str = ""
     """One of `flotilla.knowledge.kinds.MEDIA_TYPES`; empty goes by the ending of `uri`."""
+    readers: tuple[str, ...] | None = None
+    """Identities and groups who may read it; None leaves it as it is, and a new document to everybody in the tenant."""
+    attached_to: str | None = None
+    """The session that it is an attachment of; a document stays what it is when it is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,10 @@ class Document:
     updated_at: datetime
     sha256: str | None
     """Of the bytes as they were sent, in hexadecimal; None where today's parsers did not read them."""
+    readers: list[str] | None = None
+    """Identities and groups who may read it; None: everybody in the tenant."""
+    attached_to: str | None = None
+    """The session that it is an attachment of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p
        1 - e.distance AS score
 FROM (
     SELECT passage_no, embedding::halfvec({0}) <=> $3::text::halfvec({0}) AS distance FROM flotilla.passage_embeddings
-    WHERE tenant_id = $1 AND model = $2 AND vector_dims(embedding) = {0} ORDER BY 2 LIMIT $4
+    WHERE tenant_id = $1 AND model = $2 AND vector_dims(embedding) = {0}
+        AND passage_no NOT IN (SELECT flotilla.passages_left_out($5)) ORDER BY 2 LIMIT $4
 ) AS e
 JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = e.passage_no
 JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = p.document_id
@@ -41,14 +42,16 @@ class Embedded:
     vector: Sequence[float]
 
 
-async def nearest(connection: Connection, tenant_id: str, asked: Embedded, most: int) -> Sequence[Row]:
-    """Return the `most` passages that mean what is asked most nearly; none while the tenant's passages are not all
-    embedded by that model."""
+async def nearest(
+    connection: Connection, tenant_id: str, asked: Embedded, most: int, session_id: str | None = None
+) -> Sequence[Row]:
+    """Return the `most` passages that mean what is asked most nearly, of attachments those of `session_id` only; none
+    while the tenant's passages are not all embedded by that model."""
     if await connection.fetchval(_SERVING, tenant_id) != asked.model:
         return []
     await connection.execute(_SCAN)
     statement = _NEAREST.format(len(asked.vector))
-    rows = await connection.fetch(statement, tenant_id, asked.model, as_halfvec(asked.vector), most)
+    rows = await connection.fetch(statement, tenant_id, asked.model, as_halfvec(asked.vector), most, session_id)
     return [{**row, "by_meaning": row["score"]} for row in rows]
 
 

@@ -41,6 +41,22 @@ class PostingList:
     lengths: Floats
 
 
+class SlotRanges:
+    """Ranges of slots, in order and apart from each other, by their first slot and their length."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._starts = np.array([start for start, _ in ranges], np.int64)
+        self._ends = self._starts + np.array([length for _, length in ranges], np.int64)
+
+    def without(self, found: PostingList) -> PostingList:
+        """Return the postings that are in none of the ranges."""
+        if not self._starts.size:
+            return found
+        at = np.searchsorted(self._starts, found.slots, side="right") - 1
+        kept = (at < 0) | (found.slots >= self._ends[at])
+        return PostingList(found.slots[kept], found.counts[kept], found.lengths[kept])
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Slots, best first, and their scores."""

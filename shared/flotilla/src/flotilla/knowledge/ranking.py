@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from flotilla.knowledge.analysis import AskedTerm, asked_terms
 from flotilla.knowledge.meaning import Embedded, Row, fused, nearest
-from flotilla.knowledge.postings import PostingList, best, by_term, decode_blocks, idf
+from flotilla.knowledge.postings import PostingList, SlotRanges, best, by_term, decode_blocks, idf
 from flotilla.postgres import Connection
 
 COMPOUNDING = frozenset(("da", "de", "fi", "hu", "nl", "no", "sv"))
@@ -35,6 +35,8 @@ _RAREST = """
 SELECT term FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])
 GROUP BY term ORDER BY sum(octet_length(postings)), term LIMIT $3
 """
+# Of documents that the caller may not read, and of attachments of other sessions: as if they were not there.
+_LEFT_OUT = "SELECT slot, passages FROM flotilla.slots_left_out($1)"
 _POSTINGS = "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
 # The posting lists of words that begin like one that no passage has.
 _COMPOUNDS = """
@@ -65,6 +67,18 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a search is for."""
+
+    query: str
+    k: int
+    session_id: str | None = None
+    """Whose attachments are searched, too."""
+    meant: Embedded | None = None
+    """The question's embedding where the tenant's passages have theirs."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Lists:
     """The postings of each term with its idf, and what all terms would weigh in one passage."""
 
@@ -72,18 +86,18 @@ class _Lists:
     weight: float
 
 
-async def best_passages(
-    connection: Connection, tenant_id: str, query: str, k: int, *, ranking: Ranking, meant: Embedded | None
+async def best_passages(connection: Connection, tenant_id: str, wanted: Wanted, *, ranking: Ranking) -> Sequence[Row]:
+    """Return the best rows that are worth showing, best first. Wants one snapshot for its statements."""
+    most = wanted.k * DEPTH
+    rows = await ranked(connection, tenant_id, wanted.query, most, wanted.session_id)
+    if wanted.meant:
+        rows = fused(rows, await nearest(connection, tenant_id, wanted.meant, most, wanted.session_id))
+    return _chosen(rows, wanted.k, ranking.per_document)
+
+
+async def ranked(
+    connection: Connection, tenant_id: str, query: str, most: int, session_id: str | None = None
 ) -> Sequence[Row]:
-    """Return the `k` best rows that are worth showing, best first. Wants one snapshot for its statements.
-    `meant` is the question's embedding where the tenant's passages have theirs."""
-    rows = await ranked(connection, tenant_id, query, k * DEPTH)
-    if meant:
-        rows = fused(rows, await nearest(connection, tenant_id, meant, k * DEPTH))
-    return _chosen(rows, k, ranking.per_document)
-
-
-async def ranked(connection: Connection, tenant_id: str, query: str, most: int) -> Sequence[Row]:
     """Return the `most` rows that rank highest. `score` is the share of the query's weight that the passage holds:
     about 1 when every term occurs once in a passage of normal length, at most 2.2."""
     statistics = await connection.fetchrow(_STATISTICS, tenant_id)
@@ -91,11 +105,13 @@ async def ranked(connection: Connection, tenant_id: str, query: str, most: int) 
     if statistics is None or not asked:
         return []
     rarest = await _rarest(connection, tenant_id, asked)
+    left_out = SlotRanges([(row[0], row[1]) for row in await connection.fetch(_LEFT_OUT, session_id)])
     compounds = not COMPOUNDING.isdisjoint(statistics["languages"])
-    lists = await _read(connection, tenant_id, rarest, statistics["passages"], compounds=compounds)
+    passages = statistics["passages"]
+    lists = await _read(connection, tenant_id, rarest, passages, left_out, compounds=compounds)
     if not lists.weighted:
         return []
-    scored = best(lists.weighted, statistics["length"] / statistics["passages"], most)
+    scored = best(lists.weighted, statistics["length"] / passages, most)
     shares = [score / lists.weight for score in scored.scores]
     rows = await connection.fetch(_PASSAGES, tenant_id, scored.slots, shares)
     return [{**row, "by_words": row["score"]} for row in rows]
@@ -110,7 +126,13 @@ async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]
 
 
 async def _read(
-    connection: Connection, tenant_id: str, asked: Sequence[AskedTerm], passages: int, *, compounds: bool
+    connection: Connection,
+    tenant_id: str,
+    asked: Sequence[AskedTerm],
+    passages: int,
+    left_out: SlotRanges,
+    *,
+    compounds: bool,
 ) -> _Lists:
     rows = await connection.fetch(_POSTINGS, tenant_id, _forms(asked))
     blocks = by_term((row[0], row[1], row[2]) for row in rows)
@@ -119,7 +141,7 @@ async def _read(
         blocks |= by_term((row[0], row[1], row[2]) for row in rows)
     weighted, weight = [], 0.0
     for term in asked:
-        found = decode_blocks([block for form in term.forms for block in blocks.get(form, ())])
+        found = left_out.without(decode_blocks([block for form in term.forms for block in blocks.get(form, ())]))
         holding = min(passages, len(found.slots))
         if holding:
             weighted.append((idf(passages, holding), found))

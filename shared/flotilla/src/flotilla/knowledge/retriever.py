@@ -23,8 +23,8 @@ class Retriever(Protocol):
             NotFound: the tenant has no such document.
         """
 
-    async def search(self, tenant_id: str, query: str, k: int = 5) -> list[Passage]:
-        """Return the `k` best passages for `query`, best first.
+    async def search(self, tenant_id: str, query: str, k: int = 5, session_id: str | None = None) -> list[Passage]:
+        """Return the `k` best passages for `query`, best first; of attachments, those of `session_id` only.
 
         Raises:
             Invalid: `k` or the query is out of bounds.

@@ -17,6 +17,10 @@ class ForTenant(Protocol):
     def tenant_id(self) -> str:
         """Whose documents are searched."""
 
+    @property
+    def session_id(self) -> str:
+        """Whose attachments are searched, too."""
+
 
 def search_tool(knowledge: Retriever) -> Callable[..., Awaitable[list[Passage]]]:
     """The tool `search_knowledge_base`, under that name, over `knowledge`."""
@@ -24,6 +28,6 @@ def search_tool(knowledge: Retriever) -> Callable[..., Awaitable[list[Passage]]]
     @repeatable
     async def search_knowledge_base(ctx: ForTenant, query: str, top_k: int = 5) -> list[Passage]:
         """Search the documents for passages about `query` (a few words or a question) and give the `top_k` best."""
-        return await knowledge.search(ctx.tenant_id, query, top_k)
+        return await knowledge.search(ctx.tenant_id, query, top_k, ctx.session_id)
 
     return search_knowledge_base
