@@ -8,18 +8,18 @@ import msgspec
 import pytest
 
 from flotilla.answers.calibration import read_calibrations
-from flotilla.answers.fitting import Case, TooFewCases, fit, isotonic, logistic
+from flotilla.answers.fitting import BY_WORDS, Case, TooFewCases, fit, isotonic, logistic
 from flotilla.contracts.errors import ConfigurationError
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """Questions whose chance of an answer grows with `words`; `margin` and `held` are noise."""
+    """Questions whose chance of an answer grows with `words`; the other features are noise."""
     draw = random.Random(seed)  # noqa: S311 - drawn alike in every run
     made = []
     for _ in range(count):
         words = draw.random()
         answerable = draw.random() < words
-        features = {"words": words, "margin": draw.random(), "held": draw.random(), "support": 1.0}
+        features = {name: draw.random() for name in BY_WORDS} | {"words": words, "support": 1.0}
         made.append(Case(features, answerable, answerable and draw.random() < 0.9))
     return made
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla.answers.calibration import read_calibrations
+from flotilla.answers.fitting import BY_WORDS
 from flotilla_cli.errors import Misuse
 from flotilla_cli.evaluation.feedback import questions_from
 from flotilla_cli.evaluation.figures import Asked, Outcome, figures_of, reliability
@@ -129,7 +130,7 @@ def test_requirements_are_kept_or_broken() -> None:
 
 def judged(number: int) -> Outcome:
     """A question whose passages hold more of its words the higher its number; from 20 on it is answerable."""
-    features = {"words": number / 40, "margin": 0.1, "held": number / 40, "support": 1.0}
+    features = {**dict.fromkeys(BY_WORDS, number / 40), "support": 1.0}
     answered = replace(answer(right=number > 25), model="m" if number else "none", features=features)
     return outcome(str(number), ["x"], expected=int(number >= 20), answer=answered)
 
@@ -142,8 +143,8 @@ def test_a_calibration_is_fitted_to_a_report(tmp_path: Path) -> None:
     read = read_calibrations(tmp_path / "calibration.json").of("any")
     assert read == calibration
     assert calibration.model == "m"
-    assert calibration.abstains({"words": 0.1, "margin": 0.1, "held": 0.1})
-    assert not calibration.abstains({"words": 0.9, "margin": 0.1, "held": 0.9})
+    assert calibration.abstains(dict.fromkeys(BY_WORDS, 0.1))
+    assert not calibration.abstains(dict.fromkeys(BY_WORDS, 0.9))
 
 
 def test_a_report_without_answers_or_with_a_few_fits_nothing(tmp_path: Path) -> None:

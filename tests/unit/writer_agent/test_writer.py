@@ -6,7 +6,7 @@ import pytest
 
 from flotilla.agent import ToolFunction
 from flotilla.answers.calibration import Calibration
-from flotilla.answers.fitting import Case, fit
+from flotilla.answers.fitting import BY_WORDS, Case, fit
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage, TokenUsage, Turn, WriteResult, WriteTask
 from flotilla.llm import (
@@ -261,7 +261,11 @@ async def test_a_judgement_that_is_none_leaves_it_to_the_words(judgement: str) -
 def judged_cases() -> list[Case]:
     """Questions that are answered where passages hold more than half of their words."""
     return [
-        Case({"words": n / 40, "margin": 0.0, "held": n / 40, "support": 1.0}, answerable=n > 20, right=n > 25)
+        Case(
+            {**dict.fromkeys(BY_WORDS, n / 40), "count": 0.25, "margin": 0.0, "support": 1.0},
+            answerable=n > 20,
+            right=n > 25,
+        )
         for n in range(40)
     ]
 

@@ -10,21 +10,25 @@ from flotilla.answers.words import terms_for
 from flotilla.contracts.tasks import Passage, Statement
 from flotilla.llm import Completion
 
+MOST_COUNTED = 8
 MARGIN_RANK = 3
 """The passage that the first one is compared with."""
 
 
 def features_of_search(question: str, passages: Sequence[Passage]) -> dict[str, float]:
-    """Return `words` and `meaning` (best of either side), `margin` (of the best by words), `agreement` (the share of
-    passages that both sides found), `held` (the share of the question's words that the best single passage holds)."""
+    """Return of the search by words: `words` (the best passage), `mean` (of all passages), `margin` (of the best over
+    a later one); of the question's words: `held` (the largest share in one passage), `together` (the share in any),
+    `count` (how many in one passage, up to 8, as a share of these); with embeddings: `meaning` (the nearest passage)
+    and `agreement` (the share of passages that both sides found)."""
     by_words = [one.by_words for one in passages if one.by_words is not None]
     if not by_words:
         return {}
     ranked = sorted(by_words, reverse=True)
     features = {
         "words": ranked[0],
+        "mean": sum(ranked) / len(ranked),
         "margin": ranked[0] - ranked[min(MARGIN_RANK, len(ranked)) - 1],
-        "held": _held(question, passages),
+        **_held(question, passages),
     }
     by_meaning = [one.by_meaning for one in passages if one.by_meaning is not None]
     if by_meaning:
@@ -43,8 +47,10 @@ def features_of_answer(completion: Completion, statements: Sequence[Statement]) 
     return {name: round(value, 4) for name, value in features.items()}
 
 
-def _held(question: str, passages: Sequence[Passage]) -> float:
+def _held(question: str, passages: Sequence[Passage]) -> dict[str, float]:
     terms = terms_for(passages)
     asked = terms(question)
-    held = (len(asked & terms(f"{one.source.title}\n{one.text}")) for one in passages)
-    return max(held, default=0) / len(asked) if asked else 0.0
+    held = [asked & terms(f"{one.source.title}\n{one.text}") for one in passages]
+    most, size = max(map(len, held)), max(len(asked), 1)
+    together = len(frozenset[str]().union(*held))
+    return {"held": most / size, "together": together / size, "count": min(most, MOST_COUNTED) / MOST_COUNTED}

@@ -14,12 +14,15 @@ MIN_STEP = 5
 """Cases that a step of the isotonic regression is over, at least: fewer say little."""
 REFUSED = 0.05
 """Of answerable questions, the share that may be refused."""
+BY_WORDS = ("words", "mean", "margin", "held", "together", "count")
+BY_BOTH = (*BY_WORDS, "meaning", "agreement")
 FEATURES = (
-    ("words", "margin", "held", "meaning", "agreement", "support", "probability"),
-    ("words", "margin", "held", "meaning", "agreement", "support"),
-    ("words", "margin", "held", "support", "probability"),
-    ("words", "margin", "held", "support"),
+    (*BY_BOTH, "support", "probability"),
+    (*BY_BOTH, "support"),
+    (*BY_WORDS, "support", "probability"),
+    (*BY_WORDS, "support"),
 )
+"""Of the stages."""
 _OF_ANSWER = frozenset(("support", "probability"))
 
 
