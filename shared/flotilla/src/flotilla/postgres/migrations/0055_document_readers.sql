@@ -14,7 +14,7 @@ ALTER TABLE flotilla.pipelines ADD COLUMN reads_as text[] DEFAULT flotilla_ops.v
 -- The documents of the transaction's tenant that it may not read. An agent reads as who asked for its task; what belongs to
 -- nobody in particular (indexing, embedding) reads all.
 CREATE FUNCTION flotilla.hidden_documents() RETURNS SETOF text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -47,7 +47,7 @@ END
 $$;
 -- Their passages, and their slots in the index.
 CREATE FUNCTION flotilla.hidden_passages() RETURNS SETOF bigint
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT p.passage_no FROM flotilla.hidden_documents() AS h (document_id)
     JOIN flotilla.passages AS p ON p.tenant_id = flotilla_ops.current_tenant() AND p.document_id = h.document_id
@@ -56,18 +56,19 @@ CREATE FUNCTION flotilla.hidden_passages() RETURNS SETOF bigint
 CREATE FUNCTION flotilla.slots_left_out(session text) RETURNS TABLE (slot bigint, passages integer)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT i.slot, i.passages FROM flotilla.indexed_documents AS i
-    WHERE i.tenant_id = flotilla_ops.current_tenant() AND i.passages > 0 AND i.document_id IN (
+    SELECT i.slot, i.passages FROM (
         SELECT flotilla.hidden_documents()
-        UNION ALL
+        UNION
         SELECT d.document_id FROM flotilla.documents AS d
         WHERE d.tenant_id = flotilla_ops.current_tenant() AND d.attached_to IS DISTINCT FROM session
-          AND d.attached_to IS NOT NULL)
-    ORDER BY i.slot
+          AND d.attached_to IS NOT NULL
+    ) AS o (document_id)
+    JOIN flotilla.indexed_documents AS i ON i.tenant_id = flotilla_ops.current_tenant() AND i.document_id = o.document_id
+    WHERE i.passages > 0 ORDER BY i.slot
     $$;
 -- The passages that a search for `session` leaves out likewise.
 CREATE FUNCTION flotilla.passages_left_out(session text) RETURNS SETOF bigint
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT p.passage_no FROM flotilla.passages AS p
     JOIN flotilla.documents AS d ON d.tenant_id = p.tenant_id AND d.document_id = p.document_id
