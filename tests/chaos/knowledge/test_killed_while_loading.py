@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,13 +116,14 @@ async def test_a_synchronization_that_is_killed_is_finished_by_the_next(gateway:
     environment = {"FLOTILLA_URL": gateway.url, "FLOTILLA_API_KEY": key}
     command = ("flotilla_cli.main", "documents", "sync", str(folder), "--base", "kb:")
 
-    async def documents() -> int:
+    async def at_least(count: int) -> bool:
         async with tenant_transaction(gateway.pool, TENANT) as connection:
-            return int(await connection.fetchval("SELECT count(*) FROM flotilla.documents"))
+            found: int = await connection.fetchval("SELECT count(*) FROM flotilla.documents")
+        return found >= count
 
     for goal in (100, 700):
         process = await started(*command, **environment)
-        await eventually(lambda goal=goal: _reached(documents, goal), timeout_s=300, every_s=0.2)
+        await eventually(partial(at_least, goal), timeout_s=300, every_s=0.2)
         process.kill()
         await process.wait()
         await check_whole(gateway.pool)
@@ -138,7 +140,3 @@ async def test_a_synchronization_that_is_killed_is_finished_by_the_next(gateway:
     report = json.loads(out)
     assert (report["added"], report["replaced"], report["removed"], report["failed"]) == ([], [], [], [])
     assert report["unchanged"] == FILES // 2
-
-
-async def _reached(documents: object, goal: int) -> bool:
-    return await documents() >= goal  # type: ignore[operator]
