@@ -24,6 +24,11 @@ async def found(client: httpx.AsyncClient, query: str, **params: str) -> list[st
     return [passage["source"]["uri"] for passage in answer.json()["passages"]]
 
 
+async def open_session(client: httpx.AsyncClient, visibility: str) -> None:
+    assert (await client.post("/v1/sessions", json={"session_id": "s1"})).status_code == 201
+    assert (await client.patch("/v1/sessions/s1/access", json={"visibility": visibility})).status_code == 200
+
+
 @pytest.fixture
 async def carol(gateway: RunningGateway) -> httpx.AsyncClient:
     return await gateway.client_of("carol", "operator", person=True)
@@ -67,7 +72,7 @@ async def test_who_may_read_the_run_but_not_the_document_sees_no_quote_of_it(
     gateway: RunningGateway, operator: httpx.AsyncClient, carol: httpx.AsyncClient
 ) -> None:
     added = await add(operator, "pay.md", PAY, readers=["user:olga"])
-    assert (await operator.post("/v1/sessions", json={"session_id": "s1", "visibility": "tenant"})).status_code == 201
+    await open_session(operator, "tenant")
     run = (await operator.post("/v1/sessions/s1/runs", json={"query": "Who earns what?"})).json()
     source = {"document_id": added["document_id"], "title": "Pay", "uri": "pay.md", "passage_id": "1", "start": 0,
               "end": 9, "score": 1.0, "quote": "The director earns 9,000 euros of salary."}  # fmt: skip
@@ -87,7 +92,7 @@ async def test_who_may_read_the_run_but_not_the_document_sees_no_quote_of_it(
 async def test_an_attachment_is_found_in_its_session_by_those_who_read_it(
     operator: httpx.AsyncClient, carol: httpx.AsyncClient
 ) -> None:
-    assert (await operator.post("/v1/sessions", json={"session_id": "s1", "visibility": "private"})).status_code == 201
+    await open_session(operator, "private")
     answer = await operator.post("/v1/sessions/s1/attachments", files={"file": ("pay.md", PAY)})
     assert answer.status_code == 201, answer.text
     assert answer.json()["uri"] == "session:s1/pay.md"
