@@ -586,6 +586,31 @@ export interface components {
              * @default
              */
             media_type: string;
+            /**
+             * Readers
+             * @description `group:finance`, `user:alice`; the caller is one, too.
+             * @default []
+             */
+            readers: string[];
+        };
+        /** Body_attach_document_v1_sessions__session_id__attachments_post */
+        Body_attach_document_v1_sessions__session_id__attachments_post: {
+            /**
+             * File
+             * @description Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).
+             */
+            file: string;
+            /**
+             * Title
+             * @description By default the document's own.
+             * @default
+             */
+            title: string;
+            /**
+             * Media Type
+             * @default
+             */
+            media_type: string;
         };
         /** Body_replace_document_v1_documents__document_id__put */
         Body_replace_document_v1_documents__document_id__put: {
@@ -944,6 +969,16 @@ export interface components {
              * @description Of the bytes as they were sent, in hexadecimal; null for a document that a former version read.
              */
             sha256: string | null;
+            /**
+             * Readers
+             * @description Who may read it; null: everybody in the tenant.
+             */
+            readers: components["schemas"]["Party"][] | null;
+            /**
+             * Attached To
+             * @description The session that it is an attachment of: only its questions find it.
+             */
+            attached_to: string | null;
         };
         /**
          * DocumentList
@@ -987,6 +1022,16 @@ export interface components {
              * @description Of the bytes as they were sent, in hexadecimal; null for a document that a former version read.
              */
             sha256: string | null;
+            /**
+             * Readers
+             * @description Who may read it; null: everybody in the tenant.
+             */
+            readers: components["schemas"]["Party"][] | null;
+            /**
+             * Attached To
+             * @description The session that it is an attachment of: only its questions find it.
+             */
+            attached_to: string | null;
             /** Text */
             text: string;
         };
@@ -1870,6 +1915,25 @@ export interface components {
             features: {
                 [key: string]: number;
             };
+        };
+        /**
+         * Readers
+         * @description Who may read a document.
+         * @example {
+         *       "readers": [
+         *         {
+         *           "kind": "group",
+         *           "name": "finance"
+         *         }
+         *       ]
+         *     }
+         */
+        Readers: {
+            /**
+             * Readers
+             * @description Null: everybody in the tenant. The caller stays one of them.
+             */
+            readers: components["schemas"]["PartyName"][] | null;
         };
         /**
          * ReasonBody
