@@ -54,6 +54,7 @@ IDS = {
     "signer_id": "acme-signer",
     "document_id": "acme-document",
     "request_id": "acme-request",
+    "schedule_id": "acme-schedule",
     "step": "1",
     "response_id": "resp_acme-run",
     "family": "acme",

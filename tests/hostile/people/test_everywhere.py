@@ -20,6 +20,7 @@ BY_SESSION = {
     "task_id",
     "dead_letter_id",
     "request_id",
+    "schedule_id",
 }
 """Parts of a path that name something of a session."""
 HERS = """
