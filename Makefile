@@ -140,7 +140,7 @@ SOAK_S ?= 7200
 soak: setup ## Two hours (SOAK_S=…) at a tenth of the peak, a fault each minute; what is used goes to soak.csv
 	$(BIN)/python -m tests.ha.soak --seconds $(SOAK_S) --seed $${SEED:-1} --csv soak.csv
 
-test-topologies: setup ## Each topology of docs/topologies.md on its servers (apt-get install pgbouncer redis-server)
+test-topologies: setup ## Each topology of docs/topologies.md on its servers (apt-get install pgbouncer redis-server libfaketime)
 	$(PYTEST) tests/ha/topologies --timeout 300
 
 bench: setup ## Every benchmark, one after the other

@@ -119,8 +119,7 @@ async def test_temporals_certificates(
         assert "namespace default" in await check_temporal(address)
         setting(TEMPORAL_SERVER_NAME="other.test")
         assert "or set FLOTILLA_TEMPORAL_SERVER_NAME" in await finding(check_temporal(address))
-        setting(TEMPORAL_CA_FILE=expired.ca)
+        setting(TEMPORAL_CA_FILE=expired.ca, TEMPORAL_SERVER_NAME=SERVER_NAME)
         assert "set FLOTILLA_TEMPORAL_CA_FILE to" in await finding(check_temporal(address))
     async with tls_before(temporal_address, expired) as address:
-        setting(TEMPORAL_SERVER_NAME=SERVER_NAME)
         assert "the server's certificate has expired" in await finding(check_temporal(address))

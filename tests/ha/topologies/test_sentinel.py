@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from redis.exceptions import RedisError
@@ -35,6 +36,9 @@ async def writes(client: Redis) -> bool:
 
 
 async def writes_elsewhere(client: Redis, port: int) -> bool:
+    """With a look at readiness, as a probe takes it: Sentinel demotes the old primary up to 20 s after a switchover."""
+    with suppress(RetryLater):
+        await check_redis(client)
     return await writes(client) and await port_of(client) != port
 
 

@@ -49,7 +49,8 @@ def _reason(error: Exception, settings: KafkaSettings) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message} (check FLOTILLA_KAFKA_CA_FILE)"
     text = str(error) or type(error).__name__
-    if isinstance(error, ssl.SSLError) or ("closed" in text and settings.kafka_security_protocol.endswith("SSL")):
+    is_cut = "closed" in text or isinstance(error, ConnectionResetError)
+    if isinstance(error, ssl.SSLError) or (is_cut and settings.kafka_security_protocol.endswith("SSL")):
         return (
             f"{text} (check FLOTILLA_KAFKA_CERT_FILE where it asks for a certificate, and that its port speaks "
             "FLOTILLA_KAFKA_SECURITY_PROTOCOL)"
