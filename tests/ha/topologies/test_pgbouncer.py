@@ -106,6 +106,7 @@ async def test_a_lock_is_held_by_one_and_ends_with_its_holder(dsn: str) -> None:
             await eventually(lambda: _is_free(two))
         async with lock_held(one, 7) as again:
             assert again is not None
+        assert await two.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7") == 0
 
 
 async def _is_free(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
