@@ -81,8 +81,5 @@ def _confidence(one: JudgedAnswer) -> float:
 
 def _outcome(number: int, one: JudgedAnswer) -> Outcome:
     declined = not one.cited or shipped().abstains(one.features)
-    chance = shipped().answerable(one.features) or 0.0
-    asked = Asked(
-        "success", not declined, one.is_right and not declined, chance if declined else _confidence(one), 0.0, 0
-    )
+    asked = Asked("success", not declined, one.is_right and not declined, 0.0 if declined else _confidence(one), 0.0, 0)
     return Outcome(str(number), one.question.text, one.question.answerable, int(one.question.answerable), answer=asked)

@@ -47,7 +47,7 @@ async def test_the_answer_cites_passages_that_exist(fleet: Fleet, answered: dict
     assert "harbour master" in result["answer"]
     assert result["sources"]
     assert 0 <= result["confidence"] <= 1
-    assert result["confidence_basis"] in ("token_logprobs", "retrieval_scores")
+    assert result["confidence_basis"] in ("token_logprobs", "retrieval_scores", "calibrated")
     async with fleet.client() as client:
         listed = (await client.get("/v1/documents", params={"limit": 1000})).json()
     known = {document["document_id"] for document in listed["documents"]}

@@ -42,12 +42,12 @@ def writer(writing: Writing) -> Agent:
     async def write(ctx: TaskContext, task: WriteTask) -> WriteResult:
         """The answer, with the sources that it cites, or that the documents have none."""
         if not task.passages:
-            return await _decline(ctx, task, NO_PASSAGES, {}, 0.0)
+            return await _decline(ctx, task, NO_PASSAGES, {})
         found = features_of_search(task.searched_for or task.query, task.passages)
         if writing.abstains and writing.calibration and writing.calibration.abstains(found):
             chance = writing.calibration.answerable(found) or 0.0
             ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
-            return await _decline(ctx, task, NOTHING_FOUND, found, chance)
+            return await _decline(ctx, task, NOTHING_FOUND, found)
         history = await _history(ctx, task, writing.history_turns)
         loop = ToolLoop(
             ctx=ctx,
@@ -63,13 +63,13 @@ def writer(writing: Writing) -> Agent:
     return agent
 
 
-async def _decline(ctx: TaskContext, task: WriteTask, text: str, found: dict[str, float], chance: float) -> WriteResult:
+async def _decline(ctx: TaskContext, task: WriteTask, text: str, found: dict[str, float]) -> WriteResult:
     """Say that the documents do not answer, without asking the model."""
     await ctx.emit_token(text)
     return WriteResult(
         answer=text,
         sources=[],
-        confidence=chance,
+        confidence=0.0,
         confidence_basis="calibrated" if found else "retrieval_scores",
         model=NO_MODEL,
         searched_for=_rewritten(task),

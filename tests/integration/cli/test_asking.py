@@ -37,7 +37,7 @@ def test_the_answer_comes_with_sources_and_confidence(fleet: Fleet, unique: Uniq
     assert done.stdout.count("harbour master") == 1
     assert "handbook.md" in done.stdout
     assert "Confidence 0." in done.stdout
-    assert "(retrieval_scores)" in done.stdout
+    assert "(calibrated)" in done.stdout
     assert "research finished" in done.stderr
 
 
@@ -46,7 +46,7 @@ def test_json_is_the_finished_run_alone(fleet: Fleet, unique: Unique) -> None:
     run = fleet.cli_json("ask", QUESTION, "--session", session)
     assert run["status"] == "success"
     assert run["session_id"] == session
-    assert run["result"]["confidence_basis"] == "retrieval_scores"
+    assert run["result"]["confidence_basis"] == "calibrated"
     assert run["result"]["sources"]
     assert fleet.cli_json("runs", "get", run["run_id"]) == run
 

@@ -108,7 +108,7 @@ def _score(curve: Curve, case: Case) -> float:
 def _threshold(scores: Sequence[float], refused: float) -> float:
     """The score below which at most that share of answerable questions is."""
     ordered = sorted(scores)
-    return round(ordered[min(int(refused * len(ordered)), len(ordered) - 1)], 4)
+    return math.floor(ordered[min(int(refused * len(ordered)), len(ordered) - 1)] * 10_000) / 10_000
 
 
 def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case], bool]) -> Curve:
