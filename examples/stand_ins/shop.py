@@ -11,10 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-ORDERS = {
-    "A17": {"order": "A17", "product": "lamp", "cents": 4900},
-    "B2": {"order": "B2", "product": "desk", "cents": 19900},
-}
+MOST_ORDER_CHARACTERS = 8
 MOST_DELAY_S = 0.0
 
 
@@ -35,6 +32,14 @@ class Shop:
             return self.done.setdefault(f"{path} {key}", {"path": path, "receipt": f"{path}-{key[:8]}", **given})
 
 
+def order_of(name: str) -> dict[str, Any] | None:
+    """Return the order `A1`, `A2` and so on; there are no others."""
+    number = name.removeprefix("A")
+    if not name.startswith("A") or not number.isdecimal() or len(name) > MOST_ORDER_CHARACTERS:
+        return None
+    return {"order": name, "product": f"lamp-{number}", "cents": 100 * int(number)}
+
+
 class Handler(BaseHTTPRequestHandler):
     """`GET /orders/ID`, `POST /refunds`, `/reservations`, `/messages`."""
 
@@ -45,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         """Show an order, or the books."""
         if self.path == "/books":
             return self._answer(200, {"asked": self.shop.asked, "done": list(self.shop.done.values())})
-        order = ORDERS.get(self.path.removeprefix("/orders/"))
+        order = order_of(self.path.removeprefix("/orders/"))
         return self._answer(200 if order else 404, order or {"error": "no such order"})
 
     def do_POST(self) -> None:

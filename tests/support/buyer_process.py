@@ -4,26 +4,15 @@ model about what it said, and pay. The outside (model, bank) keeps its own books
 import asyncio
 import json
 import random
-import signal
 import sys
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-import flotilla.agent.tool_calls
-import flotilla.llm.stored_calls
-import flotilla.postgres.claims
 from flotilla.agent import Agent, IdempotencyKey, TaskContext
-from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import VoteRules
-from flotilla.agent.tools import ToolBox
-from flotilla.approvals.policy import read_policy
-from flotilla.bus import Consumer, ConsumerOptions, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.config.signing import load_public_keys
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, OnToken
 from flotilla.postgres import Pool, open_pool
+from tests.support.killable import work
 
 BRANCHES = 4
 
@@ -99,32 +88,10 @@ def buyer(outside: Outside, chance: random.Random) -> Agent:
 
 
 async def main(what: dict[str, Any]) -> None:
-    for module in (flotilla.agent.tool_calls, flotilla.llm.stored_calls, flotilla.postgres.claims):
-        module.CLAIM_S = what["claim_s"]  # type: ignore[attr-defined]
-    stop, chance = asyncio.Event(), random.Random(what["seed"])  # noqa: S311 - the same order each time
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with (
-        open_pool(what["dsn"], application="buyer", max_size=8) as pool,
-        connect_redis(what["url"]) as redis,
-    ):
+    chance = random.Random(what["seed"])  # noqa: S311 - the same order each time
+    async with open_pool(what["dsn"], application="buyer", max_size=8) as pool:
         outside = Outside(pool, chance)
-        agent = buyer(outside, chance)
-        keys = load_public_keys(Path(what["keys"]))
-        handler = TaskHandler(
-            agent,
-            pool=pool,
-            redis=redis,
-            tools=ToolBox(agent.tools),
-            model=outside,
-            keys=keys,
-            vote_rules=VoteRules(read_policy("builtin:local")),
-        )
-        options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
-        letters = PostgresDeadLetters(pool)
-        consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await consumer.run(stop)
+        await work(buyer(outside, chance), outside, pool, what)
 
 
 if __name__ == "__main__":

@@ -87,9 +87,9 @@ class Process:
         return self.process.stdout
 
 
-def start(module: str, **what: Any) -> Process:
+def start(module: str, *, python: str = sys.executable, **what: Any) -> Process:
     """A process that runs `module` with `what` as its argument; ready when this returns. Its owner ends it."""
-    command = [sys.executable, "-m", module, json.dumps(what)]
+    command = [python, "-m", module, json.dumps(what)]
     started = Process(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     line = started.output.readline()
     assert line == "ready\n", line

@@ -86,7 +86,7 @@ class ChatApi:
         }
         route = routes.get((method, path.strip("/")))
         if route is None:
-            return _failed(
+            return failed(
                 404, "invalid_request_error", "unsupported", f"{method} /{path.strip('/')} is {_NO_SUCH_PATH}"
             )
         try:
@@ -163,10 +163,11 @@ async def _events(
 def refusal(error: FlotillaError) -> ChatResponse:
     """The answer that says what `error` says. Clients don't try again by themselves: retries are the workflow's."""
     status, kind, code = next(found[1:] for found in _STATUS if isinstance(error, found[0]))
-    return _failed(status, kind, code, str(error), error)
+    return failed(status, kind, code, str(error), error)
 
 
-def _failed(status: int, kind: str, code: str, message: str, cause: FlotillaError | None = None) -> ChatResponse:
+def failed(status: int, kind: str, code: str, message: str, cause: FlotillaError | None = None) -> ChatResponse:
+    """The answer of an error in OpenAI's form."""
     headers = {"x-should-retry": "false"}
     wait_s = getattr(cause, "retry_after_s", None)
     if wait_s is not None:

@@ -1,17 +1,19 @@
 """What a task function gets: its task, tools, the model, recording, progress, the session so far."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flotilla.agent.chat_api import ChatApi
 from flotilla.agent.framework_tools import Framework, tools_for
 from flotilla.agent.gates import ApprovalPending, GatedTools
+from flotilla.agent.loopback import serving_model
 from flotilla.agent.ports import Live, ModelCalls, SessionHistory, ToolCalls
 from flotilla.agent.recording import Recorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import ToolBox
+from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.session_events import SessionEventData, SessionEventKind
@@ -28,10 +30,6 @@ Effect: TypeAlias = Callable[[Connection], Awaitable[object]]
 """Writes on the connection it gets, whose transaction belongs to the caller and acts for the task's tenant."""
 
 _LOOK_FOR_CANCEL_EVERY_S = 0.5
-
-
-class TaskCancelled(Exception):
-    """The caller no longer wants the task."""
 
 
 class TaskContext:
@@ -133,6 +131,18 @@ class TaskContext:
         with _extra_named():
             from flotilla.agent.openai_client import openai_http_client
         return openai_http_client(self._api(show))
+
+    @asynccontextmanager
+    async def model_endpoint(self, *, show: bool = True) -> AsyncIterator[dict[str, str]]:
+        """Serve `ctx.openai()` over HTTP on loopback, as long as the block: for a child process in another language.
+        Gives the variables to start it with: FLOTILLA_MODEL_URL and FLOTILLA_MODEL_KEY, and the same as OPENAI_BASE_URL
+        and OPENAI_API_KEY.
+
+        Raises:
+            ConfigurationError: the agent was started without a model.
+        """
+        async with serving_model(self._api(show)) as environment:
+            yield environment
 
     def tools_for(self, framework: Framework) -> list[Any]:
         """Return the agent's tools as those of `framework`. Its calls are `ctx.tool`; what a tool returns, or why it

@@ -8,9 +8,9 @@ from typing import Any
 import structlog
 
 from flotilla.agent.agent import Agent
-from flotilla.agent.context import Effect, TaskCancelled, TaskContext
+from flotilla.agent.context import Effect, TaskContext
 from flotilla.agent.recording import text_of
-from flotilla.agent.wrapped_errors import origin_of
+from flotilla.agent.wrapped_errors import TaskCancelled, origin_of
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
@@ -48,7 +48,7 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
         async with asyncio.timeout(limit_s):
             result = await _result(agent, ctx, data)
     except BaseException as error:
-        origin = origin_of(error, TaskCancelled)
+        origin = origin_of(error)
         if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
             return _cancelled(ctx, started)
         if ctx.gated.needed and not isinstance(error, asyncio.CancelledError):

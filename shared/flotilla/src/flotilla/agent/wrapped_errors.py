@@ -9,12 +9,16 @@ CAUSE = "flotilla_error"
 """Among the extensions of a response that `ctx.openai()` gave: the error that it describes."""
 
 
-def origin_of(error: BaseException, sought: type[BaseException]) -> BaseException:
-    """Return the error that `ctx.openai()` gave, or the one of the type `sought`, that `error` wraps; else the first
-    error of a group, or `error` itself: an author's own error stays what it is, whatever it was raised because of."""
+class TaskCancelled(Exception):
+    """The caller no longer wants the task."""
+
+
+def origin_of(error: BaseException) -> BaseException:
+    """Return the error that `ctx.openai()` gave, or TaskCancelled, that `error` wraps; else the first error of a group,
+    or `error` itself: an author's own error stays what it is, whatever it was raised because of."""
     leaves = list(_leaves(error))
     for one in _chain(leaves):
-        found = one if isinstance(one, sought) else _carried(one)
+        found = one if isinstance(one, TaskCancelled) else _carried(one)
         if found is not None:
             return found
     return leaves[0]

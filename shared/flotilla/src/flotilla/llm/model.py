@@ -97,7 +97,7 @@ class CompletionRequest:
     reasoning: Literal["none", "minimal", "low", "medium", "high"] | None = None
     """How much a reasoning model thinks first; None leaves it to the endpoint."""
     grounding: Grounding | None = None
-    body: JsonObject | None = None
+    body: JsonObject | None = field(default=None, hash=False)
     """A whole request in OpenAI's form (`flotilla.llm.chat_request`), sent as it is. The other fields then say in part
     what is in it, for models that read no such body."""
 
@@ -119,7 +119,7 @@ class Completion:
     """Those of `usage.input_tokens` that the endpoint had in its cache."""
     response_id: str = ""
     """The endpoint's name for the answer."""
-    more: JsonObject = field(default_factory=dict)
+    more: JsonObject = field(default_factory=dict, hash=False)
     """Of a request with a body: other fields of the message as the endpoint sent them (`reasoning_content`,
     `annotations`), and under `logprobs` the tokens' probabilities."""
     escaped: bool = False
