@@ -45,7 +45,7 @@ class Plan:
     rounds: int
     kills: int
     seed: int = 1
-    longest_s: float = 1.2
+    longest_s: float = 3.0
     """Between two kills."""
     delay_s: float = 0.4
     """The longest answer of the model and of the shop."""
@@ -198,8 +198,8 @@ def fleet(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, dsn: str) -> 
             "url": redis_url,
             "dsn": dsn,
             "keys": str(PUBLIC_KEY_FILE),
-            "min_idle_ms": 300,
-            "claim_s": 0.6,
+            "min_idle_ms": 2_000,  # frameworks hold up the event loop when they are used first
+            "claim_s": 2.0,
         }
         chance = random.Random(plan.seed)  # noqa: S311 - the same instants each time
         running = Fleet(plan, pool, redis, beyond, what, chance)

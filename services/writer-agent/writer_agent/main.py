@@ -10,7 +10,7 @@ from flotilla.answers.words import terms_for
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, knowledge_base, search_tool
 from flotilla.knowledge.embedders import create_embedder
-from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model
+from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, money_of
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import Writing, writer
@@ -27,9 +27,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         model = create_model(settings, partial(terms_for, default_language=settings.knowledge_language))
         stack.push_async_callback(model.close)
         tools = _tools(knowledge_base(pool, settings), settings.writer_tools)
-        limits = TokenLimits.of(settings)
+        limits, money = TokenLimits.of(settings), money_of(settings)
         agent = writer(_writing(settings, model))
-        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, pool=pool)
+        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money, pool=pool)
 
 
 def _tools(knowledge: KnowledgeBase, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:

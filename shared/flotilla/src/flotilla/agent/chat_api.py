@@ -15,13 +15,13 @@ from typing import Any, Protocol, TypeAlias
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError, Invalid, NotFound, Refused, RetryLater
 from flotilla.contracts.json_types import JsonObject
-from flotilla.llm import Completion, CompletionRequest, ModelTimedOut, OnToken, TokenBudgetSpent
+from flotilla.llm import BudgetSpent, Completion, CompletionRequest, ModelTimedOut, OnToken
 from flotilla.llm.chat_completion import document_of, last_chunks, text_chunk
 from flotilla.llm.chat_request import DEFAULT_MODEL, chat_request
 
 MAX_BODY_BYTES = 32_000_000
 _STATUS: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
-    (TokenBudgetSpent, 429, "insufficient_quota", "insufficient_quota"),
+    (BudgetSpent, 429, "insufficient_quota", "insufficient_quota"),
     (NotFound, 404, "invalid_request_error", "model_not_found"),
     (Refused, 400, "invalid_request_error", "refused"),
     (ModelTimedOut, 504, "server_error", "timeout"),

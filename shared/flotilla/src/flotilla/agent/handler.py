@@ -29,7 +29,7 @@ from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
-from flotilla.llm import LanguageModel, StoredCalls, TokenLimits
+from flotilla.llm import LanguageModel, Money, StoredCalls, TokenLimits
 from flotilla.postgres import UNSTORABLE, HeldTask, Pool, holding
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
@@ -50,6 +50,7 @@ class TaskHandler:
         tools: ToolBox,
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
+        money: Money | None = None,
         keys: PublicKeys,
         vote_rules: VoteRules,
         make_id: IdMaker = new_id,
@@ -59,7 +60,7 @@ class TaskHandler:
         self._pool = pool
         self._redis = redis
         self._tools = tools
-        self._calls = StoredCalls(pool, model, limits) if model else None
+        self._calls = StoredCalls(pool, model, limits, money) if model else None
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
         self._ticket_check = TicketCheck(agent.name, keys, pool)

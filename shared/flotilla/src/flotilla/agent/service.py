@@ -18,7 +18,7 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm import LanguageModel, TokenLimits, create_model
+from flotilla.llm import LanguageModel, Money, TokenLimits, create_model, money_of
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import read_roots
@@ -50,7 +50,8 @@ async def _run_with_model(
         return
     model = create_model(settings)
     try:
-        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=TokenLimits.of(settings))
+        limits, money = TokenLimits.of(settings), money_of(settings)
+        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money)
     finally:
         await model.close()
 
@@ -63,11 +64,13 @@ async def run_agent(
     tools: Mapping[str, ToolFunction] | None = None,
     model: LanguageModel | None = None,
     limits: TokenLimits | None = None,
+    money: Money | None = None,
     pool: "Pool | None" = None,
 ) -> None:
     """Consume the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
 
-    `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits`, and stays the caller's to close.
+    `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits` and the budgets
+    of `money`, and stays the caller's to close.
     `pool` is used if given, else one is opened.
 
     Raises:
@@ -90,6 +93,7 @@ async def run_agent(
             tools=toolbox,
             model=model,
             limits=limits,
+            money=money,
             keys=load_public_keys(settings.ticket_public_key_file),
             vote_rules=VoteRules(read_policy(settings.approval_policy), read_roots(settings.vote_roots)),
         )

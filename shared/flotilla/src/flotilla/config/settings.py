@@ -5,6 +5,7 @@
 Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and OpenTelemetry clients define.
 """
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -212,6 +213,16 @@ class LlmSettings(TokenSettings):
     llm_azure_api_version: str | None = None
     """Azure OpenAI's `api-version`; OPENAI_BASE_URL is then `https://RESOURCE.openai.azure.com`."""
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
+    llm_prices: Path | None = None
+    """A file (TOML) of what models cost per million tokens; unset: nothing is counted in money."""
+    llm_budget_per_run: Decimal | None = Field(default=None, gt=0)
+    """What one run may cost, in the currency of `FLOTILLA_LLM_PRICES`; unset means no limit."""
+    llm_budget_per_agent_day: Decimal | None = Field(default=None, gt=0)
+    """What one agent may cost in a day (UTC), for one tenant."""
+    llm_budget_per_person_day: Decimal | None = Field(default=None, gt=0)
+    """What one person may cost in a day, whether they ask themselves or a service asks on their behalf."""
+    llm_budget_per_tenant_day: Decimal | None = Field(default=None, gt=0)
+    """What one tenant may cost in a day."""
     llm_tokens_per_run: int | None = Field(default=None, ge=1)
     """Input and output tokens that one run may use; unset means no limit."""
 

@@ -1,5 +1,6 @@
 """Language models: providers behind one protocol, answers stored before use, computed confidence."""
 
+from flotilla.llm.accounts import BudgetSpent
 from flotilla.llm.budget import TokenBudgetSpent, TokenLimits
 from flotilla.llm.calls import CallKey
 from flotilla.llm.confidence import UNSUPPORTED_LIMIT, Confidence, confidence_of
@@ -18,6 +19,7 @@ from flotilla.llm.model import (
     ToolRequest,
     ToolSpec,
 )
+from flotilla.llm.money import Money, MoneyBudgetSpent, MoneyLimits, money_of
 from flotilla.llm.request_hash import request_hash
 from flotilla.llm.stored_calls import StoredCalls
 
@@ -25,6 +27,7 @@ __all__ = [
     "EXTRACTIVE_MODEL",
     "NOTHING_FOUND",
     "UNSUPPORTED_LIMIT",
+    "BudgetSpent",
     "CallKey",
     "ChatMessage",
     "Completion",
@@ -36,6 +39,9 @@ __all__ = [
     "ModelRefused",
     "ModelTimedOut",
     "ModelUnavailable",
+    "Money",
+    "MoneyBudgetSpent",
+    "MoneyLimits",
     "OnToken",
     "StoredCalls",
     "TokenBudgetSpent",
@@ -45,5 +51,6 @@ __all__ = [
     "best_quote",
     "confidence_of",
     "create_model",
+    "money_of",
     "request_hash",
 ]

@@ -1,54 +1,28 @@
-"""Token budgets per run, and per day of a person, a service and a tenant: reserved before a call, settled after it.
-
-Two calls at a time can't both spend the rest, since each reserves under the budget's row lock. A reservation whose
-maker died lapses; what the endpoint may have counted for it is lost to the budget.
-"""
+"""Token budgets per run, and per day of a person, a service and a tenant: reserved before a call, settled after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date
+from typing import Any
 
 from flotilla.config import LlmSettings
-from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import TokenPayer, token_scope
 from flotilla.contracts.tasks import TokenUsage
+from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
 from flotilla.llm.answer_usage import estimated_tokens
 from flotilla.llm.calls import CallKey
 from flotilla.llm.model import CompletionRequest
 from flotilla.postgres import Connection
 
+IMAGE_TOKENS = 1500
+"""About what endpoints count for a large image."""
 UNLIMITED_OUTPUT_TOKENS = 1000
 """What is reserved for an answer whose length the request leaves open."""
-RESERVATION_S = 300.0
-
-# What is used in each scope; holds their locks, taken in order, until the transaction ends.
-_LOCK = """
-INSERT INTO flotilla.token_budgets (tenant_id, scope) SELECT $1, s FROM unnest($2::text[]) AS s ORDER BY s
-ON CONFLICT (tenant_id, scope) DO UPDATE SET used = token_budgets.used
-RETURNING scope, used
-"""
-# What other calls on their way may still use in a scope.
-_RESERVED = """
-SELECT coalesce(sum(tokens), 0)::bigint FROM flotilla.token_reservations
-WHERE tenant_id = $1 AND scopes @> ARRAY[$2] AND expires_at > clock_timestamp() AND (task_id, call_index) <> ($3, $4)
-"""
-_RESERVE = """
-INSERT INTO flotilla.token_reservations (tenant_id, task_id, call_index, scopes, tokens, expires_at)
-VALUES ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6))
-ON CONFLICT (tenant_id, task_id, call_index)
-DO UPDATE SET scopes = excluded.scopes, tokens = excluded.tokens, expires_at = excluded.expires_at
-"""
-_ASKED_BY = "SELECT person, service FROM flotilla.asked_by()"
-_RELEASE = "DELETE FROM flotilla.token_reservations WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3"
-# In order, so that two calls of one run never wait for each other in a ring.
-_USE = """
-INSERT INTO flotilla.token_budgets (tenant_id, scope, used) SELECT $1, s, $3 FROM unnest($2::text[]) AS s ORDER BY s
-ON CONFLICT (tenant_id, scope) DO UPDATE SET used = token_budgets.used + excluded.used, updated_at = clock_timestamp()
-"""
 
 
-class TokenBudgetSpent(Refused):
+class TokenBudgetSpent(BudgetSpent):
     """The run's or the tenant's tokens do not suffice for the call; it was not made."""
 
 
@@ -74,13 +48,6 @@ class TokenLimits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    name: str
-    limit: int
-    refusal: str
-
-
 class TokenBudget:
     """Keeps `limits`, on the caller's connection and in the caller's transaction."""
 
@@ -94,45 +61,41 @@ class TokenBudget:
         Raises:
             TokenBudgetSpent: it may use more than is left.
         """
-        scopes = {scope.name: scope for scope in await self._scopes(connection, key)}
-        if not scopes:
+        accounts = await self._accounts(connection, key)
+        if not accounts:
             return
         needed = estimate(request)
-        for row in await connection.fetch(_LOCK, key.tenant_id, list(scopes)):
-            scope = scopes[row["scope"]]
-            held = await connection.fetchval(_RESERVED, key.tenant_id, scope.name, key.task_id, key.call_index)
-            if row["used"] + held + needed > scope.limit:
-                raise TokenBudgetSpent(
-                    f"{row['used']} of {scope.limit} tokens are used, {held} are reserved, and this call may use "
-                    f"{needed}: {scope.refusal}"
-                )
-        await connection.execute(
-            _RESERVE, key.tenant_id, key.task_id, key.call_index, list(scopes), needed, RESERVATION_S
-        )
+
+        def short(account: Account, used: int, held: int) -> TokenBudgetSpent:
+            return TokenBudgetSpent(
+                f"{used} of {account.limit} tokens are used, {held} are reserved, and this call may use "
+                f"{needed}: {account.refusal}"
+            )
+
+        await set_aside(connection, key, accounts, needed, short)
 
     async def settle(self, connection: Connection, key: CallKey, usage: TokenUsage) -> None:
         """Count what the call used, in the place of what was reserved."""
-        scopes = [scope.name for scope in await self._scopes(connection, key)]
-        if scopes:
-            await self.release(connection, key)
-            await connection.execute(_USE, key.tenant_id, scopes, usage.input_tokens + usage.output_tokens)
+        accounts = await self._accounts(connection, key)
+        if accounts:
+            await count(connection, key, accounts, usage.input_tokens + usage.output_tokens)
 
     async def release(self, connection: Connection, key: CallKey) -> None:
         """Give back what was set aside."""
         if self._limits != TokenLimits():
-            await connection.execute(_RELEASE, key.tenant_id, key.task_id, key.call_index)
+            await give_back(connection, key)
 
-    async def _scopes(self, connection: Connection, key: CallKey) -> list[_Scope]:
-        scopes = self._of_the_asking(await self._asked_by(connection))
+    async def _accounts(self, connection: Connection, key: CallKey) -> list[Account]:
+        scopes = self._of_the_asking(await self._asking(connection))
         if self._limits.per_run is not None and key.run_id is not None:
             refusal = f"run {key.run_id} can go no further (FLOTILLA_LLM_TOKENS_PER_RUN)"
-            scopes.append(_Scope(f"run:{key.run_id}", self._limits.per_run, refusal))
+            scopes.append(Account(f"run:{key.run_id}", self._limits.per_run, refusal))
         if self._limits.per_tenant_day is not None:
             refusal = f"tenant {key.tenant_id} can go on after midnight UTC (FLOTILLA_LLM_TOKENS_PER_TENANT_DAY)"
-            scopes.append(_Scope(token_scope("tenant", self._today()), self._limits.per_tenant_day, refusal))
+            scopes.append(Account(token_scope("tenant", self._today()), self._limits.per_tenant_day, refusal))
         return scopes
 
-    def _of_the_asking(self, asked_by: Mapping[TokenPayer, str | None]) -> list[_Scope]:
+    def _of_the_asking(self, asked_by: Mapping[TokenPayer, str | None]) -> list[Account]:
         """The budgets of the person, and of the service, who asked for what the call belongs to."""
         limits: Mapping[TokenPayer, int | None] = {
             "person": self._limits.per_person_day,
@@ -144,14 +107,13 @@ class TokenBudget:
             if name is not None and limit is not None:
                 setting = f"FLOTILLA_LLM_TOKENS_PER_{payer.upper()}_DAY"
                 refusal = f"the {payer} who asked can go on after midnight UTC ({setting})"
-                scopes.append(_Scope(token_scope(payer, self._today(), name), limit, refusal))
+                scopes.append(Account(token_scope(payer, self._today(), name), limit, refusal))
         return scopes
 
-    async def _asked_by(self, connection: Connection) -> Mapping[TokenPayer, str | None]:
+    async def _asking(self, connection: Connection) -> Mapping[TokenPayer, str | None]:
         if self._limits.per_person_day is None and self._limits.per_service_day is None:
             return {}
-        row = await connection.fetchrow(_ASKED_BY)
-        return {"person": row["person"], "service": row["service"]} if row is not None else {}
+        return await asked_by(connection)
 
     def _today(self) -> date:
         return self._clock().astimezone(UTC).date()
@@ -159,7 +121,20 @@ class TokenBudget:
 
 def estimate(request: CompletionRequest) -> int:
     """Tokens that the call may use, rather too many than too few."""
-    characters = sum(len(message.content) for message in request.messages)
-    characters += sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
     output = request.max_tokens if request.max_tokens is not None else UNLIMITED_OUTPUT_TOKENS
-    return estimated_tokens(characters) + output
+    return input_estimate(request) + output
+
+
+def input_estimate(request: CompletionRequest) -> int:
+    """Tokens that are sent, rather too many than too few."""
+    characters = sum(len(message.content) for message in request.messages)
+    characters += sum(len(call.arguments) for message in request.messages for call in message.tool_calls)
+    characters += sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
+    images = sum(len(message.images) for message in request.messages) + _images(request.body)
+    return estimated_tokens(characters) + IMAGE_TOKENS * images
+
+
+def _images(body: JsonObject | None) -> int:
+    messages: Any = body["messages"] if body else ()
+    parts = [part for message in messages for part in message.get("content") or () if isinstance(part, dict)]
+    return sum(part.get("type") == "image_url" for part in parts)

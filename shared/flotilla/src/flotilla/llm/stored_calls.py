@@ -7,6 +7,7 @@ call is made again, since no answer was stored.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from flotilla.llm.model import (
     ModelUnavailable,
     OnToken,
 )
+from flotilla.llm.money import Money, MoneyHeld
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.llm.storable_calls import sendable, storable_answer
@@ -35,6 +37,8 @@ from flotilla.postgres.claims import CLAIM_S, renewing
 from flotilla.telemetry.metrics import LLM_CACHE_HITS
 
 _POLL_S = 0.2
+LONGEST_WAIT_S = 60.0
+"""For calls on their way that may use up a budget."""
 
 # Takes the claim if it is free or lapsed.
 _CLAIM = """
@@ -69,10 +73,13 @@ log = structlog.get_logger(__name__)
 class StoredCalls:
     """Asks `model`, once per key. Built on a pool, so it works without a bus or an agent too."""
 
-    def __init__(self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None) -> None:
+    def __init__(
+        self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None, money: Money | None = None
+    ) -> None:
         self._pool = pool
         self._model = model
         self._budget = TokenBudget(limits or TokenLimits())
+        self._money = money
 
     @property
     def model_name(self) -> str:
@@ -88,9 +95,20 @@ class StoredCalls:
 
         Raises:
             ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
-            TokenBudgetSpent: too few tokens are left, and the model was not asked.
+            TokenBudgetSpent, MoneyBudgetSpent: too little is left, and the model was not asked.
         """
         call = _Call(key, self.hash_of(request), uuid4())
+        give_up_at = time.monotonic() + LONGEST_WAIT_S
+        while True:
+            try:
+                return await self._answer(call, request, on_token)
+            except MoneyHeld:
+                if time.monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(_POLL_S)
+
+    async def _answer(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
+        key = call.of
         while True:
             async with tenant_transaction(self._pool, key.tenant_id) as connection:
                 claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
@@ -100,6 +118,8 @@ class StoredCalls:
                     await connection.execute(_RELEASE, *call.claim)
                 elif claimed:
                     await self._budget.reserve(connection, call.budgeted, request)
+                    if self._money is not None:
+                        await self._money.reserve(connection, call.budgeted, request, (self._model.name,))
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -108,12 +128,13 @@ class StoredCalls:
 
     async def _ask(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
         async with self._claim_held(call):
-            made, duration_ms = await observed_call(self._model, sendable(request), on_token, call.of.session_id)
+            asked = sendable(request if self._money is None else self._money.bounded(request))
+            made, duration_ms = await observed_call(self._model, asked, on_token, call.of.session_id)
             completion = storable_answer(made)
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, self._model.name, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)
-                await self._budget.settle(connection, call.budgeted, completion.usage)
+                await self._settle(connection, call, completion)
         return completion
 
     @asynccontextmanager
@@ -127,6 +148,12 @@ class StoredCalls:
                 await asyncio.shield(self._release(call, usage))
                 raise
 
+    async def _settle(self, connection: Connection, call: "_Call", made: Completion | TokenUsage) -> None:
+        usage = made.usage if isinstance(made, Completion) else made
+        await self._budget.settle(connection, call.budgeted, usage)
+        if self._money is not None:
+            await self._money.settle(connection, call.of, call.hash, self._model.name, made)
+
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
             await connection.execute(_RENEW, *call.claim, CLAIM_S)
@@ -135,10 +162,12 @@ class StoredCalls:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
-                if usage is None:
-                    await self._budget.release(connection, call.budgeted)
-                else:
-                    await self._budget.settle(connection, call.budgeted, usage)
+                if usage is not None:
+                    await self._settle(connection, call, usage)
+                    return
+                await self._budget.release(connection, call.budgeted)
+                if self._money is not None:
+                    await self._money.release(connection, call.budgeted)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
 

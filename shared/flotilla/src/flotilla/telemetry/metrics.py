@@ -78,6 +78,8 @@ SAGA_PARKED = Gauge("flotilla_saga_parked_compensations", "Compensations that wa
 
 LLM_TOKENS = Counter("flotilla_llm_tokens", "Tokens, input or output.", ["model", "direction"])
 LLM_CALL_DURATION = Histogram("flotilla_llm_call_duration_seconds", "Time of a model call.", ["model"], buckets=_SLOW)
+LLM_SPEND = Counter("flotilla_llm_spend", "Money spent on model calls.", ["model", "agent", "currency"])
+LLM_REFUSED = Counter("flotilla_llm_budget_refusals", "Calls for which a budget in money did not suffice.", ["budget"])
 LLM_CACHE_HITS = Counter("flotilla_llm_cache_hits", "Stored answers used instead of a second call.")
 
 HTTP_DURATION = Histogram(

@@ -1,0 +1,227 @@
+"""Budgets in money: reserved before a call at the most that it may cost, settled after it at what it cost.
+
+What waits is a call for which enough is left unless others, on their way, cost as much as they may: once they are
+settled it goes on. So a budget is used up, and never exceeded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date
+from decimal import Decimal
+
+from flotilla.config import LlmSettings
+from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.tasks import TokenUsage
+from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
+from flotilla.llm.budget import input_estimate
+from flotilla.llm.calls import CallKey
+from flotilla.llm.model import Completion, CompletionRequest
+from flotilla.llm.prices import NANOS, Price, PriceTable, read_prices
+from flotilla.postgres import Connection
+from flotilla.telemetry.metrics import LLM_REFUSED, LLM_SPEND
+
+DEFAULT_OUTPUT_TOKENS = 4096
+"""The longest answer where a budget is kept and nobody named one: a call must have a most that it may cost."""
+_SPENT = """
+INSERT INTO flotilla.llm_spend (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, person,
+    service, input_tokens, cached_input_tokens, output_tokens, nanos, currency, answered)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+"""
+
+
+class MoneyBudgetSpent(BudgetSpent):
+    """A budget in money does not suffice for the call; it was not made."""
+
+
+class MoneyHeld(MoneyBudgetSpent):
+    """It would suffice if the calls on their way cost less than they may: worth waiting for."""
+
+
+class NoPrice(BudgetSpent):
+    """A budget is to be kept, and nobody knows what the call costs; it was not made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyLimits:
+    """In units of the price table's currency; None means no limit. A day is one in UTC."""
+
+    per_run: Decimal | None = None
+    per_agent_day: Decimal | None = None
+    per_person_day: Decimal | None = None
+    per_tenant_day: Decimal | None = None
+
+    @staticmethod
+    def of(settings: LlmSettings) -> "MoneyLimits":
+        """The limits that the settings ask for."""
+        return MoneyLimits(
+            per_run=settings.llm_budget_per_run,
+            per_agent_day=settings.llm_budget_per_agent_day,
+            per_person_day=settings.llm_budget_per_person_day,
+            per_tenant_day=settings.llm_budget_per_tenant_day,
+        )
+
+
+class Money:
+    """Keeps `limits` at the prices of `table`, on the caller's connection and in the caller's transaction."""
+
+    def __init__(
+        self, table: PriceTable, limits: MoneyLimits, longest: int | None = None, clock: Clock = utc_now
+    ) -> None:
+        self._table = table
+        self._limits = limits
+        self._longest = longest or DEFAULT_OUTPUT_TOKENS
+        self._clock = clock
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget to keep."""
+        return self._limits != MoneyLimits()
+
+    def bounded(self, request: CompletionRequest) -> CompletionRequest:
+        """`request` with a longest answer, if a budget is to be kept."""
+        if not self.is_limited or request.max_tokens is not None:
+            return request
+        body = None if request.body is None else {**request.body, "max_tokens": self._longest}
+        return replace(request, max_tokens=self._longest, body=body)
+
+    async def reserve(
+        self, connection: Connection, key: CallKey, request: CompletionRequest, models: Sequence[str]
+    ) -> None:
+        """Set aside the most that `request` may cost at the dearest of `models`.
+
+        Raises:
+            MoneyBudgetSpent: it may cost more than is left; MoneyHeld: only because of calls on their way.
+            NoPrice: one of the models has none.
+        """
+        if not self.is_limited:
+            return
+        needed = self._most(self.bounded(request), models)
+        accounts = await self._accounts(connection, key)
+        await set_aside(connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found))
+
+    async def settle(
+        self, connection: Connection, key: CallKey, request_hash: bytes, model: str, made: "Completion | TokenUsage"
+    ) -> None:
+        """Count what the call cost, in the place of what was reserved, and enter it in the ledger. `made` is the
+        answer, or the tokens of a call that gave none."""
+        usage, cached = (made.usage, made.cached_input_tokens) if isinstance(made, Completion) else (made, 0)
+        price = self._table.price(model, self._today())
+        nanos = price.nanos(usage, cached) if price else 0
+        asking = await asked_by(connection)
+        await connection.execute(
+            _SPENT,
+            key.tenant_id,
+            key.task_id,
+            key.call_index,
+            request_hash,
+            key.run_id,
+            key.session_id,
+            key.agent,
+            model,
+            asking.get("person"),
+            asking.get("service"),
+            usage.input_tokens,
+            cached,
+            usage.output_tokens,
+            nanos,
+            self._table.currency,
+            isinstance(made, Completion),
+        )
+        if self.is_limited:
+            await count(
+                connection, _money_key(_budgeted(key, request_hash)), await self._accounts(connection, key), nanos
+            )
+        LLM_SPEND.labels(model, key.agent, self._table.currency).inc(nanos / NANOS)
+
+    async def release(self, connection: Connection, key: CallKey) -> None:
+        """Give back what was set aside."""
+        if self.is_limited:
+            await give_back(connection, _money_key(key))
+
+    def _most(self, request: CompletionRequest, models: Sequence[str]) -> int:
+        sent, written = input_estimate(request), request.max_tokens or self._longest
+        prices = [self._price(model) for model in models]
+        return max(
+            Price(
+                valid_from=price.valid_from,
+                input=price.dearest_input,
+                cached_input=price.dearest_input,
+                output=price.output,
+            ).nanos(TokenUsage(input_tokens=sent, output_tokens=written))
+            for price in prices
+        )
+
+    def _price(self, model: str) -> Price:
+        price = self._table.price(model, self._today())
+        if price is None:
+            raise NoPrice(
+                f"model {model} has no price today, and a budget is to be kept: add one to FLOTILLA_LLM_PRICES"
+            )
+        return price
+
+    def _short(self, needed: int, account: Account, used: int, held: int) -> MoneyBudgetSpent:
+        LLM_REFUSED.labels(account.name.split(":")[1]).inc()
+        kind = MoneyHeld if used + needed <= account.limit else MoneyBudgetSpent
+        return kind(
+            f"{self._shown(used)} of {self._shown(account.limit)} are spent, {self._shown(held)} are reserved, and "
+            f"this call may cost {self._shown(needed)}: {account.refusal}"
+        )
+
+    def _shown(self, nanos: int) -> str:
+        amount = (Decimal(nanos) / NANOS).normalize()
+        return f"{self._table.currency} {amount:f}"
+
+    async def _accounts(self, connection: Connection, key: CallKey) -> list[Account]:
+        today = self._today().isoformat()
+        person = (await asked_by(connection)).get("person") if self._limits.per_person_day is not None else None
+        after = "can go on after midnight UTC"
+        limits: Mapping[str, tuple[Decimal | None, str]] = {
+            f"run:{key.run_id}": (
+                self._limits.per_run if key.run_id else None,
+                f"run {key.run_id} can go no further (FLOTILLA_LLM_BUDGET_PER_RUN)",
+            ),
+            f"agent:{today}:{key.agent}": (
+                self._limits.per_agent_day,
+                f"agent {key.agent} {after} (FLOTILLA_LLM_BUDGET_PER_AGENT_DAY)",
+            ),
+            f"person:{today}:{person}": (
+                self._limits.per_person_day if person else None,
+                f"the person who asked {after} (FLOTILLA_LLM_BUDGET_PER_PERSON_DAY)",
+            ),
+            f"day:{today}": (
+                self._limits.per_tenant_day,
+                f"tenant {key.tenant_id} {after} (FLOTILLA_LLM_BUDGET_PER_TENANT_DAY)",
+            ),
+        }
+        return [
+            Account(f"money:{name}", int(limit * NANOS), refusal)
+            for name, (limit, refusal) in limits.items()
+            if limit is not None
+        ]
+
+    def _today(self) -> date:
+        return self._clock().astimezone(UTC).date()
+
+
+def money_of(settings: LlmSettings) -> Money | None:
+    """What the settings ask for; None without prices.
+
+    Raises:
+        ConfigurationError: there are budgets and no prices, or the prices can't be read.
+    """
+    limits = MoneyLimits.of(settings)
+    if settings.llm_prices is None:
+        if limits != MoneyLimits():
+            raise ConfigurationError("FLOTILLA_LLM_BUDGET_* needs FLOTILLA_LLM_PRICES, a file of prices")
+        return None
+    return Money(read_prices(settings.llm_prices), limits, settings.llm_max_output_tokens)
+
+
+def _budgeted(key: CallKey, request_hash: bytes) -> CallKey:
+    return replace(key, task_id=f"{key.task_id}/{request_hash.hex()}")
+
+
+def _money_key(key: CallKey) -> CallKey:
+    """Reservations of tokens and of money stand beside each other: the latter have negative numbers."""
+    return replace(key, call_index=-1 - key.call_index)
