@@ -227,6 +227,21 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                     for direction in ("input", "output")
                 },
             ),
+            Panel(
+                "Spend in 24 h",
+                "At the price table of the agents (FLOTILLA_LLM_PRICES), in its currency.",
+                "short",
+                {
+                    "{{model}} {{agent}} {{currency}}": "sum by (model, agent, currency) "
+                    "(increase(flotilla_llm_spend_total[24h]))"
+                },
+            ),
+            Panel(
+                "Calls refused by a budget",
+                "Per second, by the budget that did not suffice; some wait and go on.",
+                "ops",
+                rate("flotilla_llm_budget_refusals_total", "budget"),
+            ),
             Panel("Calls", "By model.", "ops", rate("flotilla_llm_call_duration_seconds_count", "model")),
             Panel("Call duration", "By model.", "s", quantiles("flotilla_llm_call_duration_seconds", "model")),
             Panel(

@@ -50,3 +50,42 @@ async def test_tokens_are_summed_up_per_model_and_day(gateway: RunningGateway) -
     ]
     later = await client.get("/v1/analytics/tokens", params={"since": "2026-01-02T00:00:00Z"})
     assert len(later.json()["tokens"]) == 1
+
+
+SPENT = """
+INSERT INTO flotilla.llm_spend (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, person,
+    input_tokens, cached_input_tokens, output_tokens, nanos, currency, answered, spent_at)
+SELECT 'acme', 't', 0, '', run, 's1', 'write', model, person, 10, 4, 5, nanos, 'EUR', true,
+    timestamptz '2026-01-01 23:00Z' + hours * interval '1 h'
+FROM (VALUES ('r1', 'm1', 'olga', 0, 1500000000), ('r1', 'm2', 'olga', 2, 1), ('r2', 'm1', NULL, 3, 250000000))
+    AS s (run, model, person, hours, nanos)
+"""
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"by": "day"}, [("2026-01-02", "0.250000001"), ("2026-01-01", "1.5")]),
+        ({"by": "model"}, [("m1", "1.75"), ("m2", "0.000000001")]),
+        ({"by": "agent"}, [("write", "1.750000001")]),
+        ({"by": "person"}, [("olga", "1.500000001"), (None, "0.25")]),
+        ({"by": "run"}, [("r1", "1.500000001"), ("r2", "0.25")]),
+        ({"by": "model", "run_id": "r2"}, [("m1", "0.25")]),
+        ({"by": "day", "since": "2026-01-02T02:00:00Z"}, [("2026-01-02", "0.25")]),
+    ],
+)
+async def test_spend_is_summed_up_exactly(
+    gateway: RunningGateway, query: dict[str, str], found: list[tuple[str | None, str]]
+) -> None:
+    await as_superuser(gateway, SPENT)
+    client = await gateway.client_of("otto", "operator")
+    rows = (await client.get("/v1/spend", params={**SINCE_2026, **query})).json()["spend"]
+    assert [(row["name"], row["amount"]) for row in rows] == found
+    assert {row["currency"] for row in rows} == {"EUR"}
+    stranger = await gateway.client_of("eve", "operator", tenant="globex")
+    assert (await stranger.get("/v1/spend", params={**SINCE_2026, **query})).json()["spend"] == []
+
+
+async def test_spend_is_for_operators(gateway: RunningGateway) -> None:
+    client = await gateway.client_of("victor", "viewer")
+    assert (await client.get("/v1/spend")).status_code == 403

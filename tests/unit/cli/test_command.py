@@ -27,7 +27,7 @@ sessions list | sessions show | sessions events | sessions state | sessions diff
 actions submit | actions get
 approvals list | approvals show | approvals approve | approvals reject | approvals edit
 orders place | orders get | orders list | orders retry | orders skip | orders resolve
-agents list | new agent
+agents list | new agent | spend
 keys create | keys list | keys revoke
 tasks submit
 dead-letters list | dead-letters show | dead-letters redrive | dead-letters discard

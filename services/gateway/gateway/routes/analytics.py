@@ -8,12 +8,14 @@ from pydantic import AwareDatetime
 
 from flotilla.contracts.ids import utc_now
 from flotilla.postgres import tenant_transaction
-from gateway.auth.principal import EVERYONE
+from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import refusals
 from gateway.schemas.analytics import TokenAnalytics, TokenUsageOfDay, ToolAnalytics, ToolUsage
 from gateway.schemas.common import ID_PATTERN
+from gateway.schemas.spend import Spend
 from gateway.services import Caller, Wired
+from gateway.spend import By, spend_of
 
 router = guarded_router("analytics")
 DEFAULT_SPAN = timedelta(days=30)
@@ -58,6 +60,20 @@ async def tokens(services: Wired, caller: Caller, since: Since = None) -> TokenA
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         rows = await connection.fetch(_TOKENS, caller.tenant_id, _from(since))
     return TokenAnalytics(tokens=[TokenUsageOfDay.model_validate(dict(row)) for row in rows])
+
+
+@router.get("/v1/spend", response_model=Spend, responses=refusals())
+@allow(OPERATORS)
+async def spend(
+    services: Wired,
+    caller: Caller,
+    by: Annotated[By, Query(description="What to sum up by.")] = "day",
+    since: Since = None,
+    run_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this run.")] = None,
+) -> Spend:
+    """What model calls cost, at the agents' price tables, by day, model, agent, person or run."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        return Spend(spend=await spend_of(connection, caller.tenant_id, by, _from(since), run_id))
 
 
 def _from(since: datetime | None) -> datetime:

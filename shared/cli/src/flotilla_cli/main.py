@@ -30,6 +30,7 @@ from flotilla_cli.verbs import (
     schedules,
     sessions,
     signers,
+    spend,
     tasks,
     workflows,
 )
@@ -85,6 +86,7 @@ local.register(app)
 doctor.register(app)
 ask.register(app)
 new.register(app)
+spend.register(app)
 for _name, _group in (
     ("documents", documents.app),
     ("eval", eval.app),
