@@ -242,6 +242,12 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "ops",
                 rate("flotilla_llm_budget_refusals_total", "budget"),
             ),
+            Panel(
+                "Fallbacks",
+                "Calls per second that the next model of a chain got, by the model that was passed over.",
+                "ops",
+                rate("flotilla_llm_fallbacks_total", "model, reason"),
+            ),
             Panel("Calls", "By model.", "ops", rate("flotilla_llm_call_duration_seconds_count", "model")),
             Panel("Call duration", "By model.", "s", quantiles("flotilla_llm_call_duration_seconds", "model")),
             Panel(

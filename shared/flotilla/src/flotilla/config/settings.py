@@ -45,6 +45,7 @@ LlmDialectWord: TypeAlias = Literal[
     "no_system_role",
     "begins_with_reasoning",
 ]
+Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 DialectWords: TypeAlias = Annotated[tuple[LlmDialectWord, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -213,6 +214,10 @@ class LlmSettings(TokenSettings):
     llm_azure_api_version: str | None = None
     """Azure OpenAI's `api-version`; OPENAI_BASE_URL is then `https://RESOURCE.openai.azure.com`."""
     llm_max_output_tokens: int | None = Field(default=None, ge=1)
+    llm_fallbacks: Names = ()
+    """Models that are asked, in this order, where FLOTILLA_LLM_MODEL is busy, broken or late; comma-separated."""
+    llm_models: Path | None = None
+    """A file (TOML) of what is different for single models: endpoint, key, dialect, rate limit (docs/models.md)."""
     llm_prices: Path | None = None
     """A file (TOML) of what models cost per million tokens; unset: nothing is counted in money."""
     llm_budget_per_run: Decimal | None = Field(default=None, gt=0)

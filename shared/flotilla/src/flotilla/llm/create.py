@@ -1,20 +1,61 @@
-"""Which model answers, by the settings."""
+"""Which models answer, by the settings."""
 
+import tomllib
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from flotilla.config import LlmSettings
+from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from flotilla.config import LlmDialectWord, LlmSettings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.tasks import Passage
+from flotilla.llm.chain import Link, ModelChain
 from flotilla.llm.extractive import ExtractiveModel, Terms
 from flotilla.llm.model import LanguageModel
+from flotilla.llm.pace import Pace
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ModelSettings:
+    """What is different for one model, from the file of `FLOTILLA_LLM_MODELS`."""
+
+    name: str
+    base_url: str | None = None
+    api_key_file: Path | None = None
+    dialect: tuple[LlmDialectWord, ...] | None = None
+    timeout_s: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+
+    def over(self, settings: LlmSettings) -> LlmSettings:
+        """The settings for this model. A key goes to the endpoint that it was given for, and to no other.
+
+        Raises:
+            ConfigurationError: the file of the key can't be read.
+        """
+        changed: dict[str, Any] = {"llm_model": self.name}
+        if self.base_url is not None:
+            changed |= {"openai_base_url": self.base_url, "openai_api_key": None}
+            changed |= {"llm_azure_deployment": None, "llm_azure_api_version": None}
+        if self.api_key_file is not None:
+            changed["openai_api_key"] = _key_in(self.api_key_file)
+        if self.dialect is not None:
+            changed["llm_dialect"] = self.dialect
+        if self.timeout_s is not None:
+            changed["llm_timeout_s"] = self.timeout_s
+        return settings.model_copy(update=changed)
+
+
+_MODELS = TypeAdapter(dict[str, list[ModelSettings]])
 
 
 def create_model(settings: LlmSettings, terms_for: Callable[[Sequence[Passage]], Terms] | None = None) -> LanguageModel:
     """The OpenAI-compatible endpoint where one is configured, else the built-in extractive model, which
-    compares the terms of `terms_for`.
+    compares the terms of `terms_for`. With fallbacks or with what is different for a model, a chain.
 
     Raises:
-        ConfigurationError: an endpoint without the name of a model.
+        ConfigurationError: an endpoint without the name of a model, or a file that can't be used.
     """
     if settings.openai_base_url is None and settings.openai_api_key is None:
         return ExtractiveModel(terms_for)
@@ -23,6 +64,33 @@ def create_model(settings: LlmSettings, terms_for: Callable[[Sequence[Passage]],
             "FLOTILLA_LLM_MODEL is not set: name the model to ask for at OPENAI_BASE_URL, or unset OPENAI_BASE_URL and "
             "OPENAI_API_KEY to answer with the built-in extractive model"
         )
+    names = dict.fromkeys((settings.llm_model, *settings.llm_fallbacks))
+    known = {} if settings.llm_models is None else _read_models(settings.llm_models)
+    links = [_link(settings, known.get(name) or ModelSettings(name=name)) for name in names]
+    return links[0].model if len(links) == 1 and not known else ModelChain(links)
+
+
+def _link(settings: LlmSettings, one: ModelSettings) -> Link:
     from flotilla.llm.openai_model import OpenAiModel
 
-    return OpenAiModel(settings, settings.llm_model)
+    return Link(OpenAiModel(one.over(settings), one.name), Pace(one.name, one.requests_per_minute))
+
+
+def _read_models(file: Path) -> dict[str, ModelSettings]:
+    try:
+        found = _MODELS.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise ConfigurationError(f"FLOTILLA_LLM_MODELS: {file} can't be read: {error}") from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        raise ConfigurationError(f"FLOTILLA_LLM_MODELS: {file}: {'; '.join(problems)}") from None
+    if found.keys() != {"models"}:
+        raise ConfigurationError(f"FLOTILLA_LLM_MODELS: {file}: it holds [[models]] and nothing else")
+    return {one.name: one for one in found["models"]}
+
+
+def _key_in(file: Path) -> SecretStr:
+    try:
+        return SecretStr(file.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"FLOTILLA_LLM_MODELS: the key in {file} can't be read: {error}") from error

@@ -16,6 +16,8 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 class ModelRefused(Refused):
     """The endpoint will never answer this request as it is: key, model name, content, or an empty account."""
 
+    model: str | None = None
+    """Which one of a chain."""
     usage: TokenUsage | None = None
     """What the endpoint counts for it nevertheless; None where it wrote nothing."""
 
@@ -26,6 +28,8 @@ class ModelUnavailable(RetryLater):
     `retry_after_s` is how long the endpoint asks to wait, in seconds; None where it named no time.
     """
 
+    model: str | None = None
+    """Which one of a chain."""
     usage: TokenUsage | None = None
     """What the endpoint counts for it nevertheless; None where it wrote nothing."""
 
@@ -103,6 +107,16 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """A model of a chain that did not answer, so that the next one was asked."""
+
+    model: str
+    reason: Literal["unavailable", "timed_out", "circuit_open"]
+    usage: TokenUsage | None = None
+    """What its endpoint counts nevertheless."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A model's answer."""
 
@@ -122,6 +136,10 @@ class Completion:
     more: JsonObject = field(default_factory=dict, hash=False)
     """Of a request with a body: other fields of the message as the endpoint sent them (`reasoning_content`,
     `annotations`), and under `logprobs` the tokens' probabilities."""
+    answered_by: str = ""
+    """The model that was asked for it: another than the agent's where a fallback answered."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """The models that were passed over."""
     escaped: bool = False
     """Texts in it hold escapes such as `\\u0000` for characters that no store holds."""
 

@@ -12,11 +12,12 @@ from decimal import Decimal
 from flotilla.config import LlmSettings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.names import TokenPayer
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
 from flotilla.llm.budget import input_estimate
 from flotilla.llm.calls import CallKey
-from flotilla.llm.model import Completion, CompletionRequest
+from flotilla.llm.model import CompletionRequest
 from flotilla.llm.prices import NANOS, Price, PriceTable, read_prices
 from flotilla.postgres import Connection
 from flotilla.telemetry.metrics import LLM_REFUSED, LLM_SPEND
@@ -40,6 +41,24 @@ class MoneyHeld(MoneyBudgetSpent):
 
 class NoPrice(BudgetSpent):
     """A budget is to be kept, and nobody knows what the call costs; it was not made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Tokens that an endpoint counts, of an answer or of a call that gave none."""
+
+    model: str
+    usage: TokenUsage
+    cached_input_tokens: int = 0
+    answered: bool = False
+
+
+def sum_of(charges: Sequence[Charge]) -> TokenUsage:
+    """The tokens of all of them."""
+    return TokenUsage(
+        input_tokens=sum(charge.usage.input_tokens for charge in charges),
+        output_tokens=sum(charge.usage.output_tokens for charge in charges),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +120,25 @@ class Money:
         await set_aside(connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found))
 
     async def settle(
-        self, connection: Connection, key: CallKey, request_hash: bytes, model: str, made: "Completion | TokenUsage"
+        self, connection: Connection, key: CallKey, request_hash: bytes, charges: Sequence[Charge]
     ) -> None:
-        """Count what the call cost, in the place of what was reserved, and enter it in the ledger. `made` is the
-        answer, or the tokens of a call that gave none."""
-        usage, cached = (made.usage, made.cached_input_tokens) if isinstance(made, Completion) else (made, 0)
-        price = self._table.price(model, self._today())
-        nanos = price.nanos(usage, cached) if price else 0
+        """Count what the call cost, in the place of what was reserved, and enter it in the ledger."""
         asking = await asked_by(connection)
+        nanos = sum([await self._enter(connection, key, request_hash, charge, asking) for charge in charges])
+        if self.is_limited:
+            accounts = await self._accounts(connection, key)
+            await count(connection, _money_key(_budgeted(key, request_hash)), accounts, nanos)
+
+    async def _enter(
+        self,
+        connection: Connection,
+        key: CallKey,
+        request_hash: bytes,
+        charge: Charge,
+        asking: Mapping[TokenPayer, str | None],
+    ) -> int:
+        price = self._table.price(charge.model, self._today())
+        nanos = price.nanos(charge.usage, charge.cached_input_tokens) if price else 0
         await connection.execute(
             _SPENT,
             key.tenant_id,
@@ -118,21 +148,18 @@ class Money:
             key.run_id,
             key.session_id,
             key.agent,
-            model,
+            charge.model,
             asking.get("person"),
             asking.get("service"),
-            usage.input_tokens,
-            cached,
-            usage.output_tokens,
+            charge.usage.input_tokens,
+            charge.cached_input_tokens,
+            charge.usage.output_tokens,
             nanos,
             self._table.currency,
-            isinstance(made, Completion),
+            charge.answered,
         )
-        if self.is_limited:
-            await count(
-                connection, _money_key(_budgeted(key, request_hash)), await self._accounts(connection, key), nanos
-            )
-        LLM_SPEND.labels(model, key.agent, self._table.currency).inc(nanos / NANOS)
+        LLM_SPEND.labels(charge.model, key.agent, self._table.currency).inc(nanos / NANOS)
+        return nanos
 
     async def release(self, connection: Connection, key: CallKey) -> None:
         """Give back what was set aside."""

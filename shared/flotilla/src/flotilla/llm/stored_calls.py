@@ -8,7 +8,7 @@ call is made again, since no answer was stored.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +17,9 @@ from uuid import UUID, uuid4
 import structlog
 
 from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm.budget import TokenBudget, TokenLimits
 from flotilla.llm.calls import CallKey
+from flotilla.llm.chain import ModelChain
 from flotilla.llm.model import (
     Completion,
     CompletionRequest,
@@ -28,7 +28,7 @@ from flotilla.llm.model import (
     ModelUnavailable,
     OnToken,
 )
-from flotilla.llm.money import Money, MoneyHeld
+from flotilla.llm.money import Charge, Money, MoneyHeld, sum_of
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.llm.storable_calls import sendable, storable_answer
@@ -77,7 +77,7 @@ class StoredCalls:
         self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None, money: Money | None = None
     ) -> None:
         self._pool = pool
-        self._model = model
+        self._model = ModelChain.of(model)
         self._budget = TokenBudget(limits or TokenLimits())
         self._money = money
 
@@ -119,7 +119,7 @@ class StoredCalls:
                 elif claimed:
                     await self._budget.reserve(connection, call.budgeted, request)
                     if self._money is not None:
-                        await self._money.reserve(connection, call.budgeted, request, (self._model.name,))
+                        await self._money.reserve(connection, call.budgeted, request, self._model.names)
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -129,12 +129,16 @@ class StoredCalls:
     async def _ask(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
         async with self._claim_held(call):
             asked = sendable(request if self._money is None else self._money.bounded(request))
-            made, duration_ms = await observed_call(self._model, asked, on_token, call.of.session_id)
+            started = time.monotonic()
+            made = await self._model.ask(asked, on_token, partial(observed_call, session_id=call.of.session_id))
+            duration_ms = (time.monotonic() - started) * 1000
             completion = storable_answer(made)
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
-                await _store(connection, call, self._model.name, completion, duration_ms)
+                await _store(connection, call, completion.answered_by, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)
-                await self._settle(connection, call, completion)
+                charges = [Charge(made.answered_by, made.usage, made.cached_input_tokens, answered=True)]
+                charges += [Charge(one.model, one.usage) for one in made.fallbacks if one.usage is not None]
+                await self._settle(connection, call, charges)
         return completion
 
     @asynccontextmanager
@@ -144,26 +148,27 @@ class StoredCalls:
             try:
                 yield
             except BaseException as error:
-                usage = error.usage if isinstance(error, ModelRefused | ModelUnavailable) else None
-                await asyncio.shield(self._release(call, usage))
+                charge = None
+                if isinstance(error, ModelRefused | ModelUnavailable) and error.usage is not None:
+                    charge = Charge(error.model or self._model.name, error.usage)
+                await asyncio.shield(self._release(call, charge))
                 raise
 
-    async def _settle(self, connection: Connection, call: "_Call", made: Completion | TokenUsage) -> None:
-        usage = made.usage if isinstance(made, Completion) else made
-        await self._budget.settle(connection, call.budgeted, usage)
+    async def _settle(self, connection: Connection, call: "_Call", charges: Sequence[Charge]) -> None:
+        await self._budget.settle(connection, call.budgeted, sum_of(charges))
         if self._money is not None:
-            await self._money.settle(connection, call.of, call.hash, self._model.name, made)
+            await self._money.settle(connection, call.of, call.hash, charges)
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
             await connection.execute(_RENEW, *call.claim, CLAIM_S)
 
-    async def _release(self, call: "_Call", usage: TokenUsage | None) -> None:
+    async def _release(self, call: "_Call", charge: Charge | None) -> None:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
-                if usage is not None:
-                    await self._settle(connection, call, usage)
+                if charge is not None:
+                    await self._settle(connection, call, [charge])
                     return
                 await self._budget.release(connection, call.budgeted)
                 if self._money is not None:

@@ -80,6 +80,7 @@ LLM_TOKENS = Counter("flotilla_llm_tokens", "Tokens, input or output.", ["model"
 LLM_CALL_DURATION = Histogram("flotilla_llm_call_duration_seconds", "Time of a model call.", ["model"], buckets=_SLOW)
 LLM_SPEND = Counter("flotilla_llm_spend", "Money spent on model calls.", ["model", "agent", "currency"])
 LLM_REFUSED = Counter("flotilla_llm_budget_refusals", "Calls for which a budget in money did not suffice.", ["budget"])
+LLM_FALLBACKS = Counter("flotilla_llm_fallbacks", "Calls that the next model of a chain got.", ["model", "reason"])
 LLM_CACHE_HITS = Counter("flotilla_llm_cache_hits", "Stored answers used instead of a second call.")
 
 HTTP_DURATION = Histogram(
