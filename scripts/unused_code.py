@@ -43,6 +43,7 @@ ALLOWED = {
     "try_workflow": "the kit for testing workflows: for packages outside this repository",
     "_closer": "keeps the socket open as long as its holder",
     "_expiring": "read by asyncpg's own subclass hooks",
+    "model_endpoint": "the agent SDK: for agents outside this repository",
     "in_transaction": "the agent SDK: for agents outside this repository",
     "open_tool_calls": "the event store's API: for services outside this repository",
     "leading": "how tests observe the leader",

@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from opentelemetry.trace import Span
+from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import Effect, TaskContext
@@ -16,6 +19,7 @@ from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
 from flotilla.contracts.values import Storable, storable
+from flotilla.telemetry import genai
 
 MAX_RESULT_BYTES = 8_000_000
 NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
@@ -45,8 +49,9 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
     started = time.monotonic()
     limit_s = ctx.task.timeout_s or agent.timeout_s
     try:
-        async with asyncio.timeout(limit_s):
-            result = await _result(agent, ctx, data)
+        with _invocation(agent, ctx):
+            async with asyncio.timeout(limit_s):
+                result = await _result(agent, ctx, data)
     except BaseException as error:
         origin = origin_of(error)
         if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
@@ -77,6 +82,17 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
         events=ctx.recorded.events,
         effects=ctx.effects,
     )
+
+
+def _invocation(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
+    attributes: dict[str, AttributeValue] = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "flotilla",
+        "gen_ai.agent.name": agent.name,
+        "gen_ai.agent.version": agent.version,
+        "gen_ai.conversation.id": ctx.session_id,
+    }
+    return genai.operation(f"invoke_agent {agent.name}", genai.INVOKE_AGENT_DURATION, attributes)
 
 
 def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:

@@ -25,7 +25,7 @@ from flotilla.contracts.session_events import ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.tools import OnUnknown
 from flotilla.contracts.values import first_infinite, storable
-from flotilla.telemetry import span
+from flotilla.telemetry import genai
 
 MAX_STORED_BYTES = 8_000_000
 REFUSALS = (ValueError, TypeError, Refused, DeadLetter)
@@ -116,7 +116,7 @@ class ToolRunner:
     async def _repeat(self, ctx: object, call: _Call) -> Any:
         await self._prove(call, call.approval_id)
         with self._shown(call, self._make_id()) as shown:
-            shown.result = await self._executed(ctx, call)
+            shown.result = await self._executed(ctx, call, shown.call_id)
         return shown.result
 
     async def _once(self, ctx: object, call: _Call) -> Any:
@@ -159,7 +159,7 @@ class ToolRunner:
     async def _begun(self, ctx: object, call: _Call, begun: Begun) -> Any:
         with self._shown(call, begun.call_id) as shown:
             async with self._calls.held(begun), self._ended_in_any_case(begun):
-                ended = _returned(await self._executed(ctx, call), call)
+                ended = _returned(await self._executed(ctx, call, begun.call_id), call)
             stored = await self._calls.end(begun, ended)
             if call.approval_id is not None:
                 await self._gated.store(call.approval_id, call.tool.name, _plain(call.arguments), stored.result)
@@ -175,10 +175,16 @@ class ToolRunner:
             await asyncio.shield(self._calls.end(begun, _raised(error)))
             raise
 
-    async def _executed(self, ctx: object, call: _Call) -> Any:
+    async def _executed(self, ctx: object, call: _Call, call_id: str) -> Any:
         name = call.tool.name
-        attributes: dict[str, AttributeValue] = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
-        with span(f"execute_tool {name}", attributes=attributes):
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.type": "function",
+            "gen_ai.tool.call.id": call_id,
+            "gen_ai.agent.name": self._task.agent,
+        }
+        with genai.operation(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes):
             return await call.tool(ctx, call.arguments, call.key)
 
     def _reused(self, call: _Call, ended: Ended) -> Any:

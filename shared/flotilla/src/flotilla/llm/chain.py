@@ -11,6 +11,7 @@ from flotilla.llm.model import (
     Completion,
     CompletionRequest,
     Fallback,
+    FallbackReason,
     LanguageModel,
     ModelRefused,
     ModelTimedOut,
@@ -124,7 +125,7 @@ async def _asked(link: Link, request: CompletionRequest, shown: _Shown, ask: Ask
 
 
 def _passed(link: Link, error: ModelUnavailable) -> Fallback:
-    reason = "timed_out" if isinstance(error, ModelTimedOut) else "unavailable"
+    reason: FallbackReason = "timed_out" if isinstance(error, ModelTimedOut) else "unavailable"
     LLM_FALLBACKS.labels(link.model.name, reason).inc()
     log.warning("model_passed_over", model=link.model.name, reason=reason, error=str(error))
     return Fallback(model=link.model.name, reason=reason, usage=error.usage)

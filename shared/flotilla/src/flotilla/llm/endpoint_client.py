@@ -10,6 +10,17 @@ from flotilla.config import LlmSettings
 from flotilla.contracts.errors import ConfigurationError
 
 MAX_ERROR_BYTES = 1_000_000
+_PROVIDERS = {
+    "openai.azure.com": "azure.ai.openai",
+    "anthropic.com": "anthropic",
+    "cohere.com": "cohere",
+    "deepseek.com": "deepseek",
+    "googleapis.com": "gcp.gen_ai",
+    "groq.com": "groq",
+    "mistral.ai": "mistral_ai",
+    "perplexity.ai": "perplexity",
+    "x.ai": "x_ai",
+}
 # A local endpoint needs no key, but the client wants one.
 _NO_KEY = "none"
 
@@ -45,6 +56,12 @@ def endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
         default_headers=headers,
         http_client=_http_client(settings),
     )
+
+
+def provider_at(host: str) -> str:
+    """Return who runs the endpoint, as OpenTelemetry's GenAI conventions name them; `openai`, whose form it speaks,
+    where the host tells nothing."""
+    return next((name for domain, name in _PROVIDERS.items() if f".{host}".endswith(f".{domain}")), "openai")
 
 
 def _http_client(settings: LlmSettings) -> httpx2.AsyncClient:

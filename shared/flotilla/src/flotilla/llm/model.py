@@ -10,6 +10,7 @@ from flotilla.contracts.tasks import FinishReason, Passage, TokenUsage
 
 OnToken: TypeAlias = Callable[[str], Awaitable[None]]
 """Takes each piece of text as the model writes it."""
+FallbackReason: TypeAlias = Literal["unavailable", "timed_out", "circuit_open"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
@@ -111,7 +112,7 @@ class Fallback:
     """A model of a chain that did not answer, so that the next one was asked."""
 
     model: str
-    reason: Literal["unavailable", "timed_out", "circuit_open"]
+    reason: FallbackReason
     usage: TokenUsage | None = None
     """What its endpoint counts nevertheless."""
 

@@ -250,5 +250,5 @@ def _budgeted(key: CallKey, request_hash: bytes) -> CallKey:
 
 
 def _money_key(key: CallKey) -> CallKey:
-    """Reservations of tokens and of money stand beside each other: the latter have negative numbers."""
+    """Reservations of tokens and of money are in one table: the latter have negative numbers."""
     return replace(key, call_index=-1 - key.call_index)

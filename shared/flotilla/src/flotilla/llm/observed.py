@@ -1,6 +1,6 @@
-"""One model call with its span and metrics.
+"""One model call with its span and metrics. Prompts and answers stay out of them.
 
-Source: OpenTelemetry semantic conventions for generative AI, "Inference" client span.
+Source: OpenTelemetry semantic-conventions-genai v0.1.0, "Client inference".
 """
 
 import time
@@ -9,42 +9,58 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from flotilla.llm.model import Completion, CompletionRequest, LanguageModel, OnToken
-from flotilla.telemetry import span
+from flotilla.telemetry import genai
 from flotilla.telemetry.metrics import LLM_CALL_DURATION, LLM_TOKENS
 
 
 async def observed_call(
     model: LanguageModel, request: CompletionRequest, on_token: OnToken | None, session_id: str
-) -> tuple[Completion, float]:
-    """The answer and how long it took, in milliseconds. Prompts and answers stay out of the span."""
+) -> Completion:
+    """The answer of `model`."""
+    attributes = _asked(model, request, session_id)
+    kind = SpanKind.CLIENT
+    with genai.operation(f"chat {model.name}", genai.INFERENCE_DURATION, attributes, kind=kind) as active:
+        started = time.perf_counter()
+        try:
+            completion = await model.complete(request, on_token)
+        finally:
+            LLM_CALL_DURATION.labels(model.name).observe(time.perf_counter() - started)
+        active.set_attributes(_answered(completion))
+    usage = completion.usage
+    genai.count_tokens(genai.INPUT_TOKENS, usage.input_tokens, attributes)
+    genai.count_tokens(genai.OUTPUT_TOKENS, usage.output_tokens, attributes)
+    if completion.cached_input_tokens:
+        genai.count_tokens(genai.CACHED_INPUT_TOKENS, completion.cached_input_tokens, attributes)
+    LLM_TOKENS.labels(model.name, "input").inc(usage.input_tokens)
+    LLM_TOKENS.labels(model.name, "output").inc(usage.output_tokens)
+    return completion
+
+
+def _asked(model: LanguageModel, request: CompletionRequest, session_id: str) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": model.provider,
         "gen_ai.request.model": model.name,
         "gen_ai.conversation.id": session_id,
     }
+    if server := getattr(model, "server", None):
+        attributes |= {"server.address": server[0], "server.port": server[1]}
     if request.max_tokens is not None:
         attributes["gen_ai.request.max_tokens"] = request.max_tokens
     if request.temperature is not None:
         attributes["gen_ai.request.temperature"] = request.temperature
-    with span(f"chat {model.name}", kind=SpanKind.CLIENT, attributes=attributes) as active:
-        started = time.perf_counter()
-        try:
-            completion = await model.complete(request, on_token)
-        except Exception as error:
-            active.set_attribute("error.type", type(error).__name__)
-            raise
-        finally:
-            duration_s = time.perf_counter() - started
-            LLM_CALL_DURATION.labels(model.name).observe(duration_s)
-        active.set_attributes(
-            {
-                "gen_ai.response.model": completion.model,
-                "gen_ai.response.finish_reasons": [completion.finish_reason],
-                "gen_ai.usage.input_tokens": completion.usage.input_tokens,
-                "gen_ai.usage.output_tokens": completion.usage.output_tokens,
-            }
-        )
-    LLM_TOKENS.labels(model.name, "input").inc(completion.usage.input_tokens)
-    LLM_TOKENS.labels(model.name, "output").inc(completion.usage.output_tokens)
-    return completion, duration_s * 1000
+    return attributes
+
+
+def _answered(completion: Completion) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        "gen_ai.response.model": completion.model,
+        "gen_ai.response.finish_reasons": [completion.finish_reason],
+        "gen_ai.usage.input_tokens": completion.usage.input_tokens,
+        "gen_ai.usage.output_tokens": completion.usage.output_tokens,
+    }
+    if completion.response_id:
+        attributes["gen_ai.response.id"] = completion.response_id
+    if completion.cached_input_tokens:
+        attributes["gen_ai.usage.cache_read.input_tokens"] = completion.cached_input_tokens
+    return attributes

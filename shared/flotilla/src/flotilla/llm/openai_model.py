@@ -15,7 +15,7 @@ import openai
 from flotilla.config import LlmSettings
 from flotilla.llm.chat_answer import ChatAnswer
 from flotilla.llm.dialects import request_body
-from flotilla.llm.endpoint_client import endpoint_client
+from flotilla.llm.endpoint_client import endpoint_client, provider_at
 from flotilla.llm.endpoint_errors import EndpointError, endpoint_error, refusal, retry_after_s, text_error
 from flotilla.llm.model import (
     Completion,
@@ -35,8 +35,6 @@ _DONE = "[DONE]"
 class OpenAiModel:
     """One model at one endpoint. `max_retries=0`: retries belong to the workflow's policy."""
 
-    provider = "openai"
-
     def __init__(self, settings: LlmSettings, name: str) -> None:
         self.name = name
         self._timeout_s = settings.llm_timeout_s
@@ -44,6 +42,10 @@ class OpenAiModel:
         self._dialect = settings.llm_dialect
         self._extra_body = settings.llm_extra_body
         self._client = endpoint_client(settings)
+        url = self._client.base_url
+        self.server = (url.host, url.port or (443 if url.scheme == "https" else 80))
+        """Its address and port."""
+        self.provider = provider_at(url.host)
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """Stream the answer; see `LanguageModel.complete`."""

@@ -20,8 +20,9 @@ from flotilla.runtime.health import Health, health_server
 from flotilla.runtime.stalls import stacks_of_stalls
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.runtime.supervision import Supervisor
-from flotilla.telemetry import configure_logs, configure_traces
+from flotilla.telemetry import configure_logs, configure_metrics, configure_traces
 
+_LAST_METRICS_MS = 2000
 EXIT_OK, EXIT_FAILED, EXIT_MISUSE = 0, 1, 2
 
 log = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.request_stop, number.name)
     traces = configure_traces(service, settings.otlp_endpoint, settings.trace_sample_ratio)
+    metrics = configure_metrics(service, settings.otlp_endpoint)
     try:
         async with AsyncExitStack() as stack:
             server = health_server(runtime.health, settings.metrics_host, settings.metrics_port)
@@ -109,5 +111,7 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
         return EXIT_FAILED
     finally:
         traces.shutdown()
+        if metrics is not None:
+            metrics.shutdown(timeout_millis=_LAST_METRICS_MS)
     log.info("stopped")
     return EXIT_OK

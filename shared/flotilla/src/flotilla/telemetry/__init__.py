@@ -2,6 +2,7 @@
 
 from flotilla.telemetry.logs import configure_logs
 from flotilla.telemetry.traces import (
+    configure_metrics,
     configure_traces,
     context_of,
     current_traceparent,
@@ -12,6 +13,7 @@ from flotilla.telemetry.traces import (
 
 __all__ = [
     "configure_logs",
+    "configure_metrics",
     "configure_traces",
     "context_of",
     "current_traceparent",

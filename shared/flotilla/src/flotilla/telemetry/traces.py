@@ -6,9 +6,12 @@ Context crosses processes as a W3C `traceparent`: in Temporal headers, in the Cl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -28,6 +31,16 @@ def configure_traces(service: str, otlp_endpoint: str | None, sample_ratio: floa
     if otlp_endpoint:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    return provider
+
+
+def configure_metrics(service: str, otlp_endpoint: str | None) -> MeterProvider | None:
+    """Export OpenTelemetry's metrics where the traces go; None without an endpoint, and then nothing is kept."""
+    if not otlp_endpoint:
+        return None
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    provider = MeterProvider([reader], resource=Resource.create({SERVICE_NAME: service}))
+    metrics.set_meter_provider(provider)
     return provider
 
 
