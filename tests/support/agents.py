@@ -129,7 +129,7 @@ async def running(
 ) -> AsyncIterator[Consumer]:
     """The agent at work in the database of `pool`, as its own role, as long as the block.
 
-    `executor` is by what it judges votes.
+    `executor` is by what it judges votes, `money` which budgets it keeps.
     """
     async with open_pool(await agent_dsn(pool, agent.name), application=agent.name) as own_pool:
         handler = TaskHandler(
@@ -138,6 +138,7 @@ async def running(
             redis=redis,
             tools=ToolBox(agent.tools),
             model=model,
+            money=options.pop("money", None),
             keys=KEYS,
             vote_rules=options.pop("vote_rules", TRUSTING),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
