@@ -2924,6 +2924,44 @@ export interface components {
             place: string;
         };
         /**
+         * Spend
+         * @description The dearest first; days newest first.
+         */
+        Spend: {
+            /** Spend */
+            spend: components["schemas"]["Spent"][];
+        };
+        /**
+         * Spent
+         * @description What one day, model, agent, person or run cost.
+         */
+        Spent: {
+            /**
+             * Name
+             * @description The day, model, agent, person or run; null for calls that belong to none.
+             */
+            name: string | null;
+            /** Calls */
+            calls: number;
+            /** Input Tokens */
+            input_tokens: number;
+            /** Cached Input Tokens */
+            cached_input_tokens: number;
+            /** Output Tokens */
+            output_tokens: number;
+            /**
+             * Amount
+             * @description In the currency, as an exact decimal number.
+             * @example 0.1375
+             */
+            amount: string;
+            /**
+             * Currency
+             * @example EUR
+             */
+            currency: string;
+        };
+        /**
          * StateDiff
          * @description From the state at `from_seq` to the state at `to_seq`; a rollback in between makes things `removed`.
          */
