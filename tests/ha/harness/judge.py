@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 
 import asyncpg
 
@@ -97,24 +98,31 @@ def _acceptable(seen: str) -> bool:
 class Judge:
     """Looks at the databases of a fleet directly."""
 
-    def __init__(self, fleet: Fleet, batch: str) -> None:
-        self._fleet = fleet
+    def __init__(self, dsn: Callable[[], str], verify: Callable[[], "CompletedProcess[str]"], batch: str) -> None:
+        """`dsn` leads to the present primary, as superuser; `verify` runs `flotilla audit verify`."""
+        self._dsn = dsn
+        self._verify = verify
         self._batch = batch
 
-    async def settled(self) -> list[str]:
+    @classmethod
+    def of(cls, fleet: Fleet, batch: str) -> "Judge":
+        """The judge of a fleet."""
+        return cls(lambda: fleet.servers.postgres.primary.dsn(DATABASE), lambda: fleet.cli("audit", "verify"), batch)
+
+    async def settled(self, within_s: float = _SETTLE_S) -> list[str]:
         """Wait until the projection has everything; return what it lacks at the end."""
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + within_s
         while missing := await self._query(_NOT_WHOLE):
             if time.monotonic() > deadline:
                 return [f"{row['session_id']}: {row['events']} of {row['head_seq']} events" for row in missing]
             await asyncio.sleep(0.5)
         return []
 
-    async def lost(self, items: Sequence[Item]) -> list[str]:
+    async def lost(self, items: Sequence[Item], within_s: float = _SETTLE_S) -> list[str]:
         """Work that did not end well, and events that are not projected."""
         ill = [f"{item.kind} {item.name}: {item.outcome or 'never over'}" for item in items if _ill(item)]
         parked = [f"{row['session_id']} is parked: {row['reason']}" for row in await self._query(_PARKED)]
-        return [*ill, *await self.settled(), *parked]
+        return [*ill, *await self.settled(within_s), *parked]
 
     async def doubled(self) -> list[str]:
         """Effects that came twice."""
@@ -134,7 +142,7 @@ class Judge:
 
         async def verified() -> bool:
             nonlocal printed
-            done = await asyncio.to_thread(self._fleet.cli, "audit", "verify")
+            done = await asyncio.to_thread(self._verify)
             printed = done.stdout + done.stderr
             return done.returncode == 0
 
@@ -145,7 +153,7 @@ class Judge:
         return ""
 
     async def _query(self, statement: str) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self._fleet.servers.postgres.primary.dsn(DATABASE))
+        connection = await asyncpg.connect(self._dsn())
         try:
             return await connection.fetch(statement, self._batch)
         finally:

@@ -60,21 +60,21 @@ async def with_callers(fleet: Fleet) -> AsyncIterator[Callers]:
 async def calm(load: Load) -> None:
     """Wait until work of each kind and place was done once, and some time went by."""
     until = time.monotonic() + CALM_S
-    while time.monotonic() < until or not _each_over(load.items, since=0):
+    while time.monotonic() < until or not each_over(load.items, since=0):
         assert time.monotonic() < until + _TOO_LONG_S, f"no calm: {_still_open(load.items)}"
         await asyncio.sleep(_LOOK_S)
 
 
 async def recovery(items: Sequence[Item], since: float) -> float:
     """Wait until work of each kind and place that began after `since` is over; return the seconds it took."""
-    while (over := _each_over(items, since=since)) is None:
+    while (over := each_over(items, since=since)) is None:
         if time.monotonic() > since + _TOO_LONG_S:
             return _NEVER
         await asyncio.sleep(_LOOK_S)
     return over - since
 
 
-def _each_over(items: Sequence[Item], since: float) -> float | None:
+def each_over(items: Sequence[Item], since: float) -> float | None:
     """When the last of all kinds and places had its first work over, of that begun after `since`; None: not yet."""
     first: dict[tuple[str, str], float] = {(item.kind, item.place): _NEVER for item in items}
     for item in items:
@@ -95,7 +95,7 @@ def _still_open(items: Sequence[Item]) -> list[str]:
 
 async def judged(fleet: Fleet, name: str, load: Load) -> Verdict:
     """The verdict on all that a load did, once it is over; how long recovery took is for the caller to add."""
-    judge = Judge(fleet, load.batch)
+    judge = Judge.of(fleet, load.batch)
     kinds = [item.kind for item in load.items]
     lost = await judge.lost(load.items)
     return Verdict(
