@@ -29,7 +29,6 @@ from flotilla.kafka.closing import close_producer
 
 MAX_BATCH_BYTES = 1_000_000
 """Below Kafka's default message.max.bytes of 1,048,588, which limits a whole batch."""
-REQUEST_TIMEOUT_MS = 10_000
 _BACKOFF_S = (0.1, 2.0)
 _ATTEMPT_S = 60.0
 """Far longer than any attempt to reach Kafka takes: its own limit and that of closing."""
@@ -76,7 +75,6 @@ class KafkaPublisher:
             enable_idempotence=True,
             max_batch_size=MAX_BATCH_BYTES,
             max_request_size=MAX_BATCH_BYTES,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
             compression_type=None if compression == "none" else compression,
         )
         try:

@@ -14,12 +14,16 @@ from flotilla.kafka.tokens import token_command
 
 OPEN_TIMEOUT_S = 10.0
 """How long a client may take to connect."""
+_REQUEST_TIMEOUT_MS = 5_000
+"""How long a broker may take to answer, the first request on a connection included. One that is frozen is asked two or
+three times before a client follows the new leader. A broker holds back joining a group for longer: it is asked again."""
 
 
 class ClientArguments(TypedDict, total=False):
     """What AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient all take."""
 
     bootstrap_servers: str
+    request_timeout_ms: int
     security_protocol: str
     ssl_context: ssl.SSLContext
     sasl_mechanism: str
@@ -36,7 +40,9 @@ def client_arguments(settings: KafkaSettings) -> ClientArguments:
         ConnectionError: the password's file can't be read; it may come back.
     """
     arguments = ClientArguments(
-        bootstrap_servers=settings.kafka_bootstrap_servers, security_protocol=settings.kafka_security_protocol
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+        security_protocol=settings.kafka_security_protocol,
     )
     if settings.kafka_security_protocol.endswith("SSL"):
         arguments["ssl_context"] = _ssl_context(settings)

@@ -33,9 +33,9 @@ def reasons(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
 
 
 async def _look(host: str, port: int, settings: KafkaSettings) -> None:
-    arguments: dict[str, Any] = {**client_arguments(settings)}
+    arguments: dict[str, Any] = {**client_arguments(settings), "request_timeout_ms": _LIMIT_MS}
     del arguments["bootstrap_servers"]
-    connection = await create_conn(host, port, request_timeout_ms=_LIMIT_MS, **arguments)
+    connection = await create_conn(host, port, **arguments)
     try:
         answer = await connection.send(MetadataRequest([]))
     finally:

@@ -93,7 +93,9 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None =
 @asynccontextmanager
 async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     try:
-        admin = AIOKafkaAdminClient(**client_arguments(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
+        arguments = client_arguments(settings)
+        arguments["request_timeout_ms"] = REQUEST_TIMEOUT_MS  # making a topic takes its time
+        admin = AIOKafkaAdminClient(**arguments)
         try:
             await admin.start()
             yield admin
