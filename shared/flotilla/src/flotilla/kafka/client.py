@@ -16,7 +16,7 @@ OPEN_TIMEOUT_S = 10.0
 """How long a client may take to connect."""
 _REQUEST_TIMEOUT_MS = 5_000
 """How long a broker may take to answer, the first request on a connection included. One that is frozen is asked two or
-three times before a client follows the new leader. A broker holds back joining a group for longer: it is asked again."""
+three times before a client follows the new leader. Joining a group may be held back for longer: it is repeated."""
 
 
 class ClientArguments(TypedDict, total=False):
