@@ -121,6 +121,17 @@ def test_what_a_process_uses_more_of_in_the_end_has_grown() -> None:
     assert grew == {"memory_mb"}
 
 
+def test_work_that_a_failover_moves_to_another_node_has_not_grown() -> None:
+    times = [float(at) for at in range(0, 300, 10)]
+    busy, idle = ("postgres-1", "postgres-2"), ("postgres-2", "postgres-1")
+    rows = [
+        Usage(at, name, used, used, used, 1)
+        for at in times
+        for name, used in zip(busy if at < 200 else idle, (100, 5), strict=True)
+    ]
+    assert [trend for trend in trends(rows) if trend.grew] == []
+
+
 def _over(kind: str, outcome: str) -> Item:
     item = Item(kind, "", f"b-{kind}")  # type: ignore[arg-type]
     item.end(outcome)

@@ -23,5 +23,6 @@ async def test_a_fault_loses_and_doubles_nothing_and_is_recovered_from(
     verdict = await play(replicated_fleet, scenario, seed=seed)
     table.append(verdict)
     assert verdict.problems() == []
+    assert replicated_fleet.not_alive() == []
     # The work whose end is waited for takes its time without a fault, too.
     assert verdict.recovery_s <= scenario.within_s + verdict.calm_s, verdict.line()

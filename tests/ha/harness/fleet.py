@@ -25,6 +25,7 @@ from flotilla_devstack.services import (
 )
 from flotilla_devstack.startup import side_by_side
 from flotilla_devstack.tools import run_tool
+from tests.ha.harness.kubelet import Kubelet
 from tests.ha.harness.servers import DATABASE, Servers
 from tests.support.waiting import eventually
 
@@ -40,6 +41,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.servers = Servers(folder)
         self.services = {name: self._make(name) for name in SERVICES}
+        self._kubelet = Kubelet(list(self.services.values()))
         self._stopped = threading.Event()
         self._keeping = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
@@ -58,9 +60,11 @@ class Fleet:
         self._install()
         side_by_side(list(self.services.values()), _start, threading.Event())
         self._keeping.start()
+        self._kubelet.start()
 
     def stop(self) -> None:
         """End everything."""
+        self._kubelet.stop()
         self._stopped.set()
         if self._keeping.is_alive():
             self._keeping.join(10)
@@ -72,6 +76,10 @@ class Fleet:
     def restarts(self) -> int:
         """How often a service ended and was started again."""
         return sum(service.restarts for service in self.services.values())
+
+    def not_alive(self) -> list[str]:
+        """Services that were killed because `/livez` failed for too long."""
+        return list(self._kubelet.killed)
 
     async def kill(self, name: str) -> None:
         """SIGKILL, as the kernel sends it when memory runs out; returns when the keeper has started another process."""

@@ -65,11 +65,12 @@ async def soak(fleet: Fleet, seconds: float, seed: int, file: Path) -> list[str]
     found = list(trends(recorder.rows))
     for trend in found:
         say(trend.line())
-    return [*verdict.problems(), *(f"{trend.name}: {trend.measure} grew" for trend in found if trend.grew)]
+    not_alive = [f"{service} was not alive for half a minute" for service in fleet.not_alive()]
+    return [*verdict.problems(), *not_alive, *(f"{trend.name}: {trend.measure} grew" for trend in found if trend.grew)]
 
 
 async def _tormented(fleet: Fleet, seconds: float, draw: random.Random) -> Verdict:
-    worst = 0.0
+    worst, restarts = 0.0, fleet.restarts()
     async with with_callers(fleet) as callers:
         load = Load(fleet, callers, f"soak-{time.time_ns() % 10**9}", PACE)
         async with load.flowing():
@@ -78,7 +79,8 @@ async def _tormented(fleet: Fleet, seconds: float, draw: random.Random) -> Verdi
             while (next_at := time.monotonic() + EVERY_S) < end + EVERY_S:
                 worst = max(worst, await _one_fault(fleet, load, draw))
                 await asyncio.sleep(max(0.0, min(next_at, end) - time.monotonic()))
-        return replace(await judged(fleet, f"soak of {seconds:g} s", load), recovery_s=worst)
+        verdict = await judged(fleet, f"soak of {seconds:g} s", load)
+    return replace(verdict, recovery_s=worst, restarts=fleet.restarts() - restarts)
 
 
 async def _one_fault(fleet: Fleet, load: Load, draw: random.Random) -> float:

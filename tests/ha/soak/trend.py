@@ -1,5 +1,10 @@
-"""Whether what a process uses is flat: its last third compared with its second."""
+"""Whether what is used stays flat: the last third compared with the second.
 
+The nodes of a replicated server count together, since a failover moves the work from one to the other.
+"""
+
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -9,6 +14,7 @@ from tests.ha.soak.usage import Usage
 # Grown by more than a share and an amount: caches fill up for a while, and the log of events is meant to grow.
 _SHARE = 1.25
 _AMOUNT = {"memory_mb": 40.0, "connections": 15.0, "handles": 30.0}
+_NODE = re.compile(r"-[0-9]+$")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,19 @@ class Trend:
 
 
 def trends(rows: Sequence[Usage]) -> Iterator[Trend]:
-    """Medians of the second and the last third, for each process and measure."""
+    """Medians of the second and the last third, for each service or server and measure."""
     end = max((row.at_s for row in rows), default=0.0)
-    for name in sorted({row.name for row in rows}):
-        own = [row for row in rows if row.name == name]
-        second = [row for row in own if end / 3 <= row.at_s < end * 2 / 3]
-        last = [row for row in own if row.at_s >= end * 2 / 3]
-        if second and last:
-            for measure in ("memory_mb", "connections", "handles", "disk_mb"):
-                before, after = ([getattr(row, measure) for row in part] for part in (second, last))
-                yield Trend(name, measure, median(before), median(after))
+    for measure in ("memory_mb", "connections", "handles", "disk_mb"):
+        for name, by_time in sorted(_together(rows, measure).items()):
+            second = [used for at_s, used in by_time.items() if end / 3 <= at_s < end * 2 / 3]
+            last = [used for at_s, used in by_time.items() if at_s >= end * 2 / 3]
+            if second and last:
+                yield Trend(name, measure, median(second), median(last))
+
+
+def _together(rows: Sequence[Usage], measure: str) -> dict[str, dict[float, float]]:
+    """What a service, or all nodes of a server, used at each time."""
+    found: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    for row in rows:
+        found[_NODE.sub("", row.name)][row.at_s] += getattr(row, measure)
+    return found
