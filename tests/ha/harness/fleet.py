@@ -78,7 +78,7 @@ class Fleet:
         return sum(service.restarts for service in self.services.values())
 
     def not_alive(self) -> list[str]:
-        """Services that were killed because `/livez` failed for too long."""
+        """Services that were killed because `/livez` failed for too long, each with its last answer."""
         return list(self._kubelet.killed)
 
     async def kill(self, name: str) -> None:

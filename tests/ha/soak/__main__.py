@@ -65,7 +65,7 @@ async def soak(fleet: Fleet, seconds: float, seed: int, file: Path) -> list[str]
     found = list(trends(recorder.rows))
     for trend in found:
         say(trend.line())
-    not_alive = [f"{service} was not alive for half a minute" for service in fleet.not_alive()]
+    not_alive = [f"not alive for half a minute: {service}" for service in fleet.not_alive()]
     return [*verdict.problems(), *not_alive, *(f"{trend.name}: {trend.measure} grew" for trend in found if trend.grew)]
 
 
