@@ -76,8 +76,10 @@ async def running_worker(
     operator_tenant: str = "default",
     policy: str = UNSIGNED,
     vote_roots: Path | None = None,
+    **options: Any,
 ) -> AsyncIterator[RunningWorker]:
-    """A worker on its own task queue and as its own user of Redis, for as long as the block lasts."""
+    """A worker on its own task queue and as its own user of Redis, for as long as the block lasts; `options` are
+    further settings."""
     own_url = await url_of(redis_url, "workflow-worker")
     settings = Settings(
         postgres_dsn=dsn,  # type: ignore[arg-type]
@@ -89,6 +91,7 @@ async def running_worker(
         vote_roots=vote_roots,
         drain_s=2,
         operator_tenant=operator_tenant,
+        **options,
     )
     runtime = Runtime("workflow-worker")
     temporal = TemporalConnection(settings, SdkRuntime.default())

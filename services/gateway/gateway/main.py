@@ -11,6 +11,7 @@ from flotilla.actions.arguments import known_actions
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.kafka.session_log import open_kafka_log
@@ -31,7 +32,6 @@ from gateway.auth.sign_ins import SignIns
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.guard import Guard, Rates
-from gateway.known_agents import KnownAgents
 from gateway.limits import RequestRate, StreamSlots
 from gateway.live.announcements import Announcements
 from gateway.live.feed import LiveFeed
@@ -98,6 +98,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
+        notify_hosts=settings.notify_hosts,
         open_work=OpenWork(settings),
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import PublicKeys
 from flotilla.eventstore import AgentEventStore
 from flotilla.eventstore.sessions import SessionAccess, Visibility
@@ -22,7 +23,6 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
 from gateway.fleet.samples import Samples
-from gateway.known_agents import KnownAgents
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
 from gateway.live.run_watch import RunWatch
@@ -65,6 +65,8 @@ class Services:
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
     operator_tenant: str
+    notify_hosts: tuple[str, ...]
+    """Who may get notices of runs."""
     open_work: OpenWork
     """How much may be under way."""
     people_issuer: str

@@ -112,6 +112,8 @@ class Settings(
     """Roles, and groups as `group:NAME`, that see and operate every session of their tenant."""
     approval_policy: str = "builtin:production"
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
+    notify_hosts: Words = ()
+    """Hosts that may get notices of runs: `hooks.example.com`, over https; the workflow worker must have the same."""
     vote_roots: Path | None = None
     """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
     audit_public_key_file: Path | None = None

@@ -16,6 +16,7 @@ from flotilla.audit.admin_log import record_policy_once_there
 from flotilla.bus import Consumer, ConsumerOptions, DeadLetters, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
+from flotilla.bus.known_agents import KnownAgents
 from flotilla.bus.live import RunFeed
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
@@ -26,6 +27,7 @@ from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_roots
 from flotilla.workflows.declaration import Declared
 from workflow_worker.actions.registry import Registry, installed_registry
+from workflow_worker.activities import webhooks
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
 from workflow_worker.activities.delegation import Delegation
@@ -33,7 +35,7 @@ from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.webhooks import Receivers, Webhooks, secret_bytes
+from workflow_worker.activities.webhooks import Webhooks
 from workflow_worker.activities.workflow_runs import WorkflowRuns
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
@@ -41,6 +43,7 @@ from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import kinds, known_agents, report_gauges
 from workflow_worker.installed_workflows import PublishedWorkflows, installed_workflows
 from workflow_worker.leader import Leader, repeating_duty
+from workflow_worker.notices import Notices, Receivers
 from workflow_worker.queue_duty import QueuedRuns
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
@@ -52,6 +55,7 @@ from workflow_worker.settings import Settings
 from workflow_worker.settlement import Settlement
 from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
 from workflow_worker.unreadable_replies import UnreadableReplies
+from workflow_worker.webhook_signatures import secret_bytes
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
@@ -118,7 +122,7 @@ async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
             Job(name="bridge", work=_reply_streams(settings, runtime, deps).run),
-            Job(name="leader", work=_leader(settings, runtime, deps, parts).run),
+            Job(name="leader", work=_leader(settings, runtime, deps, parts, http).run),
             Job(name="policy record", work=noted),
             Job(name="workflow catalog", work=published.run),
             limit_s=settings.drain_s + STOP_MARGIN_S,
@@ -132,11 +136,13 @@ class Activities:
         self, settings: Settings, deps: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
     ) -> None:
         secret = settings.approval_webhook_secret
-        receivers = Receivers(
+        receivers = webhooks.Receivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
         publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates)
-        self.delegation = Delegation(deps.pool, deps.redis, publisher, deps.signer)
+        self.delegation = Delegation(
+            deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
+        )
         self.runs = RunRecords(deps.pool, RunFeed(deps.redis))
         self.workflow_runs = WorkflowRuns(deps.pool)
         self.approvals = Approvals(deps.pool, receivers.urls)
@@ -170,14 +176,18 @@ def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None
     return RiskReview(model)
 
 
-def _leader(settings: Settings, runtime: Runtime, deps: Dependencies, parts: Activities) -> Leader:
+def _leader(
+    settings: Settings, runtime: Runtime, deps: Dependencies, parts: Activities, http: httpx.AsyncClient
+) -> Leader:
     all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
     reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
     housekeeping = Housekeeping(deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).counts)
     events = partial(deliver_run_events, deps.pool, deps.temporal)
+    notices = Notices(deps.pool, http, Receivers(settings.notify_hosts, settings.notify_secrets))
     queue = QueuedRuns(deps.pool, deps.temporal, parts.runs)
     duties = [
         housekeeping.run,
+        notices.run,
         repeating_duty(RECONCILE_S, reconciler.run),
         repeating_duty(OPENED_S, reconciler.start_opened),
         repeating_duty(RECONCILE_S, queue.look_after),

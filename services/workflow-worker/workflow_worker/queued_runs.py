@@ -10,6 +10,7 @@ from flotilla.eventstore.sessions import get_session, roll_back_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection
 from flotilla.telemetry import metrics
+from workflow_worker.notices import queue_notice
 
 # Those that interrupt come before those that are enqueued; `more` says that another one interrupts this one.
 _NEXT = """
@@ -60,6 +61,8 @@ async def _open(connection: Connection, tenant_id: str, session_id: str, row: as
     appended = await append(connection, tenant_id, session_id, events)
     status = "cancelled" if row["more"] else "pending"
     await connection.execute(_OPEN, tenant_id, run_id, status, appended.first_seq)
+    if row["more"]:
+        await queue_notice(connection, tenant_id, run_id, "run.finished")
 
 
 async def _roll_back(connection: Connection, tenant_id: str, session_id: str, source: str, by: JsonObject) -> None:

@@ -1,10 +1,9 @@
 """The worker's settings."""
 
-import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from flotilla.config import (
     LlmSettings,
@@ -15,9 +14,8 @@ from flotilla.config import (
     TemporalSettings,
     Words,
 )
+from flotilla.config.hosts import check_hosts
 from flotilla.contracts.names import TASK_QUEUE
-
-_LISTED_HOST = re.compile(r"(https?://)?([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 
 
 class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings):
@@ -30,6 +28,8 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     max_concurrent_activities: int = Field(default=100, ge=1)
     max_concurrent_workflow_tasks: int = Field(default=50, ge=2)
     max_cached_workflows: int = Field(default=1000, ge=1)
+    agents: Words = ("research", "write")
+    """Agents that workflows may ask before they have registered for the first time."""
     bridge_slots: int = Field(default=64, ge=1)
     """Replies that are handled at the same time."""
     ticket_key_file: Path
@@ -51,13 +51,15 @@ class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSetting
     """Hosts (`api.example.com`, `10.0.0.5:8443`) that the action `http_request` may call, over https; none by default.
     `http://10.0.0.5:8080` allows that one over plain http, where others can read and change what is sent."""
 
-    @field_validator("action_http_hosts")
+    notify_hosts: Words = ()
+    """Hosts that may get notices of runs, as in `FLOTILLA_ACTION_HTTP_HOSTS`. The gateway must have the same."""
+    notify_secrets: Path | None = None
+    """A folder with the secrets that sign notices of runs: files called `TENANT.SECRET_REF`."""
+
+    @field_validator("action_http_hosts", "notify_hosts")
     @classmethod
-    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not _LISTED_HOST.fullmatch(host):
-                raise ValueError(f"FLOTILLA_ACTION_HTTP_HOSTS: {host} is not a host such as api.example.com:8443")
-        return hosts
+    def _hosts(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return check_hosts(f"FLOTILLA_{(info.field_name or '').upper()}", hosts)
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:

@@ -80,9 +80,16 @@ def gate() -> Gate:
 
 @asynccontextmanager
 async def answering(
-    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, *, pool: "Pool | None" = None
+    gateway: RunningGateway,
+    redis_url: str,
+    temporal_address: str,
+    gate: Gate,
+    *,
+    pool: "Pool | None" = None,
+    **options: Any,
 ) -> AsyncIterator[RunningWorker]:
-    """A worker with the agents that answer questions, over the gateway's stores; `pool` where it is closed."""
+    """A worker (`options` are its settings) with the agents that answer questions, over the gateway's stores; `pool`
+    where that of the gateway is closed."""
     async with (
         running_worker(
             dsn=gateway.database.dsn("flotilla_worker"),
@@ -90,6 +97,7 @@ async def answering(
             redis_url=redis_url,
             temporal_address=temporal_address,
             task_queue=gateway.settings.task_queue,
+            **options,
         ) as running,
         foreign_agent(running.redis, "research", gate.research),
         foreign_agent(running.redis, "write", agents.write),

@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from flotilla.bus import Delivery, Redis, connect_redis, ensure_group
+from flotilla.bus.known_agents import KnownAgents
 from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater
 from flotilla.contracts.json_types import JsonObject
@@ -83,7 +84,8 @@ async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
     """The activity, of a worker that has delegated to this agent before."""
     delegates = Delegates(own_pool)
     await delegates.note("research")
-    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates), SIGNER)
+    agents = KnownAgents(own_pool, redis, ("research", "write"))
+    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates), SIGNER, agents)
 
 
 async def delegated(delegation: Delegation, task: AgentTask) -> None:

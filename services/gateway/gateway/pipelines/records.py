@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
-from flotilla.contracts.envelope import to_json
+from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
@@ -29,7 +30,7 @@ INSERT INTO flotilla.pipelines
 VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
 """
 # The last hop's answer says that the pipeline is done before the worker's leader closes its row.
-_GET = """
+_SELECT = """
 SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.acted_by, p.error, p.created_at, t.result,
     CASE
         WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success'
@@ -42,11 +43,36 @@ SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.acted_by, p
     coalesce(p.finished_at, CASE t.status WHEN 'done' THEN t.finished_at END) AS finished_at
 FROM flotilla.pipelines AS p
 LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = p.tenant_id AND t.task_id = p.result_task_id
-WHERE p.tenant_id = $1 AND p.task_id = $2
+WHERE p.tenant_id = $1
 """
+_GET = f"{_SELECT} AND p.task_id = $2"
+# A page, newest first; $3 and $4 are the last row of the page before.
+_LIST = f"""
+SELECT * FROM ({_SELECT}
+    AND ($3::timestamptz IS NULL OR (p.created_at, p.task_id) < ($3, $4)) AND ($5::text IS NULL OR p.session_id = $5)
+    AND ($6::text IS NULL OR p.user_id = $6) AND ($7::text IS NULL OR $7 = ANY (p.steps))
+    AND ($9::timestamptz IS NULL OR p.created_at >= $9) AND ($10::timestamptz IS NULL OR p.created_at < $10)) AS tasks
+WHERE $8::text IS NULL OR status = $8
+ORDER BY created_at DESC, task_id DESC LIMIT $2
+"""  # noqa: S608 - constants
+_REQUEST = "SELECT request FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $2"
 _RUNNING = """
 UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a listing has."""
+
+    session_id: str | None = None
+    user_id: str | None = None
+    agent: str | None = None
+    """Among its steps."""
+    status: str | None = None
+    created_after: datetime | None = None
+    """This moment included."""
+    created_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +136,35 @@ async def get_task(pool: Pool, tenant_id: str, task_id: str) -> Task:
         return await _get(connection, tenant_id, task_id)
 
 
+async def list_tasks(
+    pool: Pool, tenant_id: str, only: TaskFilter, *, limit: int, before: tuple[datetime | None, str | None]
+) -> list[asyncpg.Record]:
+    """Return the rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(
+            _LIST,
+            tenant_id,
+            limit,
+            *before,
+            only.session_id,
+            only.user_id,
+            only.agent,
+            only.status,
+            only.created_after,
+            only.created_before,
+        )
+
+
+async def record_cancel_request(pool: Pool, task: Task, caller: Principal) -> Start:
+    """Record who asked for the task to be cancelled; return how its workflow is started, in case it never was."""
+    details: JsonObject = {"task_id": task.task_id, **caller.by}
+    async with tenant_transaction(pool, caller.tenant_id) as connection:
+        stored = await connection.fetchval(_REQUEST, caller.tenant_id, task.task_id)
+        asked = state_change("task_cancel_requested", details, SOURCE)
+        await append(connection, caller.tenant_id, task.session_id, [asked])
+    return Start(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
+
+
 async def mark_running(pool: Pool, tenant_id: str, task_id: str) -> None:
     """Notes that the workflow was started, so that the worker's leader need not."""
     async with tenant_transaction(pool, tenant_id) as connection:
@@ -120,9 +175,10 @@ async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:
     row = await connection.fetchrow(_GET, tenant_id, task_id)
     if row is None:
         raise NotFound(f"no task {task_id}")
-    return _task_of(row)
+    return task_of(row)
 
 
-def _task_of(row: asyncpg.Record) -> Task:
+def task_of(row: asyncpg.Record) -> Task:
+    """Return a row as clients see it."""
     parsed = {name: json.loads(row[name]) if row[name] is not None else None for name in ("result", "error")}
     return Task.model_validate({**dict(row), **parsed})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query, Response
 
 from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, DecisionAnswer, DecisionRequest
-from flotilla.contracts.errors import Invalid
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.votes import SignedVote
@@ -24,6 +24,7 @@ from gateway.schemas.governed import (
     Action,
     ActionAccepted,
     ActionBody,
+    ActionCancelAccepted,
     ActionList,
     Approval,
     ApprovalCount,
@@ -95,6 +96,26 @@ async def list_actions(
 async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> Action:
     """One action: where it is, what was decided, what came of it."""
     return await actions.get_action(services.pool, caller.tenant_id, action_id)
+
+
+@router.post(
+    "/v1/actions/{action_id}/cancel", status_code=202, response_model=ActionCancelAccepted, responses=refusals(404, 409)
+)
+@allow(OPERATORS, for_others=True)
+async def cancel_action(services: Wired, caller: Caller, action_id: ResourceId) -> ActionCancelAccepted:
+    """Call off an action that is not executed yet. 409 once it is, or when it ended otherwise."""
+    action = await actions.get_action(services.pool, caller.tenant_id, action_id)
+    if action.finished_at is not None or action.status == "approved":
+        if action.status != "cancelled":
+            raise Conflict(f"action {action_id} can't be called off: it is {action.status}")
+        return ActionCancelAccepted(action_id=action_id, status=action.status)
+    start = await actions.record_cancel_request(services.pool, action, caller)
+    try:
+        await services.temporal.cancel(action.workflow_id)
+    except NotFound:  # it never began: it begins, and is called off at once
+        await services.temporal.start(start)
+        await services.temporal.cancel(action.workflow_id)
+    return ActionCancelAccepted(action_id=action_id, status=action.status)
 
 
 @router.get("/v1/approvals", response_model=ApprovalList, responses=refusals())

@@ -38,12 +38,12 @@ RETURNING roles
 _ROLES = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2 FOR UPDATE"
 _ADD = """
 INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint,
-    acts_for)
-VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9)
+    acts_for, appends_as)
+VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10)
 """
 _SELECT = """
-SELECT k.key_id, k.hint, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.acts_for, k.created_by, k.created_at,
-    k.expires_at, k.revoked_at
+SELECT k.key_id, k.hint, k.name, k.roles, p.subject IS NOT NULL AS is_person, k.acts_for, k.appends_as,
+    k.created_by, k.created_at, k.expires_at, k.revoked_at
 FROM flotilla.api_keys AS k
 LEFT JOIN flotilla.people AS p ON p.tenant_id = k.tenant_id AND p.subject = k.subject
 WHERE k.tenant_id = $1
@@ -75,6 +75,8 @@ async def create_key(
     if body.expires_at is not None and body.expires_at <= utc_now():
         raise Invalid(f"expires_at {body.expires_at.isoformat()} is in the past")
     acts_for = _acts_for(services, body)
+    if body.person and body.may_append_as:
+        raise Invalid("may_append_as: only a service appends events, and the key is to be a person's")
     key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
     claim = IdempotencyClaim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
@@ -85,7 +87,15 @@ async def create_key(
         changes = [("api_key_created", _created(key_id, body, acts_for, caller))]
         if body.person:
             changes += await _give_roles(connection, caller, body)
-        stored = (key_hash(key), sorted(set(body.roles)), caller.subject, body.expires_at, key_hint(key), acts_for)
+        stored = (
+            key_hash(key),
+            sorted(set(body.roles)),
+            caller.subject,
+            body.expires_at,
+            key_hint(key),
+            acts_for,
+            body.may_append_as,
+        )
         await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
         row = await connection.fetchrow(_GET, tenant_id, key_id)
         assert row is not None  # noqa: S101 - inserted just above, in this transaction
@@ -145,6 +155,7 @@ def _created(key_id: str, body: KeyBody, acts_for: str | None, caller: Principal
         "roles": sorted(set(body.roles)),
         "person": body.person,
         "acts_for": acts_for,
+        **({"appends_as": body.may_append_as} if body.may_append_as else {}),
         "expires_at": body.expires_at.isoformat() if body.expires_at else None,
         "by": caller.subject,
         "by_key_id": caller.key_id,

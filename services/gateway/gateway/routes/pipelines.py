@@ -1,18 +1,28 @@
 """Tasks: any chain of agents, by routing slip."""
 
-from fastapi import Response
+from functools import partial
+from typing import Annotated
 
+from fastapi import Header, Query, Request, Response
+from pydantic import AwareDatetime
+from sse_starlette import EventSourceResponse
+
+from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import PipelineRequest
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
+from gateway.live.admission import Admission
+from gateway.names import EVENT_STREAM_MEDIA_TYPE
+from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.pipelines import records
 from gateway.pipelines.ending import with_current_status
+from gateway.pipelines.following import TaskEvents, read_seq
 from gateway.routes.documented import refusals
-from gateway.schemas.common import ResourceId
-from gateway.schemas.pipelines import Task, TaskAccepted, TaskBody
-from gateway.services import Caller, Wired
+from gateway.schemas.common import ID_PATTERN, ResourceId, Text
+from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
+from gateway.services import Caller, Services, Wired
 
 router = guarded_router("tasks")
 _SUBMIT = "/v1/tasks"
@@ -43,9 +53,91 @@ async def submit_task(
     return submitted.task
 
 
+@router.get(_SUBMIT, response_model=TaskList, responses=refusals())
+@allow(EVERYONE, for_others=True)
+async def list_tasks(
+    *,
+    services: Wired,
+    caller: Caller,
+    session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
+    user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
+    agent: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only with this agent among the steps.")] = None,
+    status: Annotated[PipelineStatus | None, Query(description="Only these.")] = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="Not before this moment.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Before this moment.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> TaskList:
+    """List tasks, newest first, as their rows have them: one that ended a moment ago may still be running there."""
+    only = records.TaskFilter(
+        session_id=session_id,
+        user_id=user_id,
+        agent=agent,
+        status=status,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    rows = await records.list_tasks(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
+    return TaskList(tasks=[records.task_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "task_id"))
+
+
 @router.get("/v1/tasks/{task_id}", response_model=Task, responses=refusals(404))
 @allow(EVERYONE, for_others=True)
 async def get_task(services: Wired, caller: Caller, task_id: ResourceId) -> Task:
     """One pipeline: its status, and its result once it is done."""
     task = await records.get_task(services.pool, caller.tenant_id, task_id)
     return await with_current_status(services.temporal, task)
+
+
+@router.post(
+    "/v1/tasks/{task_id}/cancel", status_code=202, response_model=TaskCancelAccepted, responses=refusals(404, 409)
+)
+@allow(OPERATORS, for_others=True)
+async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> TaskCancelAccepted:
+    """Ask a task to stop, and its agents with it. 409 when it ended otherwise."""
+    task = await with_current_status(services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id))
+    if task.finished_at is None:
+        start = await records.record_cancel_request(services.pool, task, caller)
+        try:
+            await services.temporal.cancel(task.workflow_id)
+        except NotFound:  # it never began: it begins, and ends at once
+            await services.temporal.start(start)
+            await services.temporal.cancel(task.workflow_id)
+    elif task.status != "cancelled":
+        raise Conflict(f"task {task_id} is over: {task.status}")
+    return TaskCancelAccepted(task_id=task_id, status=task.status)
+
+
+@router.get(
+    "/v1/tasks/{task_id}/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: `session_event`, and `done` at the end. Each id is the event's seq.",
+            "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+        **refusals(404),
+    },
+)
+@allow(EVERYONE, for_others=True)
+async def follow_task(
+    *,
+    services: Wired,
+    caller: Caller,
+    request: Request,
+    task_id: ResourceId,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
+    ] = None,
+) -> EventSourceResponse:
+    """Follow a task: its events of the session's log, complete and in order, until it is over."""
+    seq = read_seq(last_event_id)
+    task = await records.get_task(services.pool, caller.tenant_id, task_id)
+    services.streams.check(caller.tenant_id)
+    admission = Admission(partial(_check_still, services, request, caller, task_id))
+    return EventSourceResponse(TaskEvents(services, caller.tenant_id, task, seq, admission).events(), sep="\n")
+
+
+async def _check_still(services: Services, request: Request, caller: Caller, task_id: str) -> None:
+    await request.app.state.guard.check_still(request, caller)
+    await records.get_task(services.pool, caller.tenant_id, task_id)

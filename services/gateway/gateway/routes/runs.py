@@ -22,6 +22,7 @@ from gateway.routes.documented import refusals
 from gateway.runs import outside_events, records
 from gateway.runs.cited import with_cited_documents
 from gateway.runs.events import read_position, run_events
+from gateway.runs.notices import checked, notices_of
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
 from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text
@@ -33,6 +34,7 @@ from gateway.schemas.runs import (
     RunEventAccepted,
     RunEventBody,
     RunList,
+    RunNotices,
     RunRequest,
     RunSteps,
 )
@@ -69,6 +71,7 @@ async def start_run(
     request = await _request_of(services, caller, session_id, body)
     unused = {name for name in ("workflow", "input", "metadata") if not getattr(body, name)}
     unused |= {"if_active"} if body.if_active == "reject" else set()
+    unused |= {"notify"} if body.notify is None else set()
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
     started = await records.start_run(
@@ -79,6 +82,7 @@ async def start_run(
         services.open_work,
         metadata=body.metadata,
         if_active=body.if_active,
+        notify=checked(services, body.notify),
     )
     if started.start is not None:
         await services.temporal.start(started.start)
@@ -194,6 +198,13 @@ async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
     """What was done for a run: workflow steps, delegations, model calls, with times and attempts."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     return await steps_of(services, caller.tenant_id, run)
+
+
+@router.get("/v1/runs/{run_id}/notices", response_model=RunNotices, responses=refusals(404))
+@allow(EVERYONE, for_others=True)
+async def get_notices(services: Wired, caller: Caller, run_id: RunId) -> RunNotices:
+    """What the run's receiver gets, and whether it got it."""
+    return RunNotices(notices=await notices_of(services.pool, caller.tenant_id, run_id))
 
 
 @router.get(

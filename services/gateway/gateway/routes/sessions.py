@@ -16,12 +16,16 @@ from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.eventstore import sessions as stored
 from flotilla.eventstore import state_json_blocks
 from flotilla.postgres import tenant_transaction
+from gateway.appending import append_to_session
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
+from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
 from gateway.schemas.common import MAX_SEQ, SessionId, Text
 from gateway.schemas.sessions import (
+    AppendBody,
+    Appended,
     ForkRequest,
     Lineage,
     RollbackRequest,
@@ -36,6 +40,7 @@ from gateway.schemas.sessions import (
 from gateway.services import Caller, Wired
 
 router = guarded_router("sessions")
+_EVENTS = "/v1/sessions/{session_id}/events"
 JSON = "application/json"
 DEFAULT_EVENTS = 200
 MAX_EVENTS = 1000
@@ -156,6 +161,20 @@ async def get_events(
     next_seq = str(page.next_seq) if page.next_seq <= end else "null"
     body = b'{"events":[%s],"next_seq":%s}' % (b",".join(page.bodies), next_seq.encode())
     return Response(body, media_type=JSON)
+
+
+@router.post(_EVENTS, status_code=201, response_model=Appended, responses=refusals(404, 409, 413, 415))
+@allow(OPERATORS, free_json=True)
+async def append_events(
+    services: Wired, caller: Caller, session_id: SessionId, body: AppendBody, idempotency_key: IdempotencyKey = None
+) -> Appended:
+    """Append events in the name of a trusted service: its key was made with `may_append_as`.
+
+    It writes what agents may: messages but the user's, tool calls and results, errors, and changes with names of its
+    own; none that steers a run, an action, an approval, an order or the session.
+    """
+    claim = IdempotencyClaim(caller, f"POST {_EVENTS}", idempotency_key, [session_id, body.model_dump()])
+    return await append_to_session(services, caller, session_id, body, claim)
 
 
 @router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=refusals(404))

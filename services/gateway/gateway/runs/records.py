@@ -13,6 +13,7 @@ from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
 from flotilla.contracts.event_builders import run_finished_event, run_opening_events, state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
+from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
 from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session
 from flotilla.outbox import append
@@ -34,8 +35,8 @@ _JSON = ("input", "metadata", "result", "output", "error")
 _ADD = f"""
 INSERT INTO flotilla.runs
     (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq, workflow, metadata,
-     status, if_active)
-SELECT $1::text, $2, $3::text, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb, $12::text, $13
+     status, if_active, notify)
+SELECT $1::text, $2, $3::text, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb, $12::text, $13, $14::jsonb
 WHERE $12 = 'queued' OR NOT EXISTS (
     SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $3 AND status = 'queued')
 ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
@@ -112,6 +113,7 @@ async def start_run(
     *,
     metadata: Mapping[str, str] | None = None,
     if_active: IfActive = "reject",
+    notify: Notify | None = None,
     note: Note | None = None,
 ) -> Started:
     """Commits session (if it is new, with `access`), run, idempotency key and first events together, and `note`.
@@ -140,7 +142,8 @@ async def start_run(
             events = queueing_events(run_id, if_active, ahead, caller)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
         appended = await append(connection, tenant_id, session_id, events)
-        row = await _add(connection, request, appended.first_seq, metadata or {}, None if ahead is None else if_active)
+        waits = None if ahead is None else if_active
+        row = await _add(connection, request, appended.first_seq, metadata=metadata or {}, waits=waits, notify=notify)
         if note is not None:
             await note(connection)
     if ahead is None:
@@ -152,8 +155,10 @@ async def _add(
     connection: Connection,
     request: RAGRequest | WorkflowRequest,
     first_seq: int,
+    *,
     metadata: Mapping[str, str],
     waits: IfActive | None,
+    notify: Notify | None,
 ) -> asyncpg.Record:
     query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
     row = await connection.fetchrow(
@@ -171,6 +176,7 @@ async def _add(
         to_json(metadata).decode(),
         "queued" if waits else "pending",
         waits,
+        None if notify is None else to_json(notify).decode(),
     )
     if row is None:
         raise RunInProgress(

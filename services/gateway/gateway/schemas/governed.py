@@ -43,6 +43,13 @@ class ActionAccepted(Answer):
     risk_level: RiskLevel
 
 
+class ActionCancelAccepted(Answer):
+    """The action is called off, unless its execution begins first."""
+
+    action_id: str
+    status: ActionStatus
+
+
 class Action(ActionAccepted):
     """An action, and what came of it."""
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
 from gateway.auth.principal import Role
 from gateway.schemas.access import IdentityText
@@ -30,6 +30,9 @@ class KeyBody(RequestBody):
     """Who vouches for these people: an OpenID provider, `flotilla` for the names of API keys, or any other name for
     users that only the service knows. By default the provider set up here, else `flotilla`."""
 
+    may_append_as: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")] | None = None
+    """Lets a service append events to sessions, as `/services/` and this name."""
+
 
 class Key(Answer):
     """An API key, without its secret."""
@@ -42,6 +45,8 @@ class Key(Answer):
     is_person: bool
     acts_for: str | None
     """Who vouches for the people on whose behalf the key may act; null for a key that may not."""
+    appends_as: str | None
+    """The name under which the key may append events to sessions; null for a key that may not."""
     created_by: str
     created_at: datetime
     expires_at: datetime | None

@@ -49,3 +49,17 @@ class Task(TaskAccepted):
     error: dict[str, Any] | None
     created_at: datetime
     finished_at: datetime | None
+
+
+class TaskList(Answer):
+    """A page of tasks, newest first."""
+
+    tasks: list[Task]
+    next_cursor: str | None
+
+
+class TaskCancelAccepted(Answer):
+    """The task is asked to stop."""
+
+    task_id: str
+    status: PipelineStatus

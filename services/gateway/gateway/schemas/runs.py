@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from flotilla.contracts.notices import NoticeKind
 from flotilla.contracts.requests import IfActive, RAGResponse, RunStatus
 from gateway.schemas.common import ID_PATTERN, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
 
@@ -22,6 +23,19 @@ _RUN: dict[str, JsonValue] = {
     "workflow_id": "run-0197f1a2-7c51-7d06-a3f0-1c3b5e8f9a01",
     "status": "pending",
 }
+
+
+class NotifyBody(RequestBody):
+    """A receiver of signed notices, as Standard Webhooks 1.0.0 has them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"url": "https://hooks.example.com/runs", "secret_ref": "hooks"}]}
+    )
+
+    url: Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
+    """On a host of `FLOTILLA_NOTIFY_HOSTS`."""
+    secret_ref: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    """The name of the secret that signs; the fleet holds it, as the tenant's."""
 
 
 class RunRequest(RequestBody):
@@ -48,6 +62,8 @@ class RunRequest(RequestBody):
     """What to do while another run of the session is active: `reject` (409); `enqueue`: wait until those before it have
     ended; `interrupt`: cancel the active run, keep what it recorded, and start before those that are enqueued;
     `rollback`: the same, with the session rolled back to before the active run."""
+    notify: NotifyBody | None = None
+    """Who is notified when the run waits for people, and when it has ended; by default who the tenant names."""
     wait_s: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
     """Wait this long for the result; the run goes on either way."""
     steps: list[Id] = Field(default_factory=list, max_length=16)
@@ -132,6 +148,28 @@ class Step(Answer):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     duration_ms: float | None = None
+
+
+class Notice(Answer):
+    """What a receiver is notified of a run."""
+
+    number: int
+    """They are delivered in this order."""
+    kind: NoticeKind
+    delivery_id: str
+    """The header `webhook-id`: a receiver tells a repetition by it."""
+    url: str
+    status: Literal["pending", "delivered", "failed"]
+    attempts: int
+    last_error: str | None
+    created_at: datetime
+    delivered_at: datetime | None
+
+
+class RunNotices(Answer):
+    """The notices of a run, in order."""
+
+    notices: list[Notice]
 
 
 class RunSteps(Answer):

@@ -1,10 +1,11 @@
 """Sessions, and travel in their history."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from flotilla.contracts.session_events import SessionEventKind
 from gateway.schemas.common import MAX_SEQ, Answer, Id, JsonBody, RequestBody
 
 
@@ -78,6 +79,45 @@ class RolledBack(Answer):
     to_seq: int
     seq: int
     """Its own sequence number: the history before it is still there."""
+
+
+class NewEvent(RequestBody):
+    """An event to append."""
+
+    kind: SessionEventKind
+    data: JsonBody
+    """What the kind takes: for a `state_change` `change` and `details`, for a `message` `role` and `content`."""
+    run_id: Id | None = None
+    """The run of the session that it belongs to."""
+
+
+class AppendBody(RequestBody):
+    """Events to append, all or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [{"kind": "state_change", "data": {"change": "supplier_chosen", "details": {"id": 7}}}],
+                    "expected_seq": 4,
+                }
+            ]
+        }
+    )
+
+    events: Annotated[list[NewEvent], Field(min_length=1, max_length=100)]
+    expected_seq: int | None = Field(default=None, ge=0, le=MAX_SEQ)
+    """Append only if this is the session's newest event; 409 otherwise."""
+
+
+class Appended(Answer):
+    """Where the events are in the session."""
+
+    session_id: str
+    first_seq: int
+    last_seq: int
+    source: str
+    """In whose name they were written."""
 
 
 class SessionState(Answer):

@@ -6,7 +6,8 @@ import httpx
 from flotilla.actions import ActionContext
 from flotilla.actions.arguments import EchoArgs, HttpRequestArgs, PublishAnswerArgs
 from flotilla.approvals.events import action_event
-from flotilla.contracts.errors import Forbidden, Invalid, NotFound, RetryLater
+from flotilla.config.hosts import allowed_url
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.outbox import append
 from flotilla.postgres import tenant_transaction
@@ -36,7 +37,7 @@ async def http_request(context: ActionContext, args: HttpRequestArgs) -> JsonVal
         Forbidden: the host is not on the list, or on it for https alone.
         RetryLater: the host is away or busy; a repetition carries the same Idempotency-Key.
     """
-    url = _allowed(args.url, context.allowed_hosts)
+    url = allowed_url(args.url, context.allowed_hosts, "FLOTILLA_ACTION_HTTP_HOSTS")
     try:
         async with context.http.stream(
             args.method, url, json=args.json, headers={"Idempotency-Key": context.idempotency_key}
@@ -47,18 +48,6 @@ async def http_request(context: ActionContext, args: HttpRequestArgs) -> JsonVal
     if response.status_code >= _SERVER_ERROR or response.status_code == _TOO_MANY_REQUESTS:
         raise RetryLater(f"{args.method} {url.host} answered {response.status_code}")
     return {"status_code": response.status_code, "body": body}
-
-
-def _allowed(address: str, hosts: tuple[str, ...]) -> httpx.URL:
-    try:
-        url = httpx.URL(address)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise Invalid(f"not a URL: {error}") from error
-    origin = f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
-    allowed = {each if "://" in each else f"https://{each}" for each in hosts}
-    if url.userinfo or origin not in allowed:
-        raise Forbidden(f"{origin} is not on the list FLOTILLA_ACTION_HTTP_HOSTS (a host without a scheme is https)")
-    return url
 
 
 async def _bounded(response: httpx.Response) -> str:

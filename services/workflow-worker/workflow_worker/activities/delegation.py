@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.names import cancelled_key
@@ -35,11 +36,12 @@ MAX_TYPE_CHARS = 200
 class Delegation:
     """The activities around a delegated task."""
 
-    def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer) -> None:
+    def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer, agents: KnownAgents) -> None:
         self._pool = pool
         self._redis = redis
         self._publisher = publisher
         self._signer = signer
+        self._agents = agents
 
     @activity.defn(name=DELEGATE)
     async def delegate(self, task: AgentTask) -> TaskOutcome:
@@ -50,7 +52,9 @@ class Delegation:
 
         Raises:
             ApplicationError: the agent's failure of this try, non-retryable: the workflow decides about another try.
+            UnknownAgent: the fleet has no agent of that name; the message names those that it has.
         """
+        await self._agents.check((task.agent, *task.slip))
         opened = await self._open(task)
         if isinstance(opened, Opened):
             await self._publisher.publish(opened)

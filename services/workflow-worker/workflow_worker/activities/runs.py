@@ -42,6 +42,7 @@ from flotilla.workflows.calls.runs import (
 )
 from workflow_worker.adopted_runs import adopt, closed
 from workflow_worker.delegates import limits_of_agents
+from workflow_worker.notices import queue_notice
 from workflow_worker.queued_runs import open_next
 
 WRITER = "write"
@@ -57,8 +58,10 @@ RETURNING live_key
 # With an action's id the run pauses only if people are asked about that action.
 _PAUSE = """
 UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
-WHERE tenant_id = $1 AND run_id = $2 AND status IN ('running', 'interrupted') AND (NOT $3 OR $4 = '' OR EXISTS (
+WHERE tenant_id = $1 AND run_id = $2 AND status = CASE WHEN $3 THEN 'running' ELSE 'interrupted' END
+AND (NOT $3 OR $4 = '' OR EXISTS (
     SELECT FROM flotilla.approvals AS a WHERE a.tenant_id = $1 AND a.approval_id = $4 AND a.status = 'pending'))
+RETURNING $3
 """
 _STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
@@ -138,7 +141,11 @@ class RunRecords:
     async def pause_run(self, pause: PauseRun) -> None:
         """Shows whether the run waits for people. Idempotency key: (tenant, run id)."""
         async with tenant_transaction(self._pool, pause.run.tenant_id) as connection:
-            await connection.execute(_PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused, pause.action_id)
+            pauses = await connection.fetchval(
+                _PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused, pause.action_id
+            )
+            if pauses:
+                await queue_notice(connection, pause.run.tenant_id, pause.run.run_id, "run.interrupted")
 
     @activity.defn(name=SAVE_TO_DATABASE)
     async def save_to_database(self, answer: SaveAnswer) -> RAGResponse | None:
@@ -239,6 +246,7 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
     appended = await append(connection, run.tenant_id, row["session_id"], events)
     if end.response is not None:
         await _add_interaction(connection, run, row, end.response, appended.first_seq)
+    await queue_notice(connection, run.tenant_id, run.run_id, "run.finished")
     await open_next(connection, run.tenant_id, row["session_id"])
     return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 

@@ -4,9 +4,7 @@ Signed as Standard Webhooks 1.0.0 asks: headers `webhook-id`, `webhook-timestamp
 (`v1,` + base64 of HMAC-SHA-256 over `id.timestamp.body`), so that receivers can use its libraries.
 """
 
-import base64
 import hashlib
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +16,7 @@ from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import compound_id
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
+from workflow_worker.webhook_signatures import signature
 
 _LOAD = "SELECT url, body, status FROM flotilla.webhook_deliveries WHERE tenant_id = $1 AND delivery_id = $2"
 _ADD = """
@@ -31,7 +30,6 @@ UPDATE flotilla.webhook_deliveries SET attempts = attempts + 1, last_status_code
 WHERE tenant_id = $1 AND delivery_id = $2 AND status = 'pending'
 """
 _SUCCESS = range(200, 300)
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix that Standard Webhooks gives secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +38,6 @@ class Receivers:
 
     urls: tuple[str, ...]
     secret: bytes
-
-
-def secret_bytes(secret: str) -> bytes:
-    """The key behind a secret; `whsec_` marks base64, as Standard Webhooks writes it."""
-    if secret.startswith(_SECRET_PREFIX):
-        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
-    return secret.encode()
-
-
-def signature(secret: bytes, delivery_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`."""
-    signed = b".".join((delivery_id.encode(), str(timestamp).encode(), body))
-    return "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
 
 
 async def queue_webhooks(

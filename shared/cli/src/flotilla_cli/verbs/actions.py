@@ -108,3 +108,13 @@ _VOTES = (
     Column("reason", "reason"),
     Column("authenticated", lambda vote: vote.get("authenticated", True)),
 )
+
+
+@verb(app, "cancel", epilog=examples("flotilla actions cancel 0197…"))
+def cancel_action(
+    call: Call, action_id: Annotated[str, typer.Argument(metavar="ID", help="The action's id.", show_default=False)]
+) -> None:
+    """Call off an action that is not executed yet."""
+    answer = call.gateway.post(f"/actions/{action_id}/cancel")
+    said = "was called off already" if answer["status"] == "cancelled" else "is being called off"
+    call.show(answer, lambda: notice(f"Action {action_id} {said}.", style=None))

@@ -47,6 +47,10 @@ def create_key(
             help="Who vouches for these people. Default: the OpenID provider, without one flotilla.",
         ),
     ] = None,
+    may_append_as: Annotated[
+        str | None,
+        typer.Option("--may-append-as", metavar="NAME", help="Let this service append events, as /services/NAME."),
+    ] = None,
 ) -> None:
     """Create a key. It is shown once and stored only as a hash."""
     from flotilla_cli.arguments import read_expiry
@@ -59,6 +63,8 @@ def create_key(
         body["may_act_for_others"] = True
     if people_of is not None:
         body["people_of"] = people_of
+    if may_append_as is not None:
+        body["may_append_as"] = may_append_as
     key = call.gateway.post("/keys", body)
     call.show(key, lambda: _print_new(key))
 

@@ -38,12 +38,24 @@ def start_run(
         list[str] | None, typer.Option("--metadata", metavar="NAME=VALUE", help="To find it by; repeatable.")
     ] = None,
     if_active: IfActive = "reject",
+    notify: Annotated[
+        str | None, typer.Option("--notify", metavar="URL", help="Who is notified of its end; needs --secret-ref.")
+    ] = None,
+    secret_ref: Annotated[
+        str | None, typer.Option("--secret-ref", metavar="NAME", help="The secret that signs what it gets.")
+    ] = None,
 ) -> None:
     """Start a run of a workflow."""
     from flotilla_cli.arguments import read_object, read_texts
 
-    body = {"workflow": workflow, "input": read_object(input_json), "metadata": read_texts(metadata or ())}
+    body: dict[str, Any] = {
+        "workflow": workflow,
+        "input": read_object(input_json),
+        "metadata": read_texts(metadata or ()),
+    }
     body["if_active"] = if_active
+    if notify is not None:
+        body["notify"] = {"url": notify, "secret_ref": secret_ref}
     run = call.gateway.post(f"/sessions/{session or f'{workflow}-{uuid4()}'}/runs", body)
     call.show(run, lambda: _print_started(run))
 
@@ -178,6 +190,23 @@ def _follow(call: Call, run_id: str) -> None:
             print_json_line({"event": event.kind, "id": event.event_id, "data": event.data})
         else:
             printer.take(event)
+
+
+@verb(app, "notices", epilog=examples("flotilla runs notices 0197…"))
+def show_notices(call: Call, run_id: RunId) -> None:
+    """Show what the run's receiver gets, and whether it got it."""
+    answer = call.gateway.get(f"/runs/{run_id}/notices")
+    call.listing(answer, "notices", _NOTICES, "Nobody is notified of this run.")
+
+
+_NOTICES = (
+    Column("number", "number", "right"),
+    Column("notice", "kind"),
+    Column("to", "url"),
+    Column("status", "status"),
+    Column("attempts", "attempts", "right"),
+    Column("last error", lambda row: shorten(row.get("last_error") or "-")),
+)
 
 
 @verb(

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import notice, print_fields, say
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.printing import Column, age, notice, print_fields, say
+from flotilla_cli.verb import Call, Limit, examples, new_app, verb
 
 app = new_app("Tasks: any chain of agents, each handing its result to the next.")
 
@@ -52,6 +52,50 @@ def _print_submitted(call: Call, answer: dict[str, Any], steps: list[str]) -> No
         # Not refused: an agent may be at zero instances.
         notice(f"No instance of {', '.join(absent)} is running: the task waits for one. See: flotilla agents list")
     notice(f"Its result: flotilla tasks get {answer['task_id']}")
+
+
+@verb(
+    app,
+    "list",
+    epilog=examples("flotilla tasks list --status running", "flotilla tasks list --agent translate -o json"),
+)
+def list_tasks(
+    call: Call,
+    *,
+    session: Annotated[str | None, typer.Option("--session", "-s", help="Only of this session.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only of this person.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only with this agent among the steps.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status", help="Only these: pending, running, waiting_for_approval, success, error, timeout, cancelled."
+        ),
+    ] = None,
+    limit: Limit = 50,
+) -> None:
+    """List tasks, newest first."""
+    only = {"session_id": session, "user_id": user, "agent": agent, "status": status}
+    page = call.gateway.pages("/tasks", "tasks", limit, **only)
+    call.listing(page, "tasks", _TASKS, "No task yet; start one with: flotilla tasks submit")
+
+
+_TASKS = (
+    Column("task", "task_id"),
+    Column("steps", lambda task: " → ".join(task["steps"])),
+    Column("session", "session_id"),
+    Column("status", "status"),
+    Column("created", lambda task: age(task["created_at"])),
+)
+
+
+@verb(app, "cancel", epilog=examples("flotilla tasks cancel 0197…"))
+def cancel_task(
+    call: Call, task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)]
+) -> None:
+    """Cancel a task, and have its agents stop."""
+    answer = call.gateway.post(f"/tasks/{task_id}/cancel")
+    said = "was cancelled already" if answer["status"] == "cancelled" else "is being cancelled"
+    call.show(answer, lambda: notice(f"Task {task_id} {said}.", style=None))
 
 
 @verb(app, "get", epilog=examples("flotilla tasks get 0197… -o json"))

@@ -1,8 +1,8 @@
 """Who may write which session events, as data: checked where an event is appended, projected, folded and verified.
 
 Any source may write messages, tool calls and results, errors, and changes with names of its own. A change that steers a
-run, an action, an approval, an order or the session itself is none of an agent's; those of the tenant's audit session
-are the services' alone.
+run, an action, an approval, an order or the session itself is none of an agent's, or of a service's outside the fleet;
+those of the tenant's audit session are the services' alone.
 """
 
 import unicodedata
@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.contracts.names import AUDIT_SESSION, SERVICE_PREFIX
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, session_event_kind
 
-Party: TypeAlias = Literal["agent", "gateway", "worker", "program"]
+Party: TypeAlias = Literal["agent", "service", "gateway", "worker", "program"]
 
 AGENT_PREFIX = "/agents/"
 _EXACT: Mapping[str, Party] = MappingProxyType({"/gateway": "gateway", "/workflow-worker": "worker"})
@@ -62,6 +62,8 @@ def party_of(source: str) -> Party:
         return party
     if source.startswith("/workflows/"):
         return "worker"
+    if source.startswith(SERVICE_PREFIX):
+        return "service"
     return "agent" if _plain(source).startswith("agents") else "program"
 
 
@@ -79,10 +81,10 @@ def violation(source: str, wire_type: str, claims: EventClaims, session_id: str)
         reserved = (allowed for start, allowed in RESERVED_CHANGES.items() if name.startswith(start))
         if any(party not in allowed for allowed in reserved):
             return f"{source} may not write state_change {claims.change!r}"
-    elif party == "agent":
+    elif party in ("agent", "service"):
         if kind == "message" and claims.role == "user":
             return f"{source} may not write a message of the user"
-        if claims.agent not in ("", source.removeprefix(AGENT_PREFIX)):
+        if claims.agent not in ("", source.removeprefix(AGENT_PREFIX).removeprefix(SERVICE_PREFIX)):
             return f"{source} may not write a {kind} of agent {claims.agent!r}"
     return None
 

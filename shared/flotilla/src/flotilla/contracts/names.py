@@ -43,6 +43,8 @@ EVENT_FIELD = "event"
 TICKET_FIELD = "ticket"
 """The field of a task's entry that holds the worker's signature over the field `event`."""
 
+SERVICE_PREFIX = "/services/"
+
 TokenPayer: TypeAlias = Literal["person", "service", "tenant"]
 """Those for whom the tokens of a day are counted."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -99,6 +101,11 @@ def run_workflow_id(run_id: str) -> str:
 def workflow_source(workflow: str) -> str:
     """Who writes the events of a run."""
     return f"/workflows/{RAG_WORKFLOW if workflow == QUESTION else workflow}"
+
+
+def service_source(name: str) -> str:
+    """Who writes the events that a trusted service appends by the API."""
+    return f"{SERVICE_PREFIX}{name}"
 
 
 def action_workflow_id(action_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flotilla.bus import Redis
+from flotilla.bus.connection import Redis
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.names import task_stream
 from flotilla.postgres import Pool

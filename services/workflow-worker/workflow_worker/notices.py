@@ -1,0 +1,162 @@
+"""Notices of runs: queued in the transaction of what they tell, delivered by the leader, in order for each run."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import httpx
+import structlog
+
+from flotilla.config.hosts import allowed_url
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import FlotillaError, NotFound
+from flotilla.contracts.ids import Clock, new_id, utc_now
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.notices import NoticeKind, Notify
+from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.runtime.stopping import sleep_or_stop
+from workflow_worker.webhook_signatures import secret_bytes, signature
+
+SETTING = "FLOTILLA_NOTIFY_HOSTS"
+AT_ONCE = 50
+PER_RECEIVER = 4
+LEASE = timedelta(seconds=60)
+"""Longer than one attempt takes; how long a notice waits whose worker died in the middle."""
+LONGEST_WAIT_S = 300.0
+GIVE_UP_AFTER = timedelta(days=3)
+POLL_S = 0.5
+MAX_ERROR_CHARS = 500
+_TAKE = "SELECT * FROM flotilla.take_run_notices($1, $2, $3)"
+_RECEIVER = """
+SELECT coalesce(r.notify, t.notify) AS notify, r.session_id, r.workflow, r.user_id, r.metadata, r.status,
+    r.error ->> 'type' AS error_type, r.error ->> 'message' AS error_message
+FROM flotilla.runs AS r LEFT JOIN flotilla.tenant_notify AS t ON t.tenant_id = r.tenant_id
+WHERE r.tenant_id = $1 AND r.run_id = $2
+"""
+# The caller holds the run's row lock, so that nobody else counts.
+_ADD = """
+INSERT INTO flotilla.run_notices (tenant_id, run_id, number, delivery_id, kind, url, secret_ref, body)
+SELECT $1, $2, 1 + count(*), $3, $4, $5, $6, $7 FROM flotilla.run_notices WHERE tenant_id = $1 AND run_id = $2
+"""
+_ATTEMPTED = """
+UPDATE flotilla.run_notices SET attempts = attempts + 1, last_status_code = $4, last_error = $5, status = $6,
+    due_at = now() + $7, delivered_at = CASE WHEN $6 = 'delivered' THEN now() END
+WHERE tenant_id = $1 AND run_id = $2 AND number = $3 AND status = 'pending'
+"""
+log = structlog.get_logger(__name__)
+
+
+async def queue_notice(connection: Connection, tenant_id: str, run_id: str, kind: NoticeKind) -> None:
+    """Queue a notice of the run as it is now, in the caller's transaction, if anybody wants one."""
+    run = await connection.fetchrow(_RECEIVER, tenant_id, run_id)
+    if run is None or run["notify"] is None:
+        return
+    receiver = from_json(run["notify"], Notify)
+    body = to_json({"type": kind, "timestamp": utc_now().isoformat(), "data": _about(run_id, run)})
+    delivery_id = f"msg_{new_id()}"
+    await connection.execute(_ADD, tenant_id, run_id, delivery_id, kind, receiver.url, receiver.secret_ref, body)
+
+
+def _about(run_id: str, run: asyncpg.Record) -> JsonObject:
+    """What receivers are notified: enough to look further, nothing of what was said."""
+    about: dict[str, object] = {name: run[name] for name in ("session_id", "workflow", "user_id", "status")}
+    error = {"type": run["error_type"], "message": run["error_message"]} if run["error_type"] else None
+    return {"run_id": run_id, **about, "metadata": from_json(run["metadata"], dict), "error": error}  # type: ignore[dict-item]
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """Which hosts may get notices, and where the secrets are: files called `TENANT.REF`."""
+
+    hosts: tuple[str, ...]
+    secrets: Path | None
+
+    def secret(self, tenant_id: str, ref: str) -> bytes:
+        """Return the secret that signs.
+
+        Raises:
+            NotFound: there is none of that name for the tenant.
+        """
+        path = self.secrets / f"{tenant_id}.{ref}" if self.secrets else None
+        with suppress(OSError):
+            if path is not None and path.parent == self.secrets:
+                return secret_bytes(path.read_text().strip())
+        raise NotFound(f"no secret {ref}: put it into FLOTILLA_NOTIFY_SECRETS as file {tenant_id}.{ref}")
+
+
+class Notices:
+    """Delivers what is due, many at once, until the leader's term is over."""
+
+    def __init__(self, pool: Pool, http: httpx.AsyncClient, receivers: Receivers, clock: Clock = utc_now) -> None:
+        self._pool = pool
+        self._http = http
+        self._receivers = receivers
+        self._clock = clock
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Take and deliver until `over`; what is cut off then is taken again later."""
+        try:
+            while not over.is_set():
+                await self._take()
+                await sleep_or_stop(over, POLL_S)
+        finally:
+            for task in self._under_way:
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _take(self) -> None:
+        free = AT_ONCE - len(self._under_way)
+        try:
+            rows = await self._pool.fetch(_TAKE, free, PER_RECEIVER, LEASE) if free else []
+        except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
+            log.warning("notices_not_taken", error=str(error) or type(error).__name__)
+            return
+        for row in rows:
+            task = asyncio.create_task(self._deliver(row), name=f"notice {row['delivery_id']}")
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _deliver(self, row: asyncpg.Record) -> None:
+        code, error = await self._attempt(row)
+        status, wait = self._outcome(row, code, error)
+        if error:
+            log.warning("notice_not_delivered", run_id=row["run_id"], delivery_id=row["delivery_id"], error=error)
+        try:
+            async with tenant_transaction(self._pool, row["tenant_id"]) as connection:
+                key = (row["tenant_id"], row["run_id"], row["number"])
+                await connection.execute(_ATTEMPTED, *key, code, error, status, wait)
+        except (*AWAY, asyncpg.PostgresError, TimeoutError) as away:
+            log.warning("notice_not_noted", delivery_id=row["delivery_id"], error=str(away) or type(away).__name__)
+
+    async def _attempt(self, row: asyncpg.Record) -> tuple[int | None, str | None]:
+        """One attempt: the receiver's answer, and what is wrong with it."""
+        timestamp = int(self._clock().timestamp())
+        try:
+            url = allowed_url(row["url"], self._receivers.hosts, SETTING)
+            secret = self._receivers.secret(row["tenant_id"], row["secret_ref"])
+            headers = {
+                "content-type": "application/json",
+                "webhook-id": row["delivery_id"],
+                "webhook-timestamp": str(timestamp),
+                "webhook-signature": signature(secret, row["delivery_id"], timestamp, row["body"]),
+            }
+            async with asyncio.timeout(LEASE.total_seconds() / 2):
+                # Of the answer only its status matters: it is not read, however long it is.
+                async with self._http.stream("POST", url, content=row["body"], headers=headers) as answer:
+                    code = answer.status_code
+        except (httpx.HTTPError, FlotillaError, TimeoutError, ValueError) as error:
+            return None, f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
+        return code, None if httpx.codes.is_success(code) else f"the receiver answered {code}"
+
+    def _outcome(self, row: asyncpg.Record, code: int | None, error: str | None) -> tuple[str, timedelta]:
+        """The notice's status, and when it is tried again: after seconds at first, then every five minutes."""
+        if error is None:
+            return "delivered", timedelta()
+        too_old = datetime.now(UTC) - row["created_at"] > GIVE_UP_AFTER
+        if too_old or code == httpx.codes.GONE:
+            return "failed", timedelta()
+        return "pending", timedelta(seconds=min(2.0 ** min(row["attempts"], 10), LONGEST_WAIT_S))

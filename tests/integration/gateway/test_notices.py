@@ -1,0 +1,224 @@
+"""Notices of runs: signed, at least once, in order for each run, whatever is away meanwhile."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from temporalio.testing import ActivityEnvironment
+
+from flotilla.bus.live import RunFeed
+from flotilla.runtime.health import http_server
+from flotilla.workflows.calls.runs import PauseRun, RunKey
+from flotilla_devstack.ports import free_port
+from tests.integration.gateway.conftest import Gate, Replica, answering
+from tests.support.gateway import RunningGateway
+from tests.support.waiting import eventually
+from tests.support.worker import RunningWorker
+from workflow_worker.activities.runs import RunRecords
+from workflow_worker.webhook_signatures import signature
+
+SECRET = "whsec_c2VjcmV0IG9mIGFjbWU="
+Working: TypeAlias = Callable[[], AbstractAsyncContextManager[RunningWorker]]
+
+
+@dataclass
+class Receiver:
+    """Remembers what it got, and answers as told."""
+
+    port: int
+    codes: list[int] = field(default_factory=list)
+    got: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+
+    async def handle(self, request: Request) -> Response:
+        code = self.codes.pop(0) if self.codes else 200
+        self.got.append((code, dict(request.headers), await request.body()))
+        return Response("thank you", status_code=code)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        app = Starlette(routes=[Route("/{path:path}", self.handle, methods=["POST"])])
+        async with http_server(app, "127.0.0.1", self.port, grace_s=0).running():
+            yield
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def taken(self, run_id: str) -> list[str]:
+        """The kinds of the run's notices that were answered with 200."""
+        bodies = [json.loads(body) for code, _, body in self.got if code == 200]
+        return [body["type"] for body in bodies if body["data"]["run_id"] == run_id]
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    return Receiver(free_port())
+
+
+@pytest.fixture
+async def gateway(replica: Replica, receiver: Receiver) -> AsyncIterator[RunningGateway]:
+    async with replica(notify_hosts=(f"http://127.0.0.1:{receiver.port}",)) as running:
+        yield running
+
+
+@pytest.fixture
+def working(
+    *, gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, receiver: Receiver, tmp_path: Path
+) -> Working:
+    """Starts a worker that may notify the receiver, with the secret of acme."""
+    (tmp_path / "acme.hooks").write_text(SECRET + "\n")
+    (tmp_path / "globex.theirs").write_text("whsec_dGhlaXJz")
+    options: dict[str, Any] = {"notify_hosts": (f"http://127.0.0.1:{receiver.port}",), "notify_secrets": tmp_path}
+    return lambda: answering(gateway, redis_url, temporal_address, gate, **options)
+
+
+async def ask(client: httpx.AsyncClient, session_id: str = "s", **body: Any) -> str:
+    answer = await client.post(f"/v1/sessions/{session_id}/runs", json={"query": "Who?", **body})
+    assert answer.status_code == 202, answer.text
+    run_id: str = answer.json()["run_id"]
+    return run_id
+
+
+async def notices(client: httpx.AsyncClient, run_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await client.get(f"/v1/runs/{run_id}/notices")).json()["notices"]
+    return found
+
+
+async def test_the_end_of_a_run_reaches_its_receiver_signed(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    gate.is_open.set()
+    async with working(), receiver.listening():
+        run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"}, metadata={"ticket": "T-1"})
+        await eventually(lambda: receiver.taken(run_id), timeout_s=30)
+    (_, headers, body) = receiver.got[0]
+    signed = signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    assert headers["webhook-signature"] == signed
+    document = json.loads(body)
+    assert (document["type"], document["data"]["status"], document["data"]["metadata"]) == (
+        "run.finished",
+        "success",
+        {"ticket": "T-1"},
+    )
+    assert "harbour master" not in body.decode()
+    (notice,) = await notices(operator, run_id)
+    assert (notice["status"], notice["attempts"], notice["delivery_id"]) == ("delivered", 1, headers["webhook-id"])
+
+
+async def test_the_notices_of_a_run_keep_their_order_while_its_receiver_fails(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    receiver.codes = [500, 503, 404]
+    async with working() as worker, receiver.listening():
+        run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"})
+        await eventually(lambda: _is(operator, run_id, "running"), timeout_s=30)
+        records, key = RunRecords(worker.pool, RunFeed(worker.redis)), RunKey(tenant_id="acme", run_id=run_id)
+        for paused in (True, True, False):
+            await ActivityEnvironment().run(records.pause_run, PauseRun(run=key, paused=paused))
+        await operator.post(f"/v1/runs/{run_id}/cancel")
+        await eventually(lambda: len(receiver.taken(run_id)) == 2, timeout_s=40)
+    assert receiver.taken(run_id) == ["run.interrupted", "run.finished"]
+    assert [json.loads(body)["type"] for _, _, body in receiver.got] == ["run.interrupted"] * 4 + ["run.finished"]
+    ids = [headers["webhook-id"] for _, headers, _ in receiver.got]
+    assert len(set(ids[:4])) == 1
+
+
+async def _is(client: httpx.AsyncClient, run_id: str, *statuses: str) -> bool:
+    return (await client.get(f"/v1/runs/{run_id}")).json()["status"] in statuses
+
+
+async def test_a_notice_outlives_the_worker_and_an_absent_receiver(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    gate.is_open.set()
+    async with working():
+        run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"})
+
+        async def tried() -> bool:
+            found = await notices(operator, run_id)
+            return bool(found and found[0]["attempts"])
+
+        await eventually(tried, timeout_s=30)
+    (waiting,) = await notices(operator, run_id)
+    assert waiting["status"] == "pending"
+    assert "ConnectError" in waiting["last_error"]
+    async with working(), receiver.listening():
+        await eventually(lambda: receiver.taken(run_id), timeout_s=40)
+
+
+async def test_runs_that_name_nobody_reach_the_tenants_receiver(
+    gateway: RunningGateway, operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    admin = await gateway.client_of("root", "admin")
+    body = {"url": receiver.url, "secret_ref": "hooks"}
+    assert (await operator.put("/v1/notify", json=body)).status_code == 403
+    assert (await admin.get("/v1/notify")).status_code == 404
+    assert (await admin.put("/v1/notify", json=body)).json()["set_by"] == "root"
+    gate.is_open.set()
+    async with working(), receiver.listening():
+        told = await ask(operator)
+        await eventually(lambda: receiver.taken(told), timeout_s=30)
+        assert (await admin.delete("/v1/notify")).status_code == 200
+        untold = await ask(operator, "other")
+        await eventually(lambda: _is(operator, untold, "success"), timeout_s=30)
+    assert await notices(operator, untold) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://169.254.169.254/latest", 403),
+        ("https://127.0.0.1:1/hook", 403),
+        ("http://127.0.0.1@evil.example/", 403),
+        ("file:///etc/passwd", 403),
+        ("not a url", 403),
+        ("http://[::1", 422),
+    ],
+)
+async def test_a_receiver_elsewhere_is_refused(operator: httpx.AsyncClient, url: str, status: int) -> None:
+    body = {"query": "Who?", "notify": {"url": url, "secret_ref": "hooks"}}
+    answer = await operator.post("/v1/sessions/s/runs", json=body)
+    assert answer.status_code == status, answer.text
+
+
+async def test_another_tenants_secret_signs_nothing(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    gate.is_open.set()
+    for ref in ("globex.theirs", "../globex", ""):
+        body = {"query": "Who?", "notify": {"url": receiver.url, "secret_ref": ref}}
+        assert (await operator.post("/v1/sessions/s/runs", json=body)).status_code == 422
+    async with working(), receiver.listening():
+        run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "theirs"})
+
+        async def tried() -> str:
+            found = await notices(operator, run_id)
+            return found[0]["last_error"] or "" if found else ""
+
+        assert "no secret theirs" in await eventually(tried, timeout_s=30)
+    assert receiver.got == []
+
+
+async def test_a_receiver_that_is_gone_is_not_asked_again(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
+) -> None:
+    gate.is_open.set()
+    receiver.codes = [410]
+    async with working(), receiver.listening():
+        run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"})
+
+        async def failed() -> bool:
+            found = await notices(operator, run_id)
+            return bool(found) and found[0]["status"] == "failed"
+
+        await eventually(failed, timeout_s=30)
+    assert len(receiver.got) == 1
