@@ -1,6 +1,7 @@
 """Notices of runs: queued in the transaction of what they tell, delivered by the leader, in order for each run."""
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ LONGEST_WAIT_S = 300.0
 GIVE_UP_AFTER = timedelta(days=3)
 POLL_S = 0.5
 MAX_ERROR_CHARS = 500
-_TAKE = "SELECT * FROM flotilla.take_run_notices($1, $2, $3)"
+_TAKE = "SELECT * FROM flotilla.take_run_notices($1, $2, $3, $4)"
 _RECEIVER = """
 SELECT coalesce(r.notify, t.notify) AS notify, r.session_id, r.workflow, r.user_id, r.metadata, r.status,
     r.error ->> 'type' AS error_type, r.error ->> 'message' AS error_message
@@ -95,7 +96,8 @@ class Notices:
         self._http = http
         self._receivers = receivers
         self._clock = clock
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], str] = {}
+        """Deliveries, and where each goes."""
 
     async def run(self, over: asyncio.Event) -> None:
         """Take and deliver until `over`; what is cut off then is taken again later."""
@@ -110,15 +112,17 @@ class Notices:
 
     async def _take(self) -> None:
         free = AT_ONCE - len(self._under_way)
+        # A receiver that is slow has its share of what is under way, and no more.
+        busy = [url for url, count in Counter(self._under_way.values()).items() if count >= PER_RECEIVER]
         try:
-            rows = await self._pool.fetch(_TAKE, free, PER_RECEIVER, LEASE) if free else []
+            rows = await self._pool.fetch(_TAKE, free, PER_RECEIVER, LEASE, busy) if free else []
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
             log.warning("notices_not_taken", error=str(error) or type(error).__name__)
             return
         for row in rows:
             task = asyncio.create_task(self._deliver(row), name=f"notice {row['delivery_id']}")
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._under_way[task] = row["url"]
+            task.add_done_callback(self._under_way.pop)
 
     async def _deliver(self, row: asyncpg.Record) -> None:
         code, error = await self._attempt(row)

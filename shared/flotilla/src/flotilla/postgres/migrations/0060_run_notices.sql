@@ -46,9 +46,9 @@ CREATE POLICY people_flotilla_gateway ON flotilla.run_notices AS RESTRICTIVE TO 
     USING ((SELECT flotilla_ops.sees_all()) OR EXISTS (SELECT FROM flotilla.runs AS r
         WHERE r.tenant_id = run_notices.tenant_id AND r.run_id = run_notices.run_id));
 
--- Takes notices to deliver: the oldest of each run that is due, a few for each receiver at once. One that is not answered
--- for in `lease` is taken again.
-CREATE FUNCTION flotilla.take_run_notices(at_most integer, per_receiver integer, lease interval)
+-- Takes notices to deliver: the oldest of each run that is due, a few for each receiver that is not `busy`. One that is
+-- not answered for in `lease` is taken again.
+CREATE FUNCTION flotilla.take_run_notices(at_most integer, per_receiver integer, lease interval, busy text[])
     RETURNS TABLE (tenant_id text, run_id text, number integer, delivery_id text, url text, secret_ref text, body bytea,
                    attempts integer, created_at timestamptz)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
@@ -57,7 +57,7 @@ CREATE FUNCTION flotilla.take_run_notices(at_most integer, per_receiver integer,
         SELECT n.tenant_id, n.run_id, n.number, n.due_at,
             row_number() OVER (PARTITION BY n.tenant_id, n.url ORDER BY n.due_at) AS place
         FROM flotilla.run_notices AS n
-        WHERE n.status = 'pending' AND n.due_at <= now()
+        WHERE n.status = 'pending' AND n.due_at <= now() AND NOT n.url = ANY (busy)
           AND NOT EXISTS (SELECT FROM flotilla.run_notices AS e WHERE e.tenant_id = n.tenant_id
                           AND e.run_id = n.run_id AND e.number < n.number AND e.status = 'pending')
         ORDER BY n.due_at LIMIT 1000
@@ -73,6 +73,6 @@ CREATE FUNCTION flotilla.take_run_notices(at_most integer, per_receiver integer,
     $$;
 SELECT flotilla_ops.open_to('flotilla.run_notices', 'flotilla_definer');
 GRANT SELECT, UPDATE (due_at) ON flotilla.run_notices TO flotilla_definer;
-ALTER FUNCTION flotilla.take_run_notices(integer, integer, interval) OWNER TO flotilla_definer;
-REVOKE ALL ON FUNCTION flotilla.take_run_notices(integer, integer, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION flotilla.take_run_notices(integer, integer, interval) TO flotilla_worker;
+ALTER FUNCTION flotilla.take_run_notices(integer, integer, interval, text[]) OWNER TO flotilla_definer;
+REVOKE ALL ON FUNCTION flotilla.take_run_notices(integer, integer, interval, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION flotilla.take_run_notices(integer, integer, interval, text[]) TO flotilla_worker;
