@@ -135,7 +135,12 @@ async def test_tasks_of_another_tenant_are_not_there(gateway: RunningGateway, op
 async def test_an_action_that_waits_is_called_off(
     gateway: RunningGateway, operator: httpx.AsyncClient, worker: RunningWorker
 ) -> None:
-    body = {"action": "http_request", "description": "x", "risk_level": "high", "args": {"url": "https://a.example"}}
+    body = {
+        "action": "http_request",
+        "description": "x",
+        "risk_level": "high",
+        "args": {"method": "GET", "url": "https://a.example"},
+    }
     action_id = (await operator.post("/v1/actions", json=body)).json()["action_id"]
     await reached(operator, f"/v1/actions/{action_id}", "awaiting_approval")
     assert (await operator.post(f"/v1/actions/{action_id}/cancel")).status_code == 202

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from redis.exceptions import ResponseError
+
 from flotilla.bus.connection import Redis
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.names import task_stream
@@ -32,9 +34,16 @@ class KnownAgents:
             return
         self._known.update(row["name"] for row in await self._pool.fetch(_REGISTERED))
         for agent in sorted(set(agents) - self._known):
-            if not await self._redis.exists(task_stream(agent)):
+            if not await self._has_stream(agent):
                 raise UnknownAgent(f"no agent {agent}: there are {self._names()}")
             self._known.add(agent)
+
+    async def _has_stream(self, agent: str) -> bool:
+        try:
+            await self._redis.xinfo_groups(task_stream(agent))
+        except ResponseError:  # no such key
+            return False
+        return True
 
     def _names(self) -> str:
         names = sorted(self._known)

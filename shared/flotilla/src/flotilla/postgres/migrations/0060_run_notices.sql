@@ -14,7 +14,7 @@ CREATE TABLE flotilla.tenant_notify (
 );
 SELECT flotilla_ops.protect('flotilla.tenant_notify');
 GRANT SELECT, INSERT, UPDATE, DELETE ON flotilla.tenant_notify TO flotilla_gateway;
-GRANT SELECT ON flotilla.tenant_notify TO flotilla_worker;
+GRANT SELECT ON flotilla.tenant_notify TO flotilla_worker, flotilla_app;
 
 CREATE TABLE flotilla.run_notices (
     tenant_id text NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE flotilla.run_notices (
 CREATE INDEX run_notices_due ON flotilla.run_notices (due_at) WHERE status = 'pending';
 SELECT flotilla_ops.protect('flotilla.run_notices');
 GRANT SELECT ON flotilla.run_notices TO flotilla_gateway;
-GRANT SELECT, INSERT, UPDATE ON flotilla.run_notices TO flotilla_worker;
+GRANT SELECT, INSERT, UPDATE ON flotilla.run_notices TO flotilla_worker, flotilla_app;
 CREATE POLICY people_flotilla_gateway ON flotilla.run_notices AS RESTRICTIVE TO flotilla_gateway
     USING ((SELECT flotilla_ops.sees_all()) OR EXISTS (SELECT FROM flotilla.runs AS r
         WHERE r.tenant_id = run_notices.tenant_id AND r.run_id = run_notices.run_id));
