@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -151,14 +152,16 @@ async def test_an_action_that_waits_is_called_off(
     assert (again.status_code, again.json()["status"]) == (202, "cancelled")
 
 
-async def test_a_question_to_an_agent_that_does_not_exist_fails_at_once(worker: RunningWorker) -> None:
+async def test_a_question_to_an_agent_that_does_not_exist_fails_at_once(
+    worker: RunningWorker, unique: Callable[[str], str]
+) -> None:
     request = RAGRequest(
-        query="Who?", user_id="alice", session_id="s9", tenant_id="acme", run_id="r-unknown", steps=["reserch"]
+        query="Who?", user_id="alice", session_id="s9", tenant_id="acme", run_id=unique("run"), steps=["reserch"]
     )
     await worker.start_run(request)
 
     async def ended() -> Any:
-        found = await worker.rows("acme", "SELECT status, error FROM flotilla.runs WHERE run_id = 'r-unknown'")
+        found = await worker.rows("acme", "SELECT status, error FROM flotilla.runs WHERE session_id = 's9'")
         return found[0] if found and found[0]["status"] == "error" else None
 
     error = json.loads((await eventually(ended, timeout_s=15))["error"])

@@ -95,7 +95,9 @@ async def get_task(services: Wired, caller: Caller, task_id: ResourceId) -> Task
 @allow(OPERATORS, for_others=True)
 async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> TaskCancelAccepted:
     """Ask a task to stop, and its agents with it. 409 when it ended otherwise."""
-    task = await with_current_status(services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id))
+    task = await with_current_status(
+        services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id)
+    )
     if task.finished_at is None:
         start = await records.record_cancel_request(services.pool, task, caller)
         try:
