@@ -204,6 +204,19 @@ export interface components {
             on_behalf_of?: string | null;
         };
         /**
+         * ActionCancelAccepted
+         * @description The action is called off, unless its execution begins first.
+         */
+        ActionCancelAccepted: {
+            /** Action Id */
+            action_id: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "pending" | "running" | "awaiting_approval" | "approved" | "completed" | "rejected" | "timeout" | "failed" | "cancelled";
+        };
+        /**
          * ActionList
          * @description A page of actions, newest first.
          */
@@ -332,6 +345,50 @@ export interface components {
             tenant_id?: string | null;
             /** Reason */
             reason: string;
+        };
+        /**
+         * AppendBody
+         * @description Events to append, all or none.
+         * @example {
+         *       "events": [
+         *         {
+         *           "data": {
+         *             "change": "supplier_chosen",
+         *             "details": {
+         *               "id": 7
+         *             }
+         *           },
+         *           "kind": "state_change"
+         *         }
+         *       ],
+         *       "expected_seq": 4
+         *     }
+         */
+        AppendBody: {
+            /** Events */
+            events: components["schemas"]["NewEvent"][];
+            /**
+             * Expected Seq
+             * @description Append only if this is the session's newest event; 409 otherwise.
+             */
+            expected_seq?: number | null;
+        };
+        /**
+         * Appended
+         * @description Where the events are in the session.
+         */
+        Appended: {
+            /** Session Id */
+            session_id: string;
+            /** First Seq */
+            first_seq: number;
+            /** Last Seq */
+            last_seq: number;
+            /**
+             * Source
+             * @description In whose name they were written.
+             */
+            source: string;
         };
         /**
          * Approval
@@ -1272,6 +1329,11 @@ export interface components {
              * @description Who vouches for the people on whose behalf the key may act; null for a key that may not.
              */
             acts_for: string | null;
+            /**
+             * Appends As
+             * @description The name under which the key may append events to sessions; null for a key that may not.
+             */
+            appends_as: string | null;
             /** Created By */
             created_by: string;
             /**
@@ -1327,6 +1389,11 @@ export interface components {
              *     users that only the service knows. By default the provider set up here, else `flotilla`.
              */
             people_of?: string | null;
+            /**
+             * May Append As
+             * @description Lets a service append events to sessions, as `/services/` and this name.
+             */
+            may_append_as?: string | null;
         };
         /**
          * KeyList
@@ -1438,6 +1505,29 @@ export interface components {
             data: components["schemas"]["Model"][];
         };
         /**
+         * NewEvent
+         * @description An event to append.
+         */
+        NewEvent: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "message" | "tool_call" | "tool_result" | "state_change" | "error";
+            /**
+             * Data
+             * @description What the kind takes: for a `state_change` `change` and `details`, for a `message` `role` and `content`.
+             */
+            data: {
+                [key: string]: unknown;
+            };
+            /**
+             * Run Id
+             * @description The run of the session that it belongs to.
+             */
+            run_id?: string | null;
+        };
+        /**
          * NewKey
          * @description A key that was just made.
          */
@@ -1460,6 +1550,11 @@ export interface components {
              * @description Who vouches for the people on whose behalf the key may act; null for a key that may not.
              */
             acts_for: string | null;
+            /**
+             * Appends As
+             * @description The name under which the key may append events to sessions; null for a key that may not.
+             */
+            appends_as: string | null;
             /** Created By */
             created_by: string;
             /**
@@ -1476,6 +1571,73 @@ export interface components {
              * @description The secret: shown this once, stored only as a hash.
              */
             key: string;
+        };
+        /**
+         * Notice
+         * @description What a receiver is notified of a run.
+         */
+        Notice: {
+            /**
+             * Number
+             * @description They are delivered in this order.
+             */
+            number: number;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "run.interrupted" | "run.finished";
+            /**
+             * Delivery Id
+             * @description The header `webhook-id`: a receiver tells a repetition by it.
+             */
+            delivery_id: string;
+            /** Url */
+            url: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "pending" | "delivered" | "failed";
+            /** Attempts */
+            attempts: number;
+            /** Last Error */
+            last_error: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Delivered At */
+            delivered_at: string | null;
+        };
+        /**
+         * NotifyBody
+         * @description A receiver of signed notices, as Standard Webhooks 1.0.0 has them.
+         * @example {
+         *       "secret_ref": "hooks",
+         *       "url": "https://hooks.example.com/runs"
+         *     }
+         */
+        NotifyBody: {
+            /**
+             * Url
+             * @description On a host of `FLOTILLA_NOTIFY_HOSTS`.
+             */
+            url: string;
+            /**
+             * Secret Ref
+             * @description The name of the secret that signs; the fleet holds it, as the tenant's.
+             */
+            secret_ref: string;
+        };
+        /**
+         * NotifyUnset
+         * @description Nobody is notified any more.
+         */
+        NotifyUnset: {
+            /** Url */
+            url: null;
         };
         /**
          * OpenAIError
@@ -2235,6 +2397,14 @@ export interface components {
             next_cursor: string | null;
         };
         /**
+         * RunNotices
+         * @description The notices of a run, in order.
+         */
+        RunNotices: {
+            /** Notices */
+            notices: components["schemas"]["Notice"][];
+        };
+        /**
          * RunRequest
          * @description A question, or the input of a workflow.
          * @example {
@@ -2285,6 +2455,8 @@ export interface components {
              * @enum {string}
              */
             if_active: "reject" | "enqueue" | "interrupt" | "rollback";
+            /** @description Who is notified when the run waits for people, and when it has ended; by default who the tenant names. */
+            notify?: components["schemas"]["NotifyBody"] | null;
             /**
              * Wait S
              * @description Wait this long for the result; the run goes on either way.
@@ -3218,6 +3390,46 @@ export interface components {
              * @description How long each agent may work at it, in seconds, at most a day; by default as long as the agent allows itself.
              */
             timeout_s?: number | null;
+        };
+        /**
+         * TaskCancelAccepted
+         * @description The task is asked to stop.
+         */
+        TaskCancelAccepted: {
+            /** Task Id */
+            task_id: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "pending" | "running" | "waiting_for_approval" | "success" | "error" | "timeout" | "cancelled";
+        };
+        /**
+         * TaskList
+         * @description A page of tasks, newest first.
+         */
+        TaskList: {
+            /** Tasks */
+            tasks: components["schemas"]["Task"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
+         * TenantNotify
+         * @description Who is notified of the tenant's runs that name nobody themselves.
+         */
+        TenantNotify: {
+            /** Url */
+            url: string;
+            /** Secret Ref */
+            secret_ref: string;
+            /** Set By */
+            set_by: string;
+            /**
+             * Set At
+             * Format: date-time
+             */
+            set_at: string;
         };
         /**
          * TokenAnalytics
