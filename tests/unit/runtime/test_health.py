@@ -1,3 +1,5 @@
+import time
+
 import httpx
 import pytest
 
@@ -37,6 +39,18 @@ async def test_a_loop_that_stops_moving_is_not_alive(health: Health) -> None:
         health.expect_progress("relay", within_s=60.0)
         health.progress("relay")
         assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
+
+
+async def test_a_loop_that_rests_stays_alive_while_others_wait_for_a_dependency(
+    health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health.expect_progress("rests", within_s=60)
+    health.expect_progress("waits", within_s=60)
+    health.rest("rests")
+    health.progress_all()
+    in_an_hour = time.monotonic() + 3600
+    monkeypatch.setattr(time, "monotonic", lambda: in_an_hour)
+    assert health.stuck() == ["waits"]
 
 
 async def test_metrics_are_openmetrics(health: Health) -> None:

@@ -65,9 +65,10 @@ class Health:
         self._progress.pop(name, None)
 
     def progress_all(self) -> None:
-        """Note that every loop has good reason to wait."""
-        for name in self._progress:
-            self.progress(name)
+        """Note that every loop has good reason to wait; one that rests goes on resting."""
+        for name, (_, last) in self._progress.items():
+            if last != math.inf:
+                self.progress(name)
 
     def stuck(self) -> list[str]:
         """The loops that did not move in time."""
