@@ -66,7 +66,12 @@ UPLOADS = (
     "PUT /v1/documents/{document_id}",
     "POST /v1/sessions/{session_id}/attachments",
 )
-STREAMS = ("GET /v1/runs/{run_id}/events", "POST /openai/v1/chat/completions", "POST /openai/v1/responses")
+STREAMS = (
+    "GET /v1/runs/{run_id}/events",
+    "GET /v1/tasks/{task_id}/events",
+    "POST /openai/v1/chat/completions",
+    "POST /openai/v1/responses",
+)
 """They end when their run does."""
 
 
@@ -89,11 +94,7 @@ class Operation:
         request: dict[str, Any] = {"params": {name: value for name, value in QUERY.items() if name in self.query}}
         if self.path.startswith("/openai/"):
             request = {}  # its `stream` is another one
-        if self.name in (
-            "POST /v1/documents",
-            "PUT /v1/documents/{document_id}",
-            "POST /v1/sessions/{session_id}/attachments",
-        ):
+        if self.name in UPLOADS:
             request["files"] = {"file": ("a.txt", b"words", "text/plain")}
         elif self.method in ("POST", "PATCH", "PUT"):
             request["json"] = self.example

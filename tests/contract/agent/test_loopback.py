@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 from typing import Any
 
 import pytest
@@ -18,6 +19,18 @@ from tests.support.scripted_endpoint import ScriptedEndpoint, events
 NEEDED = ApprovalNeeded(approval_id="a1", action="asker.pay", description="pay", args={}, risk_level="low")
 BODY = json.dumps({"model": "default", "messages": [{"role": "user", "content": "hello"}]})
 STREAMED = json.dumps({**json.loads(BODY), "stream": True})
+_PYTHON = """
+import os, sys, urllib.error, urllib.request
+path, key, body = sys.argv[1:]
+headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+url = os.environ["FLOTILLA_MODEL_URL"] + "/" + path
+request = urllib.request.Request(url, body.encode() or None, headers)
+try:
+    answer = urllib.request.urlopen(request)
+except urllib.error.HTTPError as refused:
+    answer = refused
+print(answer.status, answer.read().decode(), sep="\\n")
+"""
 _NODE = """
 const answer = await fetch(process.env.FLOTILLA_MODEL_URL + "/chat/completions", {
   method: "POST",
@@ -42,14 +55,10 @@ async def said_by(command: list[str], environment: dict[str, str]) -> str:
     return out.decode().strip()
 
 
-async def curl(environment: dict[str, str], path: str, body: str | None = None, key: str | None = None) -> Any:
-    """Status and body of an answer, by curl."""
-    url = f"{environment['FLOTILLA_MODEL_URL']}/{path}"
-    command = ["curl", "--silent", "--no-buffer", "--write-out", "\n%{http_code}", url]
-    command += ["--header", f"Authorization: Bearer {key or environment['FLOTILLA_MODEL_KEY']}"]
-    if body is not None:
-        command += ["--header", "Content-Type: application/json", "--data", body]
-    text, _, status = (await said_by(command, environment)).rpartition("\n")
+async def http(environment: dict[str, str], path: str, body: str | None = None, key: str | None = None) -> Any:
+    """Status and body of an answer, as a child without any library gets them."""
+    command = [sys.executable, "-c", _PYTHON, path, key or environment["FLOTILLA_MODEL_KEY"], body or ""]
+    status, _, text = (await said_by(command, environment)).partition("\n")
     return int(status), text
 
 
@@ -66,7 +75,7 @@ async def run(work: Any, model: Any) -> TaskRun[Any]:
 
 async def test_a_child_asks_the_tasks_model_over_http() -> None:
     async def work(_ctx: TaskContext, environment: dict[str, str]) -> Any:
-        return await curl(environment, "chat/completions", BODY)
+        return await http(environment, "chat/completions", BODY)
 
     status, text = (await run(work, FakeModel("hi there"))).result["said"]
     assert (status, json.loads(text)["choices"][0]["message"]["content"]) == (200, "hi there")
@@ -88,7 +97,7 @@ async def test_another_key_opens_nothing(key: str) -> None:
     model = FakeModel()
 
     async def work(_ctx: TaskContext, environment: dict[str, str]) -> Any:
-        return await curl({**environment, "FLOTILLA_MODEL_KEY": key}, "chat/completions", BODY)
+        return await http({**environment, "FLOTILLA_MODEL_KEY": key}, "chat/completions", BODY)
 
     status, text = (await run(work, model)).result["said"]
     assert (status, json.loads(text)["error"]["code"], model.requests) == (401, "invalid_api_key", [])
@@ -101,22 +110,22 @@ async def test_the_key_is_worth_nothing_once_the_task_has_ended() -> None:
         kept.append(environment)
 
     await run(work, FakeModel())
-    with pytest.raises(AssertionError):  # curl finds nobody who listens
-        await curl(kept[0], "chat/completions", BODY)
+    with pytest.raises(AssertionError):  # nobody listens
+        await http(kept[0], "chat/completions", BODY)
 
 
 async def test_two_tasks_have_keys_and_ports_of_their_own() -> None:
     async def work(ctx: TaskContext, environment: dict[str, str]) -> Any:
         async with ctx.model_endpoint() as another:
             assert another["FLOTILLA_MODEL_URL"] != environment["FLOTILLA_MODEL_URL"]
-            return await curl(environment, "models", key=another["FLOTILLA_MODEL_KEY"])
+            return await http(environment, "models", key=another["FLOTILLA_MODEL_KEY"])
 
     assert (await run(work, FakeModel())).result["said"][0] == 401
 
 
 async def test_a_stream_that_breaks_off_ends_with_openais_error() -> None:
     async def work(_ctx: TaskContext, environment: dict[str, str]) -> Any:
-        return await curl(environment, "chat/completions", STREAMED)
+        return await http(environment, "chat/completions", STREAMED)
 
     async with model_at(ScriptedEndpoint(events("Marta ", done=False))) as model:
         status, text = (await run(work, model)).result["said"]
@@ -126,11 +135,11 @@ async def test_a_stream_that_breaks_off_ends_with_openais_error() -> None:
 
 async def test_refusals_and_waiting_for_people_have_a_status_that_clients_do_not_try_again() -> None:
     async def work(ctx: TaskContext, environment: dict[str, str]) -> Any:
-        unavailable = await curl(environment, "chat/completions", BODY)
-        unknown = await curl(environment, "embeddings", BODY)
-        broken = await curl(environment, "chat/completions", "{")
+        unavailable = await http(environment, "chat/completions", BODY)
+        unknown = await http(environment, "embeddings", BODY)
+        broken = await http(environment, "chat/completions", "{")
         ctx.gated.needed.append(NEEDED)
-        waiting = await curl(environment, "chat/completions", BODY)
+        waiting = await http(environment, "chat/completions", BODY)
         found.extend(
             (status, json.loads(text)["error"]["code"]) for status, text in (unavailable, unknown, broken, waiting)
         )

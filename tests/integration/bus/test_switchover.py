@@ -121,7 +121,18 @@ async def test_a_consumer_follows_the_primary(switch: Switch, pair: tuple[RedisS
 
 async def test_a_redis_cluster_is_refused(tmp_path: Path) -> None:
     port = free_port()
-    options = ("--port", str(port), "--cluster-enabled", "yes", "--save", "", "--dir", str(tmp_path))
+    options = (
+        "--port",
+        str(port),
+        "--cluster-port",
+        str(free_port()),
+        "--cluster-enabled",
+        "yes",
+        "--save",
+        "",
+        "--dir",
+        str(tmp_path),
+    )
     server = await asyncio.create_subprocess_exec(find_redis("redis"), *options, stdout=asyncio.subprocess.DEVNULL)
     try:
         async with connect_redis(f"redis://127.0.0.1:{port}/0") as client:

@@ -138,7 +138,7 @@ async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     await until(fleet, f"/tasks/{task_id}", lambda task: task["finished_at"])
     shown = fleet.cli("tasks", "get", task_id).stdout
     assert "harbour master" in shown
-    assert "(retrieval_scores)" in shown
+    assert "(calibrated)" in shown
     assert fleet.cli("tasks", "submit", *steps, "--input", "[]", check=False).returncode == 2
     steps = ("--step", "research", "--step", "no-agent")
     unknown = fleet.cli("tasks", "submit", *steps, "--input", question, check=False)

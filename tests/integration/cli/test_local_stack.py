@@ -116,7 +116,7 @@ def test_the_demo_tells_the_whole_story_each_time(fleet: Fleet) -> None:
         said = fleet.cli("demo").stdout
         assert "two people" in said
         assert "corvane-handbook/refunds.md" in said
-        assert "(retrieval_scores)" in said
+        assert "(calibrated)" in said
         assert "seq 1 to 12 without a gap; the API shows the same" in said
         assert "the same bytes; outbox: 0 waiting" in said
         assert "its parent still ends at 12" in said

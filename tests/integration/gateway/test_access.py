@@ -46,7 +46,10 @@ RULES = {
         GET /v1/runs/{run_id}/feedback
         POST /v1/runs/{run_id}/feedback
         GET /v1/feedback
+        GET /v1/runs/{run_id}/notices
         GET /v1/runs/{run_id}/steps
+        GET /v1/schedules
+        GET /v1/schedules/{schedule_id}
         GET /openai/v1/models
         GET /openai/v1/models/{family}/{name}
         GET /openai/v1/responses/{response_id}
@@ -62,12 +65,15 @@ RULES = {
         GET /v1/sessions/{session_id}/events
         GET /v1/sessions/{session_id}/lineage
         GET /v1/sessions/{session_id}/state
+        GET /v1/tasks
         GET /v1/tasks/{task_id}
+        GET /v1/tasks/{task_id}/events
         GET /v1/workflows
         GET /v1/workflows/{name}
     """,
     "operator admin": """
         POST /v1/actions
+        POST /v1/actions/{action_id}/cancel
         GET /v1/audit/parked
         GET /v1/audit/parked/{session_id}
         POST /v1/audit/parked/{session_id}/retry
@@ -95,10 +101,16 @@ RULES = {
         POST /v1/runs/{run_id}/events/{name}
         POST /v1/sessions
         PATCH /v1/sessions/{session_id}/access
+        POST /v1/schedules
+        PATCH /v1/schedules/{schedule_id}
+        DELETE /v1/schedules/{schedule_id}
+        POST /v1/schedules/{schedule_id}/trigger
+        POST /v1/sessions/{session_id}/events
         POST /v1/sessions/{session_id}/fork
         POST /v1/sessions/{session_id}/rollback
         POST /v1/sessions/{session_id}/runs
         POST /v1/tasks
+        POST /v1/tasks/{task_id}/cancel
         POST /openai/v1/chat/completions
         POST /openai/v1/responses
         POST /openai/v1/responses/{response_id}/cancel
@@ -113,6 +125,9 @@ RULES = {
         POST /v1/audit/rebuild
         POST /v1/audit/kept-projection/drop
         GET /v1/keys
+        GET /v1/notify
+        PUT /v1/notify
+        DELETE /v1/notify
         POST /v1/keys
         DELETE /v1/keys/{key_id}
     """,
@@ -130,6 +145,10 @@ SHARES = "PATCH /v1/sessions/{session_id}/access"
 """For the session's owner, and for who operates all sessions."""
 ENROLLS = "POST /v1/signers"
 """For people, whatever their role; these keys are services'."""
+NOTIFIES = "PUT /v1/notify"
+"""Of listed hosts only, and none is listed here."""
+APPENDS = "POST /v1/sessions/{session_id}/events"
+"""For services whose key has a right of its own besides its role."""
 NAMED = ("GET /v1/audit/verify", "GET /v1/audit/export")
 """Name a session in the query."""
 STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
@@ -193,6 +212,10 @@ async def test_the_rules_hold_for_every_role_of_the_tenant(
                 assert answer.json()["code"] == "already_decided", (who, answer.text)
             elif operation.name == ENROLLS:
                 assert (answer.status_code, "person" in answer.text) == (403, True)
+            elif operation.name == APPENDS:
+                assert (answer.status_code, "may not append" in answer.text) == (403, True)
+            elif operation.name == NOTIFIES:
+                assert (answer.status_code, "FLOTILLA_NOTIFY_HOSTS" in answer.text) == (403, True)
             elif operation.name == SHARES and who != "admin":
                 assert (answer.status_code, "only its owner" in answer.text) == (403, True)
             else:
@@ -209,6 +232,8 @@ async def test_the_rules_hold_for_every_role_of_another_tenant_which_sees_and_ch
             where = (operation.name, who, answer.status_code)
             if who not in WHO[operation.name]:
                 assert answer.status_code == 403, where
+            elif operation.name == APPENDS:
+                assert (answer.status_code, "may not append" in answer.text) == (403, True)
             elif operation.name == STARTS_A_RUN:
                 assert answer.status_code in (200, 202, 409), where
             elif "{" in operation.path or operation.name in NAMED:

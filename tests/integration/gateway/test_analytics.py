@@ -53,6 +53,7 @@ async def test_tokens_are_summed_up_per_model_and_day(gateway: RunningGateway) -
 
 
 SPENT = """
+INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'olga');
 INSERT INTO flotilla.llm_spend (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, person,
     input_tokens, cached_input_tokens, output_tokens, nanos, currency, answered, spent_at)
 SELECT 'acme', 't', 0, '', run, 's1', 'write', model, person, 10, 4, 5, nanos, 'EUR', true,

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio.client import Client
 
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
@@ -167,6 +168,9 @@ async def test_a_run_that_never_began_makes_room_when_it_is_interrupted(
 ) -> None:
     first = await ask(operator, "one")  # no worker yet
     second = await ask(operator, "two", if_active="enqueue")
+    [begun] = await gateway.rows("SELECT workflow_id FROM flotilla.runs WHERE query = 'one'")
+    temporal = await Client.connect(temporal_address)
+    await temporal.get_workflow_handle(begun["workflow_id"]).terminate()
     await gateway.as_superuser(f"UPDATE flotilla.runs SET workflow_id = 'lost-{first['run_id']}' WHERE query = 'one'")
     third = await ask(operator, "three", if_active="interrupt")
     gate.is_open.set()

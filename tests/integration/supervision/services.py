@@ -67,7 +67,7 @@ SERVICES = {
         restarting=frozenset(
             {
                 *("bridge", "former replies", "redrives", "leader", "policy record", "workflow catalog"),
-                *(f"leader duty {number}" for number in (1, 2, 3, 4)),
+                *(f"leader duty {number}" for number in range(1, 9)),
             }
         ),
         fatal=frozenset({"temporal worker"}),

@@ -21,6 +21,7 @@ async def worker(
         redis_url=redis_url,
         temporal_address=temporal_address,
         task_queue=unique("queue"),
+        agents=("research", "write", "one", "shout"),
     ) as running:
         yield running
 

@@ -60,8 +60,13 @@ def too_large(folder: Path) -> None:
 
 
 def listening(folder: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "s.md"))
+    # The address of a socket holds about a hundred characters.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(f"/proc/self/fd/{descriptor}/s.md")
+    finally:
+        os.close(descriptor)
 
 
 def linked(folder: Path) -> None:

@@ -15,7 +15,11 @@ from tests.support.certificates import make_certificates
 
 def test_plaintext_needs_only_the_address() -> None:
     arguments = client_arguments(KafkaSettings(kafka_bootstrap_servers="kafka:9092"))
-    assert arguments == {"bootstrap_servers": "kafka:9092", "security_protocol": "PLAINTEXT"}
+    assert arguments == {
+        "bootstrap_servers": "kafka:9092",
+        "security_protocol": "PLAINTEXT",
+        "request_timeout_ms": 5_000,
+    }
 
 
 def test_tls_verifies_the_broker() -> None:

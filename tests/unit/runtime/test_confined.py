@@ -114,7 +114,7 @@ async def test_the_event_loop_goes_on_while_a_child_works(confined: Confined) ->
 
 
 async def test_a_call_for_which_no_child_becomes_free_may_come_back() -> None:
-    limits = Limits(cpu_s=5, queue_s=0.5)
+    limits = Limits(cpu_s=5, queue_s=0.01)  # no process starts so fast
     async with Confined.open("flotilla.knowledge.base", children=1, limits=limits) as confined:
         with pytest.raises(RetryLater, match="busy"):
             await confined.run(seen, "x")
