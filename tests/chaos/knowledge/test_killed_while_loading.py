@@ -23,6 +23,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 __all__ = ["gateway", "log_topics", "operator", "replica"]
 FILES = 2_000
+FLOTILLA = str(Path(sys.executable).with_name("flotilla"))
 # Nothing half: passages, index and counters agree; nothing twice: each document and vector once.
 _HALF = """
 SELECT d.document_id FROM flotilla.documents AS d
@@ -38,8 +39,9 @@ SELECT b.passages = (SELECT count(*) FROM flotilla.passages) AND b.indexed_passa
 
 
 async def started(*command: str, **environment: str) -> asyncio.subprocess.Process:
+    program = (FLOTILLA,) if command[0] == "documents" else (sys.executable, "-m")
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **environment}
+        *program, *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **environment}
     )
 
 
@@ -113,8 +115,8 @@ def folder(tmp_path: Path) -> Path:
 
 async def test_a_synchronization_that_is_killed_is_finished_by_the_next(gateway: RunningGateway, folder: Path) -> None:
     key = await gateway.key("loader", ["operator"])
-    environment = {"FLOTILLA_URL": gateway.url, "FLOTILLA_API_KEY": key}
-    command = ("flotilla_cli.main", "documents", "sync", str(folder), "--base", "kb:")
+    environment = {"FLOTILLA_URL": gateway.url, "FLOTILLA_TOKEN": key}
+    command = ("documents", "sync", str(folder), "--base", "kb:")
 
     async def at_least(count: int) -> bool:
         async with tenant_transaction(gateway.pool, TENANT) as connection:
