@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flotilla.actions.arguments import canonical_numbers
+from flotilla.answers.sentences import clause_before, statements_of
 from flotilla.bus.dead_letters import readable_task
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.event_rules import violation_of
@@ -82,6 +83,10 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "an argument": (lambda text: content_hash("pay", {"a": canonical_numbers([*text])}), ["\U0001f600", "a"]),
     "a message": (storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
     "an answer": (answered, ["<think>", "</think>", "<tool_call>", "[1", "[1][", '{"name":', "`", "```\n", "\ud83d"]),
+    "the sentences of an answer": (
+        lambda text: (statements_of(f"a{text}a"), clause_before(f"a{text}a")),
+        [" ", "\t", ". ", "a. ", ".  ", "[1]", " [1", "\n"],
+    ),
     "the console": (escape_invisible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
     "what is decided about": (escape_invisible_in_json, ["\u202e", "\u200b", "\U000e0041"]),
     "the command line": (lambda text: (plain(text), shorten(text)), ["\x1b[31m", "\x9b", "\u202e", "[bold]", "a "]),

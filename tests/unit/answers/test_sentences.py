@@ -55,6 +55,9 @@ def test_a_citation_is_put_to_what_stands_before_it(before: str, clause: str) ->
     assert clause_before(before) == clause
 
 
-@pytest.mark.parametrize("unit", [". ", "[1]", "a", "\n", "[1, 1]", "!", "```\n", "a. B [1]"])
+@pytest.mark.parametrize(
+    "unit", [". ", "[1]", "a", "\n", "[1, 1]", "!", "```\n", "a. B [1]", " ", "\t", "a. ", " [1", ".  "]
+)
 def test_an_answer_of_any_length_is_read_in_proportion_to_it(unit: str) -> None:
-    assert_linear(statements_of, lambda n: unit * (n // len(unit)))
+    for read in (statements_of, clause_before):
+        assert_linear(read, lambda n: f"a{unit * (n // len(unit))}a")

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 _ENDS = frozenset(".!?\u3002\uff01\uff1f\u2026")
 _UNSPACED_ENDS = frozenset("\u3002\uff01\uff1f")
 _CLOSING = frozenset("\"'\u201d\u2019\u00bb)]*_")
-_CITATIONS = re.compile(r"[ \t]*\[\d{1,3}(?:, \d{1,3})*\]")
+# With the blanks before it: all of them, so that a run of blanks is tried once and not from each of its blanks.
+_CITATIONS = re.compile(r"(?<![ \t])[ \t]*\[\d{1,3}(?:, \d{1,3})*\]")
 _NUMBER = re.compile(r"\d{1,3}")
+_NEXT = re.compile(r"\s*(\S)")
 _FENCE = "```"
 _NOT_STATED = ("#", _FENCE)
 
@@ -112,8 +114,8 @@ def _after_citations(answer: str, at: int, end: int) -> int:
 
 def _goes_on(answer: str, at: int, end: int) -> bool:
     """Whether what follows is of the same sentence, as after an abbreviation."""
-    rest = answer[at:end].lstrip()[:1]
-    return rest.islower()
+    found = _NEXT.match(answer, at, end)
+    return found is not None and found[1].islower()
 
 
 def _resting(paragraph: list[Sentence]) -> list[Sentence]:
