@@ -75,5 +75,5 @@ def _unsupported(text: str) -> frozenset[int] | None:
     try:
         listed = json.loads(text[text.index("{") : text.rindex("}") + 1])["unsupported"]
         return frozenset(int(number) for number in listed)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

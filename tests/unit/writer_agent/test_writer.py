@@ -251,7 +251,16 @@ async def test_a_model_as_judge_decides_what_is_supported() -> None:
 
 
 @pytest.mark.parametrize(
-    "judgement", ["I can't say.", "{}", '{"unsupported": 3}', '{"unsupported": ["x"]}', "{" * 5000 + "}"]
+    "judgement",
+    [
+        "I can't say.",
+        "{}",
+        '{"unsupported": 3}',
+        '{"unsupported": ["x"]}',
+        '{"unsupported": [1e999]}',
+        '{"unsupported": [NaN]}',
+        "{" * 5000 + "}",
+    ],
 )
 async def test_a_judgement_that_is_none_leaves_it_to_the_words(judgement: str) -> None:
     run = await write(FakeModel("Cats eat fish [1]. Cats own a yacht [1].", judgement), CATS, has_judge=True)
