@@ -79,6 +79,19 @@ class Temporal:
         except RPCError as error:
             raise refusal(error, workflow_id) from error
 
+    async def cancel_or_begin(self, start: Start) -> None:
+        """Ask the workflow to stop; one that never ran begins, and stops at once, so that it records its end.
+
+        Raises:
+            NotFound: it is over.
+            RetryLater, Invalid: Temporal does not answer, or does not take it.
+        """
+        try:
+            await self.cancel(start.workflow_id)
+        except NotFound:
+            await self.start(start)
+            await self.cancel(start.workflow_id)
+
     async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
         """The workflow as Temporal sees it.
 

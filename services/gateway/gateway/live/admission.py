@@ -6,9 +6,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from flotilla.contracts.errors import Forbidden, NotFound, RetryLater
 from flotilla.postgres import AWAY
+from gateway.auth.principal import Principal
 
 CHECK_EVERY_S = 5.0
 """With `key_cache_s` on top, the longest that a stream outlives its caller's rights."""
@@ -47,3 +49,13 @@ class Admission:
             else:
                 self._due = self._monotonic() + self._every_s
         return True
+
+
+def admission_of(request: Request, caller: Principal, read: Callable[[], Awaitable[object]]) -> Admission:
+    """Return what admits the caller of `request`, whose credentials still count, to what `read` reads."""
+
+    async def check() -> None:
+        await request.app.state.guard.check_still(request, caller)
+        await read()
+
+    return Admission(check)

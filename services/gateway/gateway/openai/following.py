@@ -3,13 +3,14 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from starlette.requests import Request
 
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.auth.principal import Principal
-from gateway.live.admission import Admission
+from gateway.live.admission import admission_of
 from gateway.openai.answer_text import AnswerText
 from gateway.openai.errors import RunFailed, StillRunning
 from gateway.runs.events import Position, run_events
@@ -69,17 +70,14 @@ class Following:
         yield answer.finish(answer_of(run).answer)
 
     async def _live(self, answer: AnswerText) -> AsyncIterator[str]:
-        followed = await followed_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
-        admission = Admission(self._check_still)
+        read = partial(followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
+        followed = await read()
+        admission = admission_of(self.request, self.caller, read)
         async for event in run_events(self.services, self.caller.tenant_id, followed, Position(), admission):
             if event.event == "reset":
                 answer.restart()
             elif event.event == "token" and (text := answer.feed(json.loads(event.data or "{}")["text"])):
                 yield text
-
-    async def _check_still(self) -> None:
-        await self.request.app.state.guard.check_still(self.request, self.caller)
-        await followed_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
 
 
 def answer_of(run: Run) -> RAGResponse:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query, Response
 
 from flotilla.contracts.approvals import ActionStatus, ApprovalStatus, DecisionAnswer, DecisionRequest
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.votes import SignedVote
@@ -109,12 +109,7 @@ async def cancel_action(services: Wired, caller: Caller, action_id: ResourceId) 
         if action.status != "cancelled":
             raise Conflict(f"action {action_id} can't be called off: it is {action.status}")
         return ActionCancelAccepted(action_id=action_id, status=action.status)
-    start = await actions.record_cancel_request(services.pool, action, caller)
-    try:
-        await services.temporal.cancel(action.workflow_id)
-    except NotFound:  # it never began: it begins, and is called off at once
-        await services.temporal.start(start)
-        await services.temporal.cancel(action.workflow_id)
+    await services.temporal.cancel_or_begin(await actions.record_cancel_request(services.pool, action, caller))
     return ActionCancelAccepted(action_id=action_id, status=action.status)
 
 

@@ -3,26 +3,26 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import PipelineRequest
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.live.admission import Admission
+from gateway.live.admission import admission_of
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.pipelines import records
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.following import TaskEvents, read_seq
 from gateway.routes.documented import refusals
-from gateway.schemas.common import ID_PATTERN, ResourceId, Text
+from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text
 from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, Wired
 
 router = guarded_router("tasks")
 _SUBMIT = "/v1/tasks"
@@ -99,12 +99,7 @@ async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> T
         services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id)
     )
     if task.finished_at is None:
-        start = await records.record_cancel_request(services.pool, task, caller)
-        try:
-            await services.temporal.cancel(task.workflow_id)
-        except NotFound:  # it never began: it begins, and ends at once
-            await services.temporal.start(start)
-            await services.temporal.cancel(task.workflow_id)
+        await services.temporal.cancel_or_begin(await records.record_cancel_request(services.pool, task, caller))
     elif task.status != "cancelled":
         raise Conflict(f"task {task_id} is over: {task.status}")
     return TaskCancelAccepted(task_id=task_id, status=task.status)
@@ -128,18 +123,12 @@ async def follow_task(
     caller: Caller,
     request: Request,
     task_id: ResourceId,
-    last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> EventSourceResponse:
     """Follow a task: its events of the session's log, complete and in order, until it is over."""
     seq = read_seq(last_event_id)
     task = await records.get_task(services.pool, caller.tenant_id, task_id)
     services.streams.check(caller.tenant_id)
-    admission = Admission(partial(_check_still, services, request, caller, task_id))
+    read = partial(records.get_task, services.pool, caller.tenant_id, task_id)
+    admission = admission_of(request, caller, read)
     return EventSourceResponse(TaskEvents(services, caller.tenant_id, task, seq, admission).events(), sep="\n")
-
-
-async def _check_still(services: Services, request: Request, caller: Caller, task_id: str) -> None:
-    await request.app.state.guard.check_still(request, caller)
-    await records.get_task(services.pool, caller.tenant_id, task_id)

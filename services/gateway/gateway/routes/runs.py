@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated
 
 import structlog
-from fastapi import Header, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
@@ -15,7 +15,7 @@ from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.live.admission import Admission
+from gateway.live.admission import admission_of
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
@@ -25,7 +25,7 @@ from gateway.runs.events import read_position, run_events
 from gateway.runs.notices import checked, notices_of
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
-from gateway.schemas.common import ID_PATTERN, RunId, SessionId, Text
+from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text
 from gateway.schemas.runs import (
     CancelAccepted,
     EventName,
@@ -226,9 +226,7 @@ async def follow_run(
     caller: Caller,
     request: Request,
     run_id: RunId,
-    last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> EventSourceResponse:
     """Follow a run live. Goes on after `Last-Event-ID` on any replica; once the live stream is gone, from the log.
 
@@ -238,13 +236,9 @@ async def follow_run(
     position = read_position(last_event_id)
     run = await records.followed_run(services.pool, caller.tenant_id, run_id)
     services.streams.check(caller.tenant_id)
-    admission = Admission(partial(_check_still, services, request, caller, run_id))
+    read = partial(records.followed_run, services.pool, caller.tenant_id, run_id)
+    admission = admission_of(request, caller, read)
     return EventSourceResponse(run_events(services, caller.tenant_id, run, position, admission), sep="\n")
-
-
-async def _check_still(services: Services, request: Request, caller: Caller, run_id: str) -> None:
-    await request.app.state.guard.check_still(request, caller)
-    await records.followed_run(services.pool, caller.tenant_id, run_id)
 
 
 @router.post(_SEND, status_code=202, response_model=RunEventAccepted, responses=refusals(404, 409, 413, 415))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Path
+from fastapi import Header, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
@@ -57,6 +57,9 @@ ActionArgs: TypeAlias = Annotated[JsonBody, at_most(MAX_ARGS_BYTES)]
 SessionId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The session's id.")]
 RunId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The run's id.")]
 ResourceId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="Its id.")]
+LastEventId: TypeAlias = Annotated[
+    str | None, Header(alias="Last-Event-ID", max_length=64, description="Go on after this event.")
+]
 
 
 class RequestBody(BaseModel):

@@ -1,11 +1,11 @@
 -- Notices of runs to other systems: written in the transaction of what they tell, delivered by the worker's leader, at
 -- least once and in order for each run.
 ALTER TABLE flotilla.runs
-    -- Who is told (`flotilla.contracts.notices.Notify`); NULL: whoever the tenant names.
+    -- The run's receiver (`flotilla.contracts.notices.Notify`); NULL: the tenant's.
     ADD COLUMN notify jsonb;
 GRANT INSERT (notify) ON flotilla.runs TO flotilla_gateway;
 
--- Who is told of runs that name nobody themselves.
+-- The receiver of notices of runs that name none.
 CREATE TABLE flotilla.tenant_notify (
     tenant_id text PRIMARY KEY,
     notify jsonb NOT NULL,
