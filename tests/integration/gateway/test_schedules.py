@@ -17,6 +17,10 @@ from tests.support.worker import RunningWorker
 
 QUESTION = {"query": "Who inspects the mooring lines?"}
 NEVER = {"cron": ["0 0 29 2 *"]}
+MADE = """
+SELECT fires, request, metadata, paused, note, user_id, key_id, owner, names, sees_all, visibility, acted_by, person,
+    service FROM flotilla.schedules
+"""
 
 
 async def make(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
@@ -157,13 +161,19 @@ async def test_a_schedule_pauses_when_the_key_that_it_was_made_with_is_revoked(
     assert await runs_of(admin, "digest") == []
 
 
-async def temporal_id(gateway: RunningGateway, schedule_id: str) -> str:
+async def stored(gateway: RunningGateway, query: str) -> asyncpg.Record:
     connection = await asyncpg.connect(gateway.database.superuser_dsn)
     try:
-        query = "SELECT temporal_id FROM flotilla.schedules WHERE schedule_id = $1"
-        return str(await connection.fetchval(query, schedule_id))
+        row = await connection.fetchrow(query)
     finally:
         await connection.close()
+    assert row is not None
+    return row
+
+
+async def temporal_id(gateway: RunningGateway, schedule_id: str) -> str:
+    row = await stored(gateway, f"SELECT temporal_id FROM flotilla.schedules WHERE schedule_id = '{schedule_id}'")
+    return str(row["temporal_id"])
 
 
 async def test_made_while_temporal_is_away_it_fires_once_the_worker_is_there(
@@ -199,3 +209,15 @@ async def test_others_see_only_their_own_schedules(gateway: RunningGateway, oper
     assert await make(other, schedule_id="digest", **NEVER)
     assert (await viewer.get("/v1/schedules/digest")).status_code == 404
     assert (await viewer.patch("/v1/schedules/digest", json={"paused": True})).status_code == 403
+
+
+async def test_a_refused_change_leaves_the_schedule_to_its_maker(
+    gateway: RunningGateway, operator: httpx.AsyncClient
+) -> None:
+    await make(operator, schedule_id="digest", **NEVER, note="for the team")
+    before = await stored(gateway, MADE)
+    admin = await gateway.client_of("ada", "admin", person=True)
+    refused = await admin.patch("/v1/schedules/digest", json={"cron": ["61 * * * *"], "note": "mine"})
+    assert refused.status_code == 422, refused.text
+    assert await stored(gateway, MADE) == before
+    assert (await operator.get("/v1/schedules/digest")).json()["note"] == "for the team"

@@ -119,11 +119,11 @@ async def change_schedule(services: Wired, caller: Caller, schedule_id: Resource
         paused=before.paused if body.paused is None else body.paused,
         note=_note(before.note, body),
     )
-    await records.change(services.pool, changed, caller, services.access_of(caller))
+    former = await records.change(services.pool, changed, caller, services.access_of(caller))
     try:
         await synced(services, caller.tenant_id, schedule_id)
     except Invalid:
-        await records.change(services.pool, before, caller, services.access_of(caller))
+        await records.restore(services.pool, caller.tenant_id, schedule_id, former)
         raise
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 

@@ -43,11 +43,21 @@ WHERE tenant_id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR (cre
 ORDER BY created_at DESC, schedule_id DESC LIMIT $2
 """  # noqa: S608
 _CHANGE = """
-UPDATE flotilla.schedules SET fires = $3::jsonb, request = $4::jsonb, metadata = $5::jsonb, paused = $6, note = $7,
+UPDATE flotilla.schedules AS s SET fires = $3::jsonb, request = $4::jsonb, metadata = $5::jsonb, paused = $6, note = $7,
     user_id = $8, key_id = $9, owner = $10, names = $11, sees_all = $12, visibility = $13,
     acted_by = flotilla_ops.acted_by(), person = nullif(current_setting('flotilla.person', true), ''),
-    service = nullif(current_setting('flotilla.service', true), ''), generation = generation + 1, updated_at = now()
-WHERE tenant_id = $1 AND schedule_id = $2
+    service = nullif(current_setting('flotilla.service', true), ''), generation = s.generation + 1, updated_at = now()
+FROM (SELECT * FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 FOR UPDATE) AS former
+WHERE s.tenant_id = $1 AND s.schedule_id = $2
+RETURNING to_jsonb(former)::text
+"""
+_RESTORE = """
+UPDATE flotilla.schedules AS s SET fires = f.fires, request = f.request, metadata = f.metadata, paused = f.paused,
+    note = f.note, user_id = f.user_id, key_id = f.key_id, owner = f.owner, names = f.names, sees_all = f.sees_all,
+    visibility = f.visibility, acted_by = f.acted_by, person = f.person, service = f.service,
+    generation = s.generation + 1, updated_at = now()
+FROM jsonb_populate_record(NULL::flotilla.schedules, $3::jsonb) AS f
+WHERE s.tenant_id = $1 AND s.schedule_id = $2
 """
 _DELETE = """
 UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
@@ -113,15 +123,15 @@ async def _why_not_added(connection: Connection, tenant_id: str, schedule_id: st
     return Conflict(f"schedule {schedule_id} exists: choose another schedule_id, or change that one")
 
 
-async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess) -> None:
-    """Store what the schedule is from now on; its maker is who asks.
+async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess) -> str | None:
+    """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore`.
 
     Raises:
         NotFound, Forbidden: the caller may not write to its session.
     """
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         wanted = await _made_by(connection, wanted, caller)
-        await connection.execute(
+        former: str | None = await connection.fetchval(
             _CHANGE,
             caller.tenant_id,
             wanted.schedule_id,
@@ -133,6 +143,13 @@ async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionA
             caller.subject,
             *_maker(caller, access),
         )
+    return former
+
+
+async def restore(pool: Pool, tenant_id: str, schedule_id: str, former: str | None) -> None:
+    """Make the schedule, and its maker, what `change` found."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(_RESTORE, tenant_id, schedule_id, former)
 
 
 async def delete(pool: Pool, tenant_id: str, schedule_id: str) -> None:
