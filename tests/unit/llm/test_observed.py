@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flotilla.agent import Agent, TaskContext
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ModelRefused
 from flotilla.llm.observed import observed_call
+from flotilla.telemetry import genai
 from flotilla.testing import FakeModel, run_task
 
 ANSWER = Completion(
@@ -40,6 +42,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+    monkeypatch.setattr(genai, "_histogram", cache(genai._histogram.__wrapped__))
 
     def read() -> dict[str, Any]:
         data = reader.get_metrics_data()
@@ -126,3 +129,18 @@ async def test_an_agents_invocation_is_the_parent_of_its_tools(
     assert {**(invocation.attributes or {})}["gen_ai.agent.name"] == "clerk"
     assert "a secret" not in tool.to_json() + invocation.to_json()
     assert set(points()) == {"gen_ai.invoke_agent.duration", "gen_ai.execute_tool.duration"}
+
+
+def test_an_instrument_is_made_once(points: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's default provider keeps every meter that it is asked for."""
+    asked: list[str] = []
+    get_meter = metrics.get_meter
+
+    def counted(name: str) -> metrics.Meter:
+        asked.append(name)
+        return get_meter(name)
+
+    monkeypatch.setattr(metrics, "get_meter", counted)
+    for _ in range(3):
+        genai.count_tokens(genai.INPUT_TOKENS, 5, {})
+    assert (asked, points()[genai.INPUT_TOKENS][1][0].count) == (["flotilla"], 3)

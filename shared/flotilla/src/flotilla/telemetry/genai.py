@@ -7,6 +7,7 @@ Source: OpenTelemetry semantic-conventions-genai v0.1.0, "Client inference", "In
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Histogram
@@ -64,8 +65,9 @@ def _is_of_metrics(key: str) -> bool:
     return key.startswith(_OF_METRICS) and key not in _NOT_OF_METRICS
 
 
+@cache
 def _histogram(name: str, unit: str, bounds: tuple[float, ...]) -> Histogram:
-    """The instrument; the meter keeps one per name."""
+    """The instrument: one per name, since without a provider OpenTelemetry keeps all that are ever asked for."""
     return metrics.get_meter("flotilla").create_histogram(
         name, unit=unit, explicit_bucket_boundaries_advisory=list(bounds)
     )
