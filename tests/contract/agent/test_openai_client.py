@@ -208,7 +208,19 @@ async def test_what_is_not_offered_is_refused_in_openais_form(use: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 2}, {"modalities": ["text", "audio"]}, {"messages": []}, {"messages": ["hello"]}]
+    "fields",
+    [
+        {"n": 2},
+        {"modalities": ["text", "audio"]},
+        {"messages": []},
+        {"messages": ["hello"]},
+        {"max_tokens": -1},
+        {"max_tokens": 0},
+        {"max_tokens": "100000"},
+        {"max_tokens": True},
+        {"max_completion_tokens": -1_000_000},
+        {"max_completion_tokens": 1, "max_tokens": 100_000},
+    ],
 )
 async def test_a_request_for_what_is_not_one_answer_in_text_is_refused(fields: dict[str, Any]) -> None:
     async def ask(ctx: TaskContext) -> str:

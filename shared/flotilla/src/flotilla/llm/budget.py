@@ -6,6 +6,7 @@ from datetime import UTC, date
 from typing import Any
 
 from flotilla.config import LlmSettings
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import TokenPayer, token_scope
@@ -13,6 +14,7 @@ from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
 from flotilla.llm.answer_usage import estimated_tokens
 from flotilla.llm.calls import CallKey
+from flotilla.llm.chat_request import LONGEST_ANSWER
 from flotilla.llm.model import CompletionRequest
 from flotilla.postgres import Connection
 
@@ -20,6 +22,10 @@ IMAGE_TOKENS = 1500
 """About what endpoints count for a large image."""
 UNLIMITED_OUTPUT_TOKENS = 1000
 """What is reserved for an answer whose length the request leaves open."""
+
+
+_COUNTED = frozenset(("messages", "tools", *LONGEST_ANSWER))
+"""Members of a body that are counted one by one, or are no text."""
 
 
 class TokenBudgetSpent(BudgetSpent):
@@ -130,11 +136,19 @@ def input_estimate(request: CompletionRequest) -> int:
     characters = sum(len(message.content) for message in request.messages)
     characters += sum(len(call.arguments) for message in request.messages for call in message.tool_calls)
     characters += sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
+    characters += _others(request.body)
     images = sum(len(message.images) for message in request.messages) + _images(request.body)
     return estimated_tokens(characters) + IMAGE_TOKENS * images
 
 
+def _others(body: JsonObject | None) -> int:
+    """Characters of what a body has besides messages and tools: schemas of answers, members of a dialect."""
+    members = {name: value for name, value in (body or {}).items() if name not in _COUNTED}
+    return len(to_json(members)) if members else 0
+
+
 def _images(body: JsonObject | None) -> int:
     messages: Any = body["messages"] if body else ()
-    parts = [part for message in messages for part in message.get("content") or () if isinstance(part, dict)]
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     return sum(part.get("type") == "image_url" for part in parts)

@@ -15,6 +15,8 @@ DEFAULT_MODEL = "default"
 """As a model's name: whichever the agent's settings name."""
 _HOW_IT_TRAVELS = frozenset(("model", "stream", "stream_options"))
 """Members that change no answer; the model is part of a request's hash by its real name."""
+LONGEST_ANSWER = ("max_tokens", "max_completion_tokens")
+"""The names of the longest answer, which depend on the endpoint."""
 _ROLES: Mapping[object, Role] = {"system": "system", "developer": "system", "assistant": "assistant", "tool": "tool"}
 
 
@@ -27,11 +29,14 @@ def chat_request(body: object) -> CompletionRequest:
     if not isinstance(body, dict):
         raise Invalid(f"the body is a JSON object, not {type(body).__name__}")
     _check(body)
-    kept: dict[str, Any] = storable({k: _plain(v) for k, v in body.items() if k not in _HOW_IT_TRAVELS}).value
+    try:
+        kept: dict[str, Any] = storable({k: _plain(v) for k, v in body.items() if k not in _HOW_IT_TRAVELS}).value
+    except RecursionError as error:
+        raise Invalid("the body is nested too deep") from error
     return CompletionRequest(
         messages=tuple(_message(message) for message in kept["messages"]),
         tools=tuple(_tools(kept.get("tools"))),
-        max_tokens=_whole(kept.get("max_completion_tokens"), kept.get("max_tokens")),
+        max_tokens=_longest(kept),
         temperature=_number(kept.get("temperature")),
         body=kept,
     )
@@ -93,8 +98,15 @@ def _function(entry: Any) -> dict[str, Any]:
     return function if isinstance(function, dict) else {}
 
 
-def _whole(*values: Any) -> int | None:
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
+def _longest(body: dict[str, Any]) -> int | None:
+    """The length that is sent, whatever its name: what budgets reserve."""
+    given = {name: body[name] for name in LONGEST_ANSWER if body.get(name) is not None}
+    for name, length in given.items():
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise Invalid(f"{name}: a whole number of tokens, at least 1, not {length!r:.40}")
+    if len(set(given.values())) > 1:
+        raise Invalid(f"{' and '.join(given)}: give one of them, or the same number")
+    return next(iter(given.values()), None)
 
 
 def _number(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flotilla.config import LlmDialectWord
 from flotilla.contracts.json_types import JsonObject
+from flotilla.llm.chat_request import LONGEST_ANSWER
 from flotilla.llm.model import ChatMessage, CompletionRequest, ToolSpec
 
 _CHOICES = ("auto", "none", "required")
@@ -45,7 +46,6 @@ _LEFT_OUT: dict[LlmDialectWord, tuple[str, ...]] = {
     "no_tool_choice": ("tool_choice", "parallel_tool_calls"),
     "no_tools": ("tools", "tool_choice", "parallel_tool_calls"),
 }
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
 
 
 def _understood(body: JsonObject, dialect: Collection[LlmDialectWord]) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _understood(body: JsonObject, dialect: Collection[LlmDialectWord]) -> dict[s
     left_out = {name for word in dialect for name in _LEFT_OUT.get(word, ())}
     if "no_tool_choice" in dialect and body.get("tool_choice") == "none":
         left_out.add("tools")
-    kept: dict[str, Any] = {name: value for name, value in body.items() if name not in {*left_out, *_MAX_TOKENS}}
-    longest = next((body[name] for name in _MAX_TOKENS if body.get(name) is not None), None)
+    kept: dict[str, Any] = {name: value for name, value in body.items() if name not in {*left_out, *LONGEST_ANSWER}}
+    longest = next((body[name] for name in LONGEST_ANSWER if body.get(name) is not None), None)
     if longest is not None:
         kept[_name_of_longest(body, dialect)] = longest
     if "no_system_role" in dialect:
@@ -66,7 +66,7 @@ def _name_of_longest(body: JsonObject, dialect: Collection[LlmDialectWord]) -> s
     """As the dialect wants it, else as the caller wrote it."""
     if "max_completion_tokens" in dialect:
         return "max_completion_tokens"
-    return next(name for name in _MAX_TOKENS if body.get(name) is not None)
+    return next(name for name in LONGEST_ANSWER if body.get(name) is not None)
 
 
 def _by_user(message: dict[str, Any]) -> dict[str, Any]:
