@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import (
@@ -30,6 +31,7 @@ from flotilla.testing import FakeModel
 
 REQUEST = CompletionRequest(messages=(ChatMessage(role="user", content="x" * 300),), max_tokens=100)
 """May cost 100 + 100 tokens, at one unit each."""
+REFUSALS = "flotilla_llm_budget_refusals_total"
 PRICE = Price(valid_from=date(2020, 1, 1), input=Decimal(10**4), cached_input=Decimal(10**3), output=Decimal(0))
 """A unit per 100 input tokens."""
 
@@ -82,11 +84,13 @@ async def test_of_fifty_runs_at_once_twenty_are_paid_for_and_the_others_are_refu
     pool: Pool, key: CallKey
 ) -> None:
     model = Counted()
+    counted = REGISTRY.get_sample_value(REFUSALS, {"budget": "day"}) or 0
     calls = StoredCalls(pool, model, money=money(per_tenant_day=20))
     runs = [replace(key, task_id=f"{key.task_id}-{n}", run_id=f"r{n}") for n in range(50)]
     made = await asyncio.gather(*(calls.complete(run, REQUEST) for run in runs), return_exceptions=True)
     refused = [one for one in made if isinstance(one, MoneyBudgetSpent)]
     assert (model.answered, len(refused), await spent(pool, key.tenant_id)) == (20, 30, 20)
+    assert REGISTRY.get_sample_value(REFUSALS, {"budget": "day"}) == counted + 30
     assert all("EUR 20 of EUR 20 are spent" in str(one) for one in refused)
     assert all("(FLOTILLA_LLM_BUDGET_PER_TENANT_DAY)" in str(one) for one in refused)
 

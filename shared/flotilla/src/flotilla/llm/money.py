@@ -20,7 +20,7 @@ from flotilla.llm.calls import CallKey
 from flotilla.llm.model import CompletionRequest
 from flotilla.llm.prices import NANOS, Price, PriceTable, read_prices
 from flotilla.postgres import Connection
-from flotilla.telemetry.metrics import LLM_REFUSED, LLM_SPEND
+from flotilla.telemetry.metrics import LLM_SPEND
 
 DEFAULT_OUTPUT_TOKENS = 4096
 """The longest answer where a budget is kept and nobody named one: a call must have a most that it may cost."""
@@ -33,6 +33,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 
 class MoneyBudgetSpent(BudgetSpent):
     """A budget in money does not suffice for the call; it was not made."""
+
+    def __init__(self, reason: str, budget: str) -> None:
+        """`budget` is its kind: `run`, `agent`, `person`, `day`."""
+        super().__init__(reason)
+        self.budget = budget
 
 
 class MoneyHeld(MoneyBudgetSpent):
@@ -188,11 +193,11 @@ class Money:
         return price
 
     def _short(self, needed: int, account: Account, used: int, held: int) -> MoneyBudgetSpent:
-        LLM_REFUSED.labels(account.name.split(":")[1]).inc()
         kind = MoneyHeld if used + needed <= account.limit else MoneyBudgetSpent
         return kind(
             f"{self._shown(used)} of {self._shown(account.limit)} are spent, {self._shown(held)} are reserved, and "
-            f"this call may cost {self._shown(needed)}: {account.refusal}"
+            f"this call may cost {self._shown(needed)}: {account.refusal}",
+            account.name.split(":")[1],
         )
 
     def _shown(self, nanos: int) -> str:

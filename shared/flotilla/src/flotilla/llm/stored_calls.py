@@ -28,13 +28,13 @@ from flotilla.llm.model import (
     ModelUnavailable,
     OnToken,
 )
-from flotilla.llm.money import Charge, Money, MoneyHeld, sum_of
+from flotilla.llm.money import Charge, Money, MoneyBudgetSpent, MoneyHeld, sum_of
 from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.llm.storable_calls import sendable, storable_answer
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, renewing
-from flotilla.telemetry.metrics import LLM_CACHE_HITS
+from flotilla.telemetry.metrics import LLM_CACHE_HITS, LLM_REFUSED
 
 _POLL_S = 0.2
 LONGEST_WAIT_S = 60.0
@@ -102,8 +102,9 @@ class StoredCalls:
         while True:
             try:
                 return await self._answer(call, request, on_token)
-            except MoneyHeld:
-                if time.monotonic() > give_up_at:
+            except MoneyBudgetSpent as spent:
+                if not isinstance(spent, MoneyHeld) or time.monotonic() > give_up_at:
+                    LLM_REFUSED.labels(spent.budget).inc()
                     raise
                 await asyncio.sleep(_POLL_S)
 
