@@ -25,7 +25,7 @@ UNLIMITED_OUTPUT_TOKENS = 1000
 
 
 _COUNTED = frozenset(("messages", "tools", *LONGEST_ANSWER))
-"""Members of a body that are counted one by one, or are no text."""
+"""Members of a body that are counted one by one, or hold no text."""
 
 
 class TokenBudgetSpent(BudgetSpent):
