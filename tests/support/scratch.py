@@ -21,8 +21,8 @@ _AVAILABLE_KB = 6 * 1024**2
 @contextmanager
 def scratch() -> Iterator[Path]:
     """The folder for temporary files of this process and of those that it starts, as long as the block lasts."""
+    _clear_abandoned()  # first: it may be what fills the memory
     memory = _MEMORY if _is_fit(_MEMORY) else None
-    _clear_abandoned()
     before = os.environ.get("TMPDIR")
     with open_folder(f"{_PREFIX}{os.getpid()}", memory) as folder:
         _use(str(folder))
