@@ -1,5 +1,6 @@
 """A service that acts on behalf of people, and the people around it."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from gateway.auth.on_behalf import HEADER
 from tests.support.gateway import RunningGateway
+from tests.support.worker import running_worker
 
 ALL = ["viewer", "operator", "approver", "admin"]
 
@@ -42,3 +44,16 @@ async def shop(gateway: RunningGateway) -> Shop:
     root = await gateway.client_of("root", "admin", person=True)
     alice = await gateway.client_of("alice", "operator", "approver", person=True)
     return Shop(gateway, root, alice, (await granted(root)).json()["key"])
+
+
+@pytest.fixture
+async def working(shop: Shop, redis_url: str, temporal_address: str) -> AsyncIterator[Shop]:
+    """The shop with a worker that carries out what is asked for."""
+    async with running_worker(
+        dsn=shop.gateway.database.dsn("flotilla_worker"),
+        pool=shop.gateway.pool,
+        redis_url=redis_url,
+        temporal_address=temporal_address,
+        task_queue=shop.gateway.settings.task_queue,
+    ):
+        yield shop

@@ -1,7 +1,7 @@
 """What a service asks on behalf of a person, by workflow runs, OpenAI's API and agents, is theirs and names both."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,7 +18,6 @@ from tests.integration.gateway.test_governed import vote
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
-from tests.support.worker import running_worker
 
 DELEGATED = """
 INSERT INTO flotilla.agent_tasks (tenant_id, task_id, agent, session_id, run_id, status, attempt)
@@ -138,18 +137,6 @@ async def test_limits_count_for_both_at_every_door(
         assert (other.status_code == 429) == (limit == "service")
 
 
-@pytest.fixture
-async def working(shop: Shop, redis_url: str, temporal_address: str) -> AsyncIterator[RunningGateway]:
-    async with running_worker(
-        dsn=shop.gateway.database.dsn("flotilla_worker"),
-        pool=shop.gateway.pool,
-        redis_url=redis_url,
-        temporal_address=temporal_address,
-        task_queue=shop.gateway.settings.task_queue,
-    ):
-        yield shop.gateway
-
-
 async def asked_by_an_agent(
     gateway: RunningGateway, client: Client, viewer: httpx.AsyncClient, run: dict[str, Any], person: str
 ) -> dict[str, Any]:
@@ -182,17 +169,17 @@ async def asked_by_an_agent(
 
 @pytest.mark.parametrize("through", ["on behalf of alice", "its own name"])
 async def test_who_made_the_key_does_not_approve_what_an_agent_asks_for_in_a_question_by_it(
-    shop: Shop, working: RunningGateway, temporal_client: Client, unique: Callable[[str], str], through: str
+    working: Shop, temporal_client: Client, unique: Callable[[str], str], through: str
 ) -> None:
-    asks = shop.acting("alice") if through == "on behalf of alice" else shop.acting()
-    run = (await shop.ask(asks, unique("s"))).json()
-    bob = await working.client_of("bob", "approver", person=True)
-    root = await working.client_of("root", "admin", "approver", person=True)
+    asks = working.acting("alice") if through == "on behalf of alice" else working.acting()
+    run = (await working.ask(asks, unique("s"))).json()
+    bob = await working.gateway.client_of("bob", "approver", person=True)
+    root = await working.gateway.client_of("root", "admin", "approver", person=True)
     person = "alice" if through == "on behalf of alice" else "shop"
-    approval = await asked_by_an_agent(working, temporal_client, bob, run, person)
+    approval = await asked_by_an_agent(working.gateway, temporal_client, bob, run, person)
     refused = await vote(root, approval)
     assert (refused.status_code, refused.json()["code"]) == (403, "self_approval")
     assert "root issued a key by which this action was asked for" in refused.json()["detail"]
     if person == "alice":
-        assert (await vote(shop.alice, approval)).json()["code"] == "self_approval"
+        assert (await vote(working.alice, approval)).json()["code"] == "self_approval"
     assert (await vote(bob, approval)).status_code == 200

@@ -1,10 +1,8 @@
 """A service that acts on behalf of people, against keys, names and doors that it has no right to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla_cli.acting import examine_acting
@@ -20,7 +18,6 @@ from tests.integration.gateway.test_tokens import AUDIENCE, token
 from tests.support.oidc_provider import oidc_provider
 from tests.support.operations import THINGS, operations_of
 from tests.support.waiting import eventually
-from tests.support.worker import running_worker
 
 ECHO = {"action": "echo", "description": "A trial", "risk_level": "high", "args": {"text": "hello"}}
 
@@ -226,18 +223,6 @@ async def test_one_persons_idempotency_keys_are_no_other_persons(shop: Shop, uni
     assert len({one.json()["task_id"] for one in made}) == len(clients)
     again = await clients[1].post("/v1/tasks", json={"steps": ["write"], "input": {}}, headers=headers)
     assert again.json()["task_id"] == made[1].json()["task_id"]
-
-
-@pytest.fixture
-async def working(shop: Shop, redis_url: str, temporal_address: str) -> AsyncIterator[Shop]:
-    async with running_worker(
-        dsn=shop.gateway.database.dsn("flotilla_worker"),
-        pool=shop.gateway.pool,
-        redis_url=redis_url,
-        temporal_address=temporal_address,
-        task_queue=shop.gateway.settings.task_queue,
-    ):
-        yield shop
 
 
 async def test_nobody_approves_through_a_service_or_what_was_asked_for_them(working: Shop) -> None:
