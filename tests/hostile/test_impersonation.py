@@ -107,6 +107,20 @@ async def test_a_flood_of_attempts_does_not_fill_the_audit_session(shop: Shop) -
     assert (await refusals(shop.gateway))[-1]["by"] == "till"  # another key's attempts are seen all the same
 
 
+async def test_refused_attempts_count_as_requests_of_their_caller(replica: Replica) -> None:
+    slow: dict[str, Any] = {"requests_per_s_per_person": 0.01, "requests_per_s_per_service": 0.01}
+    async with replica(request_burst_per_person=3, request_burst_per_service=3, **slow) as gateway:
+        root = await gateway.client_of("root", "admin", person=True)
+        shop = gateway.client((await granted(root)).json()["key"])
+        eve = await gateway.client_of("eve", "operator", person=True)
+        for client, named, kind in ((eve, "alice", "no_right"), (shop, "shop", "service")):
+            before = counted(kind)
+            answers = [await client.get("/v1/sessions", headers={HEADER: named}) for _ in range(6)]
+            assert [answer.status_code for answer in answers] == [403] * 3 + [429] * 3
+            assert counted(kind) == before + 3
+            assert (await client.get("/v1/sessions")).status_code == 429
+
+
 async def test_names_and_ids_of_the_attackers_choice_are_bounded(shop: Shop) -> None:
     await shop.acting("%F0%9F%98%80" * 256).post(f"/v1/approvals/{'%20' * 2_000}/decision", json=DECISION)
     [event] = await refusals(shop.gateway)

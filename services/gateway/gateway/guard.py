@@ -127,7 +127,11 @@ class Guard:
         Raises:
             Unauthenticated, Forbidden, TooMany: they may not.
         """
-        principal = await self.authenticator.authenticate(request)
+        try:
+            principal = await self.authenticator.authenticate(request)
+        except Impersonation as attempt:
+            self.rates.take(attempt.caller)  # else such requests would be without limit
+            raise
         self.rates.take(principal)
         if principal.acted_by is not None:
             _check_for_others(request, principal, access)
