@@ -1,8 +1,6 @@
 """`flotilla new agent`: what it writes lints, type-checks and passes its tests, here and where only wheels are."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from zipfile import ZipFile
@@ -10,17 +8,9 @@ from zipfile import ZipFile
 import pytest
 
 from flotilla.agent.template import write_agent
+from tests.packaging.programs import BIN, run, succeed
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 NEW = (BIN / "flotilla", "new", "agent", "word-count")
-
-
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
-    words, everything = [str(part) for part in command], {**os.environ, **environment}
-    done = subprocess.run(words, cwd=cwd, env=everything, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
@@ -30,10 +20,10 @@ def test_new_agent_lints_type_checks_and_tests(tmp_path: Path) -> None:
     assert names >= {"pyproject.toml", "agent.py", "main.py", "settings.py", "test_agent.py"}
     assert names >= {"service.toml", "values.yaml", "requirements.txt"}
     assert "Dockerfile" not in names  # the repository's own builds it
-    run(BIN / "ruff", "format", "--check", ".", cwd=folder)
-    run(BIN / "ruff", "check", ".", cwd=folder)
-    run(BIN / "mypy", "word_count_agent", "tests", cwd=folder)
-    run(BIN / "pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
+    succeed(BIN / "ruff", "format", "--check", ".", cwd=folder)
+    succeed(BIN / "ruff", "check", ".", cwd=folder)
+    succeed(BIN / "mypy", "word_count_agent", "tests", cwd=folder)
+    succeed(BIN / "pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
 
 
 def put_wheel_of_a_stranger(folder: Path) -> None:
@@ -49,22 +39,21 @@ def put_wheel_of_a_stranger(folder: Path) -> None:
 @pytest.mark.timeout(300)
 def test_new_agent_outside_the_repository_installs_and_tests_without_an_index(tmp_path: Path) -> None:
     wheels, others, agent = tmp_path / "wheels", tmp_path / "others", tmp_path / "word-count-agent"
-    run("make", "wheels", f"WHEELS={wheels}")
-    run(*NEW, "--into", tmp_path, "--wheels", wheels)
+    succeed("make", "wheels", f"WHEELS={wheels}")
+    succeed(*NEW, "--into", tmp_path, "--wheels", wheels)
     shutil.copytree(wheels, others, ignore=shutil.ignore_patterns("flotilla_fleet*"))
     put_wheel_of_a_stranger(others)
     python = tmp_path / "venv/bin/python"
     # Offline with an empty cache: there is no index to ask, and `others` stands for one.
     offline = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_FIND_LINKS": str(others)}
-    run(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv")
-    run(BIN / "uv", "pip", "install", "--python", python, "--editable", ".", "--group", "dev", cwd=agent, **offline)
-    assert "flotilla-fleet==0.1.0" in run(BIN / "uv", "pip", "freeze", "--python", python)
-    run(python, "-m", "pytest", "-q", cwd=agent)
+    succeed(BIN / "uv", "venv", "--python", sys.executable, tmp_path / "venv")
+    succeed(BIN / "uv", "pip", "install", "--python", python, "--editable", ".", "--group", "dev", cwd=agent, **offline)
+    assert "flotilla-fleet==0.1.0" in succeed(BIN / "uv", "pip", "freeze", "--python", python)
+    succeed(python, "-m", "pytest", "-q", cwd=agent)
 
 
 def test_new_agent_outside_the_repository_is_refused_without_wheels(tmp_path: Path) -> None:
-    command = [*NEW, "--into", tmp_path, "--wheels", tmp_path]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    done = run(*NEW, "--into", tmp_path, "--wheels", tmp_path)
     assert done.returncode == 1
     assert "run `make wheels`" in done.stderr
     assert not (tmp_path / "word-count-agent").exists()

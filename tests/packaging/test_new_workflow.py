@@ -1,19 +1,11 @@
 """`flotilla new workflow`: the package that it writes lints, and its tests pass outside the repository."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-BIN = Path(sys.executable).parent
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    words = [str(part) for part in command]
-    everything = {**os.environ, **environment}
-    return subprocess.run(words, cwd=cwd, env=everything, capture_output=True, text=True, check=False)
+from tests.packaging.programs import BIN, run
 
 
 @pytest.fixture
