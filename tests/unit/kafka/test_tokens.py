@@ -1,5 +1,6 @@
 """A command that prints tokens: what it may print, when it runs again, and how it fails."""
 
+import asyncio
 import base64
 import json
 import sys
@@ -38,6 +39,9 @@ def script(folder: Path, text: str) -> str:
         ('{"access_token": "t"}', "t", 60, 60),
         (json.dumps({"access_token": jwt(exp=NOW + 40)}), jwt(exp=NOW + 40), 30, 40),
         (jwt(exp=NOW - 5), jwt(exp=NOW - 5), 0, 0),
+        (jwt(exp=10**400), jwt(exp=10**400), 60, 60),
+        ('{"access_token": "t", "expires_in": 1' + "0" * 400 + "}", "t", 60, 60),
+        ('{"access_token": "t", "expires_in": true}', "t", 60, 60),
     ],
 )
 def test_a_token_is_renewed_before_it_ends(output: str, text: str, renew_in_s: float, expires_in_s: float) -> None:
@@ -47,6 +51,7 @@ def test_a_token_is_renewed_before_it_ends(output: str, text: str, renew_in_s: f
 
 NO_TOKENS = (
     *(b"", b"\n", b"two words", b"\xff\xfe", b"a\x01b", b"{", b"[]\n1"),
+    b'{"access_token": ' + b"[" * 20_000,
     *(b'{"error": "invalid_client"}', b'{"access_token": 7}', b'{"access_token": "two words"}'),
 )
 
@@ -87,6 +92,35 @@ async def test_a_token_that_can_not_be_renewed_is_used_to_its_end(
     assert await provider.token() == "t"
     monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW + 100)
     with pytest.raises(ConnectionError, match=r"ended with code 1: .*No such file"):
+        await provider.token()
+
+
+RUNS = """
+import pathlib, sys
+runs = pathlib.Path(__file__).with_name("runs")
+runs.write_text((runs.read_text() if runs.exists() else "") + "x")
+"""
+
+
+async def test_clients_that_connect_together_run_the_command_once(tmp_path: Path) -> None:
+    provider = TokenCommand(script(tmp_path, RUNS + "print('t')"))
+    assert await asyncio.gather(*(provider.token() for _ in range(5))) == ["t"] * 5
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+async def test_a_command_that_failed_rests_while_the_token_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = '{"access_token": "t", "expires_in": 100}'
+    provider = TokenCommand(
+        script(tmp_path, RUNS + f"sys.exit('no') if len(runs.read_text()) > 1 else print('{answer}')")
+    )
+    for after_s, runs in ((0, 1), (80, 2), (84, 2), (86, 3), (99, 4)):
+        monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda now=NOW + after_s: now)
+        assert await provider.token() == "t"
+        assert len((tmp_path / "runs").read_text()) == runs
+    monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW + 100)
+    with pytest.raises(ConnectionError, match="ended with code 1: no"):
         await provider.token()
 
 

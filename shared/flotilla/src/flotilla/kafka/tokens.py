@@ -10,7 +10,7 @@ import json
 import shlex
 import time
 from asyncio.subprocess import PIPE, Process
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,9 @@ _UNKNOWN_LIFE_S = 60.0
 """How long a token is used that does not show how long it is good for."""
 _USED_UP = 0.75
 """The share of its life after which another one is asked for."""
+
+_RETRY_S = 5.0
+"""From a command that failed to the next one, while the token still serves."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +48,7 @@ class TokenCommand(AbstractTokenProvider):
         """Raises ConfigurationError for a command that no shell could split into words."""
         self._argv = _words(command)
         self._token: Token | None = None
+        self._renewing: asyncio.Task[Token] | None = None
 
     async def token(self) -> str:
         """Return a token that has not expired.
@@ -52,15 +56,22 @@ class TokenCommand(AbstractTokenProvider):
         Raises:
             ConnectionError: the command failed, and no token is left.
         """
-        now = time.time()
-        if self._token is None or now >= self._token.renew_at:
-            try:
-                self._token = read_token(await _output(self._argv), now)
-            except ConnectionError as error:
-                if self._token is None or now >= self._token.expires_at:
-                    raise
-                log.warning("kafka_token_not_renewed", reason=str(error))
+        if self._token is None or time.time() >= self._token.renew_at:
+            # Clients that connect together run the command once.
+            if self._renewing is None or self._renewing.done():
+                self._renewing = asyncio.create_task(self._renewed())
+            self._token = await asyncio.shield(self._renewing)
         return self._token.text
+
+    async def _renewed(self) -> Token:
+        now = time.time()
+        try:
+            return read_token(await _output(self._argv), now)
+        except ConnectionError as error:
+            if self._token is None or now >= self._token.expires_at:
+                raise
+            log.warning("kafka_token_not_renewed", reason=str(error))
+            return replace(self._token, renew_at=min(now + _RETRY_S, self._token.expires_at))
 
 
 @lru_cache(maxsize=8)
@@ -103,13 +114,13 @@ def _words(command: str) -> list[str]:
 def _answer(text: str) -> tuple[str, float | None]:
     try:
         answer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConnectionError("FLOTILLA_KAFKA_TOKEN_COMMAND printed what is neither a token nor JSON") from error
     token, life_s = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str):
         problem = answer.get("error", "no access_token")
         raise ConnectionError(f"FLOTILLA_KAFKA_TOKEN_COMMAND printed an answer without a token: {str(problem)[:200]}")
-    return token, float(life_s) if isinstance(life_s, int | float) and life_s > 0 else None
+    return token, _seconds(life_s)
 
 
 def _life_of(text: str, now: float) -> float | None:
@@ -120,7 +131,17 @@ def _life_of(text: str, now: float) -> float | None:
     try:
         claims: Any = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
         return max(0.0, float(claims["exp"]) - now)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _seconds(life_s: object) -> float | None:
+    """The seconds that an answer names; None for what is no such number."""
+    if not isinstance(life_s, int | float) or isinstance(life_s, bool) or life_s <= 0:
+        return None
+    try:
+        return float(life_s)
+    except OverflowError:
         return None
 
 
