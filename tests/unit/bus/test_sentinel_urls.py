@@ -1,9 +1,14 @@
 """What the URL of a Redis behind sentinels says."""
 
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection
+from redis.exceptions import ConnectionError as NoPrimary
 
 from flotilla.bus.connection import address_of
 from flotilla.bus.sentinel import Following, Sentinels, split_sentinels
@@ -64,3 +69,29 @@ WRONG = "a a/ /main a/main/x a:99999/main a:b/main a,/main [::1:3/main ?x=1"
 def test_a_url_without_a_primary_or_with_a_wrong_port_is_refused(rest: str) -> None:
     with pytest.raises(ConfigurationError, match=r"write redis\+sentinel://"):
         split_sentinels(f"redis+sentinel://{rest}")
+
+
+async def test_a_sentinel_that_names_no_address_is_passed_over_for_the_next_one() -> None:
+    wrong = (b"*2\r\n$1\r\nh\r\n$4\r\nport\r\n", b"*2\r\n$1\r\n\xff\r\n:1\r\n", b"*1\r\n$1\r\nh\r\n", b":7\r\n")
+    answers = [*wrong, b"*2\r\n$4\r\nmain\r\n$4\r\n6379\r\n"]
+    async with AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(answering(answer)) for answer in answers]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        assert await sentinels_of(f"redis+sentinel://{hosts}/main").primary() == ("main", 6379)
+        with pytest.raises(NoPrimary, match="names no address"):
+            await sentinels_of(f"redis+sentinel://127.0.0.1:{ports[0]}/main").primary()
+
+
+@asynccontextmanager
+async def answering(address: bytes) -> AsyncIterator[int]:
+    """A server that says yes to every command, and `address` where the primary is asked for."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while words := await reader.read(65536):
+            asked = b"GET-MASTER" in words
+            writer.write(address if asked else b"+OK\r\n" * len(re.findall(rb"^\*\d", words, re.MULTILINE)))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]

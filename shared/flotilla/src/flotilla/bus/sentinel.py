@@ -75,7 +75,7 @@ class Sentinels:
             answer = await _call(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
             if answer is None:
                 raise exceptions.RedisError(await self._unknown(connection))
-            return answer[0].decode(), int(answer[1])
+            return _address(answer)
         finally:
             with suppress(exceptions.RedisError, OSError):
                 await connection.disconnect()
@@ -172,6 +172,14 @@ def _reason(error: Exception) -> str:
     if "unknown command" in str(error):
         return "it is no sentinel: check the port, by default 26379"
     return str(error) or type(error).__name__
+
+
+def _address(answer: Any) -> Place:
+    try:
+        host, port = answer
+        return host.decode(), int(port)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise exceptions.RedisError(f"it names no address, but {answer!r:.80}") from error
 
 
 async def _role(connection: Connection) -> bytes:
