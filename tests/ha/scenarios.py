@@ -10,7 +10,7 @@ SILENT_S = 20.0
 
 EACH_SERVER = (
     Scenario("Kafka: leader killed", kafka.leader_killed, SILENT_S),
-    Scenario("PostgreSQL: primary killed, standby promoted", postgres.primary_killed, CLEAN_S),
+    Scenario("PostgreSQL: primary killed, standby promoted", postgres.FAILOVER.primary_killed, CLEAN_S),
     Scenario("Redis: switchover, old connections alive", redis.switched_over, CLEAN_S),
     Scenario("Temporal: killed and restarted", temporal.killed, CLEAN_S),
 )
@@ -18,10 +18,10 @@ SHORT = (
     Scenario("Kafka: leader stopped in order", kafka.leader_stopped, CLEAN_S),
     Scenario("Kafka: leader frozen 20 s", kafka.leader_frozen, SILENT_S),
     Scenario("Kafka: leader unreachable 30 s", kafka.leader_unreachable, CLEAN_S),
-    Scenario("PostgreSQL: silent death, standby promoted", postgres.silent_death, SILENT_S),
+    Scenario("PostgreSQL: silent death, standby promoted", postgres.FAILOVER.silent_death, SILENT_S),
     Scenario("PostgreSQL: address leads to the standby 10 s", postgres.read_only, CLEAN_S),
     Scenario("PostgreSQL: no connections left 10 s", postgres.no_connections_left, CLEAN_S),
-    Scenario("Redis: silent death, replica promoted", redis.silent_death, SILENT_S),
+    Scenario("Redis: silent death, replica promoted", redis.FAILOVER.silent_death, SILENT_S),
     Scenario("Redis: primary killed, replica promoted without the last 4 s", redis.tail_lost, CLEAN_S),
     Scenario("Temporal: silent death of a node", temporal.node_gone, SILENT_S),
 )
@@ -32,7 +32,7 @@ FULL = (
     Scenario("PostgreSQL: switchover in order", postgres.switched_over, CLEAN_S),
     Scenario("PostgreSQL: primary frozen, standby promoted", postgres.primary_frozen, SILENT_S),
     Scenario("PostgreSQL: killed and restarted", postgres.restarted, CLEAN_S),
-    Scenario("Redis: primary killed, replica promoted", redis.primary_killed, CLEAN_S),
+    Scenario("Redis: primary killed, replica promoted", redis.FAILOVER.primary_killed, CLEAN_S),
     Scenario("Redis: black hole 20 s", redis.black_hole, CLEAN_S),
     Scenario("Redis: answers stalled 10 s", redis.answers_stalled, CLEAN_S),
     Scenario("Redis: killed and restarted", redis.restarted, CLEAN_S),

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from flotilla_devstack.services import SERVICES
+from tests.ha.faults.failover import NOTICED_S, Failover
 from tests.ha.harness.fleet import Fleet
 
-NOTICED_S = 2.0
-"""From the fault to the promotion: how long it takes to notice."""
+FAILOVER = Failover(lambda fleet: fleet.servers.postgres, lambda fleet: fleet.servers.to_postgres, "postgres")
 _AWAY_S = 10.0
 
 
@@ -19,32 +19,9 @@ async def switched_over(fleet: Fleet, _draw: random.Random) -> AsyncIterator[flo
     """A clean failover: the primary is stopped in order, the standby promoted."""
     began = time.monotonic()
     await asyncio.to_thread(fleet.servers.postgres.primary.stop)
-    await _promote(fleet)
+    await FAILOVER.promote(fleet)
     yield began
-    await _rejoin(fleet)
-
-
-@asynccontextmanager
-async def primary_killed(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
-    """kill -9, and the standby promoted."""
-    began = time.monotonic()
-    await asyncio.to_thread(fleet.servers.postgres.primary.kill)
-    await _promote(fleet)
-    yield began
-    await _rejoin(fleet)
-
-
-@asynccontextmanager
-async def silent_death(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
-    """The primary's machine is gone without a word: old connections stay mute, also after the standby is promoted."""
-    proxy = fleet.servers.to_postgres
-    began = time.monotonic()
-    proxy.black_hole()
-    await asyncio.sleep(NOTICED_S)
-    await _promote(fleet)
-    proxy.strand()
-    yield began
-    await _rejoin(fleet)
+    await FAILOVER.rejoin(fleet)
 
 
 @asynccontextmanager
@@ -54,11 +31,11 @@ async def primary_frozen(fleet: Fleet, _draw: random.Random) -> AsyncIterator[fl
     began = time.monotonic()
     former.pause()
     await asyncio.sleep(NOTICED_S)
-    await _promote(fleet)
+    await FAILOVER.promote(fleet)
     yield began
     former.resume()
     await asyncio.sleep(NOTICED_S)
-    await _rejoin(fleet)
+    await FAILOVER.rejoin(fleet)
 
 
 @asynccontextmanager
@@ -96,12 +73,3 @@ async def restarted(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
     await asyncio.to_thread(primary.wait_ready)
     yield time.monotonic()
     await asyncio.to_thread(primary.lead)
-
-
-async def _promote(fleet: Fleet) -> None:
-    primary = await asyncio.to_thread(fleet.servers.postgres.promote)
-    fleet.servers.to_postgres.flip(primary.ports["postgres"])
-
-
-async def _rejoin(fleet: Fleet) -> None:
-    await asyncio.to_thread(fleet.servers.postgres.rejoin)

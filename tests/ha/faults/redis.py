@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.ha.faults.postgres import NOTICED_S
+from tests.ha.faults.failover import Failover
 from tests.ha.harness.fleet import Fleet
 
+FAILOVER = Failover(lambda fleet: fleet.servers.redis, lambda fleet: fleet.servers.to_redis, "redis")
 TAIL_S = 4.0
 HOLE_S = 20.0
 
@@ -17,19 +18,9 @@ HOLE_S = 20.0
 async def switched_over(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
     """A clean failover: the replica is promoted and followed by the former primary, to which old connections lead."""
     began = time.monotonic()
-    await _promote(fleet)
-    await _rejoin(fleet)
+    await FAILOVER.promote(fleet)
+    await FAILOVER.rejoin(fleet)
     yield began
-
-
-@asynccontextmanager
-async def primary_killed(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
-    """kill -9, and the replica promoted."""
-    began = time.monotonic()
-    await asyncio.to_thread(fleet.servers.redis.primary.kill)
-    await _promote(fleet)
-    yield began
-    await _rejoin(fleet)
 
 
 @asynccontextmanager
@@ -40,22 +31,9 @@ async def tail_lost(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
     await asyncio.sleep(TAIL_S)
     began = time.monotonic()
     await asyncio.to_thread(pair.primary.kill)
-    await _promote(fleet)
+    await FAILOVER.promote(fleet)
     yield began
-    await _rejoin(fleet)
-
-
-@asynccontextmanager
-async def silent_death(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
-    """The primary's machine is gone without a word: old connections stay mute, also after the replica is promoted."""
-    proxy = fleet.servers.to_redis
-    began = time.monotonic()
-    proxy.black_hole()
-    await asyncio.sleep(NOTICED_S)
-    await _promote(fleet)
-    proxy.strand()
-    yield began
-    await _rejoin(fleet)
+    await FAILOVER.rejoin(fleet)
 
 
 @asynccontextmanager
@@ -84,13 +62,4 @@ async def restarted(fleet: Fleet, _draw: random.Random) -> AsyncIterator[float]:
     primary.start()
     await asyncio.to_thread(primary.wait_ready)
     yield time.monotonic()
-    await _rejoin(fleet)
-
-
-async def _promote(fleet: Fleet) -> None:
-    primary = await asyncio.to_thread(fleet.servers.redis.promote)
-    fleet.servers.to_redis.flip(primary.ports["redis"])
-
-
-async def _rejoin(fleet: Fleet) -> None:
-    await asyncio.to_thread(fleet.servers.redis.rejoin)
+    await FAILOVER.rejoin(fleet)

@@ -17,7 +17,6 @@ from tests.ha.topologies.sentinel import PRIMARY, Watched, watched_redis
 from tests.integration.supervision.test_tls import tls_before
 from tests.support.certificates import SERVER_NAME, Certificates, make_certificates
 from tests.support.postgres import Database
-from tests.support.session_events import topics_named
 
 Setting = Callable[..., None]
 
@@ -66,25 +65,8 @@ async def test_sentinels_and_what_they_lead_to(watched: Watched) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
 def expired(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("expired"), -datetime.timedelta(minutes=1))
-
-
-@pytest.fixture(scope="module")
-def server(stack: RunningStack, certificates: Certificates) -> Iterator[KafkaWithLogins]:
-    running = stack._start_extra("kafka", KafkaWithLogins.port_names, lambda home: KafkaWithLogins(home, certificates))
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-async def topics(server: KafkaWithLogins, unique: Callable[[str], str]) -> KafkaSettings:
-    return await topics_named(server.bootstrap, unique("events"))
 
 
 async def test_kafkas_certificates(

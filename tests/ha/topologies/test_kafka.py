@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,12 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.client import client_arguments
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics, ensure_topics
-from flotilla_devstack import RunningStack
 from outbox_relay.publisher import KafkaPublisher
 from tests.ha.topologies.kafka import KafkaWithLogins
 from tests.support.audit import Projected, audit_settings, events_of, publish, running_audit
 from tests.support.audit_fixtures import projected
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.postgres import Database
-from tests.support.session_events import topics_named
 from tests.support.waiting import eventually
 
 __all__ = ["projected"]
@@ -33,23 +30,6 @@ part = lambda claims: base64.urlsafe_b64encode(json.dumps(claims).encode()).rstr
 now = time.time()
 print(part({"alg": "none"}) + "." + part({"sub": "relay", "iat": now, "exp": now + float(life.read_text())}) + ".")
 """
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def server(stack: RunningStack, certificates: Certificates) -> Iterator[KafkaWithLogins]:
-    running = stack._start_extra("kafka", KafkaWithLogins.port_names, lambda home: KafkaWithLogins(home, certificates))
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-async def topics(server: KafkaWithLogins, unique: Callable[[str], str]) -> KafkaSettings:
-    return await topics_named(server.bootstrap, unique("events"))
 
 
 class Tokens:
