@@ -14,8 +14,9 @@ MIN_SHOWN_CHARACTERS = 40
 """A shorter text does not show its language."""
 
 
+@lru_cache(maxsize=256)
 def language_shown(text: str) -> str:
-    """Return the language of `text`; empty where the text does not show it."""
+    """Return the language of `text`, empty where the text does not show it: each sentence asks for its passages'."""
     return language_of(text, "") if len(text) >= MIN_SHOWN_CHARACTERS else ""
 
 
