@@ -1,4 +1,4 @@
-"""`k8s/dependencies` against the charts and custom resources that it is for (tests/charts/upstream)."""
+"""`k8s/dependencies` and `k8s/gitops` against the charts and custom resources they are for (tests/charts/upstream)."""
 
 import gzip
 import json
@@ -14,6 +14,7 @@ from tests.charts.conftest import ROOT, Helm, Manifest, of_kind
 
 DEPENDENCIES = ROOT / "k8s/dependencies"
 UPSTREAM = Path(__file__).parent / "upstream"
+OPERATED = ("dependencies/kafka.yaml", "dependencies/postgres.yaml", "gitops/argocd.yaml", "gitops/flux.yaml")
 CHARTS = {"temporal": "temporal-1.6.0.tgz", "valkey": "valkey-0.11.0.tgz"}
 # What the Pod Security standard `restricted` admits.
 VOLUMES = {
@@ -69,10 +70,10 @@ def test_the_charts_pods_fit_the_namespaces_standard(helm: Helm, chart: str) -> 
 
 def test_temporal_is_two_of_each_on_the_postgresql_beside_it(helm: Helm) -> None:
     manifests = _render(helm, "temporal")
-    (cluster,) = [each for each in _resources("postgres.yaml") if each["kind"] == "Cluster"]
+    (cluster,) = [each for each in _resources("dependencies/postgres.yaml") if each["kind"] == "Cluster"]
     databases = {
         each["spec"]["name"]: each["spec"]["owner"]
-        for each in _resources("postgres.yaml")
+        for each in _resources("dependencies/postgres.yaml")
         if each["kind"] == "Database"
     }
     (config,) = [each for each in of_kind(manifests, "ConfigMap") if "config_template.yaml" in each["data"]]
@@ -93,7 +94,7 @@ def test_temporal_is_two_of_each_on_the_postgresql_beside_it(helm: Helm) -> None
 
 
 def test_postgresql_has_connections_for_the_fleet_and_for_temporal() -> None:
-    (cluster,) = [each for each in _resources("postgres.yaml") if each["kind"] == "Cluster"]
+    (cluster,) = [each for each in _resources("dependencies/postgres.yaml") if each["kind"] == "Cluster"]
     production = yaml.safe_load((ROOT / "charts/flotilla/values-production.yaml").read_text(encoding="utf-8"))
     temporal = yaml.safe_load((DEPENDENCIES / "temporal-values.yaml").read_text(encoding="utf-8"))["server"]
     stores = temporal["config"]["persistence"]["datastores"].values()
@@ -119,7 +120,7 @@ def test_valkey_keeps_its_streams_over_a_restart(helm: Helm) -> None:
 
 
 def _resources(file: str) -> list[Manifest]:
-    return list(yaml.safe_load_all((DEPENDENCIES / file).read_text(encoding="utf-8")))
+    return list(yaml.safe_load_all((ROOT / "k8s" / file).read_text(encoding="utf-8")))
 
 
 def _strict(schema: Any) -> Any:
@@ -144,16 +145,16 @@ def _problems(resource: Manifest) -> list[str]:
     return [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(resource)]
 
 
-@pytest.mark.parametrize("file", ["kafka.yaml", "postgres.yaml"])
+@pytest.mark.parametrize("file", OPERATED)
 def test_the_operators_take_each_resource(file: str) -> None:
     resources = _resources(file)
 
-    assert len(resources) > 2
+    assert resources
     assert {each["metadata"]["name"]: problems for each in resources if (problems := _problems(each))} == {}
 
 
 def test_a_misspelled_field_of_a_resource_is_found() -> None:
-    kafka = next(each for each in _resources("kafka.yaml") if each["kind"] == "Kafka")
+    kafka = next(each for each in _resources("dependencies/kafka.yaml") if each["kind"] == "Kafka")
     kafka["spec"]["kafka"]["listener"] = kafka["spec"]["kafka"].pop("listeners")
 
     assert any("listener" in problem for problem in _problems(kafka))

@@ -1,5 +1,6 @@
 """Each service's chart, installed alone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from flotilla.agent.template import write_agent
 from flotilla.contracts.names import agent_group, task_stream
-from tests.charts.conftest import ALONE, Helm, Render, of_kind, template
+from tests.charts.conftest import ALONE, ROOT, Helm, Render, of_kind, template
 from tests.support.catalog import SERVICES
 from tests.support.charts import chart_of
 
@@ -322,3 +323,27 @@ def test_charts_pass_lint(helm: Helm, service: str) -> None:
     done = helm("lint", "--strict", chart, *(word for value in (*own, *ALONE) for word in ("--set", value)))
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_requests_follow_what_the_service_was_seen_to_take(render: Render, service: str) -> None:
+    steady_m, most_mi = _measured(service)
+    (container,) = _pod(render(service, *ALONE))["spec"]["containers"]
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+
+    assert steady_m <= int(requests["cpu"].removesuffix("m")) <= 4 * steady_m
+    assert most_mi <= _mi(requests["memory"]) <= 3 * most_mi
+    assert _mi(limits["memory"]) >= 2 * most_mi
+
+
+def _measured(service: str) -> tuple[int, int]:
+    """Milli-CPUs at a steady rate and MiB at the peak, of the table that `benchmarks.resources` printed."""
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {service} \| .*$", page, re.MULTILINE)
+    _idle, steady, peak = re.findall(r"(\d+)m, (\d+) Mi", row)
+    return int(steady[0]), int(peak[1])
+
+
+def _mi(quantity: str) -> int:
+    number, unit = int(quantity[:-2]), quantity[-2:]
+    return number * {"Mi": 1, "Gi": 1024}[unit]

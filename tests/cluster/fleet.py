@@ -13,16 +13,12 @@ import httpx
 from flotilla_devstack.ports import free_port
 from tests.cluster.kubernetes import Namespace
 from tests.e2e.fleet import FLOTILLA
-from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
 RELEASE = "fleet"
 REPOSITORY = os.environ.get("IMAGE_REPOSITORY", "localhost/flotilla")
 TAG = os.environ.get("IMAGE_TAG", "0.1.0")
 DEMO_VALUES = ("charts/flotilla/values-demo.yaml", *os.environ.get("CLUSTER_VALUES", "").split())
-
-SMALL = tuple(f"--set={service}.resources.requests.cpu=50m" for service in SERVICES)
-"""Options for a node of two cores that holds several pods of each service, or two revisions side by side."""
 
 
 def images(tag: str = TAG) -> tuple[str, ...]:

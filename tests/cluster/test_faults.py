@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.conftest import Figures
-from tests.cluster.fleet import RELEASE, SMALL, Fleet
+from tests.cluster.fleet import RELEASE, Fleet
 from tests.cluster.kubernetes import Object
 from tests.cluster.promises import RATE, Load, check, finishings, slow_tasks, twice_in_kafka
 from tests.e2e.test_one_question import HANDBOOK, upload
@@ -15,7 +15,6 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.full
 SHRUNK = ("research-agent", "writer-agent", "outbox-relay", "audit-consumer", "workflow-worker")
-OPTIONS = SMALL
 SECONDS = 60
 STEPS = 2
 """Tasks of a run: research, write."""

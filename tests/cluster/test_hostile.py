@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from flotilla.contracts.names import reply_stream, task_stream
-from tests.cluster.fleet import SMALL, Fleet
+from tests.cluster.fleet import Fleet
 from tests.hostile.database.test_services import EVERYTHING
 
 pytestmark = pytest.mark.full
 
-OPTIONS = SMALL
 ROLES = {
     "gateway": "flotilla_gateway",
     "workflow-worker": "flotilla_worker",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import Figures
-from tests.cluster.fleet import RELEASE, SMALL, Fleet
+from tests.cluster.fleet import RELEASE, Fleet
 from tests.cluster.promises import slow_tasks
 from tests.support.waiting import eventually
 
@@ -20,7 +20,6 @@ TASKS = 500
 AGENT = "research-agent"
 SCALED = (AGENT, "workflow-worker", "outbox-relay", "audit-consumer")
 OPTIONS = (
-    *SMALL,
     *(f"--set={service}.autoscaling.keda.enabled=true" for service in SCALED),
     *(f"--set={service}.autoscaling.keda.maxReplicas=2" for service in SCALED[1:]),
     f"--set={AGENT}.autoscaling.keda.maxReplicas=4",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.approvals import approve, key_of, parked
 from tests.cluster.conftest import Figures
-from tests.cluster.fleet import RELEASE, SMALL, TAG, Fleet, empty
+from tests.cluster.fleet import RELEASE, TAG, Fleet, empty
 from tests.cluster.kubernetes import ROOT
 from tests.cluster.promises import RATE, Load, check
 from tests.e2e.test_one_question import HANDBOOK, upload
@@ -17,7 +17,6 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.full
 NEXT_TAG = os.environ.get("NEXT_TAG", "") or f"{TAG}-next"
-OPTIONS = SMALL
 SECONDS = 60
 APPROVALS = 20
 

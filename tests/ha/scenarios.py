@@ -39,7 +39,7 @@ FULL = (
     Scenario("Temporal: restarted in order", temporal.restarted, CLEAN_S),
     Scenario("Temporal: frozen 20 s", temporal.frozen, CLEAN_S),
     Scenario("Temporal: answers stalled 10 s", temporal.answers_stalled, CLEAN_S),
-    Scenario("Services: each out of memory in turn", services.out_of_memory, CLEAN_S),
+    Scenario("Services: each at its memory limit in turn", services.out_of_memory, CLEAN_S),
     Scenario("Kafka: the disk of a broker full", disks.one_broker_full, SILENT_S),
     Scenario("Kafka: all disks full and emptied", disks.all_brokers_full, CLEAN_S),
     Scenario("PostgreSQL: disk full and emptied", disks.postgres_full, CLEAN_S),

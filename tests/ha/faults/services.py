@@ -11,10 +11,9 @@ from tests.ha.harness.fleet import Fleet
 
 @asynccontextmanager
 async def out_of_memory(fleet: Fleet, draw: random.Random) -> AsyncIterator[float]:
-    """Each service in turn is ended as the kernel ends what is beyond its memory limit. Recovery counts from the moment
-    when the last one is ready again."""
+    """Each service in turn reaches its memory limit. Recovery counts from when the last one is ready again."""
     for service in draw.sample(list(SERVICES), len(SERVICES)):
-        await fleet.kill(service)
+        await fleet.starve(service)
         await fleet.all_ready()
     yield time.monotonic()
 

@@ -15,6 +15,7 @@ from typing import cast
 
 from flotilla_devstack.keeper import Keeper
 from flotilla_devstack.ports import LOOPBACK
+from flotilla_devstack.process import Identity
 from flotilla_devstack.progress import ignore
 from flotilla_devstack.services import (
     SERVICES,
@@ -26,6 +27,7 @@ from flotilla_devstack.services import (
 from flotilla_devstack.startup import side_by_side
 from flotilla_devstack.tools import run_tool
 from tests.ha.harness.kubelet import Kubelet
+from tests.ha.harness.memory import no_page_more
 from tests.ha.harness.servers import DATABASE, Servers
 from tests.support.waiting import eventually
 
@@ -82,12 +84,18 @@ class Fleet:
         return list(self._kubelet.killed)
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, as the kernel sends it when memory runs out; returns when the keeper has started another process."""
-        service = self.services[name]
-        pid = service.pid
-        assert pid is not None, f"{name} does not run"
-        os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: service.pid not in (None, pid), timeout_s=60)
+        """SIGKILL; returns when the keeper has started another process."""
+        process = self._process(name)
+        os.kill(process.pid, signal.SIGKILL)
+        await self._another(name, process)
+
+    async def starve(self, name: str) -> None:
+        """Have it reach its memory limit at work, so that the kernel kills it; returns as `kill` does."""
+        process = self._process(name)
+        with no_page_more(process) as starved:
+            await eventually(lambda: not process.alive(), timeout_s=60)
+            assert starved.kills(), f"{name} ended by itself"
+        await self._another(name, process)
 
     async def all_ready(self, timeout_s: float = 120) -> None:
         """Wait until every service runs and is ready."""
@@ -108,6 +116,14 @@ class Fleet:
     def log_of(self, service: str) -> str:
         """Everything that a service logged."""
         return self.services[service].log_text(whole=True)
+
+    def _process(self, name: str) -> Identity:
+        process = self.services[name].identity
+        assert process is not None, f"{name} does not run"
+        return process
+
+    async def _another(self, name: str, former: Identity) -> None:
+        await eventually(lambda: self.services[name].pid not in (None, former.pid), timeout_s=60)
 
     def _make(self, name: str) -> ServiceProcess:
         ports = self.servers.ports(name, tuple(SERVICES[name].port_variables))
