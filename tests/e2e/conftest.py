@@ -9,9 +9,20 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.signing import Root
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
+from tests.support.packages import ANNOUNCEMENTS, ANNOUNCEMENTS_ENTRY_POINTS, write_package
 from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
+MANY_TOKENS = 10**9
+PRICES = """
+currency = "EUR"
+[[prices]]
+model = "stub"
+valid_from = 2020-01-01
+input = 1000
+cached_input = 1000
+output = 1000
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,13 +67,22 @@ def stub_llm() -> Iterator[StubEndpoint]:
 
 @pytest.fixture(scope="session")
 def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) -> Iterator[Fleet]:
-    """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work."""
+    """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work.
+    Its worker has an installed workflow, `announce`."""
+    site = tmp_path_factory.mktemp("site")
+    write_package(site, "announcements", ANNOUNCEMENTS.read_text(), ANNOUNCEMENTS_ENTRY_POINTS)
+    prices = site / "prices.toml"
+    prices.write_text(PRICES)
     environment = {
         "OPENAI_BASE_URL": stub_llm.url,
         "OPENAI_API_KEY": "test",
         "FLOTILLA_LLM_MODEL": "stub",
         "FLOTILLA_LLM_TIMEOUT_S": "10",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+        "PYTHONPATH": str(site),
+        "FLOTILLA_LLM_PRICES": str(prices),
+        "FLOTILLA_LLM_TOKENS_PER_PERSON_DAY": str(MANY_TOKENS),
+        "FLOTILLA_LLM_TOKENS_PER_SERVICE_DAY": str(MANY_TOKENS),
     }
     statement = tmp_path_factory.mktemp("documents") / "statement.md"
     statement.write_text("# Statement\n\nThe documents say that every question of these tests finds this passage.\n")

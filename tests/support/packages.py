@@ -8,6 +8,12 @@ from pathlib import Path
 
 from flotilla.actions.arguments import known_actions
 
+ANNOUNCEMENTS = Path(__file__).with_name("announcements.py")
+ANNOUNCEMENTS_ENTRY_POINTS = {
+    "flotilla.workflows": {"announce": "announcements:AnnounceWorkflow"},
+    "flotilla.actions": {"publish_announcement": "announcements:PublishAnnouncement"},
+    "flotilla.action_handlers": {"publish_announcement": "announcements:publish_announcement"},
+}
 BRIEFINGS = Path(__file__).with_name("briefings.py")
 BRIEFINGS_ENTRY_POINTS = {
     "flotilla.workflows": {"brief": "briefings:BriefWorkflow"},

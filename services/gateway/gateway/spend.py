@@ -9,12 +9,13 @@ from flotilla.llm.prices import NANOS
 from flotilla.postgres import Connection
 from gateway.schemas.spend import Spent
 
-By: TypeAlias = Literal["day", "model", "agent", "person", "run"]
+By: TypeAlias = Literal["day", "model", "agent", "person", "service", "run"]
 _NAMES: Mapping[By, str] = {
     "day": "(spent_at AT TIME ZONE 'UTC')::date::text",
     "model": "model",
     "agent": "agent",
     "person": "person",
+    "service": "service",
     "run": "run_id",
 }
 _SUMS = """

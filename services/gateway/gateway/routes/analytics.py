@@ -71,7 +71,7 @@ async def spend(
     since: Since = None,
     run_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this run.")] = None,
 ) -> Spend:
-    """What model calls cost, at the agents' price tables, by day, model, agent, person or run."""
+    """What model calls cost, at the agents' price tables, by day, model, agent, person, service or run."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         return Spend(spend=await spend_of(connection, caller.tenant_id, by, _from(since), run_id))
 

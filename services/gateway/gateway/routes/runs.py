@@ -120,6 +120,7 @@ async def _request_of(
             version=workflow.version,
             task_queue=workflow.task_queue,
             requested_by_service=not caller.is_person,
+            acted_by=caller.acted_by or "",
         )
     await services.agents.check(body.steps)
     return RAGRequest(

@@ -198,7 +198,12 @@ async def _made_by(connection: Connection, wanted: Wanted, caller: Principal) ->
             await check_writable(connection, caller.tenant_id, request.session_id)
     if isinstance(request, WorkflowRequest):
         through = await issuers_behind(connection, caller, caller.subject)
-        request = replace(request, requested_through=through, requested_by_service=not caller.is_person)
+        request = replace(
+            request,
+            requested_through=through,
+            requested_by_service=not caller.is_person,
+            acted_by=caller.acted_by or "",
+        )
     return replace(wanted, request=replace(request, user_id=caller.subject))
 
 

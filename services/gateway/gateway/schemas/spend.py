@@ -6,9 +6,11 @@ from gateway.schemas.common import Answer
 
 
 class Spent(Answer):
-    """What one day, model, agent, person or run cost."""
+    """What one day, model, agent, person, service or run cost."""
 
-    name: str | None = Field(description="The day, model, agent, person or run; null for calls that belong to none.")
+    name: str | None = Field(
+        description="The day, model, agent, person, service or run; null for calls that belong to none."
+    )
     calls: int
     input_tokens: int
     cached_input_tokens: int

@@ -17,6 +17,7 @@ class By(StrEnum):
     MODEL = "model"
     AGENT = "agent"
     PERSON = "person"
+    SERVICE = "service"
     RUN = "run"
 
 

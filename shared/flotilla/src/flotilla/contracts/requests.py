@@ -166,7 +166,9 @@ class WorkflowRequest:
     requested_through: list[str] = field(default_factory=list)
     """Who issued the keys of `user_id`, and the keys of those: none of them may decide about the run's actions."""
     requested_by_service: bool = False
-    """`user_id` is not a person."""
+    """`user_id` is not a person, or did not ask themselves."""
+    acted_by: str = ""
+    """The service that asks on behalf of `user_id`; empty where they ask themselves."""
     carried: Carried = field(default_factory=Carried)
     schedule_id: str = ""
     """The schedule that starts it, if one does; its session is then its own where none is named."""

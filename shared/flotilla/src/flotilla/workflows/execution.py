@@ -89,6 +89,7 @@ class _Execution:
             live=begun.live,
             requested_through=self._request.requested_through,
             requested_by_service=self._request.requested_by_service,
+            acted_by=self._request.acted_by,
         )
         return Run(context, self._journal, self._names, self._inbox, self._continue)
 

@@ -52,6 +52,8 @@ class RunContext:
     """The Redis stream of the run's live tokens and steps."""
     requested_through: Sequence[str] = ()
     requested_by_service: bool = False
+    acted_by: str = ""
+    """The service that asked on behalf of `user_id`."""
 
 
 class Run:
@@ -263,11 +265,12 @@ class Run:
             action=action,
             description=description or f"step {name} of run {self.run_id}",
             risk_level=risk_level,
-            requested_by=self.user_id,
+            requested_by=self._context.acted_by or self.user_id,
             args=dict(args or {}),
             action_id=f"{self.run_id}.{name}",
             tenant_id=self._context.key.tenant_id,
             session_id=self.session_id,
+            on_behalf_of=self.user_id if self._context.acted_by else "",
             run_id=self.run_id,
             requested_through=list(self._context.requested_through),
             requested_by_service=self._context.requested_by_service,
