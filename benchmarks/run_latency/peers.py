@@ -78,6 +78,7 @@ class DelegateTwo:
 async def main() -> None:
     """Works on the peers' queue until killed. The bridge runs in the workflow worker beside it."""
     from flotilla.bus import connect_redis
+    from flotilla.bus.known_agents import KnownAgents
     from flotilla.config import load_settings
     from flotilla.config.signing import load_signer
     from flotilla.postgres import open_pool
@@ -94,7 +95,8 @@ async def main() -> None:
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         publisher = TaskPublisher(pool, redis, Delegates(pool))
-        delegation = Delegation(pool, redis, publisher, load_signer(settings.ticket_key_file))
+        known = KnownAgents(pool, redis, settings.agents)
+        delegation = Delegation(pool, redis, publisher, load_signer(settings.ticket_key_file), known)
         worker = make_worker(
             client,
             settings,

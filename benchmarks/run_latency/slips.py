@@ -1,0 +1,92 @@
+"""A worker whose workflow delegates one routing slip of any length; runs on the libraries of an earlier commit, too."""
+
+import asyncio
+import importlib
+import inspect
+import os
+
+from temporalio import workflow
+from temporalio.client import Client
+
+with workflow.unsafe.imports_passed_through():
+    from flotilla.contracts.tasks import AgentTask
+
+    try:
+        from flotilla.workflows.delegation import delegate
+    except ImportError:  # before the SDK of workflows
+        from workflow_worker.workflows.delegation import delegate
+
+QUEUE = "run-latency-slips"
+TENANT = "default"
+SESSION = "bench"
+
+
+@workflow.defn(name="DelegateSlip")
+class DelegateSlip:
+    """A step that so many agents do, one after the other."""
+
+    @workflow.run
+    async def run(self, hops: int) -> str:
+        task = AgentTask(
+            task_id=workflow.info().workflow_id,
+            agent="echo",
+            slip=["echo"] * (hops - 1),
+            tenant_id=TENANT,
+            session_id=SESSION,
+            input={"text": SESSION},
+        )
+        return (await delegate(task)).task_id
+
+
+def _made(kind: type, things: dict[str, object]) -> object:
+    """`kind` of whatever it asks for among `things`, by the names of its parameters."""
+    return kind(**{name: things[name] for name in inspect.signature(kind).parameters})
+
+
+async def main() -> None:
+    """Works on the queue until killed. The bridge runs in the workflow worker beside it."""
+    from flotilla.bus import AgentEventBus, connect_redis
+    from flotilla.config import load_settings
+    from flotilla.postgres import open_pool
+    from workflow_worker.activities.delegation import Delegation
+    from workflow_worker.settings import Settings
+    from workflow_worker.temporal import make_worker
+
+    settings = load_settings(Settings).model_copy(update={"task_queue": QUEUE})
+    client = await Client.connect(settings.temporal_address)
+    async with (
+        open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
+        connect_redis(settings.redis_url.get_secret_value()) as redis,
+    ):
+        things: dict[str, object] = {"pool": pool, "redis": redis, "bus": AgentEventBus(redis)}
+        if "signer" in inspect.signature(Delegation).parameters:  # since tickets
+            things |= _since_tickets(settings, things)
+        delegation = _made(Delegation, things)
+        worker = make_worker(
+            client,
+            settings,
+            f"slips-{os.getpid()}",
+            workflows=[DelegateSlip],
+            activities=[delegation.delegate, delegation.tell_agent_cancelled],  # type: ignore[attr-defined]
+        )
+        await worker.run()
+
+
+def _since_tickets(settings: object, things: dict[str, object]) -> dict[str, object]:
+    from flotilla.bus.known_agents import KnownAgents
+    from flotilla.config.signing import load_signer
+    from workflow_worker.delegates import Delegates
+    from workflow_worker.delegations import TaskPublisher
+
+    known = KnownAgents(things["pool"], things["redis"], settings.agents)  # type: ignore[arg-type, attr-defined]
+    more: dict[str, object] = {"delegates": Delegates(things["pool"]), "agents": known}  # type: ignore[arg-type]
+    more |= {"signer": load_signer(settings.ticket_key_file)}  # type: ignore[attr-defined]
+    try:
+        more["recent"] = importlib.import_module("workflow_worker.recent_hops").RecentHops()
+    except ImportError:
+        more["recent"] = None
+    return more | {"publisher": _made(TaskPublisher, {**things, **more})}
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
