@@ -85,6 +85,7 @@ async def main() -> None:
     from workflow_worker.activities.delegation import Delegation
     from workflow_worker.delegates import Delegates
     from workflow_worker.delegations import TaskPublisher
+    from workflow_worker.recent_hops import RecentHops
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
@@ -94,7 +95,7 @@ async def main() -> None:
         open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
-        publisher = TaskPublisher(pool, redis, Delegates(pool))
+        publisher = TaskPublisher(pool, redis, Delegates(pool), RecentHops())
         known = KnownAgents(pool, redis, settings.agents)
         delegation = Delegation(pool, redis, publisher, load_signer(settings.ticket_key_file), known)
         worker = make_worker(

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from structlog.testing import capture_logs
 
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
+from gateway.auth.api_keys import ApiKeys
 from gateway.auth.impersonation import EVENTS_AT_ONCE, Impersonations
 from gateway.auth.on_behalf import HEADER
 from tests.hostile.shop import Shop, granted
@@ -119,6 +121,37 @@ async def test_refused_attempts_count_as_requests_of_their_caller(replica: Repli
             assert [answer.status_code for answer in answers] == [403] * 3 + [429] * 3
             assert counted(kind) == before + 3
             assert (await client.get("/v1/sessions")).status_code == 429
+
+
+async def test_requests_for_nobody_count_as_requests_of_their_caller(replica: Replica) -> None:
+    slow: dict[str, Any] = {"requests_per_s_per_person": 0.01, "requests_per_s_per_service": 0.01}
+    async with replica(request_burst_per_person=3, request_burst_per_service=3, **slow) as gateway:
+        root = await gateway.client_of("root", "admin", person=True)
+        shop = gateway.client((await granted(root)).json()["key"])
+        eve = await gateway.client_of("eve", "operator", person=True)
+        for client in (eve, shop):
+            answers = [await client.get("/v1/sessions", headers={HEADER: "%"}) for _ in range(6)]
+            assert [answer.status_code for answer in answers] == [400] * 3 + [429] * 3
+            assert (await client.get("/v1/sessions")).status_code == 429
+
+
+async def test_names_of_services_are_not_looked_up_beyond_the_rate(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    is_service = ApiKeys.is_service
+
+    async def counted_look(keys: ApiKeys, tenant_id: str, subject: str) -> bool:
+        looked_up.append(subject)
+        return await is_service(keys, tenant_id, subject)
+
+    monkeypatch.setattr(ApiKeys, "is_service", counted_look)
+    async with replica(request_burst_per_service=3, requests_per_s_per_service=0.01) as gateway:
+        root = await gateway.client_of("root", "admin", person=True)
+        shop = gateway.client((await granted(root)).json()["key"])
+        for number in range(6):
+            await shop.get("/v1/sessions", headers={HEADER: f"person-{number}"})
+    assert looked_up == ["person-0", "person-1", "person-2"]
 
 
 async def test_names_and_ids_of_the_attackers_choice_are_bounded(shop: Shop) -> None:

@@ -20,8 +20,9 @@ from starlette.responses import Response
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, compound_id
 from flotilla.postgres import act_as
-from gateway.auth.authenticator import Authenticator
+from gateway.auth.authenticator import Authenticator, acting_in
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
+from gateway.auth.on_behalf import MalformedSubject
 from gateway.auth.principal import OPERATORS, Principal, Role
 from gateway.limits import RequestRate, check_json, limited
 from gateway.problems import NotJson, WrongCredentials
@@ -127,12 +128,14 @@ class Guard:
         Raises:
             Unauthenticated, Forbidden, TooMany: they may not.
         """
+        caller = await self.authenticator.caller_of(request)
         try:
-            principal = await self.authenticator.authenticate(request)
-        except Impersonation as attempt:
-            self.rates.take(attempt.caller)  # else such requests would be without limit
+            principal = acting_in(request, caller)
+        except (Impersonation, MalformedSubject):
+            self.rates.take(caller)  # else such requests would be without limit
             raise
         self.rates.take(principal)
+        await self.authenticator.check_acting(principal, caller)
         if principal.acted_by is not None:
             _check_for_others(request, principal, access)
         roles = access.roles & OPERATORS if _asks_for_audit_session(request) else access.roles
@@ -148,7 +151,9 @@ class Guard:
         Raises:
             Unauthenticated, Forbidden: no longer.
         """
-        principal = await self.authenticator.authenticate(request)
+        now = await self.authenticator.caller_of(request)
+        principal = acting_in(request, now)
+        await self.authenticator.check_acting(principal, now)
         access: Access = request.scope["route"].access
         if principal.identity != caller.identity:
             raise Forbidden("the credentials speak for somebody else now")

@@ -15,7 +15,8 @@ from flotilla.bus import AgentEventBus, Redis, entry_exists
 from flotilla.bus.entries import check_size
 from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.config.signing import Signer
-from flotilla.contracts.envelope import AgentEvent, from_json, to_builtins
+from flotilla.contracts.envelope import AgentEvent, from_json, to_builtins, to_json
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import task_stream
 from flotilla.contracts.tasks import (
     MAX_INLINE_RESULT_BYTES,
@@ -30,6 +31,7 @@ from flotilla.contracts.tasks import (
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import current_traceparent
 from workflow_worker.delegates import Delegates
+from workflow_worker.recent_hops import RecentHops
 
 SOURCE = "/workflow-worker"
 SECRET_BYTES = 32
@@ -67,6 +69,8 @@ WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 """
 # Ends a hop whose result is stored and opens the one after it.
 _FORWARD = "SELECT flotilla.forward_slip($1, $2, $3, $4, $5, $6, $7, $8)"
+# The same, for a hop that is known here and whose reply has the result; returns the row.
+_FORWARD_ANSWERED = "SELECT * FROM flotilla.forward_answered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 # Remembers where in the stream the task is.
 _STORE_ENTRY = "SELECT flotilla.note_entry($1, $2, $3, $4)"
 
@@ -81,6 +85,8 @@ class Opened:
     agent: str
     sealed: SealedEvent
     entry_id: str | None = None
+    task: AgentTask | None = None
+    """What `sealed` holds, where this process wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +182,14 @@ def _new_hop(
 def _issue(task: AgentTask, signer: Signer) -> tuple[Opened, bytes]:
     """What is to be published for `task`, with a secret of its own, and the SHA-256 of the secret."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
-    sealed = _sealed(replace(task, secret=secret), signer)
+    task = replace(task, secret=secret)
     opened = Opened(
-        tenant_id=task.tenant_id, task_id=task.task_id, attempt=task.attempt, agent=task.agent, sealed=sealed
+        tenant_id=task.tenant_id,
+        task_id=task.task_id,
+        attempt=task.attempt,
+        agent=task.agent,
+        sealed=_sealed(task, signer),
+        task=task,
     )
     return opened, sha256(secret.encode()).digest()
 
@@ -192,21 +203,39 @@ async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer)
     Raises:
         Oversize: the next task is too large for a stream.
     """
-    following = hop_after(task, result)
-    opened, digest = _issue(following, signer)
-    sealed = opened.sealed
-    is_new = await pool.fetchval(
-        _FORWARD,
+    opened, following = _issue_after(task, result, signer)
+    is_new = await pool.fetchval(_FORWARD, task.tenant_id, task.task_id, task.attempt, *following)
+    return opened if is_new else None
+
+
+async def forward_answered(
+    pool: Pool, task: AgentTask, result: JsonObject, signer: Signer
+) -> tuple[asyncpg.Record, Opened] | None:
+    """As `forward_slip`, where `result` is what a reply says and must equal what is stored; with the hop as it was.
+
+    Return None, with nothing changed, if it is not, or the hop is not that of the task's agent and session, too.
+    """
+    answered = to_json(result).decode()
+    opened, following = _issue_after(task, answered, signer)
+    row = await pool.fetchrow(
+        _FORWARD_ANSWERED,
         task.tenant_id,
         task.task_id,
         task.attempt,
-        following.task_id,
-        digest,
-        sealed.body,
-        sealed.ticket,
-        following.input_from or "",
+        task.agent,
+        task.session_id,
+        answered,
+        *following,
     )
-    return opened if is_new else None
+    return None if row is None else (row, opened)
+
+
+def _issue_after(task: AgentTask, result: str, signer: Signer) -> tuple[Opened, tuple[object, ...]]:
+    """What is to be published after `task`, and what of it the database does not know from the hop before."""
+    following = hop_after(task, result)
+    opened, digest = _issue(following, signer)
+    sealed = opened.sealed
+    return opened, (following.task_id, digest, sealed.body, sealed.ticket, following.input_from or "")
 
 
 async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:
@@ -251,10 +280,11 @@ async def close_hop(connection: Connection, tenant_id: str, task_id: str, attemp
 class TaskPublisher:
     """Puts opened hops on their agents' streams."""
 
-    def __init__(self, pool: Pool, redis: Redis, delegates: Delegates) -> None:
+    def __init__(self, pool: Pool, redis: Redis, delegates: Delegates, recent: RecentHops) -> None:
         self._pool = pool
         self._redis = redis
         self._delegates = delegates
+        self._recent = recent
         self._bus = AgentEventBus(redis)
 
     async def publish(self, opened: Opened) -> None:
@@ -267,6 +297,8 @@ class TaskPublisher:
         if opened.entry_id is not None and await entry_exists(self._redis, stream, opened.entry_id):
             return
         await self._delegates.note(opened.agent)
+        if opened.task is not None:
+            self._recent.note(opened.task, len(opened.sealed.body))
         entry_id = await self._bus.publish(stream, opened.sealed)
         await self._pool.execute(_STORE_ENTRY, opened.tenant_id, opened.task_id, opened.attempt, entry_id)
 

@@ -45,6 +45,7 @@ from workflow_worker.installed_workflows import PublishedWorkflows, installed_wo
 from workflow_worker.leader import Leader, repeating_duty
 from workflow_worker.notices import Notices, Receivers
 from workflow_worker.queue_duty import QueuedRuns
+from workflow_worker.recent_hops import RecentHops
 from workflow_worker.reconciler import Reconciler
 from workflow_worker.redrives import Redrives
 from workflow_worker.reply_streams import ReplyStreams
@@ -107,6 +108,7 @@ class Dependencies:
     """Whose approval of a voter's key counts."""
     workflows: Sequence[Declared] = ()
     """Those of installed packages, beside the built-in ones."""
+    recent: RecentHops = field(default_factory=RecentHops)
 
 
 async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None:
@@ -139,7 +141,7 @@ class Activities:
         receivers = webhooks.Receivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
-        publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates)
+        publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)
         self.delegation = Delegation(
             deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
         )
@@ -199,8 +201,9 @@ def _leader(
 
 
 def _reply_streams(settings: Settings, runtime: Runtime, deps: Dependencies) -> ReplyStreams:
-    settlement = Settlement(deps.pool, deps.signer)
-    bridge = Bridge(deps.temporal, deps.redis, settlement, TaskPublisher(deps.pool, deps.redis, deps.delegates))
+    settlement = Settlement(deps.pool, deps.signer, deps.recent)
+    publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)
+    bridge = Bridge(deps.temporal, deps.redis, settlement, publisher)
     letters = PostgresDeadLetters(deps.pool, settings.operator_tenant)
     options = ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s)
 

@@ -29,8 +29,17 @@ from flotilla.contracts.tasks import (
 )
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
-from workflow_worker.delegations import Opened, close_hop, forward_slip, hop_after, open_hop, opened_hop
+from workflow_worker.delegations import (
+    Opened,
+    close_hop,
+    forward_answered,
+    forward_slip,
+    hop_after,
+    open_hop,
+    opened_hop,
+)
 from workflow_worker.foreign_replies import store_reply
+from workflow_worker.recent_hops import RecentHops
 
 ROW_MAY_BE_LOST_S = 60.0
 """How long a reply waits for its task's row: `delegate` opens a lost one again after 20 s of silence (SILENCE_TIMEOUT),
@@ -124,9 +133,10 @@ class Settled:
 class Settlement:
     """Decides about replies."""
 
-    def __init__(self, pool: Pool, signer: Signer) -> None:
+    def __init__(self, pool: Pool, signer: Signer, recent: RecentHops) -> None:
         self.pool = pool
         self._signer = signer
+        self._recent = recent
 
     async def settle(self, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
         """What the reply of `agent` comes to, on record when this returns; None for one that comes too late.
@@ -147,10 +157,12 @@ class Settlement:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
 
     async def _settle_stored(self, agent: str, reply: AgentReply) -> Settled | None:
-        """End a slip in one round trip, or forward it in two, as nearly all replies do; None, with nothing written, if
-        more is to be done."""
+        """End a slip in one round trip, or forward it in one or two, as nearly all replies do; None, with nothing
+        written, if more is to be done."""
         if not (reply.persisted and reply.status == "done" and reply.agent == agent):
             return None
+        if (forwarded := await self._forward_recent(agent, reply)) is not None:
+            return forwarded
         names = (reply.tenant_id, reply.task_id, reply.attempt)
         row = await self.pool.fetchrow(_SETTLE_STORED, *names, agent, reply.session_id)
         if row is None:
@@ -161,6 +173,19 @@ class Settlement:
             following = await forward_slip(self.pool, delegated.task, row["result"], self._signer)
             if following is None:
                 return None
+        return Settled(delegated, _answer(row, delegated, reply), following)
+
+    async def _forward_recent(self, agent: str, reply: AgentReply) -> Settled | None:
+        """Forward a hop that this process has published; None, with nothing written, if more is to be looked at."""
+        names = (reply.tenant_id, reply.task_id, reply.attempt)
+        task = self._recent.take(*names)
+        if task is None or reply.result is None or (task.agent, task.session_id) != (agent, reply.session_id):
+            return None
+        forwarded = await forward_answered(self.pool, task, reply.result, self._signer)
+        if forwarded is None:
+            return None
+        row, following = forwarded
+        delegated = Delegated(*names, row)
         return Settled(delegated, _answer(row, delegated, reply), following)
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:

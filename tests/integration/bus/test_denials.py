@@ -1,5 +1,6 @@
 """What Redis denies its users is counted and logged, once, by whom."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -8,8 +9,9 @@ from structlog.testing import capture_logs
 
 from flotilla.bus import Redis, connect_redis
 from flotilla.bus.connection import ask
-from flotilla.bus.denials import Denials
+from flotilla.bus.denials import MAX_ENTRIES, Denials
 from flotilla.telemetry.metrics import REDIS_DENIED
+from flotilla_devstack import RunningStack
 from tests.support.redis_users import url_of
 
 
@@ -62,3 +64,45 @@ async def test_without_the_right_to_look_it_asks_once(mallory: tuple[str, Redis]
     await fleets.look()
     assert [one["event"] for one in logs] == ["redis_denials_not_read"]
     assert count(user) == 1
+
+
+async def test_a_flood_of_denials_hides_no_other(stack: RunningStack) -> None:
+    """The log holds 128 entries: new ones drive the oldest away, and with them what they had counted."""
+    redis = stack.extra_redis("falkordb")  # Redis 8
+    async with connect_redis(redis.url) as admin:
+        await ask(admin, "ACL", "SETUSER", "eve", "on", ">secret", "~own*", "+get")
+        async with connect_redis(redis.url.replace("//", "//eve:secret@")) as eve:
+            denials = Denials(admin)
+            for _ in range(5):
+                await denied(eve, "FLUSHALL")
+            await denials.look()
+            for number in range(MAX_ENTRIES):
+                await denied(eve, "GET", f"other-{number}")
+            for _ in range(3):
+                await denied(eve, "FLUSHALL")
+            with capture_logs() as logs:
+                await denials.look()
+    assert ("flushall", 3) in {(one["denied"], one["times"]) for one in logs}
+
+
+@pytest.mark.parametrize("refusal", ["unknown command 'ACL'", "unknown subcommand 'LOG'. Try ACL HELP."])
+async def test_a_redis_without_such_a_log_is_asked_once(refusal: str) -> None:
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while line := await reader.readline():
+            asked += line == b"ACL\r\n"
+            if line in (b"LOG\r\n", b"SETINFO\r\n"):
+                writer.write(f"-ERR {refusal}\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect_redis(f"redis://127.0.0.1:{port}/0") as client:
+            denials = Denials(client)
+            with capture_logs() as logs:
+                await denials.look()
+                await denials.look()
+    assert asked == 1
+    assert [one["event"] for one in logs] == ["redis_denials_not_read"]

@@ -29,6 +29,7 @@ from workflow_worker.activities.delegation import Delegation
 from workflow_worker.bridge import Bridge
 from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import TaskPublisher
+from workflow_worker.recent_hops import RecentHops
 from workflow_worker.settlement import Settlement
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
@@ -58,8 +59,9 @@ def task(unique: Callable[[str], str]) -> AgentTask:
 
 @pytest.fixture
 def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> Bridge:
-    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool))
-    return Bridge(temporal_client, redis, Settlement(own_pool, SIGNER), publisher)
+    recent = RecentHops()
+    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool), recent)
+    return Bridge(temporal_client, redis, Settlement(own_pool, SIGNER, recent), publisher)
 
 
 def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
@@ -85,7 +87,7 @@ async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
     delegates = Delegates(own_pool)
     await delegates.note("research")
     agents = KnownAgents(own_pool, redis, ("research", "write"))
-    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates), SIGNER, agents)
+    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHops()), SIGNER, agents)
 
 
 async def delegated(delegation: Delegation, task: AgentTask) -> None:

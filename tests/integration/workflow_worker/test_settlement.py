@@ -1,8 +1,11 @@
-"""What a bridge writes about a stored result: a slip goes on in two round trips, once."""
+"""What a bridge writes about a stored result: a slip goes on in one or two round trips, once."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from workflow_worker.delegations import Opened, hop_after, open_first_hop, open_hop
+from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
 from workflow_worker.settlement import ReplyRefused, Settled, Settlement
 
 WAITING = ReplyAddress(workflow_id="w1", workflow_run_id="r1", activity_id="1~1")
@@ -31,8 +35,14 @@ async def workers_pool(database: Database) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def settlement(workers_pool: Pool) -> Settlement:
-    return Settlement(workers_pool, SIGNER)
+def recent() -> RecentHops:
+    """What the worker has published; nothing, as after its start."""
+    return RecentHops()
+
+
+@pytest.fixture
+def settlement(workers_pool: Pool, recent: RecentHops) -> Settlement:
+    return Settlement(workers_pool, SIGNER, recent)
 
 
 def slip(task_id: str = "t1", attempt: int = 1) -> AgentTask:
@@ -48,8 +58,8 @@ def slip(task_id: str = "t1", attempt: int = 1) -> AgentTask:
     )
 
 
-def stored(opened: Opened) -> AgentReply:
-    """The reply of an agent that stored its result."""
+def stored(opened: Opened, result: dict[str, Any] | None = None) -> AgentReply:
+    """The reply of an agent that stored its result, and says that it is this one."""
     return AgentReply(
         task_id=opened.task_id,
         agent=opened.agent,
@@ -59,6 +69,7 @@ def stored(opened: Opened) -> AgentReply:
         status="done",
         persisted=True,
         final=False,
+        result=result,
     )
 
 
@@ -84,31 +95,123 @@ def published(opened: Opened | None) -> AgentTask:
     return from_builtins(decode_event(opened.sealed.body).data, AgentTask)
 
 
-async def settle(settlement: Settlement, opened: Opened) -> Settled:
-    settled = await settlement.settle(opened.agent, stored(opened), age_s=0)
+async def settle(settlement: Settlement, opened: Opened, result: dict[str, Any] | None = None) -> Settled:
+    settled = await settlement.settle(opened.agent, stored(opened, result), age_s=0)
     assert settled is not None
     return settled
 
 
-async def test_a_slip_goes_on_in_two_round_trips_and_ends_in_one(workers_pool: Pool, settlement: Settlement) -> None:
-    sent = list[str]()
-    first = await opened_and_answered(workers_pool, slip("warm"))
-    await settle(settlement, first)  # a new connection looks up types once
-    first = await opened_and_answered(workers_pool, slip())
-    async with workers_pool.acquire() as one, workers_pool.acquire() as other:
+async def statements_of(pool: Pool) -> list[str]:
+    """The names of the functions that both connections call from now on."""
+    called = list[str]()
+    async with pool.acquire() as one, pool.acquire() as other:
         for connection in (one, other):
-            connection.add_query_logger(lambda query: sent.append(query.query))
-    second = (await settle(settlement, first)).following
-    assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["settle_stored", "forward_slip"]
+            connection.add_query_logger(lambda query: called.append(query.query.partition("(")[0].rpartition(".")[2]))
+    return called
+
+
+async def warm_up(pool: Pool, settlement: Settlement) -> None:
+    """A new connection looks up types once."""
+    await settle(settlement, await opened_and_answered(pool, slip("warm")))
+
+
+async def test_a_slip_that_another_worker_published_goes_on_in_two_round_trips_and_ends_in_one(
+    workers_pool: Pool, settlement: Settlement
+) -> None:
+    await warm_up(workers_pool, settlement)
+    first = await opened_and_answered(workers_pool, slip())
+    called = await statements_of(workers_pool)
+    second = (await settle(settlement, first, {"by": "agent"})).following
+    assert called == ["settle_stored", "forward_slip"]
     assert second is not None
     await answer(workers_pool, second)
     third = (await settle(settlement, second)).following
     assert third is not None
     await answer(workers_pool, third)
-    sent.clear()
+    called.clear()
     last = await settle(settlement, third)
-    assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["settle_stored"]
+    assert called == ["settle_stored"]
     assert (last.following, last.answer and last.answer.result) == (None, '{"by": "agent"}')
+
+
+async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
+    workers_pool: Pool, settlement: Settlement, recent: RecentHops
+) -> None:
+    await warm_up(workers_pool, settlement)
+    first = await opened_and_answered(workers_pool, slip())
+    recent.note(published(first), 1000)
+    called = await statements_of(workers_pool)
+    settled = await settle(settlement, first, {"by": "agent"})
+    assert called == ["forward_answered"]
+    assert published(settled.following).input == {"by": "agent", "a": 1}
+    assert (settled.delegated.waiting, settled.delegated.is_open) == (WAITING, True)
+    assert settled.answer is not None
+    assert (settled.answer.status, settled.answer.result) == ("done", '{"by": "agent"}')
+    assert await hops(workers_pool) == [
+        ("t1", 1, "one", ["two", "three"], "done", DEADLINE),
+        ("t1~1", 1, "two", ["three"], "open", DEADLINE),
+        *[row for row in await hops(workers_pool) if str(row[0]).startswith("warm")],
+    ]
+    again = await settle(settlement, first, {"by": "agent"})  # the reply comes again
+    assert again.following is not None
+    assert again.following.sealed == (settled.following and settled.following.sealed)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ('{"by": "agent"}', {"by": "liar"}),
+        ('{"by": "agent"}', {"by": "agent", "more": 1}),
+        ('{"by": "agent"}', {}),
+        ('{"by": 1}', {"by": 1.0}),
+        ('{"by": 1}', {"by": "1"}),
+        ('{"by": null}', {"by": False}),
+    ],
+)
+async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
+    workers_pool: Pool, settlement: Settlement, recent: RecentHops, kept: str, said: dict[str, Any]
+) -> None:
+    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    assert first is not None
+    await answer(workers_pool, first, kept)
+    recent.note(published(first), 1000)
+    following = published((await settle(settlement, first, said)).following)
+    assert json.dumps(following.input["by"]) == json.dumps(json.loads(kept)["by"])
+    assert "more" not in following.input
+
+
+@pytest.mark.parametrize("claim", [{"agent": "two"}, {"session_id": "s2"}, {"attempt": 2}, {"tenant_id": "other"}])
+async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either(
+    workers_pool: Pool, settlement: Settlement, recent: RecentHops, claim: dict[str, object]
+) -> None:
+    first = await opened_and_answered(workers_pool, slip())
+    recent.note(published(first), 1000)
+    whole = stored(first, {"by": "agent"})
+    reply = AgentReply(**{**{name: getattr(whole, name) for name in AgentReply.__slots__}, **claim})
+    with pytest.raises(ReplyRefused):
+        await settlement.settle(reply.agent, reply, age_s=1_000)
+    assert [row[4] for row in await hops(workers_pool)] == ["open"]
+
+
+async def test_a_result_that_is_not_stored_yet_is_not_forwarded_because_the_reply_has_it(
+    workers_pool: Pool, settlement: Settlement, recent: RecentHops
+) -> None:
+    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    assert first is not None
+    recent.note(published(first), 1000)
+    with pytest.raises(ReplyRefused, match="none is"):
+        await settlement.settle("one", stored(first, {"by": "agent"}), age_s=0)
+    assert [row[4] for row in await hops(workers_pool)] == ["open"]
+
+
+def test_a_worker_remembers_no_more_than_it_has_room_for() -> None:
+    recent = RecentHops()
+    for number in range(MOST + 1):
+        recent.note(slip(f"t{number}"), MOST_BYTES)
+    recent.note(slip("large"), MOST_BYTES + 1)
+    recent.note(replace(slip("last"), slip=[]), 1)
+    kept = [task_id for task_id in ("t0", "t1", f"t{MOST}", "large", "last") if recent.take("acme", task_id, 1)]
+    assert kept == ["t1", f"t{MOST}"]
 
 
 async def test_the_next_hop_has_what_the_one_before_has_and_a_secret_of_its_own(

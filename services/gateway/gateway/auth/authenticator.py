@@ -1,5 +1,7 @@
 """From the Authorization header, or the console's cookie, to a principal."""
 
+from dataclasses import replace
+
 from starlette.requests import Request
 
 from flotilla.contracts.api_keys import KEY_PREFIX
@@ -24,18 +26,17 @@ class Authenticator:
         self._oidc = oidc
         self._sign_ins = sign_ins
 
-    async def authenticate(self, request: Request) -> Principal:
-        """Who calls.
+    async def caller_of(self, request: Request) -> Principal:
+        """Return whose credentials the request has.
 
         Raises:
             Unauthenticated: no credentials, or none that hold.
             CrossSite: another site made the browser send its cookie.
-            Impersonation, MalformedSubject: they act on behalf of somebody, and may not, or it can't be said of whom.
             RetryLater: they can't be checked now.
         """
         headers = request.headers.getlist("Authorization")
         if not headers:
-            return _themselves(await self._signed_in(request), request)
+            return replace(await self._signed_in(request), acts_for=None)  # a browser acts for nobody else
         scheme, _, token = headers[0].partition(" ")
         token = token.strip()
         if len(headers) > 1 or scheme.lower() != _SCHEME or not token:
@@ -43,7 +44,7 @@ class Authenticator:
         principal = await self._principal_of(token)
         if principal is None:
             raise WrongCredentials("the key or token is unknown, expired or revoked")
-        return await self._acting(principal, request)
+        return principal
 
     async def _signed_in(self, request: Request) -> Principal:
         if self._sign_ins is None or not self._sign_ins.has_cookie(request):
@@ -53,16 +54,13 @@ class Authenticator:
             raise Unauthenticated("nobody is logged in here any more: log in again")
         return principal
 
-    async def _acting(self, service: Principal, request: Request) -> Principal:
-        """Who acts: the caller, or the person on whose behalf the caller may act."""
-        subject = subject_named(request)
-        if subject is None:
-            return service
-        if service.acts_for is None or service.is_person:
-            raise _no_right(service, subject)
-        if service.acts_for == LOCAL_ISSUER and await self.api_keys.is_service(service.tenant_id, subject):
-            raise Impersonation("service", service, subject, f"{subject} is a service: {HEADER} names a person")
-        return service.on_behalf_of(subject, service.acts_for)
+    async def check_acting(self, acting: Principal, caller: Principal) -> None:
+        """Raise Impersonation where `caller` acts on behalf of what is not a person."""
+        if acting.acted_by is None or acting.issuer != LOCAL_ISSUER:
+            return
+        if await self.api_keys.is_service(acting.tenant_id, acting.subject):
+            why = f"{acting.subject} is a service: {HEADER} names a person"
+            raise Impersonation("service", caller, acting.subject, why)
 
     async def _principal_of(self, token: str) -> Principal | None:
         is_jwt = not token.startswith(KEY_PREFIX) and token.count(".") == _DOTS_OF_A_JWT
@@ -71,11 +69,19 @@ class Authenticator:
         return await self.api_keys.principal_of(token)
 
 
-def _themselves(principal: Principal, request: Request) -> Principal:
-    """Return who is signed in to the console; a browser acts for nobody else."""
-    if (subject := subject_named(request)) is not None:
-        raise _no_right(principal, subject)
-    return principal
+def acting_in(request: Request, caller: Principal) -> Principal:
+    """Return who acts: the caller, or the person on whose behalf the caller may act. Looks at nothing but the request.
+
+    Raises:
+        Impersonation: the caller may not act on behalf of others.
+        MalformedSubject: it can't be said of whom.
+    """
+    subject = subject_named(request)
+    if subject is None:
+        return caller
+    if caller.acts_for is None or caller.is_person:
+        raise _no_right(caller, subject)
+    return caller.on_behalf_of(subject, caller.acts_for)
 
 
 def _no_right(principal: Principal, subject: str) -> Impersonation:

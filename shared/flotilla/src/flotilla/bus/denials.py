@@ -1,10 +1,11 @@
 """What Redis denied its users: commands and keys beyond their rights, as its ACL log names them."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from flotilla.bus.connection import Redis, ask
 from flotilla.telemetry.metrics import REDIS_DENIED
@@ -20,42 +21,67 @@ _REASONS = frozenset({"command", "key", "channel"})
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """What a user was denied."""
+
+    user: str
+    reason: str
+    name: str
+    """Of the command, the key or the channel."""
+
+
 class Denials:
     """Counts and logs what was denied since the last look. What was there before the first look is history."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._counted: Counter[tuple[str, str, str]] | None = None
+        self._counted: Counter[tuple[Denied, bytes]] | None = None
         self._may_look = True
 
     async def look(self) -> None:
-        """Report what is new. Without the right to read the log (an older users.acl) it asks once, and never again."""
+        """Report what is new. Where Redis refuses to show its log (an older users.acl, a service without it) it asks
+        once, and never again."""
         if not self._may_look:
             return
         try:
-            found = by_kind(await ask(self._redis, "ACL", "LOG", MAX_ENTRIES))
-        except NoPermissionError as error:
+            found = by_entry(await ask(self._redis, "ACL", "LOG", MAX_ENTRIES))
+        except ResponseError as error:
+            if not _is_lasting(error):
+                raise
             self._may_look = False
             log.warning("redis_denials_not_read", error=str(error))
             return
-        for kind, times in found.items():
-            new = times - (found if self._counted is None else self._counted)[kind]
-            if new > 0:
-                _report(*kind, new)
+        before = found if self._counted is None else self._counted
+        new: Counter[Denied] = Counter()
+        for (denied, entry), times in found.items():
+            new[denied] += max(0, times - before[denied, entry])
         self._counted = found
+        for denied, times in (+new).items():
+            _report(denied, times)
 
 
-def _report(user: str, reason: str, denied: str, times: int) -> None:
-    REDIS_DENIED.labels(user).inc(times)
-    log.warning("redis_denied", user=user, reason=reason, denied=denied, times=times)
+def _is_lasting(error: ResponseError) -> bool:
+    return isinstance(error, NoPermissionError) or "unknown" in str(error).lower()
 
 
-def by_kind(rows: list[list[Any]]) -> Counter[tuple[str, str, str]]:
-    """How often each user was denied what, by the log's entries: names and values in turn."""
-    found: Counter[tuple[str, str, str]] = Counter()
+def _report(denied: Denied, times: int) -> None:
+    REDIS_DENIED.labels(denied.user).inc(times)
+    log.warning("redis_denied", user=denied.user, reason=denied.reason, denied=denied.name, times=times)
+
+
+def by_entry(rows: list[list[Any]]) -> Counter[tuple[Denied, bytes]]:
+    """Return how often each user was denied what, by the entry of Redis' log that counts it. Redis 7.2 and later number
+    their entries, which come and go; those of an earlier one are counted together."""
+    found: Counter[tuple[Denied, bytes]] = Counter()
     for row in rows:
         entry = dict(zip(row[::2], row[1::2], strict=True))
-        user, reason, denied = (entry[name].decode(errors="replace") for name in (b"username", b"reason", b"object"))
-        if reason in _REASONS and denied.lower() not in _HARMLESS:
-            found[user, reason, denied[:_MAX_CHARS]] += entry[b"count"]
+        user, reason, name = (entry[field].decode(errors="replace") for field in (b"username", b"reason", b"object"))
+        if reason in _REASONS and name.lower() not in _HARMLESS:
+            which = b"%s at %s" % tuple(_bytes(entry.get(field, b"")) for field in (b"entry-id", b"timestamp-created"))
+            found[Denied(user, reason, name[:_MAX_CHARS]), which] += entry[b"count"]
     return found
+
+
+def _bytes(value: bytes | int) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
