@@ -101,6 +101,21 @@ async def test_an_edit_never_lowers_the_risk(desk: Desk) -> None:
     assert (await desk.row("approvals", handle))["risk_level"] == "high"
 
 
+async def test_an_edit_back_to_what_was_asked_for_keeps_the_stricter_rule_and_no_vote(desk: Desk) -> None:
+    handle = await submitted(desk)
+    wiped: JsonObject = {"text": "wipe"}
+    await desk.decide(handle, BOB, "edit", args=wiped)
+    await desk.decide(handle, CAROL, seen=wiped)
+    back = await desk.decide(handle, DAVE, "edit", args={"text": "hello"}, seen=wiped)
+    assert (back.approval_status, back.quorum, back.approvals) == ("pending", 2, 0)
+    with pytest.raises(Refused, match="StaleHash"):
+        await desk.decide(handle, CAROL, seen=wiped)
+    with pytest.raises(Refused, match="OwnEdit"):
+        await desk.decide(handle, DAVE)
+    assert (await desk.decide(handle, BOB)).approval_status == "pending"
+    assert (await desk.decide(handle, CAROL)).approval_status == "approved"
+
+
 async def test_two_of_three_must_approve_and_a_repeated_vote_counts_once(desk: Desk) -> None:
     handle = await submitted(desk, risk="high")
     first = await desk.decide(handle, BOB)

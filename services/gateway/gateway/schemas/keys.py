@@ -1,13 +1,20 @@
 """API keys."""
 
+import unicodedata
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
 from gateway.auth.principal import Role
 from gateway.schemas.access import IdentityText
-from gateway.schemas.common import Answer, Name, RequestBody
+from gateway.schemas.common import Answer, RequestBody
+
+
+def _composed(name: str) -> str:
+    if not unicodedata.is_normalized("NFC", name):
+        raise ValueError("send it in Unicode's normalization form C: two spellings would be two people")
+    return name
 
 
 class KeyBody(RequestBody):
@@ -17,8 +24,9 @@ class KeyBody(RequestBody):
         json_schema_extra={"examples": [{"name": "carol", "roles": ["operator", "approver"], "person": True}]}
     )
 
-    name: Name
-    """Whose key it is: the subject of everything that is done with it."""
+    name: Annotated[IdentityText, StringConstraints(max_length=200), AfterValidator(_composed)]
+    """Whose key it is: the subject of everything that is done with it. All of it can be seen, and is spelled in
+    Unicode's normalization form C: no two names look the same because of what is hidden in one."""
     roles: Annotated[list[Role], Field(min_length=1, max_length=4)]
     expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
     """With its offset; by default it does not expire."""
