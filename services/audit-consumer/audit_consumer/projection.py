@@ -28,7 +28,7 @@ from audit_consumer.projection_rows import (
     write_events,
     write_heads,
     write_parked,
-    write_usage,
+    write_tool_usage,
 )
 from audit_consumer.records import Candidate, Record, candidate_of
 from audit_consumer.tracing import EventSpans
@@ -135,7 +135,7 @@ async def _place(connection: Connection, arriving: Mapping[SessionKey, Sequence[
         placements[key] = placer.result()
     await write_events(connection, placements.values(), insert)
     await write_heads(connection, placements)
-    await write_usage(connection, placements.values())
+    await write_tool_usage(connection, placements.values())
     await write_parked(connection, placements, [c for held in waiting.values() for c, _ in held.parked])
     for key, placement in placements.items():
         _count(outcome, key, placement)

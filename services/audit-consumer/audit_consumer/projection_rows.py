@@ -243,7 +243,7 @@ async def write_heads(connection: Connection, placements: Mapping[SessionKey, Pl
         await connection.execute(_SET_HEADS, *_columns(rows, 9))
 
 
-async def write_usage(connection: Connection, placements: Iterable[Placement]) -> None:
+async def write_tool_usage(connection: Connection, placements: Iterable[Placement]) -> None:
     """Write what the appended events say about the use of tools."""
     rows = [
         (c.tenant_id, c.session_id, c.seq, u.tool, u.agent, u.ok, u.duration_ms, u.error, c.occurred_at)

@@ -86,7 +86,7 @@ class Requests:
                         pass
                 await self._report_parked()
             except (*AWAY, TimeoutError) as error:
-                log.warning("requests_wait", reason=str(error) or type(error).__name__)
+                log.warning("audit_requests_postponed", reason=str(error) or type(error).__name__)
             await runtime.sleep(_LOOK_EVERY_S)
 
     async def _report_parked(self) -> None:

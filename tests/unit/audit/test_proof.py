@@ -29,7 +29,7 @@ def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[ChainedEvent]:
 
 def checked(events: Sequence[ChainedEvent], anchors: dict[int, bytes] | None = None, after_seq: int = 0) -> ChainCheck:
     check = ChainCheck(Chain("default", "s1", "p" if after_seq else None, after_seq, anchors or {}))
-    check.take_all(events)
+    check.check_all(events)
     check.end()
     return check
 

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from flotilla_devstack.process import User
+from flotilla_devstack.process import ProcessUser
 from flotilla_devstack.servers.postgres_home import choose_user, reachable
 
-STRANGER = User("stranger", 64_999, 64_999)
+STRANGER = ProcessUser("stranger", 64_999, 64_999)
 
 
 def test_folder_below_a_private_one_is_out_of_reach(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_folder_below_passable_ones_is_in_reach() -> None:
 
 def test_owner_may_pass_his_own_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert reachable(tmp_path, User("me", os.getuid(), os.getgid()))
+    assert reachable(tmp_path, ProcessUser("me", os.getuid(), os.getgid()))
 
 
 def test_postgres_runs_as_its_caller_and_never_as_root(tmp_path: Path) -> None:

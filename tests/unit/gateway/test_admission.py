@@ -27,22 +27,22 @@ def answers(*outcomes: Exception | None) -> Callable[[], Awaitable[None]]:
 async def test_rights_are_asked_for_again_when_a_check_is_due_and_not_before() -> None:
     clock = Clock()
     admission = Admission(answers(None, Unauthenticated("revoked")), every_s=5, monotonic=clock)
-    assert await admission.holds()
+    assert await admission.may_read()
     clock.now = 5
-    assert await admission.holds()
+    assert await admission.may_read()
     clock.now = 9
-    assert await admission.holds()
+    assert await admission.may_read()
     clock.now = 10
-    assert not await admission.holds()
+    assert not await admission.may_read()
 
 
 async def test_a_lost_role_ends_the_stream() -> None:
     admission = Admission(answers(Forbidden("lost")), every_s=0)
-    assert not await admission.holds()
+    assert not await admission.may_read()
 
 
 async def test_nothing_is_sent_while_the_rights_are_unknown() -> None:
     admission = Admission(
         answers(RetryLater("the database is unavailable"), ConnectionError(), Forbidden("lost")), every_s=0
     )
-    assert not await admission.holds()
+    assert not await admission.may_read()

@@ -11,7 +11,7 @@ import jwt
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from gateway.auth.provider_answers import ask, text_in
+from gateway.auth.provider_answers import ask, text_member
 from gateway.settings import is_confidential
 
 DISCOVERY_PATH = "/.well-known/openid-configuration"
@@ -80,7 +80,7 @@ class Jwks:
 
     def _discovered(self) -> str:
         url = self._issuer + DISCOVERY_PATH
-        return text_in(self._ask(url), "jwks_uri", url)
+        return text_member(self._ask(url), "jwks_uri", url)
 
     def _ask(self, url: str) -> dict[str, Any]:
         if not is_confidential(url):

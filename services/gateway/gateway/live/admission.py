@@ -37,7 +37,7 @@ class Admission:
         """Ask at the next look, since something was changed."""
         self._due = self._monotonic()
 
-    async def holds(self) -> bool:
+    async def may_read(self) -> bool:
         """Return whether the caller may still read."""
         while self._monotonic() >= self._due:
             try:

@@ -19,7 +19,7 @@ import structlog
 
 from flotilla.contracts.errors import RetryLater
 from gateway.auth.jwks import DISCOVERY_PATH, MAX_AGE_S
-from gateway.auth.provider_answers import ask, text_in
+from gateway.auth.provider_answers import ask, text_member
 from gateway.settings import is_confidential
 
 log = structlog.get_logger(__name__)
@@ -110,7 +110,9 @@ class Provider:
         document = ask(urllib.request.Request(url), self._tls)  # noqa: S310 - from settings
         if (issuer := document.get("issuer")) != self.client.issuer:
             raise ValueError(f"{url} speaks for {issuer}, not for {self.client.issuer}")
-        authorization, token = (text_in(document, name, url) for name in ("authorization_endpoint", "token_endpoint"))
+        authorization, token = (
+            text_member(document, name, url) for name in ("authorization_endpoint", "token_endpoint")
+        )
         found = _Addresses(authorization, token)
         for address in (found.authorization, found.token):
             if not is_confidential(address):

@@ -45,7 +45,7 @@ class TaskEvents:
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Give the task's events after `seq`, then `done`; end early when the caller may no longer read."""
         with self.services.streams.hold(self.tenant_id):
-            while not self.services.stopping.is_set() and await self.admission.holds():
+            while not self.services.stopping.is_set() and await self.admission.may_read():
                 try:
                     async for event in self._look():
                         yield event

@@ -64,7 +64,7 @@ async def run_events(
         stack.enter_context(services.feed.follow(run.live, follower.wakeup))
         stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.wakeup))
         async for event in follower.events():
-            if not await admission.holds():
+            if not await admission.may_read():
                 return
             yield event
 
@@ -87,7 +87,7 @@ class _Follower:
             pending = await self.wakeup.wait(CHECK_EVERY_S)
             if pending.access:
                 self._admission.ask_now()
-            if not await self._admission.holds():
+            if not await self._admission.may_read():
                 return
             if pending.live:
                 async for event in self._live():

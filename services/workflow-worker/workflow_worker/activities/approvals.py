@@ -32,7 +32,7 @@ from workflow_worker.activities.signatures.actions import (
     RefusedDecision,
     Reviewer,
     ReviewerQuery,
-    Verdict,
+    VoteClosure,
     WebhookBatch,
 )
 from workflow_worker.activities.webhooks import queue_webhooks
@@ -162,7 +162,7 @@ class Approvals:
                 await _append(connection, key, events)
 
     @activity.defn(name=RECORD_VERDICT)
-    async def record_verdict(self, verdict: Verdict) -> None:
+    async def record_verdict(self, verdict: VoteClosure) -> None:
         """Closes a vote that ended by its deadline or a cancellation. Idempotency key: (tenant, approval id)."""
         async with tenant_transaction(self._pool, verdict.key.tenant_id) as connection:
             if await _show(connection, verdict.key, verdict.ballot):

@@ -143,7 +143,7 @@ class HumanInTheLoopWorkflow:
             expired = self._vote().expired()
             if not self._vote().is_final:
                 self._ballot = expired
-                await self._record(call.RECORD_VERDICT, call.Verdict(key=self._key(), ballot=expired))
+                await self._record(call.RECORD_VERDICT, call.VoteClosure(key=self._key(), ballot=expired))
         # What was decided is on record before anything happens because of it.
         await workflow.wait_condition(lambda: self._recording == 0)
 
@@ -203,7 +203,7 @@ class HumanInTheLoopWorkflow:
         if self._ballot is None or self._ballot.is_final:
             return
         self._ballot = self._ballot.cancelled()
-        await self._record(call.RECORD_VERDICT, call.Verdict(key=self._key(), ballot=self._ballot))
+        await self._record(call.RECORD_VERDICT, call.VoteClosure(key=self._key(), ballot=self._ballot))
 
     async def _finish(self) -> None:
         for delivery in self._deliveries:

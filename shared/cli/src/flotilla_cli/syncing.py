@@ -90,7 +90,7 @@ class Folder:
             return file.as_uri()
         return percent_encoded(f"{self.prefix}{file.relative_to(self.path).as_posix()}")
 
-    def holds(self, uri: str) -> bool:
+    def may_contain(self, uri: str) -> bool:
         """Whether there is a file that `uri` may name, hidden ones and those of unknown kinds included."""
         name = uri.removeprefix(self.prefix)
         return any(_may_exist(Path(f"{self.path}/{each}")) for each in (name, unquote(name, errors="surrogateescape")))
@@ -119,7 +119,7 @@ def plan_of(gateway: Gateway, folder: Folder) -> Plan:
         else:
             _place(plan, Found(file, folder.uri(file)), known)
     present = {file.uri for files in (plan.add, plan.replace, plan.unchanged) for file in files}
-    plan.remove = [one for uri, one in known.items() if uri not in present and not folder.holds(uri)]
+    plan.remove = [one for uri, one in known.items() if uri not in present and not folder.may_contain(uri)]
     return plan
 
 

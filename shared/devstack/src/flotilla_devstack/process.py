@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class User:
+class ProcessUser:
     """Whom a child runs as."""
 
     name: str
@@ -40,7 +40,7 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
-    user: User | None = None
+    user: ProcessUser | None = None
     death_signal: signal.Signals = signal.SIGKILL
 
 

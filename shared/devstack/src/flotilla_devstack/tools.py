@@ -9,7 +9,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from flotilla_devstack.errors import DeadlineError, DevstackError, MissingPrerequisiteError, ToolFailedError
-from flotilla_devstack.process import ChildProcess, Command, User, spawn
+from flotilla_devstack.process import ChildProcess, Command, ProcessUser, spawn
 from flotilla_devstack.waiting import wait_until
 
 _TAIL_LINES = 20
@@ -28,7 +28,7 @@ def run_tool(
     *,
     log: Path,
     cwd: Path,
-    user: User | None = None,
+    user: ProcessUser | None = None,
     env: Mapping[str, str] | None = None,
     timeout_s: float = 60.0,
     cancelled: threading.Event | None = None,

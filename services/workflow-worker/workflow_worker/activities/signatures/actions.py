@@ -84,7 +84,7 @@ class RefusedDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class VoteClosure:
     """The end of a vote that no voter brought about: deadline or cancellation."""
 
     key: ActionKey

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from flotilla_devstack.errors import MissingPrerequisiteError, ToolFailedError
 from flotilla_devstack.folders import write_atomically
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command, User
+from flotilla_devstack.process import Command, ProcessUser
 from flotilla_devstack.servers.base import Home, LocalServer, Report
 from flotilla_devstack.servers.postgres_home import choose_user, make_reachable_folder, reachable_programs
 from flotilla_devstack.tools import clean_environment, folder_of_package, run_tool
@@ -88,7 +88,7 @@ class PostgresServer(LocalServer):
         super().__init__(name, home)
         self._database = database
         self._settings = {**SETTINGS, **(settings or {}), "port": str(self.ports["postgres"])}
-        self._user: User | None = None
+        self._user: ProcessUser | None = None
         self._bin = Path()
         self._real = self.folder  # where the data is, behind the link if there is one
 

@@ -13,14 +13,14 @@ import stat
 import tempfile
 from pathlib import Path
 
-from flotilla_devstack.process import User
+from flotilla_devstack.process import ProcessUser
 
 _ELSEWHERE = Path("/var/tmp")  # noqa: S108 - the folders in it have random names and mode 0700
 _ELSEWHERE_PREFIX = "flotilla-postgres-"
 _ORIGIN = "origin"  # names the link that leads here
 
 
-def choose_user(data: Path) -> User | None:
+def choose_user(data: Path) -> ProcessUser | None:
     """The user to run as; None means ourselves. Data that exists keeps its owner."""
     if os.geteuid() != 0:
         return None
@@ -32,14 +32,14 @@ def choose_user(data: Path) -> User | None:
             return _user(pwd.getpwnam(name))
         except KeyError:
             continue
-    return User("nobody", 65534, 65534)
+    return ProcessUser("nobody", 65534, 65534)
 
 
-def _user(entry: pwd.struct_passwd) -> User:
-    return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+def _user(entry: pwd.struct_passwd) -> ProcessUser:
+    return ProcessUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def reachable(path: Path, user: User | None) -> bool:
+def reachable(path: Path, user: ProcessUser | None) -> bool:
     """Whether the user may pass every folder from the root down to and including `path` (permission bits only)."""
     if user is None:
         return True
@@ -47,7 +47,7 @@ def reachable(path: Path, user: User | None) -> bool:
     return all(_may_pass(parent, user) for parent in (folder, *folder.parents) if parent.exists())
 
 
-def _may_pass(folder: Path, user: User) -> bool:
+def _may_pass(folder: Path, user: ProcessUser) -> bool:
     status = folder.stat()
     if status.st_uid == user.uid:
         return bool(status.st_mode & stat.S_IXUSR)
@@ -56,7 +56,7 @@ def _may_pass(folder: Path, user: User) -> bool:
     return bool(status.st_mode & stat.S_IXOTH)
 
 
-def make_reachable_folder(folder: Path, user: User | None) -> Path:
+def make_reachable_folder(folder: Path, user: ProcessUser | None) -> Path:
     """Make `folder` for the user to own; where he cannot reach it, it becomes a link to one under /var/tmp.
 
     Returns the real folder. Repeatable: an existing folder or link is used again.
@@ -89,7 +89,7 @@ def _clear_abandoned() -> None:
             shutil.rmtree(origin.parent, ignore_errors=True)
 
 
-def reachable_programs(bin_folder: Path, home: Path, user: User | None) -> Path:
+def reachable_programs(bin_folder: Path, home: Path, user: ProcessUser | None) -> Path:
     """`bin_folder`, or a copy of the installation that the user can reach, made once beside his data.
 
     A wheel keeps its libraries in a folder beside the package, found by relative path, so that one is copied as well.

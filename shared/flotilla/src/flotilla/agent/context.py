@@ -9,7 +9,7 @@ from flotilla.agent.chat_api import ChatApi
 from flotilla.agent.framework_tools import Framework, tools_for
 from flotilla.agent.gates import ApprovalPending, GatedTools
 from flotilla.agent.loopback import serving_model
-from flotilla.agent.ports import Live, ModelCalls, SessionHistory, ToolCalls
+from flotilla.agent.ports import Live, SessionHistory, TaskModel, ToolCalls
 from flotilla.agent.recording import Recorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import ToolBox
@@ -43,7 +43,7 @@ class TaskContext:
         tools: ToolBox,
         live: Live,
         session: SessionHistory,
-        model: ModelCalls | None,
+        model: TaskModel | None,
         calls: ToolCalls,
         make_id: IdMaker,
         gated: GatedTools | None = None,
@@ -214,7 +214,7 @@ class TaskContext:
         """Mark the task as no longer wanted, so that cancelling its function counts as that."""
         self.cancelled = True
 
-    def _language_model(self) -> ModelCalls:
+    def _language_model(self) -> TaskModel:
         if self._model is None:
             raise ConfigurationError(
                 f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"

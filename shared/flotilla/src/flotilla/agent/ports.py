@@ -40,7 +40,7 @@ class SessionHistory(Protocol):
         """The last `limit` questions and answers, oldest first, as forks and rollbacks left them."""
 
 
-class ModelCalls(Protocol):
+class TaskModel(Protocol):
     """The language model, with its answers stored under (task id, request, occurrence) before they are used."""
 
     @property

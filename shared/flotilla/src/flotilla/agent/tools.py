@@ -100,7 +100,9 @@ def _arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
         if parameter.name == CONTEXT_PARAMETER or hints.get(parameter.name) is IdempotencyKey:
             continue
         if parameter.name not in hints or parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
-            raise ConfigurationError(f"tool {name}: parameter {parameter.name} needs a type of its own")
+            raise ConfigurationError(
+                f"tool {name}: parameter {parameter.name} needs a type annotation, and can not be *args or **kwargs"
+            )
         kind = hints[parameter.name]
         default = parameter.default
         fields.append((parameter.name, kind) if default is parameter.empty else (parameter.name, kind, default))

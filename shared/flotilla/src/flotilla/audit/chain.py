@@ -78,12 +78,12 @@ class ChainCheck:
         """The newest good event that a checkpoint covers."""
         self.events = 0
 
-    def take_all(self, events: Iterable[ChainedEvent]) -> None:
-        """Takes each event."""
+    def check_all(self, events: Iterable[ChainedEvent]) -> None:
+        """Check each event, as `check`."""
         for event in events:
-            self.take(event)
+            self.check(event)
 
-    def take(self, event: ChainedEvent) -> None:
+    def check(self, event: ChainedEvent) -> None:
         """Check that the event is the next one, has the right number, follows from the one before, and was signed."""
         self.events += 1
         if self.problem is not None:

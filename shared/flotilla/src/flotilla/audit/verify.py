@@ -218,7 +218,7 @@ class Verifier:
         copy: Problem | None = None
         seq, upto = 0, min(segment.upto_seq, origin["seq"] if origin["has_head"] else _END)
         while rows := await connection.fetch(_EVENTS, self._tenant_id, segment.session_id, seq, upto, _PAGE):
-            check.take_all(ChainedEvent(row["seq"], row["hash"], row["body"]) for row in rows)
+            check.check_all(ChainedEvent(row["seq"], row["hash"], row["body"]) for row in rows)
             differing = [row["seq"] for row in rows if not row["same_copy"]]
             if differing and copy is None:
                 detail = "its JSON copy is not what its bytes say"

@@ -190,7 +190,7 @@ def _link_problem(before: Part, part: Part) -> str | None:
         return f"session {part.session} is a fork of {part.parent}, not of {before.session}"
     if before.upto_seq != min(part.after_seq, part.upto_seq) or before.upto_seq == 0:
         return f"session {before.session} contributes events up to {before.upto_seq}, where its fork has another start"
-    if before.signed_seq < before.first_witness - 1:
+    if before.signed_seq < before.first_witness_seq - 1:
         return f"session {before.session} ends before its fork begins"
     return None
 
@@ -231,7 +231,7 @@ class _PartReader:
         """
         part = self._part
         for seq in range(part.after_seq + 1, part.signed_seq + 1):
-            is_witness = seq >= part.first_witness
+            is_witness = seq >= part.first_witness_seq
             self._take_event(seq, Witness if is_witness else Event)
             self.witnesses, self.events = self.witnesses + is_witness, self.events + (not is_witness)
             if (anchor := self._lines.take_if(Anchor)) is not None:
@@ -245,7 +245,7 @@ class _PartReader:
         line = self._lines.take(kind, "truncated", place)
         if line.session != self._part.session:
             self._bad("swapped", seq, f"it is of session {line.session}")
-        self.check.take(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
+        self.check.check(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
             raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
         if kind is Event and (wrong := self._reader.problem(seq, line.body.encode())) is not None:

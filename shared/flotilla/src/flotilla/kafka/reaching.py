@@ -27,7 +27,7 @@ async def refusals(settings: KafkaSettings) -> dict[str, Exception]:
     return found
 
 
-def reasons(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
+def join_reasons(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
     """Return them as a line of text."""
     return "; ".join(f"{place}: {_reason(error, settings)}" for place, error in refused.items())
 

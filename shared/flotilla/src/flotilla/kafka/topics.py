@@ -20,7 +20,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import client_arguments
-from flotilla.kafka.reaching import reasons, refusals
+from flotilla.kafka.reaching import join_reasons, refusals
 
 REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
@@ -103,7 +103,7 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
             await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
         refused = await refusals(settings)
-        reason = reasons(refused, settings) or str(error) or type(error).__name__
+        reason = join_reasons(refused, settings) or str(error) or type(error).__name__
         raise RetryLater(
             f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
             "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"

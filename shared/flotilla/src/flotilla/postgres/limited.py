@@ -36,7 +36,7 @@ class LimitedConnection(asyncpg.Connection):
             query, self._begin_with = f"{query} {self._begin_with}", _set_locally(self._each)
         return await super().execute(query, *args, timeout=timeout)
 
-    def mark(self) -> None:
+    def mark_dirty(self) -> None:
         """Note that statements may leave settings or locks behind in the session."""
         self._may_hold_state = True
 

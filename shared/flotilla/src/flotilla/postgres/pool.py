@@ -208,7 +208,7 @@ async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
 
 def may_leave_state(connection: Connection) -> None:
     """Have the connection's session reset before anyone else gets it: the statements on it are not Flotilla's own."""
-    cast("LimitedConnection", connection).mark()
+    cast("LimitedConnection", connection).mark_dirty()
 
 
 async def _clean(connection: Any) -> None:
