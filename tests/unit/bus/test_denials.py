@@ -1,6 +1,6 @@
 """Which entries of Redis' ACL log count."""
 
-from flotilla.bus.denials import by_kind
+from flotilla.bus.denials import by_entry
 
 
 def entry(reason: str, denied: str, count: int = 1, user: str = "mallory-agent") -> list[object]:
@@ -17,9 +17,13 @@ def test_clients_that_name_their_library_and_failed_logins_do_not_count() -> Non
         entry("key", "flotilla.tasks.research", 2),
         entry("key", "flotilla.tasks.research", 3),
     ]
-    assert by_kind(rows) == {("mallory-agent", "key", "flotilla.tasks.research"): 5}
+    found = by_entry(rows)
+    assert [(denied.user, denied.reason, denied.name) for denied, _ in found] == [
+        ("mallory-agent", "key", "flotilla.tasks.research")
+    ]
+    assert found.total() == 5
 
 
 def test_a_long_name_of_a_key_is_cut() -> None:
-    [(_, _, denied)] = by_kind([entry("key", "k" * 10_000)])
-    assert denied == "k" * 200
+    [(denied, _)] = by_entry([entry("key", "k" * 10_000)])
+    assert denied.name == "k" * 200

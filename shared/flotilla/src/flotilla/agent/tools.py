@@ -101,7 +101,7 @@ def _arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
             continue
         if parameter.name not in hints or parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             raise ConfigurationError(
-                f"tool {name}: parameter {parameter.name} needs a type annotation, and can not be *args or **kwargs"
+                f"tool {name}: parameter {parameter.name} needs a type annotation, and can't be *args or **kwargs"
             )
         kind = hints[parameter.name]
         default = parameter.default
