@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from flotilla.audit.proof import Statement, genesis, head_leaf
-from flotilla.config.signing import load_signer
+from flotilla.config.signing import create_key_pair, load_signer
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.votes.statements import statement_text
@@ -84,6 +84,10 @@ class Exports:
     verifier: Verifier
     file: Path
     other: Path
+    revoked: str
+    """The fingerprint of Ida's key, whose revocation is in the log."""
+    approved: str
+    """Of Sam's, which is not revoked."""
 
     def lines(self) -> list[Line]:
         return [json.loads(line) for line in self.file.read_text().splitlines()]
@@ -151,7 +155,8 @@ async def made_by(fleet: Fleet, grace: Root, folder: Path) -> Exports:
     # From now on Ida's key counts for nothing; her votes were before.
     fleet.cli("signers", "revoke", voters.ida["signer_id"], "--token", voters.tokens["ida"])
     signers = await exported(fleet, AUDIT_SESSION, folder)
-    return Exports(Verifier(fleet, grace.roots_file, signers, folder), files[0], files[1])
+    fingerprints = voters.ida["fingerprint"], voters.sam["fingerprint"]
+    return Exports(Verifier(fleet, grace.roots_file, signers, folder), files[0], files[1], *fingerprints)
 
 
 PEOPLE = {"grace": "admin", "ida": "approver", "sam": "approver"}
@@ -320,6 +325,24 @@ async def test_the_roots_of_somebody_else_prove_nothing(exports: Exports, tmp_pa
     roots.write_text(roots_text(Ed25519Key()).replace('"grace"', '"mallory"'))
     code, said = exports.verifier.says(exports.file, roots=roots)
     assert (code, "not among the vote roots" in said) == (1, True), said
+
+
+async def test_whether_a_revocation_is_in_the_signed_log_is_proven_without_the_database(
+    exports: Exports, tmp_path: Path
+) -> None:
+    fleet = exports.verifier.fleet
+    key = ["--public-key", str(fleet.home / "audit-signing.pub")]
+    proven = fleet.cli_json("signers", "prove-revoked", exports.revoked, *key)
+    assert proven["revoked_by_event"] <= proven["signed_to"]
+    # As if the database had said that it is, and kept it to itself.
+    hidden = fleet.cli("signers", "prove-revoked", exports.approved, "--no-wait", *key, check=False)
+    assert (hidden.returncode, "no signed history holds a revocation" in hidden.stderr) == (1, True), hidden.stderr
+    assert "file of vote roots" in hidden.stderr
+    somebody_elses = tmp_path / "other.pem"
+    create_key_pair(somebody_elses, somebody_elses.with_suffix(".pub"))
+    key = ["--public-key", str(somebody_elses.with_suffix(".pub"))]
+    unsigned = fleet.cli("signers", "prove-revoked", exports.revoked, "--no-wait", *key, check=False)
+    assert unsigned.returncode == 1, unsigned.stdout
 
 
 async def test_an_audit_session_that_is_cut_or_unsigned_is_refused(exports: Exports) -> None:

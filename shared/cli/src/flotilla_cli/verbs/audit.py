@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 app = new_app("Audit: proof that nobody changed the history.")
 app.add_typer(audit_parked.app, name="parked")
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key",
+        metavar="PEM",
+        envvar="FLOTILLA_AUDIT_PUBLIC_KEY_FILE",
+        help="Who may have signed the export. Default: the local stack's key.",
+        show_default=False,
+    ),
+]
 SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
 
 
@@ -42,16 +52,7 @@ def verify(
         Path | None,
         typer.Option("--file", metavar="EXPORT", help="An exported history, checked here without a server."),
     ] = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(
-            "--public-key",
-            metavar="PEM",
-            envvar="FLOTILLA_AUDIT_PUBLIC_KEY_FILE",
-            help="Who may have signed the export. Default: the local stack's key.",
-            show_default=False,
-        ),
-    ] = None,
+    public_key: PublicKey = None,
     vote_roots: Annotated[
         Path | None,
         typer.Option(
@@ -93,7 +94,7 @@ def _verify_export(
     from flotilla.contracts.errors import ConfigurationError
     from flotilla.votes.roots import read_roots
 
-    keys_file = public_key or _local_public_key()
+    keys_file = public_key_file(public_key)
     try:
         with file.open("rb") as opened:
             roots = read_roots(vote_roots) if vote_roots else None
@@ -109,7 +110,14 @@ def _verify_export(
     return _as_verdict(found)
 
 
-def _local_public_key() -> Path:
+def public_key_file(given: Path | None) -> Path:
+    """Return the public key of those who may sign checkpoints: the one that is given, else the local stack's.
+
+    Raises:
+        Misuse: there is neither.
+    """
+    if given is not None:
+        return given
     from flotilla_devstack import default_state_dir
     from flotilla_devstack.folders import StateDir
 

@@ -12,6 +12,7 @@ from flotilla_cli.printing import Column, age, notice, print_fields
 from flotilla_cli.signing import KeyFile, body_of, open_key
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.verbs.audit import PublicKey, public_key_file
 
 app = new_app("Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves.")
 SignerId = Annotated[str, typer.Argument(metavar="ID", help="The signer's id.", show_default=False)]
@@ -19,6 +20,10 @@ KeyOption = Annotated[
     Path,
     typer.Option("--key", metavar="FILE", help="An OpenSSH key (private, or public with ssh-agent) or Ed25519 in PEM."),
 ]
+
+
+SIGNED_WITHIN_S = 60.0
+"""Checkpoints are made every ten seconds."""
 
 
 @verb(app, "enroll", epilog=examples("flotilla signers enroll --key ~/.ssh/id_ed25519 --name laptop --as bob"))
@@ -136,7 +141,35 @@ _SIGNERS = (
 def revoke(call: Call, signer_id: SignerId) -> None:
     """Revoke a key: your own, or as an admin anybody's. Votes that were counted before stay counted."""
     signer = call.gateway.delete(f"/signers/{signer_id}")
-    call.show(signer, lambda: _print_signer(signer))
+    call.show(signer, lambda: _print_revoked(signer))
+
+
+def _print_revoked(signer: dict[str, Any]) -> None:
+    _print_signer(signer)
+    notice("Check that the signed log has it:", style=None)
+    notice(f"  flotilla signers prove-revoked {signer['fingerprint']} --public-key PEM", style=None)
+
+
+@verb(
+    app,
+    "prove-revoked",
+    acts_as=ADMIN,
+    epilog=examples("flotilla signers prove-revoked SHA256:… --public-key audit.pub"),
+)
+def prove_revoked(
+    call: Call,
+    fingerprint: Annotated[str, typer.Argument(metavar="SHA256:…", help="The key's fingerprint.")],
+    public_key: PublicKey = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait up to 60 s for a checkpoint.")] = True,
+) -> None:
+    """Check that the revocation of a key is in the log that the audit consumer signs, whatever the database says.
+
+    Looks at an export of the tenant's audit session with nothing but the public key. Exit code 1 when it is not there.
+    """
+    from flotilla_cli.revocations import prove
+
+    found = prove(call.gateway, fingerprint, public_key_file(public_key), wait_s=SIGNED_WITHIN_S if wait else 0)
+    call.show(found, lambda: print_fields(found))
 
 
 def signer_of(call: Call, subject: str, file: KeyFile) -> str:

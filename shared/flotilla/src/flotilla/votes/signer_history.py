@@ -48,6 +48,10 @@ class SignerHistory:
         except (Undecodable, msgspec.ValidationError) as error:
             raise Unproven(f"event {seq} of the log of signing keys can't be read: {error}") from error
 
+    def revoked_by(self, fingerprint: str) -> int | None:
+        """Return the place in the log of the key's revocation; None while there is none."""
+        return self._revoked.get(fingerprint)
+
     def check(self, fingerprint: str, at: int | None = None) -> None:
         """Check that a key counted when the log ended with event `at`; None: as far as it is known.
 
