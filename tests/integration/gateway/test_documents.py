@@ -14,7 +14,7 @@ import pytest
 from flotilla.knowledge import documents
 from flotilla_cli.errors import CliError
 from flotilla_cli.gateway import Gateway
-from flotilla_cli.syncing import Folder, Plan, Synced, carry_out, check_removals, plan_of
+from flotilla_cli.syncing import Synced, SyncedFolder, SyncPlan, carry_out, check_removals, plan_of
 from flotilla_cli.target import Target
 from flotilla_cli.uploading import MAX_DOCUMENT_BYTES
 from tests.support.gateway import ANSWER, RunningGateway
@@ -152,14 +152,14 @@ async def cli(gateway: RunningGateway) -> AsyncIterator[Gateway]:
 
 async def sync(cli: Gateway, folder: Path, base: str | None = None) -> Synced:
     def once() -> Synced:
-        plan = plan_of(cli, Folder(folder, base))
+        plan = plan_of(cli, SyncedFolder(folder, base))
         return carry_out(cli, plan, 4, show_progress=False)
 
     return await asyncio.to_thread(once)
 
 
-async def planned(cli: Gateway, folder: Path, base: str | None = None) -> Plan:
-    return await asyncio.to_thread(lambda: plan_of(cli, Folder(folder, base)))
+async def planned(cli: Gateway, folder: Path, base: str | None = None) -> SyncPlan:
+    return await asyncio.to_thread(lambda: plan_of(cli, SyncedFolder(folder, base)))
 
 
 def names(loaded: Any) -> list[str]:
@@ -227,7 +227,7 @@ async def test_an_empty_folder_does_not_take_every_document_away(cli: Gateway, f
         (folder / file).unlink()
     plan = await planned(cli, folder)
     with pytest.raises(CliError, match="3 would be removed"):
-        check_removals(plan, Folder(folder, None))
+        check_removals(plan, SyncedFolder(folder, None))
 
 
 def test_the_command_and_the_gateway_have_one_limit() -> None:

@@ -73,7 +73,7 @@ async def test_what_is_interrupted_is_found_by_its_old_entry_and_finished_later(
     await _fill(pool)
     monkeypatch.setattr("flotilla.knowledge.analysis.VERSION", "next")
     monkeypatch.setattr(reindexing, "VERSION", "next")
-    insert, done = indexing.insert_entry, 0
+    insert, done = indexing.insert_into_index, 0
 
     async def dies_at_the_third(*arguments: object) -> None:
         nonlocal done
@@ -83,7 +83,7 @@ async def test_what_is_interrupted_is_found_by_its_old_entry_and_finished_later(
         await insert(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "insert_entry", dies_at_the_third)
+        patch.setattr(indexing, "insert_into_index", dies_at_the_third)
         with pytest.raises(ConnectionResetError):
             await Reindexing(pool, "en").reindex(asyncio.Event())
     for tenant in TENANTS:

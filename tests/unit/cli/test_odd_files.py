@@ -11,7 +11,7 @@ import pytest
 
 from flotilla_cli.errors import CliError
 from flotilla_cli.gateway import Gateway
-from flotilla_cli.syncing import Folder, carry_out, plan_of
+from flotilla_cli.syncing import SyncedFolder, carry_out, plan_of
 from flotilla_cli.uploading import MAX_DOCUMENT_BYTES, Uploader, find_documents
 
 FAR = "x" * 200
@@ -140,7 +140,7 @@ def test_what_cannot_be_loaded_is_named_and_the_others_are(folder: Path, kind: s
 def test_a_sync_names_it_too_and_removes_nothing_that_may_be_there(folder: Path, kind: str) -> None:
     make, reason = NOT_LOADED[kind]
     make(folder)
-    local = Folder(folder, "wiki")
+    local = SyncedFolder(folder, "wiki")
     there = ["wiki/" + "/".join([FAR] * 22) + "/deep.md", *(f"wiki/{path.name}" for path in folder.iterdir())]
     library = Library(*there)
     plan = plan_of(library.as_gateway, local)
@@ -160,14 +160,14 @@ def test_each_name_gives_a_uri_of_its_own_that_can_be_sent(folder: Path, base: s
     assert len(set(uris)) == len(loaded)
     assert all(uri.encode() for uri in uris)
     assert not any(unicodedata.category(character) == "Cc" for uri in uris for character in uri)
-    assert {one.uri for one in plan_of(Library().as_gateway, Folder(folder, base)).add} == set(uris)
+    assert {one.uri for one in plan_of(Library().as_gateway, SyncedFolder(folder, base)).add} == set(uris)
 
 
 @pytest.mark.parametrize("base", BASES)
 def test_a_document_goes_when_its_file_does_whatever_its_name(folder: Path, base: str | None) -> None:
     for name in NAMES:
         (folder / name).write_text("# Here")
-    local, library = Folder(folder, base), Library()
+    local, library = SyncedFolder(folder, base), Library()
     carry_out(library.as_gateway, plan_of(library.as_gateway, local), 1, show_progress=False)
     there = set(library.content)
     assert plan_of(library.as_gateway, local).remove == []
@@ -178,7 +178,7 @@ def test_a_document_goes_when_its_file_does_whatever_its_name(folder: Path, base
 
 
 def test_a_document_whose_name_no_file_can_have_is_removed(folder: Path) -> None:
-    plan = plan_of(Library(f"wiki/{'x' * 300}", "wiki/gone.md").as_gateway, Folder(folder, "wiki"))
+    plan = plan_of(Library(f"wiki/{'x' * 300}", "wiki/gone.md").as_gateway, SyncedFolder(folder, "wiki"))
     assert len(plan.remove) == 2
 
 
@@ -187,11 +187,11 @@ STRANGE_URIS = ["", "\x00", f"{'x' * 300}", "..", "../..", "/etc/passwd", "%00",
 
 @pytest.mark.parametrize("uri", STRANGE_URIS)
 def test_a_document_of_any_uri_below_the_base_does_not_end_a_sync(folder: Path, uri: str) -> None:
-    plan_of(Library(f"wiki/{uri}").as_gateway, Folder(folder, "wiki"))
+    plan_of(Library(f"wiki/{uri}").as_gateway, SyncedFolder(folder, "wiki"))
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "a\x00b", "/dev/null/x"])
 def test_a_path_that_cannot_be_is_not_found(path: str) -> None:
-    for look in (lambda: find_documents([Path(path)]), lambda: Folder(Path(path), None)):
+    for look in (lambda: find_documents([Path(path)]), lambda: SyncedFolder(Path(path), None)):
         with pytest.raises(CliError):
             look()

@@ -54,7 +54,7 @@ _JSON = ("args", "result", "error", "votes")
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmittedAction:
     """An action, and how to start its workflow; None when an earlier, equal request did."""
 
     action: Action
@@ -63,7 +63,7 @@ class Submitted:
 
 async def submit(
     pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: IdempotencyClaim, access: SessionAccess
-) -> Submitted:
+) -> SubmittedAction:
     """Commits session (if it is new, with `access`), action and first event together.
 
     Raises:
@@ -82,7 +82,7 @@ async def submit(
             await _insert(connection, request, risk_level, access, claim.principal.subject)
         action = await _get(connection, tenant_id, earlier or request.action_id)
     start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
-    return Submitted(action, None if earlier else start)
+    return SubmittedAction(action, None if earlier else start)
 
 
 def normalized_if_known(action: str, args: JsonObject) -> JsonObject:

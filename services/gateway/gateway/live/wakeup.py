@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PlacesToLook:
     """Where to look."""
 
     live: bool
@@ -34,7 +34,7 @@ class Wakeup:
         self._access |= access
         self._event.set()
 
-    async def wait(self, timeout_s: float) -> Pending:
+    async def wait(self, timeout_s: float) -> PlacesToLook:
         """Wait to be notified, for at most `timeout_s`, and return what is pending."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -42,6 +42,6 @@ class Wakeup:
         except TimeoutError:
             pass
         self._event.clear()
-        pending = Pending(self._live, self._log, self._end, self._access)
+        pending = PlacesToLook(self._live, self._log, self._end, self._access)
         self._live = self._log = self._end = self._access = False
         return pending

@@ -27,7 +27,7 @@ FROM (SELECT) AS one LEFT JOIN flotilla.runs AS a
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class RunsAhead:
     """What a run has to wait for."""
 
     active: str | None
@@ -36,7 +36,7 @@ class Ahead:
     queued: int
 
 
-async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) -> Ahead | None:
+async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) -> RunsAhead | None:
     """Take the session's lock, and return what is ahead of a new run; None when it can begin.
 
     Raises:
@@ -45,13 +45,13 @@ async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) ->
     await get_session(connection, tenant_id, session_id, lock=True)
     row = await connection.fetchrow(_AHEAD, tenant_id, session_id)
     assert row is not None  # noqa: S101 - the statement always gives one row
-    ahead = Ahead(row["active"], row["workflow_id"], row["queued"])
+    ahead = RunsAhead(row["active"], row["workflow_id"], row["queued"])
     if ahead.queued >= MAX_QUEUED:
         raise TooMany(f"session {session_id} has {ahead.queued} runs that wait, {MAX_QUEUED} are allowed", RETRY_S)
     return ahead if ahead.active or ahead.queued else None
 
 
-def queueing_events(run_id: str, if_active: IfActive, ahead: Ahead, caller: Principal) -> list[AgentStateEvent]:
+def queueing_events(run_id: str, if_active: IfActive, ahead: RunsAhead, caller: Principal) -> list[AgentStateEvent]:
     """Return the events that record that the run waits, and that it asks the active one to end."""
     events = [run_queued_event(run_id, if_active, caller.by, SOURCE)]
     if if_active != "enqueue" and ahead.active is not None:

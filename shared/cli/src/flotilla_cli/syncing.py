@@ -15,7 +15,7 @@ from flotilla_cli.bytes_in import percent_encoded
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.gateway import Gateway
 from flotilla_cli.printing import plain
-from flotilla_cli.uploading import Failed, Found, Loaded, Skipped, Uploader, content_of, files_in, progress_bar
+from flotilla_cli.uploading import Failed, FoundFile, Loaded, Skipped, Uploader, content_of, files_in, progress_bar
 
 _LONGEST_NAME = 255
 """Bytes of one name in a folder, on every file system that is in use."""
@@ -31,13 +31,13 @@ class Known:
 
 
 @dataclass
-class Plan:
+class SyncPlan:
     """What has to be done."""
 
-    add: list[Found] = field(default_factory=list)
-    replace: list[Found] = field(default_factory=list)
+    add: list[FoundFile] = field(default_factory=list)
+    replace: list[FoundFile] = field(default_factory=list)
     remove: list[Known] = field(default_factory=list)
-    unchanged: list[Found] = field(default_factory=list)
+    unchanged: list[FoundFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class Synced:
         return {"dry_run": False, **asdict(self)}
 
 
-class Folder:
+class SyncedFolder:
     """A folder, and the address that its documents are below."""
 
     def __init__(self, path: Path, base: str | None) -> None:
@@ -107,17 +107,17 @@ def _may_exist(file: Path) -> bool:
     return True
 
 
-def plan_of(gateway: Gateway, folder: Folder) -> Plan:
+def plan_of(gateway: Gateway, folder: SyncedFolder) -> SyncPlan:
     """Compare the folder with what the gateway has of it."""
     known = {one.uri: one for one in _known(gateway, folder.prefix)}
-    plan = Plan()
+    plan = SyncPlan()
     for file in files_in(folder.path):
         if isinstance(file, Skipped):
             plan.skipped.append(file)
         elif isinstance(file, Failed):
             plan.failed.append(file)
         else:
-            _place(plan, Found(file, folder.uri(file)), known)
+            _place(plan, FoundFile(file, folder.uri(file)), known)
     present = {file.uri for files in (plan.add, plan.replace, plan.unchanged) for file in files}
     plan.remove = [one for uri, one in known.items() if uri not in present and not folder.may_contain(uri)]
     return plan
@@ -128,7 +128,7 @@ def _known(gateway: Gateway, prefix: str) -> Iterator[Known]:
         yield Known(row["uri"], row["document_id"], row["sha256"])
 
 
-def _place(plan: Plan, file: Found, known: dict[str, Known]) -> None:
+def _place(plan: SyncPlan, file: FoundFile, known: dict[str, Known]) -> None:
     there = known.get(file.uri)
     if there is None:
         plan.add.append(file)
@@ -141,7 +141,7 @@ def _place(plan: Plan, file: Found, known: dict[str, Known]) -> None:
     (plan.unchanged if same else plan.replace).append(file)
 
 
-def carry_out(gateway: Gateway, plan: Plan, parallel: int, *, show_progress: bool) -> Synced:
+def carry_out(gateway: Gateway, plan: SyncPlan, parallel: int, *, show_progress: bool) -> Synced:
     """Load first and remove afterwards, so that a file that moved is found all the time."""
     report = Uploader(gateway, parallel).upload([*plan.add, *plan.replace], show_progress=show_progress)
     replaced = {file.uri for file in plan.replace}
@@ -170,7 +170,7 @@ def _remove(gateway: Gateway, one: Known, done: Synced) -> None:
     done.removed.append(one)
 
 
-def check_removals(plan: Plan, folder: Folder) -> None:
+def check_removals(plan: SyncPlan, folder: SyncedFolder) -> None:
     """Stop before a folder that is empty by mistake, such as one that is not mounted, takes every document away.
 
     Raises:
@@ -183,7 +183,7 @@ def check_removals(plan: Plan, folder: Folder) -> None:
         )
 
 
-def _row(file: Found) -> dict[str, str]:
+def _row(file: FoundFile) -> dict[str, str]:
     return {"path": str(file.path), "uri": file.uri}
 
 

@@ -34,7 +34,7 @@ MEDIA_TYPES = {
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file, and the URI that names its document."""
 
     path: Path
@@ -53,7 +53,7 @@ class Skipped:
 class Findings:
     """What there is in folders."""
 
-    found: list[Found]
+    found: list[FoundFile]
     skipped: list[Skipped]
     failed: list["Failed"]
 
@@ -98,7 +98,7 @@ def find_documents(paths: Iterable[Path], base: str | None = None) -> Findings:
     Raises:
         NotFound: a path does not exist.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, FoundFile] = {}
     findings = Findings([], [], [])
     for path in paths:
         if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names that can't be
@@ -110,7 +110,7 @@ def find_documents(paths: Iterable[Path], base: str | None = None) -> Findings:
             elif isinstance(file, Failed):
                 findings.failed.append(file)
             else:
-                found.setdefault(_resolved(file), Found(file, _uri(file, root, base)))
+                found.setdefault(_resolved(file), FoundFile(file, _uri(file, root, base)))
     findings.found.extend(found.values())
     return findings
 
@@ -154,7 +154,7 @@ class Uploader:
         self._readers = list(readers)
         self._parallel = parallel
 
-    def upload(self, files: Sequence[Found], *, show_progress: bool = True) -> Report:
+    def upload(self, files: Sequence[FoundFile], *, show_progress: bool = True) -> Report:
         """Load all of them, with a progress bar on a terminal."""
         report = Report()
         with progress_bar(enabled=show_progress) as bar, ThreadPoolExecutor(self._parallel) as pool:
@@ -169,7 +169,7 @@ class Uploader:
                 raise
         return report
 
-    def _one(self, file: Found) -> dict[str, Any] | Failed:
+    def _one(self, file: FoundFile) -> dict[str, Any] | Failed:
         media_type = MEDIA_TYPES.get(file.path.suffix.lower())
         if media_type is None:
             return Failed(str(file.path), _UNREAD)
@@ -239,7 +239,7 @@ def _send(gateway: Gateway, path: str, file: Path, method: str) -> dict[str, Any
     return answer
 
 
-def _note(report: Report, file: Found, outcome: dict[str, Any] | Failed) -> None:
+def _note(report: Report, file: FoundFile, outcome: dict[str, Any] | Failed) -> None:
     if isinstance(outcome, Failed):
         report.failed.append(outcome)
         return

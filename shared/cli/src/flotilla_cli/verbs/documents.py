@@ -11,7 +11,7 @@ from flotilla_cli.printing import Column, age, notice, print_fields, say, shorte
 from flotilla_cli.verb import Call, Limit, examples, new_app, valid_id, verb
 
 if TYPE_CHECKING:
-    from flotilla_cli.syncing import Plan, Synced
+    from flotilla_cli.syncing import Synced, SyncPlan
     from flotilla_cli.uploading import Failed, Loaded, Report, Skipped
 
 app = new_app("Documents: the knowledge base that answers cite.")
@@ -120,9 +120,9 @@ def sync_documents(
     Documents whose file is gone are removed; those whose file is unchanged are left alone. A call that was interrupted
     is continued by the next one. What cannot be read is reported; its document stays, and the exit code is 1.
     """
-    from flotilla_cli.syncing import Folder, carry_out, check_removals, plan_of
+    from flotilla_cli.syncing import SyncedFolder, carry_out, check_removals, plan_of
 
-    local = Folder(folder, base)
+    local = SyncedFolder(folder, base)
     plan = plan_of(call.gateway, local)
     if not remove_all:
         check_removals(plan, local)
@@ -137,7 +137,7 @@ def sync_documents(
         )
 
 
-def _print_plan(plan: "Plan") -> None:
+def _print_plan(plan: "SyncPlan") -> None:
     from flotilla_cli.syncing import summary
 
     _print_left_out(plan.skipped, plan.failed)

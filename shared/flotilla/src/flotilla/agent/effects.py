@@ -47,7 +47,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenTask:
     """A task as it stands when it reaches its agent."""
 
     answer: Answer | None
@@ -76,7 +76,7 @@ class Effects:
         self._agent = agent
         self._source = f"{AGENT_PREFIX}{agent}"
 
-    async def take(self, task: AgentTask) -> Taken:
+    async def take(self, task: AgentTask) -> TakenTask:
         """Look up what is on record about `task`.
 
         Raises:
@@ -90,7 +90,7 @@ class Effects:
         if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
             _check_ticket(task, row["ticket"])
             answer = None
-        return Taken(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
+        return TakenTask(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
 
     async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.

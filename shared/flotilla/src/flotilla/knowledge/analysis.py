@@ -18,7 +18,7 @@ MAX_QUERY_WORDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Analysed:
+class AnalysedPassage:
     """A passage as the index keeps it."""
 
     counts: dict[str, int]
@@ -43,11 +43,11 @@ def identity(language: str) -> str:
     return f"{VERSION}/{language}"
 
 
-def analyse(text: str, language: str) -> Analysed:
+def analyse(text: str, language: str) -> AnalysedPassage:
     """Return the terms of a passage."""
     found = words_of(text)
     terms = _stems(found.words, language)
-    return Analysed(dict(Counter(terms + without_accents(found.names))))
+    return AnalysedPassage(dict(Counter(terms + without_accents(found.names))))
 
 
 def asked_terms(query: str, languages: Sequence[str]) -> list[AskedTerm]:

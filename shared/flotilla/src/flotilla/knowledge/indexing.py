@@ -7,7 +7,7 @@ whatever the analysis of today would make of it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flotilla.knowledge.analysis import Analysed, analyse, identity
+from flotilla.knowledge.analysis import AnalysedPassage, analyse, identity
 from flotilla.knowledge.documents import Piece
 from flotilla.knowledge.postings import BLOCK_SLOTS, pack, without
 from flotilla.postgres import Connection
@@ -71,7 +71,7 @@ WHERE p.tenant_id = $1 AND p.term = n.term AND p.block = n.block
 class IndexEntry:
     """What the index holds of one document."""
 
-    passages: list[Analysed]
+    passages: list[AnalysedPassage]
     language: str
     content_hash: bytes
 
@@ -113,7 +113,7 @@ async def insert(
         [piece.text for piece in pieces],
         [piece.place for piece in pieces],
     )
-    await insert_entry(connection, tenant_id, document_id, entry)
+    await insert_into_index(connection, tenant_id, document_id, entry)
 
 
 async def remove(connection: Connection, tenant_id: str, document_id: str, passages: int) -> None:
@@ -123,7 +123,7 @@ async def remove(connection: Connection, tenant_id: str, document_id: str, passa
     await connection.execute(_COUNT_PASSAGES, tenant_id, -passages)
 
 
-async def insert_entry(connection: Connection, tenant_id: str, document_id: str, entry: IndexEntry) -> None:
+async def insert_into_index(connection: Connection, tenant_id: str, document_id: str, entry: IndexEntry) -> None:
     """Index a document that is not in the index."""
     count, length = len(entry.passages), entry.length
     slot = await connection.fetchval(_COUNT_IN, tenant_id, count, length, entry.language)

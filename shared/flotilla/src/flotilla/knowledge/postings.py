@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flotilla.knowledge.analysis import Analysed
+from flotilla.knowledge.analysis import AnalysedPassage
 
 BLOCK_SLOTS = 1024
 """With a posting of 6 bytes, a full block fits a page of PostgreSQL."""
@@ -65,7 +65,7 @@ class Scored:
     scores: list[float]
 
 
-def pack(first_slot: int, passages: Sequence[Analysed]) -> Blocks:
+def pack(first_slot: int, passages: Sequence[AnalysedPassage]) -> Blocks:
     """Return the postings of consecutive passages, the first of which has `first_slot`, by term and block."""
     blocks: dict[tuple[str, int], bytearray] = defaultdict(bytearray)
     for slot, passage in enumerate(passages, first_slot):

@@ -68,7 +68,7 @@ class Reindexing:
                 return False
             entry = await asyncio.to_thread(self._entry, row, await _pieces(connection, tenant_id, row["document_id"]))
             await indexing.remove_entry(connection, tenant_id, row["document_id"])
-            await indexing.insert_entry(connection, tenant_id, row["document_id"], entry)
+            await indexing.insert_into_index(connection, tenant_id, row["document_id"], entry)
             return True
 
     def _entry(self, row: asyncpg.Record, pieces: list[Piece]) -> indexing.IndexEntry:

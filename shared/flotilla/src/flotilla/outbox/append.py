@@ -44,7 +44,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedEvents:
     """Events as the database takes them: without their sequence numbers, which it draws."""
 
     events: list[AgentEvent]
@@ -64,7 +64,7 @@ def prepare(
     source: str | None = None,
     clock: Clock = utc_now,
     make_id: IdMaker = new_id,
-) -> Prepared:
+) -> PreparedEvents:
     """Check `events` and make all of them but their places in the session's log.
 
     Raises:
@@ -75,7 +75,7 @@ def prepare(
     traceparent = current_traceparent()
     drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
     now = clock()
-    return Prepared([replace(draft, time=now) for draft in drafts], traceparent)
+    return PreparedEvents([replace(draft, time=now) for draft in drafts], traceparent)
 
 
 async def append(
