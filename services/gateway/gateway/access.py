@@ -45,13 +45,13 @@ async def change_access(connection: Connection, caller: Principal, session_id: s
 
 
 def _changed(before: SessionAccess, change: AccessChange, issuer: str) -> SessionAccess:
-    removed = names_of(change.remove, issuer)
+    removed = stored_names_of(change.remove, issuer)
     owner, left = before.owner, []
     if change.owner is not None:
         owner = user_name(change.owner.issuer or issuer, change.owner.subject)
         left = [before.owner] if before.owner not in (None, owner, *removed) else []
-    writers = _merged(before.writers, removed, [*left, *names_of(change.add_writers, issuer)], {owner})
-    readers = _merged(before.readers, removed, names_of(change.add_readers, issuer), {owner, *writers})
+    writers = _merged(before.writers, removed, [*left, *stored_names_of(change.add_writers, issuer)], {owner})
+    readers = _merged(before.readers, removed, stored_names_of(change.add_readers, issuer), {owner, *writers})
     visibility = change.visibility or before.visibility
     if visibility == "private" and owner is None:
         raise Invalid("the session has no owner: name one, else nobody could read it")
@@ -83,7 +83,7 @@ def _lists(access: SessionAccess) -> JsonObject:
     return {"visibility": access.visibility, "readers": list(access.readers), "writers": list(access.writers)}
 
 
-def names_of(parties: Iterable[PartyName], issuer: str) -> list[str]:
+def stored_names_of(parties: Iterable[PartyName], issuer: str) -> list[str]:
     """Return the parties as they are stored; `issuer` is that of those who name none."""
     named = {"user": user_name, "group": group_name}
     return [named[party.kind](party.issuer or issuer, party.name) for party in parties]

@@ -82,7 +82,9 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         server = http_server(
             app, settings.http_host, settings.http_port, grace_s=grace_s, limits=_http_limits(settings)
         )
-        yield await stack.enter_async_context(server.running(partial(runtime.supervisor.lost, "http server")))
+        yield await stack.enter_async_context(
+            server.running(partial(runtime.supervisor.task_ended_early, "http server"))
+        )
 
 
 async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:

@@ -61,7 +61,7 @@ class LaneLeases:
         relays = sorted({r["owner"] for r in leases if r["name"].startswith(_RELAY) and r["holds"]})
         holders = {_lane(r["name"]): r["owner"] for r in leases if r["name"].startswith(_LANE) and r["holds"]}
         mine = {lane for lane, owner in holders.items() if owner == self._instance}
-        share = fair_share(self._instance, relays, self._lanes)
+        share = fair_share_of_lanes(self._instance, relays, self._lanes)
         surplus = [lane for lane in sorted(mine, reverse=True) if lane not in busy][: max(0, len(mine) - share)]
         keep = mine - set(surplus)
         free = [lane for lane in range(self._lanes) if lane not in holders]
@@ -83,7 +83,7 @@ class LaneLeases:
             await self._pool.execute(_GIVE, [_name(lane) for lane in lanes], self._instance)
 
 
-def fair_share(instance: str, relays: Sequence[str], lanes: int) -> int:
+def fair_share_of_lanes(instance: str, relays: Sequence[str], lanes: int) -> int:
     """How many lanes `instance` should have: the shares of all relays differ by one at most and add up to `lanes`."""
     everyone = sorted({*relays, instance})
     each, over = divmod(lanes, len(everyone))

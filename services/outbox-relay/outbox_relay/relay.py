@@ -70,7 +70,7 @@ class BatchLimit:
 
 
 @dataclass(slots=True)
-class DatabaseView:
+class ConnectionKnowledge:
     """What is known of the database through one connection, and void with it: after a failover row ids may be drawn
     a second time, so nothing is deleted on one connection that was read on another. Between statements the
     connection is outside any transaction, sends included.
@@ -104,7 +104,7 @@ class Relay:
         self._in_flight = InFlightBatches(traces=traces)
         self._gauges = FleetGauges(pool)
         self._limits: dict[int, BatchLimit] = {}
-        self._database: DatabaseView | None = None
+        self._database: ConnectionKnowledge | None = None
         self._pause_s = self._options.busy_poll_s
         self._is_full = False
         self._read_at: dict[int, float] = {}
@@ -141,10 +141,10 @@ class Relay:
         self._database_trouble = 0
         return pause_s
 
-    async def _reach_database(self) -> DatabaseView:
+    async def _reach_database(self) -> ConnectionKnowledge:
         if self._database is None:
             connection = await self._pool.acquire()
-            self._database = DatabaseView(connection, HorizonWatch(connection))
+            self._database = ConnectionKnowledge(connection, HorizonWatch(connection))
         return self._database
 
     async def _leave_database(self) -> None:
@@ -194,7 +194,7 @@ class Relay:
         free = sorted(owned - self._in_flight.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
         return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
-    async def _read(self, view: DatabaseView, lanes: Sequence[int], start: ReadStart) -> OutboxPage:
+    async def _read(self, view: ConnectionKnowledge, lanes: Sequence[int], start: ReadStart) -> OutboxPage:
         began = time.monotonic()
         page = await read_page(
             view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
@@ -204,7 +204,7 @@ class Relay:
             self._sweep_at = max(self._sweep_at, began + _SWEEP_SHARE * (time.monotonic() - began))
         return page
 
-    async def _housekeeping(self, view: DatabaseView) -> None:
+    async def _housekeeping(self, view: ConnectionKnowledge) -> None:
         now = time.monotonic()
         if self._link.publisher is not None:
             self._kafka_seen_at = now
@@ -216,7 +216,7 @@ class Relay:
             self._sweep_at = now + self._options.sweep_s
             view.starts.forget()
 
-    async def _renew(self, view: DatabaseView, now: float) -> None:
+    async def _renew(self, view: ConnectionKnowledge, now: float) -> None:
         before = self._leases.owned
         if now - self._kafka_seen_at < _LEAVE_AFTER_S:
             await self._leases.renew(busy=self._in_flight.lanes)
@@ -226,7 +226,9 @@ class Relay:
             log.info("lanes_owned", lanes=sorted(self._leases.owned))
             view.starts.forget(self._leases.owned - before)
 
-    async def _settle(self, view: DatabaseView, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]) -> float:
+    async def _settle(
+        self, view: ConnectionKnowledge, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]
+    ) -> float:
         """Process what has finished; return how long to wait before a retry, 0 when nothing failed."""
         self._note_acked(view, finished)
         reasons = [str(batch.error) for batch in finished if batch.error is not None]
@@ -256,7 +258,7 @@ class Relay:
         else:
             raise batch.error
 
-    def _note_acked(self, view: DatabaseView, batches: Iterable[InFlightBatch]) -> None:
+    def _note_acked(self, view: ConnectionKnowledge, batches: Iterable[InFlightBatch]) -> None:
         for batch in batches:
             if batch.acked:
                 view.acked += batch.rows.ids[: batch.acked]
@@ -288,7 +290,7 @@ class Relay:
                 tenant, session, seq = parked
                 log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=batch.lane, error=str(error))
 
-    async def _start_over(self, view: DatabaseView, publisher: KafkaPublisher, reason: str) -> None:
+    async def _start_over(self, view: ConnectionKnowledge, publisher: KafkaPublisher, reason: str) -> None:
         """Close the producer and forget what was under way; it is read again once there is a new one."""
         log.warning("producer_restarts", reason=reason)
         self._note_acked(view, await self._in_flight.wait_all(_PATIENCE_S))
@@ -296,7 +298,7 @@ class Relay:
         if self._link.publisher is publisher:
             self._link.restart(reason)
 
-    async def _delete_acked(self, view: DatabaseView) -> None:
+    async def _delete_acked(self, view: ConnectionKnowledge) -> None:
         if view.acked:
             await delete_rows(view.connection, view.acked)
             view.acked = []

@@ -12,7 +12,6 @@ from flotilla.approvals.events import submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import NotFound
-from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
@@ -22,6 +21,7 @@ from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.issuers import issuers_behind
 from gateway.auth.principal import Principal
+from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
@@ -126,13 +126,11 @@ async def get_action(pool: Pool, tenant_id: str, action_id: str) -> Action:
         return await _get(connection, tenant_id, action_id)
 
 
-async def record_cancel_request(pool: Pool, action: Action, caller: Principal) -> Start:
+async def note_cancel_request(pool: Pool, action: Action, caller: Principal) -> Start:
     """Record who called the action off; return how its workflow is started, in case it never was."""
-    details: JsonObject = {"action_id": action.action_id, **caller.by}
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         stored = await connection.fetchval(_REQUEST, caller.tenant_id, action.action_id)
-        asked = state_change("action_cancel_requested", details, SOURCE)
-        await append(connection, caller.tenant_id, action.session_id, [asked])
+        await record_cancel_request(connection, caller, action.session_id, "action", action.action_id)
     return Start(APPROVAL_WORKFLOW, action.workflow_id, from_json(stored, ActionRequest))
 
 

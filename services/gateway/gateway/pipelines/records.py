@@ -18,6 +18,7 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.principal import Principal
+from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.open_work import OpenWork
@@ -155,13 +156,11 @@ async def list_tasks(
         )
 
 
-async def record_cancel_request(pool: Pool, task: Task, caller: Principal) -> Start:
+async def note_cancel_request(pool: Pool, task: Task, caller: Principal) -> Start:
     """Record who asked for the task to be cancelled; return how its workflow is started, in case it never was."""
-    details: JsonObject = {"task_id": task.task_id, **caller.by}
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         stored = await connection.fetchval(_REQUEST, caller.tenant_id, task.task_id)
-        asked = state_change("task_cancel_requested", details, SOURCE)
-        await append(connection, caller.tenant_id, task.session_id, [asked])
+        await record_cancel_request(connection, caller, task.session_id, "task", task.task_id)
     return Start(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
 
 

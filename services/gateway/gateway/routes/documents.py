@@ -17,7 +17,7 @@ from flotilla.knowledge import Document as StoredDocument
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
 from flotilla.knowledge.kinds import MEDIA_TYPES
 from flotilla.postgres import Connection, tenant_transaction
-from gateway.access import names_of, party_of
+from gateway.access import party_of, stored_names_of
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.names import SOURCE
@@ -160,7 +160,7 @@ def _party(text: str) -> PartyName:
 
 
 def _with_caller(caller: Principal, parties: Sequence[PartyName]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*names_of(parties, caller.issuer), caller.name)))
+    return tuple(dict.fromkeys((*stored_names_of(parties, caller.issuer), caller.name)))
 
 
 def _shown(document: StoredDocument) -> dict[str, Any]:

@@ -109,7 +109,7 @@ async def cancel_action(services: Wired, caller: Caller, action_id: ResourceId) 
         if action.status != "cancelled":
             raise Conflict(f"action {action_id} can't be called off: it is {action.status}")
         return ActionCancelAccepted(action_id=action_id, status=action.status)
-    await services.temporal.cancel_or_begin(await actions.record_cancel_request(services.pool, action, caller))
+    await services.temporal.cancel_or_begin(await actions.note_cancel_request(services.pool, action, caller))
     return ActionCancelAccepted(action_id=action_id, status=action.status)
 
 

@@ -99,7 +99,7 @@ async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> T
         services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id)
     )
     if task.finished_at is None:
-        await services.temporal.cancel_or_begin(await records.record_cancel_request(services.pool, task, caller))
+        await services.temporal.cancel_or_begin(await records.note_cancel_request(services.pool, task, caller))
     elif task.status != "cancelled":
         raise Conflict(f"task {task_id} is over: {task.status}")
     return TaskCancelAccepted(task_id=task_id, status=task.status)

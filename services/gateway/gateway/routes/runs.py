@@ -268,7 +268,7 @@ async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAc
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if run.status not in OPEN_RUN_STATUSES:
         return _already(run)
-    await records.record_cancel_request(services.pool, run, caller)
+    await records.note_cancel_request(services.pool, run, caller)
     if run.status == "queued" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
         return CancelAccepted(run_id=run_id, status="cancelled")
     try:

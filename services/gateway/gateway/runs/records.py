@@ -10,8 +10,7 @@ import asyncpg
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
-from flotilla.contracts.event_builders import run_finished_event, run_opening_events, state_change
-from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.event_builders import run_finished_event, run_opening_events
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
@@ -21,6 +20,7 @@ from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.issuers import issuers_behind
 from gateway.auth.principal import Principal
+from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.open_work import OpenWork
@@ -239,16 +239,14 @@ async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
     )
 
 
-async def record_cancel_request(pool: Pool, run: Run, principal: Principal) -> None:
+async def note_cancel_request(pool: Pool, run: Run, principal: Principal) -> None:
     """Records who asked for the run to be cancelled.
 
     Raises:
         Conflict: the run is over, and not because it was cancelled.
     """
-    details: JsonObject = {"run_id": run.run_id, **principal.by}
-    asked = state_change("run_cancel_requested", details, SOURCE, run_id=run.run_id)
     async with tenant_transaction(pool, principal.tenant_id) as connection:
-        await append(connection, principal.tenant_id, run.session_id, [asked])
+        await record_cancel_request(connection, principal, run.session_id, "run", run.run_id)
 
 
 async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:

@@ -33,7 +33,7 @@ class UnknownWorkflow(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedWorkflow:
     """A workflow that can be started."""
 
     name: str
@@ -48,7 +48,7 @@ async def workflow_rows(pool: Pool, name: str | None = None) -> list[asyncpg.Rec
     return await pool.fetch(_LIST, name)
 
 
-async def served_workflow(pool: Pool, name: str) -> Served:
+async def served_workflow(pool: Pool, name: str) -> ServedWorkflow:
     """The workflow as its newest worker serves it.
 
     Raises:
@@ -56,12 +56,12 @@ async def served_workflow(pool: Pool, name: str) -> Served:
     """
     for row in await workflow_rows(pool, name):
         if row["served"]:
-            return Served(row["name"], row["version"], row["task_queue"], row["input_schema"], row["last_seen"])
+            return ServedWorkflow(row["name"], row["version"], row["task_queue"], row["input_schema"], row["last_seen"])
     names = ", ".join(row["name"] for row in await pool.fetch(_NAMES))
     raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
 
 
-def check_input(workflow: Served, data: JsonObject) -> None:
+def check_input(workflow: ServedWorkflow, data: JsonObject) -> None:
     """Check that `data` is what the workflow takes.
 
     Raises:

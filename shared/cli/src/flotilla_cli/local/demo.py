@@ -30,7 +30,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class People:
+class DemoPeople:
     """The gateway, as each of the local stack's people sees it."""
 
     alice: Gateway
@@ -52,7 +52,7 @@ def run_demo(options: UpOptions) -> None:
     print_places(status)
 
 
-def _tell(people: People, state: Path) -> None:
+def _tell(people: DemoPeople, state: Path) -> None:
     session_id = f"demo-{secrets.token_hex(3)}"
     _load_samples(people.alice)
     heading("A question", "Temporal drives it, the research and the writer agent do it, tokens stream live")
@@ -67,13 +67,13 @@ def _tell(people: People, state: Path) -> None:
 
 
 @contextmanager
-def _people(status: Status) -> Iterator[People]:
+def _people(status: Status) -> Iterator[DemoPeople]:
     keys = read_keys(Path(status["keys_file"]))
     with ExitStack() as stack:
         alice, bob = (
             stack.enter_context(Gateway(Target(status["url"], keys[name], name))) for name in ("alice", "bob")
         )
-        yield People(alice, bob)
+        yield DemoPeople(alice, bob)
 
 
 def heading(title: str, what: str) -> None:
@@ -163,7 +163,7 @@ def _fork(gateway: Gateway, session_id: str, at_seq: int) -> None:
     say(f"It shares events 1 to {at_seq} and ends at {_head_seq(gateway, fork_id)}; its parent still ends at {before}.")
 
 
-def _approve(people: People, run_id: str) -> None:
+def _approve(people: DemoPeople, run_id: str) -> None:
     heading("An approval", "alice asks, alice may not approve, bob does, then it runs")
     body = {"action": "publish_answer", "description": "Publish the answer on refunds", "risk_level": "medium"}
     command(f"actions submit --action publish_answer --risk medium --arg run_id={run_id} …")

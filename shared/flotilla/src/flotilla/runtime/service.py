@@ -99,7 +99,9 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
     try:
         async with AsyncExitStack() as stack:
             server = health_server(runtime.health, settings.metrics_host, settings.metrics_port)
-            port = await stack.enter_async_context(server.running(partial(runtime.supervisor.lost, "health server")))
+            port = await stack.enter_async_context(
+                server.running(partial(runtime.supervisor.task_ended_early, "health server"))
+            )
             await stack.enter_async_context(stacks_of_stalls())
             log.info("started", metrics_port=port, instance=runtime.instance)
             await run(settings, runtime)

@@ -138,7 +138,7 @@ class Supervisor:
             await asyncio.wait(tasks, timeout=within_s)
         await cancel_all(tasks)
 
-    def lost(self, name: str, task: "asyncio.Task[Any]") -> None:
+    def task_ended_early(self, name: str, task: "asyncio.Task[Any]") -> None:
         """End the process: `task`, which was not made here, has ended before its time."""
         self._health.task_ended(name, _reason(task))
         self._give_up(name, task)
