@@ -19,7 +19,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.notices import NoticeKind, Notify
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
-from workflow_worker.webhook_signatures import secret_bytes, webhook_signature
+from workflow_worker.webhook_signatures import secret_bytes, signature
 
 SETTING = "FLOTILLA_NOTIFY_HOSTS"
 AT_ONCE = 50
@@ -146,7 +146,7 @@ class Notices:
                 "content-type": "application/json",
                 "webhook-id": row["delivery_id"],
                 "webhook-timestamp": str(timestamp),
-                "webhook-signature": webhook_signature(secret, row["delivery_id"], timestamp, row["body"]),
+                "webhook-signature": signature(secret, row["delivery_id"], timestamp, row["body"]),
             }
             async with asyncio.timeout(LEASE.total_seconds() / 2):
                 # Of the answer only its status matters: it is not read, however long it is.

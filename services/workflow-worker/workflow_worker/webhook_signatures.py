@@ -14,7 +14,7 @@ def secret_bytes(secret: str) -> bytes:
     return secret.encode()
 
 
-def webhook_signature(secret: bytes, delivery_id: str, timestamp: int, body: bytes) -> str:
+def signature(secret: bytes, delivery_id: str, timestamp: int, body: bytes) -> str:
     """The value of `webhook-signature`."""
     signed = b".".join((delivery_id.encode(), str(timestamp).encode(), body))
     return "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()

@@ -24,7 +24,7 @@ from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunRecords
-from workflow_worker.webhook_signatures import webhook_signature
+from workflow_worker.webhook_signatures import signature
 
 SECRET = "whsec_c2VjcmV0IG9mIGFjbWU="
 Working: TypeAlias = Callable[[], AbstractAsyncContextManager[RunningWorker]]
@@ -101,7 +101,7 @@ async def test_the_end_of_a_run_reaches_its_receiver_signed(
         run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"}, metadata={"ticket": "T-1"})
         await eventually(lambda: receiver.taken(run_id), timeout_s=30)
     (_, headers, body) = receiver.got[0]
-    signed = webhook_signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    signed = signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
     assert headers["webhook-signature"] == signed
     document = json.loads(body)
     assert (document["type"], document["data"]["status"], document["data"]["metadata"]) == (

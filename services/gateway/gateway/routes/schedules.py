@@ -30,7 +30,7 @@ async def create_schedule(services: Wired, caller: Caller, body: ScheduleBody, r
     """Start runs by the clock, in the name of who makes the schedule. It pauses when the key it was made with is
     revoked."""
     schedule_id = body.schedule_id or new_id()
-    wanted = records.WantedSchedule(
+    wanted = records.Wanted(
         schedule_id=schedule_id,
         when=_when(_DEFAULTS, body),
         request=await _request_of(services, caller, schedule_id, body),

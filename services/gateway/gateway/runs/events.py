@@ -19,7 +19,7 @@ from flotilla.postgres import AWAY
 from gateway.live.admission import CHECK_EVERY_S, Admission
 from gateway.live.feed import BEGINNING
 from gateway.live.wakeup import Wakeup
-from gateway.runs.records import FollowedRun, followed_run
+from gateway.runs.records import Followed, followed_run
 from gateway.services import Services
 
 MAX_SEQ = 2**62
@@ -54,7 +54,7 @@ def read_position(last_event_id: str | None) -> Position:
 
 
 async def run_events(
-    services: Services, tenant_id: str, run: FollowedRun, start: Position, admission: Admission
+    services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
 ) -> AsyncIterator[ServerSentEvent]:
     """The run's events after `start`; ends after `done`, when the caller may no longer read, or the gateway stops."""
     first = replace(start, seq=max(start.seq, run.first_seq - 1))
@@ -71,7 +71,7 @@ async def run_events(
 
 class _Follower:
     def __init__(
-        self, services: Services, tenant_id: str, run: FollowedRun, start: Position, admission: Admission
+        self, services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
     ) -> None:
         self.wakeup = Wakeup()
         self._admission = admission

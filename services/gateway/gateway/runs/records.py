@@ -66,7 +66,7 @@ Note: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class FollowedRun:
+class Followed:
     """What is needed to follow a run."""
 
     run_id: str
@@ -224,7 +224,7 @@ async def list_runs(
         )
 
 
-async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
+async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
     """Where the run's events are, and how it stands.
 
     Raises:
@@ -234,7 +234,7 @@ async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
         row = await connection.fetchrow(_FOLLOWED, tenant_id, run_id)
     if row is None:
         raise no_run(run_id)
-    return FollowedRun(
+    return Followed(
         run_id, row["session_id"], row["status"], row["first_seq"] or 1, run_stream(run_id, row["live_key"])
     )
 

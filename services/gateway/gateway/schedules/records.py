@@ -66,7 +66,7 @@ WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WantedSchedule:
+class Wanted:
     """A schedule as its maker wants it."""
 
     schedule_id: str
@@ -78,16 +78,16 @@ class WantedSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSchedule:
+class Stored:
     """A row: what clients see of it, and what it is kept as."""
 
     shown: Schedule
-    wanted: WantedSchedule
+    wanted: Wanted
     temporal_id: str
     is_synced: bool
 
 
-async def add(pool: Pool, wanted: WantedSchedule, temporal_id: str, caller: Principal, access: SessionAccess) -> None:
+async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, access: SessionAccess) -> None:
     """Store a new schedule.
 
     Raises:
@@ -123,7 +123,7 @@ async def _why_not_added(connection: Connection, tenant_id: str, schedule_id: st
     return Conflict(f"schedule {schedule_id} exists: choose another schedule_id, or change that one")
 
 
-async def change(pool: Pool, wanted: WantedSchedule, caller: Principal, access: SessionAccess) -> str | None:
+async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess) -> str | None:
     """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore`.
 
     Raises:
@@ -163,7 +163,7 @@ async def delete(pool: Pool, tenant_id: str, schedule_id: str) -> None:
             raise _no_schedule(schedule_id)
 
 
-async def get(pool: Pool, tenant_id: str, schedule_id: str) -> StoredSchedule:
+async def get(pool: Pool, tenant_id: str, schedule_id: str) -> Stored:
     """Return one schedule.
 
     Raises:
@@ -189,7 +189,7 @@ def shown(rows: Sequence[asyncpg.Record]) -> list[Schedule]:
     return [_stored(row).shown for row in rows]
 
 
-async def _made_by(connection: Connection, wanted: WantedSchedule, caller: Principal) -> WantedSchedule:
+async def _made_by(connection: Connection, wanted: Wanted, caller: Principal) -> Wanted:
     """The schedule as the caller's: checked against their rights."""
     request = wanted.request
     if request.session_id:
@@ -218,7 +218,7 @@ def _workflow(request: RAGRequest | WorkflowRequest) -> str:
     return QUESTION if isinstance(request, RAGRequest) else request.workflow
 
 
-def _stored(row: asyncpg.Record) -> StoredSchedule:
+def _stored(row: asyncpg.Record) -> Stored:
     when = from_json(row["fires"], When)
     request = read_run_request(row["request"])
     metadata: dict[str, str] = json.loads(row["metadata"])
@@ -233,7 +233,7 @@ def _stored(row: asyncpg.Record) -> StoredSchedule:
         metadata=metadata,
         made_by=row["user_id"],
     )
-    wanted = WantedSchedule(
+    wanted = Wanted(
         schedule_id=row["schedule_id"],
         when=when,
         request=request,
@@ -241,7 +241,7 @@ def _stored(row: asyncpg.Record) -> StoredSchedule:
         paused=row["paused"],
         note=row["note"],
     )
-    return StoredSchedule(schedule, wanted, row["temporal_id"], row["is_synced"])
+    return Stored(schedule, wanted, row["temporal_id"], row["is_synced"])
 
 
 def _no_schedule(schedule_id: str) -> NotFound:
