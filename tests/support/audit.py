@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.main import run
-from audit_consumer.projection import Outcome, Projection
+from audit_consumer.projection import ProjectedBatch, Projection
 from audit_consumer.projection_rows import Batch
 from audit_consumer.settings import Settings
 from audit_consumer.snapshotting import write_snapshots
@@ -152,7 +152,7 @@ def records_of(bodies: Iterable[tuple[str, str, bytes]]) -> list[FakeRecord]:
     return records
 
 
-async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Signer | None = None) -> Outcome:
+async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Signer | None = None) -> ProjectedBatch:
     """Projects the records of a new topic in one batch, without Kafka, and anchors them if there is a signer."""
     by_partition: dict[int, list[FakeRecord]] = defaultdict(list)
     for record in records:

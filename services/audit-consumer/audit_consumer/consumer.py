@@ -10,7 +10,7 @@ from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from audit_consumer.kafka_clients import leader_link
-from audit_consumer.projection import Outcome, Projection
+from audit_consumer.projection import ProjectedBatch, Projection
 from audit_consumer.projection_rows import Batch, Fenced
 from audit_consumer.requests import retry_after_upgrade
 from audit_consumer.resume_offsets import OffsetRange, ResumeOffsets
@@ -191,7 +191,7 @@ def _shares(batches: Sequence[Batch]) -> list[list[Batch]]:
     return [share for share in shares if share]
 
 
-def _report(outcome: Outcome, seconds: float) -> None:
+def _report(outcome: ProjectedBatch, seconds: float) -> None:
     metrics.AUDIT_PROJECTED.inc(len(outcome.appended))
     metrics.AUDIT_DUPLICATES.inc(outcome.duplicates)
     metrics.AUDIT_CONFLICTS.inc(outcome.conflicts)

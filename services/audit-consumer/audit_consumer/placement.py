@@ -34,7 +34,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class PlacedEvent:
     """What identifies an event that is in the projection, or was set aside by a person."""
 
     event_id: UUID
@@ -63,13 +63,13 @@ class Placer:
     def __init__(
         self,
         head: Head | None,
-        stored: Mapping[int, Stored],
-        discarded: Iterable[Stored] = (),
+        stored: Mapping[int, PlacedEvent],
+        discarded: Iterable[PlacedEvent] = (),
         parked: Iterable[tuple[Candidate, str]] = (),
     ) -> None:
         """`stored` holds the projected events whose seq comes again; `parked` those that wait, with their reasons."""
         self._head = head
-        self._taken: dict[int, Stored | Candidate] = dict(stored)
+        self._taken: dict[int, PlacedEvent | Candidate] = dict(stored)
         self._discarded = {(one.event_id, one.body) for one in discarded}
         self._waiting: dict[int, Candidate] = {}
         self._conflicts: list[tuple[Candidate, str]] = []
@@ -126,7 +126,7 @@ class Placer:
         self._conflicts.append((candidate, detail))
         self._result.conflicts += 1
 
-    def _take_repeated(self, candidate: Candidate, known: Stored | Candidate | None) -> None:
+    def _take_repeated(self, candidate: Candidate, known: PlacedEvent | Candidate | None) -> None:
         if _is_same(known, candidate) or any(_is_same(other, candidate) for other, _ in self._conflicts):
             self._result.duplicates += 1
             return
@@ -183,5 +183,5 @@ class Placer:
         return "waiting", "behind an event of its session that waits"
 
 
-def _is_same(known: Stored | Candidate | None, candidate: Candidate) -> bool:
+def _is_same(known: PlacedEvent | Candidate | None, candidate: Candidate) -> bool:
     return known is not None and (known.event_id, known.body) == (candidate.event_id, candidate.body)

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Outcome:
+class ProjectedBatch:
     """What a transaction did."""
 
     appended: list[Candidate] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Projection:
         self._pool = pool
         self._operator_tenant = operator_tenant
 
-    async def project(self, batches: Sequence[Batch]) -> Outcome:
+    async def project(self, batches: Sequence[Batch]) -> ProjectedBatch:
         """Write the batches in one transaction.
 
         Raises:
@@ -89,7 +89,7 @@ class Projection:
         spans.log(outcome.appended)
         return outcome
 
-    async def retry(self, partition: int, key: SessionKey, decide: Decide | None = None) -> Outcome:
+    async def retry(self, partition: int, key: SessionKey, decide: Decide | None = None) -> ProjectedBatch:
         """Place what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(LOCK_OFFSET, partition)
@@ -97,7 +97,7 @@ class Projection:
                 await decide(connection)
             return await _place(connection, {key: []}, INSERT_CAREFULLY)
 
-    async def _project(self, batches: Sequence[Batch], read: _Read, insert: str) -> Outcome:
+    async def _project(self, batches: Sequence[Batch], read: _Read, insert: str) -> ProjectedBatch:
         async with self._pool.acquire() as connection, connection.transaction():
             await move_offsets(connection, batches)
             outcome = await _place(connection, read.candidates, insert)
@@ -119,11 +119,13 @@ def _decode(batches: Iterable[Batch]) -> _Read:
     return read
 
 
-async def _place(connection: Connection, arriving: Mapping[SessionKey, Sequence[Candidate]], insert: str) -> Outcome:
+async def _place(
+    connection: Connection, arriving: Mapping[SessionKey, Sequence[Candidate]], insert: str
+) -> ProjectedBatch:
     heads = await load_heads(connection, arriving)
     waiting = await load_waiting(connection, arriving, heads)
     stored = await load_stored(connection, arriving, heads, waiting)
-    outcome = Outcome()
+    outcome = ProjectedBatch()
     placements: dict[SessionKey, Placement] = {}
     for key, candidates in arriving.items():
         held = waiting.get(key, NOTHING)
@@ -142,7 +144,7 @@ async def _place(connection: Connection, arriving: Mapping[SessionKey, Sequence[
     return outcome
 
 
-def _count(outcome: Outcome, key: SessionKey, placement: Placement) -> None:
+def _count(outcome: ProjectedBatch, key: SessionKey, placement: Placement) -> None:
     outcome.appended += [candidate for candidate, _ in placement.appended]
     outcome.duplicates += placement.duplicates
     outcome.conflicts += placement.conflicts

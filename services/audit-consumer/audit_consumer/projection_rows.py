@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from audit_consumer.placement import Head, Placement, Stored
+from audit_consumer.placement import Head, PlacedEvent, Placement
 from audit_consumer.records import Candidate, Record, candidate_of, event_id_of
 from flotilla.contracts.errors import Conflict
 from flotilla.kafka.session_log import record_hash
@@ -111,7 +111,7 @@ class Waiting:
     """What the database holds against a session."""
 
     parked: list[tuple[Candidate, str]] = field(default_factory=list)
-    discarded: list[Stored] = field(default_factory=list)
+    discarded: list[PlacedEvent] = field(default_factory=list)
     released: list[Candidate] = field(default_factory=list)
     """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
@@ -177,7 +177,7 @@ async def load_waiting(
         if row["reason"] != "discarded":
             waiting[key].parked.append((candidate, row["reason"]))
             continue
-        waiting[key].discarded.append(Stored(row["event_id"], row["body"]))
+        waiting[key].discarded.append(PlacedEvent(row["event_id"], row["body"]))
         head = heads.get(key)
         is_ahead = head is None or candidate.seq > head.seq
         if candidate.forbidden is not None and is_ahead and not row["detail"].startswith(SET_ASIDE):
@@ -190,7 +190,7 @@ async def load_stored(
     arriving: Mapping[SessionKey, Sequence[Candidate]],
     heads: Mapping[SessionKey, Head],
     waiting: Mapping[SessionKey, Waiting],
-) -> dict[SessionKey, dict[int, Stored]]:
+) -> dict[SessionKey, dict[int, PlacedEvent]]:
     """The projected events whose seq comes again. Mostly none, and then the database is not asked."""
     repeated = [
         (*key, candidate.seq)
@@ -199,10 +199,10 @@ async def load_stored(
         for candidate in [*candidates, *(c for c, _ in waiting.get(key, NOTHING).parked)]
         if candidate.seq <= head.seq
     ]
-    stored: dict[SessionKey, dict[int, Stored]] = defaultdict(dict)
+    stored: dict[SessionKey, dict[int, PlacedEvent]] = defaultdict(dict)
     if repeated:
         for row in await connection.fetch(_STORED, *_columns(repeated, 3)):
-            stored[row["tenant_id"], row["session_id"]][row["seq"]] = Stored(row["event_id"], row["body"])
+            stored[row["tenant_id"], row["session_id"]][row["seq"]] = PlacedEvent(row["event_id"], row["body"])
     return stored
 
 

@@ -92,7 +92,7 @@ async def _log_progress(progress: JsonObject) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class RebuildTerms:
     """What was asked for."""
 
     request_id: str | None = None
@@ -104,10 +104,10 @@ class Order:
     report: Report = _log_progress
 
 
-_PLAIN = Order()
+_PLAIN = RebuildTerms()
 
 
-async def rebuild(settings: Settings, order: Order = _PLAIN) -> JsonObject:
+async def rebuild(settings: Settings, order: RebuildTerms = _PLAIN) -> JsonObject:
     """Rebuild and switch; give the number of events, the seconds it took, and the losses that were accepted.
 
     May be broken off at any time: until the exchange commits, the live projection is untouched, and the next
@@ -224,7 +224,7 @@ class _Rebuild:
     def __init__(
         self,
         settings: Settings,
-        order: Order,
+        order: RebuildTerms,
         following: Pool,
         live: Pool,
         *,

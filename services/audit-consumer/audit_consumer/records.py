@@ -67,7 +67,7 @@ _change = msgspec.json.Decoder(_Change)
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ToolUse:
     """What a tool result adds to the analytics."""
 
     tool: str
@@ -99,7 +99,7 @@ class Candidate:
     rolled_back_to: int | None = None
     parent_session_id: str | None = None
     """Set on the first own event of a fork."""
-    usage: Usage | None = None
+    usage: ToolUse | None = None
     forbidden: str | None = None
     """Why its source may not write it. It steers nothing, and its session waits for a person."""
 
@@ -186,10 +186,10 @@ def _read_change(candidate: Candidate, data: msgspec.Raw) -> None:
         candidate.parent_session_id = details.parent_session_id
 
 
-def _usage(data: msgspec.Raw) -> Usage | None:
+def _usage(data: msgspec.Raw) -> ToolUse | None:
     try:
         result = from_json(bytes(data), ToolResult)
     except (Undecodable, RecursionError):
         return None  # the fold will list it among the errors
     error = result.error.replace("\0", "") if result.error else None
-    return Usage(result.tool.replace("\0", ""), result.agent.replace("\0", ""), result.ok, result.duration_ms, error)
+    return ToolUse(result.tool.replace("\0", ""), result.agent.replace("\0", ""), result.ok, result.duration_ms, error)

@@ -11,7 +11,7 @@ from audit_consumer.decisions import Publish, accept, reject
 from audit_consumer.losses import WouldLose
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import Order, drop_kept
+from audit_consumer.rebuild import RebuildTerms, drop_kept
 from audit_consumer.rewinds import Decision
 from audit_consumer.snapshotting import write_snapshots
 from flotilla.audit.requests import NO_SESSION
@@ -71,7 +71,7 @@ class Requests:
     `rebuild` makes a new projection as ordered and returns its outcome; `publish` puts events into Kafka.
     """
 
-    def __init__(self, pool: Pool, rebuild: Callable[[Order], Awaitable[JsonObject]], publish: Publish) -> None:
+    def __init__(self, pool: Pool, rebuild: Callable[[RebuildTerms], Awaitable[JsonObject]], publish: Publish) -> None:
         self._pool = pool
         self._publish = publish
         self._projection = Projection(pool)
@@ -142,7 +142,7 @@ class Requests:
             await self._pool.execute(_DISCARD, *session, str(decision))
         return await retry_session(self._pool, self._projection, session)
 
-    def _order(self, request: asyncpg.Record) -> Order:
+    def _order(self, request: asyncpg.Record) -> RebuildTerms:
         key = (request["tenant_id"], request["request_id"])
         accepted = json.loads(request["accept_loss"] or "[]")
         if accepted and not _is_confirmed(request):
@@ -151,7 +151,7 @@ class Requests:
         async def report(progress: JsonObject) -> None:
             await self._pool.execute(_PROGRESS, *key, json.dumps(progress))
 
-        return Order(
+        return RebuildTerms(
             request_id=request["request_id"],
             accepted={
                 f"{loss['tenant_id']}/{loss['session_id'] or '-'}": (loss["lost"], loss["replaced"])

@@ -138,7 +138,7 @@ class Activities:
         self, settings: Settings, deps: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
     ) -> None:
         secret = settings.approval_webhook_secret
-        receivers = webhooks.Receivers(
+        receivers = webhooks.WebhookReceivers(
             settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
         )
         publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)

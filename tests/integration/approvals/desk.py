@@ -37,7 +37,7 @@ from tests.support.tickets import SIGNER
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.approvals import Approvals
-from workflow_worker.activities.webhooks import Receivers, Webhooks
+from workflow_worker.activities.webhooks import WebhookReceivers, Webhooks
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import activities_of, make_worker
 from workflow_worker.workflows.approval import HumanInTheLoopWorkflow
@@ -192,7 +192,7 @@ async def open_desk(
     *,
     registry: Registry | None = None,
     policy: ApprovalPolicy | None = None,
-    receivers: Receivers | None = None,
+    receivers: WebhookReceivers | None = None,
     hosts: tuple[str, ...] = (),
     roots: VoteRoots | None = None,
 ) -> AsyncIterator[Desk]:
@@ -205,7 +205,7 @@ async def open_desk(
         ticket_key_file=Path("unused"),
         drain_s=1,
     )
-    receivers = receivers or Receivers((), b"")
+    receivers = receivers or WebhookReceivers((), b"")
     async with httpx.AsyncClient(timeout=5) as http:
         parts = (
             Actions(

@@ -33,7 +33,7 @@ from tests.support.waiting import eventually
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities.actions import Actions
 from workflow_worker.activities.signatures.actions import ActionKey, Execution
-from workflow_worker.activities.webhooks import Receivers
+from workflow_worker.activities.webhooks import WebhookReceivers
 
 ANY_POLICY = parse_policy(POLICY, "test")
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's', 'u')"
@@ -69,7 +69,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def outside(pool: Pool, unique: Callable[[str], str], receiver: Receiver) -> AsyncIterator[Desk]:
     """A desk whose actions may call the receiver, and whose webhooks go there."""
-    receivers = Receivers((f"http://127.0.0.1:{receiver.port}/hook",), b"secret")
+    receivers = WebhookReceivers((f"http://127.0.0.1:{receiver.port}/hook",), b"secret")
     async with (
         time_skipping_server() as environment,
         open_desk(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from audit_consumer.losses import WouldLose
-from audit_consumer.rebuild import Order, drop_kept, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
 from audit_consumer.settings import Settings
 from flotilla.audit.requests import AuditRequest, confirm_request, get_request, request_drop_kept, request_rebuild
 from flotilla.audit.verify import Verifier
@@ -147,7 +147,7 @@ async def test_a_rebuild_waits_for_the_end_of_another(
                 await rebuild(settings)
             refused.append(str(refusal.value))
 
-    assert (await rebuild(settings, Order(report=begin_another)))["events"] == 25
+    assert (await rebuild(settings, RebuildTerms(report=begin_another)))["events"] == 25
     assert refused
     assert await history(projected) == before
     assert (await rebuild(settings))["events"] == 25
@@ -166,7 +166,7 @@ async def test_a_rebuild_that_lost_its_lock_exchanges_nothing(
             assert await projected.fetch(LOCK_LOST)
 
     with pytest.raises(RetryLater, match="lost its lock"):
-        await rebuild(settings, Order(report=lose_the_lock))
+        await rebuild(settings, RebuildTerms(report=lose_the_lock))
     assert await history(projected) == before
 
 
@@ -248,9 +248,9 @@ async def test_no_more_is_lost_than_was_accepted(
     await publish(kafka, [*S1[:12], *S2])
     before = await history(projected)
     with pytest.raises(WouldLose, match="8 lost"):
-        await rebuild(settings, Order(accepted={"default/s1": (7, 0)}))
+        await rebuild(settings, RebuildTerms(accepted={"default/s1": (7, 0)}))
     assert await history(projected) == before
-    outcome = await rebuild(settings, Order(accepted={"default/s1": (8, 0)}))
+    outcome = await rebuild(settings, RebuildTerms(accepted={"default/s1": (8, 0)}))
     assert outcome["sessions_lost"] == ["default/s1"]
 
 
@@ -259,7 +259,7 @@ async def test_an_order_that_was_carried_out_but_not_answered_is_not_carried_out
 ) -> None:
     await project(audit_pool, S1)
     await publish(kafka, S1[:12])
-    order = Order(request_id="r1", accepted={"default/s1": (8, 0)})
+    order = RebuildTerms(request_id="r1", accepted={"default/s1": (8, 0)})
     first = await rebuild(settings, order)
     assert await rebuild(settings, order) == first
     with pytest.raises(Conflict, match="flotilla audit drop-kept"):

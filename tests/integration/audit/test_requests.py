@@ -8,7 +8,7 @@ import pytest
 
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import Order, drop_kept, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
 from audit_consumer.requests import Requests, retry_after_upgrade, retry_session
 from flotilla.audit.requests import (
     AuditRequest,
@@ -195,7 +195,7 @@ async def test_a_rebuild_keeps_what_people_decided(
 async def test_a_request_that_fails_unexpectedly_ends_with_its_reason_and_the_next_is_served(
     audit_pool: Pool, pool: Pool
 ) -> None:
-    async def broken(order: Order) -> JsonObject:
+    async def broken(order: RebuildTerms) -> JsonObject:
         raise LookupError(f"no \x00 in {order.by}")
 
     async def never(session: SessionKey, bodies: Sequence[bytes]) -> None:

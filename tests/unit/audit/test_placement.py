@@ -10,7 +10,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_consumer.placement import Head, Placement, Placer, Stored
+from audit_consumer.placement import Head, PlacedEvent, Placement, Placer
 from audit_consumer.records import Candidate
 from flotilla.audit.proof import genesis
 from tests.support.properties import patient
@@ -49,7 +49,7 @@ class Database:
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.stored: dict[int, Stored] = {}
+        self.stored: dict[int, PlacedEvent] = {}
         self.hashes: list[bytes] = []
         self.seqs: list[int] = []
         self.parked: list[tuple[Candidate, str]] = []
@@ -63,7 +63,7 @@ class Database:
             placer.take(one)
         result = placer.result()
         for one, chain_hash in result.appended:
-            self.stored[one.seq] = Stored(one.event_id, one.body)
+            self.stored[one.seq] = PlacedEvent(one.event_id, one.body)
             self.seqs.append(one.seq)
             self.hashes.append(chain_hash)
         self.head = result.head
@@ -163,7 +163,7 @@ def test_an_event_that_is_no_beginning_waits() -> None:
 
 def test_a_discarded_event_that_comes_again_is_dropped() -> None:
     other = candidate(2, variant=1)
-    placer = Placer(None, {}, [Stored(other.event_id, other.body)])
+    placer = Placer(None, {}, [PlacedEvent(other.event_id, other.body)])
     for one in (candidate(1), candidate(2), candidate(2, variant=1), candidate(3)):
         placer.take(one)
     assert [one.seq for one, _ in placer.result().appended] == [1, 2, 3]

@@ -9,7 +9,7 @@ import pytest
 
 from flotilla.contracts.votes import Signature, Signed, SignedVote
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot, check_is_fresh, distinct_approvals, prove_possession, prove_vote
+from flotilla.votes.proof import VoteTerms, check_is_fresh, distinct_approvals, prove_possession, prove_vote
 from flotilla.votes.roots import VoteRoots
 from tests.support.votes import (
     Ed25519Key,
@@ -23,7 +23,7 @@ from tests.support.votes import (
     roots_of,
 )
 
-BALLOT = Ballot(
+BALLOT = VoteTerms(
     tenant="acme",
     approval_id="a1",
     content_hash="0" * 64,

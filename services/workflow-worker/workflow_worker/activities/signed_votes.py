@@ -14,7 +14,7 @@ from flotilla.eventstore.votes import counted_votes
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot, ProvenVote, check_is_fresh, prove_vote
+from flotilla.votes.proof import ProvenVote, VoteTerms, check_is_fresh, prove_vote
 from flotilla.votes.quorum import Trust, prove_quorum
 from flotilla.votes.receipts import issue_receipt
 from flotilla.votes.roots import VoteRoots
@@ -104,8 +104,8 @@ class SignedVotes:
             log.warning("execution_refused", action_id=key.action_id, reason=str(error))
             raise
 
-    def _ballot(self, execution: Execution, requirement: ApprovalRequirement) -> Ballot:
-        return Ballot(
+    def _ballot(self, execution: Execution, requirement: ApprovalRequirement) -> VoteTerms:
+        return VoteTerms(
             tenant=execution.key.tenant_id,
             approval_id=execution.key.action_id,
             content_hash=content_hash(execution.action, execution.args),

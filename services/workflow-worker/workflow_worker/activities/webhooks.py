@@ -33,7 +33,7 @@ _SUCCESS = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True)
-class Receivers:
+class WebhookReceivers:
     """Where webhooks go, and what signs them."""
 
     urls: tuple[str, ...]
@@ -56,7 +56,9 @@ async def queue_webhooks(
 class Webhooks:
     """Delivers what was queued."""
 
-    def __init__(self, pool: Pool, http: httpx.AsyncClient, receivers: Receivers, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, pool: Pool, http: httpx.AsyncClient, receivers: WebhookReceivers, clock: Clock = utc_now
+    ) -> None:
         self._pool = pool
         self._http = http
         self._receivers = receivers

@@ -12,7 +12,7 @@ STABLE_AFTER_S = 10.0
 
 
 @dataclass
-class Backoff:
+class RestartDelay:
     """0.2 s, doubling to 5 s, and 0.2 s again once a process ran for 10 s. Times are of one monotonic clock."""
 
     started_at: float
@@ -32,7 +32,7 @@ class _Watched:
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
-        self.backoff = Backoff(started_at=float("-inf"))
+        self.backoff = RestartDelay(started_at=float("-inf"))
         self.due_at: float | None = None
 
 

@@ -11,7 +11,7 @@ _GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One started process and the signal that asks it to stop."""
 
     name: str
@@ -31,7 +31,7 @@ class Ledger:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def survivors(self) -> list[Entry]:
+    def survivors(self) -> list[LedgerEntry]:
         """The recorded processes that still live, told by pid, start time and boot, never by name."""
         return [entry for entry in self._entries() if entry.identity.alive()]
 
@@ -43,17 +43,17 @@ class Ledger:
         self._path.unlink(missing_ok=True)
         return [entry.name for entry in survivors]
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[LedgerEntry]:
         if not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").splitlines()
         return [entry for entry in map(_parse, lines) if entry]
 
 
-def _parse(line: str) -> Entry | None:
+def _parse(line: str) -> LedgerEntry | None:
     try:
         fields = json.loads(line)
         identity = Identity(fields["pid"], fields["started"], fields["boot"])
-        return Entry(fields["name"], identity, signal.Signals(fields["stop_signal"]))
+        return LedgerEntry(fields["name"], identity, signal.Signals(fields["stop_signal"]))
     except (ValueError, KeyError, TypeError):  # the last line of an owner that was killed while it wrote
         return None

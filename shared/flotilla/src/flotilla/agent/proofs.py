@@ -18,7 +18,7 @@ from flotilla.eventstore.votes import task_votes
 from flotilla.postgres import Pool, retry_when_away
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot
+from flotilla.votes.proof import VoteTerms
 from flotilla.votes.quorum import CountedVote, Trust, prove_quorum
 from flotilla.votes.roots import VoteRoots
 
@@ -66,7 +66,7 @@ class CallProofs:
             log.warning("call_refused", approval_id=approval_id, reason=str(error))
             raise
 
-    async def _prove(self, task: AgentTask, ballot: Ballot, quorum: int) -> None:
+    async def _prove(self, task: AgentTask, ballot: VoteTerms, quorum: int) -> None:
         counted = await self._counted(task, ballot.approval_id)
         trust = Trust(self._vote_rules.roots, await self._signers.history(task.tenant_id), self._keys)
         prove_quorum(counted, ballot, quorum, trust, self._clock())
@@ -86,8 +86,8 @@ class CallProofs:
 
 def _ballot(
     task: AgentTask, approval_id: str, action: str, args: JsonObject, requirement: ApprovalRequirement
-) -> Ballot:
-    return Ballot(
+) -> VoteTerms:
+    return VoteTerms(
         tenant=task.tenant_id,
         approval_id=approval_id,
         content_hash=content_hash(action, args),

@@ -9,7 +9,7 @@ import msgspec
 from flotilla.contracts.session_events import session_event_type
 from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
+from flotilla.votes.proof import ProvenVote, VoteTerms, distinct_approvals, prove_vote
 from flotilla.votes.receipts import signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
@@ -116,7 +116,7 @@ class ExportedVotes:
         named = (statement.subject, statement.decision)
         if named != (counted.subject, counted.decision):
             raise Unproven(f"{counted.subject}'s vote to {counted.decision} carries {named[0]}'s to {named[1]}")
-        ballot = Ballot(
+        ballot = VoteTerms(
             tenant=self._tenant_id,
             approval_id=counted.action_id,
             content_hash=counted.content_hash,

@@ -27,7 +27,7 @@ from flotilla.knowledge.recognition import language_of
 from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
-from flotilla.runtime.confined import OverLimit, Run
+from flotilla.runtime.confined import OverLimit, Runner
 
 READER_VERSION = "2"
 """Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
@@ -90,7 +90,7 @@ class KnowledgeBase:
         ranking: Ranking | None = None,
         language: str = DEFAULT_LANGUAGE,
         embedder: Embedder | None = None,
-        run: Run = asyncio.to_thread,
+        run: Runner = asyncio.to_thread,
         make_id: IdMaker = new_id,
     ) -> None:
         """`language` is that of documents which do not show theirs. `run` runs what reads a document: `Confined.run`

@@ -7,10 +7,10 @@ from flotilla.knowledge.base import KnowledgeBase
 from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.ranking import Ranking
 from flotilla.postgres import Pool
-from flotilla.runtime.confined import Run
+from flotilla.runtime.confined import Runner
 
 
-def knowledge_base(pool: Pool, settings: KnowledgeSettings, *, run: Run = asyncio.to_thread) -> KnowledgeBase:
+def knowledge_base(pool: Pool, settings: KnowledgeSettings, *, run: Runner = asyncio.to_thread) -> KnowledgeBase:
     """Return the knowledge base in `pool`; `run` runs what reads a document.
 
     Raises:

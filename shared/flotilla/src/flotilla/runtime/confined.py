@@ -33,7 +33,7 @@ _BUFFER_BYTES = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """How a function is run beside the event loop: `asyncio.to_thread` is one way."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:

@@ -27,7 +27,7 @@ LONGEST = timedelta(days=400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ballot:
+class VoteTerms:
     """What a vote has to be about."""
 
     tenant: str
@@ -126,7 +126,7 @@ def _check_period(approved: SignerApproval, now: datetime) -> None:
         raise Unproven(f"the approval of the key ended at {approved.expires_at}: enroll it again")
 
 
-def prove_vote(vote: SignedVote, ballot: Ballot, roots: VoteRoots, now: datetime) -> ProvenVote:
+def prove_vote(vote: SignedVote, ballot: VoteTerms, roots: VoteRoots, now: datetime) -> ProvenVote:
     """Return who decided what, once everything about it holds.
 
     Raises:
@@ -143,14 +143,14 @@ def prove_vote(vote: SignedVote, ballot: Ballot, roots: VoteRoots, now: datetime
     return ProvenVote(statement, signer, sign_count)
 
 
-def _check_matches(statement: VoteStatement, ballot: Ballot) -> None:
+def _check_matches(statement: VoteStatement, ballot: VoteTerms) -> None:
     for name in ("tenant", "approval_id", "content_hash", "policy_version", "requested_by", "on_behalf_of"):
         signed, expected = getattr(statement, name), getattr(ballot, name)
         if signed != expected:
             raise Unproven(f"the vote was signed for {name} {signed!r}, not {expected!r}")
 
 
-def _check_voter(statement: VoteStatement, signer: ProvenSigner, ballot: Ballot) -> None:
+def _check_voter(statement: VoteStatement, signer: ProvenSigner, ballot: VoteTerms) -> None:
     subject = statement.subject
     if (signer.statement.tenant, signer.statement.subject) != (statement.tenant, subject):
         raise Unproven(f"the key that signed is {signer.statement.subject}'s, not {subject}'s")

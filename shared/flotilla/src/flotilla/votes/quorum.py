@@ -7,7 +7,7 @@ from datetime import datetime
 from flotilla.contracts.approvals import Decision
 from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import Ballot, ProvenVote, distinct_approvals, prove_vote
+from flotilla.votes.proof import ProvenVote, VoteTerms, distinct_approvals, prove_vote
 from flotilla.votes.receipts import ReceiptKeys, signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
@@ -34,7 +34,7 @@ class Trust:
     receipt_keys: ReceiptKeys
 
 
-def prove_quorum(counted: Sequence[CountedVote], ballot: Ballot, quorum: int, trust: Trust, now: datetime) -> None:
+def prove_quorum(counted: Sequence[CountedVote], ballot: VoteTerms, quorum: int, trust: Trust, now: datetime) -> None:
     """Check that `quorum` different people, not those who edited it last, approved what `ballot` is about.
 
     Raises:
@@ -54,7 +54,7 @@ def prove_quorum(counted: Sequence[CountedVote], ballot: Ballot, quorum: int, tr
         raise Unproven(f"policy asks for {quorum} signed approvals, {len(voters)} hold: {why}")
 
 
-def _proven(counted: CountedVote, ballot: Ballot, trust: Trust, now: datetime) -> list[ProvenVote]:
+def _proven(counted: CountedVote, ballot: VoteTerms, trust: Trust, now: datetime) -> list[ProvenVote]:
     if counted.proof is None:
         return []
     vote = prove_vote(counted.proof, ballot, trust.roots, now)
