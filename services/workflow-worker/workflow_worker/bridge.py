@@ -31,7 +31,7 @@ from flotilla.workflows.calls.delegation import CANCELLED_BY_AGENT
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
 from workflow_worker.delegations import TaskPublisher
 from workflow_worker.former_replies import agent_on_record
-from workflow_worker.settlement import Answer, Settled, Settlement
+from workflow_worker.settlement import Answer, SettledReply, Settlement
 
 log = structlog.get_logger(__name__)
 RPC_TIMEOUT_S = 10.0
@@ -87,7 +87,7 @@ class Bridge:
                 await self._act(settled, None)
         return DONE
 
-    async def _act(self, settled: Settled, progress: str | None) -> None:
+    async def _act(self, settled: SettledReply, progress: str | None) -> None:
         if settled.following is not None:
             await self._publisher.publish(settled.following)
         await self._tell_waiting(settled, progress)
@@ -102,7 +102,7 @@ class Bridge:
         if settled is not None:
             await self._tell_waiting(settled, None)
 
-    async def _tell_waiting(self, settled: Settled, progress: str | None) -> None:
+    async def _tell_waiting(self, settled: SettledReply, progress: str | None) -> None:
         task_id = settled.delegated.task_id
         waiting = self._activity(settled.delegated.waiting)
         try:
@@ -126,7 +126,7 @@ class Bridge:
         )
 
 
-async def _pass_on(waiting: AsyncActivityHandle, settled: Settled, progress: str | None) -> None:
+async def _pass_on(waiting: AsyncActivityHandle, settled: SettledReply, progress: str | None) -> None:
     delegated, answer = settled.delegated, settled.answer
     agent = delegated.row["agent"]
     if answer is None:
@@ -146,7 +146,7 @@ def _failure(answer: Answer) -> Failure:
     return answer.failure or Failure(type="Unknown", message="the agent gave no reason", retryable=False)
 
 
-async def _end_with(waiting: AsyncActivityHandle, settled: Settled, refusal: RPCError) -> None:
+async def _end_with(waiting: AsyncActivityHandle, settled: SettledReply, refusal: RPCError) -> None:
     """Ends the try with Temporal's reason not to take its answer, which no repetition changes.
 
     Raises:
@@ -206,7 +206,7 @@ def _reply_in(delivery: Delivery) -> AgentReply:
     return reply
 
 
-def _announced(agent: str, settled: Settled, reply: AgentReply, delivery: Delivery) -> Finish:
+def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: Delivery) -> Finish:
     """Tells everybody on `flotilla.events` that the task is done, under a name that the agent may choose."""
     if settled.answer is None or settled.answer.status != "done":
         return DONE

@@ -121,7 +121,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledReply:
     """What is to be done about a reply. Without an answer it is a sign of life."""
 
     delegated: Delegated
@@ -138,7 +138,7 @@ class Settlement:
         self._signer = signer
         self._recent = recent
 
-    async def settle(self, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
+    async def settle(self, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
         """What the reply of `agent` comes to, on record when this returns; None for one that comes too late.
 
         Raises:
@@ -156,7 +156,7 @@ class Settlement:
         except (Refused, *UNSTORABLE) as error:
             raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
 
-    async def _settle_stored(self, agent: str, reply: AgentReply) -> Settled | None:
+    async def _settle_stored(self, agent: str, reply: AgentReply) -> SettledReply | None:
         """End a slip in one round trip, or forward it in one or two, as nearly all replies do; None, with nothing
         written, if more is to be done."""
         if not (reply.persisted and reply.status == "done" and reply.agent == agent):
@@ -173,9 +173,9 @@ class Settlement:
             following = await forward_slip(self.pool, delegated.task, row["result"], self._signer)
             if following is None:
                 return None
-        return Settled(delegated, _answer(row, delegated, reply), following)
+        return SettledReply(delegated, _answer(row, delegated, reply), following)
 
-    async def _forward_recent(self, agent: str, reply: AgentReply) -> Settled | None:
+    async def _forward_recent(self, agent: str, reply: AgentReply) -> SettledReply | None:
         """Forward a hop that this process has published; None, with nothing written, if more is to be looked at."""
         names = (reply.tenant_id, reply.task_id, reply.attempt)
         task = self._recent.take(*names)
@@ -186,15 +186,15 @@ class Settlement:
             return None
         row, following = forwarded
         delegated = Delegated(*names, row)
-        return Settled(delegated, _answer(row, delegated, reply), following)
+        return SettledReply(delegated, _answer(row, delegated, reply), following)
 
-    async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Settled | None:
+    async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
         delegated = await _delegated(connection, agent, reply, age_s)
         if delegated.row["state"] == "superseded" or (reply.status == "progress" and not delegated.is_open):
             REPLIES_REFUSED.labels(agent, "late").inc()
             return None
         if reply.status == "progress":
-            return Settled(delegated)
+            return SettledReply(delegated)
         stored: asyncpg.Record | None = delegated.row
         if delegated.is_open and not reply.persisted:
             await store_reply(connection, agent, reply, run_id=delegated.row["run_id"])
@@ -207,7 +207,7 @@ class Settlement:
         following = await self._following(connection, delegated, answer)
         if not delegated.row["closed"]:
             await close_hop(connection, delegated.tenant_id, delegated.task_id, delegated.attempt, answer.status)
-        return Settled(delegated, answer, following)
+        return SettledReply(delegated, answer, following)
 
     async def _following(self, connection: Connection, delegated: Delegated, answer: Answer) -> Opened | None:
         if answer.status != "done" or answer.result is None or not delegated.row["slip"]:
@@ -217,7 +217,7 @@ class Settlement:
         following = hop_after(delegated.task, answer.result)
         return await open_hop(connection, following, delegated.waiting, delegated.deadline, self._signer)
 
-    async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> Settled | None:
+    async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> SettledReply | None:
         """Ends a task of `agent` whose reply nobody can use; None if it is not an open task of it.
 
         Raises:
@@ -234,7 +234,7 @@ class Settlement:
                     await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
         except UNSTORABLE:
             return None
-        return Settled(Delegated(tenant_id, task_id, attempt, row), Answer("dead_lettered", failure=failure))
+        return SettledReply(Delegated(tenant_id, task_id, attempt, row), Answer("dead_lettered", failure=failure))
 
 
 async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Delegated:

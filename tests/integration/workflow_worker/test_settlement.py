@@ -16,7 +16,7 @@ from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from workflow_worker.delegations import Opened, hop_after, open_first_hop, open_hop
 from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
-from workflow_worker.settlement import ReplyRefused, Settled, Settlement
+from workflow_worker.settlement import ReplyRefused, SettledReply, Settlement
 
 WAITING = ReplyAddress(workflow_id="w1", workflow_run_id="r1", activity_id="1~1")
 DEADLINE = datetime.now(UTC) + timedelta(minutes=5)
@@ -95,7 +95,7 @@ def published(opened: Opened | None) -> AgentTask:
     return from_builtins(decode_event(opened.sealed.body).data, AgentTask)
 
 
-async def settle(settlement: Settlement, opened: Opened, result: dict[str, Any] | None = None) -> Settled:
+async def settle(settlement: Settlement, opened: Opened, result: dict[str, Any] | None = None) -> SettledReply:
     settled = await settlement.settle(opened.agent, stored(opened, result), age_s=0)
     assert settled is not None
     return settled
