@@ -109,7 +109,7 @@ async def test_an_edit_back_to_what_was_asked_for_keeps_the_stricter_rule_and_no
     back = await desk.decide(handle, DAVE, "edit", args={"text": "hello"}, seen=wiped)
     assert (back.approval_status, back.quorum, back.approvals) == ("pending", 2, 0)
     with pytest.raises(Refused, match="StaleHash"):
-        await desk.decide(handle, CAROL, seen=wiped)
+        await desk.decide(handle, BOB, seen=wiped)
     with pytest.raises(Refused, match="OwnEdit"):
         await desk.decide(handle, DAVE)
     assert (await desk.decide(handle, BOB)).approval_status == "pending"
