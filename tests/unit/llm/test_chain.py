@@ -108,7 +108,7 @@ async def test_a_cancelled_trial_leaves_the_circuit_to_the_next_call() -> None:
         circuit.failed(ModelUnavailable("500"))
     clock.now += OPEN_S + 1
     assert [circuit.lets_through(), circuit.lets_through()] == [True, False]
-    circuit.left()
+    circuit.abandoned()
     assert circuit.lets_through()
 
 

@@ -67,7 +67,7 @@ def resolve(connection: ConnectionOptions, default_name: str) -> Target:
         Misuse: the address is not valid, or there are no credentials for it.
         NotFound: nothing names a gateway or a key, and the local stack does not run.
     """
-    named = named_url(connection)
+    named = given_url(connection)
     token = connection.token or (None if connection.acts_as else os.environ.get(TOKEN_VARIABLE))
     running = local_url()
     if not (named or token or running):
@@ -79,7 +79,7 @@ def resolve(connection: ConnectionOptions, default_name: str) -> Target:
     return Target(url, _local_key(url, name), name, connection.on_behalf_of)
 
 
-def named_url(connection: ConnectionOptions) -> str | None:
+def given_url(connection: ConnectionOptions) -> str | None:
     """The address that somebody named, which is not the local stack's by default."""
     return connection.url or os.environ.get(URL_VARIABLE) or None
 

@@ -11,7 +11,7 @@ from typing import Any
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import endpoints, servers
 from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
-from flotilla_cli.target import ConnectionOptions, named_url, resolve
+from flotilla_cli.target import ConnectionOptions, given_url, resolve
 from flotilla_devstack import Stack, Status
 from flotilla_devstack import doctor as examine_machine
 
@@ -49,7 +49,7 @@ def examine(state: Path | None, connection: ConnectionOptions, acts_as: str) -> 
     """Every check, in the order in which to fix what is wrong."""
     _log_to_standard_error()
     machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.hint) for check in examine_machine(state)]
-    named = named_url(connection)
+    named = given_url(connection)
     stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
     reached = [_server(name, address) for name, address in addresses.items() if address]

@@ -118,7 +118,7 @@ async def _asked(link: Link, request: CompletionRequest, shown: _Shown, ask: Ask
         link.circuit.worked()
         raise
     except BaseException:
-        link.circuit.left()
+        link.circuit.abandoned()
         raise
     link.circuit.worked()
     return made

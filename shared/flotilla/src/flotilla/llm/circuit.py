@@ -43,6 +43,6 @@ class Circuit:
             self._open_until = self._clock() + min(error.retry_after_s or OPEN_S, LONGEST_OPEN_S)
         self._is_tried = False
 
-    def left(self) -> None:
+    def abandoned(self) -> None:
         """The call ended without showing whether the model is there: it was cancelled."""
         self._is_tried = False
