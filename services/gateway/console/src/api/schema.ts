@@ -1361,7 +1361,8 @@ export interface components {
         KeyBody: {
             /**
              * Name
-             * @description Whose key it is: the subject of everything that is done with it.
+             * @description Whose key it is: the subject of everything that is done with it. All of it can be seen, and is spelled in
+             *     Unicode's normalization form C: no two names look the same because of what is hidden in one.
              */
             name: string;
             /** Roles */
@@ -3105,12 +3106,12 @@ export interface components {
         };
         /**
          * Spent
-         * @description What one day, model, agent, person or run cost.
+         * @description What one day, model, agent, person, service or run cost.
          */
         Spent: {
             /**
              * Name
-             * @description The day, model, agent, person or run; null for calls that belong to none.
+             * @description The day, model, agent, person, service or run; null for calls that belong to none.
              */
             name: string | null;
             /** Calls */
