@@ -32,6 +32,8 @@ class Writing:
     calibration: Calibration | None = None
     """Of this model's answers, if there is one."""
     abstains: bool = True
+    language: str = "en"
+    """Of passages that do not show theirs."""
 
 
 def writer(writing: Writing) -> Agent:
@@ -43,7 +45,7 @@ def writer(writing: Writing) -> Agent:
         """The answer, with the sources that it cites, or that the documents have none."""
         if not task.passages:
             return await _decline(ctx, task, NO_PASSAGES, {})
-        found = features_of_search(task.searched_for or task.query, task.passages)
+        found = features_of_search(task.searched_for or task.query, task.passages, writing.language)
         if writing.abstains and writing.calibration and writing.calibration.abstains(found):
             chance = writing.calibration.answerable(found) or 0.0
             ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
@@ -94,7 +96,7 @@ async def _result(
     if writing.has_judge and statements:
         statements = await judged(ctx, answer, statements, cited)
     features = found | features_of_answer(written.completion, statements)
-    terms = terms_for(cited)
+    terms = terms_for(cited, writing.language)
     sources = [_quoting(passage, answer, terms) for passage in cited]
     confidence = confidence_of_answer(
         written.completion, sources, features, support_of(statements), writing.calibration

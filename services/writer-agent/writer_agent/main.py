@@ -58,6 +58,7 @@ def _writing(settings: Settings, model: LanguageModel) -> Writing:
         has_judge=settings.writer_support == "model",
         calibration=read_calibrations(settings.calibration_file).of(model.name),
         abstains=settings.writer_abstain,
+        language=settings.knowledge_language,
     )
 
 

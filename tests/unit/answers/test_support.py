@@ -81,3 +81,34 @@ async def test_other_words_with_the_same_meaning_are_supported_where_there_is_a_
         await Overlap(Meaning()).verdict("Their money back, 70 euros, with a signature.", [REFUNDS])
     ).supported is False
     assert not await Overlap(Meaning()).says_nothing_of(sentence, REFUNDS)
+
+
+class Counting(Meaning):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.seen += texts
+        return await super().embed(texts)
+
+
+async def test_sentences_of_one_answer_embed_their_passage_once() -> None:
+    model = Counting()
+    overlap = Overlap(model)
+    sentences = [f"Customers get their money back on {day}." for day in ("Monday", "Friday", "holidays")]
+    assert [(await overlap.verdict(one, [REFUNDS])).supported for one in sentences] == [True, True, True]
+    assert sorted(model.seen) == sorted([*sentences, *dict.fromkeys([REFUNDS.text, *REFUNDS.text.split("\n\n")])])
+
+
+async def test_the_vectors_of_many_passages_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flotilla.answers.support.MAX_KEPT", 2)
+    model = Counting()
+    overlap = Overlap(model)
+    others = [passage(f"A refund is paid on day {number}.") for number in range(4)]
+    for one in (*others, others[0]):
+        await overlap.verdict("Customers get their money back.", [one])
+    assert model.seen.count(others[0].text) == 2
+    await overlap.verdict("Customers get their money back.", [others[0]])
+    assert model.seen.count(others[0].text) == 2

@@ -63,9 +63,11 @@ async def write(
     calibration: Calibration | None = None,
     query: str = "What do cats eat?",
     searched_for: str = "",
+    language: str = "en",
 ) -> TaskRun[WriteResult]:
     allowed = budget or Budget(tool_steps=2, tokens=10_000)
-    agent = writer(Writing(tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration))
+    writing = Writing(tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration, language=language)
+    agent = writer(writing)
     task = WriteTask(query=query, passages=list(passages), history=history or [], searched_for=searched_for)
     return await run_task(agent, task, tools={tool.__name__: tool for tool in known}, model=model)
 
@@ -308,3 +310,15 @@ async def test_a_follow_up_is_answered_with_what_was_searched_for() -> None:
     )
     assert "They eat fish and mice in the evening." in run.result.answer
     assert run.result.searched_for == "What do cats eat? And in the evening?"
+
+
+async def test_passages_too_short_to_show_their_language_are_read_in_the_operators() -> None:
+    short = replace(passage("Häuser mit Gärten.", 1), by_words=1.0)
+    shares = {
+        language: (
+            await write(FakeModel("Ja [1]."), short, query="Haus mit Garten?", language=language)
+        ).result.features["held"]
+        for language in ("en", "de")
+    }
+    assert shares["de"] == 1.0
+    assert shares["en"] < 1.0

@@ -15,7 +15,7 @@ MARGIN_RANK = 3
 """The passage that the first one is compared with."""
 
 
-def features_of_search(question: str, passages: Sequence[Passage]) -> dict[str, float]:
+def features_of_search(question: str, passages: Sequence[Passage], default_language: str = "en") -> dict[str, float]:
     """Return of the search by words: `words` (the best passage), `mean` (of all passages), `margin` (of the best over
     a later one); of the question's words: `held` (the largest share in one passage), `together` (the share in any),
     `count` (how many in one passage, up to 8, as a share of these); with embeddings: `meaning` (the nearest passage)
@@ -28,7 +28,7 @@ def features_of_search(question: str, passages: Sequence[Passage]) -> dict[str, 
         "words": ranked[0],
         "mean": sum(ranked) / len(ranked),
         "margin": ranked[0] - ranked[min(MARGIN_RANK, len(ranked)) - 1],
-        **_held(question, passages),
+        **_held(question, passages, default_language),
     }
     by_meaning = [one.by_meaning for one in passages if one.by_meaning is not None]
     if by_meaning:
@@ -47,8 +47,8 @@ def features_of_answer(completion: Completion, statements: Sequence[Statement]) 
     return {name: round(value, 4) for name, value in features.items()}
 
 
-def _held(question: str, passages: Sequence[Passage]) -> dict[str, float]:
-    terms = terms_for(passages)
+def _held(question: str, passages: Sequence[Passage], default_language: str) -> dict[str, float]:
+    terms = terms_for(passages, default_language)
     asked = terms(question)
     held = [asked & terms(f"{one.source.title}\n{one.text}") for one in passages]
     most, size = max(map(len, held)), max(len(asked), 1)

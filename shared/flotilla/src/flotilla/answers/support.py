@@ -30,6 +30,8 @@ _NUMBER = re.compile(r"\d+(?:[.,'\u00a0\u202f]\d+)*")
 _SEPARATORS = str.maketrans("", "", ".,'\u00a0\u202f")
 MAX_PIECES = 40
 """Of a passage that is compared by meaning."""
+MAX_KEPT = 500
+"""Pieces whose vectors are kept: those of some answers that are written at the same time."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ class Overlap:
         """`language` is that of passages which do not show theirs."""
         self._embedder = embedder
         self._language = language
+        self._vectors = _PieceVectors()
 
     async def verdict(self, sentence: str, passages: Sequence[Passage]) -> Verdict:
         """Return whether `passages` say what `sentence` says."""
@@ -86,11 +89,31 @@ class Overlap:
             return 0.0
         pieces = [piece for one in passages for piece in _pieces(one.text)][:MAX_PIECES]
         try:
-            asked, *vectors = await self._embedder.embed([sentence, *pieces])
+            asked, *vectors = await self._vectors.of(sentence, pieces, self._embedder)
         except RetryLater as error:
             log.warning("sentence_not_embedded", error=str(error))
             return 0.0
         return max((_cosine(asked, vector) for vector in vectors), default=0.0)
+
+
+class _PieceVectors:
+    """The vectors of passages' pieces that were compared last: all sentences of an answer are compared with the same."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Sequence[float]] = {}
+
+    async def of(self, sentence: str, pieces: Sequence[str], embedder: Embedder) -> list[Sequence[float]]:
+        """Return the vectors of `sentence` and of each piece; the model sees a piece once."""
+        known = {piece: self._kept[piece] for piece in pieces if piece in self._kept}
+        unknown = list(dict.fromkeys(piece for piece in pieces if piece not in known))
+        asked, *made = await embedder.embed([sentence, *unknown])
+        known |= zip(unknown, made, strict=True)
+        for piece in known:  # those used last are dropped last
+            self._kept.pop(piece, None)
+        self._kept |= known
+        for piece in list(self._kept)[:-MAX_KEPT]:
+            del self._kept[piece]
+        return [asked, *(known[piece] for piece in pieces)]
 
 
 def _share(sentence: str, passages: Sequence[Passage], language: str) -> float:
