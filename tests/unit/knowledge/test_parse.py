@@ -27,6 +27,37 @@ def test_only_the_main_part_of_a_page_is_read() -> None:
     assert texts(parse_html(page).blocks) == ["A", "text"]
 
 
+ANSWER = f"<p>{'Fees are due in March. ' * 10}</p>"
+LINKS = "".join(f"<li><a href=p{number}.html>Page {number}</a></li>" for number in range(5))
+
+
+@pytest.mark.parametrize(
+    ("navigation", "is_seen"),
+    [
+        (f"<div role=navigation>Related: {LINKS}</div>", False),
+        (f"<div id=tocframe><ul>{LINKS}</ul></div>", False),
+        (f'<table class="nav_table"><tr><td>[{LINKS}]</table>', False),
+        (f"<ul>{LINKS}</ul>", True),
+        (f"<ul class=vocabulary>{LINKS}</ul>", True),
+        ("<div class=toc><p>Everything in this part was written by <a href=eve.html>Eve</a>.</p></div>", True),
+        ("<div class=toc></div><p>Page 1</p>", True),
+    ],
+)
+def test_what_a_page_calls_navigation_is_none_of_its_text_if_it_is_links(navigation: str, is_seen: bool) -> None:
+    found = texts(parse_html(f"<h1>Fees</h1>{ANSWER}{navigation}").blocks)
+    assert found[:2] == ["Fees", ("Fees are due in March. " * 10).strip()]
+    assert (len(found) > 2) == is_seen
+
+
+def test_of_a_page_that_is_a_table_of_contents_the_links_are_read() -> None:
+    assert "Page 3" in texts(parse_html(f"<h1>Contents</h1><div class=toc><ul>{LINKS}</ul></div>").blocks)
+
+
+def test_thousands_of_nested_tables_of_contents_are_read_in_a_moment() -> None:
+    page = "<div class=toc>" * 5_000 + "deep" * 2_000 + "</div>" * 5_000
+    assert "".join(texts(parse_html(page).blocks)) == "deep" * 2_000
+
+
 def test_code_keeps_its_lines_and_a_table_row_is_one_block() -> None:
     page = "<pre>if x:\n\treturn\n</pre><table><tr><th>a</th><th>b</th></tr><tr><td>1<td>2</tr></table>"
     assert texts(parse_html(page).blocks) == ["if x:\n        return", "a | b", "1 | 2"]

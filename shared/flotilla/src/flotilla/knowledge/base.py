@@ -29,7 +29,7 @@ from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import OverLimit, Runner
 
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
 again."""
 DEFAULT_LANGUAGE = "en"

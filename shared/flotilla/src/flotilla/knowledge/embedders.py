@@ -59,6 +59,7 @@ class MiniLm:
         options.intra_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._tokenizer: Any = Tokenizer.from_str(tokenizer.decode())
+        self._tokenizer.no_padding()  # its file fills texts up to 128 tokens
         self._tokenizer.enable_truncation(MAX_TOKENS)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -36,6 +36,8 @@ _APART = frozenset(("br", "button", "label", "legend", "option", "textarea"))
 _MAIN = "main, [role=main]"
 _MAIN_SHARE = 4
 """The main part holds at least a quarter of the page's text; in less there is hardly what the page is about."""
+_MIN_CONTENT = 200
+"""Characters that a page holds beside its lists of links, if it is about something else."""
 
 
 def parse_html(text: str) -> Parsed:
@@ -59,6 +61,9 @@ def inline_text(tag: str) -> str:
 def _blocks_of(page: LexborHTMLParser) -> list[Block]:
     visibility = Visibility(page)
     everything = _read(page.body, visibility)
+    if _size(everything) < _MIN_CONTENT:  # lists of links are what the page is about
+        visibility = Visibility(page, lists_of_links=True)
+        everything = _read(page.body, visibility)
     mains = page.css(_MAIN)
     if len(mains) != 1:
         return everything

@@ -1,5 +1,6 @@
 """What of an HTML page its readers see, and what stands for a picture."""
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
@@ -15,12 +16,19 @@ _OPENERS = "[aria-controls], [data-target], [data-bs-target]"
 _PANELS = frozenset(("region", "tabpanel"))
 _OPENED_LATER = "until-found"
 _WORDS_OF_A_SENTENCE = 4
+_NAMED_NAVIGATION = re.compile(r"(?:^|[\s_-])(?:nav|toc|breadcrumb)", re.IGNORECASE)
+_LINKED_SHARE = 0.8
+"""Of the text of an element whose id or class calls it navigation, the share in links that makes it nothing else."""
+_MAX_NAMED = 100
+"""Such elements of a page that are looked into: they may be nested, and each look is at all that is in them."""
 
 
 class Visibility:
     """Tells which elements of one page can be seen, at once or after a click."""
 
-    def __init__(self, page: LexborHTMLParser) -> None:
+    def __init__(self, page: LexborHTMLParser, *, lists_of_links: bool = False) -> None:
+        """`lists_of_links` shows those, too, that the page's author calls navigation."""
+        self._named_left = 0 if lists_of_links else _MAX_NAMED
         self._opened = frozenset(target for opener in page.css(_OPENERS) for target in _targets(opener))
 
     def is_seen(self, node: LexborNode, within: Mapping[str, int]) -> bool:
@@ -28,13 +36,24 @@ class Visibility:
         tag = node.tag or ""
         if tag in _NOT_TEXT or tag in _NOT_CONTENT:
             return _is_labelled_picture(node)
-        if "hidden" in node.attributes and not self._opens(node):
+        if ("hidden" in node.attributes and not self._opens(node)) or self._is_navigation(node):
             return False
         if tag == "footer":
             return any(within[around] for around in _WITH_FOOTERS)
         if tag == "button":
             return _says_something(node, within)
         return tag != "a" or _PERMALINK_CLASSES.isdisjoint((node.attributes.get("class") or "").split())
+
+    def _is_navigation(self, node: LexborNode) -> bool:
+        attributes = node.attributes
+        if attributes.get("role") == "navigation":
+            return True
+        names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}"
+        if not self._named_left or not _NAMED_NAVIGATION.search(names):
+            return False
+        self._named_left -= 1
+        linked = sum(len(_words(link)) for link in node.css("a[href]"))
+        return linked >= max(_LINKED_SHARE * len(_words(node)), 1)
 
     def _opens(self, node: LexborNode) -> bool:
         attributes = node.attributes
@@ -51,6 +70,10 @@ def alternative_text(node: LexborNode) -> str:
     if node.tag in _PICTURES or (node.tag == "input" and attributes.get("type") == "image"):
         return f" {attributes.get('alt') or ''} "
     return f" {attributes.get('aria-label') or ''} " if _is_labelled_picture(node) else ""
+
+
+def _words(node: LexborNode) -> str:
+    return "".join((node.text() or "").split())
 
 
 def _is_labelled_picture(node: LexborNode) -> bool:
