@@ -97,7 +97,7 @@ class Overlap:
 
 
 class _PieceVectors:
-    """The vectors of passages' pieces that were compared last: all sentences of an answer are compared with the same."""
+    """The vectors of the pieces that were compared last: all sentences of an answer are compared with the same."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Sequence[float]] = {}
