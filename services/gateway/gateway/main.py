@@ -16,6 +16,7 @@ from flotilla.config.signing import load_public_keys
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import knowledge_base
+from flotilla.knowledge.redis_vectors import open_vectors
 from flotilla.postgres import ITSELF, Pool, acting_as, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
@@ -94,7 +95,12 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         redis=redis,
         temporal=Temporal(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
-        knowledge=knowledge_base(pool, settings, run=(await stack.enter_async_context(_readers(settings))).run),
+        knowledge=knowledge_base(
+            pool,
+            settings,
+            await stack.enter_async_context(open_vectors(settings, connect_redis)),
+            run=(await stack.enter_async_context(_readers(settings))).run,
+        ),
         policy=read_policy(settings.approval_policy),
         vote_roots=read_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),

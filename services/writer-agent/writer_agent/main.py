@@ -7,9 +7,11 @@ from flotilla.agent import ToolFunction, run_agent
 from flotilla.answers.calibration import read_calibrations
 from flotilla.answers.support import Overlap
 from flotilla.answers.words import terms_for
+from flotilla.bus import connect_redis
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, knowledge_base, search_tool
 from flotilla.knowledge.embedders import create_embedder
+from flotilla.knowledge.redis_vectors import open_vectors
 from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, money_of
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
@@ -26,7 +28,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         model = create_model(settings, partial(terms_for, default_language=settings.knowledge_language))
         stack.push_async_callback(model.close)
-        tools = _tools(knowledge_base(pool, settings), settings.writer_tools)
+        vectors = await stack.enter_async_context(open_vectors(settings, connect_redis))
+        tools = _tools(knowledge_base(pool, settings, vectors), settings.writer_tools)
         limits, money = TokenLimits.of(settings), money_of(settings)
         agent = writer(_writing(settings, model))
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money, pool=pool)

@@ -102,7 +102,7 @@ async def test_sentences_of_one_answer_embed_their_passage_once() -> None:
     assert sorted(model.seen) == sorted([*sentences, *dict.fromkeys([REFUNDS.text, *REFUNDS.text.split("\n\n")])])
 
 
-async def test_the_vectors_of_many_passages_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_vectors_of_many_passages_are_dropped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flotilla.answers.support.MAX_KEPT", 2)
     model = Counting()
     overlap = Overlap(model)

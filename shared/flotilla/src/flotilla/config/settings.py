@@ -169,6 +169,8 @@ class KnowledgeSettings(BaseSettings):
     embedding_model: str | None = None
     """The model behind `FLOTILLA_EMBEDDING_URL`. Another name embeds all passages again in the background."""
     embedding_api_key: SecretStr | None = None
+    vector_store_url: SecretStr | None = None
+    """A Redis 8 or newer that keeps the vectors, as in `FLOTILLA_REDIS_URL`; unset: PostgreSQL with pgvector does."""
 
 
 class TokenSettings(BaseSettings):

@@ -18,6 +18,7 @@ from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Added, Change, Document, Note, Parsed, Upload
 from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, Embedding
+from flotilla.knowledge.embedding_outside import EmbeddingOutside, index_in
 from flotilla.knowledge.indexing import IndexEntry
 from flotilla.knowledge.languages import check_language
 from flotilla.knowledge.meaning import Embedded, Row
@@ -26,6 +27,7 @@ from flotilla.knowledge.ranking import Ranking, Wanted, best_passages
 from flotilla.knowledge.recognition import language_of
 from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
+from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import OverLimit, Runner
 
@@ -90,11 +92,13 @@ class KnowledgeBase:
         ranking: Ranking | None = None,
         language: str = DEFAULT_LANGUAGE,
         embedder: Embedder | None = None,
+        vectors: VectorStore | None = None,
         run: Runner = asyncio.to_thread,
         make_id: IdMaker = new_id,
     ) -> None:
         """`language` is that of documents which do not show theirs. `run` runs what reads a document: `Confined.run`
-        where strangers send them. With an `embedder`, searches rank by meaning, too.
+        where strangers send them. With an `embedder`, searches rank by meaning, too: with its vectors in PostgreSQL, or
+        in `vectors`.
 
         Raises:
             ConfigurationError: no such language is known.
@@ -105,6 +109,7 @@ class KnowledgeBase:
         self._ranking = ranking or Ranking()
         self._language = language
         self._embedder = embedder
+        self._vectors = vectors
         self._make_id = make_id
 
     async def add(self, tenant_id: str, upload: Upload, note: Note = _unnoted) -> Added:
@@ -281,13 +286,16 @@ class KnowledgeBase:
         except (RetryLater, TimeoutError) as error:
             log.warning("question_not_embedded", error=str(error) or type(error).__name__)
             return None
-        return Embedded(self._embedder.name, vector)
+        index = index_in(self._vectors, self._embedder) if self._vectors else self._embedder.name
+        return Embedded(index, vector, self._vectors)
 
     async def maintain(self, stop: asyncio.Event) -> None:
         """Index and embed in the background what is not as it should be, until `stop`."""
         async with asyncio.TaskGroup() as group:
             group.create_task(Reindexing(self._pool, self._language).run(stop))
-            if self._embedder:
+            if self._embedder and self._vectors:
+                group.create_task(EmbeddingOutside(self._pool, self._embedder, self._vectors).run(stop))
+            elif self._embedder:
                 group.create_task(Embedding(self._pool, self._embedder).run(stop))
 
     async def list(

@@ -5,7 +5,7 @@ the tenant were embedded by it, and ranks by words alone until then. No transact
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import asyncpg
@@ -71,11 +71,15 @@ def as_halfvec(vector: Sequence[float]) -> str:
 
 
 class Embedding:
-    """Embeds passages in the background. Every replica may run one."""
+    """Embeds passages in the background, into PostgreSQL. Every replica may run one."""
+
+    missing = _MISSING
 
     def __init__(self, pool: Pool, embedder: Embedder) -> None:
         self._pool = pool
         self._embedder = embedder
+        self.index = embedder.name
+        """What searches use: vectors of different indexes are never compared."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look for passages without an embedding now and then, until `stop`."""
@@ -88,10 +92,8 @@ class Embedding:
 
     async def embed(self, stop: asyncio.Event) -> int:
         """Embed what this model has not embedded, and return how many passages that were."""
-        if not await self._pool.fetchval(_AVAILABLE):
-            raise RetryLater("PostgreSQL has no pgvector: install it, and run `python -m flotilla.install` again")
         done = 0
-        for (tenant_id,) in await self._pool.fetch(_TENANTS, self._embedder.name):
+        for tenant_id in await self._tenants():
             done += await self._embed_tenant(tenant_id, stop)
         return done
 
@@ -99,22 +101,32 @@ class Embedding:
         done, last = 0, 0
         while not stop.is_set():
             async with tenant_snapshot(self._pool, tenant_id) as connection:
-                rows = await connection.fetch(_MISSING, tenant_id, last, self._embedder.name, BATCH)
+                rows = await connection.fetch(self.missing, tenant_id, last, self.index, BATCH)
             if not rows:
                 await self._serve(tenant_id)
                 return done
             vectors = await self._embedder.embed([f"{row['title']}\n{row['heading']}\n{row['body']}" for row in rows])
-            async with tenant_transaction(self._pool, tenant_id) as connection:
-                numbers = [row["passage_no"] for row in rows]
-                await connection.execute(
-                    _PUT, tenant_id, self._embedder.name, numbers, [as_halfvec(vector) for vector in vectors]
-                )
+            numbers = [row["passage_no"] for row in rows]
+            await self._put(tenant_id, dict(zip(numbers, vectors, strict=True)))
             done, last = done + len(rows), numbers[-1]
         return done
 
+    async def _tenants(self) -> list[str]:
+        """Those with something to do."""
+        if not await self._pool.fetchval(_AVAILABLE):
+            raise RetryLater("PostgreSQL has no pgvector: install it, and run `python -m flotilla.install` again")
+        return [row[0] for row in await self._pool.fetch(_TENANTS, self.index)]
+
+    async def _put(self, tenant_id: str, vectors: Mapping[int, Sequence[float]]) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            packed = [as_halfvec(vector) for vector in vectors.values()]
+            await connection.execute(_PUT, tenant_id, self.index, list(vectors), packed)
+
     async def _serve(self, tenant_id: str) -> None:
-        """Let searches use this model, and drop what others made."""
+        """Let searches use this index, and drop the vectors of others in PostgreSQL."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(_SERVE, tenant_id, self._embedder.name)
+            await connection.execute(_SERVE, tenant_id, self.index)
+        if not await self._pool.fetchval(_AVAILABLE):
+            return
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(_FORGET_OTHERS, tenant_id, self._embedder.name, 100_000)
+            await connection.execute(_FORGET_OTHERS, tenant_id, self.index, 100_000)

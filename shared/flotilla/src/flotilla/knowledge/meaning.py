@@ -1,10 +1,16 @@
 """Passages by meaning, and their fusion with those by words."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from flotilla.knowledge.embedding import as_halfvec
+import asyncpg
+import structlog
+
+from flotilla.contracts.errors import RetryLater
+from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, as_halfvec
+from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection
 
 FUSION_K = 10
@@ -34,12 +40,29 @@ ORDER BY e.distance, p.passage_no
 """
 
 
+# Row security leaves out what the caller may not read; what was removed is not there.
+_READ = """
+SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body, n.score
+FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS n (passage_no, score, rank)
+JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = n.passage_no
+JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = p.document_id
+WHERE p.passage_no NOT IN (SELECT flotilla.passages_left_out($4))
+ORDER BY n.rank LIMIT $5
+"""
+WIDER = 4
+"""How many times more a store is asked for while too little of what it found may be read."""
+MAX_WIDE = 20_000
+log = structlog.get_logger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A question's vector, and the model that made it."""
+    """A question's vector, and the index of vectors that it is compared with."""
 
-    model: str
+    index: str
     vector: Sequence[float]
+    store: VectorStore | None = None
+    """Where the index is; None: in PostgreSQL."""
 
 
 async def nearest(
@@ -47,12 +70,45 @@ async def nearest(
 ) -> Sequence[Row]:
     """Return the `most` passages that mean what is asked most nearly, of attachments those of `session_id` only; none
     while the tenant's passages are not all embedded by that model."""
-    if await connection.fetchval(_SERVING, tenant_id) != asked.model:
+    if await connection.fetchval(_SERVING, tenant_id) != asked.index:
         return []
-    await connection.execute(_SCAN)
-    statement = _NEAREST.format(len(asked.vector))
-    rows = await connection.fetch(statement, tenant_id, asked.model, as_halfvec(asked.vector), most, session_id)
+    if asked.store:
+        rows = await _nearest_in(asked.store, asked, connection, _Readable(tenant_id, session_id, most))
+    else:
+        await connection.execute(_SCAN)
+        statement = _NEAREST.format(len(asked.vector))
+        rows = await connection.fetch(statement, tenant_id, asked.index, as_halfvec(asked.vector), most, session_id)
     return [{**row, "by_meaning": row["score"]} for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Whose passages are read, with the attachments of one session, and how many at most."""
+
+    tenant_id: str
+    session_id: str | None
+    most: int
+
+
+async def _nearest_in(
+    store: VectorStore, asked: Embedded, connection: Connection, wanted: _Readable
+) -> list[asyncpg.Record]:
+    """What a store finds, as far as PostgreSQL lets the caller read it; nothing while the store is away."""
+    wide = wanted.most
+    while True:
+        try:
+            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                near = await store.nearest(wanted.tenant_id, asked.index, asked.vector, wide)
+        except (RetryLater, TimeoutError) as error:
+            log.warning("vector_store_away", error=str(error) or type(error).__name__)
+            return []
+        scores = dict(near[:wide])
+        rows = await connection.fetch(
+            _READ, wanted.tenant_id, list(scores), list(scores.values()), wanted.session_id, wanted.most
+        )
+        if len(rows) == wanted.most or len(near) < wide or wide >= MAX_WIDE:
+            return rows
+        wide *= WIDER
 
 
 def fused(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:

@@ -6,12 +6,15 @@ from flotilla.config import KnowledgeSettings
 from flotilla.knowledge.base import KnowledgeBase
 from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.ranking import Ranking
+from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Pool
 from flotilla.runtime.confined import Runner
 
 
-def knowledge_base(pool: Pool, settings: KnowledgeSettings, *, run: Runner = asyncio.to_thread) -> KnowledgeBase:
-    """Return the knowledge base in `pool`; `run` runs what reads a document.
+def knowledge_base(
+    pool: Pool, settings: KnowledgeSettings, vectors: VectorStore | None = None, *, run: Runner = asyncio.to_thread
+) -> KnowledgeBase:
+    """Return the knowledge base in `pool`, with the vectors of `open_vectors`; `run` runs what reads a document.
 
     Raises:
         ConfigurationError: a setting can't be used.
@@ -21,5 +24,6 @@ def knowledge_base(pool: Pool, settings: KnowledgeSettings, *, run: Runner = asy
         ranking=Ranking(per_document=settings.knowledge_passages_per_document),
         language=settings.knowledge_language,
         embedder=create_embedder(settings),
+        vectors=vectors,
         run=run,
     )

@@ -1,0 +1,97 @@
+"""Embeds passages into a store outside PostgreSQL, which knows of each vector there.
+
+A vector is noted before it is stored and until it is removed, so whatever dies in between, the next round finds what to
+do. A store that has lost vectors is filled again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from flotilla.knowledge.embedding import Embedder, Embedding
+from flotilla.knowledge.vector_store import VectorStore
+from flotilla.postgres import Pool, tenant_transaction
+
+_TENANTS = "SELECT flotilla.tenants_to_store($1)"
+_STORED = "SELECT tenant_id, vectors FROM flotilla.vectors_stored($1)"
+_MISSING = """
+SELECT p.passage_no, d.title, p.heading, p.body FROM flotilla.passages AS p
+JOIN flotilla.documents AS d USING (tenant_id, document_id)
+WHERE p.tenant_id = $1 AND p.passage_no > $2 AND NOT EXISTS (
+    SELECT FROM flotilla.outside_vectors AS v
+    WHERE v.tenant_id = $1 AND v.model = $3 AND v.passage_no = p.passage_no AND v.stored)
+ORDER BY p.passage_no LIMIT $4
+"""
+_NOTE = """
+INSERT INTO flotilla.outside_vectors (tenant_id, model, passage_no) SELECT $1, $2, unnest($3::bigint[])
+ON CONFLICT DO NOTHING
+"""
+_CONFIRM = """
+UPDATE flotilla.outside_vectors SET stored = true
+WHERE tenant_id = $1 AND model = $2 AND passage_no = ANY ($3::bigint[])
+"""
+_LOST = "UPDATE flotilla.outside_vectors SET stored = false WHERE tenant_id = $1 AND model = $2 AND stored"
+# Before they are removed: a vector that is gone must not look like one that was lost.
+_GONE = """
+UPDATE flotilla.outside_vectors AS v SET stored = false
+WHERE v.tenant_id = $1 AND v.model = $2 AND NOT EXISTS (
+    SELECT FROM flotilla.passages AS p WHERE p.tenant_id = $1 AND p.passage_no = v.passage_no)
+RETURNING v.passage_no
+"""
+_FORGET = "DELETE FROM flotilla.outside_vectors WHERE tenant_id = $1 AND model = $2 AND passage_no = ANY ($3::bigint[])"
+_OTHERS = "SELECT DISTINCT model FROM flotilla.outside_vectors WHERE tenant_id = $1 AND model <> $2"
+_FORGET_ALL = "DELETE FROM flotilla.outside_vectors WHERE tenant_id = $1 AND model = $2"
+log = structlog.get_logger(__name__)
+
+
+def index_in(store: VectorStore, embedder: Embedder) -> str:
+    """Return the name of the index that a model's vectors in a store are."""
+    return f"{embedder.name}@{store.name}"
+
+
+class EmbeddingOutside(Embedding):
+    """As `Embedding`, with the vectors in a store."""
+
+    missing = _MISSING
+
+    def __init__(self, pool: Pool, embedder: Embedder, store: VectorStore) -> None:
+        super().__init__(pool, embedder)
+        self.index = index_in(store, embedder)
+        self._store = store
+
+    async def _tenants(self) -> list[str]:
+        for tenant_id, vectors in await self._pool.fetch(_STORED, self.index):
+            if await self._store.count(tenant_id, self.index) < vectors:
+                log.warning("vectors_lost", tenant_id=tenant_id, index=self.index, noted=vectors)
+                async with tenant_transaction(self._pool, tenant_id) as connection:
+                    await connection.execute(_LOST, tenant_id, self.index)
+        return [row[0] for row in await self._pool.fetch(_TENANTS, self.index)]
+
+    async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
+        await self._remove_gone(tenant_id)
+        return await super()._embed_tenant(tenant_id, stop)
+
+    async def _put(self, tenant_id: str, vectors: Mapping[int, Sequence[float]]) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_NOTE, tenant_id, self.index, list(vectors))
+        await self._store.put(tenant_id, self.index, vectors)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            await connection.execute(_CONFIRM, tenant_id, self.index, list(vectors))
+
+    async def _remove_gone(self, tenant_id: str) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            gone = [row[0] for row in await connection.fetch(_GONE, tenant_id, self.index)]
+        if gone:
+            await self._store.remove(tenant_id, self.index, gone)
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                await connection.execute(_FORGET, tenant_id, self.index, gone)
+
+    async def _serve(self, tenant_id: str) -> None:
+        await super()._serve(tenant_id)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            others = [row[0] for row in await connection.fetch(_OTHERS, tenant_id, self.index)]
+        for index in others:
+            await self._store.forget(tenant_id, index)
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                await connection.execute(_FORGET_ALL, tenant_id, index)

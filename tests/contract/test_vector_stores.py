@@ -1,0 +1,266 @@
+"""The same cases for every place that vectors are kept in: PostgreSQL's own, and stores outside it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from flotilla.bus import Redis, connect_redis
+from flotilla.config import KnowledgeSettings
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.identity import user_name
+from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge.embedding_outside import EmbeddingOutside
+from flotilla.knowledge.redis_vectors import KEYS, RedisVectors, open_vectors
+from flotilla.knowledge.vector_store import Near
+from flotilla.postgres import ITSELF, Pool, Viewer, acting_as, tenant_transaction
+from flotilla_devstack import RunningStack
+
+SYNONYMS = (("cat", "feline", "kitten"), ("car", "vehicle", "engine"), ("bone", "skeleton"))
+NEVER = asyncio.Event()
+ALICE, BOB = user_name("flotilla", "alice"), user_name("flotilla", "bob")
+_NOTES = "SELECT count(*) FROM flotilla.outside_vectors"
+
+
+class Meaning:
+    """A model that knows a few synonyms: one dimension for each meaning."""
+
+    def __init__(self, name: str = "meaning@1") -> None:
+        self.name = name
+        self.embedded = 0
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.embedded += len(texts)
+        return [[*(float(any(word in text.lower() for word in words)) for words in SYNONYMS), 0.1] for text in texts]
+
+
+@dataclass
+class Place:
+    """A knowledge base whose vectors are in one place."""
+
+    knowledge: KnowledgeBase
+    job: Embedding
+    model: Meaning
+
+    async def add(self, tenant_id: str, **documents: str) -> dict[str, str]:
+        """Add documents and embed them; return the ids by name."""
+        added = [await self.knowledge.add(tenant_id, _upload(name, text)) for name, text in documents.items()]
+        await self.job.embed(NEVER)
+        return {one.uri: one.document_id for one in added}
+
+    async def found(self, query: str, tenant_id: str = "acme", k: int = 5) -> list[str]:
+        return [one.source.uri for one in await self.knowledge.search(tenant_id, query, k)]
+
+
+def _upload(name: str, text: str, **more: Any) -> Upload:
+    return Upload(uri=name, content=text.encode(), media_type="text/plain", **more)
+
+
+@pytest.fixture(scope="module")
+def redis_8_url(stack: RunningStack) -> Iterator[str]:
+    with stack.extra_redis("falkordb") as server:
+        yield server.url
+
+
+@pytest.fixture
+async def redis(redis_8_url: str) -> AsyncIterator[Redis]:
+    async with connect_redis(redis_8_url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+def outside(pool: Pool, redis: Redis) -> Place:
+    model, store = Meaning(), RedisVectors(redis)
+    return Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def place(request: pytest.FixtureRequest, pool: Pool) -> Place:
+    if request.param == "redis":
+        outside: Place = request.getfixturevalue("outside")
+        return outside
+    model = Meaning()
+    return Place(KnowledgeBase(pool, embedder=model), Embedding(pool, model), model)
+
+
+async def _vectors(redis: Redis) -> int:
+    command: Callable[..., Awaitable[int]] = redis.execute_command
+    return sum([await command("VCARD", key) for key in await redis.keys(f"{KEYS}*")])
+
+
+async def _notes(pool: Pool, tenant_id: str = "acme") -> int:
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return int(await connection.fetchval(_NOTES))
+
+
+async def test_a_passage_is_found_by_what_it_means(place: Place) -> None:
+    await place.add("acme", sofa="A feline sleeps all day.", motor="The engine needs oil.")
+    assert (await place.found("kitten"))[0] == "sofa"
+    assert (await place.found("car"))[0] == "motor"
+    [nearest, *_] = await place.knowledge.search("acme", "kitten")
+    assert nearest.by_meaning is not None
+    assert nearest.by_meaning > 0.9
+
+
+async def test_nothing_is_found_before_all_is_embedded_and_nothing_is_embedded_twice(place: Place) -> None:
+    await place.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
+    assert await place.found("kitten") == []
+    assert [await place.job.embed(NEVER) for _ in range(2)] == [1, 0]
+    assert await place.found("kitten") == ["sofa"]
+
+
+async def test_a_removed_document_is_found_nowhere_at_once(place: Place) -> None:
+    ids = await place.add("acme", sofa="A feline sleeps.", bed="A cat dreams.")
+    await place.knowledge.remove("acme", ids["sofa"])
+    assert await place.found("kitten") == ["bed"]
+    await place.add("acme", bed="The engine needs oil.")
+    assert await place.found("kitten") == ["bed"]
+    assert await place.found("feline") == ["bed"]
+
+
+async def test_a_tenant_finds_nothing_of_another(place: Place) -> None:
+    await place.add("globex", **{f"cat{number}": f"Cat number {number}." for number in range(40)})
+    await place.add("acme", motor="The engine of a vehicle.")
+    assert await place.found("kitten") == ["motor"]
+    assert await place.found("kitten", "initech") == []
+
+
+async def test_readers_alone_find_their_documents_and_others_still_find_theirs(place: Place) -> None:
+    for number in range(60):
+        await place.knowledge.add("acme", _upload(f"secret{number}", f"Cat {number} of Alice.", readers=(ALICE,)))
+    await place.add("acme", open="A vehicle for the kitten.")
+    with acting_as(Viewer(names=(BOB,))):
+        assert await place.found("feline", k=1) == ["open"]
+    with acting_as(Viewer(names=(ALICE,))):
+        assert (await place.found("feline", k=1))[0].startswith("secret")
+    with acting_as(ITSELF):
+        assert await place.job.embed(NEVER) == 0
+
+
+async def test_another_model_serves_once_everything_is_embedded_by_it(place: Place, pool: Pool) -> None:
+    await place.add("acme", sofa="A feline sleeps.")
+    newer = Meaning("meaning@2")
+    with_newer = Place(_with_model(place.knowledge, newer), _job_with(place.job, newer), newer)
+    assert await with_newer.found("kitten") == []
+    assert await place.found("kitten") == ["sofa"]
+    assert await with_newer.job.embed(NEVER) == 1
+    assert await with_newer.found("kitten") == ["sofa"]
+
+
+def _with_model(knowledge: KnowledgeBase, model: Meaning) -> KnowledgeBase:
+    return KnowledgeBase(knowledge._pool, embedder=model, vectors=knowledge._vectors)
+
+
+def _job_with(job: Embedding, model: Meaning) -> Embedding:
+    if isinstance(job, EmbeddingOutside):
+        return EmbeddingOutside(job._pool, model, job._store)
+    return Embedding(job._pool, model)
+
+
+async def test_the_store_forgets_what_was_removed_and_former_models(outside: Place, pool: Pool, redis: Redis) -> None:
+    ids = await outside.add("acme", sofa="A feline sleeps.", bed="A cat dreams.")
+    await outside.add("globex", motor="The engine needs oil.")
+    assert await _vectors(redis) == 3
+    await outside.knowledge.remove("acme", ids["sofa"])
+    await outside.job.embed(NEVER)
+    assert (await _vectors(redis), await _notes(pool)) == (2, 1)
+    await _job_with(outside.job, Meaning("meaning@2")).embed(NEVER)
+    assert (await _vectors(redis), await _notes(pool)) == (2, 1)
+    assert outside.model.embedded == 3
+
+
+async def test_a_store_that_lost_its_vectors_is_filled_again(outside: Place, redis: Redis) -> None:
+    await outside.add("acme", sofa="A feline sleeps.")
+    await redis.flushall()
+    assert await outside.found("kitten") == []
+    assert await outside.job.embed(NEVER) == 1
+    assert await outside.found("kitten") == ["sofa"]
+
+
+class Dying(RedisVectors):
+    """A process that is killed right before or right after its next change of the store."""
+
+    dies = ""
+
+    async def put(self, tenant_id: str, model: str, vectors: Any) -> None:
+        async with self._dying():
+            await super().put(tenant_id, model, vectors)
+
+    async def remove(self, tenant_id: str, model: str, passages: Any) -> None:
+        async with self._dying():
+            await super().remove(tenant_id, model, passages)
+
+    @asynccontextmanager
+    async def _dying(self) -> AsyncIterator[None]:
+        if self.dies == "before":
+            raise ConnectionResetError("killed")
+        yield
+        if self.dies == "after":
+            raise ConnectionResetError("killed")
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+async def test_a_job_that_dies_at_the_store_is_finished_by_the_next(pool: Pool, redis: Redis, dies: str) -> None:
+    model, store = Meaning(), Dying(redis)
+    place = Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    added = await place.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
+    store.dies = dies
+    with pytest.raises(ConnectionResetError):
+        await place.job.embed(NEVER)
+    await place.knowledge.remove("acme", added.document_id)
+    with pytest.raises(ConnectionResetError):
+        await place.job.embed(NEVER)
+    store.dies = ""
+    await place.job.embed(NEVER)
+    assert (await _vectors(redis), await _notes(pool)) == (0, 0)
+
+
+class Lying(RedisVectors):
+    """Answers with what it likes."""
+
+    answers: Near
+
+    async def nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
+        return self.answers
+
+
+async def test_a_store_that_lies_shows_nobody_what_they_may_not_read(pool: Pool, redis: Redis) -> None:
+    model, store = Meaning(), Lying(redis)
+    place = Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    await place.knowledge.add("acme", _upload("secret", "The cat of Alice.", readers=(ALICE,)))
+    await place.add("globex", theirs="A kitten of Globex.")
+    await place.add("acme", open="A vehicle.")
+    store.answers = [(number, 1.0) for number in range(200)] * 2
+    with acting_as(Viewer(names=(BOB,))):
+        assert await place.found("feline") == ["open"]
+
+
+@pytest.mark.parametrize("answer", [[b"x", b"1"], [b"1", b"nan"], [b"9" * 30, b"1"], [b"1", b"7"], [b"1"]])
+async def test_an_answer_that_is_none_leaves_the_search_to_words(
+    outside: Place, redis: Redis, answer: list[bytes]
+) -> None:
+    await outside.add("acme", sofa="A feline sleeps.", bed="A cat dreams.")
+
+    class Garbage(RedisVectors):
+        async def _all(self, commands: Any) -> list[Any]:
+            return [answer]
+
+    with pytest.raises(RetryLater):
+        await Garbage(redis).nearest("acme", "m", [1.0], 5)
+    knowledge = KnowledgeBase(outside.knowledge._pool, embedder=outside.model, vectors=Garbage(redis))
+    assert [one.source.uri for one in await knowledge.search("acme", "dreams")] == ["bed"]
+
+
+async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(redis_url: str) -> None:
+    async with open_vectors(KnowledgeSettings(), connect_redis) as vectors:
+        assert vectors is None
+    settings = KnowledgeSettings.model_validate({"vector_store_url": redis_url})
+    async with open_vectors(settings, connect_redis) as vectors:
+        assert vectors is not None
+        with pytest.raises(RetryLater, match="Redis 8 or newer"):
+            await vectors.count("acme", "m")
