@@ -44,6 +44,22 @@ from tests.support.scripted_endpoint import (
         ({"choices": [{"index": 1, "delta": {"content": "another alternative"}}]}, *PIECES, *finished()),
         (None, [], "", 7, *PIECES, *finished()),
         ({"choices": [{"text": ANSWER, "finish_reason": "stop"}]}, finished()[1]),
+        ({"choices": {"delta": {"content": ANSWER}, "finish_reason": "stop"}}, finished()[1]),
+        ({"choices": [{"delta": ANSWER}]}, *finished()),
+        (chunk([{"type": "text", "text": {"value": ANSWER}}]), *finished()),
+        (*[{"choices": [{"index": "0", "delta": {"content": piece}}]} for piece in PIECES], *finished()),
+        (
+            *PIECES,
+            {"choices": [{"delta": {}, "message": {"content": ANSWER}, "finish_reason": "stop"}]},
+            finished()[1],
+        ),
+        (chunk(reasoning_details=[{"type": "reasoning.text", "text": "I wonder."}]), *PIECES, *finished()),
+        ("<seed:think>I guess</seed:think>", *PIECES, *finished()),
+        ("◁think▷I guess◁/think▷", *PIECES, *finished()),
+        ("<|channel|>analysis<|mess", "age|>I guess<|end|><|channel|>final<|message|>", *PIECES, *finished()),
+        (*[chunk(piece, finish="null") for piece in PIECES], *finished()),
+        (*PIECES, {"choices": [{"delta": {}, "native_finish_reason": "STOP"}]}, finished()[1]),
+        ({"error": None, **chunk("")}, *PIECES, *finished()),
         PIECES,
     ],
 )
@@ -52,6 +68,13 @@ async def test_an_answer_in_any_form_is_the_same_answer(documents: tuple[Any, ..
     assert completion.text == ANSWER
     assert completion.finish_reason == "stop"
     assert completion.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("number", [1, -1, "1"])
+async def test_an_endpoint_may_count_alternatives_from_another_number(number: Any) -> None:
+    pieces = [{"choices": [{"index": number, "delta": {"content": piece}}]} for piece in PIECES]
+    last = {"choices": [{"index": number, "delta": {}, "finish_reason": "stop"}]}
+    assert (await answer_to(*pieces, last)).text == ANSWER
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -95,7 +118,23 @@ REFUND, APPROVE = '{"query": "refund"}', '{"query": "approve"}'
         ([call("search", REFUND, id="a"), call("search", APPROVE, id="b")], BOTH),
         ([call("search", REFUND, index=0), call("search", APPROVE, index=0)], BOTH),
         ([call("search", REFUND), call("search", APPROVE)], BOTH),
-        ([call("search", REFUND, index=0, id="a"), call("search", APPROVE, index=1, id="a")], BOTH[:1]),
+        ([call("search", REFUND, index=0, id="a"), call("search", APPROVE, index=1, id="a")], BOTH),
+        ([call("search", REFUND, index=0, id="a"), call("search", REFUND, index=1, id="a")], SEARCHED),
+        ([call("search", "", index=0, id="a"), call(None, REFUND, index="0")], SEARCHED),
+        ([call("search", '{"que', id="a"), call(None, 'ry": "refund"}', id="b")], SEARCHED),
+        ([call("search", "{}", index=0, id="a"), call(None, REFUND, index=0)], SEARCHED),
+        ([call("search", REFUND, index=0, id=7)], SEARCHED),
+        ([call("functions.search", REFUND, index=0, id="a")], SEARCHED),
+        ([call(" search\n", REFUND, index=0, id="a")], SEARCHED),
+        ([chunk(tool_calls={"index": 0, "function": {"name": "search", "arguments": REFUND}})], SEARCHED),
+        ([chunk(tool_calls=[{"index": 0, "name": "search", "arguments": REFUND}])], SEARCHED),
+        ([call("search", REFUND, index=0, id="a"), chunk(tool_calls=[{"index": 1, "id": "b"}])], SEARCHED),
+        ([call("search", '{"query": "refund", }', index=0)], SEARCHED),
+        ([call("search", '{"query": "a, }", "of": [1,],}', index=0)], [("search", {"query": "a, }", "of": [1]})]),
+        ([call("search", "{'query': 'refund'}", index=0)], SEARCHED),
+        ([call("search", json.dumps(REFUND), index=0)], SEARCHED),
+        ([call("search", f"```json\n{REFUND}\n```", index=0)], SEARCHED),
+        ([call("search", '{"query": "a\nb"}', index=0)], [("search", {"query": "a\nb"})]),
         (
             [
                 call("search", "", index=0, id="a"),
@@ -184,6 +223,45 @@ async def test_tokens_that_the_endpoint_does_not_count_are_estimated(usage: Any,
     assert (await answer_to(*PIECES, *finished(usage=usage))).usage == counted
 
 
+COUNTED = {"prompt_tokens": 20, "completion_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("documents", "output_tokens"),
+    [
+        (finished(usage={"prompt_tokens": "20", "completion_tokens": "7"}), 7),
+        (finished(usage={"input_tokens": 20, "output_tokens": 7}), 7),
+        (({"choices": [{"delta": {}, "finish_reason": "stop", "usage": COUNTED}]},), 7),
+        (({**chunk(finish="stop"), "x_groq": {"usage": COUNTED}},), 7),
+        (finished(usage={**COUNTED, "total_tokens": 527}), 507),
+    ],
+)
+async def test_tokens_are_counted_wherever_the_endpoint_says_them(documents: Any, output_tokens: int) -> None:
+    """The last one counts its reasoning only in the total, and charges for it."""
+    usage = (await answer_to(*PIECES, *documents)).usage
+    assert usage == TokenUsage(input_tokens=20, output_tokens=output_tokens)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 10}},
+        {"prompt_cache_hit_tokens": 10},
+        {"cached_tokens": 10},
+        {"cache_read_input_tokens": 10},
+    ],
+)
+async def test_cached_tokens_are_known_by_each_name(named: dict[str, Any]) -> None:
+    assert (await answer_to(*PIECES, *finished(usage={**COUNTED, **named}))).cached_input_tokens == 10
+
+
+async def test_numbers_with_hundreds_of_digits_are_no_counts_and_no_probabilities() -> None:
+    huge = 10**400
+    assert (await answer_to(with_logprob(ANSWER, huge), *finished())).logprobs == (0.0,)
+    usage = (await answer_to(*PIECES, *finished(usage={"prompt_tokens": huge, "completion_tokens": 7}))).usage
+    assert (usage.input_tokens, usage.output_tokens) == (10**9, 7)
+
+
 async def test_a_running_count_counts_once() -> None:
     counted = [
         {**chunk(piece), "usage": {"prompt_tokens": 20, "completion_tokens": n}} for n, piece in enumerate(PIECES, 1)
@@ -216,7 +294,14 @@ async def test_no_log_probabilities_in_any_form(logprobs: Any) -> None:
 
 
 async def test_a_cut_off_answer_is_marked() -> None:
-    for reason in ("length", "max_tokens", "MAX_TOKENS"):
+    cut_off = (
+        "MAX_TOKENS",
+        "FinishReason.MAX_TOKENS",
+        {"type": "max_tokens"},
+        "model_context_window_exceeded",
+        "pause_turn",
+    )
+    for reason in ("length", "max_tokens", *cut_off):
         completion = await answer_to("Marta may approve up to 500. Above that, ", *finished(reason))
         assert (completion.finish_reason, completion.text[:5]) == ("length", "Marta")
 
@@ -224,3 +309,5 @@ async def test_a_cut_off_answer_is_marked() -> None:
 async def test_a_refusal_is_marked() -> None:
     completion = await answer_to(chunk(refusal="I can't "), chunk(refusal="help with that."), *finished())
     assert (completion.finish_reason, completion.text) == ("refusal", "I can't help with that.")
+    parts = chunk([{"type": "refusal", "refusal": "I can't."}])
+    assert (await answer_to(parts, *finished())).finish_reason == "refusal"

@@ -16,6 +16,9 @@ _REASONING = {
     "<thought>": "</thought>",
     "<reasoning>": "</reasoning>",
     "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "◁think▷": "◁/think▷",
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",
 }
 _TO_THE_END = ""
 _CALLS = {

@@ -12,18 +12,19 @@ from flotilla.llm.answer_calls import AnswerCalls, is_json_object
 from flotilla.llm.answer_fields import AnswerFields
 from flotilla.llm.answer_text import AnswerText, well_formed
 from flotilla.llm.answer_usage import AnswerUsage
+from flotilla.llm.endpoint_words import one_line
 from flotilla.llm.model import Completion, ModelRefused, ModelUnavailable, ToolRequest
 
-_FINISHED: Mapping[str, FinishReason] = {
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "refusal": "refusal",
-}
-"""Every other reason means that the answer is complete, however the endpoint names it."""
-_FILTERED = frozenset(("content_filter", "safety", "recitation", "blocklist", "prohibited_content"))
-_FAILED = frozenset(("error", "abort", "aborted", "cancelled"))
+_UNTOLD = ("", "null", "none")
+"""Finish reasons that some endpoints send until there is one."""
+_FILTERED = ("filter", "safety", "recitation", "blocklist", "prohibited", "sensitive", "toxic", "guardrail", "spii")
+_FAILED = ("error", "abort", "cancel", "timeout", "time_limit", "network", "insufficient", "fail", "interrupt")
+_CUT_OFF = ("length", "max_tokens", "max_output", "context_window", "token_limit", "repetition", "pause", "incomplete")
+"""What finish reasons have in them, however the endpoint names them. Every other one means that the answer is
+complete."""
+_REASONING = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking")
+_TEXT_PARTS = ("text", "output_text", "reasoning.text", "reasoning.summary")
+_LONGEST_NUMBER = 12
 _MAX_MODEL_CHARACTERS = 200
 _LOWEST_LOGPROB = -100.0
 """Endpoints write -9999 or -inf for a probability that they do not know."""
@@ -55,26 +56,41 @@ class ChatAnswer:
         self._usage = AnswerUsage()
         self._finish_reason = ""
         self._has_begun = False
+        self._has_delta = False
+        self._has_first = False
+        self._has_choice = False
+        self._others: list[Mapping[str, Any]] = []
+        self._other_form = ""
 
     def add(self, document: object) -> str:
         """Take one chunk, or a whole completion; return the text in it that is certain by now."""
         if not isinstance(document, Mapping):
+            self._other_form = self._other_form or "no JSON object"
             return ""
+        if "choices" not in document and "usage" not in document:
+            self._other_form = self._other_form or _members_of(document)
         if (model := document.get("model")) and isinstance(model, str):
             self._model = well_formed(model[:_MAX_MODEL_CHARACTERS])
         if not self._response_id and isinstance(response_id := document.get("id"), str):
             self._response_id = well_formed(response_id[:_MAX_MODEL_CHARACTERS])
         self._has_begun = True
-        self._usage.add(document.get("usage"))
-        return "".join(self._of_choice(choice) for choice in _first_choices(document.get("choices")))
+        self._usage.add_document(document)
+        return "".join(map(self._of_choice, self._first_choices(document)))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the endpoint said that the answer ends here, as a whole."""
+        return bool(self._finish_reason) and not _any(_FAILED + _FILTERED, self._finish_reason)
 
     def mark_complete(self) -> None:
         """Note that the endpoint said the answer is complete, so that it may do without a finish reason."""
         self._finish_reason = self._finish_reason or "stop"
 
     def end(self) -> str:
-        """Return the text that was still held back."""
-        return self._show(self._text.end())
+        """Return the text that was still held back: all of it where no alternative has the number 0."""
+        others, self._others = self._others, []
+        late = "" if self._has_first else "".join(map(self._of_choice, others))
+        return late + self._show(self._text.end())
 
     @property
     def usage(self) -> TokenUsage | None:
@@ -95,7 +111,7 @@ class ChatAnswer:
             self._calls.add_whole(call["name"], call["arguments"])
         calls = tuple(self._calls.requests())
         text, refused = "".join(self._visible), well_formed("".join(self._refusal))
-        reason: FinishReason = "refusal" if refused else _FINISHED.get(self._finish_reason, "stop")
+        reason = self._reason(refused)
         if self._more is None:
             self._check_usable(text or refused, calls, reason)
         return Completion(
@@ -110,28 +126,53 @@ class ChatAnswer:
             more=self._more.joined() if self._more else {},
         )
 
+    def _reason(self, refused: str) -> FinishReason:
+        if refused or self._finish_reason == "refusal":
+            return "refusal"
+        return "length" if _any(_CUT_OFF, self._finish_reason) else "stop"
+
+    def _first_choices(self, document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The first alternative only; one was asked for. Some endpoints begin to count at 1, or at -1: what has another
+        number waits until the end shows that there is none with 0."""
+        for choice in _listed(document.get("choices")):
+            if not isinstance(choice, Mapping):
+                continue
+            index = _number_of(choice.get("index"))
+            if not index:
+                self._has_first = True
+                yield choice
+            elif not self._others or _number_of(self._others[0].get("index")) == index:
+                self._others.append(choice)
+
     def _check_usable(self, text: str, calls: Sequence[ToolRequest], reason: FinishReason) -> None:
         if reason == "length" and any(not is_json_object(call.arguments) for call in calls):
             raise ModelRefused(f"model {self._model}: the answer was cut off inside a tool call; {_LENGTH_HINT}")
-        if not calls and not text.strip():
+        if not calls and not any(character.isprintable() and not character.isspace() for character in text):
             raise ModelRefused(self._nothing_written(reason))
 
     def _of_choice(self, choice: Mapping[str, Any]) -> str:
-        reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason:
-            self._finish_reason = reason.lower()
+        self._has_choice = True
+        self._finish_reason = _finish_reason_in(choice) or self._finish_reason
+        self._usage.add(choice.get("usage"))
         self._take_logprobs(choice.get("logprobs"))
-        delta = choice.get("delta") or choice.get("message")
+        delta = self._delta_of(choice)
         if not isinstance(delta, Mapping):
-            return self._feed(text_of(choice.get("text")))
+            return self._feed(text_of(choice.get("text")) or text_of(delta))
         for call in _listed(delta.get("tool_calls")):
             self._calls.add(call)
         self._add_function_call(delta.get("function_call"))
         if self._more is not None:
             self._more.add(delta, choice.get("logprobs"))
-        self._output_characters += len(text_of(delta.get("reasoning_content") or delta.get("reasoning")))
-        self._refusal.append(text_of(delta.get("refusal")))
+        self._output_characters += max(len(text_of(delta.get(name))) for name in _REASONING)
+        self._refusal.append(_refusal_in(delta))
         return self._feed(text_of(delta.get("content")))
+
+    def _delta_of(self, choice: Mapping[str, Any]) -> object:
+        """A stream's piece, or the whole message; some end a stream with the message of all its pieces."""
+        if delta := choice.get("delta"):
+            self._has_delta = True
+            return delta
+        return None if self._has_delta else choice.get("message")
 
     def _add_function_call(self, call: object) -> None:
         """The form that came before `tool_calls`; some endpoints still speak it."""
@@ -150,8 +191,8 @@ class ChatAnswer:
         tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
         for token in _listed(tokens):
             value = token.get("logprob") if isinstance(token, Mapping) else None
-            if isinstance(value, int | float) and math.isfinite(value) and value > _LOWEST_LOGPROB:
-                self._logprobs.append(min(float(value), 0.0))
+            if isinstance(value, int | float) and _LOWEST_LOGPROB < value < math.inf:
+                self._logprobs.append(float(min(value, 0)))
             else:
                 self._unknown_logprobs += 1
 
@@ -160,9 +201,14 @@ class ChatAnswer:
         return tuple(self._logprobs) if len(self._logprobs) > self._unknown_logprobs else ()
 
     def _check_complete(self) -> None:
-        if self._finish_reason in _FILTERED:
+        if self._other_form and not self._has_choice:
+            raise ModelRefused(
+                f"model {self._model} answered in a form that is no chat completion ({self._other_form}); "
+                "check OPENAI_BASE_URL"
+            )
+        if _any(_FILTERED, self._finish_reason):
             raise ModelRefused(f"model {self._model}: the endpoint's content filter kept the answer back")
-        if self._finish_reason in _FAILED:
+        if _any(_FAILED, self._finish_reason):
             raise ModelUnavailable(
                 f"model {self._model} broke off its answer: it ended with finish_reason {self._finish_reason!r}"
             )
@@ -177,7 +223,7 @@ class ChatAnswer:
             return (
                 f"model {self._model} used all the tokens that it may write{thought}, without an answer; {_LENGTH_HINT}"
             )
-        if self._output_characters:
+        if self._output_characters > len("".join(self._visible)):
             return (
                 f"model {self._model} wrote only its reasoning, and no answer (finish_reason {self._finish_reason!r})"
             )
@@ -192,14 +238,42 @@ def text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
-        return text_of(content.get("text")) if content.get("type", "text") in ("text", "output_text") else ""
+        text = content.get("text", content.get("value"))
+        return text_of(text) if content.get("type", "text") in _TEXT_PARTS else ""
     return "".join(map(text_of, content)) if isinstance(content, list) else ""
 
 
-def _first_choices(choices: object) -> Iterator[Mapping[str, Any]]:
-    """The first alternative only; one was asked for."""
-    return (one for one in _listed(choices) if isinstance(one, Mapping) and not one.get("index"))
+def _refusal_in(delta: Mapping[str, Any]) -> str:
+    parts = delta.get("content")
+    refused = [part.get("refusal") for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+    return text_of(delta.get("refusal")) + text_of([part for part in refused if part])
+
+
+def _finish_reason_in(choice: Mapping[str, Any]) -> str:
+    """In lower case; empty where there is none yet."""
+    for key in ("finish_reason", "native_finish_reason", "stop_reason", "finish_details"):
+        reason = choice.get(key)
+        if isinstance(reason, Mapping):
+            reason = reason.get("type")
+        if isinstance(reason, str) and reason.lower() not in _UNTOLD:
+            return reason.lower()
+    return ""
+
+
+def _number_of(index: object) -> object:
+    return int(index) if isinstance(index, str) and index.isdecimal() and len(index) < _LONGEST_NUMBER else index
+
+
+def _members_of(document: Mapping[str, Any]) -> str:
+    return "with " + one_line(", ".join(key[:40] for key in list(document)[:6])) if document else "an empty object"
+
+
+def _any(words: Sequence[str], text: str) -> bool:
+    return any(word in text for word in words)
 
 
 def _listed(value: object) -> list[Any]:
+    """A list, or the one element in place of one."""
+    if isinstance(value, Mapping):
+        return [value]
     return value if isinstance(value, list) else []

@@ -23,6 +23,8 @@ _PROVIDERS = {
 }
 # A local endpoint needs no key, but the client wants one.
 _NO_KEY = "none"
+_SHORTEST_SECRET = 8
+"""A shorter one is a word that an endpoint may say for other reasons."""
 
 
 def endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
@@ -58,6 +60,13 @@ def endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
     )
 
 
+def secrets_of(settings: LlmSettings) -> tuple[str, ...]:
+    """Return what is sent to the endpoint and must not be shown, the longest first."""
+    given = (settings.openai_api_key, *settings.llm_extra_headers.values())
+    found = {value.get_secret_value() for value in given if value is not None}
+    return tuple(sorted((secret for secret in found if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
 def provider_at(host: str) -> str:
     """Return who runs the endpoint, as OpenTelemetry's GenAI conventions name them; `openai`, whose form it speaks,
     where the host tells nothing."""
@@ -69,6 +78,7 @@ def _http_client(settings: LlmSettings) -> httpx2.AsyncClient:
         verify=_trusted(settings.llm_ca_file),
         proxy=settings.llm_proxy.get_secret_value() if settings.llm_proxy else None,
         event_hooks={"response": [_bound_errors]},
+        follow_redirects=False,
     )
 
 

@@ -1,42 +1,58 @@
-"""What an endpoint's refusal means: try again later, or never, and which setting would change it.
-
-Endpoints differ in where they put the reason: `{"error": {…}}`, `{"error": "…"}`, `{"detail": …}`, a list, plain text,
-an HTML page of a proxy; as a status, inside the stream, or with status 200.
-"""
+"""What an endpoint's refusal means: try again later, or never, and which setting would change it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from flotilla.llm.answer_text import well_formed
+from flotilla.llm.endpoint_words import EndpointError
 from flotilla.llm.model import ModelRefused, ModelUnavailable
 
-MAX_REASON_CHARACTERS = 600
-_RETRYABLE_STATUS = frozenset((408, 409, 423, 425, 429))
+_RETRYABLE_STATUS = frozenset((408, 409, 423, 425, 429, 499))
 _SERVER_ERROR = 500
+_NEVER_SERVED = frozenset((501, 505))
 _BUSY_WORDS = ("rate_limit", "overload", "server_error", "unavailable", "timeout", "too_many", "capacity", "internal")
-_QUOTA_WORDS = ("insufficient_quota", "billing", "exceeded your current quota", "insufficient_balance", "no credit")
-_CONTEXT_WORDS = ("context_length", "maximum context", "context window", "context length", "prompt is too long")
+_QUOTA_WORDS = (
+    "insufficient_quota",
+    "billing",
+    "exceeded your current quota",
+    "insufficient_balance",
+    "insufficient balance",
+    "no credit",
+)
+_CONTEXT_WORDS = (
+    "context_length",
+    "maximum context",
+    "context window",
+    "context length",
+    "context size",
+    "prompt is too long",
+)
 _FILTER_WORDS = ("content_filter", "content_policy", "content management policy", "responsibleaipolicy")
 _FINAL_WORDS = ("invalid", "unsupported", "not_found", "not_allowed", "permission", "authentication", "badrequest")
+_BUSY_MESSAGE = ("rate limit", "overload", "unavailable", "timeout", "timed out", "too many", "upstream", "try again")
+_FINAL_MESSAGE = ("invalid", "unsupported", "not found", "not authenticated", "unauthorized", "denied", "not supported")
+_MODEL_WORDS = ("model_not_found", "valid model", "invalid model", "unknown model", "no such model", "model not found")
 _STATUS_HINTS = {
     401: "check OPENAI_API_KEY",
     402: "the account has no credit left",
     403: "check what OPENAI_API_KEY may use",
     404: "check FLOTILLA_LLM_MODEL and OPENAI_BASE_URL",
     405: "check OPENAI_BASE_URL",
+    407: "check FLOTILLA_LLM_PROXY",
     413: "the prompt is too large for the endpoint: lower top_k or FLOTILLA_WRITER_HISTORY_TURNS",
 }
 _NO_CREDIT = "the account has no credit left"
 _CONTEXT_HINT = (
     "the prompt does not fit the model: lower top_k or FLOTILLA_WRITER_HISTORY_TURNS, or use a model with more context"
 )
+_MODEL_HINT = "check FLOTILLA_LLM_MODEL"
 _FILTER_HINT = "the endpoint's content filter refused this text; the same request will be refused again"
+_WORD_HINTS = ((_QUOTA_WORDS, _NO_CREDIT), (_CONTEXT_WORDS, _CONTEXT_HINT), (_FILTER_WORDS, _FILTER_HINT))
 _PARAMETER_HINTS = (
     ("logprobs", "set FLOTILLA_LLM_LOGPROBS=false"),
     ("stream_options", "add no_stream_options to FLOTILLA_LLM_DIALECT"),
     ("tool_choice", "add no_tool_choice to FLOTILLA_LLM_DIALECT"),
+    ("parallel_tool_calls", "add no_tool_choice to FLOTILLA_LLM_DIALECT"),
     ("tool choice", "start the endpoint with tool calls enabled, or add no_tools to FLOTILLA_LLM_DIALECT"),
     ("tool", "add no_tools to FLOTILLA_LLM_DIALECT, or name a model that can call tools in FLOTILLA_LLM_MODEL"),
     ("function", "add no_tools to FLOTILLA_LLM_DIALECT, or name a model that can call tools in FLOTILLA_LLM_MODEL"),
@@ -50,45 +66,6 @@ _PARAMETER_HINTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointError:
-    """An endpoint's own words: `message`, and `code`, `type` and `param` where it names them."""
-
-    message: str
-    code: str = ""
-    type: str = ""
-    param: str = ""
-
-    @property
-    def words(self) -> str:
-        """All of it in lower case, to look for what it is about."""
-        return " ".join((self.code, self.type, self.param, self.message)).lower()
-
-
-def endpoint_error(document: object) -> EndpointError | None:
-    """Return the error that a JSON answer is, or None if it is none."""
-    if isinstance(document, Sequence) and not isinstance(document, str) and document:
-        document = document[0]
-    if not isinstance(document, Mapping):
-        return None
-    if error := document.get("error"):
-        return _named(error)
-    if document.get("object") == "error":
-        return _named(document)
-    if detail := document.get("detail") or ("choices" not in document and document.get("message")):
-        return EndpointError(_shortened(str(detail)))
-    return None
-
-
-def text_error(body: str) -> EndpointError:
-    """Return the error of an answer that is not JSON: an HTML page is named by its title."""
-    start = body[:4096].lstrip()
-    if start[:1] != "<":
-        return EndpointError(_shortened(body.strip()) or "an empty answer")
-    title = body[:65_536].partition("<title>")[2].partition("</title>")[0].strip()
-    return EndpointError("an HTML page" + (f" ({_shortened(title)})" if title else ""))
-
-
 def refusal(
     model: str, error: EndpointError, status: int | None = None, retry_after_s: float | None = None
 ) -> ModelRefused | ModelUnavailable:
@@ -99,20 +76,17 @@ def refusal(
     if _is_final(error, status):
         hint = advice(error, status)
         return ModelRefused(f"{said}; {hint}" if hint else said)
-    return ModelUnavailable(said, retry_after_s=retry_after_s)
+    return ModelUnavailable(said, retry_after_s=error.retry_after_s if retry_after_s is None else retry_after_s)
 
 
 def advice(error: EndpointError, status: int | None) -> str:
     """Return which setting to change, or an empty text where none would help."""
     words = error.words
-    if _any(_QUOTA_WORDS, words):
-        return _NO_CREDIT
-    if _any(_CONTEXT_WORDS, words):
-        return _CONTEXT_HINT
-    if _any(_FILTER_WORDS, words):
-        return _FILTER_HINT
-    if hint := _STATUS_HINTS.get(status or 0):
+    by_words = (hint for looked_for, hint in _WORD_HINTS if _any(looked_for, words))
+    if hint := next(by_words, "") or _STATUS_HINTS.get(status or 0, ""):
         return hint
+    if _any(_MODEL_WORDS, words):
+        return _MODEL_HINT
     if "max_tokens" in words or "max_completion_tokens" in words:
         return _max_tokens_hint(words)
     param = error.param.lower()
@@ -148,29 +122,22 @@ def _max_tokens_hint(words: str) -> str:
 
 def _is_final(error: EndpointError, status: int | None) -> bool:
     words = error.words
+    if error.retry_after_s is not None and "insufficient_quota" not in error.named:
+        return False  # some call a rate limit a quota, and say when it is over
     if _any(_QUOTA_WORDS + _CONTEXT_WORDS + _FILTER_WORDS, words):
         return True
-    if status is not None:
-        return not (status in _RETRYABLE_STATUS or status >= _SERVER_ERROR)
-    named = f"{error.code} {error.type}".lower()
-    return not _any(_BUSY_WORDS, named) and _any(_FINAL_WORDS, named)
+    if status is not None and status < _SERVER_ERROR:
+        return status not in _RETRYABLE_STATUS
+    if _any(_BUSY_WORDS, error.named):
+        return False
+    if _any(_FINAL_WORDS, error.named) or status in _NEVER_SERVED:
+        return True
+    return status is None and not _any(_BUSY_MESSAGE, words) and _any(_FINAL_MESSAGE, words)
 
 
 def _status_in(error: EndpointError) -> int | None:
     """The HTTP status that an error inside a stream gives as its code."""
     return int(error.code) if error.code.isdecimal() and len(error.code) == len("404") else None
-
-
-def _named(error: object) -> EndpointError:
-    if not isinstance(error, Mapping):
-        return EndpointError(_shortened(str(error)))
-    message = error.get("message") or error.get("msg") or error.get("detail") or str(dict(error))
-    code, kind, param = (str(error.get(key) or "") for key in ("code", "type", "param"))
-    return EndpointError(_shortened(str(message)), _shortened(code), _shortened(kind), _shortened(param))
-
-
-def _shortened(text: str) -> str:
-    return well_formed(text[:MAX_REASON_CHARACTERS]) + ("…" if len(text) > MAX_REASON_CHARACTERS else "")
 
 
 def _positive(text: str, scale: float = 1.0) -> float | None:

@@ -4,19 +4,22 @@ Source: OpenAI API reference, "Create chat completion" and "The chat completion 
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
 import openai
 
 from flotilla.config import LlmSettings
+from flotilla.llm.answer_body import DONE, Document, NoJson, documents, documents_in
 from flotilla.llm.chat_answer import ChatAnswer
 from flotilla.llm.dialects import request_body
-from flotilla.llm.endpoint_client import endpoint_client, provider_at
-from flotilla.llm.endpoint_errors import EndpointError, endpoint_error, refusal, retry_after_s, text_error
+from flotilla.llm.endpoint_client import endpoint_client, provider_at, secrets_of
+from flotilla.llm.endpoint_errors import refusal, retry_after_s
+from flotilla.llm.endpoint_words import EndpointError, endpoint_error, text_error
 from flotilla.llm.model import (
     Completion,
     CompletionRequest,
@@ -25,11 +28,10 @@ from flotilla.llm.model import (
     ModelUnavailable,
     OnToken,
 )
-from flotilla.llm.server_sent_events import StreamTooLarge, server_sent_events
+from flotilla.llm.server_sent_events import StreamTooLarge
 
-MAX_EVENT_BYTES = 8_000_000
-MAX_ANSWER_BYTES = 32_000_000
-_DONE = "[DONE]"
+_AFTER_FINISH_S = 5.0
+"""How long the next chunk may take after the finish reason: the usage comes then, or nothing."""
 
 
 class OpenAiModel:
@@ -42,6 +44,7 @@ class OpenAiModel:
         self._dialect = settings.llm_dialect
         self._extra_body = settings.llm_extra_body
         self._client = endpoint_client(settings)
+        self._secrets = secrets_of(settings)
         url = self._client.base_url
         self.server = (url.host, url.port or (443 if url.scheme == "https" else 80))
         """Its address and port."""
@@ -67,81 +70,103 @@ class OpenAiModel:
     async def _read(self, body: dict[str, Any], answer: ChatAnswer, on_token: OnToken | None) -> None:
         # The client takes no argument that it does not know; what it is given beside them it passes on.
         known: dict[str, Any] = {name: body.pop(name) for name in ("model", "messages", "stream")}
-        async with self._errors_translated(), asyncio.timeout(self._timeout_s):
-            async with self._client.chat.completions.with_streaming_response.create(
+        async with (
+            self._errors_translated(answer),
+            asyncio.timeout(self._timeout_s) as limit,
+            self._client.chat.completions.with_streaming_response.create(
                 **known, extra_body={**body, **self._extra_body} or None
-            ) as response:
-                async for document in self._documents(response.http_response, answer):
-                    await _emit(answer.add(document), on_token)
-            await _emit(answer.end(), on_token)
+            ) as response,
+        ):
+            latest = limit.when()
+            async for document in self._documents(response.http_response, answer):
+                await _emit(answer.add(document), on_token)
+                if answer.is_finished and latest is not None:
+                    limit.reschedule(min(latest, asyncio.get_running_loop().time() + _AFTER_FINISH_S))
+        await _emit(answer.end(), on_token)
 
     async def close(self) -> None:
         """Close the connection pool."""
         await self._client.close()
 
     async def _documents(self, response: httpx2.Response, answer: ChatAnswer) -> AsyncIterator[object]:
-        """The chunks of a stream, or the one document of an answer that came whole."""
-        if "text/event-stream" not in response.headers.get("content-type", "text/event-stream"):
-            answer.mark_complete()
-            yield self._checked(await _whole(response), None)
-            return
-        events = server_sent_events(
-            response.aiter_bytes(), max_event_bytes=MAX_EVENT_BYTES, max_stream_bytes=MAX_ANSWER_BYTES
-        )
-        async for event in events:
-            if event.data.strip() == _DONE:
-                answer.mark_complete()
-                return
-            yield self._checked(event.data, event.kind)
-
-    def _checked(self, data: str, kind: str | None) -> object:
-        """The JSON document in `data`.
+        """The chunks of a stream, or the one document of an answer that came whole.
 
         Raises:
-            ModelRefused, ModelUnavailable: it is an error, or no JSON.
+            ModelRefused, ModelUnavailable: one is an error, or no JSON.
         """
+        if response.status_code == HTTPStatus.NO_CONTENT:
+            raise ModelRefused(f"model {self.name} answered 204: an empty answer; check OPENAI_BASE_URL")
         try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as invalid:
-            if kind is None:
-                raise ModelRefused(
-                    f"model {self.name} answered with {text_error(data).message} instead of JSON; check OPENAI_BASE_URL"
-                ) from invalid
-            if kind == "error":
-                raise refusal(self.name, text_error(data)) from invalid
-            raise ModelUnavailable(f"model {self.name} broke off its answer: {invalid}") from invalid
-        error = endpoint_error(document)
-        if error is not None:
-            raise refusal(self.name, error)
-        return document
+            async for document in documents(response.aiter_bytes(), response.headers.get("content-type", "")):
+                if document is DONE:
+                    answer.mark_complete()
+                    return
+                if error := _error_in(document):
+                    raise self._refusal(error)
+                yield document.value
+        except NoJson as invalid:
+            raise self._no_json(invalid) from invalid
+
+    def _no_json(self, invalid: NoJson) -> ModelRefused | ModelUnavailable:
+        if not invalid.is_whole:
+            return ModelUnavailable(f"model {self.name} broke off its answer: {invalid}")
+        words = self._without_secrets(text_error(invalid.text)).message
+        return ModelRefused(f"model {self.name} answered with {words} instead of JSON; check OPENAI_BASE_URL")
 
     @asynccontextmanager
-    async def _errors_translated(self) -> AsyncIterator[None]:
-        """Turn the client's errors into those that say whether to try again."""
+    async def _errors_translated(self, answer: ChatAnswer) -> AsyncIterator[None]:
+        """Turn the client's errors into those that say whether to try again. After the answer's end, nothing that
+        happens to the connection matters: it is here, and paid for."""
         try:
             yield
         except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException) as error:
-            raise ModelTimedOut(f"model {self.name} gave no answer within {self._timeout_s:g} s") from error
+            if not answer.is_finished:
+                raise ModelTimedOut(f"model {self.name} gave no answer within {self._timeout_s:g} s") from error
         except openai.APIStatusError as error:
             raise self._status_error(error) from error
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise ModelUnavailable(f"model {self.name}: no connection to {self._client.base_url}: {cause}") from error
+        except httpx2.DecodingError as error:
+            raise ModelRefused(
+                f"model {self.name}: the answer is not what its Content-Encoding says: {error}; check OPENAI_BASE_URL"
+            ) from error
         except (openai.APIError, httpx2.HTTPError, httpx2.StreamError) as error:
-            raise ModelUnavailable(f"model {self.name} broke off its answer: {error}") from error
+            if not answer.is_finished:
+                raise ModelUnavailable(f"model {self.name} broke off its answer: {error}") from error
         except StreamTooLarge as error:
             raise ModelRefused(f"model {self.name}: {error}, and was not read to its end") from error
 
     def _status_error(self, error: openai.APIStatusError) -> ModelRefused | ModelUnavailable:
-        body = error.response.text
-        return refusal(
-            self.name, _json_error(body) or text_error(body), error.status_code, retry_after_s(error.response.headers)
-        )
+        body, headers = error.response.text, error.response.headers
+        found = _json_error(body) or text_error(body)
+        if error.response.has_redirect_location:
+            # Followed, it would take the prompt to whichever host the answer names.
+            found = EndpointError(f"it points to {headers['location']!r:.200}; set OPENAI_BASE_URL to it")
+        return self._refusal(found, error.status_code, retry_after_s(headers))
+
+    def _refusal(
+        self, error: EndpointError, status: int | None = None, retry_after_s: float | None = None
+    ) -> ModelRefused | ModelUnavailable:
+        return refusal(self.name, self._without_secrets(error), status, retry_after_s)
+
+    def _without_secrets(self, error: EndpointError) -> EndpointError:
+        """Endpoints repeat the key that they refuse, and their words go into events and logs."""
+        message = error.message
+        for secret in self._secrets:
+            message = message.replace(secret, "[secret]")
+        return replace(error, message=message)
+
+
+def _error_in(document: Document) -> EndpointError | None:
+    if document.is_error and isinstance(document.value, str):
+        return text_error(document.value)
+    return endpoint_error(document.value)
 
 
 def _json_error(body: str) -> EndpointError | None:
     try:
-        return endpoint_error(json.loads(body))
+        return next(filter(None, map(endpoint_error, documents_in(body))), None)
     except (ValueError, RecursionError):
         return None
 
@@ -149,14 +174,3 @@ def _json_error(body: str) -> EndpointError | None:
 async def _emit(text: str, on_token: OnToken | None) -> None:
     if text and on_token is not None:
         await on_token(text)
-
-
-async def _whole(response: httpx2.Response) -> str:
-    read: list[bytes] = []
-    size_bytes = 0
-    async for chunk in response.aiter_bytes():
-        size_bytes += len(chunk)
-        if size_bytes > MAX_ANSWER_BYTES:
-            raise StreamTooLarge(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
-        read.append(chunk)
-    return b"".join(read).decode("utf-8-sig", "replace")

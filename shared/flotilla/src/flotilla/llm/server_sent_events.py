@@ -59,6 +59,9 @@ class _Event:
             self._data.append(value)
         elif name == b"event":
             self._kind = value.decode(errors="replace")
+        elif name == b"error":  # no field of the standard: llama.cpp's server uses it for what went wrong
+            self._kind = "error"
+            self._data.append(value[:max_bytes])
 
     def take(self) -> ServerSentEvent | None:
         kind, data = self._kind, self._data
