@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from flotilla_devstack.status import find_entry, unpack
 from tests.integration.devstack.support import SERVICE, identity_of, run_python
 
 pytestmark = pytest.mark.timeout(120)
+ROOT = Path(__file__).parents[3]
 
 # Replaces `python -m flotilla.install`: prints its arguments, and writes the keys file.
 INSTALL = """
@@ -309,3 +311,27 @@ def test_python_of_the_caller_runs_the_services(ground: Ground) -> None:
     pid = find_entry(status(ground.options.state), "gateway")["pid"]
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     assert command[:3] == [sys.executable.encode(), b"-m", b"gateway.main"]
+
+
+KILLED = """
+import json, os, pathlib, signal
+from flotilla_devstack import UpOptions, up
+
+def test_a_stack_is_up() -> None:
+    folder = pathlib.Path(os.environ["FOLDER"])
+    now = up(UpOptions(state=folder / "state", servers=("redis",), services=(), install=()), timeout_s=60)
+    (folder / "status.json").write_text(json.dumps(now))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_test_run_that_is_killed_leaves_no_stack_behind(tmp_path: Path) -> None:
+    (tmp_path / "test_killed.py").write_text(KILLED)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    environment = {**os.environ, "FOLDER": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    was: Status = json.loads((tmp_path / "status.json").read_text())
+    found = {"supervisor": unpack(was["supervisor"]), "redis": unpack(find_entry(was, "redis").get("identity"))}
+    assert all(found.values())
+    wait_gone({name: identity for name, identity in found.items() if identity})

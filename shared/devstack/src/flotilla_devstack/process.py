@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import queue
+import select
 import signal
 import subprocess
 import threading
@@ -220,6 +221,21 @@ def _spawner() -> _Spawner:
         if _the_spawner is None or _the_spawner.owner != os.getpid():
             _the_spawner = _Spawner()
         return _the_spawner
+
+
+def after_end_of(pid: int, action: Callable[[], None]) -> None:
+    """Call `action` from a thread once that process has ended; at once if there is none."""
+    threading.Thread(target=_wait_and_call, args=(pid, action), name=f"after-{pid}", daemon=True).start()
+
+
+def _wait_and_call(pid: int, action: Callable[[], None]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            select.select([fd], [], [])
+        finally:
+            os.close(fd)
+    action()
 
 
 def end(processes: list[Identity], first: signal.Signals, timeout_s: float) -> None:

@@ -19,6 +19,7 @@ from flotilla_devstack.errors import DevstackError, InterruptedStartError, State
 from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.keeper import Keeper
 from flotilla_devstack.own_agents import command_of, read_agents, take_wanted
+from flotilla_devstack.process import after_end_of
 from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
 from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, ServiceProcess
@@ -28,6 +29,8 @@ from flotilla_devstack.tools import run_tool
 
 _TICK_S = 0.1
 _INSTALL_TIMEOUT_S = 120.0
+OWNER_VARIABLE = "FLOTILLA_DEVSTACK_OWNER"
+"""The process id of who needs the stack: without it, the stack ends. A test run that is killed leaves nothing."""
 EXIT_DONE, EXIT_FAILED, EXIT_LOCKED = 0, 1, 3
 
 
@@ -266,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     supervisor = Supervisor(parse(sys.argv[1:] if argv is None else argv), _echo)
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, lambda _signum, _frame: supervisor.stop())
+    if owner := os.environ.get(OWNER_VARIABLE):
+        after_end_of(int(owner), supervisor.stop)
     try:
         return supervisor.run()
     except StateLockedError as error:
