@@ -124,7 +124,7 @@ test-examples: setup $(EXAMPLE_VENVS) ## The examples of frameworks, each in an 
 	$(PYTEST) tests/examples --timeout 300
 
 test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties with many more examples
-	FULL=1 $(PYTEST) tests/unit tests/contract tests/hostile/test_exports.py --numprocesses $(WORKERS) --timeout 900
+	FULL=1 $(PYTEST) tests/unit tests/contract tests/integration/gateway/test_any_body.py tests/hostile/test_exports.py --numprocesses $(WORKERS) --timeout 900
 	$(PYTEST) tests/chaos --override-ini timeout=3600
 	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900
 

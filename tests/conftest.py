@@ -5,6 +5,7 @@ test processes share it.
 """
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ from functools import cache
 import pytest
 import structlog
 from httpx._transports import default as httpx_transports
+from httpx2._transports import default as httpx2_transports
 from temporalio.client import Client
 from xdist.remote import Producer
 
@@ -27,19 +29,24 @@ from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.stack import ATTACH_VARIABLE
+from flotilla_devstack.supervisor import OWNER_VARIABLE
 from tests.support.postgres import Database, cloned, drop, make_template, with_database
 from tests.support.properties import load_profile
-from tests.support.scheduling import SharedServers
+from tests.support.scheduling import SHORTEST, SharedServers
 from tests.support.scratch import scratch
 from tests.support.session_events import topics_named
+from tests.support.spare_redis import SpareServers
 from tests.support.waiting import eventually
 
 _shared = ExitStack()
 # Each HTTP client would read the certificates of the machine again: 25 ms, thousands of times.
-httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
+for transports in (httpx_transports, httpx2_transports):
+    transports.create_ssl_context = cache(transports.create_ssl_context)  # type: ignore[attr-defined]
 # For whom pytest is called without make, which does the same.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Stacks that tests start by the command outlive it; they end with this process, however it ends.
+os.environ[OWNER_VARIABLE] = str(os.getpid())
 # Java's second compiler takes more time than it saves a Kafka that lives for seconds: half of that of its start.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 load_profile()
@@ -73,6 +80,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     _shared.enter_context(Stack(folder / "stack", postgres_settings=WITHOUT_SYNC))
     os.environ[ATTACH_VARIABLE] = str(folder / "stack")
     _shared.callback(os.environ.pop, ATTACH_VARIABLE)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel runs, tests of milliseconds come last: no process then ends long before the others."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.nodeid.startswith(SHORTEST))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests are millions of objects that stay: each collection of garbage would look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedServers:
@@ -123,12 +143,19 @@ async def pool(database: Database) -> AsyncIterator[Pool]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def spare_redis(stack: RunningStack) -> Iterator[SpareServers]:
+    """Servers for one test after the other."""
+    spare = SpareServers(stack)
+    yield spare
+    spare.stop()
+
+
 @pytest.fixture
-def redis_server(stack: RunningStack) -> Iterator[RedisServer]:
+def redis_server(spare_redis: SpareServers) -> Iterator[RedisServer]:
     """A Redis of this test's own, with an append-only file: it may be flushed, killed, paused, restarted."""
-    server = stack.extra_redis(persistent=True)
-    yield server
-    server.stop()
+    with spare_redis.server() as server:
+        yield server
 
 
 @pytest.fixture

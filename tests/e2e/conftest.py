@@ -1,4 +1,5 @@
-"""Two fleets, each brought up once for all end-to-end tests by `flotilla up`."""
+"""Two fleets, each brought up once for all end-to-end tests by `flotilla up`, and down after the last of them: their
+processes look for work all the time, which slows the tests of others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,20 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def traces() -> Iterator[TraceReceiver]:
     """What the services of `fleet` export as traces."""
     with trace_receiver() as receiver:
         yield receiver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def grace(tmp_path_factory: pytest.TempPathFactory) -> Root:
     """The administrator whose approval of a voter's key counts in `fleet`."""
     return Root.made(tmp_path_factory.mktemp("votes"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet(traces: TraceReceiver, grace: Root) -> Iterator[Fleet]:
     """A fleet with the built-in model, in which `echo` of high risk needs two signed votes."""
     environment = {
@@ -58,14 +59,14 @@ def fleet(traces: TraceReceiver, grace: Root) -> Iterator[Fleet]:
     yield from _running("fleet", environment)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stub_llm() -> Iterator[StubEndpoint]:
     """An OpenAI-compatible endpoint that counts what it is asked."""
     with stub_endpoint() as endpoint:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) -> Iterator[Fleet]:
     """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work.
     Its worker has an installed workflow, `announce`."""

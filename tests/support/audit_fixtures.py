@@ -19,9 +19,10 @@ async def kafka(kafka_bootstrap: str, unique: Callable[[str], str]) -> KafkaSett
 
 
 @pytest.fixture
-def projected(database: Database) -> Projected:
+async def projected(database: Database) -> AsyncIterator[Projected]:
     """What the projection holds."""
-    return Projected(database)
+    async with Projected(database) as found:
+        yield found
 
 
 @pytest.fixture

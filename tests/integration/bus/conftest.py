@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from flotilla.bus import Redis, connect_redis
-from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour, RedisServer
+from tests.support.spare_redis import SpareServers
 
 
 @pytest.fixture(params=FLAVOURS)
-def any_server(stack: RunningStack, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+def any_server(spare_redis: SpareServers, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """Redis 7.0, Redis 8 and Valkey, one after the other."""
     flavour: Flavour = request.param
-    with stack.extra_redis(flavour, persistent=True) as server:
+    with spare_redis.server(flavour) as server:
         yield server
 
 

@@ -1,4 +1,5 @@
-"""One fleet for all tests of the command line, brought up by the command itself."""
+"""One fleet for all tests of the command line, brought up by the command itself, and down after the last of them: its
+processes look for work all the time, which slows the tests of others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet() -> Iterator[Fleet]:
     """A running fleet with the built-in model."""
     with open_folder("cli-fleet") as home:
@@ -31,7 +32,7 @@ def fleet() -> Iterator[Fleet]:
             started.down()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nonsense(fleet: Fleet) -> str:
     """Published twice to an agent as soon as the fleet is up: the last test looks at the dead letters they become."""
     text = "no task at all"
@@ -41,7 +42,7 @@ def nonsense(fleet: Fleet) -> str:
     return text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def handbook(fleet: Fleet) -> str:
     """A document about Northquay's harbour, loaded; its folder's name."""
     folder = fleet.home / "harbour"

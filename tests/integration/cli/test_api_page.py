@@ -22,14 +22,15 @@ def block(language: str) -> str:
 
 
 def path_with_curl(folder: Path) -> str:
-    """PATH; with a stand-in for curl where there is none."""
+    """PATH, with this Python first; with a stand-in for curl where there is none."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     if shutil.which("curl"):
-        return os.environ["PATH"]
+        return path
     stand_in = folder / "bin/curl"
     stand_in.parent.mkdir()
     stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{CURL}" "$@"\n')
     stand_in.chmod(0o755)
-    return f"{stand_in.parent}:{os.environ['PATH']}"
+    return f"{stand_in.parent}:{path}"
 
 
 @pytest.mark.parametrize("language", ["bash", "python"])

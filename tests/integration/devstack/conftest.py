@@ -8,13 +8,13 @@ from flotilla_devstack import Progress, Stack
 from tests.support.scratch import open_folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def events() -> list[Progress]:
     """What the own stack reported while it started."""
     return []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def own_stack(events: list[Progress]) -> Iterator[Stack]:
     """All four servers in a temporary folder."""
     with open_folder("devstack") as folder, Stack(folder, on_progress=events.append) as stack:

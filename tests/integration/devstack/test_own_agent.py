@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +15,8 @@ from flotilla_devstack import Status, UpOptions, down, status, up
 from flotilla_devstack.errors import StartFailedError
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.redis_users import read_passwords
+from tests.support.command import run_command
 from tests.support.waiting import eventually
-
-FLOTILLA = Path(sys.executable).parent / "flotilla"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +39,7 @@ def running() -> Iterator[Status]:
 
 def flotilla(status: Status, *words: str) -> dict[str, Any]:
     environment = {**os.environ, "FLOTILLA_HOME": str(Path(status["keys_file"]).parent)}
-    command = [str(FLOTILLA), *words, "-o", "json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_command([*words, "-o", "json"], environment, timeout_s=60)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -12,6 +12,7 @@ import pytest
 from flotilla.contracts.values import first_unstorable
 from tests.support.anything import objects
 from tests.support.collected import collected
+from tests.support.properties import FULL, examples
 
 
 def _numbers_alike(text: str) -> Any:
@@ -25,7 +26,7 @@ def wire(value: Any, *, ascii_only: bool) -> bytes:
 
 async def test_any_metadata_is_given_back_whole_or_refused_by_name(operator: httpx.AsyncClient) -> None:
     taken = refused = 0
-    for number, value in enumerate(collected(objects, 80)):
+    for number, value in enumerate(collected(objects, 200 if FULL else 50)):
         session_id = f"s-{secrets.token_hex(4)}"
         body = wire({"session_id": session_id, "metadata": value}, ascii_only=number % 2 == 0)
         answer = await operator.post("/v1/sessions", content=body, headers={"Content-Type": "application/json"})
@@ -82,7 +83,7 @@ BORDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("path", BORDERS)
 async def test_any_value_in_a_body_is_taken_or_refused_by_a_problem(operator: httpx.AsyncClient, path: str) -> None:
-    for number, value in enumerate(collected(objects, 30)):
+    for number, value in enumerate(collected(objects, examples(60))):
         body = wire(BORDERS[path](value), ascii_only=number % 2 == 0)
         answer = await operator.post(path.partition("?")[0], content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code < 500, (answer.text, value)
@@ -111,12 +112,13 @@ HEADERS = (
 
 
 async def test_an_odd_header_is_never_an_error_of_ours(operator: httpx.AsyncClient) -> None:
-    for name, value in product(HEADERS, ODD_HEADERS):
+    for number, (name, value) in enumerate(product(HEADERS, ODD_HEADERS)):
         headers = [(name.encode(), value)]
-        for answer in (
-            await operator.get("/v1/sessions", headers=headers),
-            await operator.post("/v1/sessions/s/runs", content=b'{"query": "q"}', headers=headers),
-        ):
+        if FULL or number % 2:
+            answer = await operator.get("/v1/sessions", headers=headers)
+            assert answer.status_code < 500, (name, value, answer.text)
+        if FULL or not number % 2:
+            answer = await operator.post("/v1/sessions/s/runs", content=b'{"query": "q"}', headers=headers)
             assert answer.status_code < 500, (name, value, answer.text)
 
 

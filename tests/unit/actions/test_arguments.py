@@ -5,13 +5,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flotilla.actions.arguments import canonical_numbers, normalized_args
 from flotilla.contracts.approvals import canonical_content, content_hash
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
+from tests.support.properties import examples
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -42,6 +43,7 @@ def test_a_number_that_would_be_shown_otherwise_is_refused_with_its_place(value:
 
 
 @given(st.dictionaries(st.text(), JSON))
+@settings(max_examples=examples(100))
 def test_the_hash_is_that_of_what_is_shown_however_it_is_stored(args: dict[str, Any]) -> None:
     try:
         kept = canonical_numbers(args)
