@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -60,13 +61,20 @@ def restricted(name: str) -> Namespace:
     return namespace
 
 
-@pytest.fixture(scope="module")
-def namespace(cluster: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    """A namespace of the module's own; gone, with all in it, when the module is done."""
-    made = restricted(f"flotilla-{request.module.__name__.rpartition('.test_')[2].replace('_', '-')}")
+@contextmanager
+def own_namespace(name: str) -> Iterator[Namespace]:
+    """A restricted namespace; gone, with all in it, after the block."""
+    made = restricted(f"flotilla-{name}")
     yield made
     if not _KEEP:
         made.run("kubectl", "delete", "namespace", made.name, "--timeout=180s", timeout_s=200)
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A namespace of the module's own."""
+    with own_namespace(request.module.__name__.rpartition(".test_")[2].replace("_", "-")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

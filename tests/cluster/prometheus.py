@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes the pods of a namespace through the API server, so that KUBECONFIG is all it needs.
+"""A Prometheus that scrapes the pods of namespaces through the API server, so that KUBECONFIG is all it needs.
 
 `python -m tests.cluster.prometheus NAMESPACE SECONDS` watches a fleet and says what it scrapes, which alerts
 fired, and which queries of the dashboards gave nothing.
@@ -13,11 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import yaml
@@ -31,6 +31,12 @@ FACTOR = 10
 SCRAPE_S = 5
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _TIMES = re.compile(r"(?P<before>\bfor: |\[|\boffset )(?P<number>\d+)(?P<unit>[smh])(?=\]|$)", re.MULTILINE)
+
+
+Alert: TypeAlias = tuple[str, str]
+"""Its name, and the namespace of the fleet that it is about."""
+Fleets: TypeAlias = Mapping[str, Mapping[str, str]]
+"""What relabelings set for the pods of a namespace: `namespace` and `release` of the fleet that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,20 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         """Alerts that fire now."""
-        return {each["labels"]["alertname"] for each in self.ask("alerts")["alerts"] if each["state"] == "firing"}
+        return {alert for alert, _ in self.firing_where()}
+
+    def firing_where(self) -> set[Alert]:
+        """Alerts that fire now, each with the namespace of its fleet."""
+        return {_alert(each["labels"]) for each in self.ask("alerts")["alerts"] if each["state"] == "firing"}
 
     def fired(self, since: float) -> set[str]:
         """Alerts that fired at any time since."""
-        found = self._range('max by (alertname) (ALERTS{alertstate="firing"})', since)
-        return {series["metric"]["alertname"] for series in found}
+        return {alert for alert, _ in self.fired_where(since)}
+
+    def fired_where(self, since: float) -> set[Alert]:
+        """Alerts that fired at any time since, each with the namespace of its fleet."""
+        found = self._range('max by (alertname, namespace) (ALERTS{alertstate="firing"})', since)
+        return {_alert(series["metric"]) for series in found}
 
     def has_data(self, query: str) -> bool:
         """Whether a query had a number at any time since the start."""
@@ -75,8 +89,12 @@ class Prometheus:
         return self.ask("query_range", query=query, start=since, end=time.time(), step=SCRAPE_S)["result"]
 
 
+def _alert(labels: Mapping[str, str]) -> Alert:
+    return labels["alertname"], labels.get("namespace", "")
+
+
 @contextmanager
-def prometheus(namespace: Namespace, folder: Path) -> Iterator[Prometheus]:
+def prometheus(namespaces: Sequence[Namespace], folder: Path, fleets: Fleets | None = None) -> Iterator[Prometheus]:
     """Runs it, with the fleet's rules, as long as the block."""
     program = shutil.which("prometheus")
     assert program, "prometheus is not on PATH: apt-get install -y prometheus"
@@ -86,7 +104,7 @@ def prometheus(namespace: Namespace, folder: Path) -> Iterator[Prometheus]:
     server = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with (
         _running(["kubectl", "proxy", f"--port={proxy}"], folder / "proxy.log"),
-        _targets_kept(namespace, proxy, folder / "targets.json"),
+        _targets_kept(namespaces, fleets or {}, proxy, folder / "targets.json"),
         _running([*server, f"--web.listen-address=127.0.0.1:{own}"], folder / "prometheus.log"),
     ):
         yield Prometheus(f"http://127.0.0.1:{own}")
@@ -125,14 +143,15 @@ def _settings() -> dict[str, Any]:
 
 
 @contextmanager
-def _targets_kept(namespace: Namespace, proxy: int, file: Path) -> Iterator[None]:
+def _targets_kept(namespaces: Sequence[Namespace], fleets: Fleets, proxy: int, file: Path) -> Iterator[None]:
     """Names the pods again every few seconds (Debian's Prometheus is built without Kubernetes' discovery)."""
     stop = threading.Event()
 
     def name() -> None:
         # Renamed into its place, since Prometheus may read it at any time.
         new = file.with_suffix(".new")
-        new.write_text(json.dumps(_targets(namespace, proxy)))
+        found = [target for each in namespaces for target in _targets(each, fleets.get(each.name, {}), proxy)]
+        new.write_text(json.dumps(found))
         new.replace(file)
 
     def keep_naming() -> None:
@@ -149,7 +168,7 @@ def _targets_kept(namespace: Namespace, proxy: int, file: Path) -> Iterator[None
         naming.join()
 
 
-def _targets(namespace: Namespace, proxy: int) -> list[dict[str, Any]]:
+def _targets(namespace: Namespace, fleet: Mapping[str, str], proxy: int) -> list[dict[str, Any]]:
     """What the PodMonitors name: the fleet's pods, at each port whose name begins with `metrics`."""
     found = namespace.get("pods", "--selector", "app.kubernetes.io/part-of=flotilla")
     at = f"/api/v1/namespaces/{namespace.name}/pods"
@@ -158,6 +177,8 @@ def _targets(namespace: Namespace, proxy: int) -> list[dict[str, Any]]:
             "targets": [f"127.0.0.1:{proxy}"],
             "labels": {
                 "namespace": namespace.name,
+                "release": pod["metadata"]["labels"]["app.kubernetes.io/instance"],
+                **fleet,
                 "pod": pod["metadata"]["name"],
                 "port": port["name"],
                 "__metrics_path__": f"{at}/{pod['metadata']['name']}:{port['containerPort']}/proxy/metrics",
@@ -184,7 +205,7 @@ def _running(command: list[str], log: Path) -> Iterator[None]:
 
 def main(namespace: str, seconds: float) -> None:
     """Watches, and prints what it saw."""
-    with tempfile.TemporaryDirectory() as folder, prometheus(Namespace(namespace), Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, prometheus([Namespace(namespace)], Path(folder)) as server:
         time.sleep(seconds)
         queries = panels()
         without = [name for name, query in queries.items() if not server.has_data(query)]
