@@ -1,10 +1,13 @@
 """A pool of connections to Redis that leaves a server which was demoted or has fallen silent.
 
 After a switchover the old primary goes on answering, as a replica, on the connections that are open; only new ones
-reach the new primary. So one READONLY makes all connections of the pool reconnect.
+reach the new primary. So one READONLY makes all connections of the pool reconnect. Sentinel demotes the old primary
+up to 20 s after it promoted another one, and what is written meanwhile is lost: so the sentinels are asked at work.
 """
 
+import math
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -20,6 +23,8 @@ SILENCE = {
     if (option := getattr(socket, name, None)) is not None
 }
 """Socket options (tcp(7)) that end a connection whose other side no longer answers."""
+LOOK_EVERY_S = 1.0
+"""How long an answer of the sentinels counts; ten times as long where none answered, since asking takes time."""
 
 
 class PrimaryPool(ConnectionPool):
@@ -27,6 +32,7 @@ class PrimaryPool(ConnectionPool):
 
     def __init__(self, connection_class: type[AbstractConnection], **options: Any) -> None:
         super().__init__(connection_class=_noticing(connection_class, self.leave), **options)
+        self._look_at_s = 0.0 if issubclass(connection_class, Following) else math.inf
 
     def leave(self) -> None:
         """Replace each connection: an idle one when it is taken, one in use when it comes back."""
@@ -35,13 +41,20 @@ class PrimaryPool(ConnectionPool):
 
     async def follow(self) -> None:
         """Leave a server that the sentinels, where there are any, no longer name: cut off, it may go on answering."""
-        following = [each for each in self._available_connections if isinstance(each, Following) and each.is_connected]
+        everything = (*self._available_connections, *self._in_use_connections)
+        following = [each for each in everything if isinstance(each, Following) and each.is_connected]
+        if not following:
+            return
+        self._look_at_s = time.monotonic() + 10 * LOOK_EVERY_S  # others that take a connection meanwhile do not wait
         with suppress(RedisError):  # without sentinels, what there is goes on
-            if following and {each.place for each in following} != {await following[0].sentinels.primary()}:
+            if {each.place for each in following} != {await following[0].sentinels.primary()}:
                 self.leave()
+            self._look_at_s = time.monotonic() + LOOK_EVERY_S
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Called by redis-py for each connection that is taken."""
+        if time.monotonic() >= self._look_at_s:
+            await self.follow()
         if connection.should_reconnect():  # type: ignore[no-untyped-call]
             await connection.disconnect()
         await super().ensure_connection(connection)
