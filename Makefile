@@ -78,7 +78,7 @@ FULL ?=
 # More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
 PYTEST_OPTIONS ?=
 # In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
-TESTED = tests/unit tests/contract tests/integration tests/replay tests/chaos/outbox tests/e2e -m 'not chaos'
+TESTED = tests/unit tests/contract tests/integration tests/replay tests/chaos/outbox tests/e2e tests/ha/test_judge.py tests/ha/test_proxy.py -m 'not chaos'
 
 test: setup try-console ## The tests that need no cluster and no browser, on real servers
 	@$(MAKE) --no-print-directory --jobs 2 test-console test-services

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
-from flotilla.temporal import check_temporal, connection_options, is_final
+from flotilla.temporal import TASK_TIMEOUT, check_temporal, connection_options, is_final
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
@@ -57,6 +57,7 @@ class Temporal:
                 task_queue=start.task_queue or self.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                task_timeout=TASK_TIMEOUT,
                 rpc_timeout=RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:

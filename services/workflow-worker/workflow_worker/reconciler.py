@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from flotilla.contracts.errors import Undecodable
 from flotilla.postgres import Pool
 from flotilla.telemetry import span
-from flotilla.temporal import is_final
+from flotilla.temporal import TASK_TIMEOUT, is_final
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS
 
 log = structlog.get_logger(__name__)
@@ -109,6 +109,7 @@ class Reconciler:
                     task_queue=start.task_queue or self._task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    task_timeout=TASK_TIMEOUT,
                 )
             except WorkflowAlreadyStartedError:
                 await self._look_after(_unfinished(row))

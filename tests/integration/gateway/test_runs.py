@@ -9,6 +9,7 @@ from flotilla.bus import connect_redis
 from flotilla.bus.live import RunFeed
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.requests import RAGRequest
+from flotilla.temporal import TASK_TIMEOUT
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -43,6 +44,8 @@ async def test_a_run_is_committed_with_its_session_and_events_and_its_workflow_s
     described = await temporal_client.get_workflow_handle(run["workflow_id"]).describe()
     assert described.workflow_type == "RagAgentWorkflow"
     assert described.task_queue == gateway.settings.task_queue
+    config = described.raw_description.execution_config
+    assert config.default_workflow_task_timeout.ToTimedelta() == TASK_TIMEOUT
     kinds = [(e["sequence"], e["type"].split(".")[2], e["runid"]) for e in await events_of(operator, session_id)]
     assert kinds == [(1, "message", run["run_id"]), (2, "state_change", run["run_id"])]
 

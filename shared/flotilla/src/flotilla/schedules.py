@@ -24,6 +24,7 @@ from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.schedules import Overlap, When
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.temporal import TASK_TIMEOUT
 
 RPC_TIMEOUT = timedelta(seconds=3)
 SHOWN_STARTS = 5
@@ -101,10 +102,9 @@ class Schedules:
         workflow_id = run_workflow_id(row["temporal_id"])
         if row["workflow"] == QUESTION:
             question = from_json(row["request"], RAGRequest)
-            return ScheduleActionStartWorkflow(RAG_WORKFLOW, question, id=workflow_id, task_queue=self.task_queue)
+            return _start(RAG_WORKFLOW, question, workflow_id, self.task_queue)
         request = from_json(row["request"], WorkflowRequest)
-        queue = request.task_queue or self.task_queue
-        return ScheduleActionStartWorkflow(request.workflow, request, id=workflow_id, task_queue=queue)
+        return _start(request.workflow, request, workflow_id, request.task_queue or self.task_queue)
 
     async def next_starts(self, temporal_id: str) -> list[datetime]:
         """Return the next five starts, as Temporal computes them.
@@ -118,6 +118,10 @@ class Schedules:
     def handle(self, temporal_id: str) -> ScheduleHandle:
         """Return Temporal's handle of a schedule."""
         return self.client.get_schedule_handle(temporal_id)
+
+
+def _start(workflow: str, request: object, workflow_id: str, queue: str) -> ScheduleActionStartWorkflow:
+    return ScheduleActionStartWorkflow(workflow, request, id=workflow_id, task_queue=queue, task_timeout=TASK_TIMEOUT)
 
 
 def _spec(when: When) -> ScheduleSpec:

@@ -24,7 +24,10 @@ from flotilla.contracts.errors import ConfigurationError, RetryLater
 _LIMIT = timedelta(seconds=3)
 _MAY_NOT_ASK = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}
 # Not more often: Temporal's frontend refuses pings that come within 10 s (frontend.keepAliveMinTime).
-_KEEP_ALIVE = KeepAliveConfig(interval_millis=10_000, timeout_millis=5_000)
+_KEEP_ALIVE = KeepAliveConfig(interval_millis=10_000, timeout_millis=3_000)
+TASK_TIMEOUT = timedelta(seconds=5)
+"""How long Temporal waits for a workflow task that a worker took. After a connection died silently, Temporal goes on
+giving tasks to the polls that were open on it, and each of these tasks waits for so long. The default is 10 s."""
 # https://grpc.io/docs/guides/status-codes/: the same call would be refused again, anyone who makes it.
 _FINAL = {
     RPCStatusCode.INVALID_ARGUMENT,

@@ -84,6 +84,7 @@ async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any,
         request,
         id=action_workflow_id(request.action_id),
         result_type=ActionState,
+        task_timeout=workflow.info().task_timeout,
         cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
     )
