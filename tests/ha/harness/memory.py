@@ -1,7 +1,7 @@
 """A memory limit that a process hits: the kernel's own, by a control group (cgroups(7)), as of a pod."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class _Version:
 
 _ONE = _Version(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.oom_control")
 _TWO = _Version(Path("/sys/fs/cgroup"), "memory.max", "memory.events")
+_MEMBERS = "cgroup.procs"
 
 
 @contextmanager
@@ -36,12 +37,23 @@ def no_page_more(process: Identity) -> Iterator["Starved"]:
         raise AssertionError(f"no memory limit can be set: {error} (the scenario needs root and cgroups)") from error
     try:
         for member in process.family():
-            (folder / "cgroup.procs").write_text(str(member.pid), encoding="ascii")
+            _move(member.pid, folder)
         (folder / version.limit).write_text("0", encoding="ascii")
         yield Starved(folder / version.events)
     finally:
-        wait_until(lambda: not (folder / "cgroup.procs").read_text(encoding="ascii"), timeout_s=30, what="the group")
+        for pid in _members(folder):
+            _move(pid, version.root)
+        wait_until(lambda: not _members(folder), timeout_s=30, what=f"the end of {folder}")
         folder.rmdir()
+
+
+def _members(folder: Path) -> list[str]:
+    return (folder / _MEMBERS).read_text(encoding="ascii").split()
+
+
+def _move(pid: int | str, folder: Path) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        (folder / _MEMBERS).write_text(str(pid), encoding="ascii")
 
 
 @dataclass(frozen=True)
