@@ -90,8 +90,6 @@ async def check_redis(client: Redis) -> None:
     try:
         await ask(client, "PING")
         await _check_role(client)
-        if isinstance(client.connection_pool, PrimaryPool):
-            await client.connection_pool.follow()
     except (*AWAY, exceptions.RedisError) as error:
         # A wrong password is a ConnectionError, too.
         if isinstance(error, AWAY) and not isinstance(error, exceptions.AuthenticationError):

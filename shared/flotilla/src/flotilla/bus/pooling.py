@@ -39,8 +39,8 @@ class PrimaryPool(ConnectionPool):
         for connection in (*self._available_connections, *self._in_use_connections):
             connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
 
-    async def follow(self) -> None:
-        """Leave a server that the sentinels, where there are any, no longer name: cut off, it may go on answering."""
+    async def _follow(self) -> None:
+        """Leave a server that the sentinels no longer name: cut off from them, it may go on answering."""
         everything = (*self._available_connections, *self._in_use_connections)
         following = [each for each in everything if isinstance(each, Following) and each.is_connected]
         if not following:
@@ -54,7 +54,7 @@ class PrimaryPool(ConnectionPool):
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Called by redis-py for each connection that is taken."""
         if time.monotonic() >= self._look_at_s:
-            await self.follow()
+            await self._follow()
         if connection.should_reconnect():  # type: ignore[no-untyped-call]
             await connection.disconnect()
         await super().ensure_connection(connection)
