@@ -58,6 +58,9 @@ IDS = {
     "step": "1",
     "response_id": "resp_acme-run",
     "family": "acme",
+    "kind": "workflows",
+    "id": "acme-run",
+    "push_id": "acme-hook",
     "name": "model",
 }
 QUERY = {"q": "word", "stream": "acme-stream", "from_seq": "1", "to_seq": "1", "session_id": "acme-session"}

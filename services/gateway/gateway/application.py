@@ -15,6 +15,8 @@ from starlette.routing import Route
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.runtime import Health, health_routes
+from gateway.a2a.errors import PREFIX as A2A_PREFIX
+from gateway.a2a.errors import error_response as a2a_response
 from gateway.auth.origin import CONSOLE_HEADER
 from gateway.auth.sign_ins import COOKIE
 from gateway.console_files import ConsoleFiles
@@ -24,6 +26,7 @@ from gateway.problems import problem_of
 from gateway.reference import reference_route
 from gateway.request_observer import RequestObserver
 from gateway.routes import (
+    a2a,
     access,
     agents,
     analytics,
@@ -76,6 +79,7 @@ ROUTERS = tuple(
         analytics,
         audit,
         openai,
+        a2a,
     )
 )
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
@@ -118,7 +122,10 @@ def _asyncapi_document() -> bytes:
 
 async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
-    return error_response(problem) if request.url.path.startswith(PREFIX) else problem.response()
+    path = request.url.path
+    if path.startswith(A2A_PREFIX):
+        return a2a_response(problem, path)
+    return error_response(problem) if path.startswith(PREFIX) else problem.response()
 
 
 def guarded_routes() -> list[GuardedRoute]:

@@ -22,6 +22,7 @@ from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
 from flotilla.votes.roots import read_roots
+from gateway.a2a.cards import CardKey, Cards
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
@@ -107,6 +108,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
         notify_hosts=settings.notify_hosts,
+        cards=_cards(settings),
         open_work=OpenWork(settings),
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,
@@ -118,6 +120,16 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         samples=no_samples(),
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
+    )
+
+
+def _cards(settings: Settings) -> Cards:
+    file = settings.card_signing_key_file
+    return Cards(
+        key=CardKey.load(file) if file else None,
+        public_url=settings.public_url,
+        oidc_issuer=settings.oidc_issuer,
+        notifies=bool(settings.notify_hosts),
     )
 
 

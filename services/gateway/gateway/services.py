@@ -19,6 +19,7 @@ from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
+from gateway.a2a.cards import Cards
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
@@ -67,6 +68,7 @@ class Services:
     operator_tenant: str
     notify_hosts: tuple[str, ...]
     """Who may get notices of runs."""
+    cards: Cards
     open_work: OpenWork
     """How much may be under way."""
     people_issuer: str

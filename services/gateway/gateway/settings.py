@@ -116,6 +116,8 @@ class Settings(
     """Hosts that may get notices of runs: `hooks.example.com`, over https; the workflow worker must have the same."""
     vote_roots: Path | None = None
     """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
+    card_signing_key_file: Path | None = None
+    """The private key (PEM, Ed25519) that signs A2A agent cards; unset leaves them unsigned."""
     audit_public_key_file: Path | None = None
     """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
 

@@ -12,6 +12,7 @@ import httpx
 import structlog
 
 from flotilla.config.hosts import allowed_url
+from flotilla.contracts.a2a import TASK_STATES, TOKEN_HEADER
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import FlotillaError, NotFound
 from flotilla.contracts.ids import Clock, new_id, utc_now
@@ -39,9 +40,12 @@ WHERE r.tenant_id = $1 AND r.run_id = $2
 """
 # The caller holds the run's row lock, so that nobody else counts.
 _ADD = """
-INSERT INTO flotilla.run_notices (tenant_id, run_id, number, delivery_id, kind, url, secret_ref, body)
-SELECT $1, $2, 1 + count(*), $3, $4, $5, $6, $7 FROM flotilla.run_notices WHERE tenant_id = $1 AND run_id = $2
+INSERT INTO flotilla.run_notices (tenant_id, run_id, number, delivery_id, kind, url, secret_ref, body, token)
+SELECT $1, $2, 1 + count(*), $3, $4, $5, $6, $7, $8 FROM flotilla.run_notices WHERE tenant_id = $1 AND run_id = $2
 """
+_A2A = (
+    "SELECT url, token, secret_ref FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id"
+)
 _ATTEMPTED = """
 UPDATE flotilla.run_notices SET attempts = attempts + 1, last_status_code = $4, last_error = $5, status = $6,
     due_at = now() + $7, delivered_at = CASE WHEN $6 = 'delivered' THEN now() END
@@ -53,12 +57,27 @@ log = structlog.get_logger(__name__)
 async def queue_notice(connection: Connection, tenant_id: str, run_id: str, kind: NoticeKind) -> None:
     """Queue a notice of the run as it is now, in the caller's transaction, if anybody wants one."""
     run = await connection.fetchrow(_RECEIVER, tenant_id, run_id)
-    if run is None or run["notify"] is None:
+    if run is None:
         return
-    receiver = from_json(run["notify"], Notify)
-    body = to_json({"type": kind, "timestamp": utc_now().isoformat(), "data": _about(run_id, run)})
-    delivery_id = f"msg_{new_id()}"
-    await connection.execute(_ADD, tenant_id, run_id, delivery_id, kind, receiver.url, receiver.secret_ref, body)
+    now = utc_now()
+
+    async def add(url: str, secret_ref: str, document: JsonObject, token: str = "") -> None:
+        place = (tenant_id, run_id, f"msg_{new_id()}", kind)
+        await connection.execute(_ADD, *place, url, secret_ref, to_json(document), token)
+
+    if run["notify"] is not None:
+        receiver = from_json(run["notify"], Notify)
+        document: JsonObject = {"type": kind, "timestamp": now.isoformat(), "data": _about(run_id, run)}
+        await add(receiver.url, receiver.secret_ref, document)
+    for row in await connection.fetch(_A2A, tenant_id, run_id):
+        await add(row["url"], row["secret_ref"], _status_update(run_id, run, now), row["token"])
+
+
+def _status_update(run_id: str, run: asyncpg.Record, now: datetime) -> JsonObject:
+    """The run's status as A2A 1.0 sends it to receivers: a `StreamResponse`."""
+    timestamp = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    status: JsonObject = {"state": TASK_STATES[run["status"]], "timestamp": timestamp}
+    return {"statusUpdate": {"taskId": run_id, "contextId": run["session_id"], "status": status}}
 
 
 def _about(run_id: str, run: asyncpg.Record) -> JsonObject:
@@ -147,6 +166,7 @@ class Notices:
                 "webhook-id": row["delivery_id"],
                 "webhook-timestamp": str(timestamp),
                 "webhook-signature": signature(secret, row["delivery_id"], timestamp, row["body"]),
+                **({TOKEN_HEADER: row["token"]} if row["token"] else {}),
             }
             async with asyncio.timeout(LEASE.total_seconds() / 2):
                 # Of the answer only its status matters: it is not read, however long it is.

@@ -20,6 +20,9 @@ RULES = {
         GET /auth/oidc/start
         POST /auth/login
         POST /auth/logout
+        GET /.well-known/agent-card.json
+        GET /.well-known/jwks.json
+        GET /a2a/workflows/rag/.well-known/agent-card.json
     """,
     "viewer operator approver admin": """
         GET /auth/me
@@ -70,6 +73,16 @@ RULES = {
         GET /v1/tasks
         GET /v1/tasks/{task_id}
         GET /v1/tasks/{task_id}/events
+        GET /a2a/{kind}/{name}/.well-known/agent-card.json
+        GET /a2a/{kind}/{name}/extendedAgentCard
+        GET /a2a/{kind}/{name}/tasks
+        GET /a2a/{kind}/{name}/tasks/{id}
+        GET /a2a/{kind}/{name}/tasks/{id}:subscribe
+        POST /a2a/{kind}/{name}/tasks/{id}:subscribe
+        GET /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs
+        GET /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs/{push_id}
+        POST /a2a/{kind}/{name}
+        POST /a2a/{kind}/{name}/
         GET /v1/workflows
         GET /v1/workflows/{name}
     """,
@@ -116,6 +129,11 @@ RULES = {
         POST /openai/v1/chat/completions
         POST /openai/v1/responses
         POST /openai/v1/responses/{response_id}/cancel
+        POST /a2a/{kind}/{name}/message:send
+        POST /a2a/{kind}/{name}/message:stream
+        POST /a2a/{kind}/{name}/tasks/{id}:cancel
+        POST /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs
+        DELETE /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs/{push_id}
     """,
     "admin": """
         POST /v1/signers/{signer_id}/approval

@@ -107,9 +107,9 @@ async def _start(services: Services, caller: Principal, question: Question, sess
     )
     content = [question.digest.hex(), question.session_id]
 
-    async def note(connection: Connection) -> None:
+    async def note(connection: Connection, run_id: str) -> None:
         parameters = to_json(question.parameters).decode()
-        place = (request.tenant_id, request.run_id, session_id, caller.name)
+        place = (request.tenant_id, run_id, session_id, caller.name)
         await connection.execute(_ADD, *place, question.digest, parameters)
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)

@@ -3,26 +3,25 @@
 from functools import partial
 from typing import Annotated
 
-import structlog
 from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import FlotillaError, Invalid, NotFound
+from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
 from flotilla.contracts.values import first_unstorable
-from gateway.auth.principal import EVERYONE, OPERATORS, Principal
+from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.live.admission import admission_of
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
-from gateway.runs import outside_events, records
+from gateway.runs import outside_events, records, starting
 from gateway.runs.cited import with_cited_documents
 from gateway.runs.events import read_position, run_events
-from gateway.runs.notices import checked, notices_of
+from gateway.runs.notices import notices_of
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
 from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text
@@ -39,11 +38,9 @@ from gateway.schemas.runs import (
     RunSteps,
 )
 from gateway.services import Caller, Services, Wired
-from gateway.workflows.catalog import check_input, served_workflow
 
 router = guarded_router("runs")
 METADATA = "metadata."
-log = structlog.get_logger(__name__)
 _SEND = "/v1/runs/{run_id}/events/{name}"
 _START = "/v1/sessions/{session_id}/runs"
 
@@ -68,70 +65,18 @@ async def start_run(
 
     It has one active run at a time: `if_active` says what happens while there is one.
     """
-    request = await _request_of(services, caller, session_id, body)
     unused = {name for name in ("workflow", "input", "metadata") if not getattr(body, name)}
     unused |= {"if_active"} if body.if_active == "reject" else set()
     unused |= {"notify"} if body.notify is None else set()
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
-    started = await records.start_run(
-        services.pool,
-        request,
-        claim,
-        services.access_of(caller),
-        services.open_work,
-        metadata=body.metadata,
-        if_active=body.if_active,
-        notify=checked(services, body.notify),
-    )
-    if started.start is not None:
-        await services.temporal.start(started.start)
-    if started.interrupts is not None:
-        await _ask_to_end(services, started.interrupts)
-    response.headers["Location"] = f"/v1/runs/{started.run.run_id}"
+    run = await starting.start(services, session_id, body, claim)
+    response.headers["Location"] = f"/v1/runs/{run.run_id}"
     if body.wait_s:
-        run = await finished_run(services, caller.tenant_id, started.run.run_id, body.wait_s)
-        if run is not None:
-            return _json(run, 200, response.headers["Location"])
-    return started.run
-
-
-async def _ask_to_end(services: Services, workflow_id: str) -> None:
-    """Ask a run to end for another one; where that fails, the worker's leader asks again."""
-    try:
-        await services.temporal.cancel(workflow_id)
-    except FlotillaError as error:
-        log.warning("run_not_interrupted", workflow_id=workflow_id, error=str(error))
-
-
-async def _request_of(
-    services: Services, caller: Principal, session_id: str, body: RunRequest
-) -> RAGRequest | WorkflowRequest:
-    if body.workflow is not None:
-        workflow = await served_workflow(services.pool, body.workflow)
-        check_input(workflow, body.input or {})
-        return WorkflowRequest(
-            workflow=workflow.name,
-            input=body.input or {},
-            user_id=caller.subject,
-            session_id=session_id,
-            tenant_id=caller.tenant_id,
-            run_id=new_id(),
-            version=workflow.version,
-            task_queue=workflow.task_queue,
-            requested_by_service=not caller.is_person,
-            acted_by=caller.acted_by or "",
-        )
-    await services.agents.check(body.steps)
-    return RAGRequest(
-        query=body.query or "",
-        user_id=caller.subject,
-        session_id=session_id,
-        tenant_id=caller.tenant_id,
-        run_id=new_id(),
-        steps=body.steps,
-        top_k=body.top_k,
-    )
+        finished = await finished_run(services, caller.tenant_id, run.run_id, body.wait_s)
+        if finished is not None:
+            return _json(finished, 200, response.headers["Location"])
+    return run
 
 
 def _json(run: Run, status: int, location: str) -> Response:

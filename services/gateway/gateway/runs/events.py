@@ -54,11 +54,14 @@ def read_position(last_event_id: str | None) -> Position:
 
 
 async def run_events(
-    services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
+    services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission, *, statuses: bool = False
 ) -> AsyncIterator[ServerSentEvent]:
-    """The run's events after `start`; ends after `done`, when the caller may no longer read, or the gateway stops."""
+    """The run's events after `start`; ends after `done`, when the caller may no longer read, or the gateway stops.
+
+    With `statuses` there is an event `status` where an open run's changes, too.
+    """
     first = replace(start, seq=max(start.seq, run.first_seq - 1))
-    follower = _Follower(services, tenant_id, run, first, admission)
+    follower = _Follower(services, tenant_id, run, first, admission, statuses=statuses)
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
         stack.enter_context(services.feed.follow(run.live, follower.wakeup))
@@ -71,7 +74,14 @@ async def run_events(
 
 class _Follower:
     def __init__(
-        self, services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission
+        self,
+        services: Services,
+        tenant_id: str,
+        run: Followed,
+        start: Position,
+        admission: Admission,
+        *,
+        statuses: bool,
     ) -> None:
         self.wakeup = Wakeup()
         self._admission = admission
@@ -81,6 +91,8 @@ class _Follower:
         self._run = run
         self._position = start
         self._run_finished = False
+        self._shows_statuses = statuses
+        self._status = run.status
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         while not self._services.stopping.is_set():
@@ -117,6 +129,9 @@ class _Follower:
             return
         run = await followed_run(self._services.pool, self._tenant_id, self._run.run_id)
         over = run.status not in OPEN_RUN_STATUSES
+        if self._shows_statuses and run.status != self._status and not over:
+            yield self._event("status", run.status.encode())
+        self._status = run.status
         async for event in self._session_events():
             yield event
         if over:

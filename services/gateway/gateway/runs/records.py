@@ -28,7 +28,7 @@ from gateway.runs.queue import queueing_events, runs_ahead
 from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
-_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
+RUN_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
     metadata, status, if_active, schedule_id, result, output, error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active or waits, unless this one waits, too.
@@ -40,12 +40,12 @@ SELECT $1::text, $2, $3::text, $4, $5, $6, $7::jsonb, $8, $9, $10, $11::jsonb, $
 WHERE $12 = 'queued' OR NOT EXISTS (
     SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $3 AND status = 'queued')
 ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
-RETURNING {_COLUMNS}
+RETURNING {RUN_COLUMNS}
 """  # noqa: S608 - constants
-_GET = f"SELECT {_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608
+_GET = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608
 # A page, newest first; $5 and $6 are the last row of the page before.
 _LIST = f"""
-SELECT {_COLUMNS} FROM flotilla.runs
+SELECT {RUN_COLUMNS} FROM flotilla.runs
 WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS NULL OR status = $3)
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
   AND ($8::text IS NULL OR workflow = $8) AND ($9::jsonb IS NULL OR metadata @> $9)
@@ -61,8 +61,8 @@ WHERE tenant_id = $1 AND run_id = $2 AND status = $3
 """
 
 
-Note: TypeAlias = Callable[[Connection], Awaitable[None]]
-"""What else belongs into the transaction that starts a run."""
+Note: TypeAlias = Callable[[Connection, str], Awaitable[None]]
+"""What else belongs into the transaction that starts the run of this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ async def start_run(
         waits = None if ahead is None else if_active
         row = await _add(connection, request, appended.first_seq, metadata=metadata or {}, waits=waits, notify=notify)
         if note is not None:
-            await note(connection)
+            await note(connection, run_id)
     if ahead is None:
         return Started(run_of(row), _start_of(request))
     return Started(run_of(row), interrupts=None if if_active == "enqueue" else ahead.workflow_id)

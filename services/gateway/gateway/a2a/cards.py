@@ -1,0 +1,141 @@
+"""Agent cards: what a workflow or an agent is, where it is reached, with which credentials; signed by the fleet."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a2a.types.a2a_pb2 import (
+    AgentCapabilities,
+    AgentCard,
+    AgentExtension,
+    AgentInterface,
+    AgentSkill,
+    HTTPAuthSecurityScheme,
+    OpenIdConnectSecurityScheme,
+    SecurityRequirement,
+    SecurityScheme,
+    StringList,
+)
+from a2a.utils.constants import PROTOCOL_VERSION_1_0, TransportProtocol
+from a2a.utils.signing import ProtectedHeader, create_agent_card_signer
+from cryptography.hazmat.primitives import serialization
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from starlette.requests import Request
+
+from flotilla.config.signing import Signer, load_signer
+from gateway.a2a.errors import PREFIX
+from gateway.a2a.tasks import MODES
+from gateway.runs.askable import Askable
+
+KEYS_PATH = "/.well-known/jwks.json"
+SCHEMAS = "urn:flotilla:a2a:schemas"
+"""The extension of extended cards whose parameters are the JSON schemas of input and output."""
+_SCHEME = "flotilla"
+_OIDC = "oidc"
+
+
+@dataclass(frozen=True, slots=True)
+class CardKey:
+    """The key that signs cards."""
+
+    signer: Signer
+    pem: bytes
+
+    @classmethod
+    def load(cls, file: Path) -> "CardKey":
+        """Read it from a file.
+
+        Raises:
+            ConfigurationError: no such file, or it holds no Ed25519 private key.
+        """
+        return cls(load_signer(file), file.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Makes cards; without a key they are not signed."""
+
+    key: CardKey | None
+    public_url: str | None
+    oidc_issuer: str | None
+    notifies: bool
+    """Whether there are hosts that may get notices."""
+
+    def card(self, request: Request, agent: Askable, others: list[Askable] | None = None) -> AgentCard:
+        """Return the agent's card; with `others`, the extended one, which has its schemas and what else is served."""
+        base = (self.public_url or str(request.base_url)).rstrip("/")
+        extensions = [_schemas(agent)] if others is not None and agent.input_schema else []
+        card = AgentCard(
+            name=agent.name,
+            description=agent.description,
+            version=agent.version,
+            supported_interfaces=[_interface(base, agent, kind) for kind in TransportProtocol if kind != "GRPC"],
+            capabilities=AgentCapabilities(
+                streaming=True, push_notifications=self.notifies, extended_agent_card=True, extensions=extensions
+            ),
+            security_schemes=self._schemes(),
+            security_requirements=[SecurityRequirement(schemes={name: StringList()}) for name in self._schemes()],
+            default_input_modes=MODES,
+            default_output_modes=MODES,
+            skills=[_skill(agent), *(_skill(one, base) for one in others or () if one != agent)],
+        )
+        return self._signed(card, base)
+
+    def public_keys(self) -> dict[str, Any]:
+        """Return the key that verifies cards, as a JSON Web Key Set (RFC 7517, 8037)."""
+        if self.key is None:
+            return {"keys": []}
+        raw = self.key.signer.public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        x = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        key = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.key.signer.key_id, "x": x}
+        return {"keys": [key]}
+
+    def _schemes(self) -> dict[str, SecurityScheme]:
+        description = "An API key of the fleet, or a token of its OpenID provider."
+        bearer = HTTPAuthSecurityScheme(scheme="Bearer", description=description)
+        schemes = {_SCHEME: SecurityScheme(http_auth_security_scheme=bearer)}
+        if self.oidc_issuer is not None:
+            url = f"{self.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
+            oidc = OpenIdConnectSecurityScheme(open_id_connect_url=url)
+            schemes[_OIDC] = SecurityScheme(open_id_connect_security_scheme=oidc)
+        return schemes
+
+    def _signed(self, card: AgentCard, base: str) -> AgentCard:
+        if self.key is None:
+            return card
+        kid, jku = self.key.signer.key_id, f"{base}{KEYS_PATH}"
+        return create_agent_card_signer(self.key.pem, ProtectedHeader(kid=kid, alg="EdDSA", jku=jku, typ="JOSE"))(card)
+
+
+def path_of(agent: Askable) -> str:
+    """Return where the agent is served."""
+    return f"{PREFIX}{agent.kind}/{agent.name}"
+
+
+def _interface(base: str, agent: Askable, kind: TransportProtocol) -> AgentInterface:
+    return AgentInterface(
+        url=f"{base}{path_of(agent)}", protocol_binding=kind.value, protocol_version=PROTOCOL_VERSION_1_0
+    )
+
+
+def _skill(agent: Askable, elsewhere: str = "") -> AgentSkill:
+    """The agent's skill; `elsewhere`: of another agent, with its address."""
+    place = f" It is served at {elsewhere}{path_of(agent)}." if elsewhere else ""
+    return AgentSkill(
+        id=f"{agent.kind}/{agent.name}",
+        name=agent.name,
+        description=f"{agent.description}{place}",
+        tags=[agent.kind.removesuffix("s")],
+        input_modes=MODES[:1] if agent.is_question else MODES,
+    )
+
+
+def _schemas(agent: Askable) -> AgentExtension:
+    schemas = {"input": dict(agent.input_schema), "output": dict(agent.output_schema)}
+    return AgentExtension(
+        uri=SCHEMAS,
+        description="The JSON schemas of what the agent takes and returns.",
+        params=ParseDict(schemas, Struct()),
+    )

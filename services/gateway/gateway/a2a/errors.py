@@ -1,0 +1,78 @@
+"""Errors in A2A's shape.
+
+What the protocol has a code for is one of its errors; who may not call, limits and stores that are away are HTTP's, as
+the specification asks, with the protocol's body.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from a2a.types.a2a_pb2 import Task
+from a2a.utils.errors import (
+    A2AError,
+    InvalidParamsError,
+    InvalidRequestError,
+    JSONParseError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from flotilla.contracts.errors import FlotillaError
+from gateway.problems import Problem, problem_of
+
+PREFIX = "/a2a/"
+_JSON_RPC_INVALID = -32600
+_JSON_RPC_PARSE = -32700
+_NAMES = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+_OF_STATUS: dict[int, Callable[[str], A2AError]] = {
+    400: InvalidParamsError,
+    404: TaskNotFoundError,
+    409: UnsupportedOperationError,
+    422: InvalidParamsError,
+}
+Expected = FlotillaError | HTTPException | RequestValidationError | ValidationError
+EXPECTED: tuple[type[Exception], ...] = (FlotillaError, HTTPException, RequestValidationError, ValidationError)
+
+
+def a2a_error(error: Exception) -> A2AError | None:
+    """Return the protocol's error for `error`; None where HTTP has to say it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return InvalidParamsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    problem = problem_of(error)
+    kind = _OF_STATUS.get(problem.status)
+    return kind(problem.detail) if kind else None
+
+
+def error_response(problem: Problem, path: str) -> Response:
+    """Return a problem that came before the protocol's own code, or that HTTP has to say, as a response."""
+    is_rpc = len(path.removeprefix(PREFIX).strip("/").split("/")) == 2  # noqa: PLR2004 - kind and name
+    status = HTTPStatus.BAD_REQUEST if problem.status in {415, 422} else HTTPStatus(problem.status)
+    if is_rpc and status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+        kind = JSONParseError if "JSON decode" in problem.detail else InvalidRequestError
+        code = _JSON_RPC_PARSE if kind is JSONParseError else _JSON_RPC_INVALID
+        return JSONResponse({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": problem.detail}})
+    name = _NAMES.get(status, "INTERNAL" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "INVALID_ARGUMENT")
+    detail = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": problem.code.upper(),
+        "domain": "a2a-protocol.org",
+        "metadata": {},
+    }
+    body = {"error": {"code": int(status), "status": name, "message": problem.detail, "details": [detail]}}
+    return JSONResponse(body, status, dict(problem.headers))
+
+
+def is_over(task: Task) -> UnsupportedOperationError:
+    """Says that the task takes nothing any more."""
+    return UnsupportedOperationError(f"task {task.id} is over: send the message without a task id")

@@ -1,0 +1,149 @@
+"""A task while it changes, as the protocol streams it: on any replica, from any moment on.
+
+The answer's text is an artifact that grows. A subscriber gets all of it that there is, then what is added. Where a
+second attempt writes another text, the artifact begins again, which the protocol has an event for.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from a2a.types.a2a_pb2 import Message, Part, Task, TaskArtifactUpdateEvent, TaskStatusUpdateEvent
+from starlette.requests import Request
+
+from flotilla.contracts.json_types import JsonObject
+from gateway.a2a.records import pending_approvals, task_run
+from gateway.a2a.tasks import (
+    agent_message,
+    artifact_of,
+    artifact_update,
+    details_part,
+    is_open,
+    status_update,
+    task_of,
+    text_part,
+)
+from gateway.auth.principal import Principal
+from gateway.live.admission import admission_of
+from gateway.openai.answer_text import AnswerText
+from gateway.openai.errors import AnswerRestarted
+from gateway.runs.askable import Askable
+from gateway.runs.events import Position, run_events
+from gateway.runs.records import followed_run
+from gateway.schemas.runs import Run
+from gateway.services import Services
+
+Update = Task | TaskStatusUpdateEvent | TaskArtifactUpdateEvent
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """One caller's view of one agent's tasks."""
+
+    services: Services
+    request: Request
+    caller: Principal
+    agent: Askable
+
+    async def run(self, run_id: str) -> Run:
+        """Return the run of a task.
+
+        Raises:
+            NotFound: the caller sees no such task of the agent.
+        """
+        return await task_run(self.services, self.caller.tenant_id, self.agent, run_id)
+
+    async def task(self, run: Run, *, artifacts: bool = True) -> Task:
+        """Return the run as a task, with what it waits for."""
+        return task_of(run, await self.waits_for(run), artifacts=artifacts)
+
+    async def waits_for(self, run: Run) -> Message | None:
+        """Return what people have to decide before the task goes on, and where; None where it waits for nobody."""
+        if run.status != "interrupted":
+            return None
+        rows = await pending_approvals(self.services, self.caller.tenant_id, run.run_id)
+        waiting: list[JsonObject] = [
+            {
+                "approval_id": row["approval_id"],
+                "action": row["action"],
+                "deadline_at": row["deadline_at"].isoformat(),
+                "decide_at": f"/v1/approvals/{row['approval_id']}",
+            }
+            for row in rows
+        ]
+        actions = ", ".join(str(one["action"]) for one in waiting) or "an action"
+        text = f"People have to decide about {actions}, in the console or at /v1/approvals. A message is not a vote."
+        return agent_message(run, text, {"approvals": waiting})
+
+    async def updates(self, run: Run) -> AsyncIterator[Update]:
+        """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
+        yield await self.task(run)
+        if not is_open(run):
+            return
+        answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.steps)
+        read = partial(followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
+        followed = await read()
+        admission = admission_of(self.request, self.caller, read)
+        state = run.status
+        async for event in run_events(
+            self.services, self.caller.tenant_id, followed, Position(), admission, statuses=True
+        ):
+            if event.event == "status" or state in {"queued", "pending"}:
+                run = await self.run(run.run_id)
+                if run.status != state and is_open(run):
+                    state = run.status
+                    yield status_update(run, await self.waits_for(run))
+            for grown in answer.updates(str(event.event), str(event.data)):
+                yield grown
+        run = await self.run(run.run_id)
+        if not is_open(run):
+            for grown in answer.end(run):
+                yield grown
+            yield status_update(run)
+
+
+@dataclass(slots=True)
+class _GrowingAnswer:
+    """The answer's text as updates of one artifact."""
+
+    run: Run
+    shows_tokens: bool
+    text: AnswerText = field(default_factory=AnswerText)
+    began: bool = False
+    differs: bool = False
+    """Whether the present attempt writes another text than was sent: it is sent whole, at the end."""
+
+    def updates(self, kind: str, data: str) -> list[TaskArtifactUpdateEvent]:
+        """Return what one event of the run adds."""
+        if not self.shows_tokens:
+            return []
+        if kind == "reset":
+            self.text.restart()
+        if kind != "token" or self.differs:
+            return []
+        try:
+            new = self.text.feed(json.loads(data)["text"])
+        except AnswerRestarted:
+            self.differs = True
+            return []
+        return [self._add([text_part(new)])] if new else []
+
+    def end(self, run: Run) -> list[TaskArtifactUpdateEvent]:
+        """Return what is missing of what came of the run."""
+        whole = artifact_of(run)
+        if whole is None:
+            return []
+        if run.result is not None and self.began and not self.differs:
+            try:
+                rest = self.text.finish(run.result.answer)
+            except AnswerRestarted:
+                rest = None
+            if rest is not None:
+                return [self._add([*([text_part(rest)] if rest else []), details_part(run.result)], last=True)]
+        self.began = False
+        return [self._add(list(whole.parts), last=True)]
+
+    def _add(self, parts: list[Part], *, last: bool = False) -> TaskArtifactUpdateEvent:
+        append, self.began = self.began, True
+        return artifact_update(self.run, parts, append=append, last=last)

@@ -1,0 +1,377 @@
+"""The protocol's operations over runs. Every replica answers for every task: nothing is kept in the process."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar
+
+import structlog
+from a2a.server.context import ServerCallContext
+from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
+from a2a.types.a2a_pb2 import (
+    AgentCard,
+    CancelTaskRequest,
+    DeleteTaskPushNotificationConfigRequest,
+    GetExtendedAgentCardRequest,
+    GetTaskPushNotificationConfigRequest,
+    GetTaskRequest,
+    ListTaskPushNotificationConfigsRequest,
+    ListTaskPushNotificationConfigsResponse,
+    ListTasksRequest,
+    ListTasksResponse,
+    SendMessageConfiguration,
+    SendMessageRequest,
+    SubscribeToTaskRequest,
+    Task,
+    TaskPushNotificationConfig,
+    TaskState,
+)
+from a2a.utils.constants import DEFAULT_LIST_TASKS_PAGE_SIZE
+from a2a.utils.errors import (
+    A2AError,
+    ContentTypeNotSupportedError,
+    InternalError,
+    InvalidParamsError,
+    PushNotificationNotSupportedError,
+    TaskNotCancelableError,
+    UnsupportedOperationError,
+)
+from a2a.utils.task import apply_history_length, validate_history_length, validate_page_size
+
+from flotilla.contracts.a2a import DEFAULT_SECRET, TASK_STATES
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.names import is_valid_id
+from flotilla.contracts.requests import OutsideEvent, RunStatus
+from flotilla.postgres import Connection
+from gateway.a2a.cards import Cards, path_of
+from gateway.a2a.errors import EXPECTED, a2a_error, is_over
+from gateway.a2a.following import TaskView, Update
+from gateway.a2a.records import (
+    Receiver,
+    TaskFilter,
+    add_receiver,
+    check_receiver,
+    drop_receiver,
+    no_receiver,
+    receivers_of,
+    set_receiver,
+    task_runs,
+)
+from gateway.a2a.tasks import MODES, is_open, key_of, metadata_of, said, task_of
+from gateway.idempotency import IdempotencyClaim
+from gateway.paging import next_time_cursor, read_time_cursor
+from gateway.routes.runs import cancel_run
+from gateway.runs.askable import askables
+from gateway.runs.outside_events import send_event
+from gateway.runs.starting import start
+from gateway.runs.waiting import finished_run
+from gateway.schemas.runs import Run
+
+WAIT_S = 600.0
+"""The longest that a request waits for its task; then it gets the task as it is."""
+CANCELLED_WITHIN_S = 5.0
+MESSAGE_EVENT = "message"
+"""The event from outside that a further message is to a run of a workflow."""
+STANDARD_WEBHOOKS = "standard-webhooks"
+_SETTLED = frozenset(
+    {
+        TaskState.TASK_STATE_COMPLETED,
+        TaskState.TASK_STATE_FAILED,
+        TaskState.TASK_STATE_CANCELED,
+        TaskState.TASK_STATE_REJECTED,
+        TaskState.TASK_STATE_AUTH_REQUIRED,
+        TaskState.TASK_STATE_INPUT_REQUIRED,
+    }
+)
+"""In which nothing goes on before somebody acts."""
+P = TypeVar("P")
+R = TypeVar("R")
+Operation = Callable[[Any, P, ServerCallContext], Coroutine[Any, Any, R]]
+log = structlog.get_logger(__name__)
+
+
+class Refused(InternalError):
+    """What HTTP has to say: who may not, limits, stores that are away; the route answers with the `refusal`."""
+
+
+def _translated(operation: Operation[P, R]) -> Operation[P, R]:
+    """Let an operation raise the protocol's errors only."""
+
+    @wraps(operation)
+    async def translated(self: "TaskOperations", params: P, context: ServerCallContext) -> R:
+        with self.translating():
+            return await operation(self, params, context)
+
+    return translated
+
+
+class TaskOperations(RequestHandler):
+    """The operations of one request, about one agent, as one caller."""
+
+    def __init__(self, view: TaskView, cards: Cards) -> None:
+        self._view = view
+        self._services = view.services
+        self._caller = view.caller
+        self._cards = cards
+        self.refusal: Exception | None = None
+        """What the request is to be answered with instead of what the operation returned."""
+
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Turn errors into the protocol's; those that it has none for are left to the route, without their text."""
+        try:
+            yield
+        except A2AError:
+            raise
+        except EXPECTED as error:
+            known = a2a_error(error)
+            if known is not None:
+                raise known from error
+            self.refusal = error
+            raise Refused from error
+        except Exception as error:
+            log.exception("a2a_operation_failed", agent=self._view.agent.name)
+            self.refusal = error
+            raise Refused from error
+
+    @validate_request_params
+    @_translated
+    async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
+        """Start a task, or hand a further message to one; wait until it is settled, unless asked not to."""
+        run = await self._take(params)
+        configuration = params.configuration
+        if not configuration.return_immediately:
+            return apply_history_length(await self._settled(run), configuration)
+        return apply_history_length(await self._view.task(run), configuration)
+
+    @validate_request_params
+    async def on_message_send_stream(
+        self, params: SendMessageRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Update, None]:
+        """The same, and stream the task until it is over."""
+        async for update in self._stream(params, self._take):
+            yield update
+
+    @validate_request_params
+    async def on_subscribe_to_task(
+        self, params: SubscribeToTaskRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Update, None]:
+        """Stream an open task from now on: first as it is."""
+
+        async def open_run(asked: SubscribeToTaskRequest) -> Run:
+            run = await self._view.run(asked.id)
+            if not is_open(run):
+                raise is_over(task_of(run))
+            return run
+
+        async for update in self._stream(params, open_run):
+            yield update
+
+    @validate_request_params
+    @_translated
+    async def on_get_task(self, params: GetTaskRequest, context: ServerCallContext) -> Task:
+        """Return a task as it is."""
+        validate_history_length(params)
+        return apply_history_length(await self._view.task(await self._view.run(params.id)), params)
+
+    @validate_request_params
+    @_translated
+    async def on_list_tasks(self, params: ListTasksRequest, context: ServerCallContext) -> ListTasksResponse:
+        """Return a page of tasks, what changed last first."""
+        validate_history_length(params)
+        size = params.page_size if params.HasField("page_size") else DEFAULT_LIST_TASKS_PAGE_SIZE
+        validate_page_size(size)
+        only = TaskFilter(
+            session_id=params.context_id or None,
+            statuses=_statuses_of(params.status),
+            changed_after=_moment(params) if params.HasField("status_timestamp_after") else None,
+        )
+        before = read_time_cursor(params.page_token or None)
+        rows, runs, count = await task_runs(
+            self._services, self._caller.tenant_id, self._view.agent, only, limit=size, before=before
+        )
+        tasks = [await self._view.task(run, artifacts=params.include_artifacts) for run in runs]
+        return ListTasksResponse(
+            tasks=[apply_history_length(task, params) for task in tasks],
+            next_page_token=next_time_cursor(rows, size, "run_id", "changed_at") or "",
+            page_size=size,
+            total_size=count,
+        )
+
+    @validate_request_params
+    @_translated
+    async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
+        """Ask a task to stop; return it as it is after that."""
+        run = await self._view.run(params.id)
+        if not is_open(run):
+            raise TaskNotCancelableError(f"task {params.id} is over: {run.status}")
+        await cancel_run(self._services, self._caller, run.run_id)
+        await finished_run(self._services, self._caller.tenant_id, run.run_id, CANCELLED_WITHIN_S)
+        return await self._view.task(await self._view.run(params.id))
+
+    @validate_request_params
+    @_translated
+    async def on_create_task_push_notification_config(
+        self, params: TaskPushNotificationConfig, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        """Notify a receiver of a task; one of the same id is replaced."""
+        run = await self._view.run(params.task_id)
+        receiver = self._receiver(params)
+        await set_receiver(self._services, self._caller, run, receiver)
+        return _config(run.run_id, receiver)
+
+    @validate_request_params
+    @_translated
+    async def on_get_task_push_notification_config(
+        self, params: GetTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        """Return a receiver, without its token."""
+        for receiver in await self._receivers(params.task_id):
+            if receiver.config_id == params.id:
+                return _config(params.task_id, receiver)
+        raise no_receiver(params.task_id, params.id)
+
+    @validate_request_params
+    @_translated
+    async def on_list_task_push_notification_configs(
+        self, params: ListTaskPushNotificationConfigsRequest, context: ServerCallContext
+    ) -> ListTaskPushNotificationConfigsResponse:
+        """Return all receivers of a task, without their tokens."""
+        found = await self._receivers(params.task_id)
+        return ListTaskPushNotificationConfigsResponse(configs=[_config(params.task_id, one) for one in found])
+
+    @validate_request_params
+    @_translated
+    async def on_delete_task_push_notification_config(
+        self, params: DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> None:
+        """Notify a receiver no longer."""
+        run = await self._view.run(params.task_id)
+        await drop_receiver(self._services, self._caller.tenant_id, run.run_id, params.id)
+
+    @_translated
+    async def on_get_extended_agent_card(
+        self, params: GetExtendedAgentCardRequest, context: ServerCallContext
+    ) -> AgentCard:
+        """Return the agent's card with its schemas, and what else the fleet serves."""
+        return self._cards.card(self._view.request, self._view.agent, await askables(self._services.pool))
+
+    async def _stream(self, params: P, find: Callable[[P], Awaitable[Run]]) -> AsyncGenerator[Update, None]:
+        with self.translating():
+            self._services.streams.check(self._caller.tenant_id)
+            run = await find(params)
+            async with aclosing(self._view.updates(run)) as updates:  # type: ignore[type-var]
+                async for update in updates:
+                    yield update
+
+    async def _settled(self, run: Run) -> Task:
+        """Return the task once it is settled, or as it is after the longest wait."""
+        self._services.streams.check(self._caller.tenant_id)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._until_settled(self._view.updates(run))
+        except TimeoutError:
+            log.info("a2a_task_goes_on", run_id=run.run_id)
+        return await self._view.task(await self._view.run(run.run_id))
+
+    async def _until_settled(self, updates: AsyncIterator[Update]) -> None:
+        async with aclosing(updates):  # type: ignore[type-var]
+            async for update in updates:
+                if update.DESCRIPTOR.name != "TaskArtifactUpdateEvent" and update.status.state in _SETTLED:  # type: ignore[union-attr]
+                    return
+
+    async def _take(self, params: SendMessageRequest) -> Run:
+        message, configuration = params.message, params.configuration
+        _check_modes(configuration)
+        validate_history_length(configuration)
+        if message.task_id:
+            return await self._hand_over(params)
+        text, data = said(message)
+        body = self._view.agent.request(text, data)
+        body = body.model_copy(update={"metadata": metadata_of(message), "if_active": "enqueue"})
+        session_id = _session_of(message.context_id)
+        receiver = self._first_receiver(configuration)
+
+        async def note(connection: Connection, run_id: str) -> None:
+            if receiver is not None:
+                await add_receiver(connection, self._caller, run_id, session_id, receiver)
+
+        content = [message.context_id, body.model_dump(exclude={"wait_s"})]
+        claim = IdempotencyClaim(self._caller, f"POST {path_of(self._view.agent)}", key_of(message), content)
+        return await start(self._services, session_id, body, claim, note=note)
+
+    async def _hand_over(self, params: SendMessageRequest) -> Run:
+        """Hand a further message to a run: an event of its workflow, never a vote."""
+        message = params.message
+        run = await self._view.run(message.task_id)
+        if message.context_id and message.context_id != run.session_id:
+            raise InvalidParamsError(f"task {run.run_id} belongs to context {run.session_id}")
+        if not is_open(run):
+            raise is_over(task_of(run))
+        if run.status == "interrupted":
+            raise UnsupportedOperationError(
+                f"task {run.run_id} waits for people to decide: a message is not a vote, and takes nothing forward"
+            )
+        if self._view.agent.is_question:
+            raise UnsupportedOperationError(
+                f"task {run.run_id} answers a question and takes no further message: send it without the task id"
+            )
+        text, data = said(message)
+        event = OutsideEvent(event_id=new_id(), name=MESSAGE_EVENT, data={"text": text, "data": data})
+        content = [run.run_id, text, data]
+        claim = IdempotencyClaim(self._caller, f"POST {path_of(self._view.agent)}", key_of(message), content)
+        await send_event(self._services, self._caller, run.run_id, event, claim)
+        return run
+
+    def _first_receiver(self, configuration: SendMessageConfiguration) -> Receiver | None:
+        if not configuration.HasField("task_push_notification_config"):
+            return None
+        return self._receiver(configuration.task_push_notification_config)
+
+    def _receiver(self, config: TaskPushNotificationConfig) -> Receiver:
+        if not self._services.notify_hosts:
+            raise PushNotificationNotSupportedError("this fleet notifies nobody: FLOTILLA_NOTIFY_HOSTS is empty")
+        secret = DEFAULT_SECRET
+        if config.HasField("authentication"):
+            if config.authentication.scheme.lower() != STANDARD_WEBHOOKS:
+                raise InvalidParamsError(
+                    f"authentication.scheme: notices are signed; {STANDARD_WEBHOOKS} with the secret's name as "
+                    "credentials says with which secret"
+                )
+            secret = config.authentication.credentials
+        receiver = Receiver(config_id=config.id or new_id(), url=config.url, token=config.token, secret_ref=secret)
+        check_receiver(self._services, receiver)
+        return receiver
+
+    async def _receivers(self, task_id: str) -> list[Receiver]:
+        run = await self._view.run(task_id)
+        return await receivers_of(self._services, self._caller.tenant_id, run.run_id)
+
+
+def _config(task_id: str, receiver: Receiver) -> TaskPushNotificationConfig:
+    return TaskPushNotificationConfig(id=receiver.config_id, task_id=task_id, url=receiver.url)
+
+
+def _session_of(context_id: str) -> str:
+    if context_id and not is_valid_id(context_id):
+        raise InvalidParamsError("message.context_id: letters, digits and ._:-, at most 128")
+    return context_id or f"a2a-{new_id()}"
+
+
+def _check_modes(configuration: SendMessageConfiguration) -> None:
+    accepted = set(configuration.accepted_output_modes)
+    if accepted and accepted.isdisjoint({*MODES, "*/*", "text/*", "application/*", "text"}):
+        raise ContentTypeNotSupportedError(f"the fleet answers with {' and '.join(MODES)}")
+
+
+def _statuses_of(state: TaskState) -> tuple[RunStatus, ...] | None:
+    if state == TaskState.TASK_STATE_UNSPECIFIED:
+        return None
+    name = TaskState.Name(state)
+    return tuple(status for status, of_task in TASK_STATES.items() if of_task == name)
+
+
+def _moment(params: ListTasksRequest) -> datetime:
+    return params.status_timestamp_after.ToDatetime(tzinfo=UTC)

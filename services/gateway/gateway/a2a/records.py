@@ -1,0 +1,165 @@
+"""The rows behind tasks: which runs are an agent's, what they wait for, who is notified of them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.config.hosts import allowed_url
+from flotilla.contracts.a2a import DEFAULT_SECRET
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.requests import RunStatus
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import Principal
+from gateway.runs.askable import Askable
+from gateway.runs.cited import with_cited_documents
+from gateway.runs.notices import SETTING
+from gateway.runs.records import RUN_COLUMNS, no_run, run_of
+from gateway.schemas.runs import Run
+from gateway.services import Services
+
+MAX_RECEIVERS = 10
+"""Of one task."""
+MAX_COUNTED = 10_000
+_CHANGED = "coalesce(finished_at, started_at, created_at)"
+_OF_AGENT = "tenant_id = $1 AND workflow = $2 AND coalesce(request -> 'steps', '[]') = $3::jsonb"
+_GET = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE {_OF_AGENT} AND run_id = $4"  # noqa: S608 - constants
+_ONLY = f"""{_OF_AGENT} AND ($4::text IS NULL OR session_id = $4) AND ($5::text[] IS NULL OR status = ANY ($5))
+  AND ($6::timestamptz IS NULL OR {_CHANGED} >= $6)"""
+# A page, what changed last first; $8 and $9 are the last row of the page before.
+_LIST = f"""
+SELECT {RUN_COLUMNS}, {_CHANGED} AS changed_at FROM flotilla.runs
+WHERE {_ONLY} AND ($8::timestamptz IS NULL OR ({_CHANGED}, run_id) < ($8, $9))
+ORDER BY {_CHANGED} DESC, run_id DESC LIMIT $7
+"""  # noqa: S608
+_COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
+_WAITS_FOR = """
+SELECT approval_id, action, deadline_at FROM flotilla.approvals
+WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending' ORDER BY created_at, approval_id LIMIT 20
+"""
+_RECEIVERS = """
+SELECT config_id, url FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id
+"""
+_DROP = "DELETE FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 AND config_id = $3"
+_ADD = f"""
+INSERT INTO flotilla.a2a_receivers (tenant_id, run_id, config_id, session_id, url, token, secret_ref, created_by)
+SELECT $1::text, $2::text, $3, $4, $5, $6, $7, $8
+WHERE (SELECT count(*) FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2) < {MAX_RECEIVERS}
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """Who is notified of a task; `token` and `secret_ref` as the client gave them."""
+
+    config_id: str
+    url: str
+    token: str = ""
+    secret_ref: str = DEFAULT_SECRET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a listing has."""
+
+    session_id: str | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    """Any of these; None: whatever it is."""
+    changed_after: datetime | None = None
+
+
+async def task_run(services: Services, tenant_id: str, agent: Askable, run_id: str) -> Run:
+    """Return the run of one of the agent's tasks, with no source that the caller may not read.
+
+    Raises:
+        NotFound: the caller sees no such task, or it is another agent's.
+    """
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        row = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
+    if row is None:
+        raise no_run(run_id)
+    [run] = await with_cited_documents(services.knowledge, tenant_id, [run_of(row)])
+    return run
+
+
+async def task_runs(
+    services: Services,
+    tenant_id: str,
+    agent: Askable,
+    only: TaskFilter,
+    *,
+    limit: int,
+    before: tuple[datetime | None, str | None],
+) -> tuple[list[asyncpg.Record], list[Run], int]:
+    """Return the rows of a page, their runs, and how many tasks there are, counted up to 10,000."""
+    place = (*_place(tenant_id, agent), only.session_id, only.statuses, only.changed_after)
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        rows = await connection.fetch(_LIST, *place, limit, *before)
+        count = await connection.fetchval(_COUNT, *place)
+    return rows, await with_cited_documents(services.knowledge, tenant_id, [run_of(row) for row in rows]), count
+
+
+async def pending_approvals(services: Services, tenant_id: str, run_id: str) -> list[asyncpg.Record]:
+    """Return what people are asked to decide before the run goes on."""
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        return await connection.fetch(_WAITS_FOR, tenant_id, run_id)
+
+
+async def receivers_of(services: Services, tenant_id: str, run_id: str) -> list[Receiver]:
+    """Return who is notified of the task, without tokens: whoever reads the session may read this."""
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        rows = await connection.fetch(_RECEIVERS, tenant_id, run_id)
+    return [Receiver(config_id=row["config_id"], url=row["url"]) for row in rows]
+
+
+async def set_receiver(services: Services, caller: Principal, run: Run, receiver: Receiver) -> None:
+    """Notify `receiver` of the task from now on, instead of the one with the same id."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await add_receiver(connection, caller, run.run_id, run.session_id, receiver)
+
+
+async def add_receiver(
+    connection: Connection, caller: Principal, run_id: str, session_id: str, receiver: Receiver
+) -> None:
+    """The same, in the caller's transaction.
+
+    Raises:
+        Conflict: the task has as many as it may.
+    """
+    await connection.execute(_DROP, caller.tenant_id, run_id, receiver.config_id)
+    place = (caller.tenant_id, run_id, receiver.config_id, session_id)
+    added = await connection.execute(_ADD, *place, receiver.url, receiver.token, receiver.secret_ref, caller.subject)
+    if added != "INSERT 0 1":
+        raise Conflict(f"{MAX_RECEIVERS} receivers are notified of task {run_id}: delete one first")
+
+
+async def drop_receiver(services: Services, tenant_id: str, run_id: str, config_id: str) -> None:
+    """Notify a receiver no longer.
+
+    Raises:
+        NotFound: the task has no receiver of that id.
+    """
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        if await connection.execute(_DROP, tenant_id, run_id, config_id) != "DELETE 1":
+            raise no_receiver(run_id, config_id)
+
+
+def no_receiver(run_id: str, config_id: str) -> NotFound:
+    """Says that the task has no such receiver."""
+    return NotFound(f"task {run_id} has no push notification configuration {config_id}")
+
+
+def check_receiver(services: Services, receiver: Receiver) -> None:
+    """Refuse a receiver that may not get notices.
+
+    Raises:
+        Invalid, Forbidden: its URL is not one, or not on a host that may.
+    """
+    allowed_url(receiver.url, services.notify_hosts, SETTING)
+    if not receiver.token.isascii() or not receiver.token.isprintable():
+        raise Invalid("the token is sent as a header: use printable ASCII")
+
+
+def _place(tenant_id: str, agent: Askable) -> tuple[str, str, str]:
+    return tenant_id, agent.workflow, to_json(agent.steps).decode()

@@ -1,0 +1,128 @@
+"""What can be asked by name: workflows (`rag` answers questions) and single agents, with what they take."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal, TypeAlias
+
+import asyncpg
+
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import Invalid, NotFound, Undecodable
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import QUESTION
+from flotilla.postgres import Pool
+from gateway.schemas.runs import RunRequest
+from gateway.workflows.catalog import workflow_rows
+
+Kind: TypeAlias = Literal["workflows", "agents"]
+# The newest instance of each.
+_AGENTS = """
+SELECT DISTINCT ON (name) name, version, input_schema, output_schema FROM flotilla_ops.agents
+WHERE $1::text IS NULL OR name = $1 ORDER BY name, started_at DESC
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Askable:
+    """A workflow or an agent."""
+
+    kind: Kind
+    name: str
+    description: str
+    version: str = "1"
+    input_schema: Mapping[str, Any] = field(default_factory=dict)
+    output_schema: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it takes a question, and nothing else."""
+        return self.kind == "agents" or self.name == QUESTION
+
+    @property
+    def steps(self) -> list[str]:
+        """Of its runs."""
+        return [self.name] if self.kind == "agents" else []
+
+    @property
+    def workflow(self) -> str:
+        """Of its runs."""
+        return QUESTION if self.kind == "agents" else self.name
+
+    def request(self, text: str, data: JsonObject | None = None) -> RunRequest:
+        """Return the run that a message asks for: its data is a workflow's input; a text is, too, where it is a JSON
+        object, or where the workflow takes a single text.
+
+        Raises:
+            Invalid: it does not take that.
+            ValidationError: pydantic's; a limit is exceeded, or something can't be stored.
+        """
+        if self.is_question:
+            if data is not None:
+                raise Invalid(f"{self.name} takes a question as text, not data")
+            return RunRequest(query=text, steps=self.steps)
+        if data is not None and text:
+            raise Invalid(f"{self.name} takes its input either as data or as text")
+        return RunRequest(workflow=self.name, input=dict(data if data is not None else self._input_of(text)))
+
+    def _input_of(self, text: str) -> JsonObject:
+        if text.lstrip().startswith("{"):
+            try:
+                return from_json(text, dict)
+            except Undecodable as error:
+                raise Invalid(f"the input of {self.name} is not JSON: {error}") from error
+        name = self._only_text()
+        if name is None:
+            raise Invalid(f"{self.name} takes more than one text: send its input as a JSON object, as its schema says")
+        return {name: text}
+
+    def _only_text(self) -> str | None:
+        """The property that a text can only be: the one that is required, or the only one that is a text."""
+        properties: Mapping[str, Any] = self.input_schema.get("properties", {})
+        texts = [name for name, schema in properties.items() if schema.get("type") == "string"]
+        required = set(self.input_schema.get("required", ()))
+        candidates = [name for name in texts if name in required] or texts
+        return candidates[0] if len(candidates) == 1 and required <= set(candidates) else None
+
+
+QUESTIONS = Askable(kind="workflows", name=QUESTION, description="Answers questions from the documents, with sources.")
+
+
+async def askable(pool: Pool, kind: Kind, name: str) -> Askable:
+    """Return one of them.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    found = [one for one in await _of_kind(pool, kind, name) if one.name == name]
+    if not found:
+        raise NotFound(f"no {kind.removesuffix('s')} {name}: GET /v1/{kind} lists them")
+    return found[0]
+
+
+async def askables(pool: Pool) -> list[Askable]:
+    """Return all of them: questions first, then by kind and name."""
+    return [*await _of_kind(pool, "workflows", None), *await _of_kind(pool, "agents", None)]
+
+
+async def _of_kind(pool: Pool, kind: Kind, name: str | None) -> list[Askable]:
+    if kind == "agents":
+        rows = await pool.fetch(_AGENTS, name)
+        return [_askable(row, kind, f"The agent {row['name']} alone.") for row in rows]
+    served = [row for row in await workflow_rows(pool, name) if row["served"]]
+    newest = [next(group) for _, group in groupby(served, itemgetter("name"))]
+    workflows = [_askable(row, kind, row["description"]) for row in newest]
+    return [QUESTIONS, *(one for one in workflows if one.name != QUESTION)]
+
+
+def _askable(row: asyncpg.Record, kind: Kind, description: str) -> Askable:
+    return Askable(
+        kind=kind,
+        name=row["name"],
+        description=description or row["name"],
+        version=row["version"],
+        input_schema=json.loads(row["input_schema"]),
+        output_schema=json.loads(row["output_schema"]),
+    )

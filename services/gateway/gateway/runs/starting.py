@@ -1,0 +1,88 @@
+"""Starts runs: whatever door a request comes by, it is checked, committed and handed to Temporal here."""
+
+import structlog
+
+from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.requests import RAGRequest, WorkflowRequest
+from gateway.auth.principal import Principal
+from gateway.idempotency import IdempotencyClaim
+from gateway.runs import records
+from gateway.runs.notices import checked
+from gateway.schemas.runs import Run, RunRequest
+from gateway.services import Services
+from gateway.workflows.catalog import check_input, served_workflow
+
+log = structlog.get_logger(__name__)
+
+
+async def start(
+    services: Services,
+    session_id: str,
+    body: RunRequest,
+    claim: IdempotencyClaim,
+    *,
+    note: records.Note | None = None,
+) -> Run:
+    """Start the run that `body` asks for, of the claim's principal, or return the one that the same request started.
+
+    Raises:
+        FlotillaError: as `records.start_run`; `Invalid`: no such workflow or agent.
+        RequestValidationError: the input is not what the workflow takes.
+    """
+    caller = claim.principal
+    request = await _request_of(services, caller, session_id, body)
+    started = await records.start_run(
+        services.pool,
+        request,
+        claim,
+        services.access_of(caller),
+        services.open_work,
+        metadata=body.metadata,
+        if_active=body.if_active,
+        notify=checked(services, body.notify),
+        note=note,
+    )
+    if started.start is not None:
+        await services.temporal.start(started.start)
+    if started.interrupts is not None:
+        await _ask_to_end(services, started.interrupts)
+    return started.run
+
+
+async def _ask_to_end(services: Services, workflow_id: str) -> None:
+    """Ask a run to end for another one; where that fails, the worker's leader asks again."""
+    try:
+        await services.temporal.cancel(workflow_id)
+    except FlotillaError as error:
+        log.warning("run_not_interrupted", workflow_id=workflow_id, error=str(error))
+
+
+async def _request_of(
+    services: Services, caller: Principal, session_id: str, body: RunRequest
+) -> RAGRequest | WorkflowRequest:
+    if body.workflow is not None:
+        workflow = await served_workflow(services.pool, body.workflow)
+        check_input(workflow, body.input or {})
+        return WorkflowRequest(
+            workflow=workflow.name,
+            input=body.input or {},
+            user_id=caller.subject,
+            session_id=session_id,
+            tenant_id=caller.tenant_id,
+            run_id=new_id(),
+            version=workflow.version,
+            task_queue=workflow.task_queue,
+            requested_by_service=not caller.is_person,
+            acted_by=caller.acted_by or "",
+        )
+    await services.agents.check(body.steps)
+    return RAGRequest(
+        query=body.query or "",
+        user_id=caller.subject,
+        session_id=session_id,
+        tenant_id=caller.tenant_id,
+        run_id=new_id(),
+        steps=body.steps,
+        top_k=body.top_k,
+    )

@@ -1,0 +1,20 @@
+"""A2A 1.0: a run as its protocol's task. The gateway serves it, the worker notifies in its words."""
+
+from collections.abc import Mapping
+
+from flotilla.contracts.requests import RunStatus
+
+TASK_STATES: Mapping[RunStatus, str] = {
+    "queued": "TASK_STATE_SUBMITTED",
+    "pending": "TASK_STATE_SUBMITTED",
+    "running": "TASK_STATE_WORKING",
+    "interrupted": "TASK_STATE_AUTH_REQUIRED",
+    "success": "TASK_STATE_COMPLETED",
+    "error": "TASK_STATE_FAILED",
+    "timeout": "TASK_STATE_FAILED",
+    "cancelled": "TASK_STATE_CANCELED",
+}
+"""Waiting for people to decide is `AUTH_REQUIRED` (specification, 7.6)."""
+DEFAULT_SECRET = "a2a"  # noqa: S105 - the name of a secret
+"""Signs what receivers get whose configuration names no other secret."""
+TOKEN_HEADER = "X-A2A-Notification-Token"  # noqa: S105 - the name of a header
