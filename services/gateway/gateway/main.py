@@ -23,6 +23,7 @@ from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
 from flotilla.votes.roots import read_roots
 from gateway.a2a.cards import CardKey, Cards
+from gateway.a2a.errors import quiet_sdk
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
@@ -68,6 +69,7 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)
+        quiet_sdk()
         app = make_application(services, _guard(settings, services), runtime.health)
         announcements = Announcements(redis_url, services.watch)
         jobs = (
@@ -102,6 +104,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
             await stack.enter_async_context(open_vectors(settings, connect_redis)),
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
+        run_confined=(await stack.enter_async_context(_checkers())).run,
         policy=read_policy(settings.approval_policy),
         vote_roots=read_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
@@ -150,6 +153,11 @@ def _readers(settings: Settings) -> AbstractAsyncContextManager[Confined]:
     )
     modules = ("flotilla.knowledge.base", "flotilla.knowledge.identifier")
     return Confined.open(*modules, children=settings.document_readers, limits=limits)
+
+
+def _checkers() -> AbstractAsyncContextManager[Confined]:
+    limits = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
+    return Confined.open("gateway.openai.formats", children=1, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: Services) -> None:

@@ -17,6 +17,7 @@ from flotilla.eventstore.sessions import SessionAccess, Visibility
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
+from flotilla.runtime.confined import Run
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
 from gateway.a2a.cards import Cards
@@ -56,6 +57,8 @@ class Services:
     temporal: Temporal
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
+    run_confined: Run
+    """Runs what strangers can make take forever, in a process that can be killed."""
     policy: ApprovalPolicy
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""

@@ -350,8 +350,10 @@ async def test_workflow_takes_its_input_as_data_as_json_or_as_its_only_text(
     further = message("go on", task_id=task.id, message_id="m-2")
     for _ in range(2):
         await sent(client, SendMessageRequest(message=further))
-    (event,) = await gateway.rows("SELECT name, data FROM flotilla.run_events")
-    assert (event["name"], json.loads(event["data"])) == ("message", {"text": "go on", "data": None})
+    received = "SELECT body FROM flotilla.event_outbox WHERE body LIKE '%run_event_received%'"
+    (event,) = await gateway.rows(received)
+    details = json.loads(event["body"])["data"]["details"]
+    assert (details["name"], details["data"]) == ("message", {"text": "go on", "data": None})
     await gateway.as_superuser(
         "UPDATE flotilla.runs SET status = 'success', finished_at = now(), output = '{\"pages\": 3}'"
     )

@@ -57,6 +57,7 @@ RULES = {
         GET /v1/schedules/{schedule_id}
         GET /openai/v1/models
         GET /openai/v1/models/{family}/{name}
+        GET /openai/v1/models/{family}/{kind}/{name}
         GET /openai/v1/responses/{response_id}
         GET /openai/v1/responses/{response_id}/input_items
         GET /v1/signers

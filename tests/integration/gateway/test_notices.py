@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import httpx
 import pytest
+from a2a.types.a2a_pb2 import StreamResponse, TaskState
+from google.protobuf.json_format import Parse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -112,6 +114,28 @@ async def test_the_end_of_a_run_reaches_its_receiver_signed(
     assert "harbour master" not in body.decode()
     (notice,) = await notices(operator, run_id)
     assert (notice["status"], notice["attempts"], notice["delivery_id"]) == ("delivered", 1, headers["webhook-id"])
+
+
+async def test_a_task_notifies_its_receivers_in_the_words_of_a2a_signed_with_their_token(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate, tmp_path: Path
+) -> None:
+    (tmp_path / "acme.a2a").write_text(SECRET)
+    gate.is_open.set()
+    config = {"id": "one", "url": receiver.url, "token": "t-1"}
+    message = {"messageId": "m-1", "role": "ROLE_USER", "parts": [{"text": "Who?"}]}
+    body = {"message": message, "configuration": {"returnImmediately": True, "taskPushNotificationConfig": config}}
+    async with working(), receiver.listening():
+        answer = await operator.post("/a2a/workflows/rag/message:send", json=body, headers={"A2A-Version": "1.0"})
+        await eventually(lambda: len(receiver.got) == 1, timeout_s=30)
+    (_, headers, sent) = receiver.got[0]
+    assert headers["x-a2a-notification-token"] == "t-1"
+    timestamp = int(headers["webhook-timestamp"])
+    assert headers["webhook-signature"] == signature(b"secret of acme", headers["webhook-id"], timestamp, sent)
+    update = Parse(sent, StreamResponse()).status_update
+    task = answer.json()["task"]
+    assert (update.task_id, update.context_id) == (task["id"], task["contextId"])
+    assert update.status.state == TaskState.TASK_STATE_COMPLETED
+    assert update.status.HasField("timestamp")
 
 
 async def test_the_notices_of_a_run_keep_their_order_while_its_receiver_fails(

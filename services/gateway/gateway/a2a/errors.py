@@ -4,6 +4,7 @@ What the protocol has a code for is one of its errors; who may not call, limits 
 the specification asks, with the protocol's body.
 """
 
+import logging
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -42,6 +43,11 @@ _OF_STATUS: dict[int, Callable[[str], A2AError]] = {
 }
 Expected = FlotillaError | HTTPException | RequestValidationError | ValidationError
 EXPECTED: tuple[type[Exception], ...] = (FlotillaError, HTTPException, RequestValidationError, ValidationError)
+
+
+def quiet_sdk() -> None:
+    """Keep the SDK from logging what clients sent: what is refused is answered, and what fails is logged here."""
+    logging.getLogger("a2a").setLevel(logging.CRITICAL)
 
 
 def a2a_error(error: Exception) -> A2AError | None:

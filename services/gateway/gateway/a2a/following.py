@@ -13,7 +13,7 @@ from a2a.types.a2a_pb2 import Message, Part, Task, TaskArtifactUpdateEvent, Task
 from starlette.requests import Request
 
 from flotilla.contracts.json_types import JsonObject
-from gateway.a2a.records import pending_approvals, task_run
+from gateway.a2a.records import task_run
 from gateway.a2a.tasks import (
     agent_message,
     artifact_of,
@@ -30,6 +30,7 @@ from gateway.openai.answer_text import AnswerText
 from gateway.openai.errors import AnswerRestarted
 from gateway.runs.askable import Askable
 from gateway.runs.events import Position, run_events
+from gateway.runs.pending_approvals import pending_approvals
 from gateway.runs.records import followed_run
 from gateway.schemas.runs import Run
 from gateway.services import Services
@@ -62,15 +63,14 @@ class TaskView:
         """Return what people have to decide before the task goes on, and where; None where it waits for nobody."""
         if run.status != "interrupted":
             return None
-        rows = await pending_approvals(self.services, self.caller.tenant_id, run.run_id)
         waiting: list[JsonObject] = [
             {
-                "approval_id": row["approval_id"],
-                "action": row["action"],
-                "deadline_at": row["deadline_at"].isoformat(),
-                "decide_at": f"/v1/approvals/{row['approval_id']}",
+                "approval_id": one.approval_id,
+                "action": one.action,
+                "deadline_at": one.deadline_at.isoformat(),
+                "decide_at": f"/v1/approvals/{one.approval_id}",
             }
-            for row in rows
+            for one in await pending_approvals(self.services.pool, self.caller.tenant_id, run)
         ]
         actions = ", ".join(str(one["action"]) for one in waiting) or "an action"
         text = f"People have to decide about {actions}, in the console or at /v1/approvals. A message is not a vote."

@@ -34,10 +34,6 @@ WHERE {_ONLY} AND ($8::timestamptz IS NULL OR ({_CHANGED}, run_id) < ($8, $9))
 ORDER BY {_CHANGED} DESC, run_id DESC LIMIT $7
 """  # noqa: S608
 _COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
-_WAITS_FOR = """
-SELECT approval_id, action, deadline_at FROM flotilla.approvals
-WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending' ORDER BY created_at, approval_id LIMIT 20
-"""
 _RECEIVERS = """
 SELECT config_id, url FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id
 """
@@ -98,12 +94,6 @@ async def task_runs(
         rows = await connection.fetch(_LIST, *place, limit, *before)
         count = await connection.fetchval(_COUNT, *place)
     return rows, await with_cited_documents(services.knowledge, tenant_id, [run_of(row) for row in rows]), count
-
-
-async def pending_approvals(services: Services, tenant_id: str, run_id: str) -> list[asyncpg.Record]:
-    """Return what people are asked to decide before the run goes on."""
-    async with tenant_transaction(services.pool, tenant_id) as connection:
-        return await connection.fetch(_WAITS_FOR, tenant_id, run_id)
 
 
 async def receivers_of(services: Services, tenant_id: str, run_id: str) -> list[Receiver]:

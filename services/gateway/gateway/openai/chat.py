@@ -17,7 +17,6 @@ from gateway.openai.citations import annotations
 from gateway.openai.errors import error_body
 from gateway.openai.following import Following, answer_of
 from gateway.problems import problem_of
-from gateway.runs.records import get_run
 from gateway.schemas.runs import Run
 
 Json: TypeAlias = dict[str, Any]
@@ -68,7 +67,7 @@ async def chunks(
         async for text in following.texts():
             if text:
                 yield _chunk(head, {"content": text})
-        run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+        run = await following.current()
         answer = answer_of(run)
         await answered(run)
         yield _chunk({**head, "flotilla": details_of(run, answer)}, {}, _FINISH[answer.finish_reason])
@@ -107,6 +106,8 @@ def usage_of(usage: TokenUsage) -> Json:
 
 def details_of(run: Run, answer: RAGResponse) -> Json:
     """Return what OpenAI's objects have no place for."""
+    if run.output is not None:
+        return {"run_id": run.run_id, "session_id": run.session_id, "output": run.output}
     dumped = run.model_dump(mode="json", include={"result"})["result"]
     names = ("confidence", "confidence_basis", "sources", "statements", "abstained", "searched_for")
     return {"run_id": run.run_id, "session_id": run.session_id, "model": answer.model} | {

@@ -1,10 +1,11 @@
 """A run's answer as an OpenAI client gets it: all at once, or while it is written."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from starlette.requests import Request
 
@@ -13,6 +14,8 @@ from gateway.auth.principal import Principal
 from gateway.live.admission import admission_of
 from gateway.openai.answer_text import AnswerText
 from gateway.openai.errors import RunFailed, StillRunning
+from gateway.openai.models import QUESTIONS
+from gateway.openai.outputs import shown
 from gateway.runs.events import Position, run_events
 from gateway.runs.records import followed_run, get_run
 from gateway.runs.waiting import finished_run
@@ -31,6 +34,13 @@ class Following:
     request: Request
     caller: Principal
     run: Run
+    parameters: Mapping[str, Any]
+    """What the client sent with the request."""
+
+    async def current(self) -> Run:
+        """Return the run as the client is shown it."""
+        run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
+        return await shown(self.services, self.caller.tenant_id, run, self.parameters)
 
     async def answered(self) -> Run:
         """Return the run once it has its answer.
@@ -53,7 +63,7 @@ class Following:
         if run is None:
             place = f"run {self.run.run_id} goes on: GET /v1/runs/{self.run.run_id}"
             raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
-        return run
+        return await shown(self.services, self.caller.tenant_id, run, self.parameters)
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield the answer's text in parts, as it is written; ends when the run has its answer.
@@ -66,14 +76,16 @@ class Following:
         if self.run.status in OPEN_RUN_STATUSES:
             async for text in self._live(answer):
                 yield text
-        run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
-        yield answer.finish(answer_of(run).answer)
+        yield answer.finish(answer_of(await self.current()).answer)
 
     async def _live(self, answer: AnswerText) -> AsyncIterator[str]:
         read = partial(followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
         followed = await read()
         admission = admission_of(self.request, self.caller, read)
+        shows_tokens = self.parameters.get("model", QUESTIONS) == QUESTIONS
         async for event in run_events(self.services, self.caller.tenant_id, followed, Position(), admission):
+            if not shows_tokens:
+                continue
             if event.event == "reset":
                 answer.restart()
             elif event.event == "token" and (text := answer.feed(json.loads(event.data or "{}")["text"])):

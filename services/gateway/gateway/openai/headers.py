@@ -9,6 +9,7 @@ from fastapi import Header
 from gateway.idempotency import IdempotencyKey
 from gateway.openai.records import Question
 from gateway.openai.requests import ChatRequest, ResponsesRequest, question_of, request_digest, turns_of
+from gateway.runs.askable import Askable
 from gateway.schemas.common import ID_PATTERN
 
 SessionHeader: TypeAlias = Annotated[
@@ -34,18 +35,19 @@ class QuestionHeaders:
         self,
         door: str,
         body: ChatRequest | ResponsesRequest,
+        asked: Askable,
         *,
         session_id: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         conversation: bytes = b"",
     ) -> Question:
-        """Return the question of `body`, which came by `door`; `session_id` goes before the header's.
+        """Return the question of `body`, to `asked`, which came by `door`; `session_id` goes before the header's.
 
         Raises:
-            Invalid: the last message is not a question.
+            Invalid: the last message is not a question, or not an input of the workflow.
         """
         return Question(
-            query=question_of(body.messages),
+            body=asked.request(question_of(body.messages)),
             turns=turns_of(body.messages),
             digest=request_digest(door, body),
             parameters=parameters or {},

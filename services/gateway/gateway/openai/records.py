@@ -8,14 +8,14 @@ from typing import Any
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound, RunInProgress
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import Turn
 from flotilla.eventstore.turns import within_budget
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
-from gateway.runs.records import get_run, start_run
-from gateway.schemas.runs import Run
+from gateway.runs.records import get_run
+from gateway.runs.starting import start
+from gateway.schemas.runs import Run, RunRequest
 from gateway.services import Services
 
 RETRIED_WITHIN = "15 minutes"
@@ -40,7 +40,8 @@ _PARAMETERS = "SELECT parameters FROM flotilla.openai_requests WHERE tenant_id =
 class Question:
     """A question of an OpenAI client."""
 
-    query: str
+    body: RunRequest
+    """What to start."""
     turns: list[Turn]
     """Of the conversation as the client sent it; empty: those of the session count."""
     digest: bytes
@@ -97,23 +98,13 @@ async def _find(services: Services, caller: Principal, query: str, digest: bytes
 
 
 async def _start(services: Services, caller: Principal, question: Question, session_id: str) -> Run:
-    request = RAGRequest(
-        query=question.query,
-        user_id=caller.subject,
-        session_id=session_id,
-        tenant_id=caller.tenant_id,
-        run_id=new_id(),
-        history=within_budget(list(reversed(question.turns))),
-    )
     content = [question.digest.hex(), question.session_id]
 
     async def note(connection: Connection, run_id: str) -> None:
         parameters = to_json(question.parameters).decode()
-        place = (request.tenant_id, run_id, session_id, caller.name)
+        place = (caller.tenant_id, run_id, session_id, caller.name)
         await connection.execute(_ADD, *place, question.digest, parameters)
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
-    started = await start_run(services.pool, request, claim, services.access_of(caller), services.open_work, note=note)
-    if started.start is not None:
-        await services.temporal.start(started.start)
-    return started.run
+    history = within_budget(list(reversed(question.turns)))
+    return await start(services, session_id, question.body, claim, history=history, note=note)

@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.tasks import Turn
+from gateway.openai.formats import Format, TextOptions
 from gateway.openai.parameters import check_parameters
 from gateway.schemas.common import Text
 from gateway.schemas.runs import MAX_QUERY_CHARACTERS
 
 MAX_MESSAGES = 2_000
+_VOTE = "mcp_approval_response"
 RESPONSE_ID = r"^resp_[A-Za-z0-9][A-Za-z0-9._:-]{0,122}$"
 Metadata: TypeAlias = Annotated[
     dict[Annotated[Text, StringConstraints(max_length=64)], Annotated[Text, StringConstraints(max_length=512)]],
@@ -82,6 +84,12 @@ class ChatRequest(_Request):
     )
 
     messages: list[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    response_format: Format | None = None
+
+    @property
+    def format(self) -> dict[str, Any] | None:
+        """What the answer is to look like; None for text."""
+        return self.response_format.parameters if self.response_format else None
 
 
 class ResponsesRequest(_Request):
@@ -96,8 +104,22 @@ class ResponsesRequest(_Request):
         | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     )
     background: bool | None = None
+    text: TextOptions | None = None
     instructions: Annotated[Text, StringConstraints(max_length=200_000)] | None = None
     previous_response_id: Annotated[str, StringConstraints(pattern=RESPONSE_ID)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_votes(cls, body: Any) -> Any:
+        items = body.get("input") if isinstance(body, dict) else None
+        if isinstance(items, list) and any(isinstance(one, dict) and one.get("type") == _VOTE for one in items):
+            raise ValueError(f"{_VOTE} is not a vote: people decide in the console or at /v1/approvals")
+        return body
+
+    @property
+    def format(self) -> dict[str, Any] | None:
+        """What the answer is to look like; None for text."""
+        return self.text.format.parameters if self.text else None
 
     @property
     def messages(self) -> list[InputMessage]:

@@ -5,7 +5,7 @@ under the same numbers, during the run and after it; a client continues with `st
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.openai.answer_text import Pieces
@@ -21,7 +22,7 @@ from gateway.openai.citations import annotations
 from gateway.openai.errors import AnswerRestarted, error_body
 from gateway.openai.following import Following
 from gateway.problems import problem_of
-from gateway.runs.records import get_run
+from gateway.runs.pending_approvals import PendingApproval
 from gateway.schemas.runs import Run
 
 Json: TypeAlias = dict[str, Any]
@@ -50,8 +51,9 @@ def run_id_of(response: str) -> str:
     return response.removeprefix("resp_")
 
 
-def response_of(run: Run, parameters: Mapping[str, Any]) -> Json:
-    """Return the run as a response object. `parameters`: what the client sent with it."""
+def response_of(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[PendingApproval] = ()) -> Json:
+    """Return the run as a response object. `parameters`: what the client sent with it; `waits_for`: what people are
+    to decide."""
     answer, status = run.result, _STATUS[run.status]
     response = _base(run, parameters) | {"status": status}
     if run.finished_at is not None:
@@ -62,22 +64,25 @@ def response_of(run: Run, parameters: Mapping[str, Any]) -> Json:
         response["flotilla"] = details_of(run, answer)
         if answer.finish_reason == "length":
             response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    elif waits_for:
+        response["output"] = [_approval_request(one) for one in waits_for]
     elif status == "failed":
         reason = (run.error or {}).get("message") or run.status
         response["error"] = {"code": "server_error", "message": str(reason)}
     return response
 
 
-async def stream(following: Following, parameters: Mapping[str, Any], after: int) -> AsyncIterator[ServerSentEvent]:
+async def stream(following: Following, after: int) -> AsyncIterator[ServerSentEvent]:
     """Yield the run's events with numbers above `after`."""
-    async for event in _events(following, parameters):
+    async for event in _events(following):
         if event["sequence_number"] > after or event["type"] in {"error", "response.failed", "response.cancelled"}:
             event["sequence_number"] = max(event["sequence_number"], after + 1)
             data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
             yield ServerSentEvent(data=data, event=event["type"], sep="\n")
 
 
-async def _events(following: Following, parameters: Mapping[str, Any]) -> AsyncIterator[Json]:
+async def _events(following: Following) -> AsyncIterator[Json]:
+    parameters = following.parameters
     message = _MessageEvents(following.run)
     begun = _base(following.run, parameters) | {"status": "queued" if parameters.get("background") else "in_progress"}
     yield message.event("response.created", response=begun)
@@ -91,14 +96,14 @@ async def _events(following: Following, parameters: Mapping[str, Any]) -> AsyncI
         yield message.error(error)
         return
     except (FlotillaError, HTTPException) as error:
-        run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+        run = await following.current()
         if run.status in OPEN_RUN_STATUSES:
             yield message.error(error)
             return
         status = _STATUS[run.status]
         yield message.event(f"response.{status}", response=response_of(run, parameters))
         return
-    run = await get_run(following.services.pool, following.caller.tenant_id, following.run.run_id)
+    run = await following.current()
     for event in (*message.texts(pieces.end()), *message.end(run)):
         yield event
     response = response_of(run, parameters)
@@ -171,13 +176,23 @@ def _base(run: Run, parameters: Mapping[str, Any]) -> Json:
         "reasoning": {"effort": None, "summary": None},
         "store": True,
         "temperature": None,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": parameters.get("format") or {"type": "text"}},
         "tool_choice": "none",
         "tools": [],
         "top_p": None,
         "truncation": "disabled",
         "usage": None,
         "user": parameters.get("user"),
+    }
+
+
+def _approval_request(approval: PendingApproval) -> Json:
+    return {
+        "id": f"mcpr_{approval.approval_id}",
+        "type": "mcp_approval_request",
+        "server_label": "flotilla",
+        "name": approval.action,
+        "arguments": to_json(approval.args).decode(),
     }
 
 

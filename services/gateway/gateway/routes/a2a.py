@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeAlias
 
 from a2a.server.context import ServerCallContext
-from google.protobuf.json_format import MessageToDict
 from a2a.server.routes.common import ServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.server.routes.rest_dispatcher import RestDispatcher
 from fastapi import Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
+from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ConfigDict
 
 from flotilla.contracts.errors import Forbidden

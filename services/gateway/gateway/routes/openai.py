@@ -1,6 +1,5 @@
 """The OpenAI-compatible API: models, chat completions and responses, each answer a run."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -8,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
@@ -17,16 +16,19 @@ from gateway.openai import chat, responses
 from gateway.openai.auxiliary import auxiliary_answer
 from gateway.openai.errors import PREFIX, refusals
 from gateway.openai.following import Following
+from gateway.openai.formats import check_schema
 from gateway.openai.headers import QuestionHeaders
+from gateway.openai.models import model_id, model_ids, model_named
 from gateway.openai.records import ask, note_answer, parameters_of
 from gateway.openai.requests import RESPONSE_ID, ChatRequest, ResponsesRequest, conversation_digest
 from gateway.routes.runs import cancel_run
+from gateway.runs.askable import QUESTIONS, Askable
+from gateway.runs.pending_approvals import pending_approvals
 from gateway.runs.records import get_run
 from gateway.runs.waiting import finished_run
 from gateway.schemas.runs import Run
 from gateway.services import Caller, Services, Wired
 
-MODEL = "flotilla/rag"
 router = guarded_router("openai")
 _V1 = f"{PREFIX}v1"
 _STREAMED = {"content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}}
@@ -34,7 +36,7 @@ _MOST = 2**53
 _CANCELLED_WITHIN_S = 5.0
 Headers: TypeAlias = Annotated[QuestionHeaders, Depends(QuestionHeaders)]
 ResponseId: TypeAlias = Annotated[str, Path(pattern=RESPONSE_ID, description="The response's id.")]
-ModelId: TypeAlias = Annotated[str, Path(min_length=1, max_length=200, description="Half of the model's id.")]
+ModelPart: TypeAlias = Annotated[str, Path(min_length=1, max_length=200, description="A part of the model's id.")]
 
 
 class Model(BaseModel):
@@ -65,17 +67,23 @@ class InputItems(BaseModel):
 
 @router.get(f"{_V1}/models", response_model=ModelList, responses=refusals())
 @allow(EVERYONE, for_others=True, any_query=True)
-async def list_models() -> ModelList:
-    """List what answers questions."""
-    return ModelList(data=[Model(id=MODEL)])
+async def list_models(services: Wired) -> ModelList:
+    """List what can be asked: questions, workflows, single agents."""
+    return ModelList(data=[Model(id=model) for model in await model_ids(services.pool)])
 
 
 @router.get(f"{_V1}/models/{{family}}/{{name}}", response_model=Model, responses=refusals())
 @allow(EVERYONE, for_others=True, any_query=True)
-async def get_model(family: ModelId, name: ModelId) -> Model:
+async def get_model(services: Wired, family: ModelPart, name: ModelPart) -> Model:
     """Return one of them."""
-    _check_model(f"{family}/{name}")
-    return Model(id=MODEL)
+    return Model(id=model_id(await model_named(services.pool, f"{family}/{name}")))
+
+
+@router.get(f"{_V1}/models/{{family}}/{{kind}}/{{name}}", response_model=Model, responses=refusals())
+@allow(EVERYONE, for_others=True, any_query=True)
+async def get_agent_model(services: Wired, family: ModelPart, kind: ModelPart, name: ModelPart) -> Model:
+    """Return the model that is a single agent."""
+    return Model(id=model_id(await model_named(services.pool, f"{family}/{kind}/{name}")))
 
 
 @router.post(
@@ -93,12 +101,15 @@ async def create_chat_completion(
     headers: Headers,
 ) -> Response:
     """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
-    _check_model(body.model)
+    asked = await model_named(services.pool, body.model)
     messages = body.messages
     if (text := auxiliary_answer(messages)) is not None:
         return _fixed(body, text)
-    question = headers.question("chat", body, conversation=conversation_digest(body.user, messages[:-1]))
-    following = Following(services, request, caller, await ask(services, caller, question))
+    parameters = {"model": body.model, **await _format(services, asked, body.format)}
+    question = headers.question(
+        "chat", body, asked, parameters=parameters, conversation=conversation_digest(body.user, messages[:-1])
+    )
+    following = Following(services, request, caller, await ask(services, caller, question), parameters)
     answered = _headers(following.run)
     if body.stream:
         services.streams.check(caller.tenant_id)
@@ -139,21 +150,19 @@ async def create_response(
     headers: Headers,
 ) -> Response:
     """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
-    _check_model(body.model)
+    asked = await model_named(services.pool, body.model)
     continued = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else None
     parameters = body.model_dump(
         mode="json",
         include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
         exclude_none=True,
     )
-    question = headers.question("responses", body, session_id=continued, parameters=parameters)
-    following = Following(services, request, caller, await ask(services, caller, question))
+    parameters |= await _format(services, asked, body.format)
+    question = headers.question("responses", body, asked, session_id=continued, parameters=parameters)
+    following = Following(services, request, caller, await ask(services, caller, question), parameters)
     if body.stream:
-        return _response_stream(following, question.parameters, -1)
-    run = following.run
-    if not body.background:
-        run = await following.ended()
-    return JSONResponse(responses.response_of(run, question.parameters), headers=_headers(run))
+        return _response_stream(following, -1)
+    return await _response(following, following.run if body.background else await following.ended())
 
 
 @router.get(
@@ -172,11 +181,10 @@ async def get_response(
     starting_after: Annotated[int, Query(ge=-1, le=_MOST, description="Those with a higher number only.")] = -1,
 ) -> Response:
     """Return a response, or stream its events again, from any number on, on any replica."""
-    run = await _run_of(services, caller, response_id)
-    parameters = await parameters_of(services, caller.tenant_id, run.run_id)
+    following = await _following(services, caller, request, response_id)
     if stream:
-        return _response_stream(Following(services, request, caller, run), parameters, starting_after)
-    return JSONResponse(responses.response_of(run, parameters), headers=_headers(run))
+        return _response_stream(following, starting_after)
+    return await _response(following, await following.current())
 
 
 @router.get(f"{_V1}/responses/{{response_id}}/input_items", response_model=InputItems, responses=refusals())
@@ -192,19 +200,44 @@ async def list_input_items(services: Wired, caller: Caller, response_id: Respons
 
 @router.post(f"{_V1}/responses/{{response_id}}/cancel", response_model=responses.Response, responses=refusals())
 @allow(OPERATORS, for_others=True, any_query=True)
-async def cancel_response(services: Wired, caller: Caller, response_id: ResponseId) -> Response:
+async def cancel_response(services: Wired, caller: Caller, request: Request, response_id: ResponseId) -> Response:
     """Cancel a response; one that has ended is returned as it is. The status follows when its agents have stopped."""
+    following = await _following(services, caller, request, response_id)
+    run_id = following.run.run_id
+    if following.run.status in OPEN_RUN_STATUSES:
+        await cancel_run(services, caller, run_id)
+        await finished_run(services, caller.tenant_id, run_id, _CANCELLED_WITHIN_S)
+    return await _response(following, await following.current())
+
+
+async def _following(services: Services, caller: Caller, request: Request, response_id: str) -> Following:
     run = await _run_of(services, caller, response_id)
-    if run.status in OPEN_RUN_STATUSES:
-        await cancel_run(services, caller, run.run_id)
-        run = await finished_run(services, caller.tenant_id, run.run_id, _CANCELLED_WITHIN_S) or run
     parameters = await parameters_of(services, caller.tenant_id, run.run_id)
-    return JSONResponse(responses.response_of(run, parameters), headers=_headers(run))
+    return Following(services, request, caller, run, parameters)
 
 
-def _response_stream(following: Following, parameters: Mapping[str, Any], after: int) -> Response:
+async def _response(following: Following, run: Run) -> Response:
+    waits_for = await pending_approvals(following.services.pool, following.caller.tenant_id, run)
+    return JSONResponse(responses.response_of(run, following.parameters, waits_for), headers=_headers(run))
+
+
+async def _format(services: Services, asked: Askable, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    """What the run's parameters hold of the format that the client wants.
+
+    Raises:
+        Invalid: its schema is none, or questions are asked, which are answered in prose.
+    """
+    if wanted is None:
+        return {}
+    if asked == QUESTIONS:
+        raise Invalid(f"{model_id(asked)} answers in prose: ask a workflow for JSON, or leave the format out")
+    await check_schema(services.run_confined, wanted)
+    return {"format": wanted}
+
+
+def _response_stream(following: Following, after: int) -> Response:
     following.services.streams.check(following.caller.tenant_id)
-    events = responses.stream(following, parameters, after)
+    events = responses.stream(following, after)
     return EventSourceResponse(events, headers=_headers(following.run), sep="\n")
 
 
@@ -217,11 +250,6 @@ async def _run_of(services: Services, caller: Caller, response_id: str) -> Run:
         return await get_run(services.pool, caller.tenant_id, responses.run_id_of(response_id))
     except NotFound as error:
         raise NotFound(f"no response {response_id}") from error
-
-
-def _check_model(model: str) -> None:
-    if model != MODEL:
-        raise NotFound(f"no model {model}: there is {MODEL}")
 
 
 def _headers(run: Run) -> dict[str, str]:

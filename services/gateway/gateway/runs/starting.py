@@ -1,10 +1,13 @@
 """Starts runs: whatever door a request comes by, it is checked, committed and handed to Temporal here."""
 
+from collections.abc import Sequence
+
 import structlog
 
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
+from flotilla.contracts.tasks import Turn
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs import records
@@ -22,16 +25,18 @@ async def start(
     body: RunRequest,
     claim: IdempotencyClaim,
     *,
+    history: Sequence[Turn] = (),
     note: records.Note | None = None,
 ) -> Run:
     """Start the run that `body` asks for, of the claim's principal, or return the one that the same request started.
+    `history`: the earlier turns that a question continues, oldest first; empty: those of the session.
 
     Raises:
         FlotillaError: as `records.start_run`; `Invalid`: no such workflow or agent.
         RequestValidationError: the input is not what the workflow takes.
     """
     caller = claim.principal
-    request = await _request_of(services, caller, session_id, body)
+    request = await _request_of(services, caller, session_id, body, history)
     started = await records.start_run(
         services.pool,
         request,
@@ -59,7 +64,7 @@ async def _ask_to_end(services: Services, workflow_id: str) -> None:
 
 
 async def _request_of(
-    services: Services, caller: Principal, session_id: str, body: RunRequest
+    services: Services, caller: Principal, session_id: str, body: RunRequest, history: Sequence[Turn]
 ) -> RAGRequest | WorkflowRequest:
     if body.workflow is not None:
         workflow = await served_workflow(services.pool, body.workflow)
@@ -85,4 +90,5 @@ async def _request_of(
         run_id=new_id(),
         steps=body.steps,
         top_k=body.top_k,
+        history=list(history),
     )

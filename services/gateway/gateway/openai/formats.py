@@ -1,0 +1,104 @@
+"""Structured output: the answer of a workflow or an agent as JSON, held against the schema that the client sent.
+
+Both come from strangers, and a schema can be made to take forever, so that is done in a process that can be killed.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import Invalid, Undecodable
+from flotilla.runtime.confined import OverLimit, Run
+from gateway.schemas.common import JsonBody, Text
+
+_LONGEST = 300
+
+
+class _Named(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[Text, StringConstraints(max_length=64)] = "answer"
+    schema_: JsonBody | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_schema(cls, value: Any) -> Any:
+        """Read `schema`, which pydantic has a use of its own for."""
+        return {**value, "schema_": value.get("schema")} if isinstance(value, dict) else value
+
+
+class Format(_Named):
+    """What an answer is to look like: as `text.format` of a response has it, or `response_format` of a completion."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: _Named | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any] | None:
+        """The format as responses show it; None for plain text.
+
+        Raises:
+            Invalid: it has no schema.
+        """
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": self.type}
+        named = self.json_schema or self
+        if named.schema_ is None:
+            raise Invalid("the format json_schema needs its schema")
+        return {"type": self.type, "name": named.name, "schema": named.schema_, "strict": bool(named.strict)}
+
+
+class TextOptions(BaseModel):
+    """`text` of a response."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Format = Format()
+
+
+async def check_schema(run: Run, wanted: Mapping[str, Any]) -> None:
+    """Refuse a format whose schema is none.
+
+    Raises:
+        Invalid: with the reason.
+    """
+    if "schema" in wanted:
+        await run(_check_schema, to_json(wanted["schema"]).decode())
+
+
+async def why_not(run: Run, wanted: Mapping[str, Any], text: str) -> str | None:
+    """Return why an answer is not what was wanted; None where it is."""
+    try:
+        return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None
+    except OverLimit as error:
+        return f"it can't be held against the schema: {error}"
+
+
+def _check_schema(schema: str) -> str:
+    try:
+        _validator(schema)
+    except (ValidationError, ReferencingError, ValueError) as error:
+        raise Invalid(f"the schema of the format is none: {str(error).partition(chr(10))[0][:_LONGEST]}") from error
+    return ""
+
+
+def _why_not(schema: str, text: str) -> str:
+    try:
+        data = from_json(text, object)
+    except Undecodable:
+        return "it is not JSON"
+    error = next(iter(_validator(schema).iter_errors(data)), None)
+    if error is None:
+        return ""
+    place = "/".join(map(str, error.instance_path))
+    return f"#/{place}: {error.message[:_LONGEST]}"
+
+
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)

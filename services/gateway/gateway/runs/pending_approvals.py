@@ -1,0 +1,39 @@
+"""What people are asked to decide before a run goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flotilla.contracts.envelope import from_json
+from flotilla.postgres import Pool, tenant_transaction
+from gateway.schemas.runs import Run
+
+MOST = 20
+"""How many are told of at once."""
+_PENDING = f"""
+SELECT approval_id, action, args, deadline_at FROM flotilla.approvals
+WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending' ORDER BY created_at, approval_id LIMIT {MOST}
+"""  # noqa: S608 - a constant
+
+
+@dataclass(frozen=True, slots=True)
+class PendingApproval:
+    """An action that waits."""
+
+    approval_id: str
+    action: str
+    args: Mapping[str, Any]
+    deadline_at: datetime
+
+
+async def pending_approvals(pool: Pool, tenant_id: str, run: Run) -> list[PendingApproval]:
+    """Return them, oldest first, at most 20; none of a run that waits for nobody."""
+    if run.status != "interrupted":
+        return []
+    async with tenant_transaction(pool, tenant_id) as connection:
+        rows = await connection.fetch(_PENDING, tenant_id, run.run_id)
+    return [
+        PendingApproval(row["approval_id"], row["action"], from_json(row["args"], dict), row["deadline_at"])
+        for row in rows
+    ]

@@ -1,0 +1,144 @@
+"""Workflows and single agents as models of OpenAI's own client; the test plays the workflow worker."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+
+from tests.integration.gateway.test_workflow_runs import publish
+from tests.support.gateway import RunningGateway
+from tests.support.waiting import eventually
+
+MODEL = "flotilla/brief"
+ASKED: Any = [{"role": "user", "content": "harbours"}]
+REGISTER = """
+INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema,
+    output_schema, started_at, last_seen)
+VALUES ('research', 'r1', '1', 's', 'g', 1, 0, '{}', '{}', now(), now())
+"""
+ADD_APPROVAL = """
+INSERT INTO flotilla.approvals (tenant_id, approval_id, session_id, workflow_id, run_id, action, description, args,
+    content_hash, risk_level, reasons, requested_by, requirement, policy_version, quorum, deadline_at)
+SELECT 'acme', 'refund-1', session_id, 'action-refund-1', run_id, 'refund', 'd', '{"order": 7}', 'h', 'low', '{}',
+    'olga', '{"required": true, "risk_level": "low", "reasons": [], "policy_version": "1"}', '1', 1, now()
+FROM flotilla.runs
+"""
+
+
+class Brief(BaseModel):
+    """What the caller wants."""
+
+    title: str
+    pages: int
+
+
+@pytest.fixture
+async def client(gateway: RunningGateway) -> AsyncIterator[AsyncOpenAI]:
+    await publish(gateway)
+    key = await gateway.key("olga", ["operator"], person=True)
+    async with AsyncOpenAI(base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0, timeout=30) as client:
+        yield client
+
+
+async def end(gateway: RunningGateway, output: dict[str, Any]) -> Any:
+    """Ends the only open run as the worker does, with what its workflow returned; returns its row."""
+    open_runs = "SELECT * FROM flotilla.runs WHERE status = 'pending'"
+
+    async def is_there() -> bool:
+        return len(await gateway.rows(open_runs)) == 1
+
+    await eventually(is_there)
+    (row,) = await gateway.rows(open_runs)
+    await gateway.as_superuser(
+        "INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, session_id, run_id, agent, "
+        f"model, answer, input_tokens, output_tokens, duration_ms) VALUES ('acme', '{row['run_id']}', 0, 'x', "
+        f"'{row['session_id']}', '{row['run_id']}', 'a', 'm', '{{}}', 5, 2, 1)",
+        f"UPDATE flotilla.runs SET status = 'success', finished_at = now(), output = '{json.dumps(output)}' "
+        f"WHERE run_id = '{row['run_id']}'",
+    )
+    return row
+
+
+async def test_workflows_and_agents_are_models(gateway: RunningGateway, client: AsyncOpenAI) -> None:
+    await gateway.as_superuser(REGISTER)
+    names = [model.id async for model in client.models.list()]
+    assert names == ["flotilla/rag", MODEL, "flotilla/agent/research"]
+    for name in names:
+        assert (await client.models.retrieve(name)).id == name
+    asking = asyncio.create_task(client.chat.completions.create(model=names[2], messages=ASKED))
+    row = await end(gateway, {"passages": []})
+    assert (json.loads(row["request"])["steps"], row["query"]) == (["research"], "harbours")
+    assert (await asking).choices[0].message.content == '{"passages":[]}'
+
+
+async def test_answer_of_a_workflow_is_what_it_returned_with_its_usage(
+    gateway: RunningGateway, client: AsyncOpenAI
+) -> None:
+    asking = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED))
+    row = await end(gateway, {"text": "Three pages."})
+    completion = await asking
+    assert json.loads(row["request"])["input"] == {"topic": "harbours"}
+    assert completion.choices[0].message.content == "Three pages."
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 2)
+    assert completion.model == MODEL
+    stream = await client.responses.create(model=MODEL, input='{"topic": "x", "max_rounds": 2}', stream=True)
+    row = await end(gateway, {"text": "Two pages."})
+    seen = [event async for event in stream]
+    assert json.loads(row["request"])["input"] == {"topic": "x", "max_rounds": 2}
+    assert "".join(event.delta for event in seen if event.type == "response.output_text.delta") == "Two pages."
+    with pytest.raises(openai.BadRequestError, match="max_rounds"):
+        await client.responses.create(model=MODEL, input='{"topic": "x", "max_rounds": "y"}')
+
+
+async def test_structured_output_is_of_the_schema_or_an_error(gateway: RunningGateway, client: AsyncOpenAI) -> None:
+    parsing = asyncio.create_task(client.responses.parse(model=MODEL, input="harbours", text_format=Brief))
+    await end(gateway, {"title": "Harbours", "pages": 3})
+    parsed = await parsing
+    assert parsed.output_parsed == Brief(title="Harbours", pages=3)
+    again = await client.responses.retrieve(parsed.id)
+    assert again.text is not None
+    assert again.text.format is not None
+    assert again.text.format.type == "json_schema"
+    completing = asyncio.create_task(client.chat.completions.parse(model=MODEL, messages=ASKED, response_format=Brief))
+    await end(gateway, {"title": "Harbours", "pages": "three"})
+    with pytest.raises(openai.InternalServerError, match=r"not of the format.*#/pages"):
+        await completing
+    asking = asyncio.create_task(
+        client.responses.create(model=MODEL, input="harbours", text={"format": {"type": "json_object"}})
+    )
+    await end(gateway, {"text": "x"})
+    assert (await asking).output_text == '{"text":"x"}'
+
+
+@pytest.mark.parametrize("schema", [{"type": "wat"}, {"$ref": "https://example.com/schema"}, {"pattern": "("}])
+async def test_schema_that_is_none_is_refused(
+    gateway: RunningGateway, client: AsyncOpenAI, schema: dict[str, Any]
+) -> None:
+    wanted: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="schema of the format"):
+        await client.responses.create(model=MODEL, input="harbours", text=wanted)
+    assert await gateway.rows("SELECT 1 FROM flotilla.runs") == []
+
+
+async def test_approvals_are_items_and_their_responses_are_no_votes(
+    gateway: RunningGateway, client: AsyncOpenAI
+) -> None:
+    response = await client.responses.create(model=MODEL, input="harbours", background=True)
+    await gateway.as_superuser(ADD_APPROVAL, "UPDATE flotilla.runs SET status = 'interrupted'")
+    waiting = await client.responses.retrieve(response.id)
+    assert waiting.status == "in_progress"
+    (item,) = waiting.output
+    assert item.type == "mcp_approval_request"
+    assert (item.id, item.name, item.server_label) == ("mcpr_refund-1", "refund", "flotilla")
+    assert json.loads(item.arguments) == {"order": 7}
+    answer: Any = [{"type": "mcp_approval_response", "approval_request_id": item.id, "approve": True}]
+    with pytest.raises(openai.BadRequestError, match="is not a vote"):
+        await client.responses.create(model=MODEL, input=answer, previous_response_id=response.id)
+    (approval,) = await gateway.rows("SELECT status, votes FROM flotilla.approvals")
+    assert (approval["status"], approval["votes"]) == ("pending", "[]")
