@@ -120,8 +120,12 @@ examples/%/.venv/.installed: examples/%/requirements.txt shared/flotilla/pyproje
 	@printf '%s\n' '$(CURDIR)/shared/flotilla/src' > "$$(examples/$*/.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/flotilla.pth"
 	@touch $@
 
-test-examples: setup $(EXAMPLE_VENVS) ## The examples of frameworks, each in an environment of its own
-	$(PYTEST) tests/examples --timeout 300
+# Without Node the clients that need it are left out.
+examples/clients/node_modules/.installed: examples/clients/package-lock.json
+	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2> /dev/null; then cd examples/clients && npm ci --loglevel=error > /dev/null && touch node_modules/.installed; fi
+
+test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed ## The examples of frameworks, each in an environment of its own
+	$(PYTEST) tests/examples --timeout 300 $$(test -e examples/clients/node_modules/.installed || echo --ignore tests/examples/test_clients.py)
 
 test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties with many more examples
 	FULL=1 $(PYTEST) tests/unit tests/contract tests/integration/gateway/test_any_body.py tests/hostile/test_exports.py --numprocesses $(WORKERS) --timeout 900

@@ -1,0 +1,33 @@
+"""An agent of openai-agents whose model is a fleet: FLOTILLA_URL, FLOTILLA_KEY. Prints what it got as JSON."""
+
+import asyncio
+import json
+import os
+
+from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, set_tracing_disabled
+from openai import AsyncOpenAI
+
+QUESTION = "Who inspects mooring lines?"
+
+
+async def main() -> None:
+    """Ask by both of OpenAI's APIs, whole and streamed."""
+    set_tracing_disabled(disabled=True)
+    client = AsyncOpenAI(base_url=f"{os.environ['FLOTILLA_URL']}/openai/v1", api_key=os.environ["FLOTILLA_KEY"])
+    chat = Agent(name="Desk", model=OpenAIChatCompletionsModel("flotilla/rag", client))
+    responses = Agent(name="Desk", model=OpenAIResponsesModel("flotilla/rag", client))
+    answers = {}
+    for name, agent in (("chat", chat), ("responses", responses)):
+        answers[name] = (await Runner.run(agent, QUESTION)).final_output
+        streamed = Runner.run_streamed(agent, QUESTION)
+        deltas = [
+            event.data.delta
+            async for event in streamed.stream_events()
+            if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
+        ]
+        answers[f"{name}_streamed"] = ["".join(deltas), streamed.final_output]
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
