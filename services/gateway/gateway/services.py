@@ -58,7 +58,7 @@ class Services:
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
     run_confined: Run
-    """Runs what strangers can make take forever, in a process that can be killed."""
+    """Holds answers against schemas of strangers, in a process that can be killed."""
     policy: ApprovalPolicy
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""

@@ -41,7 +41,7 @@ class Brief(BaseModel):
 async def client(gateway: RunningGateway) -> AsyncIterator[AsyncOpenAI]:
     await publish(gateway)
     key = await gateway.key("olga", ["operator"], person=True)
-    async with AsyncOpenAI(base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0, timeout=30) as client:
+    async with AsyncOpenAI(base_url=f"{gateway.url}/openai/v1", api_key=key, max_retries=0, timeout=90) as client:
         yield client
 
 
@@ -52,7 +52,7 @@ async def end(gateway: RunningGateway, output: dict[str, Any]) -> Any:
     async def is_there() -> bool:
         return len(await gateway.rows(open_runs)) == 1
 
-    await eventually(is_there)
+    await eventually(is_there, timeout_s=60)  # a process that checks schemas starts first
     (row,) = await gateway.rows(open_runs)
     await gateway.as_superuser(
         "INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, session_id, run_id, agent, "

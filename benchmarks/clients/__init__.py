@@ -1,0 +1,1 @@
+"""What the OpenAI-compatible API costs over the native one."""
