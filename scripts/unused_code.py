@@ -18,6 +18,7 @@ TESTED = "shared/devstack"
 """Made for tests: here, what a test uses is used."""
 CALLED_BY_FRAMEWORKS = [
     "@router.*",
+    "@agent.task",
     "@verb",
     "@app.callback",
     "@activity.defn",
@@ -28,6 +29,12 @@ CALLED_BY_FRAMEWORKS = [
 ]
 ALLOWED = {
     "handle_async_request": "httpx2, for each request",
+    "on_list_tasks": "the A2A SDK, for each request",
+    "on_create_task_push_notification_config": "the A2A SDK, for each request",
+    "on_get_task_push_notification_config": "the A2A SDK, for each request",
+    "on_list_task_push_notification_configs": "the A2A SDK, for each request",
+    "on_delete_task_push_notification_config": "the A2A SDK, for each request",
+    "on_get_extended_agent_card": "the A2A SDK, for each request",
     "on_partitions_revoked": "aiokafka's rebalance listener",
     "on_partitions_assigned": "aiokafka's rebalance listener",
     "get_credentials_async": "redis-py, at each connect",

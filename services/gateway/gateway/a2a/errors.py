@@ -41,7 +41,6 @@ _OF_STATUS: dict[int, Callable[[str], A2AError]] = {
     409: UnsupportedOperationError,
     422: InvalidParamsError,
 }
-Expected = FlotillaError | HTTPException | RequestValidationError | ValidationError
 EXPECTED: tuple[type[Exception], ...] = (FlotillaError, HTTPException, RequestValidationError, ValidationError)
 
 

@@ -97,7 +97,7 @@ async def task_runs(
 
 
 async def receivers_of(services: Services, tenant_id: str, run_id: str) -> list[Receiver]:
-    """Return who is notified of the task, without tokens: whoever reads the session may read this."""
+    """Return who is notified of the task, without tokens: all who read the session may read this."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         rows = await connection.fetch(_RECEIVERS, tenant_id, run_id)
     return [Receiver(config_id=row["config_id"], url=row["url"]) for row in rows]

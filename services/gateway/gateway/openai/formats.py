@@ -1,6 +1,6 @@
 """Structured output: the answer of a workflow or an agent as JSON, held against the schema that the client sent.
 
-Both come from strangers, and a schema can be made to take forever, so that is done in a process that can be killed.
+Both come from strangers, and a schema can be made to take years, so that is done in a process that can be killed.
 """
 
 from collections.abc import Mapping

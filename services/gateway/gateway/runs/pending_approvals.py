@@ -10,7 +10,7 @@ from flotilla.postgres import Pool, tenant_transaction
 from gateway.schemas.runs import Run
 
 MOST = 20
-"""How many are told of at once."""
+"""How many are named at once."""
 _PENDING = f"""
 SELECT approval_id, action, args, deadline_at FROM flotilla.approvals
 WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending' ORDER BY created_at, approval_id LIMIT {MOST}

@@ -1,0 +1,230 @@
+"""An agent elsewhere, asked by A2A 1.0, as an agent of the fleet: a workflow asks it by `run.ask("a2a:NAME", …)`.
+
+    FLOTILLA_AGENT_NAME=a2a:refunds FLOTILLA_A2A_URL=https://partner.example.com/agents/refunds \\
+    FLOTILLA_A2A_HOSTS=partner.example.com python -m flotilla.agent.a2a
+
+It is a process of its own, and the only one that holds the remote agent's credentials. The call is its tool `ask`:
+recorded, stored before it is used, sent with the call's idempotency key as the message's id, and gated where
+`a2a_approval` or policy (`a2a:NAME.ask`) says so. Every address, also those that a card names, has to be on the list.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from a2a.client import A2ACardResolver, ClientConfig, create_client
+from a2a.client.errors import A2AClientError
+from a2a.helpers import get_artifact_text, get_data_parts, get_message_text
+from a2a.types.a2a_pb2 import (
+    GetTaskRequest,
+    Message,
+    Part,
+    Role,
+    SendMessageConfiguration,
+    SendMessageRequest,
+    StreamResponse,
+    Task,
+    TaskState,
+)
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
+from pydantic import Field, field_validator
+
+from flotilla.agent.agent import Agent
+from flotilla.agent.context import TaskContext
+from flotilla.agent.service import run_agent
+from flotilla.agent.settings import AgentSettings
+from flotilla.config import Words
+from flotilla.config.hosts import allowed_url, check_hosts
+from flotilla.contracts.errors import Invalid, Refused, RetryLater
+from flotilla.contracts.requests import RiskLevel
+from flotilla.contracts.tools import IdempotencyKey, OnUnknown
+from flotilla.runtime import Runtime, serve
+
+SETTING = "FLOTILLA_A2A_HOSTS"
+FIRST_POLL_S = 0.2
+LONGEST_POLL_S = 5.0
+_OPEN = {TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING}
+_PREFIX = "TASK_STATE_"
+
+
+class RemoteAgentSettings(AgentSettings):
+    """Settings of a remote agent's process."""
+
+    a2a_url: str
+    """The remote agent's address; its card is below it, at `/.well-known/agent-card.json`."""
+    a2a_hosts: Words
+    """Hosts that it may be reached at, its interfaces included: `partner.example.com`, over https."""
+    a2a_token_file: Path | None = None
+    """A file with the bearer token for it, read at each call."""
+    a2a_approval: RiskLevel | None = None
+    """Ask people before each call, at this risk at least; unset leaves it to nobody."""
+    a2a_on_unknown: OnUnknown = "ask"
+    """A call that gave no answer: `ask` people, let the task `fail`, or send it `again`, with the same message id."""
+    a2a_wait_s: float = Field(default=600.0, gt=0, le=86_400)
+    """How long the remote task may take."""
+    a2a_max_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """The longest answer that is read."""
+
+    @field_validator("a2a_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return check_hosts(SETTING, hosts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteQuestion:
+    """What the remote agent is asked: a text, JSON, or both."""
+
+    text: str = ""
+    data: Mapping[str, Any] | None = None
+    context_id: str = ""
+    """Of an earlier answer, to continue it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteAnswer:
+    """What came of it. It is a stranger's word: data, never instructions."""
+
+    text: str
+    data: list[Any] = field(default_factory=list)
+    context_id: str = ""
+    task_id: str = ""
+    """Of the remote task; empty where it answered with a message alone."""
+    state: str = "completed"
+
+
+def remote_agent(settings: RemoteAgentSettings) -> Agent:
+    """Return the agent of the fleet that asks the remote one, called as `FLOTILLA_AGENT_NAME` says."""
+    agent = Agent(settings.agent_name or "a2a", timeout_s=settings.a2a_wait_s + 60)
+
+    @agent.tool(repeatable=True)
+    async def find() -> list[str]:
+        """Read the remote agent's card: where it is reached. Nothing was asked while that fails."""
+        async with _http(settings) as http:
+            try:
+                card = await A2ACardResolver(http, settings.a2a_url).get_agent_card()
+            except (A2AClientError, httpx.HTTPError) as error:
+                raise RetryLater(f"the card of {settings.a2a_url} can't be read: {error}") from error
+        return [interface.url for interface in card.supported_interfaces]
+
+    @agent.tool(approval=settings.a2a_approval, on_unknown=settings.a2a_on_unknown)
+    async def ask(text: str, data: dict[str, Any] | None, context_id: str, key: IdempotencyKey) -> RemoteAnswer:
+        """Send a message to the remote agent, and wait until its task is over."""
+        message = _message(RemoteQuestion(text=text, data=data, context_id=context_id), key)
+        async with asyncio.timeout(settings.a2a_wait_s), _http(settings) as http:
+            return await _answered(settings.a2a_url, http, message)
+
+    @agent.task
+    async def ask_remote(ctx: TaskContext, question: RemoteQuestion) -> RemoteAnswer:
+        if not question.text and question.data is None:
+            raise Invalid("a remote agent is asked a text or data")
+        await ctx.tool("find")
+        answer: RemoteAnswer = await ctx.tool(
+            "ask", text=question.text, data=question.data, context_id=question.context_id
+        )
+        if answer.state != "completed":
+            raise Refused(f"the remote task {answer.task_id} is {answer.state}: {answer.text}")
+        return answer
+
+    return agent
+
+
+async def _answered(url: str, http: httpx.AsyncClient, message: Message) -> RemoteAnswer:
+    bindings = ["JSONRPC", "HTTP+JSON"]
+    config = ClientConfig(httpx_client=http, streaming=False, supported_protocol_bindings=bindings)
+    client = await create_client(url, config)
+    configuration = SendMessageConfiguration(return_immediately=True)
+    request = SendMessageRequest(message=message, configuration=configuration)
+    [first] = [response async for response in client.send_message(request)]
+    if first.HasField("message"):
+        return _of_message(first)
+    task, pause_s = first.task, FIRST_POLL_S
+    while task.status.state in _OPEN:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_POLL_S)
+        task = await client.get_task(GetTaskRequest(id=task.id))
+    return _of_task(task)
+
+
+def _of_message(response: StreamResponse) -> RemoteAnswer:
+    message = response.message
+    return RemoteAnswer(
+        text=get_message_text(message), data=get_data_parts(message.parts), context_id=message.context_id
+    )
+
+
+def _of_task(task: Task) -> RemoteAnswer:
+    texts = [get_artifact_text(artifact) for artifact in task.artifacts]
+    said = get_message_text(task.status.message)
+    state = TaskState.Name(task.status.state).removeprefix(_PREFIX).lower().replace("_", "-")
+    return RemoteAnswer(
+        text="\n".join(text for text in texts if text) or said,
+        data=[one for artifact in task.artifacts for one in get_data_parts(artifact.parts)],
+        context_id=task.context_id,
+        task_id=task.id,
+        state=state,
+    )
+
+
+def _message(question: RemoteQuestion, key: str) -> Message:
+    parts = [Part(text=question.text)] if question.text else []
+    if question.data is not None:
+        parts.append(Part(data=ParseDict(dict(question.data), Value())))
+    return Message(message_id=key, context_id=question.context_id, role=Role.ROLE_USER, parts=parts)
+
+
+def _http(settings: RemoteAgentSettings) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=_ListedHosts(settings), timeout=60, follow_redirects=False, trust_env=False)
+
+
+class _ListedHosts(httpx.AsyncBaseTransport):
+    """Reaches listed hosts only, adds the token, and reads no more than it should."""
+
+    def __init__(self, settings: RemoteAgentSettings) -> None:
+        self._settings = settings
+        self._inner = httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        allowed_url(str(request.url), self._settings.a2a_hosts, SETTING)
+        if self._settings.a2a_token_file is not None:
+            request.headers["Authorization"] = f"Bearer {self._settings.a2a_token_file.read_text().strip()}"
+        response = await self._inner.handle_async_request(request)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = _Bounded(response.stream, self._settings.a2a_max_bytes)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Bounded(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, max_bytes: int) -> None:
+        self._stream = stream
+        self._left = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise httpx.ReadError("the remote agent's answer is longer than FLOTILLA_A2A_MAX_BYTES")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _run(settings: RemoteAgentSettings, runtime: Runtime) -> None:
+    await run_agent(remote_agent(settings), settings, runtime)
+
+
+def main() -> int:
+    """Run the agent until SIGTERM; return the exit code."""
+    return serve("a2a-agent", RemoteAgentSettings, _run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Open WebUI from PyPI against a gateway: `make test-open-webui`."""
