@@ -127,6 +127,16 @@ examples/clients/node_modules/.installed: examples/clients/package-lock.json
 test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed ## The examples of frameworks, each in an environment of its own
 	$(PYTEST) tests/examples --timeout 300 $$(test -e examples/clients/node_modules/.installed || echo --ignore tests/examples/test_clients.py)
 
+# Several GB: in an environment of its own, and in no other target. OPEN_WEBUI=path uses one that is there.
+OPEN_WEBUI ?= $(CURDIR)/dist/open-webui/bin/open-webui
+dist/open-webui/bin/open-webui: $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python dist/open-webui
+	VIRTUAL_ENV=dist/open-webui $(BIN)/uv pip install --quiet open-webui==0.12.4
+
+.PHONY: test-open-webui
+test-open-webui: setup $(OPEN_WEBUI:$(CURDIR)/%=%) ## Open WebUI in Chromium against a gateway
+	OPEN_WEBUI=$(OPEN_WEBUI) $(PYTEST) tests/open_webui --timeout 900
+
 test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties with many more examples
 	FULL=1 $(PYTEST) tests/unit tests/contract tests/integration/gateway/test_any_body.py tests/hostile/test_exports.py --numprocesses $(WORKERS) --timeout 900
 	$(PYTEST) tests/chaos --override-ini timeout=3600
