@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 EXAMPLES = examples(25)
 ALL = [(method, route.path) for route in guarded_routes() for method in sorted(route.methods or ())]
 LIVE = {("GET", "/v1/runs/{run_id}/events")} | {
-    ("POST", f"/openai/v1/{door}") for door in ("chat/completions", "responses")
+    ("POST", door)
+    for door in (
+        "/openai/v1/chat/completions",
+        "/openai/v1/responses",
+        "/a2a/{kind}/{name}/message:send",
+        "/a2a/{kind}/{name}/message:stream",
+    )
 }
 """They end when their run does, and nobody works on it here; what they send has tests of its own."""
 OPERATIONS = [operation for operation in ALL if operation not in LIVE]
@@ -98,7 +104,8 @@ def test_every_operation_says_who_may_call_it_and_how_it_refuses(target: Target)
             assert operation.get("x-roles", []) == sorted(route.access.roles)
             for status in ("401", "403", "422", "429", "503"):
                 content = operation["responses"][status]["content"]
-                expected = "application/json" if route.path.startswith("/openai/") else "application/problem+json"
+                of_a_protocol = route.path.startswith(("/openai/", "/a2a/"))
+                expected = "application/json" if of_a_protocol else "application/problem+json"
                 assert set(content) == {expected}, (route.path, status)
             assert operation["description"]
 

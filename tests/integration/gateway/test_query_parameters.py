@@ -7,6 +7,7 @@ from gateway.auth.principal import ROLES
 from tests.support.gateway import RunningGateway
 
 FROM_A_PROVIDER = "/auth/oidc/callback"
+OF_PROTOCOLS = ("/openai/", "/a2a/", "/.well-known/")
 
 
 async def test_every_route_refuses_a_parameter_that_it_does_not_have(gateway: RunningGateway) -> None:
@@ -15,8 +16,8 @@ async def test_every_route_refuses_a_parameter_that_it_does_not_have(gateway: Ru
         path = re.sub(r"\{\w+\}", "x", route.path)
         for method in route.methods or ():
             answer = await client.request(method, path, params={"statsu": "failed"})
-            # OpenID Connect ignores parameters that it does not know, and OpenAI's clients send what they like.
-            if route.path == FROM_A_PROVIDER or route.path.startswith("/openai/"):
+            # OpenID Connect ignores parameters that it does not know, and clients of protocols send what they like.
+            if route.path == FROM_A_PROVIDER or route.path.startswith(OF_PROTOCOLS):
                 assert "no such parameter" not in answer.text
                 continue
             problem = answer.json()

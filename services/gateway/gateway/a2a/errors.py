@@ -7,6 +7,7 @@ the specification asks, with the protocol's body.
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from a2a.types.a2a_pb2 import Task
 from a2a.utils.errors import (
@@ -17,12 +18,9 @@ from a2a.utils.errors import (
     TaskNotFoundError,
     UnsupportedOperationError,
 )
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from flotilla.contracts.errors import FlotillaError
 from gateway.problems import Problem, problem_of
 
 PREFIX = "/a2a/"
@@ -41,7 +39,28 @@ _OF_STATUS: dict[int, Callable[[str], A2AError]] = {
     409: UnsupportedOperationError,
     422: InvalidParamsError,
 }
-EXPECTED: tuple[type[Exception], ...] = (FlotillaError, HTTPException, RequestValidationError, ValidationError)
+_STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 500, 503)
+
+
+class A2AErrorBody(BaseModel):
+    """What went wrong: `google.rpc.Status`."""
+
+    code: int
+    status: str
+    message: str
+    details: list[dict[str, Any]] = []
+
+
+class A2AErrorDocument(BaseModel):
+    """An error as A2A's HTTP+JSON binding has it."""
+
+    error: A2AErrorBody
+
+
+def refusals() -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of errors."""
+    response: dict[str, Any] = {"model": A2AErrorDocument, "description": "An error in A2A's shape."}
+    return dict.fromkeys(_STATUSES, response)
 
 
 def quiet_sdk() -> None:

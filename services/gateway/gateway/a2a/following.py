@@ -78,12 +78,13 @@ class TaskView:
 
     async def updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
+        read = partial(followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
+        followed = await read()  # before the task: what changes from here on is an event
+        run = await self.run(run.run_id)
         yield await self.task(run)
         if not is_open(run):
             return
         answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.steps)
-        read = partial(followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
-        followed = await read()
         admission = admission_of(self.request, self.caller, read)
         state = run.status
         async for event in run_events(

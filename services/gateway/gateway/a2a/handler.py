@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import structlog
@@ -25,6 +26,7 @@ from a2a.types.a2a_pb2 import (
     SendMessageRequest,
     SubscribeToTaskRequest,
     Task,
+    TaskArtifactUpdateEvent,
     TaskPushNotificationConfig,
     TaskState,
 )
@@ -46,7 +48,7 @@ from flotilla.contracts.names import is_valid_id
 from flotilla.contracts.requests import OutsideEvent, RunStatus
 from flotilla.postgres import Connection
 from gateway.a2a.cards import Cards, path_of
-from gateway.a2a.errors import EXPECTED, a2a_error, is_over
+from gateway.a2a.errors import a2a_error, is_over
 from gateway.a2a.following import TaskView, Update
 from gateway.a2a.records import (
     Receiver,
@@ -62,6 +64,7 @@ from gateway.a2a.records import (
 from gateway.a2a.tasks import MODES, is_open, key_of, metadata_of, said, task_of
 from gateway.idempotency import IdempotencyClaim
 from gateway.paging import next_time_cursor, read_time_cursor
+from gateway.problems import Problem, problem_of
 from gateway.routes.runs import cancel_run
 from gateway.runs.askable import askables
 from gateway.runs.outside_events import send_event
@@ -92,7 +95,7 @@ Operation = Callable[[Any, P, ServerCallContext], Coroutine[Any, Any, R]]
 log = structlog.get_logger(__name__)
 
 
-class Refused(InternalError):
+class LeftToHttp(InternalError):
     """What HTTP has to say: who may not, limits, stores that are away; the route answers with the `refusal`."""
 
 
@@ -115,7 +118,7 @@ class TaskOperations(RequestHandler):
         self._services = view.services
         self._caller = view.caller
         self._cards = cards
-        self.refusal: Exception | None = None
+        self.refusal: Problem | None = None
         """What the request is to be answered with instead of what the operation returned."""
 
     @contextmanager
@@ -125,16 +128,14 @@ class TaskOperations(RequestHandler):
             yield
         except A2AError:
             raise
-        except EXPECTED as error:
+        except Exception as error:
             known = a2a_error(error)
             if known is not None:
                 raise known from error
-            self.refusal = error
-            raise Refused from error
-        except Exception as error:
-            log.exception("a2a_operation_failed", agent=self._view.agent.name)
-            self.refusal = error
-            raise Refused from error
+            self.refusal = problem_of(error)
+            if self.refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("a2a_operation_failed", agent=self._view.agent.name)
+            raise LeftToHttp from error
 
     @validate_request_params
     @_translated
@@ -184,7 +185,7 @@ class TaskOperations(RequestHandler):
         size = params.page_size if params.HasField("page_size") else DEFAULT_LIST_TASKS_PAGE_SIZE
         validate_page_size(size)
         only = TaskFilter(
-            session_id=params.context_id or None,
+            session_id=_session_of(params.context_id) if params.context_id else None,
             statuses=_statuses_of(params.status),
             changed_after=_moment(params) if params.HasField("status_timestamp_after") else None,
         )
@@ -249,6 +250,8 @@ class TaskOperations(RequestHandler):
     ) -> None:
         """Notify a receiver no longer."""
         run = await self._view.run(params.task_id)
+        if not is_valid_id(params.id):
+            raise no_receiver(run.run_id, params.id)
         await drop_receiver(self._services, self._caller.tenant_id, run.run_id, params.id)
 
     @_translated
@@ -279,7 +282,7 @@ class TaskOperations(RequestHandler):
     async def _until_settled(self, updates: AsyncIterator[Update]) -> None:
         async with aclosing(updates):  # type: ignore[type-var]
             async for update in updates:
-                if update.DESCRIPTOR.name != "TaskArtifactUpdateEvent" and update.status.state in _SETTLED:  # type: ignore[union-attr]
+                if not isinstance(update, TaskArtifactUpdateEvent) and update.status.state in _SETTLED:
                     return
 
     async def _take(self, params: SendMessageRequest) -> Run:
@@ -341,6 +344,8 @@ class TaskOperations(RequestHandler):
                     "credentials says with which secret"
                 )
             secret = config.authentication.credentials
+        if config.id and not is_valid_id(config.id):
+            raise InvalidParamsError("id: letters, digits and ._:-, at most 128")
         receiver = Receiver(config_id=config.id or new_id(), url=config.url, token=config.token, secret_ref=secret)
         check_receiver(self._services, receiver)
         return receiver

@@ -9,6 +9,7 @@ from flotilla.config.hosts import allowed_url
 from flotilla.contracts.a2a import DEFAULT_SECRET
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.names import is_valid_id
 from flotilla.contracts.requests import RunStatus
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
@@ -71,6 +72,8 @@ async def task_run(services: Services, tenant_id: str, agent: Askable, run_id: s
     Raises:
         NotFound: the caller sees no such task, or it is another agent's.
     """
+    if not is_valid_id(run_id):
+        raise no_run(run_id)
     async with tenant_transaction(services.pool, tenant_id) as connection:
         row = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
     if row is None:

@@ -7,6 +7,7 @@ from a2a.server.context import ServerCallContext
 from a2a.server.routes.common import ServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.server.routes.rest_dispatcher import RestDispatcher
+from a2a.utils.constants import A2A_JSON_MEDIA_TYPE
 from fastapi import Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 from google.protobuf.json_format import MessageToDict
@@ -14,11 +15,13 @@ from pydantic import BaseModel, ConfigDict
 
 from flotilla.contracts.errors import Forbidden
 from gateway.a2a.cards import KEYS_PATH, Cards
+from gateway.a2a.errors import error_response, refusals
 from gateway.a2a.following import TaskView
 from gateway.a2a.handler import TaskOperations
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
+from gateway.routes.documented import refusals as problems
 from gateway.runs.askable import QUESTIONS, Kind, askable
 from gateway.schemas.common import ID_PATTERN
 from gateway.services import Caller, Wired
@@ -42,9 +45,14 @@ KindOf: TypeAlias = Annotated[Kind, Path(description="`workflows` or `agents`.")
 NameOf: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="Its name.")]
 TaskId: TypeAlias = Annotated[str, Path(alias="id", description="The task's id.")]
 PushId: TypeAlias = Annotated[str, Path(alias="push_id", description="The receiver's id.")]
-_STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Its events.", "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_STREAM = {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}
+_OBJECT = {"schema": {"type": "object"}}
+_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "As the protocol has it.", "content": {A2A_JSON_MEDIA_TYPE: _OBJECT}},
+    **refusals(),
 }
+_STREAMED = {**_DOCUMENTED, 200: {"description": "Its events.", "content": _STREAM}}
+_CALLED = {**_DOCUMENTED, 200: {"description": "A JSON-RPC response, or a stream of them.", "content": _STREAM}}
 
 
 class JsonRpcRequest(BaseModel):
@@ -94,28 +102,28 @@ async def _operations(services: Wired, caller: Caller, request: Request, kind: K
 Operations: TypeAlias = Annotated[TaskOperations, Depends(_operations)]
 
 
-@router.get(_CARD)
+@router.get(_CARD, responses=problems())
 @allow(PUBLIC, any_query=True)
 async def get_fleet_card(services: Wired, request: Request) -> Response:
     """Return the card of the agent that answers questions. It is public; those of others take credentials."""
     return _card(services.cards, request)
 
 
-@router.get(KEYS_PATH)
+@router.get(KEYS_PATH, responses=problems())
 @allow(PUBLIC, any_query=True)
 async def get_card_keys(services: Wired) -> Response:
     """Return the keys that sign cards."""
     return JSONResponse(services.cards.public_keys())
 
 
-@router.get(f"/a2a/workflows/rag{_CARD}")
+@router.get(f"/a2a/workflows/rag{_CARD}", responses=_DOCUMENTED)
 @allow(PUBLIC, any_query=True)
 async def get_question_card(services: Wired, request: Request) -> Response:
     """Return the same card, where its agent is served."""
     return _card(services.cards, request)
 
 
-@router.get(f"{_AGENT}{_CARD}")
+@router.get(f"{_AGENT}{_CARD}", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_card(services: Wired, _caller: Caller, request: Request, kind: KindOf, name: NameOf) -> Response:
     """Return the card of a workflow or an agent."""
@@ -123,8 +131,8 @@ async def get_card(services: Wired, _caller: Caller, request: Request, kind: Kin
     return JSONResponse(MessageToDict(card))
 
 
-@router.post(_AGENT)
-@router.post(f"{_AGENT}/")
+@router.post(_AGENT, responses=_CALLED)
+@router.post(f"{_AGENT}/", responses=_CALLED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def call(operations: Operations, caller: Caller, request: Request, body: JsonRpcRequest) -> Response:
     """Call a method by JSON-RPC; those that change something take the role `operator`."""
@@ -134,7 +142,7 @@ async def call(operations: Operations, caller: Caller, request: Request, body: J
     return await _answered(operations, JsonRpcDispatcher(operations, _Contexts()).handle_requests, request)
 
 
-@router.post(f"{_AGENT}/message:send")
+@router.post(f"{_AGENT}/message:send", responses=_DOCUMENTED)
 @allow(OPERATORS, for_others=True, any_query=True)
 async def send_message(operations: Operations, request: Request, _body: SentMessage) -> Response:
     """Start a task, or hand a further message to one."""
@@ -156,56 +164,56 @@ async def subscribe_to_task(operations: Operations, request: Request, _task_id: 
     return await _answered(operations, _rest(operations).on_subscribe_to_task, request)
 
 
-@router.post(f"{_TASK}:cancel")
+@router.post(f"{_TASK}:cancel", responses=_DOCUMENTED)
 @allow(OPERATORS, for_others=True, any_query=True)
 async def cancel_task(operations: Operations, request: Request, _task_id: TaskId) -> Response:
     """Ask a task to stop."""
     return await _answered(operations, _rest(operations).on_cancel_task, request)
 
 
-@router.get(_TASK)
+@router.get(_TASK, responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_task(operations: Operations, request: Request, _task_id: TaskId) -> Response:
     """Return a task."""
     return await _answered(operations, _rest(operations).on_get_task, request)
 
 
-@router.get(f"{_AGENT}/tasks")
+@router.get(f"{_AGENT}/tasks", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def list_tasks(operations: Operations, request: Request) -> Response:
     """List the agent's tasks, what changed last first."""
     return await _answered(operations, _rest(operations).list_tasks, request)
 
 
-@router.post(_RECEIVERS)
+@router.post(_RECEIVERS, responses=_DOCUMENTED)
 @allow(OPERATORS, for_others=True, any_query=True)
 async def add_receiver(operations: Operations, request: Request, _task_id: TaskId, _body: PushConfig) -> Response:
     """Notify a receiver of a task."""
     return await _answered(operations, _rest(operations).set_push_notification, request)
 
 
-@router.get(_RECEIVERS)
+@router.get(_RECEIVERS, responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def list_receivers(operations: Operations, request: Request, _task_id: TaskId) -> Response:
     """List who is notified of a task."""
     return await _answered(operations, _rest(operations).list_push_notifications, request)
 
 
-@router.get(f"{_RECEIVERS}/{{push_id}}")
+@router.get(f"{_RECEIVERS}/{{push_id}}", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_receiver(operations: Operations, request: Request, _task_id: TaskId, _push_id: PushId) -> Response:
     """Return one of them."""
     return await _answered(operations, _rest(operations).get_push_notification, request)
 
 
-@router.delete(f"{_RECEIVERS}/{{push_id}}")
+@router.delete(f"{_RECEIVERS}/{{push_id}}", responses=_DOCUMENTED)
 @allow(OPERATORS, for_others=True, any_query=True)
 async def drop_receiver(operations: Operations, request: Request, _task_id: TaskId, _push_id: PushId) -> Response:
     """Notify one of them no longer."""
     return await _answered(operations, _rest(operations).delete_push_notification, request)
 
 
-@router.get(f"{_AGENT}/extendedAgentCard")
+@router.get(f"{_AGENT}/extendedAgentCard", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_extended_card(operations: Operations, request: Request) -> Response:
     """Return the agent's card with its schemas, and what else the fleet serves."""
@@ -225,5 +233,5 @@ async def _answered(
 ) -> Response:
     response = await handle(request)
     if operations.refusal is not None:
-        raise operations.refusal
+        return error_response(operations.refusal, request.url.path)
     return response
