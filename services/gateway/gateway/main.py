@@ -22,7 +22,6 @@ from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import Confined, Limits
 from flotilla.runtime.http_limits import HttpLimits
 from flotilla.votes.roots import read_roots
-from gateway.a2a.cards import CardKey, Cards
 from gateway.a2a.errors import quiet_sdk
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
@@ -32,6 +31,7 @@ from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
 from gateway.auth.origin import Origin
 from gateway.auth.sign_ins import SignIns
+from gateway.card_key import CardKey
 from gateway.fleet.history import Sampler
 from gateway.fleet.samples import no_samples
 from gateway.guard import Guard, Rates
@@ -112,7 +112,9 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
         notify_hosts=settings.notify_hosts,
-        cards=_cards(settings),
+        card_key=CardKey.load(settings.card_signing_key_file) if settings.card_signing_key_file else None,
+        public_url=settings.public_url,
+        oidc_issuer=settings.oidc_issuer,
         open_work=OpenWork(settings),
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,
@@ -124,16 +126,6 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         samples=no_samples(),
         streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
-    )
-
-
-def _cards(settings: Settings) -> Cards:
-    file = settings.card_signing_key_file
-    return Cards(
-        key=CardKey.load(file) if file else None,
-        public_url=settings.public_url,
-        oidc_issuer=settings.oidc_issuer,
-        notifies=bool(settings.notify_hosts),
     )
 
 

@@ -17,13 +17,13 @@ from flotilla.eventstore.sessions import SessionAccess, Visibility
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
-from flotilla.runtime.confined import Run
+from flotilla.runtime.confined import Runner
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
-from gateway.a2a.cards import Cards
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignIns
+from gateway.card_key import CardKey
 from gateway.fleet.samples import Samples
 from gateway.limits import StreamSlots
 from gateway.live.feed import LiveFeed
@@ -57,7 +57,7 @@ class Services:
     temporal: Temporal
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
-    run_confined: Run
+    run_confined: Runner
     """Holds answers against schemas of strangers, in a process that can be killed."""
     policy: ApprovalPolicy
     vote_roots: VoteRoots
@@ -71,7 +71,11 @@ class Services:
     operator_tenant: str
     notify_hosts: tuple[str, ...]
     """Who may get notices of runs."""
-    cards: Cards
+    card_key: CardKey | None
+    """None leaves agent cards unsigned."""
+    public_url: str | None
+    """Where people and programs find the gateway; None: whatever they asked."""
+    oidc_issuer: str | None
     open_work: OpenWork
     """How much may be under way."""
     people_issuer: str

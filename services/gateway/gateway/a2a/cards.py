@@ -2,7 +2,6 @@
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from a2a.types.a2a_pb2 import (
@@ -24,33 +23,17 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from starlette.requests import Request
 
-from flotilla.config.signing import Signer, load_signer
 from gateway.a2a.errors import PREFIX
 from gateway.a2a.tasks import MODES
+from gateway.card_key import CardKey
 from gateway.runs.askable import Askable
+from gateway.services import Services
 
 KEYS_PATH = "/.well-known/jwks.json"
 SCHEMAS = "urn:flotilla:a2a:schemas"
 """The extension of extended cards whose parameters are the JSON schemas of input and output."""
 _SCHEME = "flotilla"
 _OIDC = "oidc"
-
-
-@dataclass(frozen=True, slots=True)
-class CardKey:
-    """The key that signs cards."""
-
-    signer: Signer
-    pem: bytes
-
-    @classmethod
-    def load(cls, file: Path) -> "CardKey":
-        """Read it from a file.
-
-        Raises:
-            ConfigurationError: no such file, or it holds no Ed25519 private key.
-        """
-        return cls(load_signer(file), file.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +45,11 @@ class Cards:
     oidc_issuer: str | None
     notifies: bool
     """Whether there are hosts that may get notices."""
+
+    @classmethod
+    def of(cls, services: Services) -> "Cards":
+        """Return what makes the gateway's cards."""
+        return cls(services.card_key, services.public_url, services.oidc_issuer, bool(services.notify_hosts))
 
     def card(self, request: Request, agent: Askable, others: list[Askable] | None = None) -> AgentCard:
         """Return the agent's card; with `others`, the extended one, which has its schemas and what else is served."""

@@ -65,8 +65,8 @@ from gateway.a2a.tasks import MODES, is_open, key_of, metadata_of, said, task_of
 from gateway.idempotency import IdempotencyClaim
 from gateway.paging import next_time_cursor, read_time_cursor
 from gateway.problems import Problem, problem_of
-from gateway.routes.runs import cancel_run
 from gateway.runs.askable import askables
+from gateway.runs.cancelling import cancel
 from gateway.runs.outside_events import send_event
 from gateway.runs.starting import start
 from gateway.runs.waiting import finished_run
@@ -208,7 +208,7 @@ class TaskOperations(RequestHandler):
         run = await self._view.run(params.id)
         if not is_open(run):
             raise TaskNotCancelableError(f"task {params.id} is over: {run.status}")
-        await cancel_run(self._services, self._caller, run.run_id)
+        await cancel(self._services, self._caller, run.run_id)
         await finished_run(self._services, self._caller.tenant_id, run.run_id, CANCELLED_WITHIN_S)
         return await self._view.task(await self._view.run(params.id))
 

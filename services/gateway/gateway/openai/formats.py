@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
-from flotilla.runtime.confined import OverLimit, Run
+from flotilla.runtime.confined import OverLimit, Runner
 from gateway.schemas.common import JsonBody, Text
 
 _LONGEST = 300
@@ -62,7 +62,7 @@ class TextOptions(BaseModel):
     format: Format = Format()
 
 
-async def check_schema(run: Run, wanted: Mapping[str, Any]) -> None:
+async def check_schema(run: Runner, wanted: Mapping[str, Any]) -> None:
     """Refuse a format whose schema is none.
 
     Raises:
@@ -72,7 +72,7 @@ async def check_schema(run: Run, wanted: Mapping[str, Any]) -> None:
         await run(_check_schema, to_json(wanted["schema"]).decode())
 
 
-async def why_not(run: Run, wanted: Mapping[str, Any], text: str) -> str | None:
+async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | None:
     """Return why an answer is not what was wanted; None where it is."""
     try:
         return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None

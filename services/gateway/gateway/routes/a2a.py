@@ -96,7 +96,7 @@ class _Contexts(ServerCallContextBuilder):
 
 async def _operations(services: Wired, caller: Caller, request: Request, kind: KindOf, name: NameOf) -> TaskOperations:
     agent = await askable(services.pool, kind, name)
-    return TaskOperations(TaskView(services, request, caller, agent), services.cards)
+    return TaskOperations(TaskView(services, request, caller, agent), Cards.of(services))
 
 
 Operations: TypeAlias = Annotated[TaskOperations, Depends(_operations)]
@@ -106,28 +106,28 @@ Operations: TypeAlias = Annotated[TaskOperations, Depends(_operations)]
 @allow(PUBLIC, any_query=True)
 async def get_fleet_card(services: Wired, request: Request) -> Response:
     """Return the card of the agent that answers questions. It is public; those of others take credentials."""
-    return _card(services.cards, request)
+    return _card(Cards.of(services), request)
 
 
 @router.get(KEYS_PATH, responses=problems())
 @allow(PUBLIC, any_query=True)
 async def get_card_keys(services: Wired) -> Response:
     """Return the keys that sign cards."""
-    return JSONResponse(services.cards.public_keys())
+    return JSONResponse(Cards.of(services).public_keys())
 
 
 @router.get(f"/a2a/workflows/rag{_CARD}", responses=_DOCUMENTED)
 @allow(PUBLIC, any_query=True)
 async def get_question_card(services: Wired, request: Request) -> Response:
     """Return the same card, where its agent is served."""
-    return _card(services.cards, request)
+    return _card(Cards.of(services), request)
 
 
 @router.get(f"{_AGENT}{_CARD}", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_card(services: Wired, _caller: Caller, request: Request, kind: KindOf, name: NameOf) -> Response:
     """Return the card of a workflow or an agent."""
-    card = services.cards.card(request, await askable(services.pool, kind, name))
+    card = Cards.of(services).card(request, await askable(services.pool, kind, name))
     return JSONResponse(MessageToDict(card))
 
 

@@ -21,8 +21,8 @@ from gateway.openai.headers import QuestionHeaders
 from gateway.openai.models import model_id, model_ids, model_named
 from gateway.openai.records import ask, note_answer, parameters_of
 from gateway.openai.requests import RESPONSE_ID, ChatRequest, ResponsesRequest, conversation_digest
-from gateway.routes.runs import cancel_run
 from gateway.runs.askable import QUESTIONS, Askable
+from gateway.runs.cancelling import cancel
 from gateway.runs.pending_approvals import pending_approvals
 from gateway.runs.records import get_run
 from gateway.runs.waiting import finished_run
@@ -205,7 +205,7 @@ async def cancel_response(services: Wired, caller: Caller, request: Request, res
     following = await _following(services, caller, request, response_id)
     run_id = following.run.run_id
     if following.run.status in OPEN_RUN_STATUSES:
-        await cancel_run(services, caller, run_id)
+        await cancel(services, caller, run_id)
         await finished_run(services, caller.tenant_id, run_id, _CANCELLED_WITHIN_S)
     return await _response(following, await following.current())
 

@@ -7,9 +7,9 @@ from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import Invalid, NotFound
+from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
+from flotilla.contracts.requests import OutsideEvent, RunStatus
 from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
@@ -18,7 +18,7 @@ from gateway.live.admission import admission_of
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import refusals
-from gateway.runs import outside_events, records, starting
+from gateway.runs import cancelling, outside_events, records, starting
 from gateway.runs.cited import with_cited_documents
 from gateway.runs.events import read_position, run_events
 from gateway.runs.notices import notices_of
@@ -37,7 +37,7 @@ from gateway.schemas.runs import (
     RunRequest,
     RunSteps,
 )
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, Wired
 
 router = guarded_router("runs")
 METADATA = "metadata."
@@ -210,28 +210,4 @@ async def send_event(
 @allow(OPERATORS, for_others=True)
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
     """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
-    run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    if run.status not in OPEN_RUN_STATUSES:
-        return _already(run)
-    await records.note_cancel_request(services.pool, run, caller)
-    if run.status == "queued" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
-        return CancelAccepted(run_id=run_id, status="cancelled")
-    try:
-        await services.temporal.cancel(run.workflow_id)
-    except NotFound:
-        return await _cancel_without_workflow(services, caller, run_id)
-    return CancelAccepted(run_id=run_id, status=run.status)
-
-
-async def _cancel_without_workflow(services: Services, caller: Caller, run_id: str) -> CancelAccepted:
-    run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    if run.status == "pending" and await records.cancel_unstarted(services.pool, run, caller.tenant_id):
-        return CancelAccepted(run_id=run_id, status="cancelled")
-    run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    return CancelAccepted(run_id=run_id, status=run.status) if run.status in OPEN_RUN_STATUSES else _already(run)
-
-
-def _already(run: Run) -> CancelAccepted:
-    if run.status != "cancelled":
-        raise records.over(run)
-    return CancelAccepted(run_id=run.run_id, status=run.status)
+    return await cancelling.cancel(services, caller, run_id)

@@ -5,7 +5,8 @@
 
 It is a process of its own, and the only one that holds the remote agent's credentials. The call is its tool `ask`:
 recorded, stored before it is used, sent with the call's idempotency key as the message's id, and gated where
-`a2a_approval` or policy (`a2a:NAME.ask`) asks for it. Every address, also those that a card names, has to be on the list.
+`a2a_approval` or policy (`a2a:NAME.ask`) asks for it. Every address, also those that a
+card names, has to be on the list.
 """
 
 import asyncio
