@@ -39,7 +39,13 @@ def api(target: Target) -> Any:
     return schemathesis.openapi.from_url(f"{target.url}/openapi.json")
 
 
-TAKES_NOTHING = {"/auth/config", "/auth/logout"}
+TAKES_NOTHING = {
+    "/auth/config",
+    "/auth/logout",
+    "/.well-known/agent-card.json",
+    "/.well-known/jwks.json",
+    "/a2a/workflows/rag/.well-known/agent-card.json",
+}
 """No parameter, no body, no credentials: nothing about a request can be unfit."""
 MODES = [
     pytest.param(method, path, mode, id=f"{method}-{path}-{name}")
