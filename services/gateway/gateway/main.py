@@ -105,7 +105,6 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
         run_confined=(await stack.enter_async_context(_checkers())).run,
-        run_confined=(await stack.enter_async_context(_checkers())).run,
         policy=read_policy(settings.approval_policy),
         vote_roots=read_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
