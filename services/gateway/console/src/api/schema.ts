@@ -8,6 +8,32 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * A2AErrorBody
+         * @description What went wrong: `google.rpc.Status`.
+         */
+        A2AErrorBody: {
+            /** Code */
+            code: number;
+            /** Status */
+            status: string;
+            /** Message */
+            message: string;
+            /**
+             * Details
+             * @default []
+             */
+            details: {
+                [key: string]: unknown;
+            }[];
+        };
+        /**
+         * A2AErrorDocument
+         * @description An error as A2A's HTTP+JSON binding has it.
+         */
+        A2AErrorDocument: {
+            error: components["schemas"]["A2AErrorBody"];
+        };
+        /**
          * Access
          * @description Who may read and write a session.
          */
@@ -764,6 +790,7 @@ export interface components {
             } | null;
             /** Messages */
             messages: components["schemas"]["InputMessage"][];
+            response_format?: components["schemas"]["Format"] | null;
         } & {
             [key: string]: unknown;
         };
@@ -1256,6 +1283,30 @@ export interface components {
             session_id?: string | null;
         };
         /**
+         * Format
+         * @description What an answer is to look like: as `text.format` of a response has it, or `response_format` of a completion.
+         */
+        Format: {
+            /**
+             * Name
+             * @default answer
+             */
+            name: string;
+            /** Schema */
+            schema_?: {
+                [key: string]: unknown;
+            } | null;
+            /** Strict */
+            strict?: boolean | null;
+            /**
+             * Type
+             * @default text
+             * @enum {string}
+             */
+            type: "text" | "json_object" | "json_schema";
+            json_schema?: components["schemas"]["_Named"] | null;
+        };
+        /**
          * FoundPassages
          * @description Passages, best first.
          */
@@ -1305,6 +1356,21 @@ export interface components {
             role: "system" | "developer" | "user" | "assistant";
             /** Content */
             content: string | components["schemas"]["_Part"][];
+        };
+        /**
+         * JsonRpcRequest
+         * @description A JSON-RPC 2.0 request, as A2A 1.0 describes them.
+         * @example {
+         *       "id": 1,
+         *       "jsonrpc": "2.0",
+         *       "method": "GetTask",
+         *       "params": {
+         *         "id": "0197f1a2-7c51"
+         *       }
+         *     }
+         */
+        JsonRpcRequest: {
+            [key: string]: unknown;
         };
         /**
          * Key
@@ -2020,6 +2086,17 @@ export interface components {
             seq?: number | null;
         };
         /**
+         * PushConfig
+         * @description `TaskPushNotificationConfig` of A2A 1.0.
+         * @example {
+         *       "id": "hook",
+         *       "url": "https://hooks.example.com/a2a"
+         *     }
+         */
+        PushConfig: {
+            [key: string]: unknown;
+        };
+        /**
          * RAGResponse
          * @description An answer with its sources; `confidence` is computed, `confidence_basis` says from what.
          */
@@ -2198,6 +2275,7 @@ export interface components {
             input: string | components["schemas"]["InputMessage"][];
             /** Background */
             background?: boolean | null;
+            text?: components["schemas"]["TextOptions"] | null;
             /** Instructions */
             instructions?: string | null;
             /** Previous Response Id */
@@ -2763,6 +2841,24 @@ export interface components {
         ScheduleNamed: {
             /** Schedule Id */
             schedule_id: string;
+        };
+        /**
+         * SentMessage
+         * @description `SendMessageRequest` of A2A 1.0.
+         * @example {
+         *       "message": {
+         *         "messageId": "m-1",
+         *         "parts": [
+         *           {
+         *             "text": "Who may approve a refund?"
+         *           }
+         *         ],
+         *         "role": "ROLE_USER"
+         *       }
+         *     }
+         */
+        SentMessage: {
+            [key: string]: unknown;
         };
         /**
          * Session
@@ -3433,6 +3529,19 @@ export interface components {
             set_at: string;
         };
         /**
+         * TextOptions
+         * @description `text` of a response.
+         */
+        TextOptions: {
+            /**
+             * @default {
+             *       "name": "answer",
+             *       "type": "text"
+             *     }
+             */
+            format: components["schemas"]["Format"];
+        };
+        /**
          * TokenAnalytics
          * @description By day, newest first, and model.
          */
@@ -3627,6 +3736,20 @@ export interface components {
         WorkflowList: {
             /** Workflows */
             workflows: components["schemas"]["Workflow"][];
+        };
+        /** _Named */
+        _Named: {
+            /**
+             * Name
+             * @default answer
+             */
+            name: string;
+            /** Schema */
+            schema_?: {
+                [key: string]: unknown;
+            } | null;
+            /** Strict */
+            strict?: boolean | null;
         };
         /**
          * _Part
