@@ -44,18 +44,24 @@ async def grown(
 ) -> AsyncIterator[int]:
     """Adds documents, and stops at each of `sizes`."""
     draw = random.Random(seed)  # noqa: S311 - drawn alike in every run
-    paragraphs = [part for passage in passages for part in passage.piece.text.split("\n\n") if len(part) > 80]
+    paragraphs = paragraphs_of(passages)
     count = number = 0
     for size in sizes:
         while count < size:
             wanted = min(PASSAGES_PER_DOCUMENT, size - count)
-            added = await knowledge.add(TENANT, _document(number, draw, paragraphs, wanted))
+            added = await knowledge.add(TENANT, document_of(number, draw, paragraphs, wanted))
             count += added.passages
             number += 1
         yield count
 
 
-def _document(number: int, draw: random.Random, paragraphs: list[str], passages: int) -> Upload:
+def paragraphs_of(passages: Sequence[ManualPassage]) -> list[str]:
+    """What new documents are put together from."""
+    return [part for passage in passages for part in passage.piece.text.split("\n\n") if len(part) > 80]
+
+
+def document_of(number: int, draw: random.Random, paragraphs: list[str], passages: int) -> Upload:
+    """A document of so many passages."""
     sections = (f"## Part {n}\n\n{draw.choice(paragraphs)}\n\n{draw.choice(paragraphs)}" for n in range(passages))
     text = f"# Document {number}\n\n" + "\n\n".join(section[:1400] for section in sections)
     return Upload(uri=f"scale/{number}.md", content=text.encode())
