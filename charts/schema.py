@@ -158,7 +158,7 @@ def fleet_schema() -> str:
     properties = schema_of(_values(CHARTS / "flotilla"))["properties"]
     charts = [name for name in SERVICES if name != "agent"]
     parts = {name: {"type": "object"} for name in (*charts, *ALIASES, "flotilla-demo", "flotilla-service")}
-    return _document("flotilla", {**properties, **parts, **_own_agents()})
+    return _document("flotilla", {**properties, **parts, **_own_agents(), "workers": _own_workers()})
 
 
 def _own_agents() -> dict[str, Any]:
@@ -171,6 +171,13 @@ def _own_agents() -> dict[str, Any]:
         "additionalProperties": own,
     }
     return {"agents": by_name, "agentDefaults": own}
+
+
+def _own_workers() -> dict[str, Any]:
+    """Of `workers`: what charts/workflow-worker takes."""
+    own = schema_of(merged(_defaults("workflow-worker"), _values(CHARTS / "workflow-worker")))
+    own["properties"]["enabled"] = {"type": "boolean"}
+    return {"type": "object", "propertyNames": {"pattern": AGENT_NAME}, "additionalProperties": own}
 
 
 def _defaults(chart: str) -> dict[str, Any]:

@@ -323,6 +323,47 @@ def test_values_of_an_entry_win_over_those_of_all_even_where_they_say_no(render:
     assert own["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
 
 
+WORKERS = ("workers.briefings.image.repository=registry.example.com/briefings", "workers.briefings.image.tag=1.4",
+           "workers.briefings.replicas=2", "workers.reports.autoscaling.keda.enabled=true", "workers.off.enabled=false",
+           "workflow-worker.replicas=3", "workflow-worker.settings.FLOTILLA_AGENTS=research")  # fmt: skip
+
+
+def test_an_entry_of_workers_is_the_fleets_worker_on_a_task_queue_of_its_own(render: Render) -> None:
+    manifests = render("flotilla", *WORKERS, files=("flotilla/values-demo.yaml",))
+    deployments = {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "Deployment")}
+    assert "fleet-off-worker" not in deployments
+    replicas = {
+        name: deployments[f"fleet-{name}-worker"].get("replicas") for name in ("briefings", "workflow", "reports")
+    }
+    assert replicas == {"briefings": 2, "workflow": 3, "reports": None}
+
+    container = deployments["fleet-briefings-worker"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "registry.example.com/briefings:1.4"
+    own, ours = ({each["name"]: each for each in deployments[name]["template"]["spec"]["containers"][0]["env"]}
+                 for name in ("fleet-briefings-worker", "fleet-workflow-worker"))  # fmt: skip
+    differing = {name for name in own | ours if own.get(name) != ours.get(name)}
+    assert differing == {"FLOTILLA_TASK_QUEUE"}
+    assert own["FLOTILLA_TASK_QUEUE"]["value"] == "briefings"
+    queues = {trigger["metadata"]["taskQueue"] for each in of_kind(manifests, "ScaledObject")
+              for trigger in each["spec"]["triggers"] if trigger["type"] == "temporal"}  # fmt: skip
+    assert queues == {"reports"}
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (("workers.Own_Ones.replicas=1",), "Own_Ones"),
+        (("workers.own.replicass=1",), "replicass"),
+        (("workers.own.settings.FLOTILLA_TASK_QUEUE=rag-agent-queue",), "has the task queue"),
+        (("workers.own.replicas=1", "workflow-worker.enabled=false"), "which is not enabled"),
+    ],
+)
+def test_an_entry_of_workers_that_could_not_work_is_refused(helm: Helm, values: tuple[str, ...], why: str) -> None:
+    done = template(helm, "flotilla", *values, files=("flotilla/values-demo.yaml",))
+    assert done.returncode != 0
+    assert why in done.stderr
+
+
 def test_monitoring_is_shipped_with_the_fleet(render: Render) -> None:
     manifests = render("flotilla", files=("flotilla/values-production.yaml",))
 

@@ -10,9 +10,9 @@ of agents, installed alone, takes the name of its agent.
 {{- end -}}
 {{- end }}
 
-{{/* What a service scales by: "agent" for every agent, else the service's own name. */}}
+{{/* What a service scales by: "agent" for every agent, what the annotation says for a worker of one's own, else its name. */}}
 {{- define "flotilla-service.kind" -}}
-{{- hasKey .Values "agent" | ternary "agent" .Chart.Name -}}
+{{- hasKey .Values "agent" | ternary "agent" (index (.Chart.Annotations | default dict) "flotilla/kind" | default .Chart.Name) -}}
 {{- end }}
 
 {{/* The agent's name in the contract, of which its streams, its group and its Redis user are made. */}}

@@ -17,6 +17,9 @@
 {{- range $name := include "flotilla.ownAgents" . | fromYamlArray -}}
 {{- $_ := set $each (printf "%s-agent" $name) (include "flotilla-service.connections" (include "flotilla.agentScope" (dict "root" $ "name" $name) | fromJson) | int) -}}
 {{- end -}}
+{{- range $name := include "flotilla.ownWorkers" . | fromYamlArray -}}
+{{- $_ := set $each (printf "%s-worker" $name) (include "flotilla-service.connections" (include "flotilla.workerScope" (dict "root" $ "name" $name) | fromJson) | int) -}}
+{{- end -}}
 {{- toYaml $each -}}
 {{- end }}
 
