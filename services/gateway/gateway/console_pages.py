@@ -10,5 +10,6 @@ PAGES = (
     "runs",
     "sessions",
     "signers",
+    "workflows",
 )
 """First parts of the paths that the console routes itself; its start is `/`."""

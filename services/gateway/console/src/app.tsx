@@ -20,6 +20,7 @@ import { RunsPage } from "./pages/runs";
 import { SessionPage } from "./pages/session";
 import { SessionsPage } from "./pages/sessions";
 import { SignersPage } from "./pages/signers";
+import { StartPage } from "./pages/start";
 import { Icon, type IconName } from "./ui/icon";
 import { Announcer, Empty, Loading, Page, Problem } from "./ui/parts";
 
@@ -35,12 +36,14 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/orders", () => <OrdersPage />],
   ["/signers", () => <SignersPage />],
   ["/fleet", () => <FleetPage />],
+  ["/workflows", () => <StartPage />],
 ];
 
 const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boolean }[] = [
   { to: "/ask", label: "Ask", icon: "ask" },
   { to: "/approvals", label: "Approvals", icon: "approvals" },
   { to: "/runs", label: "Runs", icon: "runs" },
+  { to: "/workflows", label: "Workflows", icon: "send", isFor: () => mayOperate.value },
   { to: "/sessions", label: "Sessions", icon: "sessions" },
   { to: "/documents", label: "Documents", icon: "documents" },
   { to: "/orders", label: "Orders", icon: "orders" },

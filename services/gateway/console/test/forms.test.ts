@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { differences, isEqual } from "../src/lib/json-diff";
-import { draftOf, fieldsOf, read } from "../src/lib/schema-form";
+import { draftOf, fieldsOf, inputFields, read } from "../src/lib/schema-form";
 
 const SCHEMA = {
   type: "object",
@@ -99,5 +99,60 @@ describe("differences", () => {
     expect(isEqual({ a: 1, b: 2 }, { b: 2, a: 1 })).toBe(true);
     expect(isEqual({ a: 1 }, { b: 1 })).toBe(false);
     expect(isEqual([1, 2], [2, 1])).toBe(false);
+  });
+});
+
+describe("a form for what a workflow takes", () => {
+  const BRIEF = {
+    $ref: "#/$defs/BriefRequest",
+    $defs: {
+      BriefRequest: {
+        type: "object",
+        required: ["topic"],
+        properties: {
+          topic: { type: "string" },
+          max_rounds: { type: "integer", default: 3 },
+          tone: { enum: ["plain", "warm"], default: "plain" },
+          note: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+          source: { $ref: "#/$defs/Source" },
+        },
+      },
+      Source: { type: "object", description: "Where it comes from." },
+    },
+  };
+  const started = (typed: Record<string, string>) => {
+    const { fields, defaults } = inputFields(BRIEF);
+    return read(fields, { ...draftOf(fields, defaults), ...typed }, {});
+  };
+
+  it("has an open field of the right kind for each member of the root", () => {
+    const { fields } = inputFields(BRIEF);
+    expect(fields.map((field) => [field.name, field.kind, field.isEditable])).toEqual([
+      ["topic", "text", true],
+      ["max_rounds", "integer", true],
+      ["tone", "choice", true],
+      ["note", "text", true],
+      ["source", "json", true],
+    ]);
+    expect(fields.at(-1)?.help).toBe("Where it comes from.");
+  });
+
+  it("begins with the defaults and leaves out what nobody filled in", () => {
+    expect(started({ topic: "harbours" })).toEqual({
+      args: { topic: "harbours", max_rounds: 3, tone: "plain" },
+      errors: {},
+    });
+    expect(started({ topic: "harbours", max_rounds: "", note: "short" }).args).toEqual({
+      topic: "harbours",
+      tone: "plain",
+      note: "short",
+    });
+  });
+
+  it("says what is missing and what is wrong", () => {
+    expect(started({ max_rounds: "many", source: "{" }).errors).toMatchObject({
+      max_rounds: "Give a whole number.",
+    });
+    expect(Object.keys(started({ max_rounds: "many", source: "{" }).errors).sort()).toEqual(["max_rounds", "source"]);
   });
 });

@@ -173,6 +173,20 @@ describe("the waterfall", () => {
     expect(bars[3]).toMatchObject({ left: 0.6, width: 0.2 });
   });
 
+  it("shows a fan-out: calls at the same time, each under the step that waits for it", () => {
+    const asks = ["a", "b", "c"].flatMap((name, at_) => [
+      step({ step: `ask ${name}`, task_id: `r.${name}`, started_at: at(1), finished_at: at(3 + at_), duration_ms: null }),
+      step({ kind: "delegation", step: "research", task_id: `r.${name}`, started_at: at(1), finished_at: at(3 + at_) }),
+    ]);
+    const { bars, totalMs } = waterfall([step({ step: "begin_run" }), ...asks], NOW);
+    expect(bars.map((bar) => `${bar.depth} ${bar.label}`)).toEqual([
+      "0 begin run",
+      ...["0 ask a", "1 research", "0 ask b", "1 research", "0 ask c", "1 research"],
+    ]);
+    expect(bars.slice(1).map((bar) => bar.left)).toEqual([0.2, 0.2, 0.2, 0.2, 0.2, 0.2]);
+    expect(bars.slice(1).map((bar) => Math.round(bar.width * totalMs))).toEqual([2000, 2000, 3000, 3000, 4000, 4000]);
+  });
+
   it("lets what still runs reach to now", () => {
     const [bar] = waterfall([step({ status: "running", finished_at: null, duration_ms: null })], NOW + 10_000).bars;
     expect(bar).toMatchObject({ left: 0, width: 1, durationMs: null });

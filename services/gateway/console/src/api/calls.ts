@@ -36,6 +36,13 @@ export const verify = (session_id: string) => get<t.Verdict>("/v1/audit/verify",
 
 export const startRun = (session_id: string, query: string, key: string) =>
   post<t.RunAccepted>(path("/v1/sessions", session_id, "runs"), { query }, { headers: { "Idempotency-Key": key } });
+export const startWorkflow = (session_id: string, workflow: string, input: t.JsonObject, key: string) =>
+  post<t.RunAccepted>(
+    path("/v1/sessions", session_id, "runs"),
+    { workflow, input },
+    { headers: { "Idempotency-Key": key } },
+  );
+export const listWorkflows = () => get<{ workflows: t.Workflow[] }>("/v1/workflows");
 export const listRuns = (query: {
   session_id?: string | undefined;
   status?: string | undefined;

@@ -23,6 +23,7 @@ export type Run = Schema<"Run">;
 export type RunStatus = Run["status"];
 export type RunResult = Schema<"RAGResponse">;
 export type RunAccepted = Schema<"RunAccepted">;
+export type Workflow = Omit<Schema<"Workflow">, "input_schema"> & { input_schema: JsonObject };
 export type RunSteps = Schema<"RunSteps">;
 export type Feedback = Schema<"Feedback">;
 export type RunFeedback = Schema<"RunFeedback">;

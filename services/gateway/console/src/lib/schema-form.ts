@@ -43,6 +43,19 @@ export function fieldsOf(schema: JsonObject | null, args: JsonObject, editable: 
   });
 }
 
+/** The fields for what a workflow takes, all of them open; its schema may name its root as a definition. */
+export function inputFields(schema: JsonObject): { fields: FormField[]; defaults: JsonObject } {
+  const root = resolved(schema, schema);
+  const properties = isObject(root.properties) ? root.properties : {};
+  const defaults = Object.entries(properties).flatMap(([name, property]) =>
+    isObject(property) && property.default !== undefined && property.default !== null ? [[name, property.default]] : [],
+  );
+  return {
+    fields: fieldsOf({ ...root, $defs: schema.$defs ?? {} }, {}, Object.keys(properties)),
+    defaults: Object.fromEntries(defaults) as JsonObject,
+  };
+}
+
 function resolved(schema: JsonObject | null, property: Json | undefined): JsonObject {
   if (!isObject(property)) return {};
   const reference = textOf(property.$ref)?.replace("#/$defs/", "");
@@ -66,10 +79,18 @@ function kindOf(property: JsonObject, value: Json | undefined): FieldKind {
     case "boolean":
       return "boolean";
     case undefined:
+      if (isObject(theOne(property))) return kindOf(theOne(property) as JsonObject, value);
       return property.anyOf === undefined && Object.keys(property).length === 0 ? kindOfValue(value) : "json";
     default:
       return "json";
   }
+}
+
+/** Of a type that may also be null, what it is else. */
+function theOne(property: JsonObject): Json | undefined {
+  const options = Array.isArray(property.anyOf) ? property.anyOf : [];
+  const others = options.filter((one) => !isObject(one) || one.type !== "null");
+  return others.length === 1 && options.length === 2 ? others[0] : undefined;
 }
 
 function kindOfValue(value: Json | undefined): FieldKind {

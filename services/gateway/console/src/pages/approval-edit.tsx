@@ -3,9 +3,10 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Approval, JsonObject } from "../api/types";
 import { differences } from "../lib/json-diff";
-import { draftOf, fieldsOf, read, type Draft, type FormField } from "../lib/schema-form";
+import { draftOf, fieldsOf, read, type Draft } from "../lib/schema-form";
 import { DiffList } from "../ui/diff";
-import { Button, Field, Problem } from "../ui/parts";
+import { Button, Problem } from "../ui/parts";
+import { SchemaField } from "../ui/schema-field";
 
 interface Props {
   approval: Approval;
@@ -39,7 +40,7 @@ export function EditForm({ approval, isClosed, isBusy, error, onCancel, onSend }
   return (
     <form onSubmit={submit}>
       {fields.map((field) => (
-        <Control
+        <SchemaField
           key={field.name}
           field={field}
           value={draft[field.name] ?? ""}
@@ -65,49 +66,3 @@ export function EditForm({ approval, isClosed, isBusy, error, onCancel, onSend }
     </form>
   );
 }
-
-interface ControlProps {
-  field: FormField;
-  value: string;
-  error: string | undefined;
-  onChange: (value: string) => void;
-}
-
-function Control({ field, value, error, onChange }: ControlProps) {
-  const help = field.isEditable ? (field.help ?? HELP[field.kind]) : "Policy lets nobody edit this.";
-  return (
-    <Field label={field.label} error={error} {...(help !== undefined && { help })}>
-      {(ids) => {
-        const shared = { ...ids, disabled: !field.isEditable, required: field.isRequired && field.isEditable };
-        if (field.kind === "choice" || field.kind === "boolean") {
-          const choices = field.kind === "boolean" ? ["true", "false"] : field.choices;
-          return (
-            <select {...shared} value={value} onChange={(event) => onChange(event.currentTarget.value)}>
-              {!choices.includes(value) && <option value={value}>{value}</option>}
-              {choices.map((choice) => (
-                <option key={choice} value={choice}>
-                  {choice}
-                </option>
-              ))}
-            </select>
-          );
-        }
-        if (field.kind === "number" || field.kind === "integer") {
-          return <input {...shared} inputMode="decimal" value={value} onInput={(event) => onChange(event.currentTarget.value)} />;
-        }
-        return (
-          <textarea
-            {...shared}
-            class={field.kind === "json" ? "mono" : ""}
-            rows={Math.min(14, Math.max(2, value.split("\n").length))}
-            spellcheck={field.kind !== "json"}
-            value={value}
-            onInput={(event) => onChange(event.currentTarget.value)}
-          />
-        );
-      }}
-    </Field>
-  );
-}
-
-const HELP: Partial<Record<FormField["kind"], string>> = { json: "JSON", integer: "A whole number", number: "A number" };

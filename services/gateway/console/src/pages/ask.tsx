@@ -6,6 +6,7 @@ import { mayOperate } from "../lib/account";
 import { useFollowedRun } from "../lib/follow-run";
 import { count, number } from "../lib/format";
 import { useActing, useLoaded, useTitle } from "../lib/hooks";
+import { randomKey } from "../lib/keys";
 import { currentQuery, setQuery } from "../lib/router";
 import type { RunView } from "../lib/run-view";
 import { Answer, MessageText } from "../ui/answer";
@@ -260,8 +261,4 @@ export function Outcome({ run }: { run: Run }) {
 
 export function isActive(run: Run): boolean {
   return ["queued", "pending", "running", "interrupted"].includes(run.status);
-}
-
-function randomKey(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
