@@ -56,7 +56,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-topologies test-charts test-cluster bench
+.PHONY: lint types test typescript test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-topologies test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -94,7 +94,13 @@ test-services: setup
 test-hostile: setup ## Attacks: by agents, people, administrators and endpoints, on the same real servers
 	$(PYTEST) tests/hostile --numprocesses $(WORKERS) || $(PYTEST) tests/hostile $(ALONE)
 
-# The package index is asked for what the cache of uv does not hold.
+# Node 20.19 or newer; types of the API are generated from the gateway's document.
+CLIENTS = clients/typescript
+typescript: setup ## Build the npm packages: clients/typescript
+	$(BIN)/python -m gateway.openapi --paths | $(CLIENTS)/npm schema
+	$(CLIENTS)/npm build
+
+# The package indexes are asked for what the caches of uv and npm do not hold.
 test-packaging: setup ## What others install: each service from its lock, wheels, new agents and workflows with their own checks
 	$(PYTEST) tests/packaging --timeout 300
 

@@ -1,6 +1,7 @@
-"""Prints the schemas of the HTTP API, from which the console's types are generated.
+"""Prints the OpenAPI document of the HTTP API, from which the TypeScript types are generated.
 
-python -m gateway.openapi
+python -m gateway.openapi            the schemas: the console names the paths itself
+python -m gateway.openapi --paths    the whole document, for clients/typescript
 """
 
 import json
@@ -11,9 +12,10 @@ from gateway.application import make_application
 
 
 def main() -> None:
-    """Print the OpenAPI document without its paths: the console names those itself."""
-    application = make_application(None, None, Health())  # type: ignore[arg-type]  # serves nothing
-    sys.stdout.write(json.dumps({**application.openapi(), "paths": {}}))
+    """Print the document."""
+    document = make_application(None, None, Health()).openapi()  # type: ignore[arg-type]  # serves nothing
+    paths = document["paths"] if "--paths" in sys.argv[1:] else {}
+    sys.stdout.write(json.dumps({**document, "paths": paths}))
 
 
 if __name__ == "__main__":
