@@ -40,12 +40,21 @@ def model() -> Iterator[StubEndpoint]:
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider, model: StubEndpoint) -> Iterator[Fleet]:
+def page_port() -> int:
+    """Where a product's own page is served, whose origin the gateway lists."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider, model: StubEndpoint, page_port: int
+) -> Iterator[Fleet]:
     """The whole stack, as `flotilla up` starts it, with a login by OpenID provider beside the one by key."""
     assert (FOLDER / "index.html").is_file(), "the console is not built: make console"
     port = free_port()
     environment = {
         "FLOTILLA_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "FLOTILLA_CORS_ORIGINS": f"http://localhost:{page_port}",
         "FLOTILLA_OIDC_ISSUER": provider.url,
         "FLOTILLA_OIDC_AUDIENCE": "api",
         "FLOTILLA_OIDC_CLIENT_ID": CLIENT_ID,

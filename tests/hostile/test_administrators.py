@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from flotilla.audit.admin_log import record_policy
+from flotilla.approvals.reloading import PolicyFile
+from flotilla.audit.admin_log import record_policies, record_policy
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import Forbidden, NotFound
@@ -132,6 +134,37 @@ async def test_a_policy_is_recorded_once_until_it_is_another_one(pool: Pool) -> 
     events = await AgentEventStore(pool).replay(AUDIT_SESSION)
     versions = [(event.source, to_builtins(event.data["details"])) for event in events]
     assert versions == [("/gateway", {"policy_version": "v1+aa"}), ("/workflow-worker", {"policy_version": "v2+bb"})]
+
+
+POLICY = 'version = "%d"\ndefaults.roles = ["approver"]\n'
+
+
+async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(pool: Pool, tmp_path: Path) -> None:
+    file, stop = tmp_path / "policy.toml", asyncio.Event()
+    file.write_text(POLICY % 1)
+    policies = PolicyFile(str(file))
+    job = asyncio.create_task(record_policies(pool, "default", "/workflow-worker", policies, stop))
+
+    async def recorded() -> list[str]:
+        events = await AgentEventStore(pool).replay(AUDIT_SESSION)
+        return [str(to_builtins(event.data["details"])["policy_version"]).partition("+")[0] for event in events]
+
+    for text in (POLICY % 1, POLICY % 2, "version = ", POLICY % 1):
+        file.write_text(text)
+        policies.look()
+        policies.look()
+        await eventually(partial(_is_last, pool, policies.current.version), timeout_s=20)
+    stop.set()
+    await job
+    assert await recorded() == ["1", "2", "1"]
+
+
+async def _is_last(pool: Pool, version: str) -> bool:
+    try:
+        events = await AgentEventStore(pool).replay(AUDIT_SESSION)
+    except NotFound:  # nothing is recorded yet
+        return False
+    return bool(to_builtins(events[-1].data["details"])["policy_version"] == version)
 
 
 async def test_it_is_exported_and_verified_as_any_session(

@@ -11,7 +11,7 @@ import asyncpg
 from temporalio.client import Client, WorkflowHandle
 from temporalio.runtime import Runtime as SdkRuntime
 
-from flotilla.approvals.policy import read_policy
+from flotilla.approvals.reloading import PolicyFile
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
@@ -105,7 +105,7 @@ async def running_worker(
             own_pool,
             redis,
             temporal.client,
-            read_policy(settings.approval_policy),
+            PolicyFile(settings.approval_policy),
             installed_registry(),
             SIGNER,
             Delegates(own_pool),

@@ -1,6 +1,7 @@
 """The HTTP application: routes behind the guard, errors as problem documents, one OpenAPI document."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.a2a.errors import error_response as a2a_response
 from gateway.auth.origin import CONSOLE_HEADER
 from gateway.auth.sign_ins import COOKIE
 from gateway.console_files import ConsoleFiles
+from gateway.cors import ListedOrigins
 from gateway.guard import Guard, GuardedRoute
 from gateway.openai.errors import PREFIX, error_response
 from gateway.problems import problem_of
@@ -47,6 +49,7 @@ from gateway.routes import (
     schedules,
     sessions,
     signers,
+    tokens,
     workflows,
 )
 from gateway.routes.documented import refusals
@@ -74,6 +77,7 @@ ROUTERS = tuple(
         dead_letters,
         outbox,
         keys,
+        tokens,
         signers,
         login,
         analytics,
@@ -89,8 +93,8 @@ subject of the token. A service whose key has the right acts for one of its user
 `x-on-behalf-of`, with the header `Flotilla-On-Behalf-Of: SUBJECT` (percent-encoded UTF-8)."""
 
 
-def make_application(services: Services, guard: Guard, health: Health) -> FastAPI:
-    """The application over `services`; opens nothing."""
+def make_application(services: Services, guard: Guard, health: Health, cors_origins: Sequence[str] = ()) -> FastAPI:
+    """The application over `services`, which pages of `cors_origins` may read; opens nothing."""
     app = FastAPI(title="Flotilla", version=VERSION, docs_url=None, redoc_url=None, description=_DESCRIPTION)
     app.state.services = services
     app.state.guard = guard
@@ -102,6 +106,8 @@ def make_application(services: Services, guard: Guard, health: Health) -> FastAP
     app.router.routes.extend(ConsoleFiles().routes())
     app.add_middleware(RequestObserver)
     app.add_middleware(SecurityHeaders)
+    if cors_origins:
+        app.add_middleware(ListedOrigins, origins=cors_origins)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
@@ -142,7 +148,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "bearer": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "An API key, or a JWT of the OpenID provider.",
+                "description": "An API key, a JWT of the OpenID provider, or, where an operation says "
+                "`x-browser-scope`, a browser token with that scope.",
             },
             "console": {
                 "type": "apiKey",
@@ -171,6 +178,8 @@ def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
         if route.access.roles:
             operation["security"] = [{"bearer": []}, {"console": []}]
             operation["x-roles"] = sorted(route.access.roles)
+        if route.access.browsers:
+            operation["x-browser-scope"] = route.access.browsers
         if route.access.for_others:
             operation["x-on-behalf-of"] = True
             operation["responses"].setdefault("400", refusals(400)[400])

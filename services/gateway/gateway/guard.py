@@ -20,10 +20,10 @@ from starlette.responses import Response
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, compound_id
 from flotilla.postgres import act_as
-from gateway.auth.authenticator import Authenticator, acting_in
+from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_in
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
 from gateway.auth.on_behalf import MalformedSubject
-from gateway.auth.principal import OPERATORS, Principal, Role
+from gateway.auth.principal import OPERATORS, Principal, Role, Scope
 from gateway.limits import RequestRate, check_json, limited
 from gateway.problems import NotJson, WrongCredentials
 from gateway.query import check_query, parameters_of
@@ -55,6 +55,8 @@ class Access:
     """Set for a route that somebody else's program calls: it ignores query parameters that it does not know."""
     query_prefix: str = ""
     """Begins the names of further query parameters, which the caller chooses; empty allows none."""
+    browsers: Scope | None = None
+    """The scope that a browser token needs for the route; None is for routes that none may call."""
 
     def max_body_bytes(self, *, takes_body: bool, configured: int) -> int:
         """The largest JSON body of the route."""
@@ -73,11 +75,13 @@ def allow(
     for_others: bool = False,
     any_query: bool = False,
     query_prefix: str = "",
+    browsers: Scope | None = None,
 ) -> Callable[[F], F]:
     """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        setattr(endpoint, _ACCESS, Access(roles, form_bytes, free_json, for_others, any_query, query_prefix))
+        access = Access(roles, form_bytes, free_json, for_others, any_query, query_prefix, browsers)
+        setattr(endpoint, _ACCESS, access)
         return endpoint
 
     return declare
@@ -128,7 +132,7 @@ class Guard:
         Raises:
             Unauthenticated, Forbidden, TooMany: they may not.
         """
-        caller = await self.authenticator.caller_of(request)
+        caller = await self._caller(request, access)
         try:
             principal = acting_in(request, caller)
         except (Impersonation, MalformedSubject):
@@ -145,16 +149,23 @@ class Guard:
         act_as(principal.viewer(self.session_operators))
         return principal
 
+    async def _caller(self, request: Request, access: Access) -> Principal:
+        try:
+            return await self.authenticator.caller_of(request, scope=access.browsers)
+        except BeyondGrant as refused:
+            self.rates.take(refused.caller)  # else such requests would be without limit
+            raise
+
     async def check_still(self, request: Request, caller: Principal) -> None:
         """Check again that the caller of an open stream may read it.
 
         Raises:
             Unauthenticated, Forbidden: no longer.
         """
-        now = await self.authenticator.caller_of(request)
+        access: Access = request.scope["route"].access
+        now = await self.authenticator.caller_of(request, scope=access.browsers)
         principal = acting_in(request, now)
         await self.authenticator.check_acting(principal, now)
-        access: Access = request.scope["route"].access
         if principal.identity != caller.identity:
             raise Forbidden("the credentials speak for somebody else now")
         if not principal.roles & access.roles:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import structlog
 
 from flotilla.actions.arguments import known_actions
-from flotilla.approvals.policy import read_policy
+from flotilla.approvals.reloading import PolicyFile
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
@@ -26,6 +26,7 @@ from gateway.a2a.errors import quiet_sdk
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.browser_tokens import known_tokens
 from gateway.auth.impersonation import Impersonations
 from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import Oidc, OidcOptions
@@ -70,13 +71,14 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)
         quiet_sdk()
-        app = make_application(services, _guard(settings, services), runtime.health)
+        app = make_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
         announcements = Announcements(redis_url, services.watch)
         jobs = (
             Job(name="live feed", work=services.feed.run),
             Job(name="run watch", work=services.watch.run),
             Job(name="announcements", work=announcements.run),
             Job(name="retention", work=RetentionJob(pool).run),
+            Job(name="policy", work=services.policies.follow),
             Job(name="knowledge", work=services.knowledge.maintain),
             Job(name="sampler", work=Sampler(services.pool, services.redis, services.kafka_log, services.samples).run),
         )
@@ -105,7 +107,7 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
         run_confined=(await stack.enter_async_context(_checkers())).run,
-        policy=read_policy(settings.approval_policy),
+        policies=PolicyFile(settings.approval_policy),
         vote_roots=read_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
@@ -118,6 +120,8 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,
         api_keys=ApiKeys(pool, settings.key_cache_s),
+        browser_tokens=known_tokens(pool, settings.key_cache_s),
+        browser_token_max_s=settings.browser_token_max_s,
         login=_login(settings, pool, redis),
         agents=KnownAgents(pool, redis, settings.agents),
         feed=LiveFeed(redis),
@@ -174,7 +178,10 @@ def _until_first_success(check: Callable[[], Awaitable[None]]) -> Callable[[], A
 def _guard(settings: Settings, services: Services) -> Guard:
     return Guard(
         authenticator=Authenticator(
-            services.api_keys, _oidc(settings, settings.oidc_audience), services.login.sign_ins
+            services.api_keys,
+            _oidc(settings, settings.oidc_audience),
+            services.login.sign_ins,
+            services.browser_tokens,
         ),
         rates=_rates(settings),
         strangers=RequestRate(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),

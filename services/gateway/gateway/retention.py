@@ -1,4 +1,5 @@
-"""Deletes rows by age: idempotency keys that no client can be retrying, sign-ins that have ended."""
+"""Deletes rows by age: idempotency keys that no client can be retrying, sign-ins and browser
+tokens that have ended."""
 
 import asyncio
 from datetime import timedelta
@@ -14,6 +15,7 @@ DELETE_EVERY_S = 600.0
 _AT_MOST = 1000
 _FORGET_KEYS = "SELECT flotilla.forget_idempotency_keys($1, $2)"
 _FORGET_SIGN_INS = "SELECT flotilla.forget_sign_ins($1)"
+_FORGET_TOKENS = "SELECT flotilla.forget_browser_tokens($1)"
 log = structlog.get_logger(__name__)
 
 
@@ -35,7 +37,8 @@ class RetentionJob:
         try:
             keys = await self._pool.fetchval(_FORGET_KEYS, KEPT_FOR, _AT_MOST)
             sign_ins = await self._pool.fetchval(_FORGET_SIGN_INS, _AT_MOST)
+            tokens = await self._pool.fetchval(_FORGET_TOKENS, _AT_MOST)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("retention_skipped", error=str(error))
         else:
-            log.info("expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins)
+            log.info("expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins, browser_tokens=tokens)

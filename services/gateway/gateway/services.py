@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.approvals.reloading import PolicyFile
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
@@ -59,7 +60,7 @@ class Services:
     knowledge: KnowledgeBase
     run_confined: Runner
     """Holds answers against schemas of strangers, in a process that can be killed."""
-    policy: ApprovalPolicy
+    policies: PolicyFile
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""
     dead_letters: PostgresDeadLetters
@@ -76,6 +77,9 @@ class Services:
     public_url: str | None
     """Where people and programs find the gateway; None: whatever they asked."""
     oidc_issuer: str | None
+    browser_tokens: ApiKeys
+    browser_token_max_s: int
+    """The longest that one may last."""
     open_work: OpenWork
     """How much may be under way."""
     people_issuer: str
@@ -88,6 +92,11 @@ class Services:
     """The fleet's last hour."""
     streams: StreamSlots
     stopping: asyncio.Event
+
+    @property
+    def policy(self) -> ApprovalPolicy:
+        """The approval policy in force."""
+        return self.policies.current
 
     def store_of(self, tenant_id: str) -> AgentEventStore:
         """The session logs of a tenant."""

@@ -1,5 +1,6 @@
 """The gateway's settings."""
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,6 +22,8 @@ from flotilla.config import (
 from flotilla.contracts.names import TASK_QUEUE
 from flotilla.eventstore.sessions import Visibility
 
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _ALGORITHMS = {
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
@@ -32,6 +35,13 @@ def is_confidential(url: str) -> bool:
     """Whether nobody on the way can read or change what goes to `url`."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+
+
+def is_origin(text: str) -> bool:
+    """Whether `text` is an origin as browsers write it (RFC 6454, section 6.2), and nobody can be it on the way."""
+    if not _ORIGIN.fullmatch(text) or not is_confidential(text):
+        return False
+    return not text.endswith(_DEFAULT_PORTS[urlsplit(text).scheme])
 
 
 class Settings(
@@ -103,6 +113,11 @@ class Settings(
     """Open event streams at each replica."""
     max_streams_per_tenant: int = Field(default=250, ge=1)
     """Open event streams of one tenant at each replica."""
+    cors_origins: Words = ()
+    """Origins whose web pages may read the API's answers, each in full: `https://app.example.com`. They need a browser
+    token (`POST /v1/tokens`); cookies count for the console's own pages only."""
+    browser_token_max_s: int = Field(default=3600, ge=30, le=24 * 3600)
+    """The longest that a browser token may last, in seconds."""
     key_cache_s: float = Field(default=20.0, ge=0, le=60)
     """How long a checked API key is remembered: a revoked one works no longer than this."""
     session_visibility: Visibility = "private"
@@ -168,6 +183,17 @@ class Settings(
         for proxy in proxies:
             ip_network(proxy, strict=False)
         return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not is_origin(origin):
+                raise ValueError(
+                    f"{origin} is not an origin as browsers send it: https://HOST in small letters, with :PORT where "
+                    "it is not 443; http only for this machine; no path and no wildcard"
+                )
+        return origins
 
     @field_validator("public_url", "temporal_ui_url", "trace_url_template")
     @classmethod

@@ -11,8 +11,8 @@ import httpx
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from flotilla.approvals.policy import ApprovalPolicy, read_policy
-from flotilla.audit.admin_log import record_policy_once_there
+from flotilla.approvals.reloading import PolicyFile
+from flotilla.audit.admin_log import record_policies
 from flotilla.bus import Consumer, ConsumerOptions, DeadLetters, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.housekeeping import Housekeeping
@@ -82,7 +82,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
-        policy, registry = read_policy(settings.approval_policy), installed_registry()
+        policy, registry = PolicyFile(settings.approval_policy), installed_registry()
         workflows = installed_workflows()
         roots = read_roots(settings.vote_roots)
         if await runtime.until_ready():
@@ -100,7 +100,7 @@ class Dependencies:
     pool: Pool
     redis: Redis
     temporal: Client
-    policy: ApprovalPolicy
+    policy: PolicyFile
     registry: Registry
     signer: Signer
     delegates: Delegates
@@ -120,11 +120,12 @@ async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None
         classes = [*WORKFLOWS, *(declared.workflow for declared in deps.workflows)]
         worker = make_worker(deps.temporal, settings, runtime.instance, workflows=classes, activities=parts.all())
         published = PublishedWorkflows(deps.pool, deps.workflows, settings.task_queue, runtime.instance)
-        noted = partial(record_policy_once_there, deps.pool, settings.operator_tenant, SOURCE, deps.policy.version)
+        noted = partial(record_policies, deps.pool, settings.operator_tenant, SOURCE, deps.policy)
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
             Job(name="bridge", work=_reply_streams(settings, runtime, deps).run),
             Job(name="leader", work=_leader(settings, runtime, deps, parts, http).run),
+            Job(name="policy", work=deps.policy.follow),
             Job(name="policy record", work=noted),
             Job(name="workflow catalog", work=published.run),
             limit_s=settings.drain_s + STOP_MARGIN_S,

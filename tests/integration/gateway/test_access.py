@@ -84,6 +84,7 @@ RULES = {
         GET /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs/{push_id}
         POST /a2a/{kind}/{name}
         POST /a2a/{kind}/{name}/
+        POST /v1/tokens
         GET /v1/workflows
         GET /v1/workflows/{name}
     """,

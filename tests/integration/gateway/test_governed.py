@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -328,3 +329,25 @@ async def test_a_number_that_would_not_be_shown_as_it_is_is_refused(house: House
     refused = await house.alice.post("/v1/actions", json=body)
     assert refused.status_code == 422
     assert "args.json.amount: 1e+22 is beyond 64 bits" in refused.text
+
+
+async def test_a_policy_that_changes_holds_without_a_restart(replica: Replica, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('version = "1"\ndefaults.roles = ["approver"]\nactions.echo.risk = "low"\n')
+    async with replica(approval_policy=str(file)) as gateway:
+        operator = await gateway.client_of("olga", "operator")
+
+        async def risk() -> str:
+            body = {"action": "echo", "description": "A trial", "risk_level": "low", "args": {"text": "a"}}
+            level: str = (await operator.post("/v1/actions", json=body)).json()["risk_level"]
+            return level
+
+        assert await risk() == "low"
+        file.write_text('version = "2"\ndefaults.roles = ["approver"]\nactions.echo.risk = "high"\n')
+
+        async def is_high() -> bool:
+            return await risk() == "high"
+
+        await eventually(is_high, timeout_s=20)
+        file.write_text("version = ")
+        assert await risk() == "high"

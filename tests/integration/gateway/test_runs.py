@@ -152,6 +152,34 @@ async def the_run(gateway: RunningGateway) -> str | None:
     return rows[0]["run_id"] if rows else None
 
 
+async def test_a_look_at_a_run_waits_for_its_end_but_no_longer_than_asked(
+    gateway: RunningGateway, operator: httpx.AsyncClient, unique: Callable[[str], str]
+) -> None:
+    run_id = (await start(operator, unique("s"))).json()["run_id"]
+    short = await operator.get(f"/v1/runs/{run_id}", params={"wait_s": 0.2})
+    assert (short.status_code, short.json()["status"]) == (200, "pending")
+    assert (await operator.get(f"/v1/runs/{run_id}", params={"wait_s": 61})).status_code == 422
+    waiting = asyncio.create_task(operator.get(f"/v1/runs/{run_id}", params={"wait_s": 30}))
+    await gateway.finish(run_id)
+    assert (await waiting).json()["status"] == "success"
+
+
+async def test_a_wait_takes_the_place_of_an_open_stream(replica: Replica, unique: Callable[[str], str]) -> None:
+    async with replica(max_streams_per_tenant=1) as gateway:
+        operator = await gateway.client_of("olga", "operator")
+        other = (await start(operator, unique("s"))).json()["run_id"]
+        waiting = asyncio.create_task(start(operator, unique("s"), wait_s=30))
+
+        async def is_refused() -> bool:
+            return (await operator.get(f"/v1/runs/{other}", params={"wait_s": 0.01})).status_code == 429
+
+        await eventually(is_refused, timeout_s=10)
+        assert (await operator.get(f"/v1/runs/{other}")).status_code == 200
+        for row in await gateway.rows("SELECT run_id FROM flotilla.runs"):
+            await gateway.finish(row["run_id"])
+        assert (await waiting).status_code == 200
+
+
 async def test_wait_s_answers_202_when_the_run_takes_longer(
     operator: httpx.AsyncClient, unique: Callable[[str], str]
 ) -> None:

@@ -57,6 +57,17 @@ async def test_tasks_are_listed_and_filtered(gateway: RunningGateway, operator: 
     assert [task["task_id"] for task in rest["tasks"]] == [first]
 
 
+async def test_a_look_at_a_task_waits_for_its_end(
+    operator: httpx.AsyncClient, worker: RunningWorker, gate: Gate
+) -> None:
+    task_id = await submit(operator)
+    short = await operator.get(f"/v1/tasks/{task_id}", params={"wait_s": 0.2})
+    assert short.json()["finished_at"] is None
+    waiting = asyncio.create_task(operator.get(f"/v1/tasks/{task_id}", params={"wait_s": 30}))
+    gate.is_open.set()
+    assert (await waiting).json()["status"] == "success"
+
+
 async def test_a_task_under_way_is_cancelled(operator: httpx.AsyncClient, worker: RunningWorker, gate: Gate) -> None:
     task_id = await submit(operator)
     await reached(operator, f"/v1/tasks/{task_id}", "running")

@@ -52,13 +52,15 @@ class Service:
     """Those whose end ends the process."""
 
 
-AGENT = frozenset({"bus", "registration"})
+AGENT = frozenset({"bus", "registration", "policy"})
 SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,
         gateway.main.run,
         "flotilla_gateway",
-        restarting=frozenset({"live feed", "run watch", "announcements", "retention", "knowledge", "sampler"}),
+        restarting=frozenset(
+            {"live feed", "run watch", "announcements", "retention", "policy", "knowledge", "sampler"}
+        ),
     ),
     "workflow-worker": Service(
         workflow_worker.settings.Settings,
@@ -66,7 +68,7 @@ SERVICES = {
         "flotilla_worker",
         restarting=frozenset(
             {
-                *("bridge", "former replies", "redrives", "leader", "policy record", "workflow catalog"),
+                *("bridge", "former replies", "redrives", "leader", "policy", "policy record", "workflow catalog"),
                 *(f"leader duty {number}" for number in range(1, 9)),
             }
         ),

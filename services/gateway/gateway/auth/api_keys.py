@@ -12,7 +12,7 @@ from flotilla.contracts.api_keys import key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.postgres import Pool, tenant_transaction
-from gateway.auth.principal import Principal, roles_among
+from gateway.auth.principal import SCOPES, Grant, Principal, roles_among
 
 MAX_REMEMBERED = 10_000
 MAX_KEY_LENGTH = 256
@@ -96,13 +96,28 @@ class ApiKeys:
 
 
 def _principal(row: asyncpg.Record, issuer: str) -> Principal:
+    grant = _grant(row)
     return Principal(
         tenant_id=row["tenant_id"],
         subject=row["subject"],
-        roles=roles_among(row["roles"]),
+        roles=roles_among([SCOPES[scope] for scope in grant.scopes] if grant else row["roles"]),
         is_person=row["is_person"],
         key_id=row["key_id"],
-        issuer=LOCAL_ISSUER if row["key_id"] else row["issuer"] or issuer,
+        issuer=row.get("issuer") or (LOCAL_ISSUER if row["key_id"] else issuer),
         groups=frozenset(row.get("groups") or ()),
         acts_for=row.get("acts_for"),
+        acted_by=row.get("acted_by"),
+        grant=grant,
+    )
+
+
+def _grant(row: asyncpg.Record) -> Grant | None:
+    if row.get("token_id") is None:
+        return None
+    scopes = frozenset(scope for scope in SCOPES if scope in row["scopes"])
+    return Grant(
+        token_id=row["token_id"],
+        sessions=frozenset(row["sessions"]),
+        scopes=scopes,
+        workflows=frozenset(row["workflows"]),
     )

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from flotilla.contracts.api_keys import KEY_PREFIX
+from flotilla.contracts.api_keys import KEY_PREFIX, TOKEN_PREFIX
+from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.impersonation import Impersonation
 from gateway.auth.oidc import Oidc
 from gateway.auth.on_behalf import HEADER, subject_named
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Principal, Scope
 from gateway.auth.sign_ins import SignIns
 from gateway.problems import Unauthenticated, WrongCredentials
 
@@ -18,18 +19,37 @@ _SCHEME = "bearer"
 _DOTS_OF_A_JWT = 2
 
 
+class BeyondGrant(Forbidden):
+    """A browser token asks for what it is not for."""
+
+    def __init__(self, caller: Principal, scope: Scope | None) -> None:
+        self.caller = caller
+        why = "can't call this: use the key of a service or person, outside of web pages"
+        if scope is not None:
+            why = f"lacks the scope {scope}: make one with it (POST /v1/tokens)"
+        super().__init__(f"the browser token {why}")
+
+
 class Authenticator:
     """Takes API keys, JWTs where a provider is set, and the console's cookie where there is no header."""
 
-    def __init__(self, api_keys: ApiKeys, oidc: Oidc | None = None, sign_ins: SignIns | None = None) -> None:
+    def __init__(
+        self,
+        api_keys: ApiKeys,
+        oidc: Oidc | None = None,
+        sign_ins: SignIns | None = None,
+        browser_tokens: ApiKeys | None = None,
+    ) -> None:
         self.api_keys = api_keys
+        self._browser_tokens = browser_tokens
         self._oidc = oidc
         self._sign_ins = sign_ins
 
-    async def caller_of(self, request: Request) -> Principal:
-        """Return whose credentials the request has.
+    async def caller_of(self, request: Request, *, scope: Scope | None = None) -> Principal:
+        """Return whose credentials the request has; with a browser token only where it takes that `scope`.
 
         Raises:
+            BeyondGrant: it is a browser token, and not for this.
             Unauthenticated: no credentials, or none that hold.
             CrossSite: another site made the browser send its cookie.
             RetryLater: they can't be checked now.
@@ -44,6 +64,8 @@ class Authenticator:
         principal = await self._principal_of(token)
         if principal is None:
             raise WrongCredentials("the key or token is unknown, expired or revoked")
+        if principal.grant is not None and scope not in principal.grant.scopes:
+            raise BeyondGrant(principal, scope)
         return principal
 
     async def _signed_in(self, request: Request) -> Principal:
@@ -63,6 +85,8 @@ class Authenticator:
             raise Impersonation("service", caller, acting.subject, why)
 
     async def _principal_of(self, token: str) -> Principal | None:
+        if token.startswith(TOKEN_PREFIX) and self._browser_tokens is not None:
+            return await self._browser_tokens.principal_of(token)
         is_jwt = not token.startswith(KEY_PREFIX) and token.count(".") == _DOTS_OF_A_JWT
         if is_jwt and self._oidc is not None:
             return await self._oidc.principal_of(token)

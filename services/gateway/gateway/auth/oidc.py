@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -91,6 +92,7 @@ class Oidc:
             is_person=bool(_claim(claims, self._options.person_claim)),
             issuer=self._options.issuer,
             groups=_groups(_claim(claims, self._options.groups_claim)),
+            expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal, TypeAlias, get_args
 
 from flotilla.contracts.identity import LOCAL_ISSUER, group_name, user_name
@@ -11,6 +12,10 @@ from flotilla.postgres import Viewer
 
 Role: TypeAlias = Literal["viewer", "operator", "approver", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
+Scope: TypeAlias = Literal["read", "run"]
+"""Of a browser token: read and follow; start and cancel runs, and judge their answers."""
+SCOPES: dict[Scope, Role] = {"read": "viewer", "run": "operator"}
+"""The role that each scope is worth, and takes to hand out."""
 
 EVERYONE: frozenset[Role] = frozenset(ROLES)
 """Anybody with credentials of the tenant."""
@@ -18,6 +23,17 @@ OPERATORS: frozenset[Role] = frozenset({"operator", "admin"})
 ADMINS: frozenset[Role] = frozenset({"admin"})
 FOR_OTHERS: frozenset[Role] = frozenset({"viewer", "operator"})
 """What of a service's roles counts while it acts on behalf of a person: nobody approves or administers that way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a browser token is worth: no more than this of what its maker may."""
+
+    token_id: str
+    sessions: frozenset[str]
+    scopes: frozenset[Scope]
+    workflows: frozenset[str]
+    """What it may start; `rag` are questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +55,10 @@ class Principal:
     """The issuer of the people for whom the key may act; None for a key without that right."""
     acted_by: str | None = None
     """The service that acts on behalf of this person; None where they act themselves."""
+    grant: Grant | None = None
+    """What bounds a browser token; None for all other credentials."""
+    expires_at: datetime | None = None
+    """Of a JWT; keys and sign-ins end where they are looked up."""
 
     @property
     def name(self) -> str:
@@ -91,13 +111,19 @@ class Principal:
 
     def viewer(self, operators: Collection[str]) -> Viewer:
         """Return what transactions may see for it; `operators`: the roles, and groups as `group:…`, that see all."""
+        if self.grant is not None:
+            return replace(self._acting(), sessions=sorted(self.grant.sessions))
         if self.acted_by is not None:
-            return Viewer(names=(self.name,), person=self.name, service=self.acted_by)
+            return self._acting()
         groups = {f"group:{group}" for group in self.groups}
+        return replace(
+            self._acting(), roles=sorted(self.roles), sees_all=not (self.roles | groups).isdisjoint(operators)
+        )
+
+    def _acting(self) -> Viewer:
+        """Return who acts, with no role that would show more than their sessions."""
         return Viewer(
             names=(self.name, *(group_name(self.issuer, group) for group in sorted(self.groups))),
-            roles=sorted(self.roles),
-            sees_all=not (self.roles | groups).isdisjoint(operators),
             person=self.person or "",
             service=self.service or "",
         )

@@ -41,7 +41,7 @@ ORDER BY f.given_at DESC, place DESC LIMIT $2
 
 
 @router.post("/v1/runs/{run_id}/feedback", response_model=Feedback, responses=refusals(404, 413, 415))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True, browsers="run")
 async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: FeedbackBody) -> Feedback:
     """Say whether a run's answer was good. Another verdict of the same person replaces the one before."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
@@ -52,7 +52,7 @@ async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: Fe
 
 
 @router.get("/v1/runs/{run_id}/feedback", response_model=RunFeedback, responses=refusals(404))
-@allow(EVERYONE)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def get_feedback(services: Wired, caller: Caller, run_id: RunId) -> RunFeedback:
     """What was said of a run's answer."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:

@@ -199,5 +199,6 @@ async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key
         assert row is not None  # noqa: S101 - locked above, in this transaction
     services.api_keys.forget(before["key_hash"])
     services.login.sign_ins.forget()
+    services.browser_tokens.forget()
     log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)
     return Key.model_validate(dict(row))

@@ -20,7 +20,8 @@ from gateway.pipelines import records
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.following import TaskEvents, read_seq
 from gateway.routes.documented import refusals
-from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text
+from gateway.runs.waiting import awaited_task
+from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text, WaitS
 from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
 from gateway.services import Caller, Wired
 
@@ -83,10 +84,11 @@ async def list_tasks(
 
 @router.get("/v1/tasks/{task_id}", response_model=Task, responses=refusals(404))
 @allow(EVERYONE, for_others=True)
-async def get_task(services: Wired, caller: Caller, task_id: ResourceId) -> Task:
+async def get_task(services: Wired, caller: Caller, task_id: ResourceId, wait_s: WaitS = 0) -> Task:
     """One pipeline: its status, and its result once it is done."""
-    task = await records.get_task(services.pool, caller.tenant_id, task_id)
-    return await with_current_status(services.temporal, task)
+    if wait_s:
+        services.streams.check(caller.tenant_id)
+    return await awaited_task(services, caller.tenant_id, task_id, wait_s)
 
 
 @router.post(

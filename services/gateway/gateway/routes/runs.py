@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import OutsideEvent, RunStatus
+from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
 from flotilla.contracts.values import first_unstorable
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
@@ -24,7 +24,7 @@ from gateway.runs.events import read_position, run_events
 from gateway.runs.notices import notices_of
 from gateway.runs.steps import steps_of
 from gateway.runs.waiting import finished_run
-from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text
+from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text, WaitS
 from gateway.schemas.runs import (
     CancelAccepted,
     EventName,
@@ -51,7 +51,7 @@ _START = "/v1/sessions/{session_id}/runs"
     response_model=RunAccepted,
     responses={200: {"model": Run, "description": "Done within `wait_s`."}, **refusals(409, 413, 415)},
 )
-@allow(OPERATORS, for_others=True)
+@allow(OPERATORS, for_others=True, browsers="run")
 async def start_run(
     *,
     services: Wired,
@@ -84,7 +84,7 @@ def _json(run: Run, status: int, location: str) -> Response:
 
 
 @router.get("/v1/runs", response_model=RunList, responses=refusals())
-@allow(EVERYONE, for_others=True, query_prefix=METADATA)
+@allow(EVERYONE, for_others=True, query_prefix=METADATA, browsers="read")
 async def list_runs(
     *,
     services: Wired,
@@ -130,16 +130,20 @@ def _metadata_in(request: Request) -> dict[str, str]:
 
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))
-@allow(EVERYONE, for_others=True)
-async def get_run(services: Wired, caller: Caller, run_id: RunId) -> Run:
+@allow(EVERYONE, for_others=True, browsers="read")
+async def get_run(services: Wired, caller: Caller, run_id: RunId, wait_s: WaitS = 0) -> Run:
     """One run: its answer, or why there is none."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    if wait_s and run.status in OPEN_RUN_STATUSES:
+        services.streams.check(caller.tenant_id)
+        await finished_run(services, caller.tenant_id, run_id, wait_s)
+        run = await records.get_run(services.pool, caller.tenant_id, run_id)
     [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
     return run
 
 
 @router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=refusals(404))
-@allow(EVERYONE, for_others=True)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
     """What was done for a run: workflow steps, delegations, model calls, with times and attempts."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
@@ -165,7 +169,7 @@ async def get_notices(services: Wired, caller: Caller, run_id: RunId) -> RunNoti
         **refusals(404),
     },
 )
-@allow(EVERYONE, for_others=True)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def follow_run(
     *,
     services: Wired,
@@ -207,7 +211,7 @@ async def send_event(
 
 
 @router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))
-@allow(OPERATORS, for_others=True)
+@allow(OPERATORS, for_others=True, browsers="run")
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
     """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
     return await cancelling.cancel(services, caller, run_id)

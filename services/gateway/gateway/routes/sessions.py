@@ -124,7 +124,7 @@ def _session(row: asyncpg.Record) -> Session:
 
 
 @router.get("/v1/sessions/{session_id}", response_model=Session, responses=refusals(404))
-@allow(EVERYONE, for_others=True)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def get_session(services: Wired, caller: Caller, session_id: SessionId) -> stored.Session:
     """One session."""
     return await services.store_of(caller.tenant_id).session(session_id)
@@ -142,7 +142,7 @@ async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) ->
 
 
 @router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=refusals(404))
-@allow(EVERYONE, for_others=True)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def get_events(
     *,
     services: Wired,
@@ -178,7 +178,7 @@ async def append_events(
 
 
 @router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=refusals(404))
-@allow(EVERYONE, for_others=True)
+@allow(EVERYONE, for_others=True, browsers="read")
 async def get_state(
     services: Wired,
     caller: Caller,

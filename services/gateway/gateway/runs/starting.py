@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import structlog
 
-from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.errors import FlotillaError, Forbidden
 from flotilla.contracts.ids import new_id
+from flotilla.contracts.names import QUESTION
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.tasks import Turn
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Grant, Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs import records
 from gateway.runs.notices import checked
@@ -32,10 +33,13 @@ async def start(
     `history`: the earlier turns that a question continues, oldest first; empty: those of the session.
 
     Raises:
-        FlotillaError: as `records.start_run`; `Invalid`: no such workflow or agent.
+        FlotillaError: as `records.start_run`; `Invalid`: no such workflow or agent; `Forbidden`: more than a web page's
+            token is for.
         RequestValidationError: the input is not what the workflow takes.
     """
     caller = claim.principal
+    if caller.grant is not None:
+        _check_grant(caller.grant, session_id, body)
     request = await _request_of(services, caller, session_id, body, history)
     started = await records.start_run(
         services.pool,
@@ -53,6 +57,18 @@ async def start(
     if started.interrupts is not None:
         await _ask_to_end(services, started.interrupts)
     return started.run
+
+
+def _check_grant(grant: Grant, session_id: str, body: RunRequest) -> None:
+    """Raise Forbidden where a web page asks for more than its token is for: the fleet's agents are not its to choose,
+    nor whom the fleet calls."""
+    if session_id not in grant.sessions:
+        raise Forbidden(f"the browser token is not for session {session_id}: its maker lists it in sessions")
+    asked = body.workflow or QUESTION
+    if asked not in grant.workflows:
+        raise Forbidden(f"the browser token may not start {asked}: its maker lists it in workflows")
+    if body.steps or body.notify is not None:
+        raise Forbidden("steps and notify are not for web pages: start such a run with the key of a service or person")
 
 
 async def _ask_to_end(services: Services, workflow_id: str) -> None:

@@ -1,22 +1,26 @@
-"""Waits for the end of a run: told by its live stream, else by the database."""
+"""Waits for the end of a run or task: of a run told by its live stream, else by the database."""
 
 import asyncio
 from contextlib import ExitStack
 
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from gateway.live.wakeup import Wakeup
+from gateway.pipelines.ending import with_current_status
+from gateway.pipelines.records import get_task
 from gateway.runs.records import followed_run, get_run
+from gateway.schemas.pipelines import Task
 from gateway.schemas.runs import Run
-from gateway.services import Services
+from gateway.services import PAUSE_S, Services
 
 
 async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_s: float) -> Run | None:
-    """The run once it is over; None when that takes longer than `timeout_s`."""
+    """The run once it is over; None when that takes longer than `timeout_s`. Takes the place of an open stream."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     wakeup = Wakeup()
     followed = await followed_run(services.pool, tenant_id, run_id)
     with ExitStack() as stack:
+        stack.enter_context(services.streams.hold(tenant_id))
         stack.enter_context(services.feed.follow(followed.live, wakeup))
         stack.enter_context(services.watch.follow(tenant_id, run_id, wakeup))
         while not services.stopping.is_set():
@@ -27,3 +31,20 @@ async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_
             if loop.time() >= deadline:
                 return None
     return None
+
+
+async def awaited_task(services: Services, tenant_id: str, task_id: str, timeout_s: float) -> Task:
+    """Return the task once it is over, at the latest after `timeout_s`. Takes the place of an open stream.
+
+    Raises:
+        NotFound: the tenant has no such task.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    with services.streams.hold(tenant_id):
+        while True:
+            task = await with_current_status(services.temporal, await get_task(services.pool, tenant_id, task_id))
+            left_s = deadline - loop.time()
+            if task.finished_at is not None or left_s <= 0 or services.stopping.is_set():
+                return task
+            await services.pause(min(PAUSE_S, left_s))

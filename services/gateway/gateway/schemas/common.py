@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Header, Path
+from fastapi import Header, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
@@ -10,6 +10,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.values import first_unstorable, storable_text
 
 MAX_SEQ = 2**63 - 1
+MAX_WAIT_S = 60.0
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 """The same as `flotilla.contracts.names.is_valid_id`; a test compares them."""
 
@@ -54,6 +55,10 @@ Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)
 JsonBody: TypeAlias = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 ActionArgs: TypeAlias = Annotated[JsonBody, at_most(MAX_ARGS_BYTES)]
 """Arguments that people decide about."""
+WaitS: TypeAlias = Annotated[
+    float,
+    Query(ge=0, le=MAX_WAIT_S, description="Wait so many seconds for its end; it goes on either way."),
+]
 SessionId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The session's id.")]
 RunId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="The run's id.")]
 ResourceId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN, description="Its id.")]

@@ -8,10 +8,9 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_vali
 
 from flotilla.contracts.notices import NoticeKind
 from flotilla.contracts.requests import IfActive, RAGResponse, RunStatus
-from gateway.schemas.common import ID_PATTERN, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
+from gateway.schemas.common import ID_PATTERN, MAX_WAIT_S, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
 
 MAX_QUERY_CHARACTERS = 32_000
-MAX_WAIT_S = 60.0
 MAX_INPUT_BYTES = 200_000
 MAX_METADATA = 20
 _NAMED = StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")

@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.actions import ActionContext
 from flotilla.actions.arguments import normalized_args
 from flotilla.approvals.events import action_event, submitted_event
-from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.approvals.policy import Policies
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.envelope import to_json
@@ -110,7 +110,7 @@ class Actions:
     def __init__(
         self,
         pool: Pool,
-        policy: ApprovalPolicy,
+        policy: Policies,
         registry: Registry,
         http: httpx.AsyncClient,
         *,
@@ -153,11 +153,12 @@ class Actions:
         if not request.task_id:
             with _refusals_are_final():
                 request = replace(request, args=normalized_args(request.action, request.args))
-        assessment = self._policy.assess(request.action, request.args, request.risk_level)
+        policy = self._policy.current
+        assessment = policy.assess(request.action, request.args, request.risk_level)
         if self._risk_review is not None:
             last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
             assessment = await self._risk_review.review(request, assessment, last_attempt=last)
-        return replace(self._policy.requirement(request.action, assessment), args=request.args)
+        return replace(policy.requirement(request.action, assessment), args=request.args)
 
     @activity.defn(name=CHECK_VOTE)
     async def check_vote(self, check: VoteCheck) -> CheckedVote:

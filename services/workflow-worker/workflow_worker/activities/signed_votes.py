@@ -3,7 +3,7 @@
 import structlog
 
 from flotilla.approvals.ballot import Refusal
-from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.approvals.policy import Policies
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, RefusalType, content_hash
 from flotilla.contracts.errors import NotFound, Undecodable
@@ -34,7 +34,7 @@ class SignedVotes:
     """The votes that count here. Trusts neither rows nor workflows: only signatures by keys that a root approved."""
 
     def __init__(
-        self, pool: Pool, policy: ApprovalPolicy, roots: VoteRoots, signer: Signer, *, clock: Clock = utc_now
+        self, pool: Pool, policy: Policies, roots: VoteRoots, signer: Signer, *, clock: Clock = utc_now
     ) -> None:
         self._pool = pool
         self._policy = policy
@@ -47,8 +47,9 @@ class SignedVotes:
 
     def requirement(self, execution: Execution) -> ApprovalRequirement:
         """Return what the policy in force asks for exactly what would be executed."""
-        assessment = self._policy.assess(execution.action, execution.args, execution.risk_level)
-        return self._policy.requirement(execution.action, assessment)
+        policy = self._policy.current
+        assessment = policy.assess(execution.action, execution.args, execution.risk_level)
+        return policy.requirement(execution.action, assessment)
 
     async def checked(self, check: VoteCheck) -> CheckedVote:
         """Return why an attempt does not count, as far as its signature goes, or the receipt of a signed one.
@@ -109,7 +110,7 @@ class SignedVotes:
             tenant=execution.key.tenant_id,
             approval_id=execution.key.action_id,
             content_hash=content_hash(execution.action, execution.args),
-            policy_version=self._policy.version,
+            policy_version=requirement.policy_version,
             requested_by=execution.requested_by,
             on_behalf_of=execution.on_behalf_of,
             roles=requirement.roles,

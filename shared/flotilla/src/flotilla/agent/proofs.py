@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from flotilla.approvals.policy import ApprovalPolicy
+from flotilla.approvals.policy import Policies
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.errors import RetryLater, Undecodable
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 class VoteRules:
     """By what an agent judges who may approve its calls. Nothing of it comes from a store."""
 
-    policy: ApprovalPolicy
+    policy: Policies
     roots: VoteRoots = field(default_factory=VoteRoots)
 
 
@@ -54,7 +54,7 @@ class CallProofs:
             Unproven: they have not.
             RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
         """
-        policy = self._vote_rules.policy
+        policy = self._vote_rules.policy.current
         requirement = policy.requirement(action, policy.assess(action, args, risk))
         if not requirement.required or requirement.signature != "required":
             return

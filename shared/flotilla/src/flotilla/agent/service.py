@@ -12,7 +12,7 @@ from flotilla.agent.proofs import VoteRules
 from flotilla.agent.registration import Registration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
-from flotilla.approvals.policy import read_policy
+from flotilla.approvals.reloading import PolicyFile
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
@@ -80,6 +80,7 @@ async def run_agent(
     _check_name(agent, settings)
     toolbox = ToolBox({**agent.tools, **(tools or {})})
     concurrency = settings.agent_concurrency or agent.concurrency
+    policy = PolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         if pool is None:
             pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
@@ -95,7 +96,7 @@ async def run_agent(
             limits=limits,
             money=money,
             keys=load_public_keys(settings.ticket_public_key_file),
-            vote_rules=VoteRules(read_policy(settings.approval_policy), read_roots(settings.vote_roots)),
+            vote_rules=VoteRules(policy, read_roots(settings.vote_roots)),
         )
         consumer = Consumer(
             redis,
@@ -115,6 +116,7 @@ async def run_agent(
         await runtime.supervisor.run(
             Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
             Job(name="registration", work=registration.run),
+            Job(name="policy", work=policy.follow),
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
 

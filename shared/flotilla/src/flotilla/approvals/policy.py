@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -82,6 +82,14 @@ class Assessment:
     reasons: list[str]
 
 
+class Policies(Protocol):
+    """Where the policy in force is found: a file that is followed, or one policy for good."""
+
+    @property
+    def current(self) -> "ApprovalPolicy":
+        """The policy in force."""
+
+
 class ApprovalPolicy:
     """The rules of one policy file."""
 
@@ -89,6 +97,11 @@ class ApprovalPolicy:
         self._rules = rules
         self.version = f"{rules.version}+{digest[:12]}"
         """The file's own version and the beginning of its SHA-256: what a decision is recorded with."""
+
+    @property
+    def current(self) -> "ApprovalPolicy":
+        """Itself: a policy that nothing replaces."""
+        return self
 
     def assess(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
         """The action's risk by the file's rules. `requested` can raise it, never lower it."""

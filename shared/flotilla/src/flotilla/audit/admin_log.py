@@ -8,6 +8,7 @@ import asyncio
 import asyncpg
 import structlog
 
+from flotilla.approvals.policy import Policies
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
@@ -18,7 +19,7 @@ from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
 OWNER = "flotilla"
-_RETRY_S = 5.0
+_RETRY_S = 2.0
 
 # One start after the other; a row means that the version is another one than the last that was recorded.
 _NOTE_POLICY = """
@@ -50,14 +51,18 @@ async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -
     return True
 
 
-async def record_policy_once_there(pool: Pool, tenant_id: str, source: str, version: str, stop: asyncio.Event) -> None:
-    """Record the policy at a service's start, as soon as PostgreSQL is there; then wait for `stop`, as jobs do."""
+async def record_policies(pool: Pool, tenant_id: str, source: str, policies: Policies, stop: asyncio.Event) -> None:
+    """Record the policy in force at a service's start and each one that replaces it, as soon as PostgreSQL is there.
+
+    A version is recorded by those that change to it, not by those that still have another one during a rollout.
+    """
+    recorded = None
     while not stop.is_set():
+        version = policies.current.version
         try:
-            if await record_policy(pool, tenant_id, source, version):
+            if version != recorded and await record_policy(pool, tenant_id, source, version):
                 log.info("policy_changed", policy_version=version)
+            recorded = version
         except (*AWAY, TimeoutError, asyncpg.PostgresError, FlotillaError) as error:
             log.warning("policy_record_waits", reason=str(error) or type(error).__name__)
-            await sleep_or_stop(stop, _RETRY_S)
-        else:
-            await stop.wait()
+        await sleep_or_stop(stop, _RETRY_S)

@@ -1,10 +1,12 @@
-"""API keys: how they look, and what is stored of them."""
+"""API keys and browser tokens: how they look, and what is stored of them."""
 
 import hashlib
 import secrets
 
 KEY_PREFIX = "flo_"
 """For secret scanners to look for, and to tell a key from a token."""
+TOKEN_PREFIX = "flot_"  # noqa: S105 - the beginning of every one
+"""The same of a browser token."""
 
 _HINT_CHARACTERS = len(KEY_PREFIX) + 6
 
@@ -12,6 +14,11 @@ _HINT_CHARACTERS = len(KEY_PREFIX) + 6
 def new_key() -> str:
     """A new key: 256 random bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def new_browser_token() -> str:
+    """A new token for a web page: 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
 def key_hash(key: str) -> bytes:

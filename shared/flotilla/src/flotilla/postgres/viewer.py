@@ -24,6 +24,8 @@ class Viewer:
     """Whose limits count: an identity; "" where a service acts in its own name."""
     service: str = ""
     """The service whose limits count, too; "" where a person acts directly."""
+    sessions: Sequence[str] | None = None
+    """The only sessions that the transaction may see; None does not bind it to any."""
 
     def settings(self) -> dict[str, str]:
         """Return what row level security looks at."""
@@ -34,6 +36,7 @@ class Viewer:
             "flotilla.deciding": self.deciding,
             "flotilla.person": self.person,
             "flotilla.service": self.service,
+            "flotilla.bound_sessions": "" if self.sessions is None else _array(self.sessions),
         }
 
 

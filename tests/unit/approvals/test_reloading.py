@@ -1,0 +1,61 @@
+"""A policy file that changes while a service runs."""
+
+from pathlib import Path
+
+import pytest
+
+from flotilla.approvals.reloading import PolicyFile
+from flotilla.contracts.errors import ConfigurationError
+
+ROLES = '[defaults]\nroles = ["approver"]\n'
+ONE = f'version = "1"\n{ROLES}[actions.pay]\nrisk = "low"\n'
+TWO = f'version = "2"\n{ROLES}[actions.pay]\nrisk = "high"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text(ONE)
+    return path
+
+
+def test_another_content_is_in_force_once_two_looks_have_seen_it(file: Path) -> None:
+    policies = PolicyFile(str(file))
+    before = policies.current
+    assert (policies.look(), policies.look()) == (False, False)
+    file.write_text(TWO)
+    assert (policies.look(), policies.current is before) == (False, True)
+    assert policies.look()
+    assert policies.current.version.startswith("2+")
+    assert policies.current.assess("pay", {}).risk_level == "high"
+    assert before.assess("pay", {}).risk_level == "low"
+    assert not policies.look()
+
+
+def test_a_file_that_is_being_written_is_never_in_force(file: Path) -> None:
+    policies = PolicyFile(str(file))
+    for end in range(len('version = "2"\n'), len(TWO)):
+        file.write_text(TWO[:end])
+        assert not policies.look(), TWO[:end]
+    assert policies.current.version.startswith("1+")
+    file.write_text(TWO)
+    assert not policies.look()
+    assert policies.look()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "version = ", "version = 2", TWO + "[risks]\n", TWO + "[risk.high]\nquorum = 0\n", None, "\x00"]
+)
+def test_a_file_that_can_not_be_used_changes_nothing(file: Path, text: str | None) -> None:
+    policies = PolicyFile(str(file))
+    before = policies.current
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    assert not any(policies.look() for _ in range(3))
+    assert policies.current is before
+    with pytest.raises(ConfigurationError):
+        PolicyFile(str(file))
+    file.write_text(ONE)
+    assert not any(policies.look() for _ in range(3))
