@@ -715,6 +715,35 @@ export interface components {
             media_type: string;
         };
         /**
+         * BrowserToken
+         * @description A token that was just made.
+         */
+        BrowserToken: {
+            /**
+             * Token
+             * @description The secret: shown this once, stored only as a hash.
+             */
+            token: string;
+            /** Token Id */
+            token_id: string;
+            /**
+             * User Id
+             * @description Who acts with it: who made it, or the person on whose behalf it was made.
+             */
+            user_id: string;
+            /** Sessions */
+            sessions: string[];
+            /** Scopes */
+            scopes: ("read" | "run")[];
+            /** Workflows */
+            workflows: string[];
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+        };
+        /**
          * CancelAccepted
          * @description The run is asked to stop.
          */
@@ -3548,6 +3577,58 @@ export interface components {
         TokenAnalytics: {
             /** Tokens */
             tokens: components["schemas"]["TokenUsageOfDay"][];
+        };
+        /**
+         * TokenBody
+         * @description A token for a web page.
+         * @example {
+         *       "expires_in_s": 600,
+         *       "sessions": [
+         *         "support-4711"
+         *       ]
+         *     }
+         * @example {
+         *       "scopes": [
+         *         "run"
+         *       ],
+         *       "sessions": [
+         *         "support-4711"
+         *       ],
+         *       "workflows": [
+         *         "rag",
+         *         "brief"
+         *       ]
+         *     }
+         */
+        TokenBody: {
+            /**
+             * Sessions
+             * @description The only sessions that the token reaches. With the scope `run` one that is new is opened by its first run.
+             */
+            sessions: string[];
+            /**
+             * Scopes
+             * @description `read`: read the sessions and follow their runs; `run`, which includes it: also start runs, cancel them and judge
+             *     their answers.
+             * @default [
+             *       "read"
+             *     ]
+             */
+            scopes: ("read" | "run")[];
+            /**
+             * Workflows
+             * @description What the token may start with the scope `run`; `rag` are questions.
+             * @default [
+             *       "rag"
+             *     ]
+             */
+            workflows: string[];
+            /**
+             * Expires In S
+             * @description Seconds that the token lasts, at most `FLOTILLA_BROWSER_TOKEN_MAX_S`; never longer than what it was made with.
+             * @default 600
+             */
+            expires_in_s: number;
         };
         /**
          * TokenUsage
