@@ -41,8 +41,7 @@ async def all_brokers_full(fleet: Fleet, _draw: random.Random) -> AsyncIterator[
         await asyncio.sleep(_FULL_S)
         for disk in disks:
             disk.empty()
-        for broker in brokers:
-            await _running(broker)
+        await _running(*brokers)
         yield time.monotonic()
         await fleet.servers.brokers.whole(SESSION_EVENTS_TOPIC)
 
@@ -80,7 +79,9 @@ async def _moved(moving: AbstractContextManager[SmallDisk]) -> AsyncIterator[Sma
         await asyncio.to_thread(moving.__exit__, *sys.exc_info())
 
 
-async def _running(server: LocalServer) -> None:
-    """Start it again where it did not survive, as its operator does."""
-    server.start()
-    await asyncio.to_thread(server.wait_ready)
+async def _running(*servers: LocalServer) -> None:
+    """Start again what did not survive, as an operator does: all at once, since a broker alone has no quorum."""
+    for server in servers:
+        server.start()
+    for server in servers:
+        await asyncio.to_thread(server.wait_ready)
