@@ -23,7 +23,7 @@ from xdist.remote import Producer
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.postgres import Pool, open_pool
+from flotilla.postgres import Pool, connecting, open_pool
 from flotilla_devstack import RunningStack, Stack, stack_for_tests
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
@@ -36,7 +36,7 @@ from tests.support.scheduling import SHORTEST, SharedServers
 from tests.support.scratch import scratch
 from tests.support.session_events import topics_named
 from tests.support.spare_redis import SpareServers
-from tests.support.waiting import eventually
+from tests.support.waiting import busyness, eventually
 
 _shared = ExitStack()
 # Each HTTP client would read the certificates of the machine again: 25 ms, thousands of times.
@@ -53,6 +53,7 @@ load_profile()
 # Each test has a database of its own: hundreds are made and dropped, each with a checkpoint. Tests kill processes, not
 # the machine, so what PostgreSQL gave to the kernel outlives them. Stacks that tests own, and `flotilla up`, do sync.
 WITHOUT_SYNC = {"fsync": "off", "full_page_writes": "off"}
+CONNECT_S = connecting.CONNECT_S
 
 
 def pytest_configure() -> None:
@@ -103,6 +104,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedS
 def pytest_sessionfinish() -> None:
     """Stops what `pytest_sessionstart` started."""
     _shared.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """On a busy machine it takes seconds until a connection is there."""
+    connecting.CONNECT_S = CONNECT_S * busyness()
 
 
 @pytest.fixture(scope="session")
