@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -46,7 +46,7 @@ async def create_agent_role(owner_dsn: str, agent: str) -> str:
 async def dsn_beside(pool: Pool, role: str) -> str:
     """The DSN for another role in the database of `pool`."""
     port, database = await pool.fetchrow("SELECT inet_server_port(), current_database()")  # type: ignore[misc]
-    return f"postgresql://{role}@127.0.0.1:{port}/{database}"
+    return f"postgresql://{quote(role, safe='')}@127.0.0.1:{port}/{database}"
 
 
 async def agent_dsn(pool: Pool, agent: str) -> str:
