@@ -23,7 +23,7 @@ const factory = new ClientFactory(
     cardResolver: new DefaultAgentCardResolver({ fetchImpl: authorized }),
   }),
 );
-const client = await factory.createFromUrl(`${process.env.FLOTILLA_URL}/a2a/workflows/rag/`);
+const client = await factory.createFromUrl(`${process.env.FLOTILLA_URL}/a2a/workflows/rag/.well-known/agent-card.json`, "");
 const ask = (text, contextId = "", returnImmediately = false) => ({
   tenant: "",
   message: {

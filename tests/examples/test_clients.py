@@ -79,7 +79,7 @@ async def test_the_a2a_sdk_for_javascript(gateway: RunningGateway, key: str, bin
     assert got["streamed"].startswith(ANSWER)
     assert (got["sameTask"], got["listed"], got["card"]) == (True, 2, "rag")
     assert (got["state"], got["states"][-1]) == (3, 3), "TASK_STATE_COMPLETED"
-    assert got["refused"]["name"] == "TaskNotFoundError"
+    assert got["refused"]["name"].endswith("TaskNotFoundError"), "each binding has a class of its own"
 
 
 async def test_openai_agents_with_a_fleet_as_its_model(gateway: RunningGateway, key: str) -> None:

@@ -175,7 +175,7 @@ async def test_card_that_names_another_host_is_not_followed(pool: Pool, redis: R
 async def test_answer_without_end_is_not_read(pool: Pool, redis: Redis, elsewhere: Elsewhere, tmp_path: Path) -> None:
     failed = await reply(pool, redis, settings(elsewhere, tmp_path, a2a_on_unknown="fail"), text="long")
     assert failed["status"] == "failed"
-    assert failed["failure"]["type"] == "ToolOutcomeUnknown"
+    assert "longer than FLOTILLA_A2A_MAX_BYTES" in failed["failure"]["message"]
 
 
 async def test_gated_call_waits_for_people_before_anything_is_sent(
