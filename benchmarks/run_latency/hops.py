@@ -1,4 +1,5 @@
-"""Prints what one more hop of a routing slip costs, today and in an earlier commit, measured in turns.
+"""Prints what one more hop of a routing slip costs, today and in an earlier commit, measured in turns, and which
+statements and commands it takes.
 
     python -m benchmarks.run_latency.hops [--against COMMIT] [--rounds 10] [--runs 10] [--hops 9]
 
@@ -11,12 +12,14 @@ today alone.
 import argparse
 import asyncio
 import os
+import re
 import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ import asyncpg
 from temporalio.client import Client
 
 from benchmarks.run_latency.slips import QUEUE, SESSION, TENANT, DelegateSlip
+from flotilla.bus import Redis, connect_redis
 from flotilla.config.signing import create_key_pair
 from flotilla_devstack import RunningStack, stack_for_tests
 from tests.support.postgres import Database, drop, with_database
@@ -33,6 +37,14 @@ from tests.support.postgres import Database, drop, with_database
 BEFORE_TRUST = "71cbb0d"
 """The last commit before tickets and reply streams, in which agents forwarded slips themselves."""
 _MIGRATE = "import sys; from flotilla.postgres.migrate import migrate; migrate(sys.argv[1])"
+# What each statement of the database did, of those that clients sent.
+_CALLS = """
+SELECT s.query, s.calls FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid
+WHERE d.datname = current_database() AND s.toplevel
+"""
+_NAME = re.compile(r"flotilla(?:_ops)?\.(\w+)")
+_OFTEN = 0.5
+"""Per hop: what goes on beside the slips is far less."""
 _SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'bench')"
 
 
@@ -84,8 +96,17 @@ async def _execute(dsn: str, statement: str, *arguments: object) -> None:
         await connection.close()
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """A version at work."""
+
+    client: Client
+    database: Database
+    redis: Redis
+
+
 @asynccontextmanager
-async def fleet(stack: RunningStack, version: Version, database: Database) -> AsyncIterator[Client]:
+async def fleet(stack: RunningStack, version: Version, database: Database) -> AsyncIterator[Fleet]:
     """The version's worker and agent as processes, and a worker for the measured workflow."""
     key = stack.scratch() / "tickets.pem"
     create_key_pair(key, key.with_suffix(".pub"))
@@ -115,7 +136,8 @@ async def fleet(stack: RunningStack, version: Version, database: Database) -> As
     try:
         for service in services:
             await asyncio.to_thread(service.wait_ready, 120)
-        yield await Client.connect(temporal.address)
+        async with connect_redis(redis.url) as admin:
+            yield Fleet(await Client.connect(temporal.address), database, admin)
     finally:
         for service in services:
             service.stop()
@@ -132,6 +154,34 @@ async def slip_ms(client: Client, hops: int, runs: int) -> float:
         await client.execute_workflow(DelegateSlip.run, hops, id=workflow_id, task_queue=QUEUE)
         times.append((time.perf_counter() - started) * 1000)
     return statistics.median(times)
+
+
+async def calls(fleet: Fleet) -> Counter[str]:
+    """How often each statement and each command of Redis was called so far."""
+    connection = await asyncpg.connect(fleet.database.superuser_dsn)
+    try:
+        rows = await connection.fetch(_CALLS)
+    finally:
+        await connection.close()
+    counted: Counter[str] = Counter()
+    for row in rows:
+        found = _NAME.search(row["query"])
+        counted[f"SQL {found[1]}" if found else f"SQL {' '.join(row['query'].split()[:2])}"] += row["calls"]
+    for command, stats in (await fleet.redis.info("commandstats")).items():
+        counted[f"Redis {command.removeprefix('cmdstat_')}"] += stats["calls"]
+    return counted
+
+
+async def calls_per_hop(fleet: Fleet, runs: int, hops: int) -> dict[str, float]:
+    """What one more hop calls, without what a slip of one hop does."""
+    taken = []
+    for length in (1, hops):
+        before = await calls(fleet)
+        await slip_ms(fleet.client, length, runs)
+        taken.append(await calls(fleet) - before)
+    one, many = taken
+    per_hop = {name: (many[name] - one[name]) / runs / (hops - 1) for name in many}
+    return {name: count for name, count in sorted(per_hop.items()) if count >= _OFTEN}
 
 
 async def measure(clients: dict[str, Client], rounds: int, runs: int, hops: int) -> dict[str, list[float]]:
@@ -163,11 +213,20 @@ async def main(against: str, rounds: int, runs: int, hops: int) -> None:
         versions = [exits.enter_context(worktree(against))] if against else []
         versions.append(Version("today"))
         stack = exits.enter_context(stack_for_tests())
-        clients = {}
+        postgres = stack.extra_postgres(settings={"shared_preload_libraries": "pg_stat_statements"})
+        server = postgres.dsn("postgres")
+        fleets = {}
         for version in versions:
-            database = await exits.enter_async_context(database_of(version, stack.postgres_dsn("postgres")))
-            clients[version.name] = await exits.enter_async_context(fleet(stack, version, database))
+            database = await exits.enter_async_context(database_of(version, server))
+            await _execute(database.superuser_dsn, "CREATE EXTENSION pg_stat_statements")
+            fleets[version.name] = await exits.enter_async_context(fleet(stack, version, database))
+        clients = {name: one.client for name, one in fleets.items()}
         report(await measure(clients, rounds, runs, hops))
+        for name, one in fleets.items():
+            found = await calls_per_hop(one, runs, hops)
+            print(f"\n{name}: one more hop takes")
+            for what, count in found.items():
+                print(f"  {what:<40}{count:>6.2f}")
 
 
 if __name__ == "__main__":
