@@ -121,7 +121,8 @@ class Money:
         if not self.is_limited:
             return
         needed = self._most(self.bounded(request), models)
-        accounts = await self._accounts(connection, key)
+        asking = await asked_by(connection) if self._limits.per_person_day is not None else {}
+        accounts = self._accounts(key, asking)
         await set_aside(connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found))
 
     async def settle(
@@ -131,7 +132,7 @@ class Money:
         asking = await asked_by(connection)
         nanos = sum([await self._enter(connection, key, request_hash, charge, asking) for charge in charges])
         if self.is_limited:
-            accounts = await self._accounts(connection, key)
+            accounts = self._accounts(key, asking)
             await count(connection, _money_key(_budgeted(key, request_hash)), accounts, nanos)
 
     async def _enter(
@@ -204,9 +205,8 @@ class Money:
         amount = (Decimal(nanos) / NANOS).normalize()
         return f"{self._table.currency} {amount:f}"
 
-    async def _accounts(self, connection: Connection, key: CallKey) -> list[Account]:
-        today = self._today().isoformat()
-        person = (await asked_by(connection)).get("person") if self._limits.per_person_day is not None else None
+    def _accounts(self, key: CallKey, asking: Mapping[TokenPayer, str | None]) -> list[Account]:
+        today, person = self._today().isoformat(), asking.get("person")
         after = "can go on after midnight UTC"
         limits: Mapping[str, tuple[Decimal | None, str]] = {
             f"run:{key.run_id}": (
