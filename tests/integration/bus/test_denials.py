@@ -70,7 +70,7 @@ async def test_a_flood_of_denials_hides_no_other(stack: RunningStack) -> None:
     """The log holds 128 entries: new ones drive the oldest away, and with them what they had counted."""
     redis = stack.extra_redis("falkordb")  # Redis 8
     async with connect_redis(redis.url) as admin:
-        await ask(admin, "ACL", "SETUSER", "eve", "on", ">secret", "~own*", "+get")
+        await ask(admin, "ACL", "SETUSER", "eve", "on", ">secret", "~own*", "+get", "+client")
         async with connect_redis(redis.url.replace("//", "//eve:secret@")) as eve:
             denials = Denials(admin)
             for _ in range(5):
@@ -91,10 +91,11 @@ async def test_a_redis_without_such_a_log_is_asked_once(refusal: str) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
-        while line := await reader.readline():
-            asked += line == b"ACL\r\n"
-            if line in (b"LOG\r\n", b"SETINFO\r\n"):
-                writer.write(f"-ERR {refusal}\r\n".encode())
+        while head := await reader.readline():
+            words = [(await reader.readline(), await reader.readline())[1] for _ in range(int(head[1:]))]
+            is_acl = words[0] == b"ACL\r\n"
+            asked += is_acl
+            writer.write(f"-ERR {refusal}\r\n".encode() if is_acl else b"+OK\r\n")
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
