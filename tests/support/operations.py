@@ -12,6 +12,8 @@ THINGS = """
 INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq) VALUES ('acme', 'acme-session', 'olga', 0);
 INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)
     VALUES ('acme', 'acme-run', 'acme-session', 'olga', 'run-acme-run', 'q', 'cancelled', '{}');
+INSERT INTO flotilla.questions (tenant_id, question_id, session_id, run_id, workflow_id, question, answer_schema, roles)
+    VALUES ('acme', 'acme-question', 'acme-session', 'acme-run', 'run-acme-run', 'q', '{}', '{}');
 INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
     requested_by, request)
     VALUES ('acme', 'acme-action', 'acme-session', 'action-acme-action', 'echo', 'd', '{}', 'low', 'olga', '{}');
@@ -55,6 +57,7 @@ IDS = {
     "document_id": "acme-document",
     "request_id": "acme-request",
     "schedule_id": "acme-schedule",
+    "question_id": "acme-question",
     "step": "1",
     "response_id": "resp_acme-run",
     "family": "acme",

@@ -21,6 +21,9 @@ BRIEFINGS_ENTRY_POINTS = {
     "flotilla.action_handlers": {"publish_brief": "briefings:publish_brief"},
 }
 
+CHOOSING = Path(__file__).with_name("choosing.py")
+CHOOSING_ENTRY_POINTS = {"flotilla.workflows": {"choose": "choosing:Choose", "later": "choosing:ChooseLater"}}
+
 
 def write_package(folder: Path, module: str, source: str, entry_points: Mapping[str, Mapping[str, str]]) -> None:
     """Lay a module and the metadata of its distribution into `folder`, as an installer does."""

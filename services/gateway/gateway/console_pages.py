@@ -7,6 +7,7 @@ PAGES = (
     "fleet",
     "login",
     "orders",
+    "questions",
     "runs",
     "sessions",
     "signers",

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.contracts.names import TokenPayer, compound_id, token_scope
+from flotilla.contracts.names import TokenPayer, token_scope
 from flotilla.postgres import Connection
+from flotilla.postgres.open_work import count_open_work
 from gateway.auth.principal import Principal
 from gateway.problems import TooMany
 from gateway.settings import Settings
 
 RETRY_S = 5.0
 """When to come back where open work is in the way: nobody knows when it ends."""
-# Waits for others who are about to start something for the same.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-_OPEN = "SELECT flotilla.open_work($1, $2)"
 _USED = "SELECT used FROM flotilla.token_budgets WHERE tenant_id = $1 AND scope = $2"
 
 
@@ -66,8 +64,7 @@ class OpenWork:
     async def _check_open(self, connection: Connection, tenant_id: str, payer: _Payer) -> None:
         if payer.open_runs is None:
             return
-        await connection.execute(_LOCK, compound_id("open-work", tenant_id, payer.kind, payer.name))
-        count = await connection.fetchval(_OPEN, payer.kind, payer.name)
+        count = await count_open_work(connection, tenant_id, payer.kind, payer.name)
         if count >= payer.open_runs:
             detail = f"{payer.shown} has {count} open runs and tasks, {payer.open_runs} are allowed"
             limit = f"FLOTILLA_OPEN_RUNS_PER_{payer.kind.upper()}"

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from flotilla.config import (
     KafkaSettings,
     KnowledgeSettings,
+    OpenWorkSettings,
     OperatorSettings,
     PostgresSettings,
     RedisSettings,
@@ -53,6 +54,7 @@ class Settings(
     KnowledgeSettings,
     OperatorSettings,
     TokenSettings,
+    OpenWorkSettings,
 ):
     """Settings of `gateway`."""
 
@@ -89,12 +91,6 @@ class Settings(
     """Requests per second of one service, in its own name and on behalf of people, at each replica."""
     request_burst_per_service: int = Field(default=800, ge=1)
     """How many requests of one service may come at once."""
-    open_runs_per_person: int = Field(default=100, ge=1)
-    """Runs and tasks of one person that have not ended; more are refused with 429."""
-    open_runs_per_service: int = Field(default=2000, ge=1)
-    """Runs and tasks of one service that have not ended, in its own name and on behalf of all people together."""
-    open_runs_per_tenant: int | None = Field(default=None, ge=1)
-    """Runs and tasks of one tenant that have not ended; unset means no limit."""
     agents: Words = ("research", "write")
     """Agents that tasks may go to before they have registered; in other languages, or started by their first task."""
     trusted_proxies: Words = ()

@@ -1,28 +1,36 @@
-"""Rows of runs whose workflow was started without the gateway: by a schedule, or with a client of Temporal."""
+"""Rows of runs whose workflow was started without the gateway: by a schedule, by another run, or with a client of
+Temporal."""
 
 from dataclasses import dataclass, field
 
 from temporalio.exceptions import ApplicationError
 
+from flotilla.config import OpenWorkSettings
 from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_builders import run_opening_events, run_queued_event
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import QUESTION, run_workflow_id, workflow_source
-from flotilla.contracts.requests import RAGRequest, WorkflowRequest
-from flotilla.eventstore.sessions import TENANTS, SessionAccess, ensure_session, get_session
+from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
+from flotilla.eventstore.sessions import TENANTS, SessionAccess, access_of, ensure_session, get_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection
+from flotilla.postgres.open_work import count_open_work
 from flotilla.workflows.calls.runs import RUN_CLOSED
 
 _STATUS = "SELECT status FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _ADD = """
 INSERT INTO flotilla.runs
     (tenant_id, run_id, session_id, user_id, workflow_id, query, request, workflow, first_seq, status, started_at,
-     if_active, schedule_id, metadata, acted_by, person, service)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 = 'running' THEN now() END, $11, $12, $13, $14, $15, $16)
+     if_active, schedule_id, metadata, acted_by, person, service, parent_run_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 = 'running' THEN now() END, $11, $12, $13, $14, $15,
+    $16, $17)
 RETURNING live_key
 """
 _SCHEDULE = "SELECT * FROM flotilla.firing_schedule($1, $2)"
+_PARENT = """
+SELECT user_id, status, session_id, acted_by, person, service FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2
+"""
 _MAY_WRITE = """
 SELECT flotilla_ops.has_access(visibility, owner, writers, $3) FROM flotilla.sessions
 WHERE tenant_id = $1 AND session_id = $2
@@ -45,7 +53,9 @@ class _Maker:
     through: JsonObject = field(default_factory=dict)
 
 
-async def adopt(connection: Connection, request: RAGRequest | WorkflowRequest, workflow_id: str | None) -> str | None:
+async def adopt(
+    connection: Connection, request: RAGRequest | WorkflowRequest, workflow_id: str | None, limits: OpenWorkSettings
+) -> str | None:
     """Add the run's row with its first events, and return the key of its live stream.
 
     None where the run of a schedule meets another run in its session: it waits in the queue, and has another workflow
@@ -54,13 +64,16 @@ async def adopt(connection: Connection, request: RAGRequest | WorkflowRequest, w
     Raises:
         ApplicationError: `RunClosed`: the run has ended. `ScheduleOver`: the schedule is deleted, or its maker may not
             start runs any more.
+        RetryLater: as many runs of the schedule's maker are open as may be.
         UniqueViolationError: another run of the session is active.
     """
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
     status = await connection.fetchval(_STATUS, tenant_id, run_id)
     if status is not None:
         raise closed(run_id, status)
-    maker = await _maker(connection, request) if request.schedule_id else _Maker()
+    maker = await _maker(connection, request)
+    if request.schedule_id:
+        await _check_room(connection, request, maker, limits)
     await ensure_session(connection, tenant_id, session_id, request.user_id, maker.access)
     if request.schedule_id and await _is_busy(connection, tenant_id, session_id):
         await _add(connection, request, maker, f"{run_workflow_id(run_id)}-queued", waits=True)
@@ -69,6 +82,35 @@ async def adopt(connection: Connection, request: RAGRequest | WorkflowRequest, w
 
 
 async def _maker(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
+    if request.schedule_id:
+        return await _scheduler(connection, request)
+    return await _of_parent(connection, request, _parent(request)) if _parent(request) else _Maker()
+
+
+def _parent(request: RAGRequest | WorkflowRequest) -> str:
+    return request.parent_run_id if isinstance(request, WorkflowRequest) else ""
+
+
+async def _of_parent(connection: Connection, request: RAGRequest | WorkflowRequest, parent_run_id: str) -> _Maker:
+    """Who the parent's run is for; its session's people see the child's, too."""
+    row = await connection.fetchrow(_PARENT, request.tenant_id, parent_run_id)
+    if row is None or row["user_id"] != request.user_id or row["status"] not in ACTIVE_RUN_STATUSES:
+        raise closed(parent_run_id, row["status"] if row else "unknown")
+    access = await access_of(connection, request.tenant_id, row["session_id"])
+    names = [access.owner] if access.owner else []
+    if await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, names) is False:
+        message = f"run {parent_run_id} may not write to session {request.session_id}: its session's owner may not"
+        raise ApplicationError(message, type="Forbidden", non_retryable=True)
+    return _Maker(
+        access=access,
+        acted_by=row["acted_by"],
+        person=row["person"],
+        service=row["service"],
+        through={"acted_by": row["acted_by"]} if row["acted_by"] else {},
+    )
+
+
+async def _scheduler(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
     row = await connection.fetchrow(_SCHEDULE, request.tenant_id, request.schedule_id)
     if row is None:
         raise _over(request, "is deleted, or the key of its maker is revoked")
@@ -83,6 +125,23 @@ async def _maker(connection: Connection, request: RAGRequest | WorkflowRequest) 
         service=row["service"],
         through={"acted_by": row["acted_by"]} if row["acted_by"] else {},
     )
+
+
+async def _check_room(
+    connection: Connection, request: RAGRequest | WorkflowRequest, maker: _Maker, limits: OpenWorkSettings
+) -> None:
+    payers: tuple[tuple[TokenPayer, str | None, int | None], ...] = (
+        ("person", maker.person, limits.open_runs_per_person),
+        ("service", maker.service, limits.open_runs_per_service),
+        ("tenant", "", limits.open_runs_per_tenant),
+    )
+    for kind, name, limit in payers:
+        if name is None or limit is None:
+            continue
+        count = await count_open_work(connection, request.tenant_id, kind, name)
+        if count >= limit:
+            who = name or request.tenant_id
+            raise RetryLater(f"schedule {request.schedule_id}: {kind} {who} has {count} open runs, {limit} are allowed")
 
 
 async def _is_busy(connection: Connection, tenant_id: str, session_id: str) -> bool:
@@ -124,6 +183,7 @@ async def _add(
         maker.acted_by,
         maker.person,
         maker.service,
+        _parent(request) or None,
     )
     return live_key
 

@@ -14,8 +14,11 @@ from flotilla.contracts.names import QUESTION
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.workflows.declaration import Declared, declared_in
+from workflow_worker.workflows.supervise import SuperviseWorkflow
 
 GROUP = "flotilla.workflows"
+BUILT_IN: tuple[type, ...] = (SuperviseWorkflow,)
+"""Those of the worker itself that are started as those of packages are."""
 HEARTBEAT_S = 10.0
 _PUBLISH = """
 INSERT INTO flotilla_ops.workflows AS w
@@ -35,12 +38,12 @@ log = structlog.get_logger(__name__)
 
 
 def installed_workflows() -> list[Declared]:
-    """The workflows of installed packages: entry points in group `flotilla.workflows`.
+    """`supervise`, and the workflows of installed packages: entry points in group `flotilla.workflows`.
 
     Raises:
         ConfigurationError: one can't be imported, is not declared, lacks a schema, or has the name of another.
     """
-    found: dict[str, Declared] = {}
+    found = {declared.name: declared for declared in map(declared_in, BUILT_IN) if declared is not None}
     for entry, cls in _loaded().items():
         declared = declared_in(cls)
         if declared is None:

@@ -34,7 +34,9 @@ from workflow_worker.activities.delegation import Delegation
 from workflow_worker.activities.gated_calls import GatedCalls
 from workflow_worker.activities.orders import Orders
 from workflow_worker.activities.pipelines import Pipelines
+from workflow_worker.activities.questions import Questions
 from workflow_worker.activities.runs import RunRecords
+from workflow_worker.activities.supervision import Supervision
 from workflow_worker.activities.webhooks import Webhooks
 from workflow_worker.activities.workflow_runs import WorkflowRuns
 from workflow_worker.bridge import Bridge
@@ -146,8 +148,10 @@ class Activities:
         self.delegation = Delegation(
             deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
         )
-        self.runs = RunRecords(deps.pool, RunFeed(deps.redis))
+        self.runs = RunRecords(deps.pool, RunFeed(deps.redis), settings)
         self.workflow_runs = WorkflowRuns(deps.pool)
+        self.questions = Questions(deps.pool)
+        self.supervision = Supervision(deps.pool)
         self.approvals = Approvals(deps.pool, receivers.urls)
         self.orders = Orders(deps.pool)
         self.pipelines = Pipelines(deps.pool)

@@ -54,8 +54,10 @@ WHERE tenant_id = $1 AND run_id = $2 AND number = $3 AND status = 'pending'
 log = structlog.get_logger(__name__)
 
 
-async def queue_notice(connection: Connection, tenant_id: str, run_id: str, kind: NoticeKind) -> None:
-    """Queue a notice of the run as it is now, in the caller's transaction, if anybody wants one."""
+async def queue_notice(
+    connection: Connection, tenant_id: str, run_id: str, kind: NoticeKind, about: JsonObject | None = None
+) -> None:
+    """Queue a notice of the run as it is now, and of `about`, in the caller's transaction, if anybody wants one."""
     run = await connection.fetchrow(_RECEIVER, tenant_id, run_id)
     if run is None:
         return
@@ -67,9 +69,11 @@ async def queue_notice(connection: Connection, tenant_id: str, run_id: str, kind
 
     if run["notify"] is not None:
         receiver = from_json(run["notify"], Notify)
-        document: JsonObject = {"type": kind, "timestamp": now.isoformat(), "data": _about(run_id, run)}
+        data: JsonObject = {**_about(run_id, run), **(about or {})}
+        document: JsonObject = {"type": kind, "timestamp": now.isoformat(), "data": data}
         await add(receiver.url, receiver.secret_ref, document)
-    for row in await connection.fetch(_A2A, tenant_id, run_id):
+    # What is asked is no status of its own there: the run is interrupted for it.
+    for row in await connection.fetch(_A2A, tenant_id, run_id) if kind != "run.question_asked" else ():
         await add(row["url"], row["secret_ref"], _status_update(run_id, run, now), row["token"])
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 
 from flotilla.config import (
     LlmSettings,
+    OpenWorkSettings,
     OperatorSettings,
     PostgresSettings,
     RedisSettings,
@@ -18,7 +19,9 @@ from flotilla.config.hosts import check_hosts
 from flotilla.contracts.names import TASK_QUEUE
 
 
-class Settings(ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings):
+class Settings(
+    ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings, OpenWorkSettings
+):
     """Settings of `workflow-worker`."""
 
     postgres_pool_max: int = Field(default=20, ge=2)

@@ -33,10 +33,11 @@ async def send(client: httpx.AsyncClient, session_id: str, text: str, policy: st
             answer = await client.post(
                 f"/v1/sessions/{session_id}/runs",
                 json={"query": text, "if_active": policy},
-                headers={"Idempotency-Key": text},
+                headers={"Idempotency-Key": text.replace(" ", "-")},
             )
         except httpx.TransportError:
             return None
+        assert answer.is_success or answer.status_code in (429, 503), answer.text
         return answer.json()["run_id"] if answer.is_success else None
 
     run_id: str = await eventually(accepted, timeout_s=120, every_s=0.3)

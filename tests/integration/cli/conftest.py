@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from tests.e2e.fleet import Fleet
+from tests.support.packages import CHOOSING, CHOOSING_ENTRY_POINTS, write_package
 from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
@@ -22,9 +23,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def fleet() -> Iterator[Fleet]:
-    """A running fleet with the built-in model."""
-    with open_folder("cli-fleet") as home:
-        started = Fleet(home, {"OPENAI_API_KEY": "", "FLOTILLA_TOKEN": "", "FLOTILLA_URL": ""})
+    """A running fleet with the built-in model, and a package whose workflows ask people."""
+    with open_folder("cli-fleet") as home, open_folder("cli-site") as site:
+        write_package(site, "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
+        env = {"OPENAI_API_KEY": "", "FLOTILLA_TOKEN": "", "FLOTILLA_URL": "", "PYTHONPATH": str(site)}
+        started = Fleet(home, env)
         try:
             started.up()
             yield started

@@ -45,6 +45,9 @@ RULES = {
         GET /v1/fleet/history
         GET /v1/orders
         GET /v1/orders/{order_id}
+        GET /v1/questions
+        GET /v1/questions/{question_id}
+        POST /v1/questions/{question_id}/answer
         GET /v1/runs
         GET /v1/runs/{run_id}
         GET /v1/runs/{run_id}/events
@@ -163,6 +166,8 @@ WHO = {
 PUBLIC = {operation for operation, roles in WHO.items() if not roles}
 DECISION = "POST /v1/approvals/{approval_id}/decision"
 """Open to every role, since policy refuses, and records, who may not."""
+ANSWERS = "POST /v1/questions/{question_id}/answer"
+"""Open to every role; the question says whose answer counts. These keys are services'."""
 SHARES = "PATCH /v1/sessions/{session_id}/access"
 """For the session's owner, and for who operates all sessions."""
 ENROLLS = "POST /v1/signers"
@@ -237,6 +242,8 @@ async def test_the_rules_hold_for_every_role_of_the_tenant(
                 assert answer.status_code == 403, (operation.name, who, answer.text)
             elif operation.name == DECISION:
                 assert answer.json()["code"] == "already_decided", (who, answer.text)
+            elif operation.name == ANSWERS:
+                assert (answer.status_code, answer.json()["code"]) == (403, "not_a_person")
             elif operation.name == ENROLLS:
                 assert (answer.status_code, "person" in answer.text) == (403, True)
             elif operation.name == APPENDS:

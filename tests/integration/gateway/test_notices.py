@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,9 @@ from flotilla.runtime.health import http_server
 from flotilla.workflows.calls.runs import PauseRun, RunKey
 from flotilla_devstack.ports import free_port
 from tests.integration.gateway.conftest import Gate, Replica, answering
+from tests.integration.gateway.test_questions import started
 from tests.support.gateway import RunningGateway
+from tests.support.packages import CHOOSING, CHOOSING_ENTRY_POINTS, installed, write_package
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunRecords
@@ -246,3 +249,49 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(
 
         await eventually(failed, timeout_s=30)
     assert len(receiver.got) == 1
+
+
+async def test_people_who_are_asked_are_a_notice_that_does_not_say_what(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, tmp_path: Path
+) -> None:
+    write_package(tmp_path / "site", "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
+    with installed(tmp_path / "site", "choosing"):
+        async with working(), receiver.listening():
+            notify = {"url": receiver.url, "secret_ref": "hooks"}
+            run_id = await started(operator, "s", "choose", {"roles": ["approver"]}, notify=notify)
+            await eventually(lambda: len(receiver.taken(run_id)) == 2, timeout_s=30)
+    assert receiver.taken(run_id) == ["run.question_asked", "run.interrupted"]
+    told = json.loads(receiver.got[0][2])["data"]
+    assert (told["question_id"], told["roles"]) == (f"{run_id}.ask_person", ["approver"])
+    assert b"supplier" not in receiver.got[0][2]
+
+
+TRIES_OF_AN_HOUR = 20
+"""After 1, 2, 4, … s, and every five minutes: what a receiver refuses that fails for an hour."""
+
+
+async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_order(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow_worker.notices.LONGEST_WAIT_S", 0.02)
+    monkeypatch.setattr("workflow_worker.notices.POLL_S", 0.02)
+    receiver.codes = [500, 503, 429, 408] * (3 * TRIES_OF_AN_HOUR // 4)
+    async with working() as worker, receiver.listening():
+        records = RunRecords(worker.pool, RunFeed(worker.redis))
+        runs = [
+            await ask(operator, unique_session, notify={"url": receiver.url, "secret_ref": "hooks"})
+            for unique_session in ("a", "b", "c")
+        ]
+        for run_id in runs:
+            await eventually(partial(_is, operator, run_id, "running"), timeout_s=30)
+            key = RunKey(tenant_id="acme", run_id=run_id)
+            for paused in (True, False, True, False):
+                await ActivityEnvironment().run(records.pause_run, PauseRun(run=key, paused=paused))
+            await operator.post(f"/v1/runs/{run_id}/cancel")
+        await eventually(lambda: all(len(receiver.taken(run_id)) == 3 for run_id in runs), timeout_s=90)
+    assert len(receiver.got) == 3 * TRIES_OF_AN_HOUR + 3 * 3
+    for run_id in runs:
+        assert receiver.taken(run_id) == ["run.interrupted", "run.interrupted", "run.finished"]
+    for _, headers, body in receiver.got:
+        signed = signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        assert headers["webhook-signature"] == signed

@@ -1,5 +1,6 @@
 """Schedules: runs that begin by the clock, in their maker's name, whether the gateway is there or not."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -221,3 +222,61 @@ async def test_a_refused_change_leaves_the_schedule_to_its_maker(
     assert refused.status_code == 422, refused.text
     assert await stored(gateway, MADE) == before
     assert (await operator.get("/v1/schedules/digest")).json()["note"] == "for the team"
+
+
+async def test_the_limit_of_schedules_counts_everybodys_also_of_many_requests_at_once(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.schedules.records.MAX_SCHEDULES", 3)
+    people = [await gateway.client_of(f"p{n}", "operator", person=True) for n in range(4)]
+    made = await asyncio.gather(
+        *(one.post("/v1/schedules", json={**QUESTION, **NEVER, "paused": True}) for one in people for _ in range(2))
+    )
+    assert sorted(one.status_code for one in made) == [201] * 3 + [409] * 5
+    stranger = await gateway.client_of("eve", "operator", tenant="other", person=True)
+    assert (await stranger.post("/v1/schedules", json={**QUESTION, **NEVER, "paused": True})).status_code == 201
+
+
+async def test_two_who_change_a_schedule_at_once_lose_nothing_of_each_other(
+    gateway: RunningGateway, operator: httpx.AsyncClient
+) -> None:
+    await make(operator, schedule_id="digest", **NEVER, paused=True)
+    for n in range(5):
+        changes = [{"note": f"note {n}"}, {"metadata": {"n": str(n)}}, {"jitter_s": float(n)}]
+        answers = await asyncio.gather(*(operator.patch("/v1/schedules/digest", json=one) for one in changes))
+        assert [answer.status_code for answer in answers] == [200] * 3
+        shown = (await operator.get("/v1/schedules/digest")).json()
+        assert (shown["note"], shown["metadata"], shown["jitter_s"]) == (f"note {n}", {"n": str(n)}, float(n))
+
+
+async def test_a_change_of_what_is_not_shown_any_more_is_refused(operator: httpx.AsyncClient) -> None:
+    made = await make(operator, schedule_id="digest", **NEVER, paused=True)
+    change = {"note": "mine", "expected_generation": made["generation"]}
+    first = await operator.patch("/v1/schedules/digest", json=change)
+    assert (first.status_code, first.json()["generation"]) == (200, made["generation"] + 1)
+    second = await operator.patch("/v1/schedules/digest", json={**change, "note": "other"})
+    assert (second.status_code, second.json()["code"]) == (409, "schedule_changed")
+    assert (await operator.get("/v1/schedules/digest")).json()["note"] == "mine"
+
+
+async def test_its_runs_wait_while_their_maker_has_as_many_as_may_be_open(
+    gateway: RunningGateway, operator: httpx.AsyncClient, redis_url: str, temporal_address: str, gate: Gate
+) -> None:
+    async with answering(gateway, redis_url, temporal_address, gate, open_runs_per_person=1) as worker:
+        body = {"query": "Who?"}
+        busy = (await operator.post("/v1/sessions/busy/runs", json=body)).json()["run_id"]
+        await make(operator, schedule_id="digest", **NEVER)
+        assert (await operator.post("/v1/schedules/digest/trigger")).status_code == 202
+        temporal = await temporal_id(gateway, "digest")
+
+        async def is_waiting() -> bool:
+            schedule = worker.client.get_schedule_handle(temporal)
+            return (await schedule.describe()).info.num_actions > 0
+
+        await eventually(is_waiting, timeout_s=20)
+        assert await runs_of(operator, "digest") == []
+        gate.is_open.set()
+        assert await eventually(lambda: runs_of(operator, "digest", status="success"), timeout_s=60)
+        ended = (await operator.get(f"/v1/runs/{busy}")).json()["finished_at"]
+        (run,) = await runs_of(operator, "digest")
+        assert datetime.fromisoformat(run["created_at"]) >= datetime.fromisoformat(ended)

@@ -1,12 +1,13 @@
 """Workflows of the tests of `Run`: each shows one thing."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel
 from temporalio import workflow
 
-from flotilla.workflows import ActionRefused, Run, StepFailed, flotilla_workflow
+from flotilla.workflows import ActionRefused, NotAnswered, Run, StepFailed, flotilla_workflow
 
 
 @dataclass
@@ -130,3 +131,76 @@ class Long:
         if request.count < 3:
             await run.continue_as_new(Amount(count=request.count + 1))
         return request
+
+
+@dataclass
+class Choice:
+    supplier: str
+    cents: int = 0
+
+
+@flotilla_workflow(name="asker", version="1")
+class Asker:
+    """Ask a person, for a day."""
+
+    async def run(self, run: Run, request: Amount) -> Texts:
+        try:
+            chosen = await run.ask_person(
+                "Which supplier?", Choice, roles=["approver"], deadline=timedelta(days=request.count)
+            )
+        except NotAnswered as missing:
+            return Texts([missing.step, missing.status])
+        return Texts([chosen.supplier, str(chosen.cents)])
+
+
+@flotilla_workflow(name="patient", version="1")
+class Patient:
+    """Begin again with an empty history while a person is asked."""
+
+    async def run(self, run: Run, request: Amount) -> Texts:
+        asked = asyncio.create_task(run.ask_person("Which supplier?", Choice))
+        if request.count < 3:
+            await run.ask("echo", {"n": request.count})
+            await run.continue_as_new(Amount(count=request.count + 1))
+        return Texts([(await asked).supplier])
+
+
+@flotilla_workflow(name="parent", version="1")
+class Parent:
+    """Start as many runs as told, and add up what they return."""
+
+    async def run(self, run: Run, request: Amount) -> Texts:
+        started = (run.start_child("child", {"count": n}, returns=Amount) for n in range(request.count))
+        found = await run.gather(*started, on_error="collect")
+        return Texts([one.step if isinstance(one, StepFailed) else str(one) for one in found])
+
+
+@flotilla_workflow(name="child", version="1")
+class Child:
+    """Ask once; the third one fails, the fifth waits."""
+
+    async def run(self, run: Run, request: Amount) -> Amount:
+        if request.count == 4:
+            await run.wait_for("never")
+        found = await run.ask("echo", {"n": request.count}, returns=Amount, retries=0)
+        return Amount(count=found.count * 10)
+
+
+@flotilla_workflow(name="booking", version="1")
+class Booking:
+    """Book two things, or nothing."""
+
+    async def run(self, run: Run, _request: Amount) -> Texts:
+        done: list[str] = []
+        try:
+            async with run.saga() as saga:
+                for name in ("flight", "hotel", "car"):
+                    await saga.step(
+                        name,
+                        lambda name=name: run.ask(name, {}, retries=0),  # type: ignore[misc]
+                        compensation=f"cancel_{name}",
+                        undo=lambda name=name: run.execute(f"cancel_{name}"),  # type: ignore[misc]
+                    )
+        except StepFailed as failed:
+            done = [failed.step, *(f"{step.name} {step.status}" for step in saga.steps)]
+        return Texts(done)

@@ -15,6 +15,7 @@ import { DocumentsPage } from "./pages/documents";
 import { FleetPage } from "./pages/fleet";
 import { LoginPage } from "./pages/login";
 import { OrdersPage } from "./pages/orders";
+import { QuestionPage, QuestionsPage } from "./pages/questions";
 import { RunPage } from "./pages/run";
 import { RunsPage } from "./pages/runs";
 import { SessionPage } from "./pages/session";
@@ -28,6 +29,8 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/ask", () => <AskPage />],
   ["/approvals", () => <ApprovalsPage />],
   ["/approvals/:id", ({ id = "" }) => <ApprovalPage key={id} id={id} />],
+  ["/questions", () => <QuestionsPage />],
+  ["/questions/:id", ({ id = "" }) => <QuestionPage key={id} id={id} />],
   ["/runs", () => <RunsPage />],
   ["/runs/:id", ({ id = "" }) => <RunPage key={id} id={id} />],
   ["/sessions", () => <SessionsPage />],
@@ -42,6 +45,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
 const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boolean }[] = [
   { to: "/ask", label: "Ask", icon: "ask" },
   { to: "/approvals", label: "Approvals", icon: "approvals" },
+  { to: "/questions", label: "Questions", icon: "user" },
   { to: "/runs", label: "Runs", icon: "runs" },
   { to: "/workflows", label: "Workflows", icon: "send", isFor: () => mayOperate.value },
   { to: "/sessions", label: "Sessions", icon: "sessions" },

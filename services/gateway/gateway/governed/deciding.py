@@ -5,8 +5,6 @@ vote again meets the first one's answer, whichever replica it reaches.
 """
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import get_args
@@ -32,11 +30,12 @@ from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, Viewer, acting_as, current_viewer, tenant_transaction
+from flotilla.postgres import Connection, Pool
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
 from gateway.auth.issuers import asked_through, issuers_of
 from gateway.governed.actions import normalized_if_known
 from gateway.governed.inbox import get_approval
+from gateway.governed.recording import recording
 from gateway.problems import HttpProblem, snake_case
 from gateway.schemas.governed import Approval
 from gateway.services import Services
@@ -88,7 +87,7 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
     """
     through = await asked_through(services.pool, tenant_id, attempt.approval_id)
     attempt = replace(attempt, asked_through=through)
-    async with _recording(services.pool, tenant_id, attempt.approval_id) as connection:
+    async with recording(services.pool, tenant_id, attempt.approval_id) as connection:
         vote = await _recorded(connection, services.policy, tenant_id, attempt)
     if isinstance(vote, DecisionAnswer):
         return vote
@@ -99,15 +98,6 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
             IMPERSONATIONS_REFUSED.labels("vote").inc()
         raise DecisionRefused(answer)
     return answer
-
-
-@asynccontextmanager
-async def _recording(pool: Pool, tenant_id: str, approval_id: str) -> AsyncIterator[Connection]:
-    """A transaction that may add to the approval's session what a vote adds, also for a voter who can't see it."""
-    viewer = replace(current_viewer() or Viewer(), deciding=approval_id)
-    with acting_as(viewer):
-        async with tenant_transaction(pool, tenant_id) as connection:
-            yield connection
 
 
 async def _recorded(
@@ -196,7 +186,7 @@ def _refusal_of(error: WorkflowUpdateFailedError) -> Refusal:
 
 
 async def _record_refusal(pool: Pool, vote: _Vote, why: Refusal) -> None:
-    async with _recording(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
+    async with recording(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
         await connection.execute(_REFUSED, vote.tenant_id, vote.attempt.approval_id, vote.attempt.attempt_id, why.type)
         event = refused_event(vote.attempt, why, vote.approval.policy_version)
         await append(connection, vote.tenant_id, vote.approval.session_id, [event])

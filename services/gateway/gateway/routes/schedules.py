@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import Response
 
-from flotilla.contracts.errors import Invalid
+from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.schedules import When
@@ -22,6 +22,12 @@ from gateway.workflows.catalog import check_input, served_workflow
 
 router = guarded_router("schedules")
 _DEFAULTS = When()
+
+
+class ScheduleChanged(Conflict):
+    """Somebody else changed it first."""
+
+    code = "schedule_changed"
 
 
 @router.post("/v1/schedules", status_code=201, response_model=Schedule, responses=refusals(409, 413, 415))
@@ -106,12 +112,42 @@ async def get_schedule(services: Wired, caller: Caller, schedule_id: ResourceId)
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
-@router.patch("/v1/schedules/{schedule_id}", response_model=Schedule, responses=refusals(404, 413, 415))
+@router.patch("/v1/schedules/{schedule_id}", response_model=Schedule, responses=refusals(404, 409, 413, 415))
 @allow(OPERATORS, for_others=True)
 async def change_schedule(services: Wired, caller: Caller, schedule_id: ResourceId, body: ScheduleChange) -> Schedule:
     """Change, pause (`{"paused": true}`) or resume a schedule. Its runs are those of who changes it, from then on."""
-    before = (await records.get(services.pool, caller.tenant_id, schedule_id)).wanted
-    changed = replace(
+    former = await _changed(services, caller, schedule_id, body)
+    try:
+        await synced(services, caller.tenant_id, schedule_id)
+    except Invalid:
+        await records.restore(services.pool, caller.tenant_id, schedule_id, former)
+        raise
+    return await with_next_starts(services, caller.tenant_id, schedule_id)
+
+
+async def _changed(services: Services, caller: Principal, schedule_id: str, body: ScheduleChange) -> str:
+    """Store the change over what the schedule is now, whatever others change meanwhile; return what it was.
+
+    Raises:
+        ScheduleChanged: it is not the one that the caller was shown.
+    """
+    while True:
+        stored = await records.get(services.pool, caller.tenant_id, schedule_id)
+        generation = stored.shown.generation
+        if body.expected_generation not in (None, generation):
+            expected = body.expected_generation
+            raise ScheduleChanged(
+                f"schedule {schedule_id} is in generation {generation}, not {expected}: read it again"
+            )
+        wanted = await _with_changes(services, stored.wanted, body)
+        access = services.access_of(caller)
+        former = await records.change(services.pool, wanted, caller, access, generation=generation)
+        if former is not None:
+            return former
+
+
+async def _with_changes(services: Services, before: records.Wanted, body: ScheduleChange) -> records.Wanted:
+    return replace(
         before,
         when=_when(before.when, body),
         request=await _changed_request(services, before.request, body),
@@ -119,13 +155,6 @@ async def change_schedule(services: Wired, caller: Caller, schedule_id: Resource
         paused=before.paused if body.paused is None else body.paused,
         note=_note(before.note, body),
     )
-    former = await records.change(services.pool, changed, caller, services.access_of(caller))
-    try:
-        await synced(services, caller.tenant_id, schedule_id)
-    except Invalid:
-        await records.restore(services.pool, caller.tenant_id, schedule_id, former)
-        raise
-    return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
 def _note(before: str, body: ScheduleChange) -> str:

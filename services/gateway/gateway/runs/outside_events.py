@@ -53,8 +53,7 @@ async def send_event(
         if earlier is not None:
             return earlier
         run = await _open_run(connection, caller.tenant_id, run_id)
-        data = to_json(event.data).decode()
-        await connection.execute(_ADD, caller.tenant_id, run_id, event.event_id, event.name, data, caller.subject)
+        await store_event(connection, caller, run_id, event)
         details: JsonObject = {
             "run_id": run_id,
             "event_id": event.event_id,
@@ -66,8 +65,14 @@ async def send_event(
         await append(connection, caller.tenant_id, run["session_id"], [received])
         # Who ends the run appends, too: with the session's lock it has either ended, or ends after this event.
         await _open_run(connection, caller.tenant_id, run_id)
-    await _signal(services, caller.tenant_id, run_id, run["workflow_id"], event)
+    await signal_event(services, caller.tenant_id, run_id, run["workflow_id"], event)
     return event.event_id
+
+
+async def store_event(connection: Connection, caller: Principal, run_id: str, event: OutsideEvent) -> None:
+    """Store an event, so that it is signalled whatever happens."""
+    data = to_json(event.data).decode()
+    await connection.execute(_ADD, caller.tenant_id, run_id, event.event_id, event.name, data, caller.subject)
 
 
 async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyncpg.Record:
@@ -83,7 +88,8 @@ async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyn
     return run
 
 
-async def _signal(services: Services, tenant_id: str, run_id: str, workflow_id: str, event: OutsideEvent) -> None:
+async def signal_event(services: Services, tenant_id: str, run_id: str, workflow_id: str, event: OutsideEvent) -> None:
+    """Signal a stored event; one that Temporal does not take now is signalled by the worker's leader."""
     try:
         handle = await services.temporal.handle(workflow_id)
         await handle.signal(RUN_EVENT_SIGNAL, event, rpc_timeout=RPC_TIMEOUT)

@@ -29,7 +29,8 @@ from gateway.schemas.runs import Run
 from gateway.temporal import Start
 
 RUN_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
-    metadata, status, if_active, schedule_id, result, output, error, created_at, started_at, finished_at"""
+    metadata, status, if_active, schedule_id, parent_run_id, result, output, error, created_at, started_at,
+    finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active or waits, unless this one waits, too.
 _ADD = f"""
@@ -50,7 +51,7 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS 
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
   AND ($8::text IS NULL OR workflow = $8) AND ($9::jsonb IS NULL OR metadata @> $9)
   AND ($10::timestamptz IS NULL OR created_at >= $10) AND ($11::timestamptz IS NULL OR created_at < $11)
-  AND ($12::text IS NULL OR schedule_id = $12)
+  AND ($12::text IS NULL OR schedule_id = $12) AND ($13::text IS NULL OR parent_run_id = $13)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
 _FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -98,6 +99,7 @@ class RunFilter:
     user_id: str | None = None
     workflow: str | None = None
     schedule_id: str | None = None
+    parent_run_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     """This moment included."""
@@ -221,6 +223,7 @@ async def list_runs(
             only.created_after,
             only.created_before,
             only.schedule_id,
+            only.parent_run_id,
         )
 
 

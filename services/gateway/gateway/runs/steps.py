@@ -36,6 +36,14 @@ SELECT action_id, status, error, created_at, finished_at FROM flotilla.actions
 WHERE tenant_id = $1 AND request ->> 'run_id' = $2 AND request ->> 'run_id' <> ''
   AND coalesce(request ->> 'task_id', '') = ''
 """
+# Questions to people, and runs that the run started.
+_OTHERS = """
+SELECT 'question' AS kind, question_id AS id, status, NULL::jsonb AS error, created_at, closed_at AS finished_at
+FROM flotilla.questions WHERE tenant_id = $1 AND run_id = $2
+UNION ALL
+SELECT 'run', run_id, status, error, created_at, finished_at FROM flotilla.runs
+WHERE tenant_id = $1 AND parent_run_id = $2
+"""
 
 
 async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
@@ -45,8 +53,10 @@ async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
         traceparent = await connection.fetchval(_TRACE, tenant_id, run.run_id)
         calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
         actions = await connection.fetch(_ACTIONS, tenant_id, run.run_id)
+        others = await connection.fetch(_OTHERS, tenant_id, run.run_id)
     steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
     steps += [_action(row, run.run_id) for row in actions]
+    steps += [_other(row, run.run_id) for row in others]
     history = await _history(services, run.workflow_id)
     steps += _workflow_steps(history or ())
     steps.sort(key=lambda step: step.started_at or datetime.max.replace(tzinfo=UTC))
@@ -100,6 +110,20 @@ def _action(row: asyncpg.Record, run_id: str) -> Step:
         kind="action",
         step=row["action_id"].removeprefix(f"{run_id}."),
         status="waiting_for_approval" if row["status"] == "awaiting_approval" else row["status"],
+        attempt=1,
+        error=json.loads(row["error"]) if row["error"] else None,
+        started_at=started,
+        finished_at=finished,
+        duration_ms=(finished - started).total_seconds() * 1000 if finished else None,
+    )
+
+
+def _other(row: asyncpg.Record, run_id: str) -> Step:
+    started, finished = row["created_at"], row["finished_at"]
+    return Step(
+        kind=row["kind"],
+        step=row["id"].removeprefix(f"{run_id}."),
+        status=row["status"],
         attempt=1,
         error=json.loads(row["error"]) if row["error"] else None,
         started_at=started,

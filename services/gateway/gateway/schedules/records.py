@@ -24,16 +24,16 @@ from gateway.schemas.schedules import Schedule
 MAX_SCHEDULES = 1000
 """Of one tenant."""
 _COLUMNS = """schedule_id, temporal_id, fires, request, workflow, metadata, paused, note, user_id, acted_by, created_at,
-    updated_at, synced = generation AS is_synced"""
+    updated_at, generation, synced = generation AS is_synced"""
 _ADD = """
 INSERT INTO flotilla.schedules (tenant_id, schedule_id, temporal_id, fires, request, workflow, metadata, paused, note,
     user_id, key_id, owner, names, sees_all, visibility)
-SELECT $1, $2, $3, $4::jsonb, $5::jsonb, $6, $7::jsonb, $8, $9, $10, $11, $12, $13, $14, $15
-WHERE (SELECT count(*) FROM flotilla.schedules WHERE tenant_id = $1) < $16
+VALUES ($1, $2, $3, $4::jsonb, $5::jsonb, $6, $7::jsonb, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (tenant_id, schedule_id) DO NOTHING
 RETURNING 1
 """
-_EXISTS = "SELECT EXISTS (SELECT FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2)"
+# Also counts those that the caller does not see.
+_HELD = "SELECT flotilla.schedules_held()"
 _GET = f"""
 SELECT {_COLUMNS} FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL
 """  # noqa: S608 - constants
@@ -48,7 +48,7 @@ UPDATE flotilla.schedules AS s SET fires = $3::jsonb, request = $4::jsonb, metad
     acted_by = flotilla_ops.acted_by(), person = nullif(current_setting('flotilla.person', true), ''),
     service = nullif(current_setting('flotilla.service', true), ''), generation = s.generation + 1, updated_at = now()
 FROM (SELECT * FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 FOR UPDATE) AS former
-WHERE s.tenant_id = $1 AND s.schedule_id = $2
+WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND former.generation = $14 AND former.deleted_at IS NULL
 RETURNING to_jsonb(former)::text
 """
 _RESTORE = """
@@ -96,6 +96,8 @@ async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, a
     """
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         wanted = await _made_by(connection, wanted, caller)
+        if (count := await connection.fetchval(_HELD)) >= MAX_SCHEDULES:
+            raise Conflict(f"tenant {caller.tenant_id} has {count} schedules, {MAX_SCHEDULES} are allowed: delete one")
         added = await connection.fetchval(
             _ADD,
             caller.tenant_id,
@@ -109,22 +111,18 @@ async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, a
             wanted.note,
             caller.subject,
             *_maker(caller, access),
-            MAX_SCHEDULES,
         )
-        if added is None:
-            raise await _why_not_added(connection, caller.tenant_id, wanted.schedule_id)
+    if added is None:
+        # One that the caller may not see, or that is being deleted, is in the way, too.
+        raise Conflict(f"schedule {wanted.schedule_id} exists: choose another schedule_id, or change that one")
 
 
-async def _why_not_added(connection: Connection, tenant_id: str, schedule_id: str) -> Conflict:
-    # One that the caller may not see, or that is being deleted, is in the way, too.
-    count = await connection.fetchval("SELECT count(*) FROM flotilla.schedules WHERE tenant_id = $1", tenant_id)
-    if count >= MAX_SCHEDULES:
-        return Conflict(f"tenant {tenant_id} has {count} schedules, {MAX_SCHEDULES} are allowed: delete one")
-    return Conflict(f"schedule {schedule_id} exists: choose another schedule_id, or change that one")
-
-
-async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess) -> str | None:
+async def change(
+    pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess, *, generation: int
+) -> str | None:
     """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore`.
+
+    None where it is not in `generation` any more: somebody else changed or deleted it, and nothing happened.
 
     Raises:
         NotFound, Forbidden: the caller may not write to its session.
@@ -142,11 +140,12 @@ async def change(pool: Pool, wanted: Wanted, caller: Principal, access: SessionA
             wanted.note,
             caller.subject,
             *_maker(caller, access),
+            generation,
         )
     return former
 
 
-async def restore(pool: Pool, tenant_id: str, schedule_id: str, former: str | None) -> None:
+async def restore(pool: Pool, tenant_id: str, schedule_id: str, former: str) -> None:
     """Make the schedule, and its maker, what `change` found."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(_RESTORE, tenant_id, schedule_id, former)
@@ -232,6 +231,7 @@ def _stored(row: asyncpg.Record) -> Stored:
         session_id=request.session_id or None,
         metadata=metadata,
         made_by=row["user_id"],
+        generation=row["generation"],
     )
     wanted = Wanted(
         schedule_id=row["schedule_id"],

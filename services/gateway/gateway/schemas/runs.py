@@ -111,6 +111,8 @@ class Run(RunAccepted):
     """How the run waited for another one; null where it did not have to."""
     schedule_id: str | None
     """The schedule that started it; null where somebody did."""
+    parent_run_id: str | None
+    """The run that started it; null where none did."""
     result: RAGResponse | None
     """The answer to a question."""
     removed_documents: list[str] = Field(default_factory=list)
@@ -133,9 +135,10 @@ class RunList(Answer):
 class Step(Answer):
     """One thing that was done for a run."""
 
-    kind: Literal["workflow_step", "delegation", "llm_call", "action"]
+    kind: Literal["workflow_step", "delegation", "llm_call", "action", "question", "run"]
     step: str
-    """`begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action its name."""
+    """`begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action, a question to
+    people or a run that it started the name of its step."""
     status: str
     attempt: int
     agent: str | None = None

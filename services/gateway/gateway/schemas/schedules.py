@@ -118,6 +118,8 @@ class ScheduleChange(Times):
     metadata: Metadata | None = None
     paused: bool | None = None
     note: Annotated[Text, StringConstraints(max_length=200)] | None = None
+    expected_generation: Annotated[int, Field(ge=1)] | None = None
+    """Change it only if it is still the one that was shown (409 `schedule_changed`)."""
 
 
 class Schedule(Answer):
@@ -144,6 +146,8 @@ class Schedule(Answer):
     """Who made it, or changed it last: its runs are theirs."""
     acted_by: str | None
     """The service that asked on the maker's behalf."""
+    generation: int
+    """Grows with every change; `expected_generation` of a change names it."""
     created_at: datetime
     updated_at: datetime
     next_starts: list[datetime] | None = None

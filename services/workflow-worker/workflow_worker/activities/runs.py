@@ -15,6 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.bus.live import RunFeed
+from flotilla.config import OpenWorkSettings
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
 from flotilla.contracts.event_builders import run_finished_event, session_event
@@ -40,6 +41,7 @@ from flotilla.workflows.calls.runs import (
     RunKey,
     SaveAnswer,
 )
+from workflow_worker.activities.questions import close_questions
 from workflow_worker.adopted_runs import adopt, closed
 from workflow_worker.delegates import limits_of_agents
 from workflow_worker.notices import queue_notice
@@ -68,7 +70,8 @@ _STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1
 _FINISH = """
 UPDATE flotilla.runs SET status = $3, result = $4, error = $5, output = $6, finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
-RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key, workflow
+RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key, workflow,
+    EXISTS (SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open') AS asks
 """
 _TASK_RESULT = """
 SELECT result, agent FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
@@ -100,9 +103,11 @@ class _Finished:
 class RunRecords:
     """The activities that keep `flotilla.runs`."""
 
-    def __init__(self, pool: Pool, feed: RunFeed) -> None:
+    def __init__(self, pool: Pool, feed: RunFeed, limits: OpenWorkSettings | None = None) -> None:
+        """`limits` are those that the runs of schedules keep."""
         self._pool = pool
         self._feed = feed
+        self._limits = limits or OpenWorkSettings()
 
     @activity.defn(name=BEGIN_RUN)
     async def begin_run(self, request: RAGRequest) -> BegunRun:
@@ -125,7 +130,7 @@ class RunRecords:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
                 live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
                 if live_key is None:
-                    live_key = await adopt(connection, request, activity.info().workflow_id)
+                    live_key = await adopt(connection, request, activity.info().workflow_id, self._limits)
                 limits_s = await limits_of_agents(connection)
         except asyncpg.UniqueViolationError as error:
             raise ApplicationError(
@@ -242,6 +247,8 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
     )
     if row is None:
         return None
+    if row["asks"]:
+        await close_questions(connection, run, "cancelled")
     events = _closing_events(run, end, workflow_source(row["workflow"]))
     appended = await append(connection, run.tenant_id, row["session_id"], events)
     if end.response is not None:

@@ -12,6 +12,7 @@ from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.workflows.calls.children import FIND_WORKFLOW, FindWorkflow, FoundWorkflow
 from flotilla.workflows.calls.custom import (
     COMBINE_RESULTS,
     LOAD_RESULT,
@@ -45,9 +46,16 @@ VALUES ($1, $2, 'combine', $3, $4, 'done', $5, now(), 0) ON CONFLICT DO NOTHING
 """
 _USAGE = """
 SELECT count(*) AS calls, coalesce(sum(input_tokens), 0) AS input_tokens,
-    coalesce(sum(output_tokens), 0) AS output_tokens
+    coalesce(sum(output_tokens), 0) AS output_tokens,
+    (SELECT coalesce(sum(s.nanos), 0) FROM flotilla.llm_spend AS s WHERE s.tenant_id = $1 AND s.run_id = $2) AS nanos
 FROM flotilla.llm_calls WHERE tenant_id = $1 AND run_id = $2
 """
+_SERVED = """
+SELECT version, task_queue FROM flotilla_ops.workflows
+WHERE name = $1 AND last_seen > now() - interval '15 minutes' ORDER BY started_at DESC, instance LIMIT 1
+"""
+NANOS = 10**9
+"""Of a unit of the currency: what spending is counted in."""
 MAX_COMBINED_BYTES = 50_000_000
 """Of results that are combined into one: an agent reads them at once."""
 
@@ -71,6 +79,18 @@ class WorkflowRuns:
             source = workflow_source(records.workflow)
             events = [_event(note, source, run.run_id, results) for note in records.notes]
             await append(connection, run.tenant_id, session_id, events)
+
+    @activity.defn(name=FIND_WORKFLOW)
+    async def find_workflow(self, wanted: FindWorkflow) -> FoundWorkflow:
+        """Return where the workflow is served, by the worker that started last with it.
+
+        Raises:
+            ApplicationError: `UnknownWorkflow`: no worker has served it for a quarter of an hour.
+        """
+        row = await self._pool.fetchrow(_SERVED, wanted.name)
+        if row is None:
+            raise _refusal("UnknownWorkflow", f"no worker serves workflow {wanted.name}")
+        return FoundWorkflow(version=row["version"], task_queue=row["task_queue"])
 
     @activity.defn(name=LOAD_RESULT)
     async def load_result(self, stored: StoredResult) -> LoadedResult:
@@ -116,7 +136,12 @@ class WorkflowRuns:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_USAGE, run.tenant_id, run.run_id)
         assert row is not None  # noqa: S101 - an aggregate always gives one row
-        return Usage(calls=row["calls"], input_tokens=int(row["input_tokens"]), output_tokens=int(row["output_tokens"]))
+        return Usage(
+            calls=row["calls"],
+            input_tokens=int(row["input_tokens"]),
+            output_tokens=int(row["output_tokens"]),
+            cost=int(row["nanos"]) / NANOS,
+        )
 
 
 async def _results(connection: Connection, run: RunKey, task_ids: list[str]) -> dict[str, str]:

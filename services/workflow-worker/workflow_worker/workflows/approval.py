@@ -33,7 +33,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import ActionRequest
     from workflow_worker.activities.signatures import actions as call
 
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, finished_first, trouble_of, uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of
+from flotilla.workflows.interruption import finished_first, uninterrupted
 from workflow_worker.workflows.approval_steps import (
     any_args,
     approval_status_of,

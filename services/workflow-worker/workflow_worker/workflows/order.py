@@ -25,7 +25,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.saga import NotParked, Saga, UnknownStep
     from workflow_worker.activities.signatures import orders as call
 
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, trouble_of, uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, trouble_of
+from flotilla.workflows.interruption import uninterrupted
 
 _COMPENSATION_TIME = timedelta(minutes=10)
 """How long a compensation is retried before it is parked for an operator."""

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.tasks import Turn
     from flotilla.workflows.calls import runs as call
 
+from flotilla.workflows.context import RunContext
 from flotilla.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
@@ -26,7 +27,7 @@ from flotilla.workflows.delegation import (
     status_of,
 )
 from flotilla.workflows.lifecycle import carry_out
-from flotilla.workflows.run import Run, RunContext
+from flotilla.workflows.run import Run
 
 _SAVE_ROUNDS = 60
 _SAVE_PAUSE = timedelta(seconds=60)

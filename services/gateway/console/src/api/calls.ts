@@ -65,6 +65,12 @@ export const decide = (
   body: { decision: t.Decision; content_hash: string; reason?: string; args?: t.JsonObject; signature?: VoteSignature },
 ) => post<t.DecisionAnswer>(path("/v1/approvals", id, "decision"), body);
 
+export const listQuestions = (status?: t.QuestionStatus, cursor?: string) =>
+  get<Page<"questions", t.Question>>("/v1/questions", { status, cursor, limit: 100 });
+export const getQuestion = (id: string) => get<t.Question>(path("/v1/questions", id));
+export const answerQuestion = (id: string, answer: t.JsonObject) =>
+  post<t.Question>(path("/v1/questions", id, "answer"), { answer });
+
 export const listSigners = (subject?: string) =>
   get<Page<"signers", t.Signer> & { passkeys: t.Passkeys | null }>("/v1/signers", { subject, limit: MOST });
 export const enrollSigner = (signed: Signed) => post<t.Signer>("/v1/signers", signed);

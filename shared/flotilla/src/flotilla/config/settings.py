@@ -234,6 +234,19 @@ class LlmSettings(TokenSettings):
     """Input and output tokens that one run may use; unset means no limit."""
 
 
+class OpenWorkSettings(BaseSettings):
+    """How much may be under way at once."""
+
+    model_config = _CONFIG
+
+    open_runs_per_person: int = Field(default=100, ge=1)
+    """Runs and tasks of one person that have not ended; more are refused with 429."""
+    open_runs_per_service: int = Field(default=2000, ge=1)
+    """Runs and tasks of one service that have not ended, in its own name and on behalf of all people together."""
+    open_runs_per_tenant: int | None = Field(default=None, ge=1)
+    """Runs and tasks of one tenant that have not ended; unset means no limit."""
+
+
 S = TypeVar("S", bound=BaseSettings)
 
 

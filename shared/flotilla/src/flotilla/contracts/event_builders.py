@@ -46,6 +46,7 @@ def workflow_started_event(
         "user_id": request.user_id,
         **(through or {}),
         **_scheduled(request),
+        **({"parent_run_id": request.parent_run_id} if request.parent_run_id else {}),
         "workflow": request.workflow,
         "version": request.version,
         "input": request.input,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-NoticeKind: TypeAlias = Literal["run.interrupted", "run.finished"]
+NoticeKind: TypeAlias = Literal["run.interrupted", "run.finished", "run.question_asked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.questions import OpenQuestion
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import (
     ConfidenceBasis,
@@ -146,6 +147,8 @@ class Carried:
     """Events from outside that nobody has waited for yet."""
     seen: list[str] = field(default_factory=list)
     """The ids of all events that came."""
+    questions: list[OpenQuestion] = field(default_factory=list)
+    """Questions to people that nobody has answered yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +175,8 @@ class WorkflowRequest:
     carried: Carried = field(default_factory=Carried)
     schedule_id: str = ""
     """The schedule that starts it, if one does; its session is then its own where none is named."""
+    parent_run_id: str = ""
+    """The run that starts it, if one does."""
 
 
 def read_run_request(stored: str | bytes) -> RAGRequest | WorkflowRequest:

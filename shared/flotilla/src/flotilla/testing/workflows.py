@@ -6,7 +6,7 @@ await replay(BriefWorkflow, trial.history)
 """
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -25,19 +25,23 @@ from flotilla.contracts.approvals import ActionState
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.names import APPROVAL_WORKFLOW, run_workflow_id
+from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool, ToolKind
+from flotilla.contracts.questions import Answered, Asked
 from flotilla.contracts.requests import ActionRequest, WorkflowRequest
 from flotilla.contracts.results import reference_to
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask
 from flotilla.contracts.typed import Codec
 from flotilla.temporal import DATA_CONVERTER
+from flotilla.workflows.calls import children as child_calls
 from flotilla.workflows.calls import custom as call
-from flotilla.workflows.calls import delegation, runs
+from flotilla.workflows.calls import delegation, questions, runs, supervision
 from flotilla.workflows.declaration import Declared, declared_in
 from flotilla.workflows.sandbox import sandbox
 
 Does: TypeAlias = Callable[[dict[str, Any]], Any]
 """Gets an input or arguments, returns (or is awaited for) the result; what it raises is a failure."""
+NO_USAGE = call.Usage()
 _ACT = "act"
 _ACTION_TIMEOUT = timedelta(minutes=5)
 _QUEUE = "trial"
@@ -56,6 +60,8 @@ class Trial:
     """What was asked of agents, in order."""
     executed: list[ActionRequest] = field(default_factory=list)
     """The actions that were asked for, in order."""
+    people_asked: list[questions.AskQuestion] = field(default_factory=list)
+    """What people were asked, in order."""
     recorded: list[call.Note] = field(default_factory=list)
     """The events for the session, those of ended steps included."""
     history: WorkflowHistory = field(init=False)
@@ -80,19 +86,26 @@ async def try_workflow(
     *,
     agents: Mapping[str, Does] | None = None,
     actions: Mapping[str, Does] | None = None,
+    people: Mapping[str, Does] | None = None,
+    children: Sequence[type] = (),
+    usage: call.Usage = NO_USAGE,
     meanwhile: Callable[[WorkflowHandle[Any, Any]], Awaitable[None]] | None = None,
 ) -> Trial:
     """Run the workflow once and return what it did.
 
+    `people` answer the steps that ask them: each gets `question`, `roles` and `schema`; None is no answer yet.
+    Nobody answers other questions. `children` are the workflows that it may start; `usage` is what `run.usage()`
+    returns.
+
     `meanwhile` gets the workflow's handle once it is started: to send signals, to cancel it, to look on.
     """
     declared = _declared(cls)
-    stage = _Stage(agents or {}, actions or {})
+    stage = _Stage(agents or {}, actions or {}, people or {}, usage)
     async with trial_server() as environment:
         worker = Worker(
             environment.client,
             task_queue=_QUEUE,
-            workflows=[cls, _TriedAction],
+            workflows=[cls, *children, _TriedAction],
             activities=stage.activities(),
             workflow_runner=sandbox(),
         )
@@ -148,11 +161,16 @@ class _TriedAction:
 class _Stage:
     """The activities of a worker, over functions and lists."""
 
-    def __init__(self, agents: Mapping[str, Does], actions: Mapping[str, Does]) -> None:
+    def __init__(
+        self, agents: Mapping[str, Does], actions: Mapping[str, Does], people: Mapping[str, Does], usage: call.Usage
+    ) -> None:
         self.trial = Trial()
         self._agents = agents
         self._actions = actions
+        self._people = people
+        self._usage = usage
         self._results: dict[str, JsonObject] = {}
+        self._answers: dict[str, Answered] = {}
 
     def activities(self) -> list[Callable[..., Any]]:
         methods = [getattr(self, name) for name in vars(type(self))]
@@ -192,9 +210,45 @@ class _Stage:
         except Exception as error:  # noqa: BLE001 - the author's function
             return replace(state, status="failed", error=f"{type(error).__name__}: {error}")
 
+    @activity.defn(name=questions.ASK_QUESTION)
+    async def ask_question(self, question: questions.AskQuestion) -> Asked:
+        self.trial.people_asked.append(question)
+        step = question.question_id.removeprefix(f"{question.run.run_id}.")
+        answer = self._answers.setdefault(question.question_id, Answered(status="open"))
+        if answer.status == "open" and step in self._people:
+            asked: JsonObject = {
+                "question": question.question,
+                "roles": list(question.roles),
+                "schema": question.schema,
+            }
+            data = await _done(self._people[step], asked)
+            if isinstance(data, dict):
+                self._answers[question.question_id] = answer = Answered(
+                    status="answered", answer=data, answered_by=step
+                )
+        return Asked(is_open=answer.status == "open", deadline=question.deadline)
+
+    @activity.defn(name=questions.SETTLE_QUESTION)
+    async def settle_question(self, settle: questions.SettleQuestion) -> Answered:
+        if self._answers[settle.question_id].status == "open":
+            self._answers[settle.question_id] = Answered(status=settle.otherwise)
+        return self._answers[settle.question_id]
+
     @activity.defn(name=call.RECORD_EVENTS)
     async def record(self, records: call.Records) -> None:
         self.trial.recorded += records.notes
+
+    @activity.defn(name=child_calls.FIND_WORKFLOW)
+    async def find_workflow(self, _wanted: child_calls.FindWorkflow) -> child_calls.FoundWorkflow:
+        return child_calls.FoundWorkflow(version="trial", task_queue=_QUEUE)
+
+    @activity.defn(name=supervision.OFFER_TOOLS)
+    async def offer_tools(self, wanted: supervision.OfferTools) -> supervision.Offer:
+        agents = [
+            name for name in self._agents if name != PLANNER_AGENT and (not wanted.agents or name in wanted.agents)
+        ]
+        tools = [_offered(name, "agent") for name in agents] + [_offered(name, "action") for name in wanted.actions]
+        return supervision.Offer(tools=tools, planner=PLANNER_AGENT in self._agents)
 
     @activity.defn(name=call.LOAD_RESULT)
     async def load(self, stored: call.StoredResult) -> call.LoadedResult:
@@ -206,15 +260,21 @@ class _Stage:
 
     @activity.defn(name=call.SUM_USAGE)
     async def usage(self, _run: runs.RunKey) -> call.Usage:
-        return call.Usage()
+        return self._usage
+
+    def _is_the_tried(self, run: runs.RunKey) -> bool:
+        """Whether it is the run itself, and none that it started."""
+        return "." not in run.run_id
 
     @activity.defn(name=call.FINISH_WORKFLOW)
     async def finish(self, finished: call.FinishedWorkflow) -> None:
-        self.trial.status, self.trial.output = "success", finished.output
+        if self._is_the_tried(finished.run):
+            self.trial.status, self.trial.output = "success", finished.output
 
     @activity.defn(name=runs.CLOSE_RUN)
     async def close(self, end: runs.CloseRun) -> None:
-        self.trial.status, self.trial.error = end.status, end.error
+        if self._is_the_tried(end.run):
+            self.trial.status, self.trial.error = end.status, end.error
 
     @activity.defn(name=runs.PAUSE_RUN)
     async def pause(self, _pause: runs.PauseRun) -> None:
@@ -223,6 +283,12 @@ class _Stage:
     @activity.defn(name=delegation.TELL_AGENT_CANCELLED)
     async def tell_agent_cancelled(self, _task: delegation.CancelledTask) -> None:
         """Agents are functions here: they end by themselves."""
+
+
+def _offered(name: str, kind: ToolKind) -> OfferedTool:
+    """An agent or action that takes one text, as far as a planner knows."""
+    schema: JsonObject = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+    return OfferedTool(name=name, kind=kind, description=f"The {kind} {name}.", schema=schema)
 
 
 async def _done(function: Does, data: JsonObject) -> JsonValue:

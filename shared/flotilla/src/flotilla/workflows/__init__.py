@@ -3,6 +3,6 @@
 from flotilla.workflows.calls.custom import Usage
 from flotilla.workflows.declaration import flotilla_workflow
 from flotilla.workflows.run import Run
-from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed
+from flotilla.workflows.steps import ActionRefused, AgentResult, NotAnswered, StepFailed
 
-__all__ = ["ActionRefused", "AgentResult", "Run", "StepFailed", "Usage", "flotilla_workflow"]
+__all__ = ["ActionRefused", "AgentResult", "NotAnswered", "Run", "StepFailed", "Usage", "flotilla_workflow"]

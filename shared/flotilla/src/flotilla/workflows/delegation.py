@@ -1,7 +1,7 @@
 """One step of a workflow done by an agent: tries, waits between them, cancellation."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -25,6 +25,7 @@ from flotilla.workflows.calls.delegation import (
     TaskOutcome,
 )
 from flotilla.workflows.gated_tools import OnPause, ask_people
+from flotilla.workflows.interruption import uninterrupted
 
 T = TypeVar("T")
 MAX_PAUSES = 50
@@ -269,31 +270,3 @@ def _timeout_message(error: TimeoutError, *, is_delegated: bool) -> str:
     if error.type == TimeoutType.SCHEDULE_TO_CLOSE and is_delegated:
         return f"no answer within {ANSWER_TIMEOUT.total_seconds():g} s"
     return f"{error.message or 'timed out'} ({error.type.name.lower() if error.type else 'timeout'})"
-
-
-async def uninterrupted(work: Awaitable[T]) -> T:
-    """Waits for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
-    result, _ = await _to_the_end(work)
-    return result
-
-
-async def finished_first(work: Awaitable[T]) -> T:
-    """Waits for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
-    happens behind the back of the cleanup."""
-    result, cancelled = await _to_the_end(work)
-    if cancelled:
-        raise asyncio.CancelledError
-    return result
-
-
-async def _to_the_end(work: Awaitable[T]) -> tuple[T, bool]:
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-            cancelled = True
-    return task.result(), cancelled

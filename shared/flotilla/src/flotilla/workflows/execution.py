@@ -14,11 +14,13 @@ from flotilla.contracts.requests import Carried, WorkflowRequest
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import CLOSE_RUN, RUN_CLOSED, BegunRun, CloseRun, RunKey
+from flotilla.workflows.context import RunContext
 from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, status_of
 from flotilla.workflows.inbox import Inbox
 from flotilla.workflows.journal import Journal
 from flotilla.workflows.lifecycle import carry_out
-from flotilla.workflows.run import Run, RunContext
+from flotilla.workflows.questions import Questions
+from flotilla.workflows.run import Run
 from flotilla.workflows.steps import StepNames
 
 Work = Callable[[Run, JsonObject], Awaitable[JsonObject | None]]
@@ -47,6 +49,7 @@ class _Execution:
         self._key = RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
         self._journal = Journal(self._key, name, request.carried.records)
         self._inbox = Inbox(request.carried.events, request.carried.seen)
+        self._questions = Questions(self._key, self._inbox, request.carried.questions)
         self._names = StepNames(request.carried.steps)
 
     async def work(self) -> JsonObject | None:
@@ -91,12 +94,18 @@ class _Execution:
             requested_by_service=self._request.requested_by_service,
             acted_by=self._request.acted_by,
         )
-        return Run(context, self._journal, self._names, self._inbox, self._continue)
+        return Run(
+            context, self._journal, self._names, inbox=self._inbox, questions=self._questions, go_on=self._continue
+        )
 
     async def _continue(self, data: JsonObject) -> NoReturn:
         await self._journal.write()
         carried = Carried(
-            steps=self._names.used, records=self._journal.written, events=self._inbox.waiting, seen=self._inbox.seen
+            steps=self._names.used,
+            records=self._journal.written,
+            events=self._inbox.waiting,
+            seen=self._inbox.seen,
+            questions=self._questions.open,
         )
         workflow.continue_as_new(replace(self._request, input=data, carried=carried))
 

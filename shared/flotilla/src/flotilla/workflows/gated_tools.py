@@ -12,6 +12,7 @@ from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
 from flotilla.workflows.calls.delegation import AgentFailure
+from flotilla.workflows.interruption import uninterrupted
 
 OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 """Told True when the task begins to wait for people, False when it goes on."""
@@ -91,9 +92,14 @@ async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any,
 
 
 async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
-    """End the vote with the run, and wait until it is off the inbox."""
+    """End the vote with the run, and wait until it is off the inbox, however often that is cancelled."""
     vote.cancel()
+    await uninterrupted(called_off(vote))
+
+
+async def called_off(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
+    """Wait until a child that was asked to end has ended, however it did."""
     try:
-        await vote
+        await child
     except (ChildWorkflowError, asyncio.CancelledError):
-        workflow.logger.info("vote %s called off", vote.id)
+        workflow.logger.info("%s called off", child.id)

@@ -14,7 +14,8 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import session_event_type
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import RunKey
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
+from flotilla.workflows.interruption import uninterrupted
 
 MAX_RECORD_BYTES = 256_000
 """Of one event that a workflow records."""
@@ -40,6 +41,10 @@ class Journal:
         details |= {"status": "failed", "error": error} if error else {"status": "done"}
         data: JsonObject = {"change": "run_step_finished", "details": details}
         self._notes.append(call.Note(data=data, task_id=None if error else task_id))
+
+    def note(self, change: str, details: JsonObject) -> None:
+        """Note a change of the run itself, which its author can't write."""
+        self._notes.append(call.Note(data={"change": change, "details": {"run_id": self._run.run_id, **details}}))
 
     def add(self, note: call.Note) -> None:
         """Note what the author records.

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from temporalio.exceptions import ApplicationError, FailureError
 
-from flotilla.workflows.delegation import Trouble, trouble_of, uninterrupted
+from flotilla.workflows.delegation import Trouble, trouble_of
+from flotilla.workflows.interruption import uninterrupted
 from flotilla.workflows.steps import StepFailed
 
 T = TypeVar("T")

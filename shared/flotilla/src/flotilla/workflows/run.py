@@ -1,15 +1,13 @@
 """`Run`: what the code of a workflow does, through agents and governed actions, with all of it in the session."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, NoReturn, TypeVar, cast, overload
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError
 
-from flotilla.contracts.approvals import ActionState
-from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import ActionRequest, RiskLevel
 from flotilla.contracts.session_events import SessionEventKind
@@ -17,7 +15,10 @@ from flotilla.contracts.tasks import AgentTask, Turn
 from flotilla.contracts.typed import Codec
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS, TaskOutcome
-from flotilla.workflows.calls.runs import PAUSE_RUN, PauseRun, RunKey
+from flotilla.workflows.calls.runs import PAUSE_RUN, PauseRun
+from flotilla.workflows.children import Children
+from flotilla.workflows.compensation import RunSaga
+from flotilla.workflows.context import RunContext
 from flotilla.workflows.delegation import (
     ATTEMPT_TIMEOUT,
     LLM_RETRIES,
@@ -31,29 +32,13 @@ from flotilla.workflows.gated_tools import end_of_action
 from flotilla.workflows.inbox import Inbox
 from flotilla.workflows.journal import Journal
 from flotilla.workflows.parallel import windowed
-from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames
+from flotilla.workflows.questions import Questions
+from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames, why_not_executed
+from flotilla.workflows.values import decoded, plain
 
 T = TypeVar("T")
 AT_ONCE = 16
 """How many steps `gather` has under way, unless told otherwise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """Whose run it is, and what it starts from."""
-
-    key: RunKey
-    session_id: str
-    user_id: str
-    history: Sequence[Turn] = ()
-    limits_s: Mapping[str, float] = field(default_factory=dict)
-    """How long a task of each registered agent may take, as the agent says."""
-    live: str | None = None
-    """The Redis stream of the run's live tokens and steps."""
-    requested_through: Sequence[str] = ()
-    requested_by_service: bool = False
-    acted_by: str = ""
-    """The service that asked on behalf of `user_id`."""
 
 
 class Run:
@@ -68,7 +53,9 @@ class Run:
         context: RunContext,
         journal: Journal | None = None,
         names: StepNames | None = None,
+        *,
         inbox: Inbox | None = None,
+        questions: Questions | None = None,
         go_on: Callable[[JsonObject], Coroutine[Any, Any, NoReturn]] | None = None,
     ) -> None:
         """`journal` writes the steps to the session; without one only agents and actions write there."""
@@ -76,6 +63,8 @@ class Run:
         self._journal = journal
         self._names = names or StepNames()
         self._inbox = inbox or Inbox([], [])
+        self._questions = questions or Questions(context.key, self._inbox)
+        self._children = Children(context, journal)
         self._go_on = go_on
         self.step = ""
         """The step that began last."""
@@ -155,7 +144,7 @@ class Run:
             session_id=self.session_id,
             run_id=self.run_id,
             user_id=self.user_id,
-            input=_plain(data),
+            input=plain(data),
             timeout_s=None if timeout is None else timeout.total_seconds(),
             live=self._context.live,
         )
@@ -181,7 +170,7 @@ class Run:
         if returns is None:
             return AgentResult(step=name, task_id=outcome.task_id, data=outcome.result, reference=outcome.result_ref)
         found = outcome.result if outcome.result is not None else await self._load(name, outcome.task_id)
-        return _decoded(name, found, returns)
+        return decoded(name, found, returns)
 
     async def _note_step(self, name: str, agent: str, task_id: str, error: str | None = None) -> None:
         if self._journal is not None:
@@ -285,8 +274,66 @@ class Run:
             trouble = trouble_of(error.cause or error)
             raise ActionRefused(name, trouble, "cancelled" if trouble.cancelled else "failed") from error
         if state.status != "completed":
-            raise ActionRefused(name, _why_not(action, state), state.status)
+            raise ActionRefused(name, why_not_executed(action, state), state.status)
         return state.result
+
+    async def ask_person(
+        self,
+        question: str,
+        schema: type[T],
+        *,
+        roles: Sequence[str] = (),
+        deadline: timedelta | None = None,
+        step: str | None = None,
+    ) -> T:
+        """Return what a person answers, as `schema`: a dataclass or a model, whose fields make the form.
+
+        People with one of `roles` may answer, also in a session that they can't see; without roles, operators who may
+        write to the session. `deadline` is how long from now. The first answer counts. Who asks the same
+        question again after `continue_as_new` waits for the answer to the first.
+
+        Raises:
+            NotAnswered: nobody did in time; uncaught, the run ends as `timeout`.
+        """
+        name = self.step = self._names.next(step or "ask_person")
+        return decoded(name, await self._questions.ask(name, question, schema, roles, deadline), schema)
+
+    @overload
+    async def start_child(
+        self, workflow: str, data: object, *, returns: None = None, session: str | None = None, step: str | None = None
+    ) -> JsonObject: ...
+    @overload
+    async def start_child(
+        self, workflow: str, data: object, *, returns: type[T], session: str | None = None, step: str | None = None
+    ) -> T: ...
+    async def start_child(
+        self,
+        workflow: str,
+        data: object,
+        *,
+        returns: type[Any] | None = None,
+        session: str | None = None,
+        step: str | None = None,
+    ) -> Any:
+        """Start a run of another workflow, and return what it returns, as `returns` if that is given.
+
+        It is a run of the same person with a history of its own in `session`, by default one of its own that the same
+        people see. It is cancelled with this run.
+
+        Raises:
+            StepFailed: no worker serves the workflow, its session has an active run, or it failed or was cancelled.
+        """
+        name = self.step = self._names.next(step or workflow)
+        output = await self._children.run(name, workflow, plain(data), session)
+        return output if returns is None else decoded(name, output or {}, returns)
+
+    def saga(self) -> RunSaga:
+        """Return a saga, for `async with`: what ends the block early undoes its steps, last first.
+
+        A step's `undo` is registered before the step begins, so it has to bear that the step never happened. One that
+        fails is parked: `POST /v1/runs/{run}/events/saga` with `{"step", "verb"}` (`retry`, `skip`, `resolve`) goes on.
+        """
+        return RunSaga(self._journal, self._inbox)
 
     async def record(self, kind: SessionEventKind, data: Mapping[str, Any]) -> None:
         """Append an event to the session, after everything that the run did before.
@@ -298,7 +345,7 @@ class Run:
         """
         if self._journal is None:
             raise ApplicationError("this run writes nothing to its session", type="Invalid", non_retryable=True)
-        self._journal.add(call.Note(kind=kind, data=_plain(data)))
+        self._journal.add(call.Note(kind=kind, data=plain(data)))
         await self._journal.write()
 
     async def set(self, **variables: Any) -> None:
@@ -351,7 +398,7 @@ class Run:
         """
         if self._go_on is None:
             raise ApplicationError("this workflow can't continue as new", type="Invalid", non_retryable=True)
-        await self._go_on(_plain(request))
+        await self._go_on(plain(request))
 
     @property
     def should_continue(self) -> bool:
@@ -378,25 +425,3 @@ class Run:
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )
-
-
-def _plain(data: object) -> JsonObject:
-    """The author's data as a JSON object."""
-    kind = type(data)
-    plain: JsonObject = dict(data) if isinstance(data, Mapping) else Codec(kind, f"a {kind.__name__}").encode(data)
-    return cast("JsonObject", to_builtins(plain))
-
-
-def _decoded(step: str, data: JsonObject, kind: type[T]) -> T:
-    try:
-        return Codec(kind, f"the result of step {step}").decode(data)
-    except ValueError as error:
-        trouble = Trouble("ValueError", str(error), timed_out=False, cancelled=False, retryable=False)
-        raise StepFailed(step, trouble) from error
-
-
-def _why_not(action: str, state: ActionState) -> Trouble:
-    reasons = [vote.reason for vote in state.votes if vote.decision == "reject" and vote.reason]
-    why = state.error or "; ".join(reasons)
-    message = f"action {action}: {state.status}" + (f": {why}" if why else "")
-    return Trouble("ActionRefused", message, timed_out=False, cancelled=False, retryable=False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from temporalio.exceptions import ApplicationError
 
+from flotilla.contracts.approvals import ActionState
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tasks import ResultReference
 from flotilla.workflows.delegation import Trouble
@@ -37,6 +38,22 @@ class ActionRefused(StepFailed):
     def __init__(self, step: str, trouble: Trouble, status: str) -> None:
         super().__init__(step, trouble)
         self.status = status
+
+
+class NotAnswered(StepFailed):
+    """Nobody answered a question: `status` is `expired` or `cancelled`."""
+
+    def __init__(self, step: str, trouble: Trouble, status: str) -> None:
+        super().__init__(step, trouble)
+        self.status = status
+
+
+def why_not_executed(action: str, state: ActionState) -> Trouble:
+    """Return why an action was not executed: its error, or the reasons of those who rejected it."""
+    reasons = [vote.reason for vote in state.votes if vote.decision == "reject" and vote.reason]
+    why = state.error or "; ".join(reasons)
+    message = f"action {action}: {state.status}" + (f": {why}" if why else "")
+    return Trouble("ActionRefused", message, timed_out=False, cancelled=False, retryable=False)
 
 
 class StepNames:

@@ -76,3 +76,5 @@ class Usage:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: float = 0.0
+    """In the currency of the fleet's prices; 0 where it has none."""

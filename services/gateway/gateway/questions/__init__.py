@@ -1,0 +1,1 @@
+"""Questions that workflows ask people."""

@@ -1,0 +1,129 @@
+"""An answer: stored with the session's event in one transaction, then the workflow is woken up.
+
+The wake-up says nothing of the answer. The worker reads that from the session's log, where only the gateway writes in
+its own name: who reaches Temporal can wake a workflow up, and answer nothing.
+"""
+
+import json
+
+import asyncpg
+
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Conflict, Forbidden
+from flotilla.contracts.event_builders import state_change
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.questions import QUESTION_CHANGE, wake_up_name
+from flotilla.contracts.requests import OutsideEvent
+from flotilla.eventstore.sessions import check_writable
+from flotilla.outbox import append
+from flotilla.postgres import Connection
+from flotilla.postgres.viewer import current_viewer
+from gateway.auth.principal import OPERATORS, Principal
+from gateway.governed.recording import recording
+from gateway.json_schemas import check_fits
+from gateway.names import SOURCE
+from gateway.questions.records import get_question, question_of
+from gateway.runs.outside_events import signal_event, store_event
+from gateway.schemas.questions import Question
+from gateway.services import Services
+
+# Waits for another answer, or for who closes the question: the first one counts.
+_ANSWER = """
+UPDATE flotilla.questions SET status = 'answered', answer = $3::jsonb, answered_by = $4, acted_by = $5,
+    closed_at = now()
+WHERE tenant_id = $1 AND question_id = $2 AND status = 'open' AND (deadline_at IS NULL OR deadline_at > now())
+RETURNING 1
+"""
+_PLACE = "UPDATE flotilla.questions SET event_seq = $3 WHERE tenant_id = $1 AND question_id = $2"
+
+
+class NotAPerson(Forbidden):
+    """A service answers in its own name."""
+
+    code = "not_a_person"
+
+
+class WrongRole(Forbidden):
+    """The question is for other people."""
+
+    code = "wrong_role"
+
+
+class AlreadyAnswered(Conflict):
+    """Somebody else was quicker, or answered otherwise."""
+
+    code = "already_answered"
+
+
+class QuestionClosed(Conflict):
+    """Nobody waits for the answer any more."""
+
+    code = "question_closed"
+
+
+async def answer(services: Services, caller: Principal, question_id: str, data: JsonObject) -> Question:
+    """Answer; the same answer by the same person again is the first one.
+
+    Raises:
+        NotFound: the caller sees no such question.
+        NotAPerson, WrongRole, Forbidden: it is not for the caller to answer.
+        RequestValidationError: the answer does not fit the question's schema.
+        AlreadyAnswered, QuestionClosed: it is not open.
+    """
+    tenant_id = caller.tenant_id
+    async with recording(services.pool, tenant_id, question_id) as connection:
+        row = await get_question(connection, tenant_id, question_id)
+        await _check_may_answer(connection, caller, row)
+        check_fits(row["answer_schema"], data, "answer", "question_answer")
+        wake_up = await _stored(connection, caller, row, data)
+        row = await get_question(connection, tenant_id, question_id)
+        if wake_up is None:
+            _check_is_the_same(caller, row, data)
+            return question_of(row)
+    await signal_event(services, tenant_id, row["run_id"], row["workflow_id"], wake_up)
+    return question_of(row)
+
+
+async def _check_may_answer(connection: Connection, caller: Principal, row: asyncpg.Record) -> None:
+    if caller.person is None:
+        raise NotAPerson(f"{caller.subject} is a service: people answer, or a service on behalf of one")
+    roles = frozenset(row["roles"])
+    if not caller.roles & (roles or OPERATORS):
+        needed = " or ".join(sorted(roles or OPERATORS))
+        raise WrongRole(f"question {row['question_id']} is for those with the role {needed}")
+    viewer = current_viewer()
+    if not roles or viewer is None or not set(viewer.roles) & roles:
+        await check_writable(connection, caller.tenant_id, row["session_id"])
+
+
+async def _stored(
+    connection: Connection, caller: Principal, row: asyncpg.Record, data: JsonObject
+) -> OutsideEvent | None:
+    """Store the answer, its event and what wakes the workflow up; None where the question is not open."""
+    key = (caller.tenant_id, row["question_id"])
+    text = to_json(data).decode()
+    if not await connection.fetchval(_ANSWER, *key, text, caller.subject, caller.acted_by):
+        return None
+    details: JsonObject = {
+        "run_id": row["run_id"],
+        "question_id": row["question_id"],
+        "answer": data,
+        "roles": sorted(caller.roles),
+        **caller.by,
+    }
+    event = state_change(f"{QUESTION_CHANGE}answered", details, SOURCE, run_id=row["run_id"])
+    appended = await append(connection, caller.tenant_id, row["session_id"], [event])
+    await connection.execute(_PLACE, *key, appended.first_seq)
+    wake_up = OutsideEvent(event_id=f"answer:{row['question_id']}", name=wake_up_name(row["question_id"]), data={})
+    await store_event(connection, caller, row["run_id"], wake_up)
+    return wake_up
+
+
+def _check_is_the_same(caller: Principal, row: asyncpg.Record, data: JsonObject) -> None:
+    question_id, status = row["question_id"], row["status"]
+    if status != "answered":
+        how = "its deadline is over" if status in ("open", "expired") else f"it is {status}"
+        raise QuestionClosed(f"question {question_id} takes no answer any more: {how}")
+    is_theirs = (row["answered_by"], row["acted_by"]) == (caller.subject, caller.acted_by)
+    if not is_theirs or json.loads(row["answer"]) != data:
+        raise AlreadyAnswered(f"question {question_id} was answered by {row['answered_by']}")

@@ -1,0 +1,61 @@
+"""The rows of `flotilla.questions` as people see them."""
+
+import json
+from datetime import datetime
+
+import asyncpg
+
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.questions import QuestionStatus
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from gateway.schemas.questions import Question
+
+_COLUMNS = """question_id, session_id, run_id, workflow_id, question, answer_schema, roles, status, deadline_at, answer,
+    answered_by, acted_by, created_at, closed_at"""
+_GET = f"SELECT {_COLUMNS} FROM flotilla.questions WHERE tenant_id = $1 AND question_id = $2"  # noqa: S608 - constants
+# A page, newest first; $6 and $7 are the last row of the page before.
+_LIST = f"""
+SELECT {_COLUMNS} FROM flotilla.questions
+WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2) AND ($3::text IS NULL OR run_id = $3)
+  AND ($4::text IS NULL OR session_id = $4) AND ($6::timestamptz IS NULL OR (created_at, question_id) < ($6, $7))
+ORDER BY created_at DESC, question_id DESC LIMIT $5
+"""  # noqa: S608
+
+
+async def get_question(connection: Connection, tenant_id: str, question_id: str) -> asyncpg.Record:
+    """Return one question's row.
+
+    Raises:
+        NotFound: the caller sees no such question.
+    """
+    row = await connection.fetchrow(_GET, tenant_id, question_id)
+    if row is None:
+        raise NotFound(f"no question {question_id}: GET /v1/questions lists those that you see")
+    return row
+
+
+async def list_questions(
+    pool: Pool,
+    tenant_id: str,
+    *,
+    status: QuestionStatus | None,
+    run_id: str | None,
+    session_id: str | None,
+    limit: int,
+    before: tuple[datetime | None, str | None],
+) -> list[asyncpg.Record]:
+    """Return the rows of a page, newest first."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
+
+
+def question_of(row: asyncpg.Record) -> Question:
+    """Return a row as people see it."""
+    answer = row["answer"]
+    return Question.model_validate(
+        {
+            **dict(row),
+            "schema": json.loads(row["answer_schema"]),
+            "answer": None if answer is None else json.loads(answer),
+        }
+    )

@@ -1,0 +1,58 @@
+"""What the workflow `supervise` may choose among: registered agents, and the actions that its caller allows."""
+
+import json
+
+import asyncpg
+from pydantic import TypeAdapter
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from flotilla.actions.arguments import known_actions
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool
+from flotilla.postgres import Pool
+from flotilla.workflows.calls.supervision import OFFER_TOOLS, Offer, OfferTools
+
+MAX_DESCRIPTION = 1000
+# Each agent as the instance that started last has it. One that was not seen for a quarter of an hour answers nothing.
+_AGENTS = """
+SELECT DISTINCT ON (name) name, input_schema FROM flotilla_ops.agents
+WHERE last_seen > now() - interval '15 minutes' ORDER BY name, started_at DESC, instance
+"""
+
+
+class Supervision:
+    """The activity behind `supervise`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @activity.defn(name=OFFER_TOOLS)
+    async def offer_tools(self, wanted: OfferTools) -> Offer:
+        """Return the agents and actions that may be chosen, and whether there is an agent that asks a model.
+
+        Raises:
+            ApplicationError: `Invalid`: one that was named is not there.
+        """
+        found = {row["name"]: _agent(row) for row in await self._pool.fetch(_AGENTS)}
+        planner = found.pop(PLANNER_AGENT, None)
+        actions = {name: _action(name, kind) for name, kind in known_actions().items() if name in wanted.actions}
+        missing = [*(set(wanted.agents) - found.keys()), *(set(wanted.actions) - actions.keys())]
+        if missing:
+            raise ApplicationError(f"there is no {', '.join(sorted(missing))}", type="Invalid", non_retryable=True)
+        agents = {name: tool for name, tool in found.items() if not wanted.agents or name in wanted.agents}
+        return Offer(tools=list({**agents, **actions}.values()), planner=planner is not None)
+
+
+def _agent(row: asyncpg.Record) -> OfferedTool:
+    schema: JsonObject = json.loads(row["input_schema"])
+    return _tool(row["name"], "agent", schema)
+
+
+def _action(name: str, kind: type) -> OfferedTool:
+    return _tool(name, "action", TypeAdapter(kind).json_schema())
+
+
+def _tool(name: str, kind: str, schema: JsonObject) -> OfferedTool:
+    description = str(schema.get("description") or f"The {kind} {name}.")[:MAX_DESCRIPTION]
+    return OfferedTool(name=name, kind="agent" if kind == "agent" else "action", description=description, schema=schema)

@@ -1,0 +1,182 @@
+"""`supervise`: a model chooses the run's next steps among agents and actions, until it answers or a budget ends it."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+from temporalio import workflow
+from temporalio.exceptions import FailureError
+
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.fixed_plan import fixed_plan
+from flotilla.contracts.planning import (
+    BUILT_IN_PLANNER,
+    MAX_RESULT_CHARACTERS,
+    MAX_STEPS_AT_ONCE,
+    PLANNER_AGENT,
+    ChosenStep,
+    NextSteps,
+    PlanRequest,
+    Round,
+    StepOutcome,
+)
+from flotilla.workflows import AgentResult, Run, flotilla_workflow
+from flotilla.workflows.calls import supervision as call
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
+
+Ending: TypeAlias = Literal["answered", "steps", "tokens", "money", "time"]
+
+
+@dataclass
+class SuperviseRequest:
+    """A goal, what may be used for it, and what it may cost."""
+
+    goal: Annotated[str, Field(min_length=1, max_length=32_000)]
+    agents: list[str] = field(default_factory=list)
+    """Agents that may be asked; empty: all that are registered."""
+    actions: list[str] = field(default_factory=list)
+    """Governed actions that may be proposed; policy decides about each."""
+    max_rounds: Annotated[int, Field(ge=1, le=50)] = 10
+    """How often may be chosen; then it has to answer."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of all models of the run, input and output."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """In the currency of the fleet's prices."""
+    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+
+
+@dataclass
+class SuperviseResult:
+    """The answer, and why it came to an end."""
+
+    answer: str
+    """Empty where a budget ended it before there was one."""
+    ended: Ending
+    rounds: int
+    planner: str
+    """The model that chose; `built-in`: fixed rules did."""
+
+
+class _Spent(Exception):
+    """A budget is used up."""
+
+    def __init__(self, ended: Ending) -> None:
+        super().__init__(ended)
+        self.ended = ended
+
+
+@flotilla_workflow(name="supervise", version="1")
+class SuperviseWorkflow:
+    """A model chooses the next steps among agents and actions until it answers, or a budget ends it."""
+
+    async def run(self, run: Run, request: SuperviseRequest) -> SuperviseResult:
+        """Drives the run to its end."""
+        offer: call.Offer = await workflow.execute_local_activity(
+            call.OFFER_TOOLS,
+            call.OfferTools(agents=request.agents, actions=request.actions),
+            result_type=call.Offer,
+            start_to_close_timeout=ATTEMPT_TIMEOUT,
+            retry_policy=PATIENT,
+        )
+        return await _Supervision(run, request, offer).result()
+
+
+class _Supervision:
+    def __init__(self, run: Run, request: SuperviseRequest, offer: call.Offer) -> None:
+        self._run = run
+        self._request = request
+        self._offer = offer
+        self._offered = {tool.name: tool.kind for tool in offer.tools}
+        self._rounds: list[Round] = []
+        self._planner = BUILT_IN_PLANNER
+
+    async def result(self) -> SuperviseResult:
+        try:
+            answer, ended = await asyncio.wait_for(self._work(), self._request.max_seconds)
+        except TimeoutError:
+            answer, ended = "", "time"
+        except _Spent as spent:
+            answer, ended = "", spent.ended
+        return SuperviseResult(answer=answer, ended=ended, rounds=len(self._rounds), planner=self._planner)
+
+    async def _work(self) -> tuple[str, Ending]:
+        for _ in range(self._request.max_rounds):
+            chosen = await self._next()
+            if not chosen.steps:
+                return chosen.answer, "answered"
+            steps = self._judged(chosen.steps)
+            await self._record(steps)
+            outcomes = await self._run.gather(*map(self._carry_out, steps))
+            self._rounds.append(Round(chosen=steps, outcomes=outcomes))
+        return (await self._next(must_answer=True)).answer, "steps"
+
+    async def _next(self, *, must_answer: bool = False) -> NextSteps:
+        await self._check_budgets()
+        asked = PlanRequest(
+            goal=self._request.goal, tools=self._offer.tools, rounds=self._rounds, must_answer=must_answer
+        )
+        if not self._offer.planner:
+            return fixed_plan(asked)
+        chosen = await self._run.ask(PLANNER_AGENT, to_builtins(asked), returns=NextSteps)
+        self._planner = chosen.planner
+        return chosen
+
+    async def _check_budgets(self) -> None:
+        request = self._request
+        if request.max_tokens is None and request.max_cost is None:
+            return
+        used = await self._run.usage()
+        if request.max_tokens is not None and used.input_tokens + used.output_tokens >= request.max_tokens:
+            raise _Spent("tokens")
+        if request.max_cost is not None and used.cost >= request.max_cost:
+            raise _Spent("money")
+
+    def _judged(self, steps: list[ChosenStep]) -> list[ChosenStep]:
+        """The steps, with the reason at those that are refused: what was not offered is not done."""
+        offered = ", ".join(self._offered) or "nothing"
+        judged = []
+        for n, step in enumerate(steps):
+            refused = step.refused
+            if step.name not in self._offered:
+                refused = f"{step.name} was not offered; offered: {offered}"
+            elif n >= MAX_STEPS_AT_ONCE:
+                refused = f"at most {MAX_STEPS_AT_ONCE} steps at once"
+            judged.append(replace(step, refused=refused))
+        return judged
+
+    async def _record(self, steps: list[ChosenStep]) -> None:
+        details = {
+            "round": len(self._rounds) + 1,
+            "planner": self._planner,
+            "offered": list(self._offered),
+            "chosen": [{"name": one.name, "arguments": one.arguments} for one in steps if not one.refused],
+            "refused": [{"name": one.name, "reason": one.refused} for one in steps if one.refused],
+        }
+        await self._run.record("state_change", {"change": "steps_chosen", "details": details})
+
+    async def _carry_out(self, step: ChosenStep) -> StepOutcome:
+        """What came of a step. A failure is an outcome, too: the planner may do better."""
+        if step.refused:
+            return StepOutcome(call_id=step.call_id, text=f"refused: {step.refused}")
+        try:
+            if self._offered[step.name] == "action":
+                text = _text(await self._run.execute(step.name, step.arguments, description=self._why()))
+            else:
+                text = _said(await self._run.ask(step.name, step.arguments))
+        except FailureError as error:
+            text = f"failed: {error}"
+        return StepOutcome(call_id=step.call_id, text=text[:MAX_RESULT_CHARACTERS])
+
+    def _why(self) -> str:
+        return f"chosen by {self._planner} for: {self._request.goal}"[:MAX_RESULT_CHARACTERS]
+
+
+def _said(result: AgentResult) -> str:
+    if result.data is not None:
+        return _text(result.data)
+    return result.reference.summary if result.reference is not None else ""
+
+
+def _text(value: object) -> str:
+    return to_json(value).decode()

@@ -1,0 +1,20 @@
+"""Names and messages of the activity behind `Run.start_child`."""
+
+from dataclasses import dataclass
+
+FIND_WORKFLOW = "find_workflow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindWorkflow:
+    """Asks who serves a workflow; returns `FoundWorkflow`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundWorkflow:
+    """A workflow as its newest worker serves it."""
+
+    version: str
+    task_queue: str

@@ -1,0 +1,35 @@
+"""Work that a cancellation does not interrupt."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def uninterrupted(work: Awaitable[T]) -> T:
+    """Wait for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
+    result, _ = await _to_the_end(work)
+    return result
+
+
+async def finished_first(work: Awaitable[T]) -> T:
+    """Wait for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
+    happens behind the back of the cleanup."""
+    result, cancelled = await _to_the_end(work)
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+async def _to_the_end(work: Awaitable[T]) -> tuple[T, bool]:
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+            cancelled = True
+    return task.result(), cancelled

@@ -1,0 +1,116 @@
+"""`supervise`, in skipped time: the planner is a function, or the built-in rules."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.planning import ChosenStep, NextSteps, PlanRequest
+from flotilla.testing.workflows import Does, Trial, replay, try_workflow
+from flotilla.workflows import Usage
+from workflow_worker.workflows.supervise import SuperviseWorkflow
+
+
+def planner(*choices: list[tuple[str, dict[str, Any]]] | str) -> Does:
+    """Chooses these in turn; a text is the answer, in which {0} is the first outcome of the last round."""
+    left = list(choices)
+
+    def plan(data: dict[str, Any]) -> NextSteps:
+        request = from_builtins(data, PlanRequest)
+        choice = "must answer" if request.must_answer else left.pop(0)
+        if isinstance(choice, str):
+            said = [one.text for one in request.rounds[-1].outcomes] if request.rounds else []
+            return NextSteps(answer=choice.format(*said), planner="a-model")
+        steps = [ChosenStep(call_id=f"c{n}", name=name, arguments=data) for n, (name, data) in enumerate(choice)]
+        return NextSteps(steps=steps, planner="a-model")
+
+    return plan
+
+
+def search(data: dict[str, Any]) -> dict[str, Any]:
+    if data["query"] == "nothing":
+        raise LookupError("nothing found")
+    return {"found": data["query"]}
+
+
+def chosen(trial: Trial) -> list[dict[str, Any]]:
+    """Each choice as the session has it."""
+    return [note.data["details"] for note in trial.recorded if note.data.get("change") == "steps_chosen"]  # type: ignore[misc]
+
+
+async def test_several_steps_at_once_then_an_answer_from_what_they_said() -> None:
+    plan = planner([("search", {"query": "a"}), ("write", {"query": "b"})], "so: {0} {1}")
+    agents = {"plan": plan, "search": search, "write": search}
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "harbours"}, agents=agents)
+    answer = 'so: {"found":"a"} {"found":"b"}'
+    assert trial.output == {"answer": answer, "ended": "answered", "rounds": 1, "planner": "a-model"}
+    (choice,) = chosen(trial)
+    assert (choice["round"], choice["offered"], choice["refused"]) == (1, ["search", "write"], [])
+    assert choice["chosen"] == [
+        {"name": "search", "arguments": {"query": "a"}},
+        {"name": "write", "arguments": {"query": "b"}},
+    ]
+    await replay(SuperviseWorkflow, trial.history)
+
+
+async def test_what_was_not_offered_is_refused_and_recorded_and_not_done() -> None:
+    plan = planner([("write", {"query": "x"}), ("pay", {"cents": 5}), ("search", {"query": "a"})], "{0} {1} {2}")
+    agents = {"plan": plan, "search": search, "write": search}
+    trial = await try_workflow(
+        SuperviseWorkflow, {"goal": "x", "agents": ["search"]}, agents=agents, actions={"pay": search}
+    )
+    assert trial.output is not None
+    assert "write was not offered" in str(trial.output["answer"])
+    assert [one["name"] for one in chosen(trial)[0]["refused"]] == ["write", "pay"]
+    assert [task.agent for task in trial.asked if task.agent != "plan"] == ["search"]
+    assert trial.executed == []
+
+
+async def test_an_allowed_action_is_a_governed_action_and_the_planner_reads_failures() -> None:
+    plan = planner([("pay", {"query": "p"}), ("search", {"query": "nothing"})], "{0} {1}")
+    agents, actions = {"plan": plan, "search": search}, {"pay": search}
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "x", "actions": ["pay"]}, agents=agents, actions=actions)
+    assert trial.output is not None
+    assert trial.output["answer"] == '{"found":"p"} failed: LookupError: nothing found'
+    (executed,) = trial.executed
+    assert (executed.action, executed.args, executed.requested_by) == ("pay", {"query": "p"}, "tester")
+
+
+@pytest.mark.parametrize(
+    ("budget", "usage", "ended", "rounds"),
+    [
+        ({"max_rounds": 2}, Usage(), "steps", 2),
+        ({"max_tokens": 100}, Usage(input_tokens=60, output_tokens=40), "tokens", 0),
+        ({"max_cost": 0.5}, Usage(cost=0.5), "money", 0),
+    ],
+)
+async def test_a_budget_ends_it(budget: dict[str, Any], usage: Usage, ended: str, rounds: int) -> None:
+    plan = planner(*([("search", {"query": "more"})] for _ in range(9)))
+    agents = {"plan": plan, "search": search}
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "x", **budget}, agents=agents, usage=usage)
+    assert trial.output is not None
+    assert (trial.output["ended"], trial.output["rounds"]) == (ended, rounds)
+    assert (trial.output["answer"] == "must answer") == (ended == "steps")
+
+
+async def test_its_time_ends_what_is_under_way() -> None:
+    async def never(_: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    plan = planner([("pay", {"query": "p"})])
+    trial = await try_workflow(
+        SuperviseWorkflow,
+        {"goal": "x", "actions": ["pay"], "max_seconds": 0.5},
+        agents={"plan": plan},
+        actions={"pay": never},
+    )
+    assert trial.output is not None
+    assert (trial.output["ended"], trial.output["answer"], len(trial.executed)) == ("time", "", 1)
+
+
+async def test_without_a_model_fixed_rules_ask_everybody_once_and_say_so() -> None:
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "moorings"}, agents={"search": search, "write": search})
+    answer = 'search: {"found":"moorings"}\nwrite: {"found":"moorings"}'
+    assert trial.output == {"answer": answer, "ended": "answered", "rounds": 1, "planner": "built-in"}
+    assert chosen(trial)[0]["planner"] == "built-in"
