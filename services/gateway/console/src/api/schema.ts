@@ -373,6 +373,24 @@ export interface components {
             reason: string;
         };
         /**
+         * AnswerBody
+         * @description An answer. Who answers is the token's subject.
+         * @example {
+         *       "answer": {
+         *         "supplier": "Nord"
+         *       }
+         *     }
+         */
+        AnswerBody: {
+            /**
+             * Answer
+             * @description As the question's schema says.
+             */
+            answer: {
+                [key: string]: unknown;
+            };
+        };
+        /**
          * AppendBody
          * @description Events to append, all or none.
          * @example {
@@ -1682,7 +1700,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "run.interrupted" | "run.finished";
+            kind: "run.interrupted" | "run.finished" | "run.question_asked";
             /**
              * Delivery Id
              * @description The header `webhook-id`: a receiver tells a repetition by it.
@@ -2126,6 +2144,70 @@ export interface components {
             [key: string]: unknown;
         };
         /**
+         * Question
+         * @description A question, and what was answered.
+         */
+        Question: {
+            /** Question Id */
+            question_id: string;
+            /** Session Id */
+            session_id: string;
+            /** Run Id */
+            run_id: string;
+            /** Question */
+            question: string;
+            /**
+             * Schema
+             * @description JSON schema of the answer.
+             */
+            schema: {
+                [key: string]: unknown;
+            };
+            /**
+             * Roles
+             * @description Who answers has one of these; empty: operators who may write to the session.
+             */
+            roles: string[];
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "open" | "answered" | "expired" | "cancelled";
+            /** Deadline At */
+            deadline_at: string | null;
+            /** Answer */
+            answer: {
+                [key: string]: unknown;
+            } | null;
+            /** Answered By */
+            answered_by: string | null;
+            /**
+             * Acted By
+             * @description The service that answered on that person's behalf.
+             */
+            acted_by: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Closed At
+             * @description When it was answered, expired or was called off.
+             */
+            closed_at: string | null;
+        };
+        /**
+         * QuestionList
+         * @description A page of questions, newest first.
+         */
+        QuestionList: {
+            /** Questions */
+            questions: components["schemas"]["Question"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
          * RAGResponse
          * @description An answer with its sources; `confidence` is computed, `confidence_basis` says from what.
          */
@@ -2407,6 +2489,11 @@ export interface components {
              * @description The schedule that started it; null where somebody did.
              */
             schedule_id: string | null;
+            /**
+             * Parent Run Id
+             * @description The run that started it; null where none did.
+             */
+            parent_run_id: string | null;
             /** @description The answer to a question. */
             result: components["schemas"]["RAGResponse"] | null;
             /**
@@ -2682,6 +2769,11 @@ export interface components {
              */
             acted_by: string | null;
             /**
+             * Generation
+             * @description Grows with every change; `expected_generation` of a change names it.
+             */
+            generation: number;
+            /**
              * Created At
              * Format: date-time
              */
@@ -2852,6 +2944,11 @@ export interface components {
             paused?: boolean | null;
             /** Note */
             note?: string | null;
+            /**
+             * Expected Generation
+             * @description Change it only if it is still the one that was shown (409 `schedule_changed`).
+             */
+            expected_generation?: number | null;
         };
         /**
          * ScheduleList
@@ -3348,10 +3445,11 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "workflow_step" | "delegation" | "llm_call" | "action";
+            kind: "workflow_step" | "delegation" | "llm_call" | "action" | "question" | "run";
             /**
              * Step
-             * @description `begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action its name.
+             * @description `begin_run`, `delegate`, `save_to_database`; for a delegation `research`, `write`; for an action, a question to
+             *     people or a run that it started the name of its step.
              */
             step: string;
             /** Status */
