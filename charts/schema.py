@@ -16,7 +16,7 @@ import yaml
 CHARTS = Path(__file__).parent
 LIBRARY = CHARTS / "flotilla-service"
 SERVICES = tuple(sorted(lock.parent.name for lock in CHARTS.glob("*/Chart.lock") if lock.parent.name != "flotilla"))
-ALIASES = ("research-agent", "writer-agent")
+ALIASES = ("research-agent", "writer-agent", "tool-gateway")
 FREE: dict[str, Any] = {}
 AGENT_NAME = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 

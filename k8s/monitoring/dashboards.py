@@ -203,6 +203,26 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             ),
         ],
     ),
+    "flotilla-tools": (
+        "Flotilla / Tools of MCP servers",
+        [
+            Panel(
+                "Connected", "1: a tool gateway reaches the server.", "short", level("flotilla_mcp_connected", "server")
+            ),
+            Panel(
+                "Changed",
+                "Allowed tools that their server describes otherwise; calls are refused.",
+                "short",
+                level("flotilla_mcp_tools_changed", "server"),
+                alarm=1,
+            ),
+            Panel(
+                "Calls", "Made, by how they ended.", "ops", rate("flotilla_mcp_call_seconds_count", "server, outcome")
+            ),
+            Panel("Call duration", "Until the server's answer.", "s", quantiles("flotilla_mcp_call_seconds", "server")),
+            Panel("Refused", "Calls that were not made.", "ops", rate("flotilla_mcp_refused_total", "server, reason")),
+        ],
+    ),
     "flotilla-llm": (
         "Flotilla / LLM cost and latency",
         [

@@ -15,7 +15,7 @@ NEIGHBOUR, OTHER = Place(namespace="flotilla"), Place(namespace="elsewhere")
 DNS = Place(namespace="kube-system")
 # Destination and port, and the services that may call it with values-production.yaml.
 ALL = frozenset({*SERVICES, "install"})
-AGENTS = frozenset({"research-agent", "writer-agent"})
+AGENTS = frozenset({"research-agent", "writer-agent", "tool-gateway"})
 TRUTH = {
     "DNS": (DNS, 53, ALL),
     "postgres": (POSTGRES, 5432, ALL),

@@ -239,7 +239,7 @@ def test_scalers_ask_for_the_streams_and_groups_of_the_contract(render: Render) 
     scaled = of_kind(render("flotilla", files=("flotilla/values-production.yaml",)), "ScaledObject")
     triggers = {each["metadata"]["name"]: each["spec"]["triggers"][0]["metadata"] for each in scaled}
 
-    for service, agent in (("research-agent", "research"), ("writer-agent", "write")):
+    for service, agent in (("research-agent", "research"), ("writer-agent", "write"), ("tool-gateway", "mcp")):
         assert triggers[f"fleet-{service}"]["stream"] == task_stream(agent)
         assert triggers[f"fleet-{service}"]["consumerGroup"] == agent_group(agent)
     assert triggers["fleet-audit-consumer"]["topic"] == SESSION_EVENTS_TOPIC
@@ -266,7 +266,7 @@ def test_an_entry_of_agents_is_installed_like_the_fleets_own(render: Render) -> 
     assert {each["metadata"]["stream"] for each in scaled["spec"]["triggers"]} == {task_stream("word-count")}
     (job,) = of_kind(manifests, "Job")
     environment = {each["name"]: each.get("value") for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert environment["FLOTILLA_INSTALL_AGENTS"] == "research,write,translate,word-count"
+    assert environment["FLOTILLA_INSTALL_AGENTS"] == "research,write,mcp,translate,word-count"
 
 
 def _as_agent(pod: dict[str, Any], name: str) -> str:

@@ -127,7 +127,7 @@ def test_pods_run_where_the_fleet_says_unless_they_have_a_place_of_their_own(ren
     pods |= {each["metadata"]["name"]: each["spec"] for each in of_kind(manifests, "Pod")}
     assert len(pods) > 8
     for name, pod in pods.items():
-        assert pod["nodeSelector"] == {"pool": "edge" if "gateway" in name else "agents"}
+        assert pod["nodeSelector"] == {"pool": "edge" if "gateway" in name and "tool" not in name else "agents"}
         assert [each["key"] for each in pod["tolerations"]] == ["jobs" if "install" in name else "agents"]
 
 
@@ -309,7 +309,7 @@ def test_no_image_comes_from_somebodys_account_unasked(render: Render) -> None:
 
     owners = of_kind(manifests, "Deployment") + of_kind(manifests, "Job")
     images = {each["spec"]["template"]["spec"]["containers"][0]["image"] for each in owners}
-    assert len(images) == 6
+    assert len(images) == 7
     assert {image.partition("/")[0] for image in images} == {"localhost"}
 
 
@@ -396,3 +396,27 @@ def test_kedas_kafka_scaler_shows_the_clients_certificate(render: Render) -> Non
     given = {each["parameter"]: (each["name"], each["key"]) for each in login["spec"]["secretTargetRef"]}
     assert given["cert"] == ("kafka-client", "tls.crt")
     assert given["key"] == ("kafka-client", "tls.key")
+
+
+@pytest.mark.parametrize(
+    ("service", "file", "variable"),
+    [
+        ("writer-agent", "llmPrices", "FLOTILLA_LLM_PRICES"),
+        ("tool-gateway", "mcpServers", "FLOTILLA_MCP_SERVERS_FILE"),
+    ],
+)
+def test_an_agent_reads_its_file_from_the_config_map_that_is_named(
+    render: Render, service: str, file: str, variable: str
+) -> None:
+    values = (f"{service}.{file}.existingConfigMap=ours", f"{service}.{file}.key=file")
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in of_kind(render("flotilla", *values, files=DEMO), "Deployment")
+    }
+    for name, pod in pods.items():
+        variables = [each["name"] for each in pod["containers"][0].get("env", [])]
+        assert (variable in variables) == (name == f"fleet-{service}")
+    pod = pods[f"fleet-{service}"]
+    (mounted,) = [each for each in pod["volumes"] if each.get("configMap") == {"name": "ours"}]
+    (at,) = [each["mountPath"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == mounted["name"]]
+    assert _environment(pod["containers"][0])[variable] == f"{at}/file"

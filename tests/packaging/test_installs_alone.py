@@ -13,6 +13,7 @@ UV = BIN / "uv"
 ABSENT = {
     "research-agent": {"temporalio", "aiokafka", "fastapi", "openai"},
     "writer-agent": {"temporalio", "aiokafka", "fastapi"},
+    "tool-gateway": {"temporalio", "aiokafka", "fastapi", "openai"},
     "outbox-relay": {"temporalio", "redis", "fastapi", "openai"},
     "audit-consumer": {"temporalio", "redis", "fastapi", "openai"},
     "workflow-worker": {"aiokafka", "fastapi"},

@@ -34,7 +34,7 @@ async def make_template(server_dsn: str, name: str) -> None:
     await _execute(server_dsn, f'CREATE DATABASE "{name}"')
     database = with_database(server_dsn, name)
     migrate(database)
-    for agent in ("research", "write", "adder"):
+    for agent in ("research", "write", "mcp", "adder"):
         await create_agent_role(database, agent)
 
 

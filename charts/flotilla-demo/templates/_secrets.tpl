@@ -7,7 +7,7 @@ namespace: hence the servers' long names. */}}
 {{- range list "owner" "flotilla_gateway" "flotilla_worker" "flotilla_relay" "flotilla_audit" "flotilla_scaler" }}
 {{- $_ := set $roles . (randAlphaNum 32) }}
 {{- end }}
-{{- range concat (list "research" "write") .Agents }}
+{{- range concat (list "research" "write" "mcp") .Agents }}
 {{- $_ := set $roles (printf "flotilla_agent_%s" .) (randAlphaNum 32) }}
 {{- end }}
 {{- $passwords := include "flotilla-demo.kept" (dict "root" $ "name" (printf "%s-roles" $name) "new" $roles) | fromYaml }}
@@ -18,7 +18,7 @@ namespace: hence the servers' long names. */}}
 {{- end }}
 {{- /* A Redis user for each service, with the rights that `python -m flotilla.bus.acl` prints: files/redis-users.acl. That
 of an agent which the fleet's values add has the rights of the research agent, on streams of its own. */}}
-{{- $keys := dict "gateway" "gateway" "workflow-worker" "workflow-worker" "research-agent" "research-agent" "writer-agent" "write-agent" }}
+{{- $keys := dict "gateway" "gateway" "workflow-worker" "workflow-worker" "research-agent" "research-agent" "writer-agent" "write-agent" "tool-gateway" "mcp-agent" }}
 {{- $acl := .Files.Get "files/redis-users.acl" }}
 {{- $pattern := regexFind "user research-agent .*\n" $acl }}
 {{- range .Agents }}

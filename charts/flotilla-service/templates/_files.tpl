@@ -1,7 +1,8 @@
 {{/*
 Files that a service reads: the audit consumer's signing key (a Secret), the public keys that the gateway checks its
 signatures with (a ConfigMap), the worker's key that signs tasks (a Secret) and its public half, which every agent needs (a
-ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share.
+ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share; an agent's table of prices and the tool
+gateway's MCP servers (ConfigMaps).
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
 {{- $fleet := ((.Values.global | default dict).signingKey | default dict).existingSecret -}}
@@ -89,6 +90,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
   value: /etc/flotilla/vote-roots/{{ $roots.key }}
 {{- end }}
 {{- end }}
+{{- range $name, $variable := dict "llmPrices" "FLOTILLA_LLM_PRICES" "mcpServers" "FLOTILLA_MCP_SERVERS_FILE" }}
+{{- $file := get $.Values $name | default dict }}
+{{- if $file.existingConfigMap }}
+- name: {{ $variable }}
+  value: /etc/flotilla/{{ kebabcase $name }}/{{ $file.key }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "flotilla-service.fileMounts" -}}
@@ -118,6 +126,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 {{- if (include "flotilla-service.voteRoots" . | fromYaml).existingConfigMap }}
 - name: vote-roots
   mountPath: /etc/flotilla/vote-roots
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- range $name := list "llmPrices" "mcpServers" }}
+{{- if (get $.Values $name | default dict).existingConfigMap }}
+- name: {{ kebabcase $name }}
+  mountPath: /etc/flotilla/{{ kebabcase $name }}
   readOnly: true
 {{- end }}
 {{- end }}
@@ -160,6 +175,13 @@ ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker mu
 - name: vote-roots
   configMap:
     name: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $name := list "llmPrices" "mcpServers" }}
+{{- with (get $.Values $name | default dict).existingConfigMap }}
+- name: {{ kebabcase $name }}
+  configMap:
+    name: {{ dict "root" $ "text" . | include "flotilla-service.named" }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -51,6 +51,7 @@ from gateway.routes import (
     sessions,
     signers,
     tokens,
+    tools,
     workflows,
 )
 from gateway.routes.documented import refusals
@@ -75,6 +76,7 @@ ROUTERS = tuple(
         orders,
         pipelines,
         agents,
+        tools,
         fleet,
         dead_letters,
         outbox,

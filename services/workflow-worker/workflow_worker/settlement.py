@@ -17,6 +17,7 @@ from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import decode_event, from_builtins, from_json, to_json
 from flotilla.contracts.errors import DeadLetter, Refused, RetryLater
+from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.tasks import (
     APPROVAL_REQUIRED,
     AgentReply,
@@ -24,6 +25,7 @@ from flotilla.contracts.tasks import (
     Failure,
     ReplyAddress,
     hop_of,
+    mcp_calls_of,
     next_hop_id,
     root_task_id,
 )
@@ -47,6 +49,7 @@ its back-off of up to 10 s and PostgreSQL's recovery."""
 
 MAX_APPROVALS = 50
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_MCP_TOOL = re.compile(r"mcp\.[a-z0-9_-]{1,32}\.[A-Za-z0-9_.-]{1,64}")
 _APPROVAL_ID = re.compile(r"[A-Za-z0-9._:~-]{1,300}")
 
 _DELEGATED = """
@@ -278,26 +281,40 @@ def _answer(row: asyncpg.Record | None, delegated: Delegated, reply: AgentReply)
 
 
 def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> None:
-    """Check that what a pausing task asks for are calls of the agent's own tools, made by this task.
+    """Check that what a pausing task asks for are calls of the agent's own tools, or of MCP tools, made by this task.
 
     Raises:
         ReplyRefused: it asks for something else.
     """
     if failure is None or failure.type != APPROVAL_REQUIRED:
         return
-    if not 0 < len(failure.approvals) <= MAX_APPROVALS:
-        raise refused(agent, reply, "approval", f"it asks for {len(failure.approvals)} approvals")
+    count = len(failure.approvals) + len(failure.calls)
+    if not 0 < count <= MAX_APPROVALS:
+        raise refused(agent, reply, "approval", f"it asks for {count} approvals and calls")
     size = sum(len(to_json(needed.args)) for needed in failure.approvals)
+    size += sum(len(to_json(call.arguments)) for call in failure.calls)
     if size > MAX_ARGS_BYTES:
         raise refused(
             agent, reply, "approval", f"it asks about {size} bytes of arguments, {MAX_ARGS_BYTES} are allowed"
         )
     for needed in failure.approvals:
-        owner, _, tool = needed.action.rpartition(".")
-        if owner != agent or not _TOOL.fullmatch(tool) or needed.action in known_actions():
+        if not _is_tool_of(agent, needed.action) or needed.action in known_actions():
             raise refused(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
         if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
             raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
+
+    for call in failure.calls:
+        if not call.call_id.startswith(mcp_calls_of(reply.task_id)) or not _APPROVAL_ID.fullmatch(call.call_id):
+            raise refused(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
+
+
+def _is_tool_of(agent: str, action: str) -> bool:
+    """Whether policy's name for a tool is that of one of the agent's own; those of the tool gateway have their server's
+    name in theirs."""
+    if agent == MCP_AGENT:
+        return _MCP_TOOL.fullmatch(action) is not None
+    owner, _, tool = action.rpartition(".")
+    return owner == agent and _TOOL.fullmatch(tool) is not None
 
 
 def refused(agent: str, reply: AgentReply, reason: str, why: str) -> ReplyRefused:

@@ -88,6 +88,8 @@ RULES = {
         POST /a2a/{kind}/{name}
         POST /a2a/{kind}/{name}/
         POST /v1/tokens
+        GET /v1/tools
+        GET /v1/tools/{tool_name}
         GET /v1/workflows
         GET /v1/workflows/{name}
     """,
@@ -149,6 +151,8 @@ RULES = {
         POST /v1/audit/parked/reject
         POST /v1/audit/rebuild
         POST /v1/audit/kept-projection/drop
+        PUT /v1/tools/{tool_name}/allowance
+        DELETE /v1/tools/{tool_name}/allowance
         GET /v1/keys
         GET /v1/notify
         PUT /v1/notify

@@ -19,6 +19,8 @@ import outbox_relay.main
 import outbox_relay.settings
 import research_agent.main
 import research_agent.settings
+import tool_gateway.main
+import tool_gateway.settings
 import workflow_worker.main
 import workflow_worker.settings
 import writer_agent.main
@@ -79,6 +81,9 @@ SERVICES = {
     ),
     "writer-agent": Service(
         writer_agent.settings.Settings, writer_agent.main.run, "flotilla_agent_write", restarting=AGENT
+    ),
+    "tool-gateway": Service(
+        tool_gateway.settings.Settings, tool_gateway.main.run, "flotilla_agent_mcp", restarting=AGENT
     ),
     "custom-agent": Service(AgentSettings, partial(run_agent, Adder().agent), "flotilla_agent_adder", restarting=AGENT),
     "outbox-relay": Service(

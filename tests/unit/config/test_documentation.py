@@ -18,6 +18,7 @@ from flotilla.install.settings import Settings as Install
 from gateway.settings import Settings as Gateway
 from outbox_relay.settings import Settings as OutboxRelay
 from research_agent.settings import Settings as ResearchAgent
+from tool_gateway.settings import Settings as ToolGateway
 from workflow_worker.settings import Settings as WorkflowWorker
 from writer_agent.settings import Settings as WriterAgent
 
@@ -27,6 +28,7 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
     "workflow-worker": WorkflowWorker,
     "research-agent": ResearchAgent,
     "writer-agent": WriterAgent,
+    "tool-gateway": ToolGateway,
     "outbox-relay": OutboxRelay,
     "audit-consumer": AuditConsumer,
     "install": Install,

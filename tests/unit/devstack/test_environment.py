@@ -15,6 +15,7 @@ def test_each_service_is_its_own_role() -> None:
         "workflow-worker": "flotilla_worker",
         "research-agent": "flotilla_agent_research",
         "writer-agent": "flotilla_agent_write",
+        "tool-gateway": "flotilla_agent_mcp",
         "outbox-relay": "flotilla_relay",
         "audit-consumer": "flotilla_audit",
     }

@@ -9,7 +9,7 @@ import pytest
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ModelRefused, ModelTimedOut, ModelUnavailable
 from flotilla.llm.chain import Link, ModelChain
-from flotilla.llm.circuit import FAILURES, OPEN_S, Circuit
+from flotilla.llm.circuit import FAILURES, OPEN_S, Circuit, Passage
 from flotilla.llm.pace import LONGEST_QUEUE_S, Pace
 from flotilla.testing import FakeModel
 
@@ -105,11 +105,46 @@ async def test_a_model_that_names_a_time_is_left_alone_for_so_long_at_once() -> 
 async def test_a_cancelled_trial_leaves_the_circuit_to_the_next_call() -> None:
     circuit = Circuit(clock := Clock())
     for _ in range(FAILURES):
-        circuit.failed(ModelUnavailable("500"))
+        circuit.failed(Passage(is_trial=False), ModelUnavailable("500"))
     clock.now += OPEN_S + 1
-    assert [circuit.lets_through(), circuit.lets_through()] == [True, False]
-    circuit.abandoned()
-    assert circuit.lets_through()
+    trial = circuit.let_through()
+    assert trial == Passage(is_trial=True)
+    assert circuit.let_through() is None
+    circuit.abandoned(trial)
+    assert circuit.let_through() == Passage(is_trial=True)
+
+
+async def test_a_call_from_before_does_not_end_the_trial() -> None:
+    circuit = Circuit(clock := Clock())
+    before = circuit.let_through()
+    assert before is not None
+    for _ in range(FAILURES):
+        circuit.failed(Passage(is_trial=False), ModelUnavailable("500"))
+    clock.now += OPEN_S + 1
+    assert circuit.let_through() == Passage(is_trial=True)
+    circuit.abandoned(before)
+    assert circuit.let_through() is None
+
+
+async def test_a_call_without_a_turn_in_the_queue_leaves_the_circuit_closed() -> None:
+    circuit, busy, model = Circuit(Clock()), Pace("a", 0.5, Clock()), Named("a", "hello")
+    models = ModelChain([Link(model, busy, circuit)])
+    assert (await models.complete(REQUEST)).text == "hello"
+    with pytest.raises(ModelUnavailable, match="rate limit"):
+        await models.complete(REQUEST)
+    assert circuit.closes_in_s == 0
+
+
+async def test_a_call_that_was_cancelled_in_the_queue_takes_no_turn() -> None:
+    pace = Pace("a", 60_000, clock := Clock())
+    await pace.turn()
+    pace._next_at = clock.now + 30
+    waiting = asyncio.create_task(pace.turn())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert pace._next_at == clock.now + 30
+    assert pace._waiting == 0
 
 
 async def test_calls_queue_for_their_turn_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> Appl
         attempt=attempt,
         retryable=failure.retryable,
         approvals=failure.approvals,
+        calls=failure.calls,
         retry_after_s=failure.retry_after_s,
     )
     message, kind = failure.message[:MAX_REASON_CHARS], failure.type[:MAX_TYPE_CHARS]

@@ -33,6 +33,7 @@ from flotilla_cli.verbs import (
     signers,
     spend,
     tasks,
+    tools,
     workflows,
 )
 
@@ -100,6 +101,7 @@ for _name, _group in (
     ("questions", questions.app),
     ("orders", orders.app),
     ("tasks", tasks.app),
+    ("tools", tools.app),
     ("agents", agents.app),
     ("dead-letters", dead_letters.app),
     ("outbox", outbox.app),

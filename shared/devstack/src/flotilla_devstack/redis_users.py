@@ -16,6 +16,7 @@ USERS: Mapping[str, str] = {
     "workflow-worker": "workflow-worker",
     "research-agent": "research-agent",
     "writer-agent": "write-agent",
+    "tool-gateway": "mcp-agent",
 }
 """The user of each service that talks to Redis."""
 

@@ -1,4 +1,4 @@
-"""Flotilla's six services as processes, and the environment that they understand."""
+"""Flotilla's seven services as processes, and the environment that they understand."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ class ServiceSpec:
     role: str
     port_variables: Mapping[str, str]
     agent: str | None = None
-    """The agent's name, of one that is not among the six services."""
+    """The agent's name, of one that is not among the seven services."""
     folder: Path | None = None
     """Where its code is."""
 
@@ -49,11 +49,12 @@ SERVICES: Mapping[str, ServiceSpec] = {
         ),
         ServiceSpec("research-agent", "research_agent", AGENT_ROLE.format("research"), METRICS),
         ServiceSpec("writer-agent", "writer_agent", AGENT_ROLE.format("write"), METRICS),
+        ServiceSpec("tool-gateway", "tool_gateway", AGENT_ROLE.format("mcp"), METRICS),
         ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", METRICS),
         ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )
 }
-BUILT_IN_AGENTS = ("research", "write")
+BUILT_IN_AGENTS = ("research", "write", "mcp")
 
 
 class ServiceProcess(Unit):
@@ -66,7 +67,7 @@ class ServiceProcess(Unit):
     kind: ClassVar[Literal["server", "service"]] = "service"
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
-    start_timeout_s = 120.0  # a busy machine takes half a minute to import six services at once
+    start_timeout_s = 120.0  # a busy machine takes half a minute to import seven services at once
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
 
 def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
     """Where those who sign find their private key, and those who verify the public one."""
-    if name.endswith("-agent"):
+    if name.endswith("-agent") or name == "tool-gateway":
         return {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(state_dir.ticket_public_key_file)}
     files = {
         "audit-consumer": {"FLOTILLA_AUDIT_SIGNING_KEY_FILE": state_dir.signing_key_file},

@@ -43,7 +43,7 @@ def run_demo(options: UpOptions) -> None:
     Raises:
         CliError: a step did not do what it should.
     """
-    heading("The stack", "real servers and the six services, as local processes")
+    heading("The stack", "real servers and the seven services, as local processes")
     status = bring_up(options)
     say(f"{len(status['processes'])} processes run; the API is at {status['url']}")
     with _people(status) as people:

@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(state: State = None, port: Port = None, agent: Agents = None) -> None:
-    """Start the local stack: Temporal, PostgreSQL, Redis, Kafka and the six services, as processes on loopback.
+    """Start the local stack: Temporal, PostgreSQL, Redis, Kafka and the seven services, as processes on loopback.
 
     Agents that `flotilla new agent` wrote run with it: those in the repository's services/, in this folder, and those
     that --agent names. A stack that runs already gets those that it does not have. Set OPENAI_BASE_URL, OPENAI_API_KEY

@@ -5,7 +5,7 @@ from flotilla.agent.context import TaskContext
 from flotilla.agent.gates import ApprovalPending, ApprovalRefused
 from flotilla.agent.service import run_agent, serve_agent
 from flotilla.agent.settings import AgentSettings
-from flotilla.agent.tool_runner import ToolOutcomeUnknown, ToolResultNotStored
+from flotilla.agent.tool_runner import ToolNotCalled, ToolOutcomeUnknown, ToolResultNotStored
 from flotilla.agent.tools import ToolFunction
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.tools import IdempotencyKey, repeatable
@@ -19,6 +19,7 @@ __all__ = [
     "TaskCancelled",
     "TaskContext",
     "ToolFunction",
+    "ToolNotCalled",
     "ToolOutcomeUnknown",
     "ToolResultNotStored",
     "repeatable",

@@ -1,7 +1,7 @@
 """What an agent is: a name, one task function with typed input and output, and the tools it may use."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, get_type_hints, overload
 
 from flotilla.agent.context import TaskContext
@@ -28,7 +28,8 @@ class Agent:
         async def research(ctx: TaskContext, task: ResearchTask) -> ResearchResult: ...
 
     `concurrency` is how many tasks one process has in hand, `timeout_s` how long one may take (unless the task says how
-    long), `announces` the type of the event that tells everyone on `flotilla.events`.
+    long), `announces` the type of the event that tells everyone on `flotilla.events`, `mcp` the MCP servers or single
+    tools whose tools, as far as the tenant allows them, are the agent's, too: `mcp__<server>__<tool>`.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class Agent:
         concurrency: int = 8,
         timeout_s: float = 600.0,
         announces: str | None = None,
+        gates_calls: bool = False,
+        mcp: Sequence[str] = (),
     ) -> None:
         if not is_valid_id(name):
             raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
@@ -48,6 +51,10 @@ class Agent:
         self.version = version
         self.concurrency = concurrency
         self.timeout_s = timeout_s
+        self.mcp = tuple(mcp)
+        """MCP servers and tools (`<server>.<tool>`) whose allowed tools are among the agent's."""
+        self.gates_calls = gates_calls
+        """Whether its function says which calls are gated (`ctx.gated.add`), beside those of `gated`."""
         self.announces = announces or f"flotilla.{name}.completed.v1"
         self.tools: dict[str, ToolFunction] = {}
         self.gated: dict[str, RiskLevel] = {}

@@ -1,7 +1,7 @@
 """What a task function gets: its task, tools, the model, recording, progress, the session so far."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -9,10 +9,11 @@ from flotilla.agent.chat_api import ChatApi
 from flotilla.agent.framework_tools import Framework, tools_for
 from flotilla.agent.gates import ApprovalPending, GatedTools
 from flotilla.agent.loopback import serving_model
+from flotilla.agent.mcp_tools import McpAnswer
 from flotilla.agent.ports import Live, SessionHistory, TaskModel, ToolCalls
 from flotilla.agent.recording import Recorder
 from flotilla.agent.tool_runner import ToolRunner
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.tools import CallableTool, ToolBox
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
@@ -47,6 +48,7 @@ class TaskContext:
         calls: ToolCalls,
         make_id: IdMaker,
         gated: GatedTools | None = None,
+        mcp_answers: Mapping[str, McpAnswer] | None = None,
     ) -> None:
         self.agent = agent
         self.task = task
@@ -68,7 +70,7 @@ class TaskContext:
         self._live = live
         self._model = model
         self._recorder = Recorder(agent, task)
-        self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id)
+        self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id, mcp_answers=mcp_answers)
         self._looked_for_cancel = time.monotonic()
         self._apis: list[ChatApi] = []
 
@@ -89,7 +91,15 @@ class TaskContext:
             ApprovalRefused: the tool is gated and people said no, or nothing in time.
             ToolOutcomeUnknown: an earlier run began this call and got no answer, and it is not to run again.
         """
-        return await self._runner.run(self, self.tools[name], arguments)
+        return await self.call(self.tools[name], arguments)
+
+    async def call(self, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
+        """Call a tool that need not be on the list, with all that `ctx.tool` promises.
+
+        Raises:
+            As `ctx.tool`, but for Forbidden.
+        """
+        return await self._runner.run(self, tool, arguments)
 
     async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
         """Ask the language model; the answer is stored before it is used, so that a second run of this task does
@@ -168,8 +178,8 @@ class TaskContext:
         Raises:
             ApprovalPending: one does.
         """
-        if self.gated.needed:
-            raise ApprovalPending(f"task {self.task_id} waits for approval {self.gated.needed[0].approval_id}")
+        if self.gated.is_waiting:
+            raise ApprovalPending(f"task {self.task_id} waits for people, or for a call of an MCP tool")
 
     async def close(self) -> None:
         """End what goes on in the background."""

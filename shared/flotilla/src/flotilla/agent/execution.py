@@ -56,7 +56,7 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
         origin = origin_of(error)
         if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
             return _cancelled(ctx, started)
-        if ctx.gated.needed and not isinstance(error, asyncio.CancelledError):
+        if ctx.gated.is_waiting and not isinstance(error, asyncio.CancelledError):
             return _paused(ctx, started)
         if not isinstance(error, Exception):
             raise
@@ -72,7 +72,7 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
         return failed(ctx, failure, _ms_since(started))
     finally:
         await ctx.close()
-    if ctx.gated.needed:
+    if ctx.gated.is_waiting:
         return _paused(ctx, started)
     return Outcome(
         status="done",
@@ -111,10 +111,15 @@ def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
 
 
 def _paused(ctx: TaskContext, started: float) -> Outcome:
-    """The task waits for people. What it did so far is recorded by the try that gets through."""
-    waiting = ", ".join(needed.action for needed in ctx.gated.needed)
+    """The task waits. What it did so far is recorded by the try that gets through."""
+    actions = [needed.action for needed in ctx.gated.needed]
+    tools = [call.tool for call in ctx.gated.calls]
     failure = Failure(
-        type=APPROVAL_REQUIRED, message=f"waits for approval: {waiting}", retryable=False, approvals=ctx.gated.needed
+        type=APPROVAL_REQUIRED,
+        message=f"waits for approval: {', '.join(actions)}" if actions else f"waits for {', '.join(tools)}",
+        retryable=False,
+        approvals=ctx.gated.needed,
+        calls=ctx.gated.calls,
     )
     return Outcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 from flotilla.agent.tool_runner import REFUSALS, ToolOutcomeUnknown, ToolResultNotStored
-from flotilla.agent.tools import Tool, ToolBox
+from flotilla.agent.tools import ListedTool, ToolBox
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.values import storable
@@ -46,7 +46,7 @@ def tools_for(ctx: CallsTools, framework: str) -> list[Any]:
         ) from error
 
 
-def arguments_schema(tool: Tool) -> dict[str, Any]:
+def arguments_schema(tool: ListedTool) -> dict[str, Any]:
     """Return the JSON schema of a tool's arguments with the object itself at the top, as frameworks want it."""
     schema = dict(tool.schema())
     definitions = dict(schema.pop("$defs", {}))
@@ -71,7 +71,7 @@ def _as_json(returned: Any) -> str:
     return json.dumps(storable(to_builtins(returned)).value, ensure_ascii=False)
 
 
-def _openai_agents(tool: Tool, call: Call) -> Any:
+def _openai_agents(tool: ListedTool, call: Call) -> Any:
     from agents import FunctionTool
 
     async def invoke(_context: Any, arguments: str) -> str:
@@ -90,7 +90,7 @@ def _openai_agents(tool: Tool, call: Call) -> Any:
     )
 
 
-def _pydantic_ai(tool: Tool, call: Call) -> Any:
+def _pydantic_ai(tool: ListedTool, call: Call) -> Any:
     from pydantic_ai import Tool as PydanticTool
 
     async def invoke(**arguments: Any) -> str:
@@ -99,7 +99,7 @@ def _pydantic_ai(tool: Tool, call: Call) -> Any:
     return PydanticTool.from_schema(invoke, tool.name, tool.description, arguments_schema(tool))
 
 
-def _langgraph(tool: Tool, call: Call) -> Any:
+def _langgraph(tool: ListedTool, call: Call) -> Any:
     from langchain_core.tools import StructuredTool
 
     async def invoke(**arguments: Any) -> str:
@@ -110,7 +110,7 @@ def _langgraph(tool: Tool, call: Call) -> Any:
     )
 
 
-_FRAMEWORKS: dict[str, Callable[[Tool, Call], Any]] = {
+_FRAMEWORKS: dict[str, Callable[[ListedTool, Call], Any]] = {
     "openai-agents": _openai_agents,
     "pydantic-ai": _pydantic_ai,
     "langgraph": _langgraph,

@@ -18,7 +18,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid, Refused
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
-from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
+from flotilla.contracts.tasks import AgentTask, ApprovalNeeded, McpCallNeeded
 from flotilla.postgres import Pool, retry_when_away, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
@@ -62,14 +62,25 @@ class GatedTools:
     ) -> None:
         self._agent = agent
         self._task_id = task_id
-        self._gated = gated
+        self._gated = dict(gated)
         self._gate = gate
         self._verdicts = verdicts or {}
         self.needed: list[ApprovalNeeded] = []
         """What the task waits for."""
+        self.calls: list[McpCallNeeded] = []
+        """Calls of MCP tools that it waits for."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the task pauses: for people, or for calls of MCP tools."""
+        return bool(self.needed or self.calls)
 
     def __contains__(self, tool: str) -> bool:
         return tool in self._gated
+
+    def add(self, tool: str, risk: RiskLevel) -> None:
+        """Gate `tool` in this run, too, with at least `risk`; the agent was made with `gates_calls=True`."""
+        self._gated[tool] = risk
 
     def verdict(self, tool: str, description: str, args: JsonObject, call: NamedCall) -> tuple[str, ToolVerdict]:
         """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.

@@ -16,6 +16,7 @@ from flotilla.agent.effects import Answer, EffectFailed, Effects, TaskOver
 from flotilla.agent.execution import Outcome, execute, failed
 from flotilla.agent.gates import GatedTools, StoredGate
 from flotilla.agent.live import RedisLive
+from flotilla.agent.mcp_tools import allowed_tools, answers
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import Live
 from flotilla.agent.proofs import CallProofs, VoteRules
@@ -104,7 +105,7 @@ class TaskHandler:
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.reset()
         await live.step("started")
-        ctx = self._context(task, live, await self._gated(task))
+        ctx = await self._context(task, live)
         if task.input_from is not None and below is None:
             outcome = _no_input(ctx)
         else:
@@ -114,23 +115,26 @@ class TaskHandler:
         return answer
 
     async def _gated(self, task: AgentTask) -> GatedTools:
-        if not self._agent.gated and not self._tools.may_ask:
+        if not (self._agent.gated or self._agent.gates_calls or self._tools.may_ask):
             return GatedTools(self._agent.name, task.task_id, {})
         gate = StoredGate(self._pool, task, self._proofs)
         verdicts = await gate.verdicts()
         return GatedTools(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
-    def _context(self, task: AgentTask, live: Live, gated: GatedTools) -> TaskContext:
+    async def _context(self, task: AgentTask, live: Live) -> TaskContext:
+        has_mcp = bool(self._agent.mcp)
+        upstream = await allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
         return TaskContext(
             self._agent.name,
             task,
-            tools=self._tools,
+            tools=self._tools.joined_by(upstream) if upstream else self._tools,
             live=live,
             session=StoredSession(self._pool, task.tenant_id, task.session_id),
             model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
             calls=StoredToolCalls(self._pool, task, self._agent.name),
             make_id=self._make_id,
-            gated=gated,
+            gated=await self._gated(task),
+            mcp_answers=await answers(self._pool, task) if has_mcp else None,
         )
 
     async def _watched(self, ctx: TaskContext, live: Live, data: dict[str, Any]) -> Outcome:

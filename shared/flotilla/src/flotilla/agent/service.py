@@ -1,6 +1,6 @@
 """Runs an agent as a service: everything around the task function."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
@@ -66,12 +66,14 @@ async def run_agent(
     limits: TokenLimits | None = None,
     money: Money | None = None,
     pool: "Pool | None" = None,
+    policy: PolicyFile | None = None,
+    jobs: Sequence[Job] = (),
 ) -> None:
     """Consume the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
 
     `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits` and the budgets
     of `money`, and stays the caller's to close.
-    `pool` is used if given, else one is opened.
+    `pool` is used if given, else one is opened; `policy`, else that of the settings. `jobs` run beside the agent's own.
 
     Raises:
         ConfigurationError: the agent has no task, its types can't travel, it is not the one of the settings, or the
@@ -80,7 +82,7 @@ async def run_agent(
     _check_name(agent, settings)
     toolbox = ToolBox({**agent.tools, **(tools or {})})
     concurrency = settings.agent_concurrency or agent.concurrency
-    policy = PolicyFile(settings.approval_policy)
+    policy = policy or PolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         if pool is None:
             pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
@@ -117,6 +119,7 @@ async def run_agent(
             Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
             Job(name="registration", work=registration.run),
             Job(name="policy", work=policy.follow),
+            *jobs,
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
 

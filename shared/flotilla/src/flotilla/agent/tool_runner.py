@@ -11,14 +11,15 @@ from typing import Any
 
 from opentelemetry.util.types import AttributeValue
 
-from flotilla.agent.gates import GatedTools
+from flotilla.agent.gates import ApprovalPending, GatedTools
+from flotilla.agent.mcp_tools import McpAnswer, McpTool
 from flotilla.agent.occurrences import Occurrences
 from flotilla.agent.pauses import Pauses
 from flotilla.agent.ports import Begun, Ended, NamedCall, Standing, ToolCalls
 from flotilla.agent.recording import Recorder, as_arguments, called, message_of, shortened
-from flotilla.agent.tools import Tool
+from flotilla.agent.tools import CallableTool
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import DeadLetter, Invalid, Refused
+from flotilla.contracts.errors import DeadLetter, Invalid, Refused, RetryLater
 from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ToolResult
@@ -36,6 +37,10 @@ class ToolOutcomeUnknown(Refused):
     """The call was begun before and may have had its effect, but gave no answer; it is not made again."""
 
 
+class ToolNotCalled(RetryLater):
+    """By this a tool says that it did nothing, and that the same call may succeed later."""
+
+
 class ToolResultNotStored(Refused):
     """The tool ran, but its result is not JSON or too large: return less, or mark a tool that only reads repeatable."""
 
@@ -44,7 +49,7 @@ class ToolResultNotStored(Refused):
 class _Call:
     """A call with everything that its run needs."""
 
-    tool: Tool
+    tool: CallableTool
     arguments: dict[str, Any]
     named: NamedCall
     key: str
@@ -68,17 +73,25 @@ class ToolRunner:
     """The tool calls of one run of a task."""
 
     def __init__(
-        self, task: AgentTask, calls: ToolCalls, gated: GatedTools, recorder: Recorder, make_id: IdMaker
+        self,
+        task: AgentTask,
+        calls: ToolCalls,
+        gated: GatedTools,
+        recorder: Recorder,
+        make_id: IdMaker,
+        *,
+        mcp_answers: Mapping[str, McpAnswer] | None = None,
     ) -> None:
         self._task = task
         self._calls = calls
         self._gated = gated
         self._recorder = recorder
         self._make_id = make_id
+        self._mcp_answers = mcp_answers or {}
         self._occurrences = Occurrences()
         self._pauses = Pauses()
 
-    async def run(self, ctx: object, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    async def run(self, ctx: object, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
         checked = tool.arguments(arguments)
         if tool.name in self._gated:
@@ -87,6 +100,8 @@ class ToolRunner:
         async with self._numbered(tool.name, hashed) as number:
             named = NamedCall(tool=tool.name, args_hash=hashed, occurrence=number, args=as_arguments(checked))
             call = _Call(tool, checked, named, idempotency_key(self._task, named))
+            if isinstance(tool, McpTool):
+                return self._answered(call, tool)
             if tool.name in self._gated:
                 call = self._approved(call)
             if tool.options.repeatable:
@@ -106,6 +121,22 @@ class ToolRunner:
         named = replace(call.named, args=as_arguments(verdict.args))
         arguments = _as_shown(tool, tool.arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
+
+    def _answered(self, call: _Call, tool: McpTool) -> Any:
+        """What the tool gateway's call came to.
+
+        Raises:
+            ApprovalPending: it has not made it yet: the task pauses.
+            McpToolFailed: it failed, or was refused.
+        """
+        wanted = tool.wanted(self._task, call.named, _storable(call.arguments))
+        answer = self._mcp_answers.get(wanted.call_id)
+        if answer is None:
+            self._gated.calls.append(wanted)
+            raise ApprovalPending(f"tool {tool.name} is called by the tool gateway as {wanted.call_id}")
+        with self._shown(call, self._make_id()) as shown:
+            shown.result = answer.value(tool.name)
+        return shown.result
 
     async def _prove(self, call: _Call, approval_id: str | None) -> None:
         """Check the signatures under the approval by which the call runs, before anything of it happens."""
@@ -233,7 +264,7 @@ def idempotency_key(task: AgentTask, call: NamedCall) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _as_shown(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
+def _as_shown(tool: CallableTool, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a gated call: what people are shown is what runs, so it must be what is stored.
 
     Raises:
@@ -272,5 +303,5 @@ def _returned(value: Any, call: _Call) -> Ended:
 
 
 def _raised(error: BaseException) -> Ended:
-    did_nothing = isinstance(error, REFUSALS) and not isinstance(error, ToolResultNotStored)
+    did_nothing = isinstance(error, (*REFUSALS, ToolNotCalled)) and not isinstance(error, ToolResultNotStored)
     return Ended(outcome="refused" if did_nothing else "raised", error=message_of(error))

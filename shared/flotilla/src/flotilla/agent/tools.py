@@ -2,18 +2,50 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias, get_type_hints
+from typing import Any, Protocol, TypeAlias, get_type_hints
 
 import msgspec
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
-from flotilla.contracts.tools import IdempotencyKey, options_of
+from flotilla.contracts.tools import IdempotencyKey, ToolOptions, options_of
 
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
 """An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext, one of the type
 `IdempotencyKey` the key of the call."""
 
 CONTEXT_PARAMETER = "ctx"
+
+
+class CallableTool(Protocol):
+    """What `ctx.call` runs: a `Tool`, or one whose arguments and effect are described elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """As events, policy and the store of calls name it."""
+
+    @property
+    def description(self) -> str:
+        """What people are shown who decide about a call."""
+
+    @property
+    def options(self) -> ToolOptions:
+        """How it may be called again."""
+
+    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """Check `given`; raises Invalid."""
+
+    def returned(self, value: Any) -> Any:
+        """A stored result as the caller gets it."""
+
+    async def __call__(self, ctx: object, arguments: Mapping[str, Any], key: str) -> Any:
+        """Run it with checked arguments under the idempotency key `key`."""
+
+
+class ListedTool(CallableTool, Protocol):
+    """A tool on an agent's list, which models can read."""
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
 
 
 class Tool:
@@ -68,9 +100,15 @@ class ToolBox:
     """The tools that one agent may use."""
 
     def __init__(self, functions: Mapping[str, ToolFunction]) -> None:
-        self._tools = {name: Tool(name, function) for name, function in functions.items()}
+        self._tools: dict[str, ListedTool] = {name: Tool(name, function) for name, function in functions.items()}
 
-    def __getitem__(self, name: str) -> Tool:
+    def joined_by(self, further: Mapping[str, ListedTool]) -> "ToolBox":
+        """Return a list that has `further` tools, too; a name on this one stays what it is."""
+        joined = ToolBox({})
+        joined._tools = {**further, **self._tools}
+        return joined
+
+    def __getitem__(self, name: str) -> ListedTool:
         """The tool `name`.
 
         Raises:

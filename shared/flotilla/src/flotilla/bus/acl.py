@@ -119,7 +119,7 @@ SCALER_GRANT = Grant(
 """For KEDA: lengths, lag and pending entries."""
 
 
-def grants(agents: Iterable[str] = ("research", "write")) -> dict[str, Grant]:
+def grants(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, Grant]:
     """The users of a fleet with these agents, by name: `<agent>-agent`, `workflow-worker`, `gateway`, `scaler`."""
     users = {f"{agent}-agent": agent_grant(agent) for agent in agents}
     return {**users, "workflow-worker": WORKER_GRANT, "gateway": GATEWAY_GRANT, "scaler": SCALER_GRANT}

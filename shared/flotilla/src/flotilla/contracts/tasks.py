@@ -115,6 +115,22 @@ class ApprovalNeeded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class McpCallNeeded:
+    """A call of an MCP tool that a task asks for. The worker has the tool gateway make it, as a task of its own."""
+
+    call_id: str
+    """The id of that task; it begins with `mcp_calls_of` the task that asks."""
+    tool: str
+    """`<server>.<tool>`."""
+    arguments: JsonObject
+
+
+def mcp_calls_of(task_id: str) -> str:
+    """Return how the ids of the calls begin that a task asks for; no mark of a hop is in them."""
+    return f"{task_id.replace(HOP_MARK, '-')}.mcp."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An agent's answer that it could not do the task."""
 
@@ -124,6 +140,8 @@ class Failure:
     retryable: bool
     approvals: list[ApprovalNeeded] = field(default_factory=list)
     """What the task waits for, when `type` is `ApprovalRequired`."""
+    calls: list[McpCallNeeded] = field(default_factory=list)
+    """Calls of MCP tools that it waits for, then."""
     retry_after_s: float | None = None
     """The soonest that another try makes sense, in seconds from now; None leaves it to the workflow."""
 

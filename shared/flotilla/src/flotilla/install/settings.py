@@ -24,7 +24,7 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     log_format: Literal["json", "console"] = "json"
     install_timeout_s: float = Field(default=120.0, gt=0)
     """How long to wait for a dependency that does not answer."""
-    install_agents: Words = ("research", "write")
+    install_agents: Words = ("research", "write", "mcp")
     """Agents that get their role of PostgreSQL and their consumer group now, so that work sent before their first start
     is handled."""
     kafka_replication_factor: int | None = Field(default=None, ge=1)

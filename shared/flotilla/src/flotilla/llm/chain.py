@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import structlog
 
-from flotilla.llm.circuit import Circuit
+from flotilla.llm.circuit import Circuit, Passage
 from flotilla.llm.model import (
     Completion,
     CompletionRequest,
@@ -67,11 +67,13 @@ class ModelChain:
         passed: list[Fallback] = []
         last: ModelUnavailable | None = None
         for link in self._links:
-            if not link.circuit.lets_through():
+            passage = link.circuit.let_through()
+            if passage is None:
                 passed.append(Fallback(model=link.model.name, reason="circuit_open"))
                 continue
             try:
-                made = await _asked(link, request, shown, ask)
+                await _turn(link, passage)
+                made = await _asked(link, passage, request, shown, ask)
             except ModelUnavailable as error:
                 last = error
                 if shown.any:
@@ -105,20 +107,30 @@ class _Shown:
             await self._on_token(text)
 
 
-async def _asked(link: Link, request: CompletionRequest, shown: _Shown, ask: Ask) -> Completion:
+async def _turn(link: Link, passage: Passage) -> None:
+    """Wait for the call's turn. That it gets none says nothing about the model, which was not asked."""
     try:
         await link.pace.turn()
+    except BaseException as error:
+        link.circuit.abandoned(passage)
+        if isinstance(error, ModelUnavailable):
+            error.model = link.model.name
+        raise
+
+
+async def _asked(link: Link, passage: Passage, request: CompletionRequest, shown: _Shown, ask: Ask) -> Completion:
+    try:
         made = await ask(link.model, request, shown)
     except ModelUnavailable as error:
         error.model = link.model.name
-        link.circuit.failed(error)
+        link.circuit.failed(passage, error)
         raise
     except ModelRefused as error:
         error.model = link.model.name
         link.circuit.worked()
         raise
     except BaseException:
-        link.circuit.abandoned()
+        link.circuit.abandoned(passage)
         raise
     link.circuit.worked()
     return made

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flotilla.llm.model import ModelUnavailable
 
@@ -9,6 +10,14 @@ FAILURES = 5
 """In a row, until the circuit opens."""
 OPEN_S = 30.0
 LONGEST_OPEN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A call that was let through."""
+
+    is_trial: bool
+    """It tries the model after the circuit was open."""
 
 
 class Circuit:
@@ -25,24 +34,25 @@ class Circuit:
         """How long the model is left alone, in seconds; 0 where it may be asked."""
         return max(0.0, self._open_until - self._clock())
 
-    def lets_through(self) -> bool:
-        """Whether the model may be asked now. After the circuit was open, one call tries it first."""
+    def let_through(self) -> Passage | None:
+        """Let a call ask the model, if it may be asked now. After the circuit was open, one call tries it first."""
         if self.closes_in_s > 0 or self._is_tried:
-            return False
+            return None
         self._is_tried = self._open_until > 0
-        return True
+        return Passage(self._is_tried)
 
     def worked(self) -> None:
         """The model answered, or refused: it is there."""
         self._failures, self._open_until, self._is_tried = 0, 0.0, False
 
-    def failed(self, error: ModelUnavailable) -> None:
+    def failed(self, call: Passage, error: ModelUnavailable) -> None:
         """It did not. An endpoint that names a time is left alone for that long at once."""
         self._failures += 1
-        if error.retry_after_s or self._failures >= FAILURES or self._is_tried:
+        if error.retry_after_s or self._failures >= FAILURES or call.is_trial:
             self._open_until = self._clock() + min(error.retry_after_s or OPEN_S, LONGEST_OPEN_S)
-        self._is_tried = False
+        self.abandoned(call)
 
-    def abandoned(self) -> None:
-        """The call ended without showing whether the model is there: it was cancelled."""
-        self._is_tried = False
+    def abandoned(self, call: Passage) -> None:
+        """The call ended without showing whether the model is there: it was cancelled, or had no turn in its queue."""
+        if call.is_trial:
+            self._is_tried = False

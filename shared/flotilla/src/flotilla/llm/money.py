@@ -126,14 +126,14 @@ class Money:
         await set_aside(connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found))
 
     async def settle(
-        self, connection: Connection, key: CallKey, request_hash: bytes, charges: Sequence[Charge]
+        self, connection: Connection, key: CallKey, reserved: CallKey, request_hash: bytes, charges: Sequence[Charge]
     ) -> None:
-        """Count what the call cost, in the place of what was reserved, and enter it in the ledger."""
+        """Count what the call cost, in the place of what was set aside as `reserved`, and enter it in the ledger."""
         asking = await asked_by(connection)
         nanos = sum([await self._enter(connection, key, request_hash, charge, asking) for charge in charges])
         if self.is_limited:
             accounts = self._accounts(key, asking)
-            await count(connection, _money_key(_budgeted(key, request_hash)), accounts, nanos)
+            await count(connection, _money_key(reserved), accounts, nanos)
 
     async def _enter(
         self,
@@ -248,10 +248,6 @@ def money_of(settings: LlmSettings) -> Money | None:
             raise ConfigurationError("FLOTILLA_LLM_BUDGET_* needs FLOTILLA_LLM_PRICES, a file of prices")
         return None
     return Money(read_prices(settings.llm_prices), limits, settings.llm_max_output_tokens)
-
-
-def _budgeted(key: CallKey, request_hash: bytes) -> CallKey:
-    return replace(key, task_id=f"{key.task_id}/{request_hash.hex()}")
 
 
 def _money_key(key: CallKey) -> CallKey:

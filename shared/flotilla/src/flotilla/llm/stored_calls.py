@@ -158,7 +158,7 @@ class StoredCalls:
     async def _settle(self, connection: Connection, call: "_Call", charges: Sequence[Charge]) -> None:
         await self._budget.settle(connection, call.budgeted, sum_of(charges))
         if self._money is not None:
-            await self._money.settle(connection, call.of, call.hash, charges)
+            await self._money.settle(connection, call.of, call.budgeted, call.hash, charges)
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:

@@ -76,6 +76,13 @@ IMPERSONATIONS_REFUSED = Counter(
 SAGA_COMPENSATIONS = Counter("flotilla_saga_compensations", "Compensations by outcome.", ["outcome"])
 SAGA_PARKED = Gauge("flotilla_saga_parked_compensations", "Compensations that wait for an operator.")
 
+MCP_CONNECTED = Gauge("flotilla_mcp_connected", "Whether an MCP server is connected.", ["server"])
+MCP_CHANGED = Gauge("flotilla_mcp_tools_changed", "Allowed tools that their server describes otherwise.", ["server"])
+MCP_CALLS = Histogram(
+    "flotilla_mcp_call_seconds", "Until an MCP server's answer.", ["server", "outcome"], buckets=_SLOW
+)
+MCP_REFUSED = Counter("flotilla_mcp_refused", "Calls of MCP tools that were not made.", ["server", "reason"])
+
 LLM_TOKENS = Counter("flotilla_llm_tokens", "Tokens, input or output.", ["model", "direction"])
 LLM_CALL_DURATION = Histogram("flotilla_llm_call_duration_seconds", "Time of a model call.", ["model"], buckets=_SLOW)
 LLM_SPEND = Counter("flotilla_llm_spend", "Money spent on model calls.", ["model", "agent", "currency"])

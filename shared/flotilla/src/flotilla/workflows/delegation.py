@@ -11,8 +11,9 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
 
 from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.requests import RunStatus
-from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask
+from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask, McpCallNeeded, mcp_calls_of
 from flotilla.workflows.calls.delegation import (
     CANCELLED_BY_AGENT,
     DELEGATE,
@@ -124,7 +125,9 @@ async def _tries(
                 if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
                     await _settle_calls(task, is_over=False)
                 pauses.count += 1
-                await ask_people(task, pause, on_pause)
+                await asyncio.gather(
+                    ask_people(task, pause, on_pause), *(_mcp_call(task, call, on_pause) for call in pause.calls)
+                )
             else:
                 failures += 1
                 if not _may_pass(error, retries, failures):
@@ -184,8 +187,35 @@ def _pause_in(error: ActivityError) -> AgentFailure | None:
     cause = error.cause
     if not isinstance(cause, ApplicationError) or cause.type != APPROVAL_REQUIRED:
         return None
-    details = [detail for detail in cause.details if isinstance(detail, dict) and detail.get("approvals")]
-    return from_builtins(details[0], AgentFailure) if details else None
+    details = [detail for detail in cause.details if isinstance(detail, dict)]
+    pause = from_builtins(details[0], AgentFailure) if details else None
+    if pause is None or not (pause.approvals or pause.calls):
+        return None
+    return pause if all(call.call_id.startswith(mcp_calls_of(pause.task_id)) for call in pause.calls) else None
+
+
+async def _mcp_call(task: AgentTask, call: McpCallNeeded, on_pause: OnPause | None) -> None:
+    """Have the tool gateway make the call; the task's next try reads from the database what came of it.
+
+    Raises:
+        ActivityError: there is no answer at all, so the next try would find nothing.
+    """
+    wanted = AgentTask(
+        task_id=call.call_id,
+        agent=MCP_AGENT,
+        tenant_id=task.tenant_id,
+        session_id=task.session_id,
+        run_id=task.run_id,
+        user_id=task.user_id,
+        input={"tool": call.tool, "arguments": call.arguments},
+        live=task.live,
+    )
+    try:
+        await delegate(wanted, LLM_RETRIES, on_pause)
+    except ActivityError as error:
+        if not _details(error):
+            raise
+        workflow.logger.info("call %s failed: %s", call.call_id, error.cause)
 
 
 def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:

@@ -26,6 +26,8 @@ async def ask_people(task: AgentTask, pause: AgentFailure, on_pause: OnPause | N
     Raises:
         asyncio.CancelledError: the workflow was cancelled; so are the votes.
     """
+    if not pause.approvals:
+        return
     if on_pause is not None:
         await on_pause(True)  # noqa: FBT003 - a state, not an option
     await asyncio.gather(*(_ask(task, pause, call) for call in pause.approvals))

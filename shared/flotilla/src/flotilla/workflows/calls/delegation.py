@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.tasks import ApprovalNeeded, ResultReference
+from flotilla.contracts.tasks import ApprovalNeeded, McpCallNeeded, ResultReference
 
 DELEGATE = "delegate"
 TELL_AGENT_CANCELLED = "tell_agent_cancelled"
@@ -34,6 +34,8 @@ class AgentFailure:
     retryable: bool
     approvals: list[ApprovalNeeded] = field(default_factory=list)
     """What the task waits for, when it paused."""
+    calls: list[McpCallNeeded] = field(default_factory=list)
+    """Calls of MCP tools that it waits for, then."""
     retry_after_s: float | None = None
     """The soonest that another try makes sense."""
 

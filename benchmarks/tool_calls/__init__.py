@@ -1,0 +1,1 @@
+"""What governance adds to a call of an MCP tool."""

@@ -1,0 +1,1 @@
+"""Tools of MCP servers: what is offered, and what the tenant allows."""

@@ -1,0 +1,122 @@
+"""The rows of offered and allowed tools as the gateway reads and writes them."""
+
+import json
+from typing import Any
+
+import asyncpg
+
+from flotilla.audit import admin_log
+from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.mcp import MCP_AGENT
+from flotilla.postgres import Connection
+from gateway.auth.principal import Principal
+from gateway.names import SOURCE
+from gateway.schemas.tools import Tool, ToolDefinition, ToolStatus
+
+# What is offered to the tenant, and what it allowed, whether it is still offered or not.
+_LIST = """
+SELECT server, tool, o.sha256 AS offered_hash, o.definition AS offered, o.risk, o.changed_at,
+    a.sha256 AS allowed_hash, a.definition AS allowed, a.allowed_by, a.allowed_at
+FROM flotilla_ops.offered_tools AS o
+FULL JOIN (SELECT * FROM flotilla.allowed_tools WHERE tenant_id = $1) AS a USING (server, tool)
+WHERE $2::text IS NULL OR server || '.' || tool = $2
+ORDER BY server, tool
+"""
+# Exactly what was looked at; nothing where the server has described it otherwise meanwhile.
+_ALLOW = """
+INSERT INTO flotilla.allowed_tools (tenant_id, server, tool, sha256, definition, allowed_by)
+SELECT $1, server, tool, sha256, definition, $4 FROM flotilla_ops.offered_tools
+WHERE server || '.' || tool = $2 AND sha256 = $3
+ON CONFLICT (tenant_id, server, tool) DO UPDATE SET sha256 = excluded.sha256, definition = excluded.definition,
+    allowed_by = excluded.allowed_by, allowed_at = now()
+RETURNING true
+"""
+_REVOKE = """
+DELETE FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server || '.' || tool = $2 RETURNING sha256
+"""
+
+
+class ToolDescriptionChanged(Conflict):
+    """The server describes the tool otherwise than what was looked at."""
+
+    code = "tool_changed"
+
+
+async def list_tools(connection: Connection, tenant_id: str) -> list[Tool]:
+    """Return what is offered to the tenant or was allowed by it, by name."""
+    return [_tool(row) for row in await connection.fetch(_LIST, tenant_id, None)]
+
+
+async def get_tool(connection: Connection, tenant_id: str, name: str) -> Tool:
+    """Return one tool.
+
+    Raises:
+        NotFound: no server offers it, and the tenant has not allowed it.
+    """
+    row = await connection.fetchrow(_LIST, tenant_id, name)
+    if row is None:
+        raise NotFound(f"no tool {name}: GET /v1/tools lists those that MCP servers offer")
+    return _tool(row)
+
+
+async def allow(connection: Connection, caller: Principal, name: str, sha256: str) -> Tool:
+    """Allow the tool as far as its definition has this hash, and record who did.
+
+    Raises:
+        NotFound: there is no such tool.
+        ToolDescriptionChanged: its definition has another hash.
+    """
+    before = await get_tool(connection, caller.tenant_id, name)
+    if not await connection.fetchval(_ALLOW, caller.tenant_id, name, sha256, caller.subject):
+        now = before.offered.sha256 if before.offered else "nothing: it is gone"
+        raise ToolDescriptionChanged(f"tool {name} is not what was looked at: its server offers {now}")
+    details = {"tool": name, "sha256": sha256, **caller.by}
+    if before.allowed is not None:
+        details["former_sha256"] = before.allowed.sha256
+    tool = await get_tool(connection, caller.tenant_id, name)
+    await admin_log.record(connection, caller.tenant_id, SOURCE, ("mcp_tool_allowed", details))
+    return tool
+
+
+async def revoke(connection: Connection, caller: Principal, name: str) -> None:
+    """Allow the tool no more, and record who did.
+
+    Raises:
+        NotFound: it was not allowed.
+    """
+    sha256 = await connection.fetchval(_REVOKE, caller.tenant_id, name)
+    if sha256 is None:
+        raise NotFound(f"tool {name} is not allowed")
+    details = {"tool": name, "sha256": sha256, **caller.by}
+    await admin_log.record(connection, caller.tenant_id, SOURCE, ("mcp_tool_revoked", details))
+
+
+def _tool(row: asyncpg.Record) -> Tool:
+    name = f"{row['server']}.{row['tool']}"
+    return Tool(
+        name=name,
+        server=row["server"],
+        action=f"{MCP_AGENT}.{name}",
+        status=_status(row),
+        risk=row["risk"],
+        offered=_definition(row["offered_hash"], row["offered"]),
+        allowed=_definition(row["allowed_hash"], row["allowed"]),
+        allowed_by=row["allowed_by"],
+        allowed_at=row["allowed_at"],
+        changed_at=row["changed_at"],
+    )
+
+
+def _status(row: asyncpg.Record) -> ToolStatus:
+    if row["allowed_hash"] is None:
+        return "offered"
+    if row["offered_hash"] is None:
+        return "gone"
+    return "allowed" if row["allowed_hash"] == row["offered_hash"] else "changed"
+
+
+def _definition(sha256: str | None, stored: str | None) -> ToolDefinition | None:
+    if sha256 is None or stored is None:
+        return None
+    members: dict[str, Any] = json.loads(stored)
+    return ToolDefinition(sha256=sha256, **members)

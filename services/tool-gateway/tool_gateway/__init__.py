@@ -1,0 +1,1 @@
+"""Calls the tools of MCP servers, under policy, and is the only service that holds their credentials."""

@@ -1,0 +1,36 @@
+"""The tool gateway as a service."""
+
+from contextlib import AsyncExitStack
+
+from flotilla.agent import run_agent
+from flotilla.approvals.reloading import PolicyFile
+from flotilla.postgres import open_service_pool
+from flotilla.runtime import Runtime, serve
+from tool_gateway.agent import mcp_agent
+from tool_gateway.connections import Connections
+from tool_gateway.pins import Pins
+from tool_gateway.servers import read_servers
+from tool_gateway.settings import Settings
+
+SERVICE = "tool-gateway"
+
+
+async def run(settings: Settings, runtime: Runtime) -> None:
+    """Keep the MCP servers connected and serve calls of their tools until `runtime.stop`."""
+    servers = read_servers(settings.mcp_servers_file)
+    policy = PolicyFile(settings.approval_policy)
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
+        pins = Pins(pool, servers, settings.operator_tenant)
+        connections = Connections(servers, pins.note)
+        agent = mcp_agent(connections, pins, policy)
+        await run_agent(agent, settings, runtime, pool=pool, policy=policy, jobs=connections.jobs())
+
+
+def main() -> None:
+    """Entry point of `tool-gateway`."""
+    raise SystemExit(serve(SERVICE, Settings, run))
+
+
+if __name__ == "__main__":
+    main()

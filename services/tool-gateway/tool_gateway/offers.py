@@ -1,0 +1,63 @@
+"""What MCP servers offer: each tool as it was described, with the hash that an operator allows."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from mcp_types import Tool, ToolAnnotations
+
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.requests import RiskLevel
+
+MAX_TOOLS = 500
+"""Of one server."""
+MAX_DEFINITION_BYTES = 100_000
+"""Of one tool, as JSON: a model reads it with each request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A tool as its server describes it now."""
+
+    server: str
+    tool: str
+    definition: JsonObject
+    """`name`, `description`, `input_schema`, `annotations`: what a model or a person reads of it."""
+    risk: RiskLevel
+    """The least: what the operators say, and more where the tool itself says that it destroys."""
+
+    @property
+    def name(self) -> str:
+        """As agents and policy name it, below `mcp.`."""
+        return f"{self.server}.{self.tool}"
+
+    @property
+    def sha256(self) -> str:
+        """Of the definition, in hexadecimal digits: the pin."""
+        return definition_hash(self.definition)
+
+
+def definition_hash(definition: JsonObject) -> str:
+    """Return the SHA-256 of a definition as JSON, keys sorted, without spaces."""
+    canonical = json.dumps(definition, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | None:
+    """Return what `server` offers as `tool`; None where it is too large for anyone to look at."""
+    annotations = tool.annotations or ToolAnnotations()
+    definition: JsonObject = {
+        "name": tool.name,
+        "title": tool.title,
+        "description": tool.description,
+        "input_schema": tool.input_schema,
+        "annotations": annotations.model_dump(mode="json", exclude_none=True, by_alias=True),
+    }
+    if len(json.dumps(definition)) > MAX_DEFINITION_BYTES:
+        return None
+    return Offer(server=server, tool=tool.name, definition=definition, risk=_raised(risk, annotations))
+
+
+def _raised(risk: RiskLevel, annotations: ToolAnnotations) -> RiskLevel:
+    """Raise the risk by what the tool says of itself. A stranger's hint never lowers it."""
+    return "high" if annotations.destructive_hint and not annotations.read_only_hint else risk

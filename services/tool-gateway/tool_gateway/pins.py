@@ -1,0 +1,55 @@
+"""What tenants allowed, and what is offered: both in PostgreSQL, where operators compare them."""
+
+import json
+
+from flotilla.contracts.json_types import JsonObject
+from flotilla.postgres import Pool, retry_when_away, tenant_transaction
+from flotilla.telemetry import metrics
+from tool_gateway.offers import Offer
+from tool_gateway.servers import Server
+
+# The hash that the task's tenant allowed.
+_PIN = "SELECT sha256 FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server = $2 AND tool = $3"
+# Replaces what a server was last seen to offer, and counts the allowed tools that differ from it.
+_NOTE = "SELECT flotilla.note_offered_tools($1, $2, $3)"
+
+
+class Pins:
+    """Reads what is allowed, notes what is offered."""
+
+    def __init__(self, pool: Pool, servers: dict[str, Server], operator_tenant: str) -> None:
+        self._pool = pool
+        self._servers = servers
+        self._operator_tenant = operator_tenant
+
+    def tenants(self, server: str) -> list[str]:
+        """Return whose administrators may allow tools of `server`; `*` is everybody."""
+        tenants = self._servers[server].tenants
+        return [self._operator_tenant] if tenants is None else tenants
+
+    async def allowed_hash(self, tenant_id: str, offer: Offer) -> str | None:
+        """Return the hash that the tenant allowed; None where it allowed none, or may not.
+
+        Raises:
+            RetryLater: PostgreSQL is unavailable.
+        """
+        if not {"*", tenant_id} & set(self.tenants(offer.server)):
+            return None
+        with retry_when_away():
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                found: str | None = await connection.fetchval(_PIN, tenant_id, offer.server, offer.tool)
+        return found
+
+    async def note(self, server: str, offers: list[Offer]) -> None:
+        """Note what `server` offers now; a tool that is allowed in another form shows in the metrics.
+
+        Raises:
+            RetryLater: PostgreSQL is unavailable.
+        """
+        tools: list[JsonObject] = [
+            {"tool": each.tool, "sha256": each.sha256, "definition": each.definition, "risk": each.risk}
+            for each in offers
+        ]
+        with retry_when_away():
+            changed = await self._pool.fetchval(_NOTE, server, self.tenants(server), json.dumps(tools))
+        metrics.MCP_CHANGED.labels(server).set(changed)

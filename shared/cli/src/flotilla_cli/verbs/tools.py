@@ -1,0 +1,162 @@
+"""`flotilla tools`: the tools of MCP servers, and which of them may be called."""
+
+import difflib
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from flotilla_cli.errors import CliError
+from flotilla_cli.printing import Column, age, notice, print_fields, say
+from flotilla_cli.target import ADMIN
+from flotilla_cli.verb import Call, examples, new_app, verb
+
+app = new_app("Tools of MCP servers: allow what you have read, call it under policy.")
+Name = Annotated[str, typer.Argument(metavar="SERVER.TOOL", help="The tool.", show_default=False)]
+_LOOK_EVERY_S = 0.5
+_OVER = ("success", "error", "timeout", "cancelled")
+
+
+@verb(app, "list", epilog=examples("flotilla tools list", "flotilla tools list -o json"))
+def list_tools(call: Call) -> None:
+    """List what MCP servers offer, and whether it is allowed."""
+    call.listing(call.gateway.get("/tools"), "tools", _TOOLS, "No MCP server offers a tool; see docs/tools.md.")
+
+
+_TOOLS = (
+    Column("tool", "name"),
+    Column("status", "status"),
+    Column("risk", "risk"),
+    Column("described", lambda tool: age(tool.get("changed_at"))),
+    Column("allowed by", "allowed_by"),
+)
+
+
+@verb(app, "show", epilog=examples("flotilla tools show time.get_current_time"))
+def show_tool(call: Call, tool: Name) -> None:
+    """Show a tool with its whole description: what a model would read."""
+    found = call.gateway.get(f"/tools/{tool}")
+    call.show(found, lambda: _print_tool(found))
+
+
+def _print_tool(tool: dict[str, Any]) -> None:
+    print_fields({name: tool[name] for name in ("name", "action", "status", "risk", "allowed_by", "allowed_at")})
+    shown = tool["offered"] or tool["allowed"]
+    say()
+    say(_readable(shown))
+
+
+@verb(
+    app,
+    "allow",
+    acts_as=ADMIN,
+    epilog=examples("flotilla tools allow time.get_current_time", "flotilla tools allow git.git_log --sha256 9f86…"),
+)
+def allow_tool(
+    call: Call,
+    tool: Name,
+    sha256: Annotated[
+        str | None,
+        typer.Option("--sha256", help="Only this description, by its hash. Default: the one offered now, shown first."),
+    ] = None,
+) -> None:
+    """Allow a tool as it is described now; it is refused once its server describes it otherwise."""
+    found = call.gateway.get(f"/tools/{tool}")
+    if found["offered"] is None:
+        raise CliError(f"tool {tool} is not offered any more; take it back with: flotilla tools revoke {tool}")
+    if sha256 is None and not call.as_json:
+        say(_readable(found["offered"]))
+    allowed = call.gateway.put(f"/tools/{tool}/allowance", {"sha256": sha256 or found["offered"]["sha256"]})
+    call.show(allowed, lambda: notice(f"Tool {tool} is allowed, as {allowed['allowed']['sha256'][:12]}.", style=None))
+
+
+@verb(app, "revoke", acts_as=ADMIN, epilog=examples("flotilla tools revoke git.git_commit"))
+def revoke_tool(call: Call, tool: Name) -> None:
+    """Allow a tool no more: calls that have not begun are refused."""
+    answer = call.gateway.delete(f"/tools/{tool}/allowance")
+    call.show(answer or {"tool": tool, "revoked": True}, lambda: notice(f"Tool {tool} is revoked.", style=None))
+
+
+@verb(app, "diff", epilog=examples("flotilla tools diff git.git_log"))
+def diff_tool(call: Call, tool: Name) -> None:
+    """Show how a tool's description differs from the one that was allowed."""
+    found = call.gateway.get(f"/tools/{tool}")
+    before, now = (_readable(found[which]) if found[which] else "" for which in ("allowed", "offered"))
+    lines = list(difflib.unified_diff(before.splitlines(), now.splitlines(), "allowed", "offered", lineterm=""))
+    call.show({"tool": tool, "status": found["status"], "diff": lines}, lambda: _print_diff(tool, lines))
+
+
+def _print_diff(tool: str, lines: list[str]) -> None:
+    if not lines:
+        notice(f"Tool {tool} is described as it was allowed.", style=None)
+    for line in lines:
+        say(line)
+
+
+@verb(
+    app,
+    "call",
+    epilog=examples(
+        """flotilla tools call time.get_current_time --input '{"timezone": "Europe/Amsterdam"}'""",
+        "flotilla tools call git.git_commit --input @commit.json --no-wait",
+    ),
+)
+def call_tool(
+    call: Call,
+    *,
+    tool: Name,
+    input_json: Annotated[
+        str, typer.Option("--input", metavar="JSON", help="The arguments: a JSON object, or @FILE.")
+    ] = "{}",
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="The session that records it. Default: one of its own.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the answer, also for people's.")] = True,
+) -> None:
+    """Call a tool once; it waits for people where policy asks for them."""
+    from flotilla_cli.arguments import read_object
+
+    body: dict[str, Any] = {"steps": ["mcp"], "input": {"tool": tool, "arguments": read_object(input_json)}}
+    if session:
+        body["session_id"] = session
+    task = call.gateway.post("/tasks", body)
+    if wait:
+        task = _ended(call, task["task_id"])
+    call.show(task, lambda: _print_answer(task))
+
+
+def _ended(call: Call, task_id: str) -> dict[str, Any]:
+    waits = False
+    while True:
+        task: dict[str, Any] = call.gateway.get(f"/tasks/{task_id}")
+        if task["status"] in _OVER:
+            return task
+        if task["status"] == "waiting_for_approval" and not waits:
+            waits = True
+            notice(f"Task {task_id} waits for people: flotilla approvals list")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _print_answer(task: dict[str, Any]) -> None:
+    result = task.get("result")
+    if task["status"] not in _OVER:
+        notice(f"Its answer: flotilla tasks get {task['task_id']}", style=None)
+        return
+    if not isinstance(result, dict):
+        error = task.get("error") or {}
+        raise CliError(str(error.get("message") or f"the task ended as {task['status']}"))
+    for block in result["content"]:
+        say(block["text"] if block.get("type") == "text" else json.dumps(block, ensure_ascii=False))
+    if result["is_error"]:
+        raise CliError("the tool says that it failed")
+
+
+def _readable(definition: dict[str, Any]) -> str:
+    """Return a definition as lines that can be read and compared."""
+    schema, hints = (
+        json.dumps(definition[name], indent=2, sort_keys=True, ensure_ascii=False)
+        for name in ("input_schema", "annotations")
+    )
+    description = definition.get("description") or ""
+    return f"sha256: {definition['sha256']}\n{description}\ninput_schema: {schema}\nannotations: {hints}"
