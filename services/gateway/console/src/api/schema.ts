@@ -373,6 +373,20 @@ export interface components {
             reason: string;
         };
         /**
+         * AllowBody
+         * @description Which description was looked at.
+         * @example {
+         *       "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+         *     }
+         */
+        AllowBody: {
+            /**
+             * Sha256
+             * @description Of the definition that is to be allowed: `offered.sha256` of the tool.
+             */
+            sha256: string;
+        };
+        /**
          * AnswerBody
          * @description An answer. Who answers is the token's subject.
          * @example {
@@ -3770,12 +3784,83 @@ export interface components {
             output_tokens: number;
         };
         /**
+         * Tool
+         * @description A tool of an MCP server.
+         */
+        Tool: {
+            /**
+             * Name
+             * @description `<server>.<tool>`.
+             */
+            name: string;
+            /** Server */
+            server: string;
+            /**
+             * Action
+             * @description As approval policy names it: `mcp.<server>.<tool>`.
+             */
+            action: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "offered" | "allowed" | "changed" | "gone";
+            /**
+             * Risk
+             * @description The least; policy can raise it. None of a tool that is gone.
+             */
+            risk: ("low" | "medium" | "high") | null;
+            /** @description As its server describes it now. */
+            offered: components["schemas"]["ToolDefinition"] | null;
+            /** @description As it was allowed. */
+            allowed: components["schemas"]["ToolDefinition"] | null;
+            /** Allowed By */
+            allowed_by: string | null;
+            /** Allowed At */
+            allowed_at: string | null;
+            /**
+             * Changed At
+             * @description When its server described it like this first.
+             */
+            changed_at: string | null;
+        };
+        /**
          * ToolAnalytics
          * @description Every tool that was called, most called first.
          */
         ToolAnalytics: {
             /** Tools */
             tools: components["schemas"]["ToolUsage"][];
+        };
+        /**
+         * ToolDefinition
+         * @description What a model or a person reads of a tool; its hash is what is allowed.
+         */
+        ToolDefinition: {
+            /** Sha256 */
+            sha256: string;
+            /** Name */
+            name: string;
+            /** Title */
+            title: string | null;
+            /** Description */
+            description: string | null;
+            /** Input Schema */
+            input_schema: {
+                [key: string]: unknown;
+            };
+            /** Annotations */
+            annotations: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * ToolList
+         * @description All tools, by name.
+         */
+        ToolList: {
+            /** Tools */
+            tools: components["schemas"]["Tool"][];
         };
         /**
          * ToolUsage
