@@ -28,6 +28,7 @@ from flotilla.contracts.names import PIPELINE_WORKFLOW, TASK_QUEUE, task_workflo
 from flotilla.contracts.requests import PipelineRequest
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla_devstack import RunningStack, stack_for_tests
+from tests.support.agents import open_session
 from tests.support.postgres import Database, drop, make_template, with_database
 from tests.support.waiting import eventually
 
@@ -72,8 +73,9 @@ async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client
     yield await Client.connect(temporal.address)
 
 
-async def allow(pool: Pool) -> None:
-    """Allow the tool, once it is offered."""
+async def prepare(pool: Pool) -> None:
+    """Open the session that records the calls, and allow the tool, once it is offered."""
+    await open_session(pool, SESSION, TENANT)
 
     async def allowed() -> bool:
         async with tenant_transaction(pool, TENANT) as connection:
@@ -123,7 +125,7 @@ async def main(rounds: int, runs: int) -> None:
                 fleet(stack, database) as client,
                 McpClient(parameters) as direct,
             ):
-                await allow(pool)
+                await prepare(pool)
                 peers = [
                     Peer("direct", lambda: direct.call_tool("add", {"a": 1, "b": 2})),
                     Peer("governed", governed(client)),
