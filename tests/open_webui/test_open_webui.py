@@ -33,7 +33,7 @@ async def address(gateway: RunningGateway, worker: RunningWorker, gate: Gate, tm
         "HOME": str(tmp_path),
         "DATA_DIR": str(tmp_path / "data"),
         "WEBUI_AUTH": "false",
-        "WEBUI_SECRET_KEY": "test",
+        "WEBUI_SECRET_KEY": "of this test, longer than thirty-two bytes",
         "OPENAI_API_BASE_URL": f"{gateway.url}/openai/v1",
         "OPENAI_API_KEY": await gateway.key("webui", ["operator"]),
         "ENABLE_OLLAMA_API": "false",
@@ -74,6 +74,7 @@ async def page(address: str) -> AsyncIterator[Page]:
 
 
 async def test_a_conversation_in_open_webui_is_a_session_of_two_runs(gateway: RunningGateway, page: Page) -> None:
+    await page.get_by_role("button", name="Okay, Let's Go!").click()  # what is new in it
     models = await page.evaluate(
         "async () => (await (await fetch('/api/models', "
         "{headers: {Authorization: `Bearer ${localStorage.token}`}})).json()).data.map((model) => model.id)"

@@ -22,6 +22,7 @@ MODEL = "flotilla/rag"
 TEXT = str(ANSWER["answer"])
 ClientOf: TypeAlias = Callable[[RunningGateway, str], Awaitable[AsyncOpenAI]]
 ASKED: Any = [{"role": "user", "content": "Who opens the gate?"}]
+OFFERED: Any = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
 
 
 @pytest.fixture
@@ -98,7 +99,9 @@ async def test_models_are_listed_and_found(client: AsyncOpenAI) -> None:
 async def test_chat_completion_is_the_answer_of_a_run(
     gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
 ) -> None:
-    asking = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED, temperature=0.2))
+    asking = asyncio.create_task(
+        client.chat.completions.create(model=MODEL, messages=ASKED, temperature=0.2, tools=OFFERED)
+    )
     row = await answer_next(gateway, feed, 1)
     completion = await asking
     assert completion.choices[0].message.content == TEXT
@@ -229,7 +232,7 @@ async def test_titles_and_tags_take_no_run(gateway: RunningGateway, client: Asyn
     ("body", "param", "message"),
     [
         ({"n": 2}, None, "parameter 'n' is not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None, "parameter 'tools' is not supported"),
+        ({"tool_choice": "required"}, None, "parameter 'tool_choice' is not supported"),
         ({"response_format": {"type": "json_object"}}, None, "answers in prose"),
         ({"stop": ["\n"]}, None, "'stop' is not supported"),
         ({"wat": 1}, None, "unknown parameter 'wat'"),

@@ -8,10 +8,11 @@ IGNORED = frozenset(
         "frequency_penalty", "include", "logit_bias", "max_completion_tokens", "max_output_tokens", "max_tokens",
         "max_tool_calls", "parallel_tool_calls", "presence_penalty", "prompt_cache_key", "prompt_cache_options",
         "prompt_cache_retention", "reasoning", "reasoning_effort", "safety_identifier", "seed", "service_tier",
-        "store", "temperature", "top_p", "truncation", "verbosity",
+        "store", "temperature", "tools", "top_p", "truncation", "verbosity",
     }
 )  # fmt: skip
-"""They tune a model. The operator sets up the fleet's models, so they change nothing."""
+"""They tune a model, or offer it tools that it need not call. The operator sets up the models and tools, so they change
+nothing."""
 DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "audio": (),
     "conversation": (),
@@ -25,7 +26,6 @@ DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "prompt": (),
     "stop": ([],),
     "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
     "web_search_options": (),
 }
