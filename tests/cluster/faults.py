@@ -100,7 +100,10 @@ def asked_all_the_time(fleet: Fleet) -> Iterator[None]:
             if answer.status_code != 202:
                 refused.append(answer.text)
 
-    with fleet.reached() as reached, httpx.Client(base_url=reached.url, headers=_bearer(reached.key)) as client:
+    with (
+        fleet.reached() as reached,
+        httpx.Client(base_url=reached.url, headers=_bearer(reached.key), timeout=60) as client,
+    ):
         asking = threading.Thread(target=ask, args=[client])
         asking.start()
         try:
