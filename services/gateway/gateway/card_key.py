@@ -1,6 +1,6 @@
 """The key that signs A2A agent cards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flotilla.config.signing import Signer, load_signer
@@ -11,7 +11,7 @@ class CardKey:
     """The key that signs cards."""
 
     signer: Signer
-    pem: bytes
+    pem: bytes = field(repr=False)
 
     @classmethod
     def load(cls, file: Path) -> "CardKey":

@@ -128,7 +128,7 @@ class Settings(
     vote_roots: Path | None = None
     """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
     card_signing_key_file: Path | None = None
-    """The private key (PEM, Ed25519) that signs A2A agent cards; unset leaves them unsigned."""
+    """The private key (PEM, Ed25519) that signs A2A agent cards; it needs `public_url`. Unset leaves them unsigned."""
     audit_public_key_file: Path | None = None
     """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
 
@@ -217,6 +217,11 @@ class Settings(
                 raise ValueError(
                     f"FLOTILLA_{name.upper()} has to be https, not {url}: others could send their own keys"
                 )
+        if self.card_signing_key_file and not self.public_url:
+            raise ValueError(
+                "FLOTILLA_CARD_SIGNING_KEY_FILE needs FLOTILLA_PUBLIC_URL: else a request's Host header says which "
+                "address is signed"
+            )
         if self.oidc_client_id and not (self.oidc_issuer and self.public_url):
             raise ValueError(
                 "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER and FLOTILLA_PUBLIC_URL, to come back to"

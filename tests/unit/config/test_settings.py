@@ -48,6 +48,7 @@ def test_settings_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OIDC_ISSUER": "https://id.example"}, "FLOTILLA_OIDC_AUDIENCE"),
         ({"OIDC_ISSUER": "http://id.example", "OIDC_AUDIENCE": "a"}, "FLOTILLA_OIDC_ISSUER has to be https"),
         ({"OIDC_CLIENT_ID": "console"}, "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER"),
+        ({"CARD_SIGNING_KEY_FILE": "cards.pem"}, "FLOTILLA_CARD_SIGNING_KEY_FILE needs FLOTILLA_PUBLIC_URL"),
         ({"PUBLIC_URL": "flotilla.example"}, "FLOTILLA_PUBLIC_URL: flotilla.example is not an address"),
     ],
 )
