@@ -1,5 +1,6 @@
 """An agent elsewhere as an agent of the fleet; elsewhere is the SDK's own server."""
 
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from starlette.responses import Response
 
 from flotilla.agent.a2a import RemoteAgentSettings, remote_agent
 from flotilla.bus import Redis
+from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool
 from flotilla.runtime.health import http_server
 from flotilla_devstack.ports import free_port
@@ -45,6 +47,7 @@ class Refunds(AgentExecutor):
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.credentials: list[str | None] = []
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         assert context.message is not None
@@ -57,6 +60,8 @@ class Refunds(AgentExecutor):
         if text == "fail":
             await updater.failed()
             return
+        if text == "credentials?":
+            text = str(self.credentials)
         answer = new_text_artifact("answer", "x" * 2_000_000 if text == "long" else f"refunded: {text}")
         await updater.add_artifact(list(answer.parts))
         await updater.complete()
@@ -73,7 +78,8 @@ class Elsewhere:
         self.url = f"http://127.0.0.1:{self.port}"
         self.interface = self.url
         self.refunds = Refunds()
-        self.credentials: list[str | None] = []
+        self.credentials = self.refunds.credentials
+        self.compresses = False
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -92,12 +98,19 @@ class Elsewhere:
         handler = DefaultRequestHandler(self.refunds, InMemoryTaskStore(), card)
         app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])
         app.add_middleware(BaseHTTPMiddleware, dispatch=self._note)
+        app.add_middleware(BaseHTTPMiddleware, dispatch=self._compress)
         async with http_server(app, "127.0.0.1", self.port, grace_s=0).running():
             yield
 
     async def _note(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         self.credentials.append(request.headers.get("authorization"))
         return await call_next(request)
+
+    async def _compress(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Answer with what is small only until it is unpacked."""
+        if not self.compresses:
+            return await call_next(request)
+        return Response(gzip.compress(b" " * 50_000_000), headers={"Content-Encoding": "gzip"})
 
 
 @pytest.fixture
@@ -176,6 +189,31 @@ async def test_answer_without_end_is_not_read(pool: Pool, redis: Redis, elsewher
     failed = await reply(pool, redis, settings(elsewhere, tmp_path, a2a_on_unknown="fail"), text="long")
     assert failed["status"] == "failed"
     assert "longer than FLOTILLA_A2A_MAX_BYTES" in failed["failure"]["message"]
+
+
+async def test_compressed_answer_is_not_unpacked(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    elsewhere.compresses = True
+    with pytest.raises(RetryLater, match="compressed its answer"):
+        await remote_agent(settings(elsewhere, tmp_path)).tools["find"]()
+
+
+async def test_token_that_the_answer_repeats_is_in_no_event(
+    pool: Pool, redis: Redis, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    done = await reply(pool, redis, settings(elsewhere, tmp_path), text="credentials?")
+    assert "Bearer [secret]" in done["result"]["text"]
+    assert TOKEN not in repr(done) + repr(await session_events(pool))
+
+
+async def test_data_that_the_protocol_can_not_hold_is_refused_before_anything_is_sent(
+    pool: Pool, redis: Redis, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    deep: Any = 1
+    for _ in range(60):
+        deep = {"a": deep}
+    failed = await reply(pool, redis, settings(elsewhere, tmp_path), text="x", data=deep)
+    assert (failed["status"], failed["failure"]["type"]) == ("failed", "Invalid")
+    assert elsewhere.refunds.asked == []
 
 
 async def test_gated_call_waits_for_people_before_anything_is_sent(

@@ -10,7 +10,7 @@ card names, has to be on the list.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from a2a.types.a2a_pb2 import (
     Task,
     TaskState,
 )
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
 from pydantic import Field, field_validator
 
@@ -40,12 +40,15 @@ from flotilla.agent.service import run_agent
 from flotilla.agent.settings import AgentSettings
 from flotilla.config import Words
 from flotilla.config.hosts import allowed_url, check_hosts
+from flotilla.contracts.a2a import MAX_DATA_DEPTH
 from flotilla.contracts.errors import Invalid, Refused, RetryLater
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tools import IdempotencyKey, OnUnknown
 from flotilla.runtime import Runtime, serve
 
 SETTING = "FLOTILLA_A2A_HOSTS"
+CARD_S = 60.0
+"""How long reading the card may take."""
 FIRST_POLL_S = 0.2
 LONGEST_POLL_S = 5.0
 _OPEN = {TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING}
@@ -62,9 +65,9 @@ class RemoteAgentSettings(AgentSettings):
     a2a_token_file: Path | None = None
     """A file with the bearer token for it, read at each call."""
     a2a_approval: RiskLevel | None = None
-    """Ask people before each call, at this risk at least; unset leaves it to nobody."""
+    """Ask people before each call, at this risk at least; unset asks no one."""
     a2a_on_unknown: OnUnknown = "ask"
-    """A call that gave no answer: `ask` people, let the task `fail`, or send it `again`, with the same message id."""
+    """A call without an answer: `ask` people, let the task `fail`, or send it `again`, with the same message id."""
     a2a_wait_s: float = Field(default=600.0, gt=0, le=86_400)
     """How long the remote task may take."""
     a2a_max_bytes: int = Field(default=1024 * 1024, ge=1024)
@@ -88,7 +91,7 @@ class RemoteQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteAnswer:
-    """What came of it. It is a stranger's word: data, never instructions."""
+    """What came of it. It is untrusted: data, never instructions."""
 
     text: str
     data: list[Any] = field(default_factory=list)
@@ -107,8 +110,9 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
         """Read the remote agent's card: where it is reached. Nothing was asked while that fails."""
         async with _http(settings) as http:
             try:
-                card = await A2ACardResolver(http, settings.a2a_url).get_agent_card()
-            except (A2AClientError, httpx.HTTPError) as error:
+                async with asyncio.timeout(CARD_S):
+                    card = await A2ACardResolver(http, settings.a2a_url).get_agent_card()
+            except (A2AClientError, httpx.HTTPError, TimeoutError) as error:
                 raise RetryLater(f"the card of {settings.a2a_url} can't be read: {error}") from error
         return [interface.url for interface in card.supported_interfaces]
 
@@ -174,7 +178,10 @@ def _of_task(task: Task) -> RemoteAnswer:
 def _message(question: RemoteQuestion, key: str) -> Message:
     parts = [Part(text=question.text)] if question.text else []
     if question.data is not None:
-        parts.append(Part(data=ParseDict(dict(question.data), Value())))
+        try:
+            parts.append(Part(data=ParseDict(dict(question.data), Value(), max_recursion_depth=MAX_DATA_DEPTH)))
+        except (ParseError, OverflowError, ValueError) as error:
+            raise Invalid(f"A2A's data can't hold what the remote agent is asked: {error}") from error
     return Message(message_id=key, context_id=question.context_id, role=Role.ROLE_USER, parts=parts)
 
 
@@ -183,7 +190,7 @@ def _http(settings: RemoteAgentSettings) -> httpx.AsyncClient:
 
 
 class _ListedHosts(httpx.AsyncBaseTransport):
-    """Reaches listed hosts only, adds the token, and reads no more than it should."""
+    """Reaches listed hosts only, adds the token, which no answer repeats, and reads no more than it should."""
 
     def __init__(self, settings: RemoteAgentSettings) -> None:
         self._settings = settings
@@ -191,31 +198,32 @@ class _ListedHosts(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         allowed_url(str(request.url), self._settings.a2a_hosts, SETTING)
-        if self._settings.a2a_token_file is not None:
-            request.headers["Authorization"] = f"Bearer {self._settings.a2a_token_file.read_text().strip()}"
+        token = self._settings.a2a_token_file.read_text().strip() if self._settings.a2a_token_file else ""
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        request.headers["Accept-Encoding"] = "identity"
         response = await self._inner.handle_async_request(request)
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            response.stream = _Bounded(response.stream, self._settings.a2a_max_bytes)
-        return response
+        try:
+            body = await self._body(response)
+        finally:
+            await response.aclose()
+        if token:  # what an answer repeats goes into events and logs
+            body = body.replace(token.encode(), b"[secret]")
+        headers = {"Content-Type": response.headers.get("Content-Type", "")}
+        return httpx.Response(response.status_code, headers=headers, content=body)
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise httpx.ReadError("the remote agent compressed its answer, against the request's Accept-Encoding")
+        body = bytearray()
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > self._settings.a2a_max_bytes:
+                raise httpx.ReadError("the remote agent's answer is longer than FLOTILLA_A2A_MAX_BYTES")
+        return bytes(body)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-
-class _Bounded(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream, max_bytes: int) -> None:
-        self._stream = stream
-        self._left = max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            self._left -= len(piece)
-            if self._left < 0:
-                raise httpx.ReadError("the remote agent's answer is longer than FLOTILLA_A2A_MAX_BYTES")
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def _run(settings: RemoteAgentSettings, runtime: Runtime) -> None:

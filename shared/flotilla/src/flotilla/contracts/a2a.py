@@ -15,6 +15,8 @@ TASK_STATES: Mapping[RunStatus, str] = {
     "cancelled": "TASK_STATE_CANCELED",
 }
 """Waiting for people to decide is `AUTH_REQUIRED` (specification, 7.6)."""
+MAX_DATA_DEPTH = 80
+"""Of protobuf messages in data: parsers, also those of clients, refuse more than 100 with those around it."""
 DEFAULT_SECRET = "a2a"  # noqa: S105 - the name of a secret
 """Signs what receivers get whose configuration names no other secret."""
 TOKEN_HEADER = "X-A2A-Notification-Token"  # noqa: S105 - the name of a header
