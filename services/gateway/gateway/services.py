@@ -59,7 +59,7 @@ class Services:
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
     run_confined: Runner
-    """Holds answers against schemas of strangers, in a process that can be killed."""
+    """Checks answers against schemas that clients send, in a process that can be killed."""
     policies: PolicyFile
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""

@@ -10,6 +10,8 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from flotilla.bus import connect_redis
+from flotilla.bus.live import RunFeed
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -94,6 +96,24 @@ async def test_answer_of_a_workflow_is_what_it_returned_with_its_usage(
     assert "".join(event.delta for event in seen if event.type == "response.output_text.delta") == "Two pages."
     with pytest.raises(openai.BadRequestError, match="max_rounds"):
         await client.responses.create(model=MODEL, input='{"topic": "x", "max_rounds": "y"}')
+
+
+async def test_run_of_a_workflow_that_was_started_otherwise_is_read_as_a_response(
+    gateway: RunningGateway, client: AsyncOpenAI, redis_url: str
+) -> None:
+    http = gateway.client(client.api_key)
+    started = await http.post("/v1/sessions/s-1/runs", json={"workflow": "brief", "input": {"topic": "harbours"}})
+    run_id = started.json()["run_id"]
+    stream = await client.responses.retrieve(f"resp_{run_id}", stream=True)
+    seen: list[Any] = [await anext(stream)]
+    async with connect_redis(redis_url) as redis:
+        feed = RunFeed(redis)
+        await feed.token(await gateway.live(run_id), "of an agent that it asked", task_id="t", attempt=1)
+        await feed.flush()
+    await end(gateway, {"text": "Three pages."})
+    seen += [event async for event in stream]
+    assert seen[-1].type == "response.completed", seen[-1]
+    assert (seen[-1].response.output_text, seen[-1].response.model) == ("Three pages.", MODEL)
 
 
 async def test_structured_output_is_of_the_schema_or_an_error(gateway: RunningGateway, client: AsyncOpenAI) -> None:

@@ -61,7 +61,7 @@ class Following:
         """
         run = await finished_run(self.services, self.caller.tenant_id, self.run.run_id, WAIT_S)
         if run is None:
-            place = f"run {self.run.run_id} goes on: GET /v1/runs/{self.run.run_id}"
+            place = f"run {self.run.run_id} continues: GET /v1/runs/{self.run.run_id}"
             raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
         return await shown(self.services, self.caller.tenant_id, run, self.parameters)
 
@@ -82,7 +82,7 @@ class Following:
         read = partial(followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
         followed = await read()
         admission = admission_of(self.request, self.caller, read)
-        shows_tokens = self.parameters.get("model", QUESTIONS) == QUESTIONS
+        shows_tokens = self.run.input is None and self.parameters.get("model", QUESTIONS) == QUESTIONS
         async for event in run_events(self.services, self.caller.tenant_id, followed, Position(), admission):
             if not shows_tokens:
                 continue
@@ -101,6 +101,6 @@ def answer_of(run: Run) -> RAGResponse:
     if run.result is not None:
         return run.result
     if run.status in OPEN_RUN_STATUSES:
-        raise StillRunning(HTTPStatus.SERVICE_UNAVAILABLE, f"run {run.run_id} goes on: ask for it again")
+        raise StillRunning(HTTPStatus.SERVICE_UNAVAILABLE, f"run {run.run_id} continues: ask for it again")
     reason = (run.error or {}).get("message") or run.status
     raise RunFailed(HTTPStatus.INTERNAL_SERVER_ERROR, f"run {run.run_id} ended without an answer: {reason}")

@@ -1,6 +1,6 @@
-"""Structured output: the answer of a workflow or an agent as JSON, held against the schema that the client sent.
+"""Structured output: the answer of a workflow or an agent as JSON, checked against the schema that the client sent.
 
-Both come from strangers, and a schema can be made to take years, so that is done in a process that can be killed.
+Neither is trusted, and a schema can be made to take years, so they are checked in a process that can be killed.
 """
 
 from collections.abc import Mapping
@@ -63,13 +63,16 @@ class TextOptions(BaseModel):
 
 
 async def check_schema(run: Runner, wanted: Mapping[str, Any]) -> None:
-    """Refuse a format whose schema is none.
+    """Refuse a format whose schema is invalid.
 
     Raises:
         Invalid: with the reason.
     """
     if "schema" in wanted:
-        await run(_check_schema, to_json(wanted["schema"]).decode())
+        try:
+            await run(_check_schema, to_json(wanted["schema"]).decode())
+        except OverLimit as error:
+            raise OverLimit(f"the schema of the format {error}") from error
 
 
 async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | None:
@@ -77,14 +80,14 @@ async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | No
     try:
         return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None
     except OverLimit as error:
-        return f"it can't be held against the schema: {error}"
+        return f"it can't be checked against the schema: it {error}"
 
 
 def _check_schema(schema: str) -> str:
     try:
         _validator(schema)
     except (ValidationError, ReferencingError, ValueError) as error:
-        raise Invalid(f"the schema of the format is none: {str(error).partition(chr(10))[0][:_LONGEST]}") from error
+        raise Invalid(f"the schema of the format is invalid: {str(error).partition(chr(10))[0][:_LONGEST]}") from error
     return ""
 
 

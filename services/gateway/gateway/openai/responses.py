@@ -125,7 +125,7 @@ class _MessageEvents:
         return {"type": kind, "sequence_number": self.number, **data}
 
     def error(self, error: Exception) -> Json:
-        """Return what ends a stream whose run goes on, or can't be shown."""
+        """Return what ends a stream whose run continues, or can't be shown."""
         body = error_body(problem_of(error))["error"]
         return self.event("error", **{name: body[name] for name in ("code", "message", "param")})
 
@@ -169,7 +169,7 @@ def _base(run: Run, parameters: Mapping[str, Any]) -> Json:
         "instructions": parameters.get("instructions"),
         "max_output_tokens": None,
         "metadata": parameters.get("metadata") or {},
-        "model": parameters.get("model", "flotilla/rag"),
+        "model": parameters.get("model", f"flotilla/{run.workflow}"),
         "output": [],
         "parallel_tool_calls": False,
         "previous_response_id": parameters.get("previous_response_id"),

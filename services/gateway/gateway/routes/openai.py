@@ -225,7 +225,7 @@ async def _format(services: Services, asked: Askable, wanted: dict[str, Any] | N
     """What the run's parameters hold of the format that the client wants.
 
     Raises:
-        Invalid: its schema is none, or questions are asked, which are answered in prose.
+        Invalid: its schema is invalid, or questions are asked, which are answered in prose.
     """
     if wanted is None:
         return {}

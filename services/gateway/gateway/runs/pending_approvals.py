@@ -1,4 +1,4 @@
-"""What people are asked to decide before a run goes on."""
+"""What people are asked to decide before a run continues."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PendingApproval:
 
 
 async def pending_approvals(pool: Pool, tenant_id: str, run: Run) -> list[PendingApproval]:
-    """Return them, oldest first, at most 20; none of a run that waits for nobody."""
+    """Return them, oldest first, at most 20; none if the run does not wait."""
     if run.status != "interrupted":
         return []
     async with tenant_transaction(pool, tenant_id) as connection:
