@@ -15,6 +15,7 @@ from a2a.client import A2ACardResolver, Client, ClientConfig, create_client
 from a2a.client.errors import A2AClientError
 from a2a.helpers import get_artifact_text, get_message_text
 from a2a.types.a2a_pb2 import (
+    AuthenticationInfo,
     CancelTaskRequest,
     DeleteTaskPushNotificationConfigRequest,
     GetExtendedAgentCardRequest,
@@ -49,6 +50,7 @@ from jwt import PyJWK
 from flotilla.bus import connect_redis
 from flotilla.bus.live import RunFeed
 from flotilla.config.signing import create_key_pair
+from gateway.card_key import CardKey
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import ANSWER, RunningGateway
@@ -62,6 +64,11 @@ INSERT INTO flotilla.approvals (tenant_id, approval_id, session_id, workflow_id,
     content_hash, risk_level, reasons, requested_by, requirement, policy_version, quorum, deadline_at)
 SELECT 'acme', 'refund-1', session_id, 'action-refund-1', run_id, 'refund', 'd', '{}', 'h', 'low', '{}', 'olga',
     '{"required": true, "risk_level": "low", "reasons": [], "policy_version": "1"}', '1', 1, now() FROM flotilla.runs
+"""
+
+ADD_QUESTION = """
+INSERT INTO flotilla.questions (tenant_id, question_id, session_id, run_id, workflow_id, question, answer_schema, roles)
+SELECT 'acme', 'q-1', session_id, run_id, workflow_id, 'Which quay?', '{}', '{}' FROM flotilla.runs
 """
 
 
@@ -364,6 +371,54 @@ async def test_workflow_takes_its_input_as_data_as_json_or_as_its_only_text(
         await questions.get_task(GetTaskRequest(id=task.id))
 
 
+async def test_json_beyond_the_protocols_data_is_text_and_keeps_no_listing_from_being_read(
+    *, gateway: RunningGateway, client_of: ClientOf, key: str, binding: str
+) -> None:
+    await publish(gateway)
+    client = await client_of(key, "workflows/brief")
+    task = await sent(client, ask("harbours", wait=False))
+    deep: Any = 1
+    for _ in range(60):
+        deep = {"a": deep}
+    for output in (deep, {"number": 10**400}):
+        await gateway.as_superuser(
+            f"UPDATE flotilla.runs SET status = 'success', finished_at = now(), output = '{json.dumps(output)}'"
+        )
+        listed = await client.list_tasks(ListTasksRequest(include_artifacts=True))
+        for one in (listed.tasks[0], await client.get_task(GetTaskRequest(id=task.id))):
+            (part,) = one.artifacts[0].parts
+            assert (json.loads(part.text), part.media_type) == (output, "application/json")
+    infinite = '{"messageId": "m", "role": "ROLE_USER", "parts": [{"data": {"topic": "x", "max_rounds": 1e999}}]}'
+    body = f'{{"message": {infinite}}}'
+    path = "/a2a/workflows/brief/message:send"
+    if binding == "JSONRPC":
+        path, body = (
+            path.removesuffix("/message:send"),
+            f'{{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {body}}}',
+        )
+    headers = {"A2A-Version": "1.0", "Content-Type": "application/json"}
+    answer = await gateway.client(key).post(path, content=body, headers=headers)
+    assert answer.json()["error"]["code"] in {400, -32602}, answer.text
+
+
+async def test_question_of_a_workflow_is_named_and_no_message_answers_it(
+    gateway: RunningGateway, client_of: ClientOf, key: str
+) -> None:
+    await publish(gateway)
+    client = await client_of(key, "workflows/brief")
+    task = await sent(client, ask("harbours", wait=False))
+    await gateway.as_superuser(ADD_QUESTION, "UPDATE flotilla.runs SET status = 'interrupted'")
+    asking = (await client.get_task(GetTaskRequest(id=task.id))).status
+    assert asking.state == TaskState.TASK_STATE_AUTH_REQUIRED
+    assert "answer questions, in the console or at /v1/questions" in get_message_text(asking.message)
+    assert MessageToDict(asking.message.parts[1].data)["questions"] == [
+        {"question_id": "q-1", "question": "Which quay?", "deadline_at": None, "answer_at": "/v1/questions/q-1/answer"}
+    ]
+    with pytest.raises(UnsupportedOperationError, match="a message is not a vote"):
+        await sent(client, ask("the northern one", task_id=task.id))
+    assert [row["status"] for row in await gateway.rows("SELECT status FROM flotilla.questions")] == ["open"]
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
@@ -422,7 +477,12 @@ async def test_unknown_agents_and_wrong_keys_are_http_errors(gateway: RunningGat
         assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
     answer = await gateway.client("flo_wrong").post("/a2a/workflows/rag", json=body)
     assert (answer.status_code, answer.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
-    for content, code in ((b"{", -32700), (b"[]", -32600), (b'{"jsonrpc": "2.0", "id": 1, "method": "No"}', -32601)):
+    for content, code in (
+        (b"{", -32700),
+        (b"[]", -32600),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "No"}', -32601),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": ["GetTask"]}', -32600),
+    ):
         answer = await http.post(
             "/a2a/workflows/rag/", content=content, headers={"A2A-Version": "1.0", "Content-Type": "application/json"}
         )
@@ -436,6 +496,7 @@ async def test_cards_are_public_for_questions_extended_for_callers_and_signed(
     private, other = tmp_path / "cards.pem", tmp_path / "other.pem"
     for file in (private, other):
         create_key_pair(file, file.with_suffix(".pub"))
+    assert "PRIVATE" not in repr(CardKey.load(private))
     async with replica(card_signing_key_file=private, public_url="https://fleet.example.com") as signing:
         anonymous = signing.client()
         keys = (await anonymous.get("/.well-known/jwks.json")).json()["keys"]
@@ -496,10 +557,21 @@ async def test_receivers_are_kept_per_task_on_listed_hosts_without_their_tokens(
             await client.create_task_push_notification_config(config(url="http://169.254.169.254/latest"))
         with pytest.raises(InvalidParamsError):
             await client.create_task_push_notification_config(config(token="a\r\nX: y"))
-        for number in range(9):
-            await client.create_task_push_notification_config(config(id=f"more-{number}"))
+        with pytest.raises(InvalidParamsError, match="at most 2000"):
+            await client.create_task_push_notification_config(config(token="x" * 2001))
+        with pytest.raises(InvalidParamsError, match="url"):
+            await client.create_task_push_notification_config(config(url=HOOK + "x" * 2000))
+        for name in ("globex.hooks", "../a2a", ""):  # the file of acme.globex's secret hooks is acme.globex.hooks
+            signed = AuthenticationInfo(scheme="standard-webhooks", credentials=name)
+            with pytest.raises(InvalidParamsError):
+                await client.create_task_push_notification_config(config(authentication=signed))
+        adding = [client.create_task_push_notification_config(config(id=f"more-{number}")) for number in range(20)]
+        added = [one for one in await asyncio.gather(*adding, return_exceptions=True) if not isinstance(one, Exception)]
+        assert len(added) == 9
         with pytest.raises(UnsupportedOperationError, match="10 receivers"):
             await client.create_task_push_notification_config(config(id="eleventh"))
+        again = [client.create_task_push_notification_config(config(id="one")) for _ in range(5)]
+        assert {one.id for one in await asyncio.gather(*again)} == {"one"}
         with_first = ask(wait=False)
         with_first.configuration.task_push_notification_config.CopyFrom(TaskPushNotificationConfig(id="x", url=HOOK))
         await sent(client, with_first)

@@ -28,9 +28,10 @@ from gateway.auth.principal import Principal
 from gateway.live.admission import admission_of
 from gateway.openai.answer_text import AnswerText
 from gateway.openai.errors import AnswerRestarted
+from gateway.questions.records import list_questions
 from gateway.runs.askable import Askable
 from gateway.runs.events import Position, run_events
-from gateway.runs.pending_approvals import pending_approvals
+from gateway.runs.pending_approvals import MOST, pending_approvals
 from gateway.runs.records import followed_run
 from gateway.schemas.runs import Run
 from gateway.services import Services
@@ -60,10 +61,10 @@ class TaskView:
         return task_of(run, await self.waits_for(run), artifacts=artifacts)
 
     async def waits_for(self, run: Run) -> Message | None:
-        """Return what people have to decide before the task goes on, and where; None where it waits for nobody."""
+        """Return what people have to decide or answer before the task continues, and where; None if none have to."""
         if run.status != "interrupted":
             return None
-        waiting: list[JsonObject] = [
+        approvals: list[JsonObject] = [
             {
                 "approval_id": one.approval_id,
                 "action": one.action,
@@ -72,9 +73,24 @@ class TaskView:
             }
             for one in await pending_approvals(self.services.pool, self.caller.tenant_id, run)
         ]
-        actions = ", ".join(str(one["action"]) for one in waiting) or "an action"
-        text = f"People have to decide about {actions}, in the console or at /v1/approvals. A message is not a vote."
-        return agent_message(run, text, {"approvals": waiting})
+        questions: list[JsonObject] = [
+            {
+                "question_id": row["question_id"],
+                "question": row["question"],
+                "deadline_at": row["deadline_at"] and row["deadline_at"].isoformat(),
+                "answer_at": f"/v1/questions/{row['question_id']}/answer",
+            }
+            for row in await list_questions(
+                self.services.pool,
+                self.caller.tenant_id,
+                status="open",
+                run_id=run.run_id,
+                session_id=None,
+                limit=MOST,
+                before=(None, None),
+            )
+        ]
+        return agent_message(run, _asked(approvals, questions), {"approvals": approvals, "questions": questions})
 
     async def updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
@@ -102,6 +118,13 @@ class TaskView:
             for grown in answer.end(run):
                 yield grown
             yield status_update(run)
+
+
+def _asked(approvals: list[JsonObject], questions: list[JsonObject]) -> str:
+    if questions and not approvals:
+        return "People have to answer questions, in the console or at /v1/questions. A message is not an answer."
+    actions = ", ".join(str(one["action"]) for one in approvals) or "an action"
+    return f"People have to decide about {actions}, in the console or at /v1/approvals. A message is not a vote."
 
 
 @dataclass(slots=True)

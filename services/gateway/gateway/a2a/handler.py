@@ -88,7 +88,7 @@ _SETTLED = frozenset(
         TaskState.TASK_STATE_INPUT_REQUIRED,
     }
 )
-"""In which nothing goes on before somebody acts."""
+"""In which nothing continues before people act."""
 P = TypeVar("P")
 R = TypeVar("R")
 Operation = Callable[[Any, P, ServerCallContext], Coroutine[Any, Any, R]]
@@ -315,7 +315,7 @@ class TaskOperations(RequestHandler):
             raise is_over(task_of(run))
         if run.status == "interrupted":
             raise UnsupportedOperationError(
-                f"task {run.run_id} waits for people to decide: a message is not a vote, and takes nothing forward"
+                f"task {run.run_id} waits for people: a message is not a vote, nor an answer to a question"
             )
         if self._view.agent.is_question:
             raise UnsupportedOperationError(
@@ -335,7 +335,7 @@ class TaskOperations(RequestHandler):
 
     def _receiver(self, config: TaskPushNotificationConfig) -> Receiver:
         if not self._services.notify_hosts:
-            raise PushNotificationNotSupportedError("this fleet notifies nobody: FLOTILLA_NOTIFY_HOSTS is empty")
+            raise PushNotificationNotSupportedError("this fleet sends no notices: FLOTILLA_NOTIFY_HOSTS is empty")
         secret = DEFAULT_SECRET
         if config.HasField("authentication"):
             if config.authentication.scheme.lower() != STANDARD_WEBHOOKS:

@@ -5,7 +5,6 @@ from datetime import datetime
 
 import asyncpg
 
-from flotilla.config.hosts import allowed_url
 from flotilla.contracts.a2a import DEFAULT_SECRET
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
@@ -15,13 +14,14 @@ from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.runs.askable import Askable
 from gateway.runs.cited import with_cited_documents
-from gateway.runs.notices import SETTING
+from gateway.runs.notices import checked
 from gateway.runs.records import RUN_COLUMNS, no_run, run_of
-from gateway.schemas.runs import Run
+from gateway.schemas.runs import NotifyBody, Run
 from gateway.services import Services
 
 MAX_RECEIVERS = 10
 """Of one task."""
+MAX_TOKEN_CHARACTERS = 2000
 MAX_COUNTED = 10_000
 _CHANGED = "coalesce(finished_at, started_at, created_at)"
 _OF_AGENT = "tenant_id = $1 AND workflow = $2 AND coalesce(request -> 'steps', '[]') = $3::jsonb"
@@ -38,6 +38,8 @@ _COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs WHERE {_ONLY} LIMIT {
 _RECEIVERS = """
 SELECT config_id, url FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id
 """
+# Of two requests at once, the second one counts what the first one added.
+_LOCK = "SELECT FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2 FOR NO KEY UPDATE"
 _DROP = "DELETE FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 AND config_id = $3"
 _ADD = f"""
 INSERT INTO flotilla.a2a_receivers (tenant_id, run_id, config_id, session_id, url, token, secret_ref, created_by)
@@ -120,6 +122,7 @@ async def add_receiver(
     Raises:
         Conflict: the task has as many as it may.
     """
+    await connection.execute(_LOCK, caller.tenant_id, run_id)
     await connection.execute(_DROP, caller.tenant_id, run_id, receiver.config_id)
     place = (caller.tenant_id, run_id, receiver.config_id, session_id)
     added = await connection.execute(_ADD, *place, receiver.url, receiver.token, receiver.secret_ref, caller.subject)
@@ -148,10 +151,12 @@ def check_receiver(services: Services, receiver: Receiver) -> None:
 
     Raises:
         Invalid, Forbidden: its URL is not one, or not on a host that may.
+        ValidationError: pydantic's; its URL is too long, or its secret has a name that no secret has.
     """
-    allowed_url(receiver.url, services.notify_hosts, SETTING)
-    if not receiver.token.isascii() or not receiver.token.isprintable():
-        raise Invalid("the token is sent as a header: use printable ASCII")
+    checked(services, NotifyBody(url=receiver.url, secret_ref=receiver.secret_ref))
+    token = receiver.token
+    if not token.isascii() or not token.isprintable() or len(token) > MAX_TOKEN_CHARACTERS:
+        raise Invalid(f"the token is sent as a header: use printable ASCII, at most {MAX_TOKEN_CHARACTERS} characters")
 
 
 def _place(tenant_id: str, agent: Askable) -> tuple[str, str, str]:

@@ -16,12 +16,12 @@ from a2a.types.a2a_pb2 import (
     TaskStatusUpdateEvent,
 )
 from a2a.utils.errors import ContentTypeNotSupportedError, InvalidParamsError
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from flotilla.contracts.a2a import TASK_STATES
-from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.a2a import MAX_DATA_DEPTH, TASK_STATES
+from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from flotilla.contracts.values import storable_text
@@ -113,8 +113,11 @@ def text_part(text: str) -> Part:
 
 
 def data_part(data: Any) -> Part:
-    """Return JSON."""
-    return Part(data=ParseDict(data, Value()), media_type=JSON)
+    """Return JSON; as text where the protocol's data can't hold it: nested too deep, or a number beyond doubles."""
+    try:
+        return Part(data=ParseDict(data, Value(), max_recursion_depth=MAX_DATA_DEPTH), media_type=JSON)
+    except (ParseError, OverflowError):
+        return Part(text=to_json(data).decode(), media_type=JSON)
 
 
 def _artifact(run: Run, parts: Sequence[Part]) -> Artifact:
@@ -146,7 +149,7 @@ def said(message: Message) -> tuple[str, JsonObject | None]:
         if kind == "text":
             texts.append(part.text)
         elif kind == "data":
-            data.append(_exact(MessageToDict(part.data)))
+            data.append(_data_of(part))
         else:
             raise ContentTypeNotSupportedError("files are not taken: send text or data")
     text = "\n".join(texts).strip()
@@ -165,6 +168,13 @@ def key_of(message: Message) -> str:
 def metadata_of(message: Message) -> dict[str, str]:
     """Return what the run remembers of its message."""
     return {MESSAGE_ID: message.message_id} if len(message.message_id) <= _LONGEST_METADATA else {}
+
+
+def _data_of(part: Part) -> Any:
+    try:
+        return _exact(MessageToDict(part.data))
+    except ValueError as error:
+        raise InvalidParamsError("message.parts: NaN and infinities can't be stored") from error
 
 
 def _exact(value: Any) -> Any:

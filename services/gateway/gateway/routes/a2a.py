@@ -137,7 +137,7 @@ async def get_card(services: Wired, _caller: Caller, request: Request, kind: Kin
 async def call(operations: Operations, caller: Caller, request: Request, body: JsonRpcRequest) -> Response:
     """Call a method by JSON-RPC; those that change something take the role `operator`."""
     method = (body.model_extra or {}).get("method")
-    if method in _CHANGES and not caller.roles & OPERATORS:
+    if isinstance(method, str) and method in _CHANGES and not caller.roles & OPERATORS:
         raise Forbidden(f"{method} takes the role admin or operator")
     return await _answered(operations, JsonRpcDispatcher(operations, _Contexts()).handle_requests, request)
 
