@@ -19,6 +19,7 @@ from flotilla.knowledge.redis_vectors import KEYS, RedisVectors, open_vectors
 from flotilla.knowledge.vector_store import Near
 from flotilla.postgres import ITSELF, Pool, Viewer, acting_as, tenant_transaction
 from flotilla_devstack import RunningStack
+from tests.support.spare_redis import SpareServers
 
 SYNONYMS = (("cat", "feline", "kitten"), ("car", "vehicle", "engine"), ("bone", "skeleton"))
 NEVER = asyncio.Event()
@@ -63,6 +64,13 @@ def _upload(name: str, text: str, **more: Any) -> Upload:
 @pytest.fixture(scope="module")
 def redis_8_url(stack: RunningStack) -> Iterator[str]:
     with stack.extra_redis("falkordb") as server:
+        yield server.url
+
+
+@pytest.fixture
+def valkey_url(spare_redis: SpareServers) -> Iterator[str]:
+    """A server without vector sets, as Redis before 8 is."""
+    with spare_redis.server("valkey") as server:
         yield server.url
 
 
@@ -256,10 +264,10 @@ async def test_an_answer_that_is_none_leaves_the_search_to_words(
     assert [one.source.uri for one in await knowledge.search("acme", "dreams")] == ["bed"]
 
 
-async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(redis_url: str) -> None:
+async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(valkey_url: str) -> None:
     async with open_vectors(KnowledgeSettings(), connect_redis) as vectors:
         assert vectors is None
-    settings = KnowledgeSettings.model_validate({"vector_store_url": redis_url})
+    settings = KnowledgeSettings.model_validate({"vector_store_url": valkey_url})
     async with open_vectors(settings, connect_redis) as vectors:
         assert vectors is not None
         with pytest.raises(RetryLater, match="Redis 8 or newer"):

@@ -146,7 +146,7 @@ def _limits(schema: Schema) -> str:
 
 
 def _anchor(method: str, path: str) -> str:
-    return escape(f"{method}-{path}".lower())
+    return escape(f"{method.lower()}-{path}")
 
 
 def _paragraphs(text: str) -> str:

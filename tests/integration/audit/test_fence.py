@@ -38,7 +38,7 @@ async def test_of_two_owners_with_the_same_batch_one_is_fenced(
         outcomes = await asyncio.gather(
             Projection(audit_pool).project([batch]), Projection(other).project([batch]), return_exceptions=True
         )
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "Outcome"]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "ProjectedBatch"]
     assert await projected.seqs("s1") == list(range(1, 201))
 
 

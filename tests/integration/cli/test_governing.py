@@ -143,7 +143,7 @@ async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     steps = ("--step", "research", "--step", "no-agent")
     unknown = fleet.cli("tasks", "submit", *steps, "--input", question, check=False)
     assert unknown.returncode == 2
-    assert "no agent no-agent: there are research, write" in unknown.stderr
+    assert "no agent no-agent: there are mcp, research, write" in unknown.stderr
     assert fleet.cli("tasks", "get", "no-such-task", check=False).returncode == 3
 
 

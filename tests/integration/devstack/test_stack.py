@@ -18,6 +18,7 @@ from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
 from tests.integration.devstack.support import identity_of, listening_addresses
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -208,11 +209,13 @@ async def test_temporal_is_ready_with_its_namespace_and_keeps_it(own_stack: Stac
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_private_redis_of_each_flavour(own_stack: Stack, flavour: Flavour) -> None:
+async def test_private_redis_of_each_flavour(own_stack: Stack, flavour: Flavour) -> None:
     with own_stack.extra_redis(flavour, persistent=True) as server:
         client = redis.Redis.from_url(server.url)
         client.xadd("tasks", {"n": "1"})
         client.xgroup_create("tasks", "agents", id="0")
+        # While the disk is busy, a server holds back what it writes to its append-only file for two seconds.
+        await eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0)
         server.kill()
         server.restart()
         assert client.xinfo_groups("tasks")[0]["name"] == b"agents"

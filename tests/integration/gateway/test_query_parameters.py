@@ -30,8 +30,8 @@ async def test_every_route_refuses_a_parameter_that_it_does_not_have(gateway: Ru
 async def test_refusal_names_the_parameters_that_the_route_has(gateway: RunningGateway) -> None:
     client = await gateway.client_of("olga", "viewer")
     problem = (await client.get("/v1/runs", params={"Status": "failed", "limit": 1})).json()
-    takes = "this route takes: created_after, created_before, cursor, limit, schedule_id, "
-    takes += "session_id, status, user_id, workflow"
+    takes = "this route takes: created_after, created_before, cursor, limit, "
+    takes += "parent_run_id, schedule_id, session_id, status, user_id, workflow"
     assert problem["errors"] == [{"pointer": "query Status", "detail": f"there is no such parameter; {takes}"}]
 
 

@@ -146,7 +146,8 @@ async def test_a_ca_file_needs_a_mode_that_verifies() -> None:
     Connector("postgresql://u@h/d?sslmode=verify-full")
 
 
-def test_libpq_gets_a_certificate_store_only_where_it_verifies() -> None:
+def test_libpq_gets_a_certificate_store_only_where_it_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_S", 3.0)
     assert libpq_dsn("postgresql://u@h/d") == "postgresql://u@h/d?target_session_attrs=read-write&connect_timeout=3"
     assert "sslrootcert=/ca.pem" in libpq_dsn("postgresql://u@h/d?sslmode=verify-full", "/ca.pem")
     own = "postgresql://u@h/d?sslmode=verify-full&sslrootcert=/own.pem&target_session_attrs=any&connect_timeout=9"

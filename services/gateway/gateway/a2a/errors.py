@@ -82,7 +82,7 @@ def error_response(problem: Problem, path: str) -> Response:
     """Return a problem that came before the protocol's own code, or that HTTP has to say, as a response."""
     is_rpc = len(path.removeprefix(PREFIX).strip("/").split("/")) == 2  # noqa: PLR2004 - kind and name
     status = HTTPStatus.BAD_REQUEST if problem.status in {415, 422} else HTTPStatus(problem.status)
-    if is_rpc and status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+    if is_rpc and status is HTTPStatus.BAD_REQUEST:
         kind = JSONParseError if "JSON decode" in problem.detail else InvalidRequestError
         code = _JSON_RPC_PARSE if kind is JSONParseError else _JSON_RPC_INVALID
         return JSONResponse({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": problem.detail}})

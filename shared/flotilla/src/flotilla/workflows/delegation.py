@@ -86,7 +86,8 @@ async def delegate(
     try:
         return await _tries(task, retries, on_pause, _answer_timeout(task, limits_s or {}), pauses)
     finally:
-        if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
+        # An evicted workflow's coroutine is closed outside of it, where there is nothing to settle.
+        if pauses.count and workflow.in_workflow() and workflow.patched(CALLS_ARE_SETTLED):
             await uninterrupted(_settle_calls(task, is_over=True))
 
 
