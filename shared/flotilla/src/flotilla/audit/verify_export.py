@@ -112,7 +112,7 @@ def read_signers(lines: Iterable[bytes], keys: PublicKeys) -> tuple[ExportVerdic
 
     Raises:
         NotAnExport: the first line is not a header.
-        ConfigurationError: it is the export of another session.
+        ConfigurationError: it is the export of another session, or begins with one.
     """
     verdict, signers = ExportVerdict(), Signers()
 
@@ -120,6 +120,11 @@ def read_signers(lines: Iterable[bytes], keys: PublicKeys) -> tuple[ExportVerdic
         if header.session != AUDIT_SESSION:
             raise ConfigurationError(
                 f"the export of session {AUDIT_SESSION} was asked for, not that of {header.session}"
+            )
+        if len(header.segments) > 1:  # what stands there, anybody could have written
+            raise ConfigurationError(
+                f"session {AUDIT_SESSION} has no parent, and the export says that it is a fork of "
+                f"{header.segments[-2].session}"
             )
         signers.tenant_id = header.tenant
         return signers
