@@ -70,7 +70,7 @@ WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 # Ends a hop whose result is stored and opens the one after it.
 _FORWARD = "SELECT flotilla.forward_slip($1, $2, $3, $4, $5, $6, $7, $8)"
 # The same, for a hop that is known here and whose reply has the result; returns the row.
-_FORWARD_ANSWERED = "SELECT * FROM flotilla.forward_answered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_FORWARD_ANSWERED = "SELECT * FROM flotilla.forward_answered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 # Remembers where in the stream the task is.
 _STORE_ENTRY = "SELECT flotilla.note_entry($1, $2, $3, $4)"
 
@@ -181,8 +181,7 @@ def _new_hop(
 
 def _issue(task: AgentTask, signer: Signer) -> tuple[Opened, bytes]:
     """What is to be published for `task`, with a secret of its own, and the SHA-256 of the secret."""
-    secret = secrets.token_urlsafe(SECRET_BYTES)
-    task = replace(task, secret=secret)
+    task = replace(task, secret=secrets.token_urlsafe(SECRET_BYTES))
     opened = Opened(
         tenant_id=task.tenant_id,
         task_id=task.task_id,
@@ -191,7 +190,13 @@ def _issue(task: AgentTask, signer: Signer) -> tuple[Opened, bytes]:
         sealed=_sealed(task, signer),
         task=task,
     )
-    return opened, sha256(secret.encode()).digest()
+    return opened, _digest(task)
+
+
+def _digest(task: AgentTask) -> bytes:
+    """The SHA-256 of the task's secret, which the fleet's own tasks have."""
+    assert task.secret is not None  # noqa: S101
+    return sha256(task.secret.encode()).digest()
 
 
 async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer) -> Opened | None:
@@ -213,7 +218,8 @@ async def forward_answered(
 ) -> tuple[asyncpg.Record, Opened] | None:
     """As `forward_slip`, where `result` is what a reply says and must equal what is stored; with the hop as it was.
 
-    Return None, with nothing changed, if it is not, or the hop is not that of the task's agent and session, too.
+    Return None, with nothing changed, if it is not, the hop is not that of the task's agent and session, or it was
+    published again since.
     """
     answered = to_json(result).decode()
     opened, following = _issue_after(task, answered, signer)
@@ -224,6 +230,7 @@ async def forward_answered(
         task.attempt,
         task.agent,
         task.session_id,
+        _digest(task),
         answered,
         *following,
     )
@@ -258,8 +265,8 @@ async def reopen_hop(connection: Connection, task: AgentTask, sealed: SealedEven
 
     It may not once it has a result, or a later try took its place.
     """
-    assert task.secret is not None and task.deadline is not None  # noqa: S101, PT018 - the fleet's own
-    digest, deadline = sha256(task.secret.encode()).digest(), datetime.fromisoformat(task.deadline)
+    assert task.deadline is not None  # noqa: S101 - the fleet's own
+    digest, deadline = _digest(task), datetime.fromisoformat(task.deadline)
     status: str = await connection.execute(
         _REOPEN, task.tenant_id, task.task_id, task.attempt, task.agent, deadline, digest, sealed.body, sealed.ticket
     )
@@ -298,7 +305,7 @@ class TaskPublisher:
             return
         await self._delegates.note(opened.agent)
         if opened.task is not None:
-            self._recent.note(opened.task, len(opened.sealed.body))
+            self._recent.note(opened.task, opened.sealed.body)
         entry_id = await self._bus.publish(stream, opened.sealed)
         await self._pool.execute(_STORE_ENTRY, opened.tenant_id, opened.task_id, opened.attempt, entry_id)
 

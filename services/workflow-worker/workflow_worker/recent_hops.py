@@ -2,27 +2,29 @@
 
 from collections import OrderedDict
 
+from flotilla.contracts.envelope import decode_event, from_builtins
 from flotilla.contracts.tasks import AgentTask
 
 MOST = 500
 MOST_BYTES = 32_768
-"""Of one task as it was published: together they take 16 MB."""
+"""Of one task as it was published: together they take 16 MB. Decoded, JSON may take 30 times as much."""
 
 
 class RecentHops:
     """Remembers published tasks that others follow in a slip. What is forgotten is looked up in the database."""
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[tuple[str, str, int], AgentTask] = OrderedDict()
+        self._bodies: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
 
-    def note(self, task: AgentTask, size_bytes: int) -> None:
-        """Remember a task about to be published, if others follow it."""
-        if not task.slip or size_bytes > MOST_BYTES:
+    def note(self, task: AgentTask, body: bytes) -> None:
+        """Remember the event `body` of a task about to be published, if others follow it."""
+        if not task.slip or len(body) > MOST_BYTES:
             return
-        self._tasks[task.tenant_id, task.task_id, task.attempt] = task
-        if len(self._tasks) > MOST:
-            self._tasks.popitem(last=False)
+        self._bodies[task.tenant_id, task.task_id, task.attempt] = body
+        if len(self._bodies) > MOST:
+            self._bodies.popitem(last=False)
 
     def take(self, tenant_id: str, task_id: str, attempt: int) -> AgentTask | None:
         """Return the task as it was published, and forget it; None where it is not known."""
-        return self._tasks.pop((tenant_id, task_id, attempt), None)
+        body = self._bodies.pop((tenant_id, task_id, attempt), None)
+        return None if body is None else from_builtins(decode_event(body).data, AgentTask)

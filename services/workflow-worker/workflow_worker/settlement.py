@@ -184,7 +184,10 @@ class Settlement:
         task = self._recent.take(*names)
         if task is None or reply.result is None or (task.agent, task.session_id) != (agent, reply.session_id):
             return None
-        forwarded = await forward_answered(self.pool, task, reply.result, self._signer)
+        try:
+            forwarded = await forward_answered(self.pool, task, reply.result, self._signer)
+        except (Refused, *UNSTORABLE):
+            return None  # it is not what is stored
         if forwarded is None:
             return None
         row, following = forwarded

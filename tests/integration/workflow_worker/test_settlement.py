@@ -14,7 +14,7 @@ from flotilla.contracts.tasks import AgentReply, AgentTask, ReplyAddress
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
-from workflow_worker.delegations import Opened, hop_after, open_first_hop, open_hop
+from workflow_worker.delegations import Opened, hop_after, open_first_hop, open_hop, reopen_hop, sealed_again
 from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
 from workflow_worker.settlement import ReplyRefused, SettledReply, Settlement
 
@@ -139,7 +139,7 @@ async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
 ) -> None:
     await warm_up(workers_pool, settlement)
     first = await opened_and_answered(workers_pool, slip())
-    recent.note(published(first), 1000)
+    recent.note(published(first), first.sealed.body)
     called = await statements_of(workers_pool)
     settled = await settle(settlement, first, {"by": "agent"})
     assert called == ["forward_answered"]
@@ -163,6 +163,7 @@ async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
         ('{"by": "agent"}', {"by": "liar"}),
         ('{"by": "agent"}', {"by": "agent", "more": 1}),
         ('{"by": "agent"}', {}),
+        ('{"by": "agent"}', {"by": "\x00"}),
         ('{"by": 1}', {"by": 1.0}),
         ('{"by": 1}', {"by": "1"}),
         ('{"by": null}', {"by": False}),
@@ -174,7 +175,7 @@ async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
     first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
     await answer(workers_pool, first, kept)
-    recent.note(published(first), 1000)
+    recent.note(published(first), first.sealed.body)
     following = published((await settle(settlement, first, said)).following)
     assert json.dumps(following.input["by"]) == json.dumps(json.loads(kept)["by"])
     assert "more" not in following.input
@@ -185,7 +186,7 @@ async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either
     workers_pool: Pool, settlement: Settlement, recent: RecentHops, claim: dict[str, object]
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
-    recent.note(published(first), 1000)
+    recent.note(published(first), first.sealed.body)
     whole = stored(first, {"by": "agent"})
     reply = AgentReply(**{**{name: getattr(whole, name) for name in AgentReply.__slots__}, **claim})
     with pytest.raises(ReplyRefused):
@@ -198,18 +199,39 @@ async def test_a_result_that_is_not_stored_yet_is_not_forwarded_because_the_repl
 ) -> None:
     first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
-    recent.note(published(first), 1000)
+    recent.note(published(first), first.sealed.body)
     with pytest.raises(ReplyRefused, match="none is"):
         await settlement.settle("one", stored(first, {"by": "agent"}), age_s=0)
     assert [row[4] for row in await hops(workers_pool)] == ["open"]
 
 
+async def test_a_hop_that_was_published_again_with_more_time_goes_on_with_that_time(
+    workers_pool: Pool, settlement: Settlement, recent: RecentHops
+) -> None:
+    """As when an operator redrives a dead letter: the worker that published it first knows the old deadline."""
+    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    assert first is not None
+    recent.note(published(first), first.sealed.body)
+    later = DEADLINE + timedelta(minutes=30)
+    task, sealed = sealed_again(published(first), later, SIGNER)
+    async with tenant_transaction(workers_pool, "acme") as connection:
+        assert await reopen_hop(connection, task, sealed)
+    await answer(workers_pool, first)
+    following = published((await settle(settlement, first, {"by": "agent"})).following)
+    assert following.deadline == later.isoformat()
+
+
+def note(recent: RecentHops, task: AgentTask, size_bytes: int) -> None:
+    issued, sealed = sealed_again(task, DEADLINE, SIGNER)
+    recent.note(issued, sealed.body.ljust(size_bytes))
+
+
 def test_a_worker_remembers_no_more_than_it_has_room_for() -> None:
     recent = RecentHops()
     for number in range(MOST + 1):
-        recent.note(slip(f"t{number}"), MOST_BYTES)
-    recent.note(slip("large"), MOST_BYTES + 1)
-    recent.note(replace(slip("last"), slip=[]), 1)
+        note(recent, slip(f"t{number}"), MOST_BYTES)
+    note(recent, slip("large"), MOST_BYTES + 1)
+    note(recent, replace(slip("last"), slip=[]), 1)
     kept = [task_id for task_id in ("t0", "t1", f"t{MOST}", "large", "last") if recent.take("acme", task_id, 1)]
     assert kept == ["t1", f"t{MOST}"]
 

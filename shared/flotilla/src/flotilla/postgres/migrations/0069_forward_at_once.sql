@@ -2,10 +2,11 @@
 -- result. `flotilla.settle_stored` and `flotilla.forward_slip` remain for replies that another worker gets.
 
 -- Ends a hop whose stored result is `answered`, to the character, and opens the next one of its slip, as
--- `flotilla.forward_slip`. Returns nothing, with nothing changed, where more has to be looked at. Not durable: after a crash
--- of the server the reply, which is not acknowledged yet, comes again.
-CREATE FUNCTION flotilla.forward_answered(tenant text, task text, try integer, asked text, session text, answered jsonb,
-    next_task text, hash bytea, published bytea, signed text, below text)
+-- `flotilla.forward_slip`. `known` is the hash of the secret in the task that the worker knows: a task that was published
+-- again has another. Returns nothing, with nothing changed, where more has to be looked at. Not durable: after a crash of the
+-- server the reply, which is not acknowledged yet, comes again.
+CREATE FUNCTION flotilla.forward_answered(tenant text, task text, try integer, asked text, session text, known bytea,
+    answered jsonb, next_task text, hash bytea, published bytea, signed text, below text)
     RETURNS TABLE (agent text, slip text[], session_id text, run_id text, principal text, workflow_id text,
         workflow_run_id text, activity_id text, deadline timestamptz, state text, took_s double precision, status text,
         attempt integer, result jsonb, failure jsonb, duration_ms double precision)
@@ -21,7 +22,7 @@ BEGIN
         FROM flotilla.delegations AS d
         JOIN flotilla.agent_tasks AS t ON t.tenant_id = d.tenant_id AND t.task_id = d.task_id
         WHERE d.tenant_id = tenant AND d.task_id = task AND d.attempt = try AND d.state = 'open' AND d.agent = asked
-          AND d.session_id = session AND t.status = 'done' AND t.agent = asked AND t.session_id = session
+          AND d.session_id = session AND d.secret_hash = known AND t.status = 'done' AND t.agent = asked AND t.session_id = session
           AND t.result::text = answered::text
         FOR UPDATE OF d;
     IF NOT FOUND OR NOT flotilla.forward_slip(tenant, task, try, next_task, hash, published, signed, below) THEN
@@ -34,7 +35,7 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION flotilla.forward_answered(text, text, integer, text, text, jsonb, text, bytea, bytea, text, text)
+REVOKE ALL ON FUNCTION flotilla.forward_answered(text, text, integer, text, text, bytea, jsonb, text, bytea, bytea, text, text)
     FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION flotilla.forward_answered(text, text, integer, text, text, jsonb, text, bytea, bytea, text, text)
+GRANT EXECUTE ON FUNCTION flotilla.forward_answered(text, text, integer, text, text, bytea, jsonb, text, bytea, bytea, text, text)
     TO flotilla_worker, flotilla_app;
