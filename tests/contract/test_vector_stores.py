@@ -228,6 +228,57 @@ async def test_a_job_that_dies_at_the_store_is_finished_by_the_next(pool: Pool, 
     assert (await _vectors(redis), await _notes(pool)) == (0, 0)
 
 
+class Overtaken(RedisVectors):
+    """Another replica removes what is gone right before this one stores or counts."""
+
+    other: Place
+    removed = ""
+
+    async def put(self, tenant_id: str, model: str, vectors: Any) -> None:
+        await self._overtake()
+        await super().put(tenant_id, model, vectors)
+
+    async def count(self, tenant_id: str, model: str) -> int:
+        await self._overtake()
+        return await super().count(tenant_id, model)
+
+    async def _overtake(self) -> None:
+        if self.removed:
+            await self.other.knowledge.remove("acme", self.removed)
+            self.removed = ""
+            await self.other.job.embed(NEVER)
+
+
+@pytest.fixture
+def overtaken(pool: Pool, redis: Redis, outside: Place) -> Place:
+    model, store = outside.model, Overtaken(redis)
+    store.other = outside
+    return Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+
+
+async def test_a_vector_that_is_stored_after_its_passage_was_removed_goes_too(
+    overtaken: Place, pool: Pool, redis: Redis
+) -> None:
+    added = await overtaken.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
+    _store_of(overtaken).removed = added.document_id
+    for _ in range(2):
+        await overtaken.job.embed(NEVER)
+    assert (await _vectors(redis), await _notes(pool)) == (0, 0)
+
+
+async def test_vectors_that_another_replica_removes_meanwhile_are_not_lost(overtaken: Place) -> None:
+    ids = await overtaken.add("acme", sofa="A feline sleeps.", bed="A cat dreams.")
+    _store_of(overtaken).removed = ids["sofa"]
+    assert await overtaken.job.embed(NEVER) == 0
+    assert overtaken.model.embedded == 2
+
+
+def _store_of(place: Place) -> Overtaken:
+    assert isinstance(place.job, EmbeddingOutside)
+    assert isinstance(place.job._store, Overtaken)
+    return place.job._store
+
+
 class Lying(RedisVectors):
     """Answers with what it likes."""
 

@@ -27,11 +27,17 @@ _NOTE = """
 INSERT INTO flotilla.outside_vectors (tenant_id, model, passage_no) SELECT $1, $2, unnest($3::bigint[])
 ON CONFLICT DO NOTHING
 """
+# Noted again where another replica has just removed what was not there yet: the next round removes it.
 _CONFIRM = """
-UPDATE flotilla.outside_vectors SET stored = true
-WHERE tenant_id = $1 AND model = $2 AND passage_no = ANY ($3::bigint[])
+INSERT INTO flotilla.outside_vectors (tenant_id, model, passage_no, stored) SELECT $1, $2, unnest($3::bigint[]), true
+ON CONFLICT (tenant_id, model, passage_no) DO UPDATE SET stored = true
 """
-_LOST = "UPDATE flotilla.outside_vectors SET stored = false WHERE tenant_id = $1 AND model = $2 AND stored"
+# Counted again: another replica may have removed some since.
+_LOST = """
+UPDATE flotilla.outside_vectors SET stored = false
+WHERE tenant_id = $1 AND model = $2 AND stored AND $3 < (
+    SELECT count(*) FROM flotilla.outside_vectors WHERE tenant_id = $1 AND model = $2 AND stored)
+"""
 # Before they are removed: a vector that is gone must not look like one that was lost.
 _GONE = """
 UPDATE flotilla.outside_vectors AS v SET stored = false
@@ -62,10 +68,12 @@ class EmbeddingOutside(Embedding):
 
     async def _tenants(self) -> list[str]:
         for tenant_id, vectors in await self._pool.fetch(_STORED, self.index):
-            if await self._store.count(tenant_id, self.index) < vectors:
-                log.warning("vectors_lost", tenant_id=tenant_id, index=self.index, noted=vectors)
+            found = await self._store.count(tenant_id, self.index)
+            if found < vectors:
                 async with tenant_transaction(self._pool, tenant_id) as connection:
-                    await connection.execute(_LOST, tenant_id, self.index)
+                    lost = await connection.execute(_LOST, tenant_id, self.index, found)
+                if lost != "UPDATE 0":
+                    log.warning("vectors_lost", tenant_id=tenant_id, index=self.index, noted=vectors, found=found)
         return [row[0] for row in await self._pool.fetch(_TENANTS, self.index)]
 
     async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
