@@ -93,15 +93,16 @@ class _Readable:
 async def _nearest_in(
     store: VectorStore, asked: Embedded, connection: Connection, wanted: _Readable
 ) -> list[asyncpg.Record]:
-    """What a store finds, as far as PostgreSQL lets the caller read it; nothing while the store is away."""
-    wide = wanted.most
+    """What a store finds in time, as far as PostgreSQL lets the caller read it; nothing while the store is away."""
+    wide, rows = wanted.most, list[asyncpg.Record]()
+    until = asyncio.get_running_loop().time() + SEARCH_TIMEOUT_S  # of all questions: a connection is held meanwhile
     while True:
         try:
-            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+            async with asyncio.timeout_at(until):
                 near = await store.nearest(wanted.tenant_id, asked.index, asked.vector, wide)
         except (RetryLater, TimeoutError) as error:
             log.warning("vector_store_away", error=str(error) or type(error).__name__)
-            return []
+            return rows
         scores = dict(near[:wide])
         rows = await connection.fetch(
             _READ, wanted.tenant_id, list(scores), list(scores.values()), wanted.session_id, wanted.most
