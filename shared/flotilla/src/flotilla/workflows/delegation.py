@@ -84,7 +84,7 @@ async def delegate(
     """
     pauses = Pauses()
     try:
-        return await _tries(task, retries, on_pause, _answer_timeout(task, limits_s or {}), pauses)
+        return await _tries(task, retries, on_pause, limits_s or {}, pauses)
     finally:
         # An evicted workflow's coroutine is closed outside of it, where there is nothing to settle.
         if pauses.count and workflow.in_workflow() and workflow.patched(CALLS_ARE_SETTLED):
@@ -114,9 +114,13 @@ def _answer_timeout(task: AgentTask, limits_s: Mapping[str, float]) -> timedelta
 
 
 async def _tries(
-    task: AgentTask, retries: RetryPolicy, on_pause: OnPause | None, timeout: timedelta, pauses: Pauses
+    task: AgentTask,
+    retries: RetryPolicy,
+    on_pause: OnPause | None,
+    limits_s: Mapping[str, float],
+    pauses: Pauses,
 ) -> TaskOutcome:
-    attempt, failures = 1, 0
+    attempt, failures, timeout = 1, 0, _answer_timeout(task, limits_s)
     while True:
         try:
             return await _one_try(replace(task, attempt=attempt), timeout)
@@ -127,7 +131,8 @@ async def _tries(
                     await _settle_calls(task, is_over=False)
                 pauses.count += 1
                 await asyncio.gather(
-                    ask_people(task, pause, on_pause), *(_mcp_call(task, call, on_pause) for call in pause.calls)
+                    ask_people(task, pause, on_pause),
+                    *(_mcp_call(task, call, on_pause, limits_s) for call in pause.calls),
                 )
             else:
                 failures += 1
@@ -195,7 +200,9 @@ def _pause_in(error: ActivityError) -> AgentFailure | None:
     return pause if all(call.call_id.startswith(mcp_calls_of(pause.task_id)) for call in pause.calls) else None
 
 
-async def _mcp_call(task: AgentTask, call: McpCallNeeded, on_pause: OnPause | None) -> None:
+async def _mcp_call(
+    task: AgentTask, call: McpCallNeeded, on_pause: OnPause | None, limits_s: Mapping[str, float]
+) -> None:
     """Have the tool gateway make the call; the task's next try reads from the database what came of it.
 
     Raises:
@@ -212,7 +219,7 @@ async def _mcp_call(task: AgentTask, call: McpCallNeeded, on_pause: OnPause | No
         live=task.live,
     )
     try:
-        await delegate(wanted, LLM_RETRIES, on_pause)
+        await delegate(wanted, LLM_RETRIES, on_pause, limits_s)
     except ActivityError as error:
         if not _details(error):
             raise
