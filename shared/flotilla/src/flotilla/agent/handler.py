@@ -124,6 +124,8 @@ class TaskHandler:
     async def _context(self, task: AgentTask, live: Live) -> TaskContext:
         has_mcp = bool(self._agent.mcp)
         upstream = await allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
+        # A first try has asked for none yet.
+        upstream_answers = await answers(self._pool, task) if has_mcp and task.attempt > 1 else None
         return TaskContext(
             self._agent.name,
             task,
@@ -134,7 +136,7 @@ class TaskHandler:
             calls=StoredToolCalls(self._pool, task, self._agent.name),
             make_id=self._make_id,
             gated=await self._gated(task),
-            mcp_answers=await answers(self._pool, task) if has_mcp else None,
+            mcp_answers=upstream_answers,
         )
 
     async def _watched(self, ctx: TaskContext, live: Live, data: dict[str, Any]) -> Outcome:

@@ -87,8 +87,9 @@ class McpTool:
         raise ConfigurationError(f"tool {self.name} is called by the tool gateway")
 
     def wanted(self, task: AgentTask, call: NamedCall, arguments: JsonObject) -> McpCallNeeded:
-        """Return what the worker has the tool gateway do; the id tells equal calls of a task apart."""
-        name = json.dumps([call.tool, call.args_hash.hex(), call.occurrence])
+        """Return what the worker has the tool gateway do; the id tells equal calls of a task apart, and
+        those of a hop from those of a task whose id begins alike."""
+        name = json.dumps([task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
         digest = hashlib.sha256(name.encode()).hexdigest()[:24]
         return McpCallNeeded(call_id=f"{mcp_calls_of(task.task_id)}{digest}", tool=self.upstream, arguments=arguments)
 
