@@ -64,7 +64,7 @@ def allow_tool(
     """Allow a tool as it is described now; it is refused once its server describes it otherwise."""
     found = call.gateway.get(f"/tools/{tool}")
     if found["offered"] is None:
-        raise CliError(f"tool {tool} is not offered any more; take it back with: flotilla tools revoke {tool}")
+        raise CliError(f"tool {tool} is not offered any more; to revoke it: flotilla tools revoke {tool}")
     if sha256 is None and not call.as_json:
         say(_readable(found["offered"]))
     allowed = call.gateway.put(f"/tools/{tool}/allowance", {"sha256": sha256 or found["offered"]["sha256"]})
@@ -158,5 +158,7 @@ def _readable(definition: dict[str, Any]) -> str:
         json.dumps(definition[name], indent=2, sort_keys=True, ensure_ascii=False)
         for name in ("input_schema", "annotations")
     )
-    description = definition.get("description") or ""
-    return f"sha256: {definition['sha256']}\n{description}\ninput_schema: {schema}\nannotations: {hints}"
+    title, description = definition.get("title") or "-", definition.get("description") or ""
+    return (
+        f"sha256: {definition['sha256']}\ntitle: {title}\n{description}\ninput_schema: {schema}\nannotations: {hints}"
+    )
