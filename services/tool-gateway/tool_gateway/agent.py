@@ -4,10 +4,11 @@ from flotilla.agent import Agent, TaskContext
 from flotilla.approvals.reloading import PolicyFile
 from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.mcp import MCP_AGENT, McpCall, McpResult
+from flotilla.runtime.confined import Runner
 from flotilla.telemetry import metrics
 from tool_gateway.connections import Connection, Connections
 from tool_gateway.governed import GovernedTool
-from tool_gateway.offers import Offer
+from tool_gateway.offers import Offer, is_tool_name
 from tool_gateway.pins import Pins
 
 _MAX_CALL_S = 4000.0
@@ -15,15 +16,18 @@ _MAX_CALL_S = 4000.0
 
 
 class ToolChanged(Forbidden):
-    """The server describes the tool otherwise than when it was allowed; somebody has to look at it."""
+    """The server describes the tool otherwise than when it was allowed: an administrator has to read it again."""
 
 
 class ToolNotAllowed(Forbidden):
     """No administrator of the tenant allowed the tool."""
 
 
-def mcp_agent(connections: Connections, pins: Pins, policy: PolicyFile) -> Agent:
-    """Return the agent that calls the tools of `connections` as far as `pins` and `policy` allow."""
+def mcp_agent(connections: Connections, pins: Pins, policy: PolicyFile, run: Runner) -> Agent:
+    """Return the agent that calls the tools of `connections` as far as `pins` and `policy` allow.
+
+    `run` holds arguments against the tools' schemas.
+    """
     agent = Agent(MCP_AGENT, version="1", concurrency=32, timeout_s=_MAX_CALL_S, gates_calls=True)
 
     @agent.task
@@ -33,10 +37,10 @@ def mcp_agent(connections: Connections, pins: Pins, policy: PolicyFile) -> Agent
         connection = connections.get(server)
         if connection is None:
             raise _refused(task.tool, "-", "unknown", ToolNotAllowed("there is no such MCP server"))
-        await connection.ready()
         offer = await _allowed(ctx, connection, name, pins)
-        tool = GovernedTool(offer, connection)
+        tool = GovernedTool(offer, connection, run)
         arguments = tool.arguments(task.arguments)
+        await tool.check(arguments)
         action = f"{MCP_AGENT}.{offer.name}"
         rules = policy.current
         if rules.requirement(action, rules.assess(action, arguments, offer.risk)).required:
@@ -51,18 +55,25 @@ async def _allowed(ctx: TaskContext, connection: Connection, name: str, pins: Pi
 
     Raises:
         ToolNotAllowed, ToolChanged: it is not.
+        ServerAway: the server is not connected.
     """
-    server = connection.name
+    server, full_name = connection.name, f"{connection.name}.{name}"
+    # First, so that a tenant that may not call the tool never waits for the server.
+    pinned = await pins.allowed_hash(ctx.tenant_id, server, name) if is_tool_name(name) else None
+    if pinned is None and name in connection.offers:
+        why = f"allow it with `flotilla tools allow {full_name}`"
+        raise _refused(full_name, server, "not_allowed", ToolNotAllowed(why))
+    if pinned is None:
+        why = "the server offers no such tool; see `flotilla tools list`"
+        raise _refused(full_name, server, "unknown", ToolNotAllowed(why))
+    await connection.ready()
     offer = connection.offers.get(name)
     if offer is None:
-        raise _refused(f"{server}.{name}", server, "unknown", ToolNotAllowed("the server offers no such tool"))
-    pinned = await pins.allowed_hash(ctx.tenant_id, offer)
-    if pinned is None:
-        why = f"allow it with `flotilla tools allow {offer.name}`"
-        raise _refused(offer.name, server, "not_allowed", ToolNotAllowed(why))
+        why = "the server offers it no more; see `flotilla tools list`"
+        raise _refused(full_name, server, "unknown", ToolNotAllowed(why))
     if pinned != offer.sha256:
-        why = f"its description changed since it was allowed: look at `flotilla tools diff {offer.name}`"
-        raise _refused(offer.name, server, "changed", ToolChanged(why))
+        why = f"its description changed since it was allowed: look at `flotilla tools diff {full_name}`"
+        raise _refused(full_name, server, "changed", ToolChanged(why))
     return offer
 
 

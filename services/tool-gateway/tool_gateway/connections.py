@@ -1,7 +1,8 @@
 """The connections to MCP servers, kept open: made again with growing waits, and asked what they offer now."""
 
 import asyncio
-import re
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -12,6 +13,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import (
     CONNECTION_CLOSED,
+    INVALID_REQUEST,
     CallToolRequest,
     CallToolRequestParams,
     CallToolResult,
@@ -19,6 +21,7 @@ from mcp_types import (
     LoggingMessageNotificationParams,
     PaginatedRequestParams,
     Tool,
+    ToolListChangedNotification,
 )
 
 from flotilla.agent import ToolNotCalled
@@ -27,19 +30,28 @@ from flotilla.runtime import Job
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.telemetry import metrics
 from tool_gateway.http import limited_client
-from tool_gateway.offers import MAX_TOOLS, Offer, offer_of
+from tool_gateway.offers import MAX_OFFERED_BYTES, MAX_TOOLS, Offer, is_tool_name, offer_of
+from tool_gateway.requests import few_requests
 from tool_gateway.servers import Secrets, Server
 from tool_gateway.stdio import child_server
 
 LOOK_AGAIN_S = 30.0
 """How often a server is asked what it offers: also the longest that a lost one goes unnoticed."""
+LOOKS_APART_S = 1.0
+"""At least between two looks, however often the server says that its tools changed."""
 CONNECT_S = 30.0
 IDEMPOTENCY_META = "io.flotilla/idempotency-key"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _MAX_SAID_CHARS = 500
 _MAX_LINES_SAID = 100
-"""Between two looks; what a server says beyond is dropped."""
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+"""In `LOOK_AGAIN_S`; what a server says beyond is dropped."""
+_MAX_PAGES = 100
+_MAX_NAME_CHARS = 100
+_MAX_LEFT_OUT_NAMED = 10
+_SESSION_OVER = "Session terminated"
+"""As the MCP client says it where a server answers 404."""
+# Its lines hold what servers sent, credentials too, and come as often as a server likes.
+logging.getLogger("mcp").setLevel(logging.CRITICAL)
 log = structlog.get_logger(__name__)
 
 OnOffers: TypeAlias = Callable[[str, list[Offer]], Awaitable[None]]
@@ -61,23 +73,24 @@ class Connection:
         self._client: Client | None = None
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
-        self._lines_said = 0
+        self._left_out: set[str] = set()
+        self._lines_said, self._counted_since = 0, 0.0
         self._connected = metrics.MCP_CONNECTED.labels(name)
         self._connected.set(0)
 
     async def call(self, tool: str, arguments: dict[str, Any], key: str) -> CallToolResult:
         """Return what the tool answers; a server that knows such keys gets the idempotency key `key`. Raises whatever
-        ends the call: then nobody knows what it did.
+        ends the call, which may have had its effect then.
 
         Raises:
-            ServerAway: nothing was sent.
+            ServerAway: nothing was sent, or the server did not know the session.
             TimeoutError: no answer within the server's `timeoutS`.
         """
         session = self._at_hand().session
         params = CallToolRequestParams.model_validate(
             {"name": tool, "arguments": arguments, "_meta": {IDEMPOTENCY_META: key}}
         )
-        # Not the session's own `call_tool`: it would match what a stranger sends with a stranger's patterns.
+        # Not the session's own `call_tool`: it would match the server's answer with the server's own patterns.
         try:
             async with asyncio.timeout(self.server.timeout_s):
                 return await session.send_request(CallToolRequest(params=params), CallToolResult)
@@ -86,6 +99,11 @@ class Connection:
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 self._lost()
+            if _is_session_over(error):
+                self._lost()
+                raise ServerAway(
+                    f"MCP server {self.name} ended its session; the tool gateway connects again"
+                ) from error
             raise
 
     async def ready(self, within_s: float = 20.0) -> None:
@@ -112,7 +130,7 @@ class Connection:
                     await self._look(client)
                     wait_s = _FIRST_WAIT_S
                     await self._keep(client, stop)
-            except Exception as error:  # noqa: BLE001 - a stranger's program: whatever it breaks, others go on
+            except Exception as error:  # noqa: BLE001 - whatever one server breaks, the others go on
                 log.warning("mcp_server_away", server=self.name, error=self.masked(_reason(error)))
             finally:
                 self._client = None
@@ -133,7 +151,7 @@ class Connection:
             async with asyncio.timeout(CONNECT_S):
                 client = await stack.enter_async_context(
                     Client(
-                        self._transport(stack),
+                        few_requests(self._transport(stack)),
                         cache=None,
                         client_info=Implementation(name="flotilla-tool-gateway", version="1"),
                         logging_callback=self._logged,
@@ -163,6 +181,7 @@ class Connection:
         while not stop.is_set():
             await self._until_changed(stop)
             await self._look(client)
+            await sleep_or_stop(stop, LOOKS_APART_S)
 
     async def _until_changed(self, stop: asyncio.Event) -> None:
         waiting = [asyncio.create_task(self._changed.wait()), asyncio.create_task(sleep_or_stop(stop, LOOK_AGAIN_S))]
@@ -175,31 +194,58 @@ class Connection:
 
     async def _look(self, client: Client) -> None:
         async with asyncio.timeout(CONNECT_S):
-            tools = await _listed(client)
-        offers = [offer for tool in tools if (offer := self._offer(tool)) is not None]
-        self.offers = {offer.tool: offer for offer in offers}
+            self.offers = await self._offered(client)
         try:
-            await self._on_offers(self.name, offers)
+            await self._on_offers(self.name, list(self.offers.values()))
         except RetryLater as error:  # calls look there themselves; the next look notes it
             log.warning("mcp_offers_not_noted", server=self.name, reason=str(error))
         self._client = client
         self._ready.set()
         self._connected.set(1)
-        self._lines_said = 0
 
-    def _offer(self, tool: Tool) -> Offer | None:
-        if self.server.tools is not None and tool.name not in self.server.tools:
-            return None
-        if not _TOOL_NAME.fullmatch(tool.name):
-            log.warning("mcp_tool_left_out", server=self.name, reason="its name is not one that models can call")
-            return None
+    async def _offered(self, client: Client) -> dict[str, Offer]:
+        """Return what the server offers, by name and in that order: as much as can be offered, page by page."""
+        offers: dict[str, Offer] = {}
+        left_out: dict[str, str] = {}
+        size, cursor = 0, None
+        for _ in range(_MAX_PAGES):
+            page = await client.session.list_tools(params=PaginatedRequestParams(cursor=cursor))
+            for tool in page.tools[:MAX_TOOLS]:
+                if self.server.tools is not None and tool.name not in self.server.tools:
+                    continue
+                offer = self._offer(tool)
+                if isinstance(offer, str):
+                    left_out[tool.name[:_MAX_NAME_CHARS]] = offer
+                elif len(offers) == MAX_TOOLS or size + offer.size > MAX_OFFERED_BYTES:
+                    left_out[tool.name] = (
+                        f"the server has more than {MAX_TOOLS} tools, or {MAX_OFFERED_BYTES} bytes of them"
+                    )
+                else:
+                    size += offer.size
+                    offers[tool.name] = offer
+            cursor = page.next_cursor
+            if cursor is None or len(left_out) > MAX_TOOLS:
+                break
+        self._warn_of(left_out)
+        return dict(sorted(offers.items()))
+
+    def _offer(self, tool: Tool) -> Offer | str:
+        """Return the tool as it is offered, or why it is not."""
+        if not is_tool_name(tool.name):
+            return "its name is not one that models can call"
         return offer_of(self.name, tool, self.server.risk_of(tool.name))
+
+    def _warn_of(self, left_out: Mapping[str, str]) -> None:
+        if left_out.keys() != self._left_out:
+            self._left_out = set(left_out)
+            some = dict(list(left_out.items())[:_MAX_LEFT_OUT_NAMED])
+            log.warning("mcp_tools_left_out", server=self.name, count=len(left_out), tools=some)
 
     async def _logged(self, params: LoggingMessageNotificationParams) -> None:
         self._said("log", str(params.data))
 
     async def _noticed(self, message: object) -> None:
-        if type(message).__name__ == "ToolListChangedNotification":
+        if isinstance(message, ToolListChangedNotification):
             self._changed.set()
 
     def _lost(self) -> None:
@@ -209,22 +255,18 @@ class Connection:
         self._changed.set()
 
     def _said(self, where: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._counted_since > LOOK_AGAIN_S:
+            self._lines_said, self._counted_since = 0, now
         self._lines_said += 1
         if self._lines_said > _MAX_LINES_SAID:
             return
         log.info("mcp_server_said", server=self.name, where=where, text=self.masked(text)[:_MAX_SAID_CHARS])
 
 
-async def _listed(client: Client) -> list[Tool]:
-    tools: list[Tool] = []
-    cursor: str | None = None
-    while len(tools) < MAX_TOOLS:
-        page = await client.session.list_tools(params=PaginatedRequestParams(cursor=cursor))
-        tools += page.tools
-        cursor = page.next_cursor
-        if cursor is None:
-            return tools
-    return tools[:MAX_TOOLS]
+def _is_session_over(error: MCPError) -> bool:
+    """Whether the server answered that it does not know the session: it has started again."""
+    return error.code == INVALID_REQUEST and error.message == _SESSION_OVER
 
 
 def _reason(error: BaseException) -> str:

@@ -4,10 +4,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
-from jsonschema_rs import Draft202012Validator, RegexOptions
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult
 from pydantic import ValidationError
@@ -16,7 +14,9 @@ from flotilla.actions.arguments import canonical_numbers
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tools import ToolOptions
+from flotilla.runtime.confined import Runner
 from flotilla.telemetry import metrics
+from tool_gateway import schemas
 from tool_gateway.connections import Connection
 from tool_gateway.offers import Offer
 
@@ -27,9 +27,11 @@ _MAX_MESSAGE_CHARS = 500
 class GovernedTool:
     """A tool of an MCP server, as its server offers it and its tenant allowed it."""
 
-    def __init__(self, offer: Offer, connection: Connection) -> None:
+    def __init__(self, offer: Offer, connection: Connection, run: Runner) -> None:
         self._offer = offer
         self._connection = connection
+        self._run = run
+        self._checked: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -48,17 +50,23 @@ class GovernedTool:
         return ToolOptions(on_unknown="again" if is_idempotent else "ask")
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
-        """Return `given` in the one form that is shown, hashed and sent.
+        """Return `given` in the one form that is shown, hashed and sent."""
+        arguments: dict[str, Any] = canonical_numbers(dict(given))
+        return arguments
+
+    async def check(self, arguments: Mapping[str, Any]) -> None:
+        """Hold `arguments` against the tool's schema.
 
         Raises:
-            Invalid: the tool's schema does not allow it.
+            Invalid: the schema does not allow them.
         """
-        arguments: dict[str, Any] = canonical_numbers(dict(given))
-        validator = _validator(json.dumps(self._offer.definition["input_schema"], sort_keys=True))
-        for error in validator.iter_errors(arguments):
-            place = ".".join(str(step) for step in ("arguments", *error.instance_path))
-            raise Invalid(f"tool {self.name}: {place}: {error.message[:_MAX_MESSAGE_CHARS]}")
-        return arguments
+        if arguments == self._checked:
+            return
+        try:
+            await schemas.check(self._run, self._offer.definition["input_schema"], arguments)
+        except Invalid as error:
+            raise Invalid(f"tool {self.name}: {error}") from error
+        self._checked = dict(arguments)
 
     def returned(self, value: Any) -> Any:
         """A stored result as it is."""
@@ -68,16 +76,18 @@ class GovernedTool:
         """Call the tool and return the members of its `McpResult`. What the server answers is an answer, an error, too.
 
         Raises:
+            Invalid: people changed the arguments to some that the schema does not allow; nothing was sent.
             ServerAway: nothing was sent.
-            TimeoutError, MCPError, OSError: there was no answer, and nobody knows what the tool did.
+            TimeoutError, MCPError, OSError: there was no answer, and the call may have had its effect.
         """
+        await self.check(arguments)
         try:
             with _timed(self._offer.server):
                 answer = await self._connection.call(self._offer.tool, dict(arguments), key)
         except MCPError as error:
             if error.code in _NO_ANSWER:
                 raise
-            return _error(self._connection.masked(error.message[:_MAX_MESSAGE_CHARS]))
+            return _error(self._connection.masked(error.message)[:_MAX_MESSAGE_CHARS])
         except ValidationError:
             return _error("the server's answer is not a tool's result; it may have asked for input, which is refused")
         return self._cut_to_size(answer)
@@ -85,12 +95,19 @@ class GovernedTool:
     def _cut_to_size(self, answer: CallToolResult) -> JsonObject:
         blocks = [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in answer.content]
         result: JsonObject = {"content": blocks, "structured": answer.structured_content, "is_error": answer.is_error}
-        text = json.dumps(result)
-        limit = self._connection.server.max_result_bytes
-        if len(text) > limit:
-            return _error(f"the result has {len(text)} bytes, and {limit} are allowed (maxResultBytes)")
-        masked: JsonObject = json.loads(self._connection.masked(text))
+        size, limit = len(json.dumps(result)), self._connection.server.max_result_bytes
+        if size > limit:
+            return _error(f"the result has {size} bytes, and {limit} are allowed (maxResultBytes)")
+        masked: JsonObject = self._masked(result)
         return masked
+
+    def _masked(self, value: Any) -> Any:
+        """Return JSON data without the credentials: string by string, since a text of JSON writes them with escapes."""
+        if isinstance(value, str):
+            return self._connection.masked(value)
+        if isinstance(value, dict):
+            return {self._connection.masked(name): self._masked(member) for name, member in value.items()}
+        return [self._masked(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager
@@ -105,12 +122,3 @@ def _timed(server: str) -> Iterator[None]:
 
 def _error(message: str) -> JsonObject:
     return {"content": [{"type": "text", "text": message}], "structured": None, "is_error": True}
-
-
-@lru_cache(maxsize=512)
-def _validator(schema: str) -> Draft202012Validator:
-    # A stranger's schema: no pattern in it can go back, and references to elsewhere are not followed.
-    try:
-        return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)
-    except ValueError as error:
-        raise Invalid(f"the tool's schema can't be used: {error}") from error

@@ -38,7 +38,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         """Return the response.
 
         Raises:
-            ResponseTooLarge: it is compressed, which nobody asked for: few bytes can become many.
+            ResponseTooLarge: it is compressed, although the request refused that: few bytes can become many.
         """
         response = await self._transport.handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":

@@ -6,6 +6,7 @@ from flotilla.agent import run_agent
 from flotilla.approvals.reloading import PolicyFile
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
+from tool_gateway import schemas
 from tool_gateway.agent import mcp_agent
 from tool_gateway.connections import Connections
 from tool_gateway.pins import Pins
@@ -23,7 +24,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         pins = Pins(pool, servers, settings.operator_tenant)
         connections = Connections(servers, pins.note)
-        agent = mcp_agent(connections, pins, policy)
+        checkers = await stack.enter_async_context(schemas.checkers())
+        agent = mcp_agent(connections, pins, policy, checkers.run)
         await run_agent(agent, settings, runtime, pool=pool, policy=policy, jobs=connections.jobs())
 
 

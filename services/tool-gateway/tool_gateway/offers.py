@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from mcp_types import Tool, ToolAnnotations
@@ -13,6 +14,9 @@ MAX_TOOLS = 500
 """Of one server."""
 MAX_DEFINITION_BYTES = 100_000
 """Of one tool, as JSON: a model reads it with each request."""
+MAX_OFFERED_BYTES = 5_000_000
+"""Of one server's tools together: they are noted with each look, and listed in one response."""
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,8 @@ class Offer:
     tool: str
     definition: JsonObject
     """`name`, `description`, `input_schema`, `annotations`: what a model or a person reads of it."""
+    size: int
+    """Of the definition, in bytes of JSON."""
     risk: RiskLevel
     """The least: what the operators say, and more where the tool itself says that it destroys."""
 
@@ -37,14 +43,19 @@ class Offer:
         return definition_hash(self.definition)
 
 
+def is_tool_name(name: str) -> bool:
+    """Whether a tool of this name can be offered and called."""
+    return _TOOL_NAME.fullmatch(name) is not None
+
+
 def definition_hash(definition: JsonObject) -> str:
     """Return the SHA-256 of a definition as JSON, keys sorted, without spaces."""
     canonical = json.dumps(definition, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | None:
-    """Return what `server` offers as `tool`; None where it is too large for anyone to look at."""
+def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | str:
+    """Return what `server` offers as `tool`, or why that can't be offered."""
     annotations = tool.annotations or ToolAnnotations()
     definition: JsonObject = {
         "name": tool.name,
@@ -53,11 +64,12 @@ def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | None:
         "input_schema": tool.input_schema,
         "annotations": annotations.model_dump(mode="json", exclude_none=True, by_alias=True),
     }
-    if len(json.dumps(definition)) > MAX_DEFINITION_BYTES:
-        return None
-    return Offer(server=server, tool=tool.name, definition=definition, risk=_raised(risk, annotations))
+    size = len(json.dumps(definition))
+    if size > MAX_DEFINITION_BYTES:
+        return f"its definition has more than {MAX_DEFINITION_BYTES} bytes"
+    return Offer(server=server, tool=tool.name, definition=definition, size=size, risk=_raised(risk, annotations))
 
 
 def _raised(risk: RiskLevel, annotations: ToolAnnotations) -> RiskLevel:
-    """Raise the risk by what the tool says of itself. A stranger's hint never lowers it."""
+    """Raise the risk by what the tool says of itself. No hint of a server lowers it."""
     return "high" if annotations.destructive_hint and not annotations.read_only_hint else risk

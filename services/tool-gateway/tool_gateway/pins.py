@@ -23,21 +23,21 @@ class Pins:
         self._operator_tenant = operator_tenant
 
     def tenants(self, server: str) -> list[str]:
-        """Return whose administrators may allow tools of `server`; `*` is everybody."""
+        """Return whose administrators may allow tools of `server`; `*` is every tenant."""
         tenants = self._servers[server].tenants
         return [self._operator_tenant] if tenants is None else tenants
 
-    async def allowed_hash(self, tenant_id: str, offer: Offer) -> str | None:
+    async def allowed_hash(self, tenant_id: str, server: str, tool: str) -> str | None:
         """Return the hash that the tenant allowed; None where it allowed none, or may not.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        if not {"*", tenant_id} & set(self.tenants(offer.server)):
+        if not {"*", tenant_id} & set(self.tenants(server)):
             return None
         with retry_when_away():
             async with tenant_transaction(self._pool, tenant_id) as connection:
-                found: str | None = await connection.fetchval(_PIN, tenant_id, offer.server, offer.tool)
+                found: str | None = await connection.fetchval(_PIN, tenant_id, server, tool)
         return found
 
     async def note(self, server: str, offers: list[Offer]) -> None:

@@ -16,7 +16,8 @@ from msgspec import Meta, Struct
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.requests import RiskLevel
 
-NAME = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+NAME = r"^(?=.{1,32}$)[a-z0-9]+([_-][a-z0-9]+)*$"
+"""No `__`: it separates server and tool in the names that agents use."""
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE")
@@ -65,7 +66,7 @@ def read_servers(file: Path | None) -> dict[str, Server]:
     """Return the servers by name.
 
     Raises:
-        ConfigurationError: the file can't be read, has a member that nobody knows, or holds a credential itself.
+        ConfigurationError: the file can't be read, has an unknown member, or holds a credential itself.
     """
     if file is None:
         return {}
@@ -104,7 +105,7 @@ class Secrets:
         """Return the environment of a stdio server: its own variables and a few of the service's.
 
         Raises:
-            ConfigurationError: a reference leads nowhere.
+            ConfigurationError: what a reference names is not there.
         """
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         return inherited | self._resolved(server.env)
@@ -113,7 +114,7 @@ class Secrets:
         """Return the headers of each request to a server behind a URL.
 
         Raises:
-            ConfigurationError: a reference leads nowhere.
+            ConfigurationError: what a reference names is not there.
         """
         return self._resolved(server.headers)
 

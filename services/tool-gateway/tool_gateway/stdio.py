@@ -38,7 +38,7 @@ async def child_server(
     says: Callable[[str], None],
     ended: Callable[[], None],
 ) -> AsyncIterator[Streams]:
-    """Start a server and give the streams of its messages; `says` gets each line of its stderr, `ended` is
+    """Start a server and yield the streams of its messages; `says` gets each line of its stderr, `ended` is
     called when nothing more comes from it.
 
     The stream of what it sends ends when it exits, or sends a message of more than `max_message_bytes`.
@@ -110,10 +110,20 @@ async def _write(process: Process, to_send: MemoryObjectReceiveStream[SessionMes
 
 
 async def _listen(process: Process, says: Callable[[str], None]) -> None:
+    """Pass on whole lines, of which the beginning is enough: a part of a credential could not be masked."""
     assert process.stderr is not None  # noqa: S101 - it is a pipe
+    kept = b""
     while piece := await process.stderr.read(_STDERR_LINE_BYTES):
-        for line in piece.decode(errors="replace").splitlines():
-            says(line)
+        *lines, rest = (kept + piece).split(b"\n")
+        for line in lines:
+            says(_text(line))
+        kept = rest[:_STDERR_LINE_BYTES]
+    if kept:
+        says(_text(kept))
+
+
+def _text(line: bytes) -> str:
+    return line[:_STDERR_LINE_BYTES].decode(errors="replace")
 
 
 async def _ended(process: Process) -> None:
@@ -121,14 +131,20 @@ async def _ended(process: Process) -> None:
     process.stdin.close()
     # A process counts as ended once its pipes are read to their end: one that floods them would never be.
     rest = [asyncio.create_task(_discard(pipe)) for pipe in (process.stdout, process.stderr)]
-    with suppress(TimeoutError):
-        async with asyncio.timeout(EXIT_S):
-            await process.wait()
+    await _exited(process)
     # Its own children, too: the group is a session of its own.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await _exited(process)
     await cancel_all(rest)
+    # A child of its that left the group may still have the pipes.
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - nothing else closes them
+
+
+async def _exited(process: Process) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(EXIT_S):
+            await process.wait()
 
 
 async def _discard(pipe: asyncio.StreamReader | None) -> None:

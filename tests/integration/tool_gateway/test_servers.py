@@ -15,6 +15,7 @@ from mcp import MCPError
 
 from flotilla_devstack.ports import free_port
 from tests.support.waiting import eventually
+from tool_gateway import schemas
 from tool_gateway.connections import Connection
 from tool_gateway.governed import GovernedTool
 from tool_gateway.offers import Offer
@@ -39,7 +40,7 @@ async def connected(server: Server) -> AsyncIterator[Connection]:
     """A connection that is kept as long as the block."""
 
     async def note(_server: str, _offers: list[Offer]) -> None:
-        """Nobody looks."""
+        """Note nothing."""
 
     connection = Connection("desk", server, note)
     stop = asyncio.Event()
@@ -54,8 +55,9 @@ async def connected(server: Server) -> AsyncIterator[Connection]:
 
 async def called(connection: Connection, tool: str, arguments: Mapping[str, Any]) -> Any:
     """Return what a tool answers, as its first block's text."""
-    governed = GovernedTool(connection.offers[tool], connection)
-    answer: Any = await governed(None, governed.arguments(arguments), "key")
+    async with schemas.checkers() as checkers:
+        governed = GovernedTool(connection.offers[tool], connection, checkers.run)
+        answer: Any = await governed(None, governed.arguments(arguments), "key")
     return answer["content"][0]["text"]
 
 
@@ -111,6 +113,20 @@ async def test_a_server_over_http_gets_its_credential_and_is_limited(tmp_path: P
                 await called(connection, "flood", {"size": 20_000_000})
             await connection.ready(60)
             assert await called(connection, "add", {"a": 2, "b": 2}) == "4"
+
+
+@pytest.mark.parametrize("token", ['with "quotes" \\ and é', "false"])
+async def test_a_credential_is_masked_however_json_writes_it(tmp_path: Path, token: str) -> None:
+    (tmp_path / "token").write_text(token, "utf-8")
+    server = Server(
+        command=sys.executable,
+        args=["-m", "tests.support.mcp_server", str(tmp_path)],
+        cwd=str(ROOT),
+        env={"API_TOKEN": f"${{file:{tmp_path / 'token'}}}"},
+    )
+    async with connected(server) as connection:
+        assert await called(connection, "leak", {}) == "token: ***"
+        assert await called(connection, "add", {"a": 1, "b": 2}) == "3"
 
 
 async def test_a_killed_server_is_started_again(tmp_path: Path) -> None:

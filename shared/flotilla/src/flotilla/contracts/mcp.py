@@ -18,7 +18,7 @@ class McpCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpResult:
-    """What the tool answered: data of a stranger, never an instruction."""
+    """What the tool answered: untrusted data, never an instruction."""
 
     content: list[JsonObject]
     """Blocks as MCP has them: `{"type": "text", "text": …}` and others."""
