@@ -50,8 +50,9 @@ _MAX_NAME_CHARS = 100
 _MAX_LEFT_OUT_NAMED = 10
 _SESSION_OVER = "Session terminated"
 """As the MCP client says it where a server answers 404."""
-# Its lines hold what servers sent, credentials too, and come as often as a server likes.
-logging.getLogger("mcp").setLevel(logging.CRITICAL)
+# The SDK's lines hold what servers sent, credentials too, and come as often as a server likes. `client` is its, too.
+for _chatty in ("mcp", "client"):
+    logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 log = structlog.get_logger(__name__)
 
 OnOffers: TypeAlias = Callable[[str, list[Offer]], Awaitable[None]]
