@@ -36,7 +36,7 @@ def listed(page: int) -> dict[str, Any]:
 
 
 def flood() -> None:
-    """Ask for ever, and read no answer."""
+    """Send requests without end, and read no answer."""
     number = 0
     while True:
         number += 1
