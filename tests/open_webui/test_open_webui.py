@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,19 +74,28 @@ async def page(address: str) -> AsyncIterator[Page]:
         await browser.close()
 
 
+async def fetched(page: Page, path: str) -> Any:
+    """What the program's own API says to who is logged in."""
+    script = "async (path) => (await fetch(path, {headers: {Authorization: `Bearer ${localStorage.token}`}})).json()"
+    return await page.evaluate(script, path)
+
+
 async def test_a_conversation_in_open_webui_is_a_session_of_two_runs(gateway: RunningGateway, page: Page) -> None:
     await page.get_by_role("button", name="Okay, Let's Go!").click()  # what is new in it
-    models = await page.evaluate(
-        "async () => (await (await fetch('/api/models', "
-        "{headers: {Authorization: `Bearer ${localStorage.token}`}})).json()).data.map((model) => model.id)"
-    )
-    assert "flotilla/rag" in models
+    models = await fetched(page, "/api/models")
+    assert "flotilla/rag" in [model["id"] for model in models["data"]]
     for count, question in enumerate(("Who inspects mooring lines?", "And at night?"), start=1):
         await page.locator("#chat-input").click()
         await page.keyboard.type(question)
         await page.keyboard.press("Enter")
         await page.locator(f".chat-assistant >> nth={count - 1}").get_by_text(ANSWER).first.wait_for()
-    await page.locator("#sidebar").get_by_text("Who inspects mooring lines?").first.wait_for()
+
+    async def is_titled() -> bool:
+        return [chat["title"] for chat in await fetched(page, "/api/v1/chats/?page=1")] == [
+            "Who inspects mooring lines?"
+        ]
+
+    await eventually(is_titled, timeout_s=60)
     rows = await gateway.rows("SELECT session_id, query FROM flotilla.runs ORDER BY created_at")
     assert [row["query"] for row in rows] == ["Who inspects mooring lines?", "And at night?"]
     assert len({row["session_id"] for row in rows}) == 1
