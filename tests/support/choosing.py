@@ -39,6 +39,29 @@ class Choose:
         return Chosen(choice.supplier, "answered")
 
 
+@dataclass
+class Passed:
+    session: str = ""
+    depth: int = 1
+
+
+@dataclass
+class Deep:
+    depth: int
+
+
+@flotilla_workflow(name="pass-on", version="1")
+class PassOn:
+    """Start itself again, so deep, the first time in the session that is named."""
+
+    async def run(self, run: Run, request: Passed) -> Deep:
+        if request.depth == 0:
+            return Deep(1)
+        below = Passed(depth=request.depth - 1)
+        found = await run.start_child("pass-on", below, returns=Deep, session=request.session or None)
+        return Deep(found.depth + 1)
+
+
 @flotilla_workflow(name="choose-later", version="1")
 class ChooseLater:
     """Continue as new while people are asked."""

@@ -22,7 +22,9 @@ BRIEFINGS_ENTRY_POINTS = {
 }
 
 CHOOSING = Path(__file__).with_name("choosing.py")
-CHOOSING_ENTRY_POINTS = {"flotilla.workflows": {"choose": "choosing:Choose", "later": "choosing:ChooseLater"}}
+CHOOSING_ENTRY_POINTS = {
+    "flotilla.workflows": {"choose": "choosing:Choose", "later": "choosing:ChooseLater", "pass": "choosing:PassOn"}
+}
 
 
 def write_package(folder: Path, module: str, source: str, entry_points: Mapping[str, Mapping[str, str]]) -> None:

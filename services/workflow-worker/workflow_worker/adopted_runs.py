@@ -3,12 +3,14 @@ Temporal."""
 
 from dataclasses import dataclass, field
 
+import asyncpg
 from temporalio.exceptions import ApplicationError
 
 from flotilla.config import OpenWorkSettings
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_builders import run_opening_events, run_queued_event
+from flotilla.contracts.identity import LOCAL_ISSUER, name_parts, user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
@@ -65,6 +67,8 @@ async def adopt(
         ApplicationError: `RunClosed`: the run has ended. `ScheduleOver`: the schedule is deleted, or its maker may not
             start runs any more.
         RetryLater: as many runs of the schedule's maker are open as may be.
+        ApplicationError: `TooManyRuns`: the same, for the run that another one starts. `Forbidden`: it may not write to
+            the session.
         UniqueViolationError: another run of the session is active.
     """
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
@@ -72,7 +76,7 @@ async def adopt(
     if status is not None:
         raise closed(run_id, status)
     maker = await _maker(connection, request)
-    if request.schedule_id:
+    if request.schedule_id or _parent(request):
         await _check_room(connection, request, maker, limits)
     await ensure_session(connection, tenant_id, session_id, request.user_id, maker.access)
     if request.schedule_id and await _is_busy(connection, tenant_id, session_id):
@@ -97,10 +101,12 @@ async def _of_parent(connection: Connection, request: RAGRequest | WorkflowReque
     if row is None or row["user_id"] != request.user_id or row["status"] not in ACTIVE_RUN_STATUSES:
         raise closed(parent_run_id, row["status"] if row else "unknown")
     access = await access_of(connection, request.tenant_id, row["session_id"])
-    names = [access.owner] if access.owner else []
-    if await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, names) is False:
-        message = f"run {parent_run_id} may not write to session {request.session_id}: its session's owner may not"
-        raise ApplicationError(message, type="Forbidden", non_retryable=True)
+    # Who writes to a session of somebody else's does not reach the owner's other sessions that way.
+    for who, name in (("its session's owner", access.owner), ("who started it", _name_of(row, access.owner))):
+        names = [name] if name else []
+        if await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, names) is False:
+            message = f"run {parent_run_id} may not write to session {request.session_id}: {who} may not"
+            raise ApplicationError(message, type="Forbidden", non_retryable=True)
     return _Maker(
         access=access,
         acted_by=row["acted_by"],
@@ -108,6 +114,15 @@ async def _of_parent(connection: Connection, request: RAGRequest | WorkflowReque
         service=row["service"],
         through={"acted_by": row["acted_by"]} if row["acted_by"] else {},
     )
+
+
+def _name_of(run: asyncpg.Record, owner: str | None) -> str | None:
+    """Whom the run is for: the person, or the service that started it in its own name, whose issuer it does not say."""
+    person: str | None = run["person"]
+    service: str | None = run["service"]
+    if person or not service:
+        return person
+    return owner if owner and name_parts(owner)[2] == service else user_name(LOCAL_ISSUER, service)
 
 
 async def _scheduler(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
@@ -140,8 +155,12 @@ async def _check_room(
             continue
         count = await count_open_work(connection, request.tenant_id, kind, name)
         if count >= limit:
-            who = name or request.tenant_id
-            raise RetryLater(f"schedule {request.schedule_id}: {kind} {who} has {count} open runs, {limit} are allowed")
+            why = f"{kind} {name or request.tenant_id} has {count} open runs, {limit} are allowed"
+            if not request.schedule_id:
+                # It does not wait: its parent is open as long as it does.
+                message = f"run {request.run_id} can't be started: {why} (FLOTILLA_OPEN_RUNS_PER_{kind.upper()})"
+                raise ApplicationError(message, type="TooManyRuns", non_retryable=True)
+            raise RetryLater(f"schedule {request.schedule_id}: {why}")
 
 
 async def _is_busy(connection: Connection, tenant_id: str, session_id: str) -> bool:

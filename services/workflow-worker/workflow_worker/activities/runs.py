@@ -57,12 +57,14 @@ UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, n
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING live_key
 """
-# With an action's id the run pauses only if people are asked about that action.
+# With an action's id the run pauses only if people are asked about that action. It goes on unless a question is open.
 _PAUSE = """
 UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
 WHERE tenant_id = $1 AND run_id = $2 AND status = CASE WHEN $3 THEN 'running' ELSE 'interrupted' END
 AND (NOT $3 OR $4 = '' OR EXISTS (
     SELECT FROM flotilla.approvals AS a WHERE a.tenant_id = $1 AND a.approval_id = $4 AND a.status = 'pending'))
+AND ($3 OR NOT EXISTS (
+    SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open'))
 RETURNING $3
 """
 _STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -104,7 +106,7 @@ class RunRecords:
     """The activities that keep `flotilla.runs`."""
 
     def __init__(self, pool: Pool, feed: RunFeed, limits: OpenWorkSettings | None = None) -> None:
-        """`limits` are those that the runs of schedules keep."""
+        """`limits` are those that the runs of schedules and of other runs keep."""
         self._pool = pool
         self._feed = feed
         self._limits = limits or OpenWorkSettings()
