@@ -4,11 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from temporalio import activity
 
-from flotilla.contracts.envelope import from_builtins
+from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.planning import ChosenStep, NextSteps, PlanRequest
+from flotilla.contracts.tasks import MAX_TASK_INPUT_BYTES
+from flotilla.testing import workflows as kit
 from flotilla.testing.workflows import Does, Trial, replay, try_workflow
 from flotilla.workflows import Usage
+from flotilla.workflows.calls.custom import SUM_USAGE
+from flotilla.workflows.calls.runs import RunKey
 from workflow_worker.workflows.supervise import SuperviseWorkflow
 
 
@@ -107,6 +112,42 @@ async def test_its_time_ends_what_is_under_way() -> None:
     )
     assert trial.output is not None
     assert (trial.output["ended"], trial.output["answer"], len(trial.executed)) == ("time", "", 1)
+
+
+async def test_its_time_ends_it_while_the_other_budgets_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    @activity.defn(name=SUM_USAGE)
+    async def never(_stage: object, _run: RunKey) -> Usage:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(kit._Stage, "usage", never)
+    request = {"goal": "x", "max_tokens": 5, "max_seconds": 0.5}
+    trial = await try_workflow(SuperviseWorkflow, request, agents={"plan": planner("too late")})
+    assert (trial.status, trial.output and trial.output["ended"]) == ("success", "time")
+    await replay(SuperviseWorkflow, trial.history)
+
+
+async def test_what_the_planner_gets_stays_within_what_a_task_holds() -> None:
+    def long(data: dict[str, Any]) -> dict[str, Any]:
+        return {"found": data["query"] + "\u8a9e" * 5000}
+
+    plan = planner(*([("search", {"query": f"{n}"})] * 16 for n in range(6)), "{0}")
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "x"}, agents={"plan": plan, "search": long})
+    assert trial.output is not None
+    assert str(trial.output["answer"]).startswith('{"found":"5\u8a9e')
+    planned = [len(to_json(task.input)) for task in trial.asked if task.agent == "plan"]
+    assert max(planned) < MAX_TASK_INPUT_BYTES / 2
+    await replay(SuperviseWorkflow, trial.history)
+
+
+async def test_large_arguments_fit_into_the_sessions_event() -> None:
+    large = {"query": "q" * 30_000}
+    plan = planner([("search", large)] * 20, "{0}")
+    trial = await try_workflow(SuperviseWorkflow, {"goal": "x"}, agents={"plan": plan, "search": search})
+    assert trial.status == "success"
+    (choice,) = chosen(trial)
+    assert (len(choice["chosen"]), len(choice["refused"])) == (16, 4)
+    assert choice["chosen"][0]["arguments"]["size_bytes"] == len(to_json(large))
 
 
 async def test_without_a_model_fixed_rules_ask_everybody_once_and_say_so() -> None:

@@ -48,6 +48,19 @@ async def test_what_others_said_comes_as_output_of_tools_never_as_instructions()
     assert (said, request.tool_choice) == (["tool"], "none")
 
 
+async def test_names_that_no_endpoint_takes_are_rewritten_and_stay_different() -> None:
+    tools = [OfferedTool(name=name, kind="agent", description="d", schema=SCHEMA) for name in ("x__2", "x.", "x_")]
+    done = Round(
+        chosen=[ChosenStep(call_id="c1", name="functions.rm")], outcomes=[StepOutcome(call_id="c1", text="no")]
+    )
+    model = FakeModel("The answer.")
+    await run_task(planner, PlanRequest(goal="harbours", tools=tools, rounds=[done]), model=model)
+    (request,) = model.requests
+    assert len({tool.name for tool in request.tools}) == 3
+    (call,) = request.messages[2].tool_calls
+    assert call.name == "functions_rm"
+
+
 async def test_without_a_model_fixed_rules_choose_and_say_so() -> None:
     plan = await planned(ExtractiveModel())
     assert (plan.planner, [step.name for step in plan.steps]) == ("built-in", ["a.b", "a_b", "search"])

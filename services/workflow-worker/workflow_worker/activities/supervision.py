@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.actions.arguments import known_actions
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool
 from flotilla.postgres import Pool
 from flotilla.workflows.calls.supervision import OFFER_TOOLS, Offer, OfferTools
@@ -40,8 +41,10 @@ class Supervision:
         missing = [*(set(wanted.agents) - found.keys()), *(set(wanted.actions) - actions.keys())]
         if missing:
             raise ApplicationError(f"there is no {', '.join(sorted(missing))}", type="Invalid", non_retryable=True)
-        agents = {name: tool for name, tool in found.items() if not wanted.agents or name in wanted.agents}
-        return Offer(tools=list({**agents, **actions}.values()), planner=planner is not None)
+        # The tools of MCP servers are not on offer with all agents: who wants them names their agent.
+        agents = wanted.agents or found.keys() - {MCP_AGENT}
+        offered = {name: tool for name, tool in found.items() if name in agents}
+        return Offer(tools=list({**offered, **actions}.values()), planner=planner is not None)
 
 
 def _agent(row: asyncpg.Record) -> OfferedTool:

@@ -10,6 +10,7 @@ from temporalio.exceptions import FailureError
 
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.fixed_plan import fixed_plan
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.planning import (
     BUILT_IN_PLANNER,
     MAX_RESULT_CHARACTERS,
@@ -25,6 +26,12 @@ from flotilla.workflows import AgentResult, Run, flotilla_workflow
 from flotilla.workflows.calls import supervision as call
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
 
+MAX_ROUNDS_BYTES = 400_000
+"""Of all rounds as JSON, as the planner gets them: a task holds 900,000 bytes, the tools included."""
+LEFT_OUT = "left out: too long ago"
+MAX_SHOWN_BYTES = 8_000
+"""Of a step's arguments in the event `steps_chosen`: the event holds 16 of them."""
+MAX_SUMMARY_CHARACTERS = 500
 Ending: TypeAlias = Literal["answered", "steps", "tokens", "money", "time"]
 
 
@@ -92,12 +99,19 @@ class _Supervision:
         self._planner = BUILT_IN_PLANNER
 
     async def result(self) -> SuperviseResult:
+        work = asyncio.create_task(self._work())
+        answer = ""
+        ended: Ending = "time"
         try:
-            answer, ended = await asyncio.wait_for(self._work(), self._request.max_seconds)
-        except TimeoutError:
-            answer, ended = "", "time"
+            # Not `wait_for`: what is called off says so in errors of Temporal's, which are not those of the work.
+            await workflow.wait([work], timeout=self._request.max_seconds)
+            if work.done():
+                answer, ended = await work
         except _Spent as spent:
-            answer, ended = "", spent.ended
+            ended = spent.ended
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
         return SuperviseResult(answer=answer, ended=ended, rounds=len(self._rounds), planner=self._planner)
 
     async def _work(self) -> tuple[str, Ending]:
@@ -118,6 +132,7 @@ class _Supervision:
         )
         if not self._offer.planner:
             return fixed_plan(asked)
+        asked = replace(asked, rounds=_without_oldest_texts(self._rounds))
         chosen = await self._run.ask(PLANNER_AGENT, to_builtins(asked), returns=NextSteps)
         self._planner = chosen.planner
         return chosen
@@ -138,10 +153,10 @@ class _Supervision:
         judged = []
         for n, step in enumerate(steps):
             refused = step.refused
-            if step.name not in self._offered:
-                refused = f"{step.name} was not offered; offered: {offered}"
-            elif n >= MAX_STEPS_AT_ONCE:
+            if n >= MAX_STEPS_AT_ONCE:
                 refused = f"at most {MAX_STEPS_AT_ONCE} steps at once"
+            elif step.name not in self._offered:
+                refused = f"{step.name} was not offered; offered: {offered}"
             judged.append(replace(step, refused=refused))
         return judged
 
@@ -150,7 +165,7 @@ class _Supervision:
             "round": len(self._rounds) + 1,
             "planner": self._planner,
             "offered": list(self._offered),
-            "chosen": [{"name": one.name, "arguments": one.arguments} for one in steps if not one.refused],
+            "chosen": [{"name": one.name, "arguments": _shown(one.arguments)} for one in steps if not one.refused],
             "refused": [{"name": one.name, "reason": one.refused} for one in steps if one.refused],
         }
         await self._run.record("state_change", {"change": "steps_chosen", "details": details})
@@ -170,6 +185,26 @@ class _Supervision:
 
     def _why(self) -> str:
         return f"chosen by {self._planner} for: {self._request.goal}"[:MAX_RESULT_CHARACTERS]
+
+
+def _without_oldest_texts(rounds: list[Round]) -> list[Round]:
+    """The rounds, without what the oldest steps returned where all of it is too much for the planner's task."""
+    kept = list(rounds)
+    size = len(to_json(rounds))
+    for place, done in enumerate(rounds):
+        if size <= MAX_ROUNDS_BYTES:
+            break
+        kept[place] = replace(done, outcomes=[replace(one, text=LEFT_OUT) for one in done.outcomes])
+        size -= len(to_json(done)) - len(to_json(kept[place]))
+    return kept
+
+
+def _shown(arguments: JsonObject) -> JsonObject:
+    """The arguments as the session's event has them: of large ones the size and the beginning."""
+    text = _text(arguments)
+    if len(text.encode()) <= MAX_SHOWN_BYTES:
+        return arguments
+    return {"size_bytes": len(text.encode()), "summary": text[:MAX_SUMMARY_CHARACTERS]}
 
 
 def _said(result: AgentResult) -> str:

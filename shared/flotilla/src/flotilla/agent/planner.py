@@ -52,18 +52,26 @@ def _names(tools: list[OfferedTool]) -> dict[str, str]:
     """The tools' names as endpoints take them: no two are the same."""
     shown: dict[str, str] = {}
     for tool in tools:
-        name = base = _NOT_IN_NAMES.sub("_", tool.name)[:_MAX_NAME]
+        name = base = _as_shown(tool.name)
+        number = len(shown)
         while name in shown.values():
-            name = f"{base[: _MAX_NAME - 3]}_{len(shown)}"
+            name = f"{base[: _MAX_NAME - 6]}_{number}"
+            number += 1
         shown[tool.name] = name
     return shown
+
+
+def _as_shown(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME] or "_"
 
 
 def _asked(request: PlanRequest, names: Mapping[str, str]) -> CompletionRequest:
     messages = [ChatMessage(role="system", content=INSTRUCTIONS), ChatMessage(role="user", content=request.goal)]
     for done in request.rounds:
         calls = tuple(
-            ToolRequest(call_id=step.call_id, name=names.get(step.name, step.name), arguments=_text(step.arguments))
+            ToolRequest(
+                call_id=step.call_id, name=names.get(step.name) or _as_shown(step.name), arguments=_text(step.arguments)
+            )
             for step in done.chosen
         )
         messages.append(ChatMessage(role="assistant", content="", tool_calls=calls))
