@@ -153,6 +153,19 @@ class Asker:
         return Texts([chosen.supplier, str(chosen.cents)])
 
 
+@flotilla_workflow(name="odd", version="1")
+class Odd:
+    """Ask one role, or start a child, in a step that is named."""
+
+    async def run(self, run: Run, request: Texts) -> Texts:
+        question, step = request.texts
+        if question:
+            await run.ask_person(question, Choice, roles="approver", deadline=timedelta(days=1), step=step)
+        else:
+            await run.start_child("child", {"count": 0}, step=step)
+        return Texts([])
+
+
 @flotilla_workflow(name="patient", version="1")
 class Patient:
     """Begin again with an empty history while a person is asked."""

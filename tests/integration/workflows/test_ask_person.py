@@ -37,6 +37,18 @@ async def test_an_answer_of_another_type_ends_the_run_with_the_step() -> None:
     assert (trial.status, trial.error.where) == ("error", "ask_person")
 
 
+@pytest.mark.parametrize("odd", [("Who?\0", "who"), ("Who?", "who pays?"), ("Who?", "w" * 128), ("", "a b")])
+async def test_what_nobody_could_see_is_an_error_at_once(odd: tuple[str, str]) -> None:
+    trial = await try_workflow(steps.Odd, steps.Texts(list(odd)), children=[steps.Child])
+    assert trial.error is not None
+    assert (trial.error.type, trial.people_asked) == ("Invalid", [])
+
+
+async def test_one_role_may_be_named_alone() -> None:
+    trial = await try_workflow(steps.Odd, steps.Texts(["Who?", "who"]))
+    assert trial.people_asked[0].roles == ["approver"]
+
+
 async def test_a_signal_answers_nothing() -> None:
     async def forge(handle: WorkflowHandle[Any, Any]) -> None:
         run_id = handle.id.removeprefix("run-")

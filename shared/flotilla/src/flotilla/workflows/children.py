@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ChildWorkflowError, FailureError
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError
 
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import run_workflow_id
+from flotilla.contracts.names import is_valid_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.workflows.calls import children as call
 from flotilla.workflows.context import RunContext
@@ -34,6 +34,9 @@ class Children:
             asyncio.CancelledError: this run was cancelled; the child has ended.
         """
         run_id = f"{self._context.key.run_id}.{step}"
+        if not is_valid_id(run_id):
+            why = f"{run_id} can't be a run's id: letters, digits and . _ : -, 128 at most; name the step with `step`"
+            raise ApplicationError(f"{step}: {why}", type="Invalid", non_retryable=True)
         details: JsonObject = {
             "step": step,
             "child_run_id": run_id,

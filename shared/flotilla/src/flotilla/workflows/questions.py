@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import is_valid_id
 from flotilla.contracts.questions import (
     MAX_QUESTION_CHARACTERS,
     MAX_SCHEMA_BYTES,
@@ -21,6 +22,7 @@ from flotilla.contracts.questions import (
     wake_up_name,
 )
 from flotilla.contracts.typed import Codec, is_object_type
+from flotilla.contracts.values import first_unstorable
 from flotilla.workflows.calls import questions as call
 from flotilla.workflows.calls.runs import RunKey
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, TIMED_OUT, Trouble
@@ -57,6 +59,8 @@ class Questions:
             asyncio.CancelledError: the workflow was cancelled; the question is off the inbox.
         """
         schema = _schema_of(step, question, kind)
+        if not is_valid_id(f"{self._run.run_id}.{step}"):
+            raise _invalid(step, "a question's step is of letters, digits and . _ : -, and short: name it with `step`")
         deadline = None if timeout is None else workflow.now() + timeout
         asked = self._registered(step, _fingerprint(question, schema, roles))
         try:
@@ -104,7 +108,7 @@ class Questions:
         while True:
             in_time = await self._woken(question.question_id, asked.deadline)
             # What woke it up proves nothing. The row decides, and the log says what was answered.
-            answered = await self._settle(question.question_id, "open" if in_time else "expired")
+            answered = await finished_first(self._settle(question.question_id, "open" if in_time else "expired"))
             if answered.status != "open":
                 return answered
 
@@ -137,6 +141,8 @@ def _schema_of(step: str, question: str, kind: type[Any]) -> JsonObject:
     schema = Codec(kind, f"the answer to {step}").schema()
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)  # a typo is not a field that nobody reads
+    if reason := first_unstorable([question, schema]):
+        raise _invalid(step, f"question or schema can't be stored: {reason}")
     if len(to_json(schema)) > MAX_SCHEMA_BYTES:
         raise _invalid(step, f"the schema of the answer has more than {MAX_SCHEMA_BYTES} bytes")
     return schema

@@ -296,7 +296,8 @@ class Run:
             NotAnswered: nobody did in time; uncaught, the run ends as `timeout`.
         """
         name = self.step = self._names.next(step or "ask_person")
-        return decoded(name, await self._questions.ask(name, question, schema, roles, deadline), schema)
+        asked_of = [roles] if isinstance(roles, str) else list(roles)
+        return decoded(name, await self._questions.ask(name, question, schema, asked_of, deadline), schema)
 
     @overload
     async def start_child(
@@ -318,10 +319,12 @@ class Run:
         """Start a run of another workflow, and return what it returns, as `returns` if that is given.
 
         It is a run of the same person with a history of its own in `session`, by default one of its own that the same
-        people see. It is cancelled with this run.
+        people see. It is cancelled with this run. `session`'s people have to include,
+        as writers, the owner of this run's session and who started this run.
 
         Raises:
-            StepFailed: no worker serves the workflow, its session has an active run, or it failed or was cancelled.
+            StepFailed: no worker serves the workflow, its session has an active run or is not theirs, too many runs are
+                open, or it failed or was cancelled.
         """
         name = self.step = self._names.next(step or workflow)
         output = await self._children.run(name, workflow, plain(data), session)
