@@ -1,4 +1,4 @@
-"""Whether JSON that somebody sends fits a schema that a workflow's author wrote."""
+"""Checks of JSON that callers send against a schema that a workflow's author wrote."""
 
 from functools import lru_cache
 
@@ -17,7 +17,7 @@ def check_fits(schema: str, data: JsonObject, field: str, error_type: str) -> No
 
     Raises:
         RequestValidationError: it does not; with the places in the body, at most 20.
-        Invalid: the schema is none, or has a pattern that can't be matched in linear time.
+        Invalid: the schema is not valid, or has a pattern that can't be matched in linear time.
     """
     errors = []
     for error in _validator(schema).iter_errors(data):

@@ -50,13 +50,13 @@ class WrongRole(Forbidden):
 
 
 class AlreadyAnswered(Conflict):
-    """Somebody else was quicker, or answered otherwise."""
+    """Another answer came first."""
 
     code = "already_answered"
 
 
 class QuestionClosed(Conflict):
-    """Nobody waits for the answer any more."""
+    """Its deadline has passed, or its run has ended."""
 
     code = "question_closed"
 
@@ -122,8 +122,8 @@ async def _stored(
 def _check_is_the_same(caller: Principal, row: asyncpg.Record, data: JsonObject) -> None:
     question_id, status = row["question_id"], row["status"]
     if status != "answered":
-        how = "its deadline is over" if status in ("open", "expired") else f"it is {status}"
-        raise QuestionClosed(f"question {question_id} takes no answer any more: {how}")
+        how = "its deadline has passed" if status in ("open", "expired") else f"it is {status}"
+        raise QuestionClosed(f"question {question_id} takes no more answers: {how}")
     is_theirs = (row["answered_by"], row["acted_by"]) == (caller.subject, caller.acted_by)
     if not is_theirs or json.loads(row["answer"]) != data:
         raise AlreadyAnswered(f"question {question_id} was answered by {row['answered_by']}")

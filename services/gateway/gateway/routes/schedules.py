@@ -25,7 +25,7 @@ _DEFAULTS = When()
 
 
 class ScheduleChanged(Conflict):
-    """Somebody else changed it first."""
+    """It was changed meanwhile."""
 
     code = "schedule_changed"
 

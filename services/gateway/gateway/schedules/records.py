@@ -122,7 +122,7 @@ async def change(
 ) -> str | None:
     """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore`.
 
-    None where it is not in `generation` any more: somebody else changed or deleted it, and nothing happened.
+    None where it is not in `generation` any more: it was changed or deleted meanwhile, and nothing happened.
 
     Raises:
         NotFound, Forbidden: the caller may not write to its session.

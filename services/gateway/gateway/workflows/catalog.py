@@ -62,6 +62,6 @@ def check_input(workflow: ServedWorkflow, data: JsonObject) -> None:
 
     Raises:
         RequestValidationError: it is not; with the places in the body, at most 20.
-        Invalid: the workflow's schema is none.
+        Invalid: the workflow's schema is not valid.
     """
     check_fits(workflow.input_schema, data, "input", "workflow_input")

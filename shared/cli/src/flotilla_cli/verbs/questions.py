@@ -25,7 +25,7 @@ def list_questions(
     """List the questions that wait for an answer."""
     wanted = None if status == "all" else status
     page = call.gateway.pages("/questions", "questions", limit, status=wanted, run_id=run, session_id=session)
-    call.listing(page, "questions", _QUESTIONS, "Nobody is asked anything." if status == "open" else "None.")
+    call.listing(page, "questions", _QUESTIONS, "No open questions." if status == "open" else "None.")
 
 
 _QUESTIONS = (
