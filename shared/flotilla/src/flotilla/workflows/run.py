@@ -319,8 +319,8 @@ class Run:
         """Start a run of another workflow, and return what it returns, as `returns` if that is given.
 
         It is a run of the same person with a history of its own in `session`, by default one of its own that the same
-        people see. It is cancelled with this run. The person who started this run and the owner of its session both need
-        to be able to write to `session` by name.
+        people see. It is cancelled with this run. The person who started this run and the owner of its session both
+        need to be able to write to `session` by name.
 
         Raises:
             StepFailed: no worker serves the workflow, its session has an active run or is not theirs, too many runs are
