@@ -103,7 +103,7 @@ class _Supervision:
         answer = ""
         ended: Ending = "time"
         try:
-            # Not `wait_for`: what is called off says so in errors of Temporal's, which are not those of the work.
+            # Not `wait_for`: a call that it cancels fails with an error of Temporal's, which would end the run.
             await workflow.wait([work], timeout=self._request.max_seconds)
             if work.done():
                 answer, ended = await work
