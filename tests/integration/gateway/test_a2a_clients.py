@@ -196,6 +196,7 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
     seen: list[StreamResponse] = []
     reading = asyncio.create_task(collect(client.send_message(ask()), seen))
     row = await newest(gateway)
+    await eventually(lambda: "SUBMITTED" in states_of(seen))
     live = await gateway.live(row["run_id"])
     await set_status(gateway, "running")
     await feed.token(live, "The harbour ", task_id="t", attempt=1)
@@ -244,6 +245,7 @@ async def test_waiting_for_people_is_auth_required_and_no_message_is_a_vote(
     seen: list[StreamResponse] = []
     reading = asyncio.create_task(collect(client.send_message(ask()), seen))
     row = await newest(gateway)
+    await eventually(lambda: "SUBMITTED" in states_of(seen))
     await set_status(gateway, "running")
     await eventually(lambda: "WORKING" in states_of(seen))
     await gateway.as_superuser(ADD_APPROVAL)
