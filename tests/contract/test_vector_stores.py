@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from flotilla.bus import Redis, connect_redis
+from flotilla.bus.connection import ask
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.identity import user_name
@@ -313,6 +315,29 @@ async def test_an_answer_that_is_none_leaves_the_search_to_words(
         await Garbage(redis).nearest("acme", "m", [1.0], 5)
     knowledge = KnowledgeBase(outside.knowledge._pool, embedder=outside.model, vectors=Garbage(redis))
     assert [one.source.uri for one in await knowledge.search("acme", "dreams")] == ["bed"]
+
+
+CONNECTING = ("+auth", "+hello", "+select", "+client|setname")
+
+
+async def test_the_logins_that_the_documentation_names_suffice(redis: Redis, redis_8_url: str) -> None:
+    may = {"whole": ("+vadd", "+vrem", "+vsim", "+vcard", "+unlink"), "search": ("+vsim",)}
+    urls = dict[str, str]()
+    for user, commands in may.items():
+        await ask(redis, "ACL", "SETUSER", user, "on", ">pw", f"~{KEYS}*", *CONNECTING, *commands)
+        urls[user] = (
+            urlsplit(redis_8_url)._replace(netloc=f"{user}:pw@{urlsplit(redis_8_url).netloc}", path="/1").geturl()
+        )
+    async with connect_redis(urls["whole"]) as client, connect_redis(urls["search"]) as searching:
+        store, agents = RedisVectors(client), RedisVectors(searching)
+        await store.put("acme", "m", {1: [1.0, 0.0], 2: [0.0, 1.0]})
+        await store.remove("acme", "m", [2])
+        [(number, cosine)] = await agents.nearest("acme", "m", [1.0, 0.0], 5)
+        assert (number, round(cosine, 2), await store.count("acme", "m")) == (1, 1.0, 1)
+        with pytest.raises(RetryLater, match="permissions"):
+            await agents.forget("acme", "m")
+        await store.forget("acme", "m")
+        assert await store.count("acme", "m") == 0
 
 
 async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(valkey_url: str) -> None:

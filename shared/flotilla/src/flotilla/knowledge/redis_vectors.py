@@ -65,7 +65,7 @@ class RedisVectors:
         except (RedisError, OSError) as error:
             raise RetryLater(
                 f"the vector store (FLOTILLA_VECTOR_STORE_URL) failed: {error}; it must be Redis 8 or newer, with a "
-                f"login for VADD, VREM, VSIM, VCARD and UNLINK on ~{KEYS}*"
+                f"login for ~{KEYS}* as docs/documents.md has it"
             ) from error
         return answers
 
