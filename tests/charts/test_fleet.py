@@ -349,12 +349,22 @@ def test_an_entry_of_workers_is_the_fleets_worker_on_a_task_queue_of_its_own(ren
     assert queues == {"reports"}
 
 
+def test_an_agent_with_the_name_of_a_built_in_one_takes_its_place_or_is_refused(helm: Helm) -> None:
+    demo = ("flotilla/values-demo.yaml",)
+    refused = template(helm, "flotilla", "agents.research.replicas=1", files=demo)
+    assert refused.returncode != 0
+    assert "agents.research would have the objects of research-agent" in refused.stderr
+    alone = template(helm, "flotilla", "agents.research.replicas=1", "research-agent.enabled=false", files=demo)
+    assert alone.returncode == 0, alone.stderr
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
         (("workers.Own_Ones.replicas=1",), "Own_Ones"),
         (("workers.own.replicass=1",), "replicass"),
         (("workers.own.settings.FLOTILLA_TASK_QUEUE=rag-agent-queue",), "has the task queue"),
+        (("workers.workflow.replicas=1",), "choose another name"),
         (("workers.own.replicas=1", "workflow-worker.enabled=false"), "which is not enabled"),
     ],
 )

@@ -17,6 +17,12 @@
 {{- range $name, $own := .Values.agents -}}
 {{- if ne (($own | default dict).enabled | toString) "false" }}{{ $names = append $names $name }}{{ end -}}
 {{- end -}}
+{{- range $name := $names -}}
+{{- $chart := printf "%s-agent" $name -}}
+{{- if (index $.Values $chart | default dict).enabled -}}
+{{- fail (printf "flotilla: agents.%s would have the objects of %s: choose another name, or set %s.enabled=false" $name $chart $chart) -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $names -}}
 {{- end }}
 

@@ -4,6 +4,9 @@
 {{- range $name, $own := .Values.workers -}}
 {{- if ne (($own | default dict).enabled | toString) "false" }}{{ $names = append $names $name }}{{ end -}}
 {{- end -}}
+{{- if has "workflow" $names -}}
+{{- fail "flotilla: workers.workflow would have the objects of workflow-worker: choose another name" -}}
+{{- end -}}
 {{- if and $names (not (index .Values "workflow-worker").enabled) -}}
 {{- fail "flotilla: workers take what they do not set from workflow-worker, which is not enabled: enable it (replicas: 0 runs none of its pods)" -}}
 {{- end -}}
