@@ -41,8 +41,8 @@ export class Flotilla {
   readonly #options: Options;
 
   constructor(options: Options) {
-    this.#options = options;
-    this.api = createClient<paths>({ baseUrl: options.url, fetch: (request) => this.#call(request) });
+    this.#options = { ...options, url: options.url.replace(/\/+$/, "") };
+    this.api = createClient<paths>({ baseUrl: this.#options.url, fetch: (request) => this.#call(request) });
   }
 
   /**

@@ -24,11 +24,12 @@ export function browserToken(fetchToken: () => Promise<BrowserToken>): (refused?
     return asked;
   };
   return async (refused) => {
-    const current = await (known ?? renew());
+    const asked = known ?? renew();
+    const current = await asked;
     const isOver = current.token === refused || Date.parse(current.expires_at) - Date.now() < RENEW_BEFORE_MS;
     if (!isOver) return current.token;
-    const newest = await (known ?? renew()); // another caller may have renewed it meanwhile
-    return (newest === current ? await renew() : newest).token;
+    // Another caller may have asked for a new one meanwhile.
+    return (await (known === null || known === asked ? renew() : known)).token;
   };
 }
 

@@ -18,7 +18,7 @@ async function served(context, handle, options = {}) {
     server.close();
   });
   const url = `http://127.0.0.1:${server.address().port}`;
-  return { asked, flotilla: new Flotilla({ url, token: "flo_key", ...options }) };
+  return { asked, url, flotilla: new Flotilla({ url, token: "flo_key", ...options }) };
 }
 
 function json(response, status, body, headers = {}) {
@@ -143,6 +143,25 @@ test("a token is renewed before its time is over, and a failed renewal is tried 
   await assert.rejects(token(), { message: "logged out" });
   assert.equal(await token(), "flot_3");
   assert.equal(await token(), "flot_3");
+});
+
+test("callers at the same time share one renewal before its time is over", async () => {
+  let made = 0;
+  const token = browserToken(async () => {
+    made += 1;
+    return { token: `flot_${made}`, expires_at: new Date(Date.now() + (made === 2 ? 600_000 : 1_000)).toISOString() };
+  });
+  const tokens = await Promise.all([token(), token(), token()]);
+  assert.deepEqual([tokens, made], [["flot_2", "flot_2", "flot_2"], 2]);
+});
+
+test("an address may end with a slash", async (context) => {
+  const { asked, url } = await served(context, (_request, response) => {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    response.end(event("done", "1-0;1", { status: "success" }));
+  });
+  await collected(new Flotilla({ url: `${url}/`, token: "flo_key" }).follow("r"));
+  assert.deepEqual(asked.map((one) => one.url), ["/v1/runs/r/events"]);
 });
 
 test("a person is named as the gateway reads it", async (context) => {
