@@ -123,16 +123,16 @@ def _without_prefix(data: str) -> str:
 
 
 async def _begun(body: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """How the body begins, as far as it tells what it is; and the whole of it."""
-    read = b""
+    """How the body begins, as far as it tells what it is; and all of it but the blanks before that."""
+    start, size_bytes = b"", 0
     async for chunk in body:
-        read += chunk
-        start = _start(read)
+        size_bytes += len(chunk)
+        start = _start(start + chunk)
         if len(start) >= _LONGEST_FIELD or b":" in start or start.startswith(_OTHER_FORMS):
             break
-        if len(read) > MAX_EVENT_BYTES:
-            raise StreamTooLarge(f"it begins with {len(read)} bytes of blanks")
-    return _start(read), _joined(read, body)
+        if size_bytes > MAX_EVENT_BYTES:
+            raise StreamTooLarge(f"it begins with {size_bytes} bytes of blanks")
+    return start, _joined(start, body)
 
 
 def _start(read: bytes) -> bytes:

@@ -10,14 +10,16 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from typing import Any
 
 from flotilla.llm.answer_text import well_formed
 from flotilla.llm.model import ToolRequest
 
 _NONE = "{}"
-_FENCE = re.compile(r"^```[a-z]*\s*|\s*```$")
-_STRING_OR_LAST_COMMA = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_FENCE = "```"
+# A string that nothing closes goes to the end: a search that fails would begin again at each of its quotes.
+_STRING_OR_LAST_COMMA = re.compile(r'(?P<string>"(?:[^"\\]++|\\.)*+\\?(?:"|\Z))|,(?=\s*[}\]])', re.DOTALL)
 _LONGEST_PYTHON = 100_000
 _LONGEST_NUMBER = 12
 
@@ -142,7 +144,7 @@ def usable_arguments(text: str) -> str:
     """
     if is_json_object(text):
         return text
-    plain = _FENCE.sub("", text.strip()).strip()
+    plain = _without_fences(text.strip())
     for read in (_strings_with_control_characters, _without_last_commas, _as_python):
         try:
             document = read(plain)
@@ -161,6 +163,12 @@ def is_json_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _without_fences(text: str) -> str:
+    if text.startswith(_FENCE):
+        text = text.removeprefix(_FENCE).lstrip(ascii_lowercase)
+    return text.removesuffix(_FENCE).strip()
 
 
 def _strings_with_control_characters(text: str) -> object:

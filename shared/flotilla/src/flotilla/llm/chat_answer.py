@@ -25,6 +25,7 @@ complete."""
 _REASONING = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking")
 _TEXT_PARTS = ("text", "output_text", "reasoning.text", "reasoning.summary")
 _LONGEST_NUMBER = 12
+_MAX_REASON_CHARACTERS = 100
 _MAX_MODEL_CHARACTERS = 200
 _LOWEST_LOGPROB = -100.0
 """Endpoints write -9999 or -inf for a probability that they do not know."""
@@ -256,7 +257,7 @@ def _finish_reason_in(choice: Mapping[str, Any]) -> str:
         if isinstance(reason, Mapping):
             reason = reason.get("type")
         if isinstance(reason, str) and reason.lower() not in _UNTOLD:
-            return reason.lower()
+            return reason.lower()[:_MAX_REASON_CHARACTERS]
     return ""
 
 
