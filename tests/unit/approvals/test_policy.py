@@ -86,8 +86,12 @@ def test_the_policy_in_the_documentation_is_one() -> None:
         ("version = '1'\n[defaults]\nroles = []", "nobody could approve"),
         ("version = '1'\n[defaults]\nroles = ['a']\nquorum = 0", "quorum"),
         ("version = '1'\n[defaults]\nroles = ['a']\ndeadline_s = 10\nreminder_s = 20", "reminder_s"),
+        ("version = '1'\n[defaults]\nroles = ['a']\ndeadline_s = nan", "deadline_s"),
+        ("version = '1'\n[defaults]\nroles = ['a']\ndeadline_s = inf", "deadline_s"),
         ("version = '1'\n[actions.x]\nrisk = 'huge'", "huge"),
         ("version = ", "test"),
+        pytest.param("version = " + "[" * 5_000, "recursion", id="deep"),
+        pytest.param("version = " + "1" * 5_000, "4300 digits", id="long"),
         ("[defaults]\nroles = ['a']", "version"),
     ],
 )

@@ -44,7 +44,18 @@ def test_a_file_that_is_being_written_is_never_in_force(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "version = ", "version = 2", TWO + "[risks]\n", TWO + "[risk.high]\nquorum = 0\n", None, "\x00"]
+    "text",
+    [
+        "",
+        "version = ",
+        "version = 2",
+        TWO + "[risks]\n",
+        TWO + "[risk.high]\nquorum = 0\n",
+        None,
+        "\x00",
+        pytest.param(TWO + "x = " + "[" * 5_000, id="deep"),
+        pytest.param(TWO + "x = " + "1" * 5_000, id="long"),
+    ],
 )
 def test_a_file_that_can_not_be_used_changes_nothing(file: Path, text: str | None) -> None:
     policies = PolicyFile(str(file))

@@ -1,4 +1,4 @@
-"""Who must approve what: one typed file, read at start by gateway and worker.
+"""Who must approve what: one typed file, which gateway, worker and agents read and follow.
 
 A rule is looked up from general to special, and the more special one wins field by field:
 `[defaults]` < `[risk.<level>]` < `[actions.<name>]` < `[actions.<name>.<level>]`. An action that the file does not
@@ -8,6 +8,7 @@ With `extends = "builtin:production"` the file starts from the built-in rules in
 """
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,11 @@ def parse_policy(text: str, name: str) -> ApprovalPolicy:
     try:
         written, digest = _read(text)
         rules = msgspec.convert(written, _File)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        msgspec.ValidationError,
+    ) as error:  # of TOML: nested too deep, too long a number
         raise ConfigurationError(f"approval policy {name}: {error}") from error
     policy = ApprovalPolicy(rules, digest)
     for action in [*rules.actions, ANY_ACTION]:
@@ -206,8 +211,8 @@ def _check(requirement: ApprovalRequirement, where: str) -> None:
         return
     if not requirement.roles:
         raise ConfigurationError(f"{where}: nobody could approve; set roles")
-    if requirement.quorum < 1 or requirement.deadline_s <= 0:
-        raise ConfigurationError(f"{where}: quorum and deadline_s must be positive")
+    if requirement.quorum < 1 or not 0 < requirement.deadline_s < math.inf:
+        raise ConfigurationError(f"{where}: quorum and deadline_s must be positive, and not endless")
     if requirement.signature == "required" and requirement.verdict_at_deadline == "approve":
         raise ConfigurationError(
             f"{where}: nobody signs what a deadline approves; set verdict_at_deadline or signature"
