@@ -12,7 +12,7 @@ from flotilla.runtime.stopping import sleep_or_stop
 
 KEPT_FOR = timedelta(days=7)
 DELETE_EVERY_S = 600.0
-_AT_MOST = 1000
+AT_MOST = 1000
 _FORGET_KEYS = "SELECT flotilla.forget_idempotency_keys($1, $2)"
 _FORGET_SIGN_INS = "SELECT flotilla.forget_sign_ins($1)"
 _FORGET_TOKENS = "SELECT flotilla.forget_browser_tokens($1)"
@@ -30,15 +30,28 @@ class RetentionJob:
         while not stop.is_set():
             await sleep_or_stop(stop, DELETE_EVERY_S)
             if not stop.is_set():
-                await self.delete_expired()
+                await self.delete_expired(stop)
 
-    async def delete_expired(self) -> None:
-        """Delete the expired rows once; if the database is unavailable, leave them for the next time."""
+    async def delete_expired(self, stop: asyncio.Event | None = None) -> None:
+        """Delete all expired rows, or some of them where `stop` comes first; if the database is unavailable, leave them
+        for the next time."""
+        stop = stop or asyncio.Event()
         try:
-            keys = await self._pool.fetchval(_FORGET_KEYS, KEPT_FOR, _AT_MOST)
-            sign_ins = await self._pool.fetchval(_FORGET_SIGN_INS, _AT_MOST)
-            tokens = await self._pool.fetchval(_FORGET_TOKENS, _AT_MOST)
+            keys = await self._forget(stop, _FORGET_KEYS, KEPT_FOR)
+            sign_ins = await self._forget(stop, _FORGET_SIGN_INS)
+            tokens = await self._forget(stop, _FORGET_TOKENS)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("retention_skipped", error=str(error))
         else:
             log.info("expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins, browser_tokens=tokens)
+
+    async def _forget(self, stop: asyncio.Event, statement: str, *arguments: object) -> int:
+        """In transactions of `AT_MOST` rows, so that none takes long: clients may make rows faster than one of them
+        every 10 minutes deletes."""
+        gone = 0
+        while not stop.is_set():
+            deleted = await self._pool.fetchval(statement, *arguments, AT_MOST)
+            gone += deleted
+            if deleted < AT_MOST:
+                break
+        return gone

@@ -14,11 +14,12 @@ from flotilla.outbox import append
 from flotilla.postgres import Viewer, acting_as, open_pool, tenant_transaction
 from gateway.application import guarded_routes
 from gateway.auth.on_behalf import HEADER
-from gateway.retention import RetentionJob
+from gateway.retention import AT_MOST, RetentionJob
 from gateway.settings import Settings, is_origin
 from tests.hostile.shop import granted
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_live_events import following
+from tests.integration.gateway.test_login import OURS, login
 from tests.support.gateway import RunningGateway
 from tests.support.operations import IDS, THINGS, operations_of
 from tests.support.waiting import eventually
@@ -92,6 +93,22 @@ async def test_a_token_reaches_no_other_session_of_its_maker(
     assert (await page.get("/v1/runs")).json()["runs"] == []
 
 
+async def test_a_fork_takes_the_sessions_that_it_begins_with(
+    gateway: RunningGateway, operator: httpx.AsyncClient, unique: Callable[[str], str]
+) -> None:
+    parent, fork = unique("s"), unique("s")
+    await ask(operator, parent)
+    made = await operator.post(f"/v1/sessions/{parent}/fork", json={"at_seq": 1, "session_id": fork})
+    assert made.status_code == 201, made.text
+    refused = await operator.post("/v1/tokens", json={"sessions": [fork]})
+    assert (refused.status_code, "forked from" in refused.text) == (404, True)
+    alone = gateway.client(await token_of(operator, fork))
+    whole = gateway.client(await token_of(operator, fork, parent, scopes=["read"]))
+    for path in ("", "/events", "/state"):
+        assert (await alone.get(f"/v1/sessions/{fork}{path}")).status_code == 404, path
+        assert (await whole.get(f"/v1/sessions/{fork}{path}")).status_code == 200, path
+
+
 async def test_the_database_binds_functions_with_rights_of_their_own(
     gateway: RunningGateway, operator: httpx.AsyncClient, unique: Callable[[str], str]
 ) -> None:
@@ -115,7 +132,9 @@ async def test_a_token_can_do_nothing_else(gateway: RunningGateway, unique: Call
     await gateway.as_superuser(THINGS)
     admin = await gateway.client_of("root", "admin", "approver", "operator", person=True)
     page = gateway.client(await token_of(admin, IDS["session_id"]))
-    reader = gateway.client(await token_of(admin, unique("s"), scopes=["run"]))
+    own = unique("s")
+    await ask(admin, own)
+    reader = gateway.client(await token_of(admin, own, scopes=["read"]))
     scopes = {(m, route.path): route.access.browsers for route in guarded_routes() for m in route.methods or ()}
     document = (await gateway.client().get("/openapi.json")).json()
     refused = 0
@@ -130,6 +149,9 @@ async def test_a_token_can_do_nothing_else(gateway: RunningGateway, unique: Call
                 answer = await operation.call(client)
                 assert (answer.status_code, "browser token" in answer.text) == (403, True), operation.name
             refused += 1
+        if scope == "run":
+            answer = await operation.call(reader)
+            assert (answer.status_code, "lacks the scope run" in answer.text) == (403, True), operation.name
     assert refused > 60
     for kept in ("/v1/tokens", "/v1/keys", "/v1/approvals/{approval_id}/decision"):
         assert scopes["POST", kept] is None
@@ -280,6 +302,41 @@ async def test_a_token_is_stored_as_a_hash_and_lasts_as_long_as_asked(
     [text] = await stored(gateway)
     assert made["token_id"] in text
     assert made["token"] not in text
+
+
+async def test_a_token_ends_no_later_than_what_it_was_made_with(replica: Replica, unique: Callable[[str], str]) -> None:
+    async with replica(console_key_login=True, console_login_s=300) as gateway:
+        root = await gateway.client_of("root", "admin")
+        soon = datetime.now(UTC) + timedelta(seconds=120)
+        body = {"name": "carol", "roles": ["operator"], "expires_at": soon.isoformat()}
+        made = (await root.post("/v1/keys", json=body)).json()
+        browser = await login(gateway, await gateway.key("olga", ("operator",), person=True))
+        wanted = {"sessions": [unique("s")], "scopes": ["run"], "expires_in_s": 3000}
+        for client, latest in (
+            (gateway.client(made["key"]), soon),
+            (browser, datetime.now(UTC) + timedelta(seconds=300)),
+        ):
+            answer = await client.post("/v1/tokens", json=wanted, headers=OURS)
+            assert answer.status_code == 201, answer.text
+            assert datetime.fromisoformat(answer.json()["expires_at"]) <= latest
+
+
+async def test_tokens_are_forgotten_however_many_ended(
+    gateway: RunningGateway, operator: httpx.AsyncClient, unique: Callable[[str], str]
+) -> None:
+    await token_of(operator, unique("s"))
+    await gateway.as_superuser(
+        f"""
+        INSERT INTO flotilla.browser_tokens (tenant_id, token_id, secret_hash, subject, issuer, is_person, sessions,
+            scopes, workflows, expires_at)
+        SELECT tenant_id, 't-' || n, sha256(n::text::bytea), subject, issuer, is_person, sessions, scopes, workflows,
+            now() - interval '1 s'
+        FROM flotilla.browser_tokens, generate_series(1, {2 * AT_MOST + 1}) AS n
+        """
+    )
+    async with open_pool(gateway.database.dsn("flotilla_gateway"), application="test") as pool:
+        await RetentionJob(pool).delete_expired()
+    assert len(await stored(gateway)) == 1
 
 
 async def test_listed_pages_read_answers_and_others_do_not(replica: Replica) -> None:

@@ -108,6 +108,7 @@ def _principal(row: asyncpg.Record, issuer: str) -> Principal:
         acts_for=row.get("acts_for"),
         acted_by=row.get("acted_by"),
         grant=grant,
+        expires_at=row["expires_at"],
     )
 
 

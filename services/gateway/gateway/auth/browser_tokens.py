@@ -75,4 +75,7 @@ async def _check_seen(pool: Pool, bearer: Principal) -> None:
         async with tenant_transaction(pool, bearer.tenant_id) as connection:
             seen = {row["session_id"] for row in await connection.fetch(_SEEN, bearer.tenant_id, sessions)}
     if missing := [session for session in sessions if session not in seen]:
-        raise NotFound(f"no session {missing[0]} of {bearer.subject}: open it first, or add the scope run")
+        raise NotFound(
+            f"no session {missing[0]} of {bearer.subject}: open it first, or add the scope run; of a fork, list the "
+            "sessions that it was forked from, too"
+        )

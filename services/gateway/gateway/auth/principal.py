@@ -58,7 +58,7 @@ class Principal:
     grant: Grant | None = None
     """What bounds a browser token; None for all other credentials."""
     expires_at: datetime | None = None
-    """Of a JWT; keys and sign-ins end where they are looked up."""
+    """When the credentials end; None for a key that lasts until it is revoked."""
 
     @property
     def name(self) -> str:
