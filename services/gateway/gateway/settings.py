@@ -39,7 +39,7 @@ def is_confidential(url: str) -> bool:
 
 
 def is_origin(text: str) -> bool:
-    """Whether `text` is an origin as browsers write it (RFC 6454, section 6.2), and nobody can be it on the way."""
+    """Return whether `text` is an origin as browsers write it (RFC 6454, section 6.2), and is confidential."""
     if not _ORIGIN.fullmatch(text) or not is_confidential(text):
         return False
     return not text.endswith(_DEFAULT_PORTS[urlsplit(text).scheme])

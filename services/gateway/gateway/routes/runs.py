@@ -138,8 +138,8 @@ async def get_run(services: Wired, caller: Caller, run_id: RunId, wait_s: WaitS 
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if wait_s and run.status in OPEN_RUN_STATUSES:
         services.streams.check(caller.tenant_id)
-        await finished_run(services, caller.tenant_id, run_id, wait_s)
-        run = await records.get_run(services.pool, caller.tenant_id, run_id)
+        finished = await finished_run(services, caller.tenant_id, run_id, wait_s)
+        run = finished or await records.get_run(services.pool, caller.tenant_id, run_id)
     [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
     return run
 

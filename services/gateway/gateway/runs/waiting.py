@@ -1,4 +1,4 @@
-"""Waits for the end of a run or task: of a run told by its live stream, else by the database."""
+"""Waits for the end of a run or task: a run's live stream announces its end, else the database does."""
 
 import asyncio
 from contextlib import ExitStack
