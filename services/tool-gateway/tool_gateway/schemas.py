@@ -13,7 +13,7 @@ from flotilla.contracts.json_types import JsonValue
 from flotilla.runtime.confined import Confined, Limits, Runner
 
 _MAX_MESSAGE_CHARS = 500
-_LIMITS = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
+_LIMITS = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=64 * 1024**2)
 
 
 def checkers() -> AbstractAsyncContextManager[Confined]:

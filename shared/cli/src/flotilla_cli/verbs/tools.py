@@ -2,12 +2,13 @@
 
 import difflib
 import json
+import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.errors import CliError
+from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import Column, age, notice, print_fields, say
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Call, examples, new_app, verb
@@ -58,17 +59,35 @@ def allow_tool(
     tool: Name,
     sha256: Annotated[
         str | None,
-        typer.Option("--sha256", help="Only this description, by its hash. Default: the one offered now, shown first."),
+        typer.Option(
+            "--sha256",
+            help="Only this description, by its hash. Default: the one offered now, which it shows and asks about.",
+        ),
     ] = None,
 ) -> None:
     """Allow a tool as it is described now; it is refused once its server describes it otherwise."""
     found = call.gateway.get(f"/tools/{tool}")
     if found["offered"] is None:
         raise CliError(f"tool {tool} is not offered any more; to revoke it: flotilla tools revoke {tool}")
-    if sha256 is None and not call.as_json:
-        say(_readable(found["offered"]))
-    allowed = call.gateway.put(f"/tools/{tool}/allowance", {"sha256": sha256 or found["offered"]["sha256"]})
+    seen = sha256 or shown_and_confirmed(tool, found["offered"])
+    allowed = call.gateway.put(f"/tools/{tool}/allowance", {"sha256": seen})
     call.show(allowed, lambda: notice(f"Tool {tool} is allowed, as {allowed['allowed']['sha256'][:12]}.", style=None))
+
+
+def shown_and_confirmed(tool: str, offered: dict[str, Any]) -> str:
+    """Return the hash of the description that the person at the terminal was shown and agreed to.
+
+    Raises:
+        Misuse: there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise Misuse(
+            "without a terminal, name the description that was read",
+            f"flotilla tools allow {tool} --sha256 … (flotilla tools show {tool} prints it)",
+        )
+    notice(_readable(offered), style=None)
+    typer.confirm("Allow exactly this?", abort=True, err=True)
+    return str(offered["sha256"])
 
 
 @verb(app, "revoke", acts_as=ADMIN, epilog=examples("flotilla tools revoke git.git_commit"))
