@@ -48,9 +48,12 @@ ROW_MAY_BE_LOST_S = 60.0
 its back-off of up to 10 s and PostgreSQL's recovery."""
 
 MAX_APPROVALS = 50
+MAX_NAMED_CHARS = 200
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MCP_TOOL = re.compile(r"mcp\.[a-z0-9_-]{1,32}\.[A-Za-z0-9_.-]{1,64}")
 _APPROVAL_ID = re.compile(r"[A-Za-z0-9._:~-]{1,300}")
+_CALL_ID = re.compile(r"[A-Za-z0-9._:-]{1,300}")
+"""No mark of a hop: a call is a task of its own."""
 
 _DELEGATED = """
 SELECT agent, slip, session_id, run_id, principal, workflow_id, workflow_run_id, activity_id, deadline, state, event
@@ -283,7 +286,7 @@ def _answer(row: asyncpg.Record | None, delegated: Delegated, reply: AgentReply)
     raise refused(delegated.row["agent"], reply, "not_stored", "it says that its answer is stored, and none is")
 
 
-def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> None:
+def check_approvals(agent: str, reply: AgentReply | AgentTask, failure: Failure | None) -> None:
     """Check that what a pausing task asks for are calls of the agent's own tools, or of MCP tools, made by this task.
 
     Raises:
@@ -305,10 +308,17 @@ def check_approvals(agent: str, reply: AgentReply, failure: Failure | None) -> N
             raise refused(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
         if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
             raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
+    _check_calls(agent, reply, failure)
 
+
+def _check_calls(agent: str, reply: AgentReply | AgentTask, failure: Failure) -> None:
     for call in failure.calls:
-        if not call.call_id.startswith(mcp_calls_of(reply.task_id)) or not _APPROVAL_ID.fullmatch(call.call_id):
+        if not call.call_id.startswith(mcp_calls_of(reply.task_id)) or not _CALL_ID.fullmatch(call.call_id):
             raise refused(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
+        if not _MCP_TOOL.fullmatch(f"{MCP_AGENT}.{call.tool}"):
+            raise refused(agent, reply, "approval", f"{call.tool[:MAX_NAMED_CHARS]!r} is not a tool of an MCP server")
+    if len({call.call_id for call in failure.calls}) < len(failure.calls):
+        raise refused(agent, reply, "approval", "it asks for the same call twice")
 
 
 def _is_tool_of(agent: str, action: str) -> bool:
@@ -320,7 +330,7 @@ def _is_tool_of(agent: str, action: str) -> bool:
     return owner == agent and _TOOL.fullmatch(tool) is not None
 
 
-def refused(agent: str, reply: AgentReply, reason: str, why: str) -> ReplyRefused:
+def refused(agent: str, reply: AgentReply | AgentTask, reason: str, why: str) -> ReplyRefused:
     """Count and log a reply that its agent may not give."""
     REPLIES_REFUSED.labels(agent, reason).inc()
     log.error("reply_refused", agent=agent, task_id=reply.task_id, tenant=reply.tenant_id, reason=reason, error=why)

@@ -27,6 +27,7 @@ from flotilla.workflows.calls.delegation import (
     TaskOutcome,
 )
 from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_first_hop, open_hop, opened_hop
+from workflow_worker.settlement import ReplyRefused, check_approvals
 
 CANCELLED_KEY_TTL_S = 3600
 MAX_TYPE_CHARS = 200
@@ -100,7 +101,16 @@ def _refuse_what_is_over(hop: Hop) -> None:
             non_retryable=True,
         )
     if row["attempt"] == task.attempt and row["failure"] is not None:
-        raise failure_of(task.task_id, task.agent, task.attempt, from_json(row["failure"], Failure))
+        raise failure_of(task.task_id, task.agent, task.attempt, _checked(task, from_json(row["failure"], Failure)))
+
+
+def _checked(task: AgentTask, failure: Failure) -> Failure:
+    """Return a stored failure; an agent that stored one and never replied is held to what it may ask for, too."""
+    try:
+        check_approvals(task.agent, task, failure)
+    except ReplyRefused as error:
+        return Failure(type="DeadLetter", message=f"refused: {error}", retryable=False)
+    return failure
 
 
 def outcome_of(task_id: str, result: str) -> TaskOutcome:
