@@ -1,11 +1,19 @@
 """`flotilla tools allow`: what is allowed is what somebody has read."""
 
+from typing import Any
+
 import pytest
 
 from flotilla_cli.errors import Misuse
 from flotilla_cli.verbs.tools import shown_and_confirmed
 
-OFFERED = {"sha256": "a" * 64, "title": None, "description": "Adds.", "input_schema": {}, "annotations": {}}
+OFFERED: dict[str, Any] = {
+    "sha256": "a" * 64,
+    "title": None,
+    "description": "Adds.",
+    "input_schema": {},
+    "annotations": {},
+}
 
 
 def test_a_script_names_the_hash_of_what_its_person_read(monkeypatch: pytest.MonkeyPatch) -> None:
