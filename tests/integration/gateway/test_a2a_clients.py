@@ -322,6 +322,7 @@ async def test_tasks_are_listed_by_page_state_and_context(
         (ListTasksRequest(status=TaskState.TASK_STATE_COMPLETED), 1),
         (ListTasksRequest(status=TaskState.TASK_STATE_SUBMITTED), 2),
         (ListTasksRequest(status=TaskState.TASK_STATE_REJECTED), 0),
+        (ParseDict({"status": 999}, ListTasksRequest()), 0),
         (ListTasksRequest(context_id=tasks[1].context_id), 1),
         (ListTasksRequest(context_id="elsewhere"), 0),
         (ListTasksRequest(status_timestamp_after=first.tasks[0].status.timestamp), 1),

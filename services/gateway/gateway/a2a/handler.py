@@ -374,8 +374,7 @@ def _check_modes(configuration: SendMessageConfiguration) -> None:
 def _statuses_of(state: TaskState) -> tuple[RunStatus, ...] | None:
     if state == TaskState.TASK_STATE_UNSPECIFIED:
         return None
-    name = TaskState.Name(state)
-    return tuple(status for status, of_task in TASK_STATES.items() if of_task == name)
+    return tuple(status for status, of_task in TASK_STATES.items() if TaskState.Value(of_task) == state)
 
 
 def _moment(params: ListTasksRequest) -> datetime:
