@@ -21,13 +21,14 @@ BY_SESSION = {
     "dead_letter_id",
     "request_id",
     "schedule_id",
+    "question_id",
 }
 """Parts of a path that name something of a session."""
 HERS = """
     sessions/acme-session runs/acme-run actions/acme-action orders/acme-order tasks/acme-task approvals/acme-action
-    dead-letters/acme-letter audit/requests/acme-request
+    dead-letters/acme-letter audit/requests/acme-request questions/acme-question
 """
-NOT_HERS = {"acme-signer", "acme-stream", "acme-model", "acme-document", "acme-uri"}
+NOT_HERS = {"acme-signer", "acme-stream", "acme-model", "acme-document", "acme-uri", "acme-desk"}
 """The tenant's own, or the attacker's."""
 _HER_ROWS = "SELECT count(*) FROM {} WHERE session_id = 'acme-session'"
 ADDED = """

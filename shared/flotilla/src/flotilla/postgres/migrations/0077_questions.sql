@@ -34,7 +34,7 @@ GRANT SELECT, INSERT (tenant_id, question_id, session_id, run_id, workflow_id, q
 GRANT SELECT, UPDATE (status, closed_at) ON flotilla.questions TO flotilla_app;
 
 -- Who is asked by a role sees the question, and nothing else of the session.
-CREATE POLICY people_flotilla_gateway ON flotilla.questions AS RESTRICTIVE TO flotilla_gateway
+CREATE POLICY people ON flotilla.questions AS RESTRICTIVE TO flotilla_gateway, flotilla_app
     USING ((SELECT flotilla_ops.sees_all()) OR coalesce(roles && (SELECT flotilla_ops.viewer_roles()), false)
         OR EXISTS (SELECT FROM flotilla.sessions AS s
                    WHERE s.tenant_id = questions.tenant_id AND s.session_id = questions.session_id));
