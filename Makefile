@@ -128,7 +128,7 @@ examples/%/.venv/.installed: examples/%/requirements.txt shared/flotilla/pyproje
 
 # Without Node the clients that need it are left out.
 examples/clients/node_modules/.installed: examples/clients/package-lock.json
-	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2> /dev/null; then cd examples/clients && npm ci --loglevel=error > /dev/null && touch node_modules/.installed; fi
+	@if node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2> /dev/null; then cd examples/clients && npm ci --loglevel=error > /dev/null && touch node_modules/.installed; fi
 
 test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed ## The examples of frameworks, each in an environment of its own
 	$(PYTEST) tests/examples --timeout 300 $$(test -e examples/clients/node_modules/.installed || echo --ignore tests/examples/test_clients.py)
