@@ -5,28 +5,45 @@ from functools import lru_cache
 from fastapi.exceptions import RequestValidationError
 from jsonschema_rs import Draft202012Validator, RegexOptions
 
+from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
+from flotilla.runtime.confined import OverLimit, Runner
 
 _MOST_ERRORS = 20
 _LONGEST_MESSAGE = 300
 
 
-def check_fits(schema: str, data: JsonObject, field: str, error_type: str) -> None:
+async def check_fits(run: Runner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
     """Check that `data`, the body's `field`, fits the JSON schema.
+
+    A schema that refers to itself takes time that grows exponentially with the depth of `data`: the check runs in a
+    process that is ended in time.
 
     Raises:
         RequestValidationError: it does not; with the places in the body, at most 20.
-        Invalid: the schema is not valid, or has a pattern that can't be matched in linear time.
+        Invalid: the schema is not valid, has a pattern that can't be matched in linear time, or the check takes too
+            long.
+        RetryLater: too many checks run already.
     """
-    errors = []
-    for error in _validator(schema).iter_errors(data):
-        message = error.message[:_LONGEST_MESSAGE]
-        errors.append({"type": error_type, "loc": ("body", field, *error.instance_path), "msg": message})
-        if len(errors) == _MOST_ERRORS:
+    try:
+        problems = await run(_problems, schema, to_json(data).decode())
+    except OverLimit as error:
+        raise Invalid(f"{field}: it can't be checked against the schema: it {error}") from error
+    if problems:
+        raise RequestValidationError(
+            [{"type": error_type, "loc": ("body", field, *place), "msg": message} for place, message in problems]
+        )
+
+
+def _problems(schema: str, data: str) -> list[tuple[list[str | int], str]]:
+    """Return where JSON text does not fit a schema, and why."""
+    problems: list[tuple[list[str | int], str]] = []
+    for error in _validator(schema).iter_errors(from_json(data, object)):
+        problems.append((list(error.instance_path), error.message[:_LONGEST_MESSAGE]))
+        if len(problems) == _MOST_ERRORS:
             break
-    if errors:
-        raise RequestValidationError(errors)
+    return problems
 
 
 @lru_cache(maxsize=256)

@@ -153,7 +153,7 @@ def _readers(settings: Settings) -> AbstractAsyncContextManager[Confined]:
 
 def _checkers() -> AbstractAsyncContextManager[Confined]:
     limits = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
-    return Confined.open("gateway.openai.formats", children=1, limits=limits)
+    return Confined.open("gateway.openai.formats", "gateway.json_schemas", children=2, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: Services) -> None:

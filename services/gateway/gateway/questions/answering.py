@@ -74,7 +74,9 @@ async def answer(services: Services, caller: Principal, question_id: str, data: 
     async with recording(services.pool, tenant_id, question_id) as connection:
         row = await get_question(connection, tenant_id, question_id)
         await _check_may_answer(connection, caller, row)
-        check_fits(row["answer_schema"], data, "answer", "question_answer")
+    await check_fits(services.run_confined, row["answer_schema"], data, "answer", "question_answer")
+    async with recording(services.pool, tenant_id, question_id) as connection:
+        await _check_may_answer(connection, caller, row)
         wake_up = await _stored(connection, caller, row, data)
         row = await get_question(connection, tenant_id, question_id)
         if wake_up is None:

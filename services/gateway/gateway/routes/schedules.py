@@ -67,7 +67,7 @@ async def _request_of(
             schedule_id=schedule_id,
         )
     workflow = await served_workflow(services.pool, body.workflow)
-    check_input(workflow, body.input or {})
+    await check_input(services.run_confined, workflow, body.input or {})
     return WorkflowRequest(
         workflow=workflow.name,
         input=body.input or {},
@@ -176,7 +176,7 @@ async def _changed_request(
     if body.input is None:
         return before
     workflow = await served_workflow(services.pool, before.workflow)
-    check_input(workflow, body.input)
+    await check_input(services.run_confined, workflow, body.input)
     return replace(before, input=body.input, version=workflow.version, task_queue=workflow.task_queue)
 
 

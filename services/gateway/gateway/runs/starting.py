@@ -84,7 +84,7 @@ async def _request_of(
 ) -> RAGRequest | WorkflowRequest:
     if body.workflow is not None:
         workflow = await served_workflow(services.pool, body.workflow)
-        check_input(workflow, body.input or {})
+        await check_input(services.run_confined, workflow, body.input or {})
         return WorkflowRequest(
             workflow=workflow.name,
             input=body.input or {},

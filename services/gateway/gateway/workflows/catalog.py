@@ -8,6 +8,7 @@ import asyncpg
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool
+from flotilla.runtime.confined import Runner
 from gateway.json_schemas import check_fits
 
 # The newest worker of each name first. One that was not seen for a quarter of an hour serves nothing.
@@ -57,11 +58,12 @@ async def served_workflow(pool: Pool, name: str) -> ServedWorkflow:
     raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
 
 
-def check_input(workflow: ServedWorkflow, data: JsonObject) -> None:
+async def check_input(run: Runner, workflow: ServedWorkflow, data: JsonObject) -> None:
     """Check that `data` is what the workflow takes.
 
     Raises:
         RequestValidationError: it is not; with the places in the body, at most 20.
-        Invalid: the workflow's schema is not valid.
+        Invalid: the workflow's schema is not valid, or the check takes too long.
+        RetryLater: too many checks run already.
     """
-    check_fits(workflow.input_schema, data, "input", "workflow_input")
+    await check_fits(run, workflow.input_schema, data, "input", "workflow_input")
