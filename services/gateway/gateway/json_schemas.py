@@ -3,15 +3,15 @@
 from functools import lru_cache
 
 from fastapi.exceptions import RequestValidationError
-from jsonschema_rs import Draft202012Validator, RegexOptions
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.runtime.confined import OverLimit, Runner
+from flotilla.runtime.json_schemas import Misfit, compiled, misfits
 
 _MOST_ERRORS = 20
-_LONGEST_MESSAGE = 300
+_compiled = lru_cache(maxsize=256)(compiled)
 
 
 async def check_fits(run: Runner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
@@ -36,22 +36,10 @@ async def check_fits(run: Runner, schema: str, data: JsonObject, field: str, err
         )
 
 
-def _problems(schema: str, data: str) -> list[tuple[list[str | int], str]]:
-    """Return where JSON text does not fit a schema, and why."""
-    problems: list[tuple[list[str | int], str]] = []
-    for error in _validator(schema).iter_errors(from_json(data, object)):
-        problems.append((list(error.instance_path), error.message[:_LONGEST_MESSAGE]))
-        if len(problems) == _MOST_ERRORS:
-            break
-    return problems
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: str) -> Draft202012Validator:
-    # What callers send never meets a pattern that can go back; references to elsewhere are not followed.
+def _problems(schema: str, data: str) -> list[Misfit]:
+    """Return where JSON text does not fit a schema."""
     try:
-        return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)
-    except ValueError as error:
-        raise Invalid(
-            f"the schema that the workflow's author wrote can't be used: {str(error).splitlines()[0]}"
-        ) from error
+        validator = _compiled(schema)
+    except Invalid as error:
+        raise Invalid(f"the schema that the workflow's author wrote can't be used: {error}") from error
+    return misfits(validator, from_json(data, object), _MOST_ERRORS)

@@ -5,14 +5,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any
 
-from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
-
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonValue
 from flotilla.runtime.confined import Confined, Limits, Runner
+from flotilla.runtime.json_schemas import compiled, misfits
 
-_MAX_MESSAGE_CHARS = 500
+_compiled = lru_cache(maxsize=64)(compiled)
 _LIMITS = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=64 * 1024**2)
 
 
@@ -32,16 +31,9 @@ async def check(run: Runner, schema: JsonValue, arguments: Mapping[str, Any]) ->
 
 
 def _check(schema: str, arguments: str) -> None:
-    error = next(iter(_validator(schema).iter_errors(from_json(arguments, object))), None)
-    if error is not None:
-        place = ".".join(str(step) for step in ("arguments", *error.instance_path))
-        raise Invalid(f"{place}: {error.message[:_MAX_MESSAGE_CHARS]}")
-
-
-@lru_cache(maxsize=64)
-def _validator(schema: str) -> Draft202012Validator:
-    # No pattern in it can go back, and references to elsewhere are not followed.
     try:
-        return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)
-    except (ValidationError, ReferencingError, ValueError) as error:
-        raise Invalid(f"the tool's schema can't be used: {str(error)[:_MAX_MESSAGE_CHARS]}") from error
+        validator = _compiled(schema)
+    except Invalid as error:
+        raise Invalid(f"the tool's schema can't be used: {error}") from error
+    for place, message in misfits(validator, from_json(arguments, object)):
+        raise Invalid(f"{'.'.join(map(str, ('arguments', *place)))}: {message}")

@@ -44,3 +44,9 @@ async def test_a_schema_whose_checks_double_with_each_level_is_ended() -> None:
         with pytest.raises(Invalid, match="input: it can't be checked against the schema"):
             await check_fits(confined.run, SCHEMA, nested(60), "input", "workflow_input")
         await check_fits(confined.run, SCHEMA, {"root": {"a": 12345678901234567890123}}, "input", "workflow_input")
+
+
+async def test_a_schema_that_refers_elsewhere_is_named() -> None:
+    async with Confined.open("gateway.json_schemas", children=1) as confined:
+        with pytest.raises(Invalid, match="the schema that the workflow's author wrote can't be used"):
+            await check_fits(confined.run, '{"$ref": "https://example.com/node"}', {}, "input", "workflow_input")

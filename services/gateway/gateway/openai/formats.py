@@ -6,15 +6,13 @@ Neither is trusted, and a schema can be made to take years, so they are checked 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, ValidationError
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
 from flotilla.runtime.confined import OverLimit, Runner
+from flotilla.runtime.json_schemas import compiled, misfits
 from gateway.schemas.common import JsonBody, Text
-
-_LONGEST = 300
 
 
 class _Named(BaseModel):
@@ -85,9 +83,9 @@ async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | No
 
 def _check_schema(schema: str) -> str:
     try:
-        _validator(schema)
-    except (ValidationError, ReferencingError, ValueError) as error:
-        raise Invalid(f"the schema of the format is invalid: {str(error).partition(chr(10))[0][:_LONGEST]}") from error
+        compiled(schema)
+    except Invalid as error:
+        raise Invalid(f"the schema of the format is invalid: {error}") from error
     return ""
 
 
@@ -96,12 +94,6 @@ def _why_not(schema: str, text: str) -> str:
         data = from_json(text, object)
     except Undecodable:
         return "it is not JSON"
-    error = next(iter(_validator(schema).iter_errors(data)), None)
-    if error is None:
-        return ""
-    place = "/".join(map(str, error.instance_path))
-    return f"#/{place}: {error.message[:_LONGEST]}"
-
-
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)
+    for place, message in misfits(compiled(schema), data):
+        return f"#/{'/'.join(map(str, place))}: {message}"
+    return ""
