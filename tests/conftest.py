@@ -211,7 +211,7 @@ async def harmed_kafka(own_kafka: KafkaServer, unique: Callable[[str], str]) -> 
 
     async def made() -> KafkaSettings | None:
         try:
-            return await topics_named(own_kafka.bootstrap, unique("events"))
+            return await topics_named(own_kafka.bootstrap_address, unique("events"))
         except RetryLater:
             return None  # woken from a pause, a broker registers again first
 

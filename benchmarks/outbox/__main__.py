@@ -30,8 +30,8 @@ from flotilla_devstack import RunningStack, stack_for_tests
 from flotilla_devstack.errors import DevstackError
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
-from outbox_relay.read_starts import ReadStart
-from outbox_relay.rows import delete_rows, open_relay_pool, read_page
+from outbox_relay.read_starts import ReadPosition
+from outbox_relay.rows import delete_published_rows, open_relay_pool, read_outbox_page
 from tests.support.postgres import Database, make_template, with_database
 from tests.support.session_events import topics_named
 
@@ -85,8 +85,8 @@ async def postgres_alone(dsn: str, events: int) -> float:
         began = time.perf_counter()
         left = events
         while left:
-            page = await read_page(connection, range(12), ReadStart(), max_rows=5000, max_bytes=8_000_000)
-            await delete_rows(connection, [row_id for rows in page.lanes for row_id in rows.ids])
+            page = await read_outbox_page(connection, range(12), ReadPosition(), max_rows=5000, max_bytes=8_000_000)
+            await delete_published_rows(connection, [row_id for rows in page.lanes for row_id in rows.ids])
             left -= page.rows
         return events / (time.perf_counter() - began)
 
@@ -106,7 +106,7 @@ async def make_place(postgres: PostgresServer, kafka: KafkaServer, name: str, fo
     await make_template(postgres.dsn(), name)
     (folder / name).mkdir()
     database = Database(with_database(postgres.dsn(), name))
-    return Place(database, await topics_named(kafka.bootstrap, f"{name}-events"), folder / name)
+    return Place(database, await topics_named(kafka.bootstrap_address, f"{name}-events"), folder / name)
 
 
 async def make_peers(
@@ -188,7 +188,7 @@ def report(figures: dict[str, Figures], bound: Sequence[float]) -> None:
 async def compare(arguments: argparse.Namespace, stack: RunningStack) -> None:
     """Runs everything."""
     postgres, kafka = stack.extra_postgres(), stack.extra_kafka()
-    peers = await make_peers(arguments, postgres, kafka, stack.scratch())
+    peers = await make_peers(arguments, postgres, kafka, stack.scratch_folder())
     await make_template(postgres.dsn(), "alone")
     figures = {peer.name: Figures() for peer in peers}
     bound: list[float] = []

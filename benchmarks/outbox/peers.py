@@ -15,7 +15,7 @@ from flotilla_devstack.errors import DevstackError
 from flotilla_devstack.folders import cache_dir
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.servers.kafka import find_java
-from flotilla_devstack.servers.kafka_libs import shipped
+from flotilla_devstack.servers.kafka_libs import package_data_file
 from tests.support.postgres import Database
 
 _POM = Path(__file__).parent / "connect-pom.xml"
@@ -114,7 +114,7 @@ def debezium(place: Place, events: int, warm_up: int) -> Peer:
     worker, connector = place.folder / "worker.properties", place.folder / "connector.properties"
     worker.write_text(_properties(_worker(place)))
     connector.write_text(_properties(_connector(place)))
-    logging = f"-Dlog4j2.configurationFile={shipped('log4j2.properties')}"
+    logging = f"-Dlog4j2.configurationFile={package_data_file('log4j2.properties')}"
     main = "org.apache.kafka.connect.cli.ConnectStandalone"
     command = [find_java(), "-Xmx768m", logging, "-cp", f"{libs}/*", main, str(worker), str(connector)]
     return Peer("debezium", place, command, events, warm_up=warm_up)

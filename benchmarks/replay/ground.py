@@ -52,7 +52,7 @@ async def open_ground(stack: RunningStack, folder: Path, name: str) -> AsyncIter
         await make_template(postgres.dsn(), name)
         database = Database(with_database(postgres.dsn(), name))
         async with open_pool(database.dsn(), application="benchmark") as pool:
-            yield Ground(database, await topics_named(kafka.bootstrap, name), pool, folder)
+            yield Ground(database, await topics_named(kafka.bootstrap_address, name), pool, folder)
 
 
 def session_of(number: int) -> str:

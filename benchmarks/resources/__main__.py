@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 from tests.e2e.fleet import Fleet, finished, start_run
 from tests.e2e.test_one_question import HANDBOOK, upload
 from tests.support.catalog import SERVICES
@@ -107,26 +107,26 @@ async def phase(name: str, fleet: Fleet, asker: Asker, work: Awaitable[None]) ->
     return Phase(name, (asker.over - over) / took, used)
 
 
-def _identity(fleet: Fleet, service: str) -> Identity:
-    found = Identity.of(int(fleet.process(service)["pid"]))
+def _identity(fleet: Fleet, service: str) -> ProcessIdentity:
+    found = ProcessIdentity.of(int(fleet.process(service)["pid"]))
     assert found is not None, f"{service} has ended"
     return found
 
 
-def cpu_s(process: Identity) -> float:
+def cpu_s(process: ProcessIdentity) -> float:
     """Return the processor seconds of a process and its children, the ended ones included (proc(5), 14 to 17)."""
     fields = (text.rpartition(")")[2].split() for text in _of_family(process, "stat"))
     return sum(sum(map(int, each[11:15])) for each in fields) / _TICKS
 
 
-def memory_mib(process: Identity) -> float:
+def memory_mib(process: ProcessIdentity) -> float:
     """Return the resident memory of a process and its children; what they share counts once."""
     shares = (line.split() for text in _of_family(process, "smaps_rollup") for line in text.splitlines())
     return sum(int(words[1]) for words in shares if words[0] == "Pss:") / 1024
 
 
-def _of_family(process: Identity, file: str) -> Iterator[str]:
-    for member in process.family():
+def _of_family(process: ProcessIdentity, file: str) -> Iterator[str]:
+    for member in process.process_tree():
         with suppress(FileNotFoundError, ProcessLookupError):  # a child that has ended meanwhile
             yield Path(f"/proc/{member.pid}/{file}").read_text(encoding="ascii", errors="replace")
 

@@ -140,7 +140,7 @@ async def look_where(client: Client, server: Pool, runs: int) -> None:
 @asynccontextmanager
 async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client]:
     """Worker, agents and the peers' worker as processes, on a Redis and a Temporal of their own."""
-    key = stack.scratch() / "tickets.pem"
+    key = stack.scratch_folder() / "tickets.pem"
     create_key_pair(key, key.with_suffix(".pub"))
     redis, temporal = stack.extra_redis(), stack.extra_temporal()
     addresses = {

@@ -108,7 +108,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet(stack: RunningStack, version: Version, database: Database) -> AsyncIterator[Fleet]:
     """The version's worker and agent as processes, and a worker for the measured workflow."""
-    key = stack.scratch() / "tickets.pem"
+    key = stack.scratch_folder() / "tickets.pem"
     create_key_pair(key, key.with_suffix(".pub"))
     redis, temporal = stack.extra_redis(), stack.extra_temporal()
     common = {

@@ -46,7 +46,7 @@ POLICY = 'version = "1"\nextends = "builtin:local"\n[actions."mcp.desk.add"]\nri
 @asynccontextmanager
 async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client]:
     """Worker and tool gateway as processes, on a Redis and a Temporal of their own."""
-    folder = stack.scratch()
+    folder = stack.scratch_folder()
     key, policy, servers = folder / "tickets.pem", folder / "policy.toml", folder / "servers.json"
     create_key_pair(key, key.with_suffix(".pub"))
     policy.write_text(POLICY, "utf-8")
@@ -118,7 +118,7 @@ async def main(rounds: int, runs: int) -> None:
         name = f"flotilla_bench_{secrets.token_hex(4)}"
         await make_template(server, name)
         database = Database(with_database(server, name))
-        parameters = StdioServerParameters(command=sys.executable, args=[*PROGRAM, str(stack.scratch())])
+        parameters = StdioServerParameters(command=sys.executable, args=[*PROGRAM, str(stack.scratch_folder())])
         try:
             async with (
                 open_pool(database.dsn(), application="bench") as pool,

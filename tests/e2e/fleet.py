@@ -16,10 +16,10 @@ import httpx
 from flotilla.bus import connect_redis
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla_cli.local.stack import public_status
-from flotilla_devstack import status as stack_status
+from flotilla_devstack import stack_status
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
-from flotilla_devstack.redis_users import ADMIN, read_passwords
+from flotilla_devstack.redis_users import ADMIN, read_redis_passwords
 from flotilla_devstack.servers.redis import redis_url
 from tests.support.catalog import SERVICES
 from tests.support.command import run_command
@@ -95,7 +95,7 @@ class Fleet:
     @property
     def redis_url(self) -> str:
         """The stack's Redis, as its administrator."""
-        password = read_passwords(StateDir(self.home).redis_passwords_file)[ADMIN]
+        password = read_redis_passwords(StateDir(self.home).redis_passwords_file)[ADMIN]
         return redis_url(self.process("redis")["ports"]["redis"], ADMIN, password)
 
     async def flush_redis(self) -> None:

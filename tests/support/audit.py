@@ -13,10 +13,10 @@ from aiokafka import AIOKafkaProducer
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.main import run
-from audit_consumer.projection import ProjectedBatch, Projection
-from audit_consumer.projection_rows import Batch
+from audit_consumer.projection import Projection, ProjectionResult
+from audit_consumer.projection_rows import RecordBatch
 from audit_consumer.settings import Settings
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import Signer, create_key_pair
 from flotilla.contracts.envelope import AgentEvent, encode_event
@@ -153,16 +153,16 @@ def records_of(bodies: Iterable[tuple[str, str, bytes]]) -> list[FakeRecord]:
     return records
 
 
-async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Signer | None = None) -> ProjectedBatch:
+async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Signer | None = None) -> ProjectionResult:
     """Projects the records of a new topic in one batch, without Kafka, and anchors them if there is a signer."""
     by_partition: dict[int, list[FakeRecord]] = defaultdict(list)
     for record in records:
         by_partition[record.partition].append(record)
     for partition in by_partition:
         await pool.execute("INSERT INTO consumer_offsets VALUES ($1, 0) ON CONFLICT DO NOTHING", partition)
-    batches = [Batch(partition, found[0].offset, found) for partition, found in by_partition.items()]
-    outcome = await Projection(pool).project(batches)
-    await write_snapshots(pool, outcome.snapshots_due)
+    batches = [RecordBatch(partition, found[0].offset, found) for partition, found in by_partition.items()]
+    outcome = await Projection(pool).project_batches(batches)
+    await write_due_snapshots(pool, outcome.snapshots_due)
     for batch in batches:
         if signer is not None:
             await make_checkpoint(pool, batch.partition, batch.upto, signer)

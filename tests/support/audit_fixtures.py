@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from audit_consumer.connections import LIVE, open_projection
+from audit_consumer.connections import LIVE, open_projection_pool
 from flotilla.config import KafkaSettings
 from flotilla.postgres import Pool
 from tests.support.audit import Projected
@@ -28,5 +28,5 @@ async def projected(database: Database) -> AsyncIterator[Projected]:
 @pytest.fixture
 async def audit_pool(database: Database) -> AsyncIterator[Pool]:
     """The audit consumer's own pool on the live projection."""
-    async with open_projection(database.dsn("flotilla_audit"), LIVE, application="test") as opened:
+    async with open_projection_pool(database.dsn("flotilla_audit"), LIVE, application="test") as opened:
         yield opened

@@ -13,7 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from audit_consumer.checkpoints import last_checkpoint, make_checkpoint, publish_checkpoints
+from audit_consumer.checkpoints import load_last_checkpoint, make_checkpoint, publish_checkpoints
 from flotilla.config.signing import Signer
 from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.session_log import KafkaLog
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class CheckpointJob:
-    """Makes and publishes the checkpoints of the partitions that `owned` gives, with their next offsets."""
+    """Makes and publishes checkpoints of the partitions that `owned_partitions` returns, with their next offsets."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class CheckpointJob:
         """Anchors every `interval_s` until `runtime.stop` is set, and a last time then."""
         while not runtime.stop.is_set():
             await runtime.sleep(interval_s)
-            await self.checkpoint_all()
+            await self.publish_all_checkpoints()
 
-    async def checkpoint_all(self) -> None:
+    async def publish_all_checkpoints(self) -> None:
         """One round over the owned partitions; a server that is away is waited for in the next round."""
         owned = self._owned()
         for gone in self._anchored_at.keys() - owned.keys():
@@ -91,7 +91,7 @@ class CheckpointJob:
 
     async def _look_behind(self, partition: int) -> None:
         """Find what was signed after PostgreSQL's newest checkpoint, unless it is the one that was left there."""
-        last = await last_checkpoint(self._pool, partition)
+        last = await load_last_checkpoint(self._pool, partition)
         if self._last.get(partition) == last.number:
             return
         # Older versions did not keep where a copy is, and the topic can be too long to be read whole.

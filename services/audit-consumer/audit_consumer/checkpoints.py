@@ -69,7 +69,7 @@ class Last:
     published_offset: int | None = None
 
 
-async def last_checkpoint(pool: Pool, partition: int) -> Last:
+async def load_last_checkpoint(pool: Pool, partition: int) -> Last:
     """What the next checkpoint of the partition follows."""
     row = await pool.fetchrow(_LAST, partition)
     return Last(row["number"], row["statement"], row["published_offset"]) if row else Last()

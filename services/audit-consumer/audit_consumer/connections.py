@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_projection(
+async def open_projection_pool(
     dsn: str,
     schema: str,
     *,

@@ -9,12 +9,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from audit_consumer.kafka_clients import leader_link
-from audit_consumer.projection import ProjectedBatch, Projection
-from audit_consumer.projection_rows import Batch, Fenced
-from audit_consumer.requests import retry_after_upgrade
-from audit_consumer.resume_offsets import OffsetRange, ResumeOffsets
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.kafka_clients import leader_connection
+from audit_consumer.projection import Projection, ProjectionResult
+from audit_consumer.projection_rows import PartitionTakenOver, RecordBatch
+from audit_consumer.requests import retry_formerly_unknown_types
+from audit_consumer.resume_offsets import AvailableOffsets, ResumeOffsetFinder
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
@@ -42,7 +42,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         pool: Pool,
         topic: str,
         batch_events: int,
-        resume_offsets: ResumeOffsets,
+        resume_offsets: ResumeOffsetFinder,
         *,
         operator_tenant: str = "default",
     ) -> None:
@@ -61,7 +61,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         self._committed_at = 0.0
 
     @property
-    def owned(self) -> dict[int, int]:
+    def owned_partitions(self) -> dict[int, int]:
         """The partitions that this process projects, with the next offset of each."""
         return dict(self._next)
 
@@ -105,7 +105,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         polled = await self._kafka.getmany(*places, timeout_ms=POLL_MS, max_records=self._batch_events)
         async with self._working:
             batches = [
-                Batch(place.partition, self._next[place.partition], records)
+                RecordBatch(place.partition, self._next[place.partition], records)
                 for place, records in polled.items()
                 if records and self._follows(place, records[0].offset)
             ]
@@ -119,7 +119,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         partition = place.partition
         if partition not in self._next:
             return False
-        link = leader_link(self._kafka, place)
+        link = leader_connection(self._kafka, place)
         if first_offset == self._next[partition] and link is not None and self._read_over[partition] is link:
             return True
         log.info("partition_placed_again", partition=partition, read_from=first_offset, stood_at=self._next[partition])
@@ -138,33 +138,33 @@ class AuditConsumer(ConsumerRebalanceListener):
             starts = await self._kafka.beginning_offsets(places)
             ends = await self._kafka.end_offsets(places)
         # Looked up before the records are compared: a leader that comes after that is noticed.
-        links = {place.partition: leader_link(self._kafka, place) for place in places}
+        links = {place.partition: leader_connection(self._kafka, place) for place in places}
         for place, row in zip(places, rows, strict=True):
             self._read_over[place.partition] = links[place.partition]
-            extent = OffsetRange(place.partition, int(starts[place]), int(ends[place]))
+            extent = AvailableOffsets(place.partition, int(starts[place]), int(ends[place]))
             next_offset = await self._resume_offsets.resume_offset(row, extent)
             self._kafka.seek(place, next_offset)
             self._next[place.partition] = next_offset
         self._unplaced.difference_update(self._next)
-        await retry_after_upgrade(self._pool, partitions)
+        await retry_formerly_unknown_types(self._pool, partitions)
 
     def _replace_all(self) -> None:
         """What was fetched may not have been written: every partition is placed again from PostgreSQL."""
         self._unplaced |= self._next.keys()
         self._next.clear()
 
-    async def _project(self, batches: Sequence[Batch]) -> None:
+    async def _project(self, batches: Sequence[RecordBatch]) -> None:
         started = time.perf_counter()
         try:
-            outcome = await self._projection.project(batches)
-        except Fenced as reason:
+            outcome = await self._projection.project_batches(batches)
+        except PartitionTakenOver as reason:
             log.warning("fenced", reason=str(reason))
             self._replace_all()
             return
         for batch in batches:
             self._next[batch.partition] = batch.upto
         _report(outcome, time.perf_counter() - started)
-        await write_snapshots(self._pool, outcome.snapshots_due)
+        await write_due_snapshots(self._pool, outcome.snapshots_due)
         if time.monotonic() - self._committed_at > _GROUP_COMMIT_S:
             await self._commit_to_group()
 
@@ -181,17 +181,17 @@ class AuditConsumer(ConsumerRebalanceListener):
         self._committed_at = time.monotonic()
 
 
-def _shares(batches: Sequence[Batch]) -> list[list[Batch]]:
+def _shares(batches: Sequence[RecordBatch]) -> list[list[RecordBatch]]:
     """The batches in two transactions of about equal size, if they are large: one is decoded while one is written."""
     if sum(len(batch.records) for batch in batches) < _WORTH_SHARING:
         return [list(batches)] if batches else []
-    shares: list[list[Batch]] = [[], []]
+    shares: list[list[RecordBatch]] = [[], []]
     for batch in sorted(batches, key=lambda batch: len(batch.records), reverse=True):
         min(shares, key=lambda share: sum(len(taken.records) for taken in share)).append(batch)
     return [share for share in shares if share]
 
 
-def _report(outcome: ProjectedBatch, seconds: float) -> None:
+def _report(outcome: ProjectionResult, seconds: float) -> None:
     metrics.AUDIT_PROJECTED.inc(len(outcome.appended))
     metrics.AUDIT_DUPLICATES.inc(outcome.duplicates)
     metrics.AUDIT_CONFLICTS.inc(outcome.conflicts)

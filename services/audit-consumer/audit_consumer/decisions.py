@@ -12,8 +12,8 @@ import asyncpg
 
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SET_ASIDE, SessionKey
-from audit_consumer.rewinds import Decision, add_rewind, base_hash
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.rewinds import HistoryDecision, add_rewind, chain_hash_before
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.contracts.envelope import AgentEvent, encode_event, to_builtins
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.json_types import JsonObject
@@ -67,7 +67,9 @@ WHERE tenant_id = $1 AND session_id = $2 AND reason <> 'discarded'
 _RESET = "SELECT audit.reset_head($1, $2, $3, $4)"
 
 
-async def accept(pool: Pool, projection: Projection, publish: Publish, decision: Decision) -> JsonObject:
+async def accept_parked_history(
+    pool: Pool, projection: Projection, publish: Publish, decision: HistoryDecision
+) -> JsonObject:
     """Take the history that waits. For a gap: puts an error event in the place of each event that is lost.
 
     Raises:
@@ -88,7 +90,7 @@ async def accept(pool: Pool, projection: Projection, publish: Publish, decision:
     return {"projected": 0, "set_aside": 0, "still_parked": False}
 
 
-async def reject(pool: Pool, projection: Projection, decision: Decision) -> JsonObject:
+async def reject_parked_history(pool: Pool, projection: Projection, decision: HistoryDecision) -> JsonObject:
     """Keep the projected history: sets aside all that waits, and let the session go on from there.
 
     Raises:
@@ -111,11 +113,11 @@ async def reject(pool: Pool, projection: Projection, decision: Decision) -> Json
                 "a moment (`flotilla outbox status` shows whether the relay works)"
             )
 
-    outcome = await projection.retry(lane_of(*decision.session), decision.session, decide)
+    outcome = await projection.retry_parked(lane_of(*decision.session), decision.session, decide)
     return {"projected": 0, "set_aside": set_aside, "still_parked": bool(outcome.parked_sessions)}
 
 
-def _refuse_forbidden(decision: Decision, reasons: set[str]) -> None:
+def _refuse_forbidden(decision: HistoryDecision, reasons: set[str]) -> None:
     if "forbidden" in reasons:
         raise Refused(
             f"session {decision.session[1]} waits behind an event of a kind that its source may not write: discard it. "
@@ -123,19 +125,19 @@ def _refuse_forbidden(decision: Decision, reasons: set[str]) -> None:
         )
 
 
-async def _exchange(pool: Pool, projection: Projection, decision: Decision) -> JsonObject:
+async def _exchange(pool: Pool, projection: Projection, decision: HistoryDecision) -> JsonObject:
     changed: JsonObject = {}
 
     async def decide(connection: Connection) -> None:
         nonlocal changed
         changed = await _make_room(connection, decision)
 
-    outcome = await projection.retry(lane_of(*decision.session), decision.session, decide)
-    await write_snapshots(pool, outcome.snapshots_due)
+    outcome = await projection.retry_parked(lane_of(*decision.session), decision.session, decide)
+    await write_due_snapshots(pool, outcome.snapshots_due)
     return {**changed, "projected": len(outcome.appended), "still_parked": bool(outcome.parked_sessions)}
 
 
-async def _make_room(connection: Connection, decision: Decision) -> JsonObject:
+async def _make_room(connection: Connection, decision: HistoryDecision) -> JsonObject:
     """Set the projected events aside from the first conflict on."""
     session = decision.session
     conflicts = [row for row in await connection.fetch(_PARKED, *session) if row["reason"] == "conflict"]
@@ -157,11 +159,11 @@ async def _make_room(connection: Connection, decision: Decision) -> JsonObject:
     return {"from_seq": from_seq, "set_aside": int(status.split()[-1])}
 
 
-async def _cut(connection: Connection, decision: Decision, head: asyncpg.Record, from_seq: int) -> None:
+async def _cut(connection: Connection, decision: HistoryDecision, head: asyncpg.Record, from_seq: int) -> None:
     """Take the projected history back to the event before `from_seq`, and note the decision for the checkpoint."""
     session = decision.session
     before = head["first_seq"] - 1
-    base = base_hash(session, head, from_seq, await connection.fetchval(_HASH, *session, from_seq - 1))
+    base = chain_hash_before(session, head, from_seq, await connection.fetchval(_HASH, *session, from_seq - 1))
     snapshot_seq = before + (from_seq - 1 - before) // SNAPSHOT_EVENTS * SNAPSHOT_EVENTS
     await connection.execute(_DELETE_EVENTS, *session, from_seq)
     await connection.execute(_DELETE_USAGE, *session, from_seq)
@@ -174,7 +176,7 @@ async def _cut(connection: Connection, decision: Decision, head: asyncpg.Record,
     await add_rewind(connection, decision, head, from_seq, base)
 
 
-async def _fill(pool: Pool, publish: Publish, decision: Decision, first_waiting: int) -> JsonObject:
+async def _fill(pool: Pool, publish: Publish, decision: HistoryDecision, first_waiting: int) -> JsonObject:
     head = await pool.fetchrow(_HEAD, *decision.session)
     if head is None:
         raise Refused(
@@ -188,7 +190,7 @@ async def _fill(pool: Pool, publish: Publish, decision: Decision, first_waiting:
     return {"filled": len(missing), "from_seq": missing.start}
 
 
-def _stand_in(decision: Decision, seq: int) -> bytes:
+def _stand_in(decision: HistoryDecision, seq: int) -> bytes:
     """The same bytes each time, so that a request that is carried out again repeats nothing."""
     tenant_id, session_id = decision.session
     lost = ErrorRaised(

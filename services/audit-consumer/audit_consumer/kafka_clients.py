@@ -30,7 +30,7 @@ C = TypeVar("C", AIOKafkaConsumer, AIOKafkaProducer)
 log = structlog.get_logger(__name__)
 
 
-def make_consumer(settings: Settings) -> AIOKafkaConsumer:
+def make_event_consumer(settings: Settings) -> AIOKafkaConsumer:
     """A member of the group; it commits nothing by itself and seeks where PostgreSQL says."""
     return AIOKafkaConsumer(
         **client_arguments(settings),
@@ -45,7 +45,7 @@ def make_consumer(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
-def make_producer(settings: Settings) -> AIOKafkaProducer:
+def make_checkpoint_producer(settings: Settings) -> AIOKafkaProducer:
     """The producer of checkpoints, and of events in the place of lost ones."""
     return AIOKafkaProducer(
         **client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
@@ -68,7 +68,7 @@ async def publish_events(
         raise RetryLater(f"Kafka does not take the events: {str(error) or type(error).__name__}: ask again") from error
 
 
-def leader_link(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
+def leader_connection(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
     """What changes with the leader of a partition and with the connection to it; None while there is none.
 
     A broker can only lose records when it restarts or another one leads, and either ends the connection.
@@ -79,7 +79,7 @@ def leader_link(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
 
 
 @asynccontextmanager
-async def started(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | None]:
+async def started_client(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | None]:
     """The client, started as soon as Kafka answers; None when asked to stop before. Closing takes 3 s at most."""
     client = None
     while client is None and not runtime.stop.is_set():
@@ -91,17 +91,17 @@ async def started(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | 
             client = attempt
         except (KafkaError, OSError) as error:
             if attempt is not None:
-                await close(attempt)
+                await close_client(attempt)
             log.warning("waiting_for_kafka", reason=str(error) or type(error).__name__)
             await runtime.sleep(_RETRY_S)
     try:
         yield client
     finally:
         if client is not None:
-            await close(client)
+            await close_client(client)
 
 
-async def close(client: C) -> None:
+async def close_client(client: C) -> None:
     """Leave the group and disconnect, in `_CLOSE_S` at most, whatever Kafka does.
 
     `stop` of aiokafka waits for every answer that is due: that of a group which rebalances may take half a minute,

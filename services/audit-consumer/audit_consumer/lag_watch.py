@@ -34,7 +34,7 @@ class View:
     moves: bool
 
 
-class LagWatch:
+class LagMonitor:
     """Measures lags on its own Kafka connection, and decides whether the consumer moves."""
 
     def __init__(self, settings: KafkaSettings, pool: Pool) -> None:
@@ -60,7 +60,7 @@ class LagWatch:
         idle = not any(lags[partition] for partition in watched)
         return View({partition: lags[partition] for partition in mine}, moves=moved or idle)
 
-    async def close(self) -> None:
+    async def close_kafka(self) -> None:
         """Close the connection to Kafka."""
         if self._observer is not None:
             observer, self._observer = self._observer, None
@@ -76,7 +76,7 @@ class LagWatch:
                     await self._observer.start()
                 ends = await self._observer.end_offsets(wanted)
         except (KafkaError, OSError, TimeoutError) as error:
-            await self.close()
+            await self.close_kafka()
             raise RetryLater(f"Kafka does not answer: {str(error) or type(error).__name__}") from error
         return {place.partition: int(end) for place, end in ends.items()}
 

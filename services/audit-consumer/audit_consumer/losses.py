@@ -11,7 +11,7 @@ from datetime import datetime
 import asyncpg
 
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rewinds import Decision, add_rewind, base_hash
+from audit_consumer.rewinds import HistoryDecision, add_rewind, chain_hash_before
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
@@ -191,8 +191,8 @@ async def note_losses(connection: Connection, losses: Iterable[Loss], *, request
         session = (loss.tenant_id, loss.session_id)
         head = await connection.fetchrow(_OLD_HEAD, *session, loss.first_seq)
         if head is not None:
-            decision = Decision(session=session, request_id=request_id, by=by, reason=reason, asked_at=utc_now())
-            base = base_hash(session, head, loss.first_seq, head["base"])
+            decision = HistoryDecision(session=session, request_id=request_id, by=by, reason=reason, asked_at=utc_now())
+            base = chain_hash_before(session, head, loss.first_seq, head["base"])
             await add_rewind(connection, decision, head, loss.first_seq, base)
 
 

@@ -7,13 +7,13 @@ from functools import partial
 import structlog
 
 from audit_consumer.checkpoint_job import CheckpointJob
-from audit_consumer.connections import LIVE, open_projection
+from audit_consumer.connections import LIVE, open_projection_pool
 from audit_consumer.consumer import AuditConsumer
-from audit_consumer.kafka_clients import make_consumer, make_producer, publish_events, started
-from audit_consumer.lag_watch import LagWatch
+from audit_consumer.kafka_clients import make_checkpoint_producer, make_event_consumer, publish_events, started_client
+from audit_consumer.lag_watch import LagMonitor
 from audit_consumer.rebuild import rebuild
-from audit_consumer.requests import Requests
-from audit_consumer.resume_offsets import ResumeOffsets
+from audit_consumer.requests import AuditRequestLoop
+from audit_consumer.resume_offsets import ResumeOffsetFinder
 from audit_consumer.settings import Settings
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
@@ -35,7 +35,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     async with AsyncExitStack() as stack:
         dsn = settings.postgres_dsn.get_secret_value()
         pool = await stack.enter_async_context(
-            open_projection(
+            open_projection_pool(
                 dsn,
                 LIVE,
                 application=runtime.instance,
@@ -48,20 +48,20 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("kafka", lambda: check_topics(settings))
         if not await runtime.until_ready():
             return
-        kafka = await stack.enter_async_context(started(runtime, partial(make_consumer, settings)))
-        producer = await stack.enter_async_context(started(runtime, partial(make_producer, settings)))
+        kafka = await stack.enter_async_context(started_client(runtime, partial(make_event_consumer, settings)))
+        producer = await stack.enter_async_context(started_client(runtime, partial(make_checkpoint_producer, settings)))
         if kafka is None or producer is None:
             return
-        watch = LagWatch(settings, pool)
-        stack.push_async_callback(watch.close)
+        watch = LagMonitor(settings, pool)
+        stack.push_async_callback(watch.close_kafka)
         topic = settings.kafka_session_events_topic
         kafka_log = await stack.enter_async_context(open_kafka_log(settings))
-        resume_offsets = ResumeOffsets(pool, kafka_log, topic, settings.audit_accept_new_log)
+        resume_offsets = ResumeOffsetFinder(pool, kafka_log, topic, settings.audit_accept_new_log)
         consumer = AuditConsumer(
             kafka, pool, topic, settings.audit_batch_events, resume_offsets, operator_tenant=settings.operator_tenant
         )
-        checkpoint_job = CheckpointJob(pool, producer, kafka_log, signer, lambda: consumer.owned)
-        requests = Requests(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
+        checkpoint_job = CheckpointJob(pool, producer, kafka_log, signer, lambda: consumer.owned_partitions)
+        requests = AuditRequestLoop(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
         await runtime.supervisor.run(
             # Where the consumer stood when it was cut off is known to PostgreSQL: a new process begins there.
             Job(
@@ -79,13 +79,13 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def _look(watch: LagWatch, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
+async def _look(watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
     """Report the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
     runtime.health.expect_progress("projection", stuck_after_s)
     reported: set[int] = set()
     while not runtime.stop.is_set():
         try:
-            view = await watch.look(consumer.owned)
+            view = await watch.look(consumer.owned_partitions)
         except RetryLater as reason:
             log.info("waiting_for_dependencies", reason=str(reason))
             runtime.health.progress("projection")

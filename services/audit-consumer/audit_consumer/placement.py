@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from uuid import UUID
 
-from audit_consumer.records import Candidate
+from audit_consumer.records import EventCandidate
 from flotilla.audit.proof import genesis, link
 
 ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "forbidden", "waiting"]
@@ -34,7 +34,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedEvent:
+class KnownEvent:
     """What identifies an event that is in the projection, or was set aside by a person."""
 
     event_id: UUID
@@ -42,13 +42,13 @@ class PlacedEvent:
 
 
 @dataclass(slots=True)
-class Placement:
+class SessionPlacement:
     """What is to be done for one session."""
 
     head: Head | None
-    appended: list[tuple[Candidate, bytes]] = field(default_factory=list)
+    appended: list[tuple[EventCandidate, bytes]] = field(default_factory=list)
     """Events with their chain hashes, in order of seq."""
-    parked: list[tuple[Candidate, ParkReason, str]] = field(default_factory=list)
+    parked: list[tuple[EventCandidate, ParkReason, str]] = field(default_factory=list)
     """All that wait from now on, those that waited before included."""
     duplicates: int = 0
     conflicts: int = 0
@@ -57,29 +57,29 @@ class Placement:
     """How many sequence numbers a new gap lacks."""
 
 
-class Placer:
+class EventPlacer:
     """Places the events of one session, in the order in which Kafka has them."""
 
     def __init__(
         self,
         head: Head | None,
-        stored: Mapping[int, PlacedEvent],
-        discarded: Iterable[PlacedEvent] = (),
-        parked: Iterable[tuple[Candidate, str]] = (),
+        stored: Mapping[int, KnownEvent],
+        discarded: Iterable[KnownEvent] = (),
+        parked: Iterable[tuple[EventCandidate, str]] = (),
     ) -> None:
         """`stored` holds the projected events whose seq comes again; `parked` those that wait, with their reasons."""
         self._head = head
-        self._taken: dict[int, PlacedEvent | Candidate] = dict(stored)
+        self._taken: dict[int, KnownEvent | EventCandidate] = dict(stored)
         self._discarded = {(one.event_id, one.body) for one in discarded}
-        self._waiting: dict[int, Candidate] = {}
-        self._conflicts: list[tuple[Candidate, str]] = []
-        self._result = Placement(head)
+        self._waiting: dict[int, EventCandidate] = {}
+        self._conflicts: list[tuple[EventCandidate, str]] = []
+        self._result = SessionPlacement(head)
         self._was_parked = False
         for candidate, reason in parked:
             self._was_parked = True
             self._take_parked(candidate, reason)
 
-    def take(self, candidate: Candidate) -> None:
+    def take(self, candidate: EventCandidate) -> None:
         """Place one event that Kafka has after all those before."""
         if (candidate.event_id, candidate.body) in self._discarded:
             self._result.duplicates += 1
@@ -93,12 +93,12 @@ class Placer:
             self._waiting[candidate.seq] = candidate
             self._append_what_fits()
 
-    def release(self, candidate: Candidate) -> None:
+    def release_set_aside(self, candidate: EventCandidate) -> None:
         """Let a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
         self._waiting[candidate.seq] = candidate
         self._append_what_fits()
 
-    def result(self) -> Placement:
+    def placement(self) -> SessionPlacement:
         """What came of it."""
         self._append_what_fits()
         result = self._result
@@ -113,7 +113,7 @@ class Placer:
             result.missing = max(min(self._waiting) - self._next_seq(), 0)
         return result
 
-    def _take_parked(self, candidate: Candidate, reason: str) -> None:
+    def _take_parked(self, candidate: EventCandidate, reason: str) -> None:
         if reason != "conflict":
             self.take(candidate)
             return
@@ -122,11 +122,11 @@ class Placer:
         else:
             self._conflicts.append((candidate, f"seq {candidate.seq} is taken by another event"))
 
-    def _conflict(self, candidate: Candidate, detail: str) -> None:
+    def _conflict(self, candidate: EventCandidate, detail: str) -> None:
         self._conflicts.append((candidate, detail))
         self._result.conflicts += 1
 
-    def _take_repeated(self, candidate: Candidate, known: PlacedEvent | Candidate | None) -> None:
+    def _take_repeated(self, candidate: EventCandidate, known: KnownEvent | EventCandidate | None) -> None:
         if _is_same(known, candidate) or any(_is_same(other, candidate) for other, _ in self._conflicts):
             self._result.duplicates += 1
             return
@@ -144,12 +144,12 @@ class Placer:
             del self._waiting[candidate.seq]
             self._append(candidate)
 
-    def _opening(self) -> Candidate | None:
+    def _opening(self) -> EventCandidate | None:
         """The event that a session's chain can start with: seq 1, or the first own event of a fork."""
         openings = [c for c in self._waiting.values() if c.seq == 1 or c.parent_session_id is not None]
         return min(openings, key=lambda c: c.offset) if openings else None
 
-    def _append(self, candidate: Candidate) -> None:
+    def _append(self, candidate: EventCandidate) -> None:
         if self._head is None:
             at_seq = candidate.seq - 1 if candidate.parent_session_id else 0
             start = genesis(candidate.tenant_id, candidate.session_id, candidate.parent_session_id, at_seq)
@@ -171,7 +171,7 @@ class Placer:
     def _next_seq(self) -> int:
         return self._head.seq + 1 if self._head else 1
 
-    def _why_parked(self, candidate: Candidate) -> tuple[ParkReason, str]:
+    def _why_parked(self, candidate: EventCandidate) -> tuple[ParkReason, str]:
         if candidate.forbidden is not None:
             return "forbidden", candidate.forbidden
         if not candidate.known:
@@ -183,5 +183,5 @@ class Placer:
         return "waiting", "behind an event of its session that waits"
 
 
-def _is_same(known: PlacedEvent | Candidate | None, candidate: Candidate) -> bool:
+def _is_same(known: KnownEvent | EventCandidate | None, candidate: EventCandidate) -> bool:
     return known is not None and (known.event_id, known.body) == (candidate.event_id, candidate.body)

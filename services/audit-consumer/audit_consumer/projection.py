@@ -12,25 +12,25 @@ from typing import TypeAlias
 import asyncpg
 import structlog
 
-from audit_consumer.placement import Placement, Placer
+from audit_consumer.placement import EventPlacer, SessionPlacement
 from audit_consumer.projection_rows import (
     INSERT,
     INSERT_CAREFULLY,
     LOCK_OFFSET,
     NOTHING,
-    Batch,
+    RecordBatch,
     SessionKey,
-    load_heads,
-    load_stored,
-    load_waiting,
-    move_offsets,
-    park_undecodable,
-    write_events,
-    write_heads,
-    write_parked,
+    advance_offsets,
+    load_parked_records,
+    load_repeated_events,
+    load_session_heads,
+    park_undecodable_records,
+    write_parked_records,
+    write_projected_events,
+    write_session_heads,
     write_tool_usage,
 )
-from audit_consumer.records import Candidate, Record, candidate_of
+from audit_consumer.records import EventCandidate, KafkaRecord, read_candidate
 from audit_consumer.tracing import EventSpans
 from flotilla.contracts.errors import Undecodable
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
@@ -42,10 +42,10 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class ProjectedBatch:
+class ProjectionResult:
     """What a transaction did."""
 
-    appended: list[Candidate] = field(default_factory=list)
+    appended: list[EventCandidate] = field(default_factory=list)
     duplicates: int = 0
     conflicts: int = 0
     missing: int = 0
@@ -59,8 +59,8 @@ class ProjectedBatch:
 class _Read:
     """A decoded batch."""
 
-    candidates: dict[SessionKey, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
-    undecodable: list[tuple[Record, str]] = field(default_factory=list)
+    candidates: dict[SessionKey, list[EventCandidate]] = field(default_factory=lambda: defaultdict(list))
+    undecodable: list[tuple[KafkaRecord, str]] = field(default_factory=list)
 
 
 class Projection:
@@ -71,7 +71,7 @@ class Projection:
         self._pool = pool
         self._operator_tenant = operator_tenant
 
-    async def project(self, batches: Sequence[Batch]) -> ProjectedBatch:
+    async def project_batches(self, batches: Sequence[RecordBatch]) -> ProjectionResult:
         """Write the batches in one transaction.
 
         Raises:
@@ -89,7 +89,7 @@ class Projection:
         spans.log(outcome.appended)
         return outcome
 
-    async def retry(self, partition: int, key: SessionKey, decide: Decide | None = None) -> ProjectedBatch:
+    async def retry_parked(self, partition: int, key: SessionKey, decide: Decide | None = None) -> ProjectionResult:
         """Place what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(LOCK_OFFSET, partition)
@@ -97,21 +97,21 @@ class Projection:
                 await decide(connection)
             return await _place(connection, {key: []}, INSERT_CAREFULLY)
 
-    async def _project(self, batches: Sequence[Batch], read: _Read, insert: str) -> ProjectedBatch:
+    async def _project(self, batches: Sequence[RecordBatch], read: _Read, insert: str) -> ProjectionResult:
         async with self._pool.acquire() as connection, connection.transaction():
-            await move_offsets(connection, batches)
+            await advance_offsets(connection, batches)
             outcome = await _place(connection, read.candidates, insert)
-            await park_undecodable(connection, self._operator_tenant, read.undecodable)
+            await park_undecodable_records(connection, self._operator_tenant, read.undecodable)
         outcome.undecodable = len(read.undecodable)
         return outcome
 
 
-def _decode(batches: Iterable[Batch]) -> _Read:
+def _decode(batches: Iterable[RecordBatch]) -> _Read:
     read = _Read()
     for batch in batches:
         for record in batch.records:
             try:
-                candidate = candidate_of(record)
+                candidate = read_candidate(record)
             except Undecodable as problem:
                 read.undecodable.append((record, str(problem)))
             else:
@@ -120,31 +120,31 @@ def _decode(batches: Iterable[Batch]) -> _Read:
 
 
 async def _place(
-    connection: Connection, arriving: Mapping[SessionKey, Sequence[Candidate]], insert: str
-) -> ProjectedBatch:
-    heads = await load_heads(connection, arriving)
-    waiting = await load_waiting(connection, arriving, heads)
-    stored = await load_stored(connection, arriving, heads, waiting)
-    outcome = ProjectedBatch()
-    placements: dict[SessionKey, Placement] = {}
+    connection: Connection, arriving: Mapping[SessionKey, Sequence[EventCandidate]], insert: str
+) -> ProjectionResult:
+    heads = await load_session_heads(connection, arriving)
+    waiting = await load_parked_records(connection, arriving, heads)
+    stored = await load_repeated_events(connection, arriving, heads, waiting)
+    outcome = ProjectionResult()
+    placements: dict[SessionKey, SessionPlacement] = {}
     for key, candidates in arriving.items():
         held = waiting.get(key, NOTHING)
-        placer = Placer(heads.get(key), stored.get(key, {}), held.discarded, held.parked)
+        placer = EventPlacer(heads.get(key), stored.get(key, {}), held.discarded, held.parked)
         for candidate in held.released:
-            placer.release(candidate)
+            placer.release_set_aside(candidate)
         for candidate in candidates:
             placer.take(candidate)
-        placements[key] = placer.result()
-    await write_events(connection, placements.values(), insert)
-    await write_heads(connection, placements)
+        placements[key] = placer.placement()
+    await write_projected_events(connection, placements.values(), insert)
+    await write_session_heads(connection, placements)
     await write_tool_usage(connection, placements.values())
-    await write_parked(connection, placements, [c for held in waiting.values() for c, _ in held.parked])
+    await write_parked_records(connection, placements, [c for held in waiting.values() for c, _ in held.parked])
     for key, placement in placements.items():
         _count(outcome, key, placement)
     return outcome
 
 
-def _count(outcome: ProjectedBatch, key: SessionKey, placement: Placement) -> None:
+def _count(outcome: ProjectionResult, key: SessionKey, placement: SessionPlacement) -> None:
     outcome.appended += [candidate for candidate, _ in placement.appended]
     outcome.duplicates += placement.duplicates
     outcome.conflicts += placement.conflicts

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from audit_consumer.placement import Head, PlacedEvent, Placement
-from audit_consumer.records import Candidate, Record, candidate_of, event_id_of
+from audit_consumer.placement import Head, KnownEvent, SessionPlacement
+from audit_consumer.records import EventCandidate, KafkaRecord, read_candidate, read_event_id
 from flotilla.contracts.errors import Conflict
 from flotilla.kafka.session_log import record_hash
 from flotilla.postgres import Connection
@@ -83,17 +83,17 @@ WHERE p.reason <> 'discarded' OR p.body <> excluded.body
 """
 
 
-class Fenced(Conflict):
+class PartitionTakenOver(Conflict):
     """Another consumer owns a partition of this batch; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RecordBatch:
     """Neighbouring records of one partition, read from `read_from` on."""
 
     partition: int
     read_from: int
-    records: Sequence[Record]
+    records: Sequence[KafkaRecord]
 
     @property
     def upto(self) -> int:
@@ -101,18 +101,18 @@ class Batch:
         return self.records[-1].offset + 1
 
     @property
-    def last_record(self) -> bytes:
+    def last_record_hash(self) -> bytes:
         """What the newest record is known by."""
         return record_hash(self.records[-1].key, self.records[-1].value)
 
 
 @dataclass(slots=True)
-class Waiting:
+class ParkedRecords:
     """What the database holds against a session."""
 
-    parked: list[tuple[Candidate, str]] = field(default_factory=list)
-    discarded: list[PlacedEvent] = field(default_factory=list)
-    released: list[Candidate] = field(default_factory=list)
+    parked: list[tuple[EventCandidate, str]] = field(default_factory=list)
+    discarded: list[KnownEvent] = field(default_factory=list)
+    released: list[EventCandidate] = field(default_factory=list)
     """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
 
@@ -127,11 +127,11 @@ class _ParkedRecord:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-NOTHING = Waiting()
+NOTHING = ParkedRecords()
 """Of a session that has nothing parked."""
 
 
-async def move_offsets(connection: Connection, batches: Sequence[Batch]) -> None:
+async def advance_offsets(connection: Connection, batches: Sequence[RecordBatch]) -> None:
     """Move the offsets of the batches' partitions from where each was read.
 
     Raises:
@@ -142,14 +142,16 @@ async def move_offsets(connection: Connection, batches: Sequence[Batch]) -> None
         [batch.partition for batch in batches],
         [batch.read_from for batch in batches],
         [batch.upto for batch in batches],
-        [batch.last_record for batch in batches],
-        [event_id_of(batch.records[-1]) for batch in batches],
+        [batch.last_record_hash for batch in batches],
+        [read_event_id(batch.records[-1]) for batch in batches],
     )
     if status != f"UPDATE {len(batches)}":
-        raise Fenced(f"partitions {[batch.partition for batch in batches]}: another consumer moved on ({status})")
+        raise PartitionTakenOver(
+            f"partitions {[batch.partition for batch in batches]}: another consumer moved on ({status})"
+        )
 
 
-async def load_heads(connection: Connection, keys: Iterable[SessionKey]) -> dict[SessionKey, Head]:
+async def load_session_heads(connection: Connection, keys: Iterable[SessionKey]) -> dict[SessionKey, Head]:
     """Return the newest event of each session that has one."""
     rows = await connection.fetch(_HEADS, *_columns(keys, 2))
     return {
@@ -166,18 +168,18 @@ async def load_heads(connection: Connection, keys: Iterable[SessionKey]) -> dict
     }
 
 
-async def load_waiting(
+async def load_parked_records(
     connection: Connection, keys: Iterable[SessionKey], heads: Mapping[SessionKey, Head]
-) -> dict[SessionKey, Waiting]:
+) -> dict[SessionKey, ParkedRecords]:
     """Return what is parked of each session, or was set aside."""
-    waiting: dict[SessionKey, Waiting] = defaultdict(Waiting)
+    waiting: dict[SessionKey, ParkedRecords] = defaultdict(ParkedRecords)
     for row in await connection.fetch(_PARKED, *_columns(keys, 2)):
         key = (row["tenant_id"], row["session_id"])
-        candidate = candidate_of(_ParkedRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
+        candidate = read_candidate(_ParkedRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
         if row["reason"] != "discarded":
             waiting[key].parked.append((candidate, row["reason"]))
             continue
-        waiting[key].discarded.append(PlacedEvent(row["event_id"], row["body"]))
+        waiting[key].discarded.append(KnownEvent(row["event_id"], row["body"]))
         head = heads.get(key)
         is_ahead = head is None or candidate.seq > head.seq
         if candidate.forbidden is not None and is_ahead and not row["detail"].startswith(SET_ASIDE):
@@ -185,12 +187,12 @@ async def load_waiting(
     return waiting
 
 
-async def load_stored(
+async def load_repeated_events(
     connection: Connection,
-    arriving: Mapping[SessionKey, Sequence[Candidate]],
+    arriving: Mapping[SessionKey, Sequence[EventCandidate]],
     heads: Mapping[SessionKey, Head],
-    waiting: Mapping[SessionKey, Waiting],
-) -> dict[SessionKey, dict[int, PlacedEvent]]:
+    waiting: Mapping[SessionKey, ParkedRecords],
+) -> dict[SessionKey, dict[int, KnownEvent]]:
     """The projected events whose seq comes again. Mostly none, and then the database is not asked."""
     repeated = [
         (*key, candidate.seq)
@@ -199,14 +201,14 @@ async def load_stored(
         for candidate in [*candidates, *(c for c, _ in waiting.get(key, NOTHING).parked)]
         if candidate.seq <= head.seq
     ]
-    stored: dict[SessionKey, dict[int, PlacedEvent]] = defaultdict(dict)
+    stored: dict[SessionKey, dict[int, KnownEvent]] = defaultdict(dict)
     if repeated:
         for row in await connection.fetch(_STORED, *_columns(repeated, 3)):
-            stored[row["tenant_id"], row["session_id"]][row["seq"]] = PlacedEvent(row["event_id"], row["body"])
+            stored[row["tenant_id"], row["session_id"]][row["seq"]] = KnownEvent(row["event_id"], row["body"])
     return stored
 
 
-async def write_events(connection: Connection, placements: Iterable[Placement], insert: str) -> None:
+async def write_projected_events(connection: Connection, placements: Iterable[SessionPlacement], insert: str) -> None:
     """Write the appended events by `INSERT` or `INSERT_CAREFULLY`."""
     rows = [
         (
@@ -232,7 +234,7 @@ async def write_events(connection: Connection, placements: Iterable[Placement], 
         await connection.execute(insert, *_columns(rows, 14))
 
 
-async def write_heads(connection: Connection, placements: Mapping[SessionKey, Placement]) -> None:
+async def write_session_heads(connection: Connection, placements: Mapping[SessionKey, SessionPlacement]) -> None:
     """Write the newest event of each session that got any."""
     rows = [
         (*key, h.partition, h.first_seq, h.first_offset, h.parent_session_id, h.seq, h.hash, h.snapshot_seq)
@@ -243,7 +245,7 @@ async def write_heads(connection: Connection, placements: Mapping[SessionKey, Pl
         await connection.execute(_SET_HEADS, *_columns(rows, 9))
 
 
-async def write_tool_usage(connection: Connection, placements: Iterable[Placement]) -> None:
+async def write_tool_usage(connection: Connection, placements: Iterable[SessionPlacement]) -> None:
     """Write what the appended events say about the use of tools."""
     rows = [
         (c.tenant_id, c.session_id, c.seq, u.tool, u.agent, u.ok, u.duration_ms, u.error, c.occurred_at)
@@ -255,8 +257,8 @@ async def write_tool_usage(connection: Connection, placements: Iterable[Placemen
         await connection.execute(_ADD_USAGE, *_columns(rows, 9))
 
 
-async def write_parked(
-    connection: Connection, placements: Mapping[SessionKey, Placement], parked_before: Sequence[Candidate]
+async def write_parked_records(
+    connection: Connection, placements: Mapping[SessionKey, SessionPlacement], parked_before: Sequence[EventCandidate]
 ) -> None:
     """Park what has to wait, and release what waits no longer."""
     rows = [
@@ -272,7 +274,9 @@ async def write_parked(
         await connection.execute(_PARK, *_columns(rows, 9))
 
 
-async def park_undecodable(connection: Connection, tenant_id: str, undecodable: Sequence[tuple[Record, str]]) -> None:
+async def park_undecodable_records(
+    connection: Connection, tenant_id: str, undecodable: Sequence[tuple[KafkaRecord, str]]
+) -> None:
     """Park records that hold no event, for the operator\'s tenant `tenant_id`."""
     rows = [
         (

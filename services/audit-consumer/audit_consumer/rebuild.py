@@ -20,7 +20,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from audit_consumer.connections import LIVE, NEXT, open_projection
+from audit_consumer.connections import LIVE, NEXT, open_projection_pool
 from audit_consumer.losses import (
     Accepted,
     Loss,
@@ -32,9 +32,9 @@ from audit_consumer.losses import (
     refuse_losses,
 )
 from audit_consumer.projection import Projection
-from audit_consumer.projection_rows import Batch
+from audit_consumer.projection_rows import RecordBatch
 from audit_consumer.settings import Settings
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.config import load_settings
 from flotilla.contracts.errors import ConfigurationError, Conflict, FlotillaError, RetryLater
 from flotilla.contracts.json_types import JsonObject
@@ -123,10 +123,10 @@ async def rebuild(settings: Settings, order: RebuildTerms = _PLAIN) -> JsonObjec
             dsn = settings.postgres_dsn.get_secret_value()
             ca_file = settings.postgres_ca_file
             following = await stack.enter_async_context(
-                open_projection(dsn, NEXT, application="audit-rebuild", ca_file=ca_file)
+                open_projection_pool(dsn, NEXT, application="audit-rebuild", ca_file=ca_file)
             )
             live = await stack.enter_async_context(
-                open_projection(
+                open_projection_pool(
                     dsn,
                     LIVE,
                     application="audit-rebuild-switch",
@@ -346,7 +346,7 @@ class _Rebuild:
             places = [place for place in self._places if self._next[place.partition] < ends.get(place.partition, 0)]
             polled = await self._kafka.getmany(*places, timeout_ms=_POLL_MS, max_records=self._batch_events)
             batches = [
-                Batch(place.partition, self._next[place.partition], records)
+                RecordBatch(place.partition, self._next[place.partition], records)
                 for place, records in polled.items()
                 if records
             ]
@@ -356,9 +356,9 @@ class _Rebuild:
             elif time.monotonic() - heard > _SILENCE_S:
                 raise TimeoutError(f"Kafka gave no records for {_SILENCE_S:g} s")
 
-    async def _project(self, batches: list[Batch]) -> None:
-        outcome = await self._projection.project(batches)
-        await write_snapshots(self._pool, outcome.snapshots_due)
+    async def _project(self, batches: list[RecordBatch]) -> None:
+        outcome = await self._projection.project_batches(batches)
+        await write_due_snapshots(self._pool, outcome.snapshots_due)
         self._events += len(outcome.appended)
         for batch in batches:
             self._next[batch.partition] = batch.upto

@@ -22,7 +22,7 @@ _TOOL_RESULT = session_event_type("tool_result")
 _MAX_SEQ = 2**53
 
 
-class Record(Protocol):
+class KafkaRecord(Protocol):
     """What is used of a Kafka record."""
 
     @property
@@ -67,7 +67,7 @@ _change = msgspec.json.Decoder(_Change)
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUse:
+class ToolUsageDelta:
     """What a tool result adds to the analytics."""
 
     tool: str
@@ -78,7 +78,7 @@ class ToolUse:
 
 
 @dataclass(slots=True)
-class Candidate:
+class EventCandidate:
     """An event that wants its place in the projection."""
 
     tenant_id: str
@@ -99,12 +99,12 @@ class Candidate:
     rolled_back_to: int | None = None
     parent_session_id: str | None = None
     """Set on the first own event of a fork."""
-    usage: ToolUse | None = None
+    usage: ToolUsageDelta | None = None
     forbidden: str | None = None
     """Why its source may not write it. It steers nothing, and its session waits for a person."""
 
 
-def candidate_of(record: Record) -> Candidate:
+def read_candidate(record: KafkaRecord) -> EventCandidate:
     """Read one record.
 
     Raises:
@@ -118,7 +118,7 @@ def candidate_of(record: Record) -> Candidate:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a session event: {error}") from error
     _check(envelope, record.key)
-    candidate = Candidate(
+    candidate = EventCandidate(
         envelope.tenant,
         envelope.subject,
         envelope.sequence,
@@ -143,7 +143,7 @@ def candidate_of(record: Record) -> Candidate:
     return candidate
 
 
-def event_id_of(record: Record) -> UUID | None:
+def read_event_id(record: KafkaRecord) -> UUID | None:
     """The record's event, for people to look up; None when it is not a session event."""
     try:
         return _envelope.decode(record.value or b"").id
@@ -174,7 +174,7 @@ def _traceparent(headers: Sequence[tuple[str, bytes]]) -> str | None:
     return None
 
 
-def _read_change(candidate: Candidate, data: msgspec.Raw) -> None:
+def _read_change(candidate: EventCandidate, data: msgspec.Raw) -> None:
     try:
         change = _change.decode(data)
     except (msgspec.MsgspecError, RecursionError):
@@ -186,10 +186,12 @@ def _read_change(candidate: Candidate, data: msgspec.Raw) -> None:
         candidate.parent_session_id = details.parent_session_id
 
 
-def _usage(data: msgspec.Raw) -> ToolUse | None:
+def _usage(data: msgspec.Raw) -> ToolUsageDelta | None:
     try:
         result = from_json(bytes(data), ToolResult)
     except (Undecodable, RecursionError):
         return None  # the fold will list it among the errors
     error = result.error.replace("\0", "") if result.error else None
-    return ToolUse(result.tool.replace("\0", ""), result.agent.replace("\0", ""), result.ok, result.duration_ms, error)
+    return ToolUsageDelta(
+        result.tool.replace("\0", ""), result.agent.replace("\0", ""), result.ok, result.duration_ms, error
+    )

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 import asyncpg
 import structlog
 
-from audit_consumer.decisions import Publish, accept, reject
+from audit_consumer.decisions import Publish, accept_parked_history, reject_parked_history
 from audit_consumer.losses import WouldLose
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import RebuildTerms, drop_kept
-from audit_consumer.rewinds import Decision
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.rewinds import HistoryDecision
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.audit.requests import NO_SESSION
 from flotilla.contracts.errors import Conflict, FlotillaError
 from flotilla.contracts.json_types import JsonObject
@@ -65,7 +65,7 @@ SELECT DISTINCT tenant_id, session_id FROM parked_events WHERE reason = 'unknown
 log = structlog.get_logger(__name__)
 
 
-class Requests:
+class AuditRequestLoop:
     """The loop over `audit.requests`.
 
     `rebuild` makes a new projection as ordered and returns its outcome; `publish` puts events into Kafka.
@@ -124,7 +124,7 @@ class Requests:
             return await self._rebuild(self._order(request))
         if request["kind"] == "drop_kept":
             return await drop_kept(self._pool, is_confirmed=_is_confirmed(request))
-        decision = Decision(
+        decision = HistoryDecision(
             session=session,
             request_id=request["request_id"],
             by=request["requested_by"],
@@ -135,12 +135,12 @@ class Requests:
             status = await self._pool.execute(_DISCARD_UNDECODABLE, request["tenant_id"], str(decision))
             return {"set_aside": int(status.split()[-1]), "still_parked": False}
         if request["kind"] == "accept":
-            return await accept(self._pool, self._projection, self._publish, decision)
+            return await accept_parked_history(self._pool, self._projection, self._publish, decision)
         if request["kind"] == "reject":
-            return await reject(self._pool, self._projection, decision)
+            return await reject_parked_history(self._pool, self._projection, decision)
         if request["kind"] == "discard":
             await self._pool.execute(_DISCARD, *session, str(decision))
-        return await retry_session(self._pool, self._projection, session)
+        return await retry_parked_session(self._pool, self._projection, session)
 
     def _order(self, request: asyncpg.Record) -> RebuildTerms:
         key = (request["tenant_id"], request["request_id"])
@@ -182,15 +182,15 @@ async def _unless_stopped(runtime: Runtime, work: Coroutine[None, None, bool]) -
     return served
 
 
-async def retry_session(pool: Pool, projection: Projection, session: SessionKey) -> JsonObject:
+async def retry_parked_session(pool: Pool, projection: Projection, session: SessionKey) -> JsonObject:
     """Place the session's parked events again; say how many came in and whether some still wait."""
-    outcome = await projection.retry(lane_of(*session), session)
-    await write_snapshots(pool, outcome.snapshots_due)
+    outcome = await projection.retry_parked(lane_of(*session), session)
+    await write_due_snapshots(pool, outcome.snapshots_due)
     return {"projected": len(outcome.appended), "still_parked": bool(outcome.parked_sessions)}
 
 
-async def retry_after_upgrade(pool: Pool, partitions: list[int]) -> None:
+async def retry_formerly_unknown_types(pool: Pool, partitions: list[int]) -> None:
     """Place the events again whose type this version knows and the one before did not."""
     projection = Projection(pool)
     for row in await pool.fetch(_WAITING_FOR_UPGRADE, partitions):
-        await retry_session(pool, projection, (row["tenant_id"], row["session_id"]))
+        await retry_parked_session(pool, projection, (row["tenant_id"], row["session_id"]))

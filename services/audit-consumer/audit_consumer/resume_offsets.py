@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from audit_consumer.records import candidate_of
+from audit_consumer.records import read_candidate
 from flotilla.audit.proof import Statement
 from flotilla.contracts.errors import ConfigurationError, Undecodable
 from flotilla.kafka.session_log import KafkaLog, record_hash
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class OffsetRange:
+class AvailableOffsets:
     """What Kafka has of a partition now: offsets from `start` to below `end`."""
 
     partition: int
@@ -57,7 +57,7 @@ class OffsetRange:
     end: int
 
 
-class ResumeOffsets:
+class ResumeOffsetFinder:
     """Compares the places of partitions with Kafka. `new_log` names a topic that may have nothing in common."""
 
     def __init__(self, pool: Pool, kafka: KafkaLog, topic: str, new_log: str | None = None) -> None:
@@ -66,7 +66,7 @@ class ResumeOffsets:
         self._topic = topic
         self._may_be_new = new_log == topic
 
-    async def resume_offset(self, standing: asyncpg.Record, extent: OffsetRange) -> int:
+    async def resume_offset(self, standing: asyncpg.Record, extent: AvailableOffsets) -> int:
         """Return the offset to read on from: where the partition stands, or the last place that agrees with Kafka.
 
         Raises:
@@ -85,7 +85,7 @@ class ResumeOffsets:
             return next_offset
         return await self._go_back(standing, extent)
 
-    async def _is_there(self, extent: OffsetRange, next_offset: int, last_record: bytes | None) -> bool:
+    async def _is_there(self, extent: AvailableOffsets, next_offset: int, last_record: bytes | None) -> bool:
         """Whether the record before `next_offset` is the one that was read."""
         if not extent.start <= next_offset <= extent.end:
             return False
@@ -94,7 +94,7 @@ class ResumeOffsets:
         record = await self._kafka.record_at(extent.partition, next_offset - 1)
         return record is not None and record_hash(record.key, record.value) == last_record
 
-    async def _adopt(self, extent: OffsetRange, next_offset: int, last_record: bytes | None) -> None:
+    async def _adopt(self, extent: AvailableOffsets, next_offset: int, last_record: bytes | None) -> None:
         """After an upgrade the newest record is not known yet: it is taken as it is now."""
         if last_record is None and next_offset > extent.start:
             record = await self._kafka.record_at(extent.partition, next_offset - 1)
@@ -102,7 +102,7 @@ class ResumeOffsets:
                 taken = record_hash(record.key, record.value)
                 await self._pool.execute(_ADOPT, extent.partition, next_offset, taken)
 
-    async def _go_back(self, standing: asyncpg.Record, extent: OffsetRange) -> int:
+    async def _go_back(self, standing: asyncpg.Record, extent: AvailableOffsets) -> int:
         offset, last_record = await self._last_agreement(extent)
         if offset <= extent.start and not await self._has_common_record(extent):
             raise ConfigurationError(
@@ -124,7 +124,7 @@ class ResumeOffsets:
         )
         return offset
 
-    async def _last_agreement(self, extent: OffsetRange) -> tuple[int, bytes | None]:
+    async def _last_agreement(self, extent: AvailableOffsets) -> tuple[int, bytes | None]:
         """The newest checkpoint's place that Kafka still has as it was signed; else the partition's start.
 
         What one checkpoint has in common with Kafka, all before it have: a binary search.
@@ -148,14 +148,14 @@ class ResumeOffsets:
                 high = row["number"] - 1
         return found
 
-    async def _has_common_record(self, extent: OffsetRange) -> bool:
+    async def _has_common_record(self, extent: AvailableOffsets) -> bool:
         if self._may_be_new:
             return True
         record = await self._kafka.record_at(extent.partition, extent.start) if extent.end > extent.start else None
         if record is None:
             return False
         try:
-            first = candidate_of(record)
+            first = read_candidate(record)
         except Undecodable:
             return False
         known = await self._pool.fetchval(_KNOWN, first.tenant_id, first.session_id, first.seq, first.body)

@@ -19,7 +19,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class HistoryDecision:
     """Who decided about which session, and why."""
 
     session: SessionKey
@@ -32,7 +32,7 @@ class Decision:
         return f"by {self.by}: {self.reason}"
 
 
-def base_hash(session: SessionKey, head: asyncpg.Record, from_seq: int, before: bytes | None) -> bytes:
+def chain_hash_before(session: SessionKey, head: asyncpg.Record, from_seq: int, before: bytes | None) -> bytes:
     """The chain's hash in front of `from_seq`: that of the event before, else where the chain begins."""
     if from_seq > head["first_seq"] and before is not None:
         return before
@@ -40,7 +40,7 @@ def base_hash(session: SessionKey, head: asyncpg.Record, from_seq: int, before: 
 
 
 async def add_rewind(
-    connection: Connection, decision: Decision, head: asyncpg.Record, from_seq: int, base: bytes
+    connection: Connection, decision: HistoryDecision, head: asyncpg.Record, from_seq: int, base: bytes
 ) -> None:
     """Note that the events from `from_seq` to the old `head` gave way."""
     who = (decision.request_id, decision.by, decision.reason)

@@ -23,7 +23,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 _MOVE = "UPDATE session_heads SET snapshot_seq = $3 WHERE tenant_id = $1 AND session_id = $2"
 
 
-async def write_snapshots(pool: Pool, keys: Iterable[SessionKey]) -> None:
+async def write_due_snapshots(pool: Pool, keys: Iterable[SessionKey]) -> None:
     """Snapshots each session as far as it has whole stretches of events. Repeating it adds nothing."""
     for key in keys:
         while await _write_next(pool, key):

@@ -6,7 +6,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from audit_consumer.records import Candidate
+from audit_consumer.records import EventCandidate
 from flotilla.telemetry import context_of, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
@@ -16,7 +16,7 @@ _tracer = trace.get_tracer("flotilla")
 class EventSpans:
     """The spans of a batch's sampled events; each such candidate gets its span as `traceparent`."""
 
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
+    def __init__(self, candidates: Iterable[EventCandidate]) -> None:
         self._spans: dict[tuple[int, int], Span] = {}
         for candidate in candidates:
             if candidate.traceparent is not None:
@@ -27,7 +27,7 @@ class EventSpans:
         for span in self._spans.values():
             span.end()
 
-    def log(self, appended: Iterable[Candidate]) -> None:
+    def log(self, appended: Iterable[EventCandidate]) -> None:
         """One line per traced event that is now in the projection."""
         for candidate in appended:
             span = self._spans.get((candidate.partition, candidate.offset))
@@ -41,7 +41,7 @@ class EventSpans:
                     type=candidate.type,
                 )
 
-    def _start(self, candidate: Candidate, parent: str) -> str | None:
+    def _start(self, candidate: EventCandidate, parent: str) -> str | None:
         if not is_sampled(parent):
             return None
         span = _tracer.start_span(

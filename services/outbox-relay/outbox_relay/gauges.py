@@ -9,17 +9,17 @@ from flotilla.telemetry.metrics import OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PAR
 _EVERY_S = 5.0
 
 
-class FleetGauges:
+class OutboxGauges:
     """Backlog, age of the oldest row, parked sessions; zero while another relay reports them."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._reported_at = float("-inf")
 
-    async def report(self, *, responsible: bool) -> None:
+    async def report_if_responsible(self, *, responsible: bool) -> None:
         """Read and set the gauges, every 5 s at most."""
         if not responsible:
-            self.clear()
+            self.zero_gauges()
             return
         if time.monotonic() - self._reported_at < _EVERY_S:
             return
@@ -29,7 +29,7 @@ class FleetGauges:
         OUTBOX_OLDEST.set(oldest_s)
         OUTBOX_PARKED.set(await count_parked(self._pool))
 
-    def clear(self) -> None:
+    def zero_gauges(self) -> None:
         """Leave the report to another relay."""
         if self._reported_at != float("-inf"):
             self._reported_at = float("-inf")

@@ -1,11 +1,11 @@
-"""Finds horizons for `read_starts.ReadStarts`: a few statements a second while rows come, one while none do."""
+"""Finds horizons for `read_starts.LaneReadPositions`: a few statements a second while rows come, one while none do."""
 
 import time
 from collections.abc import Callable
 
 from flotilla.postgres import Connection
-from outbox_relay.read_starts import Horizon
-from outbox_relay.rows import look_at_horizon, read_horizon
+from outbox_relay.read_starts import TransactionHorizon
+from outbox_relay.rows import draw_horizon, refresh_horizon
 
 _DRAW_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.05
@@ -13,7 +13,7 @@ _PATIENCE_S = 1.0
 """How long short transactions get to end, before those that still run are remembered as long ones."""
 
 
-class HorizonWatch:
+class HorizonTracker:
     """Draws a horizon, waits for older transactions to end, and knows the newest horizon. It stays true."""
 
     def __init__(self, connection: Connection, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -21,22 +21,22 @@ class HorizonWatch:
         self._monotonic = monotonic
         self._drawn: tuple[int, int] | None = None
         self._drawn_at = self._looked_at = float("-inf")
-        self._newest = Horizon(0, frozenset())
+        self._newest = TransactionHorizon(0, frozenset())
 
-    async def newest(self) -> Horizon:
+    async def newest_horizon(self) -> TransactionHorizon:
         """The newest horizon that is known before the statement that follows; looks for a newer one now and then."""
         now = self._monotonic()
         if self._drawn is None:
             if now - self._drawn_at >= _DRAW_EVERY_S:
                 self._drawn_at = now
-                self._drawn = await read_horizon(self._connection, above=self._newest)
+                self._drawn = await draw_horizon(self._connection, above=self._newest)
         elif now - self._looked_at >= _LOOK_EVERY_S:
             self._looked_at = now
             await self._look(self._drawn, patient=now - self._drawn_at < _PATIENCE_S)
         return self._newest
 
     async def _look(self, drawn: tuple[int, int], *, patient: bool) -> None:
-        horizon = await look_at_horizon(self._connection, *drawn)
+        horizon = await refresh_horizon(self._connection, *drawn)
         if not horizon.running or not patient:
             self._newest = horizon
             self._drawn = None

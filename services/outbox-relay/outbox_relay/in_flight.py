@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.read_starts import OutboxRead
-from outbox_relay.records import BatchSpans, fill_batch
-from outbox_relay.rows import LaneRows
+from outbox_relay.records import ProducerSpans, fill_batch
+from outbox_relay.rows import OutboxRows
 
 
 @dataclass(slots=True)
 class InFlightBatch:
     """Rows of one lane on their way to Kafka, batch by batch; never two batches at once."""
 
-    rows: LaneRows
+    rows: OutboxRows
     read: OutboxRead
     began: float
     acked: int = 0
@@ -33,8 +33,8 @@ class InFlightBatch:
         """Send every row, each batch after the acknowledgement of the one before."""
         while self.acked < len(self.rows.ids):
             end = min(self.acked + max_batch_rows, len(self.rows.ids))
-            with BatchSpans(publisher.topic, self.lane, enabled=traces) as spans:
-                batch = publisher.batch()
+            with ProducerSpans(publisher.topic, self.lane, enabled=traces) as spans:
+                batch = publisher.new_batch()
                 self.sent = fill_batch(batch, self.rows, self.acked, end, spans)
                 await publisher.send(batch, self.lane)
             self.acked = self.sent
@@ -49,15 +49,15 @@ class InFlightBatches:
         self._new: set[asyncio.Task[None]] = set()
 
     @property
-    def lanes(self) -> set[int]:
+    def busy_lanes(self) -> set[int]:
         """Lanes that have rows under way; they must not be read meanwhile."""
         return {batch.lane for batch in self._under_way.values()}
 
-    def oldest_s(self) -> float:
+    def oldest_age_s(self) -> float:
         """How long the slowest has been under way; 0 when there is none."""
         return max((time.monotonic() - batch.began for batch in self._under_way.values()), default=0.0)
 
-    def launch(self, publisher: KafkaPublisher, rows: LaneRows, read: OutboxRead, max_batch_rows: int) -> None:
+    def start_sending(self, publisher: KafkaPublisher, rows: OutboxRows, read: OutboxRead, max_batch_rows: int) -> None:
         """Start sending the rows of one lane, which `read` found."""
         batch = InFlightBatch(rows, read, time.monotonic())
         coroutine = batch.send(publisher, max_batch_rows, traces=self._traces)
@@ -73,19 +73,19 @@ class InFlightBatches:
         if tasks := self._new or set(self._under_way):
             await asyncio.wait(tasks, timeout=timeout_s)
         self._new = set()
-        return self.finished()
+        return self.take_finished()
 
     async def wait_any(self, timeout_s: float) -> list[InFlightBatch]:
         """Those that have ended by when one has, or after `timeout_s`."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return self.finished()
+        return self.take_finished()
 
-    def finished(self) -> list[InFlightBatch]:
+    def take_finished(self) -> list[InFlightBatch]:
         """Those that have ended; waits for none."""
         return self._take([task for task in self._under_way if task.done()])
 
-    async def abandon(self) -> list[InFlightBatch]:
+    async def abandon_all(self) -> list[InFlightBatch]:
         """Stop waiting for any; whether the batches in hand arrived stays unknown."""
         self._new = set()
         for task in self._under_way:

@@ -54,14 +54,14 @@ class LaneLeases:
         self._lanes = lanes
         self.owned: frozenset[int] = frozenset()
 
-    async def renew(self, busy: Collection[int] = ()) -> None:
+    async def renew_leases(self, busy: Collection[int] = ()) -> None:
         """Renew, take up to the fair share, give back what is over it; `busy` lanes are given back next time."""
         await self._pool.execute(_ANNOUNCE, _RELAY + self._instance, self._instance, LEASE_S)
         leases = await self._pool.fetch(_LOOK)
         relays = sorted({r["owner"] for r in leases if r["name"].startswith(_RELAY) and r["holds"]})
         holders = {_lane(r["name"]): r["owner"] for r in leases if r["name"].startswith(_LANE) and r["holds"]}
         mine = {lane for lane, owner in holders.items() if owner == self._instance}
-        share = fair_share_of_lanes(self._instance, relays, self._lanes)
+        share = fair_lane_count(self._instance, relays, self._lanes)
         surplus = [lane for lane in sorted(mine, reverse=True) if lane not in busy][: max(0, len(mine) - share)]
         keep = mine - set(surplus)
         free = [lane for lane in range(self._lanes) if lane not in holders]
@@ -72,7 +72,7 @@ class LaneLeases:
         if any(r["name"].startswith(_RELAY) and not r["holds"] for r in leases):
             await self._pool.execute(_FORGET)
 
-    async def leave(self) -> None:
+    async def release_all(self) -> None:
         """Hand every lane back, so that others take them without waiting for the lease to run out."""
         await self._hand_back(range(self._lanes))
         await self._pool.execute(_LEAVE, _RELAY + self._instance, self._instance)
@@ -83,7 +83,7 @@ class LaneLeases:
             await self._pool.execute(_GIVE, [_name(lane) for lane in lanes], self._instance)
 
 
-def fair_share_of_lanes(instance: str, relays: Sequence[str], lanes: int) -> int:
+def fair_lane_count(instance: str, relays: Sequence[str], lanes: int) -> int:
     """How many lanes `instance` should have: the shares of all relays differ by one at most and add up to `lanes`."""
     everyone = sorted({*relays, instance})
     each, over = divmod(lanes, len(everyone))

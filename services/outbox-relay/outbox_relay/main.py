@@ -11,7 +11,7 @@ from flotilla.kafka.topics import check_topics
 from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
 from outbox_relay.leases import LaneLeases
-from outbox_relay.publisher import KafkaPublisher, Link
+from outbox_relay.publisher import KafkaPublisher, PublisherConnection
 from outbox_relay.relay import Relay, RelayOptions
 from outbox_relay.rows import open_relay_pool
 from outbox_relay.settings import Settings
@@ -37,25 +37,25 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
         runtime.health.add_check("postgres", partial(check_schema, pool))
         runtime.health.add_check("kafka", partial(check_topics, settings))
-        if not await until_topics_are_right(settings, runtime) or not await runtime.until_ready():
+        if not await wait_for_valid_topics(settings, runtime) or not await runtime.until_ready():
             return
 
         async def open_publisher() -> KafkaPublisher:
             arguments = client_arguments(settings)  # a password may have changed
             return await KafkaPublisher.open(arguments, settings.kafka_session_events_topic, settings.relay_compression)
 
-        link = Link(open_publisher)
+        link = PublisherConnection(open_publisher)
         stack.push_async_callback(link.close)
         runtime.health.expect_progress("kafka link", _STUCK_AFTER_S)
         relay = Relay(
             pool,
             link,
             LaneLeases(pool, runtime.instance),
-            options=options_of(settings),
+            options=relay_options(settings),
             traces=settings.otlp_endpoint is not None,
             on_progress=partial(runtime.health.progress, "kafka link"),
         )
-        runtime.health.add_check("kafka", relay.check)
+        runtime.health.add_check("kafka", relay.check_ready)
         await runtime.supervisor.run(
             # What was under way when it was cut off is unknown: a new process reads it again.
             Job(
@@ -68,7 +68,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def until_topics_are_right(settings: Settings, runtime: Runtime) -> bool:
+async def wait_for_valid_topics(settings: Settings, runtime: Runtime) -> bool:
     """Wait for Kafka and its topics; False when asked to stop first. A wrong topic is a ConfigurationError."""
     told = ""
     while not runtime.stop.is_set():
@@ -84,7 +84,7 @@ async def until_topics_are_right(settings: Settings, runtime: Runtime) -> bool:
     return False
 
 
-def options_of(settings: Settings) -> RelayOptions:
+def relay_options(settings: Settings) -> RelayOptions:
     """The relay's limits and paces."""
     return RelayOptions(
         max_rows=settings.relay_max_rows,

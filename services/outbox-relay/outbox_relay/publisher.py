@@ -90,7 +90,7 @@ class KafkaPublisher:
             raise RetryLater(f"Kafka at {arguments['bootstrap_servers']} can't be used: {reason}") from error
         return cls(producer, topic)
 
-    def batch(self) -> BatchBuilder:
+    def new_batch(self) -> BatchBuilder:
         """An empty batch; it takes records up to MAX_BATCH_BYTES, the first one whatever its size."""
         batch: BatchBuilder = self._producer.create_batch()
         return batch
@@ -114,12 +114,12 @@ class KafkaPublisher:
         except KafkaError as error:
             raise RetryLater(f"Kafka did not take a batch: {type(error).__name__}: {error}") from error
 
-    async def check(self) -> None:
+    async def check_ready(self) -> None:
         """A readiness check: raises RetryLater when no broker answers."""
         if not await self._producer.client.force_metadata_update():
             raise RetryLater("no Kafka broker answers")
 
-    async def abort(self) -> None:
+    async def close_without_flush(self) -> None:
         """Close without flushing, within seconds; `AIOKafkaProducer.stop` waits until Kafka takes what is queued."""
         await close_producer(self._producer)
 
@@ -130,7 +130,7 @@ def _check_partitions(topic: str, found: int) -> None:
         raise KafkaError(f"topic {topic} has {found} partitions, {SESSION_EVENTS_PARTITIONS} are needed")
 
 
-class Link:
+class PublisherConnection:
     """The relay's way to Kafka: a publisher while there is one, and a task that makes a new one while not."""
 
     def __init__(self, open_publisher: Callable[[], Awaitable[KafkaPublisher]]) -> None:
@@ -142,7 +142,7 @@ class Link:
         self.problem: str | None = "not connected to Kafka yet"
 
     @property
-    def moves(self) -> bool:
+    def is_making_progress(self) -> bool:
         """Whether there is a publisher, or a live task that tries to get one."""
         return self.publisher is not None or (
             self._connecting is not None
@@ -150,7 +150,7 @@ class Link:
             and time.monotonic() - self._attempted_at < _ATTEMPT_S
         )
 
-    def restart(self, reason: str | None = None) -> None:
+    def reconnect(self, reason: str | None = None) -> None:
         """Close the publisher, whatever it has in hand, and open another as soon as Kafka answers."""
         if self._connecting is not None and not self._connecting.done():
             return
@@ -164,7 +164,7 @@ class Link:
         """Try to get a publisher again if the task that did has ended without one."""
         if self.publisher is None and (self._connecting is None or self._connecting.done()):
             log.error("kafka_link_ended", problem=self.problem)
-            self.restart()
+            self.reconnect()
 
     async def _reconnect(self) -> None:
         await self._abort_old()
@@ -189,7 +189,7 @@ class Link:
 
     async def _abort_old(self) -> None:
         if self._old is not None:
-            await self._old.abort()
+            await self._old.close_without_flush()
             self._old = None
 
     async def close(self) -> None:
@@ -199,5 +199,5 @@ class Link:
             await asyncio.wait([self._connecting])
         await self._abort_old()
         if self.publisher is not None:
-            await self.publisher.abort()
+            await self.publisher.close_without_flush()
             self.publisher = None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ReadStart:
+class ReadPosition:
     """Reads begin at `low` while every transaction of `running` still runs, else at `base`."""
 
     low: int = 0
@@ -28,7 +28,7 @@ class ReadStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Horizon:
+class TransactionHorizon:
     """Row ids up to `last_id` were drawn by transactions that have ended, but for those in `running`."""
 
     last_id: int
@@ -39,28 +39,28 @@ class Horizon:
 class OutboxRead:
     """One read of some lanes, begun once `horizon` was known."""
 
-    horizon: Horizon
-    start: ReadStart
+    horizon: TransactionHorizon
+    start: ReadPosition
     read_to: int | None
     """The last id read when a limit cut the read short, None when it saw the end."""
 
 
-class ReadStarts:
+class LaneReadPositions:
     """The start of reads, lane by lane: a lane that waits for Kafka does not hold the others back."""
 
     def __init__(self) -> None:
-        self._starts: dict[int, ReadStart] = {}
+        self._starts: dict[int, ReadPosition] = {}
 
-    def start(self, lanes: Iterable[int]) -> ReadStart:
+    def read_position(self, lanes: Iterable[int]) -> ReadPosition:
         """Where one read of all these lanes begins; a lane that is new here begins at 0."""
-        starts = [self._starts.get(lane, ReadStart()) for lane in lanes]
-        return ReadStart(
+        starts = [self._starts.get(lane, ReadPosition()) for lane in lanes]
+        return ReadPosition(
             low=min(s.low for s in starts),
             base=min(s.base for s in starts),
             running=frozenset().union(*(s.running for s in starts)),
         )
 
-    def raise_to(self, lanes: Iterable[int], read: OutboxRead) -> None:
+    def advance_after_delete(self, lanes: Iterable[int], read: OutboxRead) -> None:
         """After a read of these lanes whose rows in them are all published and deleted. A lane that was forgotten since
         the read stays so."""
         horizon, start = read.horizon, read.start
@@ -69,10 +69,10 @@ class ReadStarts:
             return
         base = start.base if horizon.running else low
         for lane in lanes:
-            if self._starts.get(lane, ReadStart()).low >= start.low:
-                self._starts[lane] = ReadStart(low, base, horizon.running)
+            if self._starts.get(lane, ReadPosition()).low >= start.low:
+                self._starts[lane] = ReadPosition(low, base, horizon.running)
 
-    def forget(self, lanes: Iterable[int] | None = None) -> None:
+    def reset_to_zero(self, lanes: Iterable[int] | None = None) -> None:
         """Make the next read of these lanes (or of all) begin at 0: after a takeover, and now and then."""
         if lanes is None:
             self._starts.clear()

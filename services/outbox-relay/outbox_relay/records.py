@@ -10,26 +10,28 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from flotilla.telemetry import context_of, is_sampled, traceparent_of
-from outbox_relay.rows import LaneRows
+from outbox_relay.rows import OutboxRows
 
 CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 TRACEPARENT = "traceparent"
 _PLAIN = [CONTENT_TYPE]
 
 
-def fill_batch(batch: BatchBuilder, rows: LaneRows, begin: int, end: int, spans: "BatchSpans") -> int:
+def fill_batch(batch: BatchBuilder, rows: OutboxRows, begin: int, end: int, spans: "ProducerSpans") -> int:
     """Put rows `begin` to `end` (excluded) into `batch` until it is full; give the index after the last one."""
     append = batch.append
     keys, bodies, traceparents = rows.keys, rows.bodies, rows.traceparents
     for index in range(begin, end):
         traceparent = traceparents[index]
-        headers = _PLAIN if traceparent is None else [CONTENT_TYPE, (TRACEPARENT, spans.context_for(traceparent))]
+        headers = (
+            _PLAIN if traceparent is None else [CONTENT_TYPE, (TRACEPARENT, spans.traceparent_header(traceparent))]
+        )
         if append(timestamp=None, key=keys[index], value=bodies[index], headers=headers) is None:
             return index
     return end
 
 
-class BatchSpans:
+class ProducerSpans:
     """One producer span per sampled trace in a batch: from filling to Kafka's acknowledgement.
 
     Without `enabled` (nobody collects spans) each event's own context is passed on.
@@ -46,7 +48,7 @@ class BatchSpans:
         self._enabled = enabled
         self._spans: dict[str, Span] = {}
 
-    def context_for(self, traceparent: str) -> bytes:
+    def traceparent_header(self, traceparent: str) -> bytes:
         """The `traceparent` header of an event that was made under `traceparent`."""
         if not self._enabled or not is_sampled(traceparent):
             return traceparent.encode()
@@ -58,7 +60,7 @@ class BatchSpans:
             self._spans[traceparent] = span
         return traceparent_of(span).encode()
 
-    def __enter__(self) -> "BatchSpans":
+    def __enter__(self) -> "ProducerSpans":
         return self
 
     def __exit__(

@@ -21,13 +21,13 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.outbox.parked import park
 from flotilla.postgres import AWAY, Pool
 from flotilla.telemetry.metrics import OUTBOX_PUBLISH_DELAY, OUTBOX_PUBLISHED
-from outbox_relay.gauges import FleetGauges
-from outbox_relay.horizon_watch import HorizonWatch
+from outbox_relay.gauges import OutboxGauges
+from outbox_relay.horizon_watch import HorizonTracker
 from outbox_relay.in_flight import InFlightBatch, InFlightBatches
 from outbox_relay.leases import TICK_S, LaneLeases
-from outbox_relay.publisher import EventRefused, KafkaPublisher, Link
-from outbox_relay.read_starts import OutboxRead, ReadStart, ReadStarts
-from outbox_relay.rows import OutboxPage, delete_rows, read_page
+from outbox_relay.publisher import EventRefused, KafkaPublisher, PublisherConnection
+from outbox_relay.read_starts import LaneReadPositions, OutboxRead, ReadPosition
+from outbox_relay.rows import OutboxPage, delete_published_rows, read_outbox_page
 
 DATABASE_TROUBLE = (*AWAY, asyncpg.PostgresError)
 
@@ -62,7 +62,7 @@ class RelayOptions:
 
 
 @dataclass(slots=True)
-class BatchLimit:
+class ReducedBatchSize:
     """A lane in which Kafka refused a batch: smaller ones, until the refused event stands alone."""
 
     max_batch_rows: int
@@ -70,15 +70,15 @@ class BatchLimit:
 
 
 @dataclass(slots=True)
-class ConnectionKnowledge:
+class ConnectionState:
     """What is known of the database through one connection, and void with it: after a failover row ids may be drawn
     a second time, so nothing is deleted on one connection that was read on another. Between statements the
     connection is outside any transaction, sends included.
     """
 
     connection: "PoolConnectionProxy[asyncpg.Record]"
-    watch: HorizonWatch
-    starts: ReadStarts = field(default_factory=ReadStarts)
+    watch: HorizonTracker
+    starts: LaneReadPositions = field(default_factory=LaneReadPositions)
     acked: list[int] = field(default_factory=list)
     """Rows that Kafka has, still to be deleted; read again they would be published twice."""
 
@@ -89,7 +89,7 @@ class Relay:
     def __init__(
         self,
         pool: Pool,
-        link: Link,
+        link: PublisherConnection,
         leases: LaneLeases,
         *,
         options: RelayOptions | None = None,
@@ -102,9 +102,9 @@ class Relay:
         self._options = options or RelayOptions()
         self._on_progress = on_progress
         self._in_flight = InFlightBatches(traces=traces)
-        self._gauges = FleetGauges(pool)
-        self._limits: dict[int, BatchLimit] = {}
-        self._database: ConnectionKnowledge | None = None
+        self._gauges = OutboxGauges(pool)
+        self._limits: dict[int, ReducedBatchSize] = {}
+        self._database: ConnectionState | None = None
         self._pause_s = self._options.busy_poll_s
         self._is_full = False
         self._read_at: dict[int, float] = {}
@@ -114,21 +114,21 @@ class Relay:
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
         """Relay until `stop` is set, then wait up to `drain_s` for what is under way and hands the lanes back."""
-        self._link.restart()
+        self._link.reconnect()
         while not stop.is_set():
             pause_s = await self._guarded_turn()
-            if self._link.moves:
+            if self._link.is_making_progress:
                 self._on_progress()
             await asyncio.sleep(pause_s)
         await self._drain(drain_s)
 
-    async def check(self) -> None:
+    async def check_ready(self) -> None:
         """A readiness check: raises RetryLater while Kafka can't be reached or leaves a batch unanswered."""
         if self._link.publisher is None:
             raise RetryLater(self._link.problem or "connecting to Kafka")
-        if (waiting_s := self._in_flight.oldest_s()) > _WAITING_S:
+        if (waiting_s := self._in_flight.oldest_age_s()) > _WAITING_S:
             raise RetryLater(f"Kafka has not acknowledged a batch for {waiting_s:.0f} s")
-        await self._link.publisher.check()
+        await self._link.publisher.check_ready()
 
     async def _guarded_turn(self) -> float:
         try:
@@ -141,17 +141,17 @@ class Relay:
         self._database_trouble = 0
         return pause_s
 
-    async def _reach_database(self) -> ConnectionKnowledge:
+    async def _reach_database(self) -> ConnectionState:
         if self._database is None:
             connection = await self._pool.acquire()
-            self._database = ConnectionKnowledge(connection, HorizonWatch(connection))
+            self._database = ConnectionState(connection, HorizonTracker(connection))
         return self._database
 
     async def _leave_database(self) -> None:
         """Forget all that was read; what is under way is read again, so at worst it is published twice."""
         await self._in_flight.wait_all(_PATIENCE_S)
-        if await self._in_flight.abandon():
-            self._link.restart("the database connection was lost with batches under way")
+        if await self._in_flight.abandon_all():
+            self._link.reconnect("the database connection was lost with batches under way")
         if self._database is not None:
             connection = self._database.connection
             self._database = None
@@ -171,32 +171,34 @@ class Relay:
             return self._options.idle_poll_s
         lanes = self._lanes_to_read()
         if not lanes:
-            pause_s = 0.0 if self._in_flight.lanes else self._options.idle_poll_s
+            pause_s = 0.0 if self._in_flight.busy_lanes else self._options.idle_poll_s
             return await self._settle(view, publisher, await self._in_flight.wait_any(_PATIENCE_S)) or pause_s
-        horizon = await view.watch.newest()
-        start = view.starts.start(lanes)
+        horizon = await view.watch.newest_horizon()
+        start = view.starts.read_position(lanes)
         page = await self._read(view, lanes, start)
         self._is_full = page.read_to is not None
         self._read_at |= dict.fromkeys(lanes, began)
         read = OutboxRead(horizon, start, page.read_to)
         for rows in page.lanes:
             limit = self._limits.get(rows.lane)
-            self._in_flight.launch(publisher, rows, read, limit.max_batch_rows if limit else self._options.max_rows)
+            self._in_flight.start_sending(
+                publisher, rows, read, limit.max_batch_rows if limit else self._options.max_rows
+            )
         found = {rows.lane for rows in page.lanes}
-        view.starts.raise_to([lane for lane in lanes if lane not in found], read)
-        finished = self._in_flight.finished() if self._is_full else await self._in_flight.wait_all(_PATIENCE_S)
+        view.starts.advance_after_delete([lane for lane in lanes if lane not in found], read)
+        finished = self._in_flight.take_finished() if self._is_full else await self._in_flight.wait_all(_PATIENCE_S)
         return await self._settle(view, publisher, finished) or self._next_pause(page, began)
 
     def _lanes_to_read(self) -> list[int]:
         """All that have nothing under way. Where there is much to do a third of all at most, those first that were not
         read for longest, so that PostgreSQL reads and deletes for some while Kafka takes the others'."""
         owned = self._leases.owned
-        free = sorted(owned - self._in_flight.lanes, key=lambda lane: self._read_at.get(lane, 0.0))
+        free = sorted(owned - self._in_flight.busy_lanes, key=lambda lane: self._read_at.get(lane, 0.0))
         return free[: math.ceil(len(owned) / 3)] if self._is_full else free
 
-    async def _read(self, view: ConnectionKnowledge, lanes: Sequence[int], start: ReadStart) -> OutboxPage:
+    async def _read(self, view: ConnectionState, lanes: Sequence[int], start: ReadPosition) -> OutboxPage:
         began = time.monotonic()
-        page = await read_page(
+        page = await read_outbox_page(
             view.connection, lanes, start, max_rows=self._options.max_rows, max_bytes=self._options.max_bytes
         )
         # Where sweeps step over very many dead rows they become rarer, so that they take 1% of the time at most.
@@ -204,44 +206,46 @@ class Relay:
             self._sweep_at = max(self._sweep_at, began + _SWEEP_SHARE * (time.monotonic() - began))
         return page
 
-    async def _housekeeping(self, view: ConnectionKnowledge) -> None:
+    async def _housekeeping(self, view: ConnectionState) -> None:
         now = time.monotonic()
         if self._link.publisher is not None:
             self._kafka_seen_at = now
         if now - self._renewed_at >= TICK_S:
             self._renewed_at = now
             await self._renew(view, now)
-            await self._gauges.report(responsible=0 in self._leases.owned or self._link.publisher is None)
+            await self._gauges.report_if_responsible(
+                responsible=0 in self._leases.owned or self._link.publisher is None
+            )
         if now >= self._sweep_at:
             self._sweep_at = now + self._options.sweep_s
-            view.starts.forget()
+            view.starts.reset_to_zero()
 
-    async def _renew(self, view: ConnectionKnowledge, now: float) -> None:
+    async def _renew(self, view: ConnectionState, now: float) -> None:
         before = self._leases.owned
         if now - self._kafka_seen_at < _LEAVE_AFTER_S:
-            await self._leases.renew(busy=self._in_flight.lanes)
+            await self._leases.renew_leases(busy=self._in_flight.busy_lanes)
         elif before:
-            await self._leases.leave()
+            await self._leases.release_all()
         if before != self._leases.owned:
             log.info("lanes_owned", lanes=sorted(self._leases.owned))
-            view.starts.forget(self._leases.owned - before)
+            view.starts.reset_to_zero(self._leases.owned - before)
 
     async def _settle(
-        self, view: ConnectionKnowledge, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]
+        self, view: ConnectionState, publisher: KafkaPublisher, finished: Sequence[InFlightBatch]
     ) -> float:
         """Process what has finished; return how long to wait before a retry, 0 when nothing failed."""
         self._note_acked(view, finished)
         reasons = [str(batch.error) for batch in finished if batch.error is not None]
         for batch in finished:
             await self._handle_outcome(batch)
-        if self._in_flight.oldest_s() > self._options.send_timeout_s:
+        if self._in_flight.oldest_age_s() > self._options.send_timeout_s:
             reasons.append(f"no acknowledgement for {self._options.send_timeout_s:g} s")
         if reasons:
             await self._start_over(view, publisher, reasons[0])
         await self._delete_acked(view)
         for batch in finished:
             if batch.error is None:
-                view.starts.raise_to([batch.lane], batch.read)
+                view.starts.advance_after_delete([batch.lane], batch.read)
         if reasons:
             return _retry_s(self._kafka_trouble)
         if finished:
@@ -258,7 +262,7 @@ class Relay:
         else:
             raise batch.error
 
-    def _note_acked(self, view: ConnectionKnowledge, batches: Iterable[InFlightBatch]) -> None:
+    def _note_acked(self, view: ConnectionState, batches: Iterable[InFlightBatch]) -> None:
         for batch in batches:
             if batch.acked:
                 view.acked += batch.rows.ids[: batch.acked]
@@ -276,7 +280,7 @@ class Relay:
     async def _refused(self, batch: InFlightBatch, error: EventRefused) -> None:
         """Halve the batch until the refused event stands alone; then parks its session."""
         size = batch.sent - batch.acked
-        limit = self._limits.setdefault(batch.lane, BatchLimit(size))
+        limit = self._limits.setdefault(batch.lane, ReducedBatchSize(size))
         if not error.certain:
             limit.suspicions += 1
             if limit.suspicions < _SUSPICIONS_TO_REFUSE:
@@ -290,17 +294,17 @@ class Relay:
                 tenant, session, seq = parked
                 log.error("session_parked", tenant=tenant, session=session, seq=seq, lane=batch.lane, error=str(error))
 
-    async def _start_over(self, view: ConnectionKnowledge, publisher: KafkaPublisher, reason: str) -> None:
+    async def _start_over(self, view: ConnectionState, publisher: KafkaPublisher, reason: str) -> None:
         """Close the producer and forget what was under way; it is read again once there is a new one."""
         log.warning("producer_restarts", reason=reason)
         self._note_acked(view, await self._in_flight.wait_all(_PATIENCE_S))
-        self._note_acked(view, await self._in_flight.abandon())
+        self._note_acked(view, await self._in_flight.abandon_all())
         if self._link.publisher is publisher:
-            self._link.restart(reason)
+            self._link.reconnect(reason)
 
-    async def _delete_acked(self, view: ConnectionKnowledge) -> None:
+    async def _delete_acked(self, view: ConnectionState) -> None:
         if view.acked:
-            await delete_rows(view.connection, view.acked)
+            await delete_published_rows(view.connection, view.acked)
             view.acked = []
 
     def _next_pause(self, page: OutboxPage, began: float) -> float:
@@ -314,14 +318,14 @@ class Relay:
         return self._pause_s
 
     async def _drain(self, drain_s: float) -> None:
-        finished = [*await self._in_flight.wait_all(drain_s), *await self._in_flight.abandon()]
-        self._gauges.clear()
+        finished = [*await self._in_flight.wait_all(drain_s), *await self._in_flight.abandon_all()]
+        self._gauges.zero_gauges()
         try:
             async with asyncio.timeout(_LEAVE_S):
                 if self._database is not None:
                     self._note_acked(self._database, finished)
                     await self._delete_acked(self._database)
-                await self._leases.leave()
+                await self._leases.release_all()
         except DATABASE_TROUBLE as error:
             log.warning("lanes_left_to_expire", error=f"{type(error).__name__}: {error}")
         await self._leave_database()

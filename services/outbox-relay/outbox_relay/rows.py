@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
 from flotilla.postgres.connecting import COMMAND_S, Connector
-from outbox_relay.read_starts import Horizon, ReadStart
+from outbox_relay.read_starts import ReadPosition, TransactionHorizon
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
@@ -89,7 +89,7 @@ async def _leave_as_is(_connection: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneRows:
+class OutboxRows:
     """Rows of one lane in order of id; the lists run in parallel."""
 
     lane: int
@@ -105,31 +105,31 @@ class LaneRows:
 class OutboxPage:
     """What one read found, and where it ended."""
 
-    lanes: Sequence[LaneRows]
+    lanes: Sequence[OutboxRows]
     rows: int
     read_to: int | None
     """The last id read when a limit cut the read short; None when it saw the end."""
 
 
-async def read_page(
-    connection: Connection, lanes: Sequence[int], start: ReadStart, *, max_rows: int, max_bytes: int
+async def read_outbox_page(
+    connection: Connection, lanes: Sequence[int], start: ReadPosition, *, max_rows: int, max_bytes: int
 ) -> OutboxPage:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
     limit_s = _SWEEP_S if start.low == 0 else COMMAND_S
     records = await connection.fetch(PAGE, lanes, start.low, start.base, running, max_rows, max_bytes, timeout=limit_s)
-    found = [LaneRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
+    found = [OutboxRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes
     return OutboxPage(found, rows, max(lane.ids[-1] for lane in found) if is_cut else None)
 
 
-async def delete_rows(connection: Connection, ids: Iterable[int]) -> None:
+async def delete_published_rows(connection: Connection, ids: Iterable[int]) -> None:
     """Take acknowledged rows out of the outbox."""
     await connection.execute(_DELETE, list(ids))
 
 
-async def read_horizon(connection: Connection, *, above: Horizon) -> tuple[int, int] | None:
+async def draw_horizon(connection: Connection, *, above: TransactionHorizon) -> tuple[int, int] | None:
     """The highest row id drawn, then a transaction id above that of every transaction that drew it or one below.
 
     None when this would say no more than `above`.
@@ -140,6 +140,6 @@ async def read_horizon(connection: Connection, *, above: Horizon) -> tuple[int, 
     return int(last_id), int(await connection.fetchval(_OWN_XID))
 
 
-async def look_at_horizon(connection: Connection, last_id: int, own_xid: int) -> Horizon:
+async def refresh_horizon(connection: Connection, last_id: int, own_xid: int) -> TransactionHorizon:
     """Which transactions from before the horizon still run."""
-    return Horizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))
+    return TransactionHorizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))

@@ -124,14 +124,14 @@ async def test_a_full_disk_that_is_emptied_again_loses_and_doubles_nothing(
         fill(filler)
         for _ in range(200):
             await store.append("s1", [message("x" * 50_000)])
-        await eventually(lambda: not own_kafka.running() or "producer_restarts" in relay.log_text(), 120)
+        await eventually(lambda: not own_kafka.is_running() or "producer_restarts" in relay.log_text(), 120)
         filler.unlink()
-        if not own_kafka.running():
+        if not own_kafka.is_running():
             await start(own_kafka)
         await store.append("s1", [message("after")])
         assert await projected.until("s1", 202, 120) == list(range(1, 203))
     assert await projected.parked() == []
-    assert relay.running(), relay.log_text()
+    assert relay.is_running(), relay.log_text()
 
 
 def fill(path: Path) -> None:

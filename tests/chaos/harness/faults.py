@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flotilla_devstack import ServiceProcess
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.unit import ManagedProcess
 from tests.chaos.harness.world import World
 
 Deed = Literal["kill", "pause", "restart-kafka", "restart-postgres"]
@@ -71,7 +71,7 @@ async def _carry_out(world: World, plan: Plan, fault: Fault) -> None:
             await _restart(world, world.postgres)
         case "kill":
             victim = world.services[fault.victim % len(world.services)]
-            if victim.running():
+            if victim.is_running():
                 await asyncio.to_thread(victim.kill)
                 victim.start()
         case "pause":
@@ -88,13 +88,13 @@ async def _pause(victim: ServiceProcess, pause_s: float) -> None:
         victim.resume()
 
 
-async def _restart(world: World, server: Unit) -> None:
+async def _restart(world: World, server: ManagedProcess) -> None:
     # On a slow machine the next kill may be due before the server is back.
     async with world.restarting[server.name]:
         await asyncio.to_thread(_kill_and_start, server)
 
 
-def _kill_and_start(server: Unit) -> None:
+def _kill_and_start(server: ManagedProcess) -> None:
     server.kill()
     server.start()
     server.wait_ready()

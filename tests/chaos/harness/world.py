@@ -99,7 +99,7 @@ async def open_world(stack: RunningStack) -> AsyncIterator[World]:
             postgres=postgres,
             kafka_server=kafka_server,
             database=Database(with_database(postgres.dsn(), name)),
-            kafka=await topics_named(kafka_server.bootstrap, f"session-events-{secrets.token_hex(4)}"),
+            kafka=await topics_named(kafka_server.bootstrap_address, f"session-events-{secrets.token_hex(4)}"),
             services=services,
         )
     finally:

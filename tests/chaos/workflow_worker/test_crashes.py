@@ -88,7 +88,7 @@ async def test_a_worker_killed_before_the_answer_arrives_does_not_repeat_the_ste
         foreign_agent(world.redis, "write", kill_then_answer) as writer,
     ):
         handle = await world.start(question)
-        await eventually(lambda: not first.running(), timeout_s=20)
+        await eventually(lambda: not first.is_running(), timeout_s=20)
         await world.worker()
         assert (await handle.result()).answer.startswith("The harbour master")
         assert len(writer.seen) == 1

@@ -55,12 +55,12 @@ async def no_connections_left(fleet: Fleet, _draw: random.Random) -> AsyncIterat
     primary = fleet.servers.postgres.primary
     roles = sorted({spec.role for spec in SERVICES.values()})
     for role in roles:
-        primary.query(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        primary.query_as_superuser(f"ALTER ROLE {role} CONNECTION LIMIT 0")
     names = ", ".join(f"'{role}'" for role in roles)
-    primary.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({names})")
+    primary.query_as_superuser(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({names})")
     await asyncio.sleep(_AWAY_S)
     for role in roles:
-        primary.query(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        primary.query_as_superuser(f"ALTER ROLE {role} CONNECTION LIMIT -1")
     yield time.monotonic()
 
 

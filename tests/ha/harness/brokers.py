@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.servers.base import Home, Report
 from flotilla_devstack.servers.kafka import CLUSTER_ID, KafkaServer
-from flotilla_devstack.tools import run_tool
+from flotilla_devstack.tools import run_program
 from tests.ha.harness.proxy import Proxy
 from tests.support.waiting import eventually
 
@@ -37,7 +37,7 @@ class Broker(KafkaServer):
 
     def settings(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
         """See KafkaServer; with three replicas of everything, two of which must have an event."""
-        alone = super().settings(data, ports)
+        alone = super().server_properties(data, ports)
         del alone["controller.quorum.bootstrap.servers"]
         replicated = {key: str(NODES) for key in alone if key.endswith("replication.factor")}
         in_sync = {key: str(_IN_SYNC) for key in alone if key.endswith("min.isr")}
@@ -60,7 +60,7 @@ class Broker(KafkaServer):
         settings = self._write_settings(self.folder, self.ports)
         tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings))
         argv = (*self._jvm("-Xmx128m"), *tool)
-        run_tool(argv, log=self.log, cwd=self.folder, timeout_s=_FORMAT_S, cancelled=cancelled)
+        run_program(argv, log=self.log, cwd=self.folder, timeout_s=_FORMAT_S, cancelled=cancelled)
 
 
 class Brokers:

@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from flotilla_devstack.keeper import Keeper
+from flotilla_devstack.keeper import ProcessWatchdog
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Identity
-from flotilla_devstack.progress import ignore
+from flotilla_devstack.process import ProcessIdentity
+from flotilla_devstack.progress import ignore_progress
 from flotilla_devstack.services import (
     SERVICES,
     ServiceProcess,
-    chosen_environment,
-    key_environment,
+    caller_environment,
     service_environment,
+    signing_key_environment,
 )
-from flotilla_devstack.startup import side_by_side
-from flotilla_devstack.tools import run_tool
+from flotilla_devstack.startup import run_in_parallel
+from flotilla_devstack.tools import run_program
 from tests.ha.harness.kubelet import Kubelet
 from tests.ha.harness.memory import no_page_more
 from tests.ha.harness.servers import DATABASE, Servers
@@ -60,7 +60,7 @@ class Fleet:
         """Bring everything up."""
         self.servers.start()
         self._install()
-        side_by_side(list(self.services.values()), _start, threading.Event())
+        run_in_parallel(list(self.services.values()), _start, threading.Event())
         self._keeping.start()
         self._kubelet.start()
 
@@ -71,7 +71,7 @@ class Fleet:
         if self._keeping.is_alive():
             self._keeping.join(10)
         for service in self.services.values():
-            if service.running():
+            if service.is_running():
                 service.kill()
         self.servers.stop()
 
@@ -93,7 +93,7 @@ class Fleet:
         """Have it reach its memory limit at work, so that the kernel kills it; returns as `kill` does."""
         process = self._process(name)
         with no_page_more(process) as starved:
-            await eventually(lambda: not process.alive(), timeout_s=60)
+            await eventually(lambda: not process.is_alive(), timeout_s=60)
             assert starved.kills(), f"{name} ended by itself"
         await self._another(name, process)
 
@@ -117,21 +117,21 @@ class Fleet:
         """Everything that a service logged."""
         return self.services[service].log_text(whole=True)
 
-    def _process(self, name: str) -> Identity:
+    def _process(self, name: str) -> ProcessIdentity:
         process = self.services[name].identity
         assert process is not None, f"{name} does not run"
         return process
 
-    async def _another(self, name: str, former: Identity) -> None:
+    async def _another(self, name: str, former: ProcessIdentity) -> None:
         await eventually(lambda: self.services[name].pid not in (None, former.pid), timeout_s=60)
 
     def _make(self, name: str) -> ServiceProcess:
         ports = self.servers.ports(name, tuple(SERVICES[name].port_variables))
         environment = {
             **self.servers.environment(SERVICES[name].role),
-            **chosen_environment(),
+            **caller_environment(),
             **service_environment(name, ports),
-            **key_environment(name, self.servers.state),
+            **signing_key_environment(name, self.servers.state),
             **_QUIET,
         }
         log = self.servers.state.log_file(name)
@@ -154,10 +154,10 @@ class Fleet:
             "--ticket-key-file": state.ticket_key_file,
         }
         argv = (sys.executable, "-m", "flotilla.install", *(str(word) for pair in files.items() for word in pair))
-        run_tool(argv, log=state.log_file("install"), cwd=state.logs, env=environment, timeout_s=_INSTALL_S)
+        run_program(argv, log=state.log_file("install"), cwd=state.logs, env=environment, timeout_s=_INSTALL_S)
 
     def _keep(self) -> None:
-        keeper = Keeper(list(self.services.values()), ignore)
+        keeper = ProcessWatchdog(list(self.services.values()), ignore_progress)
         while not self._stopped.wait(_TICK_S):
             keeper.tick(time.monotonic())
 
@@ -169,7 +169,7 @@ def _start(service: ServiceProcess) -> None:
 
 def _wait_ready(service: ServiceProcess, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while not (service.running() and service.ready()):
+    while not (service.is_running() and service.is_ready()):
         assert time.monotonic() < deadline, f"{service.name} is not ready: {service.why_not_ready()}"
         time.sleep(_TICK_S)
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 from flotilla_devstack.waiting import wait_until
 
 
@@ -24,7 +24,7 @@ _MEMBERS = "cgroup.procs"
 
 
 @contextmanager
-def no_page_more(process: Identity) -> Iterator["Starved"]:
+def no_page_more(process: ProcessIdentity) -> Iterator["Starved"]:
     """Refuse every further page to a process and its children: at work, the kernel ends it within moments.
 
     What it has stays with the group from which it comes, so the limit counts for new pages alone.
@@ -36,7 +36,7 @@ def no_page_more(process: Identity) -> Iterator["Starved"]:
     except OSError as error:
         raise AssertionError(f"no memory limit can be set: {error} (the scenario needs root and cgroups)") from error
     try:
-        for member in process.family():
+        for member in process.process_tree():
             _move(member.pid, folder)
         (folder / version.limit).write_text("0", encoding="ascii")
         yield Starved(folder / version.events)

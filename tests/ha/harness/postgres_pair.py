@@ -7,7 +7,7 @@ from pathlib import Path
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.servers.base import Home
 from flotilla_devstack.servers.postgres import SUPERUSER, PostgresServer
-from flotilla_devstack.tools import run_tool
+from flotilla_devstack.tools import run_program
 from flotilla_devstack.waiting import wait_until
 
 # Processes are killed here, not machines: what the kernel was given outlives them.
@@ -38,15 +38,15 @@ class PostgresNode(PostgresServer):
         """Let no commit return before a standby has it, and wait until one follows."""
         self._settings["synchronous_standby_names"] = "*"
         self._reload()
-        wait_until(lambda: bool(self.query(_STREAMING)), timeout_s=60, what=f"a standby of {self.name}")
+        wait_until(lambda: bool(self.query_as_superuser(_STREAMING)), timeout_s=60, what=f"a standby of {self.name}")
 
     def promote(self) -> None:
         """Become a primary without a standby; returns when it accepts writes."""
-        self.query("SELECT pg_promote(true, 30)")
+        self.query_as_superuser("SELECT pg_promote(true, 30)")
 
     def follow(self, primary: "PostgresNode") -> None:
         """Throw away what it has, copy the primary and follow it; returns when it answers."""
-        if self.running():
+        if self.is_running():
             self.kill()
         self._copy(primary)
         self._settings.pop("synchronous_standby_names", None)
@@ -60,11 +60,11 @@ class PostgresNode(PostgresServer):
         shutil.rmtree(self.data)
         source = f"host={LOOPBACK} port={primary.ports['postgres']} user={SUPERUSER}"
         argv = (str(self._bin / "pg_basebackup"), "-D", str(self.data), "-d", source, "-X", "stream", "-c", "fast")
-        run_tool(argv, log=self.log, cwd=self._real, user=self._user, timeout_s=_BACKUP_S)
+        run_program(argv, log=self.log, cwd=self._real, user=self._user, timeout_s=_BACKUP_S)
 
     def _reload(self) -> None:
         self._write_settings()
-        self.query("SELECT pg_reload_conf()")
+        self.query_as_superuser("SELECT pg_reload_conf()")
 
 
 class PostgresPair:

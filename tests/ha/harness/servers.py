@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from flotilla_devstack.folders import StateDir
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.ports import LOOPBACK, PortBook
-from flotilla_devstack.progress import ignore
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.ports import LOOPBACK, PortAssignments
+from flotilla_devstack.progress import ignore_progress
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.redis import RedisServer
 from flotilla_devstack.servers.temporal import TemporalServer
-from flotilla_devstack.startup import bring_up, side_by_side
+from flotilla_devstack.startup import run_in_parallel, start_server
 from tests.ha.harness.brokers import NODES, Broker, Brokers
 from tests.ha.harness.postgres_pair import PostgresNode, PostgresPair
 from tests.ha.harness.proxy import Network, Proxy
@@ -26,10 +26,10 @@ class Servers:
     """Brokers, two PostgreSQL, two Redis, one Temporal. `start` brings all of them up, `stop` ends them."""
 
     def __init__(self, folder: Path) -> None:
-        self.state = StateDir(folder).create()
-        self.ledger = Ledger(self.state.ledger_file)
+        self.state = StateDir(folder).create_folders()
+        self.ledger = ProcessLedger(self.state.ledger_file)
         self.network = Network()
-        self._book = PortBook(self.state.ports_file, {})
+        self._book = PortAssignments(self.state.ports_file, {})
         self.brokers = self._make_brokers()
         self.postgres = PostgresPair(*(self._make(name, PostgresNode) for name in ("postgres-1", "postgres-2")))
         self.redis = RedisPair(*(self._make(name, RedisServer) for name in ("redis-1", "redis-2")))
@@ -46,11 +46,13 @@ class Servers:
 
     def ports(self, owner: str, names: Sequence[str]) -> dict[str, int]:
         """Ports for one more process, claimed."""
-        return self._book.assign(owner, tuple(names))
+        return self._book.assign_ports(owner, tuple(names))
 
     def start(self) -> None:
         """Bring all up side by side, then replicate."""
-        side_by_side(self.all, lambda server: bring_up(server, ignore, threading.Event()), threading.Event())
+        run_in_parallel(
+            self.all, lambda server: start_server(server, ignore_progress, threading.Event()), threading.Event()
+        )
         self.postgres.primary.create_database(DATABASE)
         self.postgres.rejoin()
         self.redis.rejoin()
@@ -59,9 +61,9 @@ class Servers:
         """End all; harmless when repeated."""
         self.network.close()
         for server in self.all:
-            if server.running():
+            if server.is_running():
                 server.kill()
-        self._book.close()
+        self._book.release_ports()
 
     def dsn(self, role: str) -> str:
         """PostgreSQL for the services: by the proxy."""

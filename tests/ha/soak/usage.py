@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 from flotilla_devstack.servers.base import LocalServer
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.unit import ManagedProcess
 from tests.ha.harness.fleet import Fleet
 from tests.ha.harness.items import wait_for
 
@@ -58,8 +58,8 @@ class Recorder:
                 yield _usage(at_s, unit, identity)
 
 
-def _usage(at_s: float, unit: Unit, identity: Identity) -> Usage:
-    family = [member.pid for member in identity.family()]
+def _usage(at_s: float, unit: ManagedProcess, identity: ProcessIdentity) -> Usage:
+    family = [member.pid for member in identity.process_tree()]
     handles = [link for pid in family for link in _handles(pid)]
     return Usage(
         at_s,

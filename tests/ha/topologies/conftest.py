@@ -25,4 +25,4 @@ def server(stack: RunningStack, certificates: Certificates) -> Iterator[KafkaWit
 
 @pytest.fixture
 async def topics(server: KafkaWithLogins, unique: Callable[[str], str]) -> KafkaSettings:
-    return await topics_named(server.bootstrap, unique("events"))
+    return await topics_named(server.bootstrap_address, unique("events"))

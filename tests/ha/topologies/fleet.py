@@ -15,8 +15,8 @@ import httpx
 from flotilla.config import KafkaSettings
 from flotilla_devstack import RunningStack
 from flotilla_devstack.services import SERVICES, ServiceProcess
-from flotilla_devstack.startup import side_by_side
-from flotilla_devstack.tools import run_tool
+from flotilla_devstack.startup import run_in_parallel
+from flotilla_devstack.tools import run_program
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 
@@ -78,7 +78,7 @@ async def fleet_on(
     argv = (sys.executable, "-m", "flotilla.install")
     environment = {**os.environ, **stack.environment(), **common, **owner}
     await asyncio.to_thread(
-        run_tool, argv, log=folder / "install.log", cwd=folder, env=environment, timeout_s=_INSTALL_S
+        run_program, argv, log=folder / "install.log", cwd=folder, env=environment, timeout_s=_INSTALL_S
     )
     queue = {"FLOTILLA_TASK_QUEUE": f"topologies-{secrets.token_hex(4)}", "OPENAI_API_KEY": ""}
     name = database.superuser_dsn.rpartition("/")[2]
@@ -87,7 +87,7 @@ async def fleet_on(
         for each in SERVICES
     }
     try:
-        await asyncio.to_thread(side_by_side, list(services.values()), _start, threading.Event())
+        await asyncio.to_thread(run_in_parallel, list(services.values()), _start, threading.Event())
         fleet = Fleet(services, key)
         async with fleet.client:
             yield fleet

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 from flotilla_devstack import RunningStack
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
+from flotilla_devstack.process import ProcessCommand
 from flotilla_devstack.servers.base import Home, LocalServer, Report
-from flotilla_devstack.servers.postgres_home import choose_user, make_reachable_folder
+from flotilla_devstack.servers.postgres_home import choose_server_user, make_reachable_folder
 from flotilla_devstack.tools import clean_environment
 
 _PROBE_TIMEOUT_S = 0.5
@@ -40,7 +40,7 @@ class PgBouncer(LocalServer):
         if found is None:
             raise MissingPrerequisiteError("pgbouncer", "no pgbouncer on PATH", "apt-get install -y pgbouncer")
         self._program = found
-        self._user = choose_user(self.folder)
+        self._user = choose_server_user(self.folder)
         self._real = make_reachable_folder(self.folder, self._user)
         users = self._real / "users.txt"
         users.write_text("".join(f'"{role}" ""\n' for role in self._roles), encoding="utf-8")
@@ -66,9 +66,11 @@ class PgBouncer(LocalServer):
             "\n"
         )[0]
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """In the foreground; not as root, which it refuses."""
-        return Command((self._program, str(self._real / "pgbouncer.ini")), clean_environment(), self._real, self._user)
+        return ProcessCommand(
+            (self._program, str(self._real / "pgbouncer.ini")), clean_environment(), self._real, self._user
+        )
 
     def probe(self) -> bool:
         """It listens."""

@@ -11,7 +11,7 @@ import redis
 
 from flotilla_devstack import RunningStack
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
+from flotilla_devstack.process import ProcessCommand
 from flotilla_devstack.servers.base import Home, LocalServer, Report
 from flotilla_devstack.servers.redis import RedisServer, find_redis, redis_version
 from flotilla_devstack.tools import clean_environment
@@ -53,10 +53,10 @@ class SentinelServer(LocalServer):
         """Such as `Redis 7.0.15`."""
         return redis_version(find_redis("redis"))
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """The server's program in its other role."""
         argv = (str(find_redis("redis")), str(self.folder / "sentinel.conf"), "--sentinel")
-        return Command(argv, clean_environment(), self.folder)
+        return ProcessCommand(argv, clean_environment(), self.folder)
 
     def probe(self) -> bool:
         """It listens."""
@@ -85,7 +85,7 @@ class Watched:
     @property
     def primary(self) -> RedisServer:
         """The one that takes writes."""
-        return next(each for each in self.servers if each.running() and _role(each) == "master")
+        return next(each for each in self.servers if each.is_running() and _role(each) == "master")
 
     def switch_over(self) -> None:
         """Have the sentinels promote the replica, with everything alive; returns when they agree on it."""
@@ -106,7 +106,7 @@ class Watched:
         """Return when every sentinel names the other server."""
         other = next(each for each in self.servers if each is not old)
         wait_until(
-            lambda: all(self._named_by(each) == other.ports["redis"] for each in self.sentinels if each.running()),
+            lambda: all(self._named_by(each) == other.ports["redis"] for each in self.sentinels if each.is_running()),
             timeout_s=60,
             what="another primary",
         )

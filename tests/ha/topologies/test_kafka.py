@@ -65,7 +65,7 @@ async def test_events_go_through_the_relay_and_the_audit_consumer_into_the_proje
     await ensure_topics(settings)
     await check_topics(settings)
     publisher = await KafkaPublisher.open(client_arguments(settings), settings.kafka_session_events_topic)
-    await publisher.abort()
+    await publisher.close_without_flush()
     await publish(settings, events_of("s1", (1, 2, 3)))
     async with (
         running_audit(audit_settings(database, settings, tmp_path, **settings.model_dump())),
@@ -131,7 +131,7 @@ async def test_a_certificate_that_is_missing_or_of_another_authority_is_named(
         ({"kafka_cert_file": None, "kafka_key_file": None}, "FLOTILLA_KAFKA_CERT_FILE where it asks"),
         ({"kafka_ca_file": str(stranger.ca)}, "its certificate is not trusted.*FLOTILLA_KAFKA_CA_FILE"),
         ({"kafka_cert_file": stranger.client, "kafka_key_file": stranger.client_key}, "FLOTILLA_KAFKA_CERT_FILE"),
-        ({"kafka_security_protocol": "SSL", "kafka_bootstrap_servers": server.bootstrap}, "SECURITY_PROTOCOL"),
+        ({"kafka_security_protocol": "SSL", "kafka_bootstrap_servers": server.bootstrap_address}, "SECURITY_PROTOCOL"),
     ):
         with pytest.raises(RetryLater, match=reason):
             await check_topics(settings.model_copy(update=changes))
@@ -153,4 +153,4 @@ async def test_a_certificate_that_is_replaced_is_used_by_the_next_connection(
     for path, source in zip(mounted, (certificates.client, certificates.client_key), strict=True):
         shutil.copy(source, path)
     publisher = await KafkaPublisher.open(arguments, settings.kafka_session_events_topic)
-    await publisher.abort()
+    await publisher.close_without_flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from audit_consumer.connections import LIVE, NEXT, open_projection
+from audit_consumer.connections import LIVE, NEXT, open_projection_pool
 from audit_consumer.rebuild import rebuild
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
@@ -46,8 +46,8 @@ async def test_settings_go_with_each_transaction_and_reach_no_other_client(dsn: 
     """Three connections of PostgreSQL are shared by three pools of one role."""
     async with (
         open_relay_pool(dsn) as relay,
-        open_projection(dsn, LIVE, application="live") as live,
-        open_projection(dsn, NEXT, application="next") as following,
+        open_projection_pool(dsn, LIVE, application="live") as live,
+        open_projection_pool(dsn, NEXT, application="next") as following,
         open_pool(dsn, application="plain") as plain,
     ):
 

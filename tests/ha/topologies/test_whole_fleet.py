@@ -54,7 +54,9 @@ def kafka_by_certificate(stack: RunningStack, certificates: Certificates) -> Ite
 
 @pytest.fixture
 async def topics(kafka_by_certificate: KafkaWithLogins, unique: Callable[[str], str]) -> KafkaSettings:
-    return kafka_by_certificate.by_certificate(await topics_named(kafka_by_certificate.bootstrap, unique("events")))
+    return kafka_by_certificate.by_certificate(
+        await topics_named(kafka_by_certificate.bootstrap_address, unique("events"))
+    )
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from audit_consumer.decisions import accept
+from audit_consumer.decisions import accept_parked_history
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import rebuild
-from audit_consumer.rewinds import Decision
+from audit_consumer.rewinds import HistoryDecision
 from audit_consumer.settings import Settings
 from flotilla.audit.export import export_session
 from flotilla.audit.parked_history import explain_parked
@@ -250,9 +250,9 @@ async def test_a_gap_that_is_filled_again_gets_the_same_events(audit_pool: Pool)
     async def publish(_session: SessionKey, bodies: Sequence[bytes]) -> None:
         sent.append(list(bodies))
 
-    decision = Decision(session=("default", "s1"), request_id="r1", by="ada", reason="lost", asked_at=utc_now())
+    decision = HistoryDecision(session=("default", "s1"), request_id="r1", by="ada", reason="lost", asked_at=utc_now())
     for _ in range(2):
-        await accept(audit_pool, Projection(audit_pool), publish, decision)
+        await accept_parked_history(audit_pool, Projection(audit_pool), publish, decision)
     assert sent[0] == sent[1]
     assert [decode_event(body).sequence for body in sent[0]] == [2, 3]
 

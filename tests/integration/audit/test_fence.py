@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from audit_consumer.connections import LIVE, open_projection
+from audit_consumer.connections import LIVE, open_projection_pool
 from audit_consumer.projection import Projection
-from audit_consumer.projection_rows import Batch, Fenced
+from audit_consumer.projection_rows import PartitionTakenOver, RecordBatch
 from flotilla.contracts.envelope import encode_event
 from flotilla.postgres import Pool
 from tests.support.audit import FakeRecord, Projected, event_at, project_directly, records_of
@@ -20,9 +20,9 @@ def records(session_id: str, upto: int) -> list[FakeRecord]:
 async def test_a_batch_that_was_read_from_an_old_offset_writes_nothing(audit_pool: Pool, projected: Projected) -> None:
     first = records("s1", 4)
     await project_directly(audit_pool, first[:2])
-    for stale in (Batch(first[0].partition, 0, first), Batch(first[0].partition, 3, first[3:])):
-        with pytest.raises(Fenced):
-            await Projection(audit_pool).project([stale])
+    for stale in (RecordBatch(first[0].partition, 0, first), RecordBatch(first[0].partition, 3, first[3:])):
+        with pytest.raises(PartitionTakenOver):
+            await Projection(audit_pool).project_batches([stale])
     assert await projected.seqs("s1") == [1, 2]
     await project_directly(audit_pool, first[2:])
     assert await projected.seqs("s1") == [1, 2, 3, 4]
@@ -33,12 +33,14 @@ async def test_of_two_owners_with_the_same_batch_one_is_fenced(
 ) -> None:
     read = records("s1", 200)
     await audit_pool.execute("INSERT INTO consumer_offsets VALUES ($1, 0)", read[0].partition)
-    batch = Batch(read[0].partition, 0, read)
-    async with open_projection(database.dsn("flotilla_audit"), LIVE, application="other") as other:
+    batch = RecordBatch(read[0].partition, 0, read)
+    async with open_projection_pool(database.dsn("flotilla_audit"), LIVE, application="other") as other:
         outcomes = await asyncio.gather(
-            Projection(audit_pool).project([batch]), Projection(other).project([batch]), return_exceptions=True
+            Projection(audit_pool).project_batches([batch]),
+            Projection(other).project_batches([batch]),
+            return_exceptions=True,
         )
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Fenced", "ProjectedBatch"]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["PartitionTakenOver", "ProjectionResult"]
     assert await projected.seqs("s1") == list(range(1, 201))
 
 

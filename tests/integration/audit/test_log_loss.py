@@ -11,9 +11,9 @@ from aiokafka import TopicPartition
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.consumer import AuditConsumer
-from audit_consumer.kafka_clients import close, make_consumer
+from audit_consumer.kafka_clients import close_client, make_event_consumer
 from audit_consumer.main import run
-from audit_consumer.resume_offsets import OffsetRange, ResumeOffsets
+from audit_consumer.resume_offsets import AvailableOffsets, ResumeOffsetFinder
 from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer
@@ -115,13 +115,13 @@ async def test_reading_again_begins_where_a_signed_checkpoint_agrees(
         for events in (S1[:5], S1[5:11], S1[11:17], S1[17:]):
             await publish(kafka, events)
             await projected.until("s1", events[-1].sequence or 0)
-            assert await make_checkpoint(audit_pool, LANE, consumer.owned[LANE], signer)
+            assert await make_checkpoint(audit_pool, LANE, consumer.owned_partitions[LANE], signer)
     standing = await standing_of(audit_pool)
     async with open_kafka_log(kafka) as log:
-        resume_offsets = ResumeOffsets(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
+        resume_offsets = ResumeOffsetFinder(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
         for kept, agreed in ((20, 20), (18, 17), (11, 11), (4, 0)):
             await replace_log(kafka, [*S1[:kept], *LATER])
-            assert await resume_offsets.resume_offset(standing, OffsetRange(LANE, 0, kept + 30)) == agreed
+            assert await resume_offsets.resume_offset(standing, AvailableOffsets(LANE, 0, kept + 30)) == agreed
 
 
 @pytest.mark.parametrize(
@@ -211,15 +211,15 @@ async def consuming(settings: Settings, pool: Pool) -> AsyncIterator[AuditConsum
     """The consuming loop alone."""
     runtime = Runtime("audit-consumer")
     topic = settings.kafka_session_events_topic
-    kafka = make_consumer(settings)
+    kafka = make_event_consumer(settings)
     await kafka.start()
     async with open_kafka_log(settings) as log:
-        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, ResumeOffsets(pool, log, topic))
+        consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, ResumeOffsetFinder(pool, log, topic))
         task = asyncio.create_task(consumer.run(runtime))
         try:
             yield consumer
         finally:
             runtime.request_stop("end of the test")
             await asyncio.wait([task])
-            await close(kafka)
+            await close_client(kafka)
         await task

@@ -9,7 +9,7 @@ import pytest
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
-from audit_consumer.requests import Requests, retry_after_upgrade, retry_session
+from audit_consumer.requests import AuditRequestLoop, retry_formerly_unknown_types, retry_parked_session
 from flotilla.audit.requests import (
     AuditRequest,
     get_request,
@@ -93,10 +93,10 @@ async def test_an_upgrade_takes_in_what_waited_for_it(
     events = [event_at("s1", 1), newer, event_at("s1", 3)]
     await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in events))
     assert await projected.seqs("s1") == [1]
-    await retry_after_upgrade(audit_pool, [lane_of("default", "s1")])
+    await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
     assert await projected.seqs("s1") == [1]
     monkeypatch.setattr("audit_consumer.records.is_known", lambda _type: True)
-    await retry_after_upgrade(audit_pool, [lane_of("default", "s1")])
+    await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == []
 
@@ -186,7 +186,7 @@ async def test_a_rebuild_keeps_what_people_decided(
     await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in CONFLICT))
     await publish(kafka, CONFLICT)
     await projected.execute("UPDATE audit.parked_events SET reason = 'discarded' WHERE reason = 'conflict'")
-    await retry_session(audit_pool, Projection(audit_pool), ("default", "s1"))
+    await retry_parked_session(audit_pool, Projection(audit_pool), ("default", "s1"))
     await rebuild(audit_settings(database, kafka, tmp_path))
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == [(2, "discarded")]
@@ -203,7 +203,7 @@ async def test_a_request_that_fails_unexpectedly_ends_with_its_reason_and_the_ne
 
     runtime = Runtime("audit-consumer")
     first = await request_rebuild(pool, "default", requested_by="ada")
-    serving = asyncio.create_task(Requests(audit_pool, broken, never).run(runtime))
+    serving = asyncio.create_task(AuditRequestLoop(audit_pool, broken, never).run(runtime))
     assert (await served(pool, first)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in ada"}
     second = await request_rebuild(pool, "default", requested_by="bob")
     assert (await served(pool, second)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in bob"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_consumer.lag_watch import LagWatch
-from audit_consumer.records import candidate_of
+from audit_consumer.lag_watch import LagMonitor
+from audit_consumer.records import read_candidate
 from audit_consumer.tracing import EventSpans
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
@@ -29,7 +29,7 @@ SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
-    watch = LagWatch(kafka, audit_pool)
+    watch = LagMonitor(kafka, audit_pool)
     lane = lane_of("default", "s1")
     await audit_pool.execute("INSERT INTO consumer_offsets SELECT n, 0 FROM generate_series(0, 11) AS n")
     assert (await watch.look([lane])).moves
@@ -41,25 +41,25 @@ async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: Ka
     assert (await watch.look([(lane + 1) % 12])).moves
     await audit_pool.execute("UPDATE consumer_offsets SET next_offset = 1 WHERE kafka_partition = $1", lane)
     assert (await watch.look([lane])).moves
-    await watch.close()
+    await watch.close_kafka()
 
 
 async def test_a_server_that_is_away_is_no_sign_of_being_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
-    watch = LagWatch(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), audit_pool)
+    watch = LagMonitor(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), audit_pool)
     with pytest.raises(RetryLater, match="Kafka does not answer"):
         await watch.look([0])
     async with open_pool("postgresql://nobody@127.0.0.1:1/none", application="test") as nowhere:
-        watch = LagWatch(kafka, nowhere)
+        watch = LagMonitor(kafka, nowhere)
         with pytest.raises(RetryLater, match="PostgreSQL does not answer"):
             await watch.look([0])
-        await watch.close()
+        await watch.close_kafka()
 
 
 async def test_a_sampled_trace_goes_on_from_the_kafka_header_into_the_audit_row() -> None:
     traces = configure_traces("test", None, 1.0)
     body = encode_event(event_at("s1", 1, traceparent=SAMPLED.replace("b7ad", "0000")))
-    with_header = candidate_of(FakeRecord(0, 0, b"default/s1", body, (("traceparent", SAMPLED.encode()),)))
-    unsampled = candidate_of(
+    with_header = read_candidate(FakeRecord(0, 0, b"default/s1", body, (("traceparent", SAMPLED.encode()),)))
+    unsampled = read_candidate(
         FakeRecord(0, 1, b"default/s1", encode_event(event_at("s1", 2, traceparent=SAMPLED[:-1] + "0")))
     )
     assert with_header.traceparent == SAMPLED

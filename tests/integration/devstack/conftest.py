@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from flotilla_devstack import Progress, Stack
+from flotilla_devstack import ProgressEvent, Stack
 from tests.support.scratch import open_folder
 
 
 @pytest.fixture(scope="module")
-def events() -> list[Progress]:
+def events() -> list[ProgressEvent]:
     """What the own stack reported while it started."""
     return []
 
 
 @pytest.fixture(scope="module")
-def own_stack(events: list[Progress]) -> Iterator[Stack]:
+def own_stack(events: list[ProgressEvent]) -> Iterator[Stack]:
     """All four servers in a temporary folder."""
     with open_folder("devstack") as folder, Stack(folder, on_progress=events.append) as stack:
         yield stack

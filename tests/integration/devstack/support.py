@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 
 # Serves /readyz as every service does; prints its arguments; ends on SIGTERM with a word of its own.
 SERVICE = """
@@ -46,10 +46,10 @@ def write_service(folder: Path) -> Path:
     return path
 
 
-def identity_of(pid: int | None) -> Identity:
+def identity_of(pid: int | None) -> ProcessIdentity:
     """The process, which must exist."""
     assert pid is not None
-    identity = Identity.of(pid)
+    identity = ProcessIdentity.of(pid)
     assert identity is not None
     return identity
 
@@ -67,7 +67,7 @@ def run_python(code: str, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
             process.kill()
 
 
-def listening_addresses(family: list[Identity]) -> dict[int, str]:
+def listening_addresses(family: list[ProcessIdentity]) -> dict[int, str]:
     """Port → address of every TCP socket that these processes listen on (proc(5), net/tcp)."""
     ours = {inode for member in family for inode in _socket_inodes(member.pid)}
     found: dict[int, str] = {}

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from flotilla.agent.template import write_agent
-from flotilla_devstack import Status, UpOptions, down, status, up
+from flotilla_devstack import StackStatus, UpOptions, down, stack_status, up
 from flotilla_devstack.errors import StartFailedError
 from flotilla_devstack.ports import free_port
-from flotilla_devstack.redis_users import read_passwords
+from flotilla_devstack.redis_users import read_redis_passwords
 from tests.support.command import run_command
 from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Status]:
+def running() -> Iterator[StackStatus]:
     root = Path(tempfile.mkdtemp(prefix="flotilla-own-agent-"))
     root.chmod(0o711)
     write_agent("word-count", root / "word-count-agent")
@@ -37,7 +37,7 @@ def running() -> Iterator[Status]:
         shutil.rmtree(root)
 
 
-def flotilla(status: Status, *words: str) -> dict[str, Any]:
+def flotilla(status: StackStatus, *words: str) -> dict[str, Any]:
     environment = {**os.environ, "FLOTILLA_HOME": str(Path(status["keys_file"]).parent)}
     done = run_command([*words, "-o", "json"], environment, timeout_s=60)
     assert done.returncode == 0, done.stderr
@@ -46,11 +46,11 @@ def flotilla(status: Status, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-async def test_a_new_agent_answers_a_task_on_the_local_stack(running: Status) -> None:
+async def test_a_new_agent_answers_a_task_on_the_local_stack(running: StackStatus) -> None:
     processes = {process["name"] for process in running["processes"]}
     assert "word-count-agent" in processes
     state = Path(running["keys_file"]).parent
-    assert "word-count-agent" in read_passwords(state / "redis-passwords.json")
+    assert "word-count-agent" in read_redis_passwords(state / "redis-passwords.json")
 
     words = ("--step", "word-count", "--input", '{"text": "one two three"}')
     task = flotilla(running, "tasks", "submit", *words)
@@ -64,7 +64,7 @@ async def test_a_new_agent_answers_a_task_on_the_local_stack(running: Status) ->
 
 
 @pytest.mark.timeout(240)
-def test_a_stack_that_runs_takes_another_agent_and_stays_up_when_one_does_not_start(running: Status) -> None:
+def test_a_stack_that_runs_takes_another_agent_and_stays_up_when_one_does_not_start(running: StackStatus) -> None:
     state = Path(running["keys_file"]).parent
     for name in ("late", "broken"):
         write_agent(name, state.parent / f"{name}-agent")
@@ -81,5 +81,5 @@ def test_a_stack_that_runs_takes_another_agent_and_stays_up_when_one_does_not_st
 
     with pytest.raises(StartFailedError, match="broken-agent did not come up"):
         up(UpOptions(state=state, agents=(*folders, state.parent / "broken-agent")), timeout_s=120)
-    assert status(state)["state"] == "ready"
-    assert {process["name"]: process["pid"] for process in status(state)["processes"]} == after
+    assert stack_status(state)["state"] == "ready"
+    assert {process["name"]: process["pid"] for process in stack_status(state)["processes"]} == after

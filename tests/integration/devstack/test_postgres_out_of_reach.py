@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.ports import free_port
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 from flotilla_devstack.servers.base import Home
 from flotilla_devstack.servers.postgres import BIN_VARIABLE, PostgresServer, find_postgres_bin
 
@@ -27,14 +27,14 @@ def private(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(private: Path) -> Iterator[PostgresServer]:
     """A server whose data folder is below the private one."""
-    home = Home(private / "postgres", private / "log", {"postgres": free_port()}, Ledger(private / "ledger"))
+    home = Home(private / "postgres", private / "log", {"postgres": free_port()}, ProcessLedger(private / "ledger"))
     server = PostgresServer(home, database="kept")
     yield server
     server.stop()
     shutil.rmtree(server.folder.resolve(), ignore_errors=True)
 
 
-def run(server: PostgresServer) -> Identity:
+def run(server: PostgresServer) -> ProcessIdentity:
     server.prepare(lambda _: None)
     server.start()
     server.wait_ready()
@@ -49,7 +49,7 @@ def test_data_goes_where_the_user_can_reach_it_and_is_found_again(server: Postgr
     assert server.folder.resolve().is_relative_to(private) is not ROOT
     server.stop()
     run(server)
-    assert server.query("SELECT current_database()", database="kept") == "kept"
+    assert server.query_as_superuser("SELECT current_database()", database="kept") == "kept"
 
 
 def test_programs_out_of_reach_are_copied_to_where_the_user_can_run_them(
@@ -71,7 +71,7 @@ def test_data_of_a_temporary_stack_that_is_gone_is_cleared_away(server: Postgres
     server.prepare(lambda _: None)
     elsewhere = server.folder.resolve()
     server.folder.unlink() if ROOT else shutil.rmtree(server.folder)
-    second = Home(private / "second", private / "log2", {"postgres": free_port()}, Ledger(private / "ledger"))
+    second = Home(private / "second", private / "log2", {"postgres": free_port()}, ProcessLedger(private / "ledger"))
     other = PostgresServer(second)
     other.prepare(lambda _: None)
     assert not elsewhere.exists()

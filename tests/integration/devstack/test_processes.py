@@ -12,11 +12,11 @@ import pytest
 
 from flotilla_devstack import ServiceProcess, wait_until
 from flotilla_devstack.errors import DeadlineError, NotRunningError, StartFailedError
-from flotilla_devstack.keeper import Keeper
-from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.keeper import ProcessWatchdog
+from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.ports import free_port
-from flotilla_devstack.process import ChildProcess, Command, Identity, spawn
-from flotilla_devstack.progress import Progress
+from flotilla_devstack.process import ChildProcess, ProcessCommand, ProcessIdentity, spawn_process
+from flotilla_devstack.progress import ProgressEvent
 from tests.integration.devstack.support import identity_of, run_python, write_service
 
 SLEEP = ("sleep", "600")
@@ -25,11 +25,11 @@ SLEEP = ("sleep", "600")
 OWNER = """
 import sys, threading, os, time
 from pathlib import Path
-from flotilla_devstack.process import Command, spawn
+from flotilla_devstack.process import ProcessCommand, spawn_process
 started = []
 def start():
-    command = Command(("sleep", "600"), dict(os.environ), Path("/"))
-    started.append(spawn(command, Path(sys.argv[1]) / "log"))
+    command = ProcessCommand(("sleep", "600"), dict(os.environ), Path("/"))
+    started.append(spawn_process(command, Path(sys.argv[1]) / "log"))
 thread = threading.Thread(target=start)
 thread.start()
 thread.join()
@@ -41,9 +41,9 @@ time.sleep(600)
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[ChildProcess]:
     """A process that would sleep for ten minutes."""
-    process = spawn(Command(SLEEP, dict(os.environ), Path("/")), tmp_path / "log")
+    process = spawn_process(ProcessCommand(SLEEP, dict(os.environ), Path("/")), tmp_path / "log")
     yield process
-    process.send_family(signal.SIGKILL)
+    process.signal_process_tree(signal.SIGKILL)
     process.wait(5)
 
 
@@ -56,7 +56,7 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
         env={"FLOTILLA_METRICS_PORT": str(port), "SEEN": str(tmp_path / "seen")},
         ports={"metrics": port},
         log=tmp_path / "gateway.log",
-        ledger=Ledger(tmp_path / "processes.jsonl"),
+        ledger=ProcessLedger(tmp_path / "processes.jsonl"),
         argv=(sys.executable, str(write_service(tmp_path))),
     )
     yield process
@@ -67,8 +67,8 @@ def test_child_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
     with run_python(OWNER, str(tmp_path)) as owner:
         assert owner.stdout is not None
         child = identity_of(int(owner.stdout.readline()))
-        assert child.alive(), "a child lives on when the thread that asked for it has ended"
-    wait_until(lambda: not child.alive(), timeout_s=5, what="end of the orphan")
+        assert child.is_alive(), "a child lives on when the thread that asked for it has ended"
+    wait_until(lambda: not child.is_alive(), timeout_s=5, what="end of the orphan")
 
 
 def test_child_is_out_of_reach_of_the_owners_ctrl_c(child: ChildProcess) -> None:
@@ -84,39 +84,39 @@ def test_signal_to_a_process_with_another_start_time_is_not_sent(child: ChildPro
 
 
 def test_family_holds_descendants_in_sessions_of_their_own(tmp_path: Path) -> None:
-    shell = Command(("sh", "-c", "setsid sleep 600 & sleep 600"), dict(os.environ), Path("/"))
-    parent = spawn(shell, tmp_path / "log")
-    wait_until(lambda: len(parent.identity.family()) == 3, timeout_s=5, what="the family")
-    family = parent.identity.family()
-    parent.send_family(signal.SIGKILL)
-    wait_until(lambda: not any(member.alive() for member in family), timeout_s=5, what="its end")
+    shell = ProcessCommand(("sh", "-c", "setsid sleep 600 & sleep 600"), dict(os.environ), Path("/"))
+    parent = spawn_process(shell, tmp_path / "log")
+    wait_until(lambda: len(parent.identity.process_tree()) == 3, timeout_s=5, what="the family")
+    family = parent.identity.process_tree()
+    parent.signal_process_tree(signal.SIGKILL)
+    wait_until(lambda: not any(member.is_alive() for member in family), timeout_s=5, what="its end")
     parent.wait(5)
 
 
 def test_sweep_ends_what_a_dead_owner_left_and_nothing_else(child: ChildProcess, tmp_path: Path) -> None:
-    other = spawn(Command(SLEEP, dict(os.environ), Path("/")), tmp_path / "log")
+    other = spawn_process(ProcessCommand(SLEEP, dict(os.environ), Path("/")), tmp_path / "log")
     path = tmp_path / "processes.jsonl"
-    Ledger(path).record("left", child.identity, signal.SIGTERM)
+    ProcessLedger(path).record_start("left", child.identity, signal.SIGTERM)
     reused_pid = replace(other.identity, started=other.identity.started - 1)
-    Ledger(path).record("reused", reused_pid, signal.SIGTERM)
+    ProcessLedger(path).record_start("reused", reused_pid, signal.SIGTERM)
     with path.open("a") as file:
         file.write('{"name": "cut off while it was wri')
     reaper = threading.Thread(target=child.wait, args=(5,))
     reaper.start()
-    assert Ledger(path).sweep() == ["left"]
+    assert ProcessLedger(path).kill_survivors() == ["left"]
     reaper.join()
     assert child.poll() == -signal.SIGTERM
     assert other.poll() is None
-    assert Ledger(path).survivors() == []
+    assert ProcessLedger(path).living_processes() == []
     other.send(signal.SIGKILL)
     other.wait(5)
 
 
 def test_paused_process_is_swept_too(child: ChildProcess, tmp_path: Path) -> None:
     child.send(signal.SIGSTOP)
-    Ledger(tmp_path / "ledger").record("paused", child.identity, signal.SIGTERM)
-    Ledger(tmp_path / "ledger").sweep()
-    assert not child.identity.alive()
+    ProcessLedger(tmp_path / "ledger").record_start("paused", child.identity, signal.SIGTERM)
+    ProcessLedger(tmp_path / "ledger").kill_survivors()
+    assert not child.identity.is_alive()
 
 
 def test_service_is_ready_only_once_it_reports_it(service: ServiceProcess, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_service_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Pat
         env={},
         ports={"metrics": free_port()},
         log=tmp_path / "log",
-        ledger=Ledger(tmp_path / "ledger"),
+        ledger=ProcessLedger(tmp_path / "ledger"),
         argv=(sys.executable, "-c", "import sys; sys.exit('no FLOTILLA_REDIS_URL')"),
     )
     service.start()
@@ -204,23 +204,23 @@ def test_log_holds_only_the_last_life_unless_asked(service: ServiceProcess) -> N
 def test_keeper_starts_a_dead_process_again_after_its_delay(service: ServiceProcess) -> None:
     service.start()
     service.wait_ready()
-    heard: list[Progress] = []
-    keeper = Keeper([service], heard.append)
+    heard: list[ProgressEvent] = []
+    keeper = ProcessWatchdog([service], heard.append)
     first = service.pid
     service.kill()
     keeper.tick(now=100.0)
     assert service.restarts == 0
     keeper.tick(now=100.1)
-    assert not service.running(), "0.2 s have not passed"
+    assert not service.is_running(), "0.2 s have not passed"
     keeper.tick(now=100.2)
-    assert service.running()
+    assert service.is_running()
     assert service.pid != first
     wait_until(lambda: _ticked(keeper, service), timeout_s=10, what="ready again")
     assert service.restarts == 1
     assert [event.phase for event in heard] == ["restarting", "ready"]
 
 
-def _ticked(keeper: Keeper, service: ServiceProcess) -> bool:
+def _ticked(keeper: ProcessWatchdog, service: ServiceProcess) -> bool:
     keeper.tick(now=100.3)
     return service.state == "running"
 
@@ -228,5 +228,5 @@ def _ticked(keeper: Keeper, service: ServiceProcess) -> bool:
 def test_identity_of_a_reaped_process_is_nobody(child: ChildProcess) -> None:
     child.send(signal.SIGKILL)
     child.wait(5)
-    assert Identity.of(child.pid) is None
-    assert not child.identity.alive()
+    assert ProcessIdentity.of(child.pid) is None
+    assert not child.identity.is_alive()

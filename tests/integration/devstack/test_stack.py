@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from temporalio.client import Client
 
-from flotilla_devstack import SERVERS, Progress, RunningStack, Stack, wait_until
+from flotilla_devstack import SERVERS, ProgressEvent, RunningStack, Stack, wait_until
 from flotilla_devstack.errors import NotOwnedError, NotRunningError, StateLockedError
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.servers.base import Home
@@ -54,7 +54,7 @@ async def first_values(bootstrap: str, topic: str, count: int) -> list[bytes | N
         return [(await consumer.getone()).value for _ in range(count)]
 
 
-def test_every_server_reports_its_way_to_ready(own_stack: Stack, events: list[Progress]) -> None:
+def test_every_server_reports_its_way_to_ready(own_stack: Stack, events: list[ProgressEvent]) -> None:
     assert set(own_stack.servers) == set(SERVERS)
     for name in SERVERS:
         phases = [event.phase for event in events if event.name == name]
@@ -65,7 +65,7 @@ def test_every_server_reports_its_way_to_ready(own_stack: Stack, events: list[Pr
 @pytest.mark.parametrize("name", SERVERS)
 def test_server_listens_on_its_ports_and_on_loopback_only(own_stack: Stack, name: str) -> None:
     server = own_stack.server(name)
-    addresses = listening_addresses(identity_of(server.pid).family())
+    addresses = listening_addresses(identity_of(server.pid).process_tree())
     assert set(server.ports.values()) <= addresses.keys()
     assert set(addresses.values()) == {"127.0.0.1"}
 
@@ -125,10 +125,10 @@ async def test_role_with_a_password_needs_it(own_stack: Stack) -> None:
     server = own_stack.server("postgres")
     assert isinstance(server, PostgresServer)
     role = f"guarded_{secrets.token_hex(3)}"
-    server.query(f"CREATE ROLE {role} LOGIN")
+    server.query_as_superuser(f"CREATE ROLE {role} LOGIN")
     without = own_stack.postgres_dsn("postgres", role)
     assert await rows(without, "SELECT 1") == [(1,)]
-    server.set_password(role, "p@ss'w:rd/")
+    server.set_role_password(role, "p@ss'w:rd/")
     with pytest.raises(asyncpg.InvalidPasswordError):
         await rows(without, "SELECT 1")
     assert await rows(own_stack.postgres_dsn("postgres", role), "SELECT current_user::text") == [(role,)]
@@ -143,7 +143,7 @@ def test_database_is_made_once_and_dropped(own_stack: Stack) -> None:
     own_stack.create_database(name)
     server = own_stack.server("postgres")
     assert isinstance(server, PostgresServer)
-    assert server.query("SELECT current_database()", database=name) == name
+    assert server.query_as_superuser("SELECT current_database()", database=name) == name
     own_stack.drop_database(name)
     own_stack.drop_database(name)
 
@@ -183,17 +183,17 @@ async def test_kafka_makes_no_topic_by_itself(own_stack: Stack) -> None:
 async def test_kafka_moves_to_other_ports_with_its_data(own_stack: Stack) -> None:
     def kafka() -> KafkaServer:
         ports = {"broker": free_port(), "controller": free_port()}
-        scratch = own_stack.scratch()
+        scratch = own_stack.scratch_folder()
         server = KafkaServer(Home(scratch / "moving", scratch / "moving.log", ports, own_stack.ledger))
         server.prepare(lambda _: None)
         return server
 
     with kafka() as first:
-        topic = await new_topic(first.bootstrap)
-        await publish(first.bootstrap, topic, b"kept")
+        topic = await new_topic(first.bootstrap_address)
+        await publish(first.bootstrap_address, topic, b"kept")
     with kafka() as second:
         assert second.ports != first.ports
-        assert await first_values(second.bootstrap, topic, 1) == [b"kept"]
+        assert await first_values(second.bootstrap_address, topic, 1) == [b"kept"]
 
 
 async def test_temporal_is_ready_with_its_namespace_and_keeps_it(own_stack: Stack) -> None:
@@ -222,7 +222,7 @@ async def test_private_redis_of_each_flavour(own_stack: Stack, flavour: Flavour)
         client.close()
         expected = {"redis": "Redis", "falkordb": "Redis 8.", "valkey": "Valkey 9."}[flavour]
         assert server.find_version().startswith(expected)
-    assert not server.running()
+    assert not server.is_running()
 
 
 async def test_private_postgres_is_another_server(own_stack: Stack) -> None:
@@ -234,7 +234,7 @@ async def test_private_postgres_is_another_server(own_stack: Stack) -> None:
 def test_state_folder_has_one_owner(own_stack: Stack) -> None:
     with pytest.raises(StateLockedError, match="in use by process"):
         Stack(own_stack.state_dir.root).start()
-    assert own_stack.server("redis").running()
+    assert own_stack.server("redis").is_running()
 
 
 def test_attached_stack_has_the_same_addresses_and_harms_nobody(own_stack: Stack) -> None:
@@ -245,15 +245,15 @@ def test_attached_stack_has_the_same_addresses_and_harms_nobody(own_stack: Stack
             attached.server("redis").kill()
         with pytest.raises(NotRunningError, match="postgres"):
             attached.server("oracle")
-    assert own_stack.server("redis").running(), "the end of an attached stack ends nothing"
+    assert own_stack.server("redis").is_running(), "the end of an attached stack ends nothing"
 
 
 def test_attached_stack_has_private_servers_of_its_own(own_stack: Stack) -> None:
     with Stack.attach(own_stack.state_dir.root) as attached:
         private = attached.extra_redis()
         assert private.url != attached.redis_url
-        assert private.running()
-    assert not private.running()
+        assert private.is_running()
+    assert not private.is_running()
 
 
 def test_control_of_an_attached_stack_pauses_and_resumes(own_stack: Stack) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from flotilla_devstack import Progress, Stack, Status, UpOptions, down, log_path, status, up, wait_until
+from flotilla_devstack import ProgressEvent, Stack, StackStatus, UpOptions, down, log_path, stack_status, up, wait_until
 from flotilla_devstack.errors import PortTakenError, StartFailedError, StateLockedError
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 from flotilla_devstack.services import SERVICES
-from flotilla_devstack.status import find_entry, unpack
+from flotilla_devstack.status import find_process_entry, read_identity
 from tests.integration.devstack.support import SERVICE, identity_of, run_python
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,8 +51,8 @@ class Ground:
     seen: Path
     modules: Path
 
-    def up(self) -> tuple[Status, list[Progress]]:
-        events: list[Progress] = []
+    def up(self) -> tuple[StackStatus, list[ProgressEvent]]:
+        events: list[ProgressEvent] = []
         return up(self.options, events.append, timeout_s=60), events
 
     def told(self, name: str) -> dict[str, str]:
@@ -60,11 +60,11 @@ class Ground:
         told: dict[str, str] = json.loads((self.seen / f"{name}.json").read_text())
         return told
 
-    def processes(self) -> dict[str, Identity]:
+    def processes(self) -> dict[str, ProcessIdentity]:
         """Everything that runs now, the supervisor included."""
-        now = status(self.options.state)
-        found = {entry["name"]: unpack(entry.get("identity")) for entry in now["processes"]}
-        found["supervisor"] = unpack(now["supervisor"])
+        now = stack_status(self.options.state)
+        found = {entry["name"]: read_identity(entry.get("identity")) for entry in now["processes"]}
+        found["supervisor"] = read_identity(now["supervisor"])
         return {name: identity for name, identity in found.items() if identity}
 
 
@@ -85,11 +85,11 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     down(state)
 
 
-def wait_gone(processes: dict[str, Identity]) -> None:
+def wait_gone(processes: dict[str, ProcessIdentity]) -> None:
     wait_until(
-        lambda: not any(identity.alive() for identity in processes.values()),
+        lambda: not any(identity.is_alive() for identity in processes.values()),
         timeout_s=20,
-        what=f"end of {', '.join(name for name, identity in processes.items() if identity.alive())}",
+        what=f"end of {', '.join(name for name, identity in processes.items() if identity.is_alive())}",
     )
 
 
@@ -98,7 +98,7 @@ def test_up_runs_servers_installer_and_services_and_reports_it(ground: Ground) -
     assert now["state"] == "ready"
     assert [entry["name"] for entry in now["processes"]] == ["redis", *SERVICES]
     assert {entry["state"] for entry in now["processes"]} == {"running"}
-    assert now["url"] == f"http://127.0.0.1:{find_entry(now, 'gateway')['ports']['http']}"
+    assert now["url"] == f"http://127.0.0.1:{find_process_entry(now, 'gateway')['ports']['http']}"
     ready = [event.name for event in events if event.phase == "ready"]
     assert ready[:2] == ["redis", "install"]
     assert set(ready[2:-1]) == set(SERVICES)
@@ -118,12 +118,12 @@ def test_installer_comes_before_the_services_with_the_keys_file(ground: Ground) 
 def test_services_get_the_servers_and_the_callers_settings(ground: Ground) -> None:
     now, _ = ground.up()
     worker = ground.told("workflow_worker.main")
-    redis_port = find_entry(now, "redis")["ports"]["redis"]
+    redis_port = find_process_entry(now, "redis")["ports"]["redis"]
     passwords = json.loads((ground.options.state / "redis-passwords.json").read_text())
     password = passwords["workflow-worker"]
     assert worker["FLOTILLA_REDIS_URL"] == f"redis://workflow-worker:{password}@127.0.0.1:{redis_port}/0"
     assert worker["FLOTILLA_METRICS_HOST"] == "127.0.0.1"
-    ports = find_entry(now, "workflow-worker")["ports"]
+    ports = find_process_entry(now, "workflow-worker")["ports"]
     assert worker["FLOTILLA_TEMPORAL_METRICS_PORT"] == str(ports["temporal_metrics"])
     assert worker["OPENAI_API_KEY"] == "passed-through"
 
@@ -158,7 +158,7 @@ def test_down_stops_services_before_servers_and_reports_them(ground: Ground) -> 
     # An end in order is not worth a word, and it is timed by itself.
     assert {event["detail"] for event in stopped} == {""}
     assert stopped[-1]["seconds"] < time.monotonic() - began
-    now = status(ground.options.state)
+    now = stack_status(ground.options.state)
     assert now["state"] == "stopped"
     assert {entry["state"] for entry in now["processes"]} == {"stopped"}
     assert down(ground.options.state) == []
@@ -191,7 +191,7 @@ def test_nothing_outlives_a_killed_supervisor(ground: Ground) -> None:
     processes = ground.processes()
     processes["supervisor"].send(signal.SIGKILL)
     wait_gone(processes)
-    assert status(ground.options.state)["state"] == "stopped"
+    assert stack_status(ground.options.state)["state"] == "stopped"
     again, _ = ground.up()
     assert again["state"] == "ready"
 
@@ -215,7 +215,7 @@ def test_service_that_cannot_start_fails_up_with_its_last_words(ground: Ground) 
     (ground.modules / "writer_agent" / "main.py").write_text("raise SystemExit('no model is configured')")
     with pytest.raises(StartFailedError, match="no model is configured"):
         ground.up()
-    now = status(ground.options.state)
+    now = stack_status(ground.options.state)
     assert now["state"] == "failed"
     assert [entry["name"] for entry in now["processes"] if entry["pid"]] == []
 
@@ -231,7 +231,7 @@ def test_installer_that_fails_fails_up_with_its_output_and_up_can_be_repeated(gr
 
 
 def test_up_while_another_up_is_under_way_follows_it(ground: Ground) -> None:
-    results: list[Status] = []
+    results: list[StackStatus] = []
     threads = [threading.Thread(target=lambda: results.append(ground.up()[0])) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -264,7 +264,7 @@ def test_interrupted_up_leaves_nothing_and_can_be_repeated(ground: Ground) -> No
 
 def test_ctrl_c_in_a_foreground_supervisor_stops_everything(ground: Ground) -> None:
     code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
-    with run_python(code, *ground.options.arguments()) as supervisor:
+    with run_python(code, *ground.options.to_arguments()) as supervisor:
         assert supervisor.stdout is not None
         while "stack            ready" not in supervisor.stdout.readline():
             assert supervisor.poll() is None
@@ -279,11 +279,11 @@ def test_ctrl_c_in_a_foreground_supervisor_stops_everything(ground: Ground) -> N
 def test_second_supervisor_and_tests_are_kept_out_of_the_folder(ground: Ground) -> None:
     ground.up()
     code = "import sys; from flotilla_devstack.supervisor import main; sys.exit(main(sys.argv[1:]))"
-    with run_python(code, *ground.options.arguments()) as second:
+    with run_python(code, *ground.options.to_arguments()) as second:
         assert second.wait(60) == 3
     with pytest.raises(StateLockedError):
         Stack(ground.options.state, servers=("redis",)).start()
-    assert status(ground.options.state)["state"] == "ready"
+    assert stack_status(ground.options.state)["state"] == "ready"
 
 
 def test_requested_port_that_is_taken_fails_up_by_name(ground: Ground) -> None:
@@ -308,7 +308,7 @@ def test_missing_program_fails_up_with_the_command_that_installs_it(
 
 def test_python_of_the_caller_runs_the_services(ground: Ground) -> None:
     ground.up()
-    pid = find_entry(status(ground.options.state), "gateway")["pid"]
+    pid = find_process_entry(stack_status(ground.options.state), "gateway")["pid"]
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     assert command[:3] == [sys.executable.encode(), b"-m", b"gateway.main"]
 
@@ -331,7 +331,10 @@ def test_a_test_run_that_is_killed_leaves_no_stack_behind(tmp_path: Path) -> Non
     environment = {**os.environ, "FOLDER": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
-    was: Status = json.loads((tmp_path / "status.json").read_text())
-    found = {"supervisor": unpack(was["supervisor"]), "redis": unpack(find_entry(was, "redis").get("identity"))}
+    was: StackStatus = json.loads((tmp_path / "status.json").read_text())
+    found = {
+        "supervisor": read_identity(was["supervisor"]),
+        "redis": read_identity(find_process_entry(was, "redis").get("identity")),
+    }
     assert all(found.values())
     wait_gone({name: identity for name, identity in found.items() if identity})

@@ -10,7 +10,7 @@ import pytest
 
 from flotilla_devstack import RunningStack, Stack
 from flotilla_devstack.errors import StartFailedError
-from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import PostgresServer
@@ -53,14 +53,14 @@ def test_stacks_started_at_once_have_servers_and_ports_of_their_own(both: list[S
     assert len(set(ports)) == len(ports)
     for server in (server for stack in both for server in stack.servers.values()):
         assert server.state == "running"
-        assert set(listening_addresses(identity_of(server.pid).family())) == set(server.ports.values())
+        assert set(listening_addresses(identity_of(server.pid).process_tree())) == set(server.ports.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_server_whose_port_a_server_of_another_stack_holds_never_gets_ready(
     kind: str, stack: RunningStack, tmp_path: Path
 ) -> None:
-    home = Home(tmp_path / "data", tmp_path / "log", dict(stack.ports(kind)), Ledger(tmp_path / "ledger"))
+    home = Home(tmp_path / "data", tmp_path / "log", dict(stack.ports(kind)), ProcessLedger(tmp_path / "ledger"))
     server = KINDS[kind](home)
     server.prepare(lambda _detail: None)
     server.start()

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from audit_consumer.snapshotting import write_snapshots
+from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, fold
@@ -83,7 +83,7 @@ async def test_snapshotting_again_adds_nothing(
     await store.append("s1", [some_event(number, chance) for number in range(2500)])
     await project(database, audit_pool)
     before = await projected.fetch("SELECT first_seq, seq FROM audit.snapshots ORDER BY seq")
-    await write_snapshots(audit_pool, [("default", "s1")])
+    await write_due_snapshots(audit_pool, [("default", "s1")])
     assert await projected.fetch("SELECT first_seq, seq FROM audit.snapshots ORDER BY seq") == before
     assert [tuple(row) for row in before] == [(1, 1000), (1001, 2000)]
 

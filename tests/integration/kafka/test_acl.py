@@ -37,9 +37,9 @@ def server(stack: RunningStack) -> Iterator[KafkaWithUsers]:
 @pytest.fixture
 async def login(server: KafkaWithUsers) -> Callable[[str], KafkaSettings]:
     """Settings of a service by its user's name; the topics are there, made by the user `install`."""
-    await grant(server.bootstrap, rights(EVENTS, CHECKPOINTS, GROUP))
+    await grant(server.bootstrap_address, rights(EVENTS, CHECKPOINTS, GROUP))
     topics = KafkaSettings(
-        kafka_bootstrap_servers=server.bootstrap,
+        kafka_bootstrap_servers=server.bootstrap_address,
         kafka_session_events_topic=EVENTS,
         kafka_checkpoints_topic=CHECKPOINTS,
     )
@@ -71,7 +71,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
     relay = login("outbox-relay")
     await check_topics(relay)
     publisher = await KafkaPublisher.open(client_arguments(relay), EVENTS)
-    await publisher.abort()
+    await publisher.close_without_flush()
     await publish_events(relay, events_of("s1", (1, 2, 3)))
     kafka = login("audit-consumer")
     async with (

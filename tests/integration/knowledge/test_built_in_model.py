@@ -5,7 +5,7 @@ import math
 import pytest
 
 from flotilla.knowledge.embedders import MiniLm
-from flotilla_devstack.embedding_model import ensure_model
+from flotilla_devstack.embedding_model import ensure_embedding_model
 
 MONEY = "Customers get their money back within nine days."
 REFUND = "A refund is paid to the buyer in a week and a half."
@@ -14,7 +14,7 @@ WEATHER = "It will rain on the hills tomorrow."
 
 @pytest.fixture(scope="module")
 def model() -> MiniLm:
-    return MiniLm(ensure_model())
+    return MiniLm(ensure_embedding_model())
 
 
 def cosine(one: list[float], other: list[float]) -> float:

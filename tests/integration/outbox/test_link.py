@@ -11,17 +11,19 @@ from flotilla.config import KafkaSettings
 from flotilla.kafka.client import client_arguments
 from flotilla_devstack.servers.kafka import KafkaServer
 from outbox_relay import publisher as publishing
-from outbox_relay.publisher import KafkaPublisher, Link
+from outbox_relay.publisher import KafkaPublisher, PublisherConnection
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Link]:
+async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PublisherConnection]:
     """A link that has a publisher, and tries to open the next for a second at a time."""
     monkeypatch.setattr(publishing, "OPEN_TIMEOUT_S", 1.0)
-    made = Link(partial(KafkaPublisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic))
-    made.restart()
+    made = PublisherConnection(
+        partial(KafkaPublisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic)
+    )
+    made.reconnect()
     await eventually(lambda: made.publisher, timeout_s=20)
     yield made
     await made.close()
@@ -32,22 +34,24 @@ async def begin_a_connect(publisher: KafkaPublisher) -> "asyncio.Task[None]":
     client = publisher._producer.client
     for connection in list(client._conns.values()):
         connection.close()
-    batch = publisher.batch()
+    batch = publisher.new_batch()
     batch.append(key=b"s", value=b"{}", timestamp=None)
     sending = asyncio.create_task(publisher.send(batch, 0))
     await eventually(client._get_conn_lock.locked, timeout_s=10)
     return sending
 
 
-async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(link: Link, own_kafka: KafkaServer) -> None:
+async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(
+    link: PublisherConnection, own_kafka: KafkaServer
+) -> None:
     assert link.publisher is not None
     own_kafka.pause()
     sending = await begin_a_connect(link.publisher)
-    link.restart("no acknowledgement")
+    link.reconnect("no acknowledgement")
     await eventually(lambda: "can't be used" in (link.problem or ""), timeout_s=20)
     own_kafka.resume()
     renewed = await eventually(lambda: link.publisher, timeout_s=20)
-    await renewed.check()
+    await renewed.check_ready()
     sending.cancel()
     await asyncio.wait([sending])
 
@@ -81,11 +85,11 @@ async def test_a_relay_whose_link_task_was_cancelled_connects_again(start_relay:
 
 
 async def test_a_link_without_a_task_or_stuck_in_an_attempt_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    link = Link(never)
-    moves = [link.moves]
-    link.restart()
-    moves.append(link.moves)
+    link = PublisherConnection(never)
+    moves = [link.is_making_progress]
+    link.reconnect()
+    moves.append(link.is_making_progress)
     monkeypatch.setattr(publishing, "_ATTEMPT_S", 0.0)
-    moves.append(link.moves)
+    moves.append(link.is_making_progress)
     assert moves == [False, True, False]
     await link.close()

@@ -64,7 +64,7 @@ def is_ready(process: ServiceProcess) -> bool:
 async def unready_with(process: ServiceProcess, word: str) -> None:
     await eventually(lambda: word in local_http.get(process.ports["metrics"], "/readyz")[1], timeout_s=20)
     await eventually(lambda: local_http.get(process.ports["metrics"], "/livez")[0] == 200)
-    assert process.running(), process.log_text()
+    assert process.is_running(), process.log_text()
 
 
 async def test_kafka_killed_and_restarted_loses_nothing(

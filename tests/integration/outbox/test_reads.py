@@ -10,15 +10,15 @@ import pytest
 from flotilla.kafka.lanes import lane_of
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
-from outbox_relay.horizon_watch import HorizonWatch
-from outbox_relay.read_starts import Horizon, ReadStart
-from outbox_relay.rows import PAGE, OutboxPage, delete_rows, look_at_horizon, read_horizon, read_page
+from outbox_relay.horizon_watch import HorizonTracker
+from outbox_relay.read_starts import ReadPosition, TransactionHorizon
+from outbox_relay.rows import PAGE, OutboxPage, delete_published_rows, draw_horizon, read_outbox_page, refresh_horizon
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually
 
 LANES = tuple(range(12))
-NOTHING_KNOWN = Horizon(0, frozenset())
+NOTHING_KNOWN = TransactionHorizon(0, frozenset())
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ async def relay_connection(relay_pool: Pool) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def read(connection: Connection, start: ReadStart | None = None, **limits: int) -> OutboxPage:
-    return await read_page(
-        connection, LANES, start or ReadStart(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits}
+async def read(connection: Connection, start: ReadPosition | None = None, **limits: int) -> OutboxPage:
+    return await read_outbox_page(
+        connection, LANES, start or ReadPosition(), **{"max_rows": 5000, "max_bytes": 8_000_000, **limits}
     )
 
 
-async def read_ids(connection: Connection, start: ReadStart | None = None) -> list[int]:
+async def read_ids(connection: Connection, start: ReadPosition | None = None) -> list[int]:
     return sorted(row_id for rows in (await read(connection, start)).lanes for row_id in rows.ids)
 
 
@@ -89,10 +89,10 @@ async def test_a_transaction_that_commits_late_is_found_below_later_ones(
     async with open_transaction(database) as late:
         await append(late, TENANT, "late", [message("drawn first")])
         await append_messages(pool, "early", ["committed first"])
-        horizon = await read_horizon(relay_connection, above=NOTHING_KNOWN)
+        horizon = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
         assert horizon is not None
         first_read = await read_ids(relay_connection)
-        await delete_rows(relay_connection, first_read)
+        await delete_published_rows(relay_connection, first_read)
         await late.execute("COMMIT")
     assert [row_id < first_read[0] for row_id in await read_ids(relay_connection)] == [True]
 
@@ -108,15 +108,15 @@ async def test_the_horizon_waits_for_every_older_transaction(
     async with open_transaction(database) as lower, open_transaction(database) as higher:
         await append(lower, TENANT, "a", [message("lower xid")])
         await append(higher, TENANT, "b", [message("higher xid")])
-        drawn = await read_horizon(relay_connection, above=NOTHING_KNOWN)
+        drawn = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
         assert drawn is not None
         both = {await xid_of(lower), await xid_of(higher)}
-        assert both <= (await look_at_horizon(relay_connection, *drawn)).running
+        assert both <= (await refresh_horizon(relay_connection, *drawn)).running
         still = {await xid_of(higher)}
         await lower.execute("COMMIT")
-        assert both & (await look_at_horizon(relay_connection, *drawn)).running == still
+        assert both & (await refresh_horizon(relay_connection, *drawn)).running == still
         await higher.execute("COMMIT")
-        assert not both & (await look_at_horizon(relay_connection, *drawn)).running
+        assert not both & (await refresh_horizon(relay_connection, *drawn)).running
 
 
 async def test_reads_above_an_idle_transaction_fall_back_once_it_commits(
@@ -126,11 +126,11 @@ async def test_reads_above_an_idle_transaction_fall_back_once_it_commits(
     async with open_transaction(database) as idle:
         await append(idle, TENANT, "idle", [message("slow")])
         await append_messages(pool, "busy", ["quick"] * 5)
-        drawn = await read_horizon(relay_connection, above=NOTHING_KNOWN)
+        drawn = await draw_horizon(relay_connection, above=NOTHING_KNOWN)
         assert drawn is not None
-        horizon = await look_at_horizon(relay_connection, *drawn)
-        await delete_rows(relay_connection, await read_ids(relay_connection))
-        start = ReadStart(low=horizon.last_id + 1, base=0, running=horizon.running)
+        horizon = await refresh_horizon(relay_connection, *drawn)
+        await delete_published_rows(relay_connection, await read_ids(relay_connection))
+        start = ReadPosition(low=horizon.last_id + 1, base=0, running=horizon.running)
         assert await read_ids(relay_connection, start) == []
         await idle.execute("COMMIT")
     assert len(await read_ids(relay_connection, start)) == 1
@@ -153,10 +153,10 @@ async def test_the_watch_gives_a_horizon_although_a_transaction_stays_idle(
     async with open_transaction(database) as idle:
         await append(idle, TENANT, "idle", [message("slow")])
         await append_messages(pool, "busy", ["quick"])
-        watch = HorizonWatch(relay_connection)
+        watch = HorizonTracker(relay_connection)
 
-        async def newest() -> Horizon | None:
-            horizon = await watch.newest()
+        async def newest() -> TransactionHorizon | None:
+            horizon = await watch.newest_horizon()
             return horizon if horizon.last_id else None
 
         xid = await xid_of(idle)
@@ -164,7 +164,7 @@ async def test_the_watch_gives_a_horizon_although_a_transaction_stays_idle(
         await idle.execute("COMMIT")
 
         async def clean() -> bool:
-            return xid not in (await watch.newest()).running
+            return xid not in (await watch.newest_horizon()).running
 
         await eventually(clean)
 
@@ -176,11 +176,11 @@ async def test_an_old_snapshot_does_not_make_reads_step_over_deleted_rows(
     old = await asyncpg.connect(database.superuser_dsn)
     await old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     await old.fetchval("SELECT count(*) FROM flotilla.event_outbox")
-    await delete_rows(relay_connection, await read_ids(relay_connection))
-    watch = HorizonWatch(relay_connection)
+    await delete_published_rows(relay_connection, await read_ids(relay_connection))
+    watch = HorizonTracker(relay_connection)
 
-    async def newest() -> Horizon | None:
-        horizon = await watch.newest()
+    async def newest() -> TransactionHorizon | None:
+        horizon = await watch.newest_horizon()
         return horizon if horizon.last_id else None
 
     horizon = await eventually(newest)
@@ -222,5 +222,5 @@ async def test_deleting_gives_way_to_nobody(pool: Pool, relay_pool: Pool) -> Non
     await append_messages(pool, "s", ["x"] * 10)
     async with relay_pool.acquire() as one, relay_pool.acquire() as other:
         ids = await read_ids(one)
-        await asyncio.gather(delete_rows(one, ids), delete_rows(other, ids))
+        await asyncio.gather(delete_published_rows(one, ids), delete_published_rows(other, ids))
         assert await read_ids(one) == []

@@ -225,7 +225,7 @@ async def test_a_partition_that_does_not_answer_holds_up_its_own_sessions_only(
 
         async def reason() -> str | None:
             try:
-                await relay.check()
+                await relay.check_ready()
             except RetryLater as why:
                 return str(why)
             return None
@@ -244,7 +244,7 @@ async def test_no_transaction_is_open_while_a_batch_waits(
     HoldsLaneThree.release = asyncio.Event()
     async with start_relay(publisher=HoldsLaneThree) as relay:
         await append_messages(pool, neighbours(1)[0], ["waits"])
-        await eventually(lambda: 3 in relay._in_flight.lanes)
+        await eventually(lambda: 3 in relay._in_flight.busy_lanes)
         states = await superuser.fetch(
             "SELECT DISTINCT state FROM pg_stat_activity "
             "WHERE application_name = 'outbox-relay' AND datname = current_database() AND state <> 'active'"

@@ -13,7 +13,7 @@ from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PUBLISHED
 from outbox_relay.leases import LaneLeases
 from outbox_relay.relay import RelayOptions
-from outbox_relay.rows import read_page
+from outbox_relay.rows import read_outbox_page
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.postgres import Database
 from tests.support.session_events import (
@@ -110,7 +110,7 @@ async def test_a_transaction_that_commits_long_after_later_ones_is_delivered(
 
         async def reads_begin_above_it() -> bool:
             view = relay._database
-            return view is not None and view.starts.start(range(12)).low > 2
+            return view is not None and view.starts.read_position(range(12)).low > 2
 
         await eventually(reads_begin_above_it, timeout_s=30)
         await drained(backlog)  # what it holds back is its own rows only
@@ -185,11 +185,11 @@ async def test_pages_of_large_events_stay_within_the_bytes_allowed(
     pages = []
 
     async def noted(*arguments: object, **limits: int) -> object:
-        page = await read_page(*arguments, **limits)  # type: ignore[arg-type]
+        page = await read_outbox_page(*arguments, **limits)  # type: ignore[arg-type]
         pages.append(sum(len(body) for rows in page.lanes for body in rows.bodies))
         return page
 
-    monkeypatch.setattr("outbox_relay.relay.read_page", noted)
+    monkeypatch.setattr("outbox_relay.relay.read_outbox_page", noted)
     ids = await append_messages(pool, "s", ["x" * 850_000] * 6)
     async with start_relay(options=RelayOptions(max_bytes=2_000_000)):
         await drained(backlog)

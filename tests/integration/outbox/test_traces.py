@@ -13,7 +13,7 @@ from flotilla.config import KafkaSettings
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.telemetry import span
-from outbox_relay.records import BatchSpans
+from outbox_relay.records import ProducerSpans
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import TENANT, append_messages, create_session, message, read_topic
 from tests.support.waiting import eventually
@@ -64,15 +64,15 @@ async def test_a_sampled_trace_continues_in_one_span_per_batch(
 
 
 def test_an_unsampled_context_is_passed_on_as_it_is(spans: InMemorySpanExporter) -> None:
-    with BatchSpans("topic", 0, enabled=True) as batch:
-        assert batch.context_for(UNSAMPLED) == UNSAMPLED.encode()
+    with ProducerSpans("topic", 0, enabled=True) as batch:
+        assert batch.traceparent_header(UNSAMPLED) == UNSAMPLED.encode()
     assert spans.get_finished_spans() == ()
 
 
 def test_a_failed_batch_marks_its_spans(spans: InMemorySpanExporter) -> None:
     def fail() -> None:
-        with BatchSpans("topic", 0, enabled=True) as batch:
-            batch.context_for(UNSAMPLED[:-2] + "01")
+        with ProducerSpans("topic", 0, enabled=True) as batch:
+            batch.traceparent_header(UNSAMPLED[:-2] + "01")
             raise OSError("lost")
 
     with pytest.raises(OSError, match="lost"):

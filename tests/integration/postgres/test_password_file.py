@@ -29,8 +29,8 @@ def _as_user(url: str, user: str, file: Path) -> str:
 @pytest.fixture
 def server(stack: RunningStack) -> Iterator[PostgresServer]:
     running = stack.extra_postgres()
-    running.query("CREATE ROLE rotated LOGIN")
-    running.set_password("rotated", "first")
+    running.query_as_superuser("CREATE ROLE rotated LOGIN")
+    running.set_role_password("rotated", "first")
     yield running
     running.stop()
 
@@ -41,7 +41,7 @@ async def test_postgresqls_password_is_read_at_each_connect(server: PostgresServ
     dsn = _as_user(server.dsn(), "rotated", file)
     async with open_pool(dsn, application="rotating", max_size=1) as pool:
         assert await pool.fetchval("SELECT current_user") == "rotated"
-        server.set_password("rotated", "it's second &?")
+        server.set_role_password("rotated", "it's second &?")
         await pool.expire_connections()
         with pytest.raises(asyncpg.InvalidPasswordError):
             await pool.fetchval("SELECT 1")

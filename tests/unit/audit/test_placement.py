@@ -10,16 +10,16 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_consumer.placement import Head, PlacedEvent, Placement, Placer
-from audit_consumer.records import Candidate
+from audit_consumer.placement import EventPlacer, Head, KnownEvent, SessionPlacement
+from audit_consumer.records import EventCandidate
 from flotilla.audit.proof import genesis
 from tests.support.properties import patient
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def candidate(seq: int, variant: int = 0, *, known: bool = True, parent: str | None = None) -> Candidate:
-    return Candidate(
+def candidate(seq: int, variant: int = 0, *, known: bool = True, parent: str | None = None) -> EventCandidate:
+    return EventCandidate(
         "default",
         "s1",
         seq,
@@ -37,11 +37,11 @@ def candidate(seq: int, variant: int = 0, *, known: bool = True, parent: str | N
     )
 
 
-def place(candidates: Sequence[Candidate]) -> Placement:
-    placer = Placer(None, {})
+def place(candidates: Sequence[EventCandidate]) -> SessionPlacement:
+    placer = EventPlacer(None, {})
     for one in candidates:
         placer.take(one)
-    return placer.result()
+    return placer.placement()
 
 
 class Database:
@@ -49,21 +49,21 @@ class Database:
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.stored: dict[int, PlacedEvent] = {}
+        self.stored: dict[int, KnownEvent] = {}
         self.hashes: list[bytes] = []
         self.seqs: list[int] = []
-        self.parked: list[tuple[Candidate, str]] = []
+        self.parked: list[tuple[EventCandidate, str]] = []
         self.duplicates = 0
         self.conflicts = 0
 
-    def batch(self, candidates: Sequence[Candidate]) -> None:
+    def batch(self, candidates: Sequence[EventCandidate]) -> None:
         head = replace(self.head) if self.head else None
-        placer = Placer(head, self.stored, (), self.parked)
+        placer = EventPlacer(head, self.stored, (), self.parked)
         for one in candidates:
             placer.take(one)
-        result = placer.result()
+        result = placer.placement()
         for one, chain_hash in result.appended:
-            self.stored[one.seq] = PlacedEvent(one.event_id, one.body)
+            self.stored[one.seq] = KnownEvent(one.event_id, one.body)
             self.seqs.append(one.seq)
             self.hashes.append(chain_hash)
         self.head = result.head
@@ -73,7 +73,7 @@ class Database:
 
 
 @st.composite
-def deliveries(draw: st.DrawFn) -> tuple[int, list[list[Candidate]]]:
+def deliveries(draw: st.DrawFn) -> tuple[int, list[list[EventCandidate]]]:
     """A log of n events as it may arrive: any order, any repetition, cut into batches anywhere."""
     length = draw(st.integers(1, 12))
     seqs = draw(st.permutations(range(1, length + 1)))
@@ -85,7 +85,7 @@ def deliveries(draw: st.DrawFn) -> tuple[int, list[list[Candidate]]]:
 
 @patient
 @given(deliveries())
-def test_any_order_and_any_repetition_end_in_the_same_chain(delivery: tuple[int, list[list[Candidate]]]) -> None:
+def test_any_order_and_any_repetition_end_in_the_same_chain(delivery: tuple[int, list[list[EventCandidate]]]) -> None:
     length, batches = delivery
     database = Database()
     for batch in batches:
@@ -103,7 +103,7 @@ def test_any_order_and_any_repetition_end_in_the_same_chain(delivery: tuple[int,
 @patient
 @given(deliveries(), st.data())
 def test_another_event_under_a_taken_seq_never_gets_in_and_stops_its_session(
-    delivery: tuple[int, list[list[Candidate]]], data: st.DataObject
+    delivery: tuple[int, list[list[EventCandidate]]], data: st.DataObject
 ) -> None:
     length, batches = delivery
     arriving = [one for batch in batches for one in batch]
@@ -121,16 +121,16 @@ def test_another_event_under_a_taken_seq_never_gets_in_and_stops_its_session(
 
 
 def test_a_gap_counts_what_is_missing_once() -> None:
-    placer = Placer(None, {})
+    placer = EventPlacer(None, {})
     for seq in (1, 4, 5):
         placer.take(candidate(seq))
-    result = placer.result()
+    result = placer.placement()
     assert [one.seq for one, _ in result.appended] == [1]
     assert [(one.seq, reason) for one, reason, _ in result.parked] == [(4, "gap"), (5, "gap")]
     assert result.missing == 2
-    again = Placer(result.head, {}, (), [(one, reason) for one, reason, _ in result.parked])
+    again = EventPlacer(result.head, {}, (), [(one, reason) for one, reason, _ in result.parked])
     again.take(candidate(7))
-    assert again.result().missing == 0
+    assert again.placement().missing == 0
 
 
 def test_the_same_id_with_other_content_is_a_conflict() -> None:
@@ -163,10 +163,10 @@ def test_an_event_that_is_no_beginning_waits() -> None:
 
 def test_a_discarded_event_that_comes_again_is_dropped() -> None:
     other = candidate(2, variant=1)
-    placer = Placer(None, {}, [PlacedEvent(other.event_id, other.body)])
+    placer = EventPlacer(None, {}, [KnownEvent(other.event_id, other.body)])
     for one in (candidate(1), candidate(2), candidate(2, variant=1), candidate(3)):
         placer.take(one)
-    assert [one.seq for one, _ in placer.result().appended] == [1, 2, 3]
+    assert [one.seq for one, _ in placer.placement().appended] == [1, 2, 3]
 
 
 def test_an_event_from_another_partition_than_its_sessions_is_a_conflict() -> None:

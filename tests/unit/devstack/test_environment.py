@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla_devstack.services import SERVICES, chosen_environment, service_environment
-from flotilla_devstack.supervisor import SupervisorOptions, parse
+from flotilla_devstack.services import SERVICES, caller_environment, service_environment
+from flotilla_devstack.supervisor import SupervisorOptions, parse_supervisor_options
 
 
 def test_each_service_is_its_own_role() -> None:
@@ -32,7 +32,7 @@ def test_services_listen_on_loopback_with_the_ports_they_are_given() -> None:
 def test_caller_chooses_the_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOTILLA_LOG_LEVEL", "debug")
     monkeypatch.delenv("FLOTILLA_TEMPORAL_NAMESPACE", raising=False)
-    chosen = chosen_environment()
+    chosen = caller_environment()
     assert chosen["FLOTILLA_LOG_LEVEL"] == "debug"
     assert chosen["FLOTILLA_TEMPORAL_NAMESPACE"] == "default"
 
@@ -48,4 +48,4 @@ def test_caller_chooses_the_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_options_survive_the_command_line(options: SupervisorOptions) -> None:
-    assert parse(options.arguments()) == options
+    assert parse_supervisor_options(options.to_arguments()) == options

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from flotilla_devstack.errors import CorruptDownloadError
-from flotilla_devstack.folders import sha256
+from flotilla_devstack.folders import file_sha256
 from flotilla_devstack.servers import kafka_libs
 
 
@@ -17,8 +17,8 @@ def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     libs.mkdir()
     for name in ("a-1.jar", "b-2.jar"):
         (libs / name).write_bytes(name.encode())
-    digests = {jar.name: sha256(jar) for jar in libs.iterdir()}
-    monkeypatch.setattr(kafka_libs, "manifest", lambda: digests)
+    digests = {jar.name: file_sha256(jar) for jar in libs.iterdir()}
+    monkeypatch.setattr(kafka_libs, "jar_checksums", lambda: digests)
     return libs
 
 
@@ -45,16 +45,16 @@ def test_surplus_jar_is_refused(pinned: Path) -> None:
 
 
 def test_shipped_manifest_and_pom_name_the_same_kafka() -> None:
-    root = ElementTree.parse(kafka_libs.shipped("pom.xml")).getroot()  # noqa: S314 - our own file
+    root = ElementTree.parse(kafka_libs.package_data_file("pom.xml")).getroot()  # noqa: S314 - our own file
     space = {"m": "http://maven.apache.org/POM/4.0.0"}
     artifacts = [
         f"{node.findtext('m:artifactId', '', space)}-{node.findtext('m:version', '', space)}.jar"
         for node in root.findall("m:dependencies/m:dependency", space)
     ]
     assert f"kafka_2.13-{kafka_libs.KAFKA_VERSION}.jar" in artifacts
-    assert set(artifacts) <= kafka_libs.manifest().keys()
+    assert set(artifacts) <= kafka_libs.jar_checksums().keys()
 
 
 def test_manifest_holds_a_digest_for_each_jar() -> None:
-    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in kafka_libs.manifest().values())
-    assert len(kafka_libs.manifest()) > 40
+    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in kafka_libs.jar_checksums().values())
+    assert len(kafka_libs.jar_checksums()) > 40

@@ -7,9 +7,9 @@ import pytest
 
 from flotilla.agent.template import write_agent
 from flotilla_devstack.errors import DevstackError
-from flotilla_devstack.own_agents import command_of, find_agents, own_environment, read_agents
+from flotilla_devstack.own_agents import agent_command, agent_environment, find_agent_folders, read_agent_folders
 from flotilla_devstack.services import SERVICES
-from flotilla_devstack.supervisor import SupervisorOptions, parse
+from flotilla_devstack.supervisor import SupervisorOptions, parse_supervisor_options
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,13 +18,13 @@ def test_a_new_agents_folder_is_one_that_the_stack_runs(tmp_path: Path) -> None:
     folder = tmp_path / "word-count-agent"
     write_agent("word-count", folder)
 
-    assert find_agents(tmp_path) == find_agents(folder) == [folder]
-    (spec,) = read_agents([folder]).values()
+    assert find_agent_folders(tmp_path) == find_agent_folders(folder) == [folder]
+    (spec,) = read_agent_folders([folder]).values()
     assert (spec.name, spec.agent, spec.module) == ("word-count-agent", "word-count", "word_count_agent")
     assert spec.role == "flotilla_agent_word-count"
-    assert command_of(spec) == (sys.executable, "-m", "word_count_agent.main")
-    assert own_environment(spec)["PYTHONPATH"].split(":")[0] == str(folder)
-    assert own_environment(spec)["FLOTILLA_AGENT_NAME"] == "word-count"
+    assert agent_command(spec) == (sys.executable, "-m", "word_count_agent.main")
+    assert agent_environment(spec)["PYTHONPATH"].split(":")[0] == str(folder)
+    assert agent_environment(spec)["FLOTILLA_AGENT_NAME"] == "word-count"
 
 
 def test_an_agent_with_an_environment_of_its_own_runs_in_it(tmp_path: Path) -> None:
@@ -33,12 +33,12 @@ def test_an_agent_with_an_environment_of_its_own_runs_in_it(tmp_path: Path) -> N
     own.parent.mkdir(parents=True)
     own.touch()
 
-    (spec,) = read_agents([tmp_path / "a"]).values()
-    assert command_of(spec)[0] == str(own)
+    (spec,) = read_agent_folders([tmp_path / "a"]).values()
+    assert agent_command(spec)[0] == str(own)
 
 
 def test_the_six_services_are_no_agents_of_ones_own() -> None:
-    assert [folder.name for folder in find_agents(ROOT / "services") if folder.name in SERVICES] == []
+    assert [folder.name for folder in find_agent_folders(ROOT / "services") if folder.name in SERVICES] == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_folder_without_a_usable_declaration_is_refused_by_name(tmp_path: Path
     if text is not None:
         (tmp_path / "service.toml").write_text(text, encoding="utf-8")
     with pytest.raises(DevstackError, match="service\\.toml"):
-        read_agents([tmp_path])
+        read_agent_folders([tmp_path])
 
 
 def test_two_agents_of_one_name_or_that_of_a_service_are_refused(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_two_agents_of_one_name_or_that_of_a_service_are_refused(tmp_path: Path)
         write_agent("word-count", tmp_path / folder)
     write_agent("research", tmp_path / "c")
     with pytest.raises(DevstackError, match="word-count-agent already"):
-        read_agents([tmp_path / "a", tmp_path / "b"])
+        read_agent_folders([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(DevstackError, match="research-agent already"):
-        read_agents([tmp_path / "c"])
+        read_agent_folders([tmp_path / "c"])
 
 
 def test_the_supervisor_gets_them_on_its_command_line(tmp_path: Path) -> None:
     options = SupervisorOptions(state=tmp_path, agents=(tmp_path / "a", tmp_path / "b"))
-    assert parse(options.arguments()) == options
+    assert parse_supervisor_options(options.to_arguments()) == options

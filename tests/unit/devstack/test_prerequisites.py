@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flotilla_devstack import doctor
+from flotilla_devstack import check_prerequisites
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.servers import redis
 from flotilla_devstack.servers.kafka import find_java
@@ -28,7 +28,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 
 def test_missing_java_and_maven_are_reported_with_their_fixes(bare: Path) -> None:
-    checks = {check.name: check for check in doctor(bare)}
+    checks = {check.name: check for check in check_prerequisites(bare)}
     assert not checks["java"].ok
     assert checks["java"].hint == "apt-get install -y openjdk-17-jre-headless"
     assert not checks["maven"].ok
@@ -56,7 +56,7 @@ def test_without_a_system_redis_one_from_a_wheel_serves() -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_without_any_redis_the_hint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis, "file_of_distribution", lambda *_: None)
+    monkeypatch.setattr(redis, "find_distribution_file", lambda *_: None)
     with pytest.raises(MissingPrerequisiteError, match="apt-get install -y redis-server"):
         redis.find_redis("redis")
 

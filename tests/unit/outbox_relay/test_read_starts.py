@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from outbox_relay.read_starts import Horizon, OutboxRead, ReadStart, ReadStarts
+from outbox_relay.read_starts import LaneReadPositions, OutboxRead, ReadPosition, TransactionHorizon
 from tests.support.properties import examples
 
 SESSIONS = ("a", "b", "c")
@@ -37,8 +37,8 @@ class Outbox(RuleBasedStateMachine):
         self.visible: dict[int, str] = {}
         self.committed: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self.published: dict[str, list[int]] = {session: [] for session in SESSIONS}
-        self.low = ReadStarts()
-        self.newest = Horizon(0, frozenset())
+        self.low = LaneReadPositions()
+        self.newest = TransactionHorizon(0, frozenset())
         self.drawn: tuple[int, int] | None = None
         self.flight: tuple[list[int], OutboxRead] | None = None
 
@@ -80,13 +80,13 @@ class Outbox(RuleBasedStateMachine):
     def look_at_horizon(self) -> None:
         assert self.drawn is not None
         last_id, own_xid = self.drawn
-        self.newest = Horizon(last_id, frozenset(t.xid for t in self.running if t.xid < own_xid))
+        self.newest = TransactionHorizon(last_id, frozenset(t.xid for t in self.running if t.xid < own_xid))
         self.drawn = None
 
     @precondition(lambda self: self.flight is None)
     @rule(limit=st.integers(1, 4))
     def relay_reads(self, limit: int) -> None:
-        start = self.low.start([LANE])
+        start = self.low.read_position([LANE])
         page = self.rows_from(start)[:limit]
         self.flight = page, OutboxRead(self.newest, start, page[-1] if len(page) == limit else None)
 
@@ -97,14 +97,14 @@ class Outbox(RuleBasedStateMachine):
         page, read = self.flight
         for row in page:
             self.published[self.visible.pop(row)].append(row)
-        self.low.raise_to([LANE], read)
+        self.low.advance_after_delete([LANE], read)
         self.flight = None
 
     @rule()
     def relay_sweeps(self) -> None:
-        self.low.forget()
+        self.low.reset_to_zero()
 
-    def rows_from(self, start: ReadStart) -> list[int]:
+    def rows_from(self, start: ReadPosition) -> list[int]:
         still_running = {t.xid for t in self.running}
         begin = start.low if start.running <= still_running else start.base
         return sorted(row for row in self.visible if row >= begin)
@@ -115,7 +115,7 @@ class Outbox(RuleBasedStateMachine):
 
     @invariant()
     def no_row_is_passed_over(self) -> None:
-        assert self.rows_from(self.low.start([LANE])) == sorted(self.visible)
+        assert self.rows_from(self.low.read_position([LANE])) == sorted(self.visible)
 
     @invariant()
     def sessions_are_published_in_order(self) -> None:
@@ -129,40 +129,52 @@ TestOutbox.settings = settings(max_examples=examples(300), stateful_step_count=6
 
 
 def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
-    starts = ReadStarts()
-    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), None))
-    assert starts.start([LANE]) == ReadStart(low=1001, base=1001)
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), None)
+    )
+    assert starts.read_position([LANE]) == ReadPosition(low=1001, base=1001)
 
 
 def test_an_idle_transaction_does_not_keep_reads_at_the_old_start() -> None:
-    starts = ReadStarts()
-    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset({7})), starts.start([LANE]), None))
-    assert starts.start([LANE]) == ReadStart(low=1001, base=0, running=frozenset({7}))
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [LANE], OutboxRead(TransactionHorizon(1000, frozenset({7})), starts.read_position([LANE]), None)
+    )
+    assert starts.read_position([LANE]) == ReadPosition(low=1001, base=0, running=frozenset({7}))
 
 
 def test_a_read_that_was_cut_short_raises_only_to_its_end() -> None:
-    starts = ReadStarts()
-    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), 400))
-    assert starts.start([LANE]).low == 401
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), 400)
+    )
+    assert starts.read_position([LANE]).low == 401
 
 
 def test_a_read_beyond_the_horizon_raises_only_to_the_horizon() -> None:
-    starts = ReadStarts()
-    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), 2000))
-    assert starts.start([LANE]).low == 1001
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), 2000)
+    )
+    assert starts.read_position([LANE]).low == 1001
 
 
 def test_a_lane_that_was_forgotten_during_a_read_stays_forgotten() -> None:
-    starts = ReadStarts()
-    starts.raise_to([LANE], OutboxRead(Horizon(1000, frozenset()), starts.start([LANE]), None))
-    read = OutboxRead(Horizon(2000, frozenset()), starts.start([LANE]), None)
-    starts.forget()
-    starts.raise_to([LANE], read)
-    assert starts.start([LANE]).low == 0
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), None)
+    )
+    read = OutboxRead(TransactionHorizon(2000, frozenset()), starts.read_position([LANE]), None)
+    starts.reset_to_zero()
+    starts.advance_after_delete([LANE], read)
+    assert starts.read_position([LANE]).low == 0
 
 
 def test_a_lane_that_waits_keeps_its_own_start() -> None:
-    starts = ReadStarts()
-    starts.raise_to([1, 2], OutboxRead(Horizon(1000, frozenset()), starts.start([1, 2, 3]), None))
-    assert starts.start([1, 2]).low == 1001
-    assert starts.start([1, 2, 3]).low == 0
+    starts = LaneReadPositions()
+    starts.advance_after_delete(
+        [1, 2], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([1, 2, 3]), None)
+    )
+    assert starts.read_position([1, 2]).low == 1001
+    assert starts.read_position([1, 2, 3]).low == 0

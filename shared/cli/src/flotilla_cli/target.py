@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from flotilla_cli.errors import CliError, Misuse, NotFound
 
 if TYPE_CHECKING:
-    from flotilla_devstack import Status
+    from flotilla_devstack import StackStatus
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 URL_VARIABLE = "FLOTILLA_URL"
@@ -113,12 +113,12 @@ def local_url() -> str | None:
 
 
 @cache
-def local_status() -> "Status | None":
+def local_status() -> "StackStatus | None":
     """The local stack's status; None when there never was one."""
-    from flotilla_devstack import DevstackError, status
+    from flotilla_devstack import DevstackError, stack_status
 
     try:
-        return status()
+        return stack_status()
     except DevstackError:
         return None
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flotilla_devstack.errors import NotOwnedError, NotRunningError
 from flotilla_devstack.folders import StateDir
-from flotilla_devstack.process import Identity
-from flotilla_devstack.status import ProcessEntry, find_entry, read_status, unpack
+from flotilla_devstack.process import ProcessIdentity
+from flotilla_devstack.status import ProcessEntry, find_process_entry, read_identity, read_stack_status
 from flotilla_devstack.unit import State
 from flotilla_devstack.waiting import wait_until
 
@@ -56,7 +56,7 @@ class AttachedProcess:
     def kill(self) -> None:
         """kill -9 of the process and its descendants; returns when they are gone."""
         family = self._harm(signal.SIGKILL)
-        wait_until(lambda: not any(m.alive() for m in family), timeout_s=10.0, what=f"end of {self.name}")
+        wait_until(lambda: not any(m.is_alive() for m in family), timeout_s=10.0, what=f"end of {self.name}")
 
     def terminate(self) -> None:
         """SIGTERM to the process itself; returns at once."""
@@ -83,18 +83,18 @@ class AttachedProcess:
         wait_until(lambda: condition(self._entry()), timeout_s=timeout_s, what=f"state of {self.name}")
 
     def _entry(self) -> ProcessEntry:
-        return find_entry(read_status(self._state_dir), self.name)
+        return find_process_entry(read_stack_status(self._state_dir), self.name)
 
-    def _harm(self, signum: signal.Signals, *, whole_family: bool = True) -> list[Identity]:
+    def _harm(self, signum: signal.Signals, *, whole_family: bool = True) -> list[ProcessIdentity]:
         if not self._control:
             raise NotOwnedError(
                 f"{self.name} belongs to the shared stack in {self._state_dir.root}; start a private one "
                 "(Stack.extra_redis and its like), or attach with control=True"
             )
-        identity = unpack(self._entry().get("identity"))
+        identity = read_identity(self._entry().get("identity"))
         if identity is None:
             raise NotRunningError(f"{self.name} is not running")
-        family = identity.family() if whole_family else [identity]
+        family = identity.process_tree() if whole_family else [identity]
         for member in family:
             member.send(signum)
         return family

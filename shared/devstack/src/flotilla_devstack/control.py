@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flotilla_devstack.errors import DeadlineError, DevstackError, NotRunningError, StartFailedError, StateLockedError
-from flotilla_devstack.folders import Lock, StateDir
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.own_agents import ask_for, read_agents
-from flotilla_devstack.ports import check_free
-from flotilla_devstack.process import Identity
-from flotilla_devstack.progress import Follower, Journal, Listener, ignore
-from flotilla_devstack.status import Status, read_status
+from flotilla_devstack.folders import StateDir, StateLock
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.own_agents import read_agent_folders, request_agents
+from flotilla_devstack.ports import check_ports_free
+from flotilla_devstack.process import ProcessIdentity
+from flotilla_devstack.progress import JournalReader, Listener, ProgressJournal, ignore_progress
+from flotilla_devstack.status import StackStatus, read_stack_status
 from flotilla_devstack.supervisor import EXIT_LOCKED, SupervisorOptions
 from flotilla_devstack.waiting import wait_until
 
@@ -31,7 +31,9 @@ class _OwnerVanishedError(DevstackError):
     """The supervisor that somebody else had started ended without a word: it was killed."""
 
 
-def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, timeout_s: float = _UP_TIMEOUT_S) -> Status:
+def up(
+    options: UpOptions | None = None, on_progress: Listener = ignore_progress, *, timeout_s: float = _UP_TIMEOUT_S
+) -> StackStatus:
     """Make the stack run, and return its status once everything is ready.
 
     One that runs already gets the agents that it does not have. Follows a start that is under way, and waits for an
@@ -43,23 +45,25 @@ def up(options: UpOptions | None = None, on_progress: Listener = ignore, *, time
         DeadlineError: not ready within `timeout_s`; the start goes on.
     """
     options = options or UpOptions()
-    state_dir = StateDir(options.state).create()
-    with Journal(state_dir.journal_file).follow() as follower:
+    state_dir = StateDir(options.state).create_folders()
+    with ProgressJournal(state_dir.journal_file).follow_events() as follower:
         if _settle(state_dir) == "ready":
             return _with_agents(options.agents, state_dir, follower, on_progress, timeout_s)
-        if Lock(state_dir.lock_file).held():
+        if StateLock(state_dir.lock_file).held():
             with contextlib.suppress(_OwnerVanishedError):
                 return _follow(state_dir, follower, None, on_progress, timeout_s)
         follower.skip()
         # Before four servers are started in vain; what a killed supervisor left behind is ended by the next one.
-        if not Ledger(state_dir.ledger_file).survivors():
-            check_free(dict(options.ports))
+        if not ProcessLedger(state_dir.ledger_file).living_processes():
+            check_ports_free(dict(options.ports))
         process = _launch(options, state_dir)
         with _stopped_on_interrupt(state_dir, on_progress):
             return _follow(state_dir, follower, process, on_progress, timeout_s)
 
 
-def down(state: Path | None = None, on_progress: Listener = ignore, *, timeout_s: float = _DOWN_TIMEOUT_S) -> list[str]:
+def down(
+    state: Path | None = None, on_progress: Listener = ignore_progress, *, timeout_s: float = _DOWN_TIMEOUT_S
+) -> list[str]:
     """Stop services, then servers, and end what a killed supervisor left behind; returns the names of the stopped.
 
     Harmless when nothing runs. A supervisor that does not end within `timeout_s` is killed, and with it its processes.
@@ -67,24 +71,24 @@ def down(state: Path | None = None, on_progress: Listener = ignore, *, timeout_s
     state_dir = StateDir(state or UpOptions().state)
     if not state_dir.root.exists():
         return []
-    lock = Lock(state_dir.lock_file)
-    with Journal(state_dir.journal_file).follow() as follower:
+    lock = StateLock(state_dir.lock_file)
+    with ProgressJournal(state_dir.journal_file).follow_events() as follower:
         follower.skip()
         stopped = _stop_owner(lock, follower, on_progress, timeout_s) if lock.held() else []
     wait_until(lambda: _acquired(lock), timeout_s=timeout_s, what=f"the lock of {state_dir.root}")
     try:
-        return [*stopped, *Ledger(state_dir.ledger_file).sweep()]
+        return [*stopped, *ProcessLedger(state_dir.ledger_file).kill_survivors()]
     finally:
         lock.release()
 
 
-def status(state: Path | None = None) -> Status:
+def stack_status(state: Path | None = None) -> StackStatus:
     """The stack's status as its processes show it now; `state` of the whole is `stopped` when nobody runs it.
 
     Raises:
         NotRunningError: this folder never held a stack.
     """
-    return read_status(StateDir(state or UpOptions().state))
+    return read_stack_status(StateDir(state or UpOptions().state))
 
 
 def log_path(state: Path | None, name: str) -> Path:
@@ -105,13 +109,13 @@ def log_path(state: Path | None, name: str) -> Path:
 
 
 def _with_agents(
-    folders: Sequence[Path], state_dir: StateDir, follower: Follower, on_progress: Listener, timeout_s: float
-) -> Status:
+    folders: Sequence[Path], state_dir: StateDir, follower: JournalReader, on_progress: Listener, timeout_s: float
+) -> StackStatus:
     """Have the running stack add the agents that it does not have."""
     if not _missing(folders, state_dir):
-        return read_status(state_dir)
+        return read_stack_status(state_dir)
     follower.skip()
-    ask_for(folders, state_dir)
+    request_agents(folders, state_dir)
     wait_until(
         lambda: not state_dir.wanted_agents_file.exists(),
         timeout_s=_ANSWER_TIMEOUT_S,
@@ -124,18 +128,18 @@ def _with_agents(
 
 
 def _missing(folders: Sequence[Path], state_dir: StateDir) -> list[str]:
-    running = {process["name"] for process in read_status(state_dir)["processes"]}
-    return [name for name in read_agents(folders) if name not in running]
+    running = {process["name"] for process in read_stack_status(state_dir)["processes"]}
+    return [name for name in read_agent_folders(folders) if name not in running]
 
 
 def _settle(state_dir: StateDir) -> str:
     """The state of the whole, after an end that is under way has come to pass."""
-    if not Lock(state_dir.lock_file).held():
+    if not StateLock(state_dir.lock_file).held():
         return "stopped"
     with contextlib.suppress(NotRunningError):
-        state = read_status(state_dir)["state"]
+        state = read_stack_status(state_dir)["state"]
         if state == "stopping":
-            free = Lock(state_dir.lock_file)
+            free = StateLock(state_dir.lock_file)
             wait_until(lambda: not free.held(), timeout_s=_DOWN_TIMEOUT_S, what="the end of the last stack")
         return state
     return "starting"
@@ -147,7 +151,7 @@ def _launch(options: UpOptions, state_dir: StateDir) -> "subprocess.Popen[bytes]
     A thread waits for its end, in case that we outlive it: nobody else would take its exit code.
     """
     log = state_dir.log_file("supervisor")
-    argv = [sys.executable, "-m", "flotilla_devstack.supervisor", *options.arguments()]
+    argv = [sys.executable, "-m", "flotilla_devstack.supervisor", *options.to_arguments()]
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module
             argv,
@@ -163,11 +167,11 @@ def _launch(options: UpOptions, state_dir: StateDir) -> "subprocess.Popen[bytes]
 
 def _follow(
     state_dir: StateDir,
-    follower: Follower,
+    follower: JournalReader,
     process: "subprocess.Popen[bytes] | None",
     on_progress: Listener,
     timeout_s: float,
-) -> Status:
+) -> StackStatus:
     """Pass on the supervisor's events until the stack is ready or its supervisor is gone."""
     deadline = time.monotonic() + timeout_s
     reason = ""
@@ -186,19 +190,19 @@ def _follow(
         time.sleep(_POLL_S)
     for event in follower.read():
         on_progress(event)
-    return read_status(state_dir)
+    return read_stack_status(state_dir)
 
 
 def _gone(state_dir: StateDir, process: "subprocess.Popen[bytes] | None") -> bool:
     """Whether nobody is left who could bring the stack up; another supervisor that was faster than ours counts."""
     if process is not None and process.poll() in (None, EXIT_LOCKED):
-        return process.poll() is not None and not Lock(state_dir.lock_file).held()
-    return process is not None or not Lock(state_dir.lock_file).held()
+        return process.poll() is not None and not StateLock(state_dir.lock_file).held()
+    return process is not None or not StateLock(state_dir.lock_file).held()
 
 
 def _ready(state_dir: StateDir) -> bool:
     try:
-        return read_status(state_dir)["state"] == "ready" and Lock(state_dir.lock_file).held()
+        return read_stack_status(state_dir)["state"] == "ready" and StateLock(state_dir.lock_file).held()
     except NotRunningError:
         return False
 
@@ -218,16 +222,16 @@ def _stopped_on_interrupt(state_dir: StateDir, on_progress: Listener) -> Iterato
         raise
 
 
-def _stop_owner(lock: Lock, follower: Follower, on_progress: Listener, timeout_s: float) -> list[str]:
+def _stop_owner(lock: StateLock, follower: JournalReader, on_progress: Listener, timeout_s: float) -> list[str]:
     """SIGTERM to the holder of the lock; its events until it is gone."""
-    pid = lock.holder()
-    owner = Identity.of(pid) if pid else None
+    pid = lock.holder_pid()
+    owner = ProcessIdentity.of(pid) if pid else None
     if owner is None or not lock.held():
         return []
     owner.send(signal.SIGTERM)
     deadline = time.monotonic() + timeout_s
     stopped: list[str] = []
-    while owner.alive():
+    while owner.is_alive():
         stopped += _pass_on_stops(follower, on_progress)
         if time.monotonic() > deadline:
             owner.send(signal.SIGKILL)
@@ -235,14 +239,14 @@ def _stop_owner(lock: Lock, follower: Follower, on_progress: Listener, timeout_s
     return stopped + _pass_on_stops(follower, on_progress)
 
 
-def _pass_on_stops(follower: Follower, on_progress: Listener) -> list[str]:
+def _pass_on_stops(follower: JournalReader, on_progress: Listener) -> list[str]:
     events = follower.read()
     for event in events:
         on_progress(event)
     return [event.name for event in events if event.phase == "stopped" and event.kind != "stack"]
 
 
-def _acquired(lock: Lock) -> bool:
+def _acquired(lock: StateLock) -> bool:
     try:
         lock.acquire()
     except StateLockedError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.servers.kafka import find_java, java_version
-from flotilla_devstack.servers.kafka_libs import INSTALL_MAVEN, distribution_folder
+from flotilla_devstack.servers.kafka_libs import INSTALL_MAVEN, jar_cache_folder
 from flotilla_devstack.servers.postgres import find_postgres_bin
 from flotilla_devstack.servers.redis import find_redis, redis_version
 from flotilla_devstack.servers.temporal import find_temporal
@@ -19,7 +19,7 @@ _NEEDED_DISK_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorFinding:
     """One finding. `hint` says what to do when it is not `ok`, and is empty when it is."""
 
     name: str
@@ -28,7 +28,7 @@ class Check:
     hint: str = ""
 
 
-def doctor(state: Path | None = None) -> list[Check]:
+def check_prerequisites(state: Path | None = None) -> list[DoctorFinding]:
     """Check every prerequisite of `flotilla up`; never raises for what it finds, and changes nothing."""
     folder = (state or default_state_dir()).expanduser()
     return [
@@ -42,17 +42,17 @@ def doctor(state: Path | None = None) -> list[Check]:
     ]
 
 
-def _check(name: str, find: Callable[[], str]) -> Check:
+def _check(name: str, find: Callable[[], str]) -> DoctorFinding:
     try:
-        return Check(name, ok=True, detail=find())
+        return DoctorFinding(name, ok=True, detail=find())
     except MissingPrerequisiteError as missing:
-        return Check(name, ok=False, detail=str(missing), hint=missing.hint)
+        return DoctorFinding(name, ok=False, detail=str(missing), hint=missing.hint)
 
 
-def _platform() -> Check:
+def _platform() -> DoctorFinding:
     ok = sys.platform == "linux"
     hint = "" if ok else "run the stack on Linux: it follows processes by /proc and pidfd"
-    return Check("platform", ok=ok, detail=sys.platform, hint=hint)
+    return DoctorFinding("platform", ok=ok, detail=sys.platform, hint=hint)
 
 
 def _java() -> str:
@@ -61,7 +61,7 @@ def _java() -> str:
 
 
 def _maven() -> str:
-    libs = distribution_folder() / "libs"
+    libs = jar_cache_folder() / "libs"
     if libs.exists():
         return f"not needed: Kafka's jars are in {libs}"
     return find_program("mvn", what="maven", hint=INSTALL_MAVEN)
@@ -72,9 +72,9 @@ def _redis() -> str:
     return f"{redis_version(program)}, {program}"
 
 
-def _disk(folder: Path) -> Check:
+def _disk(folder: Path) -> DoctorFinding:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1024**3:.1f} GiB free for {folder}"
     hint = "" if free >= _NEEDED_DISK_BYTES else "free some space, or name another folder with FLOTILLA_HOME"
-    return Check("disk", ok=not hint, detail=detail, hint=hint)
+    return DoctorFinding("disk", ok=not hint, detail=detail, hint=hint)

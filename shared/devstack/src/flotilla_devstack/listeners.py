@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flotilla_devstack.process import Identity
+from flotilla_devstack.process import ProcessIdentity
 
 _LISTENING = "0A"
 # 127.0.0.1 and any address, in IPv4 and as IPv6 shows them, as 32-bit words in the byte order of x86 and ARM.
 _LOOPBACK = frozenset({"0100007F", "00000000", "0000000000000000FFFF00000100007F", "0" * 32})
 
 
-def taken_by_others(ports: Iterable[int], family: Iterable[Identity]) -> list[int]:
+def ports_of_other_processes(ports: Iterable[int], family: Iterable[ProcessIdentity]) -> list[int]:
     """Return those of `ports` on which a process listens that is not of this family."""
     listening = {port: inode for port, inode in _listeners() if port in set(ports)}
     ours = {inode for member in family for inode in _sockets(member.pid)} if listening else set()

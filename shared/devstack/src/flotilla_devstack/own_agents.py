@@ -17,7 +17,7 @@ _AGENT = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MODULE = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 
 
-def read_agents(folders: Iterable[Path]) -> dict[str, ServiceSpec]:
+def read_agent_folders(folders: Iterable[Path]) -> dict[str, ServiceSpec]:
     """Return the agents of these folders by their services' names.
 
     Raises:
@@ -32,18 +32,18 @@ def read_agents(folders: Iterable[Path]) -> dict[str, ServiceSpec]:
     return found
 
 
-def find_agents(*roots: Path) -> list[Path]:
+def find_agent_folders(*roots: Path) -> list[Path]:
     """Return those of `roots`, and of the folders in them, that hold an agent beside the six services."""
     candidates = [folder for root in roots for folder in (root, *sorted(root.glob("*-agent")))]
     return list(dict.fromkeys(folder.resolve() for folder in candidates if _is_own(folder)))
 
 
-def ask_for(folders: Iterable[Path], state_dir: StateDir) -> None:
+def request_agents(folders: Iterable[Path], state_dir: StateDir) -> None:
     """Ask the running supervisor to add the agents of these folders."""
     write_atomically(state_dir.wanted_agents_file, json.dumps([str(folder.resolve()) for folder in folders]))
 
 
-def take_wanted(state_dir: StateDir) -> list[Path]:
+def take_requested_agents(state_dir: StateDir) -> list[Path]:
     """Return the folders that somebody asked for since the last call."""
     try:
         wanted = json.loads(state_dir.wanted_agents_file.read_text(encoding="utf-8"))
@@ -53,13 +53,13 @@ def take_wanted(state_dir: StateDir) -> list[Path]:
     return [Path(folder) for folder in wanted]
 
 
-def command_of(spec: ServiceSpec) -> tuple[str, ...]:
+def agent_command(spec: ServiceSpec) -> tuple[str, ...]:
     """Return how to run the agent: with its own `.venv`, where it has one."""
     own = spec.folder / ".venv/bin/python" if spec.folder else None
     return (str(own) if own and own.exists() else sys.executable, "-m", f"{spec.module}.main")
 
 
-def own_environment(spec: ServiceSpec) -> Mapping[str, str]:
+def agent_environment(spec: ServiceSpec) -> Mapping[str, str]:
     """Return the variables of an agent beside those of every service."""
     path = os.pathsep.join(filter(None, (str(spec.folder), os.environ.get("PYTHONPATH"))))
     return {"FLOTILLA_AGENT_NAME": spec.agent or "", "PYTHONPATH": path}

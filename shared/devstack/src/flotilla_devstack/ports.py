@@ -20,8 +20,8 @@ _FIRST, _LAST = 20_000, 32_000
 _TRIES = 200
 
 
-class PortClaims:
-    """Ports that other stacks leave alone. Freed by `close`, and by the kernel when this process ends.
+class PortReservations:
+    """Ports that other stacks leave alone. Freed by `release_all`, and by the kernel when this process ends.
 
     A claim is a name in the kernel's table of Unix sockets (unix(7), abstract names): like a port, it exists once in a
     network namespace, no matter who asks for it.
@@ -44,7 +44,7 @@ class PortClaims:
         self._held[port] = claim
         return True
 
-    def close(self) -> None:
+    def release_all(self) -> None:
         """Give all of them back; harmless when repeated."""
         _close_all(self._held)
 
@@ -64,13 +64,13 @@ def _claim(port: int) -> socket.socket | None:
     return claim
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Whether a server could listen on this loopback port now, and no stack has claimed it."""
-    claims = PortClaims()
+    claims = PortReservations()
     try:
         return claims.take(port)
     finally:
-        claims.close()
+        claims.release_all()
 
 
 def _can_listen(port: int) -> bool:
@@ -87,19 +87,19 @@ def free_port() -> int:
     """A free loopback port, drawn at random so that stacks that start at once do not meet."""
     for _ in range(_TRIES):
         port = random.randrange(_FIRST, _LAST)  # noqa: S311 - no secret
-        if is_free(port):
+        if is_port_free(port):
             return port
     raise PortTakenError(f"found no free loopback port between {_FIRST} and {_LAST}")
 
 
-def check_free(requested: Mapping[str, int]) -> None:
+def check_ports_free(requested: Mapping[str, int]) -> None:
     """Look at ports that were asked for by number.
 
     Raises:
         PortTakenError: one is in use.
     """
     for name, port in requested.items():
-        if not is_free(port):
+        if not is_port_free(port):
             raise _taken(name, port)
 
 
@@ -107,7 +107,7 @@ def _taken(name: str, port: int) -> PortTakenError:
     return PortTakenError(f"port {port}, asked for as {name}, is in use; free it or ask for another")
 
 
-class PortBook:
+class PortAssignments:
     """The ports of one stack under names like `temporal.ui`, kept in a JSON file.
 
     A port asked for by number is used or refused; one drawn earlier is used again if it is still free.
@@ -117,18 +117,18 @@ class PortBook:
         self._path = path
         self._requested = dict(requested)
         self._preferred = dict(preferred or {})
-        self._claims = PortClaims()
+        self._claims = PortReservations()
         self._book: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def assign(self, owner: str, names: tuple[str, ...]) -> dict[str, int]:
+    def assign_ports(self, owner: str, names: tuple[str, ...]) -> dict[str, int]:
         """The ports of one process by their short names, claimed and written down before they are returned."""
         ports = {name: self._choose(f"{owner}.{name}") for name in names}
         write_atomically(self._path, json.dumps(self._book, indent=2) + "\n")
         return ports
 
-    def close(self) -> None:
+    def release_ports(self) -> None:
         """Give the claims back; the ports stay written down."""
-        self._claims.close()
+        self._claims.release_all()
 
     def _choose(self, key: str) -> int:
         if key in self._requested:

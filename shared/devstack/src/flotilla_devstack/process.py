@@ -35,7 +35,7 @@ class ProcessUser:
 
 
 @dataclass(frozen=True)
-class Command:
+class ProcessCommand:
     """What to run: `death_signal` is what the kernel sends to it when its owner dies."""
 
     argv: tuple[str, ...]
@@ -46,7 +46,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """One process, told apart from a later one with the same pid by its start time (proc(5), field 22) and boot."""
 
     pid: int
@@ -59,7 +59,7 @@ class Identity:
         fields = _stat(pid)
         return cls(pid, int(fields[19]), _boot_id()) if fields else None
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether exactly this process exists and is more than a zombie."""
         fields = _stat(self.pid)
         return bool(fields) and int(fields[19]) == self.started and fields[0] not in "ZX" and _boot_id() == self.boot
@@ -71,7 +71,7 @@ class Identity:
         except ProcessLookupError:
             return False
         try:
-            if not self.alive():
+            if not self.is_alive():
                 return False
             signal.pidfd_send_signal(fd, signum)
         except ProcessLookupError:
@@ -80,13 +80,13 @@ class Identity:
             os.close(fd)
         return True
 
-    def family(self) -> list["Identity"]:
+    def process_tree(self) -> list["ProcessIdentity"]:
         """This process and its living descendants, parents first."""
         children = _children_by_parent()
-        found: list[Identity] = []
-        pending = [self.pid] if self.alive() else []
+        found: list[ProcessIdentity] = []
+        pending = [self.pid] if self.is_alive() else []
         while pending:
-            member = Identity.of(pending.pop(0))
+            member = ProcessIdentity.of(pending.pop(0))
             if member:
                 found.append(member)
                 pending += children.get(member.pid, [])
@@ -118,12 +118,12 @@ def _children_by_parent() -> dict[int, list[int]]:
 
 
 class ChildProcess:
-    """One running child; made by `spawn`."""
+    """One running child; made by `spawn_process`."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
         self._popen = popen
         self.pid = popen.pid
-        identity = Identity.of(popen.pid)
+        identity = ProcessIdentity.of(popen.pid)
         assert identity is not None, "an unreaped child always has an entry in /proc"  # noqa: S101
         self.identity = identity
 
@@ -142,13 +142,13 @@ class ChildProcess:
         """Signal the child itself; does nothing once it has ended."""
         self._popen.send_signal(signum)
 
-    def send_family(self, signum: signal.Signals) -> None:
+    def signal_process_tree(self, signum: signal.Signals) -> None:
         """Signal the child and its descendants (PostgreSQL's backends have sessions of their own)."""
-        for member in self.identity.family():
+        for member in self.identity.process_tree():
             member.send(signum)
 
 
-def spawn(command: Command, log: Path) -> ChildProcess:
+def spawn_process(command: ProcessCommand, log: Path) -> ChildProcess:
     """Start a child with its output appended to `log` and nothing on its standard input.
 
     It dies with this process: the kernel sends it `command.death_signal`. The kernel takes the *thread* that forked for
@@ -157,7 +157,7 @@ def spawn(command: Command, log: Path) -> ChildProcess:
     return _spawner().call(lambda: _spawn(command, log))
 
 
-def _spawn(command: Command, log: Path) -> ChildProcess:
+def _spawn(command: ProcessCommand, log: Path) -> ChildProcess:
     user = command.user
     with log.open("ab") as output:
         popen = subprocess.Popen(  # noqa: S603 - the callers' argv are fixed programs, no shell
@@ -223,7 +223,7 @@ def _spawner() -> _Spawner:
         return _the_spawner
 
 
-def after_end_of(pid: int, action: Callable[[], None]) -> None:
+def call_after_exit(pid: int, action: Callable[[], None]) -> None:
     """Call `action` from a thread once that process has ended; at once if there is none."""
     threading.Thread(target=_wait_and_call, args=(pid, action), name=f"after-{pid}", daemon=True).start()
 
@@ -238,9 +238,9 @@ def _wait_and_call(pid: int, action: Callable[[], None]) -> None:
     action()
 
 
-def end(processes: list[Identity], first: signal.Signals, timeout_s: float) -> None:
+def end(processes: list[ProcessIdentity], first: signal.Signals, timeout_s: float) -> None:
     """Ask processes that may not be our children to end, and kill what is left of their families after `timeout_s`."""
-    families = [member for process in processes for member in process.family()]
+    families = [member for process in processes for member in process.process_tree()]
     for process in processes:
         process.send(first)
         process.send(signal.SIGCONT)
@@ -250,8 +250,8 @@ def end(processes: list[Identity], first: signal.Signals, timeout_s: float) -> N
         _all_gone(families, timeout_s)
 
 
-def _all_gone(members: list[Identity], timeout_s: float) -> bool:
+def _all_gone(members: list[ProcessIdentity], timeout_s: float) -> bool:
     with contextlib.suppress(DeadlineError):
-        wait_until(lambda: not any(m.alive() for m in members), timeout_s=timeout_s, what="end of processes")
+        wait_until(lambda: not any(m.is_alive() for m in members), timeout_s=timeout_s, what="end of processes")
         return True
     return False

@@ -12,7 +12,7 @@ Phase = Literal["preparing", "starting", "ready", "failed", "restarting", "stopp
 
 
 @dataclass(frozen=True)
-class Progress:
+class ProgressEvent:
     """One step of one process: `seconds` counts from the begin of its start or stop."""
 
     name: str
@@ -22,47 +22,47 @@ class Progress:
     detail: str = ""
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[ProgressEvent], None]
 
 
-def ignore(_event: Progress) -> None:
+def ignore_progress(_event: ProgressEvent) -> None:
     """The listener of those who do not listen."""
 
 
-class Stopwatch:
+class PhaseReporter:
     """Reports the phases of one process with the seconds since it was made."""
 
     def __init__(self, name: str, kind: Kind, listener: Listener) -> None:
         self._name, self._kind, self._listener = name, kind, listener
         self._begin = time.monotonic()
 
-    def report(self, phase: Phase, detail: str = "") -> None:
+    def report_phase(self, phase: Phase, detail: str = "") -> None:
         """Tell the listener that `phase` begins now."""
-        self._listener(Progress(self._name, self._kind, phase, round(time.monotonic() - self._begin, 3), detail))
+        self._listener(ProgressEvent(self._name, self._kind, phase, round(time.monotonic() - self._begin, 3), detail))
 
 
-class Journal:
+class ProgressJournal:
     """The events of a supervisor's life as JSON lines, for those who follow from another process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def clear(self) -> None:
+    def start_new_journal(self) -> None:
         """Start over: a fresh file takes the place of the old one, so that followers notice."""
         self._path.unlink(missing_ok=True)
         self._path.touch()
 
-    def write(self, event: Progress) -> None:
+    def append_event(self, event: ProgressEvent) -> None:
         """Append one event; lines are whole, since each is one short write in append mode."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(event)) + "\n")
 
-    def follow(self) -> "Follower":
+    def follow_events(self) -> "JournalReader":
         """A reader of the events written so far and from now on."""
-        return Follower(self._path)
+        return JournalReader(self._path)
 
 
-class Follower:
+class JournalReader:
     """Reads a journal while it grows, across its replacement by a new one."""
 
     def __init__(self, path: Path) -> None:
@@ -82,13 +82,13 @@ class Follower:
         """Leave out everything written up to now."""
         self.read()
 
-    def read(self) -> list[Progress]:
+    def read(self) -> list[ProgressEvent]:
         """The events that were written since the last call; never waits."""
         self._reopen_when_replaced()
         if self._file is None:
             return []
         *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        return [Progress(**json.loads(line)) for line in lines if line]
+        return [ProgressEvent(**json.loads(line)) for line in lines if line]
 
     def _reopen_when_replaced(self) -> None:
         try:

@@ -21,9 +21,9 @@ USERS: Mapping[str, str] = {
 """The user of each service that talks to Redis."""
 
 
-def make_passwords(file: Path, further: Iterable[str] = ()) -> dict[str, str]:
+def ensure_redis_passwords(file: Path, further: Iterable[str] = ()) -> dict[str, str]:
     """Return the passwords by user, those in `file` and new ones for users without; `further` are own agents' users."""
-    kept = read_passwords(file)
+    kept = read_redis_passwords(file)
     users = (ADMIN, *USERS.values(), *further)
     passwords = kept | {user: kept.get(user) or secrets.token_urlsafe(24) for user in users}
     if passwords != kept:
@@ -31,7 +31,7 @@ def make_passwords(file: Path, further: Iterable[str] = ()) -> dict[str, str]:
     return passwords
 
 
-def read_passwords(file: Path) -> dict[str, str]:
+def read_redis_passwords(file: Path) -> dict[str, str]:
     """Return the passwords by user; none for a stack whose Redis has no users."""
     try:
         found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
@@ -40,15 +40,15 @@ def read_passwords(file: Path) -> dict[str, str]:
     return found
 
 
-def admin_only(password: str) -> str:
+def admin_only_acl(password: str) -> str:
     """Return a users.acl file with the administrator alone; it holds passwords as SHA-256."""
     return f"user {ADMIN} on ~* &* +@all #{sha256(password.encode()).hexdigest()}\n"
 
 
-def write_users(file: Path, password: str) -> None:
-    """Write `admin_only` for a server that has no users yet."""
+def write_initial_acl(file: Path, password: str) -> None:
+    """Write `admin_only_acl` for a server that has no users yet."""
     if not file.exists():
-        _write(file, admin_only(password))
+        _write(file, admin_only_acl(password))
 
 
 def _write(file: Path, text: str) -> None:

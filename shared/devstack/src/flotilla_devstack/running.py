@@ -12,10 +12,10 @@ from typing import Protocol, Self, TypeVar
 
 from flotilla_devstack.errors import NotRunningError
 from flotilla_devstack.folders import StateDir
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.own_agents import own_environment
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.own_agents import agent_environment
 from flotilla_devstack.ports import LOOPBACK, free_port
-from flotilla_devstack.redis_users import ADMIN, USERS, read_passwords
+from flotilla_devstack.redis_users import ADMIN, USERS, read_redis_passwords
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.kafka import KafkaServer
 from flotilla_devstack.servers.postgres import SUPERUSER, PostgresServer, postgres_dsn
@@ -26,10 +26,10 @@ from flotilla_devstack.services import (
     SERVICES,
     ServiceProcess,
     ServiceSpec,
-    chosen_environment,
+    caller_environment,
     console_environment,
-    key_environment,
     service_environment,
+    signing_key_environment,
 )
 
 S = TypeVar("S", bound=LocalServer)
@@ -105,11 +105,11 @@ class RunningStack(ABC):
     @property
     def redis_url(self) -> str:
         """Database 0, as the administrator; tests keep apart by unique stream names."""
-        return self.redis_url_of(ADMIN)
+        return self.redis_url_for_user(ADMIN)
 
-    def redis_url_of(self, user: str) -> str:
+    def redis_url_for_user(self, user: str) -> str:
         """Database 0 as one of the users, with the rights that the installer gave it."""
-        password = read_passwords(self.state_dir.redis_passwords_file).get(user)
+        password = read_redis_passwords(self.state_dir.redis_passwords_file).get(user)
         return redis_url(self.ports("redis")["redis"], user, password)
 
     @property
@@ -136,17 +136,17 @@ class RunningStack(ABC):
             "temporal": ("FLOTILLA_TEMPORAL_ADDRESS", lambda: self.temporal_address),
         }
         present = {variable: address() for server, (variable, address) in addresses.items() if self.has(server)}
-        return {**present, **chosen_environment()}
+        return {**present, **caller_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
         """The variables of a service: the servers (two of them as its own user), its ports and key files."""
         spec = self.own_agents.get(service) or SERVICES[service]
         servers = self.environment(database=database, user=spec.role)
-        given = {**service_environment(service, ports), **key_environment(service, self.state_dir)}
+        given = {**service_environment(service, ports), **signing_key_environment(service, self.state_dir)}
         if (service in USERS or spec.agent) and self.has("redis"):
-            given["FLOTILLA_REDIS_URL"] = self.redis_url_of(USERS.get(service, service))
+            given["FLOTILLA_REDIS_URL"] = self.redis_url_for_user(USERS.get(service, service))
         if spec.agent:
-            given |= own_environment(spec)
+            given |= agent_environment(spec)
         ui_url = self.temporal_ui_url if self.has("temporal") else None
         return {**servers, **given, **console_environment(service, ui_url)}
 
@@ -193,14 +193,14 @@ class RunningStack(ABC):
             name,
             env={**self.environment_of(name, ports, database=database), **(env or {})},
             ports=ports,
-            log=self.scratch() / f"{label}.log",
+            log=self.scratch_folder() / f"{label}.log",
             ledger=self._scratch_ledger(),
             argv=argv,
         )
         self._private.callback(process.stop)
         return process
 
-    def scratch(self) -> Path:
+    def scratch_folder(self) -> Path:
         """A temporary folder of the caller's own, removed by `close`; others may pass through it but not list it."""
         if self._scratch is None or not self._scratch.exists():
             self._scratch = Path(tempfile.mkdtemp(prefix="flotilla-extra-"))
@@ -208,13 +208,13 @@ class RunningStack(ABC):
             self._private.callback(shutil.rmtree, self._scratch, ignore_errors=True)
         return self._scratch
 
-    def _scratch_ledger(self) -> Ledger:
-        return Ledger(self.scratch() / "processes.jsonl")
+    def _scratch_ledger(self) -> ProcessLedger:
+        return ProcessLedger(self.scratch_folder() / "processes.jsonl")
 
     def _start_extra(self, kind: str, port_names: tuple[str, ...], make: Callable[[Home], S]) -> S:
         label = f"{kind}-{next(self._numbers)}"
         ports = {name: free_port() for name in port_names}
-        scratch = self.scratch()
+        scratch = self.scratch_folder()
         server = make(Home(scratch / label, scratch / f"{label}.log", ports, self._scratch_ledger()))
         server.prepare(lambda _detail: None, threading.Event())
         self._private.callback(server.stop)

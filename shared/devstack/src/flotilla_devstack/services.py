@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 from flotilla_devstack import http
 from flotilla_devstack.folders import StateDir
-from flotilla_devstack.ledger import Ledger
+from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.process import ProcessCommand
+from flotilla_devstack.unit import ManagedProcess
 
 DATABASE = "flotilla"
 DEFAULT_HTTP_PORT = 8080  # the CLI's default URL
@@ -57,7 +57,7 @@ SERVICES: Mapping[str, ServiceSpec] = {
 BUILT_IN_AGENTS = ("research", "write", "mcp")
 
 
-class ServiceProcess(Unit):
+class ServiceProcess(ManagedProcess):
     """One service (or any Python module that serves `/readyz` on its metrics port) as a child process.
 
     It inherits the caller's environment (so OPENAI_*, FLOTILLA_LLM_MODEL and OTEL_* pass through) with `env` on top.
@@ -76,7 +76,7 @@ class ServiceProcess(Unit):
         env: Mapping[str, str],
         ports: Mapping[str, int],
         log: Path,
-        ledger: Ledger,
+        ledger: ProcessLedger,
         argv: tuple[str, ...] | None = None,
         cwd: Path | None = None,
     ) -> None:
@@ -92,9 +92,9 @@ class ServiceProcess(Unit):
         """The address of the service's own API, else of its metrics and health routes."""
         return f"http://{LOOPBACK}:{self.ports.get('http', self.ports['metrics'])}"
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """Killed by the kernel when its owner dies: a service has to stand that anyway."""
-        return Command(self._argv, {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}, self._cwd)
+        return ProcessCommand(self._argv, {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}, self._cwd)
 
     def probe(self) -> bool:
         """`GET /readyz` on the metrics port answers 200."""
@@ -114,7 +114,7 @@ def service_environment(name: str, ports: Mapping[str, int]) -> dict[str, str]:
     return {"FLOTILLA_METRICS_HOST": LOOPBACK, "FLOTILLA_HTTP_HOST": LOOPBACK, **given}
 
 
-def key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
+def signing_key_environment(name: str, state_dir: StateDir) -> dict[str, str]:
     """Where those who sign find their private key, and those who verify the public one."""
     if name.endswith("-agent") or name == "tool-gateway":
         return {"FLOTILLA_TICKET_PUBLIC_KEY_FILE": str(state_dir.ticket_public_key_file)}
@@ -136,7 +136,7 @@ def console_environment(name: str, temporal_ui_url: str | None) -> dict[str, str
     }
 
 
-def chosen_environment() -> dict[str, str]:
+def caller_environment() -> dict[str, str]:
     """What the caller's environment may choose, else the default."""
     defaults = {
         "FLOTILLA_TEMPORAL_NAMESPACE": "default",

@@ -11,12 +11,12 @@ from typing import Self
 
 from flotilla_devstack.attached import AttachedProcess
 from flotilla_devstack.errors import DevstackError, NotRunningError
-from flotilla_devstack.folders import Lock, StateDir
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.ports import PortBook
-from flotilla_devstack.process import Identity
-from flotilla_devstack.progress import Listener, ignore
-from flotilla_devstack.redis_users import ADMIN, make_passwords
+from flotilla_devstack.folders import StateDir, StateLock
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.ports import PortAssignments
+from flotilla_devstack.process import ProcessIdentity
+from flotilla_devstack.progress import Listener, ignore_progress
+from flotilla_devstack.redis_users import ADMIN, ensure_redis_passwords
 from flotilla_devstack.running import RunningStack
 from flotilla_devstack.servers.base import Home, LocalServer
 from flotilla_devstack.servers.kafka import KafkaServer
@@ -24,9 +24,9 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from flotilla_devstack.servers.redis import Flavour, RedisServer
 from flotilla_devstack.servers.temporal import TemporalServer
 from flotilla_devstack.services import DATABASE, DEFAULT_HTTP_PORT, SERVICES, ServiceSpec
-from flotilla_devstack.startup import bring_up, side_by_side, take_down
-from flotilla_devstack.status import StackState, StatusBoard, find_entry, read_status
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.startup import run_in_parallel, start_server, stop_unit
+from flotilla_devstack.status import StackState, StatusFile, find_process_entry, read_stack_status
+from flotilla_devstack.unit import ManagedProcess
 
 _KINDS: Mapping[str, type[LocalServer]] = {
     "postgres": PostgresServer,
@@ -38,7 +38,7 @@ SERVERS = tuple(_KINDS)
 ATTACH_VARIABLE = "FLOTILLA_TEST_STACK"
 
 
-def port_names() -> list[str]:
+def requestable_port_names() -> list[str]:
     """The names under which a port can be asked for, like `gateway.http`."""
     servers = [f"{server}.{port}" for server, kind in _KINDS.items() for port in kind.port_names]
     return servers + [f"{name}.{port}" for name, service in SERVICES.items() for port in service.port_variables]
@@ -59,24 +59,24 @@ class Stack(RunningStack):
         ports: Mapping[str, int] | None = None,
         redis_flavour: Flavour = "redis",
         postgres_settings: Mapping[str, str] | None = None,
-        on_progress: Listener = ignore,
+        on_progress: Listener = ignore_progress,
     ) -> None:
         """`ports` maps names such as `temporal.ui` to the ports to use instead of free ones."""
         super().__init__(StateDir(Path(state_dir)))
         self.servers: dict[str, LocalServer] = {}
-        self.services: list[Unit] = []
+        self.services: list[ManagedProcess] = []
         """What the supervisor runs beside the servers; part of the status."""
         self.cancelled = threading.Event()
-        self.ledger = Ledger(self.state_dir.ledger_file)
+        self.ledger = ProcessLedger(self.state_dir.ledger_file)
         self._names = tuple(servers)
         self._requested_ports = dict(ports or {})
         self._redis_flavour: Flavour = redis_flavour
         self._postgres_settings = dict(postgres_settings or {})
         self._listener = on_progress
-        self._lock = Lock(self.state_dir.lock_file)
-        self._book: PortBook | None = None
+        self._lock = StateLock(self.state_dir.lock_file)
+        self._book: PortAssignments | None = None
         self._state: StackState = "stopped"
-        self._board = StatusBoard(self.state_dir, Identity.of(os.getpid()))
+        self._board = StatusFile(self.state_dir, ProcessIdentity.of(os.getpid()))
 
     @staticmethod
     def attach(state_dir: Path | str, *, control: bool = False) -> "AttachedStack":
@@ -90,9 +90,9 @@ class Stack(RunningStack):
             StateLockedError: another process owns the state folder.
             DevstackError: a server did not come up; the others were stopped again.
         """
-        self.claim()
+        self.lock_state_folder()
         try:
-            self.ledger.sweep()
+            self.ledger.kill_survivors()
             self.start_servers()
             self.post("ready")
         except BaseException:
@@ -100,13 +100,13 @@ class Stack(RunningStack):
             raise
         return self
 
-    def claim(self) -> None:
+    def lock_state_folder(self) -> None:
         """Take the state folder's lock; `close` gives it back.
 
         Raises:
             StateLockedError: another process owns the folder.
         """
-        self.state_dir.create()
+        self.state_dir.create_folders()
         self._lock.acquire()
 
     def start_servers(self) -> None:
@@ -115,7 +115,7 @@ class Stack(RunningStack):
         for server in self.servers.values():
             server.on_change = self.post
         self.post("starting")
-        side_by_side(list(self.servers.values()), self._bring_up, self.cancelled)
+        run_in_parallel(list(self.servers.values()), self._bring_up, self.cancelled)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -126,14 +126,14 @@ class Stack(RunningStack):
         self.stop_servers()
         if self._book is not None:
             self.post(final)
-            self._book.close()
+            self._book.release_ports()
             self._book = None
         self._lock.release()
 
     def stop_servers(self) -> None:
         """Stop the servers in order (Kafka's clean stop, PostgreSQL's fast shutdown), side by side."""
-        running = [server for server in self.servers.values() if server.running()]
-        side_by_side(running, lambda server: take_down(server, self._listener), threading.Event())
+        running = [server for server in self.servers.values() if server.is_running()]
+        run_in_parallel(running, lambda server: stop_unit(server, self._listener), threading.Event())
 
     def ports(self, name: str) -> Mapping[str, int]:
         """See RunningStack."""
@@ -149,25 +149,25 @@ class Stack(RunningStack):
         """Ports for one more process of this stack, the same each time."""
         if self._book is None:
             preferred = {"gateway.http": DEFAULT_HTTP_PORT}
-            self._book = PortBook(self.state_dir.ports_file, self._requested_ports, preferred)
-        return self._book.assign(owner, tuple(names))
+            self._book = PortAssignments(self.state_dir.ports_file, self._requested_ports, preferred)
+        return self._book.assign_ports(owner, tuple(names))
 
     def post(self, state: StackState | None = None) -> None:
         """Write `status.json`, with a new state of the whole if given."""
         self._state = state or self._state
         self._board.post(self._state, [*self.servers.values(), *self.services])
 
-    def run_services(self, services: Sequence[Unit]) -> None:
+    def add_services_to_status(self, services: Sequence[ManagedProcess]) -> None:
         """Make these part of the status, from now on and at each change."""
         self.services = list(services)
         for unit in services:
             unit.on_change = self.post
         self.post()
 
-    def add_agents(self, agents: Mapping[str, ServiceSpec]) -> None:
+    def register_agents(self, agents: Mapping[str, ServiceSpec]) -> None:
         """Know these agents, too, each with a password for its Redis user."""
         self.own_agents = {**self.own_agents, **agents}
-        make_passwords(self.state_dir.redis_passwords_file, self.own_agents)
+        ensure_redis_passwords(self.state_dir.redis_passwords_file, self.own_agents)
 
     def create_database(self, name: str) -> None:
         """Make a database; one that exists is left as it is."""
@@ -188,7 +188,7 @@ class Stack(RunningStack):
             "redis": lambda home: RedisServer(
                 home,
                 flavour=self._redis_flavour,
-                password=make_passwords(self.state_dir.redis_passwords_file, self.own_agents)[ADMIN],
+                password=ensure_redis_passwords(self.state_dir.redis_passwords_file, self.own_agents)[ADMIN],
             ),
             "temporal": TemporalServer,
             "kafka": KafkaServer,
@@ -199,7 +199,7 @@ class Stack(RunningStack):
         return makers[name](Home(self.state_dir.data(name), self.state_dir.log_file(name), ports, self.ledger))
 
     def _bring_up(self, server: LocalServer) -> None:
-        bring_up(server, self._listener, self.cancelled)
+        start_server(server, self._listener, self.cancelled)
 
 
 class AttachedStack(RunningStack):
@@ -214,7 +214,7 @@ class AttachedStack(RunningStack):
     def __init__(self, state_dir: Path, *, control: bool = False) -> None:
         super().__init__(StateDir(state_dir))
         self._control = control
-        state = read_status(self.state_dir)["state"]
+        state = read_stack_status(self.state_dir)["state"]
         if state != "ready":
             raise NotRunningError(f"the stack in {state_dir} is {state}, not ready")
 
@@ -224,14 +224,14 @@ class AttachedStack(RunningStack):
 
     def server(self, name: str) -> AttachedProcess:
         """A server of the stack; also a service, by its name."""
-        find_entry(read_status(self.state_dir), name)
+        find_process_entry(read_stack_status(self.state_dir), name)
         return AttachedProcess(self.state_dir, name, control=self._control)
 
 
 @contextlib.contextmanager
 def stack_for_tests(
     servers: Sequence[str] = SERVERS,
-    on_progress: Listener = ignore,
+    on_progress: Listener = ignore_progress,
     *,
     postgres_settings: Mapping[str, str] | None = None,
 ) -> Iterator[RunningStack]:

@@ -6,14 +6,14 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from flotilla_devstack.errors import InterruptedStartError
-from flotilla_devstack.progress import Listener, Stopwatch
+from flotilla_devstack.progress import Listener, PhaseReporter
 from flotilla_devstack.servers.base import LocalServer
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.unit import ManagedProcess
 
-U = TypeVar("U", bound=Unit)
+U = TypeVar("U", bound=ManagedProcess)
 
 
-def side_by_side(units: Sequence[U], job: Callable[[U], None], cancelled: threading.Event) -> None:
+def run_in_parallel(units: Sequence[U], job: Callable[[U], None], cancelled: threading.Event) -> None:
     """Run `job` for every unit at once and wait for all.
 
     When one fails, or the caller is interrupted, `cancelled` is set so that the others give up; the first real failure
@@ -38,30 +38,30 @@ def _raise_first(futures: Sequence[Future[None]]) -> None:
         raise error
 
 
-def bring_up(server: LocalServer, listener: Listener, cancelled: threading.Event) -> None:
+def start_server(server: LocalServer, listener: Listener, cancelled: threading.Event) -> None:
     """Take one server from nothing to ready and provisioned, reporting each phase."""
-    watch = Stopwatch(server.name, server.kind, listener)
+    watch = PhaseReporter(server.name, server.kind, listener)
     try:
-        watch.report("preparing")
-        server.prepare(lambda detail: watch.report("preparing", detail), cancelled)
-        watch.report("starting")
+        watch.report_phase("preparing")
+        server.prepare(lambda detail: watch.report_phase("preparing", detail), cancelled)
+        watch.report_phase("starting")
         server.start()
         server.wait_ready(cancelled=cancelled)
         server.provision()
         server.version = server.find_version()
-        watch.report("ready", server.version)
+        watch.report_phase("ready", server.version)
     except Exception as error:
         server.state = "failed"
-        watch.report("failed", str(error))
+        watch.report_phase("failed", str(error))
         raise
 
 
-def take_down(unit: Unit, listener: Listener) -> None:
+def stop_unit(unit: ManagedProcess, listener: Listener) -> None:
     """Stop one unit, reporting begin and end; says nothing when it did not run."""
-    if not unit.running():
+    if not unit.is_running():
         unit.stop()
         return
-    watch = Stopwatch(unit.name, unit.kind, listener)
-    watch.report("stopping")
+    watch = PhaseReporter(unit.name, unit.kind, listener)
+    watch.report_phase("stopping")
     code = unit.stop()
-    watch.report("stopped", "" if code in unit.clean_exit_codes else f"exit code {code}")
+    watch.report_phase("stopped", "" if code in unit.clean_exit_codes else f"exit code {code}")

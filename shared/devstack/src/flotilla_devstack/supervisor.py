@@ -17,15 +17,15 @@ from pathlib import Path
 
 from flotilla_devstack.errors import DevstackError, InterruptedStartError, StateLockedError
 from flotilla_devstack.folders import default_state_dir
-from flotilla_devstack.keeper import Keeper
-from flotilla_devstack.own_agents import command_of, read_agents, take_wanted
-from flotilla_devstack.process import after_end_of
-from flotilla_devstack.progress import Journal, Listener, Progress, Stopwatch
+from flotilla_devstack.keeper import ProcessWatchdog
+from flotilla_devstack.own_agents import agent_command, read_agent_folders, take_requested_agents
+from flotilla_devstack.process import call_after_exit
+from flotilla_devstack.progress import Listener, PhaseReporter, ProgressEvent, ProgressJournal
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
 from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, ServiceProcess
 from flotilla_devstack.stack import SERVERS, Stack
-from flotilla_devstack.startup import side_by_side, take_down
-from flotilla_devstack.tools import run_tool
+from flotilla_devstack.startup import run_in_parallel, stop_unit
+from flotilla_devstack.tools import run_program
 
 _TICK_S = 0.1
 _INSTALL_TIMEOUT_S = 120.0
@@ -47,7 +47,7 @@ class SupervisorOptions:
     redis_flavour: Flavour = "redis"
     install: tuple[str, ...] = (sys.executable, "-m", "flotilla.install")
 
-    def arguments(self) -> list[str]:
+    def to_arguments(self) -> list[str]:
         """These options as the supervisor's command line."""
         words = ["--state", str(self.state), "--servers", ",".join(self.servers), "--services", ",".join(self.services)]
         words += ["--redis", self.redis_flavour]
@@ -58,7 +58,7 @@ class SupervisorOptions:
         return words if self.install else [*words, "--no-install"]
 
 
-class Supervisor:
+class StackSupervisor:
     """One life of the stack."""
 
     def __init__(self, options: SupervisorOptions, echo: Listener) -> None:
@@ -71,11 +71,11 @@ class Supervisor:
             redis_flavour=options.redis_flavour,
             on_progress=self._report,
         )
-        self._stack.own_agents = read_agents(options.agents)
+        self._stack.own_agents = read_agent_folders(options.agents)
         self._state_dir = self._stack.state_dir
-        self._journal = Journal(self._state_dir.journal_file)
+        self._journal = ProgressJournal(self._state_dir.journal_file)
         self._services: list[ServiceProcess] = []
-        self._watch = Stopwatch("stack", "stack", self._report)
+        self._watch = PhaseReporter("stack", "stack", self._report)
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -87,9 +87,9 @@ class Supervisor:
         Raises:
             StateLockedError: another supervisor or test owns the state folder.
         """
-        self._stack.claim()
-        self._journal.clear()
-        self._watch.report("starting", f"state in {self._state_dir.root}")
+        self._stack.lock_state_folder()
+        self._journal.start_new_journal()
+        self._watch.report_phase("starting", f"state in {self._state_dir.root}")
         try:
             self._bring_up()
             self._keep()
@@ -103,23 +103,23 @@ class Supervisor:
         return self._end(EXIT_DONE)
 
     def _bring_up(self) -> None:
-        for name in self._stack.ledger.sweep():
-            self._watch.report("starting", f"ended {name}, left behind by a killed supervisor")
-        take_wanted(self._state_dir)  # asked of a supervisor that was killed before it answered
+        for name in self._stack.ledger.kill_survivors():
+            self._watch.report_phase("starting", f"ended {name}, left behind by a killed supervisor")
+        take_requested_agents(self._state_dir)  # asked of a supervisor that was killed before it answered
         self._stack.start_servers()
         self._install()
         self._services = [self._make(name) for name in (*self._options.services, *self._stack.own_agents)]
-        self._stack.run_services(self._services)
-        side_by_side(self._services, self._start_service, self._stack.cancelled)
+        self._stack.add_services_to_status(self._services)
+        run_in_parallel(self._services, self._start_service, self._stack.cancelled)
         self._stack.post("ready")
-        self._watch.report("ready")
+        self._watch.report_phase("ready")
 
     def _keep(self) -> None:
         units = [*self._stack.servers.values(), *self._services]
-        keeper = Keeper(units, self._report)
+        keeper = ProcessWatchdog(units, self._report)
         while not self._stack.cancelled.wait(_TICK_S):
             if self._state_dir.wanted_agents_file.exists():
-                keeper.watch(self._add_agents())
+                keeper.add_units(self._add_agents())
             keeper.tick(time.monotonic())
 
     def _add_agents(self) -> list[ServiceProcess]:
@@ -127,24 +127,24 @@ class Supervisor:
         self._stack.post("starting")  # before the request goes: `up` waits for "ready" from then on
         try:
             present = {service.name for service in self._services}
-            wanted = read_agents(take_wanted(self._state_dir))
+            wanted = read_agent_folders(take_requested_agents(self._state_dir))
             found = {name: spec for name, spec in wanted.items() if name not in present}
-            self._stack.add_agents(found)
+            self._stack.register_agents(found)
             self._install()
             return self._running([self._make(name) for name in found])
         except InterruptedStartError:
             raise
         except DevstackError as error:
-            self._watch.report("starting", f"no agent was added: {error}")
+            self._watch.report_phase("starting", f"no agent was added: {error}")
             return []
         finally:
             self._stack.post("ready")
 
     def _running(self, agents: Sequence[ServiceProcess]) -> list[ServiceProcess]:
-        side_by_side(agents, self._start_or_stop, threading.Event())
-        started = [agent for agent in agents if agent.running()]
+        run_in_parallel(agents, self._start_or_stop, threading.Event())
+        started = [agent for agent in agents if agent.is_running()]
         self._services += started
-        self._stack.run_services(self._services)
+        self._stack.add_services_to_status(self._services)
         return started
 
     def _start_or_stop(self, agent: ServiceProcess) -> None:
@@ -153,25 +153,25 @@ class Supervisor:
         except InterruptedStartError:
             raise
         except DevstackError:  # reported
-            take_down(agent, self._report)
+            stop_unit(agent, self._report)
 
     def _end(self, code: int, error: Exception | None = None) -> int:
         """Services first, so that they can hand back their work; the folder's lock goes last."""
         self._stack.post("stopping")
         # From here on what counts is how long the end takes, not how long the stack was there.
-        self._watch = Stopwatch("stack", "stack", self._report)
-        self._watch.report("stopping", str(error or ""))
-        side_by_side(self._services, lambda service: take_down(service, self._report), threading.Event())
+        self._watch = PhaseReporter("stack", "stack", self._report)
+        self._watch.report_phase("stopping", str(error or ""))
+        run_in_parallel(self._services, lambda service: stop_unit(service, self._report), threading.Event())
         self._stack.stop_servers()
-        self._watch.report("failed" if error else "stopped", str(error or ""))
+        self._watch.report_phase("failed" if error else "stopped", str(error or ""))
         self._stack.close("failed" if error else "stopped")
         return code
 
     def _install(self) -> None:
         if not self._options.install:
             return
-        watch = Stopwatch("install", "stack", self._report)
-        watch.report("preparing", "migrations, topics, consumer groups, keys")
+        watch = PhaseReporter("install", "stack", self._report)
+        watch.report_phase("preparing", "migrations, topics, consumer groups, keys")
         state = self._state_dir
         files = {
             "--keys-file": state.keys_file,
@@ -180,7 +180,7 @@ class Supervisor:
             "--redis-passwords-file": state.redis_passwords_file,
         }
         argv = (*self._options.install, *(str(word) for pair in files.items() for word in pair))
-        run_tool(
+        run_program(
             argv,
             log=self._state_dir.log_file("install"),
             cwd=self._state_dir.logs,
@@ -188,7 +188,7 @@ class Supervisor:
             timeout_s=_INSTALL_TIMEOUT_S,
             cancelled=self._stack.cancelled,
         )
-        watch.report("ready")
+        watch.report_phase("ready")
 
     def _agents_to_install(self) -> dict[str, str]:
         """Those that get their role, Redis user and consumer group now; without own ones, the installer's default."""
@@ -204,27 +204,27 @@ class Supervisor:
             ports=ports,
             log=self._state_dir.log_file(name),
             ledger=self._stack.ledger,
-            argv=command_of(own) if own else None,
+            argv=agent_command(own) if own else None,
             cwd=self._state_dir.logs,
         )
 
     def _start_service(self, service: ServiceProcess) -> None:
-        watch = Stopwatch(service.name, service.kind, self._report)
-        watch.report("starting")
+        watch = PhaseReporter(service.name, service.kind, self._report)
+        watch.report_phase("starting")
         try:
             service.start()
             service.wait_ready(cancelled=self._stack.cancelled)
         except DevstackError as error:
-            watch.report("failed", str(error))
+            watch.report_phase("failed", str(error))
             raise
-        watch.report("ready", service.url)
+        watch.report_phase("ready", service.url)
 
-    def _report(self, event: Progress) -> None:
-        self._journal.write(event)
+    def _report(self, event: ProgressEvent) -> None:
+        self._journal.append_event(event)
         self._echo(event)
 
 
-def parse(argv: Sequence[str]) -> SupervisorOptions:
+def parse_supervisor_options(argv: Sequence[str]) -> SupervisorOptions:
     """The command line as options."""
     parser = argparse.ArgumentParser(prog="flotilla_devstack.supervisor", description=__doc__)
     parser.add_argument("--state", type=Path, default=default_state_dir(), help="the state folder")
@@ -258,7 +258,7 @@ def _port(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def _echo(event: Progress) -> None:
+def _echo(event: ProgressEvent) -> None:
     line = f"{time.strftime('%H:%M:%S')} {event.seconds:8.2f} s  {event.name:16} {event.phase:10} {event.detail}"
     sys.stdout.write(line.rstrip() + "\n")
     sys.stdout.flush()
@@ -266,11 +266,11 @@ def _echo(event: Progress) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; 0 stopped as asked, 1 did not come up, 3 the folder belongs to another."""
-    supervisor = Supervisor(parse(sys.argv[1:] if argv is None else argv), _echo)
+    supervisor = StackSupervisor(parse_supervisor_options(sys.argv[1:] if argv is None else argv), _echo)
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, lambda _signum, _frame: supervisor.stop())
     if owner := os.environ.get(OWNER_VARIABLE):
-        after_end_of(int(owner), supervisor.stop)
+        call_after_exit(int(owner), supervisor.stop)
     try:
         return supervisor.run()
     except StateLockedError as error:

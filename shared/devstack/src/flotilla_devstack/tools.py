@@ -9,7 +9,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from flotilla_devstack.errors import DeadlineError, DevstackError, MissingPrerequisiteError, ToolFailedError
-from flotilla_devstack.process import ChildProcess, Command, ProcessUser, spawn
+from flotilla_devstack.process import ChildProcess, ProcessCommand, ProcessUser, spawn_process
 from flotilla_devstack.waiting import wait_until
 
 _TAIL_LINES = 20
@@ -23,7 +23,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(extra or {})}
 
 
-def run_tool(
+def run_program(
     argv: tuple[str, ...],
     *,
     log: Path,
@@ -40,7 +40,7 @@ def run_tool(
         InterruptedStartError: `cancelled` was set (then it is killed).
     """
     start = log.stat().st_size if log.exists() else 0
-    child = spawn(Command(argv, env or clean_environment(), cwd, user), log)
+    child = spawn_process(ProcessCommand(argv, env or clean_environment(), cwd, user), log)
     try:
         wait_until(lambda: child.poll() is not None, timeout_s=timeout_s, what=argv[0], cancelled=cancelled)
     except DeadlineError as late:
@@ -57,7 +57,7 @@ def run_tool(
 
 
 def _kill(child: ChildProcess) -> None:
-    child.send_family(signal.SIGKILL)
+    child.signal_process_tree(signal.SIGKILL)
     child.wait(5.0)
 
 
@@ -79,7 +79,7 @@ def find_program(name: str, *, what: str, hint: str) -> str:
     return found
 
 
-def file_of_distribution(distribution: str, file_name: str) -> Path | None:
+def find_distribution_file(distribution: str, file_name: str) -> Path | None:
     """A file that an installed wheel carries, by its base name; None when either is missing."""
     try:
         files = metadata.files(distribution) or []
@@ -89,7 +89,7 @@ def file_of_distribution(distribution: str, file_name: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def folder_of_package(package: str) -> Path | None:
+def find_package_folder(package: str) -> Path | None:
     """The folder of an installed import package, without importing it."""
     spec = util.find_spec(package)
     return Path(spec.origin).parent if spec and spec.origin else None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from flotilla_devstack.errors import DeadlineError, NotRunningError, StartFailedError
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.listeners import taken_by_others
-from flotilla_devstack.process import ChildProcess, Command, Identity, spawn
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.listeners import ports_of_other_processes
+from flotilla_devstack.process import ChildProcess, ProcessCommand, ProcessIdentity, spawn_process
 from flotilla_devstack.waiting import wait_until
 
 State = Literal["starting", "running", "restarting", "failed", "stopped"]
@@ -19,7 +19,7 @@ _ROTATE_BYTES = 20 * 1024 * 1024
 _KILL_WAIT_S = 10.0
 
 
-class Unit(ABC):
+class ManagedProcess(ABC):
     """One process of the stack, started, probed, harmed and stopped by its owner only.
 
     `start` returns at once; `wait_ready` waits. `kill` is kill -9 of the whole family, `pause` is SIGSTOP. All of them
@@ -33,7 +33,7 @@ class Unit(ABC):
     clean_exit_codes: ClassVar[frozenset[int]] = frozenset({0})
     """What it returns when it was stopped in order."""
 
-    def __init__(self, name: str, *, ports: Mapping[str, int], log: Path, ledger: Ledger) -> None:
+    def __init__(self, name: str, *, ports: Mapping[str, int], log: Path, ledger: ProcessLedger) -> None:
         self.name = name
         self.ports = dict(ports)
         self.log = log
@@ -47,20 +47,20 @@ class Unit(ABC):
         self._log_start = 0
 
     @abstractmethod
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """What `start` runs."""
 
     @abstractmethod
     def probe(self) -> bool:
         """One look, without waiting longer than a second: does it serve?"""
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it serves, and the answer came from this process: a stranger on its port answers as well."""
         return self.probe() and not self._ports_of_strangers()
 
     @property
     def state(self) -> State:
-        """`running` once it was seen ready; what its process shows is `running()`."""
+        """`running` once it was seen ready; what its process shows is `is_running()`."""
         return self._state
 
     @state.setter
@@ -74,14 +74,14 @@ class Unit(ABC):
 
     def start(self) -> None:
         """Start the process; does nothing while it runs. Records it in the ledger at once."""
-        if self.running():
+        if self.is_running():
             return
         self._rotate_log()
-        self._child = spawn(self.command(), self.log)
-        self._ledger.record(self.name, self._child.identity, self.stop_signal)
+        self._child = spawn_process(self.command(), self.log)
+        self._ledger.record_start(self.name, self._child.identity, self.stop_signal)
         self.state = "starting"
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the process exists."""
         return self._child is not None and self._child.poll() is None
 
@@ -91,7 +91,7 @@ class Unit(ABC):
         return self._child.pid if self._child and self._child.poll() is None else None
 
     @property
-    def identity(self) -> Identity | None:
+    def identity(self) -> ProcessIdentity | None:
         """Pid, start time and boot of the running process."""
         return self._child.identity if self._child and self._child.poll() is None else None
 
@@ -112,7 +112,7 @@ class Unit(ABC):
             wait_until(self._ready_or_ended, timeout_s=limit, what=f"{self.name} ready", cancelled=cancelled)
         except DeadlineError as late:
             raise self._failed(f"{late} {self._stranger() or self.why_not_ready()}".strip()) from None
-        if not self.running():
+        if not self.is_running():
             ended = f"{self.name} ended with code {self.returncode} before it was ready"
             raise self._failed(f"{ended} {self._stranger()}".strip())
         self.state = "running"
@@ -133,10 +133,10 @@ class Unit(ABC):
 
         Harmless when it does not run. A paused process is woken first.
         """
-        if self._child is None or not self.running():
+        if self._child is None or not self.is_running():
             return self.returncode
-        family = self._child.identity.family()
-        self.send_stop()
+        family = self._child.identity.process_tree()
+        self.send_stop_signal()
         code = self._child.wait(self.stop_timeout_s if timeout_s is None else timeout_s)
         if code is None:
             self.kill()
@@ -144,11 +144,11 @@ class Unit(ABC):
         self.state = "stopped"
         return self.returncode
 
-    def send_stop(self) -> None:
+    def send_stop_signal(self) -> None:
         """Send the stop signal without waiting, so that several can end side by side."""
-        if self._child is not None and self.running():
+        if self._child is not None and self.is_running():
             self._child.send(self.stop_signal)
-            self._child.send_family(signal.SIGCONT)
+            self._child.signal_process_tree(signal.SIGCONT)
 
     def terminate(self) -> None:
         """Send SIGTERM, as Kubernetes does, and return at once; `wait_exit` gives the code."""
@@ -157,7 +157,7 @@ class Unit(ABC):
     def kill(self) -> None:
         """kill -9 of the process and all its descendants; returns when they are gone."""
         child = self._started_child()
-        family = child.identity.family()
+        family = child.identity.process_tree()
         for member in family:
             member.send(signal.SIGKILL)
         child.wait(_KILL_WAIT_S)
@@ -166,11 +166,11 @@ class Unit(ABC):
 
     def pause(self) -> None:
         """SIGSTOP of the process and all its descendants: alive, connected, and mute."""
-        self._started_child().send_family(signal.SIGSTOP)
+        self._started_child().signal_process_tree(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT of what was paused."""
-        self._started_child().send_family(signal.SIGCONT)
+        self._started_child().signal_process_tree(signal.SIGCONT)
 
     def restart(self, timeout_s: float | None = None) -> None:
         """Stop it in order (if it runs), start it on the same ports and data, and wait until it is ready."""
@@ -200,10 +200,10 @@ class Unit(ABC):
         self.stop()
 
     def _ready_or_ended(self) -> bool:
-        return not self.running() or self.ready()
+        return not self.is_running() or self.is_ready()
 
     def _ports_of_strangers(self) -> list[int]:
-        return taken_by_others(self.ports.values(), self._child.identity.family() if self._child else [])
+        return ports_of_other_processes(self.ports.values(), self._child.identity.process_tree() if self._child else [])
 
     def _stranger(self) -> str:
         taken = ", ".join(map(str, self._ports_of_strangers()))
@@ -230,11 +230,11 @@ def _nobody() -> None:
     """The default listener."""
 
 
-def _wait_gone(family: list[Identity]) -> None:
-    wait_until(lambda: not any(m.alive() for m in family), timeout_s=_KILL_WAIT_S, what="end of killed processes")
+def _wait_gone(family: list[ProcessIdentity]) -> None:
+    wait_until(lambda: not any(m.is_alive() for m in family), timeout_s=_KILL_WAIT_S, what="end of killed processes")
 
 
-def _end_stragglers(family: list[Identity]) -> None:
+def _end_stragglers(family: list[ProcessIdentity]) -> None:
     """Descendants that outlived their parent (a service's helpers, backends of a killed postmaster)."""
     for member in family:
         member.send(signal.SIGKILL)

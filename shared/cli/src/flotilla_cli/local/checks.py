@@ -12,8 +12,8 @@ from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import endpoints, servers
 from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
 from flotilla_cli.target import ConnectionOptions, given_url, resolve
-from flotilla_devstack import Stack, Status
-from flotilla_devstack import doctor as examine_machine
+from flotilla_devstack import Stack, StackStatus
+from flotilla_devstack import check_prerequisites as examine_machine
 
 CHECK_TIMEOUT_S = 10.0
 _AS_IT_SAYS = "change it as the message says"
@@ -86,7 +86,7 @@ def _no_stack(detail: str, named: str | None) -> Finding:
     return Finding("stack", False, detail, "start it with: flotilla up")
 
 
-def _processes(status: Status) -> Finding:
+def _processes(status: StackStatus) -> Finding:
     down = [
         f"{one['name']} is {one['state']}, see {one['log']}" for one in status["processes"] if one["state"] != "running"
     ]

@@ -19,7 +19,7 @@ from flotilla_cli.target import Target, read_keys
 from flotilla_cli.uploading import Uploader, find_documents
 from flotilla_cli.verbs.ask import follow_run
 from flotilla_cli.verbs.sessions import print_state
-from flotilla_devstack import Status, UpOptions
+from flotilla_devstack import StackStatus, UpOptions
 
 SAMPLES = "corvane-handbook"
 QUESTION = "Who may approve a refund above 500 euros?"
@@ -67,7 +67,7 @@ def _tell(people: DemoPeople, state: Path) -> None:
 
 
 @contextmanager
-def _people(status: Status) -> Iterator[DemoPeople]:
+def _people(status: StackStatus) -> Iterator[DemoPeople]:
     keys = read_keys(Path(status["keys_file"]))
     with ExitStack() as stack:
         alice, bob = (

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from flotilla_devstack import Progress
+    from flotilla_devstack import ProgressEvent
 
 _SETTLED = ("ready", "stopped", "failed")
 _MARKS = {"ready": "[green]✓[/]", "stopped": "[green]✓[/]", "failed": "[red]✗[/]"}
@@ -20,7 +20,7 @@ class ProgressView:
     """Takes the stack's progress events; also the `with` block during which they are shown."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Progress] = {}
+        self._latest: dict[str, ProgressEvent] = {}
         self._lock = threading.Lock()
         self._live = _make_live(self) if notices().is_terminal else None
 
@@ -33,7 +33,7 @@ class ProgressView:
         if self._live:
             self._live.stop()
 
-    def take(self, event: "Progress") -> None:
+    def take(self, event: "ProgressEvent") -> None:
         """Show one event."""
         with self._lock:
             self._latest[event.name] = event

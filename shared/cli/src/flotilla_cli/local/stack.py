@@ -8,7 +8,7 @@ from typing import Any
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local.progress import ProgressView
 from flotilla_cli.printing import notice, print_fields, say
-from flotilla_devstack import DevstackError, Status, UpOptions, default_state_dir, down, log_path, status, up
+from flotilla_devstack import DevstackError, StackStatus, UpOptions, default_state_dir, down, log_path, stack_status, up
 from flotilla_devstack.errors import MissingPrerequisiteError, NotRunningError, PortTakenError, StartFailedError
 
 _PROCESS_FIELDS = ("name", "kind", "pid", "ports", "state", "log")
@@ -33,7 +33,7 @@ def devstack_errors() -> Iterator[None]:
         raise CliError(str(error)) from error
 
 
-def bring_up(options: UpOptions) -> Status:
+def bring_up(options: UpOptions) -> StackStatus:
     """Start the stack if it does not run, showing how far it is."""
     with devstack_errors(), ProgressView() as view:
         return up(options, view.take)
@@ -42,12 +42,14 @@ def bring_up(options: UpOptions) -> Status:
 def own_agents(named: list[Path]) -> tuple[Path, ...]:
     """The folders of agents of one's own: those `named`, and those in this folder and in the repository."""
     from flotilla_cli.verbs.new import repository
-    from flotilla_devstack.own_agents import find_agents, read_agents
+    from flotilla_devstack.own_agents import find_agent_folders, read_agent_folders
 
     root = repository()
-    folders = tuple(dict.fromkeys((*(folder.resolve() for folder in named), *find_agents(Path(), *_services(root)))))
+    folders = tuple(
+        dict.fromkeys((*(folder.resolve() for folder in named), *find_agent_folders(Path(), *_services(root))))
+    )
     with devstack_errors():
-        read_agents(folders)
+        read_agent_folders(folders)
     return folders
 
 
@@ -61,10 +63,10 @@ def take_down(state: Path | None) -> list[str]:
         return down(state, view.take)
 
 
-def read_status(state: Path | None) -> Status:
+def read_status(state: Path | None) -> StackStatus:
     """The stack's status; NotFound when there never was one."""
     with devstack_errors():
-        return status(state)
+        return stack_status(state)
 
 
 def find_log(state: Path | None, name: str) -> Path:
@@ -73,13 +75,13 @@ def find_log(state: Path | None, name: str) -> Path:
         return log_path(state, name)
 
 
-def public_status(document: Status) -> dict[str, Any]:
+def public_status(document: StackStatus) -> dict[str, Any]:
     """The status in the shape that `flotilla status -o json` promises."""
     processes = [{name: process.get(name) for name in _PROCESS_FIELDS} for process in document["processes"]]
     return {"url": document["url"], "keys_file": document["keys_file"], "processes": processes}
 
 
-def print_places(document: Status) -> None:
+def print_places(document: StackStatus) -> None:
     """Where everything of the stack is."""
     say()
     print_fields(
@@ -93,7 +95,7 @@ def print_places(document: Status) -> None:
     )
 
 
-def logs_folder(document: Status) -> str:
+def logs_folder(document: StackStatus) -> str:
     """The folder that holds every log."""
     folders = {str(Path(process["log"]).parent) for process in document["processes"]}
     return ", ".join(sorted(folders))

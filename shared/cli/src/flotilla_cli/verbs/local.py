@@ -73,13 +73,15 @@ def up_options(state: Path | None, port: list[str] | None, agent: list[Path] | N
 
 
 def _port(text: str) -> tuple[str, int]:
-    from flotilla_devstack import port_names
+    from flotilla_devstack import requestable_port_names
 
     name, _, number = text.partition("=")
     if not name or not number.isdigit() or not 0 < int(number) < 65_536:  # noqa: PLR2004 - TCP's range
         raise Misuse(f"--port {text} is not a port", "write it like gateway.http=8080")
-    if name not in port_names():
-        raise Misuse(f"--port {text}: the stack has no port {name}", f"there are: {', '.join(port_names())}")
+    if name not in requestable_port_names():
+        raise Misuse(
+            f"--port {text}: the stack has no port {name}", f"there are: {', '.join(requestable_port_names())}"
+        )
     return name, int(number)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flotilla_devstack.ledger import Ledger
-from flotilla_devstack.unit import Unit
+from flotilla_devstack.ledger import ProcessLedger
+from flotilla_devstack.unit import ManagedProcess
 
 Report = Callable[[str], None]
 
@@ -20,10 +20,10 @@ class Home:
     folder: Path
     log: Path
     ports: Mapping[str, int]
-    ledger: Ledger
+    ledger: ProcessLedger
 
 
-class LocalServer(Unit):
+class LocalServer(ManagedProcess):
     """A server on loopback: `prepare` → `start` → `wait_ready` → `provision` → `stop`, each safe to repeat."""
 
     kind: ClassVar[Literal["server", "service"]] = "server"

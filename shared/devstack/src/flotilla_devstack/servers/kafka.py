@@ -13,11 +13,11 @@ from typing import ClassVar
 
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
+from flotilla_devstack.process import ProcessCommand
 from flotilla_devstack.servers import kafka_libs
 from flotilla_devstack.servers.base import Home, LocalServer, Report
-from flotilla_devstack.servers.kafka_classes import ClassArchive
-from flotilla_devstack.tools import clean_environment, run_tool
+from flotilla_devstack.servers.kafka_classes import JavaClassArchive
+from flotilla_devstack.tools import clean_environment, run_program
 
 CLUSTER_ID = "ZmxvdGlsbGEtZGV2c3RhYw"  # fixed: saves the JVM start that would draw one
 MINIMUM_JAVA = 17
@@ -64,10 +64,10 @@ class KafkaServer(LocalServer):
         super().__init__(name, home)
         self._java = ""
         self._libs = Path()
-        self._classes: ClassArchive | None = None
+        self._classes: JavaClassArchive | None = None
 
     @property
-    def bootstrap(self) -> str:
+    def bootstrap_address(self) -> str:
         """For clients."""
         return f"{LOOPBACK}:{self.ports['broker']}"
 
@@ -75,8 +75,8 @@ class KafkaServer(LocalServer):
         """Find Java, fetch and check the jars, format the storage once, and write the settings again."""
         self._java = find_java()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._libs = kafka_libs.ensure_libs(self.log, report, cancelled)
-        self._classes = ClassArchive(self._libs.parent, self._java, self.folder / "classes.jsa")
+        self._libs = kafka_libs.ensure_kafka_jars(self.log, report, cancelled)
+        self._classes = JavaClassArchive(self._libs.parent, self._java, self.folder / "classes.jsa")
         if not (self.folder / "data" / "meta.properties").exists():
             self._format(report, cancelled)
         self._write_settings(self.folder, self.ports)
@@ -85,18 +85,18 @@ class KafkaServer(LocalServer):
         """The version of the jars."""
         return f"Apache Kafka {kafka_libs.KAFKA_VERSION}"
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """The kernel asks it to end (SIGTERM) when its owner dies: a clean stop spares a recovery of minutes."""
-        archive = self._classes.options() if self._classes else ()
+        archive = self._classes.jvm_options() if self._classes else ()
         jvm = self._jvm(f"-Xmx{self.heap}", "-Xms256m", *archive)
         argv = (*jvm, "kafka.Kafka", str(self.folder / "server.properties"))
-        return Command(argv, clean_environment(), self.folder, death_signal=signal.SIGTERM)
+        return ProcessCommand(argv, clean_environment(), self.folder, death_signal=signal.SIGTERM)
 
     def stop(self, timeout_s: float | None = None) -> int | None:
         """A clean stop: logs are closed in order, so that the next start has nothing to recover."""
         code = super().stop(timeout_s)
         if self._classes and code == _ENDED_BY_SIGTERM:
-            self._classes.adopt()
+            self._classes.publish_to_cache()
         return code
 
     def probe(self) -> bool:
@@ -126,7 +126,7 @@ class KafkaServer(LocalServer):
         work.mkdir()
         settings = self._write_settings(work, _FORMAT_PORTS)
         tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c", str(settings))
-        run_tool((*self._jvm("-Xmx128m"), *tool), log=self.log, cwd=work, cancelled=cancelled)
+        run_program((*self._jvm("-Xmx128m"), *tool), log=self.log, cwd=work, cancelled=cancelled)
         partial = template.with_name(f"formatted.{os.getpid()}.{threading.get_ident()}")
         shutil.copytree(work / "data", partial)
         shutil.rmtree(work)
@@ -136,16 +136,16 @@ class KafkaServer(LocalServer):
             shutil.rmtree(partial)
 
     def _jvm(self, *options: str) -> tuple[str, ...]:
-        logging = f"-Dlog4j2.configurationFile={kafka_libs.shipped('log4j2.properties')}"
+        logging = f"-Dlog4j2.configurationFile={kafka_libs.package_data_file('log4j2.properties')}"
         return (self._java, *options, "-Djava.awt.headless=true", logging, "-cp", f"{self._libs}/*")
 
     def _write_settings(self, folder: Path, ports: dict[str, int]) -> Path:
-        lines = (f"{key}={value}" for key, value in self.settings(folder / "data", ports).items())
+        lines = (f"{key}={value}" for key, value in self.server_properties(folder / "data", ports).items())
         path = folder / "server.properties"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
-    def settings(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
+    def server_properties(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
         """What the node is started with: `server.properties`."""
         listeners = f"BROKER://{LOOPBACK}:{ports['broker']},CONTROLLER://{LOOPBACK}:{ports['controller']}"
         one_node = {

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 
-class ClassArchive:
+class JavaClassArchive:
     """The archive of one set of jars and one build of Java."""
 
     def __init__(self, cache: Path, java: str, own: Path) -> None:
@@ -20,7 +20,7 @@ class ClassArchive:
         self._shared = cache / f"classes-{hashlib.sha256(build).hexdigest()[:12]}.jsa"
         self._own = own
 
-    def options(self) -> tuple[str, ...]:
+    def jvm_options(self) -> tuple[str, ...]:
         """For the JVM; other makes of Java than HotSpot ignore them."""
         if self._shared.exists():
             use = f"-XX:SharedArchiveFile={self._shared}"
@@ -29,7 +29,7 @@ class ClassArchive:
             use = f"-XX:ArchiveClassesAtExit={self._own}"
         return ("-XX:+IgnoreUnrecognizedVMOptions", "-Xshare:auto", "-Xlog:cds=off", "-Xlog:cds+dynamic=off", use)
 
-    def adopt(self) -> None:
+    def publish_to_cache(self) -> None:
         """After an end in order: give the archive, if one was written, to all Kafkas of this user."""
         if not self._own.exists():
             return

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 
 from flotilla_devstack.errors import CorruptDownloadError, StateLockedError
-from flotilla_devstack.folders import Lock, cache_dir, sha256
+from flotilla_devstack.folders import StateLock, cache_dir, file_sha256
 from flotilla_devstack.servers.base import Report
-from flotilla_devstack.tools import find_program, run_tool
+from flotilla_devstack.tools import find_program, run_program
 from flotilla_devstack.waiting import wait_until
 
 KAFKA_VERSION = "4.4.0"
@@ -18,20 +18,20 @@ INSTALL_MAVEN = "apt-get install -y maven"
 _DOWNLOAD_TIMEOUT_S = 600.0
 
 
-def shipped(name: str) -> Path:
+def package_data_file(name: str) -> Path:
     """A file of package data: pom.xml, jars.sha256, log4j2.properties."""
     return Path(str(resources.files("flotilla_devstack.servers.kafka_dist").joinpath(name)))
 
 
-def manifest() -> dict[str, str]:
+def jar_checksums() -> dict[str, str]:
     """Jar name → SHA-256; the names hold the versions."""
-    lines = shipped("jars.sha256").read_text(encoding="ascii").splitlines()
+    lines = package_data_file("jars.sha256").read_text(encoding="ascii").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
-def distribution_folder() -> Path:
+def jar_cache_folder() -> Path:
     """The cache folder of exactly this set of jars."""
-    digest = hashlib.sha256(shipped("jars.sha256").read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(package_data_file("jars.sha256").read_bytes()).hexdigest()[:12]
     return cache_dir() / f"kafka-{KAFKA_VERSION}-{digest}"
 
 
@@ -41,8 +41,8 @@ def verify_jars(libs: Path) -> None:
     Raises:
         CorruptDownloadError: a jar is missing, surplus or different.
     """
-    expected = manifest()
-    found = {jar.name: sha256(jar) for jar in libs.glob("*.jar")}
+    expected = jar_checksums()
+    found = {jar.name: file_sha256(jar) for jar in libs.glob("*.jar")}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         raise CorruptDownloadError(
@@ -51,7 +51,7 @@ def verify_jars(libs: Path) -> None:
         )
 
 
-def ensure_libs(log: Path, report: Report, cancelled: threading.Event | None = None) -> Path:
+def ensure_kafka_jars(log: Path, report: Report, cancelled: threading.Event | None = None) -> Path:
     """The folder of the verified jars, downloaded if this user has none yet.
 
     One of several who ask at once downloads; the others wait. The folder takes its name only when it is verified, so an
@@ -62,9 +62,9 @@ def ensure_libs(log: Path, report: Report, cancelled: threading.Event | None = N
         ToolFailedError: Maven failed.
         CorruptDownloadError: what came is not what was pinned.
     """
-    libs = distribution_folder() / "libs"
+    libs = jar_cache_folder() / "libs"
     libs.parent.mkdir(parents=True, exist_ok=True)
-    lock = Lock(libs.parent / "lock")
+    lock = StateLock(libs.parent / "lock")
     wait_until(lambda: _try(lock), timeout_s=_DOWNLOAD_TIMEOUT_S, what="the download by another", cancelled=cancelled)
     try:
         if not libs.exists():
@@ -76,7 +76,7 @@ def ensure_libs(log: Path, report: Report, cancelled: threading.Event | None = N
     return libs
 
 
-def _try(lock: Lock) -> bool:
+def _try(lock: StateLock) -> bool:
     try:
         lock.acquire()
     except StateLockedError:
@@ -88,9 +88,9 @@ def _download(libs: Path, log: Path, cancelled: threading.Event | None) -> None:
     maven = find_program("mvn", what="maven", hint=INSTALL_MAVEN)
     with tempfile.TemporaryDirectory(dir=libs.parent) as scratch:
         work = Path(scratch)
-        shutil.copy(shipped("pom.xml"), work / "pom.xml")
+        shutil.copy(package_data_file("pom.xml"), work / "pom.xml")
         goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=libs")
-        run_tool(
+        run_program(
             (maven, "-q", "-B", "-Dstyle.color=never", *goal),
             log=log,
             cwd=work,

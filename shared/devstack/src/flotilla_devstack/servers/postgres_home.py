@@ -20,7 +20,7 @@ _ELSEWHERE_PREFIX = "flotilla-postgres-"
 _ORIGIN = "origin"  # names the link that leads here
 
 
-def choose_user(data: Path) -> ProcessUser | None:
+def choose_server_user(data: Path) -> ProcessUser | None:
     """The user to run as; None means ourselves. Data that exists keeps its owner."""
     if os.geteuid() != 0:
         return None
@@ -39,7 +39,7 @@ def _user(entry: pwd.struct_passwd) -> ProcessUser:
     return ProcessUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def reachable(path: Path, user: ProcessUser | None) -> bool:
+def is_reachable_by(path: Path, user: ProcessUser | None) -> bool:
     """Whether the user may pass every folder from the root down to and including `path` (permission bits only)."""
     if user is None:
         return True
@@ -64,7 +64,7 @@ def make_reachable_folder(folder: Path, user: ProcessUser | None) -> Path:
     if not folder.exists():
         folder.unlink(missing_ok=True)  # a link whose target was cleared away
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if reachable(folder.parent, user):
+        if is_reachable_by(folder.parent, user):
             folder.mkdir(mode=0o700)
         else:
             _link_elsewhere(folder)
@@ -94,7 +94,7 @@ def reachable_programs(bin_folder: Path, home: Path, user: ProcessUser | None) -
 
     A wheel keeps its libraries in a folder beside the package, found by relative path, so that one is copied as well.
     """
-    if reachable(bin_folder, user):
+    if is_reachable_by(bin_folder, user):
         return bin_folder
     installation, package = bin_folder.parent, bin_folder.parent.parent
     copy = home / "installation"

