@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.bus.peers import PEERS
 from flotilla.bus import Publisher, Redis, connect_redis
 from flotilla.bus.entries import xadd
-from flotilla.bus.functions import load_functions
+from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts import AgentEvent
 from flotilla_devstack import stack_for_tests
 
@@ -139,7 +139,7 @@ async def run(url: str, rounds: int, entries: int, rate: float) -> None:
     drained: dict[str, list[Any]] = {peer: [] for peer in PEERS}
     published: dict[str, list[float]] = {name: [] for name in PUBLISHERS}
     async with connect_redis(url) as redis:
-        await load_functions(redis)  # as housekeeping does
+        await load_redis_functions(redis)  # as housekeeping does
         for _ in range(rounds):
             for peer in PEERS:
                 paced[peer].append(await consume(peer, url, redis, entries, rate))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flotilla.bus import DONE, Consumer, ConsumerOptions, Delivery, Finish, connect_redis, ensure_group
+from flotilla.bus import DONE, Consumer, ConsumerOptions, Delivery, HandlerResult, connect_redis, ensure_group
 from flotilla.contracts.envelope import decode_event
 
 GROUP = "bench"
@@ -75,7 +75,7 @@ async def bare(url: str, stream: str, meter: Meter, concurrency: int) -> None:
 async def flotilla(url: str, stream: str, meter: Meter, concurrency: int) -> None:
     """`flotilla.bus.Consumer`."""
 
-    async def handle(delivery: Delivery) -> Finish:
+    async def handle(delivery: Delivery) -> HandlerResult:
         meter.handled(_written_at(delivery.event.data))
         return DONE
 

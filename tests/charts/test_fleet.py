@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flotilla.bus.acl import agent_grant, grants
+from flotilla.bus.acl import agent_permissions, fleet_permissions
 from flotilla.config.signing import load_public_keys, load_signer
 from flotilla.contracts.names import agent_role, task_stream
-from flotilla.kafka.acl import rights, strimzi_users
+from flotilla.kafka.acl import kafka_permissions, strimzi_users
 from tests.charts.conftest import CHARTS, ROOT, Helm, Render, of_kind, template
 from tests.support.catalog import SERVICES
 
@@ -73,14 +73,16 @@ def test_the_demo_trusts_the_keys_that_it_signs_with(
 
     signer, trusted = load_signer(tmp_path / "private"), load_public_keys(tmp_path / "public")
 
-    assert trusted.problem(signer.key_id, b"statement", signer.sign(b"statement")) is None
+    assert trusted.signature_problem(signer.key_id, b"statement", signer.sign(b"statement")) is None
     assert "PRIVATE" not in public["data"][verifies]
 
 
 def test_the_demos_redis_users_have_the_rights_that_the_library_prints(render: Render) -> None:
     """FLOTILLA_UPDATE_GOLDEN=1 writes the chart's file."""
     file = CHARTS / "flotilla-demo/files/redis-users.acl"
-    lines = [f"user {name} {' '.join(grant.rules())} #SHA256-OF-{name}" for name, grant in grants().items()]
+    lines = [
+        f"user {name} {' '.join(grant.acl_rules())} #SHA256-OF-{name}" for name, grant in fleet_permissions().items()
+    ]
     text = "\n".join(["user default on ~* &* +@all #SHA256-OF-admin", *lines]) + "\n"
     if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
         file.parent.mkdir(exist_ok=True)
@@ -100,7 +102,7 @@ def test_the_values_of_valkey_give_each_user_the_rights_that_the_library_prints(
     file = ROOT / "k8s/dependencies/valkey-values.yaml"
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     users = {"default": {"permissions": "~* &* +@all"}}
-    users |= {name: {"permissions": " ".join(grant.rules()[2:])} for name, grant in grants().items()}
+    users |= {name: {"permissions": " ".join(grant.acl_rules()[2:])} for name, grant in fleet_permissions().items()}
     if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
         head = file.read_text(encoding="utf-8").partition("  aclUsers:")[0]
         body = yaml.safe_dump({"aclUsers": users}, sort_keys=False, width=10_000)
@@ -137,7 +139,7 @@ def test_each_service_of_the_production_example_logs_in_to_kafka_as_itself(rende
         if secrets:
             asked[container["name"]] = set(secrets)
 
-    assert asked == {user: {f"flotilla-kafka-{user}"} for user in rights() if user != "scaler"}
+    assert asked == {user: {f"flotilla-kafka-{user}"} for user in kafka_permissions() if user != "scaler"}
     (authentication,) = [
         each for each in of_kind(manifests, "TriggerAuthentication") if "audit" in each["metadata"]["name"]
     ]
@@ -284,7 +286,7 @@ def test_an_own_agents_redis_user_has_the_rights_that_the_library_prints(render:
 
     for agent in ("translate", "word-count"):
         password = b64decode(held["flotilla-demo-redis-users"][f"{agent}-agent"])
-        rules = " ".join(agent_grant(agent).rules())
+        rules = " ".join(agent_permissions(agent).acl_rules())
         assert f"user {agent}-agent {rules} #{sha256(password).hexdigest()}" in users
         url = b64decode(held["flotilla-demo-redis"][f"{agent}-agent"]).decode()
         assert url.startswith(f"redis://{agent}-agent:{password.decode()}@")

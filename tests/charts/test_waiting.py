@@ -18,7 +18,7 @@ async def test_waiting_for_a_dependency_does_not_count_as_stuck() -> None:
     runtime.health.add_check("kafka", away)
     runtime.health.expect_progress("bus", within_s=0.05)
 
-    assert not await runtime.until_ready(retry_s=0.04)
+    assert not await runtime.wait_until_ready(retry_s=0.04)
 
     assert asked == 3
-    assert runtime.health.stuck() == []
+    assert runtime.health.stuck_loops() == []

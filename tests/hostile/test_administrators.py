@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.audit.admin_log import record_policies, record_policy
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.envelope import to_builtins
@@ -142,7 +142,7 @@ POLICY = 'version = "%d"\ndefaults.roles = ["approver"]\n'
 async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(pool: Pool, tmp_path: Path) -> None:
     file, stop = tmp_path / "policy.toml", asyncio.Event()
     file.write_text(POLICY % 1)
-    policies = PolicyFile(str(file))
+    policies = ReloadingPolicyFile(str(file))
     job = asyncio.create_task(record_policies(pool, "default", "/workflow-worker", policies, stop))
 
     async def recorded() -> list[str]:
@@ -153,7 +153,7 @@ async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(p
         file.write_text(text)
         policies.look()
         policies.look()
-        await eventually(partial(_is_last, pool, policies.current.version), timeout_s=20)
+        await eventually(partial(_is_last, pool, policies.current_policy.version), timeout_s=20)
     stop.set()
     await job
     assert await recorded() == ["1", "2", "1"]

@@ -13,7 +13,7 @@ import pytest
 from flotilla.agent import Agent, TaskContext
 from flotilla.agent.proofs import VoteRules
 from flotilla.approvals.ballot import Ballot
-from flotilla.approvals.events import counted_events
+from flotilla.approvals.events import vote_counted_events
 from flotilla.approvals.policy import ApprovalPolicy, parse_policy
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, content_hash
@@ -23,7 +23,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.votes import SignedVote
 from flotilla.outbox import append
-from flotilla.postgres import HeldTask, Pool, holding, open_pool, tenant_transaction
+from flotilla.postgres import Pool, TaskProof, acting_for_task, open_pool, tenant_transaction
 from flotilla.telemetry.metrics import SIGNATURES_REFUSED
 from flotilla.votes.roots import VoteRoots
 from tests.support.agents import SESSION, TENANT, open_session, publish, replies, running, task
@@ -145,7 +145,7 @@ class Call:
             await connection.execute(FORGED_ACTION, self.approval_id, to_json(args).decode(), request, status)
             await connection.execute(FORGED_APPROVAL, self.approval_id)
             for proof in proofs:
-                event = counted_events(self._attempt(proof), _ballot(self.approval_id, args))[0]
+                event = vote_counted_events(self._attempt(proof), _ballot(self.approval_id, args))[0]
                 appended = await append(connection, TENANT, SESSION, [event])
                 await connection.execute(FORGED_DECISION, self.approval_id, new_id(), appended.first_seq)
         self.task = task(self.task.task_id, user_id="alice", input={"text": "pay"}, attempt=self.task.attempt + 1)
@@ -298,7 +298,7 @@ async def test_an_agent_reads_the_votes_of_its_own_open_task_only(hands: Hands) 
     mine, other = await hands.paused(), await hands.paused()
     for call in (mine, other):
         await call.tried(call.vote(bob, approval_id="another"))
-    held = HeldTask(task_id=mine.task.task_id, attempt=mine.task.attempt, secret=mine.task.secret or "")
+    held = TaskProof(task_id=mine.task.task_id, attempt=mine.task.attempt, secret=mine.task.secret or "")
     async with open_pool(await agent_dsn(hands.pool, "adder"), application="thief") as thief:
 
         async def votes(approval_id: str) -> int:
@@ -309,5 +309,5 @@ async def test_an_agent_reads_the_votes_of_its_own_open_task_only(hands: Hands) 
         with pytest.raises(Exception, match="holds no open task"):
             async with tenant_transaction(thief, TENANT) as connection:
                 await connection.fetch("SELECT * FROM flotilla.signer_events(0)")
-        with holding(held):
+        with acting_for_task(held):
             assert (await votes(mine.approval_id), await votes(other.approval_id)) == (1, 0)

@@ -15,11 +15,11 @@ import pytest
 
 from flotilla.actions.arguments import canonical_numbers
 from flotilla.answers.sentences import clause_before, statements_of
-from flotilla.bus.dead_letters import readable_task
+from flotilla.bus.dead_letters import decode_task_if_possible
 from flotilla.contracts.approvals import content_hash
-from flotilla.contracts.event_rules import violation_of
-from flotilla.contracts.foreign import read_event
-from flotilla.contracts.values import first_unstorable, storable_text, with_escaped_places
+from flotilla.contracts.event_rules import write_violation_of_data
+from flotilla.contracts.foreign import read_foreign_event
+from flotilla.contracts.values import to_storable_text, why_not_storable, with_escaped_places
 from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 from flotilla.knowledge.documents import Upload
 from flotilla.knowledge.parse import parse
@@ -51,7 +51,7 @@ def in_a_text(text: str) -> bytes:
 
 def recorded(text: str) -> object:
     data: dict[str, Any] = {"change": "seen", "details": {text: [text]}}
-    return violation_of("/agents/a", "flotilla.session.state_change.v1", with_escaped_places(data), "s1")
+    return write_violation_of_data("/agents/a", "flotilla.session.state_change.v1", with_escaped_places(data), "s1")
 
 
 def answered(text: str) -> str:
@@ -72,16 +72,19 @@ def document(name: str) -> Callable[[str], object]:
 
 
 DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
-    "a reply": (lambda text: read_event(in_event(text)), ["[", '{"a":', "[]", '"\\u0000",', '{"":[', '\\"', "1e999,"]),
+    "a reply": (
+        lambda text: read_foreign_event(in_event(text)),
+        ["[", '{"a":', "[]", '"\\u0000",', '{"":[', '\\"', "1e999,"],
+    ),
     "the text of a reply": (
-        lambda text: read_event(in_a_text(text)),
+        lambda text: read_foreign_event(in_a_text(text)),
         ["\x00", "\ud800", "é", "\ufeff", "\\", "\\u0000"],
     ),
-    "a dead letter": (lambda text: readable_task(in_event(text)), ["[", '{"a":', "1,"]),
+    "a dead letter": (lambda text: decode_task_if_possible(in_event(text)), ["[", '{"a":', "1,"]),
     "an event": (recorded, ["\x00", "~", "/", "\ud800a", "~1"]),
-    "a value": (lambda text: first_unstorable([*text]), ["\x00", "a"]),
+    "a value": (lambda text: why_not_storable([*text]), ["\x00", "a"]),
     "an argument": (lambda text: content_hash("pay", {"a": canonical_numbers([*text])}), ["\U0001f600", "a"]),
-    "a message": (storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
+    "a message": (to_storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
     "an answer": (answered, ["<think>", "</think>", "<tool_call>", "[1", "[1][", '{"name":', "`", "```\n", "\ud83d"]),
     "the sentences of an answer": (
         lambda text: (statements_of(f"a{text}a"), clause_before(f"a{text}a")),

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from flotilla.contracts.ids import new_id, utc_now
-from flotilla.contracts.names import token_scope
+from flotilla.contracts.names import token_budget_name
 from gateway.auth.on_behalf import HEADER
 from tests.hostile.shop import granted
 from tests.integration.gateway.conftest import Replica
@@ -161,8 +161,8 @@ async def test_who_has_used_the_days_tokens_starts_nothing_before_midnight(
         for name in ("alice", "bob"):
             clients[name] = await gateway.client_of(name, "operator", person=True)
         name = {"person": "user/flotilla/alice", "service": "shop", "tenant": ""}[payer]
-        await gateway.as_superuser(USED.format(token_scope(payer, utc_now().date(), name)))
-        yesterday = token_scope("person", datetime(2020, 1, 1, tzinfo=UTC).date(), "user/flotilla/bob")
+        await gateway.as_superuser(USED.format(token_budget_name(payer, utc_now().date(), name)))
+        yesterday = token_budget_name("person", datetime(2020, 1, 1, tzinfo=UTC).date(), "user/flotilla/bob")
         await gateway.as_superuser(USED.format(yesterday))
         for who in refused:
             answers = (await started([clients[who]], 4))[0]

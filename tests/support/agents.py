@@ -20,7 +20,7 @@ from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import reply_stream, run_stream, task_stream
-from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress, hop_of, root_task_id
+from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress, hop_number, root_task_id
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.consumers import entries
@@ -102,7 +102,7 @@ def _row(wanted: AgentTask) -> tuple[object, ...]:
         wanted.task_id,
         wanted.attempt,
         root_task_id(wanted.task_id),
-        hop_of(wanted.task_id),
+        hop_number(wanted.task_id),
         wanted.agent,
         wanted.slip,
         wanted.session_id,

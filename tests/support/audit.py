@@ -22,7 +22,7 @@ from flotilla.config.signing import Signer, create_key_pair
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import session_key
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool
 from flotilla.runtime import Runtime
@@ -64,7 +64,7 @@ def events_of(session_id: str, seqs: Iterable[int]) -> list[AgentEvent]:
 @asynccontextmanager
 async def producing(settings: KafkaSettings) -> AsyncIterator[AIOKafkaProducer]:
     """A producer that keeps the order of what it is given."""
-    producer = AIOKafkaProducer(**client_arguments(settings), acks="all", enable_idempotence=True, linger_ms=5)
+    producer = AIOKafkaProducer(**kafka_client_arguments(settings), acks="all", enable_idempotence=True, linger_ms=5)
     await producer.start()
     try:
         yield producer

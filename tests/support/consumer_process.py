@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Any
 
-from flotilla.bus import DONE, Consumer, ConsumerOptions, Delivery, Finish, connect_redis
+from flotilla.bus import DONE, Consumer, ConsumerOptions, Delivery, HandlerResult, connect_redis
 from flotilla.bus.connection import ask
 
 
@@ -19,7 +19,7 @@ async def main(what: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with connect_redis(what["url"]) as redis:
 
-        async def handle(delivery: Delivery) -> Finish:
+        async def handle(delivery: Delivery) -> HandlerResult:
             subject, data = delivery.event.subject, delivery.event.data
             await ask(redis, "RPUSH", f"started:{subject}", name)
             if data.get("hang_on") == name:

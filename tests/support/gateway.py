@@ -12,9 +12,9 @@ import asyncpg
 import httpx
 from pydantic import SecretStr
 
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.config import KafkaSettings
-from flotilla.contracts.api_keys import key_hash, new_key
+from flotilla.contracts.api_keys import api_key_hash, new_api_key
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import run_stream
 from flotilla.contracts.session_events import AgentStateEvent, Message, StateChange
@@ -67,7 +67,7 @@ class RunningGateway:
 
     async def key(self, subject: str, roles: Sequence[str], *, tenant: str = "acme", person: bool = False) -> str:
         """Stores a new key."""
-        key = new_key()
+        key = new_api_key()
         async with tenant_transaction(self.pool, tenant) as connection:
             if person:
                 await connection.execute(
@@ -82,7 +82,7 @@ class RunningGateway:
                 tenant,
                 f"k-{secrets.token_hex(4)}",
                 subject,
-                key_hash(key),
+                api_key_hash(key),
                 list(roles),
             )
         return key
@@ -114,7 +114,7 @@ class RunningGateway:
             await append(connection, tenant, session_id, events)
 
     async def finish(
-        self, run_id: str, feed: RunFeed | None = None, *, status: str = "success", tenant: str = "acme"
+        self, run_id: str, feed: LiveRunWriter | None = None, *, status: str = "success", tenant: str = "acme"
     ) -> None:
         """Ends a run as the workflow worker does."""
         change = StateChange(change="run_finished", status="idle", details={"run_id": run_id, "status": status})

@@ -9,7 +9,7 @@ from aiokafka.protocol.admin import CreateAclsRequest
 from pydantic import SecretStr
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.acl import Right
+from flotilla.kafka.acl import KafkaPermission
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.servers.kafka import KafkaServer
 
@@ -62,7 +62,7 @@ class KafkaWithUsers(KafkaServer):
         )
 
 
-async def grant(bootstrap: str, rights: Mapping[str, tuple[Right, ...]]) -> None:
+async def grant(bootstrap: str, rights: Mapping[str, tuple[KafkaPermission, ...]]) -> None:
     """Give each user its rights."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()

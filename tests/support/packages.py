@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from flotilla.actions.arguments import known_actions
+from flotilla.actions.arguments import action_argument_types
 
 ANNOUNCEMENTS = Path(__file__).with_name("announcements.py")
 ANNOUNCEMENTS_ENTRY_POINTS = {
@@ -46,7 +46,7 @@ def installed(folder: Path, *modules: str) -> Iterator[None]:
     """Let this process find the packages of `folder`."""
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    known_actions.cache_clear()
+    action_argument_types.cache_clear()
     try:
         yield
     finally:
@@ -54,4 +54,4 @@ def installed(folder: Path, *modules: str) -> Iterator[None]:
         for module in modules:
             sys.modules.pop(module, None)
         importlib.invalidate_caches()
-        known_actions.cache_clear()
+        action_argument_types.cache_clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from flotilla.bus import Housekeeping, Redis, ensure_group
+from flotilla.bus import BusHousekeeping, Redis, ensure_group
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.entries import xadd
@@ -204,7 +204,7 @@ async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:
     assert actions == []
     failed = {reply["task_id"] for reply in await replies(redis, "failed", "payer")}
     assert failed == ended.poisoned
-    await Housekeeping(redis, _payer).go_round()
+    await BusHousekeeping(redis, _payer).run_once()
     assert await ask(redis, "XLEN", STREAM) == 0
 
 

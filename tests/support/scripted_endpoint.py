@@ -46,7 +46,7 @@ class ScriptedEndpoint:
 async def running_endpoint(endpoint: ScriptedEndpoint) -> AsyncIterator[ScriptedEndpoint]:
     """Serves on loopback while the block runs."""
     app = Starlette(routes=[Route("/{path:path}", endpoint.answer, methods=["POST"])])
-    async with http_server(app, "127.0.0.1", 0, grace_s=0).running() as port:
+    async with http_server(app, "127.0.0.1", 0, grace_s=0).serving() as port:
         endpoint.url = f"http://127.0.0.1:{port}/v1"
         yield endpoint
 

@@ -205,7 +205,7 @@ def _streamed(body: dict[str, Any], chunks: list[dict[str, Any]], delay_s: float
 async def running_stub(*modes: str, port: int = 0, delay_s: float = 0.05) -> AsyncIterator[StubLlm]:
     """Serves on loopback while the block runs."""
     stub = StubLlm(list(modes or ("ok",)), delay_s)
-    async with http_server(stub.app(), "127.0.0.1", port, grace_s=0).running() as bound:
+    async with http_server(stub.app(), "127.0.0.1", port, grace_s=0).serving() as bound:
         stub.url = f"http://127.0.0.1:{bound}/v1"
         yield stub
 

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from flotilla.postgres import Connection, HeldTask, Pool, holding
+from flotilla.postgres import Connection, Pool, TaskProof, acting_for_task
 
 TENANT, VICTIM = "default", "acme"
-HELD = HeldTask(task_id="t1", attempt=1, secret="a secret")
+HELD = TaskProof(task_id="t1", attempt=1, secret="a secret")
 """The ticket of one open task, of agent `adder`."""
 OF_TASKS = (
     "sessions", "interactions", "session_rollbacks", "documents", "passages", "postings", "indexed_documents",
@@ -19,9 +19,9 @@ OF_TASKS = (
 
 
 @asynccontextmanager
-async def acting(pool: Pool, tenant: str = TENANT, held: HeldTask | None = HELD) -> AsyncIterator[Connection]:
+async def acting(pool: Pool, tenant: str = TENANT, held: TaskProof | None = HELD) -> AsyncIterator[Connection]:
     """One transaction of the thief's, under settings of their choice; nothing of it stays."""
-    with holding(held):
+    with acting_for_task(held):
         async with pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flotilla.bus import DONE, Delivery, Finish, Redis
+from flotilla.bus import DONE, Delivery, HandlerResult, Redis
 from flotilla.bus.housekeeping import group_states
 from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
@@ -22,7 +22,7 @@ def requested(task_id: str = "t1", tenant: str = "default") -> AgentEvent:
     return AgentEvent(type=TASK_REQUESTED, source="/tests", subject="s1", data=to_builtins(task), taskid=task_id)
 
 
-async def acknowledge(_: Delivery) -> Finish:
+async def acknowledge(_: Delivery) -> HandlerResult:
     """A handler that is done at once."""
     return DONE
 

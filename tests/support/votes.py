@@ -26,18 +26,18 @@ from flotilla.contracts.votes import (
     VoteStatement,
 )
 from flotilla.postgres import Connection
-from flotilla.votes.keys import read_key, ssh_text
-from flotilla.votes.relying_party import Passkeys
+from flotilla.votes.keys import parse_signer_key, to_ssh_key_line
+from flotilla.votes.relying_party import RelyingParty
 from flotilla.votes.roots import Root, VoteRoots
-from flotilla.votes.statements import statement_digest, statement_text, time_text
+from flotilla.votes.statements import format_statement_time, statement_digest, statement_text
 
 RP_ID, ORIGIN = "flotilla.example.com", "https://flotilla.example.com"
-PASSKEYS = Passkeys(RP_ID, (ORIGIN,))
+PASSKEYS = RelyingParty(RP_ID, (ORIGIN,))
 TENANT = "acme"
 
 
 def now_text(**ahead: float) -> str:
-    return time_text(datetime.now(UTC) + timedelta(**ahead))
+    return format_statement_time(datetime.now(UTC) + timedelta(**ahead))
 
 
 def b64url(raw: bytes) -> str:
@@ -54,7 +54,7 @@ class Ed25519Key:
 
     @property
     def public_key(self) -> str:
-        return ssh_text(self.private.public_key())
+        return to_ssh_key_line(self.private.public_key())
 
     def sign(self, statement: str) -> Signed:
         value = base64.b64encode(self.private.sign(statement.encode())).decode()
@@ -75,7 +75,7 @@ class SshKey:
 
     @property
     def public_key(self) -> str:
-        return ssh_text(self.private.public_key())
+        return to_ssh_key_line(self.private.public_key())
 
     def sign(self, statement: str, namespace: str = SSH_NAMESPACE) -> Signed:
         head = _ssh_string(namespace.encode()) + _ssh_string(b"") + _ssh_string(b"sha512")
@@ -178,7 +178,7 @@ def statement_of(subject: str, **fields: Any) -> VoteStatement:
 
 def roots_of(*roots: tuple[str, Key], tenant: str = TENANT, revoked: tuple[str, ...] = ()) -> VoteRoots:
     """Roots as a worker's file has them."""
-    keys = [Root(tenant, name, read_key(key.kind, key.public_key, key.credential_id)) for name, key in roots]
+    keys = [Root(tenant, name, parse_signer_key(key.kind, key.public_key, key.credential_id)) for name, key in roots]
     return VoteRoots(tuple(keys), PASSKEYS, frozenset(revoked))
 
 
@@ -199,7 +199,7 @@ class Voter:
 
     @property
     def fingerprint(self) -> str:
-        return read_key(self.key.kind, self.key.public_key, self.key.credential_id).fingerprint
+        return parse_signer_key(self.key.kind, self.key.public_key, self.key.credential_id).fingerprint
 
     def vote(self, **fields: Any) -> SignedVote:
         signed = self.key.sign(statement_text(statement_of(self.subject, **fields)))

@@ -11,14 +11,14 @@ import asyncpg
 from temporalio.client import Client, WorkflowHandle
 from temporalio.runtime import Runtime as SdkRuntime
 
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
-from flotilla.votes.roots import read_roots
+from flotilla.votes.roots import read_vote_roots
 from tests.support.policies import UNSIGNED
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
@@ -105,11 +105,11 @@ async def running_worker(
             own_pool,
             redis,
             temporal.client,
-            PolicyFile(settings.approval_policy),
+            ReloadingPolicyFile(settings.approval_policy),
             installed_registry(),
             SIGNER,
             Delegates(own_pool),
-            read_roots(settings.vote_roots),
+            read_vote_roots(settings.vote_roots),
             installed_workflows(),
         )
         task = asyncio.create_task(work(settings, runtime, deps))

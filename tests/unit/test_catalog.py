@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from flotilla.agent.template import write_agent
-from flotilla.bus.acl import grants
+from flotilla.bus.acl import fleet_permissions
 from flotilla.contracts.names import agent_role
 from flotilla.install.settings import Settings as InstallSettings
-from flotilla.kafka.acl import rights
+from flotilla.kafka.acl import kafka_permissions
 from flotilla_devstack.redis_users import USERS
 from flotilla_devstack.services import BUILT_IN_AGENTS
 from flotilla_devstack.services import SERVICES as LOCAL
@@ -134,8 +134,13 @@ def test_the_local_stack_runs_nothing_else() -> None:
 
 
 def test_each_service_on_redis_or_kafka_has_a_user() -> None:
-    assert {each.redis_user for each in CATALOG.values() if "redis" in each.uses} == set(grants()) - {"scaler"}
-    assert {each.name for each in CATALOG.values() if "kafka" in each.uses} == set(rights()) - {"install", "scaler"}
+    assert {each.redis_user for each in CATALOG.values() if "redis" in each.uses} == set(fleet_permissions()) - {
+        "scaler"
+    }
+    assert {each.name for each in CATALOG.values() if "kafka" in each.uses} == set(kafka_permissions()) - {
+        "install",
+        "scaler",
+    }
 
 
 def test_the_installer_knows_the_agents() -> None:

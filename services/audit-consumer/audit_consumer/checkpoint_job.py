@@ -96,7 +96,7 @@ class CheckpointJob:
             return
         # Older versions did not keep where a copy is, and the topic can be too long to be read whole.
         known = last.published_offset is not None or not last.number
-        copies = await self._kafka.checkpoints(last.published_offset) if known else {}
+        copies = await self._kafka.read_checkpoints(last.published_offset) if known else {}
         numbers = sorted(n for p, n in copies if p == partition and n > last.number)
         self._abandoned[partition] = [copies[partition, number].statement for number in numbers]
         self._last[partition] = last.number

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from flotilla.postgres import Pool
-from flotilla.postgres.connecting import Connector
+from flotilla.postgres.connecting import PostgresConnector
 
 LIVE, NEXT = "audit", "audit_next"
 
@@ -38,7 +38,7 @@ async def open_projection_pool(
     ca_file: str | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool whose connections find the projection's tables in `schema`; opens lazily."""
-    pool = await Connector(dsn, ca_file).open_pool(
+    pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=max_size,
         command_timeout=_STATEMENT_S + _ANSWER_S,
         server_settings={

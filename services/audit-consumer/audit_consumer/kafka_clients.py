@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from audit_consumer.settings import Settings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import session_key
-from flotilla.kafka.client import OPEN_TIMEOUT_S, client_arguments
+from flotilla.kafka.client import OPEN_TIMEOUT_S, kafka_client_arguments
 from flotilla.kafka.lanes import lane_of
 from flotilla.runtime import Runtime
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 def make_event_consumer(settings: Settings) -> AIOKafkaConsumer:
     """A member of the group; it commits nothing by itself and seeks where PostgreSQL says."""
     return AIOKafkaConsumer(
-        **client_arguments(settings),
+        **kafka_client_arguments(settings),
         group_id=settings.audit_group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -48,7 +48,7 @@ def make_event_consumer(settings: Settings) -> AIOKafkaConsumer:
 def make_checkpoint_producer(settings: Settings) -> AIOKafkaProducer:
     """The producer of checkpoints, and of events in the place of lost ones."""
     return AIOKafkaProducer(
-        **client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
+        **kafka_client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
     )
 
 

@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.client import client_arguments
-from flotilla.postgres import Pool, retry_when_away
+from flotilla.kafka.client import kafka_client_arguments
+from flotilla.postgres import Pool, retry_later_if_unavailable
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -72,7 +72,9 @@ class LagMonitor:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 if self._observer is None:
-                    self._observer = AIOKafkaConsumer(**client_arguments(self._settings), enable_auto_commit=False)
+                    self._observer = AIOKafkaConsumer(
+                        **kafka_client_arguments(self._settings), enable_auto_commit=False
+                    )
                     await self._observer.start()
                 ends = await self._observer.end_offsets(wanted)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -81,6 +83,6 @@ class LagMonitor:
         return {place.partition: int(end) for place, end in ends.items()}
 
     async def _offsets(self) -> dict[int, int]:
-        with retry_when_away():
+        with retry_later_if_unavailable():
             rows = await self._pool.fetch(_OFFSETS, timeout=ANSWER_TIMEOUT_S)
         return {row["kafka_partition"]: row["next_offset"] for row in rows}

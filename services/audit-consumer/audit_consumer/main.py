@@ -46,7 +46,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("kafka", lambda: check_topics(settings))
-        if not await runtime.until_ready():
+        if not await runtime.wait_until_ready():
             return
         kafka = await stack.enter_async_context(started_client(runtime, partial(make_event_consumer, settings)))
         producer = await stack.enter_async_context(started_client(runtime, partial(make_checkpoint_producer, settings)))
@@ -88,11 +88,11 @@ async def _look(watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, st
             view = await watch.look(consumer.owned_partitions)
         except RetryLater as reason:
             log.info("waiting_for_dependencies", reason=str(reason))
-            runtime.health.progress("projection")
+            runtime.health.note_progress("projection")
         else:
             reported = _report_lags(view.lags, reported)
             if view.moves:
-                runtime.health.progress("projection")
+                runtime.health.note_progress("projection")
         await runtime.sleep(min(_LOOK_EVERY_S, stuck_after_s / 4))
 
 

@@ -39,9 +39,9 @@ from flotilla.config import load_settings
 from flotilla.contracts.errors import ConfigurationError, Conflict, FlotillaError, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.postgres import AWAY, Connection, Pool
-from flotilla.postgres.locks import lock_held
+from flotilla.postgres.locks import try_advisory_lock
 from flotilla.telemetry import configure_logs
 
 _POLL_MS = 500
@@ -154,7 +154,7 @@ async def _alone(live: Pool) -> AsyncIterator[Connection]:
     Raises:
         RetryLater: another rebuild is running.
     """
-    async with lock_held(live, _ONLY_ONE) as holder:
+    async with try_advisory_lock(live, _ONLY_ONE) as holder:
         if holder is None:
             raise RetryLater("another rebuild is running: wait for its end (flotilla audit requests shows it)")
         yield holder
@@ -208,7 +208,7 @@ async def _done_before(live: Pool, request_id: str | None) -> JsonObject | None:
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        **client_arguments(settings),
+        **kafka_client_arguments(settings),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=_FETCH_BYTES,

@@ -11,7 +11,7 @@ import msgspec
 
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import Undecodable
-from flotilla.contracts.event_rules import violation_of
+from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.names import is_valid_id, session_key
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ToolResult, session_event_type
 from flotilla.eventstore.upcasters import is_known
@@ -133,7 +133,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
         is_known(envelope.type),
         _traceparent(record.headers) or envelope.traceparent,
     )
-    candidate.forbidden = violation_of(envelope.source, envelope.type, envelope.data, envelope.subject)
+    candidate.forbidden = write_violation_of_data(envelope.source, envelope.type, envelope.data, envelope.subject)
     if candidate.forbidden is not None:
         return candidate
     if envelope.type == _STATE_CHANGE:

@@ -17,10 +17,10 @@ from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.audit.requests import NO_SESSION
 from flotilla.contracts.errors import Conflict, FlotillaError
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import to_storable
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import AWAY, Pool
-from flotilla.postgres.locks import lock_held
+from flotilla.postgres.locks import try_advisory_lock
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics
 
@@ -81,7 +81,7 @@ class AuditRequestLoop:
         """Look for requests until `runtime.stop` is set."""
         while not runtime.stop.is_set():
             try:
-                async with lock_held(self._pool, _LOCK_KEY) as leads:
+                async with try_advisory_lock(self._pool, _LOCK_KEY) as leads:
                     while leads and await _unless_stopped(runtime, self._serve_next()):
                         pass
                 await self._report_parked()
@@ -114,7 +114,7 @@ class AuditRequestLoop:
             # It would fail again, and keep those behind it waiting: its maker gets the reason.
             log.exception("request_failed", request=request["request_id"], kind=request["kind"])
             outcome = {"ok": False, "error": f"{type(error).__name__}: {error}"}
-        await self._pool.execute(_FINISH, *key, json.dumps(storable(outcome).value))
+        await self._pool.execute(_FINISH, *key, json.dumps(to_storable(outcome).value))
         log.info("request_served", request=request["request_id"], kind=request["kind"], outcome=outcome)
         return True
 

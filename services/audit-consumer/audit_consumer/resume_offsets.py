@@ -91,13 +91,13 @@ class ResumeOffsetFinder:
             return False
         if last_record is None or next_offset == extent.start:
             return True
-        record = await self._kafka.record_at(extent.partition, next_offset - 1)
+        record = await self._kafka.read_record(extent.partition, next_offset - 1)
         return record is not None and record_hash(record.key, record.value) == last_record
 
     async def _adopt(self, extent: AvailableOffsets, next_offset: int, last_record: bytes | None) -> None:
         """After an upgrade the newest record is not known yet: it is taken as it is now."""
         if last_record is None and next_offset > extent.start:
-            record = await self._kafka.record_at(extent.partition, next_offset - 1)
+            record = await self._kafka.read_record(extent.partition, next_offset - 1)
             if record is not None:
                 taken = record_hash(record.key, record.value)
                 await self._pool.execute(_ADOPT, extent.partition, next_offset, taken)
@@ -151,7 +151,7 @@ class ResumeOffsetFinder:
     async def _has_common_record(self, extent: AvailableOffsets) -> bool:
         if self._may_be_new:
             return True
-        record = await self._kafka.record_at(extent.partition, extent.start) if extent.end > extent.start else None
+        record = await self._kafka.read_record(extent.partition, extent.start) if extent.end > extent.start else None
         if record is None:
             return False
         try:

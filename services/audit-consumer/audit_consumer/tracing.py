@@ -7,7 +7,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
 from audit_consumer.records import EventCandidate
-from flotilla.telemetry import context_of, is_sampled, traceparent_of
+from flotilla.telemetry import context_from_traceparent, is_sampled, span_traceparent
 
 log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("flotilla")
@@ -46,7 +46,7 @@ class EventSpans:
             return None
         span = _tracer.start_span(
             "project session event",
-            context=context_of(parent),
+            context=context_from_traceparent(parent),
             kind=SpanKind.CONSUMER,
             attributes={
                 "messaging.system": "kafka",
@@ -56,4 +56,4 @@ class EventSpans:
             },
         )
         self._spans[candidate.partition, candidate.offset] = span
-        return traceparent_of(span)
+        return span_traceparent(span)

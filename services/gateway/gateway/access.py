@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from flotilla.contracts.errors import Forbidden, Invalid
 from flotilla.contracts.event_builders import state_change
-from flotilla.contracts.identity import group_name, name_parts, user_name
+from flotilla.contracts.identity import group_name, parse_identity_name, user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore.sessions import SessionAccess, access_of, set_access
@@ -113,5 +113,5 @@ def _shown(session_id: str, access: SessionAccess) -> Access:
 
 def party_of(name: str) -> Party:
     """Return the party that a stored name stands for."""
-    kind, issuer, subject = name_parts(name)
+    kind, issuer, subject = parse_identity_name(name)
     return Party(kind="group" if kind == "group" else "user", issuer=issuer, name=subject)

@@ -125,9 +125,9 @@ async def _asyncapi(_request: Request) -> Response:
 
 @cache
 def _asyncapi_document() -> bytes:
-    from flotilla.bus.asyncapi import document  # takes a while to import
+    from flotilla.bus.asyncapi import asyncapi_document  # takes a while to import
 
-    return to_json(document(VERSION))
+    return to_json(asyncapi_document(VERSION))
 
 
 async def _answer(request: Request, error: Exception) -> Response:

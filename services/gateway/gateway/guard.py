@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
-from flotilla.contracts.names import AUDIT_SESSION, compound_id
-from flotilla.postgres import act_as
+from flotilla.contracts.names import AUDIT_SESSION, join_id_parts
+from flotilla.postgres import set_viewer
 from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_in
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
 from gateway.auth.on_behalf import MalformedSubject
@@ -106,9 +106,9 @@ class Rates:
             TooMany: one of them is used up.
         """
         if principal.person is not None:
-            self.person.take(compound_id(principal.tenant_id, principal.person))
+            self.person.take(join_id_parts(principal.tenant_id, principal.person))
         if principal.service is not None:
-            self.service.take(compound_id(principal.tenant_id, principal.service))
+            self.service.take(join_id_parts(principal.tenant_id, principal.service))
         self.tenant.take(principal.tenant_id)
 
 
@@ -146,7 +146,7 @@ class Guard:
         if not principal.roles & roles:
             needed = " or ".join(sorted(roles))
             raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
-        act_as(principal.viewer(self.session_operators))
+        set_viewer(principal.viewer(self.session_operators))
         return principal
 
     async def _caller(self, request: Request, access: Access) -> Principal:
@@ -170,7 +170,7 @@ class Guard:
             raise Forbidden("the credentials speak for somebody else now")
         if not principal.roles & access.roles:
             raise Forbidden("the credentials have lost the role that this takes")
-        act_as(principal.viewer(self.session_operators))
+        set_viewer(principal.viewer(self.session_operators))
 
     def admit_stranger(self, request: Request) -> None:
         """Counts a request that needs no credentials, by where it comes from.

@@ -7,14 +7,14 @@ from fastapi.exceptions import RequestValidationError
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
-from flotilla.runtime.confined import OverLimit, Runner
-from flotilla.runtime.json_schemas import Misfit, compiled, misfits
+from flotilla.runtime.confined import FunctionRunner, OverLimit
+from flotilla.runtime.json_schemas import Misfit, compile_schema, schema_violations
 
 _MOST_ERRORS = 20
-_compiled = lru_cache(maxsize=256)(compiled)
+_compiled = lru_cache(maxsize=256)(compile_schema)
 
 
-async def check_fits(run: Runner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
+async def check_fits(run: FunctionRunner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
     """Check that `data`, the body's `field`, fits the JSON schema.
 
     A schema that refers to itself takes time that grows exponentially with the depth of `data`: the check runs in a
@@ -42,4 +42,4 @@ def _problems(schema: str, data: str) -> list[Misfit]:
         validator = _compiled(schema)
     except Invalid as error:
         raise Invalid(f"the schema that the workflow's author wrote can't be used: {error}") from error
-    return misfits(validator, from_json(data, object), _MOST_ERRORS)
+    return schema_violations(validator, from_json(data, object), _MOST_ERRORS)

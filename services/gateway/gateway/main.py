@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import structlog
 
-from flotilla.actions.arguments import known_actions
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.actions.arguments import action_argument_types
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
@@ -19,9 +19,9 @@ from flotilla.knowledge import knowledge_base
 from flotilla.knowledge.redis_vectors import open_vectors
 from flotilla.postgres import ITSELF, Pool, acting_as, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
-from flotilla.runtime.confined import Confined, Limits
+from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
-from flotilla.votes.roots import read_roots
+from flotilla.votes.roots import read_vote_roots
 from gateway.a2a.errors import quiet_sdk
 from gateway.application import make_application
 from gateway.auth.api_keys import ApiKeys
@@ -57,7 +57,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Serves until `runtime.stop`, then lets requests and streams end."""
     async with serving(settings, runtime) as port:
         log.info("listening", port=port)
-        if await runtime.until_ready():
+        if await runtime.wait_until_ready():
             await runtime.stop.wait()
 
 
@@ -78,23 +78,23 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="run watch", work=services.watch.run),
             Job(name="announcements", work=announcements.run),
             Job(name="retention", work=RetentionJob(pool).run),
-            Job(name="policy", work=services.policies.follow),
+            Job(name="policy", work=services.policies.reload_until_stopped),
             Job(name="knowledge", work=services.knowledge.maintain),
             Job(name="sampler", work=Sampler(services.pool, services.redis, services.kafka_log, services.samples).run),
         )
         with acting_as(ITSELF):  # the jobs; each request acts for its caller
-            await stack.enter_async_context(runtime.supervisor.running(*jobs, limit_s=settings.drain_s))
+            await stack.enter_async_context(runtime.supervisor.running_jobs(*jobs, limit_s=settings.drain_s))
         grace_s = max(1, int(settings.drain_s) - 2)
         server = http_server(
             app, settings.http_host, settings.http_port, grace_s=grace_s, limits=_http_limits(settings)
         )
         yield await stack.enter_async_context(
-            server.running(partial(runtime.supervisor.task_ended_early, "http server"))
+            server.serving(partial(runtime.supervisor.task_ended_early, "http server"))
         )
 
 
 async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
-    known_actions()  # A package that adds a wrong one stops the start, not a request.
+    action_argument_types()  # A package that adds a wrong one stops the start, not a request.
     return Services(
         pool=pool,
         redis=redis,
@@ -107,8 +107,8 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
         run_confined=(await stack.enter_async_context(_checkers())).run,
-        policies=PolicyFile(settings.approval_policy),
-        vote_roots=read_roots(settings.vote_roots),
+        policies=ReloadingPolicyFile(settings.approval_policy),
+        vote_roots=read_vote_roots(settings.vote_roots),
         dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
@@ -141,19 +141,19 @@ def _http_limits(settings: Settings) -> HttpLimits:
     )
 
 
-def _readers(settings: Settings) -> AbstractAsyncContextManager[Confined]:
-    limits = Limits(
+def _readers(settings: Settings) -> AbstractAsyncContextManager[ConfinedProcesses]:
+    limits = CallLimits(
         cpu_s=settings.document_read_s,
         wall_s=3 * settings.document_read_s,
         memory_bytes=settings.document_read_memory_mb * 1024**2,
     )
     modules = ("flotilla.knowledge.base", "flotilla.knowledge.identifier")
-    return Confined.open(*modules, children=settings.document_readers, limits=limits)
+    return ConfinedProcesses.open(*modules, children=settings.document_readers, limits=limits)
 
 
-def _checkers() -> AbstractAsyncContextManager[Confined]:
-    limits = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
-    return Confined.open("gateway.openai.formats", "gateway.json_schemas", children=2, limits=limits)
+def _checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
+    limits = CallLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
+    return ConfinedProcesses.open("gateway.openai.formats", "gateway.json_schemas", children=2, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: Services) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.contracts.names import TokenPayer, token_scope
+from flotilla.contracts.names import TokenPayer, token_budget_name
 from flotilla.postgres import Connection
 from flotilla.postgres.open_work import count_open_work
 from gateway.auth.principal import Principal
@@ -74,7 +74,7 @@ class OpenWork:
         if payer.day_tokens is None:
             return
         now = self._clock().astimezone(UTC)
-        used = await connection.fetchval(_USED, tenant_id, token_scope(payer.kind, now.date(), payer.name))
+        used = await connection.fetchval(_USED, tenant_id, token_budget_name(payer.kind, now.date(), payer.name))
         if used is not None and used >= payer.day_tokens:
             midnight = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
             limit = f"FLOTILLA_LLM_TOKENS_PER_{payer.kind.upper()}_DAY"

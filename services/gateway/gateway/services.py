@@ -8,7 +8,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from flotilla.approvals.policy import ApprovalPolicy
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
@@ -18,7 +18,7 @@ from flotilla.eventstore.sessions import SessionAccess, Visibility
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool
-from flotilla.runtime.confined import Runner
+from flotilla.runtime.confined import FunctionRunner
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
 from gateway.auth.api_keys import ApiKeys
@@ -58,9 +58,9 @@ class Services:
     temporal: Temporal
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
-    run_confined: Runner
+    run_confined: FunctionRunner
     """Checks answers against schemas that clients send, in a process that can be killed."""
-    policies: PolicyFile
+    policies: ReloadingPolicyFile
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""
     dead_letters: PostgresDeadLetters
@@ -96,7 +96,7 @@ class Services:
     @property
     def policy(self) -> ApprovalPolicy:
         """The approval policy in force."""
-        return self.policies.current
+        return self.policies.current_policy
 
     def store_of(self, tenant_id: str) -> AgentEventStore:
         """The session logs of a tenant."""

@@ -11,13 +11,13 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from flotilla.config import (
     KafkaSettings,
     KnowledgeSettings,
-    OpenWorkSettings,
+    OpenWorkLimitSettings,
     OperatorSettings,
     PostgresSettings,
     RedisSettings,
     ServiceSettings,
     TemporalSettings,
-    TokenSettings,
+    TokenBudgetSettings,
     Words,
 )
 from flotilla.contracts.names import TASK_QUEUE
@@ -53,8 +53,8 @@ class Settings(
     TemporalSettings,
     KnowledgeSettings,
     OperatorSettings,
-    TokenSettings,
-    OpenWorkSettings,
+    TokenBudgetSettings,
+    OpenWorkLimitSettings,
 ):
     """Settings of `gateway`."""
 

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
-from flotilla.temporal import TASK_TIMEOUT, check_temporal, connection_options, is_final
+from flotilla.temporal import TASK_TIMEOUT, check_temporal, is_permanent_error, temporal_connection_options
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
@@ -138,7 +138,7 @@ class Temporal:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
                 return await Client.connect(
                     self._settings.temporal_address,
-                    **connection_options(self._settings),
+                    **temporal_connection_options(self._settings),
                     interceptors=[TracingInterceptor()],
                 )
         except (RPCError, RuntimeError, TimeoutError) as error:
@@ -151,6 +151,6 @@ def refusal(error: RPCError, workflow_id: str) -> Exception:
     """What an answer of Temporal means for the caller."""
     if error.status == RPCStatusCode.NOT_FOUND:
         return NotFound(f"workflow {workflow_id} is not running")
-    if is_final(error):
+    if is_permanent_error(error):
         return Invalid(f"Temporal does not take this for workflow {workflow_id}: {error}")
     return RetryLater(f"Temporal does not answer: {error}")

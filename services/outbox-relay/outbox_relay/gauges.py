@@ -2,7 +2,7 @@
 
 import time
 
-from flotilla.outbox.parked import backlog, count_parked
+from flotilla.outbox.parked import count_backlog, count_parked_sessions
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PARKED
 
@@ -24,10 +24,10 @@ class OutboxGauges:
         if time.monotonic() - self._reported_at < _EVERY_S:
             return
         self._reported_at = time.monotonic()
-        rows, oldest_s = await backlog(self._pool)
+        rows, oldest_s = await count_backlog(self._pool)
         OUTBOX_BACKLOG.set(rows)
         OUTBOX_OLDEST.set(oldest_s)
-        OUTBOX_PARKED.set(await count_parked(self._pool))
+        OUTBOX_PARKED.set(await count_parked_sessions(self._pool))
 
     def zero_gauges(self) -> None:
         """Leave the report to another relay."""

@@ -6,7 +6,7 @@ from functools import partial
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.kafka.topics import check_topics
 from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
@@ -37,11 +37,11 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
         runtime.health.add_check("postgres", partial(check_schema, pool))
         runtime.health.add_check("kafka", partial(check_topics, settings))
-        if not await wait_for_valid_topics(settings, runtime) or not await runtime.until_ready():
+        if not await wait_for_valid_topics(settings, runtime) or not await runtime.wait_until_ready():
             return
 
         async def open_publisher() -> KafkaPublisher:
-            arguments = client_arguments(settings)  # a password may have changed
+            arguments = kafka_client_arguments(settings)  # a password may have changed
             return await KafkaPublisher.open(arguments, settings.kafka_session_events_topic, settings.relay_compression)
 
         link = PublisherConnection(open_publisher)
@@ -53,7 +53,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             LaneLeases(pool, runtime.instance),
             options=relay_options(settings),
             traces=settings.otlp_endpoint is not None,
-            on_progress=partial(runtime.health.progress, "kafka link"),
+            on_progress=partial(runtime.health.note_progress, "kafka link"),
         )
         runtime.health.add_check("kafka", relay.check_ready)
         await runtime.supervisor.run(

@@ -24,7 +24,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from flotilla.contracts.errors import DeadLetter, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.client import OPEN_TIMEOUT_S, ClientArguments
+from flotilla.kafka.client import OPEN_TIMEOUT_S, KafkaClientArguments
 from flotilla.kafka.closing import close_producer
 
 MAX_BATCH_BYTES = 1_000_000
@@ -63,7 +63,9 @@ class KafkaPublisher:
         self.topic = topic
 
     @classmethod
-    async def open(cls, arguments: ClientArguments, topic: str, compression: Compression = "none") -> "KafkaPublisher":
+    async def open(
+        cls, arguments: KafkaClientArguments, topic: str, compression: Compression = "none"
+    ) -> "KafkaPublisher":
         """Connect and draw a producer id.
 
         Raises:

@@ -9,7 +9,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from flotilla.telemetry import context_of, is_sampled, traceparent_of
+from flotilla.telemetry import context_from_traceparent, is_sampled, span_traceparent
 from outbox_relay.rows import OutboxRows
 
 CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
@@ -55,10 +55,10 @@ class ProducerSpans:
         span = self._spans.get(traceparent)
         if span is None:
             tracer = trace.get_tracer("flotilla")
-            parent = context_of(traceparent)
+            parent = context_from_traceparent(traceparent)
             span = tracer.start_span(self._name, context=parent, kind=SpanKind.PRODUCER, attributes=self._attributes)
             self._spans[traceparent] = span
-        return traceparent_of(span).encode()
+        return span_traceparent(span).encode()
 
     def __enter__(self) -> "ProducerSpans":
         return self

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
-from flotilla.postgres.connecting import COMMAND_S, Connector
+from flotilla.postgres.connecting import COMMAND_S, PostgresConnector
 from outbox_relay.read_starts import ReadPosition, TransactionHorizon
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
@@ -69,7 +69,7 @@ async def open_relay_pool(
     Connections go back without a reset: nothing here leaves anything behind in a session, and a reset would double
     the round trips.
     """
-    pool = await Connector(dsn, ca_file).open_pool(
+    pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=4,
         reset=_leave_as_is,
         server_settings={

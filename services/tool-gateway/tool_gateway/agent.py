@@ -1,10 +1,10 @@
 """The agent `mcp`: a task of it is one call of an MCP tool."""
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.mcp import MCP_AGENT, McpCall, McpResult
-from flotilla.runtime.confined import Runner
+from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
 from tool_gateway.connections import Connection, Connections
 from tool_gateway.governed import GovernedTool
@@ -23,7 +23,7 @@ class ToolNotAllowed(Forbidden):
     """No administrator of the tenant allowed the tool."""
 
 
-def mcp_agent(connections: Connections, pins: Pins, policy: PolicyFile, run: Runner) -> Agent:
+def mcp_agent(connections: Connections, pins: Pins, policy: ReloadingPolicyFile, run: FunctionRunner) -> Agent:
     """Return the agent that calls the tools of `connections` as far as `pins` and `policy` allow.
 
     `run` holds arguments against the tools' schemas.
@@ -42,8 +42,8 @@ def mcp_agent(connections: Connections, pins: Pins, policy: PolicyFile, run: Run
         arguments = tool.arguments(task.arguments)
         await tool.check(arguments)
         action = f"{MCP_AGENT}.{offer.name}"
-        rules = policy.current
-        if rules.requirement(action, rules.assess(action, arguments, offer.risk)).required:
+        rules = policy.current_policy
+        if rules.approval_requirement(action, rules.assess_risk(action, arguments, offer.risk)).required:
             ctx.gated.add(offer.name, offer.risk)
         return McpResult(**await ctx.call(tool, arguments))
 

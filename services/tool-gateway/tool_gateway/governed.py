@@ -14,7 +14,7 @@ from flotilla.actions.arguments import canonical_numbers
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tools import ToolOptions
-from flotilla.runtime.confined import Runner
+from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
 from tool_gateway import schemas
 from tool_gateway.connections import Connection
@@ -27,7 +27,7 @@ _MAX_MESSAGE_CHARS = 500
 class GovernedTool:
     """A tool of an MCP server, as its server offers it and its tenant allowed it."""
 
-    def __init__(self, offer: Offer, connection: Connection, run: Runner) -> None:
+    def __init__(self, offer: Offer, connection: Connection, run: FunctionRunner) -> None:
         self._offer = offer
         self._connection = connection
         self._run = run

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 
 from flotilla.agent import run_agent
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from tool_gateway import schemas
@@ -19,7 +19,7 @@ SERVICE = "tool-gateway"
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Keep the MCP servers connected and serve calls of their tools until `runtime.stop`."""
     servers = read_servers(settings.mcp_servers_file)
-    policy = PolicyFile(settings.approval_policy)
+    policy = ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
         pins = Pins(pool, servers, settings.operator_tenant)

@@ -3,7 +3,7 @@
 import json
 
 from flotilla.contracts.json_types import JsonObject
-from flotilla.postgres import Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.telemetry import metrics
 from tool_gateway.offers import Offer
 from tool_gateway.servers import Server
@@ -35,7 +35,7 @@ class Pins:
         """
         if not {"*", tenant_id} & set(self.tenants(server)):
             return None
-        with retry_when_away():
+        with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 found: str | None = await connection.fetchval(_PIN, tenant_id, server, tool)
         return found
@@ -50,6 +50,6 @@ class Pins:
             {"tool": each.tool, "sha256": each.sha256, "definition": each.definition, "risk": each.risk}
             for each in offers
         ]
-        with retry_when_away():
+        with retry_later_if_unavailable():
             changed = await self._pool.fetchval(_NOTE, server, self.tenants(server), json.dumps(tools))
         metrics.MCP_CHANGED.labels(server).set(changed)

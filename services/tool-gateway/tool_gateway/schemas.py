@@ -8,19 +8,19 @@ from typing import Any
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonValue
-from flotilla.runtime.confined import Confined, Limits, Runner
-from flotilla.runtime.json_schemas import compiled, misfits
+from flotilla.runtime.confined import CallLimits, ConfinedProcesses, FunctionRunner
+from flotilla.runtime.json_schemas import compile_schema, schema_violations
 
-_compiled = lru_cache(maxsize=64)(compiled)
-_LIMITS = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=64 * 1024**2)
+_compiled = lru_cache(maxsize=64)(compile_schema)
+_LIMITS = CallLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=64 * 1024**2)
 
 
-def checkers() -> AbstractAsyncContextManager[Confined]:
+def checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
     """Open the processes for `check`."""
-    return Confined.open(__name__, children=2, limits=_LIMITS)
+    return ConfinedProcesses.open(__name__, children=2, limits=_LIMITS)
 
 
-async def check(run: Runner, schema: JsonValue, arguments: Mapping[str, Any]) -> None:
+async def check(run: FunctionRunner, schema: JsonValue, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that `schema` does not allow.
 
     Raises:
@@ -35,5 +35,5 @@ def _check(schema: str, arguments: str) -> None:
         validator = _compiled(schema)
     except Invalid as error:
         raise Invalid(f"the tool's schema can't be used: {error}") from error
-    for place, message in misfits(validator, from_json(arguments, object)):
+    for place, message in schema_violations(validator, from_json(arguments, object)):
         raise Invalid(f"{'.'.join(map(str, ('arguments', *place)))}: {message}")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import asyncpg
 from temporalio.exceptions import ApplicationError
 
-from flotilla.config import OpenWorkSettings
+from flotilla.config import OpenWorkLimitSettings
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_builders import run_opening_events, run_queued_event
-from flotilla.contracts.identity import LOCAL_ISSUER, name_parts, user_name
+from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name, user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
@@ -56,7 +56,10 @@ class _Maker:
 
 
 async def adopt(
-    connection: Connection, request: RAGRequest | WorkflowRequest, workflow_id: str | None, limits: OpenWorkSettings
+    connection: Connection,
+    request: RAGRequest | WorkflowRequest,
+    workflow_id: str | None,
+    limits: OpenWorkLimitSettings,
 ) -> str | None:
     """Add the run's row with its first events, and return the key of its live stream.
 
@@ -122,7 +125,7 @@ def _name_of(run: asyncpg.Record, owner: str | None) -> str | None:
     service: str | None = run["service"]
     if person or not service:
         return person
-    return owner if owner and name_parts(owner)[2] == service else user_name(LOCAL_ISSUER, service)
+    return owner if owner and parse_identity_name(owner)[2] == service else user_name(LOCAL_ISSUER, service)
 
 
 async def _scheduler(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
@@ -143,7 +146,7 @@ async def _scheduler(connection: Connection, request: RAGRequest | WorkflowReque
 
 
 async def _check_room(
-    connection: Connection, request: RAGRequest | WorkflowRequest, maker: _Maker, limits: OpenWorkSettings
+    connection: Connection, request: RAGRequest | WorkflowRequest, maker: _Maker, limits: OpenWorkLimitSettings
 ) -> None:
     payers: tuple[tuple[TokenPayer, str | None, int | None], ...] = (
         ("person", maker.person, limits.open_runs_per_person),

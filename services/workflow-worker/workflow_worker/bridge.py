@@ -17,7 +17,7 @@ from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle, 
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from flotilla.bus import DONE, Delivery, Finish
+from flotilla.bus import DONE, Delivery, HandlerResult
 from flotilla.bus.connection import Redis
 from flotilla.bus.dead_letters import ReadableTask
 from flotilla.contracts.dead_letters import DeadLettered
@@ -26,7 +26,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_stream
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
 from flotilla.runtime.key_locks import KeyLocks
-from flotilla.temporal import is_final
+from flotilla.temporal import is_permanent_error
 from flotilla.workflows.calls.delegation import CANCELLED_BY_AGENT
 from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
 from workflow_worker.delegations import TaskPublisher
@@ -53,7 +53,7 @@ class Bridge:
         self._publisher = publisher
         self._busy = KeyLocks()
 
-    async def handle(self, agent: str, delivery: Delivery) -> Finish:
+    async def handle(self, agent: str, delivery: Delivery) -> HandlerResult:
         """Answer the activity that waits for `agent`, whose stream the delivery is from.
 
         Raises:
@@ -64,14 +64,14 @@ class Bridge:
         if delivery.event.type == DEAD_LETTERED:
             return _dead_letter_of(agent, delivery)
         reply = _reply_in(delivery)
-        async with self._busy.alone((reply.tenant_id, reply.task_id)):
+        async with self._busy.locked((reply.tenant_id, reply.task_id)):
             settled = await self._settlement.settle(agent, reply, age_s(delivery.entry_id))
         if settled is None:
             return DONE
         await self._act(settled, reply.progress)
         return _announced(agent, settled, reply, delivery) if settled.delegated.is_open else DONE
 
-    async def handle_former(self, delivery: Delivery) -> Finish:
+    async def handle_former(self, delivery: Delivery) -> HandlerResult:
         """Look for the answer that a reply on the former versions' stream speaks of.
 
         Raises:
@@ -115,7 +115,7 @@ class Bridge:
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 log.debug("reply_to_nobody", task_id=task_id, attempt=settled.delegated.attempt)
-            elif not is_final(error):
+            elif not is_permanent_error(error):
                 raise RetryLater(f"Temporal does not take the answer to task {task_id}: {error}") from error
             elif settled.answer is not None:
                 await _end_with(waiting, settled, error)
@@ -164,7 +164,7 @@ async def _end_with(waiting: AsyncActivityHandle, settled: SettledReply, refusal
     except RPCError as error:
         if error.status == RPCStatusCode.NOT_FOUND:
             return
-        raise (DeadLetter(why) if is_final(error) else RetryLater(why)) from error
+        raise (DeadLetter(why) if is_permanent_error(error) else RetryLater(why)) from error
 
 
 async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
@@ -206,7 +206,7 @@ def _reply_in(delivery: Delivery) -> AgentReply:
     return reply
 
 
-def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: Delivery) -> Finish:
+def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: Delivery) -> HandlerResult:
     """Tells everybody on `flotilla.events` that the task is done, under a name that the agent may choose."""
     if settled.answer is None or settled.answer.status != "done":
         return DONE
@@ -229,13 +229,13 @@ def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: D
         traceparent=delivery.event.traceparent,
         data=to_builtins(done),
     )
-    return Finish([(EVENTS_STREAM, event)])
+    return HandlerResult([(EVENTS_STREAM, event)])
 
 
-def _dead_letter_of(agent: str, delivery: Delivery) -> Finish:
+def _dead_letter_of(agent: str, delivery: Delivery) -> HandlerResult:
     """Passes an agent's announcement of a dead letter of its own tasks on."""
     lost = from_builtins(delivery.event.data, DeadLettered)
     if lost.stream != task_stream(agent):
         raise DeadLetter(f"entry {delivery.entry_id}: {lost.stream} is not the task stream of agent {agent}")
     event = replace(delivery.event, source=f"/agents/{agent}", data=to_builtins(replace(lost, body=None)))
-    return Finish([(DEAD_LETTERS_STREAM, event)])
+    return HandlerResult([(DEAD_LETTERS_STREAM, event)])

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from flotilla.postgres import Connection, Pool, retry_when_away
+from flotilla.postgres import Connection, Pool, retry_later_if_unavailable
 
 # An agent that was delegated to before is seen again once an hour at most.
 _NOTE = """
@@ -40,7 +40,7 @@ class Delegates:
         """
         if agent in self._noted:
             return
-        with retry_when_away():
+        with retry_later_if_unavailable():
             await self._pool.execute(_NOTE, agent)
         self._noted.add(agent)
         self.changed.set()
@@ -51,5 +51,5 @@ class Delegates:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        with retry_when_away():
+        with retry_later_if_unavailable():
             return {row["agent"] for row in await self._pool.fetch(_NAMES)}

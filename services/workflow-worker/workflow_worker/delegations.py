@@ -12,7 +12,7 @@ from hashlib import sha256
 import asyncpg
 
 from flotilla.bus import AgentEventBus, Redis, entry_exists
-from flotilla.bus.entries import check_size
+from flotilla.bus.entries import check_entry_size
 from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import AgentEvent, from_json, to_builtins, to_json
@@ -23,7 +23,7 @@ from flotilla.contracts.tasks import (
     TASK_REQUESTED,
     AgentTask,
     ReplyAddress,
-    hop_of,
+    hop_number,
     next_hop,
     next_hop_id,
     root_task_id,
@@ -161,7 +161,7 @@ def _new_hop(
         task.task_id,
         task.attempt,
         root_task_id(task.task_id),
-        hop_of(task.task_id),
+        hop_number(task.task_id),
         task.agent,
         task.slip,
         task.session_id,
@@ -325,5 +325,5 @@ def _sealed(task: AgentTask, signer: Signer) -> SealedEvent:
         traceparent=current_traceparent(),
     )
     sealed = seal(event, signer)
-    check_size(task_stream(task.agent), event, sealed.body)
+    check_entry_size(task_stream(task.agent), event, sealed.body)
     return sealed

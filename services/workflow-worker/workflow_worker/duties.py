@@ -17,7 +17,7 @@ from flotilla.contracts.requests import (
     read_run_request,
 )
 from flotilla.contracts.session_events import ErrorRaised
-from flotilla.postgres import Pool, retry_when_away
+from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.workflows.calls.delegation import EndedTask
 from flotilla.workflows.calls.runs import CloseRun, RunKey
@@ -53,7 +53,7 @@ async def known_agents(pool: Pool) -> list[str]:
     Raises:
         RetryLater: PostgreSQL is unavailable.
     """
-    with retry_when_away():
+    with retry_later_if_unavailable():
         return [row["name"] for row in await pool.fetch(_AGENTS)]
 
 

@@ -7,7 +7,7 @@ import structlog
 
 from flotilla.contracts.envelope import from_builtins, to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Undecodable
-from flotilla.contracts.event_rules import violation_of
+from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
@@ -88,7 +88,7 @@ def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | Non
     except (KeyError, Undecodable) as error:
         raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
     source, wire_type = f"/agents/{agent}", session_event_type(kind)
-    if problem := violation_of(source, wire_type, to_builtins(data), reply.session_id):
+    if problem := write_violation_of_data(source, wire_type, to_builtins(data), reply.session_id):
         REPLIES_REFUSED.labels(agent, "forbidden_event").inc()
         log.error("reply_refused", agent=agent, task_id=reply.task_id, reason="forbidden_event", error=problem)
         raise DeadLetter(f"reply to task {reply.task_id}: {problem}")

@@ -9,7 +9,7 @@ next attempt finds it. Once the tasks of that version are over, nothing here mat
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import AgentReply
-from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from workflow_worker.foreign_replies import store_reply
 from workflow_worker.settlement import refused
 
@@ -29,7 +29,7 @@ async def agent_on_record(pool: Pool, reply: AgentReply) -> str | None:
         RetryLater: PostgreSQL is unavailable.
     """
     try:
-        with retry_when_away():
+        with retry_later_if_unavailable():
             async with tenant_transaction(pool, reply.tenant_id) as connection:
                 return await _look(connection, reply)
     except (Refused, *UNSTORABLE) as error:

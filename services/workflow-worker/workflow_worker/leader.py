@@ -8,7 +8,7 @@ import structlog
 
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime.stopping import sleep_or_stop
-from flotilla.runtime.supervision import Job, Supervisor
+from flotilla.runtime.supervision import Job, JobSupervisor
 
 LEASE_S = 5.0
 RENEW_S = 1.5
@@ -35,7 +35,7 @@ Duty: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 class Leader:
     """Campaigns for the lease and runs the duties while it holds it."""
 
-    def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty], supervisor: Supervisor) -> None:
+    def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty], supervisor: JobSupervisor) -> None:
         self._supervisor = supervisor
         self._pool = pool
         self._name = name
@@ -91,12 +91,12 @@ class Leader:
 class _Term:
     """One time of leading: its duties, as supervised tasks."""
 
-    def __init__(self, duties: Sequence[Duty], supervisor: Supervisor) -> None:
+    def __init__(self, duties: Sequence[Duty], supervisor: JobSupervisor) -> None:
         self._over = asyncio.Event()
         self._supervisor = supervisor
         self._names = [f"leader duty {number}" for number in range(1, len(duties) + 1)]
         for name, duty in zip(self._names, duties, strict=True):
-            supervisor.start(Job(name=name, work=duty), self._over)
+            supervisor.start_job(Job(name=name, work=duty), self._over)
 
     async def end(self) -> None:
         """Ask the duties to end, and cancel those that do not within a second."""

@@ -11,20 +11,20 @@ import httpx
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.audit.admin_log import record_policies
 from flotilla.bus import Consumer, ConsumerOptions, DeadLetters, Handler, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.bus.housekeeping import Housekeeping
+from flotilla.bus.housekeeping import BusHousekeeping
 from flotilla.bus.known_agents import KnownAgents
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
-from flotilla.votes.roots import VoteRoots, read_roots
+from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.workflows.declaration import Declared
 from workflow_worker.actions.registry import Registry, installed_registry
 from workflow_worker.activities import webhooks
@@ -84,10 +84,10 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))
         runtime.health.add_check("temporal", temporal.check)
-        policy, registry = PolicyFile(settings.approval_policy), installed_registry()
+        policy, registry = ReloadingPolicyFile(settings.approval_policy), installed_registry()
         workflows = installed_workflows()
-        roots = read_roots(settings.vote_roots)
-        if await runtime.until_ready():
+        roots = read_vote_roots(settings.vote_roots)
+        if await runtime.wait_until_ready():
             signer = load_signer(settings.ticket_key_file)
             deps = Dependencies(
                 pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
@@ -102,7 +102,7 @@ class Dependencies:
     pool: Pool
     redis: Redis
     temporal: Client
-    policy: PolicyFile
+    policy: ReloadingPolicyFile
     registry: Registry
     signer: Signer
     delegates: Delegates
@@ -127,7 +127,7 @@ async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
             Job(name="bridge", work=_reply_streams(settings, runtime, deps).run),
             Job(name="leader", work=_leader(settings, runtime, deps, parts, http).run),
-            Job(name="policy", work=deps.policy.follow),
+            Job(name="policy", work=deps.policy.reload_until_stopped),
             Job(name="policy record", work=noted),
             Job(name="workflow catalog", work=published.run),
             limit_s=settings.drain_s + STOP_MARGIN_S,
@@ -148,7 +148,7 @@ class Activities:
         self.delegation = Delegation(
             deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
         )
-        self.runs = RunRecords(deps.pool, RunFeed(deps.redis), settings)
+        self.runs = RunRecords(deps.pool, LiveRunWriter(deps.redis), settings)
         self.workflow_runs = WorkflowRuns(deps.pool)
         self.questions = Questions(deps.pool)
         self.supervision = Supervision(deps.pool)
@@ -188,7 +188,9 @@ def _leader(
 ) -> Leader:
     all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
     reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
-    housekeeping = Housekeeping(deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).counts)
+    housekeeping = BusHousekeeping(
+        deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).open_counts_by_stream
+    )
     events = partial(deliver_run_events, deps.pool, deps.temporal)
     notices = Notices(deps.pool, http, Receivers(settings.notify_hosts, settings.notify_secrets))
     queue = QueuedRuns(deps.pool, deps.temporal, parts.runs)

@@ -11,7 +11,7 @@ import asyncpg
 import httpx
 import structlog
 
-from flotilla.config.hosts import allowed_url
+from flotilla.config.hosts import parse_allowed_url
 from flotilla.contracts.a2a import TASK_STATES, TOKEN_HEADER
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import FlotillaError, NotFound
@@ -163,7 +163,7 @@ class Notices:
         """One attempt: the receiver's answer, and what is wrong with it."""
         timestamp = int(self._clock().timestamp())
         try:
-            url = allowed_url(row["url"], self._receivers.hosts, SETTING)
+            url = parse_allowed_url(row["url"], self._receivers.hosts, SETTING)
             secret = self._receivers.secret(row["tenant_id"], row["secret_ref"])
             headers = {
                 "content-type": "application/json",

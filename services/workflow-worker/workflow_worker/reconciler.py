@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from flotilla.contracts.errors import Undecodable
 from flotilla.postgres import Pool
 from flotilla.telemetry import span
-from flotilla.temporal import TASK_TIMEOUT, is_final
+from flotilla.temporal import TASK_TIMEOUT, is_permanent_error
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS
 
 log = structlog.get_logger(__name__)
@@ -115,7 +115,7 @@ class Reconciler:
                 await self._look_after(_unfinished(row))
                 return
             except RPCError as error:
-                if not is_final(error):
+                if not is_permanent_error(error):
                     raise
                 await self._give_up(_unfinished(row), str(error))
                 return

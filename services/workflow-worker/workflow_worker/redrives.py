@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from flotilla.bus import DONE, Delivery, Finish, Redis
+from flotilla.bus import DONE, Delivery, HandlerResult, Redis
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters, RedrivenEntry
 from flotilla.bus.tickets import SealedEvent, ticket_problem
@@ -19,7 +19,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import EVENT_FIELD, REPLIES_STREAM, REPLY_STREAM_PREFIX, TASK_STREAM_PREFIX, TICKET_FIELD
 from flotilla.contracts.tasks import AgentTask
-from flotilla.postgres import UNSTORABLE, Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Pool, retry_later_if_unavailable, tenant_transaction
 from workflow_worker.bridge import age_s
 from workflow_worker.delegations import reopen_hop, sealed_again
 
@@ -45,7 +45,7 @@ class Redrives:
         self._signer = signer
         self._letters = PostgresDeadLetters(pool)
 
-    async def handle(self, delivery: Delivery) -> Finish:
+    async def handle(self, delivery: Delivery) -> HandlerResult:
         """Publish what is asked for.
 
         Raises:
@@ -56,7 +56,7 @@ class Redrives:
         if delivery.event.type != REDRIVE_REQUESTED:
             raise UnknownType(f"entry {delivery.entry_id}: {delivery.event.type} is not {REDRIVE_REQUESTED}")
         wanted = from_builtins(delivery.event.data, RedriveRequested)
-        entry = await self._letters.redriven(wanted.tenant_id, wanted.dead_letter_id)
+        entry = await self._letters.load_redriven_entry(wanted.tenant_id, wanted.dead_letter_id)
         if entry is None:
             why = f"nobody redrove dead letter {wanted.dead_letter_id} of tenant {wanted.tenant_id}"
             raise RetryLater(why) if age_s(delivery.entry_id) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
@@ -80,7 +80,7 @@ class Redrives:
         task, entry = self._with_time(task, entry)
         sealed = SealedEvent(entry.fields[_EVENT], entry.fields[_TICKET].decode())
         try:
-            with retry_when_away():
+            with retry_later_if_unavailable():
                 async with tenant_transaction(self._pool, tenant_id) as connection:
                     if not await reopen_hop(connection, task, sealed):
                         log.warning("redrive_too_late", task_id=task.task_id, attempt=task.attempt)

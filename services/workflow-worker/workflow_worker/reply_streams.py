@@ -7,8 +7,8 @@ import structlog
 
 from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
-from flotilla.runtime.stopping import any_set
-from flotilla.runtime.supervision import Job, Supervisor
+from flotilla.runtime.stopping import wait_for_any_event
+from flotilla.runtime.supervision import Job, JobSupervisor
 from workflow_worker.delegates import Delegates
 
 LOOK_EVERY_S = 2.0
@@ -24,7 +24,7 @@ class ReplyStreams:
         delegates: Delegates,
         others: Mapping[str, Consumer],
         consumer_of: Callable[[str], Consumer],
-        supervisor: Supervisor,
+        supervisor: JobSupervisor,
     ) -> None:
         self._supervisor = supervisor
         self._delegates = delegates
@@ -41,10 +41,10 @@ class ReplyStreams:
             for agent in await self._new():
                 self._read.add(agent)
                 self._start(f"replies of {agent}", self._consumer_of(agent))
-            await any_set(stop, self._delegates.changed, timeout_s=LOOK_EVERY_S)
+            await wait_for_any_event(stop, self._delegates.changed, timeout_s=LOOK_EVERY_S)
 
     def _start(self, name: str, consumer: Consumer) -> None:
-        self._supervisor.start(Job(name=name, work=consumer.run, stuck_after_s=STUCK_AFTER_S))
+        self._supervisor.start_job(Job(name=name, work=consumer.run, stuck_after_s=STUCK_AFTER_S))
 
     async def _new(self) -> set[str]:
         self._delegates.changed.clear()

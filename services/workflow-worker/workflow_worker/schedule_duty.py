@@ -5,8 +5,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from flotilla.postgres import Pool, tenant_transaction
-from flotilla.schedules import Schedules
-from flotilla.temporal import is_final
+from flotilla.schedules import TemporalSchedules
+from flotilla.temporal import is_permanent_error
 
 BATCH = 50
 _UNSYNCED = "SELECT * FROM flotilla.unsynced_schedules($1)"
@@ -23,7 +23,7 @@ class ScheduleDuty:
 
     def __init__(self, pool: Pool, client: Client, task_queue: str) -> None:
         self._pool = pool
-        self._schedules = Schedules(pool, client, task_queue)
+        self._schedules = TemporalSchedules(pool, client, task_queue)
 
     async def run(self) -> None:
         """One round."""
@@ -33,7 +33,7 @@ class ScheduleDuty:
             try:
                 await self._schedules.sync(row["tenant_id"], row["schedule_id"])
             except RPCError as error:
-                if not is_final(error):
+                if not is_permanent_error(error):
                     raise
                 await self._pause(row["tenant_id"], row["schedule_id"], f"Temporal refuses it: {error}"[:200])
 

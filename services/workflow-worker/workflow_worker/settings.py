@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 
 from flotilla.config import (
     LlmSettings,
-    OpenWorkSettings,
+    OpenWorkLimitSettings,
     OperatorSettings,
     PostgresSettings,
     RedisSettings,
@@ -15,12 +15,18 @@ from flotilla.config import (
     TemporalSettings,
     Words,
 )
-from flotilla.config.hosts import check_hosts
+from flotilla.config.hosts import check_allowed_hosts
 from flotilla.contracts.names import TASK_QUEUE
 
 
 class Settings(
-    ServiceSettings, PostgresSettings, RedisSettings, TemporalSettings, LlmSettings, OperatorSettings, OpenWorkSettings
+    ServiceSettings,
+    PostgresSettings,
+    RedisSettings,
+    TemporalSettings,
+    LlmSettings,
+    OperatorSettings,
+    OpenWorkLimitSettings,
 ):
     """Settings of `workflow-worker`."""
 
@@ -62,7 +68,7 @@ class Settings(
     @field_validator("action_http_hosts", "notify_hosts")
     @classmethod
     def _hosts(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return check_hosts(f"FLOTILLA_{(info.field_name or '').upper()}", hosts)
+        return check_allowed_hosts(f"FLOTILLA_{(info.field_name or '').upper()}", hosts)
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:

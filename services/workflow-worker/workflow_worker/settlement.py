@@ -12,7 +12,7 @@ from typing import NoReturn
 import asyncpg
 import structlog
 
-from flotilla.actions.arguments import known_actions
+from flotilla.actions.arguments import action_argument_types
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import decode_event, from_builtins, from_json, to_json
@@ -24,12 +24,12 @@ from flotilla.contracts.tasks import (
     AgentTask,
     Failure,
     ReplyAddress,
-    hop_of,
-    mcp_calls_of,
+    hop_number,
+    mcp_call_id_prefix,
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import (
     Opened,
@@ -154,7 +154,7 @@ class Settlement:
         """
         try:
             # What an agent stored itself is on disk; what the bridge stores for a foreign one must be.
-            with retry_when_away():
+            with retry_later_if_unavailable():
                 if (settled := await self._settle_stored(agent, reply)) is not None:
                     return settled
                 async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
@@ -234,7 +234,7 @@ class Settlement:
         """
         failure = Failure(type="DeadLetter", message=f"refused: {why}".replace("\x00", "\ufffd"), retryable=False)
         try:
-            with retry_when_away():
+            with retry_later_if_unavailable():
                 async with tenant_transaction(self.pool, tenant_id) as connection:
                     row = await connection.fetchrow(_DELEGATED, tenant_id, task_id, attempt)
                     if row is None or row["agent"] != agent or row["state"] != "open":
@@ -262,7 +262,7 @@ async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_
 
 async def _refuse_unknown(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> NoReturn:
     try:
-        root, hop = root_task_id(reply.task_id), hop_of(reply.task_id)
+        root, hop = root_task_id(reply.task_id), hop_number(reply.task_id)
     except ValueError:
         raise refused(agent, reply, "unknown_hop", "no hop has such an id") from None
     last = await connection.fetchval(_LAST_HOP, reply.tenant_id, root, reply.attempt)
@@ -304,7 +304,7 @@ def check_approvals(agent: str, reply: AgentReply | AgentTask, failure: Failure 
             agent, reply, "approval", f"it asks about {size} bytes of arguments, {MAX_ARGS_BYTES} are allowed"
         )
     for needed in failure.approvals:
-        if not _is_tool_of(agent, needed.action) or needed.action in known_actions():
+        if not _is_tool_of(agent, needed.action) or needed.action in action_argument_types():
             raise refused(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
         if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
             raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
@@ -313,7 +313,7 @@ def check_approvals(agent: str, reply: AgentReply | AgentTask, failure: Failure 
 
 def _check_calls(agent: str, reply: AgentReply | AgentTask, failure: Failure) -> None:
     for call in failure.calls:
-        if not call.call_id.startswith(mcp_calls_of(reply.task_id)) or not _CALL_ID.fullmatch(call.call_id):
+        if not call.call_id.startswith(mcp_call_id_prefix(reply.task_id)) or not _CALL_ID.fullmatch(call.call_id):
             raise refused(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
         if not _MCP_TOOL.fullmatch(f"{MCP_AGENT}.{call.tool}"):
             raise refused(agent, reply, "approval", f"{call.tool[:MAX_NAMED_CHARS]!r} is not a tool of an MCP server")

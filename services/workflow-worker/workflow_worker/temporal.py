@@ -24,7 +24,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
 from flotilla.postgres import UNSTORABLE
-from flotilla.temporal import check_temporal, connection_options
+from flotilla.temporal import check_temporal, temporal_connection_options
 from flotilla.workflows.sandbox import sandbox as workflow_sandbox
 from workflow_worker.settings import Settings
 
@@ -70,7 +70,7 @@ class TemporalConnection:
         settings = self._settings
         return await Client.connect(
             settings.temporal_address,
-            **connection_options(settings),
+            **temporal_connection_options(settings),
             runtime=self._runtime,
             interceptors=[TracingInterceptor()],
         )

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from flotilla.bus.dead_letters import DeadLetters, LostEntry, ReadableTask
+from flotilla.bus.dead_letters import DeadLetters, ReadableTask, UnhandledEntry
 from flotilla.contracts.envelope import AgentEvent, from_builtins
 from flotilla.contracts.errors import RetryLater, Undecodable
-from flotilla.contracts.foreign import read_document
+from flotilla.contracts.foreign import read_foreign_document
 from flotilla.postgres import AWAY, Pool
 from workflow_worker.bridge import age_s
 
@@ -35,7 +35,7 @@ class UnreadableReplies:
         self._letters = letters
         self._end_task = end_task
 
-    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+    async def keep(self, lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
         """Keep the entry, and end its task.
 
         Raises:
@@ -49,7 +49,7 @@ class UnreadableReplies:
             await self._end_task(self._agent, task, f"{lost.reason}: {lost.error}")
         return published
 
-    async def _only_open(self, lost: LostEntry) -> ReadableTask | None:
+    async def _only_open(self, lost: UnhandledEntry) -> ReadableTask | None:
         age = age_s(lost.entry.entry_id)
         written = datetime.now(UTC) - timedelta(seconds=age if math.isfinite(age) else 0)
         try:
@@ -64,7 +64,7 @@ class UnreadableReplies:
 def named_task(body: bytes) -> ReadableTask | None:
     """The task that a reply is about, by its `data`, or by its own members where it has no envelope."""
     try:
-        document = read_document(body)
+        document = read_foreign_document(body)
     except Undecodable:
         return None
     for members in (document.get("data"), document):

@@ -10,10 +10,10 @@ import pytest
 
 from flotilla.agent import Agent, replies
 from flotilla.agent.effects import Answer
-from flotilla.bus import AgentEventBus, Redis, RunFeed, connect_redis
-from flotilla.bus.asyncapi import document
-from flotilla.bus.dead_letters import LostEntry, StreamDeadLetters
-from flotilla.bus.entries import Entry
+from flotilla.bus import AgentEventBus, LiveRunWriter, Redis, connect_redis
+from flotilla.bus.asyncapi import asyncapi_document
+from flotilla.bus.dead_letters import StreamDeadLetters, UnhandledEntry
+from flotilla.bus.entries import StreamEntry
 from flotilla.contracts import AgentEvent, AgentTask, names
 from flotilla.contracts.envelope import encode_event, to_builtins
 from flotilla.contracts.session_events import SESSION_EVENT_KINDS, session_event_type
@@ -47,7 +47,7 @@ WRITE = Agent("write", announces=DRAFT_COMPLETED)
 @cache
 def described() -> dict[str, Any]:
     """The document; to make it takes a second, which every process of the tests would need."""
-    return document("1.2.3")
+    return asyncapi_document("1.2.3")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_every_channel_of_the_contract_is_declared() -> None:
 def test_document_is_asyncapi_3_and_the_same_every_time() -> None:
     assert described()["asyncapi"] == "3.0.0"
     assert described()["info"]["version"] == "1.2.3"
-    assert json.dumps(document("1.2.3")) == json.dumps(described())
+    assert json.dumps(asyncapi_document("1.2.3")) == json.dumps(described())
 
 
 def test_every_variable_of_an_address_is_declared() -> None:
@@ -144,10 +144,10 @@ def test_answers_of_agents_are_what_the_document_says(agent: Agent) -> None:
 
 async def test_dead_letter_is_what_the_document_says() -> None:
     body = encode_event(AgentEvent(type="t", source="/x", subject="s1", data=to_builtins(TASK)))
-    lost = LostEntry(
+    lost = UnhandledEntry(
         stream="flotilla.tasks.research",
         group="research-agents",
-        entry=Entry("1-1", {b"event": body}, 5),
+        entry=StreamEntry("1-1", {b"event": body}, 5),
         reason="unknown_type",
         error="no",
     )
@@ -157,10 +157,10 @@ async def test_dead_letter_is_what_the_document_says() -> None:
 
 
 async def test_live_stream_is_what_the_document_says(redis: Redis) -> None:
-    feed = RunFeed(redis)
+    feed = LiveRunWriter(redis)
     await feed.step(LIVE, "research", "started", attempt=1, agent="research")
-    await feed.reset(LIVE, task_id="t1", attempt=2)
-    await feed.token(LIVE, "Hello", task_id="t1", attempt=2)
+    await feed.write_reset(LIVE, task_id="t1", attempt=2)
+    await feed.write_token(LIVE, "Hello", task_id="t1", attempt=2)
     await feed.done(LIVE, "success")
     found: Any = await redis.xrange(LIVE)
     assert [fields[b"kind"] for _, fields in found] == [b"step", b"reset", b"token", b"done"]

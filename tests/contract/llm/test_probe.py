@@ -39,7 +39,7 @@ async def picky_endpoint(refused: Collection[str], *, counts: bool = True) -> As
         return written(body, counts=counts)
 
     app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
-    async with http_server(app, "127.0.0.1", 0, grace_s=0).running() as port:
+    async with http_server(app, "127.0.0.1", 0, grace_s=0).serving() as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 

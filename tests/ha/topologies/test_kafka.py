@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics, ensure_topics
 from outbox_relay.publisher import KafkaPublisher
@@ -64,7 +64,7 @@ async def test_events_go_through_the_relay_and_the_audit_consumer_into_the_proje
 ) -> None:
     await ensure_topics(settings)
     await check_topics(settings)
-    publisher = await KafkaPublisher.open(client_arguments(settings), settings.kafka_session_events_topic)
+    publisher = await KafkaPublisher.open(kafka_client_arguments(settings), settings.kafka_session_events_topic)
     await publisher.close_without_flush()
     await publish(settings, events_of("s1", (1, 2, 3)))
     async with (
@@ -84,7 +84,7 @@ async def test_a_token_is_asked_for_again_before_it_expires_and_no_event_is_lost
     """Each connection ends with its token, after 3 s."""
     tokens = Tokens(tmp_path, 3)
     settings = server.by_token(topics, tokens.command)
-    producer = AIOKafkaProducer(**client_arguments(settings), acks="all", enable_idempotence=True)
+    producer = AIOKafkaProducer(**kafka_client_arguments(settings), acks="all", enable_idempotence=True)
     await producer.start()
     sent = 0
 
@@ -145,7 +145,7 @@ async def test_a_certificate_that_is_replaced_is_used_by_the_next_connection(
     settings = server.by_certificate(topics).model_copy(
         update={"kafka_cert_file": mounted[0], "kafka_key_file": mounted[1]}
     )
-    arguments = client_arguments(settings)
+    arguments = kafka_client_arguments(settings)
     for path, source in zip(mounted, (stranger.client, stranger.client_key), strict=True):
         shutil.copy(source, path)
     with pytest.raises(RetryLater):

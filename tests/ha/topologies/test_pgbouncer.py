@@ -14,7 +14,7 @@ from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.eventstore import AgentEventStore
 from flotilla.postgres import AWAY, ITSELF, acting_as, check_schema, open_pool, tenant_transaction
 from flotilla.postgres.connecting import libpq_dsn
-from flotilla.postgres.locks import lock_held
+from flotilla.postgres.locks import try_advisory_lock
 from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import SUPERUSER
@@ -98,19 +98,19 @@ async def test_tenants_on_shared_connections_see_their_own_rows_alone(dsn: str) 
 
 async def test_a_lock_is_held_by_one_and_ends_with_its_holder(dsn: str) -> None:
     async with open_pool(dsn, application="one") as one, open_pool(dsn, application="two") as two:
-        async with lock_held(one, 7) as holder:
+        async with try_advisory_lock(one, 7) as holder:
             assert holder is not None
-            async with lock_held(two, 7) as other:
+            async with try_advisory_lock(two, 7) as other:
                 assert other is None
             holder.terminate()
             await eventually(lambda: _is_free(two))
-        async with lock_held(one, 7) as again:
+        async with try_advisory_lock(one, 7) as again:
             assert again is not None
         assert await two.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7") == 0
 
 
 async def _is_free(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
-    async with lock_held(pool, 7) as holder:
+    async with try_advisory_lock(pool, 7) as holder:
         return holder is not None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from redis.exceptions import RedisError
 
-from flotilla.bus import AWAY, DONE, Delivery, Finish, Publisher, check_redis, connect_redis
+from flotilla.bus import AWAY, DONE, Delivery, HandlerResult, Publisher, check_redis, connect_redis
 from flotilla.bus.announcements import announcement_broker
 from flotilla.bus.connection import Redis
 from flotilla.contracts.errors import RetryLater
@@ -64,7 +64,7 @@ async def test_a_primary_that_dies_or_freezes_is_left_for_the_one_the_sentinels_
 async def test_a_consumer_goes_on_with_the_new_primary(watched: Watched) -> None:
     seen: list[str] = []
 
-    async def note(delivery: Delivery) -> Finish:
+    async def note(delivery: Delivery) -> HandlerResult:
         seen.append(delivery.event.subject)
         return DONE
 

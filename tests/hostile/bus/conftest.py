@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from flotilla.bus import Redis, connect_redis, ensure_group
-from flotilla.bus.functions import load_functions
+from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import (
     agent_group,
@@ -23,7 +23,7 @@ from workflow_worker.delegates import Delegates
 async def admin(redis_url: str) -> AsyncIterator[Redis]:
     """The administrator of a Redis with the streams of both agents."""
     async with connect_redis(redis_url) as redis:
-        await load_functions(redis)
+        await load_redis_functions(redis)
         for agent in (AGENT, VICTIM):
             await ensure_group(redis, task_stream(agent), agent_group(agent))
             await ensure_group(redis, reply_stream(agent), "workflow-bridge")

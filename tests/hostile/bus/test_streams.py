@@ -6,7 +6,7 @@ Each test is an attack and its variations: the agent is refused, or gets no answ
 from collections.abc import Callable
 
 from flotilla.bus import Redis
-from flotilla.bus.housekeeping import Housekeeping
+from flotilla.bus.housekeeping import BusHousekeeping
 from flotilla.contracts.names import (
     DEAD_LETTERS_STREAM,
     EVENTS_STREAM,
@@ -85,10 +85,10 @@ async def test_an_agent_that_closes_its_own_stream_gets_a_new_one(
     victim = await delegated(worker, admin, unique("task"), [VICTIM])
     async with answering(admin, VICTIM):
         assert (await victim.handle.result()).result == {"honest": True}  # nobody else noticed
-    keeper = Housekeeping(admin, no_agents)
+    keeper = BusHousekeeping(admin, no_agents)
 
     async def open_again() -> bool:
-        await keeper.go_round()
+        await keeper.run_once()
         return await mallory.attempt("XADD", OWN, "*", "event", "{}") == "done"
 
     await eventually(open_again, timeout_s=30)

@@ -6,11 +6,11 @@ import asyncpg
 import pytest
 
 from flotilla.contracts.names import agent_role, task_stream
-from flotilla.postgres import HeldTask, Pool, open_pool
+from flotilla.postgres import Pool, TaskProof, open_pool
 from tests.support.postgres import Database
 from tests.support.thieves import HELD, TENANT, VICTIM, acting, refused, seen
 
-STOLEN = HeldTask(task_id="t9", attempt=1, secret="of research")
+STOLEN = TaskProof(task_id="t9", attempt=1, secret="of research")
 """The ticket of a task of agent `research`."""
 REGISTER = (
     "INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, input_schema, "

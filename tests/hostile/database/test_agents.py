@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flotilla.contracts.ids import utc_now
-from flotilla.contracts.names import token_scope
+from flotilla.contracts.names import token_budget_name
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import (
     CallKey,
@@ -21,7 +21,7 @@ from flotilla.llm import (
     TokenBudgetSpent,
     TokenLimits,
 )
-from flotilla.postgres import HeldTask, Pool, holding, tenant_transaction
+from flotilla.postgres import Pool, TaskProof, acting_for_task, tenant_transaction
 from flotilla.testing import FakeModel
 from tests.support.agents import delegate, task
 from tests.support.postgres import Database
@@ -32,16 +32,16 @@ from tests.support.thieves import HELD, TENANT, VICTIM, acting, refused, seen
     "held",
     [
         None,
-        HeldTask(task_id="t1", attempt=1, secret="guessed"),
-        HeldTask(task_id="t1", attempt=2, secret=HELD.secret),
-        HeldTask(task_id="t9", attempt=1, secret=HELD.secret),
-        HeldTask(task_id="", attempt=1, secret=""),
+        TaskProof(task_id="t1", attempt=1, secret="guessed"),
+        TaskProof(task_id="t1", attempt=2, secret=HELD.secret),
+        TaskProof(task_id="t9", attempt=1, secret=HELD.secret),
+        TaskProof(task_id="", attempt=1, secret=""),
     ],
     ids=["no ticket", "guessed secret", "another try", "another task", "empty"],
 )
 @pytest.mark.parametrize("tenant", [TENANT, VICTIM])
 async def test_an_agent_without_a_ticket_sees_nothing_of_any_tenant(
-    agent: Pool, tenant: str, held: HeldTask | None
+    agent: Pool, tenant: str, held: TaskProof | None
 ) -> None:
     async with acting(agent, tenant, held) as connection:
         assert await seen(connection) == {}
@@ -75,7 +75,7 @@ async def test_an_agent_sees_the_answer_that_its_input_refers_to_and_no_other(ag
         ("t9~1", "of the second hop", ["t9", "t9~1"]),
         ("t9~2", "of the third hop", ["t9~2"]),
     ):
-        async with acting(agent, held=HeldTask(task_id=task_id, attempt=1, secret=secret)) as connection:
+        async with acting(agent, held=TaskProof(task_id=task_id, attempt=1, secret=secret)) as connection:
             rows = await connection.fetch("SELECT task_id FROM flotilla.agent_tasks ORDER BY 1")
             assert [row["task_id"] for row in rows] == seen_tasks
 
@@ -84,7 +84,7 @@ async def test_an_agent_of_a_former_workers_task_sees_the_answers_of_its_run(age
     await delegate(pool, task("t8", session_id="s2", run_id="r2", secret="of t8"))
     async with tenant_transaction(pool, TENANT) as connection:
         await connection.execute("UPDATE flotilla.delegations SET input_from = DEFAULT WHERE task_id = 't8'")
-    async with acting(agent, held=HeldTask(task_id="t8", attempt=1, secret="of t8")) as connection:
+    async with acting(agent, held=TaskProof(task_id="t8", attempt=1, secret="of t8")) as connection:
         rows = await connection.fetch("SELECT task_id FROM flotilla.agent_tasks ORDER BY 1")
         assert [row["task_id"] for row in rows] == ["t8", "t9"]
 
@@ -283,7 +283,7 @@ async def test_of_many_calls_at_once_a_person_pays_for_no_more_than_their_day_ha
     model = FakeModel(*[Completion(text="a", model="fake", usage=usage)] * 50)
     calls = StoredCalls(agent, model, TokenLimits(per_person_day=350, per_service_day=10_000))
     key = CallKey(tenant_id=TENANT, task_id="t1", call_index=0, session_id="s1", agent="adder", run_id="r1")
-    with holding(HELD):
+    with acting_for_task(HELD):
         made = await asyncio.gather(
             *(calls.complete(replace(key, call_index=number), request) for number in range(50)), return_exceptions=True
         )
@@ -293,8 +293,8 @@ async def test_of_many_calls_at_once_a_person_pays_for_no_more_than_their_day_ha
     used = await tokens_used(pool)
     day = utc_now().date()
     assert used == {
-        token_scope("person", day, "user/flotilla/alice"): 300,
-        token_scope("service", day, "shop"): 300,
+        token_budget_name("person", day, "user/flotilla/alice"): 300,
+        token_budget_name("service", day, "shop"): 300,
     }
 
 

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from flotilla.bus import connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.contracts.identity import user_name
 from flotilla.postgres import Viewer, acting_as
 from tests.hostile.people.house import BOB, House
@@ -64,20 +64,20 @@ async def test_a_fork_is_lost_with_the_access_to_what_it_begins_with(house: Hous
 
 
 @pytest.fixture
-async def redis_feed(redis_url: str) -> AsyncIterator[RunFeed]:
+async def redis_feed(redis_url: str) -> AsyncIterator[LiveRunWriter]:
     async with connect_redis(redis_url) as redis:
-        yield RunFeed(redis)
+        yield LiveRunWriter(redis)
 
 
-async def test_an_open_stream_ends_with_the_access(house: House, redis_feed: RunFeed) -> None:
+async def test_an_open_stream_ends_with_the_access(house: House, redis_feed: LiveRunWriter) -> None:
     await house.share(add_readers=[BOB])
     live = await house.gateway.live(house.run)
     async with following(house.bob, house.run) as his, following(house.alice, house.run) as hers:
-        await redis_feed.token(live, "public ", task_id="t", attempt=1)
+        await redis_feed.write_token(live, "public ", task_id="t", attempt=1)
         await eventually(lambda: "public " in his.text and "public " in hers.text, timeout_s=10)
         await house.share(remove=[BOB])
         await eventually(lambda: his.closed, timeout_s=5)
-        await redis_feed.token(live, "secret", task_id="t", attempt=1)
+        await redis_feed.write_token(live, "secret", task_id="t", attempt=1)
         await eventually(lambda: "secret" in hers.text, timeout_s=10)
     assert ("secret" in his.text, "done" in his.kinds) == (False, False)
     assert (await house.bob.get(f"/v1/runs/{house.run}/events")).status_code == 404

@@ -13,7 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from flotilla.actions import ActionContext
 from flotilla.approvals.ballot import Ballot
-from flotilla.approvals.events import counted_events
+from flotilla.approvals.events import vote_counted_events
 from flotilla.approvals.policy import ApprovalPolicy, parse_policy
 from flotilla.contracts.approvals import ActionState, DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_json
@@ -170,16 +170,16 @@ class Hands:
             await connection.execute(FORGED_APPROVAL, HASH)
             for proof in proofs:
                 attempt = replace(attempt_of(proof), receipt=receipt)
-                appended = await append(connection, "acme", "forged", counted_events(attempt, self._ballot())[:1])
+                appended = await append(connection, "acme", "forged", vote_counted_events(attempt, self._ballot())[:1])
                 await connection.execute(FORGED_DECISION, attempt.attempt_id, HASH, appended.first_seq)
 
     def _ballot(self) -> Ballot:
-        assessment = self.policy.assess("echo", ARGS)
+        assessment = self.policy.assess_risk("echo", ARGS)
         return Ballot(
             approval_id="forged",
             action="echo",
             args=ARGS,
-            requirement=self.policy.requirement("echo", assessment),
+            requirement=self.policy.approval_requirement("echo", assessment),
             requested_by="alice",
             on_behalf_of="",
             deadline=utc_now(),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flotilla.approvals.events import counted_events
+from flotilla.approvals.events import vote_counted_events
 from flotilla.outbox import append
 from flotilla.postgres import tenant_transaction
 from tests.hostile.signed_votes.hands import ARGS, FORGED_DECISION, HASH, TWO, Hands, attempt_of
@@ -61,7 +61,7 @@ async def test_who_edited_what_runs_is_not_among_those_who_approved_it(hands: Ha
     key = ActionKey(tenant_id="acme", action_id=state.action_id, session_id=state.action_id)
     async with tenant_transaction(hands.pool, "acme") as connection:
         attempt = replace(attempt_of(hands.signed(bob, handle)), approval_id=state.action_id)
-        events = counted_events(attempt, replace(hands._ballot(), approval_id=state.action_id))[:1]
+        events = vote_counted_events(attempt, replace(hands._ballot(), approval_id=state.action_id))[:1]
         appended = await append(connection, "acme", state.action_id, events)
         statement = FORGED_DECISION.replace("'forged'", f"'{state.action_id}'")
         await connection.execute(statement, attempt.attempt_id, HASH, appended.first_seq)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flotilla.config.signing import new_signer
+from flotilla.config.signing import signer_with_new_key
 from flotilla.postgres import tenant_transaction
 from flotilla.votes.receipts import issue_receipt
 from flotilla.votes.roots import VoteRoots
@@ -37,7 +37,7 @@ async def test_the_place_in_the_log_decides_between_a_vote_and_a_revocation(hand
     # The log ended with event 1, the approval of the key, when the worker checked the first vote.
     assert "was revoked" in await hands.execute(after, receipt=issue_receipt(SIGNER, "acme", "forged", after.vote, 2))
     for forged in (
-        issue_receipt(new_signer(), "acme", "forged", after.vote, 1),
+        issue_receipt(signer_with_new_key(), "acme", "forged", after.vote, 1),
         issue_receipt(SIGNER, "globex", "forged", after.vote, 1),
         issue_receipt(SIGNER, "acme", "another", after.vote, 1),
         issue_receipt(SIGNER, "acme", "forged", hands.signed(bob, decision="reject").vote, 1),

@@ -9,7 +9,7 @@ import pytest
 from flotilla.agent import Agent, TaskContext
 from flotilla.bus import Redis
 from flotilla.contracts.envelope import decode_event
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from flotilla.llm import ChatMessage, Completion, CompletionRequest
 from flotilla.postgres import Pool
 from flotilla.testing import FakeModel
@@ -69,13 +69,13 @@ async def test_any_value_ends_in_an_answer_at_the_first_delivery(pool: Pool, red
     assert {failure["type"] for failure in failed.values()} == {"RuntimeError"}
     for reply in await replies(redis, "done"):
         value = values[int(reply["task_id"][1:])]
-        assert first_unstorable(reply["result"]) is None
-        if first_unstorable(value) is None:
+        assert why_not_storable(reply["result"]) is None
+        if why_not_storable(value) is None:
             assert reply["result"] == {"value": value}
     for row in await rows(pool, "SELECT body FROM flotilla.event_outbox"):
         event = decode_event(row["body"])
         kept = {name: member for name, member in event.data.items() if name != "escaped"}
-        assert first_unstorable(kept) is None
+        assert why_not_storable(kept) is None
         assert json.loads(row["body"])
 
 

@@ -57,7 +57,7 @@ async def test_task_waits_for_its_row_and_runs_once_it_is_there(pool: Pool, redi
     adder = Adder()
     async with running(adder.agent, pool, redis) as consumer:
         await put(redis, asked())
-        await eventually(lambda: consumer.in_flight == 0 and delivered(redis))
+        await eventually(lambda: consumer.in_flight_count == 0 and delivered(redis))
         assert adder.runs == 0
         await delegate(pool, asked())
         await eventually(lambda: replies(redis, "done"))

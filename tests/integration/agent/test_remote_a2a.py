@@ -99,7 +99,7 @@ class Elsewhere:
         app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])
         app.add_middleware(BaseHTTPMiddleware, dispatch=self._note)
         app.add_middleware(BaseHTTPMiddleware, dispatch=self._compress)
-        async with http_server(app, "127.0.0.1", self.port, grace_s=0).running():
+        async with http_server(app, "127.0.0.1", self.port, grace_s=0).serving():
             yield
 
     async def _note(self, request: Request, call_next: RequestResponseEndpoint) -> Response:

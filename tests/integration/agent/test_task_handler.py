@@ -78,7 +78,7 @@ async def test_same_task_twice_in_one_consumer_runs_once(pool: Pool, redis: Redi
     async with running(adder.agent, pool, redis) as consumer:
         await publish(pool, redis, asked("wait"))
         await publish(pool, redis, asked("wait"))
-        await eventually(lambda: consumer.in_flight == 2)
+        await eventually(lambda: consumer.in_flight_count == 2)
         adder.gate.set()
         await eventually(lambda: two(replies(redis, "done")))
     assert adder.runs == 1

@@ -9,7 +9,7 @@ import pytest
 
 from flotilla.bus import Redis, ensure_group
 from flotilla.bus.tickets import seal
-from flotilla.config.signing import new_signer
+from flotilla.config.signing import signer_with_new_key
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import task_stream
@@ -33,7 +33,7 @@ def with_an_empty_ticket() -> Fields:
 
 
 def signed_by_somebody_else() -> Fields:
-    event = seal(decode_event(sealed(asked()).body), new_signer())
+    event = seal(decode_event(sealed(asked()).body), signer_with_new_key())
     return {"event": event.body, "ticket": event.ticket}
 
 
@@ -137,7 +137,7 @@ async def test_an_agent_whose_clock_is_wrong_works_on_what_is_due_and_refuses_wh
         ticket = seal(decode_event(sealed(asked(deadline=(utc_now() + left).isoformat())).body), signer)
         return Delivery("1-0", decode_event(ticket.body), 1, {b"event": ticket.body, b"ticket": ticket.ticket.encode()})
 
-    signer = new_signer()
+    signer = signer_with_new_key()
     check = TicketCheck("adder", signer.public_keys(), pool, clock=lambda: utc_now() + ahead)
     assert await check.task_in(delivery(timedelta(minutes=5))) is not None
     with pytest.raises(DeadLetter, match="expired"):
@@ -150,7 +150,7 @@ async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool
     from flotilla.config.signing import PublicKeys
     from flotilla.contracts.errors import Untrusted
 
-    former, current = new_signer(), new_signer()
+    former, current = signer_with_new_key(), signer_with_new_key()
     both = PublicKeys.of(former, current)
     event = decode_event(sealed(asked()).body)
     for signer in (former, current):

@@ -61,7 +61,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     """A receiver on a free port."""
     it = Receiver()
     app = Starlette(routes=[Route("/{path:path}", it.handle, methods=["GET", "POST"])])
-    async with http_server(app, "127.0.0.1", 0).running() as port:
+    async with http_server(app, "127.0.0.1", 0).serving() as port:
         it.port = port
         yield it
 

@@ -10,7 +10,7 @@ from flotilla.config.signing import create_key_pair, load_public_keys, load_sign
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import to_storable
 from flotilla.eventstore import AgentEventStore
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
@@ -35,7 +35,7 @@ async def test_any_data_of_an_event_is_logged_projected_replayed_and_exported(
     await project_directly(audit_pool, records_of(bodies), load_signer(tmp_path / "audit.pem"))
     await projected.execute("DELETE FROM flotilla.event_outbox")
 
-    kept = [storable(value).value for value in values]
+    kept = [to_storable(value).value for value in values]
     replayed = await store.replay("s1")
     assert [event.data["details"] for event in replayed] == kept
     rows = await projected.fetch("SELECT body, event FROM audit.session_events ORDER BY seq")

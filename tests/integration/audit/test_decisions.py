@@ -321,5 +321,5 @@ async def test_a_checkpoint_number_is_never_used_twice(
     assert (last.number, last.epoch, last.abandoned) == (5, 2, 2)
     assert (await fleet.verify()).problems == []
     async with open_kafka_log(kafka) as log:
-        copies = await log.checkpoints()
+        copies = await log.read_checkpoints()
     assert {number for partition, number in copies if partition == lane} == {1, 2, 3, 4, 5}

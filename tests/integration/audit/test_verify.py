@@ -181,7 +181,7 @@ class _Early(KafkaLog):
     has_read = False
 
     async def checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
-        found = await super().checkpoints(from_offset) if self.has_read else {}
+        found = await super().read_checkpoints(from_offset) if self.has_read else {}
         self.has_read = True
         return found
 

@@ -79,7 +79,7 @@ async def test_it_waits_for_a_database_without_the_schema_and_reports_it(
     async with running_audit(audit_settings(database, kafka, tmp_path)) as runtime:
 
         async def reason() -> str | None:
-            return (await runtime.health.problems()).get("postgres")
+            return (await runtime.health.readiness_problems()).get("postgres")
 
         assert "flotilla.install" in str(await eventually(reason))
         await projected.execute("ALTER TABLE flotilla_ops.hidden RENAME TO _yoyo_migration")

@@ -12,21 +12,21 @@ from redis.exceptions import NoPermissionError
 from flotilla.bus import (
     DONE,
     AgentEventBus,
+    BusHousekeeping,
     Consumer,
     ConsumerOptions,
     Delivery,
-    Finish,
-    Housekeeping,
+    HandlerResult,
+    LiveRunWriter,
     Redis,
-    RunFeed,
     check_redis,
     connect_redis,
     ensure_group,
     entry_exists,
 )
-from flotilla.bus.acl import grants, users_file
+from flotilla.bus.acl import acl_file_text, fleet_permissions
 from flotilla.bus.connection import ask
-from flotilla.bus.functions import load_functions
+from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, RetryLater
 from flotilla.contracts.names import (
     BRIDGE_GROUP,
@@ -45,7 +45,7 @@ from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import event
 from tests.support.waiting import eventually
 
-USERS = grants()
+USERS = fleet_permissions()
 REPLIES = reply_stream("research")
 
 
@@ -53,11 +53,11 @@ REPLIES = reply_stream("research")
 async def guarded(any_redis: Redis, any_server: RedisServer) -> RedisServer:
     """A server that knows every user of the fleet, with its name as its password."""
     for name, grant in USERS.items():
-        await ask(any_redis, "ACL", "SETUSER", name, *grant.rules(), f">{name}")
+        await ask(any_redis, "ACL", "SETUSER", name, *grant.acl_rules(), f">{name}")
     for agent in ("research", "write"):
         await ensure_group(any_redis, task_stream(agent), agent_group(agent))
     await ensure_group(any_redis, REPLIES, BRIDGE_GROUP)
-    await load_functions(any_redis)
+    await load_redis_functions(any_redis)
     return any_server
 
 
@@ -77,11 +77,11 @@ async def test_a_wrong_password_is_refused_not_taken_for_a_server_that_is_away(g
 async def test_agent_can_do_all_that_an_agent_does(guarded: RedisServer, any_redis: Redis) -> None:
     stream = task_stream("research")
 
-    async def answer(delivery: Delivery) -> Finish:
+    async def answer(delivery: Delivery) -> HandlerResult:
         if delivery.event.subject == "bad":
             raise DeadLetter("bad")
         await asyncio.sleep(0.5)
-        return Finish([(REPLIES, event())])
+        return HandlerResult([(REPLIES, event())])
 
     async with user(guarded, "research-agent") as redis:
         options = ConsumerOptions(min_idle_ms=150, block_ms=100)
@@ -91,7 +91,7 @@ async def test_agent_can_do_all_that_an_agent_does(guarded: RedisServer, any_red
         for subject in ("good", "bad"):
             await AgentEventBus(any_redis).publish(stream, event(subject))
         await eventually(lambda: answered(any_redis))
-        await RunFeed(redis).done(run_stream("r1", "key"), "success")
+        await LiveRunWriter(redis).done(run_stream("r1", "key"), "success")
         await AgentEventBus(redis).publish(REPLIES, event())
         assert await ask(redis, "EXISTS", cancelled_key("t1")) == 0
         stop.set()
@@ -153,16 +153,16 @@ async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_
     async def known() -> list[str]:
         return ["research", "later"]
 
-    async def acknowledge(_: Delivery) -> Finish:
+    async def acknowledge(_: Delivery) -> HandlerResult:
         return DONE
 
     async with user(guarded, "workflow-worker") as redis:
         entry_id = await AgentEventBus(redis).publish(task_stream("research"), event())
         assert await entry_exists(redis, task_stream("research"), entry_id)
         await redis.set(cancelled_key("t1"), "1", ex=60)
-        await RunFeed(redis).done(run_stream("r1", "key"), "success")
+        await LiveRunWriter(redis).done(run_stream("r1", "key"), "success")
         await any_redis.xadd(EVENTS_STREAM, {"event": b"{}"})
-        await Housekeeping(redis, known, stale_after_ms=0).go_round()
+        await BusHousekeeping(redis, known, stale_after_ms=0).run_once()
         await AgentEventBus(redis).publish(REPLIES, event())
         stop = asyncio.Event()
         bridge = Consumer(redis, REPLIES, BRIDGE_GROUP, "bridge", acknowledge, ConsumerOptions(block_ms=100))
@@ -175,7 +175,7 @@ async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_
 
 
 async def test_gateway_reads_live_runs_and_redrives_and_no_more(guarded: RedisServer, any_redis: Redis) -> None:
-    await RunFeed(any_redis).done(run_stream("r1", "key"), "success")
+    await LiveRunWriter(any_redis).done(run_stream("r1", "key"), "success")
     async with user(guarded, "gateway") as redis:
         assert await redis.xread({run_stream("r1", "key"): "0"})
         await redis.xadd(REDRIVES_STREAM, {"event": b"{}"})
@@ -201,14 +201,14 @@ async def test_scaler_sees_lag_and_pending_but_no_entry(guarded: RedisServer) ->
 
 
 async def test_users_file_is_one_that_the_server_loads(any_redis: Redis) -> None:
-    text = users_file(USERS, {name: f"secret of {name}" for name in USERS})
+    text = acl_file_text(USERS, {name: f"secret of {name}" for name in USERS})
     assert "secret" not in text
     for line in text.splitlines():
         _, name, *rules = re.findall(r"\([^)]*\)|\S+", line)
         if name != "default":
             await ask(any_redis, "ACL", "SETUSER", name, *rules)
     with pytest.raises(ConfigurationError, match="REDIS_PASSWORD_GATEWAY"):
-        users_file(USERS, {})
+        acl_file_text(USERS, {})
 
 
 async def _read(redis: Redis, stream: str) -> bool:

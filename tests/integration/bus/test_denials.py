@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from flotilla.bus import Redis, connect_redis
 from flotilla.bus.connection import ask
-from flotilla.bus.denials import MAX_ENTRIES, Denials
+from flotilla.bus.denials import MAX_ENTRIES, DenialMonitor
 from flotilla.telemetry.metrics import REDIS_DENIED
 from flotilla_devstack import RunningStack
 from tests.support.redis_users import url_of
@@ -38,7 +38,7 @@ def count(user: str) -> float:
 
 
 async def test_each_denial_is_counted_and_logged_once(watcher: Redis, mallory: tuple[str, Redis]) -> None:
-    (user, client), denials = mallory, Denials(watcher)
+    (user, client), denials = mallory, DenialMonitor(watcher)
     await denied(client, "FLUSHALL")
     await denials.look()
     assert count(user) == 0  # of before the first look
@@ -56,7 +56,7 @@ async def test_each_denial_is_counted_and_logged_once(watcher: Redis, mallory: t
 
 async def test_without_the_right_to_look_it_asks_once(mallory: tuple[str, Redis], watcher: Redis) -> None:
     user, client = mallory
-    own, fleets = Denials(client), Denials(watcher)
+    own, fleets = DenialMonitor(client), DenialMonitor(watcher)
     await fleets.look()
     with capture_logs() as logs:
         await own.look()
@@ -72,7 +72,7 @@ async def test_a_flood_of_denials_hides_no_other(stack: RunningStack) -> None:
     async with connect_redis(redis.url) as admin:
         await ask(admin, "ACL", "SETUSER", "eve", "on", ">secret", "~own*", "+get", "+client")
         async with connect_redis(redis.url.replace("//", "//eve:secret@")) as eve:
-            denials = Denials(admin)
+            denials = DenialMonitor(admin)
             for _ in range(5):
                 await denied(eve, "FLUSHALL")
             await denials.look()
@@ -101,7 +101,7 @@ async def test_a_redis_without_such_a_log_is_asked_once(refusal: str) -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with connect_redis(f"redis://127.0.0.1:{port}/0") as client:
-            denials = Denials(client)
+            denials = DenialMonitor(client)
             with capture_logs() as logs:
                 await denials.look()
                 await denials.look()

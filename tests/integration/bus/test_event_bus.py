@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flotilla.bus import AWAY, AgentEventBus, ConsumerOptions, Redis, RunFeed, connect_redis
+from flotilla.bus import AWAY, AgentEventBus, ConsumerOptions, LiveRunWriter, Redis, connect_redis
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.errors import RetryLater
 from flotilla_devstack.servers.redis import RedisServer
@@ -68,9 +68,9 @@ async def test_concurrent_publishes_keep_each_callers_order_and_answer(redis: Re
 
 async def test_live_feed_loses_tokens_rather_than_tasks_while_redis_is_away(redis_server: RedisServer) -> None:
     async with connect_redis(redis_server.url) as redis:
-        feed = RunFeed(redis)
+        feed = LiveRunWriter(redis)
         redis_server.kill()
-        await feed.token(LIVE, "lost", task_id="t1", attempt=1)
+        await feed.write_token(LIVE, "lost", task_id="t1", attempt=1)
         await feed.flush()
         redis_server.start()
         redis_server.wait_ready()
@@ -87,7 +87,7 @@ async def test_publish_while_redis_is_away_says_to_retry(redis_server: RedisServ
     redis_server.wait_ready()
 
 
-async def _written(feed: RunFeed, redis: Redis) -> bool:
+async def _written(feed: LiveRunWriter, redis: Redis) -> bool:
     await feed.done(LIVE, "success")
     try:
         return bool(await redis.exists(LIVE))

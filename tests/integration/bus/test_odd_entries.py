@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flotilla.bus import Delivery, Finish, Redis, connect_redis
+from flotilla.bus import Delivery, HandlerResult, Redis, connect_redis
 from tests.support.consumers import consuming
 from tests.support.waiting import eventually
 
@@ -35,9 +35,9 @@ TEXT = json.dumps(EVENT, ensure_ascii=False)
 async def test_an_odd_entry_is_handled_at_its_first_delivery(redis_url: str, body: bytes, text: str) -> None:
     seen: list[Delivery] = []
 
-    async def handle(delivery: Delivery) -> Finish:
+    async def handle(delivery: Delivery) -> HandlerResult:
         seen.append(delivery)
-        return Finish()
+        return HandlerResult()
 
     async with connect_redis(redis_url) as redis, consuming(redis, "odd", handle):
         await _add(redis, body)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flotilla.bus import AWAY, DONE, Delivery, Finish, Publisher, check_redis, connect_redis
+from flotilla.bus import AWAY, DONE, Delivery, HandlerResult, Publisher, check_redis, connect_redis
 from flotilla.bus.connection import ask
 from flotilla.contracts.errors import RetryLater
 from flotilla_devstack import RunningStack
@@ -106,7 +106,7 @@ async def test_readiness_sees_a_replica_and_leaves_it(switch: Switch, pair: tupl
 async def test_a_consumer_follows_the_primary(switch: Switch, pair: tuple[RedisServer, RedisServer]) -> None:
     seen: list[str] = []
 
-    async def note(delivery: Delivery) -> Finish:
+    async def note(delivery: Delivery) -> HandlerResult:
         seen.append(delivery.event.subject)
         return DONE
 

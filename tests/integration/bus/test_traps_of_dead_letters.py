@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, dead_letter_store
+from flotilla.bus import DONE, Delivery, HandlerResult, Publisher, Redis, dead_letter_store
 from flotilla.bus.connection import ask
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts import AgentEvent
@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 REPLIES = reply_stream("adder")
 
 
-async def never(_: Delivery) -> Finish:
+async def never(_: Delivery) -> HandlerResult:
     raise UnknownType("version 2")
 
 
@@ -44,7 +44,7 @@ async def test_undecodable_entry_is_a_dead_letter_after_five_deliveries(redis: R
 async def test_one_bad_entry_does_not_strand_its_batch(redis: Redis, pool: Pool) -> None:
     seen: list[str] = []
 
-    async def handle(delivery: Delivery) -> Finish:
+    async def handle(delivery: Delivery) -> HandlerResult:
         seen.append(delivery.event.subject)
         return DONE
 
@@ -63,7 +63,7 @@ async def test_one_bad_entry_does_not_strand_its_batch(redis: Redis, pool: Pool)
 async def test_entry_without_an_answer_is_a_dead_letter_after_max_deliveries(redis: Redis, pool: Pool) -> None:
     runs = 0
 
-    async def break_down(_: Delivery) -> Finish:
+    async def break_down(_: Delivery) -> HandlerResult:
         nonlocal runs
         runs += 1
         raise RuntimeError("no answer")
@@ -81,7 +81,7 @@ async def test_entry_without_an_answer_is_a_dead_letter_after_max_deliveries(red
 async def test_twenty_deliveries_without_an_answer_are_allowed_by_default(redis: Redis) -> None:
     deliveries: list[int] = []
 
-    async def break_down(delivery: Delivery) -> Finish:
+    async def break_down(delivery: Delivery) -> HandlerResult:
         deliveries.append(delivery.deliveries)
         raise RuntimeError("no answer")
 
@@ -94,7 +94,7 @@ async def test_twenty_deliveries_without_an_answer_are_allowed_by_default(redis:
 async def test_entry_whose_dependency_was_away_is_innocent_however_long_it_took(redis: Redis) -> None:
     deliveries: list[int] = []
 
-    async def wait_for_database(delivery: Delivery) -> Finish:
+    async def wait_for_database(delivery: Delivery) -> HandlerResult:
         deliveries.append(delivery.deliveries)
         if len(deliveries) < 8:
             raise RetryLater("PostgreSQL is unavailable")
@@ -124,7 +124,7 @@ async def test_dead_lettered_task_fails_the_caller_that_waits_for_it(redis: Redi
 
 
 async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
-    async def refuse(_: Delivery) -> Finish:
+    async def refuse(_: Delivery) -> HandlerResult:
         raise DeadLetter("for another agent")
 
     await Publisher(redis).publish(STREAM, requested())
@@ -136,8 +136,8 @@ async def test_refused_entry_is_a_dead_letter_at_once(redis: Redis) -> None:
 
 
 async def test_what_is_too_large_to_publish_fails_the_caller_that_waits_at_the_first_delivery(redis: Redis) -> None:
-    async def answer(_: Delivery) -> Finish:
-        return Finish([(REPLIES, event(text="x" * 1_100_000))])
+    async def answer(_: Delivery) -> HandlerResult:
+        return HandlerResult([(REPLIES, event(text="x" * 1_100_000))])
 
     await Publisher(redis).publish(STREAM, requested())
     async with consuming(redis, STREAM, answer, group=GROUP, min_idle_ms=60_000):
@@ -157,7 +157,7 @@ NAMES = [{"subject": HUGE}, {"tenant": HUGE}, {"taskid": HUGE}, {"runid": HUGE},
 async def test_an_entry_with_a_name_of_any_length_is_buried(
     redis: Redis, pool: Pool, names: dict[str, Any], durable: bool
 ) -> None:
-    async def refuse(_: Delivery) -> Finish:
+    async def refuse(_: Delivery) -> HandlerResult:
         raise UnknownType(f"odd: {HUGE}")
 
     written = {"specversion": "1.0", "id": "1", "source": "/s", "time": "2030-01-01T12:00:00Z"}
@@ -172,7 +172,7 @@ async def test_an_entry_with_a_name_of_any_length_is_buried(
 async def test_replies_that_nobody_can_use_leave_a_bounded_number_of_dead_letters(
     redis: Redis, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(_: Delivery) -> Finish:
+    async def refuse(_: Delivery) -> HandlerResult:
         raise DeadLetter("forged")
 
     monkeypatch.setattr(dead_letter_store, "MOST_OF_REPLIES", 5)
@@ -202,7 +202,7 @@ async def test_dead_letter_stays_pending_while_its_store_is_away(redis: Redis, p
                 raise RetryLater("PostgreSQL is unavailable")
             return await durable.keep(lost)
 
-    async def refuse(_: Delivery) -> Finish:
+    async def refuse(_: Delivery) -> HandlerResult:
         raise DeadLetter("no")
 
     await Publisher(redis).publish(STREAM, requested())
@@ -254,9 +254,9 @@ async def test_discarded_dead_letter_is_closed_for_good(redis: Redis, pool: Pool
     await Publisher(redis).publish(STREAM, requested())
     async with consuming(redis, STREAM, never, group=GROUP, dead_letters=letters, min_idle_ms=60):
         (kept,) = await eventually(lambda: letters.list("default"))
-    assert await letters.counts() == {STREAM: 1}
+    assert await letters.open_counts_by_stream() == {STREAM: 1}
     await letters.discard("default", kept.dead_letter_id)
-    assert await letters.counts() == {}
+    assert await letters.open_counts_by_stream() == {}
     with pytest.raises(Conflict, match="was discarded"):
         await letters.redrive(redis, "default", kept.dead_letter_id)
 

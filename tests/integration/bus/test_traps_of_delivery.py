@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, connect_redis, ensure_group
+from flotilla.bus import DONE, Delivery, HandlerResult, Publisher, Redis, connect_redis, ensure_group
 from flotilla.bus.connection import MAX_BLOCK_MS, SOCKET_TIMEOUT_S, ask
 from flotilla.bus.consumer import ConsumerOptions
-from flotilla.bus.renewal import renew
+from flotilla.bus.renewal import renew_entries
 from flotilla.contracts.errors import RetryLater
 from flotilla.runtime.cancellation import cancel_all
 from flotilla_devstack.servers.redis import RedisServer
@@ -26,7 +26,7 @@ class Seen:
     def __init__(self) -> None:
         self.subjects: list[str] = []
 
-    async def __call__(self, delivery: Delivery) -> Finish:
+    async def __call__(self, delivery: Delivery) -> HandlerResult:
         self.subjects.append(delivery.event.subject)
         return DONE
 
@@ -59,7 +59,7 @@ async def test_claim_loops_its_cursor_past_ten_times_its_count(any_redis: Redis)
 
     async def keep_busy() -> None:
         while True:
-            await renew(any_redis, "s", "g", "busy", ids[:100])
+            await renew_entries(any_redis, "s", "g", "busy", ids[:100])
             await asyncio.sleep(MIN_IDLE_MS / 4000)
 
     busy = asyncio.create_task(keep_busy())
@@ -75,7 +75,7 @@ async def test_claim_loops_its_cursor_past_ten_times_its_count(any_redis: Redis)
 async def test_orphans_are_claimed_as_many_at_a_time_as_there_are_free_slots(any_redis: Redis) -> None:
     release = asyncio.Event()
 
-    async def hold(_: Delivery) -> Finish:
+    async def hold(_: Delivery) -> HandlerResult:
         await release.wait()
         return DONE
 
@@ -83,7 +83,7 @@ async def test_orphans_are_claimed_as_many_at_a_time_as_there_are_free_slots(any
     await publish(any_redis, "s", *(f"n{n}" for n in range(60)))
     await deliver_to(any_redis, "s", "dead", 60)
     async with consuming(any_redis, "s", hold, concurrency=50) as consumer:
-        await eventually(lambda: consumer.in_flight == 50)
+        await eventually(lambda: consumer.in_flight_count == 50)
         assert await pending(any_redis, "s") == 60
         assert await _commands(any_redis, "xautoclaim") < 20
         release.set()
@@ -134,10 +134,10 @@ async def test_answer_that_met_a_broken_connection_is_sent_again(redis: Redis, r
     handled = asyncio.Event()
     async with proxy(redis_server.ports["redis"]) as between, connect_redis(between.url) as client:
 
-        async def lose_the_connection(_: Delivery) -> Finish:
+        async def lose_the_connection(_: Delivery) -> HandlerResult:
             between.deaf = True
             handled.set()
-            return Finish([("answers", event("answer"))])
+            return HandlerResult([("answers", event("answer"))])
 
         async with consuming(client, "s", lose_the_connection, min_idle_ms=60_000):
             await publish(redis, "s", "one")
@@ -167,13 +167,13 @@ async def test_consumer_does_not_spin_while_its_group_cannot_be_made(redis: Redi
 async def test_takes_no_more_than_it_has_free_slots(redis: Redis) -> None:
     release = asyncio.Event()
 
-    async def hold(_: Delivery) -> Finish:
+    async def hold(_: Delivery) -> HandlerResult:
         await release.wait()
         return DONE
 
     await publish(redis, "s", *(f"n{n}" for n in range(10)))
     async with consuming(redis, "s", hold, concurrency=3) as consumer:
-        await eventually(lambda: consumer.in_flight == 3)
+        await eventually(lambda: consumer.in_flight_count == 3)
         await asyncio.sleep(0.3)
         assert await pending(redis, "s") == 3
         release.set()
@@ -201,7 +201,7 @@ async def test_second_consumer_does_not_set_the_group_back(redis: Redis) -> None
 async def test_handler_of_three_min_idle_runs_once(any_redis: Redis) -> None:
     started: list[str] = []
 
-    async def slow(delivery: Delivery) -> Finish:
+    async def slow(delivery: Delivery) -> HandlerResult:
         started.append(delivery.event.subject)
         await asyncio.sleep(3 * MIN_IDLE_MS / 1000)
         return DONE
@@ -218,7 +218,7 @@ async def test_renewal_does_not_steal_back_what_another_consumer_took(any_redis:
     mine, taken = await publish(any_redis, "s", "mine", "taken")
     await deliver_to(any_redis, "s", "me", 2)
     await any_redis.xclaim("s", "g", "other", 0, [taken])
-    assert await renew(any_redis, "s", "g", "me", [mine, taken]) == {taken}
+    assert await renew_entries(any_redis, "s", "g", "me", [mine, taken]) == {taken}
     rows = await any_redis.xpending_range("s", "g", "-", "+", 10)
     assert [row["consumer"] for row in rows] == [b"me", b"other"]
 
@@ -228,7 +228,7 @@ async def test_renewal_lets_go_of_what_another_consumer_finished(any_redis: Redi
     (finished,) = await publish(any_redis, "s", "finished")
     await deliver_to(any_redis, "s", "me", 1)
     await any_redis.xack("s", "g", finished)
-    assert await renew(any_redis, "s", "g", "me", [finished]) == {finished}
+    assert await renew_entries(any_redis, "s", "g", "me", [finished]) == {finished}
 
 
 async def test_renewal_keeps_what_only_a_lost_group_knew(any_redis: Redis) -> None:
@@ -240,7 +240,7 @@ async def test_renewal_keeps_what_only_a_lost_group_knew(any_redis: Redis) -> No
     await eventually(lambda: _is_past(any_redis, entry_id))
     await publish(any_redis, "s", "newer")
     await deliver_to(any_redis, "s", "other", 1)
-    assert await renew(any_redis, "s", "g", "me", [entry_id]) == set()
+    assert await renew_entries(any_redis, "s", "g", "me", [entry_id]) == set()
 
 
 async def _is_past(redis: Redis, entry_id: str) -> bool:
@@ -254,7 +254,7 @@ async def test_renewal_does_not_count_as_a_delivery(any_redis: Redis) -> None:
     (entry_id,) = await publish(any_redis, "s", "mine")
     await deliver_to(any_redis, "s", "me", 1)
     for _ in range(3):
-        await renew(any_redis, "s", "g", "me", [entry_id])
+        await renew_entries(any_redis, "s", "g", "me", [entry_id])
     (row,) = await any_redis.xpending_range("s", "g", "-", "+", 10)
     assert row["times_delivered"] == 1
 
@@ -323,7 +323,7 @@ def test_block_is_always_shorter_than_the_socket_timeout() -> None:
 async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest_pending(redis: Redis) -> None:
     ended: list[str] = []
 
-    async def work(delivery: Delivery) -> Finish:
+    async def work(delivery: Delivery) -> HandlerResult:
         if delivery.event.subject == "endless":
             await asyncio.Event().wait()
         await asyncio.sleep(0.3)
@@ -332,7 +332,7 @@ async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest_pending(redis: 
 
     await publish(redis, "s", "endless", "short")
     async with consuming(redis, "s", work, grace_s=0.6) as consumer:
-        await eventually(lambda: consumer.in_flight == 2)
+        await eventually(lambda: consumer.in_flight_count == 2)
     assert ended == ["short"]
     assert await pending(redis, "s") == 1
 

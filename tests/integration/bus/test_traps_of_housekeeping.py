@@ -8,9 +8,9 @@ import pytest
 from flotilla.bus import (
     AWAY,
     DONE,
+    BusHousekeeping,
     Delivery,
-    Finish,
-    Housekeeping,
+    HandlerResult,
     Publisher,
     Redis,
     connect_redis,
@@ -35,16 +35,16 @@ from tests.support.waiting import eventually
 _FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'event', '{}') end"
 
 
-def housekeeping(redis: Redis, *agents: str, **options: Any) -> Housekeeping:
+def housekeeping(redis: Redis, *agents: str, **options: Any) -> BusHousekeeping:
     async def registered() -> list[str]:
         return list(agents)
 
-    return Housekeeping(redis, registered, **options)
+    return BusHousekeeping(redis, registered, **options)
 
 
 async def test_housekeeping_makes_the_groups_of_agents_at_zero_replicas_again(any_redis: Redis) -> None:
     await any_redis.flushall()
-    await housekeeping(any_redis, "adder").go_round()
+    await housekeeping(any_redis, "adder").run_once()
     await Publisher(any_redis).publish(STREAM, requested())
     (state,) = await group_states(any_redis, STREAM)
     assert (state.group, state.lag, state.pending) == (GROUP, 1, 0)
@@ -57,7 +57,7 @@ async def test_trimming_keeps_everything_that_is_not_handled(any_redis: Redis) -
     ids = [await publisher.publish(STREAM, requested(f"t{n}")) for n in range(6)]
     await any_redis.xreadgroup(GROUP, "c1", {STREAM: ">"}, count=4)
     await any_redis.xack(STREAM, GROUP, ids[0], ids[1], ids[3])
-    await housekeeping(any_redis).go_round()
+    await housekeeping(any_redis).run_once()
     assert [entry_id.decode() for entry_id, _ in await raw(any_redis)] == ids[2:]
     assert not await entry_exists(any_redis, STREAM, ids[1])
     assert await entry_exists(any_redis, STREAM, ids[2])
@@ -70,7 +70,7 @@ async def test_trimming_leaves_lag_known(any_redis: Redis) -> None:
         await publisher.publish(STREAM, requested(f"t{n}"))
     read: Any = await any_redis.xreadgroup(GROUP, "c1", {STREAM: ">"}, count=3)
     await any_redis.xack(STREAM, GROUP, *[entry_id for entry_id, _ in read[0][1]])
-    await housekeeping(any_redis).go_round()
+    await housekeeping(any_redis).run_once()
     (row,) = await any_redis.xinfo_groups(STREAM)
     assert row["lag"] == 2
     assert STREAM_LAG.labels(STREAM, GROUP)._value.get() == 2
@@ -78,7 +78,7 @@ async def test_trimming_leaves_lag_known(any_redis: Redis) -> None:
 
 
 async def test_task_streams_never_see_xdel(redis: Redis, pool: Pool) -> None:
-    async def refuse_some(delivery: Delivery) -> Finish:
+    async def refuse_some(delivery: Delivery) -> HandlerResult:
         if delivery.event.taskid == "t1":
             raise DeadLetter("no")
         return DONE
@@ -92,7 +92,7 @@ async def test_task_streams_never_see_xdel(redis: Redis, pool: Pool) -> None:
             await letters.redrive(redis, "default", kept.dead_letter_id)
             await eventually(lambda: refused_twice(letters))
         await eventually(lambda: handled(redis))
-        await housekeeping(redis).go_round()
+        await housekeeping(redis).run_once()
     assert await redis.xlen(STREAM) == 0
     commands: dict[str, Any] = await ask(redis, "INFO", "commandstats")
     assert "cmdstat_xdel" not in commands
@@ -121,8 +121,8 @@ async def test_trimming_looks_at_the_contracts_group_only(redis: Redis, capsys: 
     await redis.xreadgroup(GROUP, "c1", {STREAM: ">"})
     await redis.xack(STREAM, GROUP, entry_id)
     keeper = housekeeping(redis)
-    await keeper.go_round()
-    await keeper.go_round()
+    await keeper.run_once()
+    await keeper.run_once()
     assert await redis.xlen(STREAM) == 0
     assert capsys.readouterr().out.count("bus_foreign_group") == 1
 
@@ -145,7 +145,7 @@ async def test_full_stream_refuses_more_until_it_is_drained(redis: Redis) -> Non
         await publisher.publish(STREAM, requested("t3"))
     async with consuming(redis, STREAM, acknowledge, group=GROUP):
         await eventually(lambda: handled(redis))
-    await housekeeping(redis).go_round()
+    await housekeeping(redis).run_once()
     await publisher.publish(STREAM, requested("t3"))
 
 
@@ -163,8 +163,8 @@ async def test_redis_out_of_memory_asks_to_retry_later(redis: Redis) -> None:
 async def test_answers_that_redis_has_no_room_for_do_not_take_others_with_them(redis: Redis) -> None:
     """An acknowledgement alone needs no memory: it goes through while replies wait."""
 
-    async def answer(delivery: Delivery) -> Finish:
-        return Finish([("answers", event("big"))]) if delivery.event.subject == "talkative" else DONE
+    async def answer(delivery: Delivery) -> HandlerResult:
+        return HandlerResult([("answers", event("big"))]) if delivery.event.subject == "talkative" else DONE
 
     await ensure_group(redis, STREAM, GROUP)
     await Publisher(redis).publish(STREAM, event("talkative"))
@@ -188,7 +188,7 @@ async def test_stale_consumer_goes_but_never_with_its_pending_entries(any_redis:
     entry_id = await Publisher(any_redis).publish(STREAM, requested("t2"))
     await any_redis.xreadgroup(GROUP, "alive", {STREAM: ">"})
     await any_redis.xack(STREAM, GROUP, entry_id)
-    await keeper.go_round()
+    await keeper.run_once()
     names = {row["name"] for row in await any_redis.xinfo_consumers(STREAM, GROUP)}
     assert names == {b"with-pending", b"alive"}
     assert await pending(any_redis, STREAM, GROUP) == 1

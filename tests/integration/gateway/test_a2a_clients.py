@@ -48,7 +48,7 @@ from google.protobuf.struct_pb2 import Value
 from jwt import PyJWK
 
 from flotilla.bus import connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.config.signing import create_key_pair
 from gateway.card_key import CardKey
 from tests.integration.gateway.conftest import Replica
@@ -78,9 +78,9 @@ def binding(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def feed(redis_url: str) -> AsyncIterator[RunFeed]:
+async def feed(redis_url: str) -> AsyncIterator[LiveRunWriter]:
     async with connect_redis(redis_url) as redis:
-        yield RunFeed(redis)
+        yield LiveRunWriter(redis)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ async def set_status(gateway: RunningGateway, status: str) -> None:
 
 
 async def test_question_is_answered_by_a_task_that_is_a_run(
-    gateway: RunningGateway, client_of: ClientOf, key: str, feed: RunFeed
+    gateway: RunningGateway, client_of: ClientOf, key: str, feed: LiveRunWriter
 ) -> None:
     client = await client_of(key, streaming=False)
     request = ask(message_id="m-1")
@@ -191,7 +191,7 @@ async def test_question_is_answered_by_a_task_that_is_a_run(
 
 
 async def test_stream_grows_the_answer_and_every_replica_resumes_it(
-    *, gateway: RunningGateway, client: Client, client_of: ClientOf, key: str, feed: RunFeed, replica: Replica
+    *, gateway: RunningGateway, client: Client, client_of: ClientOf, key: str, feed: LiveRunWriter, replica: Replica
 ) -> None:
     seen: list[StreamResponse] = []
     reading = asyncio.create_task(collect(client.send_message(ask()), seen))
@@ -199,7 +199,7 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
     await eventually(lambda: "SUBMITTED" in states_of(seen))
     live = await gateway.live(row["run_id"])
     await set_status(gateway, "running")
-    await feed.token(live, "The harbour ", task_id="t", attempt=1)
+    await feed.write_token(live, "The harbour ", task_id="t", attempt=1)
     await feed.flush()
     await eventually(lambda: text_of(seen) == "The harbour")
     async with replica() as other:
@@ -209,7 +209,7 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
             collect(elsewhere.subscribe(SubscribeToTaskRequest(id=row["run_id"])), resumed)
         )
         await eventually(lambda: text_of(resumed) == "The harbour")
-        await feed.token(live, "master", task_id="t", attempt=1)
+        await feed.write_token(live, "master", task_id="t", attempt=1)
         await feed.flush()
         await gateway.finish(row["run_id"], feed)
         await asyncio.gather(reading, subscribing)
@@ -222,17 +222,17 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
 
 
 async def test_answer_that_is_written_again_replaces_what_was_sent(
-    gateway: RunningGateway, client: Client, feed: RunFeed
+    gateway: RunningGateway, client: Client, feed: LiveRunWriter
 ) -> None:
     seen: list[StreamResponse] = []
     reading = asyncio.create_task(collect(client.send_message(ask()), seen))
     row = await newest(gateway)
     live = await gateway.live(row["run_id"])
-    await feed.token(live, "The gate ", task_id="t", attempt=1)
+    await feed.write_token(live, "The gate ", task_id="t", attempt=1)
     await feed.flush()
     await eventually(lambda: text_of(seen) == "The gate")
-    await feed.reset(live, task_id="t", attempt=2)
-    await feed.token(live, "The harbour ", task_id="t", attempt=2)
+    await feed.write_reset(live, task_id="t", attempt=2)
+    await feed.write_token(live, "The harbour ", task_id="t", attempt=2)
     await feed.flush()
     await gateway.finish(row["run_id"], feed)
     await reading
@@ -240,7 +240,7 @@ async def test_answer_that_is_written_again_replaces_what_was_sent(
 
 
 async def test_waiting_for_people_is_auth_required_and_no_message_is_a_vote(
-    gateway: RunningGateway, client: Client, feed: RunFeed
+    gateway: RunningGateway, client: Client, feed: LiveRunWriter
 ) -> None:
     seen: list[StreamResponse] = []
     reading = asyncio.create_task(collect(client.send_message(ask()), seen))
@@ -307,7 +307,7 @@ async def test_failure_tells_its_reason(gateway: RunningGateway, client: Client)
 
 
 async def test_tasks_are_listed_by_page_state_and_context(
-    gateway: RunningGateway, client: Client, feed: RunFeed
+    gateway: RunningGateway, client: Client, feed: LiveRunWriter
 ) -> None:
     tasks = [await sent(client, ask(f"Question {n}?", wait=False)) for n in range(3)]
     await gateway.finish(tasks[0].id, feed)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from tests.support.anything import objects
 from tests.support.collected import collected
 from tests.support.properties import FULL, examples
@@ -37,7 +37,7 @@ async def test_any_metadata_is_given_back_whole_or_refused_by_name(operator: htt
         else:
             refused += 1
             assert answer.status_code in {400, 422}, (answer.status_code, answer.text, value)
-            assert first_unstorable(value) is not None, (answer.text, value)
+            assert why_not_storable(value) is not None, (answer.text, value)
     assert taken > 10
     assert refused > 10
 

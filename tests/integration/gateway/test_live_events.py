@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from flotilla.bus import Redis, connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -84,8 +84,8 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def feed(redis: Redis) -> RunFeed:
-    return RunFeed(redis)
+def feed(redis: Redis) -> LiveRunWriter:
+    return LiveRunWriter(redis)
 
 
 async def a_run(client: httpx.AsyncClient, session_id: str) -> str:
@@ -96,20 +96,20 @@ async def a_run(client: httpx.AsyncClient, session_id: str) -> str:
 
 
 async def test_tokens_steps_and_session_events_arrive_while_they_happen_and_done_ends_the_stream(
-    gateway: RunningGateway, operator: httpx.AsyncClient, feed: RunFeed, unique: Callable[[str], str]
+    gateway: RunningGateway, operator: httpx.AsyncClient, feed: LiveRunWriter, unique: Callable[[str], str]
 ) -> None:
     run_id = await a_run(operator, unique("s"))
     live = await gateway.live(run_id)
     async with following(operator, run_id) as seen:
         await eventually(lambda: seen.seqs == [1, 2])
         await feed.step(live, "write", "started", attempt=1, agent="write")
-        await feed.token(live, "The harbour ", task_id="t", attempt=1)
+        await feed.write_token(live, "The harbour ", task_id="t", attempt=1)
         await feed.flush()
         await eventually(lambda: seen.text == "The harbour ")
-        await feed.reset(live, task_id="t", attempt=2)
+        await feed.write_reset(live, task_id="t", attempt=2)
         await gateway.work(run_id, "a tool was used")
         await eventually(lambda: seen.seqs == [1, 2, 3])
-        await feed.token(live, "master.", task_id="t", attempt=2)
+        await feed.write_token(live, "master.", task_id="t", attempt=2)
         await feed.flush()
         await gateway.finish(run_id, feed)
         await eventually(lambda: seen.closed)
@@ -121,7 +121,7 @@ async def test_tokens_steps_and_session_events_arrive_while_they_happen_and_done
 
 
 async def test_a_client_that_was_cut_off_goes_on_at_another_replica_without_gap_or_double(
-    replica: Replica, feed: RunFeed, unique: Callable[[str], str]
+    replica: Replica, feed: LiveRunWriter, unique: Callable[[str], str]
 ) -> None:
     async with replica() as one, replica() as two:
         key = await one.key("olga", ["operator"])
@@ -131,7 +131,7 @@ async def test_a_client_that_was_cut_off_goes_on_at_another_replica_without_gap_
         for turn in range(6):
             client = (one, two)[turn % 2].client(key)
             async with following(client, run_id, last_id) as seen:
-                await feed.token(await one.live(run_id), f"{turn} ", task_id=f"t{turn}", attempt=1)
+                await feed.write_token(await one.live(run_id), f"{turn} ", task_id=f"t{turn}", attempt=1)
                 await feed.flush()
                 await one.work(run_id, f"work {turn}")
                 await eventually(partial(seen.has, 2))  # cut off wherever it happens to be
@@ -146,10 +146,14 @@ async def test_a_client_that_was_cut_off_goes_on_at_another_replica_without_gap_
 
 
 async def test_without_the_live_stream_session_events_come_from_the_log_then_done(
-    gateway: RunningGateway, operator: httpx.AsyncClient, redis: Redis, feed: RunFeed, unique: Callable[[str], str]
+    gateway: RunningGateway,
+    operator: httpx.AsyncClient,
+    redis: Redis,
+    feed: LiveRunWriter,
+    unique: Callable[[str], str],
 ) -> None:
     run_id = await a_run(operator, unique("s"))
-    await feed.token(await gateway.live(run_id), "gone", task_id="t", attempt=1)
+    await feed.write_token(await gateway.live(run_id), "gone", task_id="t", attempt=1)
     await feed.flush()
     await gateway.work(run_id, "one", "two")
     async with following(operator, run_id) as first:
@@ -217,7 +221,7 @@ async def test_open_streams_are_limited_and_a_closed_one_makes_room(
 
 
 async def test_a_stopping_gateway_ends_its_streams_and_its_clients_go_on_elsewhere(
-    replica: Replica, feed: RunFeed, unique: Callable[[str], str]
+    replica: Replica, feed: LiveRunWriter, unique: Callable[[str], str]
 ) -> None:
     async with replica() as other:
         async with replica() as stopping:
@@ -233,7 +237,7 @@ async def test_a_stopping_gateway_ends_its_streams_and_its_clients_go_on_elsewhe
 
 
 async def test_an_open_stream_ends_when_its_key_is_revoked_or_its_sign_in_is_over(
-    replica: Replica, feed: RunFeed, unique: Callable[[str], str]
+    replica: Replica, feed: LiveRunWriter, unique: Callable[[str], str]
 ) -> None:
     async with replica(console_key_login=True, key_cache_s=0.5) as gateway:
         keeps = await gateway.client_of("olga", "operator")

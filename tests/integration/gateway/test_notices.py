@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.testing import ActivityEnvironment
 
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.runtime.health import http_server
 from flotilla.workflows.calls.runs import PauseRun, RunKey
 from flotilla_devstack.ports import free_port
@@ -51,7 +51,7 @@ class Receiver:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         app = Starlette(routes=[Route("/{path:path}", self.handle, methods=["POST"])])
-        async with http_server(app, "127.0.0.1", self.port, grace_s=0).running():
+        async with http_server(app, "127.0.0.1", self.port, grace_s=0).serving():
             yield
 
     @property
@@ -148,7 +148,7 @@ async def test_the_notices_of_a_run_keep_their_order_while_its_receiver_fails(
     async with working() as worker, receiver.listening():
         run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"})
         await eventually(lambda: _is(operator, run_id, "running"), timeout_s=30)
-        records, key = RunRecords(worker.pool, RunFeed(worker.redis)), RunKey(tenant_id="acme", run_id=run_id)
+        records, key = RunRecords(worker.pool, LiveRunWriter(worker.redis)), RunKey(tenant_id="acme", run_id=run_id)
         for paused in (True, True, False):
             await ActivityEnvironment().run(records.pause_run, PauseRun(run=key, paused=paused))
         await operator.post(f"/v1/runs/{run_id}/cancel")
@@ -277,7 +277,7 @@ async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_
     monkeypatch.setattr("workflow_worker.notices.POLL_S", 0.02)
     receiver.codes = [500, 503, 429, 408] * (3 * TRIES_OF_AN_HOUR // 4)
     async with working() as worker, receiver.listening():
-        records = RunRecords(worker.pool, RunFeed(worker.redis))
+        records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
         runs = [
             await ask(operator, unique_session, notify={"url": receiver.url, "secret_ref": "hooks"})
             for unique_session in ("a", "b", "c")

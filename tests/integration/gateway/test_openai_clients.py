@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from flotilla.bus import connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import ANSWER, RunningGateway
 from tests.support.waiting import eventually
@@ -26,9 +26,9 @@ OFFERED: Any = [{"type": "function", "function": {"name": "search", "parameters"
 
 
 @pytest.fixture
-async def feed(redis_url: str) -> AsyncIterator[RunFeed]:
+async def feed(redis_url: str) -> AsyncIterator[LiveRunWriter]:
     async with connect_redis(redis_url) as redis:
-        yield RunFeed(redis)
+        yield LiveRunWriter(redis)
 
 
 @pytest.fixture
@@ -67,15 +67,15 @@ async def runs_of(gateway: RunningGateway, count: int) -> list[Any]:
     return rows
 
 
-async def answer_next(gateway: RunningGateway, feed: RunFeed, count: int) -> Any:
+async def answer_next(gateway: RunningGateway, feed: LiveRunWriter, count: int) -> Any:
     """Ends the newest of `count` runs as the worker does."""
     row = (await runs_of(gateway, count))[-1]
     await gateway.finish(row["run_id"], feed)
     return row
 
 
-async def say(feed: RunFeed, live: str, text: str, attempt: int = 1) -> None:
-    await feed.token(live, text, task_id="t", attempt=attempt)
+async def say(feed: LiveRunWriter, live: str, text: str, attempt: int = 1) -> None:
+    await feed.write_token(live, text, task_id="t", attempt=attempt)
     await feed.flush()
 
 
@@ -97,7 +97,7 @@ async def test_models_are_listed_and_found(client: AsyncOpenAI) -> None:
 
 
 async def test_chat_completion_is_the_answer_of_a_run(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     asking = asyncio.create_task(
         client.chat.completions.create(model=MODEL, messages=ASKED, temperature=0.2, tools=OFFERED)
@@ -114,7 +114,7 @@ async def test_chat_completion_is_the_answer_of_a_run(
 
 
 async def test_chunks_arrive_while_the_answer_is_written_and_add_up_to_it(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     stream = await client.chat.completions.create(
         model=MODEL, messages=ASKED, stream=True, stream_options={"include_usage": True}
@@ -127,7 +127,7 @@ async def test_chunks_arrive_while_the_answer_is_written_and_add_up_to_it(
     await say(feed, live, "The harbour ")
     await eventually(lambda: text_of(seen) == "The harbour")
     # A second attempt that writes the same continues where the client is.
-    await feed.reset(live, task_id="t", attempt=2)
+    await feed.write_reset(live, task_id="t", attempt=2)
     await say(feed, live, "The har", attempt=2)
     await say(feed, live, "bour mas", attempt=2)
     await eventually(lambda: text_of(seen) == "The harbour mas")
@@ -141,13 +141,13 @@ async def test_chunks_arrive_while_the_answer_is_written_and_add_up_to_it(
 
 
 async def test_another_answer_than_was_streamed_is_an_error_never_a_mixture(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     stream = await client.chat.completions.create(model=MODEL, messages=ASKED, stream=True)
     (row,) = await runs_of(gateway, 1)
     live = await gateway.live(row["run_id"])
     await say(feed, live, "The gate ")
-    await feed.reset(live, task_id="t", attempt=2)
+    await feed.write_reset(live, task_id="t", attempt=2)
     await say(feed, live, "The harbour", attempt=2)
     seen: list[Any] = []
     with pytest.raises(openai.APIError, match="differs from what was sent"):
@@ -156,7 +156,7 @@ async def test_another_answer_than_was_streamed_is_an_error_never_a_mixture(
 
 
 async def test_conversation_stays_in_its_session_and_its_turns_reach_the_run(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed, client_of: ClientOf
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter, client_of: ClientOf
 ) -> None:
     first = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED))
     one = await answer_next(gateway, feed, 1)
@@ -176,7 +176,7 @@ async def test_conversation_stays_in_its_session_and_its_turns_reach_the_run(
 
 
 async def test_two_conversations_that_begin_alike_do_not_meet(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     asking = [asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED)) for _ in range(2)]
     rows = await runs_of(gateway, 2)
@@ -187,7 +187,7 @@ async def test_two_conversations_that_begin_alike_do_not_meet(
 
 
 async def test_retry_of_the_client_finds_its_run_and_a_new_question_makes_one(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     body: Any = {"model": MODEL, "messages": ASKED}
     asking = asyncio.create_task(client.chat.completions.create(**body))
@@ -201,7 +201,7 @@ async def test_retry_of_the_client_finds_its_run_and_a_new_question_makes_one(
     assert (await asking).id != (await again).id
 
 
-async def test_session_can_be_named(gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed) -> None:
+async def test_session_can_be_named(gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter) -> None:
     body: Any = {"model": MODEL, "messages": ASKED, "extra_headers": {"Flotilla-Session": "gate"}}
     asking = asyncio.create_task(client.chat.completions.create(**body))
     (row,) = await runs_of(gateway, 1)
@@ -271,7 +271,7 @@ async def test_errors_are_openais_for_whatever_goes_wrong(
 
 
 async def test_run_without_an_answer_is_an_error_with_its_reason(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     asking = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED))
     (row,) = await runs_of(gateway, 1)
@@ -288,7 +288,7 @@ async def test_run_without_an_answer_is_an_error_with_its_reason(
 
 
 async def test_response_continues_its_session_and_is_read_again(
-    gateway: RunningGateway, client: AsyncOpenAI, feed: RunFeed
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:
     asking = asyncio.create_task(
         client.responses.create(model=MODEL, input="Who opens the gate?", metadata={"ticket": "7"}, store=True)
@@ -332,7 +332,7 @@ async def events_of(client: AsyncOpenAI, response_id: str, after: int | None = N
 
 
 async def test_stream_is_the_same_live_and_later_whole_and_in_parts_on_every_replica(
-    replica: Replica, feed: RunFeed, client_of: ClientOf
+    replica: Replica, feed: LiveRunWriter, client_of: ClientOf
 ) -> None:
     async with replica() as one, replica() as two:
         key = await one.key("olga", ["operator"])
@@ -372,7 +372,7 @@ async def test_response_of_another_tenant_or_of_nobody_is_not_found(
                 await ask
 
 
-async def test_raw_stream_ends_with_done(gateway: RunningGateway, key: str, feed: RunFeed) -> None:
+async def test_raw_stream_ends_with_done(gateway: RunningGateway, key: str, feed: LiveRunWriter) -> None:
     body = {"model": MODEL, "messages": ASKED, "stream": True}
     async with (
         httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30) as raw,

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from flotilla.bus import connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -107,8 +107,8 @@ async def test_run_of_a_workflow_that_was_started_otherwise_is_read_as_a_respons
     stream = await client.responses.retrieve(f"resp_{run_id}", stream=True)
     seen: list[Any] = [await anext(stream)]
     async with connect_redis(redis_url) as redis:
-        feed = RunFeed(redis)
-        await feed.token(await gateway.live(run_id), "of an agent that it asked", task_id="t", attempt=1)
+        feed = LiveRunWriter(redis)
+        await feed.write_token(await gateway.live(run_id), "of an agent that it asked", task_id="t", attempt=1)
         await feed.flush()
     await end(gateway, {"text": "Three pages."})
     seen += [event async for event in stream]

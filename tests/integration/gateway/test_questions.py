@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flotilla.contracts.questions import wake_up_name
+from flotilla.contracts.questions import answer_event_name
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
@@ -187,7 +187,7 @@ async def test_who_reaches_temporal_ends_the_workflow_and_closes_the_question_bu
     run_id = await started(owner, unique("s"))
     question = await asked(owner, run_id)
     handle = worker.client.get_workflow_handle(f"run-{run_id}")
-    name = wake_up_name(question["question_id"])
+    name = answer_event_name(question["question_id"])
     for n in range(3):
         forged = OutsideEvent(event_id=f"forged-{n}", name=name, data={"answer": {"supplier": "mine"}})
         await handle.signal(RUN_EVENT_SIGNAL, forged)
@@ -206,7 +206,7 @@ async def test_an_answer_that_is_in_no_history_is_not_believed(
         "UPDATE flotilla.questions SET status = 'answered', answer = '{\"supplier\": \"mine\"}', event_seq = 1, "
         f"answered_by = 'alice' WHERE question_id = '{question['question_id']}'"
     )
-    wake_up = OutsideEvent(event_id="e", name=wake_up_name(question["question_id"]), data={})
+    wake_up = OutsideEvent(event_id="e", name=answer_event_name(question["question_id"]), data={})
     await worker.client.get_workflow_handle(f"run-{run_id}").signal(RUN_EVENT_SIGNAL, wake_up)
     run = await ended(owner, run_id)
     assert (run["status"], run["error"]["type"]) == ("error", "Unproven")

@@ -6,7 +6,7 @@ import httpx
 from temporalio.client import Client
 
 from flotilla.bus import connect_redis
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.requests import RAGRequest
 from flotilla.temporal import TASK_TIMEOUT
@@ -129,7 +129,7 @@ async def test_wait_s_answers_200_with_the_result_as_soon_as_the_run_is_done(
     waiting = asyncio.create_task(start(operator, session_id, wait_s=20))
     run_id = await eventually(lambda: the_run(gateway))
     async with connect_redis(redis_url) as redis:
-        await gateway.finish(run_id, RunFeed(redis))
+        await gateway.finish(run_id, LiveRunWriter(redis))
         async with asyncio.timeout(5):
             answer = await waiting
     assert answer.status_code == 200

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from flotilla.bus import connect_redis
-from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.api_keys import api_key_hash
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, agent_role, task_stream
 from flotilla_devstack import RunningStack
 from tests.support.postgres import Database, drop, with_database
@@ -101,9 +101,9 @@ async def test_two_installers_at_once_wait_for_the_database_and_agree(
         assert [stat.S_IMODE(file.stat().st_mode) for file in (keys_file, signing)] == [0o600, 0o600]
         stored = await known_keys(empty)
         assert stored == {
-            "admin": (key_hash(keys["admin"]), ["admin"], False),
-            "alice": (key_hash(keys["alice"]), ["operator", "approver"], True),
-            "bob": (key_hash(keys["bob"]), ["operator", "approver"], True),
+            "admin": (api_key_hash(keys["admin"]), ["admin"], False),
+            "alice": (api_key_hash(keys["alice"]), ["operator", "approver"], True),
+            "bob": (api_key_hash(keys["bob"]), ["operator", "approver"], True),
         }
         pem = signing.read_text()
         async with connect_redis(redis_url) as redis:
@@ -124,7 +124,7 @@ async def test_two_installers_at_once_wait_for_the_database_and_agree(
         assert fresh.keys() == keys.keys()
         assert fresh["alice"] != keys["alice"]
         assert {name: row[0] for name, row in (await known_keys(empty)).items()} == {
-            name: key_hash(key) for name, key in fresh.items()
+            name: api_key_hash(key) for name, key in fresh.items()
         }
     finally:
         await drop(with_database(empty.superuser_dsn, "postgres"), empty.superuser_dsn.rsplit("/", 1)[1])
@@ -153,7 +153,7 @@ async def test_missing_settings_and_a_short_admin_key_are_misuse(database: Datab
     assert code == 2
     assert "FLOTILLA_ADMIN_KEY has 5 characters" in said
     assert (await install({**here, "FLOTILLA_ADMIN_KEY": "k" * 40}))[0] == 0
-    assert (await known_keys(database))["admin"] == (key_hash("k" * 40), ["admin"], False)
+    assert (await known_keys(database))["admin"] == (api_key_hash("k" * 40), ["admin"], False)
 
 
 async def test_each_agent_gets_a_role_of_its_own_with_its_password(

@@ -9,8 +9,8 @@ from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFai
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import FlotillaError
-from flotilla.kafka.acl import rights
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.acl import kafka_permissions
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics, ensure_topics
 from flotilla_devstack import RunningStack
@@ -28,7 +28,7 @@ EVENTS, CHECKPOINTS, GROUP = "acl-events", "acl-checkpoints", "audit-acl-events"
 
 @pytest.fixture(scope="module")
 def server(stack: RunningStack) -> Iterator[KafkaWithUsers]:
-    KafkaWithUsers.users = (*rights(), "stranger")
+    KafkaWithUsers.users = (*kafka_permissions(), "stranger")
     running = stack._start_extra("kafka", KafkaWithUsers.port_names, KafkaWithUsers)
     yield running
     running.stop()
@@ -37,7 +37,7 @@ def server(stack: RunningStack) -> Iterator[KafkaWithUsers]:
 @pytest.fixture
 async def login(server: KafkaWithUsers) -> Callable[[str], KafkaSettings]:
     """Settings of a service by its user's name; the topics are there, made by the user `install`."""
-    await grant(server.bootstrap_address, rights(EVENTS, CHECKPOINTS, GROUP))
+    await grant(server.bootstrap_address, kafka_permissions(EVENTS, CHECKPOINTS, GROUP))
     topics = KafkaSettings(
         kafka_bootstrap_servers=server.bootstrap_address,
         kafka_session_events_topic=EVENTS,
@@ -48,7 +48,7 @@ async def login(server: KafkaWithUsers) -> Callable[[str], KafkaSettings]:
 
 
 async def publish(settings: KafkaSettings, topic: str) -> None:
-    producer = AIOKafkaProducer(**client_arguments(settings), enable_idempotence=False)
+    producer = AIOKafkaProducer(**kafka_client_arguments(settings), enable_idempotence=False)
     await producer.start()
     try:
         await producer.send_and_wait(topic, b"{}", partition=0)
@@ -57,7 +57,7 @@ async def publish(settings: KafkaSettings, topic: str) -> None:
 
 
 async def read(settings: KafkaSettings, topic: str, group: str | None = None) -> None:
-    consumer = AIOKafkaConsumer(topic, **client_arguments(settings), group_id=group, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(topic, **kafka_client_arguments(settings), group_id=group, auto_offset_reset="earliest")
     try:
         await consumer.start()
         await consumer.getmany(timeout_ms=2000)
@@ -70,7 +70,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
 ) -> None:
     relay = login("outbox-relay")
     await check_topics(relay)
-    publisher = await KafkaPublisher.open(client_arguments(relay), EVENTS)
+    publisher = await KafkaPublisher.open(kafka_client_arguments(relay), EVENTS)
     await publisher.close_without_flush()
     await publish_events(relay, events_of("s1", (1, 2, 3)))
     kafka = login("audit-consumer")
@@ -80,7 +80,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
     ):
         assert await projected.until("s1", 3) == [1, 2, 3]
         assert [event.seq for event in await log.read(TENANT, "s1")] == [1, 2, 3]
-        await eventually(log.checkpoints, timeout_s=20)
+        await eventually(log.read_checkpoints, timeout_s=20)
 
 
 @pytest.mark.parametrize("user", ["gateway", "install", "scaler", "stranger"])

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.postgres import Connection, Pool
 from outbox_relay.leases import LaneLeases
 from outbox_relay.publisher import KafkaPublisher, PublisherConnection
@@ -68,7 +68,9 @@ def start_relay(relay_pool: Pool, kafka: KafkaSettings) -> StartRelay:
         publisher: type[KafkaPublisher] = KafkaPublisher,
         leases: type[LaneLeases] = LaneLeases,
     ) -> AsyncIterator[Relay]:
-        link = PublisherConnection(partial(publisher.open, client_arguments(kafka), kafka.kafka_session_events_topic))
+        link = PublisherConnection(
+            partial(publisher.open, kafka_client_arguments(kafka), kafka.kafka_session_events_topic)
+        )
         relay = Relay(relay_pool, link, leases(relay_pool, instance), options=options, traces=traces)
         stop = asyncio.Event()
         running = asyncio.create_task(relay.run(stop, 5.0), name=instance)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla_devstack.servers.kafka import KafkaServer
 from outbox_relay import publisher as publishing
 from outbox_relay.publisher import KafkaPublisher, PublisherConnection
@@ -21,7 +21,7 @@ async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> 
     """A link that has a publisher, and tries to open the next for a second at a time."""
     monkeypatch.setattr(publishing, "OPEN_TIMEOUT_S", 1.0)
     made = PublisherConnection(
-        partial(KafkaPublisher.open, client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic)
+        partial(KafkaPublisher.open, kafka_client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic)
     )
     made.reconnect()
     await eventually(lambda: made.publisher, timeout_s=20)

@@ -15,7 +15,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import NotFound, RetryLater
 from flotilla.kafka.lanes import lane_of
-from flotilla.outbox.parked import OutboxStatus, park, redrive, status
+from flotilla.outbox.parked import OutboxStatus, outbox_status, park, redrive_session
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PARKED
 from outbox_relay.publisher import EventRefused, KafkaPublisher
@@ -58,7 +58,7 @@ async def set_max_message_bytes(kafka: KafkaSettings, size_bytes: int) -> None:
 
 async def status_of(pool: Pool, tenant: str = TENANT) -> OutboxStatus:
     async with tenant_transaction(pool, tenant) as connection:
-        return await status(connection)
+        return await outbox_status(connection)
 
 
 @asynccontextmanager
@@ -292,7 +292,7 @@ async def test_sessions_parked_by_one_tenant_are_not_shown_to_another(
         assert (await status_of(pool, "other")).parked == []
         with pytest.raises(NotFound):
             async with tenant_transaction(pool, "other") as connection:
-                await redrive(connection, next(iter(written)))
+                await redrive_session(connection, next(iter(written)))
 
 
 async def test_a_parked_session_goes_on_in_order_once_the_cause_is_fixed(
@@ -303,7 +303,7 @@ async def test_a_parked_session_goes_on_in_order_once_the_cause_is_fixed(
         ids = written[poisoned] + await append_messages(pool, poisoned, ["appended while parked"])
         await set_max_message_bytes(kafka, 1_048_588)
         async with tenant_transaction(pool, TENANT) as connection:
-            assert await redrive(connection, poisoned) == 3
+            assert await redrive_session(connection, poisoned) == 3
         await drained(backlog)
         assert first_occurrences(await read_topic(kafka))[key_of(poisoned)] == in_order(ids)
         assert (await status_of(pool)).parked == []
@@ -316,7 +316,7 @@ async def test_a_session_redriven_with_the_cause_unmended_is_parked_again(
         poisoned = next(iter(written))
         before = (await status_of(pool)).parked[0].parked_at
         async with tenant_transaction(pool, TENANT) as connection:
-            await redrive(connection, poisoned)
+            await redrive_session(connection, poisoned)
 
         async def parked_again() -> bool:
             parked = (await status_of(pool)).parked
@@ -332,7 +332,7 @@ async def test_a_tombstone_takes_the_place_of_the_refused_event(
         poisoned = next(iter(written))
         original = await superuser.fetchval("SELECT body FROM flotilla.event_outbox ORDER BY id LIMIT 1")
         async with tenant_transaction(pool, TENANT) as connection:
-            await redrive(connection, poisoned, tombstone=True)
+            await redrive_session(connection, poisoned, tombstone=True)
         await drained(backlog)
         log = [logged for logged in await read_topic(kafka) if logged.session == poisoned]
     assert first_occurrences(log) == {key_of(poisoned): in_order(written[poisoned])}
@@ -347,7 +347,7 @@ async def test_redriving_a_session_that_is_not_parked_is_not_found(pool: Pool) -
     await append_messages(pool, "s", ["fine"])
     async with tenant_transaction(pool, TENANT) as connection:
         with pytest.raises(NotFound, match="session s is not parked"):
-            await redrive(connection, "s")
+            await redrive_session(connection, "s")
 
 
 async def test_a_late_refusal_does_not_park_a_session_that_was_redriven(
@@ -357,7 +357,7 @@ async def test_a_late_refusal_does_not_park_a_session_that_was_redriven(
     row_id = await superuser.fetchval("SELECT id FROM flotilla.event_outbox")
     assert await park(relay_pool, row_id, "refused") == (TENANT, "s", 1)
     async with tenant_transaction(pool, TENANT) as connection:
-        await redrive(connection, "s")
+        await redrive_session(connection, "s")
     assert await park(relay_pool, row_id, "refused again, by a relay that was paused") is None
 
 

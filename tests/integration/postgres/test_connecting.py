@@ -11,7 +11,7 @@ import pytest
 
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.postgres import AWAY, Pool, check_schema, connecting, open_pool
-from flotilla.postgres.connecting import Connector, libpq_dsn, one_host_each
+from flotilla.postgres.connecting import PostgresConnector, dsn_per_host, libpq_dsn
 from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import PostgresServer
@@ -44,7 +44,7 @@ def before(host: str, dsn: str) -> str:
 
 
 def test_each_host_of_a_dsn_gets_its_own() -> None:
-    assert one_host_each("postgresql://u:p@a:1,[::1]:2/d?sslmode=require") == [
+    assert dsn_per_host("postgresql://u:p@a:1,[::1]:2/d?sslmode=require") == [
         "postgresql://u:p@a:1/d?sslmode=require",
         "postgresql://u:p@[::1]:2/d?sslmode=require",
     ]
@@ -140,10 +140,10 @@ async def test_a_connection_whose_peer_falls_silent_is_ended_by_the_kernel(pool:
 
 async def test_a_ca_file_needs_a_mode_that_verifies() -> None:
     with pytest.raises(ConfigurationError, match="sslmode=verify-full"):
-        Connector("postgresql://u@h/d", "ca.pem")
+        PostgresConnector("postgresql://u@h/d", "ca.pem")
     with pytest.raises(ConfigurationError, match="can't be read"):
-        Connector("postgresql://u@h/d?sslmode=verify-full", "/nowhere/ca.pem")
-    Connector("postgresql://u@h/d?sslmode=verify-full")
+        PostgresConnector("postgresql://u@h/d?sslmode=verify-full", "/nowhere/ca.pem")
+    PostgresConnector("postgresql://u@h/d?sslmode=verify-full")
 
 
 def test_libpq_gets_a_certificate_store_only_where_it_verifies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import flotilla.postgres.migrate
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.outbox import append
-from flotilla.postgres import ITSELF, HeldTask, acting_as, holding, open_pool, tenant_transaction
+from flotilla.postgres import ITSELF, TaskProof, acting_as, acting_for_task, open_pool, tenant_transaction
 from flotilla.postgres.migrate import migrate
 from flotilla.postgres.schema import MIGRATIONS
 from flotilla_devstack import RunningStack
@@ -94,11 +94,11 @@ async def new_services_append(database: Database) -> None:
     """Gateway, worker and an agent with a ticket each write an event into the session of the former version."""
     sources = {"flotilla_gateway": "/gateway", "flotilla_worker": "/workflow-worker", "flotilla_agent": "/agents/adder"}
     for role, source in sources.items():
-        held = HeldTask(task_id="t1", attempt=1, secret="a secret") if role == "flotilla_agent" else None
+        held = TaskProof(task_id="t1", attempt=1, secret="a secret") if role == "flotilla_agent" else None
         said = AgentStateEvent(
             kind="message", data={"role": "assistant", "content": role}, source=source, task_id="t1" if held else None
         )
         async with open_pool(database.dsn(role), application="new") as pool:
-            with holding(held), acting_as(ITSELF):
+            with acting_for_task(held), acting_as(ITSELF):
                 async with tenant_transaction(pool, "default") as connection:
                     await append(connection, "default", "s1", [said])

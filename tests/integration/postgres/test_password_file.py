@@ -15,7 +15,7 @@ from flotilla.bus.announcements import announcement_broker
 from flotilla.bus.connection import ask
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres import AWAY, open_pool
-from flotilla.postgres.connecting import Connector, libpq_dsn
+from flotilla.postgres.connecting import PostgresConnector, libpq_dsn
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import PostgresServer
 
@@ -81,7 +81,7 @@ async def test_redis_password_is_read_at_each_connect(redis_url: str, tmp_path: 
         await ask(admin, "ACL", "DELUSER", user)
 
 
-@pytest.mark.parametrize("connect", [Connector, libpq_dsn])
-def test_a_password_in_both_places_is_refused(connect: type[Connector], tmp_path: Path) -> None:
+@pytest.mark.parametrize("connect", [PostgresConnector, libpq_dsn])
+def test_a_password_in_both_places_is_refused(connect: type[PostgresConnector], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="take one of them out"):
         connect(f"postgresql://user:secret@host/flotilla?password_file={tmp_path}/password")

@@ -3,13 +3,13 @@ import pytest
 
 from flotilla.postgres import (
     UNSTORABLE,
-    HeldTask,
     Pool,
+    TaskProof,
     Viewer,
     acting_as,
-    holding,
-    may_leave_state,
+    acting_for_task,
     open_pool,
+    reset_session_after_use,
     tenant_snapshot,
     tenant_transaction,
 )
@@ -18,7 +18,7 @@ from tests.support.postgres import Database
 ODD = ["it's", "back\\", "\\'; DROP TABLE flotilla.sessions; --", "$$", "%s {0}", "\n\t", "ä€😀", '"quoted"', "E'\\x'"]
 SETTING = "SELECT current_setting($1, true)"
 QUERIES = "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
-SECRET = HeldTask(task_id="t1", attempt=1, secret="only-its-holder-knows-this")
+SECRET = TaskProof(task_id="t1", attempt=1, secret="only-its-holder-knows-this")
 
 
 async def statements_of(pool: Pool) -> list[str]:
@@ -64,7 +64,7 @@ async def test_a_tenant_that_is_not_valid_text_is_refused_and_the_next_one_is_se
 
 async def test_settings_end_with_their_transaction(database: Database) -> None:
     async with open_pool(database.dsn(), application="test", max_size=1) as pool:
-        with holding(SECRET):
+        with acting_for_task(SECRET):
             async with tenant_transaction(pool, "acme", durable=False):
                 pass
         async with pool.acquire() as connection:
@@ -76,7 +76,7 @@ async def test_settings_end_with_their_transaction(database: Database) -> None:
 async def test_a_tasks_secret_is_not_among_the_statements_that_its_role_sees(database: Database) -> None:
     dsn = database.dsn("flotilla_agent")
     async with open_pool(dsn, application="holder") as pool, open_pool(dsn, application="onlooker") as other:
-        with holding(SECRET):
+        with acting_for_task(SECRET):
             async with tenant_transaction(pool, "acme") as connection:
                 seen = " ".join(row["query"] for row in await other.fetch(QUERIES))
                 assert await connection.fetchval(SETTING, "flotilla.task_secret") == SECRET.secret
@@ -96,7 +96,7 @@ async def test_savepoints_work_within(pool: Pool) -> None:
 async def test_what_an_authors_statements_leave_in_a_session_ends_with_their_turn(database: Database) -> None:
     async with open_pool(database.dsn(), application="test", max_size=1) as pool:
         async with tenant_transaction(pool, "acme") as connection:
-            may_leave_state(connection)
+            reset_session_after_use(connection)
             await connection.execute("SET work_mem = '77kB'")
             await connection.fetchval("SELECT pg_advisory_lock(4711)")
         assert await pool.fetchval("SHOW work_mem") != "77kB"

@@ -31,7 +31,7 @@ from flotilla.config.signing import create_key_pair
 from flotilla.runtime import Runtime
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.service import _serve
-from flotilla.runtime.supervision import Job, Supervisor
+from flotilla.runtime.supervision import Job, JobSupervisor
 from flotilla_devstack.ports import free_port
 from tests.support.adder import Adder
 from tests.support.postgres import Database
@@ -104,14 +104,14 @@ class Breaker:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._orders: dict[asyncio.Task[Any] | None, asyncio.Future[None]] = {}
-        self._work = Supervisor._work
+        self._work = JobSupervisor._work
 
-        async def breakable(supervisor: Supervisor, job: Job, stop: asyncio.Event) -> None:
+        async def breakable(supervisor: JobSupervisor, job: Job, stop: asyncio.Event) -> None:
             await self._breakable(supervisor, job, stop)
 
-        monkeypatch.setattr(Supervisor, "_work", breakable)
+        monkeypatch.setattr(JobSupervisor, "_work", breakable)
 
-    async def _breakable(self, supervisor: Supervisor, job: Job, stop: asyncio.Event) -> None:
+    async def _breakable(self, supervisor: JobSupervisor, job: Job, stop: asyncio.Event) -> None:
         order = self._orders[asyncio.current_task()] = asyncio.get_running_loop().create_future()
         work = asyncio.create_task(self._work(supervisor, job, stop))
         try:
@@ -152,8 +152,10 @@ class Serving:
     async def ready(self) -> None:
         """Waits until every task lives."""
         wanted = self.service.restarting | self.service.fatal
-        await eventually(lambda: self.runtime.supervisor.tasks.keys() == wanted or self.exit_code.done(), timeout_s=30)
-        assert self.runtime.supervisor.tasks.keys() == wanted
+        await eventually(
+            lambda: self.runtime.supervisor.running_tasks.keys() == wanted or self.exit_code.done(), timeout_s=30
+        )
+        assert self.runtime.supervisor.running_tasks.keys() == wanted
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 FATAL = [(name, task, how) for name, service in SERVICES.items() for task in sorted(service.fatal) for how in HOWS]
 CHILDREN = {
-    "Server._serve": "the HTTP servers: their end is noted by EmbeddedServer.running",
+    "Server._serve": "the HTTP servers: their end is noted by EmbeddedServer.serving",
     "_StopSignal.wait": "of a task that waits for its stop event beside something else",
     "Consumer._keep_renewing": "ends its consumer, which is supervised",
     "Link._reconnect": "the relay starts it again, and is not alive while it hangs",
@@ -54,9 +54,9 @@ def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
 
 
 async def lives_again(running: Serving, breaker: Breaker, name: str, how: How, times: int) -> None:
-    ended = running.runtime.supervisor.tasks[name]
+    ended = running.runtime.supervisor.running_tasks[name]
     await breaker.end(ended, how)
-    await eventually(lambda: running.runtime.supervisor.tasks.get(name) not in (None, ended))
+    await eventually(lambda: running.runtime.supervisor.running_tasks.get(name) not in (None, ended))
     status, seen = await running.livez()
     assert (status, seen["restarts"][name]) == (200, times)
 
@@ -93,7 +93,7 @@ async def test_a_task_that_cannot_go_on_ends_its_process(
     name: str, task: str, how: How, ground: Ground, breaker: Breaker
 ) -> None:
     async with ground.serving(name) as running:
-        await breaker.end(running.runtime.supervisor.tasks[task], how)
+        await breaker.end(running.runtime.supervisor.running_tasks[task], how)
         await eventually(running.runtime.stop.is_set)
         assert running.runtime.health.liveness()["ended"].keys() == {task}
         assert await running.exit_code == EXIT_FAILED
@@ -101,7 +101,7 @@ async def test_a_task_that_cannot_go_on_ends_its_process(
 
 def unsupervised(running: Serving) -> dict[str, str]:
     """Tasks that the service made beside those its supervisor knows, by name."""
-    known = set(running.runtime.supervisor.tasks.values()) | running.before
+    known = set(running.runtime.supervisor.running_tasks.values()) | running.before
     found: dict[str, Any] = {task.get_name(): task.get_coro() for task in asyncio.all_tasks() - known}
     return {
         name: coroutine.__qualname__

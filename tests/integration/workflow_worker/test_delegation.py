@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from flotilla.bus import Delivery, Finish, connect_redis
+from flotilla.bus import Delivery, HandlerResult, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import UnknownType
@@ -86,7 +86,7 @@ async def test_a_run_that_waits_for_a_dead_letter_ends_at_once_with_its_reason(
 ) -> None:
     deliveries: list[int] = []
 
-    async def unknown(delivery: Delivery) -> Finish:
+    async def unknown(delivery: Delivery) -> HandlerResult:
         deliveries.append(delivery.deliveries)
         raise UnknownType("tasks of version 2")
 

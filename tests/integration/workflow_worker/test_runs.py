@@ -9,7 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from flotilla.bus.live import RunFeed
+from flotilla.bus.live import LiveRunWriter
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest
@@ -50,7 +50,7 @@ async def test_saving_twice_writes_once_and_answers_the_same(worker: RunningWork
     written = (await agents.write({"task_id": "t1"}))["result"]
     async with tenant_transaction(worker.pool, "acme") as connection:
         await connection.execute(ADD_RESULT, "t1", question.session_id, to_json(written).decode())
-    records = RunRecords(worker.pool, RunFeed(worker.redis))
+    records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
     answer = SaveAnswer(run=RunKey(tenant_id="acme", run_id=question.run_id), task_id="t1")
     first = await ActivityEnvironment().run(records.save_to_database, answer)
     second = await ActivityEnvironment().run(records.save_to_database, answer)
@@ -66,7 +66,7 @@ async def test_saving_twice_writes_once_and_answers_the_same(worker: RunningWork
 
 async def test_a_closed_run_is_neither_saved_nor_closed_again(worker: RunningWorker, question: RAGRequest) -> None:
     await insert_run(worker.pool, question, "running")
-    records = RunRecords(worker.pool, RunFeed(worker.redis))
+    records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
     key = RunKey(tenant_id="acme", run_id=question.run_id)
     environment = ActivityEnvironment()
     await environment.run(records.close_run, CloseRun(run=key, status="cancelled"))

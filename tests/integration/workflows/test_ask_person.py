@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import WorkflowHandle
 
 from flotilla.contracts.json_types import JsonValue
-from flotilla.contracts.questions import wake_up_name
+from flotilla.contracts.questions import answer_event_name
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
 from flotilla.testing.workflows import replay, try_workflow
 from tests.integration.workflows import steps
@@ -54,7 +54,7 @@ async def test_a_signal_answers_nothing() -> None:
         run_id = handle.id.removeprefix("run-")
         for n in range(3):
             data: dict[str, JsonValue] = {"answer": {"supplier": "mine"}, "supplier": "mine"}
-            event = OutsideEvent(event_id=f"e{n}", name=wake_up_name(f"{run_id}.ask_person"), data=data)
+            event = OutsideEvent(event_id=f"e{n}", name=answer_event_name(f"{run_id}.ask_person"), data=data)
             await handle.signal(RUN_EVENT_SIGNAL, event)
 
     trial = await try_workflow(steps.Asker, steps.Amount(count=1), meanwhile=forge)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from flotilla.actions.arguments import check_args, known_actions
+from flotilla.actions.arguments import action_argument_types, check_args
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from workflow_worker.actions.registry import installed_registry
 
@@ -42,10 +42,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
 
-    known_actions.cache_clear()
+    action_argument_types.cache_clear()
     yield lay
     monkeypatch.undo()
-    known_actions.cache_clear()
+    action_argument_types.cache_clear()
 
 
 def parsed(entries: dict[str, str]) -> list[tuple[str, str, str, str]]:

@@ -33,27 +33,27 @@ because = "abroad and in a hurry"
 
 def test_the_more_special_rule_wins_field_by_field() -> None:
     policy = parse_policy(LAYERS, "test")
-    medium = policy.requirement("pay", policy.assess("pay", {}))
+    medium = policy.approval_requirement("pay", policy.assess_risk("pay", {}))
     assert (medium.roles, medium.quorum, medium.required) == (["treasurer"], 1, True)
-    high = policy.requirement("pay", policy.assess("pay", {}, "high"))
+    high = policy.approval_requirement("pay", policy.assess_risk("pay", {}, "high"))
     assert (high.roles, high.quorum) == (["treasurer"], 3)
-    other = policy.requirement("other", policy.assess("other", {}, "high"))
+    other = policy.approval_requirement("other", policy.assess_risk("other", {}, "high"))
     assert (other.roles, other.quorum) == (["approver"], 2)
     assert policy.version.startswith("7+")
 
 
 def test_arguments_raise_the_risk_and_say_why() -> None:
     policy = parse_policy(LAYERS, "test")
-    raised = policy.assess("pay", {"currency": "USD", "urgent": True})
+    raised = policy.assess_risk("pay", {"currency": "USD", "urgent": True})
     assert (raised.risk_level, raised.reasons[-1]) == ("high", "policy: abroad and in a hurry")
-    assert policy.assess("pay", {"currency": "USD", "urgent": False}).risk_level == "medium"
+    assert policy.assess_risk("pay", {"currency": "USD", "urgent": False}).risk_level == "medium"
 
 
 @given(requested=st.sampled_from(RISK_ORDER), action=st.sampled_from(["pay", "other", "echo"]))
 def test_a_caller_can_raise_the_risk_and_never_lower_it(requested: RiskLevel, action: str) -> None:
     policy = parse_policy(LAYERS, "test")
-    own = policy.assess(action, {}).risk_level
-    asked = policy.assess(action, {}, requested).risk_level
+    own = policy.assess_risk(action, {}).risk_level
+    asked = policy.assess_risk(action, {}, requested).risk_level
     assert RISK_ORDER.index(asked) == max(RISK_ORDER.index(own), RISK_ORDER.index(requested))
 
 
@@ -61,7 +61,8 @@ def test_what_needs_no_approval_is_only_the_low_risk() -> None:
     for source in BUILTIN:
         policy = read_policy(source)
         required = {
-            level: policy.requirement("echo", policy.assess("echo", {}, level)).required for level in RISK_ORDER
+            level: policy.approval_requirement("echo", policy.assess_risk("echo", {}, level)).required
+            for level in RISK_ORDER
         }
         assert required == {"low": False, "medium": True, "high": True}
 
@@ -69,13 +70,13 @@ def test_what_needs_no_approval_is_only_the_low_risk() -> None:
 def test_signals_count_in_the_local_policy_only() -> None:
     for source, allowed in (("builtin:production", False), ("builtin:local", True)):
         policy = read_policy(source)
-        assert policy.requirement("echo", policy.assess("echo", {}, "high")).allow_signal is allowed
+        assert policy.approval_requirement("echo", policy.assess_risk("echo", {}, "high")).allow_signal is allowed
 
 
 def test_the_policy_in_the_documentation_is_one() -> None:
     page = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text()
     policy = parse_policy(page.partition("```toml\n")[2].partition("```")[0], "docs/approvals.md")
-    pay = policy.requirement("pay", policy.assess("pay", {"currency": "USD"}))
+    pay = policy.approval_requirement("pay", policy.assess_risk("pay", {"currency": "USD"}))
     assert (pay.risk_level, pay.quorum, pay.editable_args) == ("high", 2, ["amount"])
 
 
@@ -122,17 +123,17 @@ def test_file_that_extends_a_builtin_one_changes_only_what_it_names() -> None:
     page = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text()
     (example,) = [block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "extends" in block]
     policy, base = parse_policy(example, "docs/approvals.md"), read_policy("builtin:production")
-    assert policy.assess("publish_answer", {}).risk_level == "high"
-    assert policy.requirement("publish_answer", policy.assess("publish_answer", {})).quorum == 2
+    assert policy.assess_risk("publish_answer", {}).risk_level == "high"
+    assert policy.approval_requirement("publish_answer", policy.assess_risk("publish_answer", {})).quorum == 2
     for action, args in (("echo", {}), ("http_request", {"method": "POST"}), ("anything", {})):
-        assert policy.assess(action, args) == base.assess(action, args)
-    assert policy.requirement("echo", policy.assess("echo", {})).editable_args == ["text"]
+        assert policy.assess_risk(action, args) == base.assess_risk(action, args)
+    assert policy.approval_requirement("echo", policy.assess_risk("echo", {})).editable_args == ["text"]
     assert policy.version.startswith("2030-2+")
 
 
 def test_lists_and_values_of_an_extending_file_replace_the_builtin_ones() -> None:
     policy = parse_policy('version = "1"\nextends = "builtin:local"\n[actions.http_request]\nraise_if = []', "test")
-    assert policy.assess("http_request", {"method": "POST"}).risk_level == "medium"
+    assert policy.assess_risk("http_request", {"method": "POST"}).risk_level == "medium"
 
 
 def test_extending_different_rules_gives_different_versions() -> None:

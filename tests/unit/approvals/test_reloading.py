@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.errors import ConfigurationError
 
 ROLES = '[defaults]\nroles = ["approver"]\n'
@@ -20,24 +20,24 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_another_content_is_in_force_once_two_looks_have_seen_it(file: Path) -> None:
-    policies = PolicyFile(str(file))
-    before = policies.current
+    policies = ReloadingPolicyFile(str(file))
+    before = policies.current_policy
     assert (policies.look(), policies.look()) == (False, False)
     file.write_text(TWO)
-    assert (policies.look(), policies.current is before) == (False, True)
+    assert (policies.look(), policies.current_policy is before) == (False, True)
     assert policies.look()
-    assert policies.current.version.startswith("2+")
-    assert policies.current.assess("pay", {}).risk_level == "high"
-    assert before.assess("pay", {}).risk_level == "low"
+    assert policies.current_policy.version.startswith("2+")
+    assert policies.current_policy.assess_risk("pay", {}).risk_level == "high"
+    assert before.assess_risk("pay", {}).risk_level == "low"
     assert not policies.look()
 
 
 def test_a_file_that_is_being_written_is_never_in_force(file: Path) -> None:
-    policies = PolicyFile(str(file))
+    policies = ReloadingPolicyFile(str(file))
     for end in range(len('version = "2"\n'), len(TWO)):
         file.write_text(TWO[:end])
         assert not policies.look(), TWO[:end]
-    assert policies.current.version.startswith("1+")
+    assert policies.current_policy.version.startswith("1+")
     file.write_text(TWO)
     assert not policies.look()
     assert policies.look()
@@ -58,15 +58,15 @@ def test_a_file_that_is_being_written_is_never_in_force(file: Path) -> None:
     ],
 )
 def test_a_file_that_can_not_be_used_changes_nothing(file: Path, text: str | None) -> None:
-    policies = PolicyFile(str(file))
-    before = policies.current
+    policies = ReloadingPolicyFile(str(file))
+    before = policies.current_policy
     if text is None:
         file.unlink()
     else:
         file.write_text(text)
     assert not any(policies.look() for _ in range(3))
-    assert policies.current is before
+    assert policies.current_policy is before
     with pytest.raises(ConfigurationError):
-        PolicyFile(str(file))
+        ReloadingPolicyFile(str(file))
     file.write_text(ONE)
     assert not any(policies.look() for _ in range(3))

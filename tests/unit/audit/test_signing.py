@@ -34,10 +34,10 @@ def test_keys_and_certificates_of_one_file_are_all_trusted(tmp_path: Path) -> No
 
     for key in (replaced, current):
         signer = Signer(key)
-        assert trusted.problem(signer.key_id, STATEMENT, signer.sign(STATEMENT)) is None
-    assert "not among the trusted" in str(trusted.problem(Signer(stranger).key_id, STATEMENT, b""))
+        assert trusted.signature_problem(signer.key_id, STATEMENT, signer.sign(STATEMENT)) is None
+    assert "not among the trusted" in str(trusted.signature_problem(Signer(stranger).key_id, STATEMENT, b""))
     assert "wrong signature" in str(
-        trusted.problem(Signer(current).key_id, STATEMENT, Signer(stranger).sign(STATEMENT))
+        trusted.signature_problem(Signer(current).key_id, STATEMENT, Signer(stranger).sign(STATEMENT))
     )
 
 

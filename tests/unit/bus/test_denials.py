@@ -1,6 +1,6 @@
 """Which entries of Redis' ACL log count."""
 
-from flotilla.bus.denials import by_entry
+from flotilla.bus.denials import denial_counts_by_entry
 
 
 def entry(reason: str, denied: str, count: int = 1, user: str = "mallory-agent") -> list[object]:
@@ -17,7 +17,7 @@ def test_clients_that_name_their_library_and_failed_logins_do_not_count() -> Non
         entry("key", "flotilla.tasks.research", 2),
         entry("key", "flotilla.tasks.research", 3),
     ]
-    found = by_entry(rows)
+    found = denial_counts_by_entry(rows)
     assert [(denied.user, denied.reason, denied.name) for denied, _ in found] == [
         ("mallory-agent", "key", "flotilla.tasks.research")
     ]
@@ -25,5 +25,5 @@ def test_clients_that_name_their_library_and_failed_logins_do_not_count() -> Non
 
 
 def test_a_long_name_of_a_key_is_cut() -> None:
-    [(denied, _)] = by_entry([entry("key", "k" * 10_000)])
+    [(denied, _)] = denial_counts_by_entry([entry("key", "k" * 10_000)])
     assert denied.name == "k" * 200

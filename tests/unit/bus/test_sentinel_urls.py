@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import ConnectionError as NoPrimary
 
-from flotilla.bus.connection import address_of
-from flotilla.bus.sentinel import Following, Sentinels, split_sentinels
+from flotilla.bus.connection import redis_url_and_options
+from flotilla.bus.sentinel import PrimaryConnection, Sentinels, split_sentinels
 from flotilla.contracts.errors import ConfigurationError
 
 
@@ -52,11 +52,11 @@ def test_sentinels_have_a_login_of_their_own() -> None:
 async def test_passwords_of_servers_and_sentinels_are_read_from_files(tmp_path: Path) -> None:
     for name in ("server", "sentinel"):
         (tmp_path / name).write_text(f"of-the-{name}\n")
-    url, options = address_of(
+    url, options = redis_url_and_options(
         f"redis+sentinel://u@a/main/1?password_file={tmp_path}/server&sentinel_password_file={tmp_path}/sentinel"
     )
     assert url == "redis://sentinel/1"
-    assert issubclass(options["connection_class"], Following)
+    assert issubclass(options["connection_class"], PrimaryConnection)
     assert await options["credential_provider"].get_credentials_async() == ("u", "of-the-server")
     own = vars(options["connection_class"].sentinels)["_options"]["credential_provider"]
     assert await own.get_credentials_async() == ("of-the-sentinel",)
@@ -77,9 +77,9 @@ async def test_a_sentinel_that_names_no_address_is_passed_over_for_the_next_one(
     async with AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(answering(answer)) for answer in answers]
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        assert await sentinels_of(f"redis+sentinel://{hosts}/main").primary() == ("main", 6379)
+        assert await sentinels_of(f"redis+sentinel://{hosts}/main").find_primary() == ("main", 6379)
         with pytest.raises(NoPrimary, match="names no address"):
-            await sentinels_of(f"redis+sentinel://127.0.0.1:{ports[0]}/main").primary()
+            await sentinels_of(f"redis+sentinel://127.0.0.1:{ports[0]}/main").find_primary()
 
 
 @asynccontextmanager

@@ -2,8 +2,8 @@
 
 import itertools
 
-from flotilla.contracts.names import compound_id, order_workflow_id, session_key
-from flotilla.contracts.tasks import hop_of, next_hop_id, root_task_id
+from flotilla.contracts.names import join_id_parts, order_workflow_id, session_key
+from flotilla.contracts.tasks import hop_number, next_hop_id, root_task_id
 
 SEPARATORS = "-/.:~%#_| \x00\n"
 PARTS = [
@@ -16,14 +16,14 @@ PARTS = [
 
 def test_two_parts_with_every_separator_in_every_place_never_meet() -> None:
     some = [part for part in PARTS if len(part) < 3]
-    made = {compound_id(left, right): (left, right) for left in some for right in some}
+    made = {join_id_parts(left, right): (left, right) for left in some for right in some}
     assert len(made) == len(some) ** 2
 
 
 def test_three_parts_do_not_meet_two() -> None:
     short = [part for part in PARTS if len(part) < 2]
-    three = {compound_id(*parts) for parts in itertools.product(short, repeat=3)}
-    two = {compound_id(left, right) for left in PARTS for right in PARTS[:200]}
+    three = {join_id_parts(*parts) for parts in itertools.product(short, repeat=3)}
+    two = {join_id_parts(left, right) for left in PARTS for right in PARTS[:200]}
     assert len(three) == len(short) ** 3
     assert not three & two
 
@@ -52,4 +52,4 @@ def test_keys_of_sessions_with_valid_ids_are_what_they_were() -> None:
 
 def test_hops_are_read_from_the_end_of_their_id() -> None:
     task = next_hop_id(next_hop_id("run-1.pipeline"))
-    assert (task, root_task_id(task), hop_of(task)) == ("run-1.pipeline~2", "run-1.pipeline", 2)
+    assert (task, root_task_id(task), hop_number(task)) == ("run-1.pipeline~2", "run-1.pipeline", 2)

@@ -11,32 +11,32 @@ from hypothesis import given
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
-from flotilla.contracts.values import MAX_DEPTH, first_unstorable, storable, storable_text
+from flotilla.contracts.values import MAX_DEPTH, to_storable, to_storable_text, why_not_storable
 from tests.support.anything import anything, texts
 
 
 @given(anything())
 def test_what_is_kept_is_held_by_every_store(value: Any) -> None:
-    kept = storable(value)
+    kept = to_storable(value)
     body = to_json(kept.value)
     assert b"\\u0000" not in body.replace(b"\\\\", b"")
     assert msgspec.json.decode(body) == json.loads(body)
     assert json.loads(json.dumps(kept.value, allow_nan=False)) == kept.value
-    assert storable(kept.value).value == kept.value
-    assert first_unstorable(kept.value) is None
+    assert to_storable(kept.value).value == kept.value
+    assert why_not_storable(kept.value) is None
 
 
 @given(anything())
 def test_each_place_that_was_changed_is_marked_and_no_other(value: Any) -> None:
-    kept = storable(value)
-    assert bool(kept.escaped) == (first_unstorable(value) is not None)
+    kept = to_storable(value)
+    assert bool(kept.escaped) == (why_not_storable(value) is not None)
     if not kept.escaped:
         assert kept.value == json.loads(json.dumps(value))
 
 
 @given(texts)
 def test_texts_that_are_kept_tell_the_characters_that_were_not(text: str) -> None:
-    kept = storable_text(text)
+    kept = to_storable_text(text)
     assert kept.encode().decode() == kept
     assert "\x00" not in kept
     if "\\" not in text:
@@ -57,12 +57,12 @@ def test_texts_that_are_kept_tell_the_characters_that_were_not(text: str) -> Non
     ],
 )
 def test_escapes(value: Any, kept: Any, escaped: list[str]) -> None:
-    found = storable(value)
+    found = to_storable(value)
     assert (found.value, found.escaped) == (kept, escaped)
 
 
 def test_a_number_of_more_digits_than_python_reads_becomes_text() -> None:
-    found = storable({"n": 10**5000})
+    found = to_storable({"n": 10**5000})
     assert (int(found.value["n"], 16), found.escaped) == (10**5000, ["/n"])
 
 
@@ -70,15 +70,15 @@ def test_nesting_has_an_end() -> None:
     deep: Any = "x"
     for _ in range(MAX_DEPTH):
         deep = [deep]
-    assert storable(deep).escaped == []
+    assert to_storable(deep).escaped == []
     with pytest.raises(Invalid, match="deeper than 100 levels"):
-        storable([deep])
+        to_storable([deep])
     cyclic: list[Any] = []
     cyclic.append(cyclic)
     with pytest.raises(Invalid, match="deeper than 100 levels"):
-        storable(cyclic)
+        to_storable(cyclic)
 
 
 def test_a_caller_learns_the_place() -> None:
-    assert str(first_unstorable({"a": {"b": "\x00"}})).startswith("/a/b holds")
-    assert first_unstorable({"a": {"b": "ok"}}) is None
+    assert str(why_not_storable({"a": {"b": "\x00"}})).startswith("/a/b holds")
+    assert why_not_storable({"a": {"b": "ok"}}) is None

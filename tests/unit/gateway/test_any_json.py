@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from gateway.schemas.governed import ActionBody
 from gateway.schemas.pipelines import TaskBody
 from gateway.schemas.sessions import SessionRequest
@@ -32,12 +32,12 @@ def taken(make: Callable[[Any], Any], value: Any) -> tuple[Any, list[object]]:
 @given(value=objects)
 def test_an_object_is_taken_whole_or_refused_by_name(field: str, value: dict[str, Any]) -> None:
     body, wrong = taken(BODIES[field], value)
-    assert wrong == ([] if first_unstorable(value) is None else [(field,)])
+    assert wrong == ([] if why_not_storable(value) is None else [(field,)])
     assert body is None or getattr(body, field) == value
 
 
 @given(texts)
 def test_a_text_is_taken_whole_or_refused_by_name(text: str) -> None:
     body, wrong = taken(lambda value: ActionBody(action="echo", description=value), text)
-    assert wrong == ([] if text.strip() and first_unstorable(text) is None else [("description",)])
+    assert wrong == ([] if text.strip() and why_not_storable(text) is None else [("description",)])
     assert body is None or body.description == text

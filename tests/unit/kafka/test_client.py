@@ -8,13 +8,13 @@ from pydantic import SecretStr
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.kafka.client import client_arguments
-from flotilla.kafka.tokens import token_command
+from flotilla.kafka.client import kafka_client_arguments
+from flotilla.kafka.tokens import shared_token_command
 from tests.support.certificates import make_certificates
 
 
 def test_plaintext_needs_only_the_address() -> None:
-    arguments = client_arguments(KafkaSettings(kafka_bootstrap_servers="kafka:9092"))
+    arguments = kafka_client_arguments(KafkaSettings(kafka_bootstrap_servers="kafka:9092"))
     assert arguments == {
         "bootstrap_servers": "kafka:9092",
         "security_protocol": "PLAINTEXT",
@@ -23,12 +23,14 @@ def test_plaintext_needs_only_the_address() -> None:
 
 
 def test_tls_verifies_the_broker() -> None:
-    arguments = client_arguments(KafkaSettings(kafka_bootstrap_servers="kafka:9093", kafka_security_protocol="SSL"))
+    arguments = kafka_client_arguments(
+        KafkaSettings(kafka_bootstrap_servers="kafka:9093", kafka_security_protocol="SSL")
+    )
     assert arguments["ssl_context"].check_hostname
 
 
 def test_sasl_passes_name_and_password() -> None:
-    arguments = client_arguments(
+    arguments = kafka_client_arguments(
         KafkaSettings(
             kafka_bootstrap_servers="kafka:9094",
             kafka_security_protocol="SASL_PLAINTEXT",
@@ -44,7 +46,7 @@ def test_sasl_passes_name_and_password() -> None:
 def test_sasl_without_a_password_says_what_to_set() -> None:
     settings = KafkaSettings(kafka_bootstrap_servers="kafka:9094", kafka_security_protocol="SASL_SSL")
     with pytest.raises(ConfigurationError, match="FLOTILLA_KAFKA_USERNAME and FLOTILLA_KAFKA_PASSWORD"):
-        client_arguments(settings)
+        kafka_client_arguments(settings)
 
 
 def test_unreadable_ca_file_is_named(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_unreadable_ca_file_is_named(tmp_path: Path) -> None:
         kafka_bootstrap_servers="kafka:9093", kafka_security_protocol="SSL", kafka_ca_file=str(broken)
     )
     with pytest.raises(ConfigurationError, match=str(broken)):
-        client_arguments(settings)
+        kafka_client_arguments(settings)
 
 
 def over_tls(**changes: object) -> KafkaSettings:
@@ -65,7 +67,7 @@ def over_tls(**changes: object) -> KafkaSettings:
 def test_a_client_shows_the_certificate_that_its_files_hold_at_each_connect(tmp_path: Path) -> None:
     made = make_certificates(tmp_path)
     files = {"kafka_cert_file": made.client, "kafka_key_file": made.client_key}
-    context = client_arguments(over_tls(kafka_ca_file=str(made.ca), **files))["ssl_context"]
+    context = kafka_client_arguments(over_tls(kafka_ca_file=str(made.ca), **files))["ssl_context"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="kafka")
     made.client.write_text("half of it")
@@ -83,15 +85,15 @@ def test_half_a_pair_a_wrong_pair_and_files_without_tls_are_named(tmp_path: Path
         ({"kafka_security_protocol": "PLAINTEXT", "kafka_ca_file": str(made.ca)}, "set it to SSL or SASL_SSL"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            client_arguments(over_tls(**changes))
+            kafka_client_arguments(over_tls(**changes))
 
 
 def test_oauthbearer_needs_a_command_and_nothing_else() -> None:
     login = {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"}
     with pytest.raises(ConfigurationError, match="FLOTILLA_KAFKA_TOKEN_COMMAND"):
-        client_arguments(over_tls(**login))
-    arguments = client_arguments(over_tls(**login, kafka_token_command="print-a-token"))
-    assert arguments["sasl_oauth_token_provider"] is token_command("print-a-token")
+        kafka_client_arguments(over_tls(**login))
+    arguments = kafka_client_arguments(over_tls(**login, kafka_token_command="print-a-token"))
+    assert arguments["sasl_oauth_token_provider"] is shared_token_command("print-a-token")
 
 
 def test_a_password_is_read_from_its_file_for_each_client(tmp_path: Path) -> None:
@@ -99,9 +101,9 @@ def test_a_password_is_read_from_its_file_for_each_client(tmp_path: Path) -> Non
     login = {"kafka_security_protocol": "SASL_SSL", "kafka_username": "relay", "kafka_password_file": file}
     for password in ("first", "second"):
         file.write_text(f"{password}\n")
-        assert client_arguments(over_tls(**login))["sasl_plain_password"] == password
+        assert kafka_client_arguments(over_tls(**login))["sasl_plain_password"] == password
     file.unlink()
     with pytest.raises(ConnectionError, match="password file"):
-        client_arguments(over_tls(**login))
+        kafka_client_arguments(over_tls(**login))
     with pytest.raises(ConfigurationError, match="take one out"):
-        client_arguments(over_tls(**login, kafka_password=SecretStr("third")))
+        kafka_client_arguments(over_tls(**login, kafka_password=SecretStr("third")))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.kafka.tokens import TokenCommand, read_token, token_command
+from flotilla.kafka.tokens import KafkaTokenCommand, parse_token_output, shared_token_command
 
 NOW = 1_000_000.0
 
@@ -45,7 +45,7 @@ def script(folder: Path, text: str) -> str:
     ],
 )
 def test_a_token_is_renewed_before_it_ends(output: str, text: str, renew_in_s: float, expires_in_s: float) -> None:
-    token = read_token(output.encode(), NOW)
+    token = parse_token_output(output.encode(), NOW)
     assert (token.text, token.renew_at, token.expires_at) == (text, NOW + renew_in_s, NOW + expires_in_s)
 
 
@@ -59,22 +59,22 @@ NO_TOKENS = (
 @pytest.mark.parametrize("output", NO_TOKENS)
 def test_what_is_no_token_is_refused(output: bytes) -> None:
     with pytest.raises(ConnectionError, match="FLOTILLA_KAFKA_TOKEN_COMMAND printed"):
-        read_token(output, NOW)
+        parse_token_output(output, NOW)
 
 
 @pytest.mark.parametrize("command", ["", " ", "print 'it"])
 def test_what_is_no_command_is_refused(command: str) -> None:
     with pytest.raises(ConfigurationError, match="FLOTILLA_KAFKA_TOKEN_COMMAND"):
-        TokenCommand(command)
+        KafkaTokenCommand(command)
 
 
 async def test_a_token_is_used_until_it_is_to_be_renewed(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text('{"access_token": "first", "expires_in": 1000}')
-    provider = TokenCommand(f"cat {tmp_path}/tokens")
+    provider = KafkaTokenCommand(f"cat {tmp_path}/tokens")
     assert await provider.token() == "first"
     (tmp_path / "tokens").write_text('{"access_token": "second", "expires_in": 0.001}')
     assert await provider.token() == "first"
-    provider = TokenCommand(f"cat {tmp_path}/tokens")
+    provider = KafkaTokenCommand(f"cat {tmp_path}/tokens")
     assert await provider.token() == "second"
     (tmp_path / "tokens").write_text("third")
     assert await provider.token() == "third"
@@ -84,7 +84,7 @@ async def test_a_token_that_can_not_be_renewed_is_used_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "token").write_text('{"access_token": "t", "expires_in": 100}')
-    provider = TokenCommand(f"cat {tmp_path}/token")
+    provider = KafkaTokenCommand(f"cat {tmp_path}/token")
     monkeypatch.setattr("flotilla.kafka.tokens.time.time", lambda: NOW)
     assert await provider.token() == "t"
     (tmp_path / "token").unlink()
@@ -103,7 +103,7 @@ runs.write_text((runs.read_text() if runs.exists() else "") + "x")
 
 
 async def test_clients_that_connect_together_run_the_command_once(tmp_path: Path) -> None:
-    provider = TokenCommand(script(tmp_path, RUNS + "print('t')"))
+    provider = KafkaTokenCommand(script(tmp_path, RUNS + "print('t')"))
     assert await asyncio.gather(*(provider.token() for _ in range(5))) == ["t"] * 5
     assert (tmp_path / "runs").read_text() == "x"
 
@@ -112,7 +112,7 @@ async def test_a_command_that_failed_rests_while_the_token_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = '{"access_token": "t", "expires_in": 100}'
-    provider = TokenCommand(
+    provider = KafkaTokenCommand(
         script(tmp_path, RUNS + f"sys.exit('no') if len(runs.read_text()) > 1 else print('{answer}')")
     )
     for after_s, runs in ((0, 1), (80, 2), (84, 2), (86, 3), (99, 4)):
@@ -134,14 +134,14 @@ async def test_a_command_that_fails_hangs_or_is_missing_is_named(
         ("/nowhere/signer --region eu", "can't run /nowhere/signer: No such file"),
     ):
         with pytest.raises(ConnectionError, match=reason):
-            await TokenCommand(command).token()
+            await KafkaTokenCommand(command).token()
 
 
 async def test_output_without_end_is_cut_off(tmp_path: Path) -> None:
     command = script(tmp_path, "import sys\nsys.stdout.write('t' * 50_000_000)")
-    assert len(await TokenCommand(command).token()) == 64 * 1024
+    assert len(await KafkaTokenCommand(command).token()) == 64 * 1024
 
 
 def test_a_process_has_one_provider_of_each_command() -> None:
-    assert token_command("print-a-token") is token_command("print-a-token")
-    assert token_command("print-a-token") is not token_command("print-another")
+    assert shared_token_command("print-a-token") is shared_token_command("print-a-token")
+    assert shared_token_command("print-a-token") is not shared_token_command("print-another")

@@ -142,5 +142,5 @@ def test_an_instrument_is_made_once(points: Callable[[], dict[str, Any]], monkey
 
     monkeypatch.setattr(metrics, "get_meter", counted)
     for _ in range(3):
-        genai.count_tokens(genai.INPUT_TOKENS, 5, {})
+        genai.record_token_usage(genai.INPUT_TOKENS, 5, {})
     assert (asked, points()[genai.INPUT_TOKENS][1][0].count) == (["flotilla"], 3)

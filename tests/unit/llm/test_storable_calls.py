@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.tasks import TokenUsage
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ToolRequest
 from flotilla.llm.storable_calls import MOST_TOKENS, sendable, storable_answer
 from tests.support.anything import texts
@@ -30,7 +30,7 @@ def test_any_answer_is_stored_and_read_back(answer: Completion) -> None:
     assert b"\\u0000" not in body.replace(b"\\\\", b"")
     assert from_json(body, Completion) == kept
     assert 0 <= kept.usage.input_tokens <= MOST_TOKENS
-    assert kept.escaped == (first_unstorable([answer.text, answer.model, _texts_of(answer)]) is not None)
+    assert kept.escaped == (why_not_storable([answer.text, answer.model, _texts_of(answer)]) is not None)
 
 
 @given(texts)

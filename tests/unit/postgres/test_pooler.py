@@ -4,24 +4,24 @@ import asyncpg
 import pytest
 
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.postgres.connecting import Connector, libpq_dsn
-from flotilla.postgres.pooler import PooledConnection, Pooling, pooler_problem, split_pooling
+from flotilla.postgres.connecting import PostgresConnector, libpq_dsn
+from flotilla.postgres.pooler import PooledConnection, PoolerOptions, pooler_hint, split_pooler_options
 
 DSN = "postgresql://u:p@h:6432/d"
 
 
 def test_a_dsn_without_a_pooler_is_left_as_it_is() -> None:
-    assert split_pooling(f"{DSN}?sslmode=require") == (f"{DSN}?sslmode=require", None)
+    assert split_pooler_options(f"{DSN}?sslmode=require") == (f"{DSN}?sslmode=require", None)
 
 
 def test_the_parameters_of_a_pooler_are_taken_out_of_the_dsn() -> None:
     given = f"{DSN}?sslmode=require&pooler=transaction&statement_cache_size=50"
-    assert split_pooling(given) == (f"{DSN}?sslmode=require", Pooling(50))
-    assert split_pooling(f"{DSN}?pooler=transaction") == (DSN, Pooling(0))
+    assert split_pooler_options(given) == (f"{DSN}?sslmode=require", PoolerOptions(50))
+    assert split_pooler_options(f"{DSN}?pooler=transaction") == (DSN, PoolerOptions(0))
 
 
 def test_only_the_name_of_the_application_goes_with_the_start_of_a_connection() -> None:
-    options = Pooling(7).options_of({"application_name": "relay", "search_path": "audit"})
+    options = PoolerOptions(7).connect_options({"application_name": "relay", "search_path": "audit"})
     assert options == {
         "server_settings": {"application_name": "relay"},
         "statement_cache_size": 7,
@@ -36,7 +36,7 @@ def test_only_the_name_of_the_application_goes_with_the_start_of_a_connection() 
 )
 def test_another_mode_or_size_is_refused(query: str) -> None:
     with pytest.raises(ConfigurationError, match="FLOTILLA_POSTGRES_DSN has"):
-        Connector(f"{DSN}?{query}")
+        PostgresConnector(f"{DSN}?{query}")
 
 
 def test_an_install_is_not_made_through_a_pooler() -> None:
@@ -55,5 +55,5 @@ def test_an_install_is_not_made_through_a_pooler() -> None:
     ],
 )
 def test_what_to_change_is_in_the_message(error: Exception, problem: str | None) -> None:
-    message = pooler_problem(error)
+    message = pooler_hint(error)
     assert message is None if problem is None else problem in str(message)

@@ -10,7 +10,7 @@ from flotilla.contracts.errors import Invalid, RetryLater
 from flotilla.knowledge.documents import Upload
 from flotilla.knowledge.parse import parse
 from flotilla.knowledge.unicode_form import seen
-from flotilla.runtime.confined import Confined, Limits, OverLimit
+from flotilla.runtime.confined import CallLimits, ConfinedProcesses, OverLimit
 from tests.support.waiting import eventually
 
 ENDLESS = Upload(uri="a.md", content=b"[" * 400_000)
@@ -25,9 +25,9 @@ def _environment() -> None:
 
 
 @pytest.fixture
-async def confined() -> AsyncIterator[Confined]:
-    limits = Limits(cpu_s=1, wall_s=60, memory_bytes=128 * 1024**2, queue_s=60)
-    async with Confined.open("flotilla.knowledge.base", children=1, limits=limits) as opened:
+async def confined() -> AsyncIterator[ConfinedProcesses]:
+    limits = CallLimits(cpu_s=1, wall_s=60, memory_bytes=128 * 1024**2, queue_s=60)
+    async with ConfinedProcesses.open("flotilla.knowledge.base", children=1, limits=limits) as opened:
         yield opened
 
 
@@ -47,7 +47,7 @@ def environment_of(process: int) -> bytes:
     return Path(f"/proc/{process}/environ").read_bytes().strip(b"\0")
 
 
-async def test_a_function_returns_its_typed_result_and_the_child_stays(confined: Confined) -> None:
+async def test_a_function_returns_its_typed_result_and_the_child_stays(confined: ConfinedProcesses) -> None:
     media_type, parsed = await confined.run(parse, Upload(uri="a.md", content=b"# A\n\ntext"))
     assert (media_type, [block.text for block in parsed.blocks], parsed.title) == ("text/markdown", ["A", "text"], "A")
     first = processes()
@@ -56,7 +56,7 @@ async def test_a_function_returns_its_typed_result_and_the_child_stays(confined:
     assert len(first) == 1
 
 
-async def test_what_the_function_refuses_is_refused_and_the_child_stays(confined: Confined) -> None:
+async def test_what_the_function_refuses_is_refused_and_the_child_stays(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     first = processes()
     with pytest.raises(Invalid, match=r"a\.md: is empty"):
@@ -67,7 +67,7 @@ async def test_what_the_function_refuses_is_refused_and_the_child_stays(confined
 
 @pytest.mark.parametrize(("upload", "reason"), [(ENDLESS, "more than 1 s of processor"), (HUGE, "128 MiB of memory")])
 async def test_a_call_over_its_limits_is_ended_and_the_next_gets_a_new_child(
-    confined: Confined, upload: Upload, reason: str
+    confined: ConfinedProcesses, upload: Upload, reason: str
 ) -> None:
     await confined.run(seen, "x")
     before = processes()
@@ -77,7 +77,7 @@ async def test_a_call_over_its_limits_is_ended_and_the_next_gets_a_new_child(
     assert processes().isdisjoint(before)
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_ended(confined: Confined) -> None:
+async def test_a_call_that_nobody_waits_for_any_more_is_ended(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     (before,) = processes()
     call = asyncio.create_task(confined.run(parse, ENDLESS))
@@ -93,7 +93,7 @@ async def test_a_call_that_nobody_waits_for_any_more_is_ended(confined: Confined
     assert await confined.run(seen, "next") == "next"
 
 
-async def test_a_child_that_was_killed_is_replaced(confined: Confined) -> None:
+async def test_a_child_that_was_killed_is_replaced(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     os.kill(processes().pop(), 9)
     with pytest.raises(OverLimit, match="end"):
@@ -101,7 +101,7 @@ async def test_a_child_that_was_killed_is_replaced(confined: Confined) -> None:
     assert await confined.run(seen, "z") == "z"
 
 
-async def test_the_event_loop_goes_on_while_a_child_works(confined: Confined) -> None:
+async def test_the_event_loop_goes_on_while_a_child_works(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     call = asyncio.create_task(confined.run(parse, ENDLESS))
     turns = 0
@@ -114,20 +114,20 @@ async def test_the_event_loop_goes_on_while_a_child_works(confined: Confined) ->
 
 
 async def test_a_call_for_which_no_child_becomes_free_may_come_back() -> None:
-    limits = Limits(cpu_s=5, queue_s=0.01)  # no process starts so fast
-    async with Confined.open("flotilla.knowledge.base", children=1, limits=limits) as confined:
+    limits = CallLimits(cpu_s=5, queue_s=0.01)  # no process starts so fast
+    async with ConfinedProcesses.open("flotilla.knowledge.base", children=1, limits=limits) as confined:
         with pytest.raises(RetryLater, match="busy"):
             await confined.run(seen, "x")
 
 
-async def test_children_have_nothing_of_the_environment(confined: Confined) -> None:
+async def test_children_have_nothing_of_the_environment(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     (child,) = processes()
     assert environment_of(child) == b""
 
 
 async def test_no_child_stays_when_the_pool_is_closed_in_the_middle_of_a_call() -> None:
-    async with Confined.open("flotilla.knowledge.base", children=2) as confined:
+    async with ConfinedProcesses.open("flotilla.knowledge.base", children=2) as confined:
         await confined.run(seen, "x")
         call = asyncio.create_task(confined.run(parse, ENDLESS))
         await asyncio.sleep(0.01)

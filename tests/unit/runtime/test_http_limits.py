@@ -23,7 +23,7 @@ async def _size(request: Request) -> Response:
 @asynccontextmanager
 async def serving(limits: HttpLimits) -> AsyncIterator[int]:
     app = Starlette(routes=[Route("/", _size, methods=["GET", "POST"])])
-    async with http_server(app, "127.0.0.1", 0, grace_s=1, limits=limits).running() as port:
+    async with http_server(app, "127.0.0.1", 0, grace_s=1, limits=limits).serving() as port:
         yield port
 
 

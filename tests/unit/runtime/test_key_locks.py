@@ -10,7 +10,7 @@ async def test_the_holders_of_one_key_pass_one_after_the_other_also_a_late_one()
 
     async def pass_through(number: int) -> None:
         nonlocal inside, most
-        async with locks.alone("task"):
+        async with locks.locked("task"):
             inside += 1
             most = max(most, inside)
             order.append(number)
@@ -27,6 +27,6 @@ async def test_the_holders_of_one_key_pass_one_after_the_other_also_a_late_one()
 
 async def test_other_keys_do_not_wait_and_nothing_is_kept() -> None:
     locks = KeyLocks()
-    async with locks.alone("a"), locks.alone("b"):
+    async with locks.locked("a"), locks.locked("b"):
         assert len(locks._locks) == 2
     assert (locks._locks, locks._users) == ({}, {})

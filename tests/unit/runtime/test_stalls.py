@@ -5,13 +5,13 @@ import sys
 
 PROGRAM = """
 import asyncio, time
-from flotilla.runtime.stalls import stacks_of_stalls
+from flotilla.runtime.stalls import dump_stacks_on_stall
 
 def block(seconds):
     time.sleep(seconds)
 
 async def main():
-    async with stacks_of_stalls(after_s=0.2):
+    async with dump_stacks_on_stall(after_s=0.2):
         await asyncio.sleep({idle_s})
         block({blocked_s})
 

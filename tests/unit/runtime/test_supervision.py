@@ -114,21 +114,21 @@ async def test_a_task_that_does_not_look_at_its_stop_event_is_stuck(runtime: Run
             await stop.wait() if go_on.is_set() else await go_on.wait()
 
     job = Job(name="job", work=hang, stuck_after_s=0.05)
-    async with runtime.supervisor.running(job, limit_s=1):
-        await eventually(lambda: runtime.health.stuck() == ["job"])
+    async with runtime.supervisor.running_jobs(job, limit_s=1):
+        await eventually(lambda: runtime.health.stuck_loops() == ["job"])
         looks.set()
         go_on.set()
-        await eventually(lambda: runtime.health.stuck() == [])
+        await eventually(lambda: runtime.health.stuck_loops() == [])
 
 
 async def test_a_task_that_waits_for_its_stop_event_may_wait_indefinitely(runtime: Runtime) -> None:
     async def rest(stop: asyncio.Event) -> None:
         await stop.wait()
 
-    async with runtime.supervisor.running(Job(name="job", work=rest, stuck_after_s=0.0), limit_s=1):
-        await eventually(lambda: runtime.supervisor.tasks)
+    async with runtime.supervisor.running_jobs(Job(name="job", work=rest, stuck_after_s=0.0), limit_s=1):
+        await eventually(lambda: runtime.supervisor.running_tasks)
         await asyncio.sleep(0)
-        assert runtime.health.stuck() == []
+        assert runtime.health.stuck_loops() == []
 
 
 async def test_tasks_that_do_not_stop_in_time_are_cut_off(runtime: Runtime) -> None:
@@ -141,15 +141,15 @@ async def test_tasks_that_do_not_stop_in_time_are_cut_off(runtime: Runtime) -> N
     job = Job(name="job", work=deaf)
     await runtime.supervisor.run(job, limit_s=0.01, cut_off=lambda: cut.append("off"))
     assert cut == ["off"]
-    assert runtime.supervisor.tasks == {}
+    assert runtime.supervisor.running_tasks == {}
 
 
 async def test_a_job_with_a_stop_event_of_its_own_ends_by_it(runtime: Runtime) -> None:
     over = asyncio.Event()
-    runtime.supervisor.start(Job(name="duty", work=ending(returns, 0, [])), over)
+    runtime.supervisor.start_job(Job(name="duty", work=ending(returns, 0, [])), over)
     over.set()
     await runtime.supervisor.end(["duty"], within_s=1)
-    assert runtime.supervisor.tasks == {}
+    assert runtime.supervisor.running_tasks == {}
     assert runtime.health.liveness()["restarts"] == {}
     assert not runtime.stop.is_set()
 

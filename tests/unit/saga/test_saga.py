@@ -76,12 +76,12 @@ async def test_a_compensation_that_fails_waits_for_an_operator() -> None:
     running = asyncio.create_task(world.run("a", "b"))
     await until(lambda: world.saga.is_parked)
     assert world.statuses() == ["done", "parked"]
-    world.saga.operate("b", "retry")
+    world.saga.apply_operator_verb("b", "retry")
     assert not world.saga.is_parked
     with pytest.raises(NotParked):
-        world.saga.operate("b", "skip")
+        world.saga.apply_operator_verb("b", "skip")
     await until(lambda: world.saga.is_parked)
-    world.saga.operate("2", "retry")
+    world.saga.apply_operator_verb("2", "retry")
     await running
     assert world.done == ["a", "undo_b", "undo_a"]
 
@@ -92,7 +92,7 @@ async def test_an_operator_can_give_a_compensation_up_or_do_it_by_hand(verb: str
     world.failures = {"b": 1, "undo_b": 9}
     running = asyncio.create_task(world.run("a", "b"))
     await until(lambda: world.saga.is_parked)
-    world.saga.operate("undo_b", verb)  # type: ignore[arg-type]
+    world.saga.apply_operator_verb("undo_b", verb)  # type: ignore[arg-type]
     await running
     assert world.statuses() == ["compensated", status]
     assert ("b", status) in world.told
@@ -102,9 +102,9 @@ async def test_a_verb_for_a_step_that_does_not_exist_or_wait_is_refused() -> Non
     world = World()
     await world.run("a")
     with pytest.raises(UnknownStep):
-        world.saga.operate("z", "retry")
+        world.saga.apply_operator_verb("z", "retry")
     with pytest.raises(NotParked):
-        world.saga.operate("a", "retry")
+        world.saga.apply_operator_verb("a", "retry")
 
 
 async def test_cancelling_stops_the_step_in_hand_and_undoes_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.approvals.ballot import Ballot
-from flotilla.approvals.events import counted_events
+from flotilla.approvals.events import vote_counted_events
 from flotilla.audit.export_votes import ExportedVotes
 from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, content_hash
 from flotilla.contracts.envelope import AgentEvent, encode_event, from_json
@@ -46,7 +46,7 @@ def counted(subject: str, proof: SignedVote | None, *, quorum: int = 1, is_last:
     )
     return [
         encode_event(AgentEvent(type=session_event_type(event.kind), source=event.source, subject="s", data=event.data))
-        for event in counted_events(attempt, ballot)
+        for event in vote_counted_events(attempt, ballot)
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flotilla.contracts.votes import Signature, Signed, SignedVote
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import VoteTerms, check_is_fresh, distinct_approvals, prove_possession, prove_vote
+from flotilla.votes.proof import ExpectedVote, check_vote_is_fresh, distinct_approvals, verify_possession, verify_vote
 from flotilla.votes.roots import VoteRoots
 from tests.support.votes import (
     Ed25519Key,
@@ -23,7 +23,7 @@ from tests.support.votes import (
     roots_of,
 )
 
-BALLOT = VoteTerms(
+BALLOT = ExpectedVote(
     tenant="acme",
     approval_id="a1",
     content_hash="0" * 64,
@@ -51,7 +51,7 @@ def roots(root: Ed25519Key) -> VoteRoots:
 
 
 def proven(vote: SignedVote, roots: VoteRoots, **changes: Any) -> str:
-    return prove_vote(vote, replace(BALLOT, **changes), roots, datetime.now(UTC)).subject
+    return verify_vote(vote, replace(BALLOT, **changes), roots, datetime.now(UTC)).subject
 
 
 def refused(vote: SignedVote, roots: VoteRoots, reason: str | None = None, **changes: Any) -> None:
@@ -95,22 +95,22 @@ def test_a_vote_is_no_vote_about_anything_else(
 
 def test_a_rejection_is_no_approval_and_an_old_vote_is_not_made_again(root: Ed25519Key, roots: VoteRoots) -> None:
     bob, now = Voter.made("bob", root), datetime.now(UTC)
-    rejected = prove_vote(bob.vote(decision="reject"), BALLOT, roots, now)
+    rejected = verify_vote(bob.vote(decision="reject"), BALLOT, roots, now)
     assert distinct_approvals([rejected]) == []
     with pytest.raises(Unproven, match="signed to reject"):
-        check_is_fresh(rejected, "approve", now)
+        check_vote_is_fresh(rejected, "approve", now)
     bob = Voter.made("bob", root, time=now_text(days=-2))
-    earlier = prove_vote(bob.vote(time=now_text(hours=-1)), BALLOT, roots, now)
+    earlier = verify_vote(bob.vote(time=now_text(hours=-1)), BALLOT, roots, now)
     with pytest.raises(Unproven, match="sign it again"):
-        check_is_fresh(earlier, "approve", now)
+        check_vote_is_fresh(earlier, "approve", now)
 
 
 def test_one_person_with_two_keys_and_one_key_under_two_names_are_one(root: Ed25519Key, roots: VoteRoots) -> None:
     key, now = Ed25519Key(), datetime.now(UTC)
     voters = [Voter.made("bob", root, key), Voter.made("bob", root), Voter.made("carol", root, key)]
-    votes = [prove_vote(voter.vote(), BALLOT, roots, now) for voter in voters]
+    votes = [verify_vote(voter.vote(), BALLOT, roots, now) for voter in voters]
     assert [vote.subject for vote in distinct_approvals(votes)] == ["bob"]
-    dave = prove_vote(Voter.made("dave", root).vote(), BALLOT, roots, now)
+    dave = verify_vote(Voter.made("dave", root).vote(), BALLOT, roots, now)
     assert [vote.subject for vote in distinct_approvals([*votes, dave])] == ["bob", "dave"]
 
 
@@ -163,7 +163,7 @@ def test_a_key_is_its_holders(root: Ed25519Key, roots: VoteRoots) -> None:
     victim, key = Ed25519Key(), Ed25519Key()
     taken = key.sign(enrolled(victim, "mallory").statement)
     with pytest.raises(Unproven, match="does not hold"):
-        prove_possession(taken, roots)
+        verify_possession(taken, roots)
     vote = replace(Voter.made("mallory", root).vote(), signer=taken, approval=approved(taken, "mallory", root))
     refused(vote, roots, "signature does not hold")
 

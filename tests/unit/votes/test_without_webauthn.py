@@ -8,9 +8,9 @@ import sys
 sys.modules["webauthn"] = None  # importing it fails, as where it is not installed
 import flotilla.agent
 from flotilla.votes.errors import Unproven
-from flotilla.votes.keys import read_key
+from flotilla.votes.keys import parse_signer_key
 try:
-    read_key("passkey", "cose AAAA", "credential")
+    parse_signer_key("passkey", "cose AAAA", "credential")
 except Unproven as error:
     print(error)
 """

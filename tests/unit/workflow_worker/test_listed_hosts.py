@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from flotilla.config.hosts import allowed_url
+from flotilla.config.hosts import parse_allowed_url
 from flotilla.contracts.errors import Forbidden
 from workflow_worker.settings import Settings
 
@@ -21,7 +21,7 @@ HOSTS = ("api.example.com", "10.0.0.5:8443", "http://10.0.0.9:8080", "https://ot
     ],
 )
 def test_listed_addresses_are_called(url: str) -> None:
-    assert str(allowed_url(url, HOSTS, "FLOTILLA_ACTION_HTTP_HOSTS")).startswith(url[:8].lower())
+    assert str(parse_allowed_url(url, HOSTS, "FLOTILLA_ACTION_HTTP_HOSTS")).startswith(url[:8].lower())
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_listed_addresses_are_called(url: str) -> None:
 )
 def test_other_addresses_and_schemes_are_not(url: str) -> None:
     with pytest.raises(Forbidden):
-        allowed_url(url, HOSTS, "FLOTILLA_ACTION_HTTP_HOSTS")
+        parse_allowed_url(url, HOSTS, "FLOTILLA_ACTION_HTTP_HOSTS")
 
 
 @pytest.mark.parametrize("host", ["*", "http://", "ftp://a.example", "a.example/path", "a.example:port", "a b"])

@@ -24,7 +24,7 @@ from flotilla.contracts.a2a import MAX_DATA_DEPTH, TASK_STATES
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
-from flotilla.contracts.values import storable_text
+from flotilla.contracts.values import to_storable_text
 from gateway.schemas.runs import Run
 
 TEXT = "text/plain"
@@ -138,7 +138,7 @@ def said(message: Message) -> tuple[str, JsonObject | None]:
         InvalidParamsError: it is not a person's, says nothing, or has several pieces of data.
         ContentTypeNotSupportedError: it has files.
     """
-    if storable_text(message.message_id) != message.message_id:
+    if to_storable_text(message.message_id) != message.message_id:
         raise InvalidParamsError("message.message_id: a NUL character or a lone surrogate can't be stored")
     if message.role != Role.ROLE_USER:
         raise InvalidParamsError("message.role: send ROLE_USER; what the agent says is in the task")

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import asyncpg
 
-from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.api_keys import api_key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.postgres import Pool, tenant_transaction
@@ -61,7 +61,7 @@ class ApiKeys:
         """Whose key it is; None when it is unknown, revoked or expired."""
         if len(key) > MAX_KEY_LENGTH:
             return None
-        digest = key_hash(key)
+        digest = api_key_hash(key)
         known = self._known.get(digest)
         if known is None or known.until < self._monotonic():
             known = await self._look_up(digest)

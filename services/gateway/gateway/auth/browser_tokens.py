@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from flotilla.contracts.api_keys import key_hash, new_browser_token
+from flotilla.contracts.api_keys import api_key_hash, new_browser_token
 from flotilla.contracts.errors import Forbidden, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import AUDIT_SESSION
@@ -51,7 +51,7 @@ async def make_token(pool: Pool, maker: Principal, grant: Grant, lasts: timedelt
             _ADD,
             maker.tenant_id,
             grant.token_id,
-            key_hash(token),
+            api_key_hash(token),
             maker.subject,
             maker.issuer,
             sorted(maker.groups),

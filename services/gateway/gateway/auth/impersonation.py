@@ -10,7 +10,7 @@ from flotilla.audit import admin_log as tenant_audit
 from flotilla.contracts.errors import FlotillaError, Forbidden
 from flotilla.contracts.identity import MAX_LENGTH
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import compound_id, is_valid_id
+from flotilla.contracts.names import is_valid_id, join_id_parts
 from flotilla.postgres import AWAY, Pool, acting_as, tenant_transaction
 from flotilla.postgres.viewer import ITSELF
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
@@ -62,7 +62,7 @@ class Impersonations:
         if caller.key_id is None:  # the audit session is about keys
             return
         try:
-            self._events.take(compound_id(caller.tenant_id, caller.key_id))
+            self._events.take(join_id_parts(caller.tenant_id, caller.key_id))
         except TooMany:
             return
         with acting_as(ITSELF):

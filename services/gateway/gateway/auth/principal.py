@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from flotilla.contracts.identity import LOCAL_ISSUER, group_name, user_name
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import compound_id
+from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Viewer
 
 Role: TypeAlias = Literal["viewer", "operator", "approver", "admin"]
@@ -93,7 +93,7 @@ class Principal:
     @property
     def claimant(self) -> str:
         """Whose idempotency keys the caller's are: a service's, for each person, are not those of the person."""
-        return self.subject if self.acted_by is None else compound_id(self.acted_by, self.name)
+        return self.subject if self.acted_by is None else join_id_parts(self.acted_by, self.name)
 
     def on_behalf_of(self, subject: str, issuer: str) -> "Principal":
         """Return the person for whom this service acts: no more than their own sessions, with no role that the key

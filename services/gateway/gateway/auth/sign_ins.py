@@ -7,7 +7,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flotilla.contracts.api_keys import key_hash
+from flotilla.contracts.api_keys import api_key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.postgres import Pool, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
@@ -61,7 +61,7 @@ class SignIns:
             await connection.execute(
                 _OPEN,
                 principal.tenant_id,
-                key_hash(secret),
+                api_key_hash(secret),
                 principal.subject,
                 sorted(principal.roles),
                 principal.is_person,
@@ -78,7 +78,7 @@ class SignIns:
         secret = self._secret(request)
         principal = await self._known.principal_of(secret) if secret else None
         if secret is not None and principal is not None:
-            digest = key_hash(secret)
+            digest = api_key_hash(secret)
             async with tenant_transaction(self._pool, principal.tenant_id) as connection:
                 await connection.execute(_END, principal.tenant_id, digest)
             self._known.forget(digest)

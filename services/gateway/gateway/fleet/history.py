@@ -68,7 +68,7 @@ class Sampler:
 
     async def _backlog(self) -> int | None:
         try:
-            rows, _ = await parked.backlog(self._pool)
+            rows, _ = await parked.count_backlog(self._pool)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.debug("outbox_not_sampled", error=str(error))
             return None

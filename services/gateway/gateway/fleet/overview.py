@@ -80,7 +80,7 @@ async def agent_names(pool: Pool) -> list[str]:
 async def audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
     """Events in Kafka that are not projected yet; None while Kafka does not answer."""
     try:
-        ends = await kafka_log.end_offsets()
+        ends = await kafka_log.read_end_offsets()
     except RetryLater as error:
         log.info("audit_lag_unknown", error=str(error))
         return None
@@ -90,7 +90,7 @@ async def audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
 
 
 async def _outbox(connection: Connection) -> OutboxLoad:
-    status = await parked.status(connection, limit=_MAX_PARKED)
+    status = await parked.outbox_status(connection, limit=_MAX_PARKED)
     return OutboxLoad(
         backlog_rows=status.backlog_rows, oldest_unpublished_s=status.oldest_unpublished_s, parked=len(status.parked)
     )

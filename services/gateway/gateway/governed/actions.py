@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import asyncpg
 
-from flotilla.actions.arguments import canonical_numbers, known_actions, normalized_args
-from flotilla.approvals.events import submitted_event
+from flotilla.actions.arguments import action_argument_types, canonical_numbers, normalized_args
+from flotilla.approvals.events import action_submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import NotFound
@@ -72,7 +72,7 @@ async def submit(
     """
     request = replace(request, args=normalized_if_known(request.action, request.args))
     tenant_id = request.tenant_id
-    risk_level = policy.assess(request.action, request.args, request.risk_level).risk_level
+    risk_level = policy.assess_risk(request.action, request.args, request.risk_level).risk_level
     async with tenant_transaction(pool, tenant_id) as connection:
         request = replace(
             request, requested_through=await issuers_behind(connection, claim.principal, request.requested_by)
@@ -91,7 +91,11 @@ def normalized_if_known(action: str, args: JsonObject) -> JsonObject:
     Raises:
         Invalid: they are not what the action takes, or have a number that would not be shown as it is.
     """
-    return normalized_args(action, args) if action in known_actions() else cast("JsonObject", canonical_numbers(args))
+    return (
+        normalized_args(action, args)
+        if action in action_argument_types()
+        else cast("JsonObject", canonical_numbers(args))
+    )
 
 
 async def _insert(
@@ -112,7 +116,7 @@ async def _insert(
         to_json(request).decode(),
         current_traceparent(),
     )
-    submitted = submitted_event(request, risk_level, SOURCE)
+    submitted = action_submitted_event(request, risk_level, SOURCE)
     await append(connection, request.tenant_id, request.session_id, [submitted])
 
 

@@ -14,8 +14,8 @@ from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeou
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-from flotilla.approvals.ballot import Refusal
-from flotilla.approvals.events import attempted_event, refused_event
+from flotilla.approvals.ballot import VoteRefusal
+from flotilla.approvals.events import vote_attempted_event, vote_refused_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import (
     DECIDE_UPDATE,
@@ -62,7 +62,7 @@ WHERE tenant_id = $1 AND approval_id = $2 AND attempt_id = $3 AND outcome = 'att
 class DecisionRefused(HttpProblem):
     """The vote does not count; `code` says why."""
 
-    def __init__(self, why: Refusal) -> None:
+    def __init__(self, why: VoteRefusal) -> None:
         super().__init__(REFUSAL_STATUS[why.type], why.message)
         self.code = snake_case(why.type)
 
@@ -92,7 +92,7 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
     if isinstance(vote, DecisionAnswer):
         return vote
     answer = await _send(services.temporal, vote)
-    if isinstance(answer, Refusal):
+    if isinstance(answer, VoteRefusal):
         await _record_refusal(services.pool, vote, answer)
         if answer.type == "NotAPerson":
             IMPERSONATIONS_REFUSED.labels("vote").inc()
@@ -124,7 +124,7 @@ async def _recorded(
         to_json(attempt.args).decode() if attempt.args is not None else None,
         approval.policy_version,
     )
-    event = attempted_event(attempt, approval.policy_version)
+    event = vote_attempted_event(attempt, approval.policy_version)
     await append(connection, tenant_id, approval.session_id, [event])
     return _Vote(tenant_id, attempt, approval, _sent_as(update_id, attempt))
 
@@ -147,7 +147,7 @@ def _normalized(approval: Approval, attempt: DecisionRequest) -> JsonObject | No
         return attempt.args
 
 
-async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | Refusal:
+async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | VoteRefusal:
     approval_id = vote.approval.approval_id
     handle = await temporal.handle(vote.approval.workflow_id)
     try:
@@ -170,23 +170,23 @@ async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | Refusal:
     return answer
 
 
-def _over(approval: Approval) -> Refusal:
+def _over(approval: Approval) -> VoteRefusal:
     if approval.status == "timeout":
-        return Refusal("Late", f"the deadline was {approval.deadline_at.isoformat()}")
-    return Refusal("AlreadyDecided", f"approval {approval.approval_id} is over: {approval.status}")
+        return VoteRefusal("Late", f"the deadline was {approval.deadline_at.isoformat()}")
+    return VoteRefusal("AlreadyDecided", f"approval {approval.approval_id} is over: {approval.status}")
 
 
-def _refusal_of(error: WorkflowUpdateFailedError) -> Refusal:
+def _refusal_of(error: WorkflowUpdateFailedError) -> VoteRefusal:
     cause = error.cause
     if isinstance(cause, ApplicationError) and cause.type in get_args(RefusalType):
-        return Refusal(next(kind for kind in get_args(RefusalType) if kind == cause.type), cause.message)
+        return VoteRefusal(next(kind for kind in get_args(RefusalType) if kind == cause.type), cause.message)
     if isinstance(cause, ApplicationError) and cause.type == "AcceptedUpdateCompletedWorkflow":
-        return Refusal("AlreadyDecided", "the workflow is over")
+        return VoteRefusal("AlreadyDecided", "the workflow is over")
     raise error
 
 
-async def _record_refusal(pool: Pool, vote: _Vote, why: Refusal) -> None:
+async def _record_refusal(pool: Pool, vote: _Vote, why: VoteRefusal) -> None:
     async with recording(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
         await connection.execute(_REFUSED, vote.tenant_id, vote.attempt.approval_id, vote.attempt.attempt_id, why.type)
-        event = refused_event(vote.attempt, why, vote.approval.policy_version)
+        event = vote_refused_event(vote.attempt, why, vote.approval.policy_version)
         await append(connection, vote.tenant_id, vote.approval.session_id, [event])

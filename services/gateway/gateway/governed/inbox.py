@@ -7,7 +7,7 @@ from functools import cache
 import asyncpg
 from pydantic import TypeAdapter
 
-from flotilla.actions.arguments import known_actions
+from flotilla.actions.arguments import action_argument_types
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, SignatureRule, canonical_content
 from flotilla.contracts.envelope import from_json
@@ -83,7 +83,7 @@ async def count_pending(pool: Pool, tenant_id: str) -> int:
 @cache
 def args_schema(action: str) -> JsonObject | None:
     """What the action takes; None for one that only the worker, or only an agent, knows."""
-    kind = known_actions().get(action)
+    kind = action_argument_types().get(action)
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 
@@ -120,4 +120,6 @@ def _outcome(row: asyncpg.Record) -> Outcome | None:
 
 def _signature(row: asyncpg.Record, args: JsonObject, policy: ApprovalPolicy) -> SignatureRule:
     """What the policy in force asks for: the executor asks for that, not for what was in force at the request."""
-    return policy.requirement(row["action"], policy.assess(row["action"], args, row["risk_level"])).signature
+    return policy.approval_requirement(
+        row["action"], policy.assess_risk(row["action"], args, row["risk_level"])
+    ).signature

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, Redis
 from flotilla.bus.connection import ask
-from flotilla.runtime.stopping import any_set
+from flotilla.runtime.stopping import wait_for_any_event
 from gateway.live.wakeup import Wakeup
 
 BLOCK_MS = 50
@@ -112,7 +112,7 @@ class LiveFeed:
 
     async def _until_followed(self, stop: asyncio.Event) -> None:
         self._changed.clear()
-        await any_set(self._changed, stop)
+        await wait_for_any_event(self._changed, stop)
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> LiveEntry:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
-from flotilla.runtime.confined import OverLimit, Runner
-from flotilla.runtime.json_schemas import compiled, misfits
+from flotilla.runtime.confined import FunctionRunner, OverLimit
+from flotilla.runtime.json_schemas import compile_schema, schema_violations
 from gateway.schemas.common import JsonBody, Text
 
 
@@ -60,7 +60,7 @@ class TextOptions(BaseModel):
     format: Format = Format()
 
 
-async def check_schema(run: Runner, wanted: Mapping[str, Any]) -> None:
+async def check_schema(run: FunctionRunner, wanted: Mapping[str, Any]) -> None:
     """Refuse a format whose schema is invalid.
 
     Raises:
@@ -73,7 +73,7 @@ async def check_schema(run: Runner, wanted: Mapping[str, Any]) -> None:
             raise OverLimit(f"the schema of the format {error}") from error
 
 
-async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | None:
+async def why_not(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
     """Return why an answer is not what was wanted; None where it is."""
     try:
         return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None
@@ -83,7 +83,7 @@ async def why_not(run: Runner, wanted: Mapping[str, Any], text: str) -> str | No
 
 def _check_schema(schema: str) -> str:
     try:
-        compiled(schema)
+        compile_schema(schema)
     except Invalid as error:
         raise Invalid(f"the schema of the format is invalid: {error}") from error
     return ""
@@ -94,6 +94,6 @@ def _why_not(schema: str, text: str) -> str:
         data = from_json(text, object)
     except Undecodable:
         return "it is not JSON"
-    for place, message in misfits(compiled(schema), data):
+    for place, message in schema_violations(compile_schema(schema), data):
         return f"#/{'/'.join(map(str, place))}: {message}"
     return ""

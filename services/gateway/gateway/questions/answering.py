@@ -12,7 +12,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Forbidden
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.questions import QUESTION_CHANGE, wake_up_name
+from flotilla.contracts.questions import QUESTION_CHANGE, answer_event_name
 from flotilla.contracts.requests import OutsideEvent
 from flotilla.eventstore.sessions import check_writable
 from flotilla.outbox import append
@@ -116,7 +116,7 @@ async def _stored(
     event = state_change(f"{QUESTION_CHANGE}answered", details, SOURCE, run_id=row["run_id"])
     appended = await append(connection, caller.tenant_id, row["session_id"], [event])
     await connection.execute(_PLACE, *key, appended.first_seq)
-    wake_up = OutsideEvent(event_id=f"answer:{row['question_id']}", name=wake_up_name(row["question_id"]), data={})
+    wake_up = OutsideEvent(event_id=f"answer:{row['question_id']}", name=answer_event_name(row["question_id"]), data={})
     await store_event(connection, caller, row["run_id"], wake_up)
     return wake_up
 

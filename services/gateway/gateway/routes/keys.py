@@ -6,7 +6,7 @@ import structlog
 from fastapi import Response
 
 from flotilla.audit import admin_log as tenant_audit
-from flotilla.contracts.api_keys import key_hash, key_hint, new_key
+from flotilla.contracts.api_keys import api_key_hash, api_key_hint, new_api_key
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
@@ -77,7 +77,7 @@ async def create_key(
     acts_for = _acts_for(services, body)
     if body.person and body.may_append_as:
         raise Invalid("may_append_as: only a service appends events, and the key is to be a person's")
-    key, key_id, tenant_id = new_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
+    key, key_id, tenant_id = new_api_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
     claim = IdempotencyClaim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
         earlier = await claim.take(connection, key_id)
@@ -88,11 +88,11 @@ async def create_key(
         if body.person:
             changes += await _give_roles(connection, caller, body)
         stored = (
-            key_hash(key),
+            api_key_hash(key),
             sorted(set(body.roles)),
             caller.subject,
             body.expires_at,
-            key_hint(key),
+            api_key_hint(key),
             acts_for,
             body.may_append_as,
         )

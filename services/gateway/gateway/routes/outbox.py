@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 async def get_outbox(services: Wired, caller: Caller) -> parked.OutboxStatus:
     """The backlog, how old its oldest event is, and which sessions are parked."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await parked.status(connection)
+        return await parked.outbox_status(connection)
 
 
 @router.post("/v1/outbox/{session_id}/redrive", response_model=OutboxRedriven, responses=refusals(404, 413, 415))
@@ -33,6 +33,6 @@ async def redrive(
     tombstone = body is not None and body.tombstone
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await check_writable(connection, caller.tenant_id, session_id)
-        waiting = await parked.redrive(connection, session_id, tombstone=tombstone)
+        waiting = await parked.redrive_session(connection, session_id, tombstone=tombstone)
     log.info("outbox_redriven", session_id=session_id, tombstone=tombstone, by=caller.subject, tenant=caller.tenant_id)
     return OutboxRedriven(session_id=session_id, waiting=waiting)

@@ -35,7 +35,7 @@ async def submit_task(
     services: Wired, caller: Caller, body: TaskBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Task:
     """Start a pipeline: each agent hands its result straight to the next one's group."""
-    await services.agents.check(body.steps)
+    await services.agents.check_agent_is_known(body.steps)
     task_id = new_id()
     request = PipelineRequest(
         steps=body.steps,

@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
@@ -126,7 +126,7 @@ def _metadata_in(request: Request) -> dict[str, str]:
     """
     parameters = request.query_params.items()
     given = {name.removeprefix(METADATA): value for name, value in parameters if name.startswith(METADATA)}
-    if problem := first_unstorable(given):
+    if problem := why_not_storable(given):
         raise Invalid(f"metadata: {problem}")
     return given
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from flotilla.config.hosts import allowed_url
+from flotilla.config.hosts import parse_allowed_url
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.notices import Notify
@@ -34,7 +34,7 @@ def checked(services: Services, notify: NotifyBody | None) -> Notify | None:
     """
     if notify is None:
         return None
-    allowed_url(notify.url, services.notify_hosts, SETTING)
+    parse_allowed_url(notify.url, services.notify_hosts, SETTING)
     return Notify(url=notify.url, secret_ref=notify.secret_ref)
 
 

@@ -5,8 +5,8 @@ from temporalio.client import ScheduleOverlapPolicy
 from temporalio.service import RPCError
 
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
-from flotilla.schedules import RPC_TIMEOUT, Schedules
-from flotilla.temporal import is_final
+from flotilla.schedules import RPC_TIMEOUT, TemporalSchedules
+from flotilla.temporal import is_permanent_error
 from gateway.schedules import records
 from gateway.schemas.schedules import Schedule
 from gateway.services import Services
@@ -25,7 +25,7 @@ async def synced(services: Services, tenant_id: str, schedule_id: str) -> bool:
         schedules = await _schedules(services)
         await schedules.sync(tenant_id, schedule_id)
     except RPCError as error:
-        if is_final(error):
+        if is_permanent_error(error):
             raise Invalid(f"schedule {schedule_id}: Temporal does not take it: {error}") from error
         log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
         return False
@@ -70,5 +70,5 @@ async def trigger(services: Services, tenant_id: str, schedule_id: str) -> None:
         raise reason from error
 
 
-async def _schedules(services: Services) -> Schedules:
-    return Schedules(services.pool, await services.temporal.client(), services.temporal.task_queue)
+async def _schedules(services: Services) -> TemporalSchedules:
+    return TemporalSchedules(services.pool, await services.temporal.client(), services.temporal.task_queue)

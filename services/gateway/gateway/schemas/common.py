@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.values import first_unstorable, storable_text
+from flotilla.contracts.values import to_storable_text, why_not_storable
 
 MAX_SEQ = 2**63 - 1
 MAX_WAIT_S = 60.0
@@ -16,7 +16,7 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 
 
 def _storable(text: str) -> str:
-    if storable_text(text) != text:
+    if to_storable_text(text) != text:
         raise ValueError("a NUL character or a lone surrogate can't be stored")
     return text
 
@@ -28,7 +28,7 @@ def _not_blank(text: str) -> str:
 
 
 def _storable_json(value: Any) -> Any:
-    if reason := first_unstorable(value):
+    if reason := why_not_storable(value):
         raise ValueError(f"{reason}, which can't be stored")
     return value
 

@@ -13,9 +13,9 @@ from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.votes import Signed, SignerStatement
 from flotilla.postgres import Connection
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ProvenSigner, prove_possession, prove_signer
+from flotilla.votes.proof import VerifiedSigner, verify_possession, verify_signer
 from flotilla.votes.roots import VoteRoots
-from flotilla.votes.statements import read_statement, time_of
+from flotilla.votes.statements import parse_statement, parse_statement_time
 from gateway.auth.impersonation import Impersonation
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
@@ -62,7 +62,7 @@ async def enroll(connection: Connection, caller: Principal, signed: Signed, root
         why = f"{caller.subject} is not a person: only people sign votes"
         raise Impersonation("signer", caller, caller.subject, why)
     try:
-        statement, key, sign_count = prove_possession(signed, roots)
+        statement, key, sign_count = verify_possession(signed, roots)
     except Unproven as error:
         raise Invalid(f"the signed statement is not valid: {error}") from error
     if (statement.tenant, statement.subject) != (caller.tenant_id, caller.subject):
@@ -106,7 +106,7 @@ async def approve(
         to_json(approval).decode(),
         terms.roles,
         caller.subject,
-        time_of(terms.expires_at),
+        parse_statement_time(terms.expires_at),
     )
     details = {**_named(proven.statement, signer_id, proven.key.fingerprint), "roles": terms.roles}
     details |= {"by": caller.subject, "expires_at": terms.expires_at, "approval": to_builtins(approval)}
@@ -174,7 +174,7 @@ async def list_signers(
 def signer_of(row: asyncpg.Record) -> Signer:
     """Return a row as clients see it."""
     signed = _signed(row["statement"])
-    public_key = read_statement(signed.statement, SignerStatement).public_key
+    public_key = parse_statement(signed.statement, SignerStatement).public_key
     return Signer.model_validate(
         {**dict(row), "status": status_of(row), "signed": to_builtins(signed), "public_key": public_key}
     )
@@ -189,9 +189,9 @@ def status_of(row: asyncpg.Record) -> str:
     return "approved" if row["expires_at"] > utc_now() else "expired"
 
 
-def _proven(signer: Signed, approval: Signed, roots: VoteRoots) -> ProvenSigner:
+def _proven(signer: Signed, approval: Signed, roots: VoteRoots) -> VerifiedSigner:
     try:
-        return prove_signer(signer, approval, roots, utc_now())
+        return verify_signer(signer, approval, roots, utc_now())
     except Unproven as error:
         raise Invalid(f"the signed statement is not valid: {error}") from error
 

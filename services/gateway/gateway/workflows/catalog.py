@@ -8,7 +8,7 @@ import asyncpg
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool
-from flotilla.runtime.confined import Runner
+from flotilla.runtime.confined import FunctionRunner
 from gateway.json_schemas import check_fits
 
 # The newest worker of each name first. One that was not seen for a quarter of an hour serves nothing.
@@ -58,7 +58,7 @@ async def served_workflow(pool: Pool, name: str) -> ServedWorkflow:
     raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
 
 
-async def check_input(run: Runner, workflow: ServedWorkflow, data: JsonObject) -> None:
+async def check_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonObject) -> None:
     """Check that `data` is what the workflow takes.
 
     Raises:

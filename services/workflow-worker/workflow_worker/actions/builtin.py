@@ -6,7 +6,7 @@ import httpx
 from flotilla.actions import ActionContext
 from flotilla.actions.arguments import EchoArgs, HttpRequestArgs, PublishAnswerArgs
 from flotilla.approvals.events import action_event
-from flotilla.config.hosts import allowed_url
+from flotilla.config.hosts import parse_allowed_url
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.outbox import append
@@ -37,7 +37,7 @@ async def http_request(context: ActionContext, args: HttpRequestArgs) -> JsonVal
         Forbidden: the host is not on the list, or on it for https alone.
         RetryLater: the host is away or busy; a repetition carries the same Idempotency-Key.
     """
-    url = allowed_url(args.url, context.allowed_hosts, "FLOTILLA_ACTION_HTTP_HOSTS")
+    url = parse_allowed_url(args.url, context.allowed_hosts, "FLOTILLA_ACTION_HTTP_HOSTS")
     try:
         async with context.http.stream(
             args.method, url, json=args.json, headers={"Idempotency-Key": context.idempotency_key}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flotilla.actions import ActionContext, Handler
 from flotilla.actions.arguments import GROUP as ARGUMENTS_GROUP
-from flotilla.actions.arguments import check_args, known_actions
+from flotilla.actions.arguments import action_argument_types, check_args
 from flotilla.actions.plugins import load_plugins
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Invalid
@@ -32,7 +32,7 @@ class Registry:
         handler = self.handlers.get(action)
         if handler is None:
             raise Invalid(f"no handler for action {action!r}")
-        return await handler(context, from_builtins(args, known_actions()[action]))
+        return await handler(context, from_builtins(args, action_argument_types()[action]))
 
 
 def installed_registry() -> Registry:
@@ -42,7 +42,7 @@ def installed_registry() -> Registry:
         ConfigurationError: a handler can't be loaded, takes another's name or has no arguments; an action no handler.
     """
     handlers = {**BUILTIN, **load_plugins(GROUP, taken=BUILTIN)}
-    if halves := handlers.keys() ^ known_actions().keys():
+    if halves := handlers.keys() ^ action_argument_types().keys():
         raise ConfigurationError(
             f"action {', '.join(sorted(halves))} needs two entry points: its arguments in {ARGUMENTS_GROUP}, "
             f"its handler in {GROUP}"

@@ -13,8 +13,8 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.actions import ActionContext
 from flotilla.actions.arguments import normalized_args
-from flotilla.approvals.events import action_event, submitted_event
-from flotilla.approvals.policy import Policies
+from flotilla.approvals.events import action_event, action_submitted_event
+from flotilla.approvals.policy import PolicySource
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.envelope import to_json
@@ -110,7 +110,7 @@ class Actions:
     def __init__(
         self,
         pool: Pool,
-        policy: Policies,
+        policy: PolicySource,
         registry: Registry,
         http: httpx.AsyncClient,
         *,
@@ -153,12 +153,12 @@ class Actions:
         if not request.task_id:
             with _refusals_are_final():
                 request = replace(request, args=normalized_args(request.action, request.args))
-        policy = self._policy.current
-        assessment = policy.assess(request.action, request.args, request.risk_level)
+        policy = self._policy.current_policy
+        assessment = policy.assess_risk(request.action, request.args, request.risk_level)
         if self._risk_review is not None:
             last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
             assessment = await self._risk_review.review(request, assessment, last_attempt=last)
-        return replace(policy.requirement(request.action, assessment), args=request.args)
+        return replace(policy.approval_requirement(request.action, assessment), args=request.args)
 
     @activity.defn(name=CHECK_VOTE)
     async def check_vote(self, check: VoteCheck) -> CheckedVote:
@@ -321,7 +321,7 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
         "reasons": requirement.reasons,
         "policy_version": requirement.policy_version,
     }
-    events = [submitted_event(request, requirement.risk_level)] if added else []
+    events = [action_submitted_event(request, requirement.risk_level)] if added else []
     events.append(action_event("action_analyzed", action_id, details))
     await append(connection, tenant_id, request.session_id, events)
 

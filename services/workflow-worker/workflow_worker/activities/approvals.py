@@ -8,10 +8,10 @@ from flotilla.approvals.ballot import Ballot
 from flotilla.approvals.events import (
     WORKFLOW_SOURCE,
     action_event,
-    attempted_event,
-    counted_events,
-    refused_event,
-    verdict_event,
+    vote_attempted_event,
+    vote_counted_events,
+    vote_ended_event,
+    vote_refused_event,
 )
 from flotilla.contracts.approvals import DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_json
@@ -135,14 +135,14 @@ class Approvals:
         key, attempt, ballot = decision.key, decision.attempt, decision.ballot
         version = ballot.requirement.policy_version
         columns = _columns_of_attempt(key, attempt, decision.update_id, version)
-        answer = to_json(ballot.answer(attempt)).decode()
+        answer = to_json(ballot.answer_to_voter(attempt)).decode()
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             if await connection.fetchval(_COUNT, *columns, answer) is None:
                 return
             await _show(connection, key, ballot)
             # A signal has no gateway that recorded the attempt before.
-            attempted = [] if attempt.authenticated else [attempted_event(attempt, version, WORKFLOW_SOURCE)]
-            events = [*attempted, *counted_events(attempt, ballot)]
+            attempted = [] if attempt.authenticated else [vote_attempted_event(attempt, version, WORKFLOW_SOURCE)]
+            events = [*attempted, *vote_counted_events(attempt, ballot)]
             appended = await append(connection, key.tenant_id, key.session_id, events)
             seq = appended.first_seq + len(attempted)
             await connection.execute(_PLACE, key.tenant_id, key.action_id, attempt.attempt_id, seq)
@@ -156,8 +156,8 @@ class Approvals:
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             if await connection.fetchval(_REFUSE, *columns, refused.refusal.type) is not None:
                 events = [
-                    attempted_event(attempt, version, WORKFLOW_SOURCE),
-                    refused_event(attempt, refused.refusal, version, WORKFLOW_SOURCE),
+                    vote_attempted_event(attempt, version, WORKFLOW_SOURCE),
+                    vote_refused_event(attempt, refused.refusal, version, WORKFLOW_SOURCE),
                 ]
                 await _append(connection, key, events)
 
@@ -166,7 +166,7 @@ class Approvals:
         """Closes a vote that ended by its deadline or a cancellation. Idempotency key: (tenant, approval id)."""
         async with tenant_transaction(self._pool, verdict.key.tenant_id) as connection:
             if await _show(connection, verdict.key, verdict.ballot):
-                await _append(connection, verdict.key, [verdict_event(verdict.ballot)])
+                await _append(connection, verdict.key, [vote_ended_event(verdict.ballot)])
 
     async def _queue(self, connection: Connection, key: ActionKey, kind: str, data: object) -> list[str]:
         body = to_json({"type": kind, "data": data})

@@ -15,7 +15,7 @@ from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.names import cancelled_key
-from flotilla.contracts.results import reference_to
+from flotilla.contracts.results import result_reference
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.workflows.calls.delegation import (
@@ -55,7 +55,7 @@ class Delegation:
             ApplicationError: the agent's failure of this try, non-retryable: the workflow decides about another try.
             UnknownAgent: the fleet has no agent of that name; the message names those that it has.
         """
-        await self._agents.check((task.agent, *task.slip))
+        await self._agents.check_agent_is_known((task.agent, *task.slip))
         opened = await self._open(task)
         if isinstance(opened, Opened):
             await self._publisher.publish(opened)
@@ -119,7 +119,7 @@ def outcome_of(task_id: str, result: str) -> TaskOutcome:
     found = from_json(body, dict)
     if len(body) <= MAX_INLINE_RESULT_BYTES:
         return TaskOutcome(task_id=task_id, result=found)
-    return TaskOutcome(task_id=task_id, result_ref=reference_to(task_id, found))
+    return TaskOutcome(task_id=task_id, result_ref=result_reference(task_id, found))
 
 
 def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> ApplicationError:

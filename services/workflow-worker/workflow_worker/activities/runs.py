@@ -14,8 +14,8 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from flotilla.bus.live import RunFeed
-from flotilla.config import OpenWorkSettings
+from flotilla.bus.live import LiveRunWriter
+from flotilla.config import OpenWorkLimitSettings
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
 from flotilla.contracts.event_builders import run_finished_event, session_event
@@ -24,7 +24,7 @@ from flotilla.contracts.names import run_stream, workflow_source
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, WorkflowRequest
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import to_storable
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
@@ -105,11 +105,11 @@ class _Finished:
 class RunRecords:
     """The activities that keep `flotilla.runs`."""
 
-    def __init__(self, pool: Pool, feed: RunFeed, limits: OpenWorkSettings | None = None) -> None:
+    def __init__(self, pool: Pool, feed: LiveRunWriter, limits: OpenWorkLimitSettings | None = None) -> None:
         """`limits` are those that the runs of schedules and of other runs keep."""
         self._pool = pool
         self._feed = feed
-        self._limits = limits or OpenWorkSettings()
+        self._limits = limits or OpenWorkLimitSettings()
 
     @activity.defn(name=BEGIN_RUN)
     async def begin_run(self, request: RAGRequest) -> BegunRun:
@@ -184,7 +184,7 @@ class RunRecords:
         """
         try:
             async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
-                finished = await _finish(connection, end.run, _End("success", output=storable(end.output).value))
+                finished = await _finish(connection, end.run, _End("success", output=to_storable(end.output).value))
         except (Refused, *UNSTORABLE) as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
         if finished is None:

@@ -2,8 +2,8 @@
 
 import structlog
 
-from flotilla.approvals.ballot import Refusal
-from flotilla.approvals.policy import Policies
+from flotilla.approvals.ballot import VoteRefusal
+from flotilla.approvals.policy import PolicySource
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, RefusalType, content_hash
 from flotilla.contracts.errors import NotFound, Undecodable
@@ -14,8 +14,8 @@ from flotilla.eventstore.votes import counted_votes
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ProvenVote, VoteTerms, check_is_fresh, prove_vote
-from flotilla.votes.quorum import Trust, prove_quorum
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, check_vote_is_fresh, verify_vote
+from flotilla.votes.quorum import VoteTrust, verify_quorum
 from flotilla.votes.receipts import issue_receipt
 from flotilla.votes.roots import VoteRoots
 from workflow_worker.activities.signatures.actions import CheckedVote, Execution, VoteCheck
@@ -34,7 +34,7 @@ class SignedVotes:
     """The votes that count here. Trusts neither rows nor workflows: only signatures by keys that a root approved."""
 
     def __init__(
-        self, pool: Pool, policy: Policies, roots: VoteRoots, signer: Signer, *, clock: Clock = utc_now
+        self, pool: Pool, policy: PolicySource, roots: VoteRoots, signer: Signer, *, clock: Clock = utc_now
     ) -> None:
         self._pool = pool
         self._policy = policy
@@ -47,9 +47,9 @@ class SignedVotes:
 
     def requirement(self, execution: Execution) -> ApprovalRequirement:
         """Return what the policy in force asks for exactly what would be executed."""
-        policy = self._policy.current
-        assessment = policy.assess(execution.action, execution.args, execution.risk_level)
-        return policy.requirement(execution.action, assessment)
+        policy = self._policy.current_policy
+        assessment = policy.assess_risk(execution.action, execution.args, execution.risk_level)
+        return policy.approval_requirement(execution.action, assessment)
 
     async def checked(self, check: VoteCheck) -> CheckedVote:
         """Return why an attempt does not count, as far as its signature goes, or the receipt of a signed one.
@@ -70,11 +70,11 @@ class SignedVotes:
 
     async def _proven(self, check: VoteCheck, proof: SignedVote, requirement: ApprovalRequirement) -> VoteReceipt:
         attempt, key = check.attempt, check.execution.key
-        vote = prove_vote(proof, self._ballot(check.execution, requirement), self._roots, self._clock())
+        vote = verify_vote(proof, self._ballot(check.execution, requirement), self._roots, self._clock())
         _check_is_the_voters(vote, attempt)
-        check_is_fresh(vote, attempt.decision, self._clock())
+        check_vote_is_fresh(vote, attempt.decision, self._clock())
         signers = await self._signers.history(key.tenant_id)
-        signers.check(vote.fingerprint)
+        signers.check_key_counted(vote.fingerprint)
         receipt = issue_receipt(self._signer, key.tenant_id, key.action_id, proof.vote, signers.head_seq)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             await _count_on(connection, key.tenant_id, vote, attempt)
@@ -98,15 +98,15 @@ class SignedVotes:
         except (NotFound, Undecodable) as error:
             raise Unproven(f"the votes can't be read: {error}") from error
         try:
-            trust = Trust(self._roots, await self._signers.history(key.tenant_id), self._signer.public_keys())
-            prove_quorum(counted, self._ballot(execution, requirement), requirement.quorum, trust, self._clock())
+            trust = VoteTrust(self._roots, await self._signers.history(key.tenant_id), self._signer.public_keys())
+            verify_quorum(counted, self._ballot(execution, requirement), requirement.quorum, trust, self._clock())
         except Unproven as error:
             metrics.SIGNATURES_REFUSED.labels("execution").inc()
             log.warning("execution_refused", action_id=key.action_id, reason=str(error))
             raise
 
-    def _ballot(self, execution: Execution, requirement: ApprovalRequirement) -> VoteTerms:
-        return VoteTerms(
+    def _ballot(self, execution: Execution, requirement: ApprovalRequirement) -> ExpectedVote:
+        return ExpectedVote(
             tenant=execution.key.tenant_id,
             approval_id=execution.key.action_id,
             content_hash=content_hash(execution.action, execution.args),
@@ -122,15 +122,15 @@ class SignedVotes:
         log.warning(
             "vote_refused", approval_id=check.attempt.approval_id, subject=check.attempt.subject, reason=message
         )
-        return CheckedVote(refusal=Refusal(kind, message))
+        return CheckedVote(refusal=VoteRefusal(kind, message))
 
 
-def _check_is_the_voters(vote: ProvenVote, attempt: DecisionRequest) -> None:
+def _check_is_the_voters(vote: VerifiedVote, attempt: DecisionRequest) -> None:
     if vote.subject != attempt.subject:
         raise Unproven(f"the signature is {vote.subject}'s, not {attempt.subject}'s")
 
 
-async def _count_on(connection: Connection, tenant_id: str, vote: ProvenVote, attempt: DecisionRequest) -> None:
+async def _count_on(connection: Connection, tenant_id: str, vote: VerifiedVote, attempt: DecisionRequest) -> None:
     counted = await connection.fetchval(_COUNT_ON, tenant_id, vote.fingerprint, vote.sign_count, attempt.attempt_id)
     if counted is None:
         raise Unproven(

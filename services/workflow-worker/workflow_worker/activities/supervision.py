@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from flotilla.actions.arguments import known_actions
+from flotilla.actions.arguments import action_argument_types
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool
@@ -37,7 +37,9 @@ class Supervision:
         """
         found = {row["name"]: _agent(row) for row in await self._pool.fetch(_AGENTS)}
         planner = found.pop(PLANNER_AGENT, None)
-        actions = {name: _action(name, kind) for name, kind in known_actions().items() if name in wanted.actions}
+        actions = {
+            name: _action(name, kind) for name, kind in action_argument_types().items() if name in wanted.actions
+        }
         missing = [*(set(wanted.agents) - found.keys()), *(set(wanted.actions) - actions.keys())]
         if missing:
             raise ApplicationError(f"there is no {', '.join(sorted(missing))}", type="Invalid", non_retryable=True)

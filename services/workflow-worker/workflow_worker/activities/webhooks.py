@@ -13,7 +13,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.ids import Clock, utc_now
-from flotilla.contracts.names import compound_id
+from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
 from workflow_worker.webhook_signatures import signature
@@ -46,7 +46,7 @@ async def queue_webhooks(
     """Add a delivery per receiver, in the caller's transaction; give their ids, the same ones when repeated."""
     ids = []
     for url in urls:
-        seed = compound_id(key.tenant_id, key.action_id, kind, url).encode()
+        seed = join_id_parts(key.tenant_id, key.action_id, kind, url).encode()
         delivery_id = f"msg_{hashlib.sha256(seed).hexdigest()[:32]}"
         await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, body)
         ids.append(delivery_id)

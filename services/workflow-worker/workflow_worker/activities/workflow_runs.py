@@ -7,7 +7,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import workflow_source
-from flotilla.contracts.results import canonical_bytes, reference_to
+from flotilla.contracts.results import canonical_bytes, result_reference
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
 from flotilla.outbox import append
@@ -165,7 +165,7 @@ def _shown(task_id: str, result: str) -> JsonObject:
     found = from_json(result, dict)
     if len(canonical_bytes(found)) <= MAX_INLINE_RESULT_BYTES:
         return {"result": found}
-    reference = reference_to(task_id, found)
+    reference = result_reference(task_id, found)
     return {"sha256": reference.sha256, "size_bytes": reference.size_bytes, "summary": reference.summary}
 
 

@@ -14,8 +14,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from flotilla.actions.arguments import check_args, known_actions
-    from flotilla.approvals.ballot import Ballot, Refusal
+    from flotilla.actions.arguments import action_argument_types, check_args
+    from flotilla.approvals.ballot import Ballot, VoteRefusal
     from flotilla.contracts.approvals import (
         APPROVE_SIGNAL,
         DECIDE_UPDATE,
@@ -141,7 +141,7 @@ class HumanInTheLoopWorkflow:
         if requirement.reminder_s and not await self._decided_within(timedelta(seconds=requirement.reminder_s)):
             self._deliver(await finished_first(run_activity(call.REMIND, self._key(), call.WebhookBatch)))
         if not await self._decided_within(self._vote().deadline - workflow.now()):
-            expired = self._vote().expired()
+            expired = self._vote().closed_at_deadline()
             if not self._vote().is_final:
                 self._ballot = expired
                 await self._record(call.RECORD_VERDICT, call.VoteClosure(key=self._key(), ballot=expired))
@@ -203,7 +203,7 @@ class HumanInTheLoopWorkflow:
         self._status = "cancelled"
         if self._ballot is None or self._ballot.is_final:
             return
-        self._ballot = self._ballot.cancelled()
+        self._ballot = self._ballot.closed_by_cancellation()
         await self._record(call.RECORD_VERDICT, call.VoteClosure(key=self._key(), ballot=self._ballot))
 
     async def _finish(self) -> None:
@@ -275,7 +275,7 @@ class HumanInTheLoopWorkflow:
             return await run_activity(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
         except ActivityError as error:
             trouble = trouble_of(error)
-            raise refused(Refusal("InvalidArgs", trouble.message)) from error
+            raise refused(VoteRefusal("InvalidArgs", trouble.message)) from error
 
     @decide.validator
     def _check_decision(self, attempt: DecisionRequest) -> None:
@@ -326,32 +326,32 @@ class HumanInTheLoopWorkflow:
     async def _until_open(self) -> None:
         await workflow.wait_condition(lambda: self._ballot is not None or self._step in ("execute_action", "finished"))
 
-    def _refusal(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
+    def _refusal(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> VoteRefusal | None:
         if self._ballot is None:
-            return Refusal("AlreadyDecided", f"action {self._request.action_id} needs no approval any more")
-        return self._ballot.refusal(attempt, workflow.now(), check_args)
+            return VoteRefusal("AlreadyDecided", f"action {self._request.action_id} needs no approval any more")
+        return self._ballot.why_not_counted(attempt, workflow.now(), check_args)
 
     def _check_args(self, action: str, args: JsonObject) -> None:
-        if action in known_actions() and not self._request.task_id:
+        if action in action_argument_types() and not self._request.task_id:
             check_args(action, args)
 
-    def _signal_refusal(self) -> Refusal | None:
+    def _signal_refusal(self) -> VoteRefusal | None:
         requirement = self._requirement
         if requirement is None or not requirement.allow_signal or requirement.quorum != 1:
-            return Refusal("SignalNotAllowed", "policy does not accept signals for this action")
+            return VoteRefusal("SignalNotAllowed", "policy does not accept signals for this action")
         return None
 
     async def _count(
         self, attempt: DecisionRequest, update_id: str, requirement: ApprovalRequirement | None = None
     ) -> DecisionAnswer:
         # No await between the last look and this line: of two votes in the same instant one is first.
-        ballot = self._vote().counted(attempt, requirement)
+        ballot = self._vote().with_counted_vote(attempt, requirement)
         self._ballot = ballot
         await self._record(
             call.RECORD_DECISION,
             call.CountedDecision(key=self._key(), attempt=attempt, update_id=update_id, ballot=ballot),
         )
-        return ballot.answer(attempt)
+        return ballot.answer_to_voter(attempt)
 
     async def _record(self, activity: str, message: object) -> None:
         """Write to the inbox, however long the database is down, and even if the workflow is cancelled meanwhile."""

@@ -9,7 +9,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from flotilla.approvals.ballot import Ballot, Refusal
+    from flotilla.approvals.ballot import Ballot, VoteRefusal
     from flotilla.contracts.approvals import ActionStatus, ApprovalRequirement, ApprovalStatus
     from flotilla.contracts.json_types import JsonObject
     from workflow_worker.activities.signatures import actions as call
@@ -37,7 +37,7 @@ def any_args(_action: str, _args: JsonObject) -> None:
     """The activity that assesses an edit checks its arguments."""
 
 
-def refused(refusal: Refusal) -> ApplicationError:
+def refused(refusal: VoteRefusal) -> ApplicationError:
     """Return the error that an Update answers with."""
     return ApplicationError(refusal.message, type=refusal.type, non_retryable=True)
 

@@ -119,8 +119,8 @@ class OrderProcessingSaga:
             ApplicationError: `NotParked`, `UnknownStep` or `ReasonRequired`.
         """
         self._check_verb(verb)
-        step = self._saga.parked(verb.step)
-        self._saga.operate(verb.step, verb.verb)
+        step = self._saga.find_parked_step(verb.step)
+        self._saga.apply_operator_verb(verb.step, verb.verb)
         self._status = "compensation_failed" if self._saga.is_parked else "pending"
         await self._record(_PAST[verb.verb], step=step, verb=verb)
         return self._state()
@@ -133,7 +133,7 @@ class OrderProcessingSaga:
         if verb.verb != "retry" and not (verb.reason or "").strip():
             raise _refusal("ReasonRequired", f"say why to {verb.verb} step {verb.step}")
         try:
-            self._saga.parked(verb.step)
+            self._saga.find_parked_step(verb.step)
         except (NotParked, UnknownStep) as error:
             raise _refusal(type(error).__name__, str(error)) from error
 

@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.fixed_plan import fixed_plan
+from flotilla.contracts.fixed_plan import default_plan
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.planning import (
     BUILT_IN_PLANNER,
@@ -131,7 +131,7 @@ class _Supervision:
             goal=self._request.goal, tools=self._offer.tools, rounds=self._rounds, must_answer=must_answer
         )
         if not self._offer.planner:
-            return fixed_plan(asked)
+            return default_plan(asked)
         asked = replace(asked, rounds=_without_oldest_texts(self._rounds))
         chosen = await self._run.ask(PLANNER_AGENT, to_builtins(asked), returns=NextSteps)
         self._planner = chosen.planner

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from flotilla_cli.errors import Misuse
 
 _SPAN = re.compile(r"(\d{1,18})([smhdw])")
@@ -26,7 +26,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     """
     found = {name: _value(text) for name, text in read_texts(pairs).items()}
     for name, value in found.items():
-        if why := first_unstorable(value):
+        if why := why_not_storable(value):
             raise Misuse(f"{name}: {why}", "no store holds it: write it in another way")
     return found
 
@@ -101,7 +101,7 @@ def read_object(text: str) -> dict[str, Any]:
         raise Misuse(f"not a JSON object: {error}", """write it as '{"query": "…"}', or as @FILE""") from error
     if not isinstance(document, dict):
         raise Misuse(f"a JSON object is needed, not {text[:40]!r}", """write it as '{"query": "…"}', or as @FILE""")
-    if why := first_unstorable(document):
+    if why := why_not_storable(document):
         raise Misuse(f"the JSON object can't be used: {why}", "no store holds it: write it in another way")
     return document
 

@@ -57,7 +57,7 @@ def _look(gateway: Gateway, fingerprint: str, keys: PublicKeys) -> dict[str, Any
         raise _NotProven(f"the export is BAD: {verdict.problems[0].detail}")
     if signers.tenant_id != tenant:
         raise _NotProven(f"the export is of tenant {signers.tenant_id}, not of {tenant}")
-    place = signers.history.revoked_by(fingerprint)
+    place = signers.history.revocation_seq(fingerprint)
     if place is None or place > verdict.anchored_seq:
         raise _NotProven(f"it is not among the {verdict.anchored_seq} events that are signed")
     return {"fingerprint": fingerprint, "tenant": tenant, "revoked_by_event": place, "signed_to": verdict.anchored_seq}

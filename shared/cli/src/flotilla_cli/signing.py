@@ -40,14 +40,14 @@ def open_key(path: Path) -> KeyFile:
     Raises:
         Misuse: it is no such file.
     """
-    from flotilla.votes.keys import ssh_text
+    from flotilla.votes.keys import to_ssh_key_line
 
     try:
         content = path.read_bytes()
     except OSError as error:
         raise Misuse(f"key file {path} can't be read: {error.strerror}", "name a key: ~/.ssh/id_ed25519") from error
     if content.lstrip().startswith(_PEM):
-        return KeyFile(path, "ed25519", ssh_text(_pem_key(path).public_key()))
+        return KeyFile(path, "ed25519", to_ssh_key_line(_pem_key(path).public_key()))
     public = content if content.startswith((b"ssh-", b"ecdsa-")) else _derived(path)
     return KeyFile(path, "ssh", " ".join(public.decode(errors="replace").split()[:2]))
 

@@ -44,7 +44,7 @@ _FORGET = "DELETE FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id =
 
 
 @dataclass(frozen=True, slots=True)
-class Schedules:
+class TemporalSchedules:
     """Temporal's side of them; `task_queue` is where the built-in workflows' workers are."""
 
     pool: Pool

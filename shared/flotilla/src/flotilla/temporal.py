@@ -38,7 +38,7 @@ _FINAL = {
 }
 
 
-def is_final(error: RPCError) -> bool:
+def is_permanent_error(error: RPCError) -> bool:
     """Whether Temporal would refuse the same call again: for what it holds, not for where or by whom it was made."""
     too_large = error.status == RPCStatusCode.RESOURCE_EXHAUSTED and "larger than max" in str(error)
     return error.status in _FINAL or too_large
@@ -73,8 +73,8 @@ class _Payloads(CompositePayloadConverter):
 DATA_CONVERTER = replace(DataConverter.default, payload_converter_class=_Payloads)
 
 
-def connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
-    """Namespace, login and TLS: `Client.connect(settings.temporal_address, **connection_options(settings), ...)`.
+def temporal_connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
+    """Namespace, login and TLS: `Client.connect(settings.temporal_address, **temporal_connection_options(settings), ...)`.
 
     Raises:
         ConfigurationError: a file can't be read, or only one of certificate and key is set.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flotilla.approvals.ballot import Ballot, Refusal
+from flotilla.approvals.ballot import Ballot, VoteRefusal
 from flotilla.contracts.approvals import ActionState, ApprovalRequirement, DecisionRequest
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import ActionRequest, RiskLevel
@@ -79,7 +79,7 @@ class RefusedDecision:
     key: ActionKey
     attempt: DecisionRequest
     update_id: str
-    refusal: Refusal
+    refusal: VoteRefusal
     policy_version: str
 
 
@@ -134,7 +134,7 @@ class VoteCheck:
 class CheckedVote:
     """Whether the attempt counts, as far as its signature goes."""
 
-    refusal: Refusal | None = None
+    refusal: VoteRefusal | None = None
     """Why it does not; None if it does."""
     receipt: VoteReceipt | None = None
     """Of a signed vote that counts."""

@@ -67,7 +67,7 @@ async def check_kafka(bootstrap_servers: str) -> str:
     """Answers, and has the topics of the permanent log, which keep everything indefinitely."""
     from flotilla.config import KafkaSettings, load_settings
     from flotilla.contracts.errors import RetryLater
-    from flotilla.kafka.topics import check_topics, topics_of
+    from flotilla.kafka.topics import check_topics, topic_specs
 
     settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers)
     check_own(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
@@ -76,7 +76,7 @@ async def check_kafka(bootstrap_servers: str) -> str:
     except RetryLater as error:
         raise CliError(str(error), hint_of(error, _KAFKA) or _hint_of_kafka(str(error))) from error
     return ", ".join(
-        f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topics_of(settings)
+        f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topic_specs(settings)
     )
 
 
@@ -101,7 +101,7 @@ async def check_temporal(address: str) -> str:
     namespace = settings.temporal_namespace
     check_own(settings.temporal_cert_file, "FLOTILLA_TEMPORAL_CERT_FILE")
     try:
-        client = await Client.connect(address, **temporal.connection_options(settings))
+        client = await Client.connect(address, **temporal.temporal_connection_options(settings))
         await temporal.check_temporal(client, address)
     except (RPCError, RuntimeError, RetryLater) as error:
         hint = "check FLOTILLA_TEMPORAL_ADDRESS, FLOTILLA_TEMPORAL_NAMESPACE and that the server runs"

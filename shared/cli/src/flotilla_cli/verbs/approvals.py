@@ -186,7 +186,7 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
     """
     from flotilla.contracts.envelope import from_builtins
     from flotilla.contracts.votes import VoteStatement
-    from flotilla.votes.statements import statement_text, time_text
+    from flotilla.votes.statements import format_statement_time, statement_text
     from flotilla_cli.signing import body_of, open_key
     from flotilla_cli.verbs.signers import signer_of
 
@@ -204,7 +204,7 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
             "subject": me["subject"],
             "requested_by": approval["requested_by"],
             "on_behalf_of": approval["on_behalf_of"] or "",
-            "time": time_text(datetime.now(UTC)),
+            "time": format_statement_time(datetime.now(UTC)),
         },
         VoteStatement,
     )

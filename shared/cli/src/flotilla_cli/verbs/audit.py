@@ -92,12 +92,12 @@ def _verify_export(
     from flotilla.audit.verify_export import load_signers, verify_export
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
-    from flotilla.votes.roots import read_roots
+    from flotilla.votes.roots import read_vote_roots
 
     keys_file = public_key_file(public_key)
     try:
         with file.open("rb") as opened:
-            roots = read_roots(vote_roots) if vote_roots else None
+            roots = read_vote_roots(vote_roots) if vote_roots else None
             keys = load_public_keys(keys_file)
             signers = load_signers(audit_session, keys) if audit_session else None
             found = verify_export(read_lines(opened), keys, roots, signers)

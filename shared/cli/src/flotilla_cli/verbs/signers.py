@@ -33,7 +33,7 @@ def enroll(
     name: Annotated[str, typer.Option("--name", help="What you call the key.")] = "key",
 ) -> None:
     """Enroll a key of your own. It signs nothing until a second admin has approved it."""
-    from flotilla.votes.statements import statement_text, time_text
+    from flotilla.votes.statements import format_statement_time, statement_text
 
     file, me = open_key(key), call.gateway.me()
     statement = SignerStatement(
@@ -43,7 +43,7 @@ def enroll(
         public_key=file.public_key,
         credential_id="",
         name=name,
-        time=time_text(datetime.now(UTC)),
+        time=format_statement_time(datetime.now(UTC)),
     )
     signer = call.gateway.post("/signers", body_of(file.sign(statement_text(statement))))
     call.show(signer, lambda: _print_enrolled(signer))
@@ -75,7 +75,7 @@ def approve(
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Valid this long, up to 400d.")] = "365d",
 ) -> None:
     """Approve the key of another person, with your own, which the operators made a vote root."""
-    from flotilla.votes.statements import statement_digest, statement_text, time_text
+    from flotilla.votes.statements import format_statement_time, statement_digest, statement_text
     from flotilla_cli.arguments import read_expiry
 
     signer = call.gateway.get(f"/signers/{signer_id}")
@@ -87,8 +87,8 @@ def approve(
         statement=statement_digest(signer["signed"]["statement"]),
         roles=role or ["approver"],
         approved_by=me["subject"],
-        expires_at=time_text(read_expiry(expires)),
-        time=time_text(datetime.now(UTC)),
+        expires_at=format_statement_time(read_expiry(expires)),
+        time=format_statement_time(datetime.now(UTC)),
     )
     approved = call.gateway.post(f"/signers/{signer_id}/approval", body_of(file.sign(statement_text(statement))))
     call.show(approved, lambda: _print_signer(approved))
@@ -97,12 +97,12 @@ def approve(
 def _check_fingerprint(signer: dict[str, Any], expected: str) -> None:
     """The fingerprint of what will be signed, recomputed here: the gateway may say anything."""
     from flotilla.votes.errors import Unproven
-    from flotilla.votes.keys import read_key
-    from flotilla.votes.statements import read_statement
+    from flotilla.votes.keys import parse_signer_key
+    from flotilla.votes.statements import parse_statement
 
     try:
-        statement = read_statement(signer["signed"]["statement"], SignerStatement)
-        found = read_key(statement.kind, statement.public_key, statement.credential_id).fingerprint
+        statement = parse_statement(signer["signed"]["statement"], SignerStatement)
+        found = parse_signer_key(statement.kind, statement.public_key, statement.credential_id).fingerprint
     except Unproven as error:
         raise CliError(
             f"signer {signer['signer_id']} is not a key: {error}", "ask the person to enroll again"

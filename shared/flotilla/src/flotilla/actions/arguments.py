@@ -47,7 +47,7 @@ BUILTIN: Mapping[str, type[Any]] = {
 
 
 @cache
-def known_actions() -> Mapping[str, type[Any]]:
+def action_argument_types() -> Mapping[str, type[Any]]:
     """What each action takes: the built-in ones, and installed packages' entry points in group `flotilla.actions`.
 
     Raises:
@@ -77,7 +77,7 @@ def normalized_args(action: str, args: JsonObject) -> JsonObject:
         Invalid: no such action, a missing or unknown argument, one of the wrong type, or a number that would not be
             shown as it is.
     """
-    known = known_actions()
+    known = action_argument_types()
     kind = known.get(action)
     if kind is None:
         raise Invalid(f"unknown action {action!r}: use one of {', '.join(sorted(known))}")

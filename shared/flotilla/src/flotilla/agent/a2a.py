@@ -39,7 +39,7 @@ from flotilla.agent.context import TaskContext
 from flotilla.agent.service import run_agent
 from flotilla.agent.settings import AgentSettings
 from flotilla.config import Words
-from flotilla.config.hosts import allowed_url, check_hosts
+from flotilla.config.hosts import check_allowed_hosts, parse_allowed_url
 from flotilla.contracts.a2a import MAX_DATA_DEPTH
 from flotilla.contracts.errors import Invalid, Refused, RetryLater
 from flotilla.contracts.requests import RiskLevel
@@ -76,7 +76,7 @@ class RemoteAgentSettings(AgentSettings):
     @field_validator("a2a_hosts")
     @classmethod
     def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        return check_hosts(SETTING, hosts)
+        return check_allowed_hosts(SETTING, hosts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class _ListedHosts(httpx.AsyncBaseTransport):
         self._inner = httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        allowed_url(str(request.url), self._settings.a2a_hosts, SETTING)
+        parse_allowed_url(str(request.url), self._settings.a2a_hosts, SETTING)
         token = self._settings.a2a_token_file.read_text().strip() if self._settings.a2a_token_file else ""
         if token:
             request.headers["Authorization"] = f"Bearer {token}"

@@ -9,7 +9,7 @@ from flotilla.agent.tools import ToolFunction
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import agent_group, is_valid_id, task_stream
 from flotilla.contracts.requests import RiskLevel
-from flotilla.contracts.tools import OnUnknown, ToolOptions, with_options
+from flotilla.contracts.tools import OnUnknown, ToolOptions, with_tool_options
 from flotilla.contracts.typed import Codec, is_object_type
 
 In = TypeVar("In")
@@ -133,7 +133,7 @@ class Agent:
         options = ToolOptions(repeatable=repeatable, on_unknown=on_unknown)
 
         def add(chosen: TF) -> TF:
-            self.tools[chosen.__name__] = with_options(chosen, options) if options != ToolOptions() else chosen
+            self.tools[chosen.__name__] = with_tool_options(chosen, options) if options != ToolOptions() else chosen
             if approval is not None:
                 self.gated[chosen.__name__] = approval
             return chosen

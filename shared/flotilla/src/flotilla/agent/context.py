@@ -19,7 +19,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.session_events import SessionEventData, SessionEventKind
 from flotilla.contracts.tasks import AgentTask
-from flotilla.contracts.values import storable_text
+from flotilla.contracts.values import to_storable_text
 from flotilla.llm import Completion, CompletionRequest, OnToken
 from flotilla.postgres import Connection
 
@@ -204,7 +204,7 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.progress(storable_text(text))
+        await self._live.progress(to_storable_text(text))
         await self._look_for_cancel()
 
     async def emit_token(self, text: str) -> None:
@@ -213,7 +213,7 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.token(storable_text(text))
+        await self._live.token(to_storable_text(text))
         await self._look_for_cancel_sometimes()
 
     async def discard_tokens(self) -> None:

@@ -20,8 +20,15 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
-from flotilla.outbox import append, no_session, prepare
-from flotilla.postgres import AWAY, Connection, Pool, may_leave_state, retry_when_away, tenant_transaction
+from flotilla.outbox import append, prepare_events, session_not_found
+from flotilla.postgres import (
+    AWAY,
+    Connection,
+    Pool,
+    reset_session_after_use,
+    retry_later_if_unavailable,
+    tenant_transaction,
+)
 
 # The outcome of the task's ticket, the answer to the task, if there is one, and the result that its input refers to.
 _TAKE = "SELECT * FROM flotilla.take_task($1, $2, $3, $4, $5)"
@@ -126,17 +133,17 @@ class Effects:
         """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
-        prepared = prepare(task.tenant_id, task.session_id, events, source=self._source)
+        prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source)
         try:
             found = await self._pool.fetchval(
                 _FINISH,
                 *_proof(task),
                 *_written(outcome, entry_id),
                 *_actions(task, outcome, events),
-                *prepared.arguments,
+                *prepared.sql_arguments,
             )
         except asyncpg.NoDataFoundError as error:
-            raise no_session(task.session_id) from error
+            raise session_not_found(task.session_id) from error
         if found == "answered":
             raise _AnsweredAlready
         return bool(found == "done")
@@ -187,7 +194,7 @@ async def _all_events(connection: Connection, task: AgentTask, outcome: Outcome)
 
 
 async def _made(effect: Effect, connection: Connection) -> None:
-    may_leave_state(connection)
+    reset_session_after_use(connection)
     try:
         await effect(connection)
     except AWAY:
@@ -197,7 +204,7 @@ async def _made(effect: Effect, connection: Connection) -> None:
 
 
 def _staying_pending(task: AgentTask) -> AbstractContextManager[None]:
-    return retry_when_away(f"task {task.task_id} stays pending")
+    return retry_later_if_unavailable(f"task {task.task_id} stays pending")
 
 
 def _jsonb(value: object) -> str | None:

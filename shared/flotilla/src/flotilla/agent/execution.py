@@ -18,7 +18,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
-from flotilla.contracts.values import Storable, storable
+from flotilla.contracts.values import StorableJson, to_storable
 from flotilla.telemetry import genai
 
 MAX_RESULT_BYTES = 8_000_000
@@ -92,7 +92,7 @@ def _invocation(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
         "gen_ai.agent.version": agent.version,
         "gen_ai.conversation.id": ctx.session_id,
     }
-    return genai.operation(f"invoke_agent {agent.name}", genai.INVOKE_AGENT_DURATION, attributes)
+    return genai.genai_span(f"invoke_agent {agent.name}", genai.INVOKE_AGENT_DURATION, attributes)
 
 
 def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
@@ -128,9 +128,9 @@ def _cancelled(ctx: TaskContext, started: float) -> Outcome:
     return Outcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
 
 
-async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Storable:
+async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:
     made = await agent.function(ctx, agent.input.decode(data))
-    kept = storable(agent.output.encode(made))
+    kept = to_storable(agent.output.encode(made))
     result: dict[str, Any] = kept.value
     if kept.escaped:
         _check_still_fits(agent, result, kept.escaped)

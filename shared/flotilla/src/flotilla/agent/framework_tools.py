@@ -12,7 +12,7 @@ from flotilla.agent.tool_runner import REFUSALS, ToolOutcomeUnknown, ToolResultN
 from flotilla.agent.tools import ListedTool, ToolBox
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import to_storable
 
 Framework: TypeAlias = Literal["openai-agents", "pydantic-ai", "langgraph"]
 Call: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
@@ -68,7 +68,7 @@ def _call(ctx: CallsTools, name: str) -> Call:
 
 
 def _as_json(returned: Any) -> str:
-    return json.dumps(storable(to_builtins(returned)).value, ensure_ascii=False)
+    return json.dumps(to_storable(to_builtins(returned)).value, ensure_ascii=False)
 
 
 def _openai_agents(tool: ListedTool, call: Call) -> Any:

@@ -19,7 +19,7 @@ from flotilla.contracts.errors import Invalid, Refused
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import AgentTask, ApprovalNeeded, McpCallNeeded
-from flotilla.postgres import Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
 _VERDICTS = """
@@ -203,6 +203,6 @@ class StoredGate:
         await self._fetch(_STORE, approval_id, action, content_hash(action, args), body)
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        with retry_when_away():
+        with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
                 return await connection.fetch(statement, self._tenant_id, *arguments)

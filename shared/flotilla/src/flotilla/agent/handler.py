@@ -25,13 +25,13 @@ from flotilla.agent.session import StoredSession
 from flotilla.agent.ticket_check import TicketCheck
 from flotilla.agent.tool_calls import StoredToolCalls
 from flotilla.agent.tools import ToolBox
-from flotilla.bus import DONE, Delivery, Finish, Publisher, Redis, RunFeed
+from flotilla.bus import DONE, Delivery, HandlerResult, LiveRunWriter, Publisher, Redis
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.llm import LanguageModel, Money, StoredCalls, TokenLimits
-from flotilla.postgres import UNSTORABLE, HeldTask, Pool, holding
+from flotilla.postgres import UNSTORABLE, Pool, TaskProof, acting_for_task
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
 
@@ -67,11 +67,11 @@ class TaskHandler:
         self._ticket_check = TicketCheck(agent.name, keys, pool)
         self._effects = Effects(pool, agent.name)
         self._publisher = Publisher(redis)
-        self._feed = RunFeed(redis)
+        self._feed = LiveRunWriter(redis)
         self._proofs = CallProofs(pool, vote_rules, keys)
         self._busy = KeyLocks()
 
-    async def __call__(self, delivery: Delivery) -> Finish:
+    async def __call__(self, delivery: Delivery) -> HandlerResult:
         """Answers one delivery.
 
         Raises:
@@ -90,13 +90,13 @@ class TaskHandler:
         except TaskOver as over:
             log.info("task_over", task_id=task.task_id, attempt=task.attempt, reason=str(over))
             return DONE
-        return Finish(replies.answers(self._agent, task, answer))
+        return HandlerResult(replies.answers(self._agent, task, answer))
 
     async def _answer(self, delivery: Delivery, task: AgentTask) -> Answer:
         """The stored answer, or that of a run."""
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
-        async with self._busy.alone((task.tenant_id, task.task_id)):
-            with holding(_held(task)):
+        async with self._busy.locked((task.tenant_id, task.task_id)):
+            with acting_for_task(_held(task)):
                 taken = await self._effects.take(task)
                 return taken.answer or await self._run(delivery, task, taken.input)
 
@@ -169,8 +169,8 @@ class TaskHandler:
             return await self._effects.commit(task, entry_id, bare)
 
 
-def _held(task: AgentTask) -> HeldTask:
-    return HeldTask(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
+def _held(task: AgentTask) -> TaskProof:
+    return TaskProof(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
 
 
 def _no_input(ctx: TaskContext) -> Outcome:

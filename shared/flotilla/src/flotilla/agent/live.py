@@ -5,7 +5,7 @@ from redis.exceptions import RedisError
 
 from flotilla.agent import replies
 from flotilla.agent.agent import Agent
-from flotilla.bus import AWAY, Publisher, Redis, RunFeed
+from flotilla.bus import AWAY, LiveRunWriter, Publisher, Redis
 from flotilla.bus.connection import ask
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.live import LiveStepStatus
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 class RedisLive:
     """Progress and tokens are courtesies: while Redis is unavailable they are dropped, and the task goes on."""
 
-    def __init__(self, redis: Redis, publisher: Publisher, feed: RunFeed, agent: Agent, task: AgentTask) -> None:
+    def __init__(self, redis: Redis, publisher: Publisher, feed: LiveRunWriter, agent: Agent, task: AgentTask) -> None:
         self._redis = redis
         self._publisher = publisher
         self._feed = feed
@@ -35,7 +35,7 @@ class RedisLive:
     async def token(self, text: str) -> None:
         """Show `text` on the run's live stream."""
         if self._task.live:
-            await self._feed.token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
+            await self._feed.write_token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def step(self, status: LiveStepStatus) -> None:
         """Show on the run's live stream that this agent began or ended."""
@@ -47,7 +47,7 @@ class RedisLive:
     async def reset(self) -> None:
         """Void what was shown of this task."""
         if self._task.live:
-            await self._feed.reset(self._task.live, task_id=self._task.task_id, attempt=self._task.attempt)
+            await self._feed.write_reset(self._task.live, task_id=self._task.task_id, attempt=self._task.attempt)
 
     async def flush(self) -> None:
         """Wait for the tokens given so far."""

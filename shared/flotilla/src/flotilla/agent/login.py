@@ -6,7 +6,7 @@ import asyncpg
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import agent_role
-from flotilla.postgres import Pool, retry_when_away
+from flotilla.postgres import Pool, retry_later_if_unavailable
 
 _LOGIN = "SELECT session_user AS login, flotilla_ops.is_agent($1) AS is_agent"
 
@@ -14,7 +14,7 @@ _LOGIN = "SELECT session_user AS login, flotilla_ops.is_agent($1) AS is_agent"
 async def check_login(pool: Pool, agent: str) -> None:
     """Raise RetryLater when the login is not the agent's role, to which tickets open nothing: a readiness check."""
     # Without the function the schema is older than this code: another check reports it.
-    with retry_when_away(), suppress(asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
+    with retry_later_if_unavailable(), suppress(asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
         row = await pool.fetchrow(_LOGIN, agent)
         if row is not None and not row["is_agent"]:
             raise RetryLater(

@@ -29,7 +29,7 @@ async def serving_model(api: ChatApi) -> AsyncIterator[dict[str, str]]:
     """Serve `api`; give the variables by which clients find it."""
     key = secrets.token_urlsafe(_KEY_BYTES)
     route = Route("/v1/{path:path}", partial(_answer, api, key), methods=["GET", "POST"])
-    async with http_server(Starlette(routes=[route]), "127.0.0.1", 0, grace_s=0).running() as port:
+    async with http_server(Starlette(routes=[route]), "127.0.0.1", 0, grace_s=0).serving() as port:
         url = f"http://127.0.0.1:{port}/v1"
         yield {
             "FLOTILLA_MODEL_URL": url,

@@ -15,9 +15,9 @@ from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.mcp import McpResult
-from flotilla.contracts.tasks import AgentTask, McpCallNeeded, mcp_calls_of
+from flotilla.contracts.tasks import AgentTask, McpCallNeeded, mcp_call_id_prefix
 from flotilla.contracts.tools import ToolOptions
-from flotilla.postgres import Pool, retry_when_away, tenant_transaction
+from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
 
 # What the task's tenant allowed of these servers and tools.
 _ALLOWED = """
@@ -91,7 +91,9 @@ class McpTool:
         those of a hop from those of a task whose id begins alike."""
         name = json.dumps([task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
         digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-        return McpCallNeeded(call_id=f"{mcp_calls_of(task.task_id)}{digest}", tool=self.upstream, arguments=arguments)
+        return McpCallNeeded(
+            call_id=f"{mcp_call_id_prefix(task.task_id)}{digest}", tool=self.upstream, arguments=arguments
+        )
 
 
 async def allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) -> dict[str, McpTool]:
@@ -100,7 +102,7 @@ async def allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) -> di
     Raises:
         RetryLater: PostgreSQL is unavailable.
     """
-    with retry_when_away():
+    with retry_later_if_unavailable():
         async with tenant_transaction(pool, task.tenant_id) as connection:
             rows = await connection.fetch(_ALLOWED, task.tenant_id, list(names))
     tools = [McpTool(row["server"], row["tool"], json.loads(row["definition"])) for row in rows]
@@ -113,7 +115,7 @@ async def answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
     Raises:
         RetryLater: PostgreSQL is unavailable.
     """
-    with retry_when_away():
+    with retry_later_if_unavailable():
         async with tenant_transaction(pool, task.tenant_id) as connection:
             rows = await connection.fetch(_ANSWERS)
     return {

@@ -14,7 +14,7 @@ from flotilla.agent.settings import AgentSettings
 from flotilla.config import LlmSettings
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
-from flotilla.contracts.fixed_plan import fixed_plan
+from flotilla.contracts.fixed_plan import default_plan
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.planning import PLANNER_AGENT, ChosenStep, NextSteps, OfferedTool, PlanRequest
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ToolRequest, ToolSpec
@@ -38,7 +38,7 @@ class Settings(AgentSettings, LlmSettings):
 async def plan(ctx: TaskContext, request: PlanRequest) -> NextSteps:
     """The next steps to the goal, or the answer."""
     if ctx.model_name == EXTRACTIVE_MODEL:
-        return fixed_plan(request)
+        return default_plan(request)
     names = _names(request.tools)
     completion = await ctx.llm(_asked(request, names), on_token=ctx.emit_token)
     if completion.tool_calls and not request.must_answer:

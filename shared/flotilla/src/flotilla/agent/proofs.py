@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from flotilla.approvals.policy import Policies
+from flotilla.approvals.policy import PolicySource
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
 from flotilla.contracts.errors import RetryLater, Undecodable
@@ -15,11 +15,11 @@ from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import AgentTask
 from flotilla.eventstore.signers import SignerLog
 from flotilla.eventstore.votes import task_votes
-from flotilla.postgres import Pool, retry_when_away
+from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import VoteTerms
-from flotilla.votes.quorum import CountedVote, Trust, prove_quorum
+from flotilla.votes.proof import ExpectedVote
+from flotilla.votes.quorum import CountedVote, VoteTrust, verify_quorum
 from flotilla.votes.roots import VoteRoots
 
 LOG_WAIT_S = 10.0
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 class VoteRules:
     """By what an agent judges who may approve its calls. Nothing of it comes from a store."""
 
-    policy: Policies
+    policy: PolicySource
     roots: VoteRoots = field(default_factory=VoteRoots)
 
 
@@ -54,22 +54,22 @@ class CallProofs:
             Unproven: they have not.
             RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
         """
-        policy = self._vote_rules.policy.current
-        requirement = policy.requirement(action, policy.assess(action, args, risk))
+        policy = self._vote_rules.policy.current_policy
+        requirement = policy.approval_requirement(action, policy.assess_risk(action, args, risk))
         if not requirement.required or requirement.signature != "required":
             return
         try:
-            with retry_when_away():
+            with retry_later_if_unavailable():
                 await self._prove(task, _ballot(task, approval_id, action, args, requirement), requirement.quorum)
         except Unproven as error:
             metrics.SIGNATURES_REFUSED.labels("execution").inc()
             log.warning("call_refused", approval_id=approval_id, reason=str(error))
             raise
 
-    async def _prove(self, task: AgentTask, ballot: VoteTerms, quorum: int) -> None:
+    async def _prove(self, task: AgentTask, ballot: ExpectedVote, quorum: int) -> None:
         counted = await self._counted(task, ballot.approval_id)
-        trust = Trust(self._vote_rules.roots, await self._signers.history(task.tenant_id), self._keys)
-        prove_quorum(counted, ballot, quorum, trust, self._clock())
+        trust = VoteTrust(self._vote_rules.roots, await self._signers.history(task.tenant_id), self._keys)
+        verify_quorum(counted, ballot, quorum, trust, self._clock())
 
     async def _counted(self, task: AgentTask, approval_id: str) -> list[CountedVote]:
         deadline = asyncio.get_running_loop().time() + LOG_WAIT_S
@@ -86,8 +86,8 @@ class CallProofs:
 
 def _ballot(
     task: AgentTask, approval_id: str, action: str, args: JsonObject, requirement: ApprovalRequirement
-) -> VoteTerms:
-    return VoteTerms(
+) -> ExpectedVote:
+    return ExpectedVote(
         tenant=task.tenant_id,
         approval_id=approval_id,
         content_hash=content_hash(action, args),

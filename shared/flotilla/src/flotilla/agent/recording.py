@@ -7,7 +7,7 @@ from typing import Any
 from flotilla.agent.ports import NamedCall
 from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
-from flotilla.contracts.event_rules import AGENT_PREFIX, violation_of
+from flotilla.contracts.event_rules import AGENT_PREFIX, write_violation_of_data
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
@@ -18,7 +18,7 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.contracts.tasks import AgentTask
-from flotilla.contracts.values import storable, storable_text, with_escaped_places
+from flotilla.contracts.values import to_storable, to_storable_text, with_escaped_places
 
 MAX_RECORDED_BYTES = 64_000
 MAX_MESSAGE_CHARACTERS = 4000
@@ -48,7 +48,7 @@ class Recorder:
             raise Invalid(f"no session event kind {kind!r}; there are {', '.join(DATA_OF_KIND)}") from None
         except Undecodable as error:
             raise Invalid(f"{kind} event: {error}") from error
-        if problem := violation_of(source, session_event_type(kind), plain, self._task.session_id):
+        if problem := write_violation_of_data(source, session_event_type(kind), plain, self._task.session_id):
             raise Invalid(f"{kind} event: {problem}")
         self.events.append(
             AgentStateEvent(
@@ -64,7 +64,7 @@ class Recorder:
 
 def shortened(value: Any) -> JsonValue:
     """A tool's result as it is recorded: whole, or its size and hash where it is over 64 kB."""
-    body = to_json(storable(value).value)
+    body = to_json(to_storable(value).value)
     if len(body) <= MAX_RECORDED_BYTES:
         return value  # type: ignore[no-any-return]
     return {
@@ -97,4 +97,4 @@ def text_of(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:  # noqa: BLE001 - the author's class may raise anything here
         text = f"(its text can't be read: {type(broken).__name__})"
-    return storable_text(text)[:MAX_MESSAGE_CHARACTERS]
+    return to_storable_text(text)[:MAX_MESSAGE_CHARACTERS]

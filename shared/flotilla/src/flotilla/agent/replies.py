@@ -7,7 +7,7 @@ from flotilla.agent.effects import Answer
 from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import reply_stream
-from flotilla.contracts.results import canonical_bytes, reference_to
+from flotilla.contracts.results import canonical_bytes, result_reference
 from flotilla.contracts.tasks import (
     MAX_INLINE_RESULT_BYTES,
     TASK_REPLIED,
@@ -34,7 +34,7 @@ def progress(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]
 def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
     ending: dict[str, Any] = {"final": not task.slip, "announces": agent.announces}
     if len(canonical_bytes(result)) > MAX_INLINE_RESULT_BYTES:
-        stored = reference_to(task.task_id, result)
+        stored = result_reference(task.task_id, result)
         return _reply(agent, task, status="done", result_ref=stored, **ending)
     return _reply(agent, task, status="done", result=result, **ending)
 

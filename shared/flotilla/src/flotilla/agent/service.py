@@ -12,7 +12,7 @@ from flotilla.agent.proofs import VoteRules
 from flotilla.agent.registration import Registration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import ToolBox, ToolFunction
-from flotilla.approvals.reloading import PolicyFile
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
@@ -21,7 +21,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.llm import LanguageModel, Money, TokenLimits, create_model, money_of
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
-from flotilla.votes.roots import read_roots
+from flotilla.votes.roots import read_vote_roots
 
 STUCK_AFTER_S = 60.0
 STOP_MARGIN_S = 5.0
@@ -66,7 +66,7 @@ async def run_agent(
     limits: TokenLimits | None = None,
     money: Money | None = None,
     pool: "Pool | None" = None,
-    policy: PolicyFile | None = None,
+    policy: ReloadingPolicyFile | None = None,
     jobs: Sequence[Job] = (),
 ) -> None:
     """Consume the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
@@ -82,7 +82,7 @@ async def run_agent(
     _check_name(agent, settings)
     toolbox = ToolBox({**agent.tools, **(tools or {})})
     concurrency = settings.agent_concurrency or agent.concurrency
-    policy = policy or PolicyFile(settings.approval_policy)
+    policy = policy or ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         if pool is None:
             pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
@@ -98,7 +98,7 @@ async def run_agent(
             limits=limits,
             money=money,
             keys=load_public_keys(settings.ticket_public_key_file),
-            vote_rules=VoteRules(policy, read_roots(settings.vote_roots)),
+            vote_rules=VoteRules(policy, read_vote_roots(settings.vote_roots)),
         )
         consumer = Consumer(
             redis,
@@ -109,16 +109,16 @@ async def run_agent(
             ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
             PostgresDeadLetters(pool, settings.operator_tenant),
         )
-        registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight)
+        registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight_count)
         runtime.health.add_check("postgres", partial(check_schema, pool))
         runtime.health.add_check("login", partial(check_login, pool, agent.name))
         runtime.health.add_check("redis", partial(check_redis, redis))
-        if not await runtime.until_ready():
+        if not await runtime.wait_until_ready():
             return
         await runtime.supervisor.run(
             Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
             Job(name="registration", work=registration.run),
-            Job(name="policy", work=policy.follow),
+            Job(name="policy", work=policy.reload_until_stopped),
             *jobs,
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )

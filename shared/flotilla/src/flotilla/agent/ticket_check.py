@@ -12,7 +12,7 @@ from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, Unkno
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import TICKET_FIELD
 from flotilla.contracts.tasks import TASK_REQUESTED, AgentTask
-from flotilla.postgres import Pool, retry_when_away
+from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry.metrics import TASKS_REFUSED
 
 CLOCKS_DIFFER = timedelta(seconds=60)
@@ -67,7 +67,7 @@ class TicketCheck:
 
     async def _is_over(self, over_at: datetime, task: AgentTask) -> bool:
         """Ask the database, whose clock counts for all services: this machine's may be wrong."""
-        with retry_when_away(f"task {task.task_id} stays pending"):
+        with retry_later_if_unavailable(f"task {task.task_id} stays pending"):
             return bool(await self._pool.fetchval(_IS_PAST, over_at))
 
     async def _without_ticket(self, delivery: Delivery, problem: str) -> None:
@@ -85,7 +85,7 @@ class TicketCheck:
             task = from_builtins(delivery.event.data, AgentTask)
         except Undecodable:
             return None
-        with retry_when_away():
+        with retry_later_if_unavailable():
             return await self._pool.fetchval(  # type: ignore[no-any-return]
                 _UNTICKETED, task.tenant_id, task.task_id, self._agent, task.attempt
             )

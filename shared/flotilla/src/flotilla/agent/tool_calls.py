@@ -20,8 +20,8 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import with_escaped_places
-from flotilla.postgres import Connection, Pool, retry_when_away, tenant_transaction
-from flotilla.postgres.claims import CLAIM_S, renewing
+from flotilla.postgres import Connection, Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.postgres.claims import CLAIM_S, renewing_claim
 
 NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
 _POLL_S = 0.2
@@ -115,7 +115,7 @@ class StoredToolCalls:
         async def renew() -> None:
             await self._ask(_RENEW, begun.call, begun.start_no, CLAIM_S)
 
-        async with renewing(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
+        async with renewing_claim(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
             yield
 
     async def end(self, begun: Begun, ended: Ended) -> Ended:
@@ -140,7 +140,7 @@ class StoredToolCalls:
         return await self._transaction(lambda connection: connection.fetch(statement, *self._key(call), *arguments))
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[list[asyncpg.Record]]]) -> list[asyncpg.Record]:
-        with retry_when_away():
+        with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
                 return await work(connection)
 

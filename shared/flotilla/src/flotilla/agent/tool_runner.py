@@ -25,7 +25,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.tools import OnUnknown
-from flotilla.contracts.values import first_infinite, storable
+from flotilla.contracts.values import first_infinite, to_storable
 from flotilla.telemetry import genai
 
 MAX_STORED_BYTES = 8_000_000
@@ -215,7 +215,7 @@ class ToolRunner:
             "gen_ai.tool.call.id": call_id,
             "gen_ai.agent.name": self._task.agent,
         }
-        with genai.operation(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes):
+        with genai.genai_span(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes):
             return await call.tool(ctx, call.arguments, call.key)
 
     def _reused(self, call: _Call, ended: Ended) -> Any:
@@ -287,13 +287,13 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _storable(arguments: Mapping[str, Any]) -> JsonObject:
-    kept: JsonObject = storable(_plain(arguments)).value
+    kept: JsonObject = to_storable(_plain(arguments)).value
     return kept
 
 
 def _returned(value: Any, call: _Call) -> Ended:
     try:
-        kept = storable(value)
+        kept = to_storable(value)
         size = len(to_json(kept.value))
     except (TypeError, Invalid) as error:
         raise ToolResultNotStored(f"tool {call.tool.name} returned what can't be stored: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, get_type_hints
 import msgspec
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
-from flotilla.contracts.tools import IdempotencyKey, ToolOptions, options_of
+from flotilla.contracts.tools import IdempotencyKey, ToolOptions, tool_options
 
 ToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
 """An async function whose parameters are annotated. A first parameter `ctx` receives the TaskContext, one of the type
@@ -56,7 +56,7 @@ class Tool:
             raise ConfigurationError(f"tool {name} must be an async function")
         self.name = name
         self.description = inspect.getdoc(function) or ""
-        self.options = options_of(function)
+        self.options = tool_options(function)
         self._function = function
         parameters = inspect.signature(function).parameters
         self._takes_context = next(iter(parameters), None) == CONTEXT_PARAMETER

@@ -18,7 +18,7 @@ from flotilla.contracts.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class VoteRefusal:
     """Why an attempt does not count."""
 
     type: RefusalType
@@ -54,25 +54,27 @@ class Ballot:
         return self.status != "pending"
 
     @property
-    def approvals(self) -> int:
+    def counted_approvals(self) -> int:
         """Different people who approved exactly what would be executed now; not the person who edited it."""
         current = self.content_hash
         voters = {v.subject for v in self.votes if v.decision == "approve" and v.content_hash == current}
         return len(voters - {self.edited_by})
 
-    def refusal(
+    def why_not_counted(
         self, attempt: DecisionRequest, now: datetime, check_args: Callable[[str, JsonObject], None]
-    ) -> Refusal | None:
+    ) -> VoteRefusal | None:
         """Why `attempt` does not count at `now`; None if it does."""
         return self._unfit_voter(attempt) or self._too_late(attempt, now) or self._unfit_vote(attempt, check_args)
 
-    def _unfit_voter(self, attempt: DecisionRequest) -> Refusal | None:
+    def _unfit_voter(self, attempt: DecisionRequest) -> VoteRefusal | None:
         if not attempt.is_person:
-            return Refusal("NotAPerson", f"{attempt.subject} is not a person: only people decide")
+            return VoteRefusal("NotAPerson", f"{attempt.subject} is not a person: only people decide")
         if self.requirement.exclude_requester and (shared := self._shared_identity(attempt)):
-            return Refusal("SelfApproval", f"{shared}: somebody else must decide")
+            return VoteRefusal("SelfApproval", f"{shared}: somebody else must decide")
         if not set(attempt.roles) & set(self.requirement.roles):
-            return Refusal("WrongRole", f"{attempt.subject} has none of the roles {', '.join(self.requirement.roles)}")
+            return VoteRefusal(
+                "WrongRole", f"{attempt.subject} has none of the roles {', '.join(self.requirement.roles)}"
+            )
         return None
 
     def _shared_identity(self, attempt: DecisionRequest) -> str | None:
@@ -92,37 +94,41 @@ class Ballot:
             return f"the key of {voter} was issued by {', '.join(issuers)}, on whose side this action was asked for"
         return None
 
-    def _too_late(self, attempt: DecisionRequest, now: datetime) -> Refusal | None:
+    def _too_late(self, attempt: DecisionRequest, now: datetime) -> VoteRefusal | None:
         if self.status == "timeout" or (not self.is_final and now >= self.deadline):
-            return Refusal("Late", f"the deadline was {self.deadline.isoformat()}")
+            return VoteRefusal("Late", f"the deadline was {self.deadline.isoformat()}")
         if self.is_final:
-            return Refusal("AlreadyDecided", f"approval {self.approval_id} is {self.status}")
+            return VoteRefusal("AlreadyDecided", f"approval {self.approval_id} is {self.status}")
         if attempt.content_hash != self.content_hash:
-            return Refusal("StaleHash", "what would be executed is not what you were shown: read it again")
+            return VoteRefusal("StaleHash", "what would be executed is not what you were shown: read it again")
         return None
 
-    def _unfit_vote(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
+    def _unfit_vote(
+        self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]
+    ) -> VoteRefusal | None:
         if attempt.decision in self.requirement.reason_required and not (attempt.reason or "").strip():
-            return Refusal("ReasonRequired", f"policy asks for a reason to {attempt.decision}")
+            return VoteRefusal("ReasonRequired", f"policy asks for a reason to {attempt.decision}")
         if attempt.decision == "approve" and attempt.subject == self.edited_by:
-            return Refusal("OwnEdit", f"{attempt.subject} edited this: somebody else must approve it")
+            return VoteRefusal("OwnEdit", f"{attempt.subject} edited this: somebody else must approve it")
         return self._unfit_edit(attempt, check_args) if attempt.decision == "edit" else None
 
-    def _unfit_edit(self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]) -> Refusal | None:
+    def _unfit_edit(
+        self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]
+    ) -> VoteRefusal | None:
         if attempt.args is None or attempt.args == self.args:
-            return Refusal("InvalidArgs", "an edit needs all arguments, at least one of them changed")
+            return VoteRefusal("InvalidArgs", "an edit needs all arguments, at least one of them changed")
         names = set(attempt.args) | set(self.args)
         changed = {name for name in names if attempt.args.get(name) != self.args.get(name)}
         if fixed := changed - set(self.requirement.editable_args):
-            return Refusal("NotEditable", f"policy does not allow editing {', '.join(sorted(fixed))}")
+            return VoteRefusal("NotEditable", f"policy does not allow editing {', '.join(sorted(fixed))}")
         try:
             check_args(self.action, attempt.args)
         except Invalid as error:
-            return Refusal("InvalidArgs", str(error))
+            return VoteRefusal("InvalidArgs", str(error))
         return None
 
-    def counted(self, attempt: DecisionRequest, requirement: ApprovalRequirement | None = None) -> "Ballot":
-        """Return the ballot after `attempt`, which `refusal` let through. One rejection is final; so is the quorum.
+    def with_counted_vote(self, attempt: DecisionRequest, requirement: ApprovalRequirement | None = None) -> "Ballot":
+        """Return the ballot after `attempt`, which `why_not_counted` let through. One rejection is final; so is the quorum.
 
         `requirement` is what policy asks for the arguments of an edit.
         """
@@ -140,19 +146,19 @@ class Ballot:
         if attempt.decision == "edit" and attempt.args is not None:
             edited = replace(ballot, args=attempt.args, edited_by=attempt.subject)
             return edited if requirement is None else replace(edited, requirement=requirement)
-        return replace(ballot, status="approved") if ballot.approvals >= self.requirement.quorum else ballot
+        return replace(ballot, status="approved") if ballot.counted_approvals >= self.requirement.quorum else ballot
 
-    def expired(self) -> "Ballot":
+    def closed_at_deadline(self) -> "Ballot":
         """The ballot at its deadline: policy's verdict, if nobody was quicker."""
         if self.is_final:
             return self
         return replace(self, status="approved" if self.requirement.verdict_at_deadline == "approve" else "timeout")
 
-    def cancelled(self) -> "Ballot":
+    def closed_by_cancellation(self) -> "Ballot":
         """The ballot of an action that was called off, if nobody was quicker."""
         return self if self.is_final else replace(self, status="cancelled")
 
-    def answer(self, attempt: DecisionRequest) -> DecisionAnswer:
+    def answer_to_voter(self, attempt: DecisionRequest) -> DecisionAnswer:
         """The answer to the voter, once `attempt` has counted."""
         return DecisionAnswer(
             approval_id=self.approval_id,
@@ -160,6 +166,6 @@ class Ballot:
             subject=attempt.subject,
             approval_status=self.status,
             content_hash=self.content_hash,
-            approvals=self.approvals,
+            approvals=self.counted_approvals,
             quorum=self.requirement.quorum,
         )

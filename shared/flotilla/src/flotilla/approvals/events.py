@@ -3,7 +3,7 @@ under which policy."""
 
 from collections.abc import Mapping
 
-from flotilla.approvals.ballot import Ballot, Refusal
+from flotilla.approvals.ballot import Ballot, VoteRefusal
 from flotilla.contracts.approvals import ApprovalStatus, DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.event_builders import state_change
@@ -21,7 +21,7 @@ def action_event(
     return state_change(change, {"action_id": action_id, **to_builtins(details or {})}, source)
 
 
-def submitted_event(request: ActionRequest, risk_level: str, source: str = WORKFLOW_SOURCE) -> AgentStateEvent:
+def action_submitted_event(request: ActionRequest, risk_level: str, source: str = WORKFLOW_SOURCE) -> AgentStateEvent:
     """Return the event for a new action, as it was asked for."""
     details = {
         "action": request.action,
@@ -35,13 +35,15 @@ def submitted_event(request: ActionRequest, risk_level: str, source: str = WORKF
     return action_event("action_submitted", request.action_id, details, source)
 
 
-def attempted_event(attempt: DecisionRequest, policy_version: str, source: str = GATEWAY_SOURCE) -> AgentStateEvent:
+def vote_attempted_event(
+    attempt: DecisionRequest, policy_version: str, source: str = GATEWAY_SOURCE
+) -> AgentStateEvent:
     """Somebody tried to decide; written before the workflow is asked."""
     return action_event("approval_attempted", attempt.approval_id, _who_and_what(attempt, policy_version), source)
 
 
-def refused_event(
-    attempt: DecisionRequest, refusal: Refusal, policy_version: str, source: str = GATEWAY_SOURCE
+def vote_refused_event(
+    attempt: DecisionRequest, refusal: VoteRefusal, policy_version: str, source: str = GATEWAY_SOURCE
 ) -> AgentStateEvent:
     """The attempt did not count."""
     details = {
@@ -52,11 +54,11 @@ def refused_event(
     return action_event("approval_refused", attempt.approval_id, details, source)
 
 
-def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEvent]:
+def vote_counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEvent]:
     """The attempt counted; and what the vote came to, if it is final."""
     details = {
         **_who_and_what(attempt, after.requirement.policy_version),
-        "approvals": after.approvals,
+        "approvals": after.counted_approvals,
         "quorum": after.requirement.quorum,
         "next_content_hash": after.content_hash,
         "risk_level": after.requirement.risk_level,
@@ -66,7 +68,7 @@ def counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEv
         "receipt": attempt.receipt,
     }
     counted = action_event("approval_counted", attempt.approval_id, details)
-    return [counted, verdict_event(after)] if after.is_final else [counted]
+    return [counted, vote_ended_event(after)] if after.is_final else [counted]
 
 
 _VERDICTS: Mapping[ApprovalStatus, str] = {
@@ -77,7 +79,7 @@ _VERDICTS: Mapping[ApprovalStatus, str] = {
 }
 
 
-def verdict_event(ballot: Ballot) -> AgentStateEvent:
+def vote_ended_event(ballot: Ballot) -> AgentStateEvent:
     """How the vote ended."""
     details = {
         "content_hash": ballot.content_hash,

@@ -83,11 +83,11 @@ class Assessment:
     reasons: list[str]
 
 
-class Policies(Protocol):
+class PolicySource(Protocol):
     """Where the policy in force is found: a file that is followed, or one policy for good."""
 
     @property
-    def current(self) -> "ApprovalPolicy":
+    def current_policy(self) -> "ApprovalPolicy":
         """The policy in force."""
 
 
@@ -100,11 +100,11 @@ class ApprovalPolicy:
         """The file's own version and the beginning of its SHA-256: what a decision is recorded with."""
 
     @property
-    def current(self) -> "ApprovalPolicy":
+    def current_policy(self) -> "ApprovalPolicy":
         """Itself: a policy that nothing replaces."""
         return self
 
-    def assess(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
+    def assess_risk(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
         """The action's risk by the file's rules. `requested` can raise it, never lower it."""
         rule = self._action(action)
         level: RiskLevel = rule.risk
@@ -115,7 +115,7 @@ class ApprovalPolicy:
                 reasons.append(f"policy: {raising.because}")
         return with_risk_at_least(Assessment(level, reasons), requested, "the requester asked for more care")
 
-    def requirement(self, action: str, assessment: Assessment) -> ApprovalRequirement:
+    def approval_requirement(self, action: str, assessment: Assessment) -> ApprovalRequirement:
         """What must happen before the action is executed."""
         rule = self._action(action)
         level = assessment.risk_level
@@ -161,7 +161,9 @@ def parse_policy(text: str, name: str) -> ApprovalPolicy:
     policy = ApprovalPolicy(rules, digest)
     for action in [*rules.actions, ANY_ACTION]:
         for level in RISK_ORDER:
-            _check(policy.requirement(action, Assessment(level, [])), f"approval policy {name}: {action}, {level}")
+            _check(
+                policy.approval_requirement(action, Assessment(level, [])), f"approval policy {name}: {action}, {level}"
+            )
     return policy
 
 

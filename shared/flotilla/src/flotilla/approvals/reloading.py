@@ -11,7 +11,7 @@ LOOK_EVERY_S = 2.0
 log = structlog.get_logger(__name__)
 
 
-class PolicyFile:
+class ReloadingPolicyFile:
     """The policy in force: that of the file at the start, then what the file becomes."""
 
     def __init__(self, source: str) -> None:
@@ -26,7 +26,7 @@ class PolicyFile:
         self._refused: str | None = None
 
     @property
-    def current(self) -> ApprovalPolicy:
+    def current_policy(self) -> ApprovalPolicy:
         """The policy in force. Take it once for what has several steps."""
         return self._current
 
@@ -49,7 +49,7 @@ class PolicyFile:
         self._current = found
         return True
 
-    async def follow(self, stop: asyncio.Event) -> None:
+    async def reload_until_stopped(self, stop: asyncio.Event) -> None:
         """Look every 2 s until `stop`."""
         while not stop.is_set():
             await asyncio.to_thread(self.look)

@@ -8,7 +8,7 @@ import asyncio
 import asyncpg
 import structlog
 
-from flotilla.approvals.policy import Policies
+from flotilla.approvals.policy import PolicySource
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
@@ -51,14 +51,14 @@ async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -
     return True
 
 
-async def record_policies(pool: Pool, tenant_id: str, source: str, policies: Policies, stop: asyncio.Event) -> None:
+async def record_policies(pool: Pool, tenant_id: str, source: str, policies: PolicySource, stop: asyncio.Event) -> None:
     """Record the policy in force at a service's start and each one that replaces it, as soon as PostgreSQL is there.
 
     A version is recorded by those that change to it, not by those that still have another one during a rollout.
     """
     recorded = None
     while not stop.is_set():
-        version = policies.current.version
+        version = policies.current_policy.version
         try:
             if version != recorded and await record_policy(pool, tenant_id, source, version):
                 log.info("policy_changed", policy_version=version)

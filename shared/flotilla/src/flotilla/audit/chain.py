@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from flotilla.audit.proof import genesis, link
-from flotilla.contracts.event_rules import violation_of
+from flotilla.contracts.event_rules import write_violation_of_data
 
 ProblemKind: TypeAlias = Literal[
     "edited",
@@ -128,7 +128,7 @@ class ChainCheck:
 
     def _forbidden(self, event: ChainedEvent, said: "_Said | None") -> Problem | None:
         session_id = self._chain.session_id
-        problem = violation_of(said.source, said.type, said.data, session_id) if said is not None else None
+        problem = write_violation_of_data(said.source, said.type, said.data, session_id) if said is not None else None
         return None if problem is None else self._bad("forbidden", event.seq, problem)
 
     def _place_of(self, event: ChainedEvent) -> tuple[str, str, int]:

@@ -100,7 +100,7 @@ def _statement_of(record: CheckpointRecord) -> Statement | None:
 
 
 def _problems(record: CheckpointRecord, last: _Seen, previous: str, keys: PublicKeys | None) -> Iterable[str]:
-    if keys is not None and (problem := keys.problem(record.key_id, record.statement, record.signature)):
+    if keys is not None and (problem := keys.signature_problem(record.key_id, record.statement, record.signature)):
         yield problem
     try:
         statement = Statement.from_bytes(record.statement)

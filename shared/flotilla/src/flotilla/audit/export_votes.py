@@ -9,11 +9,11 @@ import msgspec
 from flotilla.contracts.session_events import session_event_type
 from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ProvenVote, VoteTerms, distinct_approvals, prove_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, distinct_approvals, verify_vote
 from flotilla.votes.receipts import signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
-from flotilla.votes.statements import read_statement
+from flotilla.votes.statements import parse_statement
 
 MOST_OPEN = 10_000
 """Actions whose votes are held until their verdict; a history with more at a time is not one of ours."""
@@ -56,7 +56,7 @@ class _Open:
 
     signature: str = "none"
     quorum: int = 1
-    proven: list[ProvenVote] = field(default_factory=list)
+    proven: list[VerifiedVote] = field(default_factory=list)
     unchecked: set[tuple[str, str]] = field(default_factory=set)
     """Who approved what, by votes that carry a signature, where there are no roots to check it by."""
     editors: dict[str, str] = field(default_factory=dict)
@@ -110,27 +110,27 @@ class ExportedVotes:
         votes.proven.append(self._proven(counted, counted.proof, self._roots, time))
         self.proven += 1
 
-    def _proven(self, counted: _Counted, proof: SignedVote, roots: VoteRoots, time: datetime) -> ProvenVote:
+    def _proven(self, counted: _Counted, proof: SignedVote, roots: VoteRoots, time: datetime) -> VerifiedVote:
         """The vote, as it was proven when it was counted."""
-        statement = read_statement(proof.vote.statement, VoteStatement)
+        statement = parse_statement(proof.vote.statement, VoteStatement)
         named = (statement.subject, statement.decision)
         if named != (counted.subject, counted.decision):
             raise Unproven(f"{counted.subject}'s vote to {counted.decision} carries {named[0]}'s to {named[1]}")
-        ballot = VoteTerms(
+        ballot = ExpectedVote(
             tenant=self._tenant_id,
             approval_id=counted.action_id,
             content_hash=counted.content_hash,
             policy_version=statement.policy_version,
             requested_by=statement.requested_by,
             on_behalf_of=statement.on_behalf_of,
-            roles=read_statement(proof.approval.statement, SignerApproval).roles,
+            roles=parse_statement(proof.approval.statement, SignerApproval).roles,
             exclude_requester=counted.exclude_requester,
         )
-        vote = prove_vote(proof, ballot, roots, time)
+        vote = verify_vote(proof, ballot, roots, time)
         if self._signers is not None:
             # The receipt is as the log has it, and the export proves the log.
             at = signers_seq_when_checked(counted.receipt, self._tenant_id, counted.action_id, proof.vote, keys=None)
-            self._signers.check(vote.fingerprint, at)
+            self._signers.check_key_counted(vote.fingerprint, at)
         return vote
 
     def _close(self, verdict: _Verdict) -> None:

@@ -11,7 +11,7 @@ from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
 from flotilla.eventstore.log import Segment
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
-from flotilla.kafka.session_log import KafkaLog, logged_event
+from flotilla.kafka.session_log import KafkaLog, read_logged_event
 from flotilla.postgres import Pool, tenant_transaction
 
 _FIRST_OFFSET = "SELECT first_offset FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
@@ -119,7 +119,7 @@ class KafkaWitness:
         prefix = session_key(self._tenant_id, "").encode()
         events: dict[str, list[LoggedEvent]] = {}
         for record in records:
-            if record.key is not None and record.key.startswith(prefix) and (event := logged_event(record)):
+            if record.key is not None and record.key.startswith(prefix) and (event := read_logged_event(record)):
                 events.setdefault(record.key[len(prefix) :].decode(errors="replace"), []).append(event)
         return events
 

@@ -114,11 +114,11 @@ class Verifier:
             NotFound: the tenant has no such session.
             RetryLater: Kafka does not answer.
         """
-        copies = await self._kafka.checkpoints() if self._kafka else None
+        copies = await self._kafka.read_checkpoints() if self._kafka else None
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             checkpoints = await check_checkpoints(connection, self._keys, copies)
         if self._kafka and checkpoints.unseen:
-            checkpoints.judge_unseen(await self._kafka.checkpoints())
+            checkpoints.judge_unseen(await self._kafka.read_checkpoints())
         segments = await self._segments(session_id)
         witnessed = await self._witnessed(None if session_id is None and self._whole_tenant else segments)
         verdicts = [await self._session(segment, checkpoints, witnessed) for segment in segments]

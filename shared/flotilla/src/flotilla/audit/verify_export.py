@@ -24,7 +24,7 @@ from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.votes.errors import Unproven
-from flotilla.votes.roots import VoteRoots, read_roots
+from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.votes.signer_history import SignerHistory
 
 R = TypeVar("R", bound="EventReader")
@@ -101,7 +101,7 @@ class Signers:
     def problem(self, seq: int, body: bytes) -> str | None:
         """What is wrong with an event about a key; None when nothing is."""
         try:
-            self.history.extend(seq, [(seq, body)])
+            self.history.add_events(seq, [(seq, body)])
         except Unproven as error:
             return str(error)
         return None
@@ -276,7 +276,7 @@ class _PartReader:
 def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | None:
     """Why the checkpoint does not vouch for the anchor's hash; its statement is read only once it is trusted."""
     body = anchor.statement.encode()
-    if problem := keys.problem(anchor.key_id, body, anchor.signature):
+    if problem := keys.signature_problem(anchor.key_id, body, anchor.signature):
         return f"the checkpoint {problem}"
     try:
         statement = Statement.from_bytes(body)
@@ -339,7 +339,7 @@ def load_signers(file: Path, keys: PublicKeys) -> Signers:
 
 
 def _roots(file: Path | None) -> VoteRoots | None:
-    return None if file is None else read_roots(file)
+    return None if file is None else read_vote_roots(file)
 
 
 def _votes(verdict: ExportVerdict) -> str:

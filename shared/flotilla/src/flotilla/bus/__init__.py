@@ -3,27 +3,27 @@
 from flotilla.bus.connection import AWAY, Redis, check_redis, connect_redis
 from flotilla.bus.consumer import Consumer, ConsumerOptions, Handler
 from flotilla.bus.dead_letters import DeadLetters, StreamDeadLetters
-from flotilla.bus.entries import DONE, Delivery, Finish
+from flotilla.bus.entries import DONE, Delivery, HandlerResult
 from flotilla.bus.event_bus import AgentEventBus
 from flotilla.bus.groups import ensure_group, entry_exists
-from flotilla.bus.housekeeping import Housekeeping
-from flotilla.bus.live import RunFeed
+from flotilla.bus.housekeeping import BusHousekeeping
+from flotilla.bus.live import LiveRunWriter
 from flotilla.bus.publisher import Publisher
 
 __all__ = [
     "AWAY",
     "DONE",
     "AgentEventBus",
+    "BusHousekeeping",
     "Consumer",
     "ConsumerOptions",
     "DeadLetters",
     "Delivery",
-    "Finish",
     "Handler",
-    "Housekeeping",
+    "HandlerResult",
+    "LiveRunWriter",
     "Publisher",
     "Redis",
-    "RunFeed",
     "StreamDeadLetters",
     "check_redis",
     "connect_redis",

@@ -37,80 +37,80 @@ _LOOK = "+xread +xrange +xlen"
 
 
 @dataclass(frozen=True, slots=True)
-class Selector:
+class AclSelector:
     """Commands on keys: `%RW~` read and write, `%W~` write, `%R~` read. Each command must fit one selector whole, so
     that permission to add to a stream is not permission to acknowledge in it."""
 
     commands: str
     keys: tuple[str, ...] = ()
 
-    def words(self) -> list[str]:
+    def acl_words(self) -> list[str]:
         """As the server reads them."""
         return [*self.keys, *self.commands.split()]
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class UserPermissions:
     """What one user may do; the first selector is the user's own, the others are further ones (Redis 7)."""
 
-    selectors: tuple[Selector, ...]
+    selectors: tuple[AclSelector, ...]
 
-    def rules(self) -> list[str]:
+    def acl_rules(self) -> list[str]:
         """The words of `ACL SETUSER`, but for the password."""
         first, *further = self.selectors
-        return ["reset", "on", "-@all", *first.words(), *(f"({' '.join(each.words())})" for each in further)]
+        return ["reset", "on", "-@all", *first.acl_words(), *(f"({' '.join(each.acl_words())})" for each in further)]
 
 
-def agent_grant(agent: str) -> Grant:
+def agent_permissions(agent: str) -> UserPermissions:
     """For the service of `agent`: its own tasks to read, its own reply stream to add to, live runs whose name it knows.
 
     Nothing that others read or write is within its reach but the live stream of a run, whose name only the tasks of
     that run hold. No script is its own: it calls the functions that housekeeping has loaded.
     """
-    return Grant(
+    return UserPermissions(
         (
-            Selector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}",)),
-            Selector("+xadd", (f"%W~{reply_stream(agent)}",)),
-            Selector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
-            Selector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),
+            AclSelector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}",)),
+            AclSelector("+xadd", (f"%W~{reply_stream(agent)}",)),
+            AclSelector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
+            AclSelector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),
         )
     )
 
 
 _REPLIES = (REPLIES_STREAM, f"{REPLY_STREAM_PREFIX}*", REDRIVES_STREAM)
-WORKER_GRANT = Grant(
+WORKER_GRANT = UserPermissions(
     (
-        Selector(
+        AclSelector(
             f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +xinfo|stream +scan +del +function|load +acl|log",
             (f"%RW~{TASK_STREAM_PREFIX}*", *(f"%RW~{stream}" for stream in _REPLIES)),
         ),
-        Selector(
+        AclSelector(
             "+xadd +expire",
             tuple(f"%W~{each}" for each in (f"{RUN_STREAM_PREFIX}*", EVENTS_STREAM, DEAD_LETTERS_STREAM)),
         ),
-        Selector("+set", (f"%W~{CANCELLED_KEY_PREFIX}*",)),
-        Selector("+xinfo|groups +xinfo|consumers +xpending", (f"%R~{EVENTS_STREAM}",)),
+        AclSelector("+set", (f"%W~{CANCELLED_KEY_PREFIX}*",)),
+        AclSelector("+xinfo|groups +xinfo|consumers +xpending", (f"%R~{EVENTS_STREAM}",)),
     )
 )
 """For the workflow worker: delegation, the bridge and housekeeping."""
 
-GATEWAY_GRANT = Grant(
+GATEWAY_GRANT = UserPermissions(
     (
-        Selector(f"{_CONNECT} {_LOOK} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
-        Selector("+xadd", (f"%W~{REDRIVES_STREAM}",)),
-        Selector(
+        AclSelector(f"{_CONNECT} {_LOOK} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
+        AclSelector("+xadd", (f"%W~{REDRIVES_STREAM}",)),
+        AclSelector(
             "+exists +xinfo|groups +xpending",
             (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
         ),
-        Selector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
+        AclSelector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
 )
 """For the gateway: live runs and announcements to read, dead letters to ask for again, what waits on the streams,
 logins on their way."""
 
-SCALER_GRANT = Grant(
+SCALER_GRANT = UserPermissions(
     (
-        Selector(
+        AclSelector(
             f"{_CONNECT} +info +xlen +xpending +xinfo|groups +xinfo|stream",
             (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
         ),
@@ -119,13 +119,13 @@ SCALER_GRANT = Grant(
 """For KEDA: lengths, lag and pending entries."""
 
 
-def grants(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, Grant]:
+def fleet_permissions(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, UserPermissions]:
     """The users of a fleet with these agents, by name: `<agent>-agent`, `workflow-worker`, `gateway`, `scaler`."""
-    users = {f"{agent}-agent": agent_grant(agent) for agent in agents}
+    users = {f"{agent}-agent": agent_permissions(agent) for agent in agents}
     return {**users, "workflow-worker": WORKER_GRANT, "gateway": GATEWAY_GRANT, "scaler": SCALER_GRANT}
 
 
-def users_file(users: Mapping[str, Grant], passwords: Mapping[str, str]) -> str:
+def acl_file_text(users: Mapping[str, UserPermissions], passwords: Mapping[str, str]) -> str:
     """The text of a users.acl file. It holds passwords as SHA-256 only; the default user is off.
 
     Raises:
@@ -138,11 +138,11 @@ def users_file(users: Mapping[str, Grant], passwords: Mapping[str, str]) -> str:
     return "\n".join(["user default off", *lines]) + "\n"
 
 
-async def set_users(redis: Redis, users: Mapping[str, Grant], passwords: Mapping[str, str]) -> None:
+async def create_redis_users(redis: Redis, users: Mapping[str, UserPermissions], passwords: Mapping[str, str]) -> None:
     """Make those of `users` that have a password, and save them where the server keeps a users.acl file."""
     known = {name: grant for name, grant in users.items() if passwords.get(name)}
     for name, grant in known.items():
-        await ask(redis, "ACL", "SETUSER", name, *grant.rules(), f"#{_digest(passwords[name])}")
+        await ask(redis, "ACL", "SETUSER", name, *grant.acl_rules(), f"#{_digest(passwords[name])}")
     if known:
         try:
             await ask(redis, "ACL", "SAVE")
@@ -155,8 +155,8 @@ def _digest(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _line(name: str, grant: Grant, password: str) -> str:
-    return " ".join(["user", name, *grant.rules(), f"#{_digest(password)}"])
+def _line(name: str, grant: UserPermissions, password: str) -> str:
+    return " ".join(["user", name, *grant.acl_rules(), f"#{_digest(password)}"])
 
 
 def _variable(user: str) -> str:
@@ -165,9 +165,9 @@ def _variable(user: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print a users.acl file; arguments are the fleet's agents."""
-    users = grants(arguments) if arguments else grants()
+    users = fleet_permissions(arguments) if arguments else fleet_permissions()
     try:
-        text = users_file(users, {name: os.environ.get(_variable(name), "") for name in users})
+        text = acl_file_text(users, {name: os.environ.get(_variable(name), "") for name in users})
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -13,7 +13,7 @@ import structlog
 from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.message import RedisStreamMessage
 
-from flotilla.bus.connection import address_of
+from flotilla.bus.connection import redis_url_and_options
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.names import EVENT_FIELD, EVENTS_STREAM
@@ -31,7 +31,7 @@ def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> Redi
 
     At most once: what is announced while it is not connected is missed.
     """
-    url, options = address_of(redis_url)
+    url, options = redis_url_and_options(redis_url)
     broker = RedisBroker(url, apply_types=False, logger=None, **options)  # type: ignore[arg-type]
 
     @broker.subscriber(

@@ -78,7 +78,9 @@ class Checkpoint(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-def document(version: str, *, redis_host: str = "redis:6379", kafka_host: str = "kafka:9092") -> dict[str, Any]:
+def asyncapi_document(
+    version: str, *, redis_host: str = "redis:6379", kafka_host: str = "kafka:9092"
+) -> dict[str, Any]:
     """The AsyncAPI 3.0 document of the fleet's channels."""
     redis = RedisBroker(f"redis://{redis_host}", description="Redis or Valkey: streams between agents.")
     kafka = KafkaBroker(kafka_host, description="The permanent event log.")
@@ -98,7 +100,7 @@ def document(version: str, *, redis_host: str = "redis:6379", kafka_host: str = 
     return _completed(made)
 
 
-def message(name: str, event_type: str, data: Any) -> type[BaseModel]:
+def asyncapi_message(name: str, event_type: str, data: Any) -> type[BaseModel]:
     """The CloudEvent of `event_type` whose `data` is the contract `data`."""
     return create_model(
         name,
@@ -115,19 +117,19 @@ def _declare_tasks(redis: RedisBroker) -> None:
         title="tasks",
         description=f"Work for one agent, read by its group `<agent>-agents`. {_ENTRY} The field `{TICKET_FIELD}` "
         "holds the worker's signature over the field `event`, byte for byte: `<key id>.<Ed25519 in base64url>`.",
-        schema=message("TaskRequested", TASK_REQUESTED, AgentTask),
+        schema=asyncapi_message("TaskRequested", TASK_REQUESTED, AgentTask),
     )
     redis.publisher(
         stream=StreamSub(REPLY_STREAM_PREFIX + "{agent}"),
         title="replies",
         description=f"What one agent answers, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
-        schema=message("TaskReplied", TASK_REPLIED, AgentReply),
+        schema=asyncapi_message("TaskReplied", TASK_REPLIED, AgentReply),
     )
     redis.publisher(
         stream=StreamSub(REDRIVES_STREAM),
         title="redrives",
         description=f"Dead letters that are to be published again, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
-        schema=message("RedriveAsked", REDRIVE_REQUESTED, RedriveRequested),
+        schema=asyncapi_message("RedriveAsked", REDRIVE_REQUESTED, RedriveRequested),
     )
 
 
@@ -140,13 +142,13 @@ def _declare_announcements(redis: RedisBroker) -> None:
             stream=StreamSub(EVENTS_STREAM, maxlen=EVENTS_MAXLEN),
             title=title,
             description=f"Announcements, about {EVENTS_MAXLEN:,} of them; Kafka has the durable copy. {_ENTRY}",
-            schema=message(name, event_type, TaskCompleted),
+            schema=asyncapi_message(name, event_type, TaskCompleted),
         )
     redis.publisher(
         stream=StreamSub(DEAD_LETTERS_STREAM, maxlen=DEAD_LETTERS_MAXLEN),
         title="dead-letters",
         description=f"Announces entries that could not be handled; PostgreSQL keeps them. {_ENTRY}",
-        schema=message("EntryDeadLettered", DEAD_LETTERED, DeadLettered),
+        schema=asyncapi_message("EntryDeadLettered", DEAD_LETTERED, DeadLettered),
     )
 
 
@@ -174,7 +176,7 @@ def _declare_log(kafka: KafkaBroker) -> None:
             SESSION_EVENTS_TOPIC,
             title=f"session-{kind.replace('_', '-')}",
             description="Every session event, in order within its session, never deleted. Key `<tenant>/<session>`.",
-            schema=message(name, event_type, data),
+            schema=asyncapi_message(name, event_type, data),
         )
     kafka.publisher(
         CHECKPOINTS_TOPIC,

@@ -15,7 +15,7 @@ class Backoff:
         self._failures = 0
 
     @property
-    def fresh(self) -> bool:
+    def has_not_failed(self) -> bool:
         """Whether nothing has failed since the last success."""
         return self._failures == 0
 

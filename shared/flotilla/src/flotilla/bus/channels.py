@@ -19,7 +19,7 @@ HARD_LIMIT_ENTRIES = 200_000
 """Publishing to a task stream stops here; housekeeping trims what is handled every few seconds."""
 
 
-def contract_group(stream: str) -> str | None:
+def default_group(stream: str) -> str | None:
     """The group that the contract gives `stream`: `research-agents` for `flotilla.tasks.research`."""
     if stream in (REPLIES_STREAM, REDRIVES_STREAM) or stream.startswith(REPLY_STREAM_PREFIX):
         return BRIDGE_GROUP
@@ -28,7 +28,7 @@ def contract_group(stream: str) -> str | None:
     return None
 
 
-def maxlen_of(stream: str) -> int | None:
+def stream_maxlen(stream: str) -> int | None:
     """The length that XADD keeps `stream` at, where Redis is not the place that work waits in."""
     if stream == EVENTS_STREAM:
         return EVENTS_MAXLEN

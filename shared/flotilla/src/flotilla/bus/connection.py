@@ -15,9 +15,9 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from flotilla.bus.logins import FilePassword
+from flotilla.bus.logins import PasswordFileCredentials
 from flotilla.bus.pooling import SILENCE, PrimaryPool
-from flotilla.bus.sentinel import SENTINEL_URL, following, split_sentinels
+from flotilla.bus.sentinel import SENTINEL_URL, primary_connection_class, split_sentinels
 from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import RetryLater
 
@@ -42,7 +42,7 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
 
     `name` shows in CLIENT LIST. Values come back as bytes.
     """
-    url, options = address_of(url)
+    url, options = redis_url_and_options(url)
     pool = PrimaryPool.from_url(
         url,
         **options,
@@ -63,7 +63,7 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
         await client.aclose()
 
 
-def address_of(url: str) -> tuple[str, dict[str, Any]]:
+def redis_url_and_options(url: str) -> tuple[str, dict[str, Any]]:
     """Return the URL as redis-py takes it, and the options of a connection that its other parts stand for.
 
     Raises:
@@ -71,13 +71,13 @@ def address_of(url: str) -> tuple[str, dict[str, Any]]:
     """
     url, sentinels = split_sentinels(url)
     url, password = split_password_file(url)
-    options: dict[str, Any] = {"connection_class": following(sentinels) if sentinels else Connection}
+    options: dict[str, Any] = {"connection_class": primary_connection_class(sentinels) if sentinels else Connection}
     if password is None:
         return url, options
     parts = urlsplit(url)
     user = unquote(parts.username) if parts.username else None
     nobody = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return nobody, {**options, "credential_provider": FilePassword(user, password)}
+    return nobody, {**options, "credential_provider": PasswordFileCredentials(user, password)}
 
 
 async def ask(client: Redis, *command: str | bytes | int | float) -> Any:
@@ -113,5 +113,5 @@ async def _check_role(client: Redis) -> None:
         )
     if server[b"role"] != b"master":
         if isinstance(client.connection_pool, PrimaryPool):
-            client.connection_pool.leave()
+            client.connection_pool.replace_connections()
         raise RetryLater(f"Redis accepts no writes: it is a replica ({_HINT}: it must lead to the primary)")

@@ -19,17 +19,17 @@ from redis.exceptions import RedisError, ResponseError
 from flotilla.bus.backoff import Backoff
 from flotilla.bus.batching import Command, CommandBatcher
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
-from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, LostEntry, StreamDeadLetters
-from flotilla.bus.entries import Delivery, Entry, Finish, decode, xadd
+from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, StreamDeadLetters, UnhandledEntry
+from flotilla.bus.entries import Delivery, HandlerResult, StreamEntry, decode_entry, xadd
 from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
-from flotilla.bus.renewal import give_back, renew
-from flotilla.bus.takeover import Takeover
+from flotilla.bus.renewal import renew_entries, return_entry
+from flotilla.bus.takeover import PendingScan
 from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType, Untrusted
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.telemetry import span
 from flotilla.telemetry.metrics import BUS_DELIVERY_DELAY, BUS_ENTRIES, BUS_HANDLER
 
-Handler: TypeAlias = Callable[[Delivery], Awaitable[Finish]]
+Handler: TypeAlias = Callable[[Delivery], Awaitable[HandlerResult]]
 """Answers one entry. RetryLater leaves it pending, DeadLetter gives it to the dead letters, anything else is a
 failure without an answer: the entry is delivered again, and given up after `max_deliveries`."""
 
@@ -81,7 +81,7 @@ class Consumer:
         self._options = options or ConsumerOptions()
         self._dead_letters = dead_letters or StreamDeadLetters()
         self._answers = CommandBatcher(redis, atomic=True)
-        self._takeover = Takeover(redis, stream, group, name, self._options.min_idle_ms)
+        self._takeover = PendingScan(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -92,7 +92,7 @@ class Consumer:
         self._log = log.bind(stream=stream, group=group, consumer=name)
 
     @property
-    def in_flight(self) -> int:
+    def in_flight_count(self) -> int:
         """How many entries are being handled."""
         return len(self._in_hand)
 
@@ -125,12 +125,12 @@ class Consumer:
         except TimeoutError:
             return  # the caller looks at `stop` and comes back
 
-    async def _guarded_take(self, free: int, stop: asyncio.Event) -> list[Entry]:
+    async def _guarded_take(self, free: int, stop: asyncio.Event) -> list[StreamEntry]:
         """Takes entries; whatever Redis answers instead, the loop goes on, and never spins."""
         try:
             entries = await self._take(free)
         except AWAY as error:
-            if self._away.fresh:
+            if self._away.has_not_failed:
                 self._log.warning("redis_away", error=str(error))
             await self._away.wait(stop)
         except ResponseError as error:
@@ -150,19 +150,19 @@ class Consumer:
         except RedisError as error:
             self._log.warning("bus_group_not_created", error=str(error))
             return
-        self._takeover.restart()
+        self._takeover.restart_scan()
         self._log.warning("bus_group_created", reason="the stream was deleted, or Redis lost its data")
 
-    async def _take(self, free: int) -> list[Entry]:
-        due_s = self._takeover.due_in_s()
+    async def _take(self, free: int) -> list[StreamEntry]:
+        due_s = self._takeover.next_scan_in_s()
         if due_s > 0:
             return await self._read(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
         if orphans := await self._takeover.take(free, self._in_hand):
             return orphans
         # In the middle of a long scan new entries get their turn too, without a wait.
-        return await self._read(free, None) if self._takeover.scanning else []
+        return await self._read(free, None) if self._takeover.is_mid_scan else []
 
-    async def _read(self, count: int, block_ms: int | None) -> list[Entry]:
+    async def _read(self, count: int, block_ms: int | None) -> list[StreamEntry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
         answer = await ask(
             self._redis,
@@ -179,12 +179,12 @@ class Consumer:
         )
         if not answer:
             return []
-        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
+        return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: StreamEntry) -> None:
         self._in_hand[entry.entry_id] = asyncio.create_task(self._work(entry), name=f"handle {entry.entry_id}")
 
-    async def _work(self, entry: Entry) -> None:
+    async def _work(self, entry: StreamEntry) -> None:
         outcome = "cancelled"
         try:
             outcome = await self._answer(entry)
@@ -204,11 +204,11 @@ class Consumer:
             self._slot_freed.set()
             BUS_ENTRIES.labels(self._stream, self._group, outcome).inc()
 
-    async def _answer(self, entry: Entry) -> str:
+    async def _answer(self, entry: StreamEntry) -> str:
         if entry.deliveries > self._options.max_deliveries:
             return await self._bury(entry, "no_answer", self._no_answer(entry))
         try:
-            delivery = decode(entry)
+            delivery = decode_entry(entry)
             commands = await self._handle(delivery)
         except (Undecodable, UnknownType, Oversize) as error:
             if entry.deliveries >= self._options.max_undecodable_deliveries:
@@ -222,12 +222,12 @@ class Consumer:
         self._retries.reset()
         return "done"
 
-    def _remember(self, entry: Entry, error: Exception) -> None:
+    def _remember(self, entry: StreamEntry, error: Exception) -> None:
         self._failures[entry.entry_id] = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
         if len(self._failures) > MAX_FAILURES:
             self._failures.popitem(last=False)
 
-    def _no_answer(self, entry: Entry) -> str:
+    def _no_answer(self, entry: StreamEntry) -> str:
         last = self._failures.get(entry.entry_id)
         return f"no answer after {entry.deliveries - 1} deliveries{f', the last: {last}' if last else ''}"
 
@@ -263,7 +263,7 @@ class Consumer:
         finally:
             BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
 
-    async def _finish(self, entry: Entry, publish: list[Command]) -> None:
+    async def _finish(self, entry: StreamEntry, publish: list[Command]) -> None:
         """Publishes and acknowledges in one MULTI. The effect is made, so a lost connection is worth a second try;
         whether the first one came through is unknown, and a reply sent twice does no harm."""
         commands: list[Command] = [*publish, ("XACK", self._stream, self._group, entry.entry_id)]
@@ -278,9 +278,9 @@ class Consumer:
                 return
         await self._answers.send(commands)
 
-    async def _bury(self, entry: Entry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
+    async def _bury(self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
         error = error[:MAX_ERROR_CHARS]
-        lost = LostEntry(
+        lost = UnhandledEntry(
             stream=self._stream, group=self._group, entry=entry, reason=reason, error=error, trusted=trusted
         )
         await self._finish(entry, [xadd(stream, event) for stream, event in await self._dead_letters.keep(lost)])
@@ -288,12 +288,12 @@ class Consumer:
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
 
-    async def _retry_later(self, entry: Entry, error: RetryLater) -> None:
+    async def _retry_later(self, entry: StreamEntry, error: RetryLater) -> None:
         """Leaves the entry for the next scan, soon, and does not count the delivery against it."""
         delay_s = self._retries.next_s()
         self._log.warning("bus_retry_later", entry_id=entry.entry_id, error=str(error), retry_in_s=round(delay_s, 2))
         try:
-            await give_back(
+            await return_entry(
                 self._redis, self._stream, self._group, self._name, entry.entry_id,
                 idle_ms=self._options.min_idle_ms, deliveries=entry.deliveries - 1,
             )  # fmt: skip
@@ -309,7 +309,7 @@ class Consumer:
 
     async def _renew(self) -> None:
         try:
-            lost = await renew(self._redis, self._stream, self._group, self._name, list(self._in_hand))
+            lost = await renew_entries(self._redis, self._stream, self._group, self._name, list(self._in_hand))
         except (RedisError, RetryLater) as error:
             self._log.warning("bus_renewal_failed", error=str(error))
             return

@@ -11,12 +11,12 @@ import asyncpg
 
 from flotilla.bus.connection import Redis
 from flotilla.bus.dead_letters import (
-    LostEntry,
     ReadableTask,
-    announcement,
+    UnhandledEntry,
+    dead_letter_announcement,
+    decode_event_if_possible,
+    decode_task_if_possible,
     failure_reply,
-    readable_event,
-    readable_task,
 )
 from flotilla.bus.publisher import Publisher
 from flotilla.contracts.dead_letters import (
@@ -29,8 +29,16 @@ from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
-from flotilla.contracts.values import storable_text
-from flotilla.postgres import UNSTORABLE, Connection, HeldTask, Pool, holding, retry_when_away, tenant_transaction
+from flotilla.contracts.values import to_storable_text
+from flotilla.postgres import (
+    UNSTORABLE,
+    Connection,
+    Pool,
+    TaskProof,
+    acting_for_task,
+    retry_later_if_unavailable,
+    tenant_transaction,
+)
 from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
 
 # Keeps an entry once, whichever consumer of the group buries it.
@@ -88,21 +96,21 @@ class PostgresDeadLetters:
         self._operator_tenant = operator_tenant
         self._make_id = make_id
 
-    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+    async def keep(self, lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
         """Store the entry, mark its task, and return the announcement and the failure for the waiting caller; nothing
         where its stream has left more than a person looks at.
 
         Raises:
             RetryLater: PostgreSQL is unavailable; the entry stays pending.
         """
-        with retry_when_away(f"entry {lost.entry.entry_id} stays pending"):
+        with retry_later_if_unavailable(f"entry {lost.entry.entry_id} stays pending"):
             try:
                 return await self._keep(lost, _Names.of(lost, self._operator_tenant))
             except UNSTORABLE:  # names that no row of ours could have, too: the entry is kept without them
                 return await self._keep(lost, _Names(self._operator_tenant))
 
-    async def _keep(self, lost: LostEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
-        with holding(_held(names.task)):
+    async def _keep(self, lost: UnhandledEntry, names: "_Names") -> list[tuple[str, AgentEvent]]:
+        with acting_for_task(_held(names.task)):
             async with tenant_transaction(self._pool, names.tenant) as connection:
                 if await _are_too_many(connection, lost.stream):
                     DEAD_LETTERS_NOT_KEPT.labels(lost.stream).inc()
@@ -110,9 +118,9 @@ class PostgresDeadLetters:
                 dead_letter_id = await self._insert(connection, lost, names)
                 if names.task is not None and lost.agent is not None and lost.trusted:
                     await _mark_task(connection, names.tenant, lost, names.task)
-        return [announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
+        return [dead_letter_announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
 
-    async def _insert(self, connection: Connection, lost: LostEntry, names: "_Names") -> str:
+    async def _insert(self, connection: Connection, lost: UnhandledEntry, names: "_Names") -> str:
         kept: str = await connection.fetchval(
             _KEEP,
             names.tenant,
@@ -125,7 +133,7 @@ class PostgresDeadLetters:
             names.run_id,
             names.event_type,
             lost.reason,
-            storable_text(lost.error),
+            to_storable_text(lost.error),
             lost.entry.deliveries,
             lost.body,
             _fields_to_json(lost.entry.fields),
@@ -178,13 +186,13 @@ class PostgresDeadLetters:
             )  # fmt: skip
             return await Publisher(redis).publish(REDRIVES_STREAM, wanted)
 
-    async def redriven(self, tenant_id: str, dead_letter_id: str) -> RedrivenEntry | None:
+    async def load_redriven_entry(self, tenant_id: str, dead_letter_id: str) -> RedrivenEntry | None:
         """The entry that is to be published again; None unless somebody asked for it.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        with retry_when_away():
+        with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 row = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
         return None if row is None else RedrivenEntry(row["stream"], _fields_of(row))
@@ -213,7 +221,7 @@ class PostgresDeadLetters:
             await _open_row(connection, dead_letter_id)
             await connection.execute(_DISCARDED, dead_letter_id)
 
-    async def counts(self) -> dict[str, int]:
+    async def open_counts_by_stream(self) -> dict[str, int]:
         """Open dead letters by stream, of all tenants, capped at 10,001 in all."""
         return {row["stream"]: int(row["letters"]) for row in await self._pool.fetch(_COUNTS)}
 
@@ -237,8 +245,8 @@ class _Names:
     event_type: str | None = None
 
     @classmethod
-    def of(cls, lost: LostEntry, operator_tenant: str) -> "_Names":
-        event, task = readable_event(lost.body), readable_task(lost.body)
+    def of(cls, lost: UnhandledEntry, operator_tenant: str) -> "_Names":
+        event, task = decode_event_if_possible(lost.body), decode_task_if_possible(lost.body)
         return cls(
             _text((task.tenant_id if task else None) or (event.tenant if event else None) or operator_tenant),
             task,
@@ -249,15 +257,15 @@ class _Names:
         )
 
 
-def _held(task: ReadableTask | None) -> HeldTask | None:
+def _held(task: ReadableTask | None) -> TaskProof | None:
     """What lets an agent say of its task that it is a dead letter."""
     if task is None or not task.secret:
         return None
-    return HeldTask(task_id=_text(task.task_id), attempt=task.attempt, secret=_text(task.secret))
+    return TaskProof(task_id=_text(task.task_id), attempt=task.attempt, secret=_text(task.secret))
 
 
-async def _mark_task(connection: Connection, tenant: str, lost: LostEntry, task: ReadableTask) -> None:
-    message = storable_text(f"{lost.reason}: {lost.error}")
+async def _mark_task(connection: Connection, tenant: str, lost: UnhandledEntry, task: ReadableTask) -> None:
+    message = to_storable_text(f"{lost.reason}: {lost.error}")
     failure = {"type": "DeadLetter", "message": message, "retryable": False}
     await connection.execute(_MARK_TASK, tenant, _text(task.task_id), task.attempt, json.dumps(failure))
 

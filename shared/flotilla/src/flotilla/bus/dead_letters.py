@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from flotilla.bus.entries import Entry
+from flotilla.bus.entries import StreamEntry
 from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, decode_event, to_builtins
 from flotilla.contracts.errors import Undecodable
@@ -24,12 +24,12 @@ MAX_SHOWN_BODY_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostEntry:
+class UnhandledEntry:
     """An entry on its way to the dead letters."""
 
     stream: str
     group: str
-    entry: Entry
+    entry: StreamEntry
     reason: DeadLetterReason
     error: str
     trusted: bool = True
@@ -62,24 +62,24 @@ class ReadableTask:
 class DeadLetters(Protocol):
     """Where dead letters are kept."""
 
-    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+    async def keep(self, lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
         """Stores `lost`, idempotently by stream and entry id; returns what is to be published about it."""
 
 
 class StreamDeadLetters:
     """Keeps dead letters on the stream `flotilla.dead-letters` itself, for programs without a database."""
 
-    async def keep(self, lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+    async def keep(self, lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
         """The announcement holds the body, as text (its beginning, if it is large); its durability is that of Redis."""
         shown = lost.body[:MAX_SHOWN_BODY_BYTES].decode(errors="replace")
-        return [announcement(lost, body=shown), *failure_reply(lost)]
+        return [dead_letter_announcement(lost, body=shown), *failure_reply(lost)]
 
 
-def announcement(
-    lost: LostEntry, *, dead_letter_id: str | None = None, body: str | None = None
+def dead_letter_announcement(
+    lost: UnhandledEntry, *, dead_letter_id: str | None = None, body: str | None = None
 ) -> tuple[str, AgentEvent]:
     """Tells subscribers of `flotilla.dead-letters` about the entry."""
-    event = readable_event(lost.body)
+    event = decode_event_if_possible(lost.body)
     data: JsonObject = to_builtins(
         DeadLettered(
             stream=lost.stream,
@@ -107,9 +107,9 @@ def _short(name: str | None) -> str | None:
     return name if name is not None and len(name) <= MAX_NAME_CHARS else None
 
 
-def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
+def failure_reply(lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
     """The failure for the caller that waits for the task, so that nobody hangs; none if the entry can't be trusted."""
-    task = readable_task(lost.body)
+    task = decode_task_if_possible(lost.body)
     if task is None or lost.agent is None or not lost.trusted or len(task.task_id) > MAX_NAME_CHARS:
         return []
     reply = AgentReply(
@@ -123,7 +123,7 @@ def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
         persisted=True,
         failure=Failure(type="DeadLetter", message=f"{lost.reason}: {lost.error}", retryable=False),
     )
-    event = readable_event(lost.body)
+    event = decode_event_if_possible(lost.body)
     return [
         (
             reply_stream(lost.agent),
@@ -141,7 +141,7 @@ def failure_reply(lost: LostEntry) -> list[tuple[str, AgentEvent]]:
     ]
 
 
-def readable_event(body: bytes) -> AgentEvent | None:
+def decode_event_if_possible(body: bytes) -> AgentEvent | None:
     """The CloudEvent in `body`, if it is one."""
     try:
         return decode_event(body)
@@ -149,9 +149,9 @@ def readable_event(body: bytes) -> AgentEvent | None:
         return None
 
 
-def readable_task(body: bytes) -> ReadableTask | None:
+def decode_task_if_possible(body: bytes) -> ReadableTask | None:
     """What is known of the task in `body`, if it names one."""
-    event = readable_event(body)
+    event = decode_event_if_possible(body)
     if event is None:
         return None
     try:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Denied:
+class DeniedCommand:
     """What a user was denied."""
 
     user: str
@@ -31,12 +31,12 @@ class Denied:
     """Of the command, the key or the channel."""
 
 
-class Denials:
+class DenialMonitor:
     """Counts and logs what was denied since the last look. What was there before the first look is history."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._counted: Counter[tuple[Denied, bytes]] | None = None
+        self._counted: Counter[tuple[DeniedCommand, bytes]] | None = None
         self._may_look = True
 
     async def look(self) -> None:
@@ -45,7 +45,7 @@ class Denials:
         if not self._may_look:
             return
         try:
-            found = by_entry(await ask(self._redis, "ACL", "LOG", MAX_ENTRIES))
+            found = denial_counts_by_entry(await ask(self._redis, "ACL", "LOG", MAX_ENTRIES))
         except ResponseError as error:
             if not _is_lasting(error):
                 raise
@@ -53,7 +53,7 @@ class Denials:
             log.warning("redis_denials_not_read", error=str(error))
             return
         before = found if self._counted is None else self._counted
-        new: Counter[Denied] = Counter()
+        new: Counter[DeniedCommand] = Counter()
         for (denied, entry), times in found.items():
             new[denied] += max(0, times - before[denied, entry])
         self._counted = found
@@ -65,21 +65,21 @@ def _is_lasting(error: ResponseError) -> bool:
     return isinstance(error, NoPermissionError) or "unknown" in str(error).lower()
 
 
-def _report(denied: Denied, times: int) -> None:
+def _report(denied: DeniedCommand, times: int) -> None:
     REDIS_DENIED.labels(denied.user).inc(times)
     log.warning("redis_denied", user=denied.user, reason=denied.reason, denied=denied.name, times=times)
 
 
-def by_entry(rows: list[list[Any]]) -> Counter[tuple[Denied, bytes]]:
+def denial_counts_by_entry(rows: list[list[Any]]) -> Counter[tuple[DeniedCommand, bytes]]:
     """Return how often each user was denied what, by the entry of Redis' log that counts it. Redis 7.2 and later number
     their entries, which come and go; those of an earlier one are counted together."""
-    found: Counter[tuple[Denied, bytes]] = Counter()
+    found: Counter[tuple[DeniedCommand, bytes]] = Counter()
     for row in rows:
         entry = dict(zip(row[::2], row[1::2], strict=True))
         user, reason, name = (entry[field].decode(errors="replace") for field in (b"username", b"reason", b"object"))
         if reason in _REASONS and name.lower() not in _HARMLESS:
             which = b"%s at %s" % tuple(_bytes(entry.get(field, b"")) for field in (b"entry-id", b"timestamp-created"))
-            found[Denied(user, reason, name[:_MAX_CHARS]), which] += entry[b"count"]
+            found[DeniedCommand(user, reason, name[:_MAX_CHARS]), which] += entry[b"count"]
     return found
 
 

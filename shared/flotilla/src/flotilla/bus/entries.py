@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from opentelemetry import trace
 
 from flotilla.bus.batching import Command
-from flotilla.bus.channels import maxlen_of
+from flotilla.bus.channels import stream_maxlen
 from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Oversize, Undecodable
-from flotilla.contracts.foreign import read_event
+from flotilla.contracts.foreign import read_foreign_event
 from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 from flotilla.telemetry import current_traceparent
 
@@ -19,7 +19,7 @@ _FIELD = EVENT_FIELD.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StreamEntry:
     """One entry as Redis delivered it."""
 
     entry_id: str
@@ -40,13 +40,13 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class HandlerResult:
     """What a handler gives back: `(stream, event)` pairs, written in one MULTI with the acknowledgement."""
 
     publish: Sequence[tuple[str, AgentEvent]] = ()
 
 
-DONE = Finish()
+DONE = HandlerResult()
 
 
 def xadd(stream: str, event: AgentEvent | SealedEvent) -> Command:
@@ -58,7 +58,7 @@ def xadd(stream: str, event: AgentEvent | SealedEvent) -> Command:
     if isinstance(event, SealedEvent):
         return ("XADD", stream, "*", EVENT_FIELD, event.body, TICKET_FIELD, event.ticket)
     body = _encoded(stream, event)
-    maxlen = maxlen_of(stream)
+    maxlen = stream_maxlen(stream)
     if maxlen is None:
         return ("XADD", stream, "*", EVENT_FIELD, body)
     return ("XADD", stream, "MAXLEN", "~", maxlen, "*", EVENT_FIELD, body)
@@ -68,11 +68,11 @@ def _encoded(stream: str, event: AgentEvent) -> bytes:
     if event.traceparent is None and trace.get_current_span().get_span_context().is_valid:
         event = replace(event, traceparent=current_traceparent())
     body = encode_event(event)
-    check_size(stream, event, body)
+    check_entry_size(stream, event, body)
     return body
 
 
-def check_size(stream: str, event: AgentEvent, body: bytes) -> None:
+def check_entry_size(stream: str, event: AgentEvent, body: bytes) -> None:
     """Check that an entry for `stream` can hold `body`.
 
     Raises:
@@ -85,7 +85,7 @@ def check_size(stream: str, event: AgentEvent, body: bytes) -> None:
         )
 
 
-def decode(entry: Entry) -> Delivery:
+def decode_entry(entry: StreamEntry) -> Delivery:
     """The entry as a handler sees it.
 
     Raises:
@@ -97,4 +97,4 @@ def decode(entry: Entry) -> Delivery:
         raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}")
     if len(body) > MAX_ENTRY_BYTES:
         raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed")
-    return Delivery(entry.entry_id, read_event(body), entry.deliveries, entry.fields)
+    return Delivery(entry.entry_id, read_foreign_event(body), entry.deliveries, entry.fields)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from flotilla.bus.connection import Redis
 from flotilla.bus.consumer import Consumer, ConsumerOptions
 from flotilla.bus.dead_letters import DeadLetters
-from flotilla.bus.entries import DONE, Delivery, Finish
+from flotilla.bus.entries import DONE, Delivery, HandlerResult
 from flotilla.bus.publisher import Publisher
 from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent
@@ -50,7 +50,7 @@ class AgentEventBus:
         events that nobody can handle are kept on the stream `flotilla.dead-letters`.
         """
 
-        async def handle(delivery: Delivery) -> Finish:
+        async def handle(delivery: Delivery) -> HandlerResult:
             await handler(delivery.event)
             return DONE
 

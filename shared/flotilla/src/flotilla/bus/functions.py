@@ -70,7 +70,7 @@ end)
 log = structlog.get_logger(__name__)
 
 
-async def load_functions(redis: Redis) -> None:
+async def load_redis_functions(redis: Redis) -> None:
     """Load the library unless it is there."""
     try:
         await ask(redis, "FUNCTION", "LOAD", _LIBRARY)
@@ -81,7 +81,7 @@ async def load_functions(redis: Redis) -> None:
         log.info("bus_functions_loaded")
 
 
-async def call_function(redis: Redis, function: str, stream: str, *arguments: str | int) -> Any:
+async def call_redis_function(redis: Redis, function: str, stream: str, *arguments: str | int) -> Any:
     """Call `function` on `stream`, loading the library first where it is missing.
 
     Raises:
@@ -93,7 +93,7 @@ async def call_function(redis: Redis, function: str, stream: str, *arguments: st
         if "Function not found" not in str(error):
             raise
     try:
-        await load_functions(redis)
+        await load_redis_functions(redis)
     except NoPermissionError as error:
         raise RetryLater("the bus's functions are not loaded: the workflow worker's housekeeping loads them") from error
     return await ask(redis, "FCALL", function, 1, stream, *arguments)

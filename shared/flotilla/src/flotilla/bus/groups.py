@@ -3,7 +3,7 @@
 from redis.exceptions import ResponseError
 
 from flotilla.bus.connection import Redis, ask
-from flotilla.bus.functions import RETIRE, call_function
+from flotilla.bus.functions import RETIRE, call_redis_function
 
 
 async def ensure_group(redis: Redis, stream: str, group: str) -> bool:
@@ -33,7 +33,7 @@ async def entry_exists(redis: Redis, stream: str, entry_id: str) -> bool:
 async def retire_consumer(redis: Redis, stream: str, group: str, consumer: str, *, min_idle_ms: int = 0) -> bool:
     """Remove `consumer` if nothing is pending for it and it was silent for `min_idle_ms`; whether it did."""
     try:
-        return bool(await call_function(redis, RETIRE, stream, group, consumer, min_idle_ms))
+        return bool(await call_redis_function(redis, RETIRE, stream, group, consumer, min_idle_ms))
     except ResponseError as error:
         if group_is_missing(error):
             return False

@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from flotilla.bus.channels import contract_group
+from flotilla.bus.channels import default_group
 from flotilla.bus.connection import Redis, ask
-from flotilla.bus.denials import Denials
-from flotilla.bus.functions import COUNT_AFTER, call_function, load_functions
+from flotilla.bus.denials import DenialMonitor
+from flotilla.bus.functions import COUNT_AFTER, call_redis_function, load_redis_functions
 from flotilla.bus.groups import ensure_group, retire_consumer
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import (
@@ -58,7 +58,7 @@ class GroupState:
     lowest_pending_id: str | None
 
     @property
-    def floor(self) -> str:
+    def lowest_needed_id(self) -> str:
         """The lowest id that may still be needed; everything below is handled."""
         if self.lowest_pending_id is not None:
             return self.lowest_pending_id
@@ -66,7 +66,7 @@ class GroupState:
         return f"{milliseconds}-{int(sequence) + 1}" if int(sequence) < MAX_SEQUENCE else f"{int(milliseconds) + 1}-0"
 
 
-class Housekeeping:
+class BusHousekeeping:
     """Keeps the bus in order. One process of the fleet runs it at a time; a second one does no harm."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Housekeeping:
         self._stale_after_ms = stale_after_ms
         self._known: set[str] = set()
         self._reported: set[str] = set()
-        self._denials = Denials(redis)
+        self._denials = DenialMonitor(redis)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Goes round every 5 s until `stop`; its gauges end with it, so that two leaders never both report."""
@@ -99,18 +99,18 @@ class Housekeeping:
 
     async def _guarded_round(self) -> None:
         try:
-            await self.go_round()
+            await self.run_once()
         except (RedisError, RetryLater, OSError) as error:
             log.warning("housekeeping_postponed", error=str(error) or type(error).__name__)
         except Exception:
             log.exception("housekeeping_failed")
 
-    async def go_round(self) -> None:
+    async def run_once(self) -> None:
         """One round: functions and groups first, then trimming and consumers, then what is reported."""
-        await load_functions(self._redis)
+        await load_redis_functions(self._redis)
         streams = await self._streams()
         for stream in streams:
-            if (group := contract_group(stream)) and await ensure_group(self._redis, stream, group):
+            if (group := default_group(stream)) and await ensure_group(self._redis, stream, group):
                 log.info("bus_group_created", stream=stream, group=group)
         for stream in [*streams, EVENTS_STREAM]:
             await self._guarded_tend(stream)
@@ -135,7 +135,7 @@ class Housekeeping:
             log.exception("stream_not_tended", stream=stream)
 
     async def _tend(self, stream: str) -> None:
-        own = contract_group(stream)
+        own = default_group(stream)
         states = await group_states(self._redis, stream, own)
         for state in states:
             STREAM_LAG.labels(stream, state.group).set(state.lag)
@@ -161,14 +161,14 @@ class Housekeeping:
     async def _trim(self, state: GroupState) -> None:
         """Drop what is handled. A stream whose ids have run ahead of the clock takes no `XADD *` any more, and is made
         again once it is handled: only its own writer can have done that."""
-        if is_ahead(state.last_delivered_id):
+        if is_ahead_of_clock(state.last_delivered_id):
             if state.lag == 0 and state.pending == 0:
                 await ask(self._redis, "DEL", state.stream)
                 await ensure_group(self._redis, state.stream, state.group)
                 STREAMS_RESET.labels(state.stream).inc()
                 log.error("bus_stream_reset", stream=state.stream, last_id=state.last_delivered_id)
             return
-        await ask(self._redis, "XTRIM", state.stream, "MINID", "=", state.floor)
+        await ask(self._redis, "XTRIM", state.stream, "MINID", "=", state.lowest_needed_id)
 
     async def _retire_stale(self, state: GroupState) -> None:
         rows = await self._redis.xinfo_consumers(state.stream, state.group)
@@ -189,7 +189,7 @@ class Housekeeping:
             DEAD_LETTERS.labels(stream).set(letters)
 
 
-def is_ahead(entry_id: str) -> bool:
+def is_ahead_of_clock(entry_id: str) -> bool:
     """Whether the id is a day or more ahead of this machine's clock."""
     return int(entry_id.partition("-")[0]) > (time.time() + AHEAD_S) * 1000
 
@@ -215,5 +215,5 @@ async def _state(redis: Redis, stream: str, row: dict[str, Any]) -> GroupState:
         lowest = summary["min"].decode() if summary["min"] else None
     lag = row.get("lag")
     if lag is None:
-        lag = await call_function(redis, COUNT_AFTER, stream, last)
+        lag = await call_redis_function(redis, COUNT_AFTER, stream, last)
     return GroupState(stream, group, last, int(lag), int(row["pending"]), lowest)

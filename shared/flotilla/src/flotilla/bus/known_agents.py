@@ -28,7 +28,7 @@ class KnownAgents:
         self._redis = redis
         self._known = set(configured)
 
-    async def check(self, agents: Sequence[str]) -> None:
+    async def check_agent_is_known(self, agents: Sequence[str]) -> None:
         """Raise UnknownAgent for one that is not known; name those that are."""
         if self._known.issuperset(agents):
             return

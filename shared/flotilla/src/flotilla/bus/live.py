@@ -26,7 +26,7 @@ class _Item:
     data: LiveData
 
 
-class RunFeed:
+class LiveRunWriter:
     """Writes the live streams of runs. Writes travel in the background; tokens that wait meanwhile are joined."""
 
     def __init__(self, redis: Redis) -> None:
@@ -34,7 +34,7 @@ class RunFeed:
         self._waiting: deque[_Item] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    async def token(self, stream: str, text: str, *, task_id: str, attempt: int) -> None:
+    async def write_token(self, stream: str, text: str, *, task_id: str, attempt: int) -> None:
         """A piece of the answer."""
         last = self._waiting[-1] if self._waiting else None
         if last and last.stream == stream and isinstance(last.data, LiveToken) and last.data.task_id == task_id:
@@ -43,7 +43,7 @@ class RunFeed:
             self._put(_Item(stream, "token", LiveToken(text=text, task_id=task_id, attempt=attempt)))
         await asyncio.sleep(0)
 
-    async def reset(self, stream: str, *, task_id: str, attempt: int) -> None:
+    async def write_reset(self, stream: str, *, task_id: str, attempt: int) -> None:
         """Before the tokens of a new attempt: what was shown of this task is void."""
         self._put(_Item(stream, "reset", LiveReset(task_id=task_id, attempt=attempt)))
         await self.flush()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from redis.credentials import CredentialProvider
 
 
-class FilePassword(CredentialProvider):
+class PasswordFileCredentials(CredentialProvider):
     """A user whose password is read at each connect."""
 
     def __init__(self, user: str | None, password: Callable[[], str]) -> None:

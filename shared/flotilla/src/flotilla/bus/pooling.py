@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ReadOnlyError, RedisError
 
-from flotilla.bus.sentinel import Following
+from flotilla.bus.sentinel import PrimaryConnection
 
 SILENCE = {
     option: value
@@ -31,10 +31,10 @@ class PrimaryPool(ConnectionPool):
     """Connects to the primary again, with every connection, once told that its server is none."""
 
     def __init__(self, connection_class: type[AbstractConnection], **options: Any) -> None:
-        super().__init__(connection_class=_noticing(connection_class, self.leave), **options)
-        self._look_at_s = 0.0 if issubclass(connection_class, Following) else math.inf
+        super().__init__(connection_class=_noticing(connection_class, self.replace_connections), **options)
+        self._look_at_s = 0.0 if issubclass(connection_class, PrimaryConnection) else math.inf
 
-    def leave(self) -> None:
+    def replace_connections(self) -> None:
         """Replace each connection: an idle one when it is taken, one in use when it comes back."""
         for connection in (*self._available_connections, *self._in_use_connections):
             connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
@@ -42,13 +42,13 @@ class PrimaryPool(ConnectionPool):
     async def _follow(self) -> None:
         """Leave a server that the sentinels no longer name: cut off from them, it may go on answering."""
         everything = (*self._available_connections, *self._in_use_connections)
-        following = [each for each in everything if isinstance(each, Following) and each.is_connected]
+        following = [each for each in everything if isinstance(each, PrimaryConnection) and each.is_connected]
         if not following:
             return
         self._look_at_s = time.monotonic() + 10 * LOOK_EVERY_S  # others that take a connection meanwhile do not wait
         with suppress(RedisError):  # without sentinels, what there is goes on
-            if {each.place for each in following} != {await following[0].sentinels.primary()}:
-                self.leave()
+            if {each.server_address for each in following} != {await following[0].sentinels.find_primary()}:
+                self.replace_connections()
             self._look_at_s = time.monotonic() + LOOK_EVERY_S
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:

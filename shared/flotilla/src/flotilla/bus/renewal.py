@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 
 from flotilla.bus.connection import Redis
-from flotilla.bus.functions import GIVE_BACK, MAX_IDS, RENEW, call_function
+from flotilla.bus.functions import GIVE_BACK, MAX_IDS, RENEW, call_redis_function
 
 
-async def renew(redis: Redis, stream: str, group: str, consumer: str, entry_ids: Sequence[str]) -> set[str]:
+async def renew_entries(redis: Redis, stream: str, group: str, consumer: str, entry_ids: Sequence[str]) -> set[str]:
     """Renew what `consumer` still owns of `entry_ids`; give those that another one took or finished."""
     lost: set[str] = set()
     for first in range(0, len(entry_ids), MAX_IDS):
         some = entry_ids[first : first + MAX_IDS]
-        lost |= {entry_id.decode() for entry_id in await call_function(redis, RENEW, stream, group, consumer, *some)}
+        lost |= {
+            entry_id.decode() for entry_id in await call_redis_function(redis, RENEW, stream, group, consumer, *some)
+        }
     return lost
 
 
-async def give_back(
+async def return_entry(
     redis: Redis, stream: str, group: str, consumer: str, entry_id: str, *, idle_ms: int, deliveries: int
 ) -> None:
     """Leave the entry pending, as if idle for `idle_ms` and delivered `deliveries` times."""
-    await call_function(redis, GIVE_BACK, stream, group, consumer, entry_id, idle_ms, deliveries)
+    await call_redis_function(redis, GIVE_BACK, stream, group, consumer, entry_id, idle_ms, deliveries)

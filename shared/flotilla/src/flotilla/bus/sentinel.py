@@ -16,8 +16,8 @@ from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from flotilla.bus.logins import FilePassword
-from flotilla.config.password_files import read_password
+from flotilla.bus.logins import PasswordFileCredentials
+from flotilla.config.password_files import read_password_file
 from flotilla.contracts.errors import ConfigurationError
 
 Place: TypeAlias = tuple[str, int]
@@ -46,7 +46,7 @@ class Sentinels:
         self.kind = kind
         self._options = options
 
-    async def primary(self) -> Place:
+    async def find_primary(self) -> Place:
         """Return where the primary is. The sentinel that answers is asked first the next time.
 
         Raises:
@@ -64,7 +64,7 @@ class Sentinels:
                 return found
         raise exceptions.ConnectionError(f"no sentinel leads to a primary ({'; '.join(refusals)})")
 
-    def doubt(self) -> None:
+    def distrust_last_sentinel(self) -> None:
         """Ask the sentinel that answered last only after all others: where it led to is no primary."""
         self._places.append(self._places.pop(0))
 
@@ -88,33 +88,33 @@ class Sentinels:
         return f"it watches no primary named {self._name}, only: {names}" if names else "it watches no primary"
 
 
-class Following(Connection):
+class PrimaryConnection(Connection):
     """A connection to whatever is the primary."""
 
     sentinels: Sentinels
 
     @property
-    def place(self) -> Place:
+    def server_address(self) -> Place:
         """Where it led to."""
         return self.host, self.port
 
     async def _connect(self) -> None:
-        self.host, self.port = await self.sentinels.primary()
+        self.host, self.port = await self.sentinels.find_primary()
         await super()._connect()  # type: ignore[no-untyped-call]
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """See redis-py; a server that the sentinels name by mistake, or too early, is refused."""
         await super().on_connect_check_health(check_health=check_health)
         if await _role(self) != b"master":
-            self.sentinels.doubt()
+            self.sentinels.distrust_last_sentinel()
             raise exceptions.ConnectionError(
                 f"{self.host}:{self.port}, which a sentinel names the primary, is a replica"
             )
 
 
-def following(sentinels: Sentinels) -> type[Following]:
+def primary_connection_class(sentinels: Sentinels) -> type[PrimaryConnection]:
     """Return the kind of connection that goes where `sentinels` lead."""
-    return type("Following", (Following, sentinels.kind), {"sentinels": sentinels})
+    return type("Following", (PrimaryConnection, sentinels.kind), {"sentinels": sentinels})
 
 
 def split_sentinels(url: str) -> tuple[str, Sentinels | None]:
@@ -147,7 +147,7 @@ def _split_login(query: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     others = [each for each in given if each[0] not in own]
     user, file = own.get(_USER), own.get(_PASSWORD_FILE)
     if file is not None:
-        return {"credential_provider": FilePassword(user, lambda: read_password(Path(file)))}, others
+        return {"credential_provider": PasswordFileCredentials(user, lambda: read_password_file(Path(file)))}, others
     return {"username": user, "password": own.get(_PASSWORD)}, others
 
 

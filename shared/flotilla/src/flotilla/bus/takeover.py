@@ -6,13 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 from flotilla.bus.connection import Redis, ask
-from flotilla.bus.entries import Entry
+from flotilla.bus.entries import StreamEntry
 from flotilla.telemetry.metrics import BUS_LOST_ENTRIES, BUS_RECLAIMED
 
 BEGINNING = "0-0"
 
 
-class Takeover:
+class PendingScan:
     """One consumer's scan over the group's pending entries, every half of min-idle, with jitter."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str, min_idle_ms: int) -> None:
@@ -30,23 +30,23 @@ class Takeover:
         return self._min_idle_ms / 2_000 * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, so that peers spread
 
     @property
-    def scanning(self) -> bool:
+    def is_mid_scan(self) -> bool:
         """Whether the last call stopped before the end of the pending entries: a call scans ten times its COUNT."""
         return self._cursor != BEGINNING
 
-    def due_in_s(self) -> float:
+    def next_scan_in_s(self) -> float:
         """Seconds until the next call should be made; 0 in the middle of a scan."""
-        return 0.0 if self.scanning else max(0.0, self._due - time.monotonic())
+        return 0.0 if self.is_mid_scan else max(0.0, self._due - time.monotonic())
 
     def scan_within(self, within_s: float) -> None:
         """Make the next scan start within `within_s`."""
         self._due = min(self._due, time.monotonic() + within_s)
 
-    def restart(self) -> None:
+    def restart_scan(self) -> None:
         """Forget the cursor: the group is a new one."""
         self._cursor = BEGINNING
 
-    async def take(self, count: int, in_hand: Collection[str]) -> list[Entry]:
+    async def take(self, count: int, in_hand: Collection[str]) -> list[StreamEntry]:
         """Up to `count` orphans that are not `in_hand` already, with how often each was delivered."""
         answer = await ask(
             self._redis,
@@ -60,7 +60,7 @@ class Takeover:
             count,
         )
         self._cursor = answer[0].decode()
-        if not self.scanning:
+        if not self.is_mid_scan:
             self._due = time.monotonic() + self._interval_s()
         # Redis 7 lists entries that were trimmed while pending, and drops them; 6.2 sent them without a body.
         self._lost.inc(len(answer[2]) if len(answer) > 2 else 0)  # noqa: PLR2004 - Redis 6.2 answers two parts
@@ -70,7 +70,7 @@ class Takeover:
             return []
         self._reclaimed.inc(len(orphans))
         counts = await self._deliveries(list(orphans), len(taken) + len(in_hand))
-        return [Entry(entry_id, fields, counts.get(entry_id, 1)) for entry_id, fields in orphans.items()]
+        return [StreamEntry(entry_id, fields, counts.get(entry_id, 1)) for entry_id, fields in orphans.items()]
 
     async def _deliveries(self, entry_ids: list[str], at_most: int) -> dict[str, int]:
         """How often each of the claimed entries was delivered. XAUTOCLAIM gives them in order of id."""

@@ -46,5 +46,5 @@ def ticket_problem(fields: Mapping[bytes, bytes] | None, keys: PublicKeys) -> st
         signature = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return "its ticket is not base64url"
-    problem = keys.problem(key_id.decode(errors="replace"), (fields or {}).get(_EVENT, b""), signature)
+    problem = keys.signature_problem(key_id.decode(errors="replace"), (fields or {}).get(_EVENT, b""), signature)
     return None if problem is None else f"its ticket {problem}"

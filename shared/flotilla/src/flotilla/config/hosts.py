@@ -9,7 +9,7 @@ from flotilla.contracts.errors import Forbidden, Invalid
 _LISTED = re.compile(r"(https?://)?([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 
 
-def check_hosts(setting: str, hosts: tuple[str, ...]) -> tuple[str, ...]:
+def check_allowed_hosts(setting: str, hosts: tuple[str, ...]) -> tuple[str, ...]:
     """Return `hosts` if each is one.
 
     Raises:
@@ -21,7 +21,7 @@ def check_hosts(setting: str, hosts: tuple[str, ...]) -> tuple[str, ...]:
     return hosts
 
 
-def allowed_url(address: str, hosts: tuple[str, ...], setting: str) -> httpx.URL:
+def parse_allowed_url(address: str, hosts: tuple[str, ...], setting: str) -> httpx.URL:
     """Return `address` as a URL; a host without a scheme is listed for https.
 
     Raises:

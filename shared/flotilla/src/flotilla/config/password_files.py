@@ -27,10 +27,10 @@ def split_password_file(url: str) -> tuple[str, Callable[[], str] | None]:
     if ":" in parts.netloc.rpartition("@")[0]:
         raise ConfigurationError(f"a URL has a password and {_PARAMETER}={paths[-1]}: take one of them out")
     query = urlencode([each for each in parameters if each[0] != _PARAMETER], safe="/")
-    return urlunsplit(parts._replace(query=query)), lambda: read_password(Path(paths[-1]))
+    return urlunsplit(parts._replace(query=query)), lambda: read_password_file(Path(paths[-1]))
 
 
-def read_password(path: Path) -> str:
+def read_password_file(path: Path) -> str:
     """Return what the file holds, without the end of its line.
 
     Raises:

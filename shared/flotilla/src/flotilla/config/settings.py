@@ -173,7 +173,7 @@ class KnowledgeSettings(BaseSettings):
     """A Redis 8 or newer that keeps the vectors, as in `FLOTILLA_REDIS_URL`; unset: PostgreSQL with pgvector does."""
 
 
-class TokenSettings(BaseSettings):
+class TokenBudgetSettings(BaseSettings):
     """Tokens of a day, which agents keep; the gateway starts nothing for those who have none left."""
 
     model_config = _CONFIG
@@ -186,7 +186,7 @@ class TokenSettings(BaseSettings):
     """What one service may use of them, in its own name and on behalf of all people together."""
 
 
-class LlmSettings(TokenSettings):
+class LlmSettings(TokenBudgetSettings):
     """The language model. Without a key the built-in extractive model answers, and its answers are marked as such."""
 
     model_config = _CONFIG
@@ -234,7 +234,7 @@ class LlmSettings(TokenSettings):
     """Input and output tokens that one run may use; unset means no limit."""
 
 
-class OpenWorkSettings(BaseSettings):
+class OpenWorkLimitSettings(BaseSettings):
     """How much may be under way at once."""
 
     model_config = _CONFIG

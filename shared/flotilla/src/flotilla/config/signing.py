@@ -49,7 +49,7 @@ class PublicKeys:
         """The public keys of all these signers."""
         return cls({signer.key_id: signer.public_key for signer in signers})
 
-    def problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
+    def signature_problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
         """Why the signature does not hold; None when it does."""
         key = self._keys.get(key_id)
         if key is None:
@@ -96,7 +96,7 @@ def write_public_key(private_file: Path, public_file: Path) -> None:
         public_file.write_bytes(_public_pem(private_file))
 
 
-def new_signer() -> Signer:
+def signer_with_new_key() -> Signer:
     """A signer with a new key, which nobody else has."""
     return Signer(Ed25519PrivateKey.generate())
 

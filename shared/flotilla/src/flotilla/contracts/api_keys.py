@@ -11,7 +11,7 @@ TOKEN_PREFIX = "flot_"  # noqa: S105 - the beginning of every one
 _HINT_CHARACTERS = len(KEY_PREFIX) + 6
 
 
-def new_key() -> str:
+def new_api_key() -> str:
     """A new key: 256 random bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
@@ -21,13 +21,13 @@ def new_browser_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
-def key_hash(key: str) -> bytes:
+def api_key_hash(key: str) -> bytes:
     """What is stored of a key. Its bits are random, so one round of SHA-256 can't be guessed back."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
-def key_hint(key: str) -> str | None:
-    """Return how a key begins, to tell it from others: 36 of its 256 random bits. None for a key that `new_key` did not
+def api_key_hint(key: str) -> str | None:
+    """Return how a key begins, to tell it from others: 36 of its 256 random bits. None for a key that `new_api_key` did not
     make, which may hold less chance."""
-    made_here = key.startswith(KEY_PREFIX) and len(key) == len(new_key())
+    made_here = key.startswith(KEY_PREFIX) and len(key) == len(new_api_key())
     return key[:_HINT_CHARACTERS] if made_here else None

@@ -57,7 +57,7 @@ class EventClaims(msgspec.Struct, frozen=True):
     agent: Any = ""
 
 
-def party_of(source: str) -> Party:
+def writer_kind(source: str) -> Party:
     """Whose source it is; one like an agent's is an agent's, an unknown one a program's that uses the library."""
     if (party := _EXACT.get(source)) is not None:
         return party
@@ -68,9 +68,9 @@ def party_of(source: str) -> Party:
     return "agent" if _plain(source).startswith("agents") else "program"
 
 
-def violation(source: str, wire_type: str, claims: EventClaims, session_id: str) -> str | None:
+def write_violation(source: str, wire_type: str, claims: EventClaims, session_id: str) -> str | None:
     """Why `source` may not write this event into this session; None when it may."""
-    kind, party = session_event_kind(wire_type), party_of(source)
+    kind, party = session_event_kind(wire_type), writer_kind(source)
     name = _plain(claims.change) if kind == "state_change" and isinstance(claims.change, str) else ""
     if (session_id == AUDIT_SESSION) != name.startswith(AUDIT_CHANGES):
         what = f"state_change {claims.change!r}" if name else kind
@@ -90,7 +90,7 @@ def violation(source: str, wire_type: str, claims: EventClaims, session_id: str)
     return None
 
 
-def violation_of(source: str, wire_type: str, data: object, session_id: str) -> str | None:
+def write_violation_of_data(source: str, wire_type: str, data: object, session_id: str) -> str | None:
     """The same for an event's data as JSON (`msgspec.Raw`) or plain; data that is not an object steers nothing."""
     try:
         claims = _read_claims(data) if isinstance(data, msgspec.Raw) else msgspec.convert(data, EventClaims)
@@ -98,7 +98,7 @@ def violation_of(source: str, wire_type: str, data: object, session_id: str) -> 
         return f"{source} may not write data that is nested so deeply"
     except ValueError:
         return None
-    return violation(source, wire_type, claims, session_id)
+    return write_violation(source, wire_type, claims, session_id)
 
 
 def _plain(name: str) -> str:

@@ -5,7 +5,7 @@ from flotilla.contracts.planning import MAX_STEPS_AT_ONCE, ChosenStep, NextSteps
 NOTHING_TO_ASK = "None of the agents on offer takes a question alone. Set a language model to choose among them."
 
 
-def fixed_plan(request: PlanRequest) -> NextSteps:
+def default_plan(request: PlanRequest) -> NextSteps:
     """Ask every agent that needs one text and nothing else, once; then return what they said, side by side.
 
     Actions are never chosen.

@@ -14,7 +14,7 @@ from typing import Any
 
 from flotilla.contracts.envelope import AgentEvent, decode_event, from_builtins
 from flotilla.contracts.errors import Invalid, Undecodable
-from flotilla.contracts.values import ESCAPED, MAX_DEPTH, Storable, check_depth, storable
+from flotilla.contracts.values import ESCAPED, MAX_DEPTH, StorableJson, check_nesting_depth, to_storable
 
 _NUL = b"\\u0000"
 _DATA = "/data"
@@ -23,7 +23,7 @@ _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|[\[\]{}]', re.DOTALL)
 UNREADABLE = "unreadable"
 
 
-def read_event(body: bytes) -> AgentEvent:
+def read_foreign_event(body: bytes) -> AgentEvent:
     """One CloudEvent, with data that every store holds.
 
     Raises:
@@ -38,7 +38,7 @@ def read_event(body: bytes) -> AgentEvent:
     return _within_depth(event, body)  # strict JSON in UTF-8 has nothing else that a store refuses
 
 
-def read_document(body: bytes) -> dict[str, Any]:
+def read_foreign_document(body: bytes) -> dict[str, Any]:
     """The JSON object that `body` is meant to be, with data that every store holds, whatever its members.
 
     Raises:
@@ -51,7 +51,7 @@ def _within_depth(event: AgentEvent, body: bytes) -> AgentEvent:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return event
     try:
-        check_depth(event.data)
+        check_nesting_depth(event.data)
     except Invalid as error:
         return replace(event, data=_plain_members(event.data, str(error)))
     return event
@@ -96,13 +96,13 @@ def _cut_off(text: str) -> str:
     return "".join([*kept, text[start:]])
 
 
-def _kept(document: Any) -> Storable:
+def _kept(document: Any) -> StorableJson:
     try:
-        return storable(document)
+        return to_storable(document)
     except Invalid as error:
         if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
             raise
-        return storable({**document, "data": _plain_members(document["data"], str(error))})
+        return to_storable({**document, "data": _plain_members(document["data"], str(error))})
 
 
 def _plain_members(data: Mapping[str, Any], why: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A person is who issued the identity and the subject there: `alice` of one OpenID
 the `alice` of an API key.
 """
 
-from flotilla.contracts.names import compound_id
+from flotilla.contracts.names import join_id_parts
 from flotilla.contracts.visible_text import escape_invisible
 
 LOCAL_ISSUER = "flotilla"
@@ -20,15 +20,15 @@ def is_identity_text(text: str) -> bool:
 
 def user_name(issuer: str, subject: str) -> str:
     """Return `user/<issuer>/<subject>`, with `%` and `/` of the parts escaped."""
-    return compound_id(_USER, issuer, subject)
+    return join_id_parts(_USER, issuer, subject)
 
 
 def group_name(issuer: str, group: str) -> str:
     """Return `group/<issuer>/<group>`, likewise."""
-    return compound_id(_GROUP, issuer, group)
+    return join_id_parts(_GROUP, issuer, group)
 
 
-def name_parts(name: str) -> tuple[str, str, str]:
+def parse_identity_name(name: str) -> tuple[str, str, str]:
     """Return the kind (`user` or `group`), the issuer, and the subject or group of a name made here."""
     kind, issuer, subject = (part.replace("%2F", "/").replace("%25", "%") for part in name.split("/"))
     return kind, issuer, subject

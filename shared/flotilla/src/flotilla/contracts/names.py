@@ -116,7 +116,7 @@ def action_workflow_id(action_id: str) -> str:
 def order_workflow_id(tenant_id: str, order_id: str) -> str:
     """The Temporal workflow id of an order. Former versions made `order-<tenant>-<order>`, which two orders can share;
     the order's row holds the id of its own workflow."""
-    return compound_id("order", tenant_id, order_id)
+    return join_id_parts("order", tenant_id, order_id)
 
 
 def task_workflow_id(task_id: str) -> str:
@@ -126,14 +126,14 @@ def task_workflow_id(task_id: str) -> str:
 
 def session_key(tenant_id: str, session_id: str) -> str:
     """The Kafka key of a session's events, `<tenant>/<session>`."""
-    return compound_id(tenant_id, session_id)
+    return join_id_parts(tenant_id, session_id)
 
 
-def token_scope(payer: TokenPayer, day: date, name: str = "") -> str:
+def token_budget_name(payer: TokenPayer, day: date, name: str = "") -> str:
     """The budget of a UTC day's tokens that `payer` draws on; a tenant needs no name."""
     return f"day:{day.isoformat()}" if payer == "tenant" else f"{payer}:{day.isoformat()}:{name}"
 
 
-def compound_id(*parts: str) -> str:
+def join_id_parts(*parts: str) -> str:
     """One id of several: joined by `/`, which no part holds unescaped, so that different parts give different ids."""
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)

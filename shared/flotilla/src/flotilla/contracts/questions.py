@@ -15,7 +15,7 @@ QUESTION_CHANGE = "run_question_"
 """Begins the changes of a session that are about a question: `asked`, `answered`, `expired`, `cancelled`."""
 
 
-def wake_up_name(question_id: str) -> str:
+def answer_event_name(question_id: str) -> str:
     """Return the name of the event that wakes the workflow up which waits for an answer. It says nothing of the answer:
     the worker reads that from the session's log."""
     return f"question:{question_id}"

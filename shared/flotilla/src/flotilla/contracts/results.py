@@ -17,7 +17,7 @@ def canonical_bytes(result: JsonObject) -> bytes:
     return msgspec.json.encode(result, order="sorted")
 
 
-def reference_to(task_id: str, result: JsonObject) -> ResultReference:
+def result_reference(task_id: str, result: JsonObject) -> ResultReference:
     """Return the reference to a task's stored result, with its first text as the summary."""
     body = canonical_bytes(result)
     summary = next((value for value in result.values() if isinstance(value, str)), to_json(result).decode())

@@ -67,7 +67,7 @@ def root_task_id(task_id: str) -> str:
     return task_id.partition(HOP_MARK)[0]
 
 
-def hop_of(task_id: str) -> int:
+def hop_number(task_id: str) -> int:
     """How many agents of the slip come before `task_id`: 0 for `t`, 2 for `t~2`."""
     return int(task_id.partition(HOP_MARK)[2] or 0)
 
@@ -119,13 +119,13 @@ class McpCallNeeded:
     """A call of an MCP tool that a task asks for. The worker has the tool gateway make it, as a task of its own."""
 
     call_id: str
-    """The id of that task; it begins with `mcp_calls_of` the task that asks."""
+    """The id of that task; it begins with `mcp_call_id_prefix` of the task that asks."""
     tool: str
     """`<server>.<tool>`."""
     arguments: JsonObject
 
 
-def mcp_calls_of(task_id: str) -> str:
+def mcp_call_id_prefix(task_id: str) -> str:
     """Return how the ids of the calls begin that a task asks for; no mark of a hop is in them."""
     return f"{task_id.replace(HOP_MARK, '-')}.mcp."
 

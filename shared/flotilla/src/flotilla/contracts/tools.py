@@ -25,18 +25,18 @@ class ToolOptions:
     """None: `ask` for a gated tool, `again` for any other."""
 
 
-def with_options(function: F, options: ToolOptions) -> F:
+def with_tool_options(function: F, options: ToolOptions) -> F:
     """Mark `function`, and give it back."""
     setattr(function, _OPTIONS, options)
     return function
 
 
-def options_of(function: Callable[..., Any]) -> ToolOptions:
-    """What `with_options` said."""
+def tool_options(function: Callable[..., Any]) -> ToolOptions:
+    """What `with_tool_options` said."""
     options: ToolOptions = getattr(function, _OPTIONS, ToolOptions())
     return options
 
 
 def repeatable(function: F) -> F:
     """Mark a tool that only reads: a later run of the task calls it again. Decorator."""
-    return with_options(function, ToolOptions(repeatable=True))
+    return with_tool_options(function, ToolOptions(repeatable=True))

@@ -3,8 +3,8 @@
 PostgreSQL's text and jsonb hold no U+0000 (manual, "JSON Types"), UTF-8 holds no lone surrogate (RFC 3629), and JSON
 has no NaN and no infinity. JSON has no limit on the digits of an integer, but Python and msgspec read at most 4,300.
 
-What comes in from a caller is refused, with the place (`first_unstorable`). What a model, a tool or an agent made is
-paid for or has happened: it is kept, with the text of an escape in place of such characters (`storable`), and those who
+What comes in from a caller is refused, with the place (`why_not_storable`). What a model, a tool or an agent made is
+paid for or has happened: it is kept, with the text of an escape in place of such characters (`to_storable`), and those who
 store it keep the places beside it.
 """
 
@@ -29,14 +29,14 @@ _TOO_LARGE = 10**MAX_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
-class Storable:
+class StorableJson:
     """Plain JSON data, and where in it (as JSON pointers, RFC 6901) text stands for what no store holds."""
 
     value: Any
     escaped: list[str] = field(default_factory=list)
 
 
-def storable(value: object) -> Storable:
+def to_storable(value: object) -> StorableJson:
     """`value` as data that every store holds.
 
     A character that none holds becomes the text of its escape, such as `\\u0000`; NaN and the infinities become the
@@ -47,27 +47,27 @@ def storable(value: object) -> Storable:
         TypeError: it holds something that JSON has no form for.
     """
     walk = _Walk()
-    return Storable(walk.of(_plain(value), ""), walk.escaped)
+    return StorableJson(walk.of(_plain(value), ""), walk.escaped)
 
 
 def with_escaped_places(data: object, escaped: Sequence[str] = ()) -> dict[str, Any]:
     """The data of an event as every store holds it, with the list of the places that were escaped, if any were, here or
     (`escaped`) before."""
-    kept = storable(data)
+    kept = to_storable(data)
     places = [*escaped, *kept.escaped]
     value: dict[str, Any] = kept.value
     return {**value, ESCAPED: places} if places else value
 
 
-def storable_text(text: str) -> str:
+def to_storable_text(text: str) -> str:
     """`text` with the characters that no store holds as their escapes."""
     return _NOT_HELD.sub(_escape, text)
 
 
-def first_unstorable(value: object) -> str | None:
+def why_not_storable(value: object) -> str | None:
     """Why `value` can't be stored, with the place in it; None if it can."""
     try:
-        kept = storable(value)
+        kept = to_storable(value)
     except (Invalid, TypeError) as error:
         return str(error)
     if not kept.escaped:
@@ -101,7 +101,7 @@ def _infinite(value: object, at: str) -> Iterator[str]:
             yield from _infinite(member, f"{at}/{number}")
 
 
-def check_depth(value: object) -> None:
+def check_nesting_depth(value: object) -> None:
     """Raises Invalid for plain data that is nested deeper than 100 levels."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
@@ -146,7 +146,7 @@ class _Walk:
             return [self.of(member, f"{at}/{n}", depth) for n, member in enumerate(value)]
         members = {}
         for name, member in value.items():
-            kept = storable_text(name)
+            kept = to_storable_text(name)
             place = f"{at}/{kept.replace('~', '~0').replace('/', '~1')}"
             if kept != name:
                 self.escaped.append(place)
@@ -154,7 +154,7 @@ class _Walk:
         return members
 
     def _text(self, text: str, at: str) -> str:
-        kept = storable_text(text)
+        kept = to_storable_text(text)
         return text if kept == text else self._instead(at, kept)
 
     def _instead(self, at: str, text: str) -> str:

@@ -14,7 +14,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION, is_valid_id
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ForkedFrom, RolledBackTo
-from flotilla.outbox import Appended, append
+from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import Connection
 
 Visibility: TypeAlias = Literal["private", "tenant"]
@@ -191,7 +191,7 @@ async def fork_session(
     source: str,
     owner: str | None = None,
     by: JsonObject | None = None,
-) -> tuple[Session, Appended]:
+) -> tuple[Session, AppendedRange]:
     """Opens a session whose history is the parent's up to `at_seq`; the parent is not touched.
 
     With `owner` the fork is theirs, and those who may read and write the parent may read and write the fork. `by` is
@@ -226,7 +226,7 @@ async def roll_back_session(
     expected_seq: int | None,
     source: str,
     by: JsonObject | None = None,
-) -> Appended:
+) -> AppendedRange:
     """Appends the event after which the session's state is what it was at `to_seq`. Nothing is rewritten. `by` is who
     asks, for the event.
 

@@ -30,7 +30,7 @@ class SignerLog:
         async with self._alone[tenant_id]:
             known = self._known.get(tenant_id, SignerHistory())
             head_seq, events = await self._after(tenant_id, known.head_seq)
-            known.extend(head_seq, events)
+            known.add_events(head_seq, events)
             self._known[tenant_id] = known
             return known
 

@@ -13,7 +13,7 @@ import msgspec
 
 from flotilla.contracts.envelope import AgentEvent, from_builtins
 from flotilla.contracts.errors import Undecodable
-from flotilla.contracts.event_rules import violation_of
+from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import (
     DATA_OF_KIND,
@@ -178,7 +178,7 @@ def state_delta_of(events: Iterable[AgentEvent]) -> Delta:
 
 
 def _forbidden(event: AgentEvent) -> str | None:
-    return violation_of(event.source, event.type, event.data, event.subject)
+    return write_violation_of_data(event.source, event.type, event.data, event.subject)
 
 
 def rollback_target(event: AgentEvent) -> int | None:

@@ -22,7 +22,7 @@ from flotilla.eventstore.log import Page, PermanentLog, Segment, SessionLog
 from flotilla.eventstore.sessions import Session, fork_session, get_session, open_session, roll_back_session
 from flotilla.eventstore.state import SessionState
 from flotilla.eventstore.time_travel import TimeTraveller
-from flotilla.outbox import Appended, append
+from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import Pool, tenant_transaction
 
 SOURCE = "/eventstore"
@@ -69,7 +69,7 @@ class AgentEventStore:
 
     async def append(
         self, session_id: str, events: Sequence[AgentStateEvent], expected_seq: int | None = None
-    ) -> Appended:
+    ) -> AppendedRange:
         """Adds `events` to the log in one transaction; with `expected_seq`, only if that is the log's head.
 
         To add events together with other changes, use `flotilla.outbox.append` on your own connection.
@@ -170,7 +170,7 @@ class AgentEventStore:
 
     async def rollback(
         self, session_id: str, to_seq: int, *, expected_seq: int | None = None, by: JsonObject | None = None
-    ) -> Appended:
+    ) -> AppendedRange:
         """Makes the state what it was at `to_seq`, by one more event; nothing is rewritten. `by` is who asks, for it.
 
         Raises:

@@ -18,7 +18,7 @@ import structlog
 
 from flotilla.config import load_settings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.install.keys import KeyFiles
+from flotilla.install.keys import RequestedKeyFiles
 from flotilla.install.settings import Settings
 from flotilla.install.steps import install_groups, install_keys, install_schema, install_topics
 from flotilla.telemetry import configure_logs
@@ -29,7 +29,7 @@ _PAUSE_S = 0.5
 log = structlog.get_logger(__name__)
 
 
-async def install(settings: Settings, files: KeyFiles) -> None:
+async def run_install_steps(settings: Settings, files: RequestedKeyFiles) -> None:
     """All steps; those that need different servers side by side.
 
     Raises:
@@ -80,7 +80,7 @@ def _raise_all(problems: Sequence[BaseException]) -> None:
         raise RetryLater("\n".join(map(str, problems)))
 
 
-def parse(argv: Sequence[str] | None = None) -> KeyFiles:
+def parse_arguments(argv: Sequence[str] | None = None) -> RequestedKeyFiles:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.install", description=__doc__)
     parser.add_argument("--keys-file", type=Path, metavar="PATH", help="make the local stack's API keys, name → key")
@@ -95,18 +95,18 @@ def parse(argv: Sequence[str] | None = None) -> KeyFiles:
         help="make the Redis users that it names (JSON, user → password)",
     )
     given = parser.parse_args(argv)
-    return KeyFiles(given.keys_file, given.signing_key_file, given.ticket_key_file, given.redis_passwords_file)
+    return RequestedKeyFiles(given.keys_file, given.signing_key_file, given.ticket_key_file, given.redis_passwords_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Install and return the exit code."""
-    files = parse(argv)
+    files = parse_arguments(argv)
     try:
         settings = load_settings(Settings)
         configure_logs(SERVICE, settings.log_level, settings.log_format)
         logging.getLogger("yoyo").setLevel(logging.WARNING)
         with redirect_stdout(io.StringIO()):  # yoyo prints what a migration's SELECT gives
-            asyncio.run(install(settings, files))
+            asyncio.run(run_install_steps(settings, files))
     except ConfigurationError as error:
         sys.stderr.write(f"{SERVICE}: {error}\n")
         return EXIT_MISUSE

@@ -12,7 +12,7 @@ import psycopg
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from flotilla.contracts.api_keys import key_hash, key_hint, new_key
+from flotilla.contracts.api_keys import api_key_hash, api_key_hint, new_api_key
 from flotilla.contracts.errors import ConfigurationError
 
 Connection: TypeAlias = "psycopg.Connection[tuple[object, ...]]"
@@ -32,7 +32,7 @@ class LocalKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFiles:
+class RequestedKeyFiles:
     """Which files the installer is asked for."""
 
     api_keys: Path | None = None
@@ -47,7 +47,7 @@ class KeyFiles:
         return [path for path in (self.signing_key, self.ticket_key) if path is not None]
 
     @property
-    def written(self) -> list[Path]:
+    def requested_files(self) -> list[Path]:
         """Those that are asked for."""
         return [path for path in (self.api_keys, *self.key_pairs) if path is not None]
 
@@ -88,12 +88,12 @@ def write_local_keys(dsn: str, path: Path) -> None:
     with psycopg.connect(dsn) as connection:
         _begin(connection)
         kept = _read(path)
-        keys = {local.name: kept.get(local.name) or new_key() for local in LOCAL_KEYS}
+        keys = {local.name: kept.get(local.name) or new_api_key() for local in LOCAL_KEYS}
         for local in LOCAL_KEYS:
             _store(connection, f"local-{local.name}", local, keys[local.name])
         # Before the commit: keys that work must never be without their file.
         if keys.items() - kept.items():
-            write_secret(path, json.dumps({**kept, **keys}, indent=2) + "\n")
+            write_secret_file(path, json.dumps({**kept, **keys}, indent=2) + "\n")
 
 
 def store_admin_key(dsn: str, key: str) -> None:
@@ -124,7 +124,7 @@ def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> No
     if local.is_person:
         connection.execute(_PERSON, (TENANT, local.name, local.name.capitalize(), local.roles))
         connection.execute(_ACCOUNT, (TENANT, local.name))
-    row = (TENANT, key_id, local.name, key_hash(key), local.name, local.roles, key_hint(key))
+    row = (TENANT, key_id, local.name, api_key_hash(key), local.name, local.roles, api_key_hint(key))
     connection.execute(_KEY, row)
 
 
@@ -135,10 +135,10 @@ def write_signing_key(path: Path) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    write_secret(path, pem.decode(), replace=False)
+    write_secret_file(path, pem.decode(), replace=False)
 
 
-def write_secret(path: Path, text: str, *, replace: bool = True) -> None:
+def write_secret_file(path: Path, text: str, *, replace: bool = True) -> None:
     """Writes `text` for the owner alone, all or nothing. Without `replace` the first one to write wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600

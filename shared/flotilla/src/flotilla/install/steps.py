@@ -10,8 +10,8 @@ from psycopg import sql
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, check_redis, connect_redis, ensure_group
-from flotilla.bus.acl import grants, set_users
-from flotilla.bus.functions import load_functions
+from flotilla.bus.acl import create_redis_users, fleet_permissions
+from flotilla.bus.functions import load_redis_functions
 from flotilla.config.signing import write_public_key
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import ConfigurationError, RetryLater, Undecodable
@@ -105,8 +105,8 @@ async def _ensure_groups(settings: Settings, passwords: dict[str, str], wanted: 
     try:
         async with connect_redis(settings.redis_url.get_secret_value(), name="install") as redis:
             await check_redis(redis)
-            await load_functions(redis)
-            await set_users(redis, grants(settings.install_agents), passwords)
+            await load_redis_functions(redis)
+            await create_redis_users(redis, fleet_permissions(settings.install_agents), passwords)
             return [group for stream, group in wanted if await ensure_group(redis, stream, group)]
     except AWAY as error:
         raise RetryLater(f"Redis does not answer: {error}") from error
@@ -114,7 +114,7 @@ async def _ensure_groups(settings: Settings, passwords: dict[str, str], wanted: 
         raise RetryLater(f"Redis refuses this client: {error} (check FLOTILLA_REDIS_URL and its user)") from error
 
 
-async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
+async def install_keys(settings: Settings, options: "keys.RequestedKeyFiles") -> None:
     """Store the first admin key, and the keys of a local stack, where they are asked for.
 
     Raises:
@@ -134,7 +134,7 @@ async def install_keys(settings: Settings, options: "keys.KeyFiles") -> None:
         raise RetryLater(f"PostgreSQL does not answer: {_first_line(error)}") from error
     except OSError as error:
         raise ConfigurationError(f"{error.filename or 'a key file'} can't be written: {error.strerror}") from error
-    log.info("keys_installed", files=[str(path) for path in options.written])
+    log.info("keys_installed", files=[str(path) for path in options.requested_files])
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 from aiokafka.abc import AbstractTokenProvider
 
 from flotilla.config import KafkaSettings
-from flotilla.config.password_files import read_password
+from flotilla.config.password_files import read_password_file
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.kafka.tokens import token_command
+from flotilla.kafka.tokens import shared_token_command
 
 OPEN_TIMEOUT_S = 10.0
 """How long a client may take to connect."""
@@ -19,7 +19,7 @@ _REQUEST_TIMEOUT_MS = 5_000
 three times before a client follows the new leader. Joining a group may be held back for longer: it is repeated."""
 
 
-class ClientArguments(TypedDict, total=False):
+class KafkaClientArguments(TypedDict, total=False):
     """What AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient all take."""
 
     bootstrap_servers: str
@@ -32,14 +32,14 @@ class ClientArguments(TypedDict, total=False):
     sasl_oauth_token_provider: AbstractTokenProvider
 
 
-def client_arguments(settings: KafkaSettings) -> ClientArguments:
-    """Where and how to connect, TLS and SASL included: `AIOKafkaProducer(**client_arguments(settings), ...)`.
+def kafka_client_arguments(settings: KafkaSettings) -> KafkaClientArguments:
+    """Where and how to connect, TLS and SASL included: `AIOKafkaProducer(**kafka_client_arguments(settings), ...)`.
 
     Raises:
         ConfigurationError: a login that is not complete, half a pair of certificate and key, or an unreadable file.
         ConnectionError: the password's file can't be read; it may come back.
     """
-    arguments = ClientArguments(
+    arguments = KafkaClientArguments(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         security_protocol=settings.kafka_security_protocol,
@@ -57,21 +57,21 @@ def client_arguments(settings: KafkaSettings) -> ClientArguments:
     return arguments
 
 
-def _login(settings: KafkaSettings) -> ClientArguments:
+def _login(settings: KafkaSettings) -> KafkaClientArguments:
     if settings.kafka_sasl_mechanism == "OAUTHBEARER":
         if settings.kafka_token_command is None:
             raise ConfigurationError(
                 "FLOTILLA_KAFKA_SASL_MECHANISM=OAUTHBEARER needs FLOTILLA_KAFKA_TOKEN_COMMAND: set a command that "
                 "prints a token"
             )
-        return ClientArguments(sasl_oauth_token_provider=token_command(settings.kafka_token_command))
+        return KafkaClientArguments(sasl_oauth_token_provider=shared_token_command(settings.kafka_token_command))
     password = _password(settings)
     if settings.kafka_username is None or password is None:
         raise ConfigurationError(
             f"FLOTILLA_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs FLOTILLA_KAFKA_USERNAME and "
             "FLOTILLA_KAFKA_PASSWORD (or FLOTILLA_KAFKA_PASSWORD_FILE): set both"
         )
-    return ClientArguments(sasl_plain_username=settings.kafka_username, sasl_plain_password=password)
+    return KafkaClientArguments(sasl_plain_username=settings.kafka_username, sasl_plain_password=password)
 
 
 def _password(settings: KafkaSettings) -> str | None:
@@ -79,7 +79,7 @@ def _password(settings: KafkaSettings) -> str | None:
         return settings.kafka_password.get_secret_value() if settings.kafka_password else None
     if settings.kafka_password is not None:
         raise ConfigurationError("FLOTILLA_KAFKA_PASSWORD and FLOTILLA_KAFKA_PASSWORD_FILE are both set: take one out")
-    return read_password(settings.kafka_password_file)
+    return read_password_file(settings.kafka_password_file)
 
 
 class _Renewing(ssl.SSLContext):

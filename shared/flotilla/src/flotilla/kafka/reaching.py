@@ -9,12 +9,12 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 
 _LIMIT_MS = 3_000
 
 
-async def refusals(settings: KafkaSettings) -> dict[str, Exception]:
+async def bootstrap_errors(settings: KafkaSettings) -> dict[str, Exception]:
     """Connect to each of the bootstrap servers; return what stops it, by address. Empty where one can be used."""
     found: dict[str, Exception] = {}
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers, randomize=False):
@@ -27,13 +27,13 @@ async def refusals(settings: KafkaSettings) -> dict[str, Exception]:
     return found
 
 
-def join_reasons(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
+def join_server_errors(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
     """Return them as a line of text."""
     return "; ".join(f"{place}: {_reason(error, settings)}" for place, error in refused.items())
 
 
 async def _look(host: str, port: int, settings: KafkaSettings) -> None:
-    arguments: dict[str, Any] = {**client_arguments(settings), "request_timeout_ms": _LIMIT_MS}
+    arguments: dict[str, Any] = {**kafka_client_arguments(settings), "request_timeout_ms": _LIMIT_MS}
     del arguments["bootstrap_servers"]
     connection = await create_conn(host, port, **arguments)
     try:

@@ -19,7 +19,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import RetryLater, Undecodable
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
-from flotilla.kafka.client import client_arguments
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
 
@@ -73,7 +73,7 @@ class KafkaLog:
         async with self._reader() as reader:
             end = await _seek(reader, partition, from_offset, not_before)
             async for record in _until(reader, partition, end):
-                event = logged_event(record) if record.key == key else None
+                event = read_logged_event(record) if record.key == key else None
                 if event is not None and set_aside and sha256(event.body).digest() in set_aside:
                     continue
                 if event is None or event.seq in found or event.seq < first_seq:
@@ -93,7 +93,7 @@ class KafkaLog:
             async for batch in _batches_until(reader, place, end):
                 yield batch
 
-    async def record_at(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes] | None":
+    async def read_record(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes] | None":
         """The record of one partition at this offset; None where Kafka has none there.
 
         Raises:
@@ -114,7 +114,7 @@ class KafkaLog:
         """The topic that holds the checkpoints."""
         return self._settings.kafka_checkpoints_topic
 
-    async def checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
+    async def read_checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
         """Every checkpoint in the topic (from an offset on), by partition of the events and number; the first of each
         counts.
 
@@ -131,7 +131,7 @@ class KafkaLog:
                     found.setdefault((checkpoint.partition, checkpoint.number), checkpoint)
         return found
 
-    async def end_offsets(self) -> dict[int, int]:
+    async def read_end_offsets(self) -> dict[int, int]:
         """Where each partition of the events ends now.
 
         Raises:
@@ -175,7 +175,7 @@ class KafkaLog:
 
     async def _connect(self) -> AIOKafkaConsumer:
         reader = AIOKafkaConsumer(
-            **client_arguments(self._settings),
+            **kafka_client_arguments(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
@@ -244,7 +244,7 @@ def record_hash(key: bytes | None, value: bytes | None) -> bytes:
     return sha256(len(name).to_bytes(4, "big") + name + (value or b"")).digest()
 
 
-def logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:
+def read_logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | None:
     """The record's place in its session's log; None (and a line in the log) when it is not an event."""
     body = record.value or b""
     try:

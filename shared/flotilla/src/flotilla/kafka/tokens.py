@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class OAuthToken:
     """A token, with the seconds (Unix time) at which to ask for another one, and at which it is worth nothing."""
 
     text: str
@@ -41,14 +41,14 @@ class Token:
     expires_at: float
 
 
-class TokenCommand(AbstractTokenProvider):
+class KafkaTokenCommand(AbstractTokenProvider):
     """Runs the command at the first connect, and at a later one where the token is near its end."""
 
     def __init__(self, command: str) -> None:
         """Raises ConfigurationError for a command that no shell could split into words."""
         self._argv = _words(command)
-        self._token: Token | None = None
-        self._renewing: asyncio.Task[Token] | None = None
+        self._token: OAuthToken | None = None
+        self._renewing: asyncio.Task[OAuthToken] | None = None
 
     async def token(self) -> str:
         """Return a token that has not expired.
@@ -63,10 +63,10 @@ class TokenCommand(AbstractTokenProvider):
             self._token = await asyncio.shield(self._renewing)
         return self._token.text
 
-    async def _renewed(self) -> Token:
+    async def _renewed(self) -> OAuthToken:
         now = time.time()
         try:
-            return read_token(await _output(self._argv), now)
+            return parse_token_output(await _output(self._argv), now)
         except ConnectionError as error:
             if self._token is None or now >= self._token.expires_at:
                 raise
@@ -75,12 +75,12 @@ class TokenCommand(AbstractTokenProvider):
 
 
 @lru_cache(maxsize=8)
-def token_command(command: str) -> TokenCommand:
+def shared_token_command(command: str) -> KafkaTokenCommand:
     """Return the one provider of this process: every client, and every readiness check, connects with its token."""
-    return TokenCommand(command)
+    return KafkaTokenCommand(command)
 
 
-def read_token(output: bytes, now: float) -> Token:
+def parse_token_output(output: bytes, now: float) -> OAuthToken:
     """Return the token that a command printed at `now`.
 
     Raises:
@@ -97,8 +97,8 @@ def read_token(output: bytes, now: float) -> Token:
     if life_s is None:
         life_s = _life_of(text, now)
     if life_s is None:
-        return Token(text, now + _UNKNOWN_LIFE_S, now + _UNKNOWN_LIFE_S)
-    return Token(text, now + life_s * _USED_UP, now + life_s)
+        return OAuthToken(text, now + _UNKNOWN_LIFE_S, now + _UNKNOWN_LIFE_S)
+    return OAuthToken(text, now + life_s * _USED_UP, now + life_s)
 
 
 def _words(command: str) -> list[str]:

@@ -19,8 +19,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.client import client_arguments
-from flotilla.kafka.reaching import join_reasons, refusals
+from flotilla.kafka.client import kafka_client_arguments
+from flotilla.kafka.reaching import bootstrap_errors, join_server_errors
 
 REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Topic:
+class TopicSpec:
     """What a topic of the permanent log must be."""
 
     name: str
@@ -45,16 +45,16 @@ class Topic:
     )
 
 
-def topics_of(settings: KafkaSettings) -> list[Topic]:
+def topic_specs(settings: KafkaSettings) -> list[TopicSpec]:
     """The two topics under the names of `settings`."""
     return [
-        Topic(settings.kafka_session_events_topic, SESSION_EVENTS_PARTITIONS),
-        Topic(settings.kafka_checkpoints_topic, 1),
+        TopicSpec(settings.kafka_session_events_topic, SESSION_EVENTS_PARTITIONS),
+        TopicSpec(settings.kafka_checkpoints_topic, 1),
     ]
 
 
 async def ensure_topics(
-    settings: KafkaSettings, *, replication_factor: int | None = None, topics: Sequence[Topic] | None = None
+    settings: KafkaSettings, *, replication_factor: int | None = None, topics: Sequence[TopicSpec] | None = None
 ) -> list[str]:
     """Create the topics that are missing, check those that exist, and return the names of the new ones.
 
@@ -65,7 +65,7 @@ async def ensure_topics(
         RetryLater: Kafka does not answer, or can't take a topic yet.
         ConfigurationError: a topic exists with other partitions, retention or message size, or can't be created.
     """
-    wanted = topics_of(settings) if topics is None else topics
+    wanted = topic_specs(settings) if topics is None else topics
     async with _admin(settings) as admin:
         existing = {topic["topic"] for topic in await admin.describe_topics()}
         missing = [topic for topic in wanted if topic.name not in existing]
@@ -79,7 +79,7 @@ async def ensure_topics(
     return [topic.name for topic in missing]
 
 
-async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None = None) -> None:
+async def check_topics(settings: KafkaSettings, topics: Sequence[TopicSpec] | None = None) -> None:
     """Return when the topics exist and are as they must be.
 
     Raises:
@@ -87,13 +87,13 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[Topic] | None =
         ConfigurationError: a topic is not as it must be; the message names the setting and the fix.
     """
     async with _admin(settings) as admin:
-        await _check(admin, topics_of(settings) if topics is None else topics, settings)
+        await _check(admin, topic_specs(settings) if topics is None else topics, settings)
 
 
 @asynccontextmanager
 async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     try:
-        arguments = client_arguments(settings)
+        arguments = kafka_client_arguments(settings)
         arguments["request_timeout_ms"] = REQUEST_TIMEOUT_MS  # making a topic takes its time
         admin = AIOKafkaAdminClient(**arguments)
         try:
@@ -102,15 +102,15 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         finally:
             await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
-        refused = await refusals(settings)
-        reason = join_reasons(refused, settings) or str(error) or type(error).__name__
+        refused = await bootstrap_errors(settings)
+        reason = join_server_errors(refused, settings) or str(error) or type(error).__name__
         raise RetryLater(
             f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
             "(check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"
         ) from next(iter(refused.values()), error)
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replication_factor: int) -> None:
+async def _create(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], replication_factor: int) -> None:
     in_sync = {
         "min.insync.replicas": "2" if replication_factor >= _REPLICAS_WANTED else "1",
         "unclean.leader.election.enable": "false",
@@ -125,7 +125,7 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic], replicati
             raise RetryLater(problem) if kind.retriable else ConfigurationError(problem)
 
 
-async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> None:
+async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
     # A broker may answer from metadata that is older than the controller's.
     names = {topic.name for topic in topics}
     async with asyncio.timeout(_PROPAGATION_S):
@@ -133,7 +133,7 @@ async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) ->
             await asyncio.sleep(0.05)
 
 
-async def _check(admin: AIOKafkaAdminClient, topics: Sequence[Topic], settings: KafkaSettings) -> None:
+async def _check(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], settings: KafkaSettings) -> None:
     found = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
     absent = [topic.name for topic in topics if topic.name not in found]
     if absent:
@@ -165,7 +165,7 @@ async def _configs(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
     return {entry["config_names"]: entry["config_value"] for entry in answer["config_entries"]}
 
 
-def _problems(topic: Topic, partitions: int, configs: Mapping[str, str]) -> list[str]:
+def _problems(topic: TopicSpec, partitions: int, configs: Mapping[str, str]) -> list[str]:
     problems = []
     if partitions != topic.partitions:
         problems.append(
@@ -186,7 +186,7 @@ def _problems(topic: Topic, partitions: int, configs: Mapping[str, str]) -> list
     return problems
 
 
-def _risks(topic: Topic, replicas: int, configs: Mapping[str, str]) -> list[str]:
+def _risks(topic: TopicSpec, replicas: int, configs: Mapping[str, str]) -> list[str]:
     """By what Kafka may lose acknowledged events, each with the command that ends it."""
     alter = f"kafka-configs.sh --alter --topic {topic.name} --add-config"
     risks = []

@@ -29,7 +29,7 @@ from flotilla.knowledge.reindexing import Reindexing
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
-from flotilla.runtime.confined import OverLimit, Runner
+from flotilla.runtime.confined import FunctionRunner, OverLimit
 
 READER_VERSION = "3"
 """Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
@@ -93,7 +93,7 @@ class KnowledgeBase:
         language: str = DEFAULT_LANGUAGE,
         embedder: Embedder | None = None,
         vectors: VectorStore | None = None,
-        run: Runner = asyncio.to_thread,
+        run: FunctionRunner = asyncio.to_thread,
         make_id: IdMaker = new_id,
     ) -> None:
         """`language` is that of documents which do not show theirs. `run` runs what reads a document: `Confined.run`

@@ -8,11 +8,15 @@ from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.ranking import Ranking
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Pool
-from flotilla.runtime.confined import Runner
+from flotilla.runtime.confined import FunctionRunner
 
 
 def knowledge_base(
-    pool: Pool, settings: KnowledgeSettings, vectors: VectorStore | None = None, *, run: Runner = asyncio.to_thread
+    pool: Pool,
+    settings: KnowledgeSettings,
+    vectors: VectorStore | None = None,
+    *,
+    run: FunctionRunner = asyncio.to_thread,
 ) -> KnowledgeBase:
     """Return the knowledge base in `pool`, with the vectors of `open_vectors`; `run` runs what reads a document.
 

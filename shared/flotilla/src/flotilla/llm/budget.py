@@ -9,7 +9,7 @@ from flotilla.config import LlmSettings
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import TokenPayer, token_scope
+from flotilla.contracts.names import TokenPayer, token_budget_name
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
 from flotilla.llm.answer_usage import estimated_tokens
@@ -98,7 +98,7 @@ class TokenBudget:
             scopes.append(Account(f"run:{key.run_id}", self._limits.per_run, refusal))
         if self._limits.per_tenant_day is not None:
             refusal = f"tenant {key.tenant_id} can go on after midnight UTC (FLOTILLA_LLM_TOKENS_PER_TENANT_DAY)"
-            scopes.append(Account(token_scope("tenant", self._today()), self._limits.per_tenant_day, refusal))
+            scopes.append(Account(token_budget_name("tenant", self._today()), self._limits.per_tenant_day, refusal))
         return scopes
 
     def _of_the_asking(self, asked_by: Mapping[TokenPayer, str | None]) -> list[Account]:
@@ -113,7 +113,7 @@ class TokenBudget:
             if name is not None and limit is not None:
                 setting = f"FLOTILLA_LLM_TOKENS_PER_{payer.upper()}_DAY"
                 refusal = f"the {payer} who asked can go on after midnight UTC ({setting})"
-                scopes.append(Account(token_scope(payer, self._today(), name), limit, refusal))
+                scopes.append(Account(token_budget_name(payer, self._today(), name), limit, refusal))
         return scopes
 
     async def _asking(self, connection: Connection) -> Mapping[TokenPayer, str | None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flotilla.contracts.errors import Invalid
-from flotilla.contracts.values import storable
+from flotilla.contracts.values import to_storable
 from flotilla.llm.chat_answer import text_of
 from flotilla.llm.model import ChatMessage, CompletionRequest, Role, ToolRequest, ToolSpec
 
@@ -30,7 +30,7 @@ def chat_request(body: object) -> CompletionRequest:
         raise Invalid(f"the body is a JSON object, not {type(body).__name__}")
     _check(body)
     try:
-        kept: dict[str, Any] = storable({k: _plain(v) for k, v in body.items() if k not in _HOW_IT_TRAVELS}).value
+        kept: dict[str, Any] = to_storable({k: _plain(v) for k, v in body.items() if k not in _HOW_IT_TRAVELS}).value
     except RecursionError as error:
         raise Invalid("the body is nested too deep") from error
     return CompletionRequest(

@@ -19,7 +19,7 @@ async def observed_call(
     """The answer of `model`."""
     attributes = _asked(model, request, session_id)
     kind = SpanKind.CLIENT
-    with genai.operation(f"chat {model.name}", genai.INFERENCE_DURATION, attributes, kind=kind) as active:
+    with genai.genai_span(f"chat {model.name}", genai.INFERENCE_DURATION, attributes, kind=kind) as active:
         started = time.perf_counter()
         try:
             completion = await model.complete(request, on_token)
@@ -27,10 +27,10 @@ async def observed_call(
             LLM_CALL_DURATION.labels(model.name).observe(time.perf_counter() - started)
         active.set_attributes(_answered(completion))
     usage = completion.usage
-    genai.count_tokens(genai.INPUT_TOKENS, usage.input_tokens, attributes)
-    genai.count_tokens(genai.OUTPUT_TOKENS, usage.output_tokens, attributes)
+    genai.record_token_usage(genai.INPUT_TOKENS, usage.input_tokens, attributes)
+    genai.record_token_usage(genai.OUTPUT_TOKENS, usage.output_tokens, attributes)
     if completion.cached_input_tokens:
-        genai.count_tokens(genai.CACHED_INPUT_TOKENS, completion.cached_input_tokens, attributes)
+        genai.record_token_usage(genai.CACHED_INPUT_TOKENS, completion.cached_input_tokens, attributes)
     LLM_TOKENS.labels(model.name, "input").inc(usage.input_tokens)
     LLM_TOKENS.labels(model.name, "output").inc(usage.output_tokens)
     return completion

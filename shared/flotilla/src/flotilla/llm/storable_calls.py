@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from flotilla.contracts.tasks import TokenUsage
-from flotilla.contracts.values import storable, storable_text
+from flotilla.contracts.values import to_storable, to_storable_text
 from flotilla.llm.model import Completion, CompletionRequest, ToolRequest
 
 MOST_TOKENS = 10**12
@@ -13,16 +13,16 @@ MOST_TOKENS = 10**12
 
 def sendable(request: CompletionRequest) -> CompletionRequest:
     """`request` with the escapes of what UTF-8 can't hold in its messages: tools and documents may bring it in."""
-    messages = [replace(message, content=storable_text(message.content)) for message in request.messages]
+    messages = [replace(message, content=to_storable_text(message.content)) for message in request.messages]
     return replace(request, messages=tuple(messages))
 
 
 def storable_answer(completion: Completion) -> Completion:
     """`completion` with the escapes of what no store holds, without probabilities that are not numbers, and with
     counts of tokens that can be added up."""
-    texts = storable([completion.text, completion.model, completion.response_id])
-    more = storable(completion.more)
-    calls = storable([[call.call_id, call.name, call.arguments] for call in completion.tool_calls])
+    texts = to_storable([completion.text, completion.model, completion.response_id])
+    more = to_storable(completion.more)
+    calls = to_storable([[call.call_id, call.name, call.arguments] for call in completion.tool_calls])
     finite = all(math.isfinite(logprob) for logprob in completion.logprobs)
     return replace(
         completion,

@@ -33,7 +33,7 @@ from flotilla.llm.observed import observed_call
 from flotilla.llm.request_hash import request_hash
 from flotilla.llm.storable_calls import sendable, storable_answer
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
-from flotilla.postgres.claims import CLAIM_S, renewing
+from flotilla.postgres.claims import CLAIM_S, renewing_claim
 from flotilla.telemetry.metrics import LLM_CACHE_HITS, LLM_REFUSED
 
 _POLL_S = 0.2
@@ -145,7 +145,7 @@ class StoredCalls:
     @asynccontextmanager
     async def _claim_held(self, call: "_Call") -> AsyncIterator[None]:
         """Renew the claim meanwhile. When the call failed, release it, and charge what the endpoint counts for it."""
-        async with renewing(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
+        async with renewing_claim(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
             try:
                 yield
             except BaseException as error:

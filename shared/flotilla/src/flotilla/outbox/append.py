@@ -11,12 +11,12 @@ from uuid import UUID
 
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFound, SequenceConflict
-from flotilla.contracts.event_rules import violation_of
+from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_type
 from flotilla.contracts.values import with_escaped_places
 from flotilla.kafka.lanes import lane_of
-from flotilla.postgres import Connection, holds_task
+from flotilla.postgres import Connection, is_acting_for_task
 from flotilla.telemetry import current_traceparent
 
 MAX_EVENT_BYTES = 900_000
@@ -35,7 +35,7 @@ _PLACE = _SEQUENCE + str(_LARGEST_SEQ).encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppendedRange:
     """The sequence numbers of the events: `first_seq` to `last_seq`, both included."""
 
     first_seq: int
@@ -51,12 +51,12 @@ class PreparedEvents:
     traceparent: str | None
 
     @property
-    def arguments(self) -> tuple[list[UUID], list[bytes], list[bytes], str | None]:
+    def sql_arguments(self) -> tuple[list[UUID], list[bytes], list[bytes], str | None]:
         """The last four arguments of `flotilla.append_events` and its like."""
         return [UUID(event.id) for event in self.events], *_around_sequence(self.events), self.traceparent
 
 
-def prepare(
+def prepare_events(
     tenant_id: str,
     session_id: str,
     events: Sequence[AgentStateEvent],
@@ -88,7 +88,7 @@ async def append(
     source: str | None = None,
     clock: Clock = utc_now,
     make_id: IdMaker = new_id,
-) -> Appended:
+) -> AppendedRange:
     """Adds `events` to the session's log, atomically with whatever else the caller's transaction does.
 
     With `source`, a caller that appends for somebody else names them, and every event has to be theirs.
@@ -106,17 +106,17 @@ async def append(
     """
     if not events:
         raise Invalid("append needs at least one event")
-    prepared = prepare(tenant_id, session_id, events, source=source, clock=clock, make_id=make_id)
-    if holds_task():
-        head = await connection.fetchval(_APPEND_FOR_TASK, *prepared.arguments)
+    prepared = prepare_events(tenant_id, session_id, events, source=source, clock=clock, make_id=make_id)
+    if is_acting_for_task():
+        head = await connection.fetchval(_APPEND_FOR_TASK, *prepared.sql_arguments)
     else:
         lane = lane_of(tenant_id, session_id)
-        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *prepared.arguments)
+        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *prepared.sql_arguments)
     if head is None:
         raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
     first = int(head) - len(events) + 1
     placed = [replace(event, sequence=seq) for seq, event in enumerate(prepared.events, start=first)]
-    return Appended(first, int(head), placed)
+    return AppendedRange(first, int(head), placed)
 
 
 def _around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[bytes]]:
@@ -128,7 +128,7 @@ def _around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[by
 def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:
     if source is not None and event.source != source:
         raise Forbidden(f"event of session {session_id}: {source} may not write in the name of {event.source}")
-    if problem := violation_of(event.source, session_event_type(event.kind), event.data, session_id):
+    if problem := write_violation_of_data(event.source, session_event_type(event.kind), event.data, session_id):
         raise Forbidden(f"event of session {session_id}: {problem}")
 
 
@@ -167,7 +167,7 @@ def _draft(
     return draft
 
 
-def no_session(session_id: str) -> NotFound:
+def session_not_found(session_id: str) -> NotFound:
     """Nothing is appended to a session that is not there."""
     return NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
 
@@ -177,5 +177,5 @@ async def _why_not_drawn(
 ) -> FlotillaError:
     head = await connection.fetchval(_HEAD, tenant_id, session_id)
     if head is None or expected_seq is None:
-        return no_session(session_id)
+        return session_not_found(session_id)
     return SequenceConflict(session_id, expected_seq, int(head))

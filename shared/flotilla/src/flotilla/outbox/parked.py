@@ -54,21 +54,21 @@ class OutboxStatus:
     parked: list[OutboxParkedSession]
 
 
-async def status(connection: Connection, *, limit: int = 100) -> OutboxStatus:
+async def outbox_status(connection: Connection, *, limit: int = 100) -> OutboxStatus:
     """What waits for Kafka, seen by the tenant of the current transaction."""
-    rows, oldest_s = await backlog(connection)
+    rows, oldest_s = await count_backlog(connection)
     return OutboxStatus(
         rows, oldest_s, [OutboxParkedSession(*record) for record in await connection.fetch(_LIST, limit)]
     )
 
 
-async def backlog(connection: "Connection | Pool") -> tuple[int, float]:
+async def count_backlog(connection: "Connection | Pool") -> tuple[int, float]:
     """Rows of all tenants that wait for Kafka, capped at 10,001 and without parked sessions; the oldest one's age."""
     (found,) = await connection.fetch(_BACKLOG)
     return found["rows"], found["oldest_seconds"]
 
 
-async def redrive(connection: Connection, session_id: str, *, tombstone: bool = False) -> int:
+async def redrive_session(connection: Connection, session_id: str, *, tombstone: bool = False) -> int:
     """Let a parked session go on, in the current tenant's transaction; give the number of events that wait.
 
     Again with the same event, once the cause is fixed; or with `tombstone` an event of kind `error` in its place:
@@ -94,7 +94,7 @@ async def park(pool: Pool, row_id: int, error: str) -> tuple[str, str, int] | No
     return None if parked is None else (parked["tenant_id"], parked["session_id"], parked["seq"])
 
 
-async def count_parked(pool: Pool) -> int:
+async def count_parked_sessions(pool: Pool) -> int:
     """Parked sessions of all tenants, capped at 10,001."""
     return int(await pool.fetchval(_COUNT))
 

@@ -16,7 +16,7 @@ from asyncpg.connection import LoggedQuery
 from flotilla.config.password_files import split_password_file
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres.limited import LimitedConnection
-from flotilla.postgres.pooler import NOT_POOLED, pooler_problem, split_pooling
+from flotilla.postgres.pooler import NOT_POOLED, pooler_hint, split_pooler_options
 
 if TYPE_CHECKING:
     from flotilla.postgres.pooler import PooledConnection
@@ -33,7 +33,7 @@ _HOST_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, a
 _VERIFYING = ("verify-ca", "verify-full")
 
 
-class Connector:
+class PostgresConnector:
     """Opens the connections of one pool."""
 
     def __init__(self, dsn: str, ca_file: str | None = None) -> None:
@@ -43,8 +43,8 @@ class Connector:
             ConfigurationError: `ca_file` can't be read as certificates, or the DSN contradicts itself.
         """
         dsn, password = split_password_file(dsn)
-        dsn, self._pooling = split_pooling(dsn)
-        self._dsns = one_host_each(dsn)
+        dsn, self._pooling = split_pooler_options(dsn)
+        self._dsns = dsn_per_host(dsn)
         self._options: dict[str, Any] = {} if password is None else {"password": password}
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._expiring: asyncio.Task[None] | None = None
@@ -73,7 +73,7 @@ class Connector:
             else:
                 self._dsns.remove(dsn)
                 self._dsns.insert(0, dsn)
-                limit_silence(connection)
+                set_tcp_timeouts(connection)
                 connection.add_query_logger(self._look)
                 return connection
         reasons = ", ".join(f"{host}: {str(error) or type(error).__name__}" for host, error in refusals.items())
@@ -82,13 +82,13 @@ class Connector:
     async def _connect(self, dsn: str, options: dict[str, Any]) -> "asyncpg.Connection[asyncpg.Record]":
         settings = options.get("server_settings", {})
         if self._pooling is not None:
-            options |= self._pooling.options_of(settings)
+            options |= self._pooling.connect_options(settings)
         try:
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_S, **options)
         except asyncpg.ProtocolViolationError as error:
-            raise ConnectionError(pooler_problem(error) or str(error)) from error
+            raise ConnectionError(pooler_hint(error) or str(error)) from error
         if self._pooling is not None:
-            cast("PooledConnection", connection).keep_settings(settings)
+            cast("PooledConnection", connection).set_transaction_settings(settings)
         return connection
 
     async def open_pool(self, **options: Any) -> "asyncpg.Pool[asyncpg.Record]":
@@ -110,7 +110,7 @@ class Connector:
             self._expiring = asyncio.create_task(self._pool.expire_connections(), name="postgres-expire")
 
 
-def one_host_each(dsn: str) -> list[str]:
+def dsn_per_host(dsn: str) -> list[str]:
     """The DSN once for each of its hosts: `postgresql://u:p@a:1,b:2/d` gives one with `a:1` and one with `b:2`."""
     parts = urlsplit(dsn)
     user, at, hosts = parts.netloc.rpartition("@")
@@ -124,7 +124,7 @@ def libpq_dsn(dsn: str, ca_file: str | None = None) -> str:
         ConfigurationError: the DSN names a pooler, or contradicts itself.
     """
     dsn, password = split_password_file(dsn)
-    if split_pooling(dsn)[1] is not None:
+    if split_pooler_options(dsn)[1] is not None:
         raise ConfigurationError(NOT_POOLED)
     parts = urlsplit(dsn)
     given = parse_qs(parts.query)
@@ -137,7 +137,7 @@ def libpq_dsn(dsn: str, ca_file: str | None = None) -> str:
     return urlunsplit(parts._replace(query="&".join(filter(None, query))))
 
 
-def limit_silence(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+def set_tcp_timeouts(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Let the kernel end the connection when the other side's machine no longer answers (tcp(7))."""
     transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - not public
     opened = transport.get_extra_info("socket")

@@ -19,7 +19,7 @@ class LimitedConnection(asyncpg.Connection):
     _begin_with = ""
     _may_hold_state = False
 
-    def begin_each_with(self, settings: Mapping[str, str]) -> None:
+    def set_transaction_settings(self, settings: Mapping[str, str]) -> None:
         """Make these settings in every transaction."""
         self._each = settings
         self._begin_with = _set_locally(settings)
@@ -40,7 +40,7 @@ class LimitedConnection(asyncpg.Connection):
         """Note that statements may leave settings or locks behind in the session."""
         self._may_hold_state = True
 
-    async def clean(self) -> None:
+    async def reset_session(self) -> None:
         """Reset the session, if statements may have left something behind in it."""
         if self._may_hold_state:
             await self.execute(self.get_reset_query())

@@ -11,7 +11,7 @@ _TRY = "SELECT pg_try_advisory_xact_lock($1)"
 
 
 @asynccontextmanager
-async def lock_held(pool: Pool, key: int) -> "AsyncIterator[Connection | None]":
+async def try_advisory_lock(pool: Pool, key: int) -> "AsyncIterator[Connection | None]":
     """Hold the advisory lock `key` for the block; give the connection that holds it, None where another one does.
 
     It is that of a transaction, not of a session: a pooler in transaction mode lends connections for one transaction at

@@ -65,7 +65,7 @@ def _on_host(dsn: str, host: str, port: int) -> str:
 def _apply(backend: yoyo.backends.DatabaseBackend, migration: yoyo.migrations.Migration) -> None:
     """One migration and its mark, in one transaction: one that is killed in between can be run again.
 
-    yoyo's own `apply_migrations` commits them apart, and wants a name for the user's number, which a pod has not.
+    yoyo's own `migrate` commits them apart, and wants a name for the user's number, which a pod has not.
     """
     # yoyo prints what a statement returns: an empty table for each call of a function.
     with backend.transaction(), redirect_stdout(StringIO()):

@@ -18,9 +18,9 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.postgres.connecting import Connector
+from flotilla.postgres.connecting import PostgresConnector
 from flotilla.postgres.limited import LimitedConnection
-from flotilla.postgres.pooler import SAY_POOLER, pooler_problem
+from flotilla.postgres.pooler import SAY_POOLER, pooler_hint
 from flotilla.postgres.schema import newest_migration
 from flotilla.postgres.viewer import current_viewer
 
@@ -53,7 +53,7 @@ UNSTORABLE = (
 
 
 @contextmanager
-def retry_when_away(subject: str = "") -> Iterator[None]:
+def retry_later_if_unavailable(subject: str = "") -> Iterator[None]:
     """Raise RetryLater where the block meets one of `AWAY`; `subject` names what is left undone until then."""
     try:
         yield
@@ -77,7 +77,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldTask:
+class TaskProof:
     """What proves to the database that this process was given a task."""
 
     task_id: str
@@ -85,11 +85,11 @@ class HeldTask:
     secret: str
 
 
-_held: ContextVar[HeldTask | None] = ContextVar("held_task", default=None)
+_held: ContextVar[TaskProof | None] = ContextVar("held_task", default=None)
 
 
 @contextmanager
-def holding(task: HeldTask | None) -> Iterator[None]:
+def acting_for_task(task: TaskProof | None) -> Iterator[None]:
     """Makes the transactions of the block, and of tasks started in it, act for `task`."""
     token = _held.set(task)
     try:
@@ -98,7 +98,7 @@ def holding(task: HeldTask | None) -> Iterator[None]:
         _held.reset(token)
 
 
-def holds_task() -> bool:
+def is_acting_for_task() -> bool:
     """Whether transactions act for a task."""
     return _held.get() is not None
 
@@ -118,7 +118,7 @@ async def open_pool(
     ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked indefinitely. One that
     wakes again meets an error of `AWAY`, and nothing of its transaction is there.
     """
-    pool = await Connector(dsn, ca_file).open_pool(
+    pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=max_size,
         reset=_clean,
         server_settings={
@@ -187,7 +187,7 @@ async def _transaction(pool: Pool, settings: Mapping[str, str], **options: Any) 
 
 
 def _viewing() -> dict[str, str]:
-    return {} if (viewer := current_viewer()) is None else viewer.settings()
+    return {} if (viewer := current_viewer()) is None else viewer.transaction_settings()
 
 
 def _proof() -> dict[str, str]:
@@ -206,14 +206,14 @@ async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     await connection.execute(_SET, list(settings), list(settings.values()))
 
 
-def may_leave_state(connection: Connection) -> None:
+def reset_session_after_use(connection: Connection) -> None:
     """Have the connection's session reset before anyone else gets it: the statements on it are not Flotilla's own."""
     cast("LimitedConnection", connection).mark_dirty()
 
 
 async def _clean(connection: Any) -> None:
     """Flotilla's own statements leave nothing behind in a session: a reset would be a round trip for nothing."""
-    await cast("LimitedConnection", connection).clean()
+    await cast("LimitedConnection", connection).reset_session()
 
 
 async def check_schema(pool: Pool) -> None:
@@ -238,7 +238,7 @@ async def check_schema(pool: Pool) -> None:
         asyncpg.InvalidSQLStatementNameError,
         asyncpg.DuplicatePreparedStatementError,
     ) as error:
-        reason = pooler_problem(error) or str(error) or type(error).__name__
+        reason = pooler_hint(error) or str(error) or type(error).__name__
         raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
     if state["read_only"]:
         await pool.expire_connections()

@@ -29,12 +29,12 @@ _FORGOTTEN = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedSta
 
 
 @dataclass(frozen=True, slots=True)
-class Pooling:
+class PoolerOptions:
     """How a DSN's pooler is to be treated."""
 
     statement_cache_size: int = 0
 
-    def options_of(self, settings: Mapping[str, str]) -> dict[str, Any]:
+    def connect_options(self, settings: Mapping[str, str]) -> dict[str, Any]:
         """Return what `asyncpg.connect` takes for a connection with these settings."""
         at_start = {name: value for name, value in settings.items() if name == _AT_THE_START}
         return {
@@ -50,10 +50,10 @@ class PooledConnection(LimitedConnection):
     is_pooled = True
     _every_statement = False
 
-    def keep_settings(self, settings: Mapping[str, str]) -> None:
+    def set_transaction_settings(self, settings: Mapping[str, str]) -> None:
         """Make these settings in each transaction from now on."""
         kept = {name: value for name, value in settings.items() if name != _AT_THE_START}
-        self.begin_each_with(kept)
+        self.set_transaction_settings(kept)
         self._every_statement = bool(kept.keys() - {_BETWEEN_STATEMENTS})
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
@@ -63,7 +63,7 @@ class PooledConnection(LimitedConnection):
         async with self._with_settings():
             return await super().execute(query, *args, timeout=timeout)
 
-    async def clean(self) -> None:
+    async def reset_session(self) -> None:
         """Do nothing: after a transaction, the session is another client's."""
 
     @asynccontextmanager
@@ -84,7 +84,7 @@ class PooledConnection(LimitedConnection):
             return await super()._executemany(*args)  # type: ignore[misc]
 
 
-def split_pooling(dsn: str) -> tuple[str, Pooling | None]:
+def split_pooler_options(dsn: str) -> tuple[str, PoolerOptions | None]:
     """Return the DSN without the parameters of a pooler, and how to treat it; None where the DSN names none.
 
     Raises:
@@ -99,7 +99,7 @@ def split_pooling(dsn: str) -> tuple[str, Pooling | None]:
     return urlunsplit(parts._replace(query=query)), _pooling(given)
 
 
-def _pooling(given: Mapping[str, str]) -> Pooling:
+def _pooling(given: Mapping[str, str]) -> PoolerOptions:
     if given.get(_POOLER) != "transaction":
         raise ConfigurationError(
             f"FLOTILLA_POSTGRES_DSN has {_POOLER}={given.get(_POOLER, '')}: the one that is supported is "
@@ -108,10 +108,10 @@ def _pooling(given: Mapping[str, str]) -> Pooling:
     size = given.get(_CACHE, "0")
     if not (size.isascii() and size.isdigit()):
         raise ConfigurationError(f"FLOTILLA_POSTGRES_DSN has {_CACHE}={size}: give a number, 0 for none")
-    return Pooling(int(size))
+    return PoolerOptions(int(size))
 
 
-def pooler_problem(error: Exception) -> str | None:
+def pooler_hint(error: Exception) -> str | None:
     """Return what to change where a pooler, or the lack of its parameter in the DSN, is behind `error`."""
     text = str(error)
     if "unsupported startup parameter" in text:

@@ -27,7 +27,7 @@ class Viewer:
     sessions: Sequence[str] | None = None
     """The only sessions that the transaction may see; None does not bind it to any."""
 
-    def settings(self) -> dict[str, str]:
+    def transaction_settings(self) -> dict[str, str]:
         """Return what row level security looks at."""
         return {
             "flotilla.viewer_names": _array(self.names),
@@ -56,7 +56,7 @@ def current_viewer() -> Viewer | None:
     return _current.get()
 
 
-def act_as(viewer: Viewer) -> None:
+def set_viewer(viewer: Viewer) -> None:
     """Make all transactions of this task, from now on, act for `viewer`."""
     _current.set(viewer)
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from flotilla.contracts.errors import Invalid, RetryLater
-from flotilla.runtime.confined_child import HEADER, NO_MEMORY, REFUSED, RESULT, returned_type
+from flotilla.runtime.confined_child import HEADER, NO_MEMORY, REFUSED, RESULT, return_type
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _BUFFER_BYTES = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Runner(Protocol):
+class FunctionRunner(Protocol):
     """How a function is run beside the event loop: `asyncio.to_thread` is one way."""
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
@@ -47,7 +47,7 @@ class OverLimit(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallLimits:
     """What one call may take."""
 
     cpu_s: float = 20.0
@@ -59,10 +59,10 @@ class Limits:
     """How long a call waits for a free child."""
 
 
-class Confined:
+class ConfinedProcesses:
     """A few children. Use it as `async with Confined.open(…) as confined: await confined.run(function, …)`."""
 
-    def __init__(self, children: int, limits: Limits, modules: tuple[str, ...]) -> None:
+    def __init__(self, children: int, limits: CallLimits, modules: tuple[str, ...]) -> None:
         self._to_start = children
         self._limits = limits
         self._modules = modules
@@ -73,9 +73,11 @@ class Confined:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, *modules: str, children: int = 2, limits: Limits | None = None) -> "AsyncIterator[Confined]":
+    async def open(
+        cls, *modules: str, children: int = 2, limits: CallLimits | None = None
+    ) -> "AsyncIterator[ConfinedProcesses]":
         """Up to as many `children`, which import `modules` before their first call."""
-        confined = cls(children, limits or Limits(), modules)
+        confined = cls(children, limits or CallLimits(), modules)
         try:
             yield confined
         finally:
@@ -107,7 +109,7 @@ class Confined:
                 self._idle.put_nowait(child)
             else:
                 self._drop(child)
-        return msgspec.msgpack.decode(answer, type=returned_type(function))  # type: ignore[no-any-return]
+        return msgspec.msgpack.decode(answer, type=return_type(function))  # type: ignore[no-any-return]
 
     async def _free_child(self) -> "_Child":
         if self._idle.empty() and self._to_start:
@@ -158,7 +160,7 @@ class Confined:
 
 
 class _Child:
-    def __init__(self, process: Process, requests: StreamWriter, answers: StreamReader, limits: Limits) -> None:
+    def __init__(self, process: Process, requests: StreamWriter, answers: StreamReader, limits: CallLimits) -> None:
         self.process = process
         self._requests = requests
         self._answers = answers
@@ -166,7 +168,7 @@ class _Child:
         self._limits = limits
 
     @classmethod
-    async def start(cls, limits: Limits, modules: tuple[str, ...]) -> "_Child":
+    async def start(cls, limits: CallLimits, modules: tuple[str, ...]) -> "_Child":
         arguments = (str(limits.memory_bytes), str(limits.cpu_s), *modules)
         command = (sys.executable, "-I", "-B", "-m", "flotilla.runtime.confined_child", *arguments)
         process = await asyncio.create_subprocess_exec(

@@ -21,7 +21,7 @@ RESULT, REFUSED, NO_MEMORY, FAILED = range(4)
 _STATM = Path("/proc/self/statm")
 
 
-def returned_type(function: Callable[..., Any]) -> Any:
+def return_type(function: Callable[..., Any]) -> Any:
     """Return what the result of `function` is decoded as."""
     return get_type_hints(function)["return"]
 

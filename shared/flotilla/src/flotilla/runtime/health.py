@@ -45,32 +45,32 @@ class Health:
         self._checks[name] = check
 
     def expect_progress(self, name: str, within_s: float) -> None:
-        """Make liveness depend on `progress(name)` being called at least every `within_s` seconds."""
+        """Make liveness depend on `note_progress(name)` being called at least every `within_s` seconds."""
         self._progress[name] = (within_s, time.monotonic())
 
-    def progress(self, name: str) -> None:
+    def note_progress(self, name: str) -> None:
         """Note that the loop `name` moved (or that it has good reason to wait)."""
         self._note(name, time.monotonic())
 
     def rest(self, name: str) -> None:
-        """Note that the loop `name` waits, for as long as it likes; the next `progress` ends it."""
+        """Note that the loop `name` waits, for as long as it likes; the next `note_progress` ends it."""
         self._note(name, math.inf)
 
     def _note(self, name: str, at: float) -> None:
         if name in self._progress:
             self._progress[name] = (self._progress[name][0], at)
 
-    def forget(self, name: str) -> None:
+    def stop_expecting(self, name: str) -> None:
         """Expect nothing more of the loop `name`."""
         self._progress.pop(name, None)
 
-    def progress_all(self) -> None:
+    def note_progress_of_all(self) -> None:
         """Note that every loop has good reason to wait; one that rests goes on resting."""
         for name, (_, last) in self._progress.items():
             if last != math.inf:
-                self.progress(name)
+                self.note_progress(name)
 
-    def stuck(self) -> list[str]:
+    def stuck_loops(self) -> list[str]:
         """The loops that did not move in time."""
         now = time.monotonic()
         return [name for name, (within_s, last) in self._progress.items() if now - last > within_s]
@@ -86,11 +86,11 @@ class Health:
 
     def liveness(self) -> dict[str, Any]:
         """What `/livez` shows: `status`, loops that are `stuck`, tasks that `ended`, how often each did so far."""
-        stuck = self.stuck()
+        stuck = self.stuck_loops()
         status = "ended" if self._ended else "stuck" if stuck else "ok"
         return {"status": status, "stuck": stuck, "ended": dict(self._ended), "restarts": dict(self._restarts)}
 
-    async def problems(self) -> dict[str, str]:
+    async def readiness_problems(self) -> dict[str, str]:
         """Why the process is not ready, by check; empty when it is."""
         problems = {"process": "shutting down"} if self.stopping else {}
         answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
@@ -118,7 +118,7 @@ def health_routes(health: Health) -> list[Route]:
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
 
     async def readyz(_request: Request) -> Response:
-        problems = await health.problems()
+        problems = await health.readiness_problems()
         return JSONResponse(
             {"status": "not ready" if problems else "ready", "problems": problems},
             status_code=503 if problems else 200,
@@ -137,7 +137,7 @@ class EmbeddedServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
     @asynccontextmanager
-    async def running(self, on_lost: OnLost = lambda task: None) -> AsyncIterator[int]:
+    async def serving(self, on_lost: OnLost = lambda task: None) -> AsyncIterator[int]:
         """Serve while the block runs; yield the port. Requests in hand are finished on the way out.
 
         `on_lost` is called with the server's task if that ends before the block.

@@ -39,7 +39,7 @@ class HttpLimits:
 
 
 @dataclass(slots=True)
-class Connections:
+class ConnectionCounter:
     """The open connections of one server, by address."""
 
     limits: HttpLimits
@@ -56,7 +56,7 @@ class Connections:
         self._open[address] += 1
         return True
 
-    def leave(self, address: str) -> None:
+    def remove_connection(self, address: str) -> None:
         """Count one less."""
         self._open[address] -= 1
         if self._open[address] <= 0:
@@ -72,13 +72,13 @@ class Connections:
 
 def limited_protocol(limits: HttpLimits) -> Callable[..., "LimitedProtocol"]:
     """Return what makes the protocol of each connection of one server."""
-    return partial(LimitedProtocol, Connections(limits))
+    return partial(LimitedProtocol, ConnectionCounter(limits))
 
 
 class LimitedProtocol(H11Protocol):
     """uvicorn's HTTP protocol with limits."""
 
-    def __init__(self, others: Connections, **options: Any) -> None:
+    def __init__(self, others: ConnectionCounter, **options: Any) -> None:
         super().__init__(**options)
         self.conn = _PacedConnection(self._go_on_later)
         self._others = others
@@ -105,7 +105,7 @@ class LimitedProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._address is not None:
-            self._others.leave(self._address)
+            self._others.remove_connection(self._address)
             self._address = None
 
     def data_received(self, data: bytes) -> None:

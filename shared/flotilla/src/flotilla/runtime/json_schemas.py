@@ -17,7 +17,7 @@ Misfit: TypeAlias = tuple[Sequence[str | int], str]
 """Where data does not fit, as the steps from its root, and why."""
 
 
-def compiled(schema: str) -> Draft202012Validator:
+def compile_schema(schema: str) -> Draft202012Validator:
     """Return what checks data against `schema`, which is JSON text.
 
     Patterns are matched in linear time, and references to elsewhere are not followed.
@@ -31,7 +31,7 @@ def compiled(schema: str) -> Draft202012Validator:
         raise Invalid(str(error).partition("\n")[0][:_LONGEST_MESSAGE]) from error
 
 
-def misfits(validator: Draft202012Validator, data: object, at_most: int = 1) -> list[Misfit]:
+def schema_violations(validator: Draft202012Validator, data: object, at_most: int = 1) -> list[Misfit]:
     """Return the first places where `data` does not fit."""
     found = islice(validator.iter_errors(data), at_most)
     return [(list(error.instance_path), error.message[:_LONGEST_MESSAGE]) for error in found]

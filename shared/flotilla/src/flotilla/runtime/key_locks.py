@@ -14,7 +14,7 @@ class KeyLocks:
         self._users: Counter[Hashable] = Counter()
 
     @asynccontextmanager
-    async def alone(self, key: Hashable) -> AsyncIterator[None]:
+    async def locked(self, key: Hashable) -> AsyncIterator[None]:
         """Hold the lock of `key` for the block."""
         lock = self._locks.setdefault(key, asyncio.Lock())
         # Counted, since a lock that was just released is free although the next in line is about to take it.

@@ -14,7 +14,7 @@ _ANSWER_S = 6.0
 _PAUSE_S = 1.0
 
 
-def probe(url: str, within_s: float) -> str | None:
+def probe_url(url: str, within_s: float) -> str | None:
     """Why `url` did not answer 200 within `within_s`; None when it did."""
     deadline = time.monotonic() + within_s
     while (problem := _ask(url)) is not None and time.monotonic() + _PAUSE_S < deadline:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("url")
     parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="how long to try (default: 30)")
     given = parser.parse_args(argv)
-    problem = probe(given.url, given.within)
+    problem = probe_url(given.url, given.within)
     sys.stdout.write(f"{given.url}: {problem or 'ready'}\n")
     return 1 if problem else 0
 

@@ -17,9 +17,9 @@ import structlog
 from flotilla.config import ServiceSettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.runtime.health import Health, health_server
-from flotilla.runtime.stalls import stacks_of_stalls
+from flotilla.runtime.stalls import dump_stacks_on_stall
 from flotilla.runtime.stopping import sleep_or_stop
-from flotilla.runtime.supervision import Supervisor
+from flotilla.runtime.supervision import JobSupervisor
 from flotilla.telemetry import configure_logs, configure_metrics, configure_traces
 
 _LAST_METRICS_MS = 2000
@@ -39,7 +39,7 @@ class Runtime:
         self.health = Health()
         self.stop = asyncio.Event()
         """Set by SIGTERM or SIGINT: take no new work, finish or hand back what is in hand, return."""
-        self.supervisor = Supervisor(self.health, self.stop, self.request_stop)
+        self.supervisor = JobSupervisor(self.health, self.stop, self.request_stop)
         """Runs the process's long-lived tasks."""
 
     def view(self, stop: asyncio.Event) -> "Runtime":
@@ -54,13 +54,13 @@ class Runtime:
         self.health.stopping = True
         self.stop.set()
 
-    async def until_ready(self, retry_s: float = 0.5) -> bool:
+    async def wait_until_ready(self, retry_s: float = 0.5) -> bool:
         """Wait until every check passes; False when asked to stop first. Each new reason is logged once."""
         told: dict[str, str] = {}
         while not self.stop.is_set():
-            problems = await self.health.problems()
+            problems = await self.health.readiness_problems()
             # Loops that have not begun yet are not stuck: a dependency that is away must not get the pod restarted.
-            self.health.progress_all()
+            self.health.note_progress_of_all()
             if not problems:
                 log.info("ready")
                 return True
@@ -100,9 +100,9 @@ async def _serve(service: str, settings: S, run: Callable[[S, Runtime], Awaitabl
         async with AsyncExitStack() as stack:
             server = health_server(runtime.health, settings.metrics_host, settings.metrics_port)
             port = await stack.enter_async_context(
-                server.running(partial(runtime.supervisor.task_ended_early, "health server"))
+                server.serving(partial(runtime.supervisor.task_ended_early, "health server"))
             )
-            await stack.enter_async_context(stacks_of_stalls())
+            await stack.enter_async_context(dump_stacks_on_stall())
             log.info("started", metrics_port=port, instance=runtime.instance)
             await run(settings, runtime)
     except ConfigurationError as error:

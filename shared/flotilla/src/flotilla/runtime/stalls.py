@@ -13,7 +13,7 @@ STALLED_AFTER_S = 10.0
 
 
 @asynccontextmanager
-async def stacks_of_stalls(after_s: float = STALLED_AFTER_S) -> AsyncIterator[None]:
+async def dump_stacks_on_stall(after_s: float = STALLED_AFTER_S) -> AsyncIterator[None]:
     """Write the stacks of all threads to standard error when the event loop makes no turn for `after_s`."""
     watch = _Watch(asyncio.get_running_loop(), after_s)
     watch.put_off()

@@ -12,7 +12,7 @@ async def sleep_or_stop(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def any_set(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+async def wait_for_any_event(*events: asyncio.Event, timeout_s: float | None = None) -> None:
     """Wait until one of `events` is set, or for `timeout_s`."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:

@@ -73,7 +73,7 @@ class _StopSignal(asyncio.Event):
             self._beat()
 
 
-class Supervisor:
+class JobSupervisor:
     """Runs jobs until `stop`. `request_stop` is called with the reason when the process has to end."""
 
     def __init__(self, health: Health, stop: asyncio.Event, request_stop: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ class Supervisor:
         self._failure: Exception | None = None
 
     @property
-    def tasks(self) -> dict[str, "asyncio.Task[None]"]:
+    def running_tasks(self) -> dict[str, "asyncio.Task[None]"]:
         """The tasks that live now, by job."""
         return dict(self._tasks)
 
@@ -100,16 +100,16 @@ class Supervisor:
             TaskEnded: a job ended too often, or one that cannot be started again.
             ConfigurationError: a job raised it.
         """
-        async with self.running(*jobs, limit_s=limit_s, cut_off=cut_off):
+        async with self.running_jobs(*jobs, limit_s=limit_s, cut_off=cut_off):
             await self._stop.wait()
 
     @asynccontextmanager
-    async def running(
+    async def running_jobs(
         self, *jobs: Job, limit_s: float, cut_off: Callable[[], None] = lambda: None
     ) -> AsyncIterator[None]:
         """Run `jobs` beside the block, which should end soon after `stop`; stop them after it. See `run`."""
         for job in jobs:
-            self.start(job)
+            self.start_job(job)
         try:
             yield
         finally:
@@ -118,14 +118,14 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
 
-    def start(self, job: Job, stop: asyncio.Event | None = None) -> "asyncio.Task[None]":
+    def start_job(self, job: Job, stop: asyncio.Event | None = None) -> "asyncio.Task[None]":
         """Start one job, and again after each end before `stop`: the process's own, unless given."""
         stop = stop or self._stop
         self._idle.clear()
         if job.stuck_after_s is not None:
             self._health.expect_progress(job.name, job.stuck_after_s)
         self._health.task_started(job.name)
-        signal = _StopSignal(stop, partial(self._health.progress, job.name), partial(self._health.rest, job.name))
+        signal = _StopSignal(stop, partial(self._health.note_progress, job.name), partial(self._health.rest, job.name))
         task = asyncio.create_task(self._work(job, signal), name=job.name)
         self._tasks[job.name] = task
         task.add_done_callback(partial(self._ended, job, stop))
@@ -148,7 +148,7 @@ class Supervisor:
 
     def _ended(self, job: Job, stop: asyncio.Event, task: "asyncio.Task[None]") -> None:
         del self._tasks[job.name]
-        self._health.forget(job.name)
+        self._health.stop_expecting(job.name)
         if stop.is_set():
             self._note_last_words(job.name, task)
             self._check_idle()
@@ -175,7 +175,7 @@ class Supervisor:
             self._health.task_started(job.name)
             self._check_idle()
         else:
-            self.start(job, stop)
+            self.start_job(job, stop)
 
     def _give_up(self, name: str, task: "asyncio.Task[Any]") -> None:
         error, what = _error(task), f"task {name} {_reason(task)}"

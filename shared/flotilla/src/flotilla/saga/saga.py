@@ -147,7 +147,7 @@ class Saga:
                 await self._changed(step)
                 return
 
-    def parked(self, step: str) -> SagaStepState:
+    def find_parked_step(self, step: str) -> SagaStepState:
         """The parked step called (or numbered) `step`.
 
         Raises:
@@ -156,7 +156,7 @@ class Saga:
         """
         return self._parked(step).state()
 
-    def operate(self, step: str, verb: Verb) -> None:
+    def apply_operator_verb(self, step: str, verb: Verb) -> None:
         """Hand an operator's verb to a parked compensation; it takes effect at once.
 
         Raises:

@@ -4,20 +4,20 @@ from flotilla.telemetry.logs import configure_logs
 from flotilla.telemetry.traces import (
     configure_metrics,
     configure_traces,
-    context_of,
+    context_from_traceparent,
     current_traceparent,
     is_sampled,
     span,
-    traceparent_of,
+    span_traceparent,
 )
 
 __all__ = [
     "configure_logs",
     "configure_metrics",
     "configure_traces",
-    "context_of",
+    "context_from_traceparent",
     "current_traceparent",
     "is_sampled",
     "span",
-    "traceparent_of",
+    "span_traceparent",
 ]

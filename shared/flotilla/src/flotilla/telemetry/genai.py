@@ -38,7 +38,7 @@ _NOT_OF_METRICS = frozenset(
 
 
 @contextmanager
-def operation(
+def genai_span(
     name: str, metric: str, attributes: Mapping[str, AttributeValue], *, kind: SpanKind = SpanKind.INTERNAL
 ) -> Iterator[Span]:
     """A span with its duration as a metric. An error is named by its class in both; a pause is none."""
@@ -55,7 +55,7 @@ def operation(
             _histogram(metric, "s", _SECONDS).record(time.perf_counter() - started, of_metric)
 
 
-def count_tokens(metric: str, tokens: int, attributes: Mapping[str, AttributeValue]) -> None:
+def record_token_usage(metric: str, tokens: int, attributes: Mapping[str, AttributeValue]) -> None:
     """Record the tokens of one call."""
     of_metric = {key: value for key, value in attributes.items() if _is_of_metrics(key)}
     _histogram(metric, "{token}", _TOKENS).record(tokens, of_metric)

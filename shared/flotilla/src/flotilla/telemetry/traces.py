@@ -51,7 +51,7 @@ def current_traceparent() -> str | None:
     return carrier.get(TRACEPARENT)
 
 
-def context_of(traceparent: str | None) -> Context | None:
+def context_from_traceparent(traceparent: str | None) -> Context | None:
     """The remote context that `traceparent` names."""
     return propagate.extract({TRACEPARENT: traceparent}) if traceparent else None
 
@@ -61,7 +61,7 @@ def is_sampled(traceparent: str) -> bool:
     return traceparent[-1:] in _ODD
 
 
-def traceparent_of(active: Span) -> str:
+def span_traceparent(active: Span) -> str:
     """A span as a `traceparent`."""
     context = active.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
@@ -77,5 +77,7 @@ def span(
 ) -> Iterator[Span]:
     """A span that continues `parent` (a `traceparent`) where one is given, else the current one."""
     tracer = trace.get_tracer("flotilla")
-    with tracer.start_as_current_span(name, context=context_of(parent), kind=kind, attributes=attributes) as active:
+    with tracer.start_as_current_span(
+        name, context=context_from_traceparent(parent), kind=kind, attributes=attributes
+    ) as active:
         yield active

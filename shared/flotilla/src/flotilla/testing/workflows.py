@@ -28,7 +28,7 @@ from flotilla.contracts.names import APPROVAL_WORKFLOW, run_workflow_id
 from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool, ToolKind
 from flotilla.contracts.questions import Answered, Asked
 from flotilla.contracts.requests import ActionRequest, WorkflowRequest
-from flotilla.contracts.results import reference_to
+from flotilla.contracts.results import result_reference
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask
 from flotilla.contracts.typed import Codec
@@ -189,7 +189,7 @@ class _Stage:
             result = await self._answer(task, agent, {**task.input, **result})
         self._results[task.task_id] = result
         if len(to_json(result)) > MAX_INLINE_RESULT_BYTES:
-            return delegation.TaskOutcome(task_id=task.task_id, result_ref=reference_to(task.task_id, result))
+            return delegation.TaskOutcome(task_id=task.task_id, result_ref=result_reference(task.task_id, result))
         return delegation.TaskOutcome(task_id=task.task_id, result=result)
 
     async def _answer(self, task: AgentTask, agent: str, data: JsonObject) -> JsonObject:

@@ -18,7 +18,7 @@ COSE = "cose"
 
 
 @dataclass(frozen=True, slots=True)
-class SignerKey:
+class SignerPublicKey:
     """A public key that was read and is usable."""
 
     kind: SignerKind
@@ -33,7 +33,7 @@ class SignerKey:
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
 
 
-def read_key(kind: SignerKind, text: str, credential_id: str = "") -> SignerKey:
+def parse_signer_key(kind: SignerKind, text: str, credential_id: str = "") -> SignerPublicKey:
     """Return the key of a statement or of the roots.
 
     Raises:
@@ -43,17 +43,17 @@ def read_key(kind: SignerKind, text: str, credential_id: str = "") -> SignerKey:
         raise Unproven("a passkey, and nothing else, has a credential id")
     if kind == "passkey":
         name, _, encoded = text.partition(" ")
-        blob = decoded(encoded)
+        blob = decode_base64(encoded)
         if name != COSE:
             raise Unproven("the public key of a passkey is written as `cose` and the base64 of its COSE key")
         with passkey_support():
             from flotilla.votes.passkeys import check_cose_key
         check_cose_key(blob)
-        return SignerKey(kind, text, blob, credential_id)
+        return SignerPublicKey(kind, text, blob, credential_id)
     key = load_ssh_key(text)
     if kind == "ed25519" and not isinstance(key, Ed25519PublicKey):
         raise Unproven("the public key is not Ed25519")
-    return SignerKey(kind, text, decoded(text.partition(" ")[2]))
+    return SignerPublicKey(kind, text, decode_base64(text.partition(" ")[2]))
 
 
 def load_ssh_key(text: str) -> SshKey:
@@ -70,17 +70,17 @@ def load_ssh_key(text: str) -> SshKey:
         isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
     ):
         raise Unproven("the public key is neither ssh-ed25519 nor ecdsa-sha2-nistp256")
-    if ssh_text(key) != text:
+    if to_ssh_key_line(key) != text:
         raise Unproven("a public key is written as `ssh-ed25519 AAAA...`, without a comment")
     return key
 
 
-def ssh_text(key: SshKey) -> str:
+def to_ssh_key_line(key: SshKey) -> str:
     """Return the key as an OpenSSH public key line without a comment."""
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def decoded(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """Return the bytes of base64 in its one spelling.
 
     Raises:

@@ -12,7 +12,7 @@ from webauthn.helpers.parse_client_data_json import parse_client_data_json
 
 from flotilla.contracts.votes import Signature
 from flotilla.votes.errors import Unproven
-from flotilla.votes.relying_party import Passkeys
+from flotilla.votes.relying_party import RelyingParty
 
 ALGORITHMS = (
     COSEAlgorithmIdentifier.ECDSA_SHA_256,
@@ -42,7 +42,7 @@ def check_cose_key(key: bytes) -> None:
 
 
 def verify_assertion(
-    key: bytes, credential_id: str, message: bytes, signature: Signature, passkeys: Passkeys | None
+    key: bytes, credential_id: str, message: bytes, signature: Signature, passkeys: RelyingParty | None
 ) -> int:
     """Return the authenticator's signature counter, once the assertion over `message` holds; 0 where it has none.
 

@@ -13,10 +13,10 @@ from flotilla.contracts.votes import (
     VoteStatement,
 )
 from flotilla.votes.errors import Unproven
-from flotilla.votes.keys import SignerKey, read_key
+from flotilla.votes.keys import SignerPublicKey, parse_signer_key
 from flotilla.votes.roots import VoteRoots
-from flotilla.votes.signatures import verify
-from flotilla.votes.statements import read_statement, statement_digest, time_of
+from flotilla.votes.signatures import verify_signature
+from flotilla.votes.statements import parse_statement, parse_statement_time, statement_digest
 
 SKEW = timedelta(minutes=5)
 """How far the clock of a person's machine may be ahead."""
@@ -27,7 +27,7 @@ LONGEST = timedelta(days=400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoteTerms:
+class ExpectedVote:
     """What a vote has to be about."""
 
     tenant: str
@@ -41,20 +41,20 @@ class VoteTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenSigner:
+class VerifiedSigner:
     """A key, and that it is this person's."""
 
     statement: SignerStatement
     approval: SignerApproval
-    key: SignerKey
+    key: SignerPublicKey
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenVote:
+class VerifiedVote:
     """A vote whose signature holds, by a key that counts."""
 
     statement: VoteStatement
-    signer: ProvenSigner
+    signer: VerifiedSigner
     sign_count: int
     """The counter of the passkey; 0 where there is none."""
 
@@ -69,25 +69,25 @@ class ProvenVote:
         return self.signer.key.fingerprint
 
 
-def prove_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement, SignerKey, int]:
+def verify_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement, SignerPublicKey, int]:
     """Return what the holder of a key says about it, the key, and a passkey's counter.
 
     Raises:
         Unproven: the statement is not signed with that key.
     """
-    statement = read_statement(signer.statement, SignerStatement)
-    key = read_key(statement.kind, statement.public_key, statement.credential_id)
-    return statement, key, verify(signer, key, roots.passkeys)
+    statement = parse_statement(signer.statement, SignerStatement)
+    key = parse_signer_key(statement.kind, statement.public_key, statement.credential_id)
+    return statement, key, verify_signature(signer, key, roots.passkeys)
 
 
-def prove_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datetime) -> ProvenSigner:
+def verify_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datetime) -> VerifiedSigner:
     """Return whose key it is, once an administrator among the roots has approved it.
 
     Raises:
         Unproven: the chain from the key to a root does not hold, or is over.
     """
-    statement, key, _ = prove_possession(signer, roots)
-    approved = read_statement(approval.statement, SignerApproval)
+    statement, key, _ = verify_possession(signer, roots)
+    approved = parse_statement(approval.statement, SignerApproval)
     if (approved.tenant, approved.subject) != (statement.tenant, statement.subject):
         raise Unproven("the approval is for the key of somebody else")
     if approved.statement != statement_digest(signer.statement):
@@ -98,17 +98,17 @@ def prove_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: dateti
     if key.fingerprint in roots.revoked:
         raise Unproven(f"key {key.fingerprint} is revoked by the file of vote roots")
     _check_period(approved, now)
-    return ProvenSigner(statement, approved, key)
+    return VerifiedSigner(statement, approved, key)
 
 
-def _check_root_signed(approval: Signed, approved: SignerApproval, key: SignerKey, roots: VoteRoots) -> None:
-    keys = [root for root in roots.keys_of(approved.tenant, approved.approved_by) if root.blob != key.blob]
+def _check_root_signed(approval: Signed, approved: SignerApproval, key: SignerPublicKey, roots: VoteRoots) -> None:
+    keys = [root for root in roots.approval_keys(approved.tenant, approved.approved_by) if root.blob != key.blob]
     if not keys:
         raise Unproven(f"{approved.approved_by} is not among the vote roots of tenant {approved.tenant}")
     reasons = []
     for root in keys:
         try:
-            verify(approval, root, roots.passkeys)
+            verify_signature(approval, root, roots.passkeys)
         except Unproven as error:
             reasons.append(str(error))
         else:
@@ -117,7 +117,7 @@ def _check_root_signed(approval: Signed, approved: SignerApproval, key: SignerKe
 
 
 def _check_period(approved: SignerApproval, now: datetime) -> None:
-    begin, end = time_of(approved.time), time_of(approved.expires_at)
+    begin, end = parse_statement_time(approved.time), parse_statement_time(approved.expires_at)
     if end - begin > LONGEST:
         raise Unproven(f"the approval of a key lasts at most {LONGEST.days} days")
     if begin > now + SKEW:
@@ -126,31 +126,31 @@ def _check_period(approved: SignerApproval, now: datetime) -> None:
         raise Unproven(f"the approval of the key ended at {approved.expires_at}: enroll it again")
 
 
-def prove_vote(vote: SignedVote, ballot: VoteTerms, roots: VoteRoots, now: datetime) -> ProvenVote:
+def verify_vote(vote: SignedVote, ballot: ExpectedVote, roots: VoteRoots, now: datetime) -> VerifiedVote:
     """Return who decided what, once everything about it holds.
 
     Raises:
         Unproven: it is about something else, of somebody who may not decide, or a signature does not hold.
     """
-    signer = prove_signer(vote.signer, vote.approval, roots, now)
-    statement = read_statement(vote.vote.statement, VoteStatement)
-    sign_count = verify(vote.vote, signer.key, roots.passkeys)
+    signer = verify_signer(vote.signer, vote.approval, roots, now)
+    statement = parse_statement(vote.vote.statement, VoteStatement)
+    sign_count = verify_signature(vote.vote, signer.key, roots.passkeys)
     _check_matches(statement, ballot)
     _check_voter(statement, signer, ballot)
-    time = time_of(statement.time)
-    if not time_of(signer.approval.time) - SKEW <= time <= now + SKEW:
+    time = parse_statement_time(statement.time)
+    if not parse_statement_time(signer.approval.time) - SKEW <= time <= now + SKEW:
         raise Unproven(f"the vote is dated {statement.time}: before its key was approved, or in the future")
-    return ProvenVote(statement, signer, sign_count)
+    return VerifiedVote(statement, signer, sign_count)
 
 
-def _check_matches(statement: VoteStatement, ballot: VoteTerms) -> None:
+def _check_matches(statement: VoteStatement, ballot: ExpectedVote) -> None:
     for name in ("tenant", "approval_id", "content_hash", "policy_version", "requested_by", "on_behalf_of"):
         signed, expected = getattr(statement, name), getattr(ballot, name)
         if signed != expected:
             raise Unproven(f"the vote was signed for {name} {signed!r}, not {expected!r}")
 
 
-def _check_voter(statement: VoteStatement, signer: ProvenSigner, ballot: VoteTerms) -> None:
+def _check_voter(statement: VoteStatement, signer: VerifiedSigner, ballot: ExpectedVote) -> None:
     subject = statement.subject
     if (signer.statement.tenant, signer.statement.subject) != (statement.tenant, subject):
         raise Unproven(f"the key that signed is {signer.statement.subject}'s, not {subject}'s")
@@ -160,7 +160,7 @@ def _check_voter(statement: VoteStatement, signer: ProvenSigner, ballot: VoteTer
         raise Unproven(f"the key of {subject} was not approved for any of the roles {', '.join(ballot.roles)}")
 
 
-def check_is_fresh(vote: ProvenVote, decision: Decision, now: datetime) -> None:
+def check_vote_is_fresh(vote: VerifiedVote, decision: Decision, now: datetime) -> None:
     """Check that a vote that is made now was signed now, and for this decision.
 
     Raises:
@@ -168,13 +168,13 @@ def check_is_fresh(vote: ProvenVote, decision: Decision, now: datetime) -> None:
     """
     if vote.statement.decision != decision:
         raise Unproven(f"the vote was signed to {vote.statement.decision}, not to {decision}")
-    if now - time_of(vote.statement.time) > FRESH:
+    if now - parse_statement_time(vote.statement.time) > FRESH:
         raise Unproven(f"the vote was signed at {vote.statement.time}: sign it again")
 
 
-def distinct_approvals(votes: Iterable[ProvenVote]) -> list[ProvenVote]:
+def distinct_approvals(votes: Iterable[VerifiedVote]) -> list[VerifiedVote]:
     """Return the approvals that count: one a person, and one a key."""
-    counted: list[ProvenVote] = []
+    counted: list[VerifiedVote] = []
     for vote in votes:
         known = {name for one in counted for name in (one.subject, one.fingerprint)}
         if vote.statement.decision == "approve" and not known & {vote.subject, vote.fingerprint}:

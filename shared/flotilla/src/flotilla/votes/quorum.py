@@ -7,7 +7,7 @@ from datetime import datetime
 from flotilla.contracts.approvals import Decision
 from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ProvenVote, VoteTerms, distinct_approvals, prove_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, distinct_approvals, verify_vote
 from flotilla.votes.receipts import ReceiptKeys, signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
@@ -26,7 +26,7 @@ class CountedVote:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class VoteTrust:
     """By what an executor judges votes: its file of roots, the tenant's log of signing keys, and who signs receipts."""
 
     roots: VoteRoots
@@ -34,14 +34,16 @@ class Trust:
     receipt_keys: ReceiptKeys
 
 
-def prove_quorum(counted: Sequence[CountedVote], ballot: VoteTerms, quorum: int, trust: Trust, now: datetime) -> None:
+def verify_quorum(
+    counted: Sequence[CountedVote], ballot: ExpectedVote, quorum: int, trust: VoteTrust, now: datetime
+) -> None:
     """Check that `quorum` different people, not those who edited it last, approved what `ballot` is about.
 
     Raises:
         Unproven: they have not; it names how many did and why the other votes do not hold.
     """
     reasons: list[str] = []
-    proven: list[ProvenVote] = []
+    proven: list[VerifiedVote] = []
     for vote in counted:
         try:
             proven += _proven(vote, ballot, trust, now)
@@ -54,14 +56,14 @@ def prove_quorum(counted: Sequence[CountedVote], ballot: VoteTerms, quorum: int,
         raise Unproven(f"policy asks for {quorum} signed approvals, {len(voters)} hold: {why}")
 
 
-def _proven(counted: CountedVote, ballot: VoteTerms, trust: Trust, now: datetime) -> list[ProvenVote]:
+def _proven(counted: CountedVote, ballot: ExpectedVote, trust: VoteTrust, now: datetime) -> list[VerifiedVote]:
     if counted.proof is None:
         return []
-    vote = prove_vote(counted.proof, ballot, trust.roots, now)
+    vote = verify_vote(counted.proof, ballot, trust.roots, now)
     at = signers_seq_when_checked(
         counted.receipt, ballot.tenant, ballot.approval_id, counted.proof.vote, trust.receipt_keys
     )
-    trust.signers.check(vote.fingerprint, at)
+    trust.signers.check_key_counted(vote.fingerprint, at)
     return [vote]
 
 

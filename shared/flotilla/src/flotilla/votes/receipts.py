@@ -7,7 +7,7 @@ from typing import Protocol
 
 from flotilla.contracts.votes import Signed, VoteReceipt, VoteReceiptStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.statements import read_statement, statement_digest, statement_text
+from flotilla.votes.statements import parse_statement, statement_digest, statement_text
 
 
 class ReceiptSigner(Protocol):
@@ -24,7 +24,7 @@ class ReceiptSigner(Protocol):
 class ReceiptKeys(Protocol):
     """Its public halves: `flotilla.config.signing.PublicKeys`."""
 
-    def problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
+    def signature_problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
         """Why the signature does not hold; None when it does."""
 
 
@@ -50,7 +50,7 @@ def signers_seq_when_checked(
     if receipt is None or (keys is not None and not _holds(receipt, keys)):
         return None
     try:
-        stated = read_statement(receipt.statement, VoteReceiptStatement)
+        stated = parse_statement(receipt.statement, VoteReceiptStatement)
     except Unproven:
         return None
     is_about_it = (stated.tenant, stated.approval_id, stated.vote) == (
@@ -66,4 +66,4 @@ def _holds(receipt: VoteReceipt, keys: ReceiptKeys) -> bool:
         signature = base64.b64decode(receipt.signature, validate=True)
     except (binascii.Error, ValueError):
         return False
-    return keys.problem(receipt.key_id, receipt.statement.encode(), signature) is None
+    return keys.signature_problem(receipt.key_id, receipt.statement.encode(), signature) is None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Passkeys:
+class RelyingParty:
     """Where passkeys are used."""
 
     rp_id: str

@@ -24,8 +24,8 @@ import msgspec
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.votes import SignerKind
 from flotilla.votes.errors import Unproven
-from flotilla.votes.keys import SignerKey, read_key
-from flotilla.votes.relying_party import Passkeys
+from flotilla.votes.keys import SignerPublicKey, parse_signer_key
+from flotilla.votes.relying_party import RelyingParty
 
 
 class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class Root:
 
     tenant: str
     subject: str
-    key: SignerKey
+    key: SignerPublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,15 @@ class VoteRoots:
     """What a verifier trusts. Without roots no signature counts."""
 
     roots: tuple[Root, ...] = ()
-    passkeys: Passkeys | None = None
+    passkeys: RelyingParty | None = None
     revoked: frozenset[str] = frozenset()
 
-    def keys_of(self, tenant: str, subject: str) -> Sequence[SignerKey]:
+    def approval_keys(self, tenant: str, subject: str) -> Sequence[SignerPublicKey]:
         """Return the keys with which `subject` may approve keys of `tenant`."""
         return [root.key for root in self.roots if (root.tenant, root.subject) == (tenant, subject)]
 
 
-def read_roots(file: Path | None) -> VoteRoots:
+def read_vote_roots(file: Path | None) -> VoteRoots:
     """Return the roots of a file; none without one.
 
     Raises:
@@ -78,14 +78,14 @@ def read_roots(file: Path | None) -> VoteRoots:
     if file is None:
         return VoteRoots()
     try:
-        return parse_roots(file.read_text("utf-8"))
+        return parse_vote_roots(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"vote roots {file} can't be read: {error}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, Unproven) as error:
         raise ConfigurationError(f"vote roots {file}: {error}") from error
 
 
-def parse_roots(text: str) -> VoteRoots:
+def parse_vote_roots(text: str) -> VoteRoots:
     """Return the roots of a file's text.
 
     Raises:
@@ -95,9 +95,9 @@ def parse_roots(text: str) -> VoteRoots:
     if unknown := [name for name in written.revoked if not name.startswith("SHA256:")]:
         raise Unproven(f"`revoked` takes fingerprints, `SHA256:...`, not {', '.join(unknown)}")
     roots = [
-        Root(root.tenant, root.subject, read_key(root.kind, root.public_key, root.credential_id))
+        Root(root.tenant, root.subject, parse_signer_key(root.kind, root.public_key, root.credential_id))
         for root in written.roots
     ]
     found = written.passkeys
-    passkeys = Passkeys(found.rp_id, tuple(found.origins)) if found else None
+    passkeys = RelyingParty(found.rp_id, tuple(found.origins)) if found else None
     return VoteRoots(tuple(roots), passkeys, frozenset(written.revoked))

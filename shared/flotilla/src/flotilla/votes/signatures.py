@@ -5,12 +5,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flotilla.contracts.votes import SSH_NAMESPACE, Signature, Signed
 from flotilla.votes.errors import Unproven, passkey_support
-from flotilla.votes.keys import SignerKey, decoded, load_ssh_key
-from flotilla.votes.relying_party import Passkeys
+from flotilla.votes.keys import SignerPublicKey, decode_base64, load_ssh_key
+from flotilla.votes.relying_party import RelyingParty
 from flotilla.votes.sshsig import verify_sshsig
 
 
-def verify(signed: Signed, key: SignerKey, passkeys: Passkeys | None) -> int:
+def verify_signature(signed: Signed, key: SignerPublicKey, passkeys: RelyingParty | None) -> int:
     """Return the signature counter of a passkey (else 0), once the signature holds.
 
     Raises:
@@ -30,11 +30,11 @@ def verify(signed: Signed, key: SignerKey, passkeys: Passkeys | None) -> int:
     return 0
 
 
-def _verify_ed25519(key: SignerKey, message: bytes, signature: Signature) -> None:
+def _verify_ed25519(key: SignerPublicKey, message: bytes, signature: Signature) -> None:
     public = load_ssh_key(key.text)
     if not isinstance(public, Ed25519PublicKey):
         raise Unproven("the public key is not Ed25519")
     try:
-        public.verify(decoded(signature.value), message)
+        public.verify(decode_base64(signature.value), message)
     except InvalidSignature as error:
         raise Unproven("the Ed25519 signature does not hold") from error

@@ -24,7 +24,7 @@ class SignerHistory:
         self._approved: dict[str, int] = {}
         self._revoked: dict[str, int] = {}
 
-    def extend(self, head_seq: int, events: Iterable[tuple[int, bytes]]) -> None:
+    def add_events(self, head_seq: int, events: Iterable[tuple[int, bytes]]) -> None:
         """Take the events after `head_seq` of before, each with its place in the log; those of other kinds are skipped.
 
         Raises:
@@ -48,11 +48,11 @@ class SignerHistory:
         except (Undecodable, msgspec.ValidationError) as error:
             raise Unproven(f"event {seq} of the log of signing keys can't be read: {error}") from error
 
-    def revoked_by(self, fingerprint: str) -> int | None:
+    def revocation_seq(self, fingerprint: str) -> int | None:
         """Return the place in the log of the key's revocation; None while there is none."""
         return self._revoked.get(fingerprint)
 
-    def check(self, fingerprint: str, at: int | None = None) -> None:
+    def check_key_counted(self, fingerprint: str, at: int | None = None) -> None:
         """Check that a key counted when the log ended with event `at`; None: as far as it is known.
 
         Raises:

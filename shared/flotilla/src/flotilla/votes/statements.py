@@ -20,7 +20,7 @@ def statement_text(statement: Statement) -> str:
     return _encoder.encode(statement).decode()
 
 
-def read_statement(text: str, kind: type[S]) -> S:
+def parse_statement(text: str, kind: type[S]) -> S:
     """Return the statement that `text` is.
 
     Raises:
@@ -43,7 +43,7 @@ def statement_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def time_of(text: str) -> datetime:
+def parse_statement_time(text: str) -> datetime:
     """Return a statement's time.
 
     Raises:
@@ -55,6 +55,6 @@ def time_of(text: str) -> datetime:
         raise Unproven(f"{text} is not a time") from error
 
 
-def time_text(time: datetime) -> str:
+def format_statement_time(time: datetime) -> str:
     """Return `time` as statements write it, in whole seconds."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

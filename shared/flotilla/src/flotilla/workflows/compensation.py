@@ -54,7 +54,7 @@ class RunSaga(Saga):
             if event is None or verb not in get_args(Verb):
                 continue
             try:
-                self.operate(str(event.data.get("step")), cast("Verb", verb))
+                self.apply_operator_verb(str(event.data.get("step")), cast("Verb", verb))
             except (NotParked, UnknownStep) as refused:
                 workflow.logger.warning("saga: %s", refused)
 

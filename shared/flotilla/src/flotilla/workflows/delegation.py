@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.requests import RunStatus
-from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask, McpCallNeeded, mcp_calls_of
+from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask, McpCallNeeded, mcp_call_id_prefix
 from flotilla.workflows.calls.delegation import (
     CANCELLED_BY_AGENT,
     DELEGATE,
@@ -197,7 +197,7 @@ def _pause_in(error: ActivityError) -> AgentFailure | None:
     pause = from_builtins(details[0], AgentFailure) if details else None
     if pause is None or not (pause.approvals or pause.calls):
         return None
-    return pause if all(call.call_id.startswith(mcp_calls_of(pause.task_id)) for call in pause.calls) else None
+    return pause if all(call.call_id.startswith(mcp_call_id_prefix(pause.task_id)) for call in pause.calls) else None
 
 
 async def _mcp_call(

@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.event_rules import AGENT_PREFIX, violation_of
+from flotilla.contracts.event_rules import AGENT_PREFIX, write_violation_of_data
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import session_event_type
 from flotilla.workflows.calls import custom as call
@@ -53,7 +53,7 @@ class Journal:
             ApplicationError: `Invalid`: a workflow may not write this event, or it is too large.
         """
         # As an agent may: neither writes the changes that steer runs, actions and sessions.
-        problem = violation_of(AGENT_PREFIX, session_event_type(note.kind), note.data, "")
+        problem = write_violation_of_data(AGENT_PREFIX, session_event_type(note.kind), note.data, "")
         if len(to_json(note.data)) > MAX_RECORD_BYTES:
             problem = f"it has more than {MAX_RECORD_BYTES} bytes as JSON: record a reference"
         if problem:

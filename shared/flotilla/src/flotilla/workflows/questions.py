@@ -19,10 +19,10 @@ from flotilla.contracts.questions import (
     Asked,
     OpenQuestion,
     QuestionStatus,
-    wake_up_name,
+    answer_event_name,
 )
 from flotilla.contracts.typed import Codec, is_object_type
-from flotilla.contracts.values import first_unstorable
+from flotilla.contracts.values import why_not_storable
 from flotilla.workflows.calls import questions as call
 from flotilla.workflows.calls.runs import RunKey
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, TIMED_OUT, Trouble
@@ -113,7 +113,7 @@ class Questions:
                 return answered
 
     async def _woken(self, question_id: str, deadline: datetime | None) -> bool:
-        name = wake_up_name(question_id)
+        name = answer_event_name(question_id)
         left = None if deadline is None else max(deadline - workflow.now(), timedelta())
         try:
             await workflow.wait_condition(lambda: self._inbox.has(name), timeout=left)
@@ -141,7 +141,7 @@ def _schema_of(step: str, question: str, kind: type[Any]) -> JsonObject:
     schema = Codec(kind, f"the answer to {step}").schema()
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)  # a typo is not a field that nobody reads
-    if reason := first_unstorable([question, schema]):
+    if reason := why_not_storable([question, schema]):
         raise _invalid(step, f"question or schema can't be stored: {reason}")
     if len(to_json(schema)) > MAX_SCHEMA_BYTES:
         raise _invalid(step, f"the schema of the answer has more than {MAX_SCHEMA_BYTES} bytes")
