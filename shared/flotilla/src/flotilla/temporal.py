@@ -74,7 +74,7 @@ DATA_CONVERTER = replace(DataConverter.default, payload_converter_class=_Payload
 
 
 def temporal_connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
-    """Namespace, login and TLS: `Client.connect(settings.temporal_address, **temporal_connection_options(settings), ...)`.
+    """Return namespace, login and TLS: `Client.connect(address, **temporal_connection_options(settings), ...)`.
 
     Raises:
         ConfigurationError: a file can't be read, or only one of certificate and key is set.

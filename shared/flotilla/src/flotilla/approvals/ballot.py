@@ -128,7 +128,7 @@ class Ballot:
         return None
 
     def with_counted_vote(self, attempt: DecisionRequest, requirement: ApprovalRequirement | None = None) -> "Ballot":
-        """Return the ballot after `attempt`, which `why_not_counted` let through. One rejection is final; so is the quorum.
+        """Return the ballot after `attempt`, which may count. One rejection is final; so is the quorum.
 
         `requirement` is what policy asks for the arguments of an edit.
         """

@@ -27,7 +27,7 @@ def api_key_hash(key: str) -> bytes:
 
 
 def api_key_hint(key: str) -> str | None:
-    """Return how a key begins, to tell it from others: 36 of its 256 random bits. None for a key that `new_api_key` did not
-    make, which may hold less chance."""
+    """Return how a key begins, to tell it from others: 36 of its 256 random bits. None for a key that `new_api_key`
+    did not make, which may hold less chance."""
     made_here = key.startswith(KEY_PREFIX) and len(key) == len(new_api_key())
     return key[:_HINT_CHARACTERS] if made_here else None

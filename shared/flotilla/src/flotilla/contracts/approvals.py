@@ -7,7 +7,8 @@ How a decision travels (two steps, so that no attempt is lost and no answer is g
    and appends `flotilla.approvals.vote_attempted_event` to the approval's session.
 2. It sends the Update `decide` with id `decision_update_id(...)` to the approval's `workflow_id`. The validator refuses
    with an ApplicationError whose type is a key of `REFUSAL_STATUS` (the HTTP status is its value); the gateway then
-   marks the attempt `refused` and appends `flotilla.approvals.vote_refused_event`. A closed workflow is `AlreadyDecided`.
+   marks the attempt `refused` and appends `flotilla.approvals.vote_refused_event`. A closed workflow is
+   `AlreadyDecided`.
    The handler changes the workflow's state first, then the worker stores decision, answer, approval row and session
    event in one transaction, and only then the Update answers with a `DecisionAnswer`.
 

@@ -4,8 +4,8 @@ PostgreSQL's text and jsonb hold no U+0000 (manual, "JSON Types"), UTF-8 holds n
 has no NaN and no infinity. JSON has no limit on the digits of an integer, but Python and msgspec read at most 4,300.
 
 What comes in from a caller is refused, with the place (`why_not_storable`). What a model, a tool or an agent made is
-paid for or has happened: it is kept, with the text of an escape in place of such characters (`to_storable`), and those who
-store it keep the places beside it.
+paid for or has happened: it is kept, with the text of an escape in place of such characters (`to_storable`), and those
+who store it keep the places beside it.
 """
 
 import math
