@@ -69,6 +69,8 @@ IDS = {
     "id": "acme-run",
     "push_id": "acme-hook",
     "name": "model",
+    "partition": "0",
+    "tile": "0/000.p/1",
 }
 QUERY = {"q": "word", "stream": "acme-stream", "from_seq": "1", "to_seq": "1", "session_id": "acme-session"}
 UPLOADS = (

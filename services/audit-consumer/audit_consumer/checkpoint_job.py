@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from audit_consumer.checkpoints import load_last_checkpoint, make_checkpoint, publish_checkpoints
 from flotilla.config.signing import Signer
+from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.postgres import AWAY, Pool
@@ -33,15 +34,18 @@ class CheckpointJob:
         producer: AIOKafkaProducer,
         kafka: KafkaLog,
         signer: Signer,
+        *,
+        origin: str,
         owned: Callable[[], Mapping[int, int]],
     ) -> None:
         self._pool = pool
         self._producer = producer
         self._kafka = kafka
         self._signer = signer
+        self._origin = origin
         self._last: dict[int, int] = {}
         """The number of each owned partition's newest checkpoint, as it was left."""
-        self._abandoned: dict[int, list[bytes]] = {}
+        self._abandoned: dict[int, list[CheckpointRecord]] = {}
         self._owned = owned
         self._anchored_at: dict[int, float] = {}
 
@@ -83,7 +87,9 @@ class CheckpointJob:
 
     async def _make(self, partition: int, next_offset: int) -> int | None:
         abandoned = self._abandoned.get(partition, [])
-        number = await make_checkpoint(self._pool, partition, next_offset, self._signer, abandoned=abandoned)
+        number = await make_checkpoint(
+            self._pool, partition, next_offset, self._signer, origin=self._origin, abandoned=abandoned
+        )
         if number is not None:
             self._last[partition] = number
             self._abandoned.pop(partition, None)
@@ -98,7 +104,7 @@ class CheckpointJob:
         known = last.published_offset is not None or not last.number
         copies = await self._kafka.read_checkpoints(last.published_offset) if known else {}
         numbers = sorted(n for p, n in copies if p == partition and n > last.number)
-        self._abandoned[partition] = [copies[partition, number].statement for number in numbers]
+        self._abandoned[partition] = [copies[partition, number] for number in numbers]
         self._last[partition] = last.number
         if numbers:
             log.error("checkpoints_lost", partition=partition, last=last.number, in_kafka=numbers)

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from itertools import accumulate
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from audit_consumer.log_tree import TakenHead, append_lost, entries_between, load_tree, store_tiles, take_heads
+from flotilla.audit.notes import TreeHead, sign_head
 from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, digest_of, head_leaf, merkle_root
+from flotilla.audit.tree import Tree
 from flotilla.config.signing import Signer
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.ids import Clock, utc_now
+from flotilla.contracts.names import AUDIT_LOG_ORIGIN, log_origin
 from flotilla.postgres import Connection, Pool
 
 MAX_HEADS = 10_000
@@ -28,12 +33,6 @@ WHERE r.tenant_id = w.tenant_id AND r.session_id = w.session_id AND r.request_id
 """
 # Fenced like a batch: only the owner of the partition, at the offset it knows, makes a checkpoint.
 _LOCK = "SELECT last_record FROM consumer_offsets WHERE kafka_partition = $1 AND next_offset = $2 FOR UPDATE"
-_TAKE_DIRTY = """
-UPDATE session_heads AS h SET dirty = false
-FROM (SELECT tenant_id, session_id FROM session_heads WHERE kafka_partition = $1 AND dirty LIMIT $2) AS d
-WHERE h.tenant_id = d.tenant_id AND h.session_id = d.session_id
-RETURNING h.tenant_id, h.session_id, h.seq, h.hash
-"""
 _LAST = """
 SELECT number, statement, (
     SELECT p.published_offset FROM audit.checkpoints AS p
@@ -41,18 +40,20 @@ SELECT number, statement, (
 FROM audit.checkpoints WHERE kafka_partition = $1 ORDER BY number DESC LIMIT 1
 """
 _ADD = """
-INSERT INTO audit.checkpoints (kafka_partition, number, statement, signature, key_id, leaves, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO audit.checkpoints (kafka_partition, number, statement, signature, key_id, leaves, created_at, tree_size,
+    tree_entries, tree_note)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """
 _ADD_HEADS = """
-INSERT INTO audit.checkpoint_heads (tenant_id, session_id, seq, hash, kafka_partition, number, leaf_index)
-SELECT h.tenant_id, h.session_id, h.seq, h.hash, $1, $2, h.n - 1
-FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bytea[]) WITH ORDINALITY
-    AS h (tenant_id, session_id, seq, hash, n)
+INSERT INTO audit.checkpoint_heads (tenant_id, session_id, seq, hash, kafka_partition, number, leaf_index, log_index,
+    log_entries)
+SELECT h.tenant_id, h.session_id, h.seq, h.hash, $1, $2, h.n - 1, h.log_index, h.log_entries
+FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::bigint[], $8::integer[]) WITH ORDINALITY
+    AS h (tenant_id, session_id, seq, hash, log_index, log_entries, n)
 """
 _UNPUBLISHED = """
-SELECT kafka_partition, number, statement, signature, key_id, leaves FROM audit.checkpoints
-WHERE kafka_partition = $1 AND published_at IS NULL ORDER BY number
+SELECT kafka_partition, number, statement, signature, key_id, leaves, tree_size, tree_entries, tree_note
+FROM audit.checkpoints WHERE kafka_partition = $1 AND published_at IS NULL ORDER BY number
 """
 _PUBLISHED = """
 UPDATE audit.checkpoints SET published_at = now(), published_offset = $3
@@ -81,13 +82,14 @@ async def make_checkpoint(
     next_offset: int,
     signer: Signer,
     *,
-    abandoned: Sequence[bytes] = (),
+    origin: str = AUDIT_LOG_ORIGIN,
+    abandoned: Sequence[CheckpointRecord] = (),
     clock: Clock = utc_now,
 ) -> int | None:
     """Anchors up to 10,000 heads that changed since the partition's last checkpoint; returns its number.
 
-    `abandoned` are statements that were signed after the last one and are lost from PostgreSQL: their numbers are left
-    out, and a new epoch begins.
+    Their events' hashes go into the log's tree, which is signed in the name of `origin`. `abandoned` were signed after
+    the last one and are lost from PostgreSQL: their numbers are left out, and a new epoch begins.
 
     None when nothing changed, or when the partition no longer stands at `next_offset` (another consumer owns it).
     """
@@ -95,11 +97,10 @@ async def make_checkpoint(
         standing = await connection.fetchrow(_LOCK, partition, next_offset)
         if standing is None:
             return None
-        heads = await connection.fetch(_TAKE_DIRTY, partition, MAX_HEADS)
+        heads = await take_heads(connection, partition, MAX_HEADS)
         rewinds = await connection.fetch(_TAKE_REWINDS, partition, MAX_HEADS)
         if not heads and not rewinds:
             return None
-        heads.sort(key=lambda row: (row["tenant_id"], row["session_id"]))
         leaves = [*_leaves(heads), *(_rewind(row).leaf() for row in rewinds)]
         last = await connection.fetchrow(_LAST, partition)
         previous = Statement.from_bytes(last["statement"]) if last else None
@@ -115,9 +116,12 @@ async def make_checkpoint(
             last_record=(standing["last_record"] or b"").hex(),
             rewinds=len(rewinds),
             abandoned=len(abandoned),
-            abandoned_digest=digest_of(abandoned) if abandoned else "",
+            abandoned_digest=digest_of(record.statement for record in abandoned) if abandoned else "",
         )
-        await _add(connection, statement, heads, leaves, signer)
+        grown = await _grow(connection, partition, heads, abandoned)
+        note = sign_head(TreeHead(log_origin(origin, partition), grown.tree.size, grown.tree.root()), signer)
+        await _add(connection, statement, leaves, signer, (grown.tree.size, grown.entries, note.to_bytes()))
+        await _add_heads(connection, statement, heads, grown.indexes)
         await _sign_rewinds(connection, statement, rewinds)
         return statement.number
 
@@ -132,24 +136,62 @@ async def publish_checkpoints(pool: Pool, producer: AIOKafkaProducer, topic: str
             signature=row["signature"],
             key_id=row["key_id"],
             leaves=row["leaves"],
+            tree_note=row["tree_note"] or b"",
+            tree_entries=await _entries_of(pool, row),
         )
         sent = await producer.send_and_wait(topic, record.to_json(), key=str(partition).encode())
         await pool.execute(_PUBLISHED, partition, row["number"], sent.offset)
 
 
+async def _entries_of(pool: Pool, row: asyncpg.Record) -> bytes:
+    if not row["tree_entries"]:
+        return b""
+    size: int = row["tree_size"]
+    return await entries_between(pool, row["kafka_partition"], size - row["tree_entries"], size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """The log's tree with a checkpoint's entries."""
+
+    tree: Tree
+    entries: int
+    indexes: Sequence[int | None]
+    """Per head, its entry."""
+
+
+async def _grow(
+    connection: Connection, partition: int, heads: Sequence[TakenHead], lost: Sequence[CheckpointRecord]
+) -> _Grown:
+    tree = await load_tree(connection, partition)
+    tiles = append_lost(tree, lost)
+    first = tree.size
+    tiles |= tree.append(entry for head in heads for entry in head.entries)
+    await store_tiles(connection, partition, tiles)
+    ends = accumulate(len(head.entries) for head in heads)
+    indexes = [first + end - 1 if head.entries else head.logged_at for head, end in zip(heads, ends, strict=True)]
+    return _Grown(tree, tree.size - first, indexes)
+
+
 async def _add(
     connection: Connection,
     statement: Statement,
-    heads: Sequence[asyncpg.Record],
     leaves: Sequence[bytes],
     signer: Signer,
+    tree: tuple[int, int, bytes],
 ) -> None:
     place = (statement.partition, statement.number)
     body = statement.to_bytes()
     created_at = datetime.fromisoformat(statement.created_at)
-    await connection.execute(_ADD, *place, body, signer.sign(body), signer.key_id, b"".join(leaves), created_at)
-    columns = [[row[name] for row in heads] for name in ("tenant_id", "session_id", "seq", "hash")]
-    await connection.execute(_ADD_HEADS, *place, *columns)
+    await connection.execute(_ADD, *place, body, signer.sign(body), signer.key_id, b"".join(leaves), created_at, *tree)
+
+
+async def _add_heads(
+    connection: Connection, statement: Statement, heads: Sequence[TakenHead], indexes: Sequence[int | None]
+) -> None:
+    rows = [(h.tenant_id, h.session_id, h.seq, h.hash, i, len(h.entries)) for h, i in zip(heads, indexes, strict=True)]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
+    await connection.execute(_ADD_HEADS, statement.partition, statement.number, *columns)
 
 
 async def _sign_rewinds(connection: Connection, statement: Statement, rewinds: Sequence[asyncpg.Record]) -> None:
@@ -169,5 +211,5 @@ def _rewind(row: asyncpg.Record) -> Rewind:
     )
 
 
-def _leaves(heads: Sequence[asyncpg.Record]) -> list[bytes]:
-    return [head_leaf(row["tenant_id"], row["session_id"], row["seq"], row["hash"]) for row in heads]
+def _leaves(heads: Sequence[TakenHead]) -> list[bytes]:
+    return [head_leaf(head.tenant_id, head.session_id, head.seq, head.hash) for head in heads]

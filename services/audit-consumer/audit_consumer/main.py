@@ -60,7 +60,14 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         consumer = AuditConsumer(
             kafka, pool, topic, settings.audit_batch_events, resume_offsets, operator_tenant=settings.operator_tenant
         )
-        checkpoint_job = CheckpointJob(pool, producer, kafka_log, signer, lambda: consumer.owned_partitions)
+        checkpoint_job = CheckpointJob(
+            pool,
+            producer,
+            kafka_log,
+            signer,
+            origin=settings.audit_log_origin,
+            owned=lambda: consumer.owned_partitions,
+        )
         requests = AuditRequestLoop(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
         await runtime.supervisor.run(
             # Where the consumer stood when it was cut off is known to PostgreSQL: a new process begins there.

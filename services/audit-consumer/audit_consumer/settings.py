@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from flotilla.audit.notes import is_origin
 from flotilla.config import KafkaSettings, OperatorSettings, PostgresSettings, ServiceSettings
-from flotilla.contracts.names import AUDIT_GROUP
+from flotilla.contracts.names import AUDIT_GROUP, AUDIT_LOG_ORIGIN
 
 
 class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSettings):
@@ -15,6 +16,9 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     """As for all; a shorter time, since the next owner of its partitions waits for its rows."""
     audit_signing_key_file: Path
     """Ed25519 private key in PEM (PKCS 8) that signs the checkpoints."""
+    audit_log_origin: str = AUDIT_LOG_ORIGIN
+    """The name of the fleet's log in its tree's checkpoints, as a host and path that you own, for example
+    `flotilla.example.com/audit`; partition 3 is `flotilla.example.com/audit/3`. Set it before witnesses know it."""
     audit_group: str = AUDIT_GROUP
     audit_accept_new_log: str | None = None
     """A topic whose log was lost for good and begins again: it may have no record in common with the projection."""
@@ -26,3 +30,12 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     """Not alive once there is work and both servers answer, yet nothing moves for this long."""
     kafka_session_timeout_ms: int = Field(default=10_000, ge=1000)
     """After this long without a heartbeat another consumer takes this one's partitions."""
+
+    @field_validator("audit_log_origin")
+    @classmethod
+    def _check_origin(cls, origin: str) -> str:
+        if not is_origin(f"{origin}/00"):
+            raise ValueError(
+                "it has to be printable ASCII without spaces and plus signs, as flotilla.example.com/audit"
+            )
+        return origin

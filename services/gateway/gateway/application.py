@@ -39,6 +39,7 @@ from gateway.routes import (
     fleet,
     governed,
     keys,
+    log_trees,
     login,
     notify,
     openai,
@@ -86,6 +87,7 @@ ROUTERS = tuple(
         login,
         analytics,
         audit,
+        log_trees,
         openai,
         a2a,
     )

@@ -37,6 +37,8 @@ RULES = {
         POST /v1/approvals/{approval_id}/decision
         GET /v1/audit/checkpoints
         GET /v1/audit/export
+        GET /v1/audit/logs/{partition}/checkpoint
+        GET /v1/audit/logs/{partition}/tile/{tile}
         GET /v1/audit/verify
         GET /v1/documents
         GET /v1/documents/search

@@ -146,4 +146,5 @@ def _record(partition: int, row: asyncpg.Record) -> CheckpointRecord:
         signature=row["signature"],
         key_id=row["key_id"],
         leaves=row["leaves"],
+        tree_note=row["tree_note"] or b"",
     )

@@ -1,7 +1,7 @@
 """Ed25519 (RFC 8032) for checkpoints and tickets: who signs holds the private key, everybody else public ones."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class PublicKeys:
     def of(cls, *signers: Signer) -> "PublicKeys":
         """The public keys of all these signers."""
         return cls({signer.key_id: signer.public_key for signer in signers})
+
+    def each(self) -> Iterable[Ed25519PublicKey]:
+        """The keys, in no particular order."""
+        return self._keys.values()
 
     def signature_problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
         """Why the signature does not hold; None when it does."""

@@ -26,6 +26,8 @@ SESSION_EVENTS_TOPIC = "flotilla.session-events"
 CHECKPOINTS_TOPIC = "flotilla.audit-checkpoints"
 SESSION_EVENTS_PARTITIONS = 12
 """Fixed permanently: the partition of a session is part of its identity (`flotilla.kafka.lanes`)."""
+AUDIT_LOG_ORIGIN = "flotilla.invalid/audit"
+"""The name of a fleet's log where none is set: nobody can own it, so no witness outside should know it."""
 
 TASK_QUEUE = "rag-agent-queue"
 RAG_WORKFLOW = "RagAgentWorkflow"
@@ -53,6 +55,11 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 def is_valid_id(value: str) -> bool:
     """Whether `value` can be a session, order or agent id: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no leading mark."""
     return _ID.fullmatch(value) is not None
+
+
+def log_origin(origin: str, partition: int) -> str:
+    """The name of one partition's tree, in the log `origin`: the first line of its checkpoints."""
+    return f"{origin}/{partition}"
 
 
 def task_stream(agent: str) -> str:

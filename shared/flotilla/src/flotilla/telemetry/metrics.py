@@ -58,6 +58,9 @@ AUDIT_LOG_LOST = Counter("flotilla_audit_log_lost", "Kafka lacked records that h
 AUDIT_CHECKPOINTS_LOST = Counter(
     "flotilla_audit_checkpoints_lost", "Signed checkpoints that PostgreSQL lost and Kafka has.", ["partition"]
 )
+AUDIT_LOG_TREE_DIVERGED = Counter(
+    "flotilla_audit_log_tree_diverged", "Lost checkpoints whose entries do not follow from the tree.", ["partition"]
+)
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
 AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are not session events.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])

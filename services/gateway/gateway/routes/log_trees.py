@@ -1,0 +1,91 @@
+"""The trees of the log, for monitors: signed checkpoints and tiles, as https://c2sp.org/tlog-tiles lays them out.
+
+They hold hashes and nothing else, of the whole fleet: whoever has credentials may read them, strangers may not.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from fastapi import Path
+from starlette.responses import Response
+
+from flotilla.audit.log_tiles import newest_tree, read_tiles
+from flotilla.audit.tree import MAX_LEVEL, TILE_HEIGHT, TILE_WIDTH, entry_bundle, tile_nodes
+from flotilla.contracts.errors import NotFound
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
+from gateway.auth.principal import EVERYONE
+from gateway.guard import allow, guarded_router
+from gateway.routes.documented import refusals
+from gateway.services import Caller, Wired
+
+router = guarded_router("audit")
+Partition: TypeAlias = Annotated[
+    int, Path(ge=0, lt=SESSION_EVENTS_PARTITIONS, description="Of Kafka's topic of session events.")
+]
+_TILE = re.compile(r"(entries|[0-9])/((?:x[0-9]{3}/){0,5}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+_OF_ALL = "private, max-age=31536000, immutable"
+_NOTE = {"description": "A signed note.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+_BYTES = {
+    "description": "The tile's bytes.",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
+@router.get("/v1/audit/logs/{partition}/checkpoint", response_class=Response, responses={200: _NOTE, **refusals(404)})
+@allow(EVERYONE, for_others=True)
+async def log_checkpoint(services: Wired, _caller: Caller, partition: Partition) -> Response:
+    """Return the newest checkpoint of a partition's tree: a signed note with its size and root."""
+    async with services.pool.acquire() as connection:
+        tree = await newest_tree(connection, partition)
+    if tree is None:
+        raise NotFound(f"the tree of partition {partition} has no checkpoint yet")
+    return Response(tree.note, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/v1/audit/logs/{partition}/tile/{tile:path}", response_class=Response, responses={200: _BYTES, **refusals(404)}
+)
+@allow(EVERYONE, for_others=True)
+async def log_tile(
+    services: Wired,
+    _caller: Caller,
+    partition: Partition,
+    tile: Annotated[str, Path(description="`0/x001/234`, `1/000.p/17`, `entries/000`.", max_length=64)],
+) -> Response:
+    """Return hashes of a partition's tree, or the entries below them: the chain hashes of its events."""
+    wanted = _wanted(tile)
+    async with services.pool.acquire() as connection:
+        tree = await newest_tree(connection, partition)
+        if wanted is None or tree is None or wanted.end > tree.size >> (TILE_HEIGHT * wanted.level):
+            raise NotFound(f"the tree of partition {partition} has no tile {tile}")
+        stored = (await read_tiles(connection, partition, [(wanted.level, wanted.number)]))[wanted.level, wanted.number]
+    content = (
+        entry_bundle(stored, wanted.width) if wanted.is_entries else tile_nodes(wanted.level, stored, wanted.width)
+    )
+    return Response(content, media_type="application/octet-stream", headers={"Cache-Control": _OF_ALL})
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    level: int
+    number: int
+    width: int
+    is_entries: bool
+
+    @property
+    def end(self) -> int:
+        """How many hashes its level has to have."""
+        return self.number * TILE_WIDTH + self.width
+
+
+def _wanted(path: str) -> _Tile | None:
+    """Read a tile's path; None when it is no tile's, or another spelling of one."""
+    if (match := _TILE.fullmatch(path)) is None:
+        return None
+    level, digits = match[1], match[2].replace("x", "").replace("/", "")
+    width = int(match[3] or TILE_WIDTH)
+    is_whole_or_partial = width < TILE_WIDTH or match[3] is None
+    if not is_whole_or_partial or match[2].startswith("x000/") or (level != "entries" and int(level) > MAX_LEVEL):
+        return None
+    return _Tile(0 if level == "entries" else int(level), int(digits), width, level == "entries")

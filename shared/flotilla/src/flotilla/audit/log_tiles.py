@@ -1,0 +1,50 @@
+"""Reads the trees of the log from PostgreSQL: tiles, the newest signed note, proofs. They hold hashes only."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from flotilla.audit.tree import Range, TilePlace, consistency_ranges, inclusion_ranges, range_root, tiles_of
+from flotilla.postgres import Connection
+
+_TILES = "SELECT level, tile, hashes FROM audit.tiles_of_log($1, $2, $3)"
+_NEWEST = "SELECT number, tree_size, tree_note FROM audit.newest_tree_note($1)"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTree:
+    """A partition's tree as a checkpoint signed it."""
+
+    partition: int
+    number: int
+    size: int
+    note: bytes
+
+
+async def newest_tree(connection: Connection, partition: int) -> SignedTree | None:
+    """The newest signed tree of a partition that Kafka has a copy of."""
+    row = await connection.fetchrow(_NEWEST, partition)
+    return None if row is None else SignedTree(partition, row["number"], row["tree_size"], row["tree_note"])
+
+
+async def read_tiles(
+    connection: Connection, partition: int, places: Collection[TilePlace]
+) -> Mapping[TilePlace, bytes]:
+    """The stored tiles of a partition at these places, as far as there are any."""
+    levels, numbers = [level for level, _ in places], [number for _, number in places]
+    rows = await connection.fetch(_TILES, partition, levels, numbers)
+    return {(row["level"], row["tile"]): row["hashes"] for row in rows}
+
+
+async def inclusion_proof(connection: Connection, partition: int, index: int, size: int) -> list[bytes]:
+    """The hashes that lead from an entry to the root of the tree of `size` entries."""
+    return await _roots(connection, partition, inclusion_ranges(index, size))
+
+
+async def consistency_proof(connection: Connection, partition: int, old: int, size: int) -> list[bytes]:
+    """The hashes which show that the tree of `size` entries begins with that of `old`."""
+    return await _roots(connection, partition, consistency_ranges(old, size))
+
+
+async def _roots(connection: Connection, partition: int, ranges: Sequence[Range]) -> list[bytes]:
+    tiles = await read_tiles(connection, partition, tiles_of(ranges))
+    return [range_root(span, tiles) for span in ranges]
