@@ -180,7 +180,7 @@ def _problem_schema() -> dict[str, Any]:
 
 def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
     for method in route.methods or ():
-        operation = document["paths"][route.path][method.lower()]
+        operation = document["paths"][route.path_format][method.lower()]
         if route.access.roles:
             operation["security"] = [{"bearer": []}, {"console": []}]
             operation["x-roles"] = sorted(route.access.roles)

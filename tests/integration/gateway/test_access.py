@@ -216,7 +216,7 @@ def test_every_operation_has_a_rule_here_and_declares_just_that() -> None:
         for method, details in methods.items()
     }
     assert declared == WHO
-    assert {f"{method} {route.path}" for route in guarded_routes() for method in route.methods or ()} == set(WHO)
+    assert {f"{method} {route.path_format}" for route in guarded_routes() for method in route.methods or ()} == set(WHO)
 
 
 def test_what_is_served_besides_the_api_is_public_on_purpose() -> None:

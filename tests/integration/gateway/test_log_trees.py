@@ -82,7 +82,7 @@ async def test_a_monitor_of_another_tenant_computes_the_signed_root_from_the_til
         "0/-01",
         "00/000",
         "0/x999/x999/x999/x999/x999/999.p/255",
-        "0/٠٠٠",
+        "0/\u0660\u0660\u0660",
         "data/000",
     ],
 )

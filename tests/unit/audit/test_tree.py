@@ -43,7 +43,8 @@ def roots(ranges: Sequence[tuple[int, int]], tiles: dict[TilePlace, bytes]) -> l
 @patient
 @given(st.lists(st.sampled_from([1, 2, 100, 255, 256, 257, 600]), max_size=6))
 def test_a_tree_that_grows_in_steps_is_the_tree_of_all_entries(steps: list[int]) -> None:
-    tree, tiles = Tree(), {}
+    tree = Tree()
+    tiles: dict[TilePlace, bytes] = {}
     for step in steps:
         tree = tree_from_edge(tree.size, {place: tiles[place] for place in edge_tiles(tree.size)})
         tiles |= tree.append(ENTRIES[tree.size : tree.size + step])
