@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from schemathesis import Case
 
 EXAMPLES = examples(25)
-ALL = [(method, route.path) for route in guarded_routes() for method in sorted(route.methods or ())]
+ALL = [(method, route.path_format) for route in guarded_routes() for method in sorted(route.methods or ())]
 LIVE = {("GET", "/v1/runs/{run_id}/events")} | {
     ("POST", door)
     for door in (
@@ -29,7 +29,7 @@ LIVE = {("GET", "/v1/runs/{run_id}/events")} | {
 }
 """They end when their run does, and nobody works on it here; what they send has tests of its own."""
 OPERATIONS = [operation for operation in ALL if operation not in LIVE]
-PUBLIC = {route.path for route in guarded_routes() if not route.access.roles}
+PUBLIC = {route.path_format for route in guarded_routes() if not route.access.roles}
 CLOSED = [(method, path) for method, path in ALL if path not in PUBLIC]
 
 

@@ -135,7 +135,7 @@ async def test_a_token_can_do_nothing_else(gateway: RunningGateway, unique: Call
     own = unique("s")
     await ask(admin, own)
     reader = gateway.client(await token_of(admin, own, scopes=["read"]))
-    scopes = {(m, route.path): route.access.browsers for route in guarded_routes() for m in route.methods or ()}
+    scopes = {(m, route.path_format): route.access.browsers for route in guarded_routes() for m in route.methods or ()}
     document = (await gateway.client().get("/openapi.json")).json()
     refused = 0
     for operation in operations_of(document):
