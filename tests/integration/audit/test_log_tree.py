@@ -13,7 +13,7 @@ from flotilla.audit.notes import TreeHead, head_problem, read_head, read_note
 from flotilla.audit.proof import merkle_root, root_from_path, split_leaves
 from flotilla.audit.tree import is_consistent, leaf_hash
 from flotilla.config import KafkaSettings
-from flotilla.config.signing import load_signer, new_signer
+from flotilla.config.signing import load_signer, signer_with_new_key
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.session_log import open_kafka_log
@@ -29,6 +29,7 @@ from tests.support.audit import (
     running_audit,
     until_anchored,
 )
+from tests.support.ground import Ground
 from tests.support.postgres import Database
 
 LANE = lane_of("default", "s1")
@@ -59,7 +60,7 @@ def records(events: Sequence[AgentEvent]) -> list[tuple[str, str, bytes]]:
 
 
 async def test_every_events_hash_is_an_entry_and_its_place_is_known(audit_pool: Pool, projected: Projected) -> None:
-    signer = new_signer()
+    signer = signer_with_new_key()
     found = records_of(
         records([*events_of("s1", range(1, 4)), *events_of(BESIDE, [1, 2]), *events_of("s1", range(4, 303))])
     )
@@ -97,7 +98,7 @@ async def test_a_session_with_more_events_than_a_checkpoint_takes_goes_on_in_the
     audit_pool: Pool, projected: Projected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_tree, "MAX_ENTRIES", 100)
-    signer = new_signer()
+    signer = signer_with_new_key()
     await project_directly(audit_pool, records_of(records([*events_of("s1", range(1, 251)), *events_of(BESIDE, [1])])))
     made = 0
     while await make_checkpoint(audit_pool, LANE, 251, signer):
@@ -110,7 +111,7 @@ async def test_a_session_with_more_events_than_a_checkpoint_takes_goes_on_in_the
 
 
 async def test_events_of_a_former_version_enter_the_tree(audit_pool: Pool, projected: Projected) -> None:
-    signer = new_signer()
+    signer = signer_with_new_key()
     found = records_of(records(events_of("s1", range(1, 6))))
     await project_directly(audit_pool, found[:3], signer)
     await projected.execute("UPDATE audit.checkpoints SET tree_size = NULL, tree_entries = NULL, tree_note = NULL")
@@ -179,7 +180,7 @@ async def test_the_tree_can_be_built_again_from_kafka(
             await until_anchored(projected)
     head, entries = await tree_of(audit_pool)
     async with open_kafka_log(kafka) as log:
-        copies = await log.checkpoints()
+        copies = await log.read_checkpoints()
     own = [copies[place] for place in sorted(copies) if place[0] == LANE]
     assert b"".join(copy.tree_entries for copy in own) == b"".join(entries)
     assert read_head(read_note(own[-1].tree_note)) == head
@@ -187,3 +188,22 @@ async def test_the_tree_can_be_built_again_from_kafka(
         head_problem(read_note(own[-1].tree_note), head, load_signer(settings.audit_signing_key_file).public_keys())
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (
+            "tree_note = decode(replace(encode(tree_note, 'escape'), E'\\n10\\n', E'\\n11\\n'), 'escape')",
+            "no signature",
+        ),
+        ("tree_note = ''", "no signatures"),
+        ("tree_size = 9", "with 10 entries"),
+        ("tree_note = NULL", "no signatures"),
+    ],
+)
+async def test_a_note_of_the_tree_that_is_changed_is_found(ground: Ground, damage: str, problem: str) -> None:
+    assert (await ground.verify()).ok
+    await ground.projected.execute(f"UPDATE audit.checkpoints SET {damage} WHERE kafka_partition = {LANE}")  # noqa: S608
+    verdict = await ground.verify()
+    assert any(problem in found.detail for found in verdict.problems), verdict.problems

@@ -3,11 +3,11 @@
 import httpx
 import pytest
 
-from audit_consumer.connections import LIVE, open_projection
+from audit_consumer.connections import LIVE, open_projection_pool
 from flotilla.audit.notes import TreeHead, head_problem, read_head, read_note
 from flotilla.audit.proof import merkle_root, split_leaves
 from flotilla.audit.tree import leaf_hash
-from flotilla.config.signing import Signer, new_signer
+from flotilla.config.signing import Signer, signer_with_new_key
 from flotilla.contracts.envelope import encode_event
 from flotilla.kafka.lanes import lane_of
 from tests.support.audit import Projected, events_of, project_directly, records_of
@@ -21,9 +21,9 @@ SIZE = 600
 @pytest.fixture
 async def signer(gateway: RunningGateway) -> Signer:
     """Of a tree with 600 entries, which Kafka has a copy of."""
-    signer = new_signer()
+    signer = signer_with_new_key()
     found = records_of(("default", event.subject, encode_event(event)) for event in events_of("s1", range(1, SIZE + 1)))
-    async with open_projection(gateway.database.dsn("flotilla_audit"), LIVE, application="test") as pool:
+    async with open_projection_pool(gateway.database.dsn("flotilla_audit"), LIVE, application="test") as pool:
         await project_directly(pool, found, signer)
     await gateway.as_superuser("UPDATE audit.checkpoints SET published_at = now()")
     return signer

@@ -23,11 +23,11 @@ from flotilla.audit.notes import (
     read_note_key,
     sign_head,
 )
-from flotilla.config.signing import PublicKeys, Signer, new_signer
+from flotilla.config.signing import PublicKeys, Signer, signer_with_new_key
 from flotilla.contracts.errors import ConfigurationError
 from tests.support.properties import patient
 
-LOG, WITNESS = new_signer(), new_signer()
+LOG, WITNESS = signer_with_new_key(), signer_with_new_key()
 HEAD = TreeHead("flotilla.example.com/audit/3", 7, bytes(range(32)))
 NOTE = sign_head(HEAD, LOG)
 RAW = NOTE.to_bytes()
@@ -120,7 +120,7 @@ def test_a_cosignature_is_for_its_time_and_text_only() -> None:
         Note(other, [signature]),
         Note(NOTE.text, [bare]),
         Note(NOTE.text, [replace(signature, value=b"")]),
-        Note(NOTE.text, [cosignature(new_signer(), NOTE.text)]),
+        Note(NOTE.text, [cosignature(signer_with_new_key(), NOTE.text)]),
     ):
         assert cosigners(note, [WITNESS_NOTE_KEY]) == set()
     assert cosigners(Note(NOTE.text, [later, signature]), [WITNESS_NOTE_KEY]), "a wrong one hides no right one"

@@ -7,6 +7,7 @@ from hashlib import sha256
 import asyncpg
 
 from flotilla.audit.chain import Problem
+from flotilla.audit.notes import head_problem, read_head, read_note
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, digest_of, merkle_root, split_leaves
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.checkpoints import CheckpointRecord
@@ -60,6 +61,7 @@ async def check_checkpoints(
         async for row in stored_checkpoints(connection, partition):
             record = _record(partition, row)
             problems = list(_problems(record, last, previous, keys))
+            problems += _tree_problems(record, row["tree_size"], last.tree_size, keys)
             statement = _statement_of(record)
             if statement is not None and row["known_heads"] != statement.heads:
                 problems.append(f"{row['known_heads']} of its {statement.heads} heads are on record")
@@ -74,7 +76,8 @@ async def check_checkpoints(
             if not problems:
                 found.leaves[partition, record.number] = split_leaves(record.leaves)
             previous = sha256(record.statement).hexdigest()
-            last = _Seen(record.number, statement.epoch if statement else last.epoch)
+            epoch = statement.epoch if statement else last.epoch
+            last = _Seen(record.number, epoch, row["tree_size"] or last.tree_size)
             found.checked += 1
         lost = [n for p, n in in_kafka or {} if p == partition and n > last.number]
         found.problems += [_problem(partition, n, "Kafka has it, PostgreSQL does not: it was removed") for n in lost]
@@ -87,9 +90,10 @@ class _Seen:
 
     number: int
     epoch: int
+    tree_size: int
 
 
-_NONE = _Seen(0, 1)
+_NONE = _Seen(0, 1, 0)
 
 
 def _statement_of(record: CheckpointRecord) -> Statement | None:
@@ -118,6 +122,24 @@ def _problems(record: CheckpointRecord, last: _Seen, previous: str, keys: Public
     leaves = split_leaves(record.leaves)
     if statement.leaves != len(leaves) or statement.merkle_root != merkle_root(leaves).hex():
         yield "its leaves are not those that were signed"
+
+
+def _tree_problems(
+    record: CheckpointRecord, tree_size: int | None, last_size: int, keys: PublicKeys | None
+) -> Iterable[str]:
+    """What is wrong with the signed note of the log's tree; older versions made none."""
+    if tree_size is None and not record.tree_note and not last_size:
+        return
+    try:
+        note = read_note(record.tree_note)
+        head = read_head(note)
+    except ValueError as error:
+        yield f"of its tree: {error}"
+        return
+    if keys is not None and (problem := head_problem(note, head, keys)):
+        yield f"the note of its tree {problem}"
+    if head.size != tree_size or head.size < last_size or not head.origin.endswith(f"/{record.partition}"):
+        yield f"the note of its tree is of {head.origin} with {head.size} entries, after {last_size}"
 
 
 def _abandoned_problems(statement: Statement, in_kafka: Mapping[tuple[int, int], CheckpointRecord]) -> Iterable[str]:
