@@ -1,6 +1,6 @@
 """The trees of the log, for monitors: signed checkpoints and tiles, as https://c2sp.org/tlog-tiles lays them out.
 
-They hold hashes and nothing else, of the whole fleet: whoever has credentials may read them, strangers may not.
+They hold hashes and nothing else, of the whole fleet: any credentials will do, and some are needed.
 """
 
 import re
