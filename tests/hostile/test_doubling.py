@@ -27,7 +27,7 @@ from flotilla.knowledge.split import split
 from flotilla.knowledge.terms import words_of
 from flotilla.llm.answer_text import AnswerText
 from flotilla_cli.printing import plain, shorten
-from gateway.limits import check_json
+from gateway.limits import check_json_complexity
 from gateway.paging import read_cursor, read_time_cursor
 from tests.support.work import assert_linear
 from writer_agent.citations import CitationStream
@@ -93,7 +93,10 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "the console": (escape_invisible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
     "what is decided about": (escape_invisible_in_json, ["\u202e", "\u200b", "\U000e0041"]),
     "the command line": (lambda text: (plain(text), shorten(text)), ["\x1b[31m", "\x9b", "\u202e", "[bold]", "a "]),
-    "a body": (lambda text: check_json(text.encode("utf-8", "replace"), 64, 10**9), ["[]", '\\"', '"', "1,", '"a":']),
+    "a body": (
+        lambda text: check_json_complexity(text.encode("utf-8", "replace"), 64, 10**9),
+        ["[]", '\\"', '"', "1,", '"a":'],
+    ),
     "a cursor": (lambda text: (refused(read_cursor, text, 2), refused(read_time_cursor, text)), ["A", "=", "_-"]),
     "a question": (words_of, ["a_", "a.b-", "\u0301", "\u5bbf", "a\u00ad"]),
     "a Markdown document": (

@@ -11,7 +11,7 @@ from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
 from gateway.auth.api_keys import ApiKeys
-from gateway.auth.impersonation import EVENTS_AT_ONCE, Impersonations
+from gateway.auth.impersonation import EVENTS_AT_ONCE, RefusedImpersonationLog
 from gateway.auth.on_behalf import HEADER
 from tests.hostile.shop import Shop, granted
 from tests.hostile.test_administrators import changes
@@ -183,7 +183,7 @@ async def test_a_token_of_the_provider_leaves_a_count_and_a_line(replica: Replic
 
 async def test_each_kind_is_at_0_from_the_start(pool: Pool) -> None:
     IMPERSONATIONS_REFUSED.clear()
-    Impersonations(pool)
+    RefusedImpersonationLog(pool)
     [metric] = IMPERSONATIONS_REFUSED.collect()
     shown = {sample.labels["kind"]: sample.value for sample in metric.samples if sample.name.endswith("_total")}
     assert shown == dict.fromkeys(("vote", "operation", "no_right", "service", "key", "signer"), 0)

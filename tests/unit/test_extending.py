@@ -110,7 +110,7 @@ def test_the_gateway_serves_the_new_page(copy: Callable[..., Path]) -> None:
     copy("services/gateway/console", "A page of the console")
     package = copy("services/gateway/gateway")
     subprocess.run([sys.executable, copy("scripts") / "console_pages.py"], check=True)  # as `make docs` does
-    program = "from gateway.console_routes import destination; print(destination('/hello'))"
+    program = "from gateway.console_routes import safe_console_path; print(safe_console_path('/hello'))"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "/hello\n", done.stderr

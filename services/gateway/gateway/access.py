@@ -16,7 +16,7 @@ from gateway.names import SOURCE
 from gateway.schemas.access import MAX_LISTED, Access, AccessChange, Party, PartyName
 
 
-async def read_access(connection: Connection, caller: Principal, session_id: str) -> Access:
+async def load_session_access(connection: Connection, caller: Principal, session_id: str) -> Access:
     """Return who may read and write the session.
 
     Raises:
@@ -25,7 +25,9 @@ async def read_access(connection: Connection, caller: Principal, session_id: str
     return _shown(session_id, await access_of(connection, caller.tenant_id, session_id))
 
 
-async def change_access(connection: Connection, caller: Principal, session_id: str, change: AccessChange) -> Access:
+async def change_session_access(
+    connection: Connection, caller: Principal, session_id: str, change: AccessChange
+) -> Access:
     """Change it, and record what was changed by whom; nothing is recorded where nothing changes.
 
     Raises:
@@ -45,13 +47,13 @@ async def change_access(connection: Connection, caller: Principal, session_id: s
 
 
 def _changed(before: SessionAccess, change: AccessChange, issuer: str) -> SessionAccess:
-    removed = stored_names_of(change.remove, issuer)
+    removed = stored_party_names(change.remove, issuer)
     owner, left = before.owner, []
     if change.owner is not None:
         owner = user_name(change.owner.issuer or issuer, change.owner.subject)
         left = [before.owner] if before.owner not in (None, owner, *removed) else []
-    writers = _merged(before.writers, removed, [*left, *stored_names_of(change.add_writers, issuer)], {owner})
-    readers = _merged(before.readers, removed, stored_names_of(change.add_readers, issuer), {owner, *writers})
+    writers = _merged(before.writers, removed, [*left, *stored_party_names(change.add_writers, issuer)], {owner})
+    readers = _merged(before.readers, removed, stored_party_names(change.add_readers, issuer), {owner, *writers})
     visibility = change.visibility or before.visibility
     if visibility == "private" and owner is None:
         raise Invalid("the session has no owner: name one, else nobody could read it")
@@ -83,7 +85,7 @@ def _lists(access: SessionAccess) -> JsonObject:
     return {"visibility": access.visibility, "readers": list(access.readers), "writers": list(access.writers)}
 
 
-def stored_names_of(parties: Iterable[PartyName], issuer: str) -> list[str]:
+def stored_party_names(parties: Iterable[PartyName], issuer: str) -> list[str]:
     """Return the parties as they are stored; `issuer` is that of those who name none."""
     named = {"user": user_name, "group": group_name}
     return [named[party.kind](party.issuer or issuer, party.name) for party in parties]
@@ -102,16 +104,16 @@ def _shown(session_id: str, access: SessionAccess) -> Access:
     writes = {access.owner, *access.writers} & set(viewer.names) or access.visibility == "tenant"
     return Access(
         session_id=session_id,
-        owner=party_of(access.owner) if access.owner else None,
+        owner=party_from_stored_name(access.owner) if access.owner else None,
         visibility=access.visibility,
-        readers=[party_of(name) for name in access.readers],
-        writers=[party_of(name) for name in access.writers],
+        readers=[party_from_stored_name(name) for name in access.readers],
+        writers=[party_from_stored_name(name) for name in access.writers],
         may_write=bool(viewer.sees_all or writes),
         may_share=_may_share(access, viewer),
     )
 
 
-def party_of(name: str) -> Party:
+def party_from_stored_name(name: str) -> Party:
     """Return the party that a stored name stands for."""
     kind, issuer, subject = parse_identity_name(name)
     return Party(kind="group" if kind == "group" else "user", issuer=issuer, name=subject)

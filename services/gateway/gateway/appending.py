@@ -11,14 +11,14 @@ from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.schemas.sessions import AppendBody, Appended, NewEvent
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 _RIGHT = "SELECT appends_as FROM flotilla.api_keys WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL"
 _RUNS = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND run_id = ANY($3)"
 
 
 async def append_to_session(
-    services: Services, caller: Principal, session_id: str, body: AppendBody, claim: IdempotencyClaim
+    services: GatewayServices, caller: Principal, session_id: str, body: AppendBody, claim: IdempotencyClaim
 ) -> Appended:
     """Append the events, all or none; a repetition of the request gets the first one's answer.
 

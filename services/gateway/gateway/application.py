@@ -17,15 +17,15 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.runtime import Health, health_routes
 from gateway.a2a.errors import PREFIX as A2A_PREFIX
-from gateway.a2a.errors import error_response as a2a_response
+from gateway.a2a.errors import problem_response as a2a_response
 from gateway.auth.origin import CONSOLE_HEADER
 from gateway.auth.sign_ins import COOKIE
 from gateway.console_files import ConsoleFiles
-from gateway.cors import ListedOrigins
-from gateway.guard import Guard, GuardedRoute
-from gateway.openai.errors import PREFIX, error_response
-from gateway.problems import problem_of
-from gateway.reference import reference_route
+from gateway.cors import CorsMiddleware
+from gateway.guard import GuardedRoute, RequestGuard
+from gateway.openai.errors import PREFIX, openai_error_response
+from gateway.problems import problem_from_error
+from gateway.reference import api_reference_route
 from gateway.request_observer import RequestObserver
 from gateway.routes import (
     a2a,
@@ -55,10 +55,10 @@ from gateway.routes import (
     tools,
     workflows,
 )
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ProblemDocument
 from gateway.security_headers import SecurityHeaders
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 VERSION = "1"
 ROUTERS = tuple(
@@ -99,7 +99,9 @@ subject of the token. A service whose key has the right acts for one of its user
 `x-on-behalf-of`, with the header `Flotilla-On-Behalf-Of: SUBJECT` (percent-encoded UTF-8)."""
 
 
-def make_application(services: Services, guard: Guard, health: Health, cors_origins: Sequence[str] = ()) -> FastAPI:
+def create_application(
+    services: GatewayServices, guard: RequestGuard, health: Health, cors_origins: Sequence[str] = ()
+) -> FastAPI:
     """The application over `services`, which pages of `cors_origins` may read; opens nothing."""
     app = FastAPI(title="Flotilla", version=VERSION, docs_url=None, redoc_url=None, description=_DESCRIPTION)
     app.state.services = services
@@ -108,12 +110,12 @@ def make_application(services: Services, guard: Guard, health: Health, cors_orig
         app.router.routes.extend(router.routes)
     app.router.routes.extend(route for route in health_routes(health) if route.path != "/metrics")
     app.router.routes.append(Route("/asyncapi.json", _asyncapi))
-    app.router.routes.append(reference_route(partial(_openapi, app)))
+    app.router.routes.append(api_reference_route(partial(_openapi, app)))
     app.router.routes.extend(ConsoleFiles().routes())
     app.add_middleware(RequestObserver)
     app.add_middleware(SecurityHeaders)
     if cors_origins:
-        app.add_middleware(ListedOrigins, origins=cors_origins)
+        app.add_middleware(CorsMiddleware, origins=cors_origins)
     for kind in (FlotillaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
@@ -133,11 +135,11 @@ def _asyncapi_document() -> bytes:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = problem_from_error(error)
     path = request.url.path
     if path.startswith(A2A_PREFIX):
         return a2a_response(problem, path)
-    return error_response(problem) if path.startswith(PREFIX) else problem.response()
+    return openai_error_response(problem) if path.startswith(PREFIX) else problem.to_response()
 
 
 def guarded_routes() -> list[GuardedRoute]:
@@ -188,4 +190,4 @@ def _declare_access(document: dict[str, Any], route: GuardedRoute) -> None:
             operation["x-browser-scope"] = route.access.browsers
         if route.access.for_others:
             operation["x-on-behalf-of"] = True
-            operation["responses"].setdefault("400", refusals(400)[400])
+            operation["responses"].setdefault("400", documented_errors(400)[400])

@@ -11,7 +11,7 @@ _PATH = re.compile(rf"/(?:(?:{'|'.join(PAGES)})(?:/[^/\\]*)*)?")
 _UNSAFE = re.compile(r"[\x00-\x20\\\x7f-\U0010ffff]")
 
 
-def destination(wanted: str | None) -> str:
+def safe_console_path(wanted: str | None) -> str:
     """`wanted` if it is one of the console's own addresses, else its start.
 
     Browsers read `//host`, `/\\host` and paths with control characters inside as other sites' addresses.

@@ -16,7 +16,7 @@ _HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID",
 _EXPOSED = ("Location", "Retry-After")
 
 
-class ListedOrigins(CORSMiddleware):
+class CorsMiddleware(CORSMiddleware):
     """ASGI middleware: CORS for the routes of the API; everything else stays with its own origin."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:

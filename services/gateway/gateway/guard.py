@@ -20,13 +20,13 @@ from starlette.responses import Response
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, join_id_parts
 from flotilla.postgres import set_viewer
-from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_in
-from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, Impersonations
+from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_principal
+from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, RefusedImpersonationLog
 from gateway.auth.on_behalf import MalformedSubject
 from gateway.auth.principal import OPERATORS, Principal, Role, Scope
-from gateway.limits import RequestRate, check_json, limited
+from gateway.limits import RequestRateLimiter, check_json_complexity, limit_body_size
 from gateway.problems import NotJson, WrongCredentials
-from gateway.query import check_query, parameters_of
+from gateway.query import check_query_parameters, query_parameter_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCESS = "__flotilla_access__"
@@ -40,7 +40,7 @@ TEXT_BODY_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RouteAccess:
     """Who may call a route, and what it reads."""
 
     roles: frozenset[Role]
@@ -80,7 +80,7 @@ def allow(
     """Declares who may call the endpoint, and how much it reads."""
 
     def declare(endpoint: F) -> F:
-        access = Access(roles, form_bytes, free_json, for_others, any_query, query_prefix, browsers)
+        access = RouteAccess(roles, form_bytes, free_json, for_others, any_query, query_prefix, browsers)
         setattr(endpoint, _ACCESS, access)
         return endpoint
 
@@ -92,12 +92,12 @@ PUBLIC: frozenset[Role] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class RateLimits:
     """How often one may ask: a person, a service, everybody in a tenant."""
 
-    tenant: RequestRate
-    person: RequestRate
-    service: RequestRate
+    tenant: RequestRateLimiter
+    person: RequestRateLimiter
+    service: RequestRateLimiter
 
     def take(self, principal: Principal) -> None:
         """Count a request, the narrowest limit first: what a person or service is refused takes nothing from others.
@@ -105,28 +105,28 @@ class Rates:
         Raises:
             TooMany: one of them is used up.
         """
-        if principal.person is not None:
-            self.person.take(join_id_parts(principal.tenant_id, principal.person))
-        if principal.service is not None:
-            self.service.take(join_id_parts(principal.tenant_id, principal.service))
+        if principal.limited_person is not None:
+            self.person.take(join_id_parts(principal.tenant_id, principal.limited_person))
+        if principal.limited_service is not None:
+            self.service.take(join_id_parts(principal.tenant_id, principal.limited_service))
         self.tenant.take(principal.tenant_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class RequestGuard:
     """What is checked before a route's own code."""
 
     authenticator: Authenticator
-    rates: Rates
-    strangers: RequestRate
-    failures: RequestRate
+    rates: RateLimits
+    strangers: RequestRateLimiter
+    failures: RequestRateLimiter
     max_body_bytes: int
     max_json_depth: int
     max_json_values: int
-    impersonations: Impersonations
+    impersonations: RefusedImpersonationLog
     session_operators: frozenset[str]
 
-    async def admit(self, request: Request, access: Access) -> Principal:
+    async def authenticate_and_authorize(self, request: Request, access: RouteAccess) -> Principal:
         """Who calls, if they may. From here on, the request's transactions act for them.
 
         Raises:
@@ -134,45 +134,45 @@ class Guard:
         """
         caller = await self._caller(request, access)
         try:
-            principal = acting_in(request, caller)
+            principal = acting_principal(request, caller)
         except (Impersonation, MalformedSubject):
             self.rates.take(caller)  # else such requests would be without limit
             raise
         self.rates.take(principal)
-        await self.authenticator.check_acting(principal, caller)
+        await self.authenticator.check_may_impersonate(principal, caller)
         if principal.acted_by is not None:
             _check_for_others(request, principal, access)
         roles = access.roles & OPERATORS if _asks_for_audit_session(request) else access.roles
         if not principal.roles & roles:
             needed = " or ".join(sorted(roles))
             raise Forbidden(f"this takes the role {needed}; {principal.subject} has: {_names(principal.roles)}")
-        set_viewer(principal.viewer(self.session_operators))
+        set_viewer(principal.database_viewer(self.session_operators))
         return principal
 
-    async def _caller(self, request: Request, access: Access) -> Principal:
+    async def _caller(self, request: Request, access: RouteAccess) -> Principal:
         try:
-            return await self.authenticator.caller_of(request, scope=access.browsers)
+            return await self.authenticator.authenticate(request, scope=access.browsers)
         except BeyondGrant as refused:
             self.rates.take(refused.caller)  # else such requests would be without limit
             raise
 
-    async def check_still(self, request: Request, caller: Principal) -> None:
+    async def recheck_access(self, request: Request, caller: Principal) -> None:
         """Check again that the caller of an open stream may read it.
 
         Raises:
             Unauthenticated, Forbidden: no longer.
         """
-        access: Access = request.scope["route"].access
-        now = await self.authenticator.caller_of(request, scope=access.browsers)
-        principal = acting_in(request, now)
-        await self.authenticator.check_acting(principal, now)
-        if principal.identity != caller.identity:
+        access: RouteAccess = request.scope["route"].access
+        now = await self.authenticator.authenticate(request, scope=access.browsers)
+        principal = acting_principal(request, now)
+        await self.authenticator.check_may_impersonate(principal, now)
+        if principal.tenant_name_and_service != caller.tenant_name_and_service:
             raise Forbidden("the credentials speak for somebody else now")
         if not principal.roles & access.roles:
             raise Forbidden("the credentials have lost the role that this takes")
-        set_viewer(principal.viewer(self.session_operators))
+        set_viewer(principal.database_viewer(self.session_operators))
 
-    def admit_stranger(self, request: Request) -> None:
+    def count_anonymous_request(self, request: Request) -> None:
         """Counts a request that needs no credentials, by where it comes from.
 
         Raises:
@@ -180,7 +180,7 @@ class Guard:
         """
         self.strangers.take(_address(request))
 
-    def count_failure(self, request: Request) -> None:
+    def count_failed_authentication(self, request: Request) -> None:
         """Counts credentials that do not hold, by where they come from. Those that hold are never refused for it.
 
         Raises:
@@ -188,19 +188,19 @@ class Guard:
         """
         self.failures.take(_address(request))
 
-    async def check_body(self, request: Request, access: Access, *, takes_body: bool) -> Request:
+    async def limit_body(self, request: Request, access: RouteAccess, *, takes_body: bool) -> Request:
         """The request with a body that is safe to parse.
 
         Raises:
             TooLarge, NotJson, Invalid: it is not.
         """
         if access.form_bytes is not None:
-            return limited(request, access.form_bytes)
-        checked = limited(request, access.max_body_bytes(takes_body=takes_body, configured=self.max_body_bytes))
+            return limit_body_size(request, access.form_bytes)
+        checked = limit_body_size(request, access.max_body_bytes(takes_body=takes_body, configured=self.max_body_bytes))
         if request.method not in _WITHOUT_BODY:
             body = await checked.body()
             _check_is_json(request, body)
-            check_json(body, self.max_json_depth, self.max_json_values)
+            check_json_complexity(body, self.max_json_depth, self.max_json_values)
         return checked
 
 
@@ -210,7 +210,7 @@ def _asks_for_audit_session(request: Request) -> bool:
     return AUDIT_SESSION in named
 
 
-def _check_for_others(request: Request, person: Principal, access: Access) -> None:
+def _check_for_others(request: Request, person: Principal, access: RouteAccess) -> None:
     """Raise Impersonation where people act themselves or not at all: votes, keys, and everything that administers."""
     if access.for_others and not _asks_for_audit_session(request):
         return
@@ -220,9 +220,9 @@ def _check_for_others(request: Request, person: Principal, access: Access) -> No
 
 
 class GuardedRoute(APIRoute):
-    """A route behind its `Access`."""
+    """A route behind its `RouteAccess`."""
 
-    access: Access
+    access: RouteAccess
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         access = getattr(endpoint, _ACCESS, None)
@@ -235,23 +235,23 @@ class GuardedRoute(APIRoute):
         """The handler, behind the guard."""
         handle = super().get_route_handler()
         access, takes_body = self.access, self.body_field is not None
-        parameters = parameters_of(self.dependant)
+        parameters = query_parameter_names(self.dependant)
 
         async def guarded(request: Request) -> Response:
-            guard: Guard = request.app.state.guard
+            guard: RequestGuard = request.app.state.guard
             try:
                 if access.roles:
-                    request.state.principal = await guard.admit(request, access)
+                    request.state.principal = await guard.authenticate_and_authorize(request, access)
                 else:
-                    guard.admit_stranger(request)
+                    guard.count_anonymous_request(request)
                 if not access.any_query:
-                    check_query(request, parameters, access.query_prefix)
-                return await handle(await guard.check_body(request, access, takes_body=takes_body))
+                    check_query_parameters(request, parameters, access.query_prefix)
+                return await handle(await guard.limit_body(request, access, takes_body=takes_body))
             except Impersonation as attempt:
-                await guard.impersonations.record(request, attempt)
+                await guard.impersonations.record_refusal(request, attempt)
                 raise
             except WrongCredentials:
-                guard.count_failure(request)
+                guard.count_failed_authentication(request)
                 raise
 
         return guarded

@@ -60,7 +60,7 @@ class IdempotencyClaim:
         """
         if self.key is None:
             return None
-        place = (self.principal.tenant_id, self.principal.claimant, self.route, self.key)
+        place = (self.principal.tenant_id, self.principal.idempotency_scope, self.route, self.key)
         digest = hashlib.sha256(to_json(self.content)).digest()
         if await connection.execute(_CLAIM, *place, digest, resource_id) == "INSERT 0 1":
             return None

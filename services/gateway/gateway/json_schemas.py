@@ -14,7 +14,7 @@ _MOST_ERRORS = 20
 _compiled = lru_cache(maxsize=256)(compile_schema)
 
 
-async def check_fits(run: FunctionRunner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
+async def check_fits_schema(run: FunctionRunner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
     """Check that `data`, the body's `field`, fits the JSON schema.
 
     A schema that refers to itself takes time that grows exponentially with the depth of `data`: the check runs in a

@@ -22,7 +22,7 @@ MAX_BUCKETS = 10_000
 STREAM_RETRY_S = 5.0
 
 
-def limited(request: Request, max_bytes: int) -> Request:
+def limit_body_size(request: Request, max_bytes: int) -> Request:
     """The same request, whose body can't be read beyond `max_bytes`.
 
     Raises:
@@ -48,7 +48,7 @@ def _counted(receive: Receive, max_bytes: int) -> Receive:
     return counted
 
 
-def check_json(body: bytes, max_depth: int, max_values: int) -> None:
+def check_json_complexity(body: bytes, max_depth: int, max_values: int) -> None:
     """Raises Invalid for JSON that is nested deeper than `max_depth` or has more than `max_values` values, before a
     parser spends time on it: a value of two bytes costs as much as a long text.
 
@@ -71,7 +71,7 @@ class _Bucket:
     at: float
 
 
-class RequestRate:
+class RequestRateLimiter:
     """A token bucket for each caller of one kind: a tenant, a person, an address."""
 
     def __init__(
@@ -110,7 +110,7 @@ class RequestRate:
             self._buckets.popitem(last=False)
 
 
-class StreamSlots:
+class EventStreamSlots:
     """Open event streams, counted over all tenants and for each."""
 
     def __init__(self, total: int, per_tenant: int) -> None:
@@ -120,7 +120,7 @@ class StreamSlots:
 
     @contextmanager
     def hold(self, tenant_id: str) -> Iterator[None]:
-        """One slot for as long as the block runs; see `check`."""
+        """One slot for as long as the block runs; see `check_slot_free`."""
         self._open[tenant_id] += 1
         try:
             yield
@@ -129,7 +129,7 @@ class StreamSlots:
             if not self._open[tenant_id]:
                 del self._open[tenant_id]
 
-    def check(self, tenant_id: str) -> None:
+    def check_slot_free(self, tenant_id: str) -> None:
         """Raises TooMany when no slot is left."""
         if self._open[tenant_id] >= self._per_tenant or self._open.total() >= self._total:
             raise TooMany("too many event streams are open: close some, or ask for the run's status", STREAM_RETRY_S)

@@ -22,32 +22,32 @@ from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
 from flotilla.votes.roots import read_vote_roots
-from gateway.a2a.errors import quiet_sdk
-from gateway.application import make_application
+from gateway.a2a.errors import silence_sdk_logs
+from gateway.application import create_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.browser_tokens import known_tokens
-from gateway.auth.impersonation import Impersonations
+from gateway.auth.browser_tokens import browser_token_lookup
+from gateway.auth.impersonation import RefusedImpersonationLog
 from gateway.auth.jwks import Jwks
-from gateway.auth.oidc import Oidc, OidcOptions
-from gateway.auth.origin import Origin
-from gateway.auth.sign_ins import SignIns
+from gateway.auth.oidc import OidcTokenOptions, OidcTokens
+from gateway.auth.origin import BrowserOriginPolicy
+from gateway.auth.sign_ins import SignInSessions
 from gateway.card_key import CardKey
-from gateway.fleet.history import Sampler
-from gateway.fleet.samples import no_samples
-from gateway.guard import Guard, Rates
-from gateway.limits import RequestRate, StreamSlots
-from gateway.live.announcements import Announcements
-from gateway.live.feed import LiveFeed
+from gateway.fleet.history import FleetSampler
+from gateway.fleet.samples import empty_sample_buffer
+from gateway.guard import RateLimits, RequestGuard
+from gateway.limits import EventStreamSlots, RequestRateLimiter
+from gateway.live.announcements import AnnouncementListener
+from gateway.live.feed import LiveStreamWatch
 from gateway.live.run_watch import RunWatch
-from gateway.login.attempts import Attempts
-from gateway.login.code_flow import CALLBACK, CodeFlow
-from gateway.login.provider import Client, Provider
-from gateway.open_work import OpenWork
+from gateway.login.attempts import LoginAttempts
+from gateway.login.code_flow import CALLBACK, AuthorizationCodeFlow
+from gateway.login.provider import OidcClient, OidcProvider
+from gateway.open_work import OpenWorkLimits
 from gateway.retention import RetentionJob
-from gateway.services import Login, Services
+from gateway.services import GatewayServices, LoginSetup
 from gateway.settings import Settings
-from gateway.temporal import Temporal
+from gateway.temporal import TemporalGateway
 
 SERVICE = "gateway"
 log = structlog.get_logger(__name__)
@@ -55,14 +55,14 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Serves until `runtime.stop`, then lets requests and streams end."""
-    async with serving(settings, runtime) as port:
+    async with serving_early(settings, runtime) as port:
         log.info("listening", port=port)
         if await runtime.wait_until_ready():
             await runtime.stop.wait()
 
 
 @asynccontextmanager
-async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
+async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
     """Serve the API at once and yield its port; until its dependencies are ready, requests get 503 with Retry-After."""
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value()
@@ -70,9 +70,9 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
         services = await _services(settings, runtime, pool, redis, stack)
         _add_checks(runtime, services)
-        quiet_sdk()
-        app = make_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
-        announcements = Announcements(redis_url, services.watch)
+        silence_sdk_logs()
+        app = create_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
+        announcements = AnnouncementListener(redis_url, services.watch)
         jobs = (
             Job(name="live feed", work=services.feed.run),
             Job(name="run watch", work=services.watch.run),
@@ -80,7 +80,10 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
             Job(name="retention", work=RetentionJob(pool).run),
             Job(name="policy", work=services.policies.reload_until_stopped),
             Job(name="knowledge", work=services.knowledge.maintain),
-            Job(name="sampler", work=Sampler(services.pool, services.redis, services.kafka_log, services.samples).run),
+            Job(
+                name="sampler",
+                work=FleetSampler(services.pool, services.redis, services.kafka_log, services.samples).run,
+            ),
         )
         with acting_as(ITSELF):  # the jobs; each request acts for its caller
             await stack.enter_async_context(runtime.supervisor.running_jobs(*jobs, limit_s=settings.drain_s))
@@ -93,12 +96,14 @@ async def serving(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
         )
 
 
-async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack) -> Services:
+async def _services(
+    settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack
+) -> GatewayServices:
     action_argument_types()  # A package that adds a wrong one stops the start, not a request.
-    return Services(
+    return GatewayServices(
         pool=pool,
         redis=redis,
-        temporal=Temporal(settings, settings.task_queue),
+        temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=knowledge_base(
             pool,
@@ -116,18 +121,18 @@ async def _services(settings: Settings, runtime: Runtime, pool: Pool, redis: Red
         card_key=CardKey.load(settings.card_signing_key_file) if settings.card_signing_key_file else None,
         public_url=settings.public_url,
         oidc_issuer=settings.oidc_issuer,
-        open_work=OpenWork(settings),
+        open_work=OpenWorkLimits(settings),
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,
         session_visibility=settings.session_visibility,
         api_keys=ApiKeys(pool, settings.key_cache_s),
-        browser_tokens=known_tokens(pool, settings.key_cache_s),
+        browser_tokens=browser_token_lookup(pool, settings.key_cache_s),
         browser_token_max_s=settings.browser_token_max_s,
         login=_login(settings, pool, redis),
         agents=KnownAgents(pool, redis, settings.agents),
-        feed=LiveFeed(redis),
+        feed=LiveStreamWatch(redis),
         watch=RunWatch(pool),
-        samples=no_samples(),
-        streams=StreamSlots(settings.max_streams, settings.max_streams_per_tenant),
+        samples=empty_sample_buffer(),
+        streams=EventStreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
     )
 
@@ -156,11 +161,11 @@ def _checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
     return ConfinedProcesses.open("gateway.openai.formats", "gateway.json_schemas", children=2, limits=limits)
 
 
-def _add_checks(runtime: Runtime, services: Services) -> None:
+def _add_checks(runtime: Runtime, services: GatewayServices) -> None:
     """Redis and Temporal have to answer once, which finds wrong addresses; later the gateway does without."""
     runtime.health.add_check("postgres", lambda: check_schema(services.pool))
     runtime.health.add_check("redis", _until_first_success(lambda: check_redis(services.redis)))
-    runtime.health.add_check("temporal", _until_first_success(services.temporal.check))
+    runtime.health.add_check("temporal", _until_first_success(services.temporal.check_ready))
 
 
 def _until_first_success(check: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -175,8 +180,8 @@ def _until_first_success(check: Callable[[], Awaitable[None]]) -> Callable[[], A
     return once
 
 
-def _guard(settings: Settings, services: Services) -> Guard:
-    return Guard(
+def _guard(settings: Settings, services: GatewayServices) -> RequestGuard:
+    return RequestGuard(
         authenticator=Authenticator(
             services.api_keys,
             _oidc(settings, settings.oidc_audience),
@@ -184,8 +189,8 @@ def _guard(settings: Settings, services: Services) -> Guard:
             services.browser_tokens,
         ),
         rates=_rates(settings),
-        strangers=RequestRate(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),
-        failures=RequestRate(
+        strangers=RequestRateLimiter(settings.login_requests_per_s, max(1, int(settings.login_requests_per_s * 5))),
+        failures=RequestRateLimiter(
             settings.failed_logins_per_minute / 60,
             max(1, int(settings.failed_logins_per_minute)),
             what="keys or tokens that do not hold",
@@ -193,21 +198,21 @@ def _guard(settings: Settings, services: Services) -> Guard:
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
         max_json_values=settings.max_json_values,
-        impersonations=Impersonations(services.pool),
+        impersonations=RefusedImpersonationLog(services.pool),
         session_operators=frozenset(settings.session_operators),
     )
 
 
-def _rates(settings: Settings) -> Rates:
-    return Rates(
-        tenant=RequestRate(settings.requests_per_s, settings.request_burst, limit="FLOTILLA_REQUESTS_PER_S"),
-        person=RequestRate(
+def _rates(settings: Settings) -> RateLimits:
+    return RateLimits(
+        tenant=RequestRateLimiter(settings.requests_per_s, settings.request_burst, limit="FLOTILLA_REQUESTS_PER_S"),
+        person=RequestRateLimiter(
             settings.requests_per_s_per_person,
             settings.request_burst_per_person,
             what="requests of one person",
             limit="FLOTILLA_REQUESTS_PER_S_PER_PERSON",
         ),
-        service=RequestRate(
+        service=RequestRateLimiter(
             settings.requests_per_s_per_service,
             settings.request_burst_per_service,
             what="requests of one service",
@@ -216,11 +221,11 @@ def _rates(settings: Settings) -> Rates:
     )
 
 
-def _login(settings: Settings, pool: Pool, redis: Redis) -> Login:
-    origin = Origin(settings.public_url)
+def _login(settings: Settings, pool: Pool, redis: Redis) -> LoginSetup:
+    origin = BrowserOriginPolicy(settings.public_url)
     ui = settings.temporal_ui_url
-    return Login(
-        sign_ins=SignIns(
+    return LoginSetup(
+        sign_ins=SignInSessions(
             pool,
             origin,
             last_s=settings.console_login_s,
@@ -234,12 +239,12 @@ def _login(settings: Settings, pool: Pool, redis: Redis) -> Login:
     )
 
 
-def _code_flow(settings: Settings, redis: Redis, origin: Origin) -> CodeFlow | None:
+def _code_flow(settings: Settings, redis: Redis, origin: BrowserOriginPolicy) -> AuthorizationCodeFlow | None:
     tokens = _oidc(settings, settings.oidc_client_id)
     if tokens is None or settings.oidc_issuer is None or settings.oidc_client_id is None:
         return None
     secret = settings.oidc_client_secret
-    client = Client(
+    client = OidcClient(
         issuer=settings.oidc_issuer,
         client_id=settings.oidc_client_id,
         client_secret=secret.get_secret_value() if secret else None,
@@ -247,13 +252,13 @@ def _code_flow(settings: Settings, redis: Redis, origin: Origin) -> CodeFlow | N
         scopes=settings.oidc_scopes,
         ca_file=settings.oidc_ca_file,
     )
-    return CodeFlow(Provider(client), tokens, Attempts(redis), origin)
+    return AuthorizationCodeFlow(OidcProvider(client), tokens, LoginAttempts(redis), origin)
 
 
-def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
+def _oidc(settings: Settings, audience: str | None) -> OidcTokens | None:
     if settings.oidc_issuer is None or audience is None:
         return None
-    options = OidcOptions(
+    options = OidcTokenOptions(
         issuer=settings.oidc_issuer,
         audience=audience,
         algorithms=settings.oidc_algorithms,
@@ -263,7 +268,7 @@ def _oidc(settings: Settings, audience: str | None) -> Oidc | None:
         person_claim=settings.oidc_person_claim,
         groups_claim=settings.oidc_groups_claim,
     )
-    return Oidc(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
+    return OidcTokens(options, Jwks(settings.oidc_issuer, settings.oidc_jwks_url, ca_file=settings.oidc_ca_file))
 
 
 def main() -> int:

@@ -31,14 +31,14 @@ class _Payer:
     day_tokens: int | None
 
 
-class OpenWork:
+class OpenWorkLimits:
     """Keeps the limits of `settings`."""
 
     def __init__(self, settings: Settings, clock: Clock = utc_now) -> None:
         self._settings = settings
         self._clock = clock
 
-    async def check(self, connection: Connection, caller: Principal) -> None:
+    async def check_may_start(self, connection: Connection, caller: Principal) -> None:
         """Return if the caller may start one more run or task.
 
         Raises:
@@ -52,7 +52,7 @@ class OpenWork:
 
     def _payers(self, caller: Principal) -> Iterator[_Payer]:
         """Person, service, tenant: the order in which everybody takes the locks."""
-        has, person, service = self._settings, caller.person, caller.service
+        has, person, service = self._settings, caller.limited_person, caller.limited_service
         if person is not None:
             yield _Payer("person", person, caller.subject, has.open_runs_per_person, has.llm_tokens_per_person_day)
         if service is not None:

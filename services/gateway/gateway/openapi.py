@@ -8,12 +8,12 @@ import json
 import sys
 
 from flotilla.runtime.health import Health
-from gateway.application import make_application
+from gateway.application import create_application
 
 
 def main() -> None:
     """Print the document."""
-    document = make_application(None, None, Health()).openapi()  # type: ignore[arg-type]  # serves nothing
+    document = create_application(None, None, Health()).openapi()  # type: ignore[arg-type]  # serves nothing
     paths = document["paths"] if "--paths" in sys.argv[1:] else {}
     sys.stdout.write(json.dumps({**document, "paths": paths}))
 

@@ -114,7 +114,7 @@ class Problem:
     limit: str | None = None
     """The setting of the limit that is reached."""
 
-    def response(self) -> Response:
+    def to_response(self) -> Response:
         """The document as it goes out, with the trace to ask about."""
         document: dict[str, object] = {
             "type": TYPE_PREFIX + self.code,
@@ -150,7 +150,7 @@ _OF_FLOTILLA: tuple[tuple[type[FlotillaError], int, str], ...] = (
 )
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_from_error(error: Exception) -> Problem:
     """The answer to a client about `error`. An error that nobody foresaw is a 500 without its text."""
     if isinstance(error, FlotillaError):
         return _of_flotilla(error)

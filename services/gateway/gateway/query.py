@@ -11,12 +11,12 @@ _MOST_NAMED = 10
 _SHOWN = 100
 
 
-def parameters_of(dependant: Dependant) -> frozenset[str]:
+def query_parameter_names(dependant: Dependant) -> frozenset[str]:
     """Return the names of the query parameters that an endpoint takes."""
     return frozenset(field.alias for field in get_flat_params(dependant) if isinstance(field.field_info, Query))
 
 
-def check_query(request: Request, known: frozenset[str], prefix: str = "") -> None:
+def check_query_parameters(request: Request, known: frozenset[str], prefix: str = "") -> None:
     """Refuse parameters that are unknown or given twice: each route takes one value per name.
 
     Names that begin with `prefix`, if there is one, are known.

@@ -33,12 +33,12 @@ _FOR_PROGRAMS = """<p>For programs: <a href="/openapi.json">/openapi.json</a>, a
 _LIMITS = ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "pattern", "default")
 
 
-def reference_route(openapi: Callable[[], Schema]) -> Route:
+def api_reference_route(openapi: Callable[[], Schema]) -> Route:
     """The route; the page is made at its first request."""
 
     @cache
     def page() -> str:
-        return render(openapi())
+        return render_api_reference(openapi())
 
     async def answer(_request: Request) -> Response:
         return HTMLResponse(await asyncio.to_thread(page), headers=_HEADERS)
@@ -46,7 +46,7 @@ def reference_route(openapi: Callable[[], Schema]) -> Route:
     return Route(PATH, answer)
 
 
-def render(document: Schema) -> str:
+def render_api_reference(document: Schema) -> str:
     """Return the page of an OpenAPI document."""
     info = document["info"]
     operations = [

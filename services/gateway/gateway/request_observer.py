@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flotilla.telemetry import span
 from flotilla.telemetry.metrics import HTTP_DURATION
-from gateway.problems import problem_of
+from gateway.problems import problem_from_error
 
 UNMATCHED = "unmatched"
 SERVER_ERROR = 500
@@ -58,12 +58,12 @@ class _Exchange:
         await self._send(message)
 
     async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
-        problem = problem_of(error)
+        problem = problem_from_error(error)
         if problem.status == SERVER_ERROR:
             log.error("request_failed", route=_route(scope), method=scope["method"], exc_info=error)
         if self._started:
             raise error
-        await problem.response()(scope, receive, self.send)
+        await problem.to_response()(scope, receive, self.send)
 
 
 def _route(scope: Scope) -> str:

@@ -23,26 +23,26 @@ from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
-from gateway.auth.sign_ins import SignIns
+from gateway.auth.sign_ins import SignInSessions
 from gateway.card_key import CardKey
 from gateway.fleet.samples import Samples
-from gateway.limits import StreamSlots
-from gateway.live.feed import LiveFeed
+from gateway.limits import EventStreamSlots
+from gateway.live.feed import LiveStreamWatch
 from gateway.live.run_watch import RunWatch
-from gateway.login.code_flow import CodeFlow
+from gateway.login.code_flow import AuthorizationCodeFlow
 from gateway.names import SOURCE
-from gateway.open_work import OpenWork
-from gateway.temporal import Temporal
+from gateway.open_work import OpenWorkLimits
+from gateway.temporal import TemporalGateway
 
 PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
+class LoginSetup:
     """How people log in to the console, and where it sends them to look further."""
 
-    sign_ins: SignIns
-    code_flow: CodeFlow | None
+    sign_ins: SignInSessions
+    code_flow: AuthorizationCodeFlow | None
     """None where no OpenID provider is set up for logins."""
     by_key: bool
     trace_url_template: str | None
@@ -50,12 +50,12 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class GatewayServices:
     """Connections and what is built on them."""
 
     pool: Pool
     redis: Redis
-    temporal: Temporal
+    temporal: TemporalGateway
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
     run_confined: FunctionRunner
@@ -65,7 +65,7 @@ class Services:
     """Whose approval of a voter's key counts."""
     dead_letters: PostgresDeadLetters
     api_keys: ApiKeys
-    login: Login
+    login: LoginSetup
     agents: KnownAgents
     audit_keys: PublicKeys | None
     """Whose signatures of checkpoints count; None checks none."""
@@ -80,39 +80,39 @@ class Services:
     browser_tokens: ApiKeys
     browser_token_max_s: int
     """The longest that one may last."""
-    open_work: OpenWork
+    open_work: OpenWorkLimits
     """How much may be under way."""
     people_issuer: str
     """Who vouches for people where nothing else is said: the OpenID provider, or Flotilla."""
     session_visibility: Visibility
     """Of a new session."""
-    feed: LiveFeed
+    feed: LiveStreamWatch
     watch: RunWatch
     samples: Samples
     """The fleet's last hour."""
-    streams: StreamSlots
+    streams: EventStreamSlots
     stopping: asyncio.Event
 
     @property
-    def policy(self) -> ApprovalPolicy:
+    def current_policy(self) -> ApprovalPolicy:
         """The approval policy in force."""
         return self.policies.current_policy
 
-    def store_of(self, tenant_id: str) -> AgentEventStore:
+    def event_store(self, tenant_id: str) -> AgentEventStore:
         """The session logs of a tenant."""
         return AgentEventStore(self.pool, tenant_id, self.kafka_log, source=SOURCE)
 
-    def access_of(self, caller: Principal) -> SessionAccess:
+    def access_for_new_session(self, caller: Principal) -> SessionAccess:
         """Who may read and write a session that `caller` opens."""
         return SessionAccess(owner=caller.name, visibility=self.session_visibility)
 
-    async def pause(self, seconds: float = PAUSE_S) -> None:
+    async def sleep_or_stop(self, seconds: float = PAUSE_S) -> None:
         """Sleeps before something is tried again, but no longer than until the gateway stops."""
         await sleep_or_stop(self.stopping, seconds)
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+def _services(request: Request) -> GatewayServices:
+    services: GatewayServices = request.app.state.services
     return services
 
 
@@ -121,6 +121,6 @@ def _caller(request: Request) -> Principal:
     return principal
 
 
-Wired: TypeAlias = Annotated[Services, Depends(_services)]
+Wired: TypeAlias = Annotated[GatewayServices, Depends(_services)]
 Caller: TypeAlias = Annotated[Principal, Depends(_caller)]
 """The subject of the token; set by the guard before any handler runs."""

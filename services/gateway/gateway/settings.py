@@ -32,15 +32,15 @@ _ALGORITHMS = {
 Share = Annotated[float, Field(gt=0)]
 
 
-def is_confidential(url: str) -> bool:
+def is_confidential_url(url: str) -> bool:
     """Whether nobody on the way can read or change what goes to `url`."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
-def is_origin(text: str) -> bool:
+def is_confidential_origin(text: str) -> bool:
     """Return whether `text` is an origin as browsers write it (RFC 6454, section 6.2), and is confidential."""
-    if not _ORIGIN.fullmatch(text) or not is_confidential(text):
+    if not _ORIGIN.fullmatch(text) or not is_confidential_url(text):
         return False
     return not text.endswith(_DEFAULT_PORTS[urlsplit(text).scheme])
 
@@ -184,7 +184,7 @@ class Settings(
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            if not is_origin(origin):
+            if not is_confidential_origin(origin):
                 raise ValueError(
                     f"{origin} is not an origin as browsers send it: https://HOST in small letters, with :PORT where "
                     "it is not 443; http only for this machine; no path and no wildcard"
@@ -213,7 +213,7 @@ class Settings(
             raise ValueError("FLOTILLA_OIDC_ISSUER needs FLOTILLA_OIDC_AUDIENCE: else tokens for others are accepted")
         for name in ("oidc_issuer", "oidc_jwks_url"):
             url = getattr(self, name)
-            if url and not is_confidential(url):
+            if url and not is_confidential_url(url):
                 raise ValueError(
                     f"FLOTILLA_{name.upper()} has to be https, not {url}: others could send their own keys"
                 )
@@ -226,7 +226,7 @@ class Settings(
             raise ValueError(
                 "FLOTILLA_OIDC_CLIENT_ID needs FLOTILLA_OIDC_ISSUER and FLOTILLA_PUBLIC_URL, to come back to"
             )
-        if self.oidc_client_id and self.public_url and not is_confidential(self.public_url):
+        if self.oidc_client_id and self.public_url and not is_confidential_url(self.public_url):
             raise ValueError(
                 f"FLOTILLA_PUBLIC_URL has to be https for logins, not {self.public_url}: others could take the login"
             )

@@ -28,7 +28,7 @@ GROUP BY 1, currency ORDER BY {order}, 1, currency LIMIT 1000
 """
 
 
-async def spend_of(
+async def sum_spend(
     connection: Connection, tenant_id: str, by: By, since: datetime, run_id: str | None = None
 ) -> list[Spent]:
     """What was spent since then, summed up `by` something; of one run, if named."""

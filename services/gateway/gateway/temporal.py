@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class WorkflowStart:
     """A workflow to be started; its id makes a second start find the first."""
 
     workflow: str
@@ -32,7 +32,7 @@ class Start:
     """Where its workers are; empty: where the built-in workflows' are."""
 
 
-class Temporal:
+class TemporalGateway:
     """What the gateway asks of Temporal. Every call ends within a few seconds."""
 
     def __init__(self, settings: TemporalSettings, task_queue: str) -> None:
@@ -43,7 +43,7 @@ class Temporal:
         self._connecting = asyncio.Lock()
         self._refused_until = 0.0
 
-    async def start(self, start: Start) -> bool:
+    async def start_workflow(self, start: WorkflowStart) -> bool:
         """Starts the workflow, or finds it started; False when Temporal is unavailable or refuses it.
 
         The worker starts what is left, and closes what can't be started.
@@ -67,20 +67,20 @@ class Temporal:
             return False
         return True
 
-    async def cancel(self, workflow_id: str) -> None:
+    async def cancel_workflow(self, workflow_id: str) -> None:
         """Asks the workflow to stop.
 
         Raises:
             NotFound: it never ran, or is over.
             RetryLater, Invalid: Temporal does not answer, or does not take it.
         """
-        handle = await self.handle(workflow_id)
+        handle = await self.workflow_handle(workflow_id)
         try:
             await handle.cancel(rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
-            raise refusal(error, workflow_id) from error
+            raise error_from_temporal(error, workflow_id) from error
 
-    async def cancel_or_begin(self, start: Start) -> None:
+    async def cancel_even_if_not_begun(self, start: WorkflowStart) -> None:
         """Ask the workflow to stop; one that never ran begins, and stops at once, so that it records its end.
 
         Raises:
@@ -88,29 +88,29 @@ class Temporal:
             RetryLater, Invalid: Temporal does not answer, or does not take it.
         """
         try:
-            await self.cancel(start.workflow_id)
+            await self.cancel_workflow(start.workflow_id)
         except NotFound:
-            await self.start(start)
-            await self.cancel(start.workflow_id)
+            await self.start_workflow(start)
+            await self.cancel_workflow(start.workflow_id)
 
-    async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
+    async def describe_workflow(self, workflow_id: str) -> WorkflowExecutionDescription:
         """The workflow as Temporal sees it.
 
         Raises:
             NotFound: Temporal does not know it.
             RetryLater: Temporal does not answer.
         """
-        handle = await self.handle(workflow_id)
+        handle = await self.workflow_handle(workflow_id)
         try:
             return await handle.describe(rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
-            raise refusal(error, workflow_id) from error
+            raise error_from_temporal(error, workflow_id) from error
 
-    async def handle(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
+    async def workflow_handle(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
         """A handle; see `client`."""
         return (await self.client()).get_workflow_handle(workflow_id)
 
-    async def check(self) -> None:
+    async def check_ready(self) -> None:
         """Raises RetryLater until Temporal answers and has the namespace."""
         await check_temporal(await self.client(), self._settings.temporal_address)
 
@@ -147,7 +147,7 @@ class Temporal:
             raise RetryLater(f"{away}: {reason} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
 
 
-def refusal(error: RPCError, workflow_id: str) -> Exception:
+def error_from_temporal(error: RPCError, workflow_id: str) -> Exception:
     """What an answer of Temporal means for the caller."""
     if error.status == RPCStatusCode.NOT_FOUND:
         return NotFound(f"workflow {workflow_id} is not running")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from flotilla.runtime import Health
-from gateway.application import guarded_routes, make_application
+from gateway.application import create_application, guarded_routes
 from tests.contract.gateway.conftest import Target
 from tests.support.properties import examples
 
@@ -131,4 +131,4 @@ def test_health_and_documents_need_no_credentials(target: Target) -> None:
 
 
 def test_an_application_can_be_made_without_any_connection() -> None:
-    assert make_application(None, None, Health()).openapi()["paths"]  # type: ignore[arg-type]
+    assert create_application(None, None, Health()).openapi()["paths"]  # type: ignore[arg-type]

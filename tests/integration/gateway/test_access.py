@@ -8,7 +8,7 @@ import pytest
 from starlette.routing import Route
 
 from flotilla.runtime import Health
-from gateway.application import guarded_routes, make_application
+from gateway.application import create_application, guarded_routes
 from gateway.auth.principal import ROLES
 from tests.support.gateway import RunningGateway
 from tests.support.operations import QUERY, THINGS, Operation, operations_of
@@ -191,7 +191,7 @@ STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
 @cache
 def api_document() -> dict[str, Any]:
     """What every replica serves as /openapi.json; to make it takes a second."""
-    document: dict[str, Any] = make_application(None, None, Health()).openapi()  # type: ignore[arg-type]
+    document: dict[str, Any] = create_application(None, None, Health()).openapi()  # type: ignore[arg-type]
     return document
 
 
@@ -220,7 +220,7 @@ def test_every_operation_has_a_rule_here_and_declares_just_that() -> None:
 
 
 def test_what_is_served_besides_the_api_is_public_on_purpose() -> None:
-    application = make_application(None, None, Health())  # type: ignore[arg-type]
+    application = create_application(None, None, Health())  # type: ignore[arg-type]
     guarded = {route.path for route in guarded_routes()}
     others = {route.path for route in application.routes if isinstance(route, Route)} - guarded
     assert not {path for path in others if path.startswith("/v1")}

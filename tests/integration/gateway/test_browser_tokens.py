@@ -15,7 +15,7 @@ from flotilla.postgres import Viewer, acting_as, open_pool, tenant_transaction
 from gateway.application import guarded_routes
 from gateway.auth.on_behalf import HEADER
 from gateway.retention import AT_MOST, RetentionJob
-from gateway.settings import Settings, is_origin
+from gateway.settings import Settings, is_confidential_origin
 from tests.hostile.shop import granted
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_live_events import following
@@ -389,7 +389,7 @@ async def test_without_listed_origins_no_page_reads_anything(operator: httpx.Asy
     ],
 )  # fmt: skip
 def test_only_whole_origins_can_be_listed(origin: str, *, holds: bool) -> None:
-    assert is_origin(origin) is holds
+    assert is_confidential_origin(origin) is holds
     if not holds:
         with pytest.raises(ValueError, match="is not an origin"):
             Settings(cors_origins=(origin,))  # type: ignore[call-arg]

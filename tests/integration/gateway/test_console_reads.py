@@ -9,7 +9,7 @@ import pytest
 from flotilla.actions.arguments import action_argument_types
 from flotilla.bus import connect_redis, ensure_group
 from flotilla.contracts.names import agent_group, task_stream
-from gateway.governed.inbox import args_schema
+from gateway.governed.inbox import action_args_schema
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 
@@ -125,10 +125,10 @@ async def test_an_approval_says_what_its_arguments_may_be_and_whether_the_asker_
 
 def test_every_built_in_action_has_a_schema() -> None:
     for action in action_argument_types():
-        schema = args_schema(action)
+        schema = action_args_schema(action)
         assert schema is not None
         assert schema["type"] == "object"
-    assert args_schema("an agent's tool") is None
+    assert action_args_schema("an agent's tool") is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from flotilla.runtime import Health
-from gateway.application import guarded_routes, make_application
-from gateway.reference import render
+from gateway.application import create_application, guarded_routes
+from gateway.reference import render_api_reference
 
 
 class Page(HTMLParser):
@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 async def answer() -> httpx.Response:
-    app = make_application(None, None, Health())  # type: ignore[arg-type]
+    app = create_application(None, None, Health())  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         return await client.get("/docs")
 
@@ -67,5 +67,5 @@ def test_text_of_the_document_is_shown_as_text() -> None:
         "paths": {'/v1/"><img src=x>': {"get": operation}},
         "components": {"schemas": {"S<": {"type": "string", "description": "<u>"}}},
     }
-    page = Page(render(document))
+    page = Page(render_api_reference(document))
     assert not {"script", "img", "i", "b", "u"} & page.elements

@@ -15,7 +15,7 @@ from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.postgres import open_pool
 from flotilla.postgres.connecting import libpq_dsn
-from gateway.temporal import Temporal
+from gateway.temporal import TemporalGateway
 from tests.support.certificates import SERVER_NAME, Certificates, make_certificates
 from tests.support.postgres import Database
 from workflow_worker.temporal import TemporalConnection
@@ -119,11 +119,11 @@ async def test_temporal_takes_a_private_authority_a_client_certificate_and_a_ser
             temporal_key_file=certificates.client_key,
             temporal_server_name=SERVER_NAME,
         )
-        await Temporal(settings, "queue").check()
+        await TemporalGateway(settings, "queue").check_ready()
         await TemporalConnection(settings, SdkRuntime.default()).check()
         for wrong in ({"temporal_server_name": "other.test"}, {"temporal_cert_file": None, "temporal_key_file": None}):
             with pytest.raises(RetryLater, match="does not answer"):
-                await Temporal(settings.model_copy(update=wrong), "queue").check()
+                await TemporalGateway(settings.model_copy(update=wrong), "queue").check_ready()
 
 
 async def test_half_a_pair_and_a_missing_file_are_named(certificates: Certificates) -> None:
@@ -133,4 +133,4 @@ async def test_half_a_pair_and_a_missing_file_are_named(certificates: Certificat
     ):
         settings = TemporalSettings(temporal_address="127.0.0.1:1", **wrong)  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match=message):
-            await Temporal(settings, "queue").check()
+            await TemporalGateway(settings, "queue").check_ready()

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from flotilla.contracts.errors import Forbidden, RetryLater
-from gateway.live.admission import Admission
+from gateway.live.admission import StreamAccessCheck
 from gateway.problems import Unauthenticated
 
 
@@ -26,7 +26,7 @@ def answers(*outcomes: Exception | None) -> Callable[[], Awaitable[None]]:
 
 async def test_rights_are_asked_for_again_when_a_check_is_due_and_not_before() -> None:
     clock = Clock()
-    admission = Admission(answers(None, Unauthenticated("revoked")), every_s=5, monotonic=clock)
+    admission = StreamAccessCheck(answers(None, Unauthenticated("revoked")), every_s=5, monotonic=clock)
     assert await admission.may_read()
     clock.now = 5
     assert await admission.may_read()
@@ -37,12 +37,12 @@ async def test_rights_are_asked_for_again_when_a_check_is_due_and_not_before() -
 
 
 async def test_a_lost_role_ends_the_stream() -> None:
-    admission = Admission(answers(Forbidden("lost")), every_s=0)
+    admission = StreamAccessCheck(answers(Forbidden("lost")), every_s=0)
     assert not await admission.may_read()
 
 
 async def test_nothing_is_sent_while_the_rights_are_unknown() -> None:
-    admission = Admission(
+    admission = StreamAccessCheck(
         answers(RetryLater("the database is unavailable"), ConnectionError(), Forbidden("lost")), every_s=0
     )
     assert not await admission.may_read()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from gateway.guard import guarded_router
-from gateway.limits import RequestRate, StreamSlots, check_json
+from gateway.limits import EventStreamSlots, RequestRateLimiter, check_json_complexity
 from gateway.problems import TooMany
 from tests.support.work import assert_linear
 
@@ -38,32 +38,32 @@ def depth_of(value: object) -> int:
 def test_nesting_is_refused_exactly_beyond_the_limit(value: object) -> None:
     body = json.dumps(value, ensure_ascii=False).encode()
     depth = depth_of(value)
-    check_json(body, depth, MANY)
+    check_json_complexity(body, depth, MANY)
     if depth > 0:
         with pytest.raises(Invalid, match="nested deeper"):
-            check_json(body, depth - 1, MANY)
+            check_json_complexity(body, depth - 1, MANY)
 
 
 @given(JSON)
 def test_values_are_counted_to_within_the_empty_ones(value: object) -> None:
     body, count = json.dumps(value, ensure_ascii=False).encode(), count_of(value)
-    check_json(body, 100, count)
+    check_json_complexity(body, 100, count)
     if count > 2:
         with pytest.raises(Invalid, match="more than"):
-            check_json(body, 100, (count - 1) // 2)
+            check_json_complexity(body, 100, (count - 1) // 2)
 
 
 def test_commas_in_strings_do_not_count() -> None:
-    check_json(json.dumps({"a": ",[{" * 10_000}).encode(), 64, 100)
+    check_json_complexity(json.dumps({"a": ",[{" * 10_000}).encode(), 64, 100)
 
 
 def test_brackets_in_strings_do_not_count() -> None:
-    check_json(json.dumps({"a": "[" * 1000 + '\\"' + "{" * 1000}).encode(), 1, MANY)
+    check_json_complexity(json.dumps({"a": "[" * 1000 + '\\"' + "{" * 1000}).encode(), 1, MANY)
 
 
 def test_a_body_of_brackets_is_refused_without_parsing() -> None:
     with pytest.raises(Invalid):
-        check_json(b"[" * 1_000_000, 64, 10_000_000)
+        check_json_complexity(b"[" * 1_000_000, 64, 10_000_000)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,8 @@ def test_a_body_of_brackets_is_refused_without_parsing() -> None:
 @pytest.mark.parametrize("opening", [b'"', b""])
 def test_checking_the_nesting_takes_time_in_proportion_to_the_body(repeated: bytes, opening: bytes) -> None:
     assert_linear(
-        lambda body: check_json(body, 64, 10**9), lambda n: b"[]" * 65 + opening + repeated * (n // len(repeated))
+        lambda body: check_json_complexity(body, 64, 10**9),
+        lambda n: b"[]" * 65 + opening + repeated * (n // len(repeated)),
     )
 
 
@@ -87,7 +88,7 @@ class Clock:
 
 def test_a_tenant_over_its_rate_learns_when_to_come_back_and_others_are_not() -> None:
     clock = Clock()
-    rate = RequestRate(2.0, 3, monotonic=clock)
+    rate = RequestRateLimiter(2.0, 3, monotonic=clock)
     for _ in range(3):
         rate.take("acme")
     with pytest.raises(TooMany) as refused:
@@ -107,14 +108,14 @@ def test_a_tenant_over_its_rate_learns_when_to_come_back_and_others_are_not() ->
 
 
 def test_stream_slots_are_given_back() -> None:
-    slots = StreamSlots(total=2, per_tenant=1)
+    slots = EventStreamSlots(total=2, per_tenant=1)
     with slots.hold("acme"):
         with pytest.raises(TooMany):
-            slots.check("acme")
-        slots.check("globex")
+            slots.check_slot_free("acme")
+        slots.check_slot_free("globex")
         with slots.hold("globex"), pytest.raises(TooMany):
-            slots.check("initech")
-    slots.check("acme")
+            slots.check_slot_free("initech")
+    slots.check_slot_free("acme")
 
 
 def test_a_route_that_does_not_say_who_may_call_it_cannot_be_made() -> None:

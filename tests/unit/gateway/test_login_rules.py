@@ -3,8 +3,8 @@
 import pytest
 from starlette.requests import Request
 
-from gateway.auth.origin import CrossSite, InsecureLogin, Origin
-from gateway.console_routes import destination
+from gateway.auth.origin import BrowserOriginPolicy, CrossSite, InsecureLogin
+from gateway.console_routes import safe_console_path
 
 OWN = ["/", "/runs", "/runs/r-1", "/sessions/s?at=3&to=5", "/approvals/a#vote", "/ask?q=what%20is"]
 FOREIGN = [
@@ -39,12 +39,12 @@ FOREIGN = [
 
 @pytest.mark.parametrize("wanted", OWN)
 def test_a_login_leads_to_the_console_page_that_was_asked_for(wanted: str) -> None:
-    assert destination(wanted) == wanted
+    assert safe_console_path(wanted) == wanted
 
 
 @pytest.mark.parametrize("wanted", [*FOREIGN, None])
 def test_a_login_leads_nowhere_else(wanted: str | None) -> None:
-    assert destination(wanted) == "/"
+    assert safe_console_path(wanted) == "/"
 
 
 def request(method: str = "POST", **headers: str) -> Request:
@@ -66,8 +66,8 @@ HERE = "http://flotilla.example:8080"
     ],
 )
 def test_the_consoles_own_requests_pass(headers: dict[str, str]) -> None:
-    Origin().check(request(x_flotilla_console="1", **headers))
-    Origin(HERE).check(request(x_flotilla_console="1", **headers))
+    BrowserOriginPolicy().check_same_origin(request(x_flotilla_console="1", **headers))
+    BrowserOriginPolicy(HERE).check_same_origin(request(x_flotilla_console="1", **headers))
 
 
 @pytest.mark.parametrize(
@@ -90,43 +90,48 @@ def test_the_consoles_own_requests_pass(headers: dict[str, str]) -> None:
     ],
 )
 def test_requests_that_change_something_from_elsewhere_are_refused(headers: dict[str, str]) -> None:
-    for origin in (Origin(), Origin(HERE)):
+    for origin in (BrowserOriginPolicy(), BrowserOriginPolicy(HERE)):
         with pytest.raises(CrossSite):
-            origin.check(request(**headers))
+            origin.check_same_origin(request(**headers))
 
 
 def test_reading_needs_no_proof_of_origin() -> None:
     for method in ("GET", "HEAD", "OPTIONS"):
-        Origin().check(request(method, sec_fetch_site="cross-site"))
+        BrowserOriginPolicy().check_same_origin(request(method, sec_fetch_site="cross-site"))
 
 
 def test_behind_a_known_address_the_scheme_counts_too() -> None:
-    origin = Origin("https://flotilla.example")
-    origin.check(request(x_flotilla_console="1", origin="https://flotilla.example"))
+    origin = BrowserOriginPolicy("https://flotilla.example")
+    origin.check_same_origin(request(x_flotilla_console="1", origin="https://flotilla.example"))
     with pytest.raises(CrossSite):
-        origin.check(request(x_flotilla_console="1", origin="http://flotilla.example"))
+        origin.check_same_origin(request(x_flotilla_console="1", origin="http://flotilla.example"))
 
 
 def test_cookies_are_bound_to_tls_but_for_plain_http_on_this_machine() -> None:
-    assert Origin("https://flotilla.example").binds_to_tls(request(host="localhost"))
-    assert Origin().binds_to_tls(request(x_forwarded_proto="https", host="localhost"))
-    assert Origin().binds_to_tls(request())  # a proxy that does not pass the scheme on
+    assert BrowserOriginPolicy("https://flotilla.example").uses_secure_cookies(request(host="localhost"))
+    assert BrowserOriginPolicy().uses_secure_cookies(request(x_forwarded_proto="https", host="localhost"))
+    assert BrowserOriginPolicy().uses_secure_cookies(request())  # a proxy that does not pass the scheme on
     for host in ("localhost:8080", "127.0.0.1:8080", "[::1]:8080"):
-        assert not Origin().binds_to_tls(request(host=host))
+        assert not BrowserOriginPolicy().uses_secure_cookies(request(host=host))
     for host in ("localhost.evil.example", "[", "evil.example@localhost.example", ""):
-        assert Origin().binds_to_tls(request(host=host))
-    assert not Origin("http://flotilla.example:8080").binds_to_tls(request(x_forwarded_proto="https"))
+        assert BrowserOriginPolicy().uses_secure_cookies(request(host=host))
+    assert not BrowserOriginPolicy("http://flotilla.example:8080").uses_secure_cookies(
+        request(x_forwarded_proto="https")
+    )
 
 
 def test_cookies_over_tls_are_taken_from_this_host_alone() -> None:
-    assert Origin("https://flotilla.example").cookie_name("flotilla_login", request()) == "__Host-flotilla_login"
-    assert Origin().cookie_name("flotilla_login", request(host="localhost")) == "flotilla_login"
+    assert (
+        BrowserOriginPolicy("https://flotilla.example").full_cookie_name("flotilla_login", request())
+        == "__Host-flotilla_login"
+    )
+    assert BrowserOriginPolicy().full_cookie_name("flotilla_login", request(host="localhost")) == "flotilla_login"
 
 
 def test_a_login_over_plain_http_from_another_machine_needs_a_setting_that_allows_it() -> None:
     with pytest.raises(InsecureLogin, match="FLOTILLA_PUBLIC_URL"):
-        Origin().check_login(request(origin=HERE))
-    Origin(HERE).check_login(request(origin=HERE))
-    Origin().check_login(request(origin="https://flotilla.example"))
-    Origin().check_login(request(origin="http://localhost:8080", host="localhost:8080"))
-    Origin().check_login(request(sec_fetch_site="same-origin"))
+        BrowserOriginPolicy().check_login_is_secure(request(origin=HERE))
+    BrowserOriginPolicy(HERE).check_login_is_secure(request(origin=HERE))
+    BrowserOriginPolicy().check_login_is_secure(request(origin="https://flotilla.example"))
+    BrowserOriginPolicy().check_login_is_secure(request(origin="http://localhost:8080", host="localhost:8080"))
+    BrowserOriginPolicy().check_login_is_secure(request(sec_fetch_site="same-origin"))

@@ -17,7 +17,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from flotilla.contracts.errors import RetryLater
 from gateway.auth.jwks import MAX_AGE_S, PAUSE_S, STALE_FOR_S, Jwks
-from gateway.auth.oidc import LEEWAY_S, Oidc, OidcOptions
+from gateway.auth.oidc import LEEWAY_S, OidcTokenOptions, OidcTokens
 
 AUDIENCE = "flotilla"
 
@@ -113,32 +113,33 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def oidc(provider: Provider, clock: Clock) -> Oidc:
+def oidc(provider: Provider, clock: Clock) -> OidcTokens:
     return make(provider, clock)
 
 
-def make(provider: Provider, clock: Clock, **options: Any) -> Oidc:
+def make(provider: Provider, clock: Clock, **options: Any) -> OidcTokens:
     chosen = {"algorithms": ("RS256", "ES256"), **options}
-    return Oidc(
-        OidcOptions(issuer=provider.issuer, audience=AUDIENCE, **chosen), Jwks(provider.issuer, None, monotonic=clock)
+    return OidcTokens(
+        OidcTokenOptions(issuer=provider.issuer, audience=AUDIENCE, **chosen),
+        Jwks(provider.issuer, None, monotonic=clock),
     )
 
 
-async def test_a_good_token_is_its_subject_with_the_roles_that_are_known(oidc: Oidc, provider: Provider) -> None:
-    principal = await oidc.principal_of(provider.token())
+async def test_a_good_token_is_its_subject_with_the_roles_that_are_known(oidc: OidcTokens, provider: Provider) -> None:
+    principal = await oidc.find_principal(provider.token())
     assert principal is not None
     assert (principal.subject, principal.tenant_id, list(principal.roles)) == ("carol", "default", ["approver"])
     assert principal.is_person
     assert principal.key_id is None
 
 
-async def test_elliptic_curves_are_understood(oidc: Oidc, provider: Provider) -> None:
+async def test_elliptic_curves_are_understood(oidc: OidcTokens, provider: Provider) -> None:
     provider.keys["two"] = ec.generate_private_key(ec.SECP256R1())
-    assert await oidc.principal_of(provider.token("two", "ES256")) is not None
+    assert await oidc.find_principal(provider.token("two", "ES256")) is not None
 
 
-async def test_a_token_without_the_person_claim_belongs_to_no_person(oidc: Oidc, provider: Provider) -> None:
-    principal = await oidc.principal_of(provider.token(email=None))
+async def test_a_token_without_the_person_claim_belongs_to_no_person(oidc: OidcTokens, provider: Provider) -> None:
+    principal = await oidc.find_principal(provider.token(email=None))
     assert principal is not None
     assert not principal.is_person
 
@@ -162,84 +163,90 @@ async def test_a_token_without_the_person_claim_belongs_to_no_person(oidc: Oidc,
     ],
     ids=str,
 )
-async def test_tokens_with_wrong_claims_are_refused(oidc: Oidc, provider: Provider, changes: dict[str, Any]) -> None:
-    assert await oidc.principal_of(provider.token(**changes)) is None
+async def test_tokens_with_wrong_claims_are_refused(
+    oidc: OidcTokens, provider: Provider, changes: dict[str, Any]
+) -> None:
+    assert await oidc.find_principal(provider.token(**changes)) is None
 
 
-async def test_a_token_that_has_just_expired_is_let_through_for_the_leeway_only(oidc: Oidc, provider: Provider) -> None:
+async def test_a_token_that_has_just_expired_is_let_through_for_the_leeway_only(
+    oidc: OidcTokens, provider: Provider
+) -> None:
     now = int(time.time())
-    assert await oidc.principal_of(provider.token(exp=now - LEEWAY_S + 10)) is not None
-    assert await oidc.principal_of(provider.token(exp=now - LEEWAY_S - 10)) is None
+    assert await oidc.find_principal(provider.token(exp=now - LEEWAY_S + 10)) is not None
+    assert await oidc.find_principal(provider.token(exp=now - LEEWAY_S - 10)) is None
 
 
-async def test_unsigned_tokens_are_refused(oidc: Oidc, provider: Provider) -> None:
+async def test_unsigned_tokens_are_refused(oidc: OidcTokens, provider: Provider) -> None:
     for alg in ("none", "None", "NONE"):
         header = {"alg": alg, "typ": "JWT", "kid": "one"}
-        assert await oidc.principal_of(f"{_part(header)}.{_part(provider.claims())}.") is None
+        assert await oidc.find_principal(f"{_part(header)}.{_part(provider.claims())}.") is None
     head, body, _ = provider.token().split(".")
-    assert await oidc.principal_of(f"{head}.{body}.") is None
+    assert await oidc.find_principal(f"{head}.{body}.") is None
 
 
-async def test_the_public_key_used_as_a_shared_secret_is_refused(oidc: Oidc, provider: Provider) -> None:
+async def test_the_public_key_used_as_a_shared_secret_is_refused(oidc: OidcTokens, provider: Provider) -> None:
     public = provider.keys["one"].public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     signed = f"{_part({'alg': 'HS256', 'typ': 'JWT', 'kid': 'one'})}.{_part(provider.claims())}"
     mac = hmac.new(pem, signed.encode(), hashlib.sha256).digest()
-    assert await oidc.principal_of(f"{signed}.{_base64(mac)}") is None
+    assert await oidc.find_principal(f"{signed}.{_base64(mac)}") is None
 
 
 async def test_algorithms_that_are_not_listed_are_refused(provider: Provider, clock: Clock) -> None:
     oidc = make(provider, clock, algorithms=("ES256",))
-    assert await oidc.principal_of(provider.token()) is None
-    assert await make(provider, clock).principal_of(provider.token(algorithm="PS256")) is None
+    assert await oidc.find_principal(provider.token()) is None
+    assert await make(provider, clock).find_principal(provider.token(algorithm="PS256")) is None
 
 
-async def test_a_token_signed_by_somebody_else_under_a_known_key_id_is_refused(oidc: Oidc, provider: Provider) -> None:
+async def test_a_token_signed_by_somebody_else_under_a_known_key_id_is_refused(
+    oidc: OidcTokens, provider: Provider
+) -> None:
     forged = jwt.encode(provider.claims(), _rsa(), "RS256", headers={"kid": "one"})
-    assert await oidc.principal_of(forged) is None
+    assert await oidc.find_principal(forged) is None
 
 
-async def test_a_token_cannot_bring_its_own_key(oidc: Oidc, provider: Provider) -> None:
+async def test_a_token_cannot_bring_its_own_key(oidc: OidcTokens, provider: Provider) -> None:
     key = _rsa()
     headers = {"kid": "mine", "jwk": _public(key), "jku": f"{provider.issuer}/keys"}
-    assert await oidc.principal_of(jwt.encode(provider.claims(), key, "RS256", headers=headers)) is None
+    assert await oidc.find_principal(jwt.encode(provider.claims(), key, "RS256", headers=headers)) is None
 
 
 async def test_a_rotated_in_key_is_fetched_and_a_rotated_out_one_refused(
-    oidc: Oidc, provider: Provider, clock: Clock
+    oidc: OidcTokens, provider: Provider, clock: Clock
 ) -> None:
     old = provider.token()
-    assert await oidc.principal_of(old) is not None
+    assert await oidc.find_principal(old) is not None
     provider.keys = {"two": _rsa()}
     clock.now += PAUSE_S
-    assert await oidc.principal_of(provider.token("two")) is not None
-    assert await oidc.principal_of(old) is None
+    assert await oidc.find_principal(provider.token("two")) is not None
+    assert await oidc.find_principal(old) is None
 
 
-async def test_made_up_key_ids_do_not_flood_the_provider(oidc: Oidc, provider: Provider) -> None:
+async def test_made_up_key_ids_do_not_flood_the_provider(oidc: OidcTokens, provider: Provider) -> None:
     for n in range(20):
         token = jwt.encode(provider.claims(), provider.keys["one"], "RS256", headers={"kid": f"made-up-{n}"})
-        assert await oidc.principal_of(token) is None
+        assert await oidc.find_principal(token) is None
     assert provider.asked.count("/keys") == 1
 
 
 async def test_known_keys_are_used_while_the_provider_is_away_but_not_indefinitely(
-    oidc: Oidc, provider: Provider, clock: Clock
+    oidc: OidcTokens, provider: Provider, clock: Clock
 ) -> None:
     token = provider.token()
-    assert await oidc.principal_of(token) is not None
+    assert await oidc.find_principal(token) is not None
     provider.away = True
     clock.now += MAX_AGE_S + 1
-    assert await oidc.principal_of(token) is not None
+    assert await oidc.find_principal(token) is not None
     clock.now += STALE_FOR_S
     with pytest.raises(RetryLater, match="does not answer"):
-        await oidc.principal_of(token)
+        await oidc.find_principal(token)
 
 
 async def test_a_provider_that_was_never_reached_is_no_refusal(provider: Provider, clock: Clock) -> None:
     provider.away = True
     with pytest.raises(RetryLater):
-        await make(provider, clock).principal_of(provider.token())
+        await make(provider, clock).find_principal(provider.token())
 
 
 DISCOVERY = "/.well-known/openid-configuration"
@@ -268,14 +275,14 @@ DISCOVERY = "/.well-known/openid-configuration"
     ids=lambda value: str(value)[:40],
 )
 async def test_a_provider_that_answers_nonsense_is_away_and_is_asked_again(
-    oidc: Oidc, provider: Provider, clock: Clock, path: str, answer: bytes
+    oidc: OidcTokens, provider: Provider, clock: Clock, path: str, answer: bytes
 ) -> None:
     provider.answers[path] = answer
     with pytest.raises(RetryLater, match="does not answer"):
-        await oidc.principal_of(provider.token())
+        await oidc.find_principal(provider.token())
     provider.answers.clear()
     clock.now += PAUSE_S
-    assert await oidc.principal_of(provider.token()) is not None
+    assert await oidc.find_principal(provider.token()) is not None
 
 
 @pytest.mark.parametrize(
@@ -295,12 +302,12 @@ async def test_a_provider_that_answers_nonsense_is_away_and_is_asked_again(
     ids=str,
 )
 async def test_claims_of_any_type_are_refused_with_a_reason_in_the_log(
-    oidc: Oidc, provider: Provider, changes: dict[str, Any]
+    oidc: OidcTokens, provider: Provider, changes: dict[str, Any]
 ) -> None:
     payload = json.dumps({**provider.claims(), **changes}).encode()
     token = jwt.api_jws.encode(payload, provider.keys["one"], "RS256", headers={"kid": "one"})
     with structlog.testing.capture_logs() as logs:
-        assert await oidc.principal_of(token) is None
+        assert await oidc.find_principal(token) is None
     assert [entry["event"] for entry in logs] == ["token_refused"]
     assert logs[0]["reason"]
 
@@ -308,16 +315,16 @@ async def test_claims_of_any_type_are_refused_with_a_reason_in_the_log(
 async def test_tenant_and_roles_come_from_the_claims_that_are_named(provider: Provider, clock: Clock) -> None:
     oidc = make(provider, clock, roles_claim="realm_access.roles", tenant_claim="org")
     claims: dict[str, Any] = {"org": "acme", "realm_access": {"roles": ["viewer"]}}
-    principal = await oidc.principal_of(provider.token(**claims))
+    principal = await oidc.find_principal(provider.token(**claims))
     assert principal is not None
     assert (principal.tenant_id, list(principal.roles)) == ("acme", ["viewer"])
-    assert await oidc.principal_of(provider.token()) is None
-    assert await oidc.principal_of(provider.token(**{**claims, "org": 7})) is None
+    assert await oidc.find_principal(provider.token()) is None
+    assert await oidc.find_principal(provider.token(**{**claims, "org": 7})) is None
 
 
-async def test_what_is_no_token_at_all_is_refused(oidc: Oidc) -> None:
+async def test_what_is_no_token_at_all_is_refused(oidc: OidcTokens) -> None:
     for text in ("..", "a.b.c", "\udcff.x.y", "x" * 20_000, "é.é.é", f"{_part({'alg': ['RS256']})}.e30.x"):
-        assert await oidc.principal_of(text) is None
+        assert await oidc.find_principal(text) is None
 
 
 def _part(value: object) -> str:

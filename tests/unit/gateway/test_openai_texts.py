@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla.contracts.session_events import Source
-from gateway.openai.answer_text import AnswerText, Pieces
-from gateway.openai.citations import annotations
+from gateway.openai.answer_text import DeltaSplitter, StreamedAnswer
+from gateway.openai.citations import citation_annotations
 from gateway.openai.errors import AnswerRestarted
-from gateway.openai.requests import InputMessage, turns_of
+from gateway.openai.requests import InputMessage, earlier_turns
 
 ANSWERS = st.text(st.sampled_from("ab \n\tü漢[1]"), max_size=80)
 
@@ -25,33 +25,33 @@ def test_text_adds_up_to_the_answer_however_it_arrives_and_is_restarted(
     written: str, cuts: list[int], restarts: list[int]
 ) -> None:
     answer = written.strip()
-    text, sent = AnswerText(), ""
+    text, sent = StreamedAnswer(), ""
     for restart in restarts:
         for part in parts(written[: restart % (len(written) + 1)], cuts):
             sent += text.feed(part)
             assert answer.startswith(sent)
-        text.restart()
+        text.begin_next_attempt()
     for part in parts(written, cuts):
         sent += text.feed(part)
         assert answer.startswith(sent)
-    assert sent + text.finish(answer) == answer
+    assert sent + text.remaining_text(answer) == answer
 
 
 @given(ANSWERS, ANSWERS)
 def test_another_answer_is_noticed_unless_it_begins_with_what_was_sent(sent: str, stored: str) -> None:
-    text = AnswerText()
+    text = StreamedAnswer()
     shown = text.feed(sent)
     if stored.strip().startswith(shown):
-        assert shown + text.finish(stored.strip()) == stored.strip()
+        assert shown + text.remaining_text(stored.strip()) == stored.strip()
     else:
         with pytest.raises(AnswerRestarted):
-            text.finish(stored.strip())
+            text.remaining_text(stored.strip())
 
 
 @given(ANSWERS, st.lists(st.integers(0, 200)))
 def test_pieces_depend_on_the_text_alone(text: str, cuts: list[int]) -> None:
     def cut(arriving: list[str]) -> list[str]:
-        pieces = Pieces()
+        pieces = DeltaSplitter()
         return [piece for part in arriving for piece in pieces.feed(part)] + pieces.end()
 
     assert cut(parts(text, cuts)) == cut([text])
@@ -59,11 +59,11 @@ def test_pieces_depend_on_the_text_alone(text: str, cuts: list[int]) -> None:
 
 
 def test_first_piece_waits_for_nothing_and_long_words_do_not_wait_for_their_end() -> None:
-    pieces = Pieces()
+    pieces = DeltaSplitter()
     assert pieces.feed("T") == ["T"]
     assert pieces.feed("he") == []
     assert pieces.feed(" ") == ["he"]
-    assert len(Pieces().feed("漢" * 1000)) > 60
+    assert len(DeltaSplitter().feed("漢" * 1000)) > 60
 
 
 def source(uri: str) -> Source:
@@ -72,7 +72,7 @@ def source(uri: str) -> Source:
 
 def test_citations_become_annotations_where_the_text_has_them() -> None:
     sources = [source("https://docs.example/gates"), source("gates.md")]
-    notes = annotations("Olga [1]. Max [2, 1] and [9].", sources)
+    notes = citation_annotations("Olga [1]. Max [2, 1] and [9].", sources)
     assert [note["type"] for note in notes] == ["url_citation", "file_citation", "url_citation"]
     assert (notes[0]["start_index"], notes[0]["end_index"]) == (5, 8)
     assert notes[1] == {"type": "file_citation", "file_id": "d", "filename": "Gates", "index": 14}
@@ -85,4 +85,4 @@ def test_turns_pair_questions_with_answers() -> None:
             ("system", "be nice"), ("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"),
         )
     ]  # fmt: skip
-    assert [(turn.query, turn.answer) for turn in turns_of(messages)] == [("a\nb", "c")]
+    assert [(turn.query, turn.answer) for turn in earlier_turns(messages)] == [("a\nb", "c")]

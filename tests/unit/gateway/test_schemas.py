@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from flotilla.contracts.names import is_valid_id
-from gateway.orders.money import decimal_text, minor_units
+from gateway.orders.money import format_minor_units, parse_minor_units
 from gateway.paging import make_cursor, read_cursor, read_time_cursor
 from gateway.schemas.common import ID_PATTERN
 from gateway.schemas.governed import ActionBody
@@ -31,7 +31,7 @@ def test_what_no_store_can_hold_is_refused(value: object) -> None:
 
 @given(st.integers(min_value=1, max_value=10**15 - 1), st.sampled_from(["EUR", "JPY", "KWD"]))
 def test_amounts_survive_the_way_through_text(minor: int, currency: str) -> None:
-    assert minor_units(decimal_text(minor, currency), currency) == minor
+    assert parse_minor_units(format_minor_units(minor, currency), currency) == minor
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_amounts_survive_the_way_through_text(minor: int, currency: str) -> None
     [("12.50", "EUR", 1250), ("12.5", "EUR", 1250), ("12", "EUR", 1200), ("7.000", "EUR", 700), ("5", "JPY", 5)],
 )
 def test_amounts_in_minor_units(amount: str, currency: str, minor: int) -> None:
-    assert minor_units(amount, currency) == minor
+    assert parse_minor_units(amount, currency) == minor
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_amounts_in_minor_units(amount: str, currency: str, minor: int) -> None:
 )  # fmt: skip
 def test_amounts_that_are_none_are_refused(amount: str, currency: str) -> None:
     with pytest.raises(Invalid):
-        minor_units(amount, currency)
+        parse_minor_units(amount, currency)
 
 
 @given(st.lists(st.text(alphabet=st.characters(codec="utf-8")), min_size=2, max_size=2))

@@ -26,8 +26,8 @@ from starlette.requests import Request
 from gateway.a2a.errors import PREFIX
 from gateway.a2a.tasks import MODES
 from gateway.card_key import CardKey
-from gateway.runs.askable import Askable
-from gateway.services import Services
+from gateway.runs.askable import RunTarget
+from gateway.services import GatewayServices
 
 KEYS_PATH = "/.well-known/jwks.json"
 SCHEMAS = "urn:flotilla:a2a:schemas"
@@ -37,7 +37,7 @@ _OIDC = "oidc"
 
 
 @dataclass(frozen=True, slots=True)
-class Cards:
+class AgentCards:
     """Makes cards; without a key they are not signed."""
 
     key: CardKey | None
@@ -47,11 +47,11 @@ class Cards:
     """Whether there are hosts that may get notices."""
 
     @classmethod
-    def of(cls, services: Services) -> "Cards":
+    def of(cls, services: GatewayServices) -> "AgentCards":
         """Return what makes the gateway's cards."""
         return cls(services.card_key, services.public_url, services.oidc_issuer, bool(services.notify_hosts))
 
-    def card(self, request: Request, agent: Askable, others: list[Askable] | None = None) -> AgentCard:
+    def card(self, request: Request, agent: RunTarget, others: list[RunTarget] | None = None) -> AgentCard:
         """Return the agent's card; with `others`, the extended one, which has its schemas and what else is served."""
         base = (self.public_url or str(request.base_url)).rstrip("/")
         extensions = [_schemas(agent)] if others is not None and agent.input_schema else []
@@ -97,30 +97,30 @@ class Cards:
         return create_agent_card_signer(self.key.pem, ProtectedHeader(kid=kid, alg="EdDSA", jku=jku, typ="JOSE"))(card)
 
 
-def path_of(agent: Askable) -> str:
+def agent_path(agent: RunTarget) -> str:
     """Return where the agent is served."""
     return f"{PREFIX}{agent.kind}/{agent.name}"
 
 
-def _interface(base: str, agent: Askable, kind: TransportProtocol) -> AgentInterface:
+def _interface(base: str, agent: RunTarget, kind: TransportProtocol) -> AgentInterface:
     return AgentInterface(
-        url=f"{base}{path_of(agent)}", protocol_binding=kind.value, protocol_version=PROTOCOL_VERSION_1_0
+        url=f"{base}{agent_path(agent)}", protocol_binding=kind.value, protocol_version=PROTOCOL_VERSION_1_0
     )
 
 
-def _skill(agent: Askable, elsewhere: str = "") -> AgentSkill:
+def _skill(agent: RunTarget, elsewhere: str = "") -> AgentSkill:
     """The agent's skill; `elsewhere`: of another agent, with its address."""
-    place = f" It is served at {elsewhere}{path_of(agent)}." if elsewhere else ""
+    place = f" It is served at {elsewhere}{agent_path(agent)}." if elsewhere else ""
     return AgentSkill(
         id=f"{agent.kind}/{agent.name}",
         name=agent.name,
         description=f"{agent.description}{place}",
         tags=[agent.kind.removesuffix("s")],
-        input_modes=MODES[:1] if agent.is_question else MODES,
+        input_modes=MODES[:1] if agent.takes_only_a_question else MODES,
     )
 
 
-def _schemas(agent: Askable) -> AgentExtension:
+def _schemas(agent: RunTarget) -> AgentExtension:
     schemas = {"input": dict(agent.input_schema), "output": dict(agent.output_schema)}
     return AgentExtension(
         uri=SCHEMAS,

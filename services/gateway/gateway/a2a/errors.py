@@ -21,7 +21,7 @@ from a2a.utils.errors import (
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from gateway.problems import Problem, problem_of
+from gateway.problems import Problem, problem_from_error
 
 PREFIX = "/a2a/"
 _JSON_RPC_INVALID = -32600
@@ -57,13 +57,13 @@ class A2AErrorDocument(BaseModel):
     error: A2AErrorBody
 
 
-def refusals() -> dict[int | str, dict[str, Any]]:
+def documented_errors() -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI document says of errors."""
     response: dict[str, Any] = {"model": A2AErrorDocument, "description": "An error in A2A's shape."}
     return dict.fromkeys(_STATUSES, response)
 
 
-def quiet_sdk() -> None:
+def silence_sdk_logs() -> None:
     """Keep the SDK from logging what clients sent: what is refused is answered, and what fails is logged here."""
     logging.getLogger("a2a").setLevel(logging.CRITICAL)
 
@@ -73,12 +73,12 @@ def a2a_error(error: Exception) -> A2AError | None:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return InvalidParamsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    problem = problem_of(error)
+    problem = problem_from_error(error)
     kind = _OF_STATUS.get(problem.status)
     return kind(problem.detail) if kind else None
 
 
-def error_response(problem: Problem, path: str) -> Response:
+def problem_response(problem: Problem, path: str) -> Response:
     """Return a problem that came before the protocol's own code, or that HTTP has to say, as a response."""
     is_rpc = len(path.removeprefix(PREFIX).strip("/").split("/")) == 2  # noqa: PLR2004 - kind and name
     status = HTTPStatus.BAD_REQUEST if problem.status in {415, 422} else HTTPStatus(problem.status)
@@ -97,6 +97,6 @@ def error_response(problem: Problem, path: str) -> Response:
     return JSONResponse(body, status, dict(problem.headers))
 
 
-def is_over(task: Task) -> UnsupportedOperationError:
+def task_ended_error(task: Task) -> UnsupportedOperationError:
     """Says that the task takes nothing any more."""
     return UnsupportedOperationError(f"task {task.id} is over: send the message without a task id")

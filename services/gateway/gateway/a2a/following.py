@@ -13,28 +13,28 @@ from a2a.types.a2a_pb2 import Message, Part, Task, TaskArtifactUpdateEvent, Task
 from starlette.requests import Request
 
 from flotilla.contracts.json_types import JsonObject
-from gateway.a2a.records import task_run
+from gateway.a2a.records import load_task_run
 from gateway.a2a.tasks import (
-    agent_message,
-    artifact_of,
-    artifact_update,
+    artifact_from_run,
+    artifact_update_event,
     details_part,
-    is_open,
-    status_update,
-    task_of,
+    is_task_open,
+    status_message,
+    status_update_event,
+    task_from_run,
     text_part,
 )
 from gateway.auth.principal import Principal
-from gateway.live.admission import admission_of
-from gateway.openai.answer_text import AnswerText
+from gateway.live.admission import stream_access_check
+from gateway.openai.answer_text import StreamedAnswer
 from gateway.openai.errors import AnswerRestarted
 from gateway.questions.records import list_questions
-from gateway.runs.askable import Askable
-from gateway.runs.events import Position, run_events
-from gateway.runs.pending_approvals import MOST, pending_approvals
-from gateway.runs.records import followed_run
+from gateway.runs.askable import RunTarget
+from gateway.runs.events import StreamPosition, stream_run_events
+from gateway.runs.pending_approvals import MOST, list_pending_approvals
+from gateway.runs.records import load_followed_run
 from gateway.schemas.runs import Run
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 Update = Task | TaskStatusUpdateEvent | TaskArtifactUpdateEvent
 
@@ -43,10 +43,10 @@ Update = Task | TaskStatusUpdateEvent | TaskArtifactUpdateEvent
 class TaskView:
     """One caller's view of one agent's tasks."""
 
-    services: Services
+    services: GatewayServices
     request: Request
     caller: Principal
-    agent: Askable
+    agent: RunTarget
 
     async def run(self, run_id: str) -> Run:
         """Return the run of a task.
@@ -54,13 +54,13 @@ class TaskView:
         Raises:
             NotFound: the caller sees no such task of the agent.
         """
-        return await task_run(self.services, self.caller.tenant_id, self.agent, run_id)
+        return await load_task_run(self.services, self.caller.tenant_id, self.agent, run_id)
 
     async def task(self, run: Run, *, artifacts: bool = True) -> Task:
         """Return the run as a task, with what it waits for."""
-        return task_of(run, await self.waits_for(run), artifacts=artifacts)
+        return task_from_run(run, await self.pending_decisions(run), artifacts=artifacts)
 
-    async def waits_for(self, run: Run) -> Message | None:
+    async def pending_decisions(self, run: Run) -> Message | None:
         """Return what people have to decide or answer before the task continues, and where; None if none have to."""
         if run.status != "interrupted":
             return None
@@ -71,7 +71,7 @@ class TaskView:
                 "deadline_at": one.deadline_at.isoformat(),
                 "decide_at": f"/v1/approvals/{one.approval_id}",
             }
-            for one in await pending_approvals(self.services.pool, self.caller.tenant_id, run)
+            for one in await list_pending_approvals(self.services.pool, self.caller.tenant_id, run)
         ]
         questions: list[JsonObject] = [
             {
@@ -90,34 +90,34 @@ class TaskView:
                 before=(None, None),
             )
         ]
-        return agent_message(run, _asked(approvals, questions), {"approvals": approvals, "questions": questions})
+        return status_message(run, _asked(approvals, questions), {"approvals": approvals, "questions": questions})
 
     async def updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
-        read = partial(followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
+        read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
         followed = await read()  # before the task: what changes from here on is an event
         run = await self.run(run.run_id)
         yield await self.task(run)
-        if not is_open(run):
+        if not is_task_open(run):
             return
         answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.steps)
-        admission = admission_of(self.request, self.caller, read)
+        admission = stream_access_check(self.request, self.caller, read)
         state = run.status
-        async for event in run_events(
-            self.services, self.caller.tenant_id, followed, Position(), admission, statuses=True
+        async for event in stream_run_events(
+            self.services, self.caller.tenant_id, followed, StreamPosition(), admission, statuses=True
         ):
             if event.event == "status" or state in {"queued", "pending"}:
                 run = await self.run(run.run_id)
-                if run.status != state and is_open(run):
+                if run.status != state and is_task_open(run):
                     state = run.status
-                    yield status_update(run, await self.waits_for(run))
+                    yield status_update_event(run, await self.pending_decisions(run))
             for grown in answer.updates(str(event.event), str(event.data)):
                 yield grown
         run = await self.run(run.run_id)
-        if not is_open(run):
+        if not is_task_open(run):
             for grown in answer.end(run):
                 yield grown
-            yield status_update(run)
+            yield status_update_event(run)
 
 
 def _asked(approvals: list[JsonObject], questions: list[JsonObject]) -> str:
@@ -133,7 +133,7 @@ class _GrowingAnswer:
 
     run: Run
     shows_tokens: bool
-    text: AnswerText = field(default_factory=AnswerText)
+    text: StreamedAnswer = field(default_factory=StreamedAnswer)
     began: bool = False
     differs: bool = False
     """Whether the present attempt writes another text than was sent: it is sent whole, at the end."""
@@ -143,7 +143,7 @@ class _GrowingAnswer:
         if not self.shows_tokens:
             return []
         if kind == "reset":
-            self.text.restart()
+            self.text.begin_next_attempt()
         if kind != "token" or self.differs:
             return []
         try:
@@ -155,12 +155,12 @@ class _GrowingAnswer:
 
     def end(self, run: Run) -> list[TaskArtifactUpdateEvent]:
         """Return what is missing of what came of the run."""
-        whole = artifact_of(run)
+        whole = artifact_from_run(run)
         if whole is None:
             return []
         if run.result is not None and self.began and not self.differs:
             try:
-                rest = self.text.finish(run.result.answer)
+                rest = self.text.remaining_text(run.result.answer)
             except AnswerRestarted:
                 rest = None
             if rest is not None:
@@ -170,4 +170,4 @@ class _GrowingAnswer:
 
     def _add(self, parts: list[Part], *, last: bool = False) -> TaskArtifactUpdateEvent:
         append, self.began = self.began, True
-        return artifact_update(self.run, parts, append=append, last=last)
+        return artifact_update_event(self.run, parts, append=append, last=last)

@@ -47,29 +47,29 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import is_valid_id
 from flotilla.contracts.requests import OutsideEvent, RunStatus
 from flotilla.postgres import Connection
-from gateway.a2a.cards import Cards, path_of
-from gateway.a2a.errors import a2a_error, is_over
+from gateway.a2a.cards import AgentCards, agent_path
+from gateway.a2a.errors import a2a_error, task_ended_error
 from gateway.a2a.following import TaskView, Update
 from gateway.a2a.records import (
-    Receiver,
+    PushReceiver,
     TaskFilter,
-    add_receiver,
-    check_receiver,
-    drop_receiver,
-    no_receiver,
-    receivers_of,
-    set_receiver,
-    task_runs,
+    add_push_receiver,
+    check_push_receiver,
+    list_push_receivers,
+    list_task_runs,
+    push_receiver_not_found,
+    remove_push_receiver,
+    set_push_receiver,
 )
-from gateway.a2a.tasks import MODES, is_open, key_of, metadata_of, said, task_of
+from gateway.a2a.tasks import MODES, is_task_open, message_idempotency_key, message_metadata, said, task_from_run
 from gateway.idempotency import IdempotencyClaim
 from gateway.paging import next_time_cursor, read_time_cursor
-from gateway.problems import Problem, problem_of
-from gateway.runs.askable import askables
-from gateway.runs.cancelling import cancel
-from gateway.runs.outside_events import send_event
-from gateway.runs.starting import start
-from gateway.runs.waiting import finished_run
+from gateway.problems import Problem, problem_from_error
+from gateway.runs.askable import list_run_targets
+from gateway.runs.cancelling import cancel_run_and_agents
+from gateway.runs.outside_events import store_and_signal_event
+from gateway.runs.starting import start_or_find_run
+from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.runs import Run
 
 WAIT_S = 600.0
@@ -95,7 +95,7 @@ Operation = Callable[[Any, P, ServerCallContext], Coroutine[Any, Any, R]]
 log = structlog.get_logger(__name__)
 
 
-class LeftToHttp(InternalError):
+class HttpRefusal(InternalError):
     """What HTTP has to say: who may not, limits, stores that are away; the route answers with the `refusal`."""
 
 
@@ -104,7 +104,7 @@ def _translated(operation: Operation[P, R]) -> Operation[P, R]:
 
     @wraps(operation)
     async def translated(self: "TaskOperations", params: P, context: ServerCallContext) -> R:
-        with self.translating():
+        with self.translate_errors():
             return await operation(self, params, context)
 
     return translated
@@ -113,7 +113,7 @@ def _translated(operation: Operation[P, R]) -> Operation[P, R]:
 class TaskOperations(RequestHandler):
     """The operations of one request, about one agent, as one caller."""
 
-    def __init__(self, view: TaskView, cards: Cards) -> None:
+    def __init__(self, view: TaskView, cards: AgentCards) -> None:
         self._view = view
         self._services = view.services
         self._caller = view.caller
@@ -122,7 +122,7 @@ class TaskOperations(RequestHandler):
         """What the request is to be answered with instead of what the operation returned."""
 
     @contextmanager
-    def translating(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn errors into the protocol's; those that it has none for are left to the route, without their text."""
         try:
             yield
@@ -132,10 +132,10 @@ class TaskOperations(RequestHandler):
             known = a2a_error(error)
             if known is not None:
                 raise known from error
-            self.refusal = problem_of(error)
+            self.refusal = problem_from_error(error)
             if self.refusal.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 log.exception("a2a_operation_failed", agent=self._view.agent.name)
-            raise LeftToHttp from error
+            raise HttpRefusal from error
 
     @validate_request_params
     @_translated
@@ -163,8 +163,8 @@ class TaskOperations(RequestHandler):
 
         async def open_run(asked: SubscribeToTaskRequest) -> Run:
             run = await self._view.run(asked.id)
-            if not is_open(run):
-                raise is_over(task_of(run))
+            if not is_task_open(run):
+                raise task_ended_error(task_from_run(run))
             return run
 
         async for update in self._stream(params, open_run):
@@ -190,7 +190,7 @@ class TaskOperations(RequestHandler):
             changed_after=_moment(params) if params.HasField("status_timestamp_after") else None,
         )
         before = read_time_cursor(params.page_token or None)
-        rows, runs, count = await task_runs(
+        rows, runs, count = await list_task_runs(
             self._services, self._caller.tenant_id, self._view.agent, only, limit=size, before=before
         )
         tasks = [await self._view.task(run, artifacts=params.include_artifacts) for run in runs]
@@ -206,10 +206,10 @@ class TaskOperations(RequestHandler):
     async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
         """Ask a task to stop; return it as it is after that."""
         run = await self._view.run(params.id)
-        if not is_open(run):
+        if not is_task_open(run):
             raise TaskNotCancelableError(f"task {params.id} is over: {run.status}")
-        await cancel(self._services, self._caller, run.run_id)
-        await finished_run(self._services, self._caller.tenant_id, run.run_id, CANCELLED_WITHIN_S)
+        await cancel_run_and_agents(self._services, self._caller, run.run_id)
+        await wait_for_finished_run(self._services, self._caller.tenant_id, run.run_id, CANCELLED_WITHIN_S)
         return await self._view.task(await self._view.run(params.id))
 
     @validate_request_params
@@ -220,7 +220,7 @@ class TaskOperations(RequestHandler):
         """Notify a receiver of a task; one of the same id is replaced."""
         run = await self._view.run(params.task_id)
         receiver = self._receiver(params)
-        await set_receiver(self._services, self._caller, run, receiver)
+        await set_push_receiver(self._services, self._caller, run, receiver)
         return _config(run.run_id, receiver)
 
     @validate_request_params
@@ -232,7 +232,7 @@ class TaskOperations(RequestHandler):
         for receiver in await self._receivers(params.task_id):
             if receiver.config_id == params.id:
                 return _config(params.task_id, receiver)
-        raise no_receiver(params.task_id, params.id)
+        raise push_receiver_not_found(params.task_id, params.id)
 
     @validate_request_params
     @_translated
@@ -251,19 +251,19 @@ class TaskOperations(RequestHandler):
         """Notify a receiver no longer."""
         run = await self._view.run(params.task_id)
         if not is_valid_id(params.id):
-            raise no_receiver(run.run_id, params.id)
-        await drop_receiver(self._services, self._caller.tenant_id, run.run_id, params.id)
+            raise push_receiver_not_found(run.run_id, params.id)
+        await remove_push_receiver(self._services, self._caller.tenant_id, run.run_id, params.id)
 
     @_translated
     async def on_get_extended_agent_card(
         self, params: GetExtendedAgentCardRequest, context: ServerCallContext
     ) -> AgentCard:
         """Return the agent's card with its schemas, and what else the fleet serves."""
-        return self._cards.card(self._view.request, self._view.agent, await askables(self._services.pool))
+        return self._cards.card(self._view.request, self._view.agent, await list_run_targets(self._services.pool))
 
     async def _stream(self, params: P, find: Callable[[P], Awaitable[Run]]) -> AsyncGenerator[Update, None]:
-        with self.translating():
-            self._services.streams.check(self._caller.tenant_id)
+        with self.translate_errors():
+            self._services.streams.check_slot_free(self._caller.tenant_id)
             run = await find(params)
             async with aclosing(self._view.updates(run)) as updates:  # type: ignore[type-var]
                 async for update in updates:
@@ -271,7 +271,7 @@ class TaskOperations(RequestHandler):
 
     async def _settled(self, run: Run) -> Task:
         """Return the task once it is settled, or as it is after the longest wait."""
-        self._services.streams.check(self._caller.tenant_id)
+        self._services.streams.check_slot_free(self._caller.tenant_id)
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._until_settled(self._view.updates(run))
@@ -292,18 +292,20 @@ class TaskOperations(RequestHandler):
         if message.task_id:
             return await self._hand_over(params)
         text, data = said(message)
-        body = self._view.agent.request(text, data)
-        body = body.model_copy(update={"metadata": metadata_of(message), "if_active": "enqueue"})
+        body = self._view.agent.to_run_request(text, data)
+        body = body.model_copy(update={"metadata": message_metadata(message), "if_active": "enqueue"})
         session_id = _session_of(message.context_id)
         receiver = self._first_receiver(configuration)
 
         async def note(connection: Connection, run_id: str) -> None:
             if receiver is not None:
-                await add_receiver(connection, self._caller, run_id, session_id, receiver)
+                await add_push_receiver(connection, self._caller, run_id, session_id, receiver)
 
         content = [message.context_id, body.model_dump(exclude={"wait_s"})]
-        claim = IdempotencyClaim(self._caller, f"POST {path_of(self._view.agent)}", key_of(message), content)
-        return await start(self._services, session_id, body, claim, note=note)
+        claim = IdempotencyClaim(
+            self._caller, f"POST {agent_path(self._view.agent)}", message_idempotency_key(message), content
+        )
+        return await start_or_find_run(self._services, session_id, body, claim, note=note)
 
     async def _hand_over(self, params: SendMessageRequest) -> Run:
         """Hand a further message to a run: an event of its workflow, never a vote."""
@@ -311,29 +313,31 @@ class TaskOperations(RequestHandler):
         run = await self._view.run(message.task_id)
         if message.context_id and message.context_id != run.session_id:
             raise InvalidParamsError(f"task {run.run_id} belongs to context {run.session_id}")
-        if not is_open(run):
-            raise is_over(task_of(run))
+        if not is_task_open(run):
+            raise task_ended_error(task_from_run(run))
         if run.status == "interrupted":
             raise UnsupportedOperationError(
                 f"task {run.run_id} waits for people: a message is not a vote, nor an answer to a question"
             )
-        if self._view.agent.is_question:
+        if self._view.agent.takes_only_a_question:
             raise UnsupportedOperationError(
                 f"task {run.run_id} answers a question and takes no further message: send it without the task id"
             )
         text, data = said(message)
         event = OutsideEvent(event_id=new_id(), name=MESSAGE_EVENT, data={"text": text, "data": data})
         content = [run.run_id, text, data]
-        claim = IdempotencyClaim(self._caller, f"POST {path_of(self._view.agent)}", key_of(message), content)
-        await send_event(self._services, self._caller, run.run_id, event, claim)
+        claim = IdempotencyClaim(
+            self._caller, f"POST {agent_path(self._view.agent)}", message_idempotency_key(message), content
+        )
+        await store_and_signal_event(self._services, self._caller, run.run_id, event, claim)
         return run
 
-    def _first_receiver(self, configuration: SendMessageConfiguration) -> Receiver | None:
+    def _first_receiver(self, configuration: SendMessageConfiguration) -> PushReceiver | None:
         if not configuration.HasField("task_push_notification_config"):
             return None
         return self._receiver(configuration.task_push_notification_config)
 
-    def _receiver(self, config: TaskPushNotificationConfig) -> Receiver:
+    def _receiver(self, config: TaskPushNotificationConfig) -> PushReceiver:
         if not self._services.notify_hosts:
             raise PushNotificationNotSupportedError("this fleet sends no notices: FLOTILLA_NOTIFY_HOSTS is empty")
         secret = DEFAULT_SECRET
@@ -346,16 +350,16 @@ class TaskOperations(RequestHandler):
             secret = config.authentication.credentials
         if config.id and not is_valid_id(config.id):
             raise InvalidParamsError("id: letters, digits and ._:-, at most 128")
-        receiver = Receiver(config_id=config.id or new_id(), url=config.url, token=config.token, secret_ref=secret)
-        check_receiver(self._services, receiver)
+        receiver = PushReceiver(config_id=config.id or new_id(), url=config.url, token=config.token, secret_ref=secret)
+        check_push_receiver(self._services, receiver)
         return receiver
 
-    async def _receivers(self, task_id: str) -> list[Receiver]:
+    async def _receivers(self, task_id: str) -> list[PushReceiver]:
         run = await self._view.run(task_id)
-        return await receivers_of(self._services, self._caller.tenant_id, run.run_id)
+        return await list_push_receivers(self._services, self._caller.tenant_id, run.run_id)
 
 
-def _config(task_id: str, receiver: Receiver) -> TaskPushNotificationConfig:
+def _config(task_id: str, receiver: PushReceiver) -> TaskPushNotificationConfig:
     return TaskPushNotificationConfig(id=receiver.config_id, task_id=task_id, url=receiver.url)
 
 

@@ -12,12 +12,12 @@ from flotilla.contracts.names import is_valid_id
 from flotilla.contracts.requests import RunStatus
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
-from gateway.runs.askable import Askable
+from gateway.runs.askable import RunTarget
 from gateway.runs.cited import with_cited_documents
-from gateway.runs.notices import checked
-from gateway.runs.records import RUN_COLUMNS, no_run, run_of
+from gateway.runs.notices import checked_receiver
+from gateway.runs.records import RUN_COLUMNS, run_from_row, run_not_found
 from gateway.schemas.runs import NotifyBody, Run
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 MAX_RECEIVERS = 10
 """Of one task."""
@@ -49,7 +49,7 @@ WHERE (SELECT count(*) FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receiver:
+class PushReceiver:
     """Who is notified of a task; `token` and `secret_ref` as the client gave them."""
 
     config_id: str
@@ -68,26 +68,26 @@ class TaskFilter:
     changed_after: datetime | None = None
 
 
-async def task_run(services: Services, tenant_id: str, agent: Askable, run_id: str) -> Run:
+async def load_task_run(services: GatewayServices, tenant_id: str, agent: RunTarget, run_id: str) -> Run:
     """Return the run of one of the agent's tasks, with no source that the caller may not read.
 
     Raises:
         NotFound: the caller sees no such task, or it is another agent's.
     """
     if not is_valid_id(run_id):
-        raise no_run(run_id)
+        raise run_not_found(run_id)
     async with tenant_transaction(services.pool, tenant_id) as connection:
         row = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
     if row is None:
-        raise no_run(run_id)
-    [run] = await with_cited_documents(services.knowledge, tenant_id, [run_of(row)])
+        raise run_not_found(run_id)
+    [run] = await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row)])
     return run
 
 
-async def task_runs(
-    services: Services,
+async def list_task_runs(
+    services: GatewayServices,
     tenant_id: str,
-    agent: Askable,
+    agent: RunTarget,
     only: TaskFilter,
     *,
     limit: int,
@@ -98,24 +98,24 @@ async def task_runs(
     async with tenant_transaction(services.pool, tenant_id) as connection:
         rows = await connection.fetch(_LIST, *place, limit, *before)
         count = await connection.fetchval(_COUNT, *place)
-    return rows, await with_cited_documents(services.knowledge, tenant_id, [run_of(row) for row in rows]), count
+    return rows, await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row) for row in rows]), count
 
 
-async def receivers_of(services: Services, tenant_id: str, run_id: str) -> list[Receiver]:
+async def list_push_receivers(services: GatewayServices, tenant_id: str, run_id: str) -> list[PushReceiver]:
     """Return who is notified of the task, without tokens: all who read the session may read this."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         rows = await connection.fetch(_RECEIVERS, tenant_id, run_id)
-    return [Receiver(config_id=row["config_id"], url=row["url"]) for row in rows]
+    return [PushReceiver(config_id=row["config_id"], url=row["url"]) for row in rows]
 
 
-async def set_receiver(services: Services, caller: Principal, run: Run, receiver: Receiver) -> None:
+async def set_push_receiver(services: GatewayServices, caller: Principal, run: Run, receiver: PushReceiver) -> None:
     """Notify `receiver` of the task from now on, instead of the one with the same id."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await add_receiver(connection, caller, run.run_id, run.session_id, receiver)
+        await add_push_receiver(connection, caller, run.run_id, run.session_id, receiver)
 
 
-async def add_receiver(
-    connection: Connection, caller: Principal, run_id: str, session_id: str, receiver: Receiver
+async def add_push_receiver(
+    connection: Connection, caller: Principal, run_id: str, session_id: str, receiver: PushReceiver
 ) -> None:
     """The same, in the caller's transaction.
 
@@ -130,7 +130,7 @@ async def add_receiver(
         raise Conflict(f"{MAX_RECEIVERS} receivers are notified of task {run_id}: delete one first")
 
 
-async def drop_receiver(services: Services, tenant_id: str, run_id: str, config_id: str) -> None:
+async def remove_push_receiver(services: GatewayServices, tenant_id: str, run_id: str, config_id: str) -> None:
     """Notify a receiver no longer.
 
     Raises:
@@ -138,26 +138,26 @@ async def drop_receiver(services: Services, tenant_id: str, run_id: str, config_
     """
     async with tenant_transaction(services.pool, tenant_id) as connection:
         if await connection.execute(_DROP, tenant_id, run_id, config_id) != "DELETE 1":
-            raise no_receiver(run_id, config_id)
+            raise push_receiver_not_found(run_id, config_id)
 
 
-def no_receiver(run_id: str, config_id: str) -> NotFound:
+def push_receiver_not_found(run_id: str, config_id: str) -> NotFound:
     """Says that the task has no such receiver."""
     return NotFound(f"task {run_id} has no push notification configuration {config_id}")
 
 
-def check_receiver(services: Services, receiver: Receiver) -> None:
+def check_push_receiver(services: GatewayServices, receiver: PushReceiver) -> None:
     """Refuse a receiver that may not get notices.
 
     Raises:
         Invalid, Forbidden: its URL is not one, or not on a host that may.
         ValidationError: pydantic's; its URL is too long, or its secret has a name that no secret has.
     """
-    checked(services, NotifyBody(url=receiver.url, secret_ref=receiver.secret_ref))
+    checked_receiver(services, NotifyBody(url=receiver.url, secret_ref=receiver.secret_ref))
     token = receiver.token
     if not token.isascii() or not token.isprintable() or len(token) > MAX_TOKEN_CHARACTERS:
         raise Invalid(f"the token is sent as a header: use printable ASCII, at most {MAX_TOKEN_CHARACTERS} characters")
 
 
-def _place(tenant_id: str, agent: Askable) -> tuple[str, str, str]:
+def _place(tenant_id: str, agent: RunTarget) -> tuple[str, str, str]:
     return tenant_id, agent.workflow, to_json(agent.steps).decode()

@@ -37,38 +37,45 @@ _EXACT = 2**53
 _DETAILS = ("sources", "confidence", "confidence_basis", "abstained", "statements", "model", "usage", "finish_reason")
 
 
-def is_open(run: Run) -> bool:
+def is_task_open(run: Run) -> bool:
     """Whether the task may still change."""
     return run.status in OPEN_RUN_STATUSES
 
 
-def task_of(run: Run, waits_for: Message | None = None, *, artifacts: bool = True) -> Task:
+def task_from_run(run: Run, waits_for: Message | None = None, *, artifacts: bool = True) -> Task:
     """Return the run as a task; `waits_for` says what people are to decide."""
-    task = Task(id=run.run_id, context_id=run.session_id, status=status_of(run, waits_for), history=[question_of(run)])
-    if artifacts and (artifact := artifact_of(run)) is not None:
+    task = Task(
+        id=run.run_id,
+        context_id=run.session_id,
+        status=task_status_from_run(run, waits_for),
+        history=[first_message_of_run(run)],
+    )
+    if artifacts and (artifact := artifact_from_run(run)) is not None:
         task.artifacts.append(artifact)
     return task
 
 
-def status_of(run: Run, waits_for: Message | None = None) -> TaskStatus:
+def task_status_from_run(run: Run, waits_for: Message | None = None) -> TaskStatus:
     """Return the task's status, with the reason where it failed."""
     message = waits_for
     if run.error is not None:
-        message = agent_message(run, str(run.error.get("message") or run.status))
-    return TaskStatus(state=TASK_STATES[run.status], message=message, timestamp=_timestamp(changed_at(run)))
+        message = status_message(run, str(run.error.get("message") or run.status))
+    return TaskStatus(state=TASK_STATES[run.status], message=message, timestamp=_timestamp(run_changed_at(run)))
 
 
-def changed_at(run: Run) -> datetime:
+def run_changed_at(run: Run) -> datetime:
     """Return when the run's row changed last, as listings order it."""
     return run.finished_at or run.started_at or run.created_at
 
 
-def status_update(run: Run, waits_for: Message | None = None) -> TaskStatusUpdateEvent:
+def status_update_event(run: Run, waits_for: Message | None = None) -> TaskStatusUpdateEvent:
     """Return the event that tells the task's present status."""
-    return TaskStatusUpdateEvent(task_id=run.run_id, context_id=run.session_id, status=status_of(run, waits_for))
+    return TaskStatusUpdateEvent(
+        task_id=run.run_id, context_id=run.session_id, status=task_status_from_run(run, waits_for)
+    )
 
 
-def artifact_update(run: Run, parts: Sequence[Part], *, append: bool, last: bool) -> TaskArtifactUpdateEvent:
+def artifact_update_event(run: Run, parts: Sequence[Part], *, append: bool, last: bool) -> TaskArtifactUpdateEvent:
     """Return the event that adds parts to the answer, or begins it again."""
     artifact = _artifact(run, parts)
     return TaskArtifactUpdateEvent(
@@ -76,7 +83,7 @@ def artifact_update(run: Run, parts: Sequence[Part], *, append: bool, last: bool
     )
 
 
-def agent_message(run: Run, text: str, data: JsonObject | None = None) -> Message:
+def status_message(run: Run, text: str, data: JsonObject | None = None) -> Message:
     """Return what the fleet says of the task in its present state."""
     parts = [text_part(text), *([data_part(data)] if data is not None else [])]
     message_id = f"{run.run_id}.{run.status}"
@@ -85,7 +92,7 @@ def agent_message(run: Run, text: str, data: JsonObject | None = None) -> Messag
     )
 
 
-def question_of(run: Run) -> Message:
+def first_message_of_run(run: Run) -> Message:
     """Return the message that started the run."""
     part = text_part(run.query) if run.input is None else data_part(run.input)
     message_id = run.metadata.get(MESSAGE_ID) or f"{run.run_id}.0"
@@ -94,7 +101,7 @@ def question_of(run: Run) -> Message:
     )
 
 
-def artifact_of(run: Run) -> Artifact | None:
+def artifact_from_run(run: Run) -> Artifact | None:
     """Return what came of the run; None where nothing did, or not yet."""
     if run.result is not None:
         return _artifact(run, [text_part(run.result.answer), details_part(run.result)])
@@ -160,12 +167,12 @@ def said(message: Message) -> tuple[str, JsonObject | None]:
     return text, data[0] if data else None
 
 
-def key_of(message: Message) -> str:
+def message_idempotency_key(message: Message) -> str:
     """Return what tells a repetition of the message from another one."""
     return hashlib.sha256(message.message_id.encode()).hexdigest()
 
 
-def metadata_of(message: Message) -> dict[str, str]:
+def message_metadata(message: Message) -> dict[str, str]:
     """Return what the run remembers of its message."""
     return {MESSAGE_ID: message.message_id} if len(message.message_id) <= _LONGEST_METADATA else {}
 

@@ -12,7 +12,7 @@ from flotilla.contracts.api_keys import api_key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.postgres import Pool, tenant_transaction
-from gateway.auth.principal import SCOPES, Grant, Principal, roles_among
+from gateway.auth.principal import SCOPES, BrowserTokenGrant, Principal, known_roles
 
 MAX_REMEMBERED = 10_000
 MAX_KEY_LENGTH = 256
@@ -57,7 +57,7 @@ class ApiKeys:
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
-    async def principal_of(self, key: str) -> Principal | None:
+    async def find_principal(self, key: str) -> Principal | None:
         """Whose key it is; None when it is unknown, revoked or expired."""
         if len(key) > MAX_KEY_LENGTH:
             return None
@@ -74,7 +74,7 @@ class ApiKeys:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             return bool(await connection.fetchval(_IS_SERVICE, tenant_id, subject))
 
-    def forget(self, digest: bytes | None = None) -> None:
+    def clear_cache(self, digest: bytes | None = None) -> None:
         """Asks the database again about one key, or about all."""
         if digest is None:
             self._known.clear()
@@ -100,7 +100,7 @@ def _principal(row: asyncpg.Record, issuer: str) -> Principal:
     return Principal(
         tenant_id=row["tenant_id"],
         subject=row["subject"],
-        roles=roles_among([SCOPES[scope] for scope in grant.scopes] if grant else row["roles"]),
+        roles=known_roles([SCOPES[scope] for scope in grant.scopes] if grant else row["roles"]),
         is_person=row["is_person"],
         key_id=row["key_id"],
         issuer=row.get("issuer") or (LOCAL_ISSUER if row["key_id"] else issuer),
@@ -112,11 +112,11 @@ def _principal(row: asyncpg.Record, issuer: str) -> Principal:
     )
 
 
-def _grant(row: asyncpg.Record) -> Grant | None:
+def _grant(row: asyncpg.Record) -> BrowserTokenGrant | None:
     if row.get("token_id") is None:
         return None
     scopes = frozenset(scope for scope in SCOPES if scope in row["scopes"])
-    return Grant(
+    return BrowserTokenGrant(
         token_id=row["token_id"],
         sessions=frozenset(row["sessions"]),
         scopes=scopes,

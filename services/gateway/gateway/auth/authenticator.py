@@ -9,10 +9,10 @@ from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.impersonation import Impersonation
-from gateway.auth.oidc import Oidc
-from gateway.auth.on_behalf import HEADER, subject_named
+from gateway.auth.oidc import OidcTokens
+from gateway.auth.on_behalf import HEADER, read_on_behalf_of_header
 from gateway.auth.principal import Principal, Scope
-from gateway.auth.sign_ins import SignIns
+from gateway.auth.sign_ins import SignInSessions
 from gateway.problems import Unauthenticated, WrongCredentials
 
 _SCHEME = "bearer"
@@ -36,8 +36,8 @@ class Authenticator:
     def __init__(
         self,
         api_keys: ApiKeys,
-        oidc: Oidc | None = None,
-        sign_ins: SignIns | None = None,
+        oidc: OidcTokens | None = None,
+        sign_ins: SignInSessions | None = None,
         browser_tokens: ApiKeys | None = None,
     ) -> None:
         self.api_keys = api_keys
@@ -45,7 +45,7 @@ class Authenticator:
         self._oidc = oidc
         self._sign_ins = sign_ins
 
-    async def caller_of(self, request: Request, *, scope: Scope | None = None) -> Principal:
+    async def authenticate(self, request: Request, *, scope: Scope | None = None) -> Principal:
         """Return whose credentials the request has; with a browser token only where it takes that `scope`.
 
         Raises:
@@ -71,12 +71,12 @@ class Authenticator:
     async def _signed_in(self, request: Request) -> Principal:
         if self._sign_ins is None or not self._sign_ins.has_cookie(request):
             raise Unauthenticated("give an API key or a token: Authorization: Bearer …")
-        principal = await self._sign_ins.principal_of(request)
+        principal = await self._sign_ins.find_principal(request)
         if principal is None:
             raise Unauthenticated("nobody is logged in here any more: log in again")
         return principal
 
-    async def check_acting(self, acting: Principal, caller: Principal) -> None:
+    async def check_may_impersonate(self, acting: Principal, caller: Principal) -> None:
         """Raise Impersonation where `caller` acts on behalf of what is not a person."""
         if acting.acted_by is None or acting.issuer != LOCAL_ISSUER:
             return
@@ -86,21 +86,21 @@ class Authenticator:
 
     async def _principal_of(self, token: str) -> Principal | None:
         if token.startswith(TOKEN_PREFIX) and self._browser_tokens is not None:
-            return await self._browser_tokens.principal_of(token)
+            return await self._browser_tokens.find_principal(token)
         is_jwt = not token.startswith(KEY_PREFIX) and token.count(".") == _DOTS_OF_A_JWT
         if is_jwt and self._oidc is not None:
-            return await self._oidc.principal_of(token)
-        return await self.api_keys.principal_of(token)
+            return await self._oidc.find_principal(token)
+        return await self.api_keys.find_principal(token)
 
 
-def acting_in(request: Request, caller: Principal) -> Principal:
+def acting_principal(request: Request, caller: Principal) -> Principal:
     """Return who acts: the caller, or the person on whose behalf the caller may act. Looks at nothing but the request.
 
     Raises:
         Impersonation: the caller may not act on behalf of others.
         MalformedSubject: it can't be said of whom.
     """
-    subject = subject_named(request)
+    subject = read_on_behalf_of_header(request)
     if subject is None:
         return caller
     if caller.acts_for is None or caller.is_person:

@@ -12,7 +12,7 @@ from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.postgres import Pool, acting_as, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
-from gateway.auth.principal import OPERATORS, Grant, Principal
+from gateway.auth.principal import OPERATORS, BrowserTokenGrant, Principal
 
 _FIND = "SELECT * FROM flotilla.authenticate_browser_token($1)"
 _ADD = """
@@ -24,12 +24,14 @@ _SEEN = "SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND sessi
 log = structlog.get_logger(__name__)
 
 
-def known_tokens(pool: Pool, cache_s: float) -> ApiKeys:
+def browser_token_lookup(pool: Pool, cache_s: float) -> ApiKeys:
     """Return what finds who acts with a token. A revocation of its maker's key holds after `cache_s` at the latest."""
     return ApiKeys(pool, cache_s, statement=_FIND)
 
 
-async def make_token(pool: Pool, maker: Principal, grant: Grant, lasts: timedelta) -> tuple[str, datetime]:
+async def create_browser_token(
+    pool: Pool, maker: Principal, grant: BrowserTokenGrant, lasts: timedelta
+) -> tuple[str, datetime]:
     """Store a token of `maker`; return it and when it ends: after `lasts`, or with what `maker` came with.
 
     Raises:
@@ -71,7 +73,7 @@ async def _check_seen(pool: Pool, bearer: Principal) -> None:
     """Raise NotFound for a session that the token's bearer would not see: its maker's role of operator is not in it."""
     assert bearer.grant is not None  # noqa: S101 - of a token
     sessions = sorted(bearer.grant.sessions)
-    with acting_as(bearer.viewer(())):
+    with acting_as(bearer.database_viewer(())):
         async with tenant_transaction(pool, bearer.tenant_id) as connection:
             seen = {row["session_id"] for row in await connection.fetch(_SEEN, bearer.tenant_id, sessions)}
     if missing := [session for session in sessions if session not in seen]:

@@ -15,7 +15,7 @@ from flotilla.postgres import AWAY, Pool, acting_as, tenant_transaction
 from flotilla.postgres.viewer import ITSELF
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
 from gateway.auth.principal import Principal
-from gateway.limits import RequestRate
+from gateway.limits import RequestRateLimiter
 from gateway.names import SOURCE
 from gateway.problems import TooMany
 
@@ -39,16 +39,16 @@ class Impersonation(Forbidden):
         self.subject = subject
 
 
-class Impersonations:
+class RefusedImpersonationLog:
     """Leaves a trace of each refused attempt."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._events = RequestRate(EVENTS_PER_MINUTE / 60, EVENTS_AT_ONCE)
+        self._events = RequestRateLimiter(EVENTS_PER_MINUTE / 60, EVENTS_AT_ONCE)
         for kind in get_args(Kind):
             IMPERSONATIONS_REFUSED.labels(kind)  # at 0 from the start, so that the first one shows
 
-    async def record(self, request: Request, attempt: Impersonation) -> None:
+    async def record_refusal(self, request: Request, attempt: Impersonation) -> None:
         """Count and log the attempt, and add it to the tenant's audit session; it stays refused if that fails."""
         details = _details(request, attempt)
         IMPERSONATIONS_REFUSED.labels(attempt.kind).inc()

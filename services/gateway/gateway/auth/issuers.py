@@ -27,21 +27,21 @@ UNION SELECT acted_by FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id =
 """
 
 
-async def issuers_of(connection: Connection, tenant_id: str, subject: str) -> list[str]:
+async def key_issuers_of_subject(connection: Connection, tenant_id: str, subject: str) -> list[str]:
     """Return everybody through whose hands a key of `subject` went, revoked keys included, in order of their names."""
     return [row["subject"] for row in await connection.fetch(_ISSUERS, tenant_id, subject)]
 
 
-async def issuers_behind(connection: Connection, caller: Principal, requester: str) -> list[str]:
+async def key_issuers_of_requester(connection: Connection, caller: Principal, requester: str) -> list[str]:
     """Return through whose hands the keys went by which `caller` asks as `requester`: those of the person and, where a
     service acts for them, the service and those of its keys."""
-    found = set(await issuers_of(connection, caller.tenant_id, caller.subject))
+    found = set(await key_issuers_of_subject(connection, caller.tenant_id, caller.subject))
     if caller.acted_by is not None:
-        found |= {caller.acted_by, *await issuers_of(connection, caller.tenant_id, caller.acted_by)}
+        found |= {caller.acted_by, *await key_issuers_of_subject(connection, caller.tenant_id, caller.acted_by)}
     return sorted(found - {requester})
 
 
-async def asked_through(pool: Pool, tenant_id: str, approval_id: str) -> list[str]:
+async def key_issuers_of_approval(pool: Pool, tenant_id: str, approval_id: str) -> list[str]:
     """Return through whose hands the keys went by which an action was asked for, also where the caller may not see
     what it belongs to."""
     with acting_as(ITSELF):
@@ -53,5 +53,5 @@ async def asked_through(pool: Pool, tenant_id: str, approval_id: str) -> list[st
             services = await connection.fetch(_SERVICES, tenant_id, row["run_id"], task_id)
             found = {service["acted_by"] for service in services}
             for asked in {row["requested_by"], row["on_behalf_of"], *found} - {None, ""}:
-                found |= set(await issuers_of(connection, tenant_id, asked))
+                found |= set(await key_issuers_of_subject(connection, tenant_id, asked))
     return sorted(found)

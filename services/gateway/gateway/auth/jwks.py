@@ -11,8 +11,8 @@ import jwt
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from gateway.auth.provider_answers import ask, text_member
-from gateway.settings import is_confidential
+from gateway.auth.provider_answers import ask, required_text
+from gateway.settings import is_confidential_url
 
 DISCOVERY_PATH = "/.well-known/openid-configuration"
 MAX_AGE_S = 600.0
@@ -80,10 +80,10 @@ class Jwks:
 
     def _discovered(self) -> str:
         url = self._issuer + DISCOVERY_PATH
-        return text_member(self._ask(url), "jwks_uri", url)
+        return required_text(self._ask(url), "jwks_uri", url)
 
     def _ask(self, url: str) -> dict[str, Any]:
-        if not is_confidential(url):
+        if not is_confidential_url(url):
             raise ValueError(f"{url} is not https: others could send their own keys")
         return ask(urllib.request.Request(url), self._tls)  # noqa: S310 - it is http or https
 

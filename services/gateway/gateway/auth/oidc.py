@@ -10,7 +10,7 @@ import structlog
 
 from flotilla.contracts.identity import is_identity_text
 from gateway.auth.jwks import Jwks
-from gateway.auth.principal import Principal, roles_among
+from gateway.auth.principal import Principal, known_roles
 
 LEEWAY_S = 30
 REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OidcOptions:
+class OidcTokenOptions:
     """What a token must hold, and where it says who somebody is."""
 
     issuer: str
@@ -37,14 +37,14 @@ class OidcOptions:
     groups_claim: str = "groups"
 
 
-class Oidc:
+class OidcTokens:
     """Turns tokens into principals."""
 
-    def __init__(self, options: OidcOptions, keys: Jwks) -> None:
+    def __init__(self, options: OidcTokenOptions, keys: Jwks) -> None:
         self._options = options
         self._keys = keys
 
-    async def principal_of(self, token: str) -> Principal | None:
+    async def find_principal(self, token: str) -> Principal | None:
         """Who the token speaks for; None when it does not hold.
 
         Raises:
@@ -88,7 +88,7 @@ class Oidc:
         return Principal(
             tenant_id=tenant,
             subject=subject,
-            roles=roles_among(_claim(claims, self._options.roles_claim)),
+            roles=known_roles(_claim(claims, self._options.roles_claim)),
             is_person=bool(_claim(claims, self._options.person_claim)),
             issuer=self._options.issuer,
             groups=_groups(_claim(claims, self._options.groups_claim)),

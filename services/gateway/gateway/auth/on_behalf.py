@@ -27,7 +27,7 @@ class MalformedSubject(HttpProblem):
         super().__init__(400, f"{HEADER}: {why}")
 
 
-def subject_named(request: Request) -> str | None:
+def read_on_behalf_of_header(request: Request) -> str | None:
     """Return the subject in the header; None without the header.
 
     Raises:

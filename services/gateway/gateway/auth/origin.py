@@ -30,12 +30,12 @@ class InsecureLogin(Forbidden):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class BrowserOriginPolicy:
     """Where browsers find the gateway: `public_url`, or, where that is not set, whatever host they asked."""
 
     public_url: str | None = None
 
-    def binds_to_tls(self, request: Request) -> bool:
+    def uses_secure_cookies(self, request: Request) -> bool:
         """Whether cookies are `Secure`: always, but for plain http on this machine, or where `public_url` is http.
 
         A client that lies about the scheme only keeps its own cookie from being sent.
@@ -46,11 +46,11 @@ class Origin:
             return True
         return _split(f"//{request.headers.get('Host', '')}").hostname not in _LOOPBACK
 
-    def cookie_name(self, name: str, request: Request) -> str:
+    def full_cookie_name(self, name: str, request: Request) -> str:
         """The cookie's full name. Browsers accept `__Host-` from this host alone, over TLS: no other can plant one."""
-        return f"__Host-{name}" if self.binds_to_tls(request) else name
+        return f"__Host-{name}" if self.uses_secure_cookies(request) else name
 
-    def check_login(self, request: Request) -> None:
+    def check_login_is_secure(self, request: Request) -> None:
         """Refuse a login whose cookie the browser would drop, or others could read.
 
         Raises:
@@ -60,7 +60,7 @@ class Origin:
         if self.public_url is None and page.scheme == "http" and page.hostname not in _LOOPBACK:
             raise InsecureLogin("logins need https: set FLOTILLA_PUBLIC_URL to the address that browsers use")
 
-    def check(self, request: Request) -> None:
+    def check_same_origin(self, request: Request) -> None:
         """Let a request pass that changes nothing, or that the console's own pages sent.
 
         Raises:

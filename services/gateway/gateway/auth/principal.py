@@ -26,7 +26,7 @@ FOR_OTHERS: frozenset[Role] = frozenset({"viewer", "operator"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class BrowserTokenGrant:
     """What a browser token is worth: no more than this of what its maker may."""
 
     token_id: str
@@ -55,7 +55,7 @@ class Principal:
     """The issuer of the people for whom the key may act; None for a key without that right."""
     acted_by: str | None = None
     """The service that acts on behalf of this person; None where they act themselves."""
-    grant: Grant | None = None
+    grant: BrowserTokenGrant | None = None
     """What bounds a browser token; None for all other credentials."""
     expires_at: datetime | None = None
     """When the credentials end; None for a key that lasts until it is revoked."""
@@ -66,32 +66,32 @@ class Principal:
         return user_name(self.issuer, self.subject)
 
     @property
-    def person(self) -> str | None:
+    def limited_person(self) -> str | None:
         """The person whose limits count; None for a service in its own name."""
         return self.name if self.is_person or self.acted_by else None
 
     @property
-    def service(self) -> str | None:
+    def limited_service(self) -> str | None:
         """The service whose limits count; None for a person who acts directly."""
         return self.acted_by or (None if self.is_person else self.subject)
 
     @property
-    def identity(self) -> tuple[str, str, str | None]:
+    def tenant_name_and_service(self) -> tuple[str, str, str | None]:
         """Who it is, in which tenant, and through which service."""
         return self.tenant_id, self.name, self.acted_by
 
     @property
     def by(self) -> JsonObject:
         """Who acts, as events name them: the service, too, where one acts for the person."""
-        return {"by": self.subject, **self.through}
+        return {"by": self.subject, **self.acted_by_attribute}
 
     @property
-    def through(self) -> JsonObject:
+    def acted_by_attribute(self) -> JsonObject:
         """The service that acts for the person, as events name it; nothing where they act themselves."""
         return {"acted_by": self.acted_by} if self.acted_by else {}
 
     @property
-    def claimant(self) -> str:
+    def idempotency_scope(self) -> str:
         """Whose idempotency keys the caller's are: a service's, for each person, are not those of the person."""
         return self.subject if self.acted_by is None else join_id_parts(self.acted_by, self.name)
 
@@ -109,7 +109,7 @@ class Principal:
             acted_by=self.subject,
         )
 
-    def viewer(self, operators: Collection[str]) -> Viewer:
+    def database_viewer(self, operators: Collection[str]) -> Viewer:
         """Return what transactions may see for it; `operators`: the roles, and groups as `group:…`, that see all."""
         if self.grant is not None:
             return replace(self._acting(), sessions=sorted(self.grant.sessions))
@@ -124,12 +124,12 @@ class Principal:
         """Return who acts, with no role that would show more than their sessions."""
         return Viewer(
             names=(self.name, *(group_name(self.issuer, group) for group in sorted(self.groups))),
-            person=self.person or "",
-            service=self.service or "",
+            person=self.limited_person or "",
+            service=self.limited_service or "",
         )
 
 
-def roles_among(names: object) -> frozenset[Role]:
+def known_roles(names: object) -> frozenset[Role]:
     """The roles that `names` (a list of anything) holds; others are left out."""
     given = set(map(str, names)) if isinstance(names, list | tuple | set | frozenset) else set()
     return frozenset(role for role in ROLES if role in given)

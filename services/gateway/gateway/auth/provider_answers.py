@@ -28,7 +28,7 @@ def ask(request: urllib.request.Request, tls: ssl.SSLContext) -> dict[str, Any]:
     return document
 
 
-def text_member(document: dict[str, Any], member: str, url: str) -> str:
+def required_text(document: dict[str, Any], member: str, url: str) -> str:
     """Return a text member of what `url` answered.
 
     Raises:

@@ -11,7 +11,7 @@ from flotilla.contracts.api_keys import api_key_hash
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.postgres import Pool, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
-from gateway.auth.origin import Origin
+from gateway.auth.origin import BrowserOriginPolicy
 from gateway.auth.principal import Principal
 
 COOKIE = "flotilla_sign_in"
@@ -24,12 +24,12 @@ _END = "DELETE FROM flotilla.sign_ins WHERE tenant_id = $1 AND secret_hash = $2"
 log = structlog.get_logger(__name__)
 
 
-class SignIns:
+class SignInSessions:
     """Opens, finds and ends sign-ins. What one is worth is asked of the database again after `cache_s`, so that a
     logout, a revoked key or a lost role holds at every replica by then."""
 
     def __init__(
-        self, pool: Pool, origin: Origin, *, last_s: float, cache_s: float, issuer: str = LOCAL_ISSUER
+        self, pool: Pool, origin: BrowserOriginPolicy, *, last_s: float, cache_s: float, issuer: str = LOCAL_ISSUER
     ) -> None:
         """`issuer` is the OpenID provider: sign-ins of former versions name none."""
         self._pool = pool
@@ -41,16 +41,16 @@ class SignIns:
         """Whether the request brings one, good or not."""
         return self._secret(request) is not None
 
-    async def principal_of(self, request: Request) -> Principal | None:
+    async def find_principal(self, request: Request) -> Principal | None:
         """Who is signed in; None when nobody is.
 
         Raises:
             CrossSite: the request changes something, and comes from elsewhere.
         """
         secret = self._secret(request)
-        principal = await self._known.principal_of(secret) if secret else None
+        principal = await self._known.find_principal(secret) if secret else None
         if principal is not None:
-            self.origin.check(request)
+            self.origin.check_same_origin(request)
         return principal
 
     async def open(self, principal: Principal, request: Request, response: Response) -> None:
@@ -76,30 +76,30 @@ class SignIns:
     async def end(self, request: Request, response: Response | None = None) -> None:
         """Signs out: here at once, at other replicas within a minute. Nothing happens when nobody is signed in."""
         secret = self._secret(request)
-        principal = await self._known.principal_of(secret) if secret else None
+        principal = await self._known.find_principal(secret) if secret else None
         if secret is not None and principal is not None:
             digest = api_key_hash(secret)
             async with tenant_transaction(self._pool, principal.tenant_id) as connection:
                 await connection.execute(_END, principal.tenant_id, digest)
-            self._known.forget(digest)
+            self._known.clear_cache(digest)
             log.info("signed_out", subject=principal.subject, tenant=principal.tenant_id)
         if response is not None:
             self._set(request, response, "", 0)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Asks the database again about all of them, since a key was revoked."""
-        self._known.forget()
+        self._known.clear_cache()
 
     def _secret(self, request: Request) -> str | None:
-        return request.cookies.get(self.origin.cookie_name(COOKIE, request))
+        return request.cookies.get(self.origin.full_cookie_name(COOKIE, request))
 
     def _set(self, request: Request, response: Response, secret: str, last_s: int) -> None:
         response.set_cookie(
-            self.origin.cookie_name(COOKIE, request),
+            self.origin.full_cookie_name(COOKIE, request),
             secret,
             max_age=last_s,
             path="/",
-            secure=self.origin.binds_to_tls(request),
+            secure=self.origin.uses_secure_cookies(request),
             httponly=True,
             samesite="strict",
         )

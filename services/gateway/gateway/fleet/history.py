@@ -19,9 +19,9 @@ from flotilla.kafka.session_log import KafkaLog
 from flotilla.outbox import parked
 from flotilla.postgres import AWAY, ITSELF, Pool, acting_as, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
-from gateway.fleet.overview import agent_names, audit_lag
-from gateway.fleet.samples import STEP_S, Sample, Samples, whole_hour
-from gateway.fleet.streams import stream_loads
+from gateway.fleet.overview import load_agent_names, measure_audit_lag
+from gateway.fleet.samples import STEP_S, FleetSample, Samples, samples_of_last_hour
+from gateway.fleet.streams import load_stream_loads
 from gateway.schemas.overview import FleetHistory, FleetSeries
 
 _MAX_ROWS = 10_001
@@ -38,7 +38,7 @@ WHERE tenant_id = $1 AND (status = 'pending' OR decided_at > $2) LIMIT $3
 log = structlog.get_logger(__name__)
 
 
-class Sampler:
+class FleetSampler:
     """Looks at the fleet every 15 s, and remembers it in `samples`."""
 
     def __init__(self, pool: Pool, redis: Redis, kafka_log: KafkaLog, samples: Samples) -> None:
@@ -53,14 +53,14 @@ class Sampler:
             self._samples.append(await self._sample())
             await sleep_or_stop(stop, STEP_S)
 
-    async def _sample(self) -> Sample:
+    async def _sample(self) -> FleetSample:
         at = time.time()
         lag, pending = await self._streams()
-        return Sample(at, lag, pending, await self._backlog(), await self._audit())
+        return FleetSample(at, lag, pending, await self._backlog(), await self._audit())
 
     async def _streams(self) -> tuple[int | None, int | None]:
         try:
-            loads = await stream_loads(self._redis, await agent_names(self._pool))
+            loads = await load_stream_loads(self._redis, await load_agent_names(self._pool))
         except (*AWAY, asyncpg.PostgresError, RedisError) as error:
             log.debug("streams_not_sampled", error=str(error))
             return None, None
@@ -76,15 +76,15 @@ class Sampler:
 
     async def _audit(self) -> int | None:
         try:
-            return await audit_lag(self._pool, self._kafka_log)
+            return await measure_audit_lag(self._pool, self._kafka_log)
         except (*AWAY, asyncpg.PostgresError, FlotillaError) as error:
             log.debug("audit_not_sampled", error=str(error))
             return None
 
 
-async def history(pool: Pool, samples: Sequence[Sample], tenant_id: str) -> FleetHistory:
+async def load_fleet_history(pool: Pool, samples: Sequence[FleetSample], tenant_id: str) -> FleetHistory:
     """The samples, with the tenant's own runs and approvals at the same moments."""
-    samples = whole_hour(samples, time.time())
+    samples = samples_of_last_hour(samples, time.time())
     times = [sample.at for sample in samples]
     since = datetime.fromtimestamp(times[0] - STEP_S, UTC)
     with acting_as(ITSELF):  # moments, of every session

@@ -10,7 +10,7 @@ from flotilla.contracts.ids import utc_now
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.outbox import parked
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
-from gateway.fleet.streams import StreamLoad, stream_loads
+from gateway.fleet.streams import StreamLoad, load_stream_loads
 from gateway.schemas.overview import AuditLoad, Fleet, OutboxLoad, Stream
 
 _AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
@@ -42,11 +42,11 @@ _MAX_PARKED = 1000
 log = structlog.get_logger(__name__)
 
 
-async def overview(pool: Pool, redis: Redis, kafka_log: KafkaLog, tenant_id: str) -> Fleet:
+async def load_fleet_overview(pool: Pool, redis: Redis, kafka_log: KafkaLog, tenant_id: str) -> Fleet:
     """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the whole
     tenant's."""
-    streams = await stream_loads(redis, await agent_names(pool))
-    lag = await audit_lag(pool, kafka_log)
+    streams = await load_stream_loads(redis, await load_agent_names(pool))
+    lag = await measure_audit_lag(pool, kafka_log)
     with acting_as(ITSELF):  # numbers, of every session
         return await _numbers(pool, tenant_id, streams, lag)
 
@@ -72,12 +72,12 @@ async def _numbers(pool: Pool, tenant_id: str, streams: list[StreamLoad], lag: i
     )
 
 
-async def agent_names(pool: Pool) -> list[str]:
+async def load_agent_names(pool: Pool) -> list[str]:
     """Agents that ever registered."""
     return [row["name"] for row in await pool.fetch(_AGENTS)]
 
 
-async def audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
+async def measure_audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
     """Events in Kafka that are not projected yet; None while Kafka does not answer."""
     try:
         ends = await kafka_log.read_end_offsets()

@@ -10,7 +10,7 @@ SAMPLES = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class FleetSample:
     """The whole fleet at one moment; None is unknown."""
 
     at: float
@@ -21,16 +21,16 @@ class Sample:
     audit_lag: int | None
 
 
-Samples: TypeAlias = deque[Sample]
+Samples: TypeAlias = deque[FleetSample]
 
 
-def whole_hour(samples: Sequence[Sample], now: float) -> list[Sample]:
+def samples_of_last_hour(samples: Sequence[FleetSample], now: float) -> list[FleetSample]:
     """The moments of the last hour. What was before the first sample is unknown."""
     first = samples[0].at if samples else now
     earlier = [first - STEP_S * step for step in range(SAMPLES - len(samples), 0, -1)]
-    return [*(Sample(at, None, None, None, None) for at in earlier), *samples]
+    return [*(FleetSample(at, None, None, None, None) for at in earlier), *samples]
 
 
-def no_samples() -> Samples:
+def empty_sample_buffer() -> Samples:
     """Room for an hour."""
     return deque(maxlen=SAMPLES)

@@ -26,7 +26,7 @@ class StreamLoad:
     """Since the oldest of those was published."""
 
 
-async def stream_loads(redis: Redis, agents: Iterable[str]) -> list[StreamLoad]:
+async def load_stream_loads(redis: Redis, agents: Iterable[str]) -> list[StreamLoad]:
     """The tasks and the replies of each agent; a stream without its group is left out."""
     streams = [stream_of(agent) for agent in agents for stream_of in (task_stream, reply_stream)]
     loads = [await _load(redis, stream) for stream in streams]

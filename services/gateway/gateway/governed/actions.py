@@ -19,13 +19,13 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
-from gateway.auth.issuers import issuers_behind
+from gateway.auth.issuers import key_issuers_of_requester
 from gateway.auth.principal import Principal
 from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
 from gateway.schemas.governed import Action
-from gateway.temporal import Start
+from gateway.temporal import WorkflowStart
 
 _ADD = """
 INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
@@ -58,10 +58,10 @@ class SubmittedAction:
     """An action, and how to start its workflow; None when an earlier, equal request did."""
 
     action: Action
-    start: Start | None
+    start: WorkflowStart | None
 
 
-async def submit(
+async def store_submitted_action(
     pool: Pool, policy: ApprovalPolicy, request: ActionRequest, claim: IdempotencyClaim, access: SessionAccess
 ) -> SubmittedAction:
     """Commits session (if it is new, with `access`), action and first event together.
@@ -70,22 +70,22 @@ async def submit(
         Invalid: the arguments are not what the action takes.
         IdempotencyConflict: the key was used for another request.
     """
-    request = replace(request, args=normalized_if_known(request.action, request.args))
+    request = replace(request, args=normalize_args_if_known(request.action, request.args))
     tenant_id = request.tenant_id
     risk_level = policy.assess_risk(request.action, request.args, request.risk_level).risk_level
     async with tenant_transaction(pool, tenant_id) as connection:
         request = replace(
-            request, requested_through=await issuers_behind(connection, claim.principal, request.requested_by)
+            request, requested_through=await key_issuers_of_requester(connection, claim.principal, request.requested_by)
         )
         earlier = await claim.take(connection, request.action_id)
         if earlier is None:
             await _insert(connection, request, risk_level, access, claim.principal.subject)
         action = await _get(connection, tenant_id, earlier or request.action_id)
-    start = Start(APPROVAL_WORKFLOW, action.workflow_id, request)
+    start = WorkflowStart(APPROVAL_WORKFLOW, action.workflow_id, request)
     return SubmittedAction(action, None if earlier else start)
 
 
-def normalized_if_known(action: str, args: JsonObject) -> JsonObject:
+def normalize_args_if_known(action: str, args: JsonObject) -> JsonObject:
     """Return `args` as they will be executed, as far as this process knows what `action` takes.
 
     Raises:
@@ -130,12 +130,12 @@ async def get_action(pool: Pool, tenant_id: str, action_id: str) -> Action:
         return await _get(connection, tenant_id, action_id)
 
 
-async def note_cancel_request(pool: Pool, action: Action, caller: Principal) -> Start:
+async def record_action_cancel_request(pool: Pool, action: Action, caller: Principal) -> WorkflowStart:
     """Record who called the action off; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         stored = await connection.fetchval(_REQUEST, caller.tenant_id, action.action_id)
         await record_cancel_request(connection, caller, action.session_id, "action", action.action_id)
-    return Start(APPROVAL_WORKFLOW, action.workflow_id, from_json(stored, ActionRequest))
+    return WorkflowStart(APPROVAL_WORKFLOW, action.workflow_id, from_json(stored, ActionRequest))
 
 
 async def list_actions(

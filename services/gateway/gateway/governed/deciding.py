@@ -32,14 +32,14 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
-from gateway.auth.issuers import asked_through, issuers_of
-from gateway.governed.actions import normalized_if_known
+from gateway.auth.issuers import key_issuers_of_approval, key_issuers_of_subject
+from gateway.governed.actions import normalize_args_if_known
 from gateway.governed.inbox import get_approval
-from gateway.governed.recording import recording
+from gateway.governed.recording import recording_transaction
 from gateway.problems import HttpProblem, snake_case
 from gateway.schemas.governed import Approval
-from gateway.services import Services
-from gateway.temporal import Temporal, refusal
+from gateway.services import GatewayServices
+from gateway.temporal import TemporalGateway, error_from_temporal
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class _Vote:
     update_id: str
 
 
-async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
+async def submit_vote(services: GatewayServices, tenant_id: str, attempt: DecisionRequest) -> DecisionAnswer:
     """Makes the vote; returns what it came to. Idempotency key: voter, decision, content hash and new arguments.
 
     Raises:
@@ -85,10 +85,10 @@ async def decide(services: Services, tenant_id: str, attempt: DecisionRequest) -
         DecisionRefused: it does not count.
         RetryLater: no worker answered in time; the same vote again is safe.
     """
-    through = await asked_through(services.pool, tenant_id, attempt.approval_id)
+    through = await key_issuers_of_approval(services.pool, tenant_id, attempt.approval_id)
     attempt = replace(attempt, asked_through=through)
-    async with recording(services.pool, tenant_id, attempt.approval_id) as connection:
-        vote = await _recorded(connection, services.policy, tenant_id, attempt)
+    async with recording_transaction(services.pool, tenant_id, attempt.approval_id) as connection:
+        vote = await _recorded(connection, services.current_policy, tenant_id, attempt)
     if isinstance(vote, DecisionAnswer):
         return vote
     answer = await _send(services.temporal, vote)
@@ -104,7 +104,7 @@ async def _recorded(
     connection: Connection, policy: ApprovalPolicy, tenant_id: str, attempt: DecisionRequest
 ) -> _Vote | DecisionAnswer:
     approval = await get_approval(connection, policy, tenant_id, attempt.approval_id)
-    issued_by = await issuers_of(connection, tenant_id, attempt.subject)
+    issued_by = await key_issuers_of_subject(connection, tenant_id, attempt.subject)
     attempt = replace(attempt, issued_by=issued_by, args=_normalized(approval, attempt))
     edited = content_hash(approval.action, attempt.args) if attempt.args is not None else ""
     update_id = decision_update_id(attempt.approval_id, attempt.subject, attempt.decision, attempt.content_hash, edited)
@@ -142,14 +142,14 @@ def _normalized(approval: Approval, attempt: DecisionRequest) -> JsonObject | No
     if attempt.args is None or approval.task_id is not None:
         return attempt.args
     try:
-        return normalized_if_known(approval.action, attempt.args)
+        return normalize_args_if_known(approval.action, attempt.args)
     except Invalid:
         return attempt.args
 
 
-async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | VoteRefusal:
+async def _send(temporal: TemporalGateway, vote: _Vote) -> DecisionAnswer | VoteRefusal:
     approval_id = vote.approval.approval_id
-    handle = await temporal.handle(vote.approval.workflow_id)
+    handle = await temporal.workflow_handle(vote.approval.workflow_id)
     try:
         answer: DecisionAnswer = await handle.execute_update(
             DECIDE_UPDATE,
@@ -163,7 +163,7 @@ async def _send(temporal: Temporal, vote: _Vote) -> DecisionAnswer | VoteRefusal
     except WorkflowUpdateFailedError as error:
         return _refusal_of(error)
     except RPCError as error:
-        cause = refusal(error, vote.approval.workflow_id)
+        cause = error_from_temporal(error, vote.approval.workflow_id)
         if isinstance(cause, NotFound):
             return _over(vote.approval)
         raise cause from error
@@ -186,7 +186,7 @@ def _refusal_of(error: WorkflowUpdateFailedError) -> VoteRefusal:
 
 
 async def _record_refusal(pool: Pool, vote: _Vote, why: VoteRefusal) -> None:
-    async with recording(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
+    async with recording_transaction(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
         await connection.execute(_REFUSED, vote.tenant_id, vote.attempt.approval_id, vote.attempt.attempt_id, why.type)
         event = vote_refused_event(vote.attempt, why, vote.approval.policy_version)
         await append(connection, vote.tenant_id, vote.approval.session_id, [event])

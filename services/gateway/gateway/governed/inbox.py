@@ -56,7 +56,7 @@ async def get_approval(connection: Connection, policy: ApprovalPolicy, tenant_id
     row = await connection.fetchrow(_GET, tenant_id, approval_id)
     if row is None:
         raise NotFound(f"no approval {approval_id}")
-    return approval_of(row, policy)
+    return approval_from_row(row, policy)
 
 
 async def list_approvals(
@@ -74,20 +74,20 @@ async def list_approvals(
         return await connection.fetch(statement, tenant_id, status, limit, *after)
 
 
-async def count_pending(pool: Pool, tenant_id: str) -> int:
+async def count_pending_approvals(pool: Pool, tenant_id: str) -> int:
     """Approvals that wait for a decision, up to 10,001."""
     async with tenant_transaction(pool, tenant_id) as connection:
         return int(await connection.fetchval(_COUNT, tenant_id))
 
 
 @cache
-def args_schema(action: str) -> JsonObject | None:
+def action_args_schema(action: str) -> JsonObject | None:
     """What the action takes; None for one that only the worker, or only an agent, knows."""
     kind = action_argument_types().get(action)
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 
-def approval_of(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
+def approval_from_row(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
     """A row as people see it."""
     requirement = from_json(row["requirement"], ApprovalRequirement)
     args = json.loads(row["args"])
@@ -104,7 +104,7 @@ def approval_of(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
             "editable_args": requirement.editable_args,
             "reason_required": requirement.reason_required,
             "exclude_requester": requirement.exclude_requester,
-            "args_schema": args_schema(row["action"]) if row["task_id"] is None else None,
+            "args_schema": action_args_schema(row["action"]) if row["task_id"] is None else None,
         }
     )
 

@@ -8,7 +8,7 @@ from flotilla.postgres import Connection, Pool, Viewer, acting_as, current_viewe
 
 
 @asynccontextmanager
-async def recording(pool: Pool, tenant_id: str, asked_id: str) -> AsyncIterator[Connection]:
+async def recording_transaction(pool: Pool, tenant_id: str, asked_id: str) -> AsyncIterator[Connection]:
     """Begin a transaction that may add to the session of an approval or a question what a vote or an answer adds."""
     viewer = replace(current_viewer() or Viewer(), deciding=asked_id)
     with acting_as(viewer):

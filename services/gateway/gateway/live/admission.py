@@ -17,7 +17,7 @@ CHECK_EVERY_S = 5.0
 RETRY_S = 0.5
 
 
-class Admission:
+class StreamAccessCheck:
     """Ask again every few seconds. While nobody can say, the stream waits: it sends nothing that it may not."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Admission:
         self._monotonic = monotonic
         self._due = monotonic() + every_s
 
-    def ask_now(self) -> None:
+    def recheck_now(self) -> None:
         """Ask at the next look, since something was changed."""
         self._due = self._monotonic()
 
@@ -51,11 +51,13 @@ class Admission:
         return True
 
 
-def admission_of(request: Request, caller: Principal, read: Callable[[], Awaitable[object]]) -> Admission:
+def stream_access_check(
+    request: Request, caller: Principal, read: Callable[[], Awaitable[object]]
+) -> StreamAccessCheck:
     """Return what admits the caller of `request`, whose credentials still count, to what `read` reads."""
 
     async def check() -> None:
         await request.app.state.guard.check_still(request, caller)
         await read()
 
-    return Admission(check)
+    return StreamAccessCheck(check)

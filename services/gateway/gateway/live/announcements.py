@@ -20,7 +20,7 @@ LOOK_EVERY_S = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Announcements:
+class AnnouncementListener:
     """Listens, without a group: every replica hears everything."""
 
     def __init__(self, redis_url: str, watch: RunWatch) -> None:
@@ -43,7 +43,7 @@ class Announcements:
 
     async def _heard(self, event: AgentEvent) -> None:
         if event.runid is not None:
-            self._watch.announce(event.runid)
+            self._watch.wake_followers(event.runid)
 
 
 def _listens(broker: RedisBroker) -> bool:

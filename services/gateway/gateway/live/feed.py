@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from flotilla.bus import AWAY, Redis
 from flotilla.bus.connection import ask
 from flotilla.runtime.stopping import wait_for_any_event
-from gateway.live.wakeup import Wakeup
+from gateway.live.wakeup import FollowerWakeup
 
 BLOCK_MS = 50
 """The longest that a new follower's stream is left out of a read that is blocked already."""
@@ -38,17 +38,17 @@ class LiveEntry:
     data: bytes
 
 
-class LiveFeed:
+class LiveStreamWatch:
     """Rings the followers of a run when its live stream grows."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._wakeups: defaultdict[str, set[Wakeup]] = defaultdict(set)
+        self._wakeups: defaultdict[str, set[FollowerWakeup]] = defaultdict(set)
         self._positions: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     @contextmanager
-    def follow(self, stream: str, wakeup: Wakeup) -> Iterator[None]:
+    def notify_of_entries(self, stream: str, wakeup: FollowerWakeup) -> Iterator[None]:
         """Notify `wakeup` of a run's live stream as long as the block runs."""
         self._wakeups[stream].add(wakeup)
         self._positions.setdefault(stream, "$")

@@ -15,7 +15,7 @@ import structlog
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla.postgres import AWAY, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
-from gateway.live.wakeup import Wakeup
+from gateway.live.wakeup import FollowerWakeup
 
 EVERY_S = 0.5
 log = structlog.get_logger(__name__)
@@ -32,11 +32,11 @@ class RunWatch:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._wakeups: defaultdict[str, defaultdict[str, set[Wakeup]]] = defaultdict(lambda: defaultdict(set))
+        self._wakeups: defaultdict[str, defaultdict[str, set[FollowerWakeup]]] = defaultdict(lambda: defaultdict(set))
         self._seen: dict[str, tuple[str, int, str]] = {}
 
     @contextmanager
-    def follow(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> Iterator[None]:
+    def notify_of_changes(self, tenant_id: str, run_id: str, wakeup: FollowerWakeup) -> Iterator[None]:
         """Notify `wakeup` of changes of the run as long as the block runs."""
         self._wakeups[tenant_id][run_id].add(wakeup)
         try:
@@ -44,13 +44,13 @@ class RunWatch:
         finally:
             self._forget(tenant_id, run_id, wakeup)
 
-    def announce(self, run_id: str) -> None:
+    def wake_followers(self, run_id: str) -> None:
         """Somebody says that the run moved on."""
         for runs in self._wakeups.values():
             for wakeup in runs.get(run_id, ()):
                 wakeup.notify(log=True)
 
-    def wake_all(self) -> None:
+    def wake_all_followers(self) -> None:
         """Make every follower look up: the process is about to stop."""
         for runs in self._wakeups.values():
             for wakeups in runs.values():
@@ -63,7 +63,7 @@ class RunWatch:
             for tenant_id, run_ids in [(tenant, list(runs)) for tenant, runs in self._wakeups.items()]:
                 await self._look(tenant_id, run_ids)
             await sleep_or_stop(stop, EVERY_S)
-        self.wake_all()
+        self.wake_all_followers()
 
     async def _look(self, tenant_id: str, run_ids: list[str]) -> None:
         try:
@@ -81,7 +81,7 @@ class RunWatch:
                 for wakeup in self._wakeups[tenant_id][row["run_id"]]:
                     wakeup.notify(log=True, end=over, access=access)
 
-    def _forget(self, tenant_id: str, run_id: str, wakeup: Wakeup) -> None:
+    def _forget(self, tenant_id: str, run_id: str, wakeup: FollowerWakeup) -> None:
         runs = self._wakeups[tenant_id]
         runs[run_id].discard(wakeup)
         if not runs[run_id]:

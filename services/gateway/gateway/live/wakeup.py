@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class PlacesToLook:
+class PendingChanges:
     """Where to look."""
 
     live: bool
@@ -18,7 +18,7 @@ class PlacesToLook:
     """At who may read the session."""
 
 
-class Wakeup:
+class FollowerWakeup:
     """Notified any number of times, awaited by one follower. The first wait returns at once."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Wakeup:
         self._access |= access
         self._event.set()
 
-    async def wait(self, timeout_s: float) -> PlacesToLook:
+    async def wait(self, timeout_s: float) -> PendingChanges:
         """Wait to be notified, for at most `timeout_s`, and return what is pending."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -42,6 +42,6 @@ class Wakeup:
         except TimeoutError:
             pass
         self._event.clear()
-        pending = PlacesToLook(self._live, self._log, self._end, self._access)
+        pending = PendingChanges(self._live, self._log, self._end, self._access)
         self._live = self._log = self._end = self._access = False
         return pending

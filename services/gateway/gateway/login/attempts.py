@@ -17,7 +17,7 @@ LAST_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class LoginAttempt:
     """What has to fit when the browser comes back, and where it goes then."""
 
     nonce: str
@@ -25,16 +25,16 @@ class Attempt:
     destination: str
 
 
-class Attempts:
+class LoginAttempts:
     """Notes logins and takes them back, once each."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def begin(self, browser: str, destination: str) -> tuple[str, Attempt]:
+    async def begin_attempt(self, browser: str, destination: str) -> tuple[str, LoginAttempt]:
         """Note that the browser which holds the secret `browser` sets out; give its `state`."""
         state = secrets.token_urlsafe(32)
-        attempt = Attempt(secrets.token_urlsafe(32), secrets.token_urlsafe(48), destination)
+        attempt = LoginAttempt(secrets.token_urlsafe(32), secrets.token_urlsafe(48), destination)
         note = {
             "browser": _digest(browser),
             "nonce": attempt.nonce,
@@ -44,7 +44,7 @@ class Attempts:
         await self._redis.set(login_key(_digest(state)), json.dumps(note), ex=LAST_S)
         return state, attempt
 
-    async def finish(self, state: str, browser: str) -> Attempt | None:
+    async def take_attempt(self, state: str, browser: str) -> LoginAttempt | None:
         """The attempt of that state and that browser; None when there is none, or it was taken before."""
         note = await self._redis.getdel(login_key(_digest(state)))
         if note is None:
@@ -52,7 +52,7 @@ class Attempts:
         found = json.loads(note)
         if not hmac.compare_digest(found.pop("browser"), _digest(browser)):
             return None
-        return Attempt(**found)
+        return LoginAttempt(**found)
 
 
 def _digest(secret: str) -> str:

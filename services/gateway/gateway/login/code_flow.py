@@ -9,11 +9,11 @@ import jwt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.auth.oidc import Oidc
-from gateway.auth.origin import Origin
+from gateway.auth.oidc import OidcTokens
+from gateway.auth.origin import BrowserOriginPolicy
 from gateway.auth.principal import Principal
-from gateway.login.attempts import LAST_S, Attempts
-from gateway.login.provider import Provider
+from gateway.login.attempts import LAST_S, LoginAttempts
+from gateway.login.provider import OidcProvider
 
 COOKIE = "flotilla_login"
 CALLBACK = "/auth/oidc/callback"
@@ -28,7 +28,7 @@ class LoginFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderAnswer:
+class AuthorizationResponse:
     """What the provider sends the browser back with; empty is absent."""
 
     state: str
@@ -38,48 +38,50 @@ class ProviderAnswer:
     """Guards against answers of another provider (RFC 9207)."""
 
 
-class CodeFlow:
+class AuthorizationCodeFlow:
     """Both halves of a login."""
 
-    def __init__(self, provider: Provider, tokens: Oidc, attempts: Attempts, origin: Origin) -> None:
+    def __init__(
+        self, provider: OidcProvider, tokens: OidcTokens, attempts: LoginAttempts, origin: BrowserOriginPolicy
+    ) -> None:
         """`tokens` checks identity tokens, whose audience is the client."""
         self._provider = provider
         self._tokens = tokens
         self._attempts = attempts
         self._origin = origin
 
-    async def start(self, request: Request, destination: str) -> tuple[str, str]:
+    async def start_login(self, request: Request, destination: str) -> tuple[str, str]:
         """Where the browser goes, and the secret that it keeps meanwhile (the same for all its tabs)."""
         browser = self._browser(request) or secrets.token_urlsafe(32)
-        state, attempt = await self._attempts.begin(browser, destination)
-        url = await self._provider.login_url(state=state, nonce=attempt.nonce, verifier=attempt.verifier)
+        state, attempt = await self._attempts.begin_attempt(browser, destination)
+        url = await self._provider.authorization_url(state=state, nonce=attempt.nonce, verifier=attempt.verifier)
         return url, browser
 
     def keep(self, request: Request, response: Response, browser: str) -> None:
         """Give the browser its secret. Lax, since the provider sends it back here from another site."""
         response.set_cookie(
-            self._origin.cookie_name(COOKIE, request),
+            self._origin.full_cookie_name(COOKIE, request),
             browser,
             max_age=LAST_S,
             path="/",
-            secure=self._origin.binds_to_tls(request),
+            secure=self._origin.uses_secure_cookies(request),
             httponly=True,
             samesite="lax",
         )
 
-    async def finish(self, request: Request, answer: ProviderAnswer) -> tuple[Principal, str]:
+    async def finish_login(self, request: Request, answer: AuthorizationResponse) -> tuple[Principal, str]:
         """Who came back, and where to.
 
         Raises:
             LoginFailed: the provider or this gateway says no.
             RetryLater: the provider does not answer.
         """
-        attempt = await self._attempts.finish(answer.state, self._browser(request))
+        attempt = await self._attempts.take_attempt(answer.state, self._browser(request))
         if attempt is None:
             raise LoginFailed("expired")
         if answer.error or answer.issuer not in ("", self._provider.client.issuer):
             raise LoginFailed("denied")
-        token = await self._provider.id_token(answer.code, attempt.verifier)
+        token = await self._provider.fetch_id_token(answer.code, attempt.verifier)
         principal = await self._principal_of(token, attempt.nonce) if token else None
         if principal is None:
             raise LoginFailed("unknown")
@@ -88,10 +90,10 @@ class CodeFlow:
         return principal, attempt.destination
 
     def _browser(self, request: Request) -> str:
-        return request.cookies.get(self._origin.cookie_name(COOKIE, request), "")
+        return request.cookies.get(self._origin.full_cookie_name(COOKIE, request), "")
 
     async def _principal_of(self, token: str, nonce: str) -> Principal | None:
-        principal = await self._tokens.principal_of(token)
+        principal = await self._tokens.find_principal(token)
         if principal is None:
             return None
         claims = jwt.decode(token, options={"verify_signature": False})  # it was checked just above

@@ -19,14 +19,14 @@ import structlog
 
 from flotilla.contracts.errors import RetryLater
 from gateway.auth.jwks import DISCOVERY_PATH, MAX_AGE_S
-from gateway.auth.provider_answers import ask, text_member
-from gateway.settings import is_confidential
+from gateway.auth.provider_answers import ask, required_text
+from gateway.settings import is_confidential_url
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
+class OidcClient:
     """Who the gateway is to the provider."""
 
     issuer: str
@@ -44,10 +44,10 @@ class _Addresses:
     token: str
 
 
-class Provider:
+class OidcProvider:
     """Asks the provider; what its discovery document says is remembered for ten minutes."""
 
-    def __init__(self, client: Client, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: OidcClient, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.client = client
         self._tls = ssl.create_default_context(cafile=client.ca_file)
         self._monotonic = monotonic
@@ -55,7 +55,7 @@ class Provider:
         self._found_at = float("-inf")
         self._finding = asyncio.Lock()
 
-    async def login_url(self, *, state: str, nonce: str, verifier: str) -> str:
+    async def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
         """Where to send the browser.
 
         Raises:
@@ -77,7 +77,7 @@ class Provider:
         )
         return addresses.authorization + ("&" if urlsplit(addresses.authorization).query else "?") + query
 
-    async def id_token(self, code: str, verifier: str) -> str | None:
+    async def fetch_id_token(self, code: str, verifier: str) -> str | None:
         """The identity token for `code`, not yet checked; None when the provider refuses the code.
 
         Raises:
@@ -111,11 +111,11 @@ class Provider:
         if (issuer := document.get("issuer")) != self.client.issuer:
             raise ValueError(f"{url} speaks for {issuer}, not for {self.client.issuer}")
         authorization, token = (
-            text_member(document, name, url) for name in ("authorization_endpoint", "token_endpoint")
+            required_text(document, name, url) for name in ("authorization_endpoint", "token_endpoint")
         )
         found = _Addresses(authorization, token)
         for address in (found.authorization, found.token):
-            if not is_confidential(address):
+            if not is_confidential_url(address):
                 raise ValueError(f"{address} is not https")
         return found
 

@@ -11,7 +11,7 @@ _LONGEST = 32
 
 
 @dataclass(slots=True)
-class AnswerText:
+class StreamedAnswer:
     """Follows the tokens of a run over all its attempts. What was returned is always the beginning of the answer.
 
     A later attempt that writes the same text continues where the client is. One that writes another text can't be
@@ -40,17 +40,17 @@ class AnswerText:
         self._blank = [text[len(body) :]]
         return self._advance(body)
 
-    def restart(self) -> None:
+    def begin_next_attempt(self) -> None:
         """Begin another attempt."""
         self._position, self._blank = 0, []
 
-    def finish(self, answer: str) -> str:
+    def remaining_text(self, answer: str) -> str:
         """Return the rest of the stored answer.
 
         Raises:
             AnswerRestarted: it is not what was sent.
         """
-        self.restart()
+        self.begin_next_attempt()
         rest = self._advance(answer)
         if self._position < self._length:
             raise _restarted()
@@ -75,7 +75,7 @@ def _restarted() -> AnswerRestarted:
 
 
 @dataclass(slots=True)
-class Pieces:
+class DeltaSplitter:
     """Cuts an answer into the deltas of a stream. Where it is cut depends on the answer alone, never on when its parts
     arrived, so that every replica sends the same deltas at any time. The first is one character: it waits for nothing.
     """

@@ -13,10 +13,10 @@ from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import RAGResponse
 from flotilla.contracts.tasks import TokenUsage
-from gateway.openai.citations import annotations
-from gateway.openai.errors import error_body
-from gateway.openai.following import Following, answer_of
-from gateway.problems import problem_of
+from gateway.openai.citations import citation_annotations
+from gateway.openai.errors import openai_error_body
+from gateway.openai.following import RunFollower, answer_text_of_run
+from gateway.problems import problem_from_error
 from gateway.schemas.runs import Run
 
 Json: TypeAlias = dict[str, Any]
@@ -37,26 +37,26 @@ class ChatCompletion(BaseModel):
     """The run, its session, its sources and the answer's confidence."""
 
 
-def completion_of(run: Run, model: str) -> Json:
+def completion_from_run(run: Run, model: str) -> Json:
     """Return the completion of a run that has its answer."""
-    answer = answer_of(run)
+    answer = answer_text_of_run(run)
     message: Json = {"role": "assistant", "content": answer.answer, "refusal": None}
     message["annotations"] = [
         {"type": "url_citation", "url_citation": {key: value for key, value in note.items() if key != "type"}}
-        for note in annotations(answer.answer, answer.sources)
+        for note in citation_annotations(answer.answer, answer.sources)
         if note["type"] == "url_citation"
     ]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[answer.finish_reason]}
     return {
         **_head(run, model, "chat.completion"),
         "choices": [choice],
-        "usage": usage_of(answer.usage),
-        "flotilla": details_of(run, answer),
+        "usage": usage_from_run(answer.usage),
+        "flotilla": flotilla_details(run, answer),
     }
 
 
-async def chunks(
-    following: Following, model: str, *, include_usage: bool, answered: Answered
+async def completion_chunks(
+    following: RunFollower, model: str, *, include_usage: bool, answered: Answered
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield the answer's chunks, then `[DONE]`; an error in the middle is the last chunk. `answered` is called with the
     run before the end is sent.
@@ -64,38 +64,38 @@ async def chunks(
     head = _head(following.run, model, "chat.completion.chunk")
     try:
         yield _chunk(head, {"role": "assistant", "content": ""})
-        async for text in following.texts():
+        async for text in following.stream_text():
             if text:
                 yield _chunk(head, {"content": text})
-        run = await following.current()
-        answer = answer_of(run)
+        run = await following.current_run()
+        answer = answer_text_of_run(run)
         await answered(run)
-        yield _chunk({**head, "flotilla": details_of(run, answer)}, {}, _FINISH[answer.finish_reason])
+        yield _chunk({**head, "flotilla": flotilla_details(run, answer)}, {}, _FINISH[answer.finish_reason])
         if include_usage:
-            yield _event({**head, "choices": [], "usage": usage_of(answer.usage)})
+            yield _event({**head, "choices": [], "usage": usage_from_run(answer.usage)})
     except (FlotillaError, HTTPException) as error:
-        yield _event(error_body(problem_of(error)))
+        yield _event(openai_error_body(problem_from_error(error)))
         return
     yield ServerSentEvent(data="[DONE]", sep="\n")
 
 
-def fixed_completion(model: str, text: str) -> Json:
+def completion_without_run(model: str, text: str) -> Json:
     """Return an answer that took no run."""
     message: Json = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     head = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), "model": model}
-    return {**head, "choices": [choice], "usage": usage_of(TokenUsage()), "flotilla": {}}
+    return {**head, "choices": [choice], "usage": usage_from_run(TokenUsage()), "flotilla": {}}
 
 
-async def fixed_chunks(model: str, text: str) -> AsyncIterator[ServerSentEvent]:
+async def chunks_without_run(model: str, text: str) -> AsyncIterator[ServerSentEvent]:
     """Yield the same as chunks."""
-    head = {**fixed_completion(model, text), "object": "chat.completion.chunk"}
+    head = {**completion_without_run(model, text), "object": "chat.completion.chunk"}
     yield _chunk(head, {"role": "assistant", "content": text})
     yield _chunk(head, {}, "stop")
     yield ServerSentEvent(data="[DONE]", sep="\n")
 
 
-def usage_of(usage: TokenUsage) -> Json:
+def usage_from_run(usage: TokenUsage) -> Json:
     """Return what the answer cost, as chat completions count it."""
     return {
         "prompt_tokens": usage.input_tokens,
@@ -104,7 +104,7 @@ def usage_of(usage: TokenUsage) -> Json:
     }
 
 
-def details_of(run: Run, answer: RAGResponse) -> Json:
+def flotilla_details(run: Run, answer: RAGResponse) -> Json:
     """Return what OpenAI's objects have no place for."""
     if run.output is not None:
         return {"run_id": run.run_id, "session_id": run.session_id, "output": run.output}

@@ -10,7 +10,7 @@ _CITATION = re.compile(r"\[\d{1,3}(?:, \d{1,3}){0,31}\]")
 _NUMBER = re.compile(r"\d+")
 
 
-def annotations(answer: str, sources: Sequence[Source]) -> list[dict[str, Any]]:
+def citation_annotations(answer: str, sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Return an annotation per cited source and place: a `url_citation` for web pages, else a `file_citation`."""
     return [_annotation(match, source) for match, source in _citations(answer, sources)]
 

@@ -47,7 +47,7 @@ class StillRunning(HttpProblem):
     code = "timeout"
 
 
-def error_body(problem: Problem) -> dict[str, Any]:
+def openai_error_body(problem: Problem) -> dict[str, Any]:
     """Return `problem` in OpenAI's shape."""
     return {
         "error": {
@@ -59,13 +59,13 @@ def error_body(problem: Problem) -> dict[str, Any]:
     }
 
 
-def error_response(problem: Problem) -> Response:
+def openai_error_response(problem: Problem) -> Response:
     """Return `problem` as a response. A request that does not fit is a 400, as at OpenAI."""
     status = HTTPStatus.BAD_REQUEST if problem.status in {415, 422} else problem.status
-    return JSONResponse(error_body(problem), status, dict(problem.headers))
+    return JSONResponse(openai_error_body(problem), status, dict(problem.headers))
 
 
-def refusals(*more: int) -> dict[int | str, dict[str, Any]]:
+def documented_errors(*more: int) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI document says of errors."""
     response: dict[str, Any] = {"model": OpenAIError, "description": "An error in OpenAI's shape."}
     return dict.fromkeys((*_STATUSES, *more), response)

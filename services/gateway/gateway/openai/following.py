@@ -11,88 +11,90 @@ from starlette.requests import Request
 
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.auth.principal import Principal
-from gateway.live.admission import admission_of
-from gateway.openai.answer_text import AnswerText
+from gateway.live.admission import stream_access_check
+from gateway.openai.answer_text import StreamedAnswer
 from gateway.openai.errors import RunFailed, StillRunning
 from gateway.openai.models import QUESTIONS
-from gateway.openai.outputs import shown
-from gateway.runs.events import Position, run_events
-from gateway.runs.records import followed_run, get_run
-from gateway.runs.waiting import finished_run
+from gateway.openai.outputs import run_for_caller
+from gateway.runs.events import StreamPosition, stream_run_events
+from gateway.runs.records import get_run, load_followed_run
+from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.runs import Run
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 WAIT_S = 600.0
 """As long as OpenAI's clients wait by default."""
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class RunFollower:
     """One client that follows one run."""
 
-    services: Services
+    services: GatewayServices
     request: Request
     caller: Principal
     run: Run
     parameters: Mapping[str, Any]
     """What the client sent with the request."""
 
-    async def current(self) -> Run:
+    async def current_run(self) -> Run:
         """Return the run as the client is shown it."""
         run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
-        return await shown(self.services, self.caller.tenant_id, run, self.parameters)
+        return await run_for_caller(self.services, self.caller.tenant_id, run, self.parameters)
 
-    async def answered(self) -> Run:
+    async def wait_for_answer(self) -> Run:
         """Return the run once it has its answer.
 
         Raises:
             RunFailed: it ended without one.
             StillRunning: it takes longer than a request may.
         """
-        run = await self.ended()
-        answer_of(run)
+        run = await self.wait_for_end()
+        answer_text_of_run(run)
         return run
 
-    async def ended(self) -> Run:
+    async def wait_for_end(self) -> Run:
         """Return the run once it has ended.
 
         Raises:
             StillRunning: it takes longer than a request may.
         """
-        run = await finished_run(self.services, self.caller.tenant_id, self.run.run_id, WAIT_S)
+        run = await wait_for_finished_run(self.services, self.caller.tenant_id, self.run.run_id, WAIT_S)
         if run is None:
             place = f"run {self.run.run_id} continues: GET /v1/runs/{self.run.run_id}"
             raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
-        return await shown(self.services, self.caller.tenant_id, run, self.parameters)
+        return await run_for_caller(self.services, self.caller.tenant_id, run, self.parameters)
 
-    async def texts(self) -> AsyncIterator[str]:
+    async def stream_text(self) -> AsyncIterator[str]:
         """Yield the answer's text in parts, as it is written; ends when the run has its answer.
 
         Raises:
             RunFailed: it ended without one.
             AnswerRestarted: a second attempt wrote something else.
         """
-        answer = AnswerText()
+        answer = StreamedAnswer()
         if self.run.status in OPEN_RUN_STATUSES:
             async for text in self._live(answer):
                 yield text
-        yield answer.finish(answer_of(await self.current()).answer)
+        yield answer.remaining_text(answer_text_of_run(await self.current_run()).answer)
 
-    async def _live(self, answer: AnswerText) -> AsyncIterator[str]:
-        read = partial(followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
+    async def _live(self, answer: StreamedAnswer) -> AsyncIterator[str]:
+        read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
         followed = await read()
-        admission = admission_of(self.request, self.caller, read)
+        admission = stream_access_check(self.request, self.caller, read)
         shows_tokens = self.run.input is None and self.parameters.get("model", QUESTIONS) == QUESTIONS
-        async for event in run_events(self.services, self.caller.tenant_id, followed, Position(), admission):
+        async for event in stream_run_events(
+            self.services, self.caller.tenant_id, followed, StreamPosition(), admission
+        ):
             if not shows_tokens:
                 continue
             if event.event == "reset":
-                answer.restart()
+                answer.begin_next_attempt()
             elif event.event == "token" and (text := answer.feed(json.loads(event.data or "{}")["text"])):
                 yield text
 
 
-def answer_of(run: Run) -> RAGResponse:
+def answer_text_of_run(run: Run) -> RAGResponse:
     """Return the answer.
 
     Raises:

@@ -60,7 +60,7 @@ class TextOptions(BaseModel):
     format: Format = Format()
 
 
-async def check_schema(run: FunctionRunner, wanted: Mapping[str, Any]) -> None:
+async def check_format_schema(run: FunctionRunner, wanted: Mapping[str, Any]) -> None:
     """Refuse a format whose schema is invalid.
 
     Raises:
@@ -73,7 +73,7 @@ async def check_schema(run: FunctionRunner, wanted: Mapping[str, Any]) -> None:
             raise OverLimit(f"the schema of the format {error}") from error
 
 
-async def why_not(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
+async def format_violation(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
     """Return why an answer is not what was wanted; None where it is."""
     try:
         return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None

@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeAlias
 from fastapi import Header
 
 from gateway.idempotency import IdempotencyKey
-from gateway.openai.records import Question
-from gateway.openai.requests import ChatRequest, ResponsesRequest, question_of, request_digest, turns_of
-from gateway.runs.askable import Askable
+from gateway.openai.records import OpenAIQuestion
+from gateway.openai.requests import ChatRequest, ResponsesRequest, earlier_turns, last_message_text, request_digest
+from gateway.runs.askable import RunTarget
 from gateway.schemas.common import ID_PATTERN
 
 SessionHeader: TypeAlias = Annotated[
@@ -31,24 +31,24 @@ class QuestionHeaders:
     retry_count: RetryCount = None
     idempotency_key: IdempotencyKey = None
 
-    def question(
+    def to_question(
         self,
         door: str,
         body: ChatRequest | ResponsesRequest,
-        asked: Askable,
+        asked: RunTarget,
         *,
         session_id: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         conversation: bytes = b"",
-    ) -> Question:
+    ) -> OpenAIQuestion:
         """Return the question of `body`, to `asked`, which came by `door`; `session_id` goes before the header's.
 
         Raises:
             Invalid: the last message is not a question, or not an input of the workflow.
         """
-        return Question(
-            body=asked.request(question_of(body.messages)),
-            turns=turns_of(body.messages),
+        return OpenAIQuestion(
+            body=asked.to_run_request(last_message_text(body.messages)),
+            turns=earlier_turns(body.messages),
             digest=request_digest(door, body),
             parameters=parameters or {},
             session_id=session_id or self.session,

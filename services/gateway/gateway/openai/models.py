@@ -2,7 +2,7 @@
 
 from flotilla.contracts.errors import NotFound
 from flotilla.postgres import Pool
-from gateway.runs.askable import Askable, Kind, askable, askables
+from gateway.runs.askable import Kind, RunTarget, find_run_target, list_run_targets
 
 QUESTIONS = "flotilla/rag"
 """The model that answers from the documents."""
@@ -10,17 +10,17 @@ _OWNER = "flotilla"
 _AGENT = "agent"
 
 
-def model_id(of: Askable) -> str:
+def model_id(of: RunTarget) -> str:
     """Return the name of a model: `flotilla/WORKFLOW`, or `flotilla/agent/AGENT`."""
     return f"{_OWNER}/{of.name}" if of.kind == "workflows" else f"{_OWNER}/{_AGENT}/{of.name}"
 
 
 async def model_ids(pool: Pool) -> list[str]:
     """Return the names of all models."""
-    return [model_id(one) for one in await askables(pool)]
+    return [model_id(one) for one in await list_run_targets(pool)]
 
 
-async def model_named(pool: Pool, model: str) -> Askable:
+async def find_model_target(pool: Pool, model: str) -> RunTarget:
     """Return what a model is.
 
     Raises:
@@ -30,7 +30,7 @@ async def model_named(pool: Pool, model: str) -> Askable:
     kind: Kind = "agents" if len(rest) == 2 and rest[0] == _AGENT else "workflows"  # noqa: PLR2004
     if owner == _OWNER and len(rest) == (2 if kind == "agents" else 1):
         try:
-            return await askable(pool, kind, rest[-1])
+            return await find_run_target(pool, kind, rest[-1])
         except NotFound:
             pass
     raise NotFound(f"no model {model[:200]}: GET /openai/v1/models lists them, such as {QUESTIONS}")

@@ -7,10 +7,10 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.requests import RAGResponse
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.postgres import tenant_transaction
-from gateway.openai.formats import why_not
+from gateway.openai.formats import format_violation
 from gateway.runs.cited import with_cited_documents
 from gateway.schemas.runs import Run
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 _USAGE = """
 SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens, coalesce(sum(output_tokens), 0)::bigint AS output_tokens
@@ -18,7 +18,7 @@ FROM flotilla.llm_calls WHERE tenant_id = $1 AND run_id = $2
 """
 
 
-async def shown(services: Services, tenant_id: str, run: Run, parameters: Mapping[str, Any]) -> Run:
+async def run_for_caller(services: GatewayServices, tenant_id: str, run: Run, parameters: Mapping[str, Any]) -> Run:
     """Return the run with no source that the caller may not read, what a workflow returned as its answer, and as failed
     where that is not of the format that the client wanted."""
     [run] = await with_cited_documents(services.knowledge, tenant_id, [run])
@@ -29,7 +29,7 @@ async def shown(services: Services, tenant_id: str, run: Run, parameters: Mappin
         run = run.model_copy(update={"result": answer})
     if wanted is None or run.result is None:
         return run
-    reason = await why_not(services.run_confined, wanted, run.result.answer)
+    reason = await format_violation(services.run_confined, wanted, run.result.answer)
     if reason is None:
         return run
     error = {"type": "WrongFormat", "message": f"the answer is not of the format that was asked for: {reason}"}
@@ -44,7 +44,7 @@ def _text_of(output: Mapping[str, Any], *, is_json: bool) -> str:
     return to_json(output).decode()
 
 
-async def _usage(services: Services, tenant_id: str, run: Run) -> TokenUsage:
+async def _usage(services: GatewayServices, tenant_id: str, run: Run) -> TokenUsage:
     async with tenant_transaction(services.pool, tenant_id) as connection:
         row = await connection.fetchrow(_USAGE, tenant_id, run.run_id)
     return TokenUsage(input_tokens=row["input_tokens"], output_tokens=row["output_tokens"]) if row else TokenUsage()

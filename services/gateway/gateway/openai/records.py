@@ -14,9 +14,9 @@ from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs.records import get_run
-from gateway.runs.starting import start
+from gateway.runs.starting import start_or_find_run
 from gateway.schemas.runs import Run, RunRequest
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 RETRIED_WITHIN = "15 minutes"
 _ADD = """
@@ -37,7 +37,7 @@ _PARAMETERS = "SELECT parameters FROM flotilla.openai_requests WHERE tenant_id =
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class OpenAIQuestion:
     """A question of an OpenAI client."""
 
     body: RunRequest
@@ -58,7 +58,7 @@ class Question:
     """The Idempotency-Key."""
 
 
-async def ask(services: Services, caller: Principal, question: Question) -> Run:
+async def ask(services: GatewayServices, caller: Principal, question: OpenAIQuestion) -> Run:
     """Start a run for `question`, or return the one that the same request started.
 
     Raises:
@@ -78,26 +78,26 @@ async def ask(services: Services, caller: Principal, question: Question) -> Run:
     return await _start(services, caller, question, f"chat-{new_id()}")
 
 
-async def note_answer(services: Services, tenant_id: str, run_id: str, conversation: bytes) -> None:
+async def record_conversation_end(services: GatewayServices, tenant_id: str, run_id: str, conversation: bytes) -> None:
     """Note up to where the conversation has come, so that its next question finds its session."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         await connection.execute(_NOTE_ANSWER, tenant_id, run_id, conversation)
 
 
-async def parameters_of(services: Services, tenant_id: str, run_id: str) -> dict[str, Any]:
+async def load_request_parameters(services: GatewayServices, tenant_id: str, run_id: str) -> dict[str, Any]:
     """Return what the client sent with the request of a run; empty for a run that was started otherwise."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         parameters = await connection.fetchval(_PARAMETERS, tenant_id, run_id)
     return dict(json.loads(parameters)) if parameters else {}
 
 
-async def _find(services: Services, caller: Principal, query: str, digest: bytes) -> str | None:
+async def _find(services: GatewayServices, caller: Principal, query: str, digest: bytes) -> str | None:
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         found: str | None = await connection.fetchval(query, caller.tenant_id, caller.name, digest)
     return found
 
 
-async def _start(services: Services, caller: Principal, question: Question, session_id: str) -> Run:
+async def _start(services: GatewayServices, caller: Principal, question: OpenAIQuestion, session_id: str) -> Run:
     content = [question.digest.hex(), question.session_id]
 
     async def note(connection: Connection, run_id: str) -> None:
@@ -107,4 +107,4 @@ async def _start(services: Services, caller: Principal, question: Question, sess
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
     history = within_budget(list(reversed(question.turns)))
-    return await start(services, session_id, question.body, claim, history=history, note=note)
+    return await start_or_find_run(services, session_id, question.body, claim, history=history, note=note)

@@ -127,7 +127,7 @@ class ResponsesRequest(_Request):
         return [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
 
 
-def question_of(messages: Sequence[InputMessage]) -> str:
+def last_message_text(messages: Sequence[InputMessage]) -> str:
     """Return the last message's text.
 
     Raises:
@@ -142,7 +142,7 @@ def question_of(messages: Sequence[InputMessage]) -> str:
     return text
 
 
-def turns_of(messages: Sequence[InputMessage]) -> list[Turn]:
+def earlier_turns(messages: Sequence[InputMessage]) -> list[Turn]:
     """Return the exchanges before the last message, oldest first. System messages are the operator's matter."""
     turns: list[Turn] = []
     question: list[str] = []

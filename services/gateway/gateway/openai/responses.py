@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
-from gateway.openai.answer_text import Pieces
-from gateway.openai.chat import details_of
-from gateway.openai.citations import annotations
-from gateway.openai.errors import AnswerRestarted, error_body
-from gateway.openai.following import Following
-from gateway.problems import problem_of
+from gateway.openai.answer_text import DeltaSplitter
+from gateway.openai.chat import flotilla_details
+from gateway.openai.citations import citation_annotations
+from gateway.openai.errors import AnswerRestarted, openai_error_body
+from gateway.openai.following import RunFollower
+from gateway.problems import problem_from_error
 from gateway.runs.pending_approvals import PendingApproval
 from gateway.schemas.runs import Run
 
@@ -51,7 +51,7 @@ def run_id_of(response: str) -> str:
     return response.removeprefix("resp_")
 
 
-def response_of(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[PendingApproval] = ()) -> Json:
+def response_from_run(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[PendingApproval] = ()) -> Json:
     """Return the run as a response object. `parameters`: what the client sent with it; `waits_for`: what people are
     to decide."""
     answer, status = run.result, _STATUS[run.status]
@@ -61,7 +61,7 @@ def response_of(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[Pen
     if answer is not None:
         response["output"] = [_message(run, answer)]
         response["usage"] = _usage(answer)
-        response["flotilla"] = details_of(run, answer)
+        response["flotilla"] = flotilla_details(run, answer)
         if answer.finish_reason == "length":
             response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     elif waits_for:
@@ -72,7 +72,7 @@ def response_of(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[Pen
     return response
 
 
-async def stream(following: Following, after: int) -> AsyncIterator[ServerSentEvent]:
+async def stream_response_events(following: RunFollower, after: int) -> AsyncIterator[ServerSentEvent]:
     """Yield the run's events with numbers above `after`."""
     async for event in _events(following):
         if event["sequence_number"] > after or event["type"] in {"error", "response.failed", "response.cancelled"}:
@@ -81,32 +81,32 @@ async def stream(following: Following, after: int) -> AsyncIterator[ServerSentEv
             yield ServerSentEvent(data=data, event=event["type"], sep="\n")
 
 
-async def _events(following: Following) -> AsyncIterator[Json]:
+async def _events(following: RunFollower) -> AsyncIterator[Json]:
     parameters = following.parameters
     message = _MessageEvents(following.run)
     begun = _base(following.run, parameters) | {"status": "queued" if parameters.get("background") else "in_progress"}
     yield message.event("response.created", response=begun)
     yield message.event("response.in_progress", response={**begun, "status": "in_progress"})
-    pieces = Pieces()
+    pieces = DeltaSplitter()
     try:
-        async for text in following.texts():
+        async for text in following.stream_text():
             for event in message.texts(pieces.feed(text)):
                 yield event
     except AnswerRestarted as error:
         yield message.error(error)
         return
     except (FlotillaError, HTTPException) as error:
-        run = await following.current()
+        run = await following.current_run()
         if run.status in OPEN_RUN_STATUSES:
             yield message.error(error)
             return
         status = _STATUS[run.status]
-        yield message.event(f"response.{status}", response=response_of(run, parameters))
+        yield message.event(f"response.{status}", response=response_from_run(run, parameters))
         return
-    run = await following.current()
+    run = await following.current_run()
     for event in (*message.texts(pieces.end()), *message.end(run)):
         yield event
-    response = response_of(run, parameters)
+    response = response_from_run(run, parameters)
     yield message.event(f"response.{response['status']}", response=response)
 
 
@@ -126,7 +126,7 @@ class _MessageEvents:
 
     def error(self, error: Exception) -> Json:
         """Return what ends a stream whose run continues, or can't be shown."""
-        body = error_body(problem_of(error))["error"]
+        body = openai_error_body(problem_from_error(error))["error"]
         return self.event("error", **{name: body[name] for name in ("code", "message", "param")})
 
     def texts(self, pieces: list[str]) -> Iterator[Json]:
@@ -145,7 +145,7 @@ class _MessageEvents:
         answer = run.result
         if answer is None or not self.began:
             return
-        notes = annotations(answer.answer, answer.sources)
+        notes = citation_annotations(answer.answer, answer.sources)
         for index, note in enumerate(notes):
             place = self._place()
             yield self.event("response.output_text.annotation.added", **place, annotation_index=index, annotation=note)
@@ -197,7 +197,7 @@ def _approval_request(approval: PendingApproval) -> Json:
 
 
 def _message(run: Run, answer: RAGResponse) -> Json:
-    notes = annotations(answer.answer, answer.sources)
+    notes = citation_annotations(answer.answer, answer.sources)
     part = _part(answer.answer, notes)
     if answer.finish_reason == "refusal":
         part = {"type": "refusal", "refusal": answer.answer}

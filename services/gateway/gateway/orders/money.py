@@ -17,7 +17,7 @@ _EXPONENTS = {
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?")
 
 
-def minor_units(amount: str, currency: str) -> int:
+def parse_minor_units(amount: str, currency: str) -> int:
     """`12.50` EUR as 1250.
 
     Raises:
@@ -36,7 +36,7 @@ def minor_units(amount: str, currency: str) -> int:
     return minor
 
 
-def decimal_text(minor: int, currency: str) -> str:
+def format_minor_units(minor: int, currency: str) -> str:
     """1250 EUR as `12.50`."""
     exponent = _EXPONENTS.get(currency, _DEFAULT_EXPONENT)
     digits = str(minor).rjust(exponent + 1, "0")

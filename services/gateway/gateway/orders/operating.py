@@ -11,7 +11,7 @@ from flotilla.contracts.errors import NotFound, RetryLater
 from flotilla.contracts.orders import SAGA_REFUSAL_STATUS, SAGA_VERB_UPDATE, OperatorVerb, OrderState
 from gateway.problems import HttpProblem, snake_case
 from gateway.schemas.orders import Order
-from gateway.temporal import Temporal, refusal
+from gateway.temporal import TemporalGateway, error_from_temporal
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
 
@@ -24,14 +24,14 @@ class VerbRefused(HttpProblem):
         self.code = snake_case(kind)
 
 
-async def operate(temporal: Temporal, tenant_id: str, order: Order, verb: OperatorVerb) -> OrderState:
+async def send_operator_verb(temporal: TemporalGateway, tenant_id: str, order: Order, verb: OperatorVerb) -> OrderState:
     """Give the order's state after `verb`.
 
     Raises:
         VerbRefused: the step is not parked, or there is no such step.
         RetryLater: no worker answered in time.
     """
-    handle = await temporal.handle(order.workflow_id)
+    handle = await temporal.workflow_handle(order.workflow_id)
     try:
         state: OrderState = await handle.execute_update(
             SAGA_VERB_UPDATE,
@@ -44,7 +44,7 @@ async def operate(temporal: Temporal, tenant_id: str, order: Order, verb: Operat
     except WorkflowUpdateFailedError as error:
         raise _refused(error) from error
     except RPCError as error:
-        cause = refusal(error, order.workflow_id)
+        cause = error_from_temporal(error, order.workflow_id)
         if isinstance(cause, NotFound):
             message = f"order {order.order_id} is over ({order.status}): no step of it is parked, nothing is left to do"
             raise VerbRefused(409, "NotParked", message) from error

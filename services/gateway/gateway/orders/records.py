@@ -18,9 +18,9 @@ from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
-from gateway.orders.money import decimal_text
+from gateway.orders.money import format_minor_units
 from gateway.schemas.orders import Order
-from gateway.temporal import Start
+from gateway.temporal import WorkflowStart
 
 _COLUMNS = """order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency, status, confirmation,
     reason, steps, created_at, finished_at"""
@@ -48,14 +48,14 @@ class OrderExists(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedOrder:
     """An order, and how to start its workflow; None when it was placed before."""
 
     order: Order
-    start: Start | None
+    start: WorkflowStart | None
 
 
-async def place(pool: Pool, request: OrderRequest, caller: Principal, access: SessionAccess) -> Placed:
+async def store_order(pool: Pool, request: OrderRequest, caller: Principal, access: SessionAccess) -> PlacedOrder:
     """Commits session (if it is new, with `access`), order and first event together.
 
     Raises:
@@ -80,9 +80,11 @@ async def place(pool: Pool, request: OrderRequest, caller: Principal, access: Se
         )
         if is_new == "INSERT 0 1":
             await append(connection, tenant_id, request.session_id, [_placed_event(request, caller)])
-            return Placed(await _get(connection, tenant_id, order_id), Start(ORDER_WORKFLOW, workflow_id, request))
+            return PlacedOrder(
+                await _get(connection, tenant_id, order_id), WorkflowStart(ORDER_WORKFLOW, workflow_id, request)
+            )
         await _check_same(connection, request)
-        return Placed(await _get(connection, tenant_id, order_id), None)
+        return PlacedOrder(await _get(connection, tenant_id, order_id), None)
 
 
 def _placed_event(request: OrderRequest, caller: Principal) -> AgentStateEvent:
@@ -95,7 +97,7 @@ def _placed_event(request: OrderRequest, caller: Principal) -> AgentStateEvent:
             "amount_minor": request.amount_minor,
             "currency": request.currency,
             "placed_by": caller.subject,
-            **caller.through,
+            **caller.acted_by_attribute,
         },
         SOURCE,
     )
@@ -125,9 +127,9 @@ async def list_orders(
         return await connection.fetch(_LIST, tenant_id, status, limit, *before)
 
 
-def order_of(row: asyncpg.Record) -> Order:
+def order_from_row(row: asyncpg.Record) -> Order:
     """A row as clients see it."""
-    amount = decimal_text(row["amount_minor"], row["currency"])
+    amount = format_minor_units(row["amount_minor"], row["currency"])
     return Order.model_validate({**dict(row), "amount": amount, "steps": json.loads(row["steps"])})
 
 
@@ -135,4 +137,4 @@ async def _get(connection: Connection, tenant_id: str, order_id: str) -> Order:
     row = await connection.fetchrow(_GET, tenant_id, order_id)
     if row is None:
         raise NotFound(f"no order {order_id}")
-    return order_of(row)
+    return order_from_row(row)

@@ -6,7 +6,7 @@ from temporalio.client import WorkflowExecutionStatus
 
 from flotilla.contracts.errors import NotFound
 from gateway.schemas.pipelines import PipelineStatus, Task
-from gateway.temporal import Temporal
+from gateway.temporal import TemporalGateway
 
 _STATUSES: Mapping[WorkflowExecutionStatus, PipelineStatus] = {
     WorkflowExecutionStatus.RUNNING: "running",
@@ -18,7 +18,7 @@ _STATUSES: Mapping[WorkflowExecutionStatus, PipelineStatus] = {
 }
 
 
-async def with_current_status(temporal: Temporal, task: Task) -> Task:
+async def with_current_status(temporal: TemporalGateway, task: Task) -> Task:
     """The pipeline as it stands now.
 
     Raises:
@@ -27,7 +27,7 @@ async def with_current_status(temporal: Temporal, task: Task) -> Task:
     if task.finished_at is not None:
         return task
     try:
-        described = await temporal.describe(task.workflow_id)
+        described = await temporal.describe_workflow(task.workflow_id)
     except NotFound:
         return task  # not started yet: the worker's leader does it
     status = _STATUSES.get(described.status, "running") if described.status else "running"

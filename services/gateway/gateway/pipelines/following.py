@@ -9,17 +9,17 @@ from sse_starlette import ServerSentEvent
 from flotilla.contracts.envelope import AgentEvent, decode_event, to_json
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.postgres import AWAY
-from gateway.live.admission import Admission
+from gateway.live.admission import StreamAccessCheck
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.records import get_task
 from gateway.schemas.pipelines import Task
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 log = structlog.get_logger(__name__)
 MAX_SEQ = 2**62
 
 
-def read_seq(last_event_id: str | None) -> int:
+def read_last_event_id(last_event_id: str | None) -> int:
     """Return the event that `Last-Event-ID` names; 0 without one.
 
     Raises:
@@ -33,14 +33,14 @@ def read_seq(last_event_id: str | None) -> int:
 
 
 @dataclass(slots=True)
-class TaskEvents:
+class TaskEventStream:
     """Follows a task; each event's id is its place in the session."""
 
-    services: Services
+    services: GatewayServices
     tenant_id: str
     task: Task
     seq: int
-    admission: Admission
+    admission: StreamAccessCheck
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Give the task's events after `seq`, then `done`; end early when the caller may no longer read."""
@@ -56,7 +56,7 @@ class TaskEvents:
                     log.warning("task_events_wait", task_id=self.task.task_id, error=reason)
                 except NotFound:  # its access was taken away meanwhile
                     return
-                await self.services.pause()
+                await self.services.sleep_or_stop()
 
     async def _look(self) -> AsyncIterator[ServerSentEvent]:
         # The status is read first: what it says is in the log.
@@ -69,7 +69,7 @@ class TaskEvents:
             yield self._event("done", to_json({"status": task.status}).decode())
 
     async def _new(self) -> AsyncIterator[ServerSentEvent]:
-        store = self.services.store_of(self.tenant_id)
+        store = self.services.event_store(self.tenant_id)
         while True:
             page = await store.read_page(self.task.session_id, self.seq + 1)
             for seq, body in enumerate(page.bodies, start=page.first_seq):

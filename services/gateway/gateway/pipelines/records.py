@@ -21,9 +21,9 @@ from gateway.auth.principal import Principal
 from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
-from gateway.open_work import OpenWork
+from gateway.open_work import OpenWorkLimits
 from gateway.schemas.pipelines import Task
-from gateway.temporal import Start
+from gateway.temporal import WorkflowStart
 
 _ADD = """
 INSERT INTO flotilla.pipelines
@@ -77,16 +77,16 @@ class TaskFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmittedPipeline:
     """A pipeline, and how to start its workflow; None when an earlier, equal request did."""
 
     task: Task
-    start: Start | None
+    start: WorkflowStart | None
 
 
-async def submit(
-    pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess, open_work: OpenWork
-) -> Submitted:
+async def store_pipeline(
+    pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess, open_work: OpenWorkLimits
+) -> SubmittedPipeline:
     """Commits session (if it is new, with `access`), pipeline and first event together.
 
     Raises:
@@ -97,10 +97,10 @@ async def submit(
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, request.task_id)
         if earlier is None:
-            await open_work.check(connection, claim.principal)
+            await open_work.check_may_start(connection, claim.principal)
             await _insert(connection, request, access, claim.principal)
         task = await _get(connection, tenant_id, earlier or request.task_id)
-    return Submitted(task, None if earlier else Start(PIPELINE_WORKFLOW, task.workflow_id, request))
+    return SubmittedPipeline(task, None if earlier else WorkflowStart(PIPELINE_WORKFLOW, task.workflow_id, request))
 
 
 async def _insert(connection: Connection, request: PipelineRequest, access: SessionAccess, caller: Principal) -> None:
@@ -121,7 +121,7 @@ async def _insert(connection: Connection, request: PipelineRequest, access: Sess
         "task_id": request.task_id,
         "steps": list(request.steps),
         "user_id": request.user_id,
-        **caller.through,
+        **caller.acted_by_attribute,
     }
     submitted = state_change("task_submitted", details, SOURCE)
     await append(connection, request.tenant_id, request.session_id, [submitted])
@@ -156,12 +156,12 @@ async def list_tasks(
         )
 
 
-async def note_cancel_request(pool: Pool, task: Task, caller: Principal) -> Start:
+async def record_task_cancel_request(pool: Pool, task: Task, caller: Principal) -> WorkflowStart:
     """Record who asked for the task to be cancelled; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         stored = await connection.fetchval(_REQUEST, caller.tenant_id, task.task_id)
         await record_cancel_request(connection, caller, task.session_id, "task", task.task_id)
-    return Start(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
+    return WorkflowStart(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
 
 
 async def mark_running(pool: Pool, tenant_id: str, task_id: str) -> None:
@@ -174,10 +174,10 @@ async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:
     row = await connection.fetchrow(_GET, tenant_id, task_id)
     if row is None:
         raise NotFound(f"no task {task_id}")
-    return task_of(row)
+    return task_from_row(row)
 
 
-def task_of(row: asyncpg.Record) -> Task:
+def task_from_row(row: asyncpg.Record) -> Task:
     """Return a row as clients see it."""
     parsed = {name: json.loads(row[name]) if row[name] is not None else None for name in ("result", "error")}
     return Task.model_validate({**dict(row), **parsed})

@@ -19,13 +19,13 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection
 from flotilla.postgres.viewer import current_viewer
 from gateway.auth.principal import OPERATORS, Principal
-from gateway.governed.recording import recording
-from gateway.json_schemas import check_fits
+from gateway.governed.recording import recording_transaction
+from gateway.json_schemas import check_fits_schema
 from gateway.names import SOURCE
-from gateway.questions.records import get_question, question_of
+from gateway.questions.records import get_question, question_from_row
 from gateway.runs.outside_events import signal_event, store_event
 from gateway.schemas.questions import Question
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 # Waits for another answer, or for who closes the question: the first one counts.
 _ANSWER = """
@@ -61,7 +61,9 @@ class QuestionClosed(Conflict):
     code = "question_closed"
 
 
-async def answer(services: Services, caller: Principal, question_id: str, data: JsonObject) -> Question:
+async def answer_open_question(
+    services: GatewayServices, caller: Principal, question_id: str, data: JsonObject
+) -> Question:
     """Answer; the same answer by the same person again is the first one.
 
     Raises:
@@ -71,23 +73,23 @@ async def answer(services: Services, caller: Principal, question_id: str, data: 
         AlreadyAnswered, QuestionClosed: it is not open.
     """
     tenant_id = caller.tenant_id
-    async with recording(services.pool, tenant_id, question_id) as connection:
+    async with recording_transaction(services.pool, tenant_id, question_id) as connection:
         row = await get_question(connection, tenant_id, question_id)
         await _check_may_answer(connection, caller, row)
-    await check_fits(services.run_confined, row["answer_schema"], data, "answer", "question_answer")
-    async with recording(services.pool, tenant_id, question_id) as connection:
+    await check_fits_schema(services.run_confined, row["answer_schema"], data, "answer", "question_answer")
+    async with recording_transaction(services.pool, tenant_id, question_id) as connection:
         await _check_may_answer(connection, caller, row)
         wake_up = await _stored(connection, caller, row, data)
         row = await get_question(connection, tenant_id, question_id)
         if wake_up is None:
             _check_is_the_same(caller, row, data)
-            return question_of(row)
+            return question_from_row(row)
     await signal_event(services, tenant_id, row["run_id"], row["workflow_id"], wake_up)
-    return question_of(row)
+    return question_from_row(row)
 
 
 async def _check_may_answer(connection: Connection, caller: Principal, row: asyncpg.Record) -> None:
-    if caller.person is None:
+    if caller.limited_person is None:
         raise NotAPerson(f"{caller.subject} is a service: people answer, or a service on behalf of one")
     roles = frozenset(row["roles"])
     if not caller.roles & (roles or OPERATORS):

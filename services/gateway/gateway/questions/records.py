@@ -49,7 +49,7 @@ async def list_questions(
         return await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
 
 
-def question_of(row: asyncpg.Record) -> Question:
+def question_from_row(row: asyncpg.Record) -> Question:
     """Return a row as people see it."""
     answer = row["answer"]
     return Question.model_validate(

@@ -14,15 +14,15 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ConfigDict
 
 from flotilla.contracts.errors import Forbidden
-from gateway.a2a.cards import KEYS_PATH, Cards
-from gateway.a2a.errors import error_response, refusals
+from gateway.a2a.cards import KEYS_PATH, AgentCards
+from gateway.a2a.errors import documented_errors, problem_response
 from gateway.a2a.following import TaskView
 from gateway.a2a.handler import TaskOperations
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
-from gateway.routes.documented import refusals as problems
-from gateway.runs.askable import QUESTIONS, Kind, askable
+from gateway.routes.documented import documented_errors as problems
+from gateway.runs.askable import QUESTIONS, Kind, find_run_target
 from gateway.schemas.common import ID_PATTERN
 from gateway.services import Caller, Wired
 
@@ -49,7 +49,7 @@ _STREAM = {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}
 _OBJECT = {"schema": {"type": "object"}}
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
     200: {"description": "As the protocol has it.", "content": {A2A_JSON_MEDIA_TYPE: _OBJECT}},
-    **refusals(),
+    **documented_errors(),
 }
 _STREAMED = {**_DOCUMENTED, 200: {"description": "Its events.", "content": _STREAM}}
 _CALLED = {**_DOCUMENTED, 200: {"description": "A JSON-RPC response, or a stream of them.", "content": _STREAM}}
@@ -95,8 +95,8 @@ class _Contexts(ServerCallContextBuilder):
 
 
 async def _operations(services: Wired, caller: Caller, request: Request, kind: KindOf, name: NameOf) -> TaskOperations:
-    agent = await askable(services.pool, kind, name)
-    return TaskOperations(TaskView(services, request, caller, agent), Cards.of(services))
+    agent = await find_run_target(services.pool, kind, name)
+    return TaskOperations(TaskView(services, request, caller, agent), AgentCards.of(services))
 
 
 Operations: TypeAlias = Annotated[TaskOperations, Depends(_operations)]
@@ -106,28 +106,28 @@ Operations: TypeAlias = Annotated[TaskOperations, Depends(_operations)]
 @allow(PUBLIC, any_query=True)
 async def get_fleet_card(services: Wired, request: Request) -> Response:
     """Return the card of the agent that answers questions. It is public; those of others take credentials."""
-    return _card(Cards.of(services), request)
+    return _card(AgentCards.of(services), request)
 
 
 @router.get(KEYS_PATH, responses=problems())
 @allow(PUBLIC, any_query=True)
 async def get_card_keys(services: Wired) -> Response:
     """Return the keys that sign cards."""
-    return JSONResponse(Cards.of(services).public_keys())
+    return JSONResponse(AgentCards.of(services).public_keys())
 
 
 @router.get(f"/a2a/workflows/rag{_CARD}", responses=_DOCUMENTED)
 @allow(PUBLIC, any_query=True)
 async def get_question_card(services: Wired, request: Request) -> Response:
     """Return the same card, where its agent is served."""
-    return _card(Cards.of(services), request)
+    return _card(AgentCards.of(services), request)
 
 
 @router.get(f"{_AGENT}{_CARD}", responses=_DOCUMENTED)
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_card(services: Wired, _caller: Caller, request: Request, kind: KindOf, name: NameOf) -> Response:
     """Return the card of a workflow or an agent."""
-    card = Cards.of(services).card(request, await askable(services.pool, kind, name))
+    card = AgentCards.of(services).card(request, await find_run_target(services.pool, kind, name))
     return JSONResponse(MessageToDict(card))
 
 
@@ -220,7 +220,7 @@ async def get_extended_card(operations: Operations, request: Request) -> Respons
     return await _answered(operations, _rest(operations).handle_authenticated_agent_card, request)
 
 
-def _card(cards: Cards, request: Request) -> Response:
+def _card(cards: AgentCards, request: Request) -> Response:
     return JSONResponse(MessageToDict(cards.card(request, QUESTIONS)))
 
 
@@ -233,5 +233,5 @@ async def _answered(
 ) -> Response:
     response = await handle(request)
     if operations.refusal is not None:
-        return error_response(operations.refusal, request.url.path)
+        return problem_response(operations.refusal, request.url.path)
     return response

@@ -8,7 +8,7 @@ import asyncpg
 
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.agents import Agent, AgentInstance, AgentList
 from gateway.services import Caller, Wired
 
@@ -22,7 +22,7 @@ ORDER BY name, started_at DESC, instance
 """
 
 
-@router.get("/v1/agents", response_model=AgentList, responses=refusals())
+@router.get("/v1/agents", response_model=AgentList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_agents(services: Wired, _caller: Caller) -> AgentList:
     """List the agents that registered themselves."""

@@ -10,12 +10,12 @@ from flotilla.contracts.ids import utc_now
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.analytics import TokenAnalytics, TokenUsageOfDay, ToolAnalytics, ToolUsage
 from gateway.schemas.common import ID_PATTERN
 from gateway.schemas.spend import Spend
 from gateway.services import Caller, Wired
-from gateway.spend import By, spend_of
+from gateway.spend import By, sum_spend
 
 router = guarded_router("analytics")
 DEFAULT_SPAN = timedelta(days=30)
@@ -39,7 +39,7 @@ GROUP BY model, day ORDER BY day DESC, model LIMIT 10000
 """
 
 
-@router.get("/v1/analytics/tools", response_model=ToolAnalytics, responses=refusals())
+@router.get("/v1/analytics/tools", response_model=ToolAnalytics, responses=documented_errors())
 @allow(EVERYONE)
 async def tools(
     services: Wired,
@@ -53,7 +53,7 @@ async def tools(
     return ToolAnalytics(tools=[ToolUsage.model_validate(dict(row)) for row in rows])
 
 
-@router.get("/v1/analytics/tokens", response_model=TokenAnalytics, responses=refusals())
+@router.get("/v1/analytics/tokens", response_model=TokenAnalytics, responses=documented_errors())
 @allow(EVERYONE)
 async def tokens(services: Wired, caller: Caller, since: Since = None) -> TokenAnalytics:
     """Tokens per model and day."""
@@ -62,7 +62,7 @@ async def tokens(services: Wired, caller: Caller, since: Since = None) -> TokenA
     return TokenAnalytics(tokens=[TokenUsageOfDay.model_validate(dict(row)) for row in rows])
 
 
-@router.get("/v1/spend", response_model=Spend, responses=refusals())
+@router.get("/v1/spend", response_model=Spend, responses=documented_errors())
 @allow(OPERATORS)
 async def spend(
     services: Wired,
@@ -73,7 +73,7 @@ async def spend(
 ) -> Spend:
     """What model calls cost, at the agents' price tables, by day, model, agent, person, service or run."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return Spend(spend=await spend_of(connection, caller.tenant_id, by, _from(since), run_id))
+        return Spend(spend=await sum_spend(connection, caller.tenant_id, by, _from(since), run_id))
 
 
 def _from(since: datetime | None) -> datetime:

@@ -20,7 +20,7 @@ from flotilla.postgres import current_viewer
 from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.audit import (
     AllParkedBody,
     AuditRequestList,
@@ -32,14 +32,14 @@ from gateway.schemas.audit import (
     RebuildBody,
 )
 from gateway.schemas.common import ID_PATTERN, ResourceId
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("audit")
 EXPORT_MEDIA_TYPE = "application/x-ndjson"
 _NEWEST = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
 
 
-@router.get("/v1/audit/verify", response_model=Verdict, responses=refusals(404))
+@router.get("/v1/audit/verify", response_model=Verdict, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def verify(
     services: Wired,
@@ -56,7 +56,7 @@ async def verify(
     return await verifier.verify(session_id)
 
 
-@router.get("/v1/audit/checkpoints", response_model=CheckpointList, responses=refusals())
+@router.get("/v1/audit/checkpoints", response_model=CheckpointList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_checkpoints(
     services: Wired, _caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
@@ -93,7 +93,7 @@ def _checkpoint(row: asyncpg.Record) -> Checkpoint:
             "description": "JSON lines: events and what proves them.",
             "content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **refusals(404),
+        **documented_errors(404),
     },
 )
 @allow(EVERYONE, for_others=True)
@@ -112,7 +112,9 @@ async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield line
 
 
-@router.post("/v1/audit/rebuild", status_code=202, response_model=AuditRequest, responses=refusals(409, 413, 415))
+@router.post(
+    "/v1/audit/rebuild", status_code=202, response_model=AuditRequest, responses=documented_errors(409, 413, 415)
+)
 @allow(ADMINS, free_json=True)
 async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = None) -> AuditRequest:
     """Ask for a new projection, made from Kafka beside the live one. It is every tenant's, so the operator's to ask.
@@ -135,7 +137,7 @@ async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = No
     "/v1/audit/kept-projection/drop",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 413, 415),
+    responses=documented_errors(404, 413, 415),
 )
 @allow(ADMINS)
 async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditRequest:
@@ -146,7 +148,7 @@ async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditR
     )
 
 
-def _check_operator(services: Services, caller: Principal) -> None:
+def _check_operator(services: GatewayServices, caller: Principal) -> None:
     if caller.tenant_id != services.operator_tenant:
         raise Forbidden("the projection belongs to all tenants: only the operator's tenant may replace or drop it")
 
@@ -155,7 +157,7 @@ def _check_operator(services: Services, caller: Principal) -> None:
     "/v1/audit/requests/{request_id}/confirm",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 409, 413, 415),
+    responses=documented_errors(404, 409, 413, 415),
 )
 @allow(OPERATORS)
 async def confirm_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
@@ -165,35 +167,39 @@ async def confirm_request(services: Wired, caller: Caller, request_id: ResourceI
     )
 
 
-@router.get("/v1/audit/requests", response_model=AuditRequestList, responses=refusals())
+@router.get("/v1/audit/requests", response_model=AuditRequestList, responses=documented_errors())
 @allow(OPERATORS)
 async def list_requests(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT) -> AuditRequestList:
     """List the newest requests to the audit consumer: who asked, who confirmed, why, and the outcome."""
     return AuditRequestList(requests=await audit_requests.list_requests(services.pool, caller.tenant_id, limit))
 
 
-@router.get("/v1/audit/requests/{request_id}", response_model=AuditRequest, responses=refusals(404))
+@router.get("/v1/audit/requests/{request_id}", response_model=AuditRequest, responses=documented_errors(404))
 @allow(OPERATORS)
 async def get_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
     """What came of a request to the audit consumer."""
     return await audit_requests.get_request(services.pool, caller.tenant_id, request_id)
 
 
-@router.get("/v1/audit/parked", response_model=ParkedList, responses=refusals())
+@router.get("/v1/audit/parked", response_model=ParkedList, responses=documented_errors())
 @allow(OPERATORS)
 async def list_parked(services: Wired, caller: Caller) -> ParkedList:
     """List the sessions that wait, and for what."""
     return ParkedList(parked=await audit_requests.list_parked(services.pool, caller.tenant_id))
 
 
-@router.post("/v1/audit/parked/accept", status_code=202, response_model=AuditRequestList, responses=refusals(404, 413))
+@router.post(
+    "/v1/audit/parked/accept", status_code=202, response_model=AuditRequestList, responses=documented_errors(404, 413)
+)
 @allow(ADMINS)
 async def accept_all(services: Wired, caller: Caller, body: AllParkedBody) -> AuditRequestList:
     """Ask to take the history that waits, for every session that is parked for one reason; at most 500 at once."""
     return await _for_all(services, caller, "accept", body)
 
 
-@router.post("/v1/audit/parked/reject", status_code=202, response_model=AuditRequestList, responses=refusals(404, 413))
+@router.post(
+    "/v1/audit/parked/reject", status_code=202, response_model=AuditRequestList, responses=documented_errors(404, 413)
+)
 @allow(ADMINS)
 async def reject_all(services: Wired, caller: Caller, body: AllParkedBody) -> AuditRequestList:
     """Ask to keep the projected history, for every session that is parked for one reason; at most 500 at once."""
@@ -201,7 +207,7 @@ async def reject_all(services: Wired, caller: Caller, body: AllParkedBody) -> Au
 
 
 async def _for_all(
-    services: Services, caller: Principal, kind: Literal["accept", "reject"], body: AllParkedBody
+    services: GatewayServices, caller: Principal, kind: Literal["accept", "reject"], body: AllParkedBody
 ) -> AuditRequestList:
     tenant_id = body.tenant_id or caller.tenant_id
     if caller.tenant_id not in {tenant_id, services.operator_tenant}:
@@ -218,7 +224,7 @@ async def _for_all(
     return AuditRequestList(requests=requests)
 
 
-@router.get("/v1/audit/parked/{session_id}", response_model=ParkedHistory, responses=refusals(404))
+@router.get("/v1/audit/parked/{session_id}", response_model=ParkedHistory, responses=documented_errors(404))
 @allow(OPERATORS)
 async def explain_parked(services: Wired, caller: Caller, session_id: ParkedId) -> ParkedHistory:
     """Explain a parked session: what each side holds, who signed what, since when, and what each choice means."""
@@ -229,7 +235,7 @@ async def explain_parked(services: Wired, caller: Caller, session_id: ParkedId) 
     "/v1/audit/parked/{session_id}/accept",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 413, 415),
+    responses=documented_errors(404, 413, 415),
 )
 @allow(ADMINS)
 async def accept_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:
@@ -243,7 +249,7 @@ async def accept_parked(services: Wired, caller: Caller, session_id: ParkedId, b
     "/v1/audit/parked/{session_id}/reject",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 413, 415),
+    responses=documented_errors(404, 413, 415),
 )
 @allow(ADMINS)
 async def reject_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:
@@ -257,7 +263,7 @@ async def reject_parked(services: Wired, caller: Caller, session_id: ParkedId, b
     "/v1/audit/parked/{session_id}/retry",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 413, 415),
+    responses=documented_errors(404, 413, 415),
 )
 @allow(OPERATORS)
 async def retry_parked(services: Wired, caller: Caller, session_id: ParkedId) -> AuditRequest:
@@ -269,7 +275,7 @@ async def retry_parked(services: Wired, caller: Caller, session_id: ParkedId) ->
     "/v1/audit/parked/{session_id}/discard",
     status_code=202,
     response_model=AuditRequest,
-    responses=refusals(404, 413, 415),
+    responses=documented_errors(404, 413, 415),
 )
 @allow(ADMINS)
 async def discard_parked(services: Wired, caller: Caller, session_id: ParkedId, body: ReasonBody) -> AuditRequest:

@@ -10,7 +10,7 @@ from flotilla.contracts.dead_letters import DeadLetterRecord
 from gateway.auth.principal import OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId, Text
 from gateway.schemas.dead_letters import (
     DeadLetter,
@@ -27,7 +27,7 @@ Stream = Annotated[Text, Query(min_length=1, max_length=200, description="Of thi
 log = structlog.get_logger(__name__)
 
 
-@router.get("/v1/dead-letters", response_model=DeadLetterList, responses=refusals())
+@router.get("/v1/dead-letters", response_model=DeadLetterList, responses=documented_errors())
 @allow(OPERATORS)
 async def list_dead_letters(
     *,
@@ -52,7 +52,7 @@ def _next(found: list[DeadLetterRecord], limit: int) -> str | None:
     return time_cursor(found[-1].created_at, found[-1].dead_letter_id) if len(found) == limit else None
 
 
-@router.get("/v1/dead-letters/{dead_letter_id}", response_model=DeadLetterWithBody, responses=refusals(404))
+@router.get("/v1/dead-letters/{dead_letter_id}", response_model=DeadLetterWithBody, responses=documented_errors(404))
 @allow(OPERATORS)
 async def get_dead_letter(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> DeadLetterWithBody:
     """One dead letter: why it is one, and what it holds."""
@@ -60,7 +60,7 @@ async def get_dead_letter(services: Wired, caller: Caller, dead_letter_id: Resou
     return DeadLetterWithBody.model_validate({**asdict(letter.record), "body": letter.body, "fields": letter.fields})
 
 
-@router.post("/v1/dead-letters/redrive", response_model=StreamRedriven, responses=refusals(413, 415))
+@router.post("/v1/dead-letters/redrive", response_model=StreamRedriven, responses=documented_errors(413, 415))
 @allow(OPERATORS)
 async def redrive_stream(services: Wired, caller: Caller, stream: Stream) -> StreamRedriven:
     """Put all open dead letters of a stream back on it, oldest first."""
@@ -70,7 +70,9 @@ async def redrive_stream(services: Wired, caller: Caller, stream: Stream) -> Str
 
 
 @router.post(
-    "/v1/dead-letters/{dead_letter_id}/redrive", response_model=Redriven, responses=refusals(404, 409, 413, 415)
+    "/v1/dead-letters/{dead_letter_id}/redrive",
+    response_model=Redriven,
+    responses=documented_errors(404, 409, 413, 415),
 )
 @allow(OPERATORS)
 async def redrive(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> Redriven:
@@ -80,7 +82,7 @@ async def redrive(services: Wired, caller: Caller, dead_letter_id: ResourceId) -
     return Redriven(dead_letter_id=dead_letter_id, entry_id=entry_id)
 
 
-@router.delete("/v1/dead-letters/{dead_letter_id}", response_model=Discarded, responses=refusals(404, 409))
+@router.delete("/v1/dead-letters/{dead_letter_id}", response_model=Discarded, responses=documented_errors(404, 409))
 @allow(OPERATORS)
 async def discard(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> Discarded:
     """Give a dead letter up."""

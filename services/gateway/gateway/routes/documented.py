@@ -22,7 +22,7 @@ _MEANING = {
 }
 
 
-def refusals(*statuses: int) -> Responses:
+def documented_errors(*statuses: int) -> Responses:
     """Problem documents for `statuses` and for those that every route may answer with."""
     return {status: _problem(status) for status in sorted({*_ALWAYS, *statuses})}
 

@@ -17,12 +17,12 @@ from flotilla.knowledge import Document as StoredDocument
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
 from flotilla.knowledge.kinds import MEDIA_TYPES
 from flotilla.postgres import Connection, tenant_transaction
-from gateway.access import party_of, stored_names_of
+from gateway.access import party_from_stored_name, stored_party_names
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.names import SOURCE
 from gateway.paging import Cursor, Limit, make_cursor, read_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.access import MAX_LISTED, PartyName
 from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId, Text
 from gateway.schemas.documents import (
@@ -70,7 +70,10 @@ FORM_BYTES = MAX_DOCUMENT_BYTES + FORM_OVERHEAD_BYTES
     "/v1/documents",
     status_code=201,
     response_model=AddedDocument,
-    responses={200: {"model": AddedDocument, "description": "The same content was there already."}, **refusals(413)},
+    responses={
+        200: {"model": AddedDocument, "description": "The same content was there already."},
+        **documented_errors(413),
+    },
 )
 @allow(OPERATORS, form_bytes=FORM_BYTES)
 async def add_document(
@@ -98,7 +101,7 @@ async def add_document(
 
 
 @router.post("/v1/sessions/{session_id}/attachments", status_code=201, response_model=AddedDocument,
-             responses=refusals(404, 413))  # fmt: skip
+             responses=documented_errors(404, 413))  # fmt: skip
 @allow(OPERATORS, form_bytes=FORM_BYTES)
 async def attach_document(
     *,
@@ -117,7 +120,7 @@ async def attach_document(
     return await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))
 
 
-@router.put("/v1/documents/{document_id}/readers", response_model=Document, responses=refusals(404, 413, 415))
+@router.put("/v1/documents/{document_id}/readers", response_model=Document, responses=documented_errors(404, 413, 415))
 @allow(OPERATORS)
 async def let_read(services: Wired, caller: Caller, document_id: ResourceId, body: Readers) -> Document:
     """Say who may read a document. Others don't find it, nor anything that agents do for them."""
@@ -127,7 +130,7 @@ async def let_read(services: Wired, caller: Caller, document_id: ResourceId, bod
     return Document.model_validate(_shown(document))
 
 
-@router.put("/v1/documents/{document_id}", response_model=AddedDocument, responses=refusals(404, 413))
+@router.put("/v1/documents/{document_id}", response_model=AddedDocument, responses=documented_errors(404, 413))
 @allow(OPERATORS, form_bytes=FORM_BYTES)
 async def replace_document(
     *,
@@ -143,7 +146,7 @@ async def replace_document(
     return await services.knowledge.replace(caller.tenant_id, document_id, upload, partial(_note, caller))
 
 
-@router.delete("/v1/documents/{document_id}", response_model=RemovedDocument, responses=refusals(404))
+@router.delete("/v1/documents/{document_id}", response_model=RemovedDocument, responses=documented_errors(404))
 @allow(OPERATORS)
 async def remove_document(services: Wired, caller: Caller, document_id: ResourceId) -> Change:
     """Remove a document: no search finds it any more. Answers that cited it keep what was recorded of it."""
@@ -160,11 +163,11 @@ def _party(text: str) -> PartyName:
 
 
 def _with_caller(caller: Principal, parties: Sequence[PartyName]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*stored_names_of(parties, caller.issuer), caller.name)))
+    return tuple(dict.fromkeys((*stored_party_names(parties, caller.issuer), caller.name)))
 
 
 def _shown(document: StoredDocument) -> dict[str, Any]:
-    readers = None if document.readers is None else list(map(party_of, document.readers))
+    readers = None if document.readers is None else list(map(party_from_stored_name, document.readers))
     return {**asdict(document), "readers": readers}
 
 
@@ -192,7 +195,7 @@ def _declared_type(content_type: str | None) -> str:
     return declared if _plain(declared) in MEDIA_TYPES else semicolon + parameters
 
 
-@router.get("/v1/documents", response_model=DocumentList, responses=refusals())
+@router.get("/v1/documents", response_model=DocumentList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_documents(
     *,
@@ -213,7 +216,7 @@ def _next(documents: list[StoredDocument], limit: int) -> str | None:
     return make_cursor(documents[-1].uri) if len(documents) == limit else None
 
 
-@router.get("/v1/documents/search", response_model=FoundPassages, responses=refusals())
+@router.get("/v1/documents/search", response_model=FoundPassages, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def search_documents(
     services: Wired,
@@ -226,7 +229,7 @@ async def search_documents(
     return FoundPassages(passages=await services.knowledge.search(caller.tenant_id, q, k, session_id))
 
 
-@router.get("/v1/documents/{document_id}", response_model=DocumentText, responses=refusals(404))
+@router.get("/v1/documents/{document_id}", response_model=DocumentText, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_document(services: Wired, caller: Caller, document_id: ResourceId) -> DocumentText:
     """One document with its text, for the passage that a source names."""

@@ -10,7 +10,7 @@ from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import RunId
 from gateway.schemas.feedback import Feedback, FeedbackBody, FeedbackList, FeedbackOnRun, RunFeedback
 from gateway.services import Caller, Wired
@@ -40,7 +40,7 @@ ORDER BY f.given_at DESC, place DESC LIMIT $2
 """
 
 
-@router.post("/v1/runs/{run_id}/feedback", response_model=Feedback, responses=refusals(404, 413, 415))
+@router.post("/v1/runs/{run_id}/feedback", response_model=Feedback, responses=documented_errors(404, 413, 415))
 @allow(EVERYONE, for_others=True, browsers="run")
 async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: FeedbackBody) -> Feedback:
     """Say whether a run's answer was good. Another verdict of the same person replaces the one before."""
@@ -51,7 +51,7 @@ async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: Fe
     return Feedback.model_validate(dict(row))
 
 
-@router.get("/v1/runs/{run_id}/feedback", response_model=RunFeedback, responses=refusals(404))
+@router.get("/v1/runs/{run_id}/feedback", response_model=RunFeedback, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_feedback(services: Wired, caller: Caller, run_id: RunId) -> RunFeedback:
     """What was said of a run's answer."""
@@ -61,7 +61,7 @@ async def get_feedback(services: Wired, caller: Caller, run_id: RunId) -> RunFee
     return RunFeedback(feedback=[Feedback.model_validate(dict(row)) for row in rows])
 
 
-@router.get("/v1/feedback", response_model=FeedbackList, responses=refusals())
+@router.get("/v1/feedback", response_model=FeedbackList, responses=documented_errors())
 @allow(EVERYONE)
 async def list_feedback(
     *,

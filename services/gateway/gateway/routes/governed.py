@@ -13,11 +13,11 @@ from flotilla.postgres import tenant_transaction
 from gateway.auth.on_behalf import HEADER
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.governed import actions, inbox
-from gateway.governed.deciding import decide
+from gateway.governed.deciding import submit_vote
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.routes.signers import signed_of
 from gateway.schemas.common import ResourceId
 from gateway.schemas.governed import (
@@ -31,14 +31,14 @@ from gateway.schemas.governed import (
     ApprovalList,
     DecisionBody,
 )
-from gateway.services import Caller, Services, Wired
-from gateway.signers.records import enrolled
+from gateway.services import Caller, GatewayServices, Wired
+from gateway.signers.records import load_enrolled_key
 
 router = guarded_router("actions and approvals")
 _SUBMIT = "/v1/actions"
 
 
-@router.post(_SUBMIT, status_code=202, response_model=ActionAccepted, responses=refusals(409, 413, 415))
+@router.post(_SUBMIT, status_code=202, response_model=ActionAccepted, responses=documented_errors(409, 413, 415))
 @allow(OPERATORS, free_json=True, for_others=True)
 async def submit_action(
     services: Wired, caller: Caller, body: ActionBody, response: Response, idempotency_key: IdempotencyKey = None
@@ -58,9 +58,11 @@ async def submit_action(
         requested_by_service=not caller.is_person,
     )
     claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await actions.submit(services.pool, services.policy, request, claim, services.access_of(caller))
+    submitted = await actions.store_submitted_action(
+        services.pool, services.current_policy, request, claim, services.access_for_new_session(caller)
+    )
     if submitted.start is not None:
-        await services.temporal.start(submitted.start)
+        await services.temporal.start_workflow(submitted.start)
     response.headers["Location"] = f"/v1/actions/{submitted.action.action_id}"
     return submitted.action
 
@@ -74,7 +76,7 @@ def _on_behalf_of(caller: Principal, body: ActionBody) -> str:
     return caller.subject
 
 
-@router.get(_SUBMIT, response_model=ActionList, responses=refusals())
+@router.get(_SUBMIT, response_model=ActionList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_actions(
     services: Wired,
@@ -91,7 +93,7 @@ async def list_actions(
     )
 
 
-@router.get("/v1/actions/{action_id}", response_model=Action, responses=refusals(404))
+@router.get("/v1/actions/{action_id}", response_model=Action, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> Action:
     """One action: where it is, what was decided, what came of it."""
@@ -99,7 +101,10 @@ async def get_action(services: Wired, caller: Caller, action_id: ResourceId) -> 
 
 
 @router.post(
-    "/v1/actions/{action_id}/cancel", status_code=202, response_model=ActionCancelAccepted, responses=refusals(404, 409)
+    "/v1/actions/{action_id}/cancel",
+    status_code=202,
+    response_model=ActionCancelAccepted,
+    responses=documented_errors(404, 409),
 )
 @allow(OPERATORS, for_others=True)
 async def cancel_action(services: Wired, caller: Caller, action_id: ResourceId) -> ActionCancelAccepted:
@@ -109,11 +114,13 @@ async def cancel_action(services: Wired, caller: Caller, action_id: ResourceId) 
         if action.status != "cancelled":
             raise Conflict(f"action {action_id} can't be called off: it is {action.status}")
         return ActionCancelAccepted(action_id=action_id, status=action.status)
-    await services.temporal.cancel_or_begin(await actions.note_cancel_request(services.pool, action, caller))
+    await services.temporal.cancel_even_if_not_begun(
+        await actions.record_action_cancel_request(services.pool, action, caller)
+    )
     return ActionCancelAccepted(action_id=action_id, status=action.status)
 
 
-@router.get("/v1/approvals", response_model=ApprovalList, responses=refusals())
+@router.get("/v1/approvals", response_model=ApprovalList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_approvals(
     *,
@@ -131,28 +138,30 @@ async def list_approvals(
     )
     time_name = "deadline_at" if by_deadline else "created_at"
     return ApprovalList(
-        approvals=[inbox.approval_of(row, services.policy) for row in rows],
+        approvals=[inbox.approval_from_row(row, services.current_policy) for row in rows],
         next_cursor=next_time_cursor(rows, limit, "approval_id", time_name),
     )
 
 
-@router.get("/v1/approvals/count", response_model=ApprovalCount, responses=refusals())
+@router.get("/v1/approvals/count", response_model=ApprovalCount, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def count_approvals(services: Wired, caller: Caller) -> ApprovalCount:
     """How many approvals wait for a decision."""
-    return ApprovalCount(pending=await inbox.count_pending(services.pool, caller.tenant_id))
+    return ApprovalCount(pending=await inbox.count_pending_approvals(services.pool, caller.tenant_id))
 
 
-@router.get("/v1/approvals/{approval_id}", response_model=Approval, responses=refusals(404))
+@router.get("/v1/approvals/{approval_id}", response_model=Approval, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_approval(services: Wired, caller: Caller, approval_id: ResourceId) -> Approval:
     """One approval: exactly what will be executed, and the hash to decide on."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await inbox.get_approval(connection, services.policy, caller.tenant_id, approval_id)
+        return await inbox.get_approval(connection, services.current_policy, caller.tenant_id, approval_id)
 
 
 @router.post(
-    "/v1/approvals/{approval_id}/decision", response_model=DecisionAnswer, responses=refusals(404, 409, 413, 415)
+    "/v1/approvals/{approval_id}/decision",
+    response_model=DecisionAnswer,
+    responses=documented_errors(404, 409, 413, 415),
 )
 @allow(EVERYONE, free_json=True)
 async def decide_approval(
@@ -173,14 +182,14 @@ async def decide_approval(
         args=body.args,
         proof=await _proof(services, caller, body),
     )
-    return await decide(services, caller.tenant_id, attempt)
+    return await submit_vote(services, caller.tenant_id, attempt)
 
 
-async def _proof(services: Services, caller: Principal, body: DecisionBody) -> SignedVote | None:
+async def _proof(services: GatewayServices, caller: Principal, body: DecisionBody) -> SignedVote | None:
     if body.signature is None:
         return None
     if body.decision == "edit":
         raise Invalid("signature: an edit is not signed; who approves the new arguments signs them")
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        key = await enrolled(connection, caller, body.signature.signer_id)
+        key = await load_enrolled_key(connection, caller, body.signature.signer_id)
     return SignedVote(vote=signed_of(body.signature), signer=key.signer, approval=key.approval)

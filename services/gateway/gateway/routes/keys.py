@@ -17,10 +17,10 @@ from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.names import SOURCE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
 from gateway.schemas.keys import Key, KeyBody, KeyList, NewKey
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("keys")
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class KeyMadeBefore(Conflict):
     code = "key_made_before"
 
 
-@router.post(_CREATE, status_code=201, response_model=NewKey, responses=refusals(409, 413, 415))
+@router.post(_CREATE, status_code=201, response_model=NewKey, responses=documented_errors(409, 413, 415))
 @allow(ADMINS)
 async def create_key(
     services: Wired, caller: Caller, body: KeyBody, response: Response, idempotency_key: IdempotencyKey = None
@@ -105,7 +105,7 @@ async def create_key(
     return NewKey.model_validate({**dict(row), "key": key})
 
 
-def _acts_for(services: Services, body: KeyBody) -> str | None:
+def _acts_for(services: GatewayServices, body: KeyBody) -> str | None:
     """Return who vouches for the people on whose behalf the key may act; None if it may not.
 
     Raises:
@@ -171,7 +171,7 @@ async def _give_roles(connection: Connection, caller: Principal, body: KeyBody) 
     return [("roles_changed", {"subject": body.name, "before": before, "after": after, "by": caller.subject})]
 
 
-@router.get(_CREATE, response_model=KeyList, responses=refusals())
+@router.get(_CREATE, response_model=KeyList, responses=documented_errors())
 @allow(ADMINS)
 async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> KeyList:
     """List keys, newest first, never their secrets."""
@@ -183,7 +183,7 @@ async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMI
     )
 
 
-@router.delete("/v1/keys/{key_id}", response_model=Key, responses=refusals(404))
+@router.delete("/v1/keys/{key_id}", response_model=Key, responses=documented_errors(404))
 @allow(ADMINS)
 async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key:
     """Revoke a key: here it stops working at once, at other replicas within a minute."""
@@ -197,8 +197,8 @@ async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key
             await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("api_key_revoked", details))
         row = await connection.fetchrow(_GET, caller.tenant_id, key_id)
         assert row is not None  # noqa: S101 - locked above, in this transaction
-    services.api_keys.forget(before["key_hash"])
-    services.login.sign_ins.forget()
-    services.browser_tokens.forget()
+    services.api_keys.clear_cache(before["key_hash"])
+    services.login.sign_ins.clear_cache()
+    services.browser_tokens.clear_cache()
     log.info("key_revoked", key_id=key_id, by=caller.subject, tenant=caller.tenant_id)
     return Key.model_validate(dict(row))

@@ -10,13 +10,13 @@ from starlette.responses import RedirectResponse
 
 from flotilla.contracts.errors import Forbidden, NotFound
 from gateway.auth.principal import EVERYONE
-from gateway.console_routes import MAX_LENGTH, destination
+from gateway.console_routes import MAX_LENGTH, safe_console_path
 from gateway.guard import PUBLIC, allow, guarded_router
-from gateway.login.code_flow import CodeFlow, LoginFailed, ProviderAnswer
+from gateway.login.code_flow import AuthorizationCodeFlow, AuthorizationResponse, LoginFailed
 from gateway.problems import WrongCredentials
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.login import KeyLogin, LoginOptions, Me
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("login")
 Word: TypeAlias = Annotated[str, Query(max_length=4096, description="As the provider gives it.")]
@@ -30,7 +30,7 @@ class KeyLoginOff(Forbidden):
     code = "key_login_off"
 
 
-@router.get("/auth/config", response_model=LoginOptions, responses=refusals())
+@router.get("/auth/config", response_model=LoginOptions, responses=documented_errors())
 @allow(PUBLIC)
 async def login_options(services: Wired) -> LoginOptions:
     """How to log in here, and where traces and workflows can be looked at."""
@@ -42,16 +42,16 @@ async def login_options(services: Wired) -> LoginOptions:
     )
 
 
-@router.post("/auth/login", status_code=204, response_class=Response, responses=refusals(413, 415))
+@router.post("/auth/login", status_code=204, response_class=Response, responses=documented_errors(413, 415))
 @allow(PUBLIC)
 async def login_by_key(services: Wired, request: Request, body: KeyLogin) -> Response:
     """Log in with an API key, where that is allowed. The answer sets the cookie."""
     login = services.login
-    login.sign_ins.origin.check(request)  # else another site could log its visitors in as somebody else
-    login.sign_ins.origin.check_login(request)
+    login.sign_ins.origin.check_same_origin(request)  # else another site could log its visitors in as somebody else
+    login.sign_ins.origin.check_login_is_secure(request)
     if not login.by_key:
         raise KeyLoginOff("API keys can't log in here: use the OpenID provider")
-    principal = await services.api_keys.principal_of(body.key)
+    principal = await services.api_keys.find_principal(body.key)
     if principal is None:
         raise WrongCredentials("the key is unknown, expired or revoked")
     response = Response(status_code=204, headers=_NO_STORE)
@@ -59,18 +59,20 @@ async def login_by_key(services: Wired, request: Request, body: KeyLogin) -> Res
     return response
 
 
-@router.post("/auth/logout", status_code=204, response_class=Response, responses=refusals(413, 415))
+@router.post("/auth/logout", status_code=204, response_class=Response, responses=documented_errors(413, 415))
 @allow(PUBLIC)
 async def logout(services: Wired, request: Request) -> Response:
     """Log out. Needs nobody to be logged in."""
     sign_ins = services.login.sign_ins
-    sign_ins.origin.check(request)
+    sign_ins.origin.check_same_origin(request)
     response = Response(status_code=204, headers=_NO_STORE)
     await sign_ins.end(request, response)
     return response
 
 
-@router.get("/auth/oidc/start", status_code=303, response_class=Response, responses={303: _REDIRECT, **refusals(404)})
+@router.get(
+    "/auth/oidc/start", status_code=303, response_class=Response, responses={303: _REDIRECT, **documented_errors(404)}
+)
 @allow(PUBLIC)
 async def start_oidc(
     services: Wired,
@@ -82,14 +84,17 @@ async def start_oidc(
 ) -> Response:
     """Go to the OpenID provider to log in."""
     flow = _code_flow(services)
-    url, browser = await flow.start(request, destination(next_page))
+    url, browser = await flow.start_login(request, safe_console_path(next_page))
     response = RedirectResponse(url, 303, _NO_STORE)
     flow.keep(request, response, browser)
     return response
 
 
 @router.get(
-    "/auth/oidc/callback", status_code=303, response_class=Response, responses={303: _REDIRECT, **refusals(404)}
+    "/auth/oidc/callback",
+    status_code=303,
+    response_class=Response,
+    responses={303: _REDIRECT, **documented_errors(404)},
 )
 @allow(PUBLIC, any_query=True)
 async def finish_oidc(
@@ -104,7 +109,9 @@ async def finish_oidc(
     """Where the provider sends the browser back to: sets the cookie and leads on, or back to the login."""
     flow = _code_flow(services)
     try:
-        principal, page = await flow.finish(request, ProviderAnswer(state=state, code=code, error=error, issuer=iss))
+        principal, page = await flow.finish_login(
+            request, AuthorizationResponse(state=state, code=code, error=error, issuer=iss)
+        )
     except LoginFailed as failed:
         return RedirectResponse(f"/login?failed={failed.reason}", 303, _NO_STORE)
     response = RedirectResponse(page, 303, _NO_STORE)
@@ -112,7 +119,7 @@ async def finish_oidc(
     return response
 
 
-@router.get("/auth/me", response_model=Me, responses=refusals())
+@router.get("/auth/me", response_model=Me, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def who_am_i(caller: Caller, response: Response) -> Me:
     """Who the cookie, key or token speaks for."""
@@ -125,7 +132,7 @@ async def who_am_i(caller: Caller, response: Response) -> Me:
     )
 
 
-def _code_flow(services: Services) -> CodeFlow:
+def _code_flow(services: GatewayServices) -> AuthorizationCodeFlow:
     if services.login.code_flow is None:
         raise NotFound("no OpenID provider is set up for logins here: set FLOTILLA_OIDC_CLIENT_ID")
     return services.login.code_flow

@@ -14,20 +14,20 @@ from gateway.guard import allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.openai import chat, responses
 from gateway.openai.auxiliary import auxiliary_answer
-from gateway.openai.errors import PREFIX, refusals
-from gateway.openai.following import Following
-from gateway.openai.formats import check_schema
+from gateway.openai.errors import PREFIX, documented_errors
+from gateway.openai.following import RunFollower
+from gateway.openai.formats import check_format_schema
 from gateway.openai.headers import QuestionHeaders
-from gateway.openai.models import model_id, model_ids, model_named
-from gateway.openai.records import ask, note_answer, parameters_of
+from gateway.openai.models import find_model_target, model_id, model_ids
+from gateway.openai.records import ask, load_request_parameters, record_conversation_end
 from gateway.openai.requests import RESPONSE_ID, ChatRequest, ResponsesRequest, conversation_digest
-from gateway.runs.askable import QUESTIONS, Askable
-from gateway.runs.cancelling import cancel
-from gateway.runs.pending_approvals import pending_approvals
+from gateway.runs.askable import QUESTIONS, RunTarget
+from gateway.runs.cancelling import cancel_run_and_agents
+from gateway.runs.pending_approvals import list_pending_approvals
 from gateway.runs.records import get_run
-from gateway.runs.waiting import finished_run
+from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.runs import Run
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("openai")
 _V1 = f"{PREFIX}v1"
@@ -65,31 +65,31 @@ class InputItems(BaseModel):
     has_more: bool = False
 
 
-@router.get(f"{_V1}/models", response_model=ModelList, responses=refusals())
+@router.get(f"{_V1}/models", response_model=ModelList, responses=documented_errors())
 @allow(EVERYONE, for_others=True, any_query=True)
 async def list_models(services: Wired) -> ModelList:
     """List what can be asked: questions, workflows, single agents."""
     return ModelList(data=[Model(id=model) for model in await model_ids(services.pool)])
 
 
-@router.get(f"{_V1}/models/{{family}}/{{name}}", response_model=Model, responses=refusals())
+@router.get(f"{_V1}/models/{{family}}/{{name}}", response_model=Model, responses=documented_errors())
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_model(services: Wired, family: ModelPart, name: ModelPart) -> Model:
     """Return one of them."""
-    return Model(id=model_id(await model_named(services.pool, f"{family}/{name}")))
+    return Model(id=model_id(await find_model_target(services.pool, f"{family}/{name}")))
 
 
-@router.get(f"{_V1}/models/{{family}}/{{kind}}/{{name}}", response_model=Model, responses=refusals())
+@router.get(f"{_V1}/models/{{family}}/{{kind}}/{{name}}", response_model=Model, responses=documented_errors())
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_agent_model(services: Wired, family: ModelPart, kind: ModelPart, name: ModelPart) -> Model:
     """Return the model that is a single agent."""
-    return Model(id=model_id(await model_named(services.pool, f"{family}/{kind}/{name}")))
+    return Model(id=model_id(await find_model_target(services.pool, f"{family}/{kind}/{name}")))
 
 
 @router.post(
     f"{_V1}/chat/completions",
     response_model=chat.ChatCompletion,
-    responses={200: {"model": chat.ChatCompletion, "description": "The answer.", **_STREAMED}, **refusals()},
+    responses={200: {"model": chat.ChatCompletion, "description": "The answer.", **_STREAMED}, **documented_errors()},
 )
 @allow(OPERATORS, free_json=True, for_others=True, any_query=True)
 async def create_chat_completion(
@@ -101,44 +101,46 @@ async def create_chat_completion(
     headers: Headers,
 ) -> Response:
     """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
-    asked = await model_named(services.pool, body.model)
+    asked = await find_model_target(services.pool, body.model)
     messages = body.messages
     if (text := auxiliary_answer(messages)) is not None:
         return _fixed(body, text)
     parameters = {"model": body.model, **await _format(services, asked, body.format)}
-    question = headers.question(
+    question = headers.to_question(
         "chat", body, asked, parameters=parameters, conversation=conversation_digest(body.user, messages[:-1])
     )
-    following = Following(services, request, caller, await ask(services, caller, question), parameters)
+    following = RunFollower(services, request, caller, await ask(services, caller, question), parameters)
     answered = _headers(following.run)
     if body.stream:
-        services.streams.check(caller.tenant_id)
+        services.streams.check_slot_free(caller.tenant_id)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = chat.chunks(following, body.model, include_usage=include_usage, answered=_noting(following, body))
+        events = chat.completion_chunks(
+            following, body.model, include_usage=include_usage, answered=_noting(following, body)
+        )
         return EventSourceResponse(events, headers=answered, sep="\n")
-    run = await following.answered()
+    run = await following.wait_for_answer()
     await _noting(following, body)(run)
-    return JSONResponse(chat.completion_of(run, body.model), headers=answered)
+    return JSONResponse(chat.completion_from_run(run, body.model), headers=answered)
 
 
-def _noting(following: Following, body: ChatRequest) -> chat.Answered:
+def _noting(following: RunFollower, body: ChatRequest) -> chat.Answered:
     async def note(run: Run) -> None:
         digest = conversation_digest(body.user, body.messages, run.result.answer if run.result else None)
-        await note_answer(following.services, following.caller.tenant_id, run.run_id, digest)
+        await record_conversation_end(following.services, following.caller.tenant_id, run.run_id, digest)
 
     return note
 
 
 def _fixed(body: ChatRequest, text: str) -> Response:
     if body.stream:
-        return EventSourceResponse(chat.fixed_chunks(body.model, text), sep="\n")
-    return JSONResponse(chat.fixed_completion(body.model, text))
+        return EventSourceResponse(chat.chunks_without_run(body.model, text), sep="\n")
+    return JSONResponse(chat.completion_without_run(body.model, text))
 
 
 @router.post(
     f"{_V1}/responses",
     response_model=responses.Response,
-    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
+    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **documented_errors()},
 )
 @allow(OPERATORS, free_json=True, for_others=True, any_query=True)
 async def create_response(
@@ -150,7 +152,7 @@ async def create_response(
     headers: Headers,
 ) -> Response:
     """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
-    asked = await model_named(services.pool, body.model)
+    asked = await find_model_target(services.pool, body.model)
     continued = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else None
     parameters = body.model_dump(
         mode="json",
@@ -158,17 +160,17 @@ async def create_response(
         exclude_none=True,
     )
     parameters |= await _format(services, asked, body.format)
-    question = headers.question("responses", body, asked, session_id=continued, parameters=parameters)
-    following = Following(services, request, caller, await ask(services, caller, question), parameters)
+    question = headers.to_question("responses", body, asked, session_id=continued, parameters=parameters)
+    following = RunFollower(services, request, caller, await ask(services, caller, question), parameters)
     if body.stream:
         return _response_stream(following, -1)
-    return await _response(following, following.run if body.background else await following.ended())
+    return await _response(following, following.run if body.background else await following.wait_for_end())
 
 
 @router.get(
     f"{_V1}/responses/{{response_id}}",
     response_model=responses.Response,
-    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **refusals()},
+    responses={200: {"model": responses.Response, "description": "The response.", **_STREAMED}, **documented_errors()},
 )
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_response(
@@ -184,10 +186,10 @@ async def get_response(
     following = await _following(services, caller, request, response_id)
     if stream:
         return _response_stream(following, starting_after)
-    return await _response(following, await following.current())
+    return await _response(following, await following.current_run())
 
 
-@router.get(f"{_V1}/responses/{{response_id}}/input_items", response_model=InputItems, responses=refusals())
+@router.get(f"{_V1}/responses/{{response_id}}/input_items", response_model=InputItems, responses=documented_errors())
 @allow(EVERYONE, for_others=True, any_query=True)
 async def list_input_items(services: Wired, caller: Caller, response_id: ResponseId) -> InputItems:
     """Return what the response was asked."""
@@ -198,30 +200,32 @@ async def list_input_items(services: Wired, caller: Caller, response_id: Respons
     return InputItems(data=[item], first_id=item_id, last_id=item_id)
 
 
-@router.post(f"{_V1}/responses/{{response_id}}/cancel", response_model=responses.Response, responses=refusals())
+@router.post(
+    f"{_V1}/responses/{{response_id}}/cancel", response_model=responses.Response, responses=documented_errors()
+)
 @allow(OPERATORS, for_others=True, any_query=True)
 async def cancel_response(services: Wired, caller: Caller, request: Request, response_id: ResponseId) -> Response:
     """Cancel a response; one that has ended is returned as it is. The status follows when its agents have stopped."""
     following = await _following(services, caller, request, response_id)
     run_id = following.run.run_id
     if following.run.status in OPEN_RUN_STATUSES:
-        await cancel(services, caller, run_id)
-        await finished_run(services, caller.tenant_id, run_id, _CANCELLED_WITHIN_S)
-    return await _response(following, await following.current())
+        await cancel_run_and_agents(services, caller, run_id)
+        await wait_for_finished_run(services, caller.tenant_id, run_id, _CANCELLED_WITHIN_S)
+    return await _response(following, await following.current_run())
 
 
-async def _following(services: Services, caller: Caller, request: Request, response_id: str) -> Following:
+async def _following(services: GatewayServices, caller: Caller, request: Request, response_id: str) -> RunFollower:
     run = await _run_of(services, caller, response_id)
-    parameters = await parameters_of(services, caller.tenant_id, run.run_id)
-    return Following(services, request, caller, run, parameters)
+    parameters = await load_request_parameters(services, caller.tenant_id, run.run_id)
+    return RunFollower(services, request, caller, run, parameters)
 
 
-async def _response(following: Following, run: Run) -> Response:
-    waits_for = await pending_approvals(following.services.pool, following.caller.tenant_id, run)
-    return JSONResponse(responses.response_of(run, following.parameters, waits_for), headers=_headers(run))
+async def _response(following: RunFollower, run: Run) -> Response:
+    waits_for = await list_pending_approvals(following.services.pool, following.caller.tenant_id, run)
+    return JSONResponse(responses.response_from_run(run, following.parameters, waits_for), headers=_headers(run))
 
 
-async def _format(services: Services, asked: Askable, wanted: dict[str, Any] | None) -> dict[str, Any]:
+async def _format(services: GatewayServices, asked: RunTarget, wanted: dict[str, Any] | None) -> dict[str, Any]:
     """What the run's parameters hold of the format that the client wants.
 
     Raises:
@@ -231,21 +235,21 @@ async def _format(services: Services, asked: Askable, wanted: dict[str, Any] | N
         return {}
     if asked == QUESTIONS:
         raise Invalid(f"{model_id(asked)} answers in prose: ask a workflow for JSON, or leave the format out")
-    await check_schema(services.run_confined, wanted)
+    await check_format_schema(services.run_confined, wanted)
     return {"format": wanted}
 
 
-def _response_stream(following: Following, after: int) -> Response:
-    following.services.streams.check(following.caller.tenant_id)
-    events = responses.stream(following, after)
+def _response_stream(following: RunFollower, after: int) -> Response:
+    following.services.streams.check_slot_free(following.caller.tenant_id)
+    events = responses.stream_response_events(following, after)
     return EventSourceResponse(events, headers=_headers(following.run), sep="\n")
 
 
-async def _session_of(services: Services, caller: Caller, response_id: str) -> str:
+async def _session_of(services: GatewayServices, caller: Caller, response_id: str) -> str:
     return (await _run_of(services, caller, response_id)).session_id
 
 
-async def _run_of(services: Services, caller: Caller, response_id: str) -> Run:
+async def _run_of(services: GatewayServices, caller: Caller, response_id: str) -> Run:
     try:
         return await get_run(services.pool, caller.tenant_id, responses.run_id_of(response_id))
     except NotFound as error:

@@ -7,7 +7,7 @@ from flotilla.outbox import parked
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import OPERATORS
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import SessionId
 from gateway.schemas.outbox import OutboxRedriveBody, OutboxRedriven
 from gateway.services import Caller, Wired
@@ -16,7 +16,7 @@ router = guarded_router("outbox")
 log = structlog.get_logger(__name__)
 
 
-@router.get("/v1/outbox", response_model=parked.OutboxStatus, responses=refusals())
+@router.get("/v1/outbox", response_model=parked.OutboxStatus, responses=documented_errors())
 @allow(OPERATORS)
 async def get_outbox(services: Wired, caller: Caller) -> parked.OutboxStatus:
     """The backlog, how old its oldest event is, and which sessions are parked."""
@@ -24,7 +24,9 @@ async def get_outbox(services: Wired, caller: Caller) -> parked.OutboxStatus:
         return await parked.outbox_status(connection)
 
 
-@router.post("/v1/outbox/{session_id}/redrive", response_model=OutboxRedriven, responses=refusals(404, 413, 415))
+@router.post(
+    "/v1/outbox/{session_id}/redrive", response_model=OutboxRedriven, responses=documented_errors(404, 413, 415)
+)
 @allow(OPERATORS)
 async def redrive(
     services: Wired, caller: Caller, session_id: SessionId, body: OutboxRedriveBody | None = None

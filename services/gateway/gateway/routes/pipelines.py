@@ -13,14 +13,14 @@ from flotilla.contracts.requests import PipelineRequest
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.live.admission import admission_of
+from gateway.live.admission import stream_access_check
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.pipelines import records
 from gateway.pipelines.ending import with_current_status
-from gateway.pipelines.following import TaskEvents, read_seq
-from gateway.routes.documented import refusals
-from gateway.runs.waiting import awaited_task
+from gateway.pipelines.following import TaskEventStream, read_last_event_id
+from gateway.routes.documented import documented_errors
+from gateway.runs.waiting import wait_for_finished_task
 from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text, WaitS
 from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
 from gateway.services import Caller, Wired
@@ -29,7 +29,7 @@ router = guarded_router("tasks")
 _SUBMIT = "/v1/tasks"
 
 
-@router.post(_SUBMIT, status_code=202, response_model=TaskAccepted, responses=refusals(409, 413, 415))
+@router.post(_SUBMIT, status_code=202, response_model=TaskAccepted, responses=documented_errors(409, 413, 415))
 @allow(OPERATORS, free_json=True, for_others=True)
 async def submit_task(
     services: Wired, caller: Caller, body: TaskBody, response: Response, idempotency_key: IdempotencyKey = None
@@ -47,14 +47,16 @@ async def submit_task(
         timeout_s=body.timeout_s,
     )
     claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await records.submit(services.pool, request, claim, services.access_of(caller), services.open_work)
-    if submitted.start is not None and await services.temporal.start(submitted.start):
+    submitted = await records.store_pipeline(
+        services.pool, request, claim, services.access_for_new_session(caller), services.open_work
+    )
+    if submitted.start is not None and await services.temporal.start_workflow(submitted.start):
         await records.mark_running(services.pool, caller.tenant_id, task_id)
     response.headers["Location"] = f"/v1/tasks/{submitted.task.task_id}"
     return submitted.task
 
 
-@router.get(_SUBMIT, response_model=TaskList, responses=refusals())
+@router.get(_SUBMIT, response_model=TaskList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_tasks(
     *,
@@ -79,20 +81,25 @@ async def list_tasks(
         created_before=created_before,
     )
     rows = await records.list_tasks(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
-    return TaskList(tasks=[records.task_of(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "task_id"))
+    return TaskList(
+        tasks=[records.task_from_row(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "task_id")
+    )
 
 
-@router.get("/v1/tasks/{task_id}", response_model=Task, responses=refusals(404))
+@router.get("/v1/tasks/{task_id}", response_model=Task, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_task(services: Wired, caller: Caller, task_id: ResourceId, wait_s: WaitS = 0) -> Task:
     """One pipeline: its status, and its result once it is done."""
     if wait_s:
-        services.streams.check(caller.tenant_id)
-    return await awaited_task(services, caller.tenant_id, task_id, wait_s)
+        services.streams.check_slot_free(caller.tenant_id)
+    return await wait_for_finished_task(services, caller.tenant_id, task_id, wait_s)
 
 
 @router.post(
-    "/v1/tasks/{task_id}/cancel", status_code=202, response_model=TaskCancelAccepted, responses=refusals(404, 409)
+    "/v1/tasks/{task_id}/cancel",
+    status_code=202,
+    response_model=TaskCancelAccepted,
+    responses=documented_errors(404, 409),
 )
 @allow(OPERATORS, for_others=True)
 async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> TaskCancelAccepted:
@@ -101,7 +108,9 @@ async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> T
         services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id)
     )
     if task.finished_at is None:
-        await services.temporal.cancel_or_begin(await records.note_cancel_request(services.pool, task, caller))
+        await services.temporal.cancel_even_if_not_begun(
+            await records.record_task_cancel_request(services.pool, task, caller)
+        )
     elif task.status != "cancelled":
         raise Conflict(f"task {task_id} is over: {task.status}")
     return TaskCancelAccepted(task_id=task_id, status=task.status)
@@ -115,7 +124,7 @@ async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> T
             "description": "Server-sent events: `session_event`, and `done` at the end. Each id is the event's seq.",
             "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **refusals(404),
+        **documented_errors(404),
     },
 )
 @allow(EVERYONE, for_others=True)
@@ -128,9 +137,9 @@ async def follow_task(
     last_event_id: LastEventId = None,
 ) -> EventSourceResponse:
     """Follow a task: its events of the session's log, complete and in order, until it is over."""
-    seq = read_seq(last_event_id)
+    seq = read_last_event_id(last_event_id)
     task = await records.get_task(services.pool, caller.tenant_id, task_id)
-    services.streams.check(caller.tenant_id)
+    services.streams.check_slot_free(caller.tenant_id)
     read = partial(records.get_task, services.pool, caller.tenant_id, task_id)
-    admission = admission_of(request, caller, read)
-    return EventSourceResponse(TaskEvents(services, caller.tenant_id, task, seq, admission).events(), sep="\n")
+    admission = stream_access_check(request, caller, read)
+    return EventSourceResponse(TaskEventStream(services, caller.tenant_id, task, seq, admission).events(), sep="\n")

@@ -14,16 +14,16 @@ from flotilla.contracts.values import why_not_storable
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.live.admission import admission_of
+from gateway.live.admission import stream_access_check
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.runs import cancelling, outside_events, records, starting
 from gateway.runs.cited import with_cited_documents
-from gateway.runs.events import read_position, run_events
-from gateway.runs.notices import notices_of
-from gateway.runs.steps import steps_of
-from gateway.runs.waiting import finished_run
+from gateway.runs.events import read_stream_position, stream_run_events
+from gateway.runs.notices import list_notices
+from gateway.runs.steps import list_steps
+from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text, WaitS
 from gateway.schemas.runs import (
     CancelAccepted,
@@ -49,7 +49,7 @@ _START = "/v1/sessions/{session_id}/runs"
     _START,
     status_code=202,
     response_model=RunAccepted,
-    responses={200: {"model": Run, "description": "Done within `wait_s`."}, **refusals(409, 413, 415)},
+    responses={200: {"model": Run, "description": "Done within `wait_s`."}, **documented_errors(409, 413, 415)},
 )
 @allow(OPERATORS, for_others=True, browsers="run")
 async def start_run(
@@ -70,10 +70,10 @@ async def start_run(
     unused |= {"notify"} if body.notify is None else set()
     content = [session_id, body.model_dump(exclude={"wait_s"} | unused)]
     claim = IdempotencyClaim(caller, f"POST {_START}", idempotency_key, content)
-    run = await starting.start(services, session_id, body, claim)
+    run = await starting.start_or_find_run(services, session_id, body, claim)
     response.headers["Location"] = f"/v1/runs/{run.run_id}"
     if body.wait_s:
-        finished = await finished_run(services, caller.tenant_id, run.run_id, body.wait_s)
+        finished = await wait_for_finished_run(services, caller.tenant_id, run.run_id, body.wait_s)
         if finished is not None:
             return _json(finished, 200, response.headers["Location"])
     return run
@@ -83,7 +83,7 @@ def _json(run: Run, status: int, location: str) -> Response:
     return Response(run.model_dump_json(), status, {"Location": location}, "application/json")
 
 
-@router.get("/v1/runs", response_model=RunList, responses=refusals())
+@router.get("/v1/runs", response_model=RunList, responses=documented_errors())
 @allow(EVERYONE, for_others=True, query_prefix=METADATA, browsers="read")
 async def list_runs(
     *,
@@ -114,7 +114,7 @@ async def list_runs(
         created_before=created_before,
     )
     rows = await records.list_runs(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
-    runs = await with_cited_documents(services.knowledge, caller.tenant_id, [records.run_of(row) for row in rows])
+    runs = await with_cited_documents(services.knowledge, caller.tenant_id, [records.run_from_row(row) for row in rows])
     return RunList(runs=runs, next_cursor=next_time_cursor(rows, limit, "run_id"))
 
 
@@ -131,32 +131,32 @@ def _metadata_in(request: Request) -> dict[str, str]:
     return given
 
 
-@router.get("/v1/runs/{run_id}", response_model=Run, responses=refusals(404))
+@router.get("/v1/runs/{run_id}", response_model=Run, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_run(services: Wired, caller: Caller, run_id: RunId, wait_s: WaitS = 0) -> Run:
     """One run: its answer, or why there is none."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if wait_s and run.status in OPEN_RUN_STATUSES:
-        services.streams.check(caller.tenant_id)
-        finished = await finished_run(services, caller.tenant_id, run_id, wait_s)
+        services.streams.check_slot_free(caller.tenant_id)
+        finished = await wait_for_finished_run(services, caller.tenant_id, run_id, wait_s)
         run = finished or await records.get_run(services.pool, caller.tenant_id, run_id)
     [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
     return run
 
 
-@router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=refusals(404))
+@router.get("/v1/runs/{run_id}/steps", response_model=RunSteps, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_steps(services: Wired, caller: Caller, run_id: RunId) -> RunSteps:
     """What was done for a run: workflow steps, delegations, model calls, with times and attempts."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
-    return await steps_of(services, caller.tenant_id, run)
+    return await list_steps(services, caller.tenant_id, run)
 
 
-@router.get("/v1/runs/{run_id}/notices", response_model=RunNotices, responses=refusals(404))
+@router.get("/v1/runs/{run_id}/notices", response_model=RunNotices, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_notices(services: Wired, caller: Caller, run_id: RunId) -> RunNotices:
     """What the run's receiver gets, and whether it got it."""
-    return RunNotices(notices=await notices_of(services.pool, caller.tenant_id, run_id))
+    return RunNotices(notices=await list_notices(services.pool, caller.tenant_id, run_id))
 
 
 @router.get(
@@ -168,7 +168,7 @@ async def get_notices(services: Wired, caller: Caller, run_id: RunId) -> RunNoti
             "`session_event`, and `done` at the end. Each id is `<redis id>;<seq>`.",
             "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
-        **refusals(404),
+        **documented_errors(404),
     },
 )
 @allow(EVERYONE, for_others=True, browsers="read")
@@ -185,15 +185,15 @@ async def follow_run(
     Ends within seconds when the caller may no longer read the session, the key is revoked, the sign-in is over or the
     token has expired.
     """
-    position = read_position(last_event_id)
-    run = await records.followed_run(services.pool, caller.tenant_id, run_id)
-    services.streams.check(caller.tenant_id)
-    read = partial(records.followed_run, services.pool, caller.tenant_id, run_id)
-    admission = admission_of(request, caller, read)
-    return EventSourceResponse(run_events(services, caller.tenant_id, run, position, admission), sep="\n")
+    position = read_stream_position(last_event_id)
+    run = await records.load_followed_run(services.pool, caller.tenant_id, run_id)
+    services.streams.check_slot_free(caller.tenant_id)
+    read = partial(records.load_followed_run, services.pool, caller.tenant_id, run_id)
+    admission = stream_access_check(request, caller, read)
+    return EventSourceResponse(stream_run_events(services, caller.tenant_id, run, position, admission), sep="\n")
 
 
-@router.post(_SEND, status_code=202, response_model=RunEventAccepted, responses=refusals(404, 409, 413, 415))
+@router.post(_SEND, status_code=202, response_model=RunEventAccepted, responses=documented_errors(404, 409, 413, 415))
 @allow(OPERATORS, for_others=True)
 async def send_event(
     *,
@@ -208,12 +208,14 @@ async def send_event(
     event = OutsideEvent(event_id=new_id(), name=name, data=body.data)
     content = [run_id, name, body.model_dump()]
     claim = IdempotencyClaim(caller, f"POST {_SEND}", idempotency_key, content)
-    event_id = await outside_events.send_event(services, caller, run_id, event, claim)
+    event_id = await outside_events.store_and_signal_event(services, caller, run_id, event, claim)
     return RunEventAccepted(run_id=run_id, event_id=event_id)
 
 
-@router.post("/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=refusals(404, 409))
+@router.post(
+    "/v1/runs/{run_id}/cancel", status_code=202, response_model=CancelAccepted, responses=documented_errors(404, 409)
+)
 @allow(OPERATORS, for_others=True, browsers="run")
 async def cancel_run(services: Wired, caller: Caller, run_id: RunId) -> CancelAccepted:
     """Ask a run to stop, and its agents with it. 409 when it ended otherwise."""
-    return await cancelling.cancel(services, caller, run_id)
+    return await cancelling.cancel_run_and_agents(services, caller, run_id)

@@ -12,13 +12,13 @@ from flotilla.contracts.schedules import When
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schedules import records
-from gateway.schedules.syncing import synced, trigger, with_next_starts
+from gateway.schedules.syncing import start_scheduled_run_now, sync_to_temporal, with_next_starts
 from gateway.schemas.common import ResourceId
 from gateway.schemas.schedules import Schedule, ScheduleBody, ScheduleChange, ScheduleList, ScheduleNamed, Times
-from gateway.services import Caller, Services, Wired
-from gateway.workflows.catalog import check_input, served_workflow
+from gateway.services import Caller, GatewayServices, Wired
+from gateway.workflows.catalog import check_workflow_input, find_served_workflow
 
 router = guarded_router("schedules")
 _DEFAULTS = When()
@@ -30,13 +30,13 @@ class ScheduleChanged(Conflict):
     code = "schedule_changed"
 
 
-@router.post("/v1/schedules", status_code=201, response_model=Schedule, responses=refusals(409, 413, 415))
+@router.post("/v1/schedules", status_code=201, response_model=Schedule, responses=documented_errors(409, 413, 415))
 @allow(OPERATORS, for_others=True)
 async def create_schedule(services: Wired, caller: Caller, body: ScheduleBody, response: Response) -> Schedule:
     """Start runs by the clock, in the name of who makes the schedule. It pauses when the key it was made with is
     revoked."""
     schedule_id = body.schedule_id or new_id()
-    wanted = records.Wanted(
+    wanted = records.ScheduleSpec(
         schedule_id=schedule_id,
         when=_when(_DEFAULTS, body),
         request=await _request_of(services, caller, schedule_id, body),
@@ -44,18 +44,18 @@ async def create_schedule(services: Wired, caller: Caller, body: ScheduleBody, r
         paused=body.paused,
         note=body.note,
     )
-    await records.add(services.pool, wanted, new_id(), caller, services.access_of(caller))
+    await records.add(services.pool, wanted, new_id(), caller, services.access_for_new_session(caller))
     try:
-        await synced(services, caller.tenant_id, schedule_id)
+        await sync_to_temporal(services, caller.tenant_id, schedule_id)
     except Invalid:
-        await records.delete(services.pool, caller.tenant_id, schedule_id)
+        await records.remove_schedule(services.pool, caller.tenant_id, schedule_id)
         raise
     response.headers["Location"] = f"/v1/schedules/{schedule_id}"
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
 async def _request_of(
-    services: Services, caller: Principal, schedule_id: str, body: ScheduleBody
+    services: GatewayServices, caller: Principal, schedule_id: str, body: ScheduleBody
 ) -> RAGRequest | WorkflowRequest:
     session_id = body.session_id or ""
     if body.workflow is None:
@@ -66,8 +66,8 @@ async def _request_of(
             tenant_id=caller.tenant_id,
             schedule_id=schedule_id,
         )
-    workflow = await served_workflow(services.pool, body.workflow)
-    await check_input(services.run_confined, workflow, body.input or {})
+    workflow = await find_served_workflow(services.pool, body.workflow)
+    await check_workflow_input(services.run_confined, workflow, body.input or {})
     return WorkflowRequest(
         workflow=workflow.name,
         input=body.input or {},
@@ -95,37 +95,39 @@ def _when(before: When, times: Times) -> When:
     return when
 
 
-@router.get("/v1/schedules", response_model=ScheduleList, responses=refusals())
+@router.get("/v1/schedules", response_model=ScheduleList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_schedules(
     services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> ScheduleList:
     """List one's own schedules, newest first; operators of the tenant see all."""
     rows = await records.page(services.pool, caller.tenant_id, limit=limit, before=read_time_cursor(cursor))
-    return ScheduleList(schedules=records.shown(rows), next_cursor=next_time_cursor(rows, limit, "schedule_id"))
+    return ScheduleList(
+        schedules=records.schedules_from_rows(rows), next_cursor=next_time_cursor(rows, limit, "schedule_id")
+    )
 
 
-@router.get("/v1/schedules/{schedule_id}", response_model=Schedule, responses=refusals(404))
+@router.get("/v1/schedules/{schedule_id}", response_model=Schedule, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_schedule(services: Wired, caller: Caller, schedule_id: ResourceId) -> Schedule:
     """One schedule, with its next five starts. `GET /v1/runs?schedule_id=` lists its runs."""
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
-@router.patch("/v1/schedules/{schedule_id}", response_model=Schedule, responses=refusals(404, 409, 413, 415))
+@router.patch("/v1/schedules/{schedule_id}", response_model=Schedule, responses=documented_errors(404, 409, 413, 415))
 @allow(OPERATORS, for_others=True)
 async def change_schedule(services: Wired, caller: Caller, schedule_id: ResourceId, body: ScheduleChange) -> Schedule:
     """Change, pause (`{"paused": true}`) or resume a schedule. Its runs are those of who changes it, from then on."""
     former = await _changed(services, caller, schedule_id, body)
     try:
-        await synced(services, caller.tenant_id, schedule_id)
+        await sync_to_temporal(services, caller.tenant_id, schedule_id)
     except Invalid:
-        await records.restore(services.pool, caller.tenant_id, schedule_id, former)
+        await records.restore_schedule(services.pool, caller.tenant_id, schedule_id, former)
         raise
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
-async def _changed(services: Services, caller: Principal, schedule_id: str, body: ScheduleChange) -> str:
+async def _changed(services: GatewayServices, caller: Principal, schedule_id: str, body: ScheduleChange) -> str:
     """Store the change over what the schedule is now, whatever others change meanwhile; return what it was.
 
     Raises:
@@ -140,13 +142,15 @@ async def _changed(services: Services, caller: Principal, schedule_id: str, body
                 f"schedule {schedule_id} is in generation {generation}, not {expected}: read it again"
             )
         wanted = await _with_changes(services, stored.wanted, body)
-        access = services.access_of(caller)
-        former = await records.change(services.pool, wanted, caller, access, generation=generation)
+        access = services.access_for_new_session(caller)
+        former = await records.update_schedule(services.pool, wanted, caller, access, generation=generation)
         if former is not None:
             return former
 
 
-async def _with_changes(services: Services, before: records.Wanted, body: ScheduleChange) -> records.Wanted:
+async def _with_changes(
+    services: GatewayServices, before: records.ScheduleSpec, body: ScheduleChange
+) -> records.ScheduleSpec:
     return replace(
         before,
         when=_when(before.when, body),
@@ -165,7 +169,7 @@ def _note(before: str, body: ScheduleChange) -> str:
 
 
 async def _changed_request(
-    services: Services, before: RAGRequest | WorkflowRequest, body: ScheduleChange
+    services: GatewayServices, before: RAGRequest | WorkflowRequest, body: ScheduleChange
 ) -> RAGRequest | WorkflowRequest:
     if isinstance(before, RAGRequest):
         if body.input is not None:
@@ -175,25 +179,28 @@ async def _changed_request(
         raise Invalid(f"the schedule starts workflow {before.workflow}: change its input, not a query")
     if body.input is None:
         return before
-    workflow = await served_workflow(services.pool, before.workflow)
-    await check_input(services.run_confined, workflow, body.input)
+    workflow = await find_served_workflow(services.pool, before.workflow)
+    await check_workflow_input(services.run_confined, workflow, body.input)
     return replace(before, input=body.input, version=workflow.version, task_queue=workflow.task_queue)
 
 
-@router.delete("/v1/schedules/{schedule_id}", response_model=ScheduleNamed, responses=refusals(404))
+@router.delete("/v1/schedules/{schedule_id}", response_model=ScheduleNamed, responses=documented_errors(404))
 @allow(OPERATORS, for_others=True)
 async def delete_schedule(services: Wired, caller: Caller, schedule_id: ResourceId) -> ScheduleNamed:
     """Delete a schedule. Its runs stay, those under way go on."""
-    await records.delete(services.pool, caller.tenant_id, schedule_id)
-    await synced(services, caller.tenant_id, schedule_id)
+    await records.remove_schedule(services.pool, caller.tenant_id, schedule_id)
+    await sync_to_temporal(services, caller.tenant_id, schedule_id)
     return ScheduleNamed(schedule_id=schedule_id)
 
 
 @router.post(
-    "/v1/schedules/{schedule_id}/trigger", status_code=202, response_model=ScheduleNamed, responses=refusals(404)
+    "/v1/schedules/{schedule_id}/trigger",
+    status_code=202,
+    response_model=ScheduleNamed,
+    responses=documented_errors(404),
 )
 @allow(OPERATORS, for_others=True)
 async def trigger_schedule(services: Wired, caller: Caller, schedule_id: ResourceId) -> ScheduleNamed:
     """Start a run now, beside those of the clock; also while the schedule is paused."""
-    await trigger(services, caller.tenant_id, schedule_id)
+    await start_scheduled_run_now(services, caller.tenant_id, schedule_id)
     return ScheduleNamed(schedule_id=schedule_id)

@@ -21,7 +21,7 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import MAX_SEQ, SessionId, Text
 from gateway.schemas.sessions import (
     AppendBody,
@@ -84,7 +84,7 @@ class SessionExists(Conflict):
     "/v1/sessions",
     status_code=201,
     response_model=Session,
-    responses={200: {"model": Session, "description": "It was there already."}, **refusals(409, 413, 415)},
+    responses={200: {"model": Session, "description": "It was there already."}, **documented_errors(409, 413, 415)},
 )
 @allow(OPERATORS, free_json=True, for_others=True)
 async def create_session(services: Wired, caller: Caller, body: SessionRequest, response: Response) -> stored.Session:
@@ -92,7 +92,12 @@ async def create_session(services: Wired, caller: Caller, body: SessionRequest, 
     session_id = body.session_id or new_id()
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         session, is_new = await stored.open_session(
-            connection, caller.tenant_id, session_id, caller.subject, body.metadata, access=services.access_of(caller)
+            connection,
+            caller.tenant_id,
+            session_id,
+            caller.subject,
+            body.metadata,
+            access=services.access_for_new_session(caller),
         )
     if not is_new and body.metadata and body.metadata != session.metadata:
         raise SessionExists(f"session {session_id} exists with other metadata: choose another id")
@@ -101,7 +106,7 @@ async def create_session(services: Wired, caller: Caller, body: SessionRequest, 
     return session
 
 
-@router.get("/v1/sessions", response_model=SessionList, responses=refusals())
+@router.get("/v1/sessions", response_model=SessionList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_sessions(
     services: Wired,
@@ -123,14 +128,14 @@ def _session(row: asyncpg.Record) -> Session:
     return Session.model_validate({**dict(row), "metadata": json.loads(row["metadata"])})
 
 
-@router.get("/v1/sessions/{session_id}", response_model=Session, responses=refusals(404))
+@router.get("/v1/sessions/{session_id}", response_model=Session, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_session(services: Wired, caller: Caller, session_id: SessionId) -> stored.Session:
     """One session."""
-    return await services.store_of(caller.tenant_id).session(session_id)
+    return await services.event_store(caller.tenant_id).session(session_id)
 
 
-@router.get("/v1/sessions/{session_id}/lineage", response_model=Lineage, responses=refusals(404))
+@router.get("/v1/sessions/{session_id}/lineage", response_model=Lineage, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) -> Lineage:
     """The session's root and everything that was forked from it, oldest first; 500 at most."""
@@ -141,7 +146,7 @@ async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) ->
     return Lineage(sessions=[_session(row) for row in rows])
 
 
-@router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=refusals(404))
+@router.get("/v1/sessions/{session_id}/events", response_model=SessionEvents, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_events(
     *,
@@ -154,7 +159,7 @@ async def get_events(
 ) -> Response:
     """The session's events in order, complete up to the newest one that is committed."""
     last = from_seq + limit - 1
-    page = await services.store_of(caller.tenant_id).read_page(
+    page = await services.event_store(caller.tenant_id).read_page(
         session_id, from_seq, last if to_seq is None else min(to_seq, last)
     )
     end = page.head_seq if to_seq is None else min(to_seq, page.head_seq)
@@ -163,7 +168,7 @@ async def get_events(
     return Response(body, media_type=JSON)
 
 
-@router.post(_EVENTS, status_code=201, response_model=Appended, responses=refusals(404, 409, 413, 415))
+@router.post(_EVENTS, status_code=201, response_model=Appended, responses=documented_errors(404, 409, 413, 415))
 @allow(OPERATORS, free_json=True)
 async def append_events(
     services: Wired, caller: Caller, session_id: SessionId, body: AppendBody, idempotency_key: IdempotencyKey = None
@@ -177,7 +182,7 @@ async def append_events(
     return await append_to_session(services, caller, session_id, body, claim)
 
 
-@router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=refusals(404))
+@router.get("/v1/sessions/{session_id}/state", response_model=SessionState, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_state(
     services: Wired,
@@ -187,11 +192,11 @@ async def get_state(
     at_time: Annotated[datetime | None, Query(description="At this time, with its offset.")] = None,
 ) -> Response:
     """What the session's events amount to: now, after an event, or at a time."""
-    state = await services.store_of(caller.tenant_id).state_at(session_id, at_seq, time=at_time)
+    state = await services.event_store(caller.tenant_id).state_at(session_id, at_seq, time=at_time)
     return StreamingResponse(_each(state_json_blocks(state)), media_type=JSON)
 
 
-@router.get("/v1/sessions/{session_id}/diff", response_model=StateDiff, responses=refusals(404))
+@router.get("/v1/sessions/{session_id}/diff", response_model=StateDiff, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_diff(
     services: Wired,
@@ -201,12 +206,15 @@ async def get_diff(
     to_seq: Annotated[int, Query(ge=0, le=MAX_SEQ)],
 ) -> Response:
     """What changed from the state at one event to the state at another."""
-    found = await services.store_of(caller.tenant_id).diff(session_id, from_seq, to_seq)
+    found = await services.event_store(caller.tenant_id).diff(session_id, from_seq, to_seq)
     return Response(to_json(found), media_type=JSON)
 
 
 @router.post(
-    "/v1/sessions/{session_id}/fork", status_code=201, response_model=Session, responses=refusals(404, 409, 413, 415)
+    "/v1/sessions/{session_id}/fork",
+    status_code=201,
+    response_model=Session,
+    responses=documented_errors(404, 409, 413, 415),
 )
 @allow(OPERATORS, for_others=True)
 async def fork(
@@ -217,7 +225,7 @@ async def fork(
     It is the caller's, and shared with those who may read or write this one. Anyone who reads it must be allowed
     to read this one, too.
     """
-    store = services.store_of(caller.tenant_id)
+    store = services.event_store(caller.tenant_id)
     session = await store.fork(
         session_id, body.at_seq, body.session_id, user_id=caller.subject, owner=caller.name, by=caller.by
     )
@@ -225,11 +233,13 @@ async def fork(
     return session
 
 
-@router.post("/v1/sessions/{session_id}/rollback", response_model=RolledBack, responses=refusals(404, 409, 413, 415))
+@router.post(
+    "/v1/sessions/{session_id}/rollback", response_model=RolledBack, responses=documented_errors(404, 409, 413, 415)
+)
 @allow(OPERATORS, for_others=True)
 async def rollback(services: Wired, caller: Caller, session_id: SessionId, body: RollbackRequest) -> RolledBack:
     """Make the state what it was at `to_seq`, by one more event. 409 while a run is active."""
-    appended = await services.store_of(caller.tenant_id).rollback(session_id, body.to_seq, by=caller.by)
+    appended = await services.event_store(caller.tenant_id).rollback(session_id, body.to_seq, by=caller.by)
     return RolledBack(session_id=session_id, to_seq=body.to_seq, seq=appended.last_seq)
 
 

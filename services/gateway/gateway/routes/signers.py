@@ -10,25 +10,25 @@ from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import ADMINS, EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
 from gateway.schemas.signers import Passkeys, SignedBody, Signer, SignerList
-from gateway.services import Caller, Services, Wired
+from gateway.services import Caller, GatewayServices, Wired
 from gateway.signers import records
 
 router = guarded_router("signers")
 _SIGNERS = "/v1/signers"
 
 
-@router.post(_SIGNERS, status_code=201, response_model=Signer, responses=refusals(409, 413, 415))
+@router.post(_SIGNERS, status_code=201, response_model=Signer, responses=documented_errors(409, 413, 415))
 @allow(EVERYONE)
 async def enroll_signer(services: Wired, caller: Caller, body: SignedBody) -> Signer:
     """Enroll a key of your own. It signs nothing until a second administrator has approved it."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.enroll(connection, caller, signed_of(body), services.vote_roots)
+        return await records.store_signer(connection, caller, signed_of(body), services.vote_roots)
 
 
-@router.get(_SIGNERS, response_model=SignerList, responses=refusals())
+@router.get(_SIGNERS, response_model=SignerList, responses=documented_errors())
 @allow(EVERYONE)
 async def list_signers(
     services: Wired,
@@ -42,13 +42,13 @@ async def list_signers(
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         rows = await records.list_signers(connection, caller.tenant_id, subject=subject, limit=limit, before=before)
     return SignerList(
-        signers=[records.signer_of(row) for row in rows],
+        signers=[records.signer_from_row(row) for row in rows],
         next_cursor=next_time_cursor(rows, limit, "signer_id"),
         passkeys=_passkeys(services),
     )
 
 
-@router.get("/v1/signers/{signer_id}", response_model=Signer, responses=refusals(404))
+@router.get("/v1/signers/{signer_id}", response_model=Signer, responses=documented_errors(404))
 @allow(EVERYONE)
 async def get_signer(services: Wired, caller: Caller, signer_id: ResourceId) -> Signer:
     """One signer."""
@@ -56,15 +56,15 @@ async def get_signer(services: Wired, caller: Caller, signer_id: ResourceId) -> 
         return await records.get_signer(connection, caller.tenant_id, signer_id)
 
 
-@router.post("/v1/signers/{signer_id}/approval", response_model=Signer, responses=refusals(404, 409, 413, 415))
+@router.post("/v1/signers/{signer_id}/approval", response_model=Signer, responses=documented_errors(404, 409, 413, 415))
 @allow(ADMINS)
 async def approve_signer(services: Wired, caller: Caller, signer_id: ResourceId, body: SignedBody) -> Signer:
     """Approve another person's key, by a signature with one of the configured vote roots."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.approve(connection, caller, signer_id, signed_of(body), services.vote_roots)
+        return await records.approve_signer_key(connection, caller, signer_id, signed_of(body), services.vote_roots)
 
 
-@router.delete("/v1/signers/{signer_id}", response_model=Signer, responses=refusals(404))
+@router.delete("/v1/signers/{signer_id}", response_model=Signer, responses=documented_errors(404))
 @allow(EVERYONE)
 async def revoke_signer(services: Wired, caller: Caller, signer_id: ResourceId) -> Signer:
     """Revoke a key of your own, or, as an administrator, anybody's: it never signs again.
@@ -72,7 +72,7 @@ async def revoke_signer(services: Wired, caller: Caller, signer_id: ResourceId) 
     Votes that were counted before stay counted.
     """
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.revoke(connection, caller, signer_id)
+        return await records.revoke_signer_key(connection, caller, signer_id)
 
 
 def signed_of(body: SignedBody) -> Signed:
@@ -80,6 +80,6 @@ def signed_of(body: SignedBody) -> Signed:
     return from_builtins(body.model_dump(include={"statement", "signature"}), Signed)
 
 
-def _passkeys(services: Services) -> Passkeys | None:
+def _passkeys(services: GatewayServices) -> Passkeys | None:
     found = services.vote_roots.passkeys
     return Passkeys(rp_id=found.rp_id, origins=list(found.origins)) if found else None

@@ -3,7 +3,7 @@
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import ADMINS, EVERYONE
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
 from gateway.schemas.tools import AllowBody, Tool, ToolList
 from gateway.services import Caller, Wired
@@ -12,7 +12,7 @@ from gateway.tools import records
 router = guarded_router("tools")
 
 
-@router.get("/v1/tools", response_model=ToolList, responses=refusals())
+@router.get("/v1/tools", response_model=ToolList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_tools(services: Wired, caller: Caller) -> ToolList:
     """List the tools that MCP servers offer to the tenant, and those that it allowed."""
@@ -20,7 +20,7 @@ async def list_tools(services: Wired, caller: Caller) -> ToolList:
         return ToolList(tools=await records.list_tools(connection, caller.tenant_id))
 
 
-@router.get("/v1/tools/{tool_name}", response_model=Tool, responses=refusals(404))
+@router.get("/v1/tools/{tool_name}", response_model=Tool, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_tool(services: Wired, caller: Caller, tool_name: ResourceId) -> Tool:
     """One tool, as its server describes it now and as it was allowed."""
@@ -28,17 +28,17 @@ async def get_tool(services: Wired, caller: Caller, tool_name: ResourceId) -> To
         return await records.get_tool(connection, caller.tenant_id, tool_name)
 
 
-@router.put("/v1/tools/{tool_name}/allowance", response_model=Tool, responses=refusals(404, 409, 413, 415))
+@router.put("/v1/tools/{tool_name}/allowance", response_model=Tool, responses=documented_errors(404, 409, 413, 415))
 @allow(ADMINS)
 async def allow_tool(services: Wired, caller: Caller, tool_name: ResourceId, body: AllowBody) -> Tool:
     """Allow exactly the description that has this hash: the tool is refused once its server describes it otherwise."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.allow(connection, caller, tool_name, body.sha256)
+        return await records.allow_definition(connection, caller, tool_name, body.sha256)
 
 
-@router.delete("/v1/tools/{tool_name}/allowance", status_code=204, responses=refusals(404))
+@router.delete("/v1/tools/{tool_name}/allowance", status_code=204, responses=documented_errors(404))
 @allow(ADMINS)
 async def revoke_tool(services: Wired, caller: Caller, tool_name: ResourceId) -> None:
     """Allow the tool no more."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await records.revoke(connection, caller, tool_name)
+        await records.withdraw_allowance(connection, caller, tool_name)

@@ -9,28 +9,28 @@ import asyncpg
 from flotilla.contracts.errors import NotFound
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
 from gateway.schemas.workflows import Workflow, WorkflowList
 from gateway.services import Caller, Wired
-from gateway.workflows.catalog import workflow_rows
+from gateway.workflows.catalog import load_workflow_rows
 
 router = guarded_router("workflows")
 
 
-@router.get("/v1/workflows", response_model=WorkflowList, responses=refusals())
+@router.get("/v1/workflows", response_model=WorkflowList, responses=documented_errors())
 @allow(EVERYONE, for_others=True)
 async def list_workflows(services: Wired, _caller: Caller) -> WorkflowList:
     """List the workflows that installed packages bring; `POST /v1/sessions/{session_id}/runs` starts them."""
-    rows = await workflow_rows(services.pool)
+    rows = await load_workflow_rows(services.pool)
     return WorkflowList(workflows=[_workflow(list(group)) for _, group in groupby(rows, itemgetter("name"))])
 
 
-@router.get("/v1/workflows/{name}", response_model=Workflow, responses=refusals(404))
+@router.get("/v1/workflows/{name}", response_model=Workflow, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
 async def get_workflow(services: Wired, _caller: Caller, name: ResourceId) -> Workflow:
     """One workflow, with the JSON schemas of its input and output."""
-    rows = await workflow_rows(services.pool, name)
+    rows = await load_workflow_rows(services.pool, name)
     if not rows:
         raise NotFound(f"no workflow {name}: GET /v1/workflows lists those that are served")
     return _workflow(rows)

@@ -15,7 +15,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION
 from flotilla.postgres import Pool
 from gateway.schemas.runs import RunRequest
-from gateway.workflows.catalog import workflow_rows
+from gateway.workflows.catalog import load_workflow_rows
 
 Kind: TypeAlias = Literal["workflows", "agents"]
 # The newest instance of each.
@@ -26,7 +26,7 @@ WHERE $1::text IS NULL OR name = $1 ORDER BY name, started_at DESC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Askable:
+class RunTarget:
     """A workflow or an agent."""
 
     kind: Kind
@@ -37,7 +37,7 @@ class Askable:
     output_schema: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def is_question(self) -> bool:
+    def takes_only_a_question(self) -> bool:
         """Whether it takes a question, and nothing else."""
         return self.kind == "agents" or self.name == QUESTION
 
@@ -51,7 +51,7 @@ class Askable:
         """Of its runs."""
         return QUESTION if self.kind == "agents" else self.name
 
-    def request(self, text: str, data: JsonObject | None = None) -> RunRequest:
+    def to_run_request(self, text: str, data: JsonObject | None = None) -> RunRequest:
         """Return the run that a message asks for: its data is a workflow's input; a text is, too, where it is a JSON
         object, or where the workflow takes a single text.
 
@@ -59,7 +59,7 @@ class Askable:
             Invalid: it does not take that.
             ValidationError: pydantic's; a limit is exceeded, or something can't be stored.
         """
-        if self.is_question:
+        if self.takes_only_a_question:
             if data is not None:
                 raise Invalid(f"{self.name} takes a question as text, not data")
             return RunRequest(query=text, steps=self.steps)
@@ -87,10 +87,12 @@ class Askable:
         return candidates[0] if len(candidates) == 1 and required <= set(candidates) else None
 
 
-QUESTIONS = Askable(kind="workflows", name=QUESTION, description="Answers questions from the documents, with sources.")
+QUESTIONS = RunTarget(
+    kind="workflows", name=QUESTION, description="Answers questions from the documents, with sources."
+)
 
 
-async def askable(pool: Pool, kind: Kind, name: str) -> Askable:
+async def find_run_target(pool: Pool, kind: Kind, name: str) -> RunTarget:
     """Return one of them.
 
     Raises:
@@ -104,23 +106,23 @@ async def askable(pool: Pool, kind: Kind, name: str) -> Askable:
     return found[0]
 
 
-async def askables(pool: Pool) -> list[Askable]:
+async def list_run_targets(pool: Pool) -> list[RunTarget]:
     """Return all of them: questions first, then by kind and name."""
     return [*await _of_kind(pool, "workflows", None), *await _of_kind(pool, "agents", None)]
 
 
-async def _of_kind(pool: Pool, kind: Kind, name: str | None) -> list[Askable]:
+async def _of_kind(pool: Pool, kind: Kind, name: str | None) -> list[RunTarget]:
     if kind == "agents":
         rows = await pool.fetch(_AGENTS, name)
         return [_askable(row, kind, f"The agent {row['name']} alone.") for row in rows]
-    served = [row for row in await workflow_rows(pool, name) if row["served"]]
+    served = [row for row in await load_workflow_rows(pool, name) if row["served"]]
     newest = [next(group) for _, group in groupby(served, itemgetter("name"))]
     workflows = [_askable(row, kind, row["description"]) for row in newest]
     return [QUESTIONS, *(one for one in workflows if one.name != QUESTION)]
 
 
-def _askable(row: asyncpg.Record, kind: Kind, description: str) -> Askable:
-    return Askable(
+def _askable(row: asyncpg.Record, kind: Kind, description: str) -> RunTarget:
+    return RunTarget(
         kind=kind,
         name=row["name"],
         description=description or row["name"],

@@ -16,11 +16,11 @@ from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla.postgres import AWAY
-from gateway.live.admission import CHECK_EVERY_S, Admission
+from gateway.live.admission import CHECK_EVERY_S, StreamAccessCheck
 from gateway.live.feed import BEGINNING
-from gateway.live.wakeup import Wakeup
-from gateway.runs.records import Followed, followed_run
-from gateway.services import Services
+from gateway.live.wakeup import FollowerWakeup
+from gateway.runs.records import FollowedRun, load_followed_run
+from gateway.services import GatewayServices
 
 MAX_SEQ = 2**62
 _EVENT_ID = re.compile(r"([0-9]{1,19}-[0-9]{1,19});([0-9]{1,19})")
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class StreamPosition:
     """What the client has."""
 
     entry_id: str = BEGINNING
@@ -39,22 +39,28 @@ class Position:
         return f"{self.entry_id};{self.seq}"
 
 
-def read_position(last_event_id: str | None) -> Position:
+def read_stream_position(last_event_id: str | None) -> StreamPosition:
     """The position that `Last-Event-ID` names; the beginning without one.
 
     Raises:
         Invalid: it is not the id of a run's event.
     """
     if not last_event_id:
-        return Position()
+        return StreamPosition()
     match = _EVENT_ID.fullmatch(last_event_id)
     if match is None or int(match[2]) > MAX_SEQ:
         raise Invalid("Last-Event-ID: give the id of the last event that was received, unchanged")
-    return Position(match[1], int(match[2]))
+    return StreamPosition(match[1], int(match[2]))
 
 
-async def run_events(
-    services: Services, tenant_id: str, run: Followed, start: Position, admission: Admission, *, statuses: bool = False
+async def stream_run_events(
+    services: GatewayServices,
+    tenant_id: str,
+    run: FollowedRun,
+    start: StreamPosition,
+    admission: StreamAccessCheck,
+    *,
+    statuses: bool = False,
 ) -> AsyncIterator[ServerSentEvent]:
     """The run's events after `start`; ends after `done`, when the caller may no longer read, or the gateway stops.
 
@@ -64,8 +70,8 @@ async def run_events(
     follower = _Follower(services, tenant_id, run, first, admission, statuses=statuses)
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
-        stack.enter_context(services.feed.follow(run.live, follower.wakeup))
-        stack.enter_context(services.watch.follow(tenant_id, run.run_id, follower.wakeup))
+        stack.enter_context(services.feed.notify_of_entries(run.live, follower.wakeup))
+        stack.enter_context(services.watch.notify_of_changes(tenant_id, run.run_id, follower.wakeup))
         async for event in follower.events():
             if not await admission.may_read():
                 return
@@ -75,19 +81,19 @@ async def run_events(
 class _Follower:
     def __init__(
         self,
-        services: Services,
+        services: GatewayServices,
         tenant_id: str,
-        run: Followed,
-        start: Position,
-        admission: Admission,
+        run: FollowedRun,
+        start: StreamPosition,
+        admission: StreamAccessCheck,
         *,
         statuses: bool,
     ) -> None:
-        self.wakeup = Wakeup()
+        self.wakeup = FollowerWakeup()
         self._admission = admission
         self._services = services
         self._tenant_id = tenant_id
-        self._store = services.store_of(tenant_id)
+        self._store = services.event_store(tenant_id)
         self._run = run
         self._position = start
         self._run_finished = False
@@ -98,7 +104,7 @@ class _Follower:
         while not self._services.stopping.is_set():
             pending = await self.wakeup.wait(CHECK_EVERY_S)
             if pending.access:
-                self._admission.ask_now()
+                self._admission.recheck_now()
             if not await self._admission.may_read():
                 return
             if pending.live:
@@ -112,7 +118,7 @@ class _Follower:
             except (RetryLater, *AWAY, TimeoutError) as error:
                 log.warning("run_events_wait", run_id=self._run.run_id, error=str(error) or type(error).__name__)
                 self.wakeup.notify(log=True, end=True)
-                await self._services.pause()
+                await self._services.sleep_or_stop()
             except NotFound:  # its access was taken away meanwhile
                 return
 
@@ -127,7 +133,7 @@ class _Follower:
         """Session events, then `done` once the run is over. The status is read first: what it says is in the log."""
         if not look:
             return
-        run = await followed_run(self._services.pool, self._tenant_id, self._run.run_id)
+        run = await load_followed_run(self._services.pool, self._tenant_id, self._run.run_id)
         over = run.status not in OPEN_RUN_STATUSES
         if self._shows_statuses and run.status != self._status and not over:
             yield self._event("status", run.status.encode())

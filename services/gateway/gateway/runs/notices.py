@@ -11,7 +11,7 @@ from gateway.auth.principal import Principal
 from gateway.runs.records import get_run
 from gateway.schemas.notify import TenantNotify
 from gateway.schemas.runs import Notice, NotifyBody
-from gateway.services import Services
+from gateway.services import GatewayServices
 
 SETTING = "FLOTILLA_NOTIFY_HOSTS"
 _OF_RUN = """
@@ -26,7 +26,7 @@ ON CONFLICT (tenant_id) DO UPDATE SET notify = excluded.notify, set_by = exclude
 _UNSET = "DELETE FROM flotilla.tenant_notify WHERE tenant_id = $1"
 
 
-def checked(services: Services, notify: NotifyBody | None) -> Notify | None:
+def checked_receiver(services: GatewayServices, notify: NotifyBody | None) -> Notify | None:
     """Return the receiver that a request names.
 
     Raises:
@@ -38,7 +38,7 @@ def checked(services: Services, notify: NotifyBody | None) -> Notify | None:
     return Notify(url=notify.url, secret_ref=notify.secret_ref)
 
 
-async def notices_of(pool: Pool, tenant_id: str, run_id: str) -> list[Notice]:
+async def list_notices(pool: Pool, tenant_id: str, run_id: str) -> list[Notice]:
     """Return the notices of a run, in order.
 
     Raises:
@@ -50,7 +50,7 @@ async def notices_of(pool: Pool, tenant_id: str, run_id: str) -> list[Notice]:
     return [Notice.model_validate(dict(row)) for row in rows]
 
 
-async def tenants_receiver(pool: Pool, tenant_id: str) -> TenantNotify:
+async def load_tenant_receiver(pool: Pool, tenant_id: str) -> TenantNotify:
     """Return who is notified of the tenant's runs that name nobody themselves.
 
     Raises:
@@ -63,7 +63,7 @@ async def tenants_receiver(pool: Pool, tenant_id: str) -> TenantNotify:
     return TenantNotify(**asdict(from_json(row["notify"], Notify)), set_by=row["set_by"], set_at=row["set_at"])
 
 
-async def set_tenants_receiver(pool: Pool, caller: Principal, notify: Notify | None) -> None:
+async def set_tenant_receiver(pool: Pool, caller: Principal, notify: Notify | None) -> None:
     """Tell `notify` of the tenant's runs from now on; None tells nobody."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         if notify is None:

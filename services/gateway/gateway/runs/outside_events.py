@@ -18,8 +18,8 @@ from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
-from gateway.runs.records import no_run
-from gateway.services import Services
+from gateway.runs.records import run_not_found
+from gateway.services import GatewayServices
 from gateway.temporal import RPC_TIMEOUT
 
 _RUN = """
@@ -37,8 +37,8 @@ UPDATE flotilla.run_events SET delivered_at = now() WHERE tenant_id = $1 AND run
 log = structlog.get_logger(__name__)
 
 
-async def send_event(
-    services: Services, caller: Principal, run_id: str, event: OutsideEvent, claim: IdempotencyClaim
+async def store_and_signal_event(
+    services: GatewayServices, caller: Principal, run_id: str, event: OutsideEvent, claim: IdempotencyClaim
 ) -> str:
     """Store the event and signal it; return its id: that of the first one where the request is a repetition.
 
@@ -78,7 +78,7 @@ async def store_event(connection: Connection, caller: Principal, run_id: str, ev
 async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyncpg.Record:
     run = await connection.fetchrow(_RUN, tenant_id, run_id)
     if run is None:
-        raise no_run(run_id)
+        raise run_not_found(run_id)
     if run["workflow"] == QUESTION:
         raise Invalid(f"run {run_id} answers a question: only runs of workflows take events")
     if run["status"] not in OPEN_RUN_STATUSES:
@@ -88,10 +88,12 @@ async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyn
     return run
 
 
-async def signal_event(services: Services, tenant_id: str, run_id: str, workflow_id: str, event: OutsideEvent) -> None:
+async def signal_event(
+    services: GatewayServices, tenant_id: str, run_id: str, workflow_id: str, event: OutsideEvent
+) -> None:
     """Signal a stored event; one that Temporal does not take now is signalled by the worker's leader."""
     try:
-        handle = await services.temporal.handle(workflow_id)
+        handle = await services.temporal.workflow_handle(workflow_id)
         await handle.signal(RUN_EVENT_SIGNAL, event, rpc_timeout=RPC_TIMEOUT)
     except (RetryLater, RPCError) as error:
         log.warning("run_event_not_signalled", run_id=run_id, event_id=event.event_id, error=str(error))

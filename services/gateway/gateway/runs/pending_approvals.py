@@ -27,7 +27,7 @@ class PendingApproval:
     deadline_at: datetime
 
 
-async def pending_approvals(pool: Pool, tenant_id: str, run: Run) -> list[PendingApproval]:
+async def list_pending_approvals(pool: Pool, tenant_id: str, run: Run) -> list[PendingApproval]:
     """Return them, oldest first, at most 20; none if the run does not wait."""
     if run.status != "interrupted":
         return []

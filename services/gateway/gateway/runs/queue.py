@@ -36,7 +36,7 @@ class RunsAhead:
     queued: int
 
 
-async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) -> RunsAhead | None:
+async def find_runs_ahead(connection: Connection, tenant_id: str, session_id: str) -> RunsAhead | None:
     """Take the session's lock, and return what is ahead of a new run; None when it can begin.
 
     Raises:
@@ -51,7 +51,7 @@ async def runs_ahead(connection: Connection, tenant_id: str, session_id: str) ->
     return ahead if ahead.active or ahead.queued else None
 
 
-def queueing_events(run_id: str, if_active: IfActive, ahead: RunsAhead, caller: Principal) -> list[AgentStateEvent]:
+def run_queued_events(run_id: str, if_active: IfActive, ahead: RunsAhead, caller: Principal) -> list[AgentStateEvent]:
     """Return the events that record that the run waits, and that it asks the active one to end."""
     events = [run_queued_event(run_id, if_active, caller.by, SOURCE)]
     if if_active != "enqueue" and ahead.active is not None:

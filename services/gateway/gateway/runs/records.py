@@ -18,15 +18,15 @@ from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_sess
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
-from gateway.auth.issuers import issuers_behind
+from gateway.auth.issuers import key_issuers_of_requester
 from gateway.auth.principal import Principal
 from gateway.cancelling import record_cancel_request
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
-from gateway.open_work import OpenWork
-from gateway.runs.queue import queueing_events, runs_ahead
+from gateway.open_work import OpenWorkLimits
+from gateway.runs.queue import find_runs_ahead, run_queued_events
 from gateway.schemas.runs import Run
-from gateway.temporal import Start
+from gateway.temporal import WorkflowStart
 
 RUN_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
     metadata, status, if_active, schedule_id, parent_run_id, result, output, error, created_at, started_at,
@@ -67,7 +67,7 @@ Note: TypeAlias = Callable[[Connection, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedRun:
     """What is needed to follow a run."""
 
     run_id: str
@@ -80,11 +80,11 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedRun:
     """A run, and what its workflow needs to begin."""
 
     run: Run
-    start: Start | None = None
+    start: WorkflowStart | None = None
     """None where it waits, or was started by an earlier, equal request."""
     interrupts: str | None = None
     """The workflow of the run that it asks to end."""
@@ -106,18 +106,18 @@ class RunFilter:
     created_before: datetime | None = None
 
 
-async def start_run(
+async def store_run(
     pool: Pool,
     request: RAGRequest | WorkflowRequest,
     claim: IdempotencyClaim,
     access: SessionAccess,
-    open_work: OpenWork,
+    open_work: OpenWorkLimits,
     *,
     metadata: Mapping[str, str] | None = None,
     if_active: IfActive = "reject",
     notify: Notify | None = None,
     note: Note | None = None,
-) -> Started:
+) -> StartedRun:
     """Commits session (if it is new, with `access`), run, idempotency key and first events together, and `note`.
 
     Raises:
@@ -131,17 +131,17 @@ async def start_run(
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
-            return Started(await _get(connection, tenant_id, earlier))
-        await open_work.check(connection, caller)
+            return StartedRun(await _get(connection, tenant_id, earlier))
+        await open_work.check_may_start(connection, caller)
         await ensure_session(connection, tenant_id, session_id, request.user_id, access)
         if isinstance(request, WorkflowRequest):
-            through = await issuers_behind(connection, caller, request.user_id)
+            through = await key_issuers_of_requester(connection, caller, request.user_id)
             request = replace(request, requested_through=through)
-        ahead = None if if_active == "reject" else await runs_ahead(connection, tenant_id, session_id)
+        ahead = None if if_active == "reject" else await find_runs_ahead(connection, tenant_id, session_id)
         if ahead is None:
-            events = run_opening_events(request, SOURCE, through=caller.through)
+            events = run_opening_events(request, SOURCE, through=caller.acted_by_attribute)
         else:
-            events = queueing_events(run_id, if_active, ahead, caller)
+            events = run_queued_events(run_id, if_active, ahead, caller)
         # Takes the session's row lock, so that of two requests at once the second one meets the first one's run.
         appended = await append(connection, tenant_id, session_id, events)
         waits = None if ahead is None else if_active
@@ -149,8 +149,8 @@ async def start_run(
         if note is not None:
             await note(connection, run_id)
     if ahead is None:
-        return Started(run_of(row), _start_of(request))
-    return Started(run_of(row), interrupts=None if if_active == "enqueue" else ahead.workflow_id)
+        return StartedRun(run_from_row(row), _start_of(request))
+    return StartedRun(run_from_row(row), interrupts=None if if_active == "enqueue" else ahead.workflow_id)
 
 
 async def _add(
@@ -188,11 +188,11 @@ async def _add(
     return row
 
 
-def _start_of(request: RAGRequest | WorkflowRequest) -> Start:
+def _start_of(request: RAGRequest | WorkflowRequest) -> WorkflowStart:
     workflow_id = run_workflow_id(request.run_id)
     if isinstance(request, RAGRequest):
-        return Start(RAG_WORKFLOW, workflow_id, request)
-    return Start(request.workflow, workflow_id, request, request.task_queue)
+        return WorkflowStart(RAG_WORKFLOW, workflow_id, request)
+    return WorkflowStart(request.workflow, workflow_id, request, request.task_queue)
 
 
 async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
@@ -227,7 +227,7 @@ async def list_runs(
         )
 
 
-async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
+async def load_followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
     """Where the run's events are, and how it stands.
 
     Raises:
@@ -236,13 +236,13 @@ async def followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed:
     async with tenant_transaction(pool, tenant_id) as connection:
         row = await connection.fetchrow(_FOLLOWED, tenant_id, run_id)
     if row is None:
-        raise no_run(run_id)
-    return Followed(
+        raise run_not_found(run_id)
+    return FollowedRun(
         run_id, row["session_id"], row["status"], row["first_seq"] or 1, run_stream(run_id, row["live_key"])
     )
 
 
-async def note_cancel_request(pool: Pool, run: Run, principal: Principal) -> None:
+async def record_run_cancel_request(pool: Pool, run: Run, principal: Principal) -> None:
     """Records who asked for the run to be cancelled.
 
     Raises:
@@ -264,13 +264,13 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     return True
 
 
-def run_of(row: asyncpg.Record) -> Run:
+def run_from_row(row: asyncpg.Record) -> Run:
     """A row as clients see it."""
     parsed = {name: json.loads(row[name]) if row[name] else None for name in _JSON}
     return Run.model_validate({**dict(row), **parsed})
 
 
-def no_run(run_id: str) -> NotFound:
+def run_not_found(run_id: str) -> NotFound:
     """Says that the tenant has no such run."""
     return NotFound(f"no run {run_id}")
 
@@ -278,8 +278,8 @@ def no_run(run_id: str) -> NotFound:
 async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
     row = await connection.fetchrow(_GET, tenant_id, run_id)
     if row is None:
-        raise no_run(run_id)
-    return run_of(row)
+        raise run_not_found(run_id)
+    return run_from_row(row)
 
 
 def over(run: Run) -> Conflict:

@@ -9,19 +9,19 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import QUESTION
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.tasks import Turn
-from gateway.auth.principal import Grant, Principal
+from gateway.auth.principal import BrowserTokenGrant, Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs import records
-from gateway.runs.notices import checked
+from gateway.runs.notices import checked_receiver
 from gateway.schemas.runs import Run, RunRequest
-from gateway.services import Services
-from gateway.workflows.catalog import check_input, served_workflow
+from gateway.services import GatewayServices
+from gateway.workflows.catalog import check_workflow_input, find_served_workflow
 
 log = structlog.get_logger(__name__)
 
 
-async def start(
-    services: Services,
+async def start_or_find_run(
+    services: GatewayServices,
     session_id: str,
     body: RunRequest,
     claim: IdempotencyClaim,
@@ -33,7 +33,7 @@ async def start(
     `history`: the earlier turns that a question continues, oldest first; empty: those of the session.
 
     Raises:
-        FlotillaError: as `records.start_run`; `Invalid`: no such workflow or agent; `Forbidden`: more than a web page's
+        FlotillaError: as `records.store_run`; `Invalid`: no such workflow or agent; `Forbidden`: more than a web page's
             token is for.
         RequestValidationError: the input is not what the workflow takes.
     """
@@ -41,25 +41,25 @@ async def start(
     if caller.grant is not None:
         _check_grant(caller.grant, session_id, body)
     request = await _request_of(services, caller, session_id, body, history)
-    started = await records.start_run(
+    started = await records.store_run(
         services.pool,
         request,
         claim,
-        services.access_of(caller),
+        services.access_for_new_session(caller),
         services.open_work,
         metadata=body.metadata,
         if_active=body.if_active,
-        notify=checked(services, body.notify),
+        notify=checked_receiver(services, body.notify),
         note=note,
     )
     if started.start is not None:
-        await services.temporal.start(started.start)
+        await services.temporal.start_workflow(started.start)
     if started.interrupts is not None:
         await _ask_to_end(services, started.interrupts)
     return started.run
 
 
-def _check_grant(grant: Grant, session_id: str, body: RunRequest) -> None:
+def _check_grant(grant: BrowserTokenGrant, session_id: str, body: RunRequest) -> None:
     """Raise Forbidden where a web page asks for more than its token is for: the fleet's agents are not its to choose,
     nor whom the fleet calls."""
     if session_id not in grant.sessions:
@@ -71,20 +71,20 @@ def _check_grant(grant: Grant, session_id: str, body: RunRequest) -> None:
         raise Forbidden("steps and notify are not for web pages: start such a run with the key of a service or person")
 
 
-async def _ask_to_end(services: Services, workflow_id: str) -> None:
+async def _ask_to_end(services: GatewayServices, workflow_id: str) -> None:
     """Ask a run to end for another one; where that fails, the worker's leader asks again."""
     try:
-        await services.temporal.cancel(workflow_id)
+        await services.temporal.cancel_workflow(workflow_id)
     except FlotillaError as error:
         log.warning("run_not_interrupted", workflow_id=workflow_id, error=str(error))
 
 
 async def _request_of(
-    services: Services, caller: Principal, session_id: str, body: RunRequest, history: Sequence[Turn]
+    services: GatewayServices, caller: Principal, session_id: str, body: RunRequest, history: Sequence[Turn]
 ) -> RAGRequest | WorkflowRequest:
     if body.workflow is not None:
-        workflow = await served_workflow(services.pool, body.workflow)
-        await check_input(services.run_confined, workflow, body.input or {})
+        workflow = await find_served_workflow(services.pool, body.workflow)
+        await check_workflow_input(services.run_confined, workflow, body.input or {})
         return WorkflowRequest(
             workflow=workflow.name,
             input=body.input or {},

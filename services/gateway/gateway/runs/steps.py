@@ -15,7 +15,7 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.tasks import APPROVAL_REQUIRED
 from flotilla.postgres import tenant_transaction
 from gateway.schemas.runs import Run, RunSteps, Step
-from gateway.services import Services
+from gateway.services import GatewayServices
 from gateway.temporal import RPC_TIMEOUT
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ WHERE tenant_id = $1 AND parent_run_id = $2
 """
 
 
-async def steps_of(services: Services, tenant_id: str, run: Run) -> RunSteps:
+async def list_steps(services: GatewayServices, tenant_id: str, run: Run) -> RunSteps:
     """All steps, in the order in which they began."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         tasks = await connection.fetch(_TASKS, tenant_id, run.run_id)
@@ -132,9 +132,9 @@ def _other(row: asyncpg.Record, run_id: str) -> Step:
     )
 
 
-async def _history(services: Services, workflow_id: str) -> list[HistoryEvent] | None:
+async def _history(services: GatewayServices, workflow_id: str) -> list[HistoryEvent] | None:
     try:
-        handle = await services.temporal.handle(workflow_id)
+        handle = await services.temporal.workflow_handle(workflow_id)
         pages = handle.fetch_history_events(rpc_timeout=RPC_TIMEOUT)
         return [event async for event in pages]
     except (RetryLater, RPCError) as error:

@@ -4,25 +4,25 @@ import asyncio
 from contextlib import ExitStack
 
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
-from gateway.live.wakeup import Wakeup
+from gateway.live.wakeup import FollowerWakeup
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.records import get_task
-from gateway.runs.records import followed_run, get_run
+from gateway.runs.records import get_run, load_followed_run
 from gateway.schemas.pipelines import Task
 from gateway.schemas.runs import Run
-from gateway.services import PAUSE_S, Services
+from gateway.services import PAUSE_S, GatewayServices
 
 
-async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_s: float) -> Run | None:
+async def wait_for_finished_run(services: GatewayServices, tenant_id: str, run_id: str, timeout_s: float) -> Run | None:
     """The run once it is over; None when that takes longer than `timeout_s`. Takes the place of an open stream."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    wakeup = Wakeup()
-    followed = await followed_run(services.pool, tenant_id, run_id)
+    wakeup = FollowerWakeup()
+    followed = await load_followed_run(services.pool, tenant_id, run_id)
     with ExitStack() as stack:
         stack.enter_context(services.streams.hold(tenant_id))
-        stack.enter_context(services.feed.follow(followed.live, wakeup))
-        stack.enter_context(services.watch.follow(tenant_id, run_id, wakeup))
+        stack.enter_context(services.feed.notify_of_entries(followed.live, wakeup))
+        stack.enter_context(services.watch.notify_of_changes(tenant_id, run_id, wakeup))
         while not services.stopping.is_set():
             pending = await wakeup.wait(max(0.0, deadline - loop.time()))
             run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
@@ -33,7 +33,7 @@ async def finished_run(services: Services, tenant_id: str, run_id: str, timeout_
     return None
 
 
-async def awaited_task(services: Services, tenant_id: str, task_id: str, timeout_s: float) -> Task:
+async def wait_for_finished_task(services: GatewayServices, tenant_id: str, task_id: str, timeout_s: float) -> Task:
     """Return the task once it is over, at the latest after `timeout_s`. Takes the place of an open stream.
 
     Raises:
@@ -47,4 +47,4 @@ async def awaited_task(services: Services, tenant_id: str, task_id: str, timeout
             left_s = deadline - loop.time()
             if task.finished_at is not None or left_s <= 0 or services.stopping.is_set():
                 return task
-            await services.pause(min(PAUSE_S, left_s))
+            await services.sleep_or_stop(min(PAUSE_S, left_s))

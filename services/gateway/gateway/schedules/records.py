@@ -17,7 +17,7 @@ from flotilla.contracts.schedules import When
 from flotilla.eventstore.sessions import SessionAccess, check_writable
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.postgres.viewer import current_viewer
-from gateway.auth.issuers import issuers_behind
+from gateway.auth.issuers import key_issuers_of_requester
 from gateway.auth.principal import Principal
 from gateway.schemas.schedules import Schedule
 
@@ -66,7 +66,7 @@ WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ScheduleSpec:
     """A schedule as its maker wants it."""
 
     schedule_id: str
@@ -78,16 +78,16 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredSchedule:
     """A row: what clients see of it, and what it is kept as."""
 
     shown: Schedule
-    wanted: Wanted
+    wanted: ScheduleSpec
     temporal_id: str
     is_synced: bool
 
 
-async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, access: SessionAccess) -> None:
+async def add(pool: Pool, wanted: ScheduleSpec, temporal_id: str, caller: Principal, access: SessionAccess) -> None:
     """Store a new schedule.
 
     Raises:
@@ -117,10 +117,10 @@ async def add(pool: Pool, wanted: Wanted, temporal_id: str, caller: Principal, a
         raise Conflict(f"schedule {wanted.schedule_id} exists: choose another schedule_id, or change that one")
 
 
-async def change(
-    pool: Pool, wanted: Wanted, caller: Principal, access: SessionAccess, *, generation: int
+async def update_schedule(
+    pool: Pool, wanted: ScheduleSpec, caller: Principal, access: SessionAccess, *, generation: int
 ) -> str | None:
-    """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore`.
+    """Store what the schedule is from now on; its maker is who asks. Return what it was, for `restore_schedule`.
 
     None where it is not in `generation` any more: it was changed or deleted meanwhile, and nothing happened.
 
@@ -145,13 +145,13 @@ async def change(
     return former
 
 
-async def restore(pool: Pool, tenant_id: str, schedule_id: str, former: str) -> None:
-    """Make the schedule, and its maker, what `change` found."""
+async def restore_schedule(pool: Pool, tenant_id: str, schedule_id: str, former: str) -> None:
+    """Make the schedule, and its maker, what `update_schedule` found."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(_RESTORE, tenant_id, schedule_id, former)
 
 
-async def delete(pool: Pool, tenant_id: str, schedule_id: str) -> None:
+async def remove_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> None:
     """Delete a schedule; its runs stay.
 
     Raises:
@@ -162,7 +162,7 @@ async def delete(pool: Pool, tenant_id: str, schedule_id: str) -> None:
             raise _no_schedule(schedule_id)
 
 
-async def get(pool: Pool, tenant_id: str, schedule_id: str) -> Stored:
+async def get(pool: Pool, tenant_id: str, schedule_id: str) -> StoredSchedule:
     """Return one schedule.
 
     Raises:
@@ -183,12 +183,12 @@ async def page(
         return await connection.fetch(_LIST, tenant_id, limit, *before)
 
 
-def shown(rows: Sequence[asyncpg.Record]) -> list[Schedule]:
+def schedules_from_rows(rows: Sequence[asyncpg.Record]) -> list[Schedule]:
     """Return rows as clients see them."""
     return [_stored(row).shown for row in rows]
 
 
-async def _made_by(connection: Connection, wanted: Wanted, caller: Principal) -> Wanted:
+async def _made_by(connection: Connection, wanted: ScheduleSpec, caller: Principal) -> ScheduleSpec:
     """The schedule as the caller's: checked against their rights."""
     request = wanted.request
     if request.session_id:
@@ -196,7 +196,7 @@ async def _made_by(connection: Connection, wanted: Wanted, caller: Principal) ->
         with suppress(NotFound):
             await check_writable(connection, caller.tenant_id, request.session_id)
     if isinstance(request, WorkflowRequest):
-        through = await issuers_behind(connection, caller, caller.subject)
+        through = await key_issuers_of_requester(connection, caller, caller.subject)
         request = replace(
             request,
             requested_through=through,
@@ -217,7 +217,7 @@ def _workflow(request: RAGRequest | WorkflowRequest) -> str:
     return QUESTION if isinstance(request, RAGRequest) else request.workflow
 
 
-def _stored(row: asyncpg.Record) -> Stored:
+def _stored(row: asyncpg.Record) -> StoredSchedule:
     when = from_json(row["fires"], When)
     request = read_run_request(row["request"])
     metadata: dict[str, str] = json.loads(row["metadata"])
@@ -233,7 +233,7 @@ def _stored(row: asyncpg.Record) -> Stored:
         made_by=row["user_id"],
         generation=row["generation"],
     )
-    wanted = Wanted(
+    wanted = ScheduleSpec(
         schedule_id=row["schedule_id"],
         when=when,
         request=request,
@@ -241,7 +241,7 @@ def _stored(row: asyncpg.Record) -> Stored:
         paused=row["paused"],
         note=row["note"],
     )
-    return Stored(schedule, wanted, row["temporal_id"], row["is_synced"])
+    return StoredSchedule(schedule, wanted, row["temporal_id"], row["is_synced"])
 
 
 def _no_schedule(schedule_id: str) -> NotFound:

@@ -9,13 +9,13 @@ from flotilla.schedules import RPC_TIMEOUT, TemporalSchedules
 from flotilla.temporal import is_permanent_error
 from gateway.schedules import records
 from gateway.schemas.schedules import Schedule
-from gateway.services import Services
-from gateway.temporal import refusal
+from gateway.services import GatewayServices
+from gateway.temporal import error_from_temporal
 
 log = structlog.get_logger(__name__)
 
 
-async def synced(services: Services, tenant_id: str, schedule_id: str) -> bool:
+async def sync_to_temporal(services: GatewayServices, tenant_id: str, schedule_id: str) -> bool:
     """Make Temporal have the newest change; False when it does not answer: the worker's leader does it then.
 
     Raises:
@@ -35,7 +35,7 @@ async def synced(services: Services, tenant_id: str, schedule_id: str) -> bool:
     return True
 
 
-async def with_next_starts(services: Services, tenant_id: str, schedule_id: str) -> Schedule:
+async def with_next_starts(services: GatewayServices, tenant_id: str, schedule_id: str) -> Schedule:
     """Return the schedule with its next five starts; without them while Temporal can't say.
 
     Raises:
@@ -52,7 +52,7 @@ async def with_next_starts(services: Services, tenant_id: str, schedule_id: str)
     return stored.shown.model_copy(update={"next_starts": starts})
 
 
-async def trigger(services: Services, tenant_id: str, schedule_id: str) -> None:
+async def start_scheduled_run_now(services: GatewayServices, tenant_id: str, schedule_id: str) -> None:
     """Start a run now, whatever else the schedule has under way.
 
     Raises:
@@ -64,11 +64,11 @@ async def trigger(services: Services, tenant_id: str, schedule_id: str) -> None:
     try:
         await handle.trigger(overlap=ScheduleOverlapPolicy.ALLOW_ALL, rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
-        reason = refusal(error, stored.temporal_id)
+        reason = error_from_temporal(error, stored.temporal_id)
         if isinstance(reason, NotFound):
             raise RetryLater(f"Temporal does not have schedule {schedule_id} yet: it gets it soon") from error
         raise reason from error
 
 
-async def _schedules(services: Services) -> TemporalSchedules:
+async def _schedules(services: GatewayServices) -> TemporalSchedules:
     return TemporalSchedules(services.pool, await services.temporal.client(), services.temporal.task_queue)

@@ -33,7 +33,7 @@ def _storable_json(value: Any) -> Any:
     return value
 
 
-def at_most(max_bytes: int) -> AfterValidator:
+def limit_json_size(max_bytes: int) -> AfterValidator:
     """Refuses what has more than `max_bytes` as JSON."""
 
     def fits(value: Any) -> Any:
@@ -53,7 +53,7 @@ Reason: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=20
 Id: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), WRITTEN]
 JsonBody: TypeAlias = Annotated[dict[str, Any], AfterValidator(_storable_json)]
-ActionArgs: TypeAlias = Annotated[JsonBody, at_most(MAX_ARGS_BYTES)]
+ActionArgs: TypeAlias = Annotated[JsonBody, limit_json_size(MAX_ARGS_BYTES)]
 """Arguments that people decide about."""
 WaitS: TypeAlias = Annotated[
     float,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field, JsonValue
 
 from flotilla.contracts.tasks import MAX_TASK_INPUT_BYTES
-from gateway.schemas.common import Answer, Id, JsonBody, RequestBody, at_most
+from gateway.schemas.common import Answer, Id, JsonBody, RequestBody, limit_json_size
 
 PipelineStatus: TypeAlias = Literal[
     "pending", "running", "waiting_for_approval", "success", "error", "timeout", "cancelled"
@@ -21,7 +21,7 @@ class TaskBody(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [_TASK]})
 
     steps: Annotated[list[Id], Field(min_length=1, max_length=16)]
-    input: Annotated[JsonBody, at_most(MAX_TASK_INPUT_BYTES)]
+    input: Annotated[JsonBody, limit_json_size(MAX_TASK_INPUT_BYTES)]
     """Of the first agent; at most 900,000 bytes as JSON."""
     session_id: Id | None = None
     """The session that records it; by default one of the task's own."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from flotilla.contracts.questions import MAX_ANSWER_BYTES, QuestionStatus
-from gateway.schemas.common import Answer, JsonBody, RequestBody, at_most
+from gateway.schemas.common import Answer, JsonBody, RequestBody, limit_json_size
 
 
 class Question(Answer):
@@ -45,5 +45,5 @@ class AnswerBody(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"answer": {"supplier": "Nord"}}]})
 
-    answer: Annotated[JsonBody, at_most(MAX_ANSWER_BYTES)]
+    answer: Annotated[JsonBody, limit_json_size(MAX_ANSWER_BYTES)]
     """As the question's schema says."""

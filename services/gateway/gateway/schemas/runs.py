@@ -8,7 +8,17 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_vali
 
 from flotilla.contracts.notices import NoticeKind
 from flotilla.contracts.requests import IfActive, RAGResponse, RunStatus
-from gateway.schemas.common import ID_PATTERN, MAX_WAIT_S, WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
+from gateway.schemas.common import (
+    ID_PATTERN,
+    MAX_WAIT_S,
+    WRITTEN,
+    Answer,
+    Id,
+    JsonBody,
+    RequestBody,
+    Text,
+    limit_json_size,
+)
 
 MAX_QUERY_CHARACTERS = 32_000
 MAX_INPUT_BYTES = 200_000
@@ -53,7 +63,7 @@ class RunRequest(RequestBody):
     """What to answer; or `workflow` and `input`."""
     workflow: Id | None = None
     """Of `GET /v1/workflows`."""
-    input: Annotated[JsonBody, at_most(MAX_INPUT_BYTES)] | None = None
+    input: Annotated[JsonBody, limit_json_size(MAX_INPUT_BYTES)] | None = None
     """What the workflow takes, as its schema says."""
     metadata: Metadata = Field(default_factory=dict)
     """Names and values of your own; runs are found by them."""
@@ -200,7 +210,7 @@ class RunEventBody(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"data": {"paid": True}}]})
 
-    data: Annotated[JsonBody, at_most(MAX_EVENT_BYTES)] = Field(default_factory=dict)
+    data: Annotated[JsonBody, limit_json_size(MAX_EVENT_BYTES)] = Field(default_factory=dict)
     """What the workflow gets."""
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue
 
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.schedules import Overlap
-from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, RequestBody, Text, at_most
+from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, RequestBody, Text, limit_json_size
 from gateway.schemas.runs import MAX_INPUT_BYTES, MAX_QUERY_CHARACTERS, Metadata
 
 DAY_S = 86_400.0
@@ -87,7 +87,7 @@ class ScheduleBody(Times):
     """A question to ask; or `workflow` and `input`."""
     workflow: Id | None = None
     """Of `GET /v1/workflows`."""
-    input: Annotated[JsonBody, at_most(MAX_INPUT_BYTES)] | None = None
+    input: Annotated[JsonBody, limit_json_size(MAX_INPUT_BYTES)] | None = None
     """What the workflow takes, as its schema says."""
     session_id: Id | None = None
     """The session that records its runs, which wait for each other there; by default one of each run's own."""
@@ -113,7 +113,7 @@ class ScheduleChange(Times):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"paused": True, "note": "holidays"}]})
 
-    input: Annotated[JsonBody, at_most(MAX_INPUT_BYTES)] | None = None
+    input: Annotated[JsonBody, limit_json_size(MAX_INPUT_BYTES)] | None = None
     query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARACTERS), WRITTEN] | None = None
     metadata: Metadata | None = None
     paused: bool | None = None

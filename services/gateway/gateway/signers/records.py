@@ -43,14 +43,14 @@ ORDER BY created_at DESC, signer_id DESC LIMIT $3
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
+class EnrolledKey:
     """A key's own signature and its approval: what a vote carries."""
 
     signer: Signed
     approval: Signed
 
 
-async def enroll(connection: Connection, caller: Principal, signed: Signed, roots: VoteRoots) -> Signer:
+async def store_signer(connection: Connection, caller: Principal, signed: Signed, roots: VoteRoots) -> Signer:
     """Store the caller's own key; it counts once an administrator has approved it.
 
     Raises:
@@ -77,7 +77,7 @@ async def enroll(connection: Connection, caller: Principal, signed: Signed, root
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 
-async def approve(
+async def approve_signer_key(
     connection: Connection, caller: Principal, signer_id: str, approval: Signed, roots: VoteRoots
 ) -> Signer:
     """Store the approval of somebody's key by a second administrator, once it holds up to the roots.
@@ -93,7 +93,7 @@ async def approve(
         why = "a second administrator, a person other than the key's, approves it"
         raise Impersonation("signer", caller, row["subject"], why)
     if row["revoked_at"] is not None or row["approved_at"] is not None:
-        raise Conflict(f"signer {signer_id} is {status_of(row)} already")
+        raise Conflict(f"signer {signer_id} is {signer_status(row)} already")
     proven = _proven(_signed(row["statement"]), approval, roots)
     if proven.approval.approved_by != caller.subject:
         why = f"the approval is signed as {proven.approval.approved_by}, not as {caller.subject}"
@@ -114,7 +114,7 @@ async def approve(
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 
-async def revoke(connection: Connection, caller: Principal, signer_id: str) -> Signer:
+async def revoke_signer_key(connection: Connection, caller: Principal, signer_id: str) -> Signer:
     """Revoke a key, by its person or an administrator; again changes nothing.
 
     Raises:
@@ -135,7 +135,7 @@ async def revoke(connection: Connection, caller: Principal, signer_id: str) -> S
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 
-async def enrolled(connection: Connection, caller: Principal, signer_id: str) -> Enrolled:
+async def load_enrolled_key(connection: Connection, caller: Principal, signer_id: str) -> EnrolledKey:
     """Return what a vote by the caller's key carries.
 
     Raises:
@@ -144,7 +144,7 @@ async def enrolled(connection: Connection, caller: Principal, signer_id: str) ->
     row = await connection.fetchrow(_GET, caller.tenant_id, signer_id)
     if row is None or row["subject"] != caller.subject or row["approval"] is None:
         raise NotFound(f"{caller.subject} has no approved signer {signer_id}: see GET /v1/signers")
-    return Enrolled(_signed(row["statement"]), _signed(row["approval"]))
+    return EnrolledKey(_signed(row["statement"]), _signed(row["approval"]))
 
 
 async def get_signer(connection: Connection, tenant_id: str, signer_id: str) -> Signer:
@@ -156,7 +156,7 @@ async def get_signer(connection: Connection, tenant_id: str, signer_id: str) -> 
     row = await connection.fetchrow(_GET, tenant_id, signer_id)
     if row is None:
         raise NotFound(f"no signer {signer_id}")
-    return signer_of(row)
+    return signer_from_row(row)
 
 
 async def list_signers(
@@ -171,16 +171,16 @@ async def list_signers(
     return await connection.fetch(_LIST, tenant_id, subject, limit, *before)
 
 
-def signer_of(row: asyncpg.Record) -> Signer:
+def signer_from_row(row: asyncpg.Record) -> Signer:
     """Return a row as clients see it."""
     signed = _signed(row["statement"])
     public_key = parse_statement(signed.statement, SignerStatement).public_key
     return Signer.model_validate(
-        {**dict(row), "status": status_of(row), "signed": to_builtins(signed), "public_key": public_key}
+        {**dict(row), "status": signer_status(row), "signed": to_builtins(signed), "public_key": public_key}
     )
 
 
-def status_of(row: asyncpg.Record) -> str:
+def signer_status(row: asyncpg.Record) -> str:
     """Return `pending`, `approved`, `expired` or `revoked`."""
     if row["revoked_at"] is not None:
         return "revoked"

@@ -59,7 +59,7 @@ async def get_tool(connection: Connection, tenant_id: str, name: str) -> Tool:
     return _tool(row)
 
 
-async def allow(connection: Connection, caller: Principal, name: str, sha256: str) -> Tool:
+async def allow_definition(connection: Connection, caller: Principal, name: str, sha256: str) -> Tool:
     """Allow the tool as far as its definition has this hash, and record who did.
 
     Raises:
@@ -78,7 +78,7 @@ async def allow(connection: Connection, caller: Principal, name: str, sha256: st
     return tool
 
 
-async def revoke(connection: Connection, caller: Principal, name: str) -> None:
+async def withdraw_allowance(connection: Connection, caller: Principal, name: str) -> None:
     """Allow the tool no more, and record who did.
 
     Raises:

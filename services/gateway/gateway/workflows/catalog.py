@@ -9,7 +9,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool
 from flotilla.runtime.confined import FunctionRunner
-from gateway.json_schemas import check_fits
+from gateway.json_schemas import check_fits_schema
 
 # The newest worker of each name first. One that was not seen for a quarter of an hour serves nothing.
 _LIST = """
@@ -40,25 +40,25 @@ class ServedWorkflow:
     last_seen: datetime
 
 
-async def workflow_rows(pool: Pool, name: str | None = None) -> list[asyncpg.Record]:
+async def load_workflow_rows(pool: Pool, name: str | None = None) -> list[asyncpg.Record]:
     """The workers of each workflow, or of one, by name."""
     return await pool.fetch(_LIST, name)
 
 
-async def served_workflow(pool: Pool, name: str) -> ServedWorkflow:
+async def find_served_workflow(pool: Pool, name: str) -> ServedWorkflow:
     """The workflow as its newest worker serves it.
 
     Raises:
         UnknownWorkflow: no worker serves it; the message names those that are served.
     """
-    for row in await workflow_rows(pool, name):
+    for row in await load_workflow_rows(pool, name):
         if row["served"]:
             return ServedWorkflow(row["name"], row["version"], row["task_queue"], row["input_schema"], row["last_seen"])
     names = ", ".join(row["name"] for row in await pool.fetch(_NAMES))
     raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
 
 
-async def check_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonObject) -> None:
+async def check_workflow_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonObject) -> None:
     """Check that `data` is what the workflow takes.
 
     Raises:
@@ -66,4 +66,4 @@ async def check_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonO
         Invalid: the workflow's schema is not valid, or the check takes too long.
         RetryLater: too many checks run already.
     """
-    await check_fits(run, workflow.input_schema, data, "input", "workflow_input")
+    await check_fits_schema(run, workflow.input_schema, data, "input", "workflow_input")
