@@ -16,7 +16,7 @@ from flotilla.contracts.errors import NotFound
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
-from gateway.routes.documented import refusals
+from gateway.routes.documented import documented_errors
 from gateway.services import Caller, Wired
 
 router = guarded_router("audit")
@@ -32,7 +32,9 @@ _BYTES = {
 }
 
 
-@router.get("/v1/audit/logs/{partition}/checkpoint", response_class=Response, responses={200: _NOTE, **refusals(404)})
+@router.get(
+    "/v1/audit/logs/{partition}/checkpoint", response_class=Response, responses={200: _NOTE, **documented_errors(404)}
+)
 @allow(EVERYONE, for_others=True)
 async def log_checkpoint(services: Wired, _caller: Caller, partition: Partition) -> Response:
     """Return the newest checkpoint of a partition's tree: a signed note with its size and root."""
@@ -44,7 +46,9 @@ async def log_checkpoint(services: Wired, _caller: Caller, partition: Partition)
 
 
 @router.get(
-    "/v1/audit/logs/{partition}/tile/{tile:path}", response_class=Response, responses={200: _BYTES, **refusals(404)}
+    "/v1/audit/logs/{partition}/tile/{tile:path}",
+    response_class=Response,
+    responses={200: _BYTES, **documented_errors(404)},
 )
 @allow(EVERYONE, for_others=True)
 async def log_tile(
