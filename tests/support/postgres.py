@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from flotilla.postgres import Pool
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla_devstack.servers.postgres import SUPERUSER
 
 
@@ -33,7 +33,7 @@ async def make_template(server_dsn: str, name: str) -> None:
     """A migrated database that others are cloned from."""
     await _execute(server_dsn, f'CREATE DATABASE "{name}"')
     database = with_database(server_dsn, name)
-    apply_migrations(database)
+    migrate(database)
     for agent in ("research", "write", "mcp", "adder"):
         await create_agent_role(database, agent)
 

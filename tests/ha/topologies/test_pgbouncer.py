@@ -15,7 +15,7 @@ from flotilla.eventstore import AgentEventStore
 from flotilla.postgres import AWAY, ITSELF, acting_as, check_schema, open_pool, tenant_transaction
 from flotilla.postgres.connecting import libpq_dsn
 from flotilla.postgres.locks import try_advisory_lock
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import SUPERUSER
 from outbox_relay.rows import open_relay_pool
@@ -179,4 +179,4 @@ async def test_what_can_not_work_is_refused_with_what_to_change(
 @pytest.mark.parametrize("query", ["", "pooler=transaction"])
 def test_an_install_through_a_pooler_is_refused(pgbouncer: PgBouncer, database: Database, query: str) -> None:
     with pytest.raises(ConfigurationError, match="give the install the address of PostgreSQL itself"):
-        apply_migrations(libpq_dsn(pgbouncer.before(database.superuser_dsn, query)))
+        migrate(libpq_dsn(pgbouncer.before(database.superuser_dsn, query)))

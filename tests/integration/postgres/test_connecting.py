@@ -12,7 +12,7 @@ import pytest
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.postgres import AWAY, Pool, check_schema, connecting, open_pool
 from flotilla.postgres.connecting import PostgresConnector, dsn_per_host, libpq_dsn
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.postgres import PostgresServer
 from outbox_relay.rows import open_relay_pool
@@ -155,7 +155,7 @@ def test_libpq_gets_a_certificate_store_only_where_it_verifies(monkeypatch: pyte
 
 
 def test_migrations_run_through_a_dsn_of_several_hosts(database: Database) -> None:
-    assert apply_migrations(libpq_dsn(before(NOBODY, database.superuser_dsn))) == []
+    assert migrate(libpq_dsn(before(NOBODY, database.superuser_dsn))) == []
 
 
 async def test_an_install_that_finds_the_lock_taken_gives_up_and_leaves_no_lock(
@@ -169,6 +169,6 @@ async def test_an_install_that_finds_the_lock_taken_gives_up_and_leaves_no_lock(
     async with superuser.transaction():
         await superuser.execute("SELECT pg_advisory_xact_lock(1718382452)")
         with pytest.raises(Exception, match="lock timeout"):
-            await asyncio.to_thread(apply_migrations, database.superuser_dsn)
-    assert await asyncio.to_thread(apply_migrations, database.superuser_dsn) == []
+            await asyncio.to_thread(migrate, database.superuser_dsn)
+    assert await asyncio.to_thread(migrate, database.superuser_dsn) == []
     assert await superuser.fetchval(locks) == 0

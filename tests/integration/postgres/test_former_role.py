@@ -12,7 +12,7 @@ import flotilla.postgres.migrate
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.outbox import append
 from flotilla.postgres import ITSELF, TaskProof, acting_as, acting_for_task, open_pool, tenant_transaction
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla.postgres.schema import MIGRATIONS
 from flotilla_devstack import RunningStack
 from tests.support.agents import delegate, task
@@ -55,7 +55,7 @@ async def former(
             shutil.copy(file, tmp_path)
     monkeypatch.setattr(flotilla.postgres.migrate, "MIGRATIONS", tmp_path)
     database = Database(with_database(server, name))
-    apply_migrations(database.superuser_dsn)
+    migrate(database.superuser_dsn)
     monkeypatch.undo()
     await as_former(database, OPEN, *FORMER)
     yield database
@@ -71,7 +71,7 @@ async def as_former(database: Database, *statements: str) -> None:
 
 
 async def test_old_and_new_services_write_side_by_side_until_the_operator_ends_it(former: Database) -> None:
-    assert "0024_roles" in apply_migrations(former.superuser_dsn)
+    assert "0024_roles" in migrate(former.superuser_dsn)
     await as_former(former, *FORMER)
     async with open_pool(former.dsn("flotilla_app"), application="former") as pool:
         await delegate(pool, task())

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from yoyo.backends import DatabaseBackend
 
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla.postgres.schema import MIGRATIONS
 from flotilla_devstack import RunningStack
 from tests.support.postgres import Database, cloned
@@ -29,11 +29,11 @@ async def test_a_user_without_a_name_migrates(empty_database: Database, monkeypa
 
     monkeypatch.setattr(getpass, "getuser", nameless)
 
-    assert apply_migrations(empty_database.superuser_dsn) == ALL
+    assert migrate(empty_database.superuser_dsn) == ALL
 
 
 async def test_migrations_print_nothing(empty_database: Database, capfd: pytest.CaptureFixture[str]) -> None:
-    assert apply_migrations(empty_database.superuser_dsn) == ALL
+    assert migrate(empty_database.superuser_dsn) == ALL
 
     assert capfd.readouterr().out == ""
 
@@ -47,11 +47,11 @@ async def test_a_migration_that_ends_before_its_mark_leaves_nothing_and_runs_aga
     with monkeypatch.context() as patch:
         patch.setattr(DatabaseBackend, "mark_one", killed)
         with pytest.raises(ConnectionResetError):
-            apply_migrations(empty_database.superuser_dsn)
+            migrate(empty_database.superuser_dsn)
 
     connection = await asyncpg.connect(empty_database.superuser_dsn)
     try:
         assert await connection.fetchval("SELECT to_regnamespace('flotilla')") is None
     finally:
         await connection.close()
-    assert apply_migrations(empty_database.superuser_dsn) == ALL
+    assert migrate(empty_database.superuser_dsn) == ALL

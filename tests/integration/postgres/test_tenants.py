@@ -3,7 +3,7 @@ import pytest
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool, check_schema, open_pool, tenant_transaction
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 from flotilla_devstack import RunningStack
 from tests.support.postgres import Database
 
@@ -122,7 +122,7 @@ async def unprotected(database: Database, statement: str | None = None) -> dict[
 
 
 async def test_migrating_twice_changes_nothing(database: Database) -> None:
-    assert apply_migrations(database.superuser_dsn) == []
+    assert migrate(database.superuser_dsn) == []
 
 
 async def test_a_database_without_the_schema_is_not_ready_and_says_what_to_run(stack_database: Database) -> None:

@@ -57,7 +57,7 @@ def stream_access_check(
     """Return what admits the caller of `request`, whose credentials still count, to what `read` reads."""
 
     async def check() -> None:
-        await request.app.state.guard.check_still(request, caller)
+        await request.app.state.guard.recheck_access(request, caller)
         await read()
 
     return StreamAccessCheck(check)

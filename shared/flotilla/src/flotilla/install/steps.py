@@ -19,7 +19,7 @@ from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, 
 from flotilla.install import keys
 from flotilla.install.settings import Passwords, Settings
 from flotilla.kafka.topics import ensure_topics
-from flotilla.postgres.migrate import apply_migrations
+from flotilla.postgres.migrate import migrate
 
 log = structlog.get_logger(__name__)
 _ROLES_LOCK = 0x726F6C65  # "role"
@@ -35,7 +35,7 @@ async def install_schema(settings: Settings) -> None:
     dsn = settings.libpq_dsn()
     passwords = settings.role_passwords()
     try:
-        applied = await asyncio.to_thread(apply_migrations, dsn)
+        applied = await asyncio.to_thread(migrate, dsn)
         await asyncio.to_thread(_install_roles, dsn, settings.install_agents, passwords)
     except psycopg.errors.NameTooLong as error:
         raise ConfigurationError(f"FLOTILLA_INSTALL_AGENTS: {error.diag.message_primary}") from error
