@@ -17,6 +17,7 @@ from flotilla_cli.verbs import (
     approvals,
     ask,
     audit,
+    backup,
     dead_letters,
     doctor,
     documents,
@@ -106,6 +107,7 @@ for _name, _group in (
     ("dead-letters", dead_letters.app),
     ("outbox", outbox.app),
     ("audit", audit.app),
+    ("backup", backup.app),
     ("keys", keys.app),
     ("signers", signers.app),
 ):

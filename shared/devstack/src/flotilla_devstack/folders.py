@@ -42,6 +42,9 @@ class StateDir:
         self.redis_passwords_file = self.root / "redis-passwords.json"
         self.ticket_key_file = self.root / "tickets.pem"
         self.ticket_public_key_file = self.root / "tickets.pub"
+        self.backup_key_file = self.root / "backup-signing.pem"
+        self.backup_public_key_file = self.root / "backup-signing.pub"
+        self.temporal_file = self.root / "temporal" / "temporal.db"
         self.wanted_agents_file = self.root / "wanted-agents.json"
         """Folders of agents that the running supervisor is asked to add."""
         self.logs = self.root / "logs"
@@ -50,6 +53,10 @@ class StateDir:
         """Make the folders; harmless when they exist."""
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
+
+    def private_files(self) -> list[Path]:
+        """What a stack can't make again: its private keys. Passwords of servers are made again."""
+        return [*sorted(self.root.glob("*.pem")), self.keys_file]
 
     def log_file(self, name: str) -> Path:
         """The log of one server or service."""

@@ -57,10 +57,10 @@ async def check_checkpoints(
     """
     found = CheckpointsFound(0, [], {})
     for partition in range(SESSION_EVENTS_PARTITIONS):
-        previous, last = NO_CHECKPOINT, _NONE
+        previous, last = NO_CHECKPOINT, FIRST
         async for row in stored_checkpoints(connection, partition):
             record = _record(partition, row)
-            problems = list(_problems(record, last, previous, keys))
+            problems = list(statement_problems(record, last, previous, keys))
             problems += _tree_problems(record, row["tree_size"], last.tree_size, keys)
             statement = _statement_of(record)
             if statement is not None and row["known_heads"] != statement.heads:
@@ -77,7 +77,7 @@ async def check_checkpoints(
                 found.leaves[partition, record.number] = split_leaves(record.leaves)
             previous = sha256(record.statement).hexdigest()
             epoch = statement.epoch if statement else last.epoch
-            last = _Seen(record.number, epoch, row["tree_size"] or last.tree_size)
+            last = SeenCheckpoint(record.number, epoch, row["tree_size"] or last.tree_size)
             found.checked += 1
         lost = [n for p, n in in_kafka or {} if p == partition and n > last.number]
         found.problems += [_problem(partition, n, "Kafka has it, PostgreSQL does not: it was removed") for n in lost]
@@ -85,15 +85,15 @@ async def check_checkpoints(
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """The checkpoint before."""
+class SeenCheckpoint:
+    """The checkpoint before; `FIRST` where there is none."""
 
     number: int
     epoch: int
-    tree_size: int
+    tree_size: int = 0
 
 
-_NONE = _Seen(0, 1, 0)
+FIRST = SeenCheckpoint(0, 1)
 
 
 def _statement_of(record: CheckpointRecord) -> Statement | None:
@@ -103,7 +103,10 @@ def _statement_of(record: CheckpointRecord) -> Statement | None:
         return None
 
 
-def _problems(record: CheckpointRecord, last: _Seen, previous: str, keys: PublicKeys | None) -> Iterable[str]:
+def statement_problems(
+    record: CheckpointRecord, last: SeenCheckpoint, previous: str, keys: PublicKeys | None
+) -> Iterable[str]:
+    """What is wrong with a checkpoint that follows `last`, whose statement's SHA-256 is `previous`."""
     if keys is not None and (problem := keys.signature_problem(record.key_id, record.statement, record.signature)):
         yield problem
     try:

@@ -29,7 +29,7 @@ def _split(value: object) -> object:
 
 Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Comma-separated in the environment: `research,write`."""
-
+Paths: TypeAlias = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 
 LlmDialectWord: TypeAlias = Literal[
     "max_completion_tokens",

@@ -48,6 +48,8 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     """Sets the password of role `flotilla_audit`."""
     scaler_password: SecretStr | None = None
     """Sets the password of role `flotilla_scaler`."""
+    backup_password: SecretStr | None = None
+    """Sets the password of role `flotilla_backup`."""
 
     def libpq_dsn(self) -> str:
         """The DSN as psycopg takes it."""
@@ -67,6 +69,7 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
             "flotilla_relay": self.relay_password,
             "flotilla_audit": self.audit_password,
             "flotilla_scaler": self.scaler_password,
+            "flotilla_backup": self.backup_password,
         }
         agents = [agent_role(agent) for agent in self.install_agents]
         return {

@@ -90,7 +90,7 @@ class KafkaLog:
         place = TopicPartition(self._topic, partition)
         async with self._reader() as reader:
             end = await _seek(reader, place, None, None)
-            async for batch in _batches_until(reader, place, end):
+            async for batch in batches_until(reader, place, end):
                 yield batch
 
     async def read_record(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes] | None":
@@ -219,14 +219,19 @@ async def _seek(
 async def _until(
     reader: AIOKafkaConsumer, partition: TopicPartition, end: int
 ) -> AsyncIterator["ConsumerRecord[bytes, bytes]"]:
-    async for batch in _batches_until(reader, partition, end):
+    async for batch in batches_until(reader, partition, end):
         for record in batch:
             yield record
 
 
-async def _batches_until(
+async def batches_until(
     reader: AIOKafkaConsumer, partition: TopicPartition, end: int
 ) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
+    """Batches of the records from the reader's position to below `end`.
+
+    Raises:
+        TimeoutError: none came for `ANSWER_TIMEOUT_S`.
+    """
     silent_since = asyncio.get_running_loop().time()
     while await reader.position(partition) < end:
         batch = (await reader.getmany(partition, timeout_ms=_POLL_MS)).get(partition, [])

@@ -12,7 +12,8 @@ from functools import lru_cache
 from types import MappingProxyType
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -28,6 +29,8 @@ MIN_MESSAGE_BYTES = 1_000_000
 _REPLICAS_WANTED = 3
 _IN_SYNC_WANTED = 2
 _PROPAGATION_S = 10.0
+_SET_ON_TOPIC = 1
+"""`config_source` of DescribeConfigs (Kafka protocol guide): DYNAMIC_TOPIC_CONFIG."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +80,26 @@ async def ensure_topics(
             await _until_visible(admin, missing)
         await _check(admin, wanted, settings)
     return [topic.name for topic in missing]
+
+
+async def topic_settings(settings: KafkaSettings, name: str) -> dict[str, str]:
+    """The settings of a topic that differ from its brokers' defaults.
+
+    Raises:
+        RetryLater: Kafka does not answer, or has no such topic.
+    """
+    async with _admin(settings) as admin:
+        return await _configs(admin, name, only_own=True)
+
+
+async def forget_records_before(settings: KafkaSettings, starts: Mapping[TopicPartition, int]) -> None:
+    """Delete the records before these offsets.
+
+    Raises:
+        RetryLater: Kafka does not answer, or refuses.
+    """
+    async with _admin(settings) as admin:
+        await admin.delete_records({place: RecordsToDelete(before_offset=start) for place, start in starts.items()})
 
 
 async def check_topics(settings: KafkaSettings, topics: Sequence[TopicSpec] | None = None) -> None:
@@ -156,13 +179,17 @@ def _warn_once(risks: str) -> None:
     log.warning("kafka_may_lose_acknowledged_events", risks=risks, refused_by="FLOTILLA_KAFKA_DURABILITY=required")
 
 
-async def _configs(admin: AIOKafkaAdminClient, name: str) -> dict[str, str]:
+async def _configs(admin: AIOKafkaAdminClient, name: str, *, only_own: bool = False) -> dict[str, str]:
     (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
     (answer,) = response.to_object()["resources"]
     if answer["error_code"]:
         reason = for_code(answer["error_code"]).__name__
         raise RetryLater(f"the settings of topic {name} can't be read: {reason}: {answer['error_message']}")
-    return {entry["config_names"]: entry["config_value"] for entry in answer["config_entries"]}
+    return {
+        entry["config_names"]: entry["config_value"]
+        for entry in answer["config_entries"]
+        if not only_own or entry["config_source"] == _SET_ON_TOPIC
+    }
 
 
 def _problems(topic: TopicSpec, partitions: int, configs: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ advisory lock replaces it. It belongs to a transaction: that of a session would 
 a proxy (PgBouncer, transaction mode) lends connections for one transaction at a time.
 """
 
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from io import StringIO
 from urllib.parse import urlsplit, urlunsplit
@@ -21,8 +22,10 @@ _ADVISORY_LOCK = 0x666C6F74  # "flot"
 _LOCK_S = 60
 
 
-def migrate(dsn: str) -> list[str]:
+def migrate(dsn: str, only: Collection[str] | None = None) -> list[str]:
     """Bring the database at `dsn` to the newest schema and return the names of the migrations applied.
+
+    `only` these migrations: a backup is restored into the schema that it was taken from.
 
     Safe to run twice and from several processes at once. `dsn` must belong to a role that may create roles,
     or the roles of `0001_core.sql` must exist already. It may name several hosts.
@@ -40,7 +43,9 @@ def migrate(dsn: str) -> list[str]:
         with psycopg.connect(one_host) as connection:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {OPS_SCHEMA}")
         with yoyo.get_backend(_yoyo_uri(one_host)) as backend:
-            pending = backend.to_apply(yoyo.read_migrations(str(MIGRATIONS)))
+            known = yoyo.read_migrations(str(MIGRATIONS))
+            wanted = known.filter(lambda one: only is None or one.id in only)
+            pending = backend.to_apply(wanted)
             for migration in pending:
                 _apply(backend, migration)
     return [migration.id for migration in pending]

@@ -1,0 +1,115 @@
+"""Restores a backup into an empty fleet whose services do not run; a killed restore goes on when it is repeated."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from flotilla.backup.manifest import Manifest, SignedManifest, read_manifest
+from flotilla.backup.other_work import refuse_work
+from flotilla.backup.private_files import OWNER_ONLY_FOLDER, put_private
+from flotilla.backup.sealing import read_passphrase, unseal
+from flotilla.backup.settings import RestoreSettings
+from flotilla.backup.table_restore import RestoredTables
+from flotilla.backup.tables import Progress, connected
+from flotilla.backup.topic_restore import RestoredTopics
+from flotilla.backup.verify import check_files
+from flotilla.config.signing import load_public_keys
+from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.postgres.connecting import libpq_dsn
+from flotilla.postgres.migrate import migrate
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did."""
+
+    manifest: Manifest
+    was_done: bool
+    """Whether it had been restored here before: then nothing was changed."""
+    keys: list[Path]
+    """The key files that were written."""
+
+
+async def restore_backup(settings: RestoreSettings, folder: Path, progress: Progress) -> Restored:
+    """Make the fleet that the backup holds. All of it is checked before anything is changed.
+
+    Raises:
+        Refused: the backup is not what was signed, or the fleet is not empty.
+        Conflict: another restore is under way.
+        RetryLater: a server does not answer.
+        ConfigurationError: something has to be set differently.
+    """
+    signed = await asyncio.to_thread(checked, settings, folder, progress)
+    keys = _opened_keys(settings, folder, signed.manifest)
+    async with connected(settings) as connection:
+        tables = RestoredTables(connection, folder, signed.manifest, signed.sha256)
+        topics = RestoredTopics(settings, folder, signed.manifest)
+        async with tables.alone():
+            done = await _restore(settings, signed.manifest, tables, topics, progress)
+    return Restored(signed.manifest, done, _write_keys(settings, folder, signed.manifest, keys))
+
+
+async def _restore(
+    settings: RestoreSettings, manifest: Manifest, tables: RestoredTables, topics: RestoredTopics, progress: Progress
+) -> bool:
+    await tables.refuse_other_schema()
+    await asyncio.to_thread(_make_schema, settings, manifest)
+    if await tables.finished_at() is not None:
+        return True
+    await topics.ensure()
+    if not await tables.has_begun():
+        await topics.refuse_records()
+        await refuse_work(settings)
+        await tables.begin()
+    await tables.restore(progress)
+    await topics.restore(progress)
+    await tables.finish()
+    return False
+
+
+def checked(settings: RestoreSettings, folder: Path, progress: Progress) -> SignedManifest:
+    """The manifest of a backup whose signature and hashes hold.
+
+    Raises:
+        Refused: they do not.
+    """
+    signed = read_manifest(folder, load_public_keys(settings.backup_public_key_file))
+    verdict = check_files(folder, signed, progress)
+    if not verdict.ok:
+        raise Refused(f"the backup is not what was signed, so nothing was changed: {'; '.join(verdict.problems)}")
+    return signed
+
+
+def _make_schema(settings: RestoreSettings, manifest: Manifest) -> None:
+    try:
+        migrate(libpq_dsn(settings.postgres_dsn.get_secret_value(), settings.postgres_ca_file), manifest.migrations)
+    except psycopg.OperationalError as error:
+        raise RetryLater(f"PostgreSQL does not answer: {str(error).splitlines()[0]}") from error
+
+
+def _opened_keys(settings: RestoreSettings, folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """The key files, before anything is changed: a wrong passphrase is found out now."""
+    if settings.backup_restore_keys_to is None or manifest.sealed_keys is None:
+        return {}
+    if settings.backup_passphrase_file is None:
+        return {}
+    sealed = (folder / manifest.sealed_keys.name).read_bytes()
+    return unseal(sealed, read_passphrase(settings.backup_passphrase_file), manifest.backup_id)
+
+
+def _write_keys(settings: RestoreSettings, folder: Path, manifest: Manifest, keys: dict[str, bytes]) -> list[Path]:
+    to = settings.backup_restore_keys_to
+    if to is None:
+        return []
+    to.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
+    public = {Path(stored.name).name: (folder / stored.name).read_bytes() for stored in manifest.public_keys}
+    written = []
+    for name, content in {**public, **keys}.items():
+        path = to / Path(name).name
+        if path.exists() and path.read_bytes() != content:
+            raise Refused(f"{path} exists, and is another file than the backup's")
+        put_private(path, content)
+        written.append(path)
+    return written
