@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from audit_consumer.settings import Settings as AuditConsumer
+from flotilla.backup.settings import BackupSettings, RestoreSettings
 from flotilla.config.settings import PREFIX
 from flotilla.install.settings import Settings as Install
 from gateway.settings import Settings as Gateway
@@ -33,6 +34,9 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
     "audit-consumer": AuditConsumer,
     "install": Install,
 }
+BACKUPS: dict[str, type[BaseSettings]] = {"backup": BackupSettings, "restore": RestoreSettings}
+"""What runs beside a fleet; a setting of all others is still one of all."""
+EVERY = {**PROGRAMS, **BACKUPS}
 HEAD = """# Configuration
 
 Every program reads its settings from environment variables and nothing else. One that can't run with what it got
@@ -45,8 +49,8 @@ FLOTILLA_KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092
 FLOTILLA_TEMPORAL_ADDRESS=127.0.0.1:7233
 ```
 
-`install` is `python -m flotilla.install`. Lists are comma-separated. This page is generated from the settings' own
-descriptions: `python -m tests.unit.config.test_documentation`.
+`install` is `python -m flotilla.install`, `backup` and `restore` are `python -m flotilla.backup create` and `restore`.
+Lists are comma-separated. This page is generated from the settings' own descriptions: `python -m tests.unit.config.test_documentation`.
 
 | variable | default | read by | meaning |
 |---|---|---|---|
@@ -56,7 +60,7 @@ descriptions: `python -m tests.unit.config.test_documentation`.
 def page() -> str:
     """The whole page: settings of several programs first, then each program's own."""
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for program, kind in PROGRAMS.items():
+    for program, kind in EVERY.items():
         meanings = _descriptions(kind)
         for name, field in kind.model_fields.items():
             found.setdefault(_variable(name, field), {})[program] = (_default(field), meanings.get(name, ""))
@@ -67,13 +71,13 @@ def page() -> str:
 def _row(variable: str, programs: dict[str, tuple[str, str]]) -> str:
     defaults = {default for default, _ in programs.values()}
     shown = defaults.pop() if len(defaults) == 1 else "; ".join(f"{p}: {d}" for p, (d, _) in programs.items())
-    users = "all" if len(programs) == len(PROGRAMS) else ", ".join(programs)
+    users = "all" if PROGRAMS.keys() <= programs.keys() else ", ".join(programs)
     meaning = next((meaning for _, meaning in programs.values() if meaning), "").replace("|", "\\|")
     return f"| `{variable}` | {shown} | {users} | {meaning} |\n"
 
 
 def _first(programs: dict[str, tuple[str, str]]) -> int:
-    return list(PROGRAMS).index(next(iter(programs))) if len(programs) == 1 else 0
+    return list(EVERY).index(next(iter(programs))) if len(programs) == 1 else 0
 
 
 def _variable(name: str, field: FieldInfo) -> str:

@@ -132,7 +132,7 @@ class _EventsRule:
         self._next_offsets = next_offsets
 
     async def ahead(self, partition: int, batch: Sequence[_Kafka]) -> dict[int, _Place]:
-        """Their places, by offset. What the projection has read stays as it is, and what is no event."""
+        """Their places, by offset. What the projection has read, and what is not an event, stays as it is."""
         read_upto = self._next_offsets.get(partition, 0)
         places = {record.offset: place for record in batch if record.offset >= read_upto and (place := _read(record))}
         if not places:
