@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import stat
 from base64 import b64encode
 from collections.abc import Sequence
@@ -26,6 +25,10 @@ from tests.support.session_events import append_messages, read_topic
 COUNTED = """
 SELECT format('%s.%s', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = ANY ($1) ORDER BY 1
 """
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 async def contents(database: Database) -> dict[str, Sequence[str]]:
@@ -226,7 +229,7 @@ async def test_the_backups_role_reads_every_row_and_changes_nothing(saved: Store
 async def test_a_role_that_does_not_see_every_row_creates_no_backup(saved: Stores, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"may not read everything|row level security"):
         await saved.back_up(tmp_path / "backup", postgres_dsn=saved.database.dsn("flotilla_gateway"))
-    assert not {"backup", "backup.partial"} & set(os.listdir(tmp_path))
+    assert not {"backup", "backup.partial"} & names_in(tmp_path)
 
 
 async def test_a_backup_overwrites_nothing(saved: Stores, tmp_path: Path) -> None:

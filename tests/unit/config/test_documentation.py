@@ -50,7 +50,8 @@ FLOTILLA_TEMPORAL_ADDRESS=127.0.0.1:7233
 ```
 
 `install` is `python -m flotilla.install`, `backup` and `restore` are `python -m flotilla.backup create` and `restore`.
-Lists are comma-separated. This page is generated from the settings' own descriptions: `python -m tests.unit.config.test_documentation`.
+Lists are comma-separated. This page is generated from the settings' own descriptions:
+`python -m tests.unit.config.test_documentation`.
 
 | variable | default | read by | meaning |
 |---|---|---|---|
