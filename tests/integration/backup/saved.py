@@ -77,7 +77,7 @@ class Stores:
         """Move the outbox to Kafka, project and sign all of it."""
         await relay_all(self.database, self.kafka)
         async with running_audit(audit_settings(self.database, self.kafka, self.folder)), log_of(self.kafka) as log:
-            await projected.until_offsets(sum((await log.end_offsets()).values()))
+            await projected.until_offsets(sum((await log.read_end_offsets()).values()))
             await until_anchored(projected)
 
     async def audited(self) -> Verdict:

@@ -15,7 +15,7 @@ from flotilla.config import load_settings
 from flotilla.config.signing import create_key_pair
 from flotilla.contracts.errors import Refused
 from flotilla_devstack import Stack
-from flotilla_devstack.folders import Lock, StateDir, write_atomically
+from flotilla_devstack.folders import StateDir, StateLock, write_atomically
 
 SERVERS = ("postgres", "kafka")
 _NOWHERE = {"postgres_dsn": "postgresql://localhost/flotilla", "kafka_bootstrap_servers": "localhost:9092"}
@@ -58,12 +58,12 @@ def _begin(state: StateDir, manifest: Manifest) -> str:
         if state.root.exists()
         else []
     )
-    if marked is not None or found or Lock(state.lock_file).held():
+    if marked is not None or found or StateLock(state.lock_file).held():
         what = f"backup {marked['backup_id']}, restored before" if marked else ", ".join(found) or "a stack that starts"
         raise Refused(
             f"{state.root} is not empty, so nothing was changed. It holds {what}: name a new folder by --state"
         )
-    state.create()
+    state.create_folders()
     _mark(state, manifest, "begun")
     return "begun"
 

@@ -24,7 +24,7 @@ from flotilla.backup.topics import CUT, TopicCopies
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError, Conflict, Refused
 from flotilla.contracts.ids import new_id, utc_now
-from flotilla.kafka.topics import topics_of
+from flotilla.kafka.topics import topic_specs
 from flotilla.kafka.whole_topics import Extent, TopicReader
 
 PARTIAL = ".partial"
@@ -102,7 +102,9 @@ async def _create(settings: BackupSettings, folder: Path, keys: _Keys, progress:
 
 async def _topic_ends(settings: BackupSettings) -> dict[str, list[Extent]]:
     async with TopicReader(settings) as reader:
-        return {topic.name: await reader.extents(topic.name, range(topic.partitions)) for topic in topics_of(settings)}
+        return {
+            topic.name: await reader.extents(topic.name, range(topic.partitions)) for topic in topic_specs(settings)
+        }
 
 
 def _read_all(files: Sequence[Path]) -> dict[str, bytes]:

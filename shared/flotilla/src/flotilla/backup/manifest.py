@@ -173,7 +173,7 @@ def read_manifest(folder: Path, keys: PublicKeys) -> SignedManifest:
         raise Invalid(f"{folder} holds no backup that this version can read: {error}") from error
     if manifest.format != FORMAT:
         raise Invalid(f"{folder} has format {manifest.format}, and this version reads {FORMAT}")
-    problem = keys.problem(signature.key_id, _DOMAIN + body, signature.signature)
+    problem = keys.signature_problem(signature.key_id, _DOMAIN + body, signature.signature)
     problems = () if problem is None else (f"the manifest {problem}",)
     return SignedManifest(manifest, sha256(body).hexdigest(), problems)
 

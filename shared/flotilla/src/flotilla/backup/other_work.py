@@ -10,7 +10,7 @@ from flotilla.bus import AWAY, connect_redis
 from flotilla.bus.connection import ask
 from flotilla.config import TemporalSettings, load_settings
 from flotilla.contracts.errors import Refused, RetryLater
-from flotilla.temporal import connection_options
+from flotilla.temporal import temporal_connection_options
 
 _STREAMS = "flotilla.*"
 _SHOWN = 5
@@ -31,7 +31,7 @@ async def refuse_work(settings: RestoreSettings) -> None:
 
 async def _refuse_workflows(settings: TemporalSettings) -> None:
     try:
-        client = await Client.connect(settings.temporal_address, **connection_options(settings))
+        client = await Client.connect(settings.temporal_address, **temporal_connection_options(settings))
         found = [one.id async for one in client.list_workflows("ExecutionStatus = 'Running'", limit=_SHOWN)]
     except (RPCError, RuntimeError) as error:
         raise RetryLater(f"Temporal at {settings.temporal_address} does not answer: {error}") from error

@@ -16,7 +16,7 @@ from flotilla.backup.files import written
 from flotilla.backup.manifest import StoredTable
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
-from flotilla.postgres.connecting import Connector
+from flotilla.postgres.connecting import PostgresConnector
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is; 0 where that is not known."""
@@ -72,7 +72,7 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Plain]:
     Raises:
         RetryLater: PostgreSQL does not answer, or refuses the login.
     """
-    connector = Connector(settings.postgres_dsn.get_secret_value(), settings.postgres_ca_file)
+    connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), settings.postgres_ca_file)
     try:
         connection = await connector(server_settings={"application_name": "flotilla-backup"})
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

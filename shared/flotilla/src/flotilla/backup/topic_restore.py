@@ -14,7 +14,7 @@ from flotilla.backup.topics import KINDS
 from flotilla.contracts.errors import Refused
 from flotilla.kafka.exact_writes import ExactWriter, RecordToWrite, exact_writer
 from flotilla.kafka.session_log import record_hash
-from flotilla.kafka.topics import Topic, ensure_topics, topics_of
+from flotilla.kafka.topics import TopicSpec, ensure_topics, topic_specs
 from flotilla.kafka.whole_topics import Extent, TopicReader
 
 _OF_THE_BROKERS = ("min.insync.replicas", "unclean.leader.election.enable", "leader.", "follower.")
@@ -27,12 +27,12 @@ class RestoredTopics:
     def __init__(self, settings: RestoreSettings, folder: Path, manifest: Manifest) -> None:
         self._settings = settings
         self._folder = folder
-        self._topics = [(topic, manifest.topic(kind)) for kind, topic in zip(KINDS, topics_of(settings), strict=True)]
+        self._topics = [(topic, manifest.topic(kind)) for kind, topic in zip(KINDS, topic_specs(settings), strict=True)]
 
     async def ensure(self) -> None:
         """Create the topics that are missing, with the settings that they had."""
         topics = [
-            Topic(topic.name, topic.partitions, {**topic.configs, **_own_settings(stored.settings)})
+            TopicSpec(topic.name, topic.partitions, {**topic.configs, **_own_settings(stored.settings)})
             for topic, stored in self._topics
         ]
         await ensure_topics(self._settings, replication_factor=self._settings.kafka_replication_factor, topics=topics)
@@ -48,7 +48,7 @@ class RestoredTopics:
                 extents = await reader.extents(topic.name, range(topic.partitions))
                 if count := sum(extent.end for extent in extents):
                     raise Refused(
-                        f"the fleet is not empty, so nothing was changed. Topic {topic.name} has, or had, {count} "
+                        f"the fleet is not empty, so nothing was changed. TopicSpec {topic.name} has, or had, {count} "
                         "records: delete it, or name another one"
                     )
 

@@ -22,12 +22,12 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import ConfigurationError, Undecodable
-from flotilla.kafka.topics import Topic, topic_settings, topics_of
+from flotilla.kafka.topics import TopicSpec, topic_settings, topic_specs
 from flotilla.kafka.whole_topics import Extent, TopicReader
 
 Kind: TypeAlias = Literal["session-events", "checkpoints"]
 KINDS: Sequence[Kind] = ("session-events", "checkpoints")
-"""In the order of `topics_of`."""
+"""In the order of `topic_specs`."""
 CUT = "kafka/cut.jsonl.gz"
 
 _NEXT_OFFSETS = "SELECT kafka_partition, next_offset FROM audit.consumer_offsets"
@@ -79,7 +79,7 @@ class TopicCopies:
         stored = []
         async with AsyncExitStack() as stack:
             reader = await stack.enter_async_context(TopicReader(self._settings))
-            for kind, topic in zip(KINDS, topics_of(self._settings), strict=True):
+            for kind, topic in zip(KINDS, topic_specs(self._settings), strict=True):
                 rule = await (self._events() if kind == "session-events" else self._checkpoints())
                 partitions = [await self._partition(reader, topic, extent, rule, cut) for extent in ends[topic.name]]
                 settings = await topic_settings(self._settings, topic.name)
@@ -95,7 +95,12 @@ class TopicCopies:
         return _CheckpointsRule({row["kafka_partition"]: row["number"] for row in rows})
 
     async def _partition(
-        self, reader: TopicReader, topic: Topic, extent: Extent, rule: "_EventsRule | _CheckpointsRule", cut: Written
+        self,
+        reader: TopicReader,
+        topic: TopicSpec,
+        extent: Extent,
+        rule: "_EventsRule | _CheckpointsRule",
+        cut: Written,
     ) -> StoredPartition:
         what = f"{topic.name}-{extent.partition}"
         count = left_out = 0

@@ -13,7 +13,7 @@ from aiokafka.structs import RecordMetadata
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import Conflict, RetryLater
-from flotilla.kafka.client import OPEN_TIMEOUT_S, client_arguments
+from flotilla.kafka.client import OPEN_TIMEOUT_S, kafka_client_arguments
 from flotilla.kafka.topics import forget_records_before
 
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
@@ -39,7 +39,7 @@ async def exact_writer(settings: KafkaSettings) -> AsyncIterator["ExactWriter"]:
         RetryLater: Kafka does not answer, or does not take a record.
     """
     producer = AIOKafkaProducer(
-        **client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
+        **kafka_client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
     )
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):

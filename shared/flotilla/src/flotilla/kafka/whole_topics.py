@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.client import OPEN_TIMEOUT_S, client_arguments
+from flotilla.kafka.client import OPEN_TIMEOUT_S, kafka_client_arguments
 from flotilla.kafka.session_log import ANSWER_TIMEOUT_S, FETCH_BYTES, batches_until
 
 
@@ -38,7 +38,7 @@ class TopicReader(AbstractAsyncContextManager["TopicReader"]):
 
     async def __aenter__(self) -> Self:
         consumer = AIOKafkaConsumer(
-            **client_arguments(self._settings),
+            **kafka_client_arguments(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=100,
