@@ -48,7 +48,7 @@ class RestoredTopics:
                 extents = await reader.extents(topic.name, range(topic.partitions))
                 if count := sum(extent.end for extent in extents):
                     raise Refused(
-                        f"the fleet is not empty, so nothing was changed. TopicSpec {topic.name} has, or had, {count} "
+                        f"the fleet is not empty, so nothing was changed. Topic {topic.name} has, or had, {count} "
                         "records: delete it, or name another one"
                     )
 

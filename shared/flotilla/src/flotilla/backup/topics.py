@@ -172,6 +172,9 @@ class _CheckpointsRule:
         return found
 
 
+_Rule: TypeAlias = _EventsRule | _CheckpointsRule
+
+
 def _read(record: _Kafka) -> _Place | None:
     try:
         return _place.decode(record.value or b"")
