@@ -63,7 +63,7 @@ ALLOWED = {
     "in_transaction": "the agent SDK: for agents outside this repository",
     "open_tool_calls": "the event store's API: for services outside this repository",
     "running_tasks": "how tests observe the supervisor",
-    "leading": "how tests observe the leader",
+    "is_leader": "how tests observe the leader",
     "replay": "the event store's API: for services outside this repository",
     "create_key_pair": "keys for tests and benchmarks",
     "signer_with_new_key": "keys for tests",

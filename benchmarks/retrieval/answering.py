@@ -13,7 +13,7 @@ from flotilla.answers.words import terms_for
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import KnowledgeBase
 from flotilla.llm.extractive import NOTHING_FOUND, answer
-from flotilla_cli.evaluation.figures import Asked, Outcome, figures_of, reliability
+from flotilla_cli.evaluation.figures import AnsweredQuestion, QuestionOutcome, compute_figures, reliability_bins
 
 TOP_K = 5
 """As many passages as a run asks for."""
@@ -59,7 +59,7 @@ def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
     outcomes = [_outcome(number, one) for number, one in enumerate(answers)]
     findable = [one for one in outcomes if one.answerable]
     others = [one for one in outcomes if not one.answerable]
-    figures = figures_of(outcomes, TOP_K)
+    figures = compute_figures(outcomes, TOP_K)
     refused = with_interval([not one.answer.cites for one in findable if one.answer])
     declined = with_interval([not one.answer.cites for one in others if one.answer])
     right = with_interval([one.answer.right for one in findable if one.answer])
@@ -71,7 +71,7 @@ def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
         f"  {'':<16} without declining: Brier {brier:.3f}, best constant {share * (1 - share):.3f}; with: "
         f"Brier {figures['brier']:.3f}, best constant {figures['brier_of_best_constant']:.3f}, ECE {figures['ece']:.3f}"
     )
-    for row in reliability(outcomes):
+    for row in reliability_bins(outcomes):
         print(f"  {'':<16} confidence {row['confidence']:.2f}: right {row['right']:.2f} of {row['answers']}")
 
 
@@ -79,7 +79,11 @@ def _confidence(one: JudgedAnswer) -> float:
     return (shipped().confidence(one.case.features) or 0.0) if one.cited else 0.0
 
 
-def _outcome(number: int, one: JudgedAnswer) -> Outcome:
+def _outcome(number: int, one: JudgedAnswer) -> QuestionOutcome:
     declined = not one.cited or shipped().abstains(one.features)
-    asked = Asked("success", not declined, one.is_right and not declined, 0.0 if declined else _confidence(one), 0.0, 0)
-    return Outcome(str(number), one.question.text, one.question.answerable, int(one.question.answerable), answer=asked)
+    asked = AnsweredQuestion(
+        "success", not declined, one.is_right and not declined, 0.0 if declined else _confidence(one), 0.0, 0
+    )
+    return QuestionOutcome(
+        str(number), one.question.text, one.question.answerable, int(one.question.answerable), answer=asked
+    )

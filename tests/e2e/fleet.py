@@ -15,7 +15,7 @@ import httpx
 
 from flotilla.bus import connect_redis
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
-from flotilla_cli.local.stack import public_status
+from flotilla_cli.local.stack import status_document
 from flotilla_devstack import stack_status
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
@@ -62,7 +62,7 @@ class Fleet:
 
     def status(self) -> dict[str, Any]:
         """What `flotilla status -o json` prints, without a process for each look."""
-        return public_status(stack_status(self.home))
+        return status_document(stack_status(self.home))
 
     def process(self, name: str) -> dict[str, Any]:
         return next(process for process in self.status()["processes"] if process["name"] == name)

@@ -26,11 +26,11 @@ from flotilla.knowledge.parse import parse
 from flotilla.knowledge.split import split
 from flotilla.knowledge.terms import words_of
 from flotilla.llm.answer_text import AnswerText
-from flotilla_cli.printing import plain, shorten
+from flotilla_cli.printing import escape_for_terminal, shorten_to_line
 from gateway.limits import check_json_complexity
 from gateway.paging import read_cursor, read_time_cursor
 from tests.support.work import assert_linear
-from writer_agent.citations import CitationStream
+from writer_agent.citations import CitationRenumberer
 
 RANDOM_UNITS = 6
 MOST_CHARACTERS = 40_000
@@ -57,7 +57,7 @@ def recorded(text: str) -> object:
 def answered(text: str) -> str:
     answer = AnswerText({"search"})
     shown = "".join(answer.feed(text[at : at + 7]) for at in range(0, len(text), 7)) + answer.end()
-    citations = CitationStream(3)
+    citations = CitationRenumberer(3)
     return citations.feed(shown) + citations.end()
 
 
@@ -92,7 +92,10 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     ),
     "the console": (escape_invisible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
     "what is decided about": (escape_invisible_in_json, ["\u202e", "\u200b", "\U000e0041"]),
-    "the command line": (lambda text: (plain(text), shorten(text)), ["\x1b[31m", "\x9b", "\u202e", "[bold]", "a "]),
+    "the command line": (
+        lambda text: (escape_for_terminal(text), shorten_to_line(text)),
+        ["\x1b[31m", "\x9b", "\u202e", "[bold]", "a "],
+    ),
     "a body": (
         lambda text: check_json_complexity(text.encode("utf-8", "replace"), 64, 10**9),
         ["[]", '\\"', '"', "1,", '"a":'],

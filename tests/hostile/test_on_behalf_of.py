@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flotilla.contracts.names import AUDIT_SESSION
-from flotilla_cli.acting import examine_acting
+from flotilla_cli.acting import check_on_behalf_of
 from flotilla_cli.target import ConnectionOptions
 from gateway.application import guarded_routes
 from gateway.auth.on_behalf import HEADER
@@ -262,7 +262,7 @@ async def test_the_doctor_says_whether_a_key_may_act_for_somebody_and_what_it_re
 ) -> None:
     async def doctor(subject: str, key: str) -> list[tuple[str, bool, str]]:
         connection = ConnectionOptions(url=shop.gateway.url, token=key, on_behalf_of=subject)
-        findings = await asyncio.to_thread(examine_acting, connection, "admin")
+        findings = await asyncio.to_thread(check_on_behalf_of, connection, "admin")
         return [(one.name, one.ok, one.detail + one.hint) for one in findings]
 
     await shop.ask(shop.alice, unique("s"))

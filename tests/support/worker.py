@@ -22,10 +22,10 @@ from flotilla.votes.roots import read_vote_roots
 from tests.support.policies import UNSIGNED
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
-from workflow_worker.actions.registry import installed_registry
-from workflow_worker.delegates import Delegates
-from workflow_worker.installed_workflows import installed_workflows
-from workflow_worker.main import Dependencies, work
+from workflow_worker.actions.registry import load_action_handlers
+from workflow_worker.delegates import DelegateAgents
+from workflow_worker.installed_workflows import load_installed_workflows
+from workflow_worker.main import WorkerDependencies, work
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
 
@@ -95,22 +95,22 @@ async def running_worker(
     )
     runtime = Runtime("workflow-worker")
     temporal = TemporalConnection(settings, SdkRuntime.default())
-    await temporal.check()
+    await temporal.check_ready()
     async with (
         connect_redis(redis_url) as admin,
         connect_redis(own_url) as redis,
         open_pool(dsn, application="workflow-worker") as own_pool,
     ):
-        deps = Dependencies(
+        deps = WorkerDependencies(
             own_pool,
             redis,
             temporal.client,
             ReloadingPolicyFile(settings.approval_policy),
-            installed_registry(),
+            load_action_handlers(),
             SIGNER,
-            Delegates(own_pool),
+            DelegateAgents(own_pool),
             read_vote_roots(settings.vote_roots),
-            installed_workflows(),
+            load_installed_workflows(),
         )
         task = asyncio.create_task(work(settings, runtime, deps))
         try:

@@ -81,10 +81,10 @@ async def test_a_recorded_change_is_an_event_of_the_session() -> None:
 
 NEW_KIND = """
 from flotilla.contracts.session_events import DATA_OF_KIND, SESSION_EVENT_KINDS, session_event_kind, session_event_type
-from flotilla_cli.events import summary_of
+from flotilla_cli.events import summarize_event
 kind = session_event_kind("flotilla.session.note.v1")
 assert kind == "note" and kind in SESSION_EVENT_KINDS and DATA_OF_KIND[kind](text="x").text == "x"
-print(summary_of({"type": session_event_type("note"), "data": {"text": "remember the milk"}}))
+print(summarize_event({"type": session_event_type("note"), "data": {"text": "remember the milk"}}))
 """
 
 

@@ -6,10 +6,10 @@ from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.mcp import MCP_AGENT, McpCall, McpResult
 from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
-from tool_gateway.connections import Connection, Connections
-from tool_gateway.governed import GovernedTool
-from tool_gateway.offers import Offer, is_tool_name
-from tool_gateway.pins import Pins
+from tool_gateway.connections import ServerConnection, ServerConnections
+from tool_gateway.governed import GovernedMcpTool
+from tool_gateway.offers import OfferedToolDefinition, is_tool_name
+from tool_gateway.pins import AllowedTools
 
 _MAX_CALL_S = 4000.0
 """More than the longest `timeoutS`."""
@@ -23,7 +23,9 @@ class ToolNotAllowed(Forbidden):
     """No administrator of the tenant allowed the tool."""
 
 
-def mcp_agent(connections: Connections, pins: Pins, policy: ReloadingPolicyFile, run: FunctionRunner) -> Agent:
+def mcp_agent(
+    connections: ServerConnections, pins: AllowedTools, policy: ReloadingPolicyFile, run: FunctionRunner
+) -> Agent:
     """Return the agent that calls the tools of `connections` as far as `pins` and `policy` allow.
 
     `run` holds arguments against the tools' schemas.
@@ -38,9 +40,9 @@ def mcp_agent(connections: Connections, pins: Pins, policy: ReloadingPolicyFile,
         if connection is None:
             raise _refused(task.tool, "-", "unknown", ToolNotAllowed("there is no such MCP server"))
         offer = await _allowed(ctx, connection, name, pins)
-        tool = GovernedTool(offer, connection, run)
+        tool = GovernedMcpTool(offer, connection, run)
         arguments = tool.arguments(task.arguments)
-        await tool.check(arguments)
+        await tool.check_arguments(arguments)
         action = f"{MCP_AGENT}.{offer.name}"
         rules = policy.current_policy
         if rules.approval_requirement(action, rules.assess_risk(action, arguments, offer.risk)).required:
@@ -50,7 +52,9 @@ def mcp_agent(connections: Connections, pins: Pins, policy: ReloadingPolicyFile,
     return agent
 
 
-async def _allowed(ctx: TaskContext, connection: Connection, name: str, pins: Pins) -> Offer:
+async def _allowed(
+    ctx: TaskContext, connection: ServerConnection, name: str, pins: AllowedTools
+) -> OfferedToolDefinition:
     """Return the tool as it is offered now, which is what was allowed.
 
     Raises:
@@ -66,12 +70,12 @@ async def _allowed(ctx: TaskContext, connection: Connection, name: str, pins: Pi
     if pinned is None:
         why = "the server offers no such tool; see `flotilla tools list`"
         raise _refused(full_name, server, "unknown", ToolNotAllowed(why))
-    await connection.ready()
+    await connection.wait_connected()
     offer = connection.offers.get(name)
     if offer is None:
         why = "the server offers it no more; see `flotilla tools list`"
         raise _refused(full_name, server, "unknown", ToolNotAllowed(why))
-    if pinned != offer.sha256:
+    if pinned != offer.definition_sha256:
         why = f"its description changed since it was allowed: look at `flotilla tools diff {full_name}`"
         raise _refused(full_name, server, "changed", ToolChanged(why))
     return offer

@@ -29,11 +29,11 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.runtime import Job
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.telemetry import metrics
-from tool_gateway.http import limited_client
-from tool_gateway.offers import MAX_OFFERED_BYTES, MAX_TOOLS, Offer, is_tool_name, offer_of
-from tool_gateway.requests import few_requests
-from tool_gateway.servers import Secrets, Server
-from tool_gateway.stdio import child_server
+from tool_gateway.http import http_client_with_limit
+from tool_gateway.offers import MAX_OFFERED_BYTES, MAX_TOOLS, OfferedToolDefinition, is_tool_name, read_offer
+from tool_gateway.requests import limit_unanswered_requests
+from tool_gateway.servers import McpServerConfig, ServerSecrets
+from tool_gateway.stdio import start_stdio_server
 
 LOOK_AGAIN_S = 30.0
 """How often a server is asked what it offers: also the longest that a lost one goes unnoticed."""
@@ -55,22 +55,22 @@ for _chatty in ("mcp", "client"):
     logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 log = structlog.get_logger(__name__)
 
-OnOffers: TypeAlias = Callable[[str, list[Offer]], Awaitable[None]]
+OnOffers: TypeAlias = Callable[[str, list[OfferedToolDefinition]], Awaitable[None]]
 
 
 class ServerAway(ToolNotCalled):
     """The MCP server is not connected, so nothing was sent to it; the same call may succeed later."""
 
 
-class Connection:
+class ServerConnection:
     """One server. `run` keeps it connected; `call` uses it meanwhile."""
 
-    def __init__(self, name: str, server: Server, on_offers: OnOffers) -> None:
+    def __init__(self, name: str, server: McpServerConfig, on_offers: OnOffers) -> None:
         self.name = name
         self.server = server
-        self.offers: dict[str, Offer] = {}
+        self.offers: dict[str, OfferedToolDefinition] = {}
         self._on_offers = on_offers
-        self._secrets = Secrets()
+        self._secrets = ServerSecrets()
         self._client: Client | None = None
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
@@ -107,7 +107,7 @@ class Connection:
                 ) from error
             raise
 
-    async def ready(self, within_s: float = 20.0) -> None:
+    async def wait_connected(self, within_s: float = 20.0) -> None:
         """Wait until the server is connected.
 
         Raises:
@@ -118,9 +118,9 @@ class Connection:
                 await self._ready.wait()
         self._at_hand()
 
-    def masked(self, text: str) -> str:
+    def mask_credentials(self, text: str) -> str:
         """Return `text` without the server's credentials."""
-        return self._secrets.masked(text)
+        return self._secrets.mask_credentials(text)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the connection until `stop`."""
@@ -132,7 +132,7 @@ class Connection:
                     wait_s = _FIRST_WAIT_S
                     await self._keep(client, stop)
             except Exception as error:  # noqa: BLE001 - whatever one server breaks, the others go on
-                log.warning("mcp_server_away", server=self.name, error=self.masked(_reason(error)))
+                log.warning("mcp_server_away", server=self.name, error=self.mask_credentials(_reason(error)))
             finally:
                 self._client = None
                 self._ready.clear()
@@ -152,7 +152,7 @@ class Connection:
             async with asyncio.timeout(CONNECT_S):
                 client = await stack.enter_async_context(
                     Client(
-                        few_requests(self._transport(stack)),
+                        limit_unanswered_requests(self._transport(stack)),
                         cache=None,
                         client_info=Implementation(name="flotilla-tool-gateway", version="1"),
                         logging_callback=self._logged,
@@ -164,14 +164,14 @@ class Connection:
     def _transport(self, stack: AsyncExitStack) -> AbstractAsyncContextManager[Any]:
         server = self.server
         if server.url is not None:
-            http = limited_client(
-                self._secrets.headers(server), timeout_s=server.timeout_s, max_bytes=server.max_message_bytes
+            http = http_client_with_limit(
+                self._secrets.http_headers(server), timeout_s=server.timeout_s, max_bytes=server.max_message_bytes
             )
             stack.push_async_callback(http.aclose)
             return streamable_http_client(server.url, http_client=http, max_sse_event_size=server.max_message_bytes)
-        return child_server(
+        return start_stdio_server(
             [server.command or "", *server.args],
-            self._secrets.environment(server),
+            self._secrets.stdio_environment(server),
             cwd=server.cwd,
             max_message_bytes=server.max_message_bytes,
             says=partial(self._said, "stderr"),
@@ -204,9 +204,9 @@ class Connection:
         self._ready.set()
         self._connected.set(1)
 
-    async def _offered(self, client: Client) -> dict[str, Offer]:
+    async def _offered(self, client: Client) -> dict[str, OfferedToolDefinition]:
         """Return what the server offers, by name and in that order: as much as can be offered, page by page."""
-        offers: dict[str, Offer] = {}
+        offers: dict[str, OfferedToolDefinition] = {}
         left_out: dict[str, str] = {}
         size, cursor = 0, None
         for _ in range(_MAX_PAGES):
@@ -230,11 +230,11 @@ class Connection:
         self._warn_of(left_out)
         return dict(sorted(offers.items()))
 
-    def _offer(self, tool: Tool) -> Offer | str:
+    def _offer(self, tool: Tool) -> OfferedToolDefinition | str:
         """Return the tool as it is offered, or why it is not."""
         if not is_tool_name(tool.name):
             return "its name is not one that models can call"
-        return offer_of(self.name, tool, self.server.risk_of(tool.name))
+        return read_offer(self.name, tool, self.server.minimum_risk(tool.name))
 
     def _warn_of(self, left_out: Mapping[str, str]) -> None:
         if left_out.keys() != self._left_out:
@@ -262,7 +262,7 @@ class Connection:
         self._lines_said += 1
         if self._lines_said > _MAX_LINES_SAID:
             return
-        log.info("mcp_server_said", server=self.name, where=where, text=self.masked(text)[:_MAX_SAID_CHARS])
+        log.info("mcp_server_said", server=self.name, where=where, text=self.mask_credentials(text)[:_MAX_SAID_CHARS])
 
 
 def _is_session_over(error: MCPError) -> bool:
@@ -276,13 +276,13 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class Connections(Mapping[str, Connection]):
+class ServerConnections(Mapping[str, ServerConnection]):
     """The fleet's servers, by name."""
 
-    def __init__(self, servers: Mapping[str, Server], on_offers: OnOffers) -> None:
-        self._all = {name: Connection(name, server, on_offers) for name, server in servers.items()}
+    def __init__(self, servers: Mapping[str, McpServerConfig], on_offers: OnOffers) -> None:
+        self._all = {name: ServerConnection(name, server, on_offers) for name, server in servers.items()}
 
-    def __getitem__(self, name: str) -> Connection:
+    def __getitem__(self, name: str) -> ServerConnection:
         return self._all[name]
 
     def __iter__(self) -> Iterator[str]:

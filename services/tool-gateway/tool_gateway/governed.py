@@ -17,17 +17,17 @@ from flotilla.contracts.tools import ToolOptions
 from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
 from tool_gateway import schemas
-from tool_gateway.connections import Connection
-from tool_gateway.offers import Offer
+from tool_gateway.connections import ServerConnection
+from tool_gateway.offers import OfferedToolDefinition
 
 _NO_ANSWER = (CONNECTION_CLOSED, REQUEST_TIMEOUT)
 _MAX_MESSAGE_CHARS = 500
 
 
-class GovernedTool:
+class GovernedMcpTool:
     """A tool of an MCP server, as its server offers it and its tenant allowed it."""
 
-    def __init__(self, offer: Offer, connection: Connection, run: FunctionRunner) -> None:
+    def __init__(self, offer: OfferedToolDefinition, connection: ServerConnection, run: FunctionRunner) -> None:
         self._offer = offer
         self._connection = connection
         self._run = run
@@ -54,7 +54,7 @@ class GovernedTool:
         arguments: dict[str, Any] = canonical_numbers(dict(given))
         return arguments
 
-    async def check(self, arguments: Mapping[str, Any]) -> None:
+    async def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Hold `arguments` against the tool's schema.
 
         Raises:
@@ -63,7 +63,7 @@ class GovernedTool:
         if arguments == self._checked:
             return
         try:
-            await schemas.check(self._run, self._offer.definition["input_schema"], arguments)
+            await schemas.check_arguments(self._run, self._offer.definition["input_schema"], arguments)
         except Invalid as error:
             raise Invalid(f"tool {self.name}: {error}") from error
         self._checked = dict(arguments)
@@ -80,14 +80,14 @@ class GovernedTool:
             ServerAway: nothing was sent.
             TimeoutError, MCPError, OSError: there was no answer, and the call may have had its effect.
         """
-        await self.check(arguments)
+        await self.check_arguments(arguments)
         try:
             with _timed(self._offer.server):
                 answer = await self._connection.call(self._offer.tool, dict(arguments), key)
         except MCPError as error:
             if error.code in _NO_ANSWER:
                 raise
-            return _error(self._connection.masked(error.message)[:_MAX_MESSAGE_CHARS])
+            return _error(self._connection.mask_credentials(error.message)[:_MAX_MESSAGE_CHARS])
         except ValidationError:
             return _error("the server's answer is not a tool's result; it may have asked for input, which is refused")
         return self._cut_to_size(answer)
@@ -104,9 +104,9 @@ class GovernedTool:
     def _masked(self, value: Any) -> Any:
         """Return JSON data without the credentials: string by string, since a text of JSON writes them with escapes."""
         if isinstance(value, str):
-            return self._connection.masked(value)
+            return self._connection.mask_credentials(value)
         if isinstance(value, dict):
-            return {self._connection.masked(name): self._masked(member) for name, member in value.items()}
+            return {self._connection.mask_credentials(name): self._masked(member) for name, member in value.items()}
         return [self._masked(item) for item in value] if isinstance(value, list) else value
 
 

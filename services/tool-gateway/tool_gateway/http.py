@@ -53,7 +53,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         await self._transport.aclose()
 
 
-def limited_client(headers: Mapping[str, str], *, timeout_s: float, max_bytes: int) -> httpx2.AsyncClient:
+def http_client_with_limit(headers: Mapping[str, str], *, timeout_s: float, max_bytes: int) -> httpx2.AsyncClient:
     """Return a client whose requests carry `headers`, and whose responses have at most `max_bytes`."""
     return httpx2.AsyncClient(
         headers={**headers, "accept-encoding": "identity"},

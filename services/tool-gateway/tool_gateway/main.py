@@ -8,9 +8,9 @@ from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from tool_gateway import schemas
 from tool_gateway.agent import mcp_agent
-from tool_gateway.connections import Connections
-from tool_gateway.pins import Pins
-from tool_gateway.servers import read_servers
+from tool_gateway.connections import ServerConnections
+from tool_gateway.pins import AllowedTools
+from tool_gateway.servers import read_server_configs
 from tool_gateway.settings import Settings
 
 SERVICE = "tool-gateway"
@@ -18,13 +18,13 @@ SERVICE = "tool-gateway"
 
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Keep the MCP servers connected and serve calls of their tools until `runtime.stop`."""
-    servers = read_servers(settings.mcp_servers_file)
+    servers = read_server_configs(settings.mcp_servers_file)
     policy = ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        pins = Pins(pool, servers, settings.operator_tenant)
-        connections = Connections(servers, pins.note)
-        checkers = await stack.enter_async_context(schemas.checkers())
+        pins = AllowedTools(pool, servers, settings.operator_tenant)
+        connections = ServerConnections(servers, pins.note)
+        checkers = await stack.enter_async_context(schemas.open_schema_checkers())
         agent = mcp_agent(connections, pins, policy, checkers.run)
         await run_agent(agent, settings, runtime, pool=pool, policy=policy, jobs=connections.jobs())
 

@@ -20,7 +20,7 @@ _TOOL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class OfferedToolDefinition:
     """A tool as its server describes it now."""
 
     server: str
@@ -38,7 +38,7 @@ class Offer:
         return f"{self.server}.{self.tool}"
 
     @property
-    def sha256(self) -> str:
+    def definition_sha256(self) -> str:
         """Of the definition, in hexadecimal digits: the pin."""
         return definition_hash(self.definition)
 
@@ -54,7 +54,7 @@ def definition_hash(definition: JsonObject) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | str:
+def read_offer(server: str, tool: Tool, risk: RiskLevel) -> OfferedToolDefinition | str:
     """Return what `server` offers as `tool`, or why that can't be offered."""
     annotations = tool.annotations or ToolAnnotations()
     definition: JsonObject = {
@@ -67,7 +67,9 @@ def offer_of(server: str, tool: Tool, risk: RiskLevel) -> Offer | str:
     size = len(json.dumps(definition))
     if size > MAX_DEFINITION_BYTES:
         return f"its definition has more than {MAX_DEFINITION_BYTES} bytes"
-    return Offer(server=server, tool=tool.name, definition=definition, size=size, risk=_raised(risk, annotations))
+    return OfferedToolDefinition(
+        server=server, tool=tool.name, definition=definition, size=size, risk=_raised(risk, annotations)
+    )
 
 
 def _raised(risk: RiskLevel, annotations: ToolAnnotations) -> RiskLevel:

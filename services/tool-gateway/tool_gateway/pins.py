@@ -5,8 +5,8 @@ import json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.telemetry import metrics
-from tool_gateway.offers import Offer
-from tool_gateway.servers import Server
+from tool_gateway.offers import OfferedToolDefinition
+from tool_gateway.servers import McpServerConfig
 
 # The hash that the task's tenant allowed.
 _PIN = "SELECT sha256 FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server = $2 AND tool = $3"
@@ -14,15 +14,15 @@ _PIN = "SELECT sha256 FROM flotilla.allowed_tools WHERE tenant_id = $1 AND serve
 _NOTE = "SELECT flotilla.note_offered_tools($1, $2, $3)"
 
 
-class Pins:
+class AllowedTools:
     """Reads what is allowed, notes what is offered."""
 
-    def __init__(self, pool: Pool, servers: dict[str, Server], operator_tenant: str) -> None:
+    def __init__(self, pool: Pool, servers: dict[str, McpServerConfig], operator_tenant: str) -> None:
         self._pool = pool
         self._servers = servers
         self._operator_tenant = operator_tenant
 
-    def tenants(self, server: str) -> list[str]:
+    def allowing_tenants(self, server: str) -> list[str]:
         """Return whose administrators may allow tools of `server`; `*` is every tenant."""
         tenants = self._servers[server].tenants
         return [self._operator_tenant] if tenants is None else tenants
@@ -33,23 +33,23 @@ class Pins:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        if not {"*", tenant_id} & set(self.tenants(server)):
+        if not {"*", tenant_id} & set(self.allowing_tenants(server)):
             return None
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 found: str | None = await connection.fetchval(_PIN, tenant_id, server, tool)
         return found
 
-    async def note(self, server: str, offers: list[Offer]) -> None:
+    async def note(self, server: str, offers: list[OfferedToolDefinition]) -> None:
         """Note what `server` offers now; a tool that is allowed in another form shows in the metrics.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
         tools: list[JsonObject] = [
-            {"tool": each.tool, "sha256": each.sha256, "definition": each.definition, "risk": each.risk}
+            {"tool": each.tool, "sha256": each.definition_sha256, "definition": each.definition, "risk": each.risk}
             for each in offers
         ]
         with retry_later_if_unavailable():
-            changed = await self._pool.fetchval(_NOTE, server, self.tenants(server), json.dumps(tools))
+            changed = await self._pool.fetchval(_NOTE, server, self.allowing_tenants(server), json.dumps(tools))
         metrics.MCP_CHANGED.labels(server).set(changed)

@@ -67,7 +67,7 @@ class _Sent(_Stream):
 
 
 @asynccontextmanager
-async def few_requests(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
+async def limit_unanswered_requests(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
     """Give the streams of `transport`, of which the first ends when over `MAX_UNANSWERED` requests wait for answers."""
     async with transport as (received, sent):
         unanswered = _Unanswered()

@@ -15,12 +15,12 @@ _compiled = lru_cache(maxsize=64)(compile_schema)
 _LIMITS = CallLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=64 * 1024**2)
 
 
-def checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
-    """Open the processes for `check`."""
+def open_schema_checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
+    """Open the processes for `check_arguments`."""
     return ConfinedProcesses.open(__name__, children=2, limits=_LIMITS)
 
 
-async def check(run: FunctionRunner, schema: JsonValue, arguments: Mapping[str, Any]) -> None:
+async def check_arguments(run: FunctionRunner, schema: JsonValue, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that `schema` does not allow.
 
     Raises:

@@ -28,7 +28,7 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Bytes = Annotated[int, Meta(ge=1024, le=64_000_000)]
 
 
-class Server(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+class McpServerConfig(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """One server: `command` for one that speaks over stdio, `url` for one that speaks Streamable HTTP."""
 
     type: Literal["stdio", "http", "streamable-http"] | None = None
@@ -53,16 +53,16 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw
     tenants: list[str] | None = None
     """Whose administrators may allow its tools; None: the operators' tenant alone, `["*"]` every tenant."""
 
-    def risk_of(self, tool: str) -> RiskLevel:
+    def minimum_risk(self, tool: str) -> RiskLevel:
         """Return the least risk that the operators give `tool`."""
         return self.tool_risk.get(tool, self.risk)
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    mcp_servers: dict[ServerName, Server] = {}
+    mcp_servers: dict[ServerName, McpServerConfig] = {}
 
 
-def read_servers(file: Path | None) -> dict[str, Server]:
+def read_server_configs(file: Path | None) -> dict[str, McpServerConfig]:
     """Return the servers by name.
 
     Raises:
@@ -80,7 +80,7 @@ def read_servers(file: Path | None) -> dict[str, Server]:
     return servers
 
 
-def _problems(name: str, server: Server) -> Iterator[str]:
+def _problems(name: str, server: McpServerConfig) -> Iterator[str]:
     if (server.command is None) == (server.url is None):
         yield f"{name}: set either command or url"
     if server.url is not None and not server.url.startswith(("https://", "http://")):
@@ -95,13 +95,13 @@ def _secret_variables(env: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(key, value) for key, value in env.items() if _SECRET_NAME.search(key)]
 
 
-class Secrets:
+class ServerSecrets:
     """The values behind a server's references, read again for each connection, and how to mask them."""
 
     def __init__(self) -> None:
         self._values: set[str] = set()
 
-    def environment(self, server: Server) -> dict[str, str]:
+    def stdio_environment(self, server: McpServerConfig) -> dict[str, str]:
         """Return the environment of a stdio server: its own variables and a few of the service's.
 
         Raises:
@@ -110,7 +110,7 @@ class Secrets:
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         return inherited | self._resolved(server.env)
 
-    def headers(self, server: Server) -> dict[str, str]:
+    def http_headers(self, server: McpServerConfig) -> dict[str, str]:
         """Return the headers of each request to a server behind a URL.
 
         Raises:
@@ -118,7 +118,7 @@ class Secrets:
         """
         return self._resolved(server.headers)
 
-    def masked(self, text: str) -> str:
+    def mask_credentials(self, text: str) -> str:
         """Return `text` with `***` for each credential in it."""
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, "***")

@@ -29,7 +29,7 @@ Streams: TypeAlias = tuple[MemoryObjectReceiveStream[Received], MemoryObjectSend
 
 
 @asynccontextmanager
-async def child_server(
+async def start_stdio_server(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,

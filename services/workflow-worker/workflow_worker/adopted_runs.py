@@ -55,7 +55,7 @@ class _Maker:
     through: JsonObject = field(default_factory=dict)
 
 
-async def adopt(
+async def adopt_child_run(
     connection: Connection,
     request: RAGRequest | WorkflowRequest,
     workflow_id: str | None,
@@ -77,7 +77,7 @@ async def adopt(
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
     status = await connection.fetchval(_STATUS, tenant_id, run_id)
     if status is not None:
-        raise closed(run_id, status)
+        raise run_closed_error(run_id, status)
     maker = await _maker(connection, request)
     if request.schedule_id or _parent(request):
         await _check_room(connection, request, maker, limits)
@@ -102,7 +102,7 @@ async def _of_parent(connection: Connection, request: RAGRequest | WorkflowReque
     """Who the parent's run is for; its session's people see the child's, too."""
     row = await connection.fetchrow(_PARENT, request.tenant_id, parent_run_id)
     if row is None or row["user_id"] != request.user_id or row["status"] not in ACTIVE_RUN_STATUSES:
-        raise closed(parent_run_id, row["status"] if row else "unknown")
+        raise run_closed_error(parent_run_id, row["status"] if row else "unknown")
     access = await access_of(connection, request.tenant_id, row["session_id"])
     # Who writes to a session of somebody else's does not reach the owner's other sessions that way.
     for who, name in (("its session's owner", access.owner), ("who started it", _name_of(row, access.owner))):
@@ -210,7 +210,7 @@ async def _add(
     return live_key
 
 
-def closed(run_id: str, status: str) -> ApplicationError:
+def run_closed_error(run_id: str, status: str) -> ApplicationError:
     """Return what ends the workflow of a run that it may not work on."""
     how = "waits for its turn" if status == "queued" else f"has ended: {status}"
     return ApplicationError(f"run {run_id} {how}", type=RUN_CLOSED, non_retryable=True)

@@ -28,10 +28,10 @@ from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Fa
 from flotilla.runtime.key_locks import KeyLocks
 from flotilla.temporal import is_permanent_error
 from flotilla.workflows.calls.delegation import CANCELLED_BY_AGENT
-from workflow_worker.activities.delegation import failure_of, mark_cancelled, outcome_of
+from workflow_worker.activities.delegation import failure_as_application_error, outcome_from_result, set_cancelled_key
 from workflow_worker.delegations import TaskPublisher
-from workflow_worker.former_replies import agent_on_record
-from workflow_worker.settlement import Answer, SettledReply, Settlement
+from workflow_worker.former_replies import agent_of_stored_answer
+from workflow_worker.settlement import ReplySettlement, SettledReply, StoredAnswer
 
 log = structlog.get_logger(__name__)
 RPC_TIMEOUT_S = 10.0
@@ -43,17 +43,17 @@ SHORT_HOP_S = 1.0
 _ANNOUNCEMENT = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
 
 
-class Bridge:
+class ReplyBridge:
     """Handles the entries of the reply streams. Safe to hand the same reply twice."""
 
-    def __init__(self, client: Client, redis: Redis, settlement: Settlement, publisher: TaskPublisher) -> None:
+    def __init__(self, client: Client, redis: Redis, settlement: ReplySettlement, publisher: TaskPublisher) -> None:
         self._client = client
         self._redis = redis
         self._settlement = settlement
         self._publisher = publisher
         self._busy = KeyLocks()
 
-    async def handle(self, agent: str, delivery: Delivery) -> HandlerResult:
+    async def handle_reply(self, agent: str, delivery: Delivery) -> HandlerResult:
         """Answer the activity that waits for `agent`, whose stream the delivery is from.
 
         Raises:
@@ -65,24 +65,26 @@ class Bridge:
             return _dead_letter_of(agent, delivery)
         reply = _reply_in(delivery)
         async with self._busy.locked((reply.tenant_id, reply.task_id)):
-            settled = await self._settlement.settle(agent, reply, age_s(delivery.entry_id))
+            settled = await self._settlement.settle_reply(agent, reply, entry_age_s(delivery.entry_id))
         if settled is None:
             return DONE
         await self._act(settled, reply.progress)
-        return _announced(agent, settled, reply, delivery) if settled.delegated.is_open else DONE
+        return _announced(agent, settled, reply, delivery) if settled.delegated.is_unanswered else DONE
 
-    async def handle_former(self, delivery: Delivery) -> HandlerResult:
+    async def handle_former_reply(self, delivery: Delivery) -> HandlerResult:
         """Look for the answer that a reply on the former versions' stream speaks of.
 
         Raises:
-            UnknownType, DeadLetter, RetryLater: as `handle`.
+            UnknownType, DeadLetter, RetryLater: as `handle_reply`.
         """
         reply = _reply_in(delivery)
         if reply.status == "progress":
             return DONE
-        agent = await agent_on_record(self._settlement.pool, reply)
+        agent = await agent_of_stored_answer(self._settlement.pool, reply)
         if agent is not None:
-            settled = await self._settlement.settle(agent, replace(reply, persisted=True), age_s(delivery.entry_id))
+            settled = await self._settlement.settle_reply(
+                agent, replace(reply, persisted=True), entry_age_s(delivery.entry_id)
+            )
             if settled is not None:
                 await self._act(settled, None)
         return DONE
@@ -92,24 +94,24 @@ class Bridge:
             await self._publisher.publish(settled.following)
         await self._tell_waiting(settled, progress)
 
-    async def give_up(self, agent: str, task: ReadableTask, why: str) -> None:
+    async def fail_task(self, agent: str, task: ReadableTask, why: str) -> None:
         """End an open task of `agent` whose reply is of no use, and notify the caller that waits for it.
 
         Raises:
             RetryLater: Temporal or PostgreSQL is unavailable.
         """
-        settled = await self._settlement.give_up(agent, task.tenant_id or "", task.task_id, task.attempt, why)
+        settled = await self._settlement.fail_open_task(agent, task.tenant_id or "", task.task_id, task.attempt, why)
         if settled is not None:
             await self._tell_waiting(settled, None)
 
     async def _tell_waiting(self, settled: SettledReply, progress: str | None) -> None:
         task_id = settled.delegated.task_id
-        waiting = self._activity(settled.delegated.waiting)
+        waiting = self._activity(settled.delegated.waiting_activity)
         try:
             async with asyncio.timeout(RPC_TIMEOUT_S):
                 await _pass_on(waiting, settled, progress)
         except AsyncActivityCancelledError:
-            await mark_cancelled(self._redis, task_id)
+            await set_cancelled_key(self._redis, task_id)
         except TimeoutError as error:
             raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
         except RPCError as error:
@@ -133,16 +135,16 @@ async def _pass_on(waiting: AsyncActivityHandle, settled: SettledReply, progress
         await waiting.heartbeat((progress or agent)[:MAX_PROGRESS_CHARS])
     elif answer.status == "done" and answer.result is not None:
         if not delegated.row["slip"]:
-            await waiting.complete(outcome_of(delegated.task_id, answer.result))
+            await waiting.complete(outcome_from_result(delegated.task_id, answer.result))
         elif delegated.row["took_s"] > SHORT_HOP_S:
             await waiting.heartbeat(f"{agent} done")
     elif answer.status == "cancelled":
         await _report_cancelled(waiting, agent)
     else:
-        await waiting.fail(failure_of(delegated.task_id, agent, delegated.attempt, _failure(answer)))
+        await waiting.fail(failure_as_application_error(delegated.task_id, agent, delegated.attempt, _failure(answer)))
 
 
-def _failure(answer: Answer) -> Failure:
+def _failure(answer: StoredAnswer) -> Failure:
     return answer.failure or Failure(type="Unknown", message="the agent gave no reason", retryable=False)
 
 
@@ -158,7 +160,9 @@ async def _end_with(waiting: AsyncActivityHandle, settled: SettledReply, refusal
     failure = Failure(type="AnswerRefused", message=why, retryable=False)
     try:
         async with asyncio.timeout(RPC_TIMEOUT_S):
-            await waiting.fail(failure_of(delegated.task_id, delegated.row["agent"], delegated.attempt, failure))
+            await waiting.fail(
+                failure_as_application_error(delegated.task_id, delegated.row["agent"], delegated.attempt, failure)
+            )
     except TimeoutError as error:
         raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
     except RPCError as error:
@@ -181,7 +185,7 @@ async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
         )
 
 
-def age_s(entry_id: str) -> float:
+def entry_age_s(entry_id: str) -> float:
     """How long ago the entry was written, by its id; infinite, where its writer chose an id ahead of the clock."""
     age_s = time.time() - int(entry_id.partition("-")[0]) / 1000
     return age_s if age_s > -CLOCKS_DIFFER_S else math.inf

@@ -18,12 +18,12 @@ LONGEST_S = 30 * 86_400.0
 """The most that an agent gets for a task: what a workflow can add to a date."""
 
 
-async def limits_of_agents(connection: Connection) -> dict[str, float]:
+async def load_agent_time_limits(connection: Connection) -> dict[str, float]:
     """How long, in seconds, a task of each registered agent may take."""
     return {row["name"]: row["timeout_s"] for row in await connection.fetch(_LIMITS, LONGEST_S)}
 
 
-class Delegates:
+class DelegateAgents:
     """The agents that are registered or were delegated to."""
 
     def __init__(self, pool: Pool) -> None:
@@ -45,7 +45,7 @@ class Delegates:
         self._noted.add(agent)
         self.changed.set()
 
-    async def names(self) -> set[str]:
+    async def agent_names(self) -> set[str]:
         """Every such agent.
 
         Raises:

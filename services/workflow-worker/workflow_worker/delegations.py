@@ -30,8 +30,8 @@ from flotilla.contracts.tasks import (
 )
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import current_traceparent
-from workflow_worker.delegates import Delegates
-from workflow_worker.recent_hops import RecentHops
+from workflow_worker.delegates import DelegateAgents
+from workflow_worker.recent_hops import RecentHopCache
 
 SOURCE = "/workflow-worker"
 SECRET_BYTES = 32
@@ -76,7 +76,7 @@ _STORE_ENTRY = "SELECT flotilla.note_entry($1, $2, $3, $4)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class OpenedHop:
     """A hop that waits for its agent: what is published, and where in the stream it is if that was done before."""
 
     tenant_id: str
@@ -97,11 +97,11 @@ class Hop:
     stored: asyncpg.Record | None
 
 
-async def hop_to_do(connection: Connection, task: AgentTask) -> Hop:
+async def find_next_open_hop(connection: Connection, task: AgentTask) -> Hop:
     """The first hop from `task` on without a stored result; the last one, with its answer, when all are done."""
     stored = {row["task_id"]: row for row in await connection.fetch(_ANSWERS, task.tenant_id, _ids_from(task))}
     while (row := stored.get(task.task_id)) is not None and row["status"] == "done" and task.slip:
-        task = hop_after(task, row["result"])
+        task = next_hop_task(task, row["result"])
     return Hop(task, row)
 
 
@@ -113,7 +113,7 @@ def _ids_from(task: AgentTask) -> list[str]:
     return ids
 
 
-def hop_after(task: AgentTask, result: str) -> AgentTask:
+def next_hop_task(task: AgentTask, result: str) -> AgentTask:
     """The task for the next agent of the slip over `result` (JSON text), by reference where it is large."""
     body = result.encode()
     return next_hop(task, from_json(body, dict), by_reference=len(body) > MAX_INLINE_RESULT_BYTES)
@@ -121,7 +121,7 @@ def hop_after(task: AgentTask, result: str) -> AgentTask:
 
 async def open_first_hop(
     pool: Pool, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
-) -> Opened | None:
+) -> OpenedHop | None:
     """Write the row of a slip's first hop, as `open_hop`; None, with nothing written, if one of its hops is on record.
 
     Not durable: a row that a crash of PostgreSQL takes away is opened again by the next attempt of the activity.
@@ -135,7 +135,7 @@ async def open_first_hop(
 
 async def open_hop(
     connection: Connection, task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
-) -> Opened:
+) -> OpenedHop:
     """Write the hop's row, with a secret of its own, and return what is to be published.
 
     Where it is open already, what was published for it is returned.
@@ -147,13 +147,13 @@ async def open_hop(
         await connection.execute(_SUPERSEDE, task.tenant_id, root_task_id(task.task_id), task.attempt)
     opened, row = _new_hop(task, waiting, deadline, signer)
     is_new = await connection.fetchval(_OPEN, *row)
-    earlier = None if is_new else await opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
+    earlier = None if is_new else await load_opened_hop(connection, task.tenant_id, task.task_id, task.attempt)
     return earlier or opened
 
 
 def _new_hop(
     task: AgentTask, waiting: ReplyAddress, deadline: datetime, signer: Signer
-) -> tuple[Opened, tuple[object, ...]]:
+) -> tuple[OpenedHop, tuple[object, ...]]:
     """What is to be published, and its row."""
     opened, digest = _issue(replace(task, reply_to=waiting, deadline=deadline.isoformat()), signer)
     row = (
@@ -179,10 +179,10 @@ def _new_hop(
     return opened, row
 
 
-def _issue(task: AgentTask, signer: Signer) -> tuple[Opened, bytes]:
+def _issue(task: AgentTask, signer: Signer) -> tuple[OpenedHop, bytes]:
     """What is to be published for `task`, with a secret of its own, and the SHA-256 of the secret."""
     task = replace(task, secret=secrets.token_urlsafe(SECRET_BYTES))
-    opened = Opened(
+    opened = OpenedHop(
         tenant_id=task.tenant_id,
         task_id=task.task_id,
         attempt=task.attempt,
@@ -199,7 +199,7 @@ def _digest(task: AgentTask) -> bytes:
     return sha256(task.secret.encode()).digest()
 
 
-async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer) -> Opened | None:
+async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer) -> OpenedHop | None:
     """End the hop `task`, as it was published, with its stored result (JSON text), and open the next one.
 
     Return None, with neither changed, if the hop has ended or the next one is open already. Not durable: after a crash
@@ -213,9 +213,9 @@ async def forward_slip(pool: Pool, task: AgentTask, result: str, signer: Signer)
     return opened if is_new else None
 
 
-async def forward_answered(
+async def forward_answered_slip(
     pool: Pool, task: AgentTask, result: JsonObject, signer: Signer
-) -> tuple[asyncpg.Record, Opened] | None:
+) -> tuple[asyncpg.Record, OpenedHop] | None:
     """As `forward_slip`, where `result` is what a reply says and must equal what is stored; with the hop as it was.
 
     Return None, with nothing changed, if it is not, the hop is not that of the task's agent and session, or it was
@@ -237,20 +237,20 @@ async def forward_answered(
     return None if row is None else (row, opened)
 
 
-def _issue_after(task: AgentTask, result: str, signer: Signer) -> tuple[Opened, tuple[object, ...]]:
+def _issue_after(task: AgentTask, result: str, signer: Signer) -> tuple[OpenedHop, tuple[object, ...]]:
     """What is to be published after `task`, and what of it the database does not know from the hop before."""
-    following = hop_after(task, result)
+    following = next_hop_task(task, result)
     opened, digest = _issue(following, signer)
     sealed = opened.sealed
     return opened, (following.task_id, digest, sealed.body, sealed.ticket, following.input_from or "")
 
 
-async def opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> Opened | None:
+async def load_opened_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int) -> OpenedHop | None:
     """What waits for its agent; None if there is no such row, or it is closed."""
     row = await connection.fetchrow(_OPENED, tenant_id, task_id, attempt)
     if row is None:
         return None
-    return Opened(
+    return OpenedHop(
         tenant_id=tenant_id,
         task_id=task_id,
         attempt=attempt,
@@ -273,7 +273,7 @@ async def reopen_hop(connection: Connection, task: AgentTask, sealed: SealedEven
     return status == "UPDATE 1"
 
 
-def sealed_again(task: AgentTask, deadline: datetime, signer: Signer) -> tuple[AgentTask, SealedEvent]:
+def reseal_task(task: AgentTask, deadline: datetime, signer: Signer) -> tuple[AgentTask, SealedEvent]:
     """The same task with more time and a secret of its own."""
     issued = replace(task, deadline=deadline.isoformat(), secret=secrets.token_urlsafe(SECRET_BYTES))
     return issued, _sealed(issued, signer)
@@ -287,14 +287,14 @@ async def close_hop(connection: Connection, tenant_id: str, task_id: str, attemp
 class TaskPublisher:
     """Puts opened hops on their agents' streams."""
 
-    def __init__(self, pool: Pool, redis: Redis, delegates: Delegates, recent: RecentHops) -> None:
+    def __init__(self, pool: Pool, redis: Redis, delegates: DelegateAgents, recent: RecentHopCache) -> None:
         self._pool = pool
         self._redis = redis
         self._delegates = delegates
         self._recent = recent
         self._bus = AgentEventBus(redis)
 
-    async def publish(self, opened: Opened) -> None:
+    async def publish(self, opened: OpenedHop) -> None:
         """Publish `opened`, unless it is in the stream.
 
         Raises:

@@ -21,14 +21,14 @@ from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.workflows.calls.delegation import EndedTask
 from flotilla.workflows.calls.runs import CloseRun, RunKey
-from workflow_worker.activities.actions import Actions
-from workflow_worker.activities.gated_calls import GatedCalls
-from workflow_worker.activities.orders import Orders
-from workflow_worker.activities.pipelines import Pipelines
-from workflow_worker.activities.runs import RunRecords
+from workflow_worker.activities.actions import ActionActivities
+from workflow_worker.activities.gated_calls import GatedCallActivities
+from workflow_worker.activities.orders import OrderActivities
+from workflow_worker.activities.pipelines import PipelineActivities
+from workflow_worker.activities.runs import RunActivities
 from workflow_worker.activities.signatures.pipelines import PipelineKey
 from workflow_worker.leader import Duty, repeating_duty
-from workflow_worker.reconciler import Ended, Kind, Startable, Unfinished
+from workflow_worker.reconciler import Kind, StartableWorkflow, UnfinishedRow, WorkflowEnd
 
 GAUGES_S = 5.0
 
@@ -47,7 +47,7 @@ _RUN_STATUS: dict[WorkflowExecutionStatus | None, RunStatus] = {
 }
 
 
-async def known_agents(pool: Pool) -> list[str]:
+async def load_known_agents(pool: Pool) -> list[str]:
     """Every agent that ever registered.
 
     Raises:
@@ -79,12 +79,16 @@ async def _set_gauges(pool: Pool) -> None:
     metrics.SAGA_PARKED.set(row["parked_orders"])
 
 
-def kinds(
-    runs: RunRecords, actions: Actions, orders: Orders, pipelines: Pipelines, calls: GatedCalls
+def reconciled_kinds(
+    runs: RunActivities,
+    actions: ActionActivities,
+    orders: OrderActivities,
+    pipelines: PipelineActivities,
+    calls: GatedCallActivities,
 ) -> Mapping[str, Kind]:
     """How the reconciler starts and closes each kind of row."""
 
-    async def close_run(row: Unfinished, ended: Ended) -> None:
+    async def close_run(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, run_id=row.id))
         await runs.close_run(
             CloseRun(
@@ -94,13 +98,13 @@ def kinds(
             )
         )
 
-    async def close_action(row: Unfinished, ended: Ended) -> None:
+    async def close_action(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await actions.close_lost_action(row.tenant_id, row.id, _why(ended).message)
 
-    async def close_order(row: Unfinished, ended: Ended) -> None:
+    async def close_order(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await orders.close_lost_order(row.tenant_id, row.id, _why(ended).message)
 
-    async def close_task(row: Unfinished, ended: Ended) -> None:
+    async def close_task(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, task_id=row.id))
         key = PipelineKey(tenant_id=row.tenant_id, task_id=row.id)
         await pipelines.close_lost_pipeline(key, ended.status, _why(ended))
@@ -113,23 +117,23 @@ def kinds(
     }
 
 
-def _reads(workflow: str, request: type[Any]) -> Callable[[str], Startable]:
-    return lambda stored: Startable(workflow, from_json(stored, request))
+def _reads(workflow: str, request: type[Any]) -> Callable[[str], StartableWorkflow]:
+    return lambda stored: StartableWorkflow(workflow, from_json(stored, request))
 
 
-def _run(stored: str) -> Startable:
+def _run(stored: str) -> StartableWorkflow:
     """A question, or a run of an installed workflow."""
     request = read_run_request(stored)
     if isinstance(request, RAGRequest):
-        return Startable(RAG_WORKFLOW, request)
-    return Startable(request.workflow, request, request.task_queue)
+        return StartableWorkflow(RAG_WORKFLOW, request)
+    return StartableWorkflow(request.workflow, request, request.task_queue)
 
 
 def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
     return _RUN_STATUS.get(status, "error")
 
 
-def _why(ended: Ended) -> ErrorRaised:
+def _why(ended: WorkflowEnd) -> ErrorRaised:
     if not ended.was_started:
         return ErrorRaised(
             type="WorkflowNotStarted", message=f"its workflow can't be started: {ended.reason}", where="workflow"

@@ -11,7 +11,7 @@ from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import AgentReply
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from workflow_worker.foreign_replies import store_reply
-from workflow_worker.settlement import refused
+from workflow_worker.settlement import record_refused_reply
 
 # Who was asked, and whether this version of the worker has issued a ticket.
 _ASKED = """
@@ -21,7 +21,7 @@ FROM flotilla.agent_tasks AS t WHERE t.tenant_id = $1 AND t.task_id = $2
 """
 
 
-async def agent_on_record(pool: Pool, reply: AgentReply) -> str | None:
+async def agent_of_stored_answer(pool: Pool, reply: AgentReply) -> str | None:
     """The agent whose stored answer the bridge may look for; None where a foreign agent's was stored just now.
 
     Raises:
@@ -39,10 +39,12 @@ async def agent_on_record(pool: Pool, reply: AgentReply) -> str | None:
 async def _look(connection: Connection, reply: AgentReply) -> str | None:
     row = await connection.fetchrow(_ASKED, reply.tenant_id, reply.task_id)
     if row is None or (row["agent"], row["session_id"]) != (reply.agent, reply.session_id):
-        raise refused("", reply, "former_stream", f"agents reply on {reply_stream('<agent>')}")
+        raise record_refused_reply("", reply, "former_stream", f"agents reply on {reply_stream('<agent>')}")
     if row["has_ticket"]:
         if not reply.persisted and row["status"] == "queued":
-            raise refused("", reply, "former_stream", f"agent {row['agent']} replies on {reply_stream(row['agent'])}")
+            raise record_refused_reply(
+                "", reply, "former_stream", f"agent {row['agent']} replies on {reply_stream(row['agent'])}"
+            )
         return str(row["agent"])
     if not reply.persisted:
         await store_reply(connection, row["agent"], reply, run_id=row["run_id"])

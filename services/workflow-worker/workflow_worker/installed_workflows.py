@@ -37,7 +37,7 @@ WHERE w.last_seen < now() - interval '1 hour' AND EXISTS (
 log = structlog.get_logger(__name__)
 
 
-def installed_workflows() -> list[Declared]:
+def load_installed_workflows() -> list[Declared]:
     """`supervise`, and the workflows of installed packages: entry points in group `flotilla.workflows`.
 
     Raises:
@@ -64,7 +64,7 @@ def _loaded() -> dict[str, object]:
         raise ConfigurationError(f"a workflow can't be imported: {type(error).__name__}: {error}") from error
 
 
-class PublishedWorkflows:
+class WorkflowPublisher:
     """What this worker has installed, in `flotilla_ops.workflows`."""
 
     def __init__(self, pool: Pool, workflows: Sequence[Declared], task_queue: str, instance: str) -> None:

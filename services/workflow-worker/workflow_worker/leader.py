@@ -32,7 +32,7 @@ Duty: TypeAlias = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """What the leader does until the event is set. Another leader may do it at the same moment: it must bear that."""
 
 
-class Leader:
+class LeaderElection:
     """Campaigns for the lease and runs the duties while it holds it."""
 
     def __init__(self, pool: Pool, name: str, owner: str, duties: Sequence[Duty], supervisor: JobSupervisor) -> None:
@@ -44,7 +44,7 @@ class Leader:
         self._term: _Term | None = None
 
     @property
-    def leading(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process holds the lease, as far as it knows."""
         return self._term is not None
 

@@ -26,39 +26,39 @@ from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.workflows.declaration import Declared
-from workflow_worker.actions.registry import Registry, installed_registry
+from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
 from workflow_worker.activities import webhooks
-from workflow_worker.activities.actions import Actions
-from workflow_worker.activities.approvals import Approvals
-from workflow_worker.activities.delegation import Delegation
-from workflow_worker.activities.gated_calls import GatedCalls
-from workflow_worker.activities.orders import Orders
-from workflow_worker.activities.pipelines import Pipelines
-from workflow_worker.activities.questions import Questions
-from workflow_worker.activities.runs import RunRecords
-from workflow_worker.activities.supervision import Supervision
-from workflow_worker.activities.webhooks import Webhooks
-from workflow_worker.activities.workflow_runs import WorkflowRuns
-from workflow_worker.bridge import Bridge
-from workflow_worker.delegates import Delegates
+from workflow_worker.activities.actions import ActionActivities
+from workflow_worker.activities.approvals import ApprovalActivities
+from workflow_worker.activities.delegation import DelegationActivities
+from workflow_worker.activities.gated_calls import GatedCallActivities
+from workflow_worker.activities.orders import OrderActivities
+from workflow_worker.activities.pipelines import PipelineActivities
+from workflow_worker.activities.questions import QuestionActivities
+from workflow_worker.activities.runs import RunActivities
+from workflow_worker.activities.supervision import SupervisionActivities
+from workflow_worker.activities.webhooks import WebhookActivities
+from workflow_worker.activities.workflow_runs import WorkflowRunActivities
+from workflow_worker.bridge import ReplyBridge
+from workflow_worker.delegates import DelegateAgents
 from workflow_worker.delegations import SOURCE, TaskPublisher
-from workflow_worker.duties import kinds, known_agents, report_gauges
-from workflow_worker.installed_workflows import PublishedWorkflows, installed_workflows
-from workflow_worker.leader import Leader, repeating_duty
-from workflow_worker.notices import Notices, Receivers
-from workflow_worker.queue_duty import QueuedRuns
-from workflow_worker.recent_hops import RecentHops
-from workflow_worker.reconciler import Reconciler
-from workflow_worker.redrives import Redrives
-from workflow_worker.reply_streams import ReplyStreams
-from workflow_worker.risk_review import RiskReview
+from workflow_worker.duties import load_known_agents, reconciled_kinds, report_gauges
+from workflow_worker.installed_workflows import WorkflowPublisher, load_installed_workflows
+from workflow_worker.leader import LeaderElection, repeating_duty
+from workflow_worker.notices import NoticeDelivery, NoticeReceivers
+from workflow_worker.queue_duty import RunQueueDuty
+from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.reconciler import WorkflowReconciler
+from workflow_worker.redrives import RedriveHandler
+from workflow_worker.reply_streams import ReplyStreamConsumers
+from workflow_worker.risk_review import RiskReviewer
 from workflow_worker.run_events import deliver_run_events
-from workflow_worker.schedule_duty import ScheduleDuty
+from workflow_worker.schedule_duty import ScheduleSyncDuty
 from workflow_worker.settings import Settings
-from workflow_worker.settlement import Settlement
-from workflow_worker.temporal import TemporalConnection, activities_of, make_worker, sdk_runtime
-from workflow_worker.unreadable_replies import UnreadableReplies
-from workflow_worker.webhook_signatures import secret_bytes
+from workflow_worker.settlement import ReplySettlement
+from workflow_worker.temporal import TemporalConnection, activity_methods, create_sdk_runtime, make_worker
+from workflow_worker.unreadable_replies import UnreadableReplyHandler
+from workflow_worker.webhook_signatures import decode_webhook_secret
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
@@ -80,48 +80,50 @@ async def run(settings: Settings, runtime: Runtime) -> None:
                 settings.redis_url.get_secret_value(), name=runtime.instance, max_connections=REDIS_CONNECTIONS
             )
         )
-        temporal = TemporalConnection(settings, sdk_runtime(settings.metrics_host, settings.temporal_metrics_port))
+        temporal = TemporalConnection(
+            settings, create_sdk_runtime(settings.metrics_host, settings.temporal_metrics_port)
+        )
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))
-        runtime.health.add_check("temporal", temporal.check)
-        policy, registry = ReloadingPolicyFile(settings.approval_policy), installed_registry()
-        workflows = installed_workflows()
+        runtime.health.add_check("temporal", temporal.check_ready)
+        policy, registry = ReloadingPolicyFile(settings.approval_policy), load_action_handlers()
+        workflows = load_installed_workflows()
         roots = read_vote_roots(settings.vote_roots)
         if await runtime.wait_until_ready():
             signer = load_signer(settings.ticket_key_file)
-            deps = Dependencies(
-                pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
+            deps = WorkerDependencies(
+                pool, redis, temporal.client, policy, registry, signer, DelegateAgents(pool), roots, workflows
             )
             await work(settings, runtime, deps)
 
 
 @dataclass(frozen=True, slots=True)
-class Dependencies:
+class WorkerDependencies:
     """What the worker's parts share."""
 
     pool: Pool
     redis: Redis
     temporal: Client
     policy: ReloadingPolicyFile
-    registry: Registry
+    registry: ActionHandlerRegistry
     signer: Signer
-    delegates: Delegates
+    delegates: DelegateAgents
     roots: VoteRoots = field(default_factory=VoteRoots)
     """Whose approval of a voter's key counts."""
     workflows: Sequence[Declared] = ()
     """Those of installed packages, beside the built-in ones."""
-    recent: RecentHops = field(default_factory=RecentHops)
+    recent: RecentHopCache = field(default_factory=RecentHopCache)
 
 
-async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None:
+async def work(settings: Settings, runtime: Runtime, deps: WorkerDependencies) -> None:
     """Everything that runs once the dependencies are there; until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, follow_redirects=False))
         review = _risk_review(settings, stack)
-        parts = Activities(settings, deps, http, review)
+        parts = WorkerActivities(settings, deps, http, review)
         classes = [*WORKFLOWS, *(declared.workflow for declared in deps.workflows)]
         worker = make_worker(deps.temporal, settings, runtime.instance, workflows=classes, activities=parts.all())
-        published = PublishedWorkflows(deps.pool, deps.workflows, settings.task_queue, runtime.instance)
+        published = WorkflowPublisher(deps.pool, deps.workflows, settings.task_queue, runtime.instance)
         noted = partial(record_policies, deps.pool, settings.operator_tenant, SOURCE, deps.policy)
         await runtime.supervisor.run(
             Job(name="temporal worker", work=partial(_until_stopped, worker), restarts=False),
@@ -134,30 +136,30 @@ async def work(settings: Settings, runtime: Runtime, deps: Dependencies) -> None
         )
 
 
-class Activities:
+class WorkerActivities:
     """The activities, each with what it needs."""
 
     def __init__(
-        self, settings: Settings, deps: Dependencies, http: httpx.AsyncClient, review: RiskReview | None
+        self, settings: Settings, deps: WorkerDependencies, http: httpx.AsyncClient, review: RiskReviewer | None
     ) -> None:
         secret = settings.approval_webhook_secret
         receivers = webhooks.WebhookReceivers(
-            settings.approval_webhook_urls, secret_bytes(secret.get_secret_value()) if secret else b""
+            settings.approval_webhook_urls, decode_webhook_secret(secret.get_secret_value()) if secret else b""
         )
         publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)
-        self.delegation = Delegation(
+        self.delegation = DelegationActivities(
             deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
         )
-        self.runs = RunRecords(deps.pool, LiveRunWriter(deps.redis), settings)
-        self.workflow_runs = WorkflowRuns(deps.pool)
-        self.questions = Questions(deps.pool)
-        self.supervision = Supervision(deps.pool)
-        self.approvals = Approvals(deps.pool, receivers.urls)
-        self.orders = Orders(deps.pool)
-        self.pipelines = Pipelines(deps.pool)
-        self.gated_calls = GatedCalls(deps.pool)
-        self.webhooks = Webhooks(deps.pool, http, receivers)
-        self.actions = Actions(
+        self.runs = RunActivities(deps.pool, LiveRunWriter(deps.redis), settings)
+        self.workflow_runs = WorkflowRunActivities(deps.pool)
+        self.questions = QuestionActivities(deps.pool)
+        self.supervision = SupervisionActivities(deps.pool)
+        self.approvals = ApprovalActivities(deps.pool, receivers.urls)
+        self.orders = OrderActivities(deps.pool)
+        self.pipelines = PipelineActivities(deps.pool)
+        self.gated_calls = GatedCallActivities(deps.pool)
+        self.webhooks = WebhookActivities(deps.pool, http, receivers)
+        self.actions = ActionActivities(
             deps.pool,
             deps.policy,
             deps.registry,
@@ -170,47 +172,47 @@ class Activities:
 
     def all(self) -> list[Callable[..., Any]]:
         """Every method that is an activity."""
-        return [method for part in vars(self).values() for method in activities_of(part)]
+        return [method for part in vars(self).values() for method in activity_methods(part)]
 
 
-def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReview | None:
+def _risk_review(settings: Settings, stack: AsyncExitStack) -> RiskReviewer | None:
     if not settings.approval_risk_review:
         return None
     model = create_model(settings)
     if isinstance(model, ExtractiveModel):
         raise ConfigurationError("FLOTILLA_APPROVAL_RISK_REVIEW needs a language model: set OPENAI_API_KEY")
     stack.push_async_callback(model.close)
-    return RiskReview(model)
+    return RiskReviewer(model)
 
 
 def _leader(
-    settings: Settings, runtime: Runtime, deps: Dependencies, parts: Activities, http: httpx.AsyncClient
-) -> Leader:
-    all_kinds = kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
-    reconciler = Reconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
+    settings: Settings, runtime: Runtime, deps: WorkerDependencies, parts: WorkerActivities, http: httpx.AsyncClient
+) -> LeaderElection:
+    all_kinds = reconciled_kinds(parts.runs, parts.actions, parts.orders, parts.pipelines, parts.gated_calls)
+    reconciler = WorkflowReconciler(deps.pool, deps.temporal, settings.task_queue, all_kinds)
     housekeeping = BusHousekeeping(
-        deps.redis, lambda: known_agents(deps.pool), PostgresDeadLetters(deps.pool).open_counts_by_stream
+        deps.redis, lambda: load_known_agents(deps.pool), PostgresDeadLetters(deps.pool).open_counts_by_stream
     )
     events = partial(deliver_run_events, deps.pool, deps.temporal)
-    notices = Notices(deps.pool, http, Receivers(settings.notify_hosts, settings.notify_secrets))
-    queue = QueuedRuns(deps.pool, deps.temporal, parts.runs)
+    notices = NoticeDelivery(deps.pool, http, NoticeReceivers(settings.notify_hosts, settings.notify_secrets))
+    queue = RunQueueDuty(deps.pool, deps.temporal, parts.runs)
     duties = [
         housekeeping.run,
         notices.run,
         repeating_duty(RECONCILE_S, reconciler.run),
-        repeating_duty(OPENED_S, reconciler.start_opened),
-        repeating_duty(RECONCILE_S, queue.look_after),
-        repeating_duty(RECONCILE_S, ScheduleDuty(deps.pool, deps.temporal, settings.task_queue).run),
+        repeating_duty(OPENED_S, reconciler.start_opened_runs),
+        repeating_duty(RECONCILE_S, queue.run_once),
+        repeating_duty(RECONCILE_S, ScheduleSyncDuty(deps.pool, deps.temporal, settings.task_queue).run),
         repeating_duty(RECONCILE_S, events),
         report_gauges(deps.pool),
     ]
-    return Leader(deps.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
+    return LeaderElection(deps.pool, SERVICE, runtime.instance, duties, runtime.supervisor)
 
 
-def _reply_streams(settings: Settings, runtime: Runtime, deps: Dependencies) -> ReplyStreams:
-    settlement = Settlement(deps.pool, deps.signer, deps.recent)
+def _reply_streams(settings: Settings, runtime: Runtime, deps: WorkerDependencies) -> ReplyStreamConsumers:
+    settlement = ReplySettlement(deps.pool, deps.signer, deps.recent)
     publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)
-    bridge = Bridge(deps.temporal, deps.redis, settlement, publisher)
+    bridge = ReplyBridge(deps.temporal, deps.redis, settlement, publisher)
     letters = PostgresDeadLetters(deps.pool, settings.operator_tenant)
     options = ConsumerOptions(concurrency=settings.bridge_slots, grace_s=settings.drain_s)
 
@@ -220,17 +222,17 @@ def _reply_streams(settings: Settings, runtime: Runtime, deps: Dependencies) -> 
         return Consumer(deps.redis, stream, BRIDGE_GROUP, runtime.instance, handler, options, kept)
 
     def replies_of(agent: str) -> Consumer:
-        unreadable = UnreadableReplies(agent, deps.pool, letters, bridge.give_up)
+        unreadable = UnreadableReplyHandler(agent, deps.pool, letters, bridge.fail_task)
         # Its caller waits: nobody reads it better at the fifth delivery.
         at_once = replace(options, max_undecodable_deliveries=1)
-        return consumer(reply_stream(agent), partial(bridge.handle, agent), unreadable, at_once)
+        return consumer(reply_stream(agent), partial(bridge.handle_reply, agent), unreadable, at_once)
 
-    redrives = Redrives(deps.pool, deps.redis, deps.signer)
+    redrives = RedriveHandler(deps.pool, deps.redis, deps.signer)
     others = {
-        "former replies": consumer(REPLIES_STREAM, bridge.handle_former),
-        "redrives": consumer(REDRIVES_STREAM, redrives.handle),
+        "former replies": consumer(REPLIES_STREAM, bridge.handle_former_reply),
+        "redrives": consumer(REDRIVES_STREAM, redrives.handle_redrive),
     }
-    return ReplyStreams(deps.delegates, others, replies_of, runtime.supervisor)
+    return ReplyStreamConsumers(deps.delegates, others, replies_of, runtime.supervisor)
 
 
 async def _until_stopped(worker: Worker, stop: asyncio.Event) -> None:

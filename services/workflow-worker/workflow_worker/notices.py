@@ -20,7 +20,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.notices import NoticeKind, Notify
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
-from workflow_worker.webhook_signatures import secret_bytes, signature
+from workflow_worker.webhook_signatures import decode_webhook_secret, sign_webhook
 
 SETTING = "FLOTILLA_NOTIFY_HOSTS"
 AT_ONCE = 50
@@ -92,13 +92,13 @@ def _about(run_id: str, run: asyncpg.Record) -> JsonObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Receivers:
+class NoticeReceivers:
     """Which hosts may get notices, and where the secrets are: files called `TENANT.REF`."""
 
     hosts: tuple[str, ...]
     secrets: Path | None
 
-    def secret(self, tenant_id: str, ref: str) -> bytes:
+    def signing_secret(self, tenant_id: str, ref: str) -> bytes:
         """Return the secret that signs.
 
         Raises:
@@ -107,14 +107,14 @@ class Receivers:
         path = self.secrets / f"{tenant_id}.{ref}" if self.secrets else None
         with suppress(OSError):
             if path is not None and path.parent == self.secrets:
-                return secret_bytes(path.read_text().strip())
+                return decode_webhook_secret(path.read_text().strip())
         raise NotFound(f"no secret {ref}: put it into FLOTILLA_NOTIFY_SECRETS as file {tenant_id}.{ref}")
 
 
-class Notices:
+class NoticeDelivery:
     """Delivers what is due, many at once, until the leader's term is over."""
 
-    def __init__(self, pool: Pool, http: httpx.AsyncClient, receivers: Receivers, clock: Clock = utc_now) -> None:
+    def __init__(self, pool: Pool, http: httpx.AsyncClient, receivers: NoticeReceivers, clock: Clock = utc_now) -> None:
         self._pool = pool
         self._http = http
         self._receivers = receivers
@@ -164,12 +164,12 @@ class Notices:
         timestamp = int(self._clock().timestamp())
         try:
             url = parse_allowed_url(row["url"], self._receivers.hosts, SETTING)
-            secret = self._receivers.secret(row["tenant_id"], row["secret_ref"])
+            secret = self._receivers.signing_secret(row["tenant_id"], row["secret_ref"])
             headers = {
                 "content-type": "application/json",
                 "webhook-id": row["delivery_id"],
                 "webhook-timestamp": str(timestamp),
-                "webhook-signature": signature(secret, row["delivery_id"], timestamp, row["body"]),
+                "webhook-signature": sign_webhook(secret, row["delivery_id"], timestamp, row["body"]),
                 **({TOKEN_HEADER: row["token"]} if row["token"] else {}),
             }
             async with asyncio.timeout(LEASE.total_seconds() / 2):

@@ -6,8 +6,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.workflows.calls.runs import CloseRun, RunKey
-from workflow_worker.activities.runs import RunRecords
-from workflow_worker.queued_runs import open_next
+from workflow_worker.activities.runs import RunActivities
+from workflow_worker.queued_runs import open_next_run
 
 BATCH = 100
 _WAITING = "SELECT * FROM flotilla.waiting_sessions($1)"
@@ -15,15 +15,15 @@ _PENDING = "SELECT status = 'pending' FROM flotilla.runs WHERE tenant_id = $1 AN
 log = structlog.get_logger(__name__)
 
 
-class QueuedRuns:
+class RunQueueDuty:
     """Opens runs in sessions without an active one, and asks active runs to end that others interrupt."""
 
-    def __init__(self, pool: Pool, client: Client, runs: RunRecords) -> None:
+    def __init__(self, pool: Pool, client: Client, runs: RunActivities) -> None:
         self._pool = pool
         self._client = client
         self._runs = runs
 
-    async def look_after(self) -> None:
+    async def run_once(self) -> None:
         """One round."""
         for row in await self._pool.fetch(_WAITING, BATCH):
             if row["active_run_id"] is None:
@@ -34,7 +34,7 @@ class QueuedRuns:
 
     async def _open_next(self, tenant_id: str, session_id: str) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            opened = await open_next(connection, tenant_id, session_id)
+            opened = await open_next_run(connection, tenant_id, session_id)
         if opened:
             log.info("queued_run_opened", session_id=session_id)
 

@@ -34,7 +34,7 @@ _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class UnfinishedRow:
     """A row that nobody has finished."""
 
     kind: str
@@ -44,7 +44,7 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
-class Startable:
+class StartableWorkflow:
     """A workflow that can be started."""
 
     workflow: str
@@ -57,14 +57,14 @@ class Startable:
 class Kind:
     """How one kind of row is started and closed."""
 
-    read: Callable[[str], Startable]
+    read: Callable[[str], StartableWorkflow]
     """Reads its stored request; raises Undecodable."""
-    close: Callable[[Unfinished, "Ended"], Awaitable[None]]
+    close: Callable[[UnfinishedRow, "WorkflowEnd"], Awaitable[None]]
     """Called when its workflow is over and the row is not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class WorkflowEnd:
     """How a workflow ended; the status is None when Temporal does not know it (any more)."""
 
     status: WorkflowExecutionStatus | None
@@ -73,7 +73,7 @@ class Ended:
     """False for one that can't be."""
 
 
-class Reconciler:
+class WorkflowReconciler:
     """Looks at a bounded number of rows each time; a cursor goes round the older ones."""
 
     def __init__(self, pool: Pool, client: Client, task_queue: str, kinds: Mapping[str, Kind]) -> None:
@@ -92,7 +92,7 @@ class Reconciler:
             await self._look_after(_unfinished(row))
         self._cursor = rows[-1]["created_at"] if len(rows) >= BATCH else _BEGINNING
 
-    async def start_opened(self) -> None:
+    async def start_opened_runs(self) -> None:
         """Start the runs that waited for others, and were opened."""
         for row in await self._pool.fetch(_OPENED, BATCH):
             await self._start(row)
@@ -124,17 +124,19 @@ class Reconciler:
                 return
         log.info("workflow_started", kind=row["kind"], workflow_id=row["workflow_id"])
 
-    async def _give_up(self, row: Unfinished, why: str) -> None:
+    async def _give_up(self, row: UnfinishedRow, why: str) -> None:
         """Closes a row whose workflow can't be started, so that the rows after it get their turn."""
-        ended = Ended(None, why[:MAX_REASON_CHARS], was_started=False)
+        ended = WorkflowEnd(None, why[:MAX_REASON_CHARS], was_started=False)
         await self._kinds[row.kind].close(row, ended)
         log.error("workflow_not_startable", kind=row.kind, id=row.id, workflow_id=row.workflow_id, error=ended.reason)
 
-    async def _look_after(self, row: Unfinished) -> None:
+    async def _look_after(self, row: UnfinishedRow) -> None:
         status = await self._status(row.workflow_id)
         if status == WorkflowExecutionStatus.RUNNING:
             return
-        await self._kinds[row.kind].close(row, Ended(status, await self._reason(row.workflow_id) if status else ""))
+        await self._kinds[row.kind].close(
+            row, WorkflowEnd(status, await self._reason(row.workflow_id) if status else "")
+        )
         log.warning(
             "row_closed", kind=row.kind, id=row.id, workflow_id=row.workflow_id, workflow=status and status.name
         )
@@ -156,5 +158,5 @@ class Reconciler:
         return ""
 
 
-def _unfinished(row: asyncpg.Record) -> Unfinished:
-    return Unfinished(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])
+def _unfinished(row: asyncpg.Record) -> UnfinishedRow:
+    return UnfinishedRow(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])

@@ -20,8 +20,8 @@ from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import EVENT_FIELD, REPLIES_STREAM, REPLY_STREAM_PREFIX, TASK_STREAM_PREFIX, TICKET_FIELD
 from flotilla.contracts.tasks import AgentTask
 from flotilla.postgres import UNSTORABLE, Pool, retry_later_if_unavailable, tenant_transaction
-from workflow_worker.bridge import age_s
-from workflow_worker.delegations import reopen_hop, sealed_again
+from workflow_worker.bridge import entry_age_s
+from workflow_worker.delegations import reopen_hop, reseal_task
 
 MAY_BE_UNCOMMITTED_S = 60.0
 """How long a request waits for the transaction that it was made in."""
@@ -36,7 +36,7 @@ WHERE tenant_id = $1 AND task_id = $2 AND status = 'dead_lettered'
 log = structlog.get_logger(__name__)
 
 
-class Redrives:
+class RedriveHandler:
     """Handles the entries of `flotilla.redrives`."""
 
     def __init__(self, pool: Pool, redis: Redis, signer: Signer) -> None:
@@ -45,7 +45,7 @@ class Redrives:
         self._signer = signer
         self._letters = PostgresDeadLetters(pool)
 
-    async def handle(self, delivery: Delivery) -> HandlerResult:
+    async def handle_redrive(self, delivery: Delivery) -> HandlerResult:
         """Publish what is asked for.
 
         Raises:
@@ -59,7 +59,7 @@ class Redrives:
         entry = await self._letters.load_redriven_entry(wanted.tenant_id, wanted.dead_letter_id)
         if entry is None:
             why = f"nobody redrove dead letter {wanted.dead_letter_id} of tenant {wanted.tenant_id}"
-            raise RetryLater(why) if age_s(delivery.entry_id) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
+            raise RetryLater(why) if entry_age_s(delivery.entry_id) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
         await self._publish(wanted, entry)
         return DONE
 
@@ -104,7 +104,7 @@ class Redrives:
         now = utc_now()
         if task.deadline is not None and datetime.fromisoformat(task.deadline) > now:
             return task, entry
-        task, sealed = sealed_again(task, now + NEW_TIME, self._signer)
+        task, sealed = reseal_task(task, now + NEW_TIME, self._signer)
         return task, RedrivenEntry(entry.stream, {_EVENT: sealed.body, _TICKET: sealed.ticket.encode()})
 
     async def _add(self, entry: RedrivenEntry) -> None:

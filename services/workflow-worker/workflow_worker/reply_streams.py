@@ -9,19 +9,19 @@ from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
 from flotilla.runtime.stopping import wait_for_any_event
 from flotilla.runtime.supervision import Job, JobSupervisor
-from workflow_worker.delegates import Delegates
+from workflow_worker.delegates import DelegateAgents
 
 LOOK_EVERY_S = 2.0
 STUCK_AFTER_S = 60.0
 log = structlog.get_logger(__name__)
 
 
-class ReplyStreams:
+class ReplyStreamConsumers:
     """Reads the replies of every agent that is registered or was delegated to, beside the `others`."""
 
     def __init__(
         self,
-        delegates: Delegates,
+        delegates: DelegateAgents,
         others: Mapping[str, Consumer],
         consumer_of: Callable[[str], Consumer],
         supervisor: JobSupervisor,
@@ -49,7 +49,7 @@ class ReplyStreams:
     async def _new(self) -> set[str]:
         self._delegates.changed.clear()
         try:
-            return await self._delegates.names() - self._read
+            return await self._delegates.agent_names() - self._read
         except RetryLater as error:
             log.warning("reply_streams_not_looked_up", error=str(error))
             return set()

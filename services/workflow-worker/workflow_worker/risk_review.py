@@ -22,13 +22,15 @@ _INSTRUCTIONS = (
 _WORDS: dict[str, RiskLevel] = {level: level for level in RISK_ORDER}
 
 
-class RiskReview:
+class RiskReviewer:
     """Asks `model`."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
-    async def review(self, request: ActionRequest, assessment: Assessment, *, last_attempt: bool) -> Assessment:
+    async def raise_risk_if_needed(
+        self, request: ActionRequest, assessment: Assessment, *, last_attempt: bool
+    ) -> Assessment:
         """The assessment, raised if the model sees more risk.
 
         Raises:

@@ -18,7 +18,7 @@ WHERE tenant_id = $1 AND schedule_id = $2 AND NOT paused
 log = structlog.get_logger(__name__)
 
 
-class ScheduleDuty:
+class ScheduleSyncDuty:
     """One of the leader's."""
 
     def __init__(self, pool: Pool, client: Client, task_queue: str) -> None:

@@ -32,16 +32,16 @@ from flotilla.contracts.tasks import (
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import (
-    Opened,
+    OpenedHop,
     close_hop,
-    forward_answered,
+    forward_answered_slip,
     forward_slip,
-    hop_after,
+    load_opened_hop,
+    next_hop_task,
     open_hop,
-    opened_hop,
 )
 from workflow_worker.foreign_replies import store_reply
-from workflow_worker.recent_hops import RecentHops
+from workflow_worker.recent_hops import RecentHopCache
 
 ROW_MAY_BE_LOST_S = 60.0
 """How long a reply waits for its task's row: `delegate` opens a lost one again after 20 s of silence (SILENCE_TIMEOUT),
@@ -83,7 +83,7 @@ class ReplyRefused(DeadLetter):
 
 
 @dataclass(frozen=True, slots=True)
-class Delegated:
+class DelegatedTask:
     """The row that a reply refers to."""
 
     tenant_id: str
@@ -92,7 +92,7 @@ class Delegated:
     row: asyncpg.Record
 
     @property
-    def waiting(self) -> ReplyAddress:
+    def waiting_activity(self) -> ReplyAddress:
         """The activity that waits."""
         row = self.row
         return ReplyAddress(
@@ -100,7 +100,7 @@ class Delegated:
         )
 
     @property
-    def deadline(self) -> datetime:
+    def reply_deadline(self) -> datetime:
         """After it nobody waits."""
         return self.row["deadline"]  # type: ignore[no-any-return]
 
@@ -110,13 +110,13 @@ class Delegated:
         return from_builtins(decode_event(self.row["event"]).data, AgentTask)
 
     @property
-    def is_open(self) -> bool:
+    def is_unanswered(self) -> bool:
         """Whether the answer is still to come."""
         return bool(self.row["state"] == "open")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     """The answer that is on record."""
 
     status: str
@@ -130,21 +130,21 @@ class Answer:
 class SettledReply:
     """What is to be done about a reply. Without an answer it is a sign of life."""
 
-    delegated: Delegated
-    answer: Answer | None = None
-    following: Opened | None = None
+    delegated: DelegatedTask
+    answer: StoredAnswer | None = None
+    following: OpenedHop | None = None
     """The next hop of the slip."""
 
 
-class Settlement:
+class ReplySettlement:
     """Decides about replies."""
 
-    def __init__(self, pool: Pool, signer: Signer, recent: RecentHops) -> None:
+    def __init__(self, pool: Pool, signer: Signer, recent: RecentHopCache) -> None:
         self.pool = pool
         self._signer = signer
         self._recent = recent
 
-    async def settle(self, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
+    async def settle_reply(self, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
         """What the reply of `agent` comes to, on record when this returns; None for one that comes too late.
 
         Raises:
@@ -173,7 +173,7 @@ class Settlement:
         row = await self.pool.fetchrow(_SETTLE_STORED, *names, agent, reply.session_id)
         if row is None:
             return None
-        delegated = Delegated(*names, row)
+        delegated = DelegatedTask(*names, row)
         following = None
         if not row["closed"]:
             following = await forward_slip(self.pool, delegated.task, row["result"], self._signer)
@@ -188,45 +188,51 @@ class Settlement:
         if task is None or reply.result is None or (task.agent, task.session_id) != (agent, reply.session_id):
             return None
         try:
-            forwarded = await forward_answered(self.pool, task, reply.result, self._signer)
+            forwarded = await forward_answered_slip(self.pool, task, reply.result, self._signer)
         except (Refused, *UNSTORABLE):
             return None  # it is not what is stored
         if forwarded is None:
             return None
         row, following = forwarded
-        delegated = Delegated(*names, row)
+        delegated = DelegatedTask(*names, row)
         return SettledReply(delegated, _answer(row, delegated, reply), following)
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
         delegated = await _delegated(connection, agent, reply, age_s)
-        if delegated.row["state"] == "superseded" or (reply.status == "progress" and not delegated.is_open):
+        if delegated.row["state"] == "superseded" or (reply.status == "progress" and not delegated.is_unanswered):
             REPLIES_REFUSED.labels(agent, "late").inc()
             return None
         if reply.status == "progress":
             return SettledReply(delegated)
         stored: asyncpg.Record | None = delegated.row
-        if delegated.is_open and not reply.persisted:
+        if delegated.is_unanswered and not reply.persisted:
             await store_reply(connection, agent, reply, run_id=delegated.row["run_id"])
             stored = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
         answer = _answer(stored, delegated, reply)
         if answer is None:  # a try that is over, with nothing stored of it
             REPLIES_REFUSED.labels(agent, "late").inc()
             return None
-        check_approvals(agent, reply, answer.failure)
+        check_requested_calls(agent, reply, answer.failure)
         following = await self._following(connection, delegated, answer)
         if not delegated.row["closed"]:
             await close_hop(connection, delegated.tenant_id, delegated.task_id, delegated.attempt, answer.status)
         return SettledReply(delegated, answer, following)
 
-    async def _following(self, connection: Connection, delegated: Delegated, answer: Answer) -> Opened | None:
+    async def _following(
+        self, connection: Connection, delegated: DelegatedTask, answer: StoredAnswer
+    ) -> OpenedHop | None:
         if answer.status != "done" or answer.result is None or not delegated.row["slip"]:
             return None
-        if not delegated.is_open:  # the reply comes again: perhaps the next hop was never published
-            return await opened_hop(connection, delegated.tenant_id, next_hop_id(delegated.task_id), delegated.attempt)
-        following = hop_after(delegated.task, answer.result)
-        return await open_hop(connection, following, delegated.waiting, delegated.deadline, self._signer)
+        if not delegated.is_unanswered:  # the reply comes again: perhaps the next hop was never published
+            return await load_opened_hop(
+                connection, delegated.tenant_id, next_hop_id(delegated.task_id), delegated.attempt
+            )
+        following = next_hop_task(delegated.task, answer.result)
+        return await open_hop(connection, following, delegated.waiting_activity, delegated.reply_deadline, self._signer)
 
-    async def give_up(self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str) -> SettledReply | None:
+    async def fail_open_task(
+        self, agent: str, tenant_id: str, task_id: str, attempt: int, why: str
+    ) -> SettledReply | None:
         """Ends a task of `agent` whose reply nobody can use; None if it is not an open task of it.
 
         Raises:
@@ -243,10 +249,12 @@ class Settlement:
                     await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
         except UNSTORABLE:
             return None
-        return SettledReply(Delegated(tenant_id, task_id, attempt, row), Answer("dead_lettered", failure=failure))
+        return SettledReply(
+            DelegatedTask(tenant_id, task_id, attempt, row), StoredAnswer("dead_lettered", failure=failure)
+        )
 
 
-async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> Delegated:
+async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> DelegatedTask:
     is_answer = reply.persisted and reply.status != "progress" and reply.agent == agent
     row = await connection.fetchrow(
         _SETTLE, reply.tenant_id, reply.task_id, reply.attempt, agent, reply.session_id, is_answer
@@ -254,39 +262,41 @@ async def _delegated(connection: Connection, agent: str, reply: AgentReply, age_
     if row is None:
         await _refuse_unknown(connection, agent, reply, age_s)
     elif row["agent"] != agent:
-        raise refused(agent, reply, "another_agent", f"the task is not that of agent {agent}")
+        raise record_refused_reply(agent, reply, "another_agent", f"the task is not that of agent {agent}")
     elif row["session_id"] != reply.session_id or reply.agent != agent:
-        raise refused(agent, reply, "other_session", "session or agent is not the task's")
-    return Delegated(reply.tenant_id, reply.task_id, reply.attempt, row)
+        raise record_refused_reply(agent, reply, "other_session", "session or agent is not the task's")
+    return DelegatedTask(reply.tenant_id, reply.task_id, reply.attempt, row)
 
 
 async def _refuse_unknown(connection: Connection, agent: str, reply: AgentReply, age_s: float) -> NoReturn:
     try:
         root, hop = root_task_id(reply.task_id), hop_number(reply.task_id)
     except ValueError:
-        raise refused(agent, reply, "unknown_hop", "no hop has such an id") from None
+        raise record_refused_reply(agent, reply, "unknown_hop", "no hop has such an id") from None
     last = await connection.fetchval(_LAST_HOP, reply.tenant_id, root, reply.attempt)
     if last is not None and not 0 <= hop <= last:
-        raise refused(agent, reply, "unknown_hop", f"its slip ends at hop {last}")
+        raise record_refused_reply(agent, reply, "unknown_hop", f"its slip ends at hop {last}")
     why = f"no such task of tenant {reply.tenant_id}, or no try {reply.attempt}"
     if age_s < ROW_MAY_BE_LOST_S:
         raise RetryLater(f"reply to task {reply.task_id}: {why}")
-    raise refused(agent, reply, "unknown_task", why)
+    raise record_refused_reply(agent, reply, "unknown_task", why)
 
 
-def _answer(row: asyncpg.Record | None, delegated: Delegated, reply: AgentReply) -> Answer | None:
+def _answer(row: asyncpg.Record | None, delegated: DelegatedTask, reply: AgentReply) -> StoredAnswer | None:
     is_answer = row is not None and row["status"] not in (None, "queued")
     if row is not None and is_answer and (row["status"] == "done" or row["attempt"] == delegated.attempt):
         failure = None if row["failure"] is None else from_json(row["failure"], Failure)
-        return Answer(row["status"], row["result"], failure, row["duration_ms"] or 0.0)
-    if not delegated.is_open:
+        return StoredAnswer(row["status"], row["result"], failure, row["duration_ms"] or 0.0)
+    if not delegated.is_unanswered:
         return None
     if reply.status == "cancelled":
-        return Answer("cancelled")
-    raise refused(delegated.row["agent"], reply, "not_stored", "it says that its answer is stored, and none is")
+        return StoredAnswer("cancelled")
+    raise record_refused_reply(
+        delegated.row["agent"], reply, "not_stored", "it says that its answer is stored, and none is"
+    )
 
 
-def check_approvals(agent: str, reply: AgentReply | AgentTask, failure: Failure | None) -> None:
+def check_requested_calls(agent: str, reply: AgentReply | AgentTask, failure: Failure | None) -> None:
     """Check that what a pausing task asks for are calls of the agent's own tools, or of MCP tools, made by this task.
 
     Raises:
@@ -296,29 +306,33 @@ def check_approvals(agent: str, reply: AgentReply | AgentTask, failure: Failure 
         return
     count = len(failure.approvals) + len(failure.calls)
     if not 0 < count <= MAX_APPROVALS:
-        raise refused(agent, reply, "approval", f"it asks for {count} approvals and calls")
+        raise record_refused_reply(agent, reply, "approval", f"it asks for {count} approvals and calls")
     size = sum(len(to_json(needed.args)) for needed in failure.approvals)
     size += sum(len(to_json(call.arguments)) for call in failure.calls)
     if size > MAX_ARGS_BYTES:
-        raise refused(
+        raise record_refused_reply(
             agent, reply, "approval", f"it asks about {size} bytes of arguments, {MAX_ARGS_BYTES} are allowed"
         )
     for needed in failure.approvals:
         if not _is_tool_of(agent, needed.action) or needed.action in action_argument_types():
-            raise refused(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
+            raise record_refused_reply(agent, reply, "approval", f"{needed.action!r} is not a tool of agent {agent}")
         if not needed.approval_id.startswith(f"{reply.task_id}.") or not _APPROVAL_ID.fullmatch(needed.approval_id):
-            raise refused(agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task")
+            raise record_refused_reply(
+                agent, reply, "approval", f"approval {needed.approval_id!r} is not one of this task"
+            )
     _check_calls(agent, reply, failure)
 
 
 def _check_calls(agent: str, reply: AgentReply | AgentTask, failure: Failure) -> None:
     for call in failure.calls:
         if not call.call_id.startswith(mcp_call_id_prefix(reply.task_id)) or not _CALL_ID.fullmatch(call.call_id):
-            raise refused(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
+            raise record_refused_reply(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
         if not _MCP_TOOL.fullmatch(f"{MCP_AGENT}.{call.tool}"):
-            raise refused(agent, reply, "approval", f"{call.tool[:MAX_NAMED_CHARS]!r} is not a tool of an MCP server")
+            raise record_refused_reply(
+                agent, reply, "approval", f"{call.tool[:MAX_NAMED_CHARS]!r} is not a tool of an MCP server"
+            )
     if len({call.call_id for call in failure.calls}) < len(failure.calls):
-        raise refused(agent, reply, "approval", "it asks for the same call twice")
+        raise record_refused_reply(agent, reply, "approval", "it asks for the same call twice")
 
 
 def _is_tool_of(agent: str, action: str) -> bool:
@@ -330,7 +344,7 @@ def _is_tool_of(agent: str, action: str) -> bool:
     return owner == agent and _TOOL.fullmatch(tool) is not None
 
 
-def refused(agent: str, reply: AgentReply | AgentTask, reason: str, why: str) -> ReplyRefused:
+def record_refused_reply(agent: str, reply: AgentReply | AgentTask, reason: str, why: str) -> ReplyRefused:
     """Count and log a reply that its agent may not give."""
     REPLIES_REFUSED.labels(agent, reason).inc()
     log.error("reply_refused", agent=agent, task_id=reply.task_id, tenant=reply.tenant_id, reason=reason, error=why)

@@ -25,7 +25,7 @@ from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
 from flotilla.postgres import UNSTORABLE
 from flotilla.temporal import check_temporal, temporal_connection_options
-from flotilla.workflows.sandbox import sandbox as workflow_sandbox
+from flotilla.workflows.sandbox import sandbox
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
@@ -55,7 +55,7 @@ class TemporalConnection:
             raise RetryLater(f"Temporal at {self._settings.temporal_address} has not answered yet")
         return self._client
 
-    async def check(self) -> None:
+    async def check_ready(self) -> None:
         """Raises RetryLater until Temporal answers: a readiness check that connects the first time."""
         at = self._settings.temporal_address
         try:
@@ -76,7 +76,7 @@ class TemporalConnection:
         )
 
 
-def sdk_runtime(host: str, port: int) -> SdkRuntime:
+def create_sdk_runtime(host: str, port: int) -> SdkRuntime:
     """The SDK's threads, and its metrics on `host:port` (port 0: none), in seconds and with unit suffixes."""
     address = f"[{host}]" if ":" in host else host
     metrics = PrometheusConfig(
@@ -85,12 +85,12 @@ def sdk_runtime(host: str, port: int) -> SdkRuntime:
     return SdkRuntime(telemetry=TelemetryConfig(metrics=metrics if port else None))
 
 
-def sandbox() -> SandboxedWorkflowRunner:
+def workflow_sandbox() -> SandboxedWorkflowRunner:
     """Workflows run in the sandbox; contracts and activity signatures are shared, not loaded again for each."""
-    return workflow_sandbox("workflow_worker.activities")
+    return sandbox("workflow_worker.activities")
 
 
-class PermanentErrors(Interceptor):
+class PermanentErrorInterceptor(Interceptor):
     """Lets an activity end with its reason instead of being retried until its time is over."""
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
@@ -137,9 +137,9 @@ def _worker(
         task_queue=settings.task_queue,
         workflows=workflows,
         activities=activities,
-        interceptors=[PermanentErrors()],
+        interceptors=[PermanentErrorInterceptor()],
         identity=identity,
-        workflow_runner=sandbox(),
+        workflow_runner=workflow_sandbox(),
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_local_activities=settings.max_concurrent_activities,
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
@@ -150,7 +150,7 @@ def _worker(
     )
 
 
-def activities_of(part: object) -> list[Callable[..., Any]]:
+def activity_methods(part: object) -> list[Callable[..., Any]]:
     """The methods of `part` that are activities, in the order of their definition."""
     methods = [getattr(part, name) for name in vars(type(part))]
     return [method for method in methods if hasattr(method, "__temporal_activity_definition")]

@@ -15,7 +15,7 @@ from flotilla.contracts.envelope import AgentEvent, from_builtins
 from flotilla.contracts.errors import RetryLater, Undecodable
 from flotilla.contracts.foreign import read_foreign_document
 from flotilla.postgres import AWAY, Pool
-from workflow_worker.bridge import age_s
+from workflow_worker.bridge import entry_age_s
 
 OTHERS_ANSWER_WITHIN_S = 60.0
 CLOCKS_DIFFER = timedelta(seconds=1)
@@ -26,7 +26,7 @@ EndTask: TypeAlias = Callable[[str, ReadableTask, str], Awaitable[None]]
 """Ends a task of an agent with a reason, if it is open and that agent's."""
 
 
-class UnreadableReplies:
+class UnreadableReplyHandler:
     """The dead letters of one agent's reply stream."""
 
     def __init__(self, agent: str, pool: Pool, letters: DeadLetters, end_task: EndTask) -> None:
@@ -41,7 +41,7 @@ class UnreadableReplies:
         Raises:
             RetryLater: PostgreSQL is unavailable, or it is not known yet which task the entry belongs to.
         """
-        task = named_task(lost.body)
+        task = find_named_task(lost.body)
         if task is None and lost.reason in _NAMELESS:
             task = await self._only_open(lost)
         published = await self._letters.keep(lost)
@@ -50,7 +50,7 @@ class UnreadableReplies:
         return published
 
     async def _only_open(self, lost: UnhandledEntry) -> ReadableTask | None:
-        age = age_s(lost.entry.entry_id)
+        age = entry_age_s(lost.entry.entry_id)
         written = datetime.now(UTC) - timedelta(seconds=age if math.isfinite(age) else 0)
         try:
             rows = await self._pool.fetch(_OPEN, self._agent, written + CLOCKS_DIFFER)
@@ -61,7 +61,7 @@ class UnreadableReplies:
         return ReadableTask(**dict(rows[0])) if len(rows) == 1 else None
 
 
-def named_task(body: bytes) -> ReadableTask | None:
+def find_named_task(body: bytes) -> ReadableTask | None:
     """The task that a reply is about, by its `data`, or by its own members where it has no envelope."""
     try:
         document = read_foreign_document(body)

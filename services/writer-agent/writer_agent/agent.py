@@ -10,21 +10,21 @@ from flotilla.answers.words import Terms, terms_for
 from flotilla.contracts.session_events import Source, StateChange
 from flotilla.contracts.tasks import DRAFT_COMPLETED, Passage, Turn, WriteResult, WriteTask
 from flotilla.llm import NOTHING_FOUND, best_quote
-from writer_agent.checking import check, judged, support_of
+from writer_agent.checking import check_statements, judge_statements, supported_share
 from writer_agent.confidence import confidence_of_answer
-from writer_agent.prompt import prompt
-from writer_agent.tool_loop import Budget, ToolLoop, Written
+from writer_agent.prompt import build_prompt
+from writer_agent.tool_loop import AnswerBudget, ToolCallLoop, WrittenAnswer
 
 NO_PASSAGES = "The documents say nothing about this: no passage in them has words of the question."
 NO_MODEL = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class AnswerWriting:
     """How answers are written."""
 
     tools: tuple[str, ...]
-    budget: Budget
+    budget: AnswerBudget
     history_turns: int
     overlap: Overlap = field(default_factory=Overlap)
     has_judge: bool = False
@@ -36,7 +36,7 @@ class Writing:
     """Of passages that do not show theirs."""
 
 
-def writer(writing: Writing) -> Agent:
+def create_writer_agent(writing: AnswerWriting) -> Agent:
     """The agent `write`."""
     agent = Agent("write", version="1", announces=DRAFT_COMPLETED)
 
@@ -51,11 +51,11 @@ def writer(writing: Writing) -> Agent:
             ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
             return await _decline(ctx, task, NOTHING_FOUND, found)
         history = await _history(ctx, task, writing.history_turns)
-        loop = ToolLoop(
+        loop = ToolCallLoop(
             ctx=ctx,
             query=task.searched_for or task.query,
             passages=list(task.passages),
-            messages=list(prompt(task.query, task.passages, history)),
+            messages=list(build_prompt(task.query, task.passages, history)),
             tools=writing.tools,
             budget=writing.budget,
             overlap=writing.overlap,
@@ -87,19 +87,19 @@ async def _history(ctx: TaskContext, task: WriteTask, turns: int) -> list[Turn]:
 
 
 async def _result(
-    ctx: TaskContext, task: WriteTask, writing: Writing, written: Written, found: dict[str, float]
+    ctx: TaskContext, task: WriteTask, writing: AnswerWriting, written: WrittenAnswer, found: dict[str, float]
 ) -> WriteResult:
     answer = written.citations.text.strip()
     cited = [written.passages[number - 1] for number in written.citations.cited]
     abstained = answer == NOTHING_FOUND
-    statements = [] if abstained else await check(answer, cited, writing.overlap)
+    statements = [] if abstained else await check_statements(answer, cited, writing.overlap)
     if writing.has_judge and statements:
-        statements = await judged(ctx, answer, statements, cited)
+        statements = await judge_statements(ctx, answer, statements, cited)
     features = found | features_of_answer(written.completion, statements)
     terms = terms_for(cited, writing.language)
     sources = [_quoting(passage, answer, terms) for passage in cited]
     confidence = confidence_of_answer(
-        written.completion, sources, features, support_of(statements), writing.calibration
+        written.completion, sources, features, supported_share(statements), writing.calibration
     )
     return WriteResult(
         answer=answer,

@@ -9,7 +9,7 @@ from flotilla.answers.sentences import Sentence, statements_of
 from flotilla.answers.support import Overlap
 from flotilla.contracts.tasks import Passage, Statement
 from flotilla.llm import ChatMessage, CompletionRequest
-from writer_agent.prompt import quoted
+from writer_agent.prompt import quote_passages
 
 JUDGE_PROMPT = """\
 You check statements against passages. Each statement names the passages that are to support it, by number.
@@ -21,7 +21,7 @@ You check statements against passages. Each statement names the passages that ar
 """
 
 
-async def check(answer: str, cited: Sequence[Passage], overlap: Overlap) -> list[Statement]:
+async def check_statements(answer: str, cited: Sequence[Passage], overlap: Overlap) -> list[Statement]:
     """Return the statements of `answer`; `cited` are its sources, in the order of their numbers."""
     return [await _checked(sentence, cited, overlap) for sentence in statements_of(answer)]
 
@@ -38,13 +38,13 @@ async def _checked(sentence: Sentence, cited: Sequence[Passage], overlap: Overla
     )
 
 
-def support_of(statements: Sequence[Statement]) -> float:
+def supported_share(statements: Sequence[Statement]) -> float:
     """Return the share of statements that are not known to be unsupported; 1 where there are none."""
     unsupported = sum(1 for one in statements if one.supported is False)
     return 1 - unsupported / len(statements) if statements else 1.0
 
 
-async def judged(
+async def judge_statements(
     ctx: TaskContext, answer: str, statements: Sequence[Statement], cited: Sequence[Passage]
 ) -> list[Statement]:
     """Return the statements as the model judges them. One without a source is unsupported whatever it says; an answer
@@ -52,7 +52,7 @@ async def judged(
     listed = "\n".join(_listed(answer, statements))
     messages = (
         ChatMessage(role="system", content=JUDGE_PROMPT),
-        ChatMessage(role="user", content=f"{quoted(cited)}\n\nStatements, as a JSON list:\n[{listed}]"),
+        ChatMessage(role="user", content=f"{quote_passages(cited)}\n\nStatements, as a JSON list:\n[{listed}]"),
     )
     completion = await ctx.llm(CompletionRequest(messages=messages, response_format={"type": "json_object"}))
     unsupported = _unsupported(completion.text)

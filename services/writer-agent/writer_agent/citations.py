@@ -1,7 +1,7 @@
 """Citations in a streamed answer: `[3]` becomes the number of its source, and numbers without a passage go.
 
 Sources are numbered in the order in which the answer cites them, so `[n]` is always the n-th source. Where citations
-are checked, the stream stops at each until `decide` says which of its numbers support what they were put to.
+are checked, the stream stops at each until `continue_after` says which of its numbers support what they were put to.
 """
 
 import re
@@ -24,14 +24,14 @@ _MAX_CHECKED = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Undecided:
+class UndecidedCitation:
     """A citation that the stream has stopped at: the statement before it, and the passages' numbers."""
 
     statement: str
     numbers: tuple[int, ...]
 
 
-class CitationStream:
+class CitationRenumberer:
     """Takes an answer piece by piece and gives it back with its citations renumbered. Code stays as it is."""
 
     def __init__(self, passages: int, *, is_checked: bool = False) -> None:
@@ -46,7 +46,7 @@ class CitationStream:
         self._text: list[str] = []
         self.cited: list[int] = []
         """Numbers of the passages cited so far, from 1, in the order of their first citation."""
-        self.undecided: Undecided | None = None
+        self.undecided: UndecidedCitation | None = None
         """The citation to decide on before anything more is given back."""
 
     @property
@@ -78,7 +78,7 @@ class CitationStream:
         self._held = whole[at:]
         return self._give("".join(given))
 
-    def decide(self, refused: Collection[int]) -> str:
+    def continue_after(self, refused: Collection[int]) -> str:
         """Go on after `undecided`; its numbers that are `refused` are dropped from the answer."""
         self.undecided, self._refused = None, refused
         return self.feed("")
@@ -94,7 +94,7 @@ class CitationStream:
         self._checks_left -= 1
         before = f"{self._recent}{''.join(given)}"[-_REMEMBERED:]
         numbers = self._known(citation)
-        self.undecided = Undecided(clause_before(before), tuple(numbers)) if numbers else None
+        self.undecided = UndecidedCitation(clause_before(before), tuple(numbers)) if numbers else None
         return self.undecided is not None
 
     def _known(self, citation: re.Match[str]) -> list[int]:

@@ -15,9 +15,9 @@ from flotilla.knowledge.redis_vectors import open_vectors
 from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, money_of
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
-from writer_agent.agent import Writing, writer
+from writer_agent.agent import AnswerWriting, create_writer_agent
 from writer_agent.settings import Settings
-from writer_agent.tool_loop import Budget
+from writer_agent.tool_loop import AnswerBudget
 
 SERVICE = "writer-agent"
 
@@ -31,7 +31,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         vectors = await stack.enter_async_context(open_vectors(settings, connect_redis))
         tools = _tools(knowledge_base(pool, settings, vectors), settings.writer_tools)
         limits, money = TokenLimits.of(settings), money_of(settings)
-        agent = writer(_writing(settings, model))
+        agent = create_writer_agent(_writing(settings, model))
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money, pool=pool)
 
 
@@ -43,17 +43,17 @@ def _tools(knowledge: KnowledgeBase, allowed: tuple[str, ...]) -> dict[str, Tool
     return {name: known[name] for name in allowed}
 
 
-def _writing(settings: Settings, model: LanguageModel) -> Writing:
+def _writing(settings: Settings, model: LanguageModel) -> AnswerWriting:
     if settings.writer_support == "model" and model.name == EXTRACTIVE_MODEL:
         raise ConfigurationError(
             "FLOTILLA_WRITER_SUPPORT is `model`, and there is none: set OPENAI_BASE_URL, or check by `overlap`"
         )
-    budget = Budget(
+    budget = AnswerBudget(
         tool_steps=settings.writer_max_tool_steps,
         tokens=settings.writer_max_tokens,
         output_tokens=settings.llm_max_output_tokens,
     )
-    return Writing(
+    return AnswerWriting(
         tools=settings.writer_tools,
         budget=budget,
         history_turns=settings.writer_history_turns,

@@ -21,10 +21,10 @@ You answer questions from passages of the user's documents.
 MAX_TURN_CHARACTERS = 2000
 
 
-def prompt(query: str, passages: Sequence[Passage], history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
+def build_prompt(query: str, passages: Sequence[Passage], history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
     """System rules, the session's earlier turns, then passages and question."""
     earlier = (message for turn in history for message in _turn(turn))
-    question = f"{quoted(passages)}\n\nQuestion: {query}"
+    question = f"{quote_passages(passages)}\n\nQuestion: {query}"
     return (
         ChatMessage(role="system", content=SYSTEM_PROMPT),
         *earlier,
@@ -32,7 +32,7 @@ def prompt(query: str, passages: Sequence[Passage], history: Sequence[Turn]) -> 
     )
 
 
-def quoted(passages: Sequence[Passage], first_number: int = 1) -> str:
+def quote_passages(passages: Sequence[Passage], first_number: int = 1) -> str:
     """The passages, numbered from `first_number`, between marked lines.
 
     The mark is a hash of the passages, so no passage can hold it and pretend to end.

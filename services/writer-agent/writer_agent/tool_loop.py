@@ -14,8 +14,8 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ErrorRaised, Source, StateChange
 from flotilla.contracts.tasks import DroppedCitation, Passage, TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, Grounding, ToolRequest, ToolSpec
-from writer_agent.citations import CitationStream, Undecided
-from writer_agent.prompt import quoted
+from writer_agent.citations import CitationRenumberer, UndecidedCitation
+from writer_agent.prompt import quote_passages
 
 
 class ToolStepsSpent(Refused):
@@ -27,7 +27,7 @@ class TokensSpent(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class AnswerBudget:
     """What one answer may cost."""
 
     tool_steps: int
@@ -39,18 +39,18 @@ class Budget:
 
 
 @dataclass(slots=True)
-class Written:
+class WrittenAnswer:
     """An answer with the passages that its citations may name."""
 
     completion: Completion
-    citations: CitationStream
+    citations: CitationRenumberer
     passages: list[Passage]
     usage: TokenUsage
     dropped: list[DroppedCitation]
 
 
 @dataclass(slots=True)
-class ToolLoop:
+class ToolCallLoop:
     """One answer in the making."""
 
     ctx: TaskContext
@@ -58,12 +58,12 @@ class ToolLoop:
     passages: list[Passage]
     messages: list[ChatMessage]
     tools: Sequence[str]
-    budget: Budget
+    budget: AnswerBudget
     overlap: Overlap
     usage: TokenUsage = field(default_factory=TokenUsage)
     dropped: list[DroppedCitation] = field(default_factory=list)
 
-    async def run(self) -> Written:
+    async def run(self) -> WrittenAnswer:
         """The model's answer.
 
         Raises:
@@ -72,13 +72,13 @@ class ToolLoop:
         """
         for step in range(self.budget.tool_steps + 1):
             last = step == self.budget.tool_steps
-            citations = CitationStream(len(self.passages), is_checked=True)
+            citations = CitationRenumberer(len(self.passages), is_checked=True)
             self.dropped = []
             completion = await self._ask(citations, tool_choice="none" if last else "auto")
             if not completion.tool_calls:
                 await self._show(citations.end())
                 self._record_dropped()
-                return Written(completion, citations, self.passages, self.usage, self.dropped)
+                return WrittenAnswer(completion, citations, self.passages, self.usage, self.dropped)
             if citations.text:
                 await self.ctx.discard_tokens()
             if not last:
@@ -88,7 +88,7 @@ class ToolLoop:
             "raise FLOTILLA_WRITER_MAX_TOOL_STEPS, or take tools off FLOTILLA_WRITER_TOOLS"
         )
 
-    async def _ask(self, citations: CitationStream, *, tool_choice: str) -> Completion:
+    async def _ask(self, citations: CitationRenumberer, *, tool_choice: str) -> Completion:
         spent = self.usage.input_tokens + self.usage.output_tokens
         if spent >= self.budget.tokens:
             raise TokensSpent(f"{spent} tokens used, {self.budget.tokens} allowed (FLOTILLA_WRITER_MAX_TOKENS)")
@@ -96,7 +96,7 @@ class ToolLoop:
         async def show(piece: str) -> None:
             await self._show(citations.feed(piece))
             while (undecided := citations.undecided) is not None:
-                await self._show(citations.decide(await self._refused(undecided)))
+                await self._show(citations.continue_after(await self._refused(undecided)))
 
         completion = await self.ctx.llm(self._request(tool_choice=tool_choice), on_token=show)
         self.usage = TokenUsage(
@@ -120,7 +120,7 @@ class ToolLoop:
         if text:
             await self.ctx.emit_token(text)
 
-    async def _refused(self, citation: Undecided) -> list[int]:
+    async def _refused(self, citation: UndecidedCitation) -> list[int]:
         """The numbers of a citation whose passages have nothing to do with what it was put to."""
         refused = [
             number
@@ -166,7 +166,7 @@ class ToolLoop:
         new = [passage for passage in found if passage.source.passage_id not in known]
         first_number = len(self.passages) + 1
         self.passages.extend(new)
-        return quoted(new, first_number) if new else "Nothing that is not among the passages already."
+        return quote_passages(new, first_number) if new else "Nothing that is not among the passages already."
 
 
 def _named(source: Source) -> JsonObject:

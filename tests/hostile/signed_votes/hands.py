@@ -33,8 +33,8 @@ from tests.support.votes import (
     roots_of,
 )
 from tests.support.waiting import eventually
-from workflow_worker.actions.registry import Registry
-from workflow_worker.activities.actions import Actions
+from workflow_worker.actions.registry import ActionHandlerRegistry
+from workflow_worker.activities.actions import ActionActivities
 from workflow_worker.activities.signatures.actions import ActionKey, Execution
 
 SIGNED = """
@@ -154,9 +154,9 @@ class Hands:
             approval_required=False,
             requested_by="alice",
         )
-        registry = Registry({"echo": self.run})
+        registry = ActionHandlerRegistry({"echo": self.run})
         async with httpx.AsyncClient() as http:
-            actions = Actions(self.pool, self.policy, registry, http, signer=SIGNER, roots=roots or self.roots)
+            actions = ActionActivities(self.pool, self.policy, registry, http, signer=SIGNER, roots=roots or self.roots)
             try:
                 await ActivityEnvironment().run(actions.execute_action, replace(execution, **claims))
             except ApplicationError as refusal:

@@ -34,12 +34,12 @@ from flotilla.contracts.votes import SignedVote
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.votes.roots import VoteRoots
 from tests.support.tickets import SIGNER
-from workflow_worker.actions.registry import Registry, installed_registry
-from workflow_worker.activities.actions import Actions
-from workflow_worker.activities.approvals import Approvals
-from workflow_worker.activities.webhooks import WebhookReceivers, Webhooks
+from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
+from workflow_worker.activities.actions import ActionActivities
+from workflow_worker.activities.approvals import ApprovalActivities
+from workflow_worker.activities.webhooks import WebhookActivities, WebhookReceivers
 from workflow_worker.settings import Settings
-from workflow_worker.temporal import activities_of, make_worker
+from workflow_worker.temporal import activity_methods, make_worker
 from workflow_worker.workflows.approval import HumanInTheLoopWorkflow
 
 POLICY = """
@@ -190,7 +190,7 @@ async def open_desk(
     pool: Pool,
     task_queue: str,
     *,
-    registry: Registry | None = None,
+    registry: ActionHandlerRegistry | None = None,
     policy: ApprovalPolicy | None = None,
     receivers: WebhookReceivers | None = None,
     hosts: tuple[str, ...] = (),
@@ -208,19 +208,19 @@ async def open_desk(
     receivers = receivers or WebhookReceivers((), b"")
     async with httpx.AsyncClient(timeout=5) as http:
         parts = (
-            Actions(
+            ActionActivities(
                 pool,
                 policy or parse_policy(POLICY, "test"),
-                registry or installed_registry(),
+                registry or load_action_handlers(),
                 http,
                 allowed_hosts=hosts,
                 signer=SIGNER,
                 roots=roots,
             ),
-            Approvals(pool, receivers.urls),
-            Webhooks(pool, http, receivers),
+            ApprovalActivities(pool, receivers.urls),
+            WebhookActivities(pool, http, receivers),
         )
-        methods = [method for part in parts for method in activities_of(part)]
+        methods = [method for part in parts for method in activity_methods(part)]
         worker = make_worker(client, settings, "desk", workflows=[HumanInTheLoopWorkflow], activities=methods)
         async with worker:
             yield Desk(client, pool, task_queue)

@@ -30,8 +30,8 @@ from tests.integration.approvals.desk import BOB, POLICY, Desk, loaded, open_des
 from tests.support.tickets import SIGNER
 from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
-from workflow_worker.actions.registry import Registry, installed_registry
-from workflow_worker.activities.actions import Actions
+from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
+from workflow_worker.activities.actions import ActionActivities
 from workflow_worker.activities.signatures.actions import ActionKey, Execution
 from workflow_worker.activities.webhooks import WebhookReceivers
 
@@ -205,7 +205,9 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
         runs.append(context.idempotency_key)
         return len(runs)
 
-    actions = Actions(desk.pool, ANY_POLICY, Registry({"echo": count}), httpx.AsyncClient(), signer=SIGNER)
+    actions = ActionActivities(
+        desk.pool, ANY_POLICY, ActionHandlerRegistry({"echo": count}), httpx.AsyncClient(), signer=SIGNER
+    )
     first = await ActivityEnvironment().run(actions.execute_action, execution())
     second = await ActivityEnvironment().run(actions.execute_action, execution())
     assert (first, runs) == (second, ["a1"])
@@ -219,7 +221,7 @@ async def test_a_repeated_execution_gives_the_stored_result(desk: Desk) -> None:
     ],
 )
 async def test_nothing_runs_without_an_approval_of_exactly_this(desk: Desk, changes: dict[str, Any]) -> None:
-    actions = Actions(desk.pool, ANY_POLICY, installed_registry(), httpx.AsyncClient(), signer=SIGNER)
+    actions = ActionActivities(desk.pool, ANY_POLICY, load_action_handlers(), httpx.AsyncClient(), signer=SIGNER)
     with pytest.raises(ApplicationError) as caught:
         await ActivityEnvironment().run(actions.execute_action, execution(**changes))
     assert caught.value.type == "NotApproved"

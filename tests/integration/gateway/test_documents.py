@@ -13,9 +13,9 @@ import pytest
 
 from flotilla.knowledge import documents
 from flotilla_cli.errors import CliError
-from flotilla_cli.gateway import Gateway
-from flotilla_cli.syncing import Synced, SyncedFolder, SyncPlan, carry_out, check_removals, plan_of
-from flotilla_cli.target import Target
+from flotilla_cli.gateway import GatewayClient
+from flotilla_cli.syncing import SyncedFolder, SyncPlan, SyncResult, apply_sync_plan, check_not_emptied, plan_sync
+from flotilla_cli.target import GatewayTarget
 from flotilla_cli.uploading import MAX_DOCUMENT_BYTES
 from tests.support.gateway import ANSWER, RunningGateway
 
@@ -144,22 +144,22 @@ async def test_an_answer_names_the_documents_that_it_cites_and_that_are_gone(
 
 
 @pytest.fixture
-async def cli(gateway: RunningGateway) -> AsyncIterator[Gateway]:
+async def cli(gateway: RunningGateway) -> AsyncIterator[GatewayClient]:
     """The command line's own client, as an operator."""
-    with Gateway(Target(gateway.url, await gateway.key("otto", ("operator",)))) as opened:
+    with GatewayClient(GatewayTarget(gateway.url, await gateway.key("otto", ("operator",)))) as opened:
         yield opened
 
 
-async def sync(cli: Gateway, folder: Path, base: str | None = None) -> Synced:
-    def once() -> Synced:
-        plan = plan_of(cli, SyncedFolder(folder, base))
-        return carry_out(cli, plan, 4, show_progress=False)
+async def sync(cli: GatewayClient, folder: Path, base: str | None = None) -> SyncResult:
+    def once() -> SyncResult:
+        plan = plan_sync(cli, SyncedFolder(folder, base))
+        return apply_sync_plan(cli, plan, 4, show_progress=False)
 
     return await asyncio.to_thread(once)
 
 
-async def planned(cli: Gateway, folder: Path, base: str | None = None) -> SyncPlan:
-    return await asyncio.to_thread(lambda: plan_of(cli, SyncedFolder(folder, base)))
+async def planned(cli: GatewayClient, folder: Path, base: str | None = None) -> SyncPlan:
+    return await asyncio.to_thread(lambda: plan_sync(cli, SyncedFolder(folder, base)))
 
 
 def names(loaded: Any) -> list[str]:
@@ -178,7 +178,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("base", [None, "https://wiki.example/", "wiki"])
 async def test_a_synchronized_folder_decides_which_documents_there_are(
-    cli: Gateway, operator: httpx.AsyncClient, folder: Path, base: str | None
+    cli: GatewayClient, operator: httpx.AsyncClient, folder: Path, base: str | None
 ) -> None:
     await add(operator, "elsewhere.md", "The ferry is white.")
     first = await sync(cli, folder, base)
@@ -201,7 +201,7 @@ async def test_a_synchronized_folder_decides_which_documents_there_are(
 
 
 async def test_a_sync_continues_where_a_killed_one_stopped(
-    cli: Gateway, operator: httpx.AsyncClient, folder: Path
+    cli: GatewayClient, operator: httpx.AsyncClient, folder: Path
 ) -> None:
     await add(operator, (folder / "a.md").as_uri(), "The anchor is red.")
     done = await sync(cli, folder)
@@ -209,7 +209,7 @@ async def test_a_sync_continues_where_a_killed_one_stopped(
 
 
 async def test_a_file_that_cannot_be_read_keeps_its_document_and_is_reported(
-    cli: Gateway, operator: httpx.AsyncClient, folder: Path
+    cli: GatewayClient, operator: httpx.AsyncClient, folder: Path
 ) -> None:
     await sync(cli, folder)
     (folder / "a.md").write_bytes(b"\x00\xff\xfe\x00binary\x00")
@@ -221,13 +221,13 @@ async def test_a_file_that_cannot_be_read_keeps_its_document_and_is_reported(
     assert len(await found(operator, "anchor")) == 1
 
 
-async def test_an_empty_folder_does_not_take_every_document_away(cli: Gateway, folder: Path) -> None:
+async def test_an_empty_folder_does_not_take_every_document_away(cli: GatewayClient, folder: Path) -> None:
     await sync(cli, folder)
     for file in ("a.md", "b.txt", "deep er/ç%20.md"):
         (folder / file).unlink()
     plan = await planned(cli, folder)
     with pytest.raises(CliError, match="3 would be removed"):
-        check_removals(plan, SyncedFolder(folder, None))
+        check_not_emptied(plan, SyncedFolder(folder, None))
 
 
 def test_the_command_and_the_gateway_have_one_limit() -> None:

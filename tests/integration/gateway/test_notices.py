@@ -28,8 +28,8 @@ from tests.support.gateway import RunningGateway
 from tests.support.packages import CHOOSING, CHOOSING_ENTRY_POINTS, installed, write_package
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.runs import RunRecords
-from workflow_worker.webhook_signatures import signature
+from workflow_worker.activities.runs import RunActivities
+from workflow_worker.webhook_signatures import sign_webhook
 
 SECRET = "whsec_c2VjcmV0IG9mIGFjbWU="
 Working: TypeAlias = Callable[[], AbstractAsyncContextManager[RunningWorker]]
@@ -106,7 +106,7 @@ async def test_the_end_of_a_run_reaches_its_receiver_signed(
         run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"}, metadata={"ticket": "T-1"})
         await eventually(lambda: receiver.taken(run_id), timeout_s=30)
     (_, headers, body) = receiver.got[0]
-    signed = signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    signed = sign_webhook(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
     assert headers["webhook-signature"] == signed
     document = json.loads(body)
     assert (document["type"], document["data"]["status"], document["data"]["metadata"]) == (
@@ -133,7 +133,7 @@ async def test_a_task_notifies_its_receivers_in_the_words_of_a2a_signed_with_the
     (_, headers, sent) = receiver.got[0]
     assert headers["x-a2a-notification-token"] == "t-1"
     timestamp = int(headers["webhook-timestamp"])
-    assert headers["webhook-signature"] == signature(b"secret of acme", headers["webhook-id"], timestamp, sent)
+    assert headers["webhook-signature"] == sign_webhook(b"secret of acme", headers["webhook-id"], timestamp, sent)
     update = Parse(sent, StreamResponse()).status_update
     task = answer.json()["task"]
     assert (update.task_id, update.context_id) == (task["id"], task["contextId"])
@@ -148,7 +148,7 @@ async def test_the_notices_of_a_run_keep_their_order_while_its_receiver_fails(
     async with working() as worker, receiver.listening():
         run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"})
         await eventually(lambda: _is(operator, run_id, "running"), timeout_s=30)
-        records, key = RunRecords(worker.pool, LiveRunWriter(worker.redis)), RunKey(tenant_id="acme", run_id=run_id)
+        records, key = RunActivities(worker.pool, LiveRunWriter(worker.redis)), RunKey(tenant_id="acme", run_id=run_id)
         for paused in (True, True, False):
             await ActivityEnvironment().run(records.pause_run, PauseRun(run=key, paused=paused))
         await operator.post(f"/v1/runs/{run_id}/cancel")
@@ -277,7 +277,7 @@ async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_
     monkeypatch.setattr("workflow_worker.notices.POLL_S", 0.02)
     receiver.codes = [500, 503, 429, 408] * (3 * TRIES_OF_AN_HOUR // 4)
     async with working() as worker, receiver.listening():
-        records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
+        records = RunActivities(worker.pool, LiveRunWriter(worker.redis))
         runs = [
             await ask(operator, unique_session, notify={"url": receiver.url, "secret_ref": "hooks"})
             for unique_session in ("a", "b", "c")
@@ -293,5 +293,5 @@ async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_
     for run_id in runs:
         assert receiver.taken(run_id) == ["run.interrupted", "run.interrupted", "run.finished"]
     for _, headers, body in receiver.got:
-        signed = signature(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        signed = sign_webhook(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
         assert headers["webhook-signature"] == signed

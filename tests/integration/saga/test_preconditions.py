@@ -16,7 +16,7 @@ from flotilla.contracts.requests import OrderRequest
 from flotilla.postgres import Pool, tenant_transaction
 from tests.integration.saga.shop import Shop
 from tests.integration.saga.test_orders import shop as shop  # noqa: PLC0414 - a fixture
-from workflow_worker.activities.orders import Orders
+from workflow_worker.activities.orders import OrderActivities
 from workflow_worker.activities.signatures.orders import OrderKey, OrderStep
 
 ORDER = OrderRequest(
@@ -25,7 +25,7 @@ ORDER = OrderRequest(
 ADD_ACCOUNT = """
 INSERT INTO flotilla.accounts (tenant_id, user_id, currency, available_minor) VALUES ('acme', $1, 'EUR', 990)
 """
-Prepare = Callable[[Orders], Awaitable[None]]
+Prepare = Callable[[OrderActivities], Awaitable[None]]
 
 
 def step(name: str, order: OrderRequest = ORDER) -> OrderStep:
@@ -37,40 +37,40 @@ async def run(activity: Callable[[OrderStep], Awaitable[object]], message: Order
     await ActivityEnvironment().run(activity, message)
 
 
-async def nothing(_orders: Orders) -> None:
+async def nothing(_orders: OrderActivities) -> None:
     """An empty hold."""
 
 
-async def verified_only(orders: Orders) -> None:
+async def verified_only(orders: OrderActivities) -> None:
     await run(orders.verify_identity, step("verify_identity"))
 
 
-async def reserved_only(orders: Orders) -> None:
+async def reserved_only(orders: OrderActivities) -> None:
     await run(orders.reserve_funds, step("reserve_funds"))
 
 
-async def less_than_the_order(orders: Orders) -> None:
+async def less_than_the_order(orders: OrderActivities) -> None:
     await run(orders.reserve_funds, step("reserve_funds", replace(ORDER, amount_minor=1)))
     await verified_only(orders)
 
 
-async def money_of_somebody_else(orders: Orders) -> None:
+async def money_of_somebody_else(orders: OrderActivities) -> None:
     await run(orders.reserve_funds, step("reserve_funds", replace(ORDER, user_id="bob")))
     await verified_only(orders)
 
 
-async def given_back(orders: Orders) -> None:
+async def given_back(orders: OrderActivities) -> None:
     await reserved_only(orders)
     await verified_only(orders)
     await run(orders.release_funds, step("reserve_funds"))
 
 
-async def somebody_else_verified(orders: Orders) -> None:
+async def somebody_else_verified(orders: OrderActivities) -> None:
     await reserved_only(orders)
     await run(orders.verify_identity, step("verify_identity", replace(ORDER, user_id="bob")))
 
 
-async def verification_revoked(orders: Orders) -> None:
+async def verification_revoked(orders: OrderActivities) -> None:
     await reserved_only(orders)
     await verified_only(orders)
     await run(orders.revoke_verification, step("verify_identity"))
@@ -90,7 +90,7 @@ WITHOUT_GROUNDS: dict[str, tuple[Prepare, str]] = {
 
 @pytest.mark.parametrize(("prepare", "refusal"), WITHOUT_GROUNDS.values(), ids=WITHOUT_GROUNDS.keys())
 async def test_an_order_without_its_grounds_is_not_approved(pool: Pool, prepare: Prepare, refusal: str) -> None:
-    orders = Orders(pool)
+    orders = OrderActivities(pool)
     async with tenant_transaction(pool, "acme") as connection:
         for user in ("alice", "bob"):
             await connection.execute(ADD_ACCOUNT, user)

@@ -20,32 +20,34 @@ from tests.integration.tool_gateway.conftest import Desk
 from tests.support.hostile_mcp_server import SECRET
 from tests.support.waiting import eventually
 from tool_gateway import schemas
-from tool_gateway.connections import LOOKS_APART_S, Connection, ServerAway
-from tool_gateway.offers import MAX_OFFERED_BYTES, Offer
-from tool_gateway.servers import Server
-from tool_gateway.stdio import child_server
+from tool_gateway.connections import LOOKS_APART_S, ServerAway, ServerConnection
+from tool_gateway.offers import MAX_OFFERED_BYTES, OfferedToolDefinition
+from tool_gateway.servers import McpServerConfig
+from tool_gateway.stdio import start_stdio_server
 
 INFO = {"name": "forgetful", "version": "1"}
 PROGRAM = str(Path(__file__).parents[2] / "support" / "hostile_mcp_server.py")
 
 
-def attacker(how: str, *arguments: str) -> Server:
+def attacker(how: str, *arguments: str) -> McpServerConfig:
     """A server over stdio that attacks so."""
-    return Server(command=sys.executable, args=["-I", PROGRAM, how, *arguments], timeout_s=10)
+    return McpServerConfig(command=sys.executable, args=["-I", PROGRAM, how, *arguments], timeout_s=10)
 
 
 @asynccontextmanager
-async def connected(server: Server) -> AsyncIterator[tuple[Connection, list[list[Offer]]]]:
+async def connected(
+    server: McpServerConfig,
+) -> AsyncIterator[tuple[ServerConnection, list[list[OfferedToolDefinition]]]]:
     """A connection, and what was noted of the server's offers."""
-    noted: list[list[Offer]] = []
+    noted: list[list[OfferedToolDefinition]] = []
 
-    async def note(_server: str, offers: list[Offer]) -> None:
+    async def note(_server: str, offers: list[OfferedToolDefinition]) -> None:
         noted.append(offers)
 
-    connection, stop = Connection("desk", server, note), asyncio.Event()
+    connection, stop = ServerConnection("desk", server, note), asyncio.Event()
     work = asyncio.create_task(connection.run(stop))
     try:
-        await connection.ready(60)
+        await connection.wait_connected(60)
         yield connection, noted
     finally:
         stop.set()
@@ -56,7 +58,7 @@ async def test_requests_whose_answers_it_never_reads_end_the_connection() -> Non
     async with connected(attacker("requests")) as (connection, _):
         with pytest.raises((MCPError, ServerAway)):
             await connection.call("add", {}, "key")
-        await connection.ready(60)
+        await connection.wait_connected(60)
 
 
 async def test_large_pages_without_end_are_cut() -> None:
@@ -137,19 +139,19 @@ class Forgetful(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def forgetful() -> Iterator[Server]:
+def forgetful() -> Iterator[McpServerConfig]:
     """Such a server."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield Server(url=f"http://127.0.0.1:{server.server_port}/mcp", timeout_s=10)
+            yield McpServerConfig(url=f"http://127.0.0.1:{server.server_port}/mcp", timeout_s=10)
         finally:
             server.shutdown()
             thread.join()
 
 
-async def test_a_call_in_a_session_that_the_server_forgot_was_not_made(forgetful: Server) -> None:
+async def test_a_call_in_a_session_that_the_server_forgot_was_not_made(forgetful: McpServerConfig) -> None:
     async with connected(forgetful) as (connection, _):
         with pytest.raises(ServerAway, match="ended its session"):
             await connection.call("add", {}, "key")
@@ -162,9 +164,9 @@ def bomb(depth: int) -> dict[str, Any]:
 
 
 async def test_a_schema_that_takes_years_ends_in_seconds_and_holds_nothing_up() -> None:
-    async with schemas.checkers() as checkers:
-        hard = asyncio.create_task(schemas.check(checkers.run, bomb(60), {}))
-        await schemas.check(checkers.run, {"type": "object"}, {})
+    async with schemas.open_schema_checkers() as checkers:
+        hard = asyncio.create_task(schemas.check_arguments(checkers.run, bomb(60), {}))
+        await schemas.check_arguments(checkers.run, {"type": "object"}, {})
         assert not hard.done()
         with pytest.raises(Invalid, match="processor time"):
             await hard
@@ -182,7 +184,7 @@ async def test_a_child_that_keeps_the_pipes_does_not_keep_the_connection(tmp_pat
     said: list[str] = []
     try:
         async with asyncio.timeout(20):
-            async with child_server(
+            async with start_stdio_server(
                 program, dict(os.environ), cwd=None, max_message_bytes=1000, says=said.append, ended=lambda: None
             ):
                 await eventually(lambda: file.exists() and file.read_text("utf-8"), timeout_s=10)
@@ -195,7 +197,7 @@ async def test_a_child_that_keeps_the_pipes_does_not_keep_the_connection(tmp_pat
 async def test_what_it_says_in_pieces_is_passed_on_by_the_line() -> None:
     pieces = "import sys, time; w = sys.stderr.write; w('tok'); sys.stderr.flush(); time.sleep(0.2); w('en\\nrest')"
     said: list[str] = []
-    async with child_server(
+    async with start_stdio_server(
         [sys.executable, "-I", "-c", pieces], {}, cwd=None, max_message_bytes=1000, says=said.append, ended=lambda: None
     ):
         await eventually(lambda: len(said) == 2, timeout_s=10)

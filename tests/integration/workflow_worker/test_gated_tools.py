@@ -23,7 +23,7 @@ from tests.support.agents import running
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.gated_calls import GatedCalls
+from workflow_worker.activities.gated_calls import GatedCallActivities
 
 PENDING = "SELECT * FROM flotilla.approvals WHERE status = 'pending' ORDER BY approval_id"
 
@@ -276,7 +276,7 @@ async def test_a_call_of_a_run_whose_workflow_is_gone_has_failed(
     handle = await worker.start_run(question)
     [approval] = await pending(worker)
     await handle.terminate()
-    calls = GatedCalls(worker.pool)
+    calls = GatedCallActivities(worker.pool)
     await worker.rows(
         "acme",
         "UPDATE flotilla.actions SET status = 'approved', finished_at = now() WHERE action_id = $1",

@@ -7,7 +7,7 @@ import pytest
 
 from flotilla.contracts.errors import ConfigurationError
 from tests.support.packages import BRIEFINGS, installed, write_package
-from workflow_worker.installed_workflows import BUILT_IN, installed_workflows
+from workflow_worker.installed_workflows import BUILT_IN, load_installed_workflows
 
 HEAD = """
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def found(folder: Path, source: str, **entries: str) -> list[str]:
     """The names of the workflows that a worker would have with this package."""
     write_package(folder, "team", source, {"flotilla.workflows": entries or {"team": "team:Team"}})
     with installed(folder, "team"):
-        return [declared.name for declared in installed_workflows() if declared.workflow not in BUILT_IN]
+        return [declared.name for declared in load_installed_workflows() if declared.workflow not in BUILT_IN]
 
 
 def test_an_installed_workflow_is_found(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_a_workflow_takes_and_returns_is_published_as_json_schema(tmp_path:
         tmp_path, "briefings", BRIEFINGS.read_text(), {"flotilla.workflows": {"brief": "briefings:BriefWorkflow"}}
     )
     with installed(tmp_path, "briefings"):
-        (_, declared) = installed_workflows()  # after those of the worker itself
+        (_, declared) = load_installed_workflows()  # after those of the worker itself
         taken, returned = declared.schemas()
     assert taken["required"] == ["topic"]
     assert taken["additionalProperties"] is False

@@ -11,7 +11,7 @@ from flotilla.runtime import Runtime
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from workflow_worker.duties import report_gauges
-from workflow_worker.leader import LEASE_S, RENEW_S, Duty, Leader, repeating_duty
+from workflow_worker.leader import LEASE_S, RENEW_S, Duty, LeaderElection, repeating_duty
 
 
 def counting(counts: list[str], name: str) -> Duty:
@@ -24,29 +24,31 @@ def counting(counts: list[str], name: str) -> Duty:
 async def test_one_of_two_leads_and_the_other_follows_it(pool: Pool) -> None:
     counts: list[str] = []
     stops = {name: asyncio.Event() for name in ("a", "b")}
-    leaders = {name: Leader(pool, "lease", name, [counting(counts, name)], Runtime(name).supervisor) for name in stops}
+    leaders = {
+        name: LeaderElection(pool, "lease", name, [counting(counts, name)], Runtime(name).supervisor) for name in stops
+    }
     tasks = {name: asyncio.create_task(leaders[name].run(stops[name])) for name in stops}
     await eventually(lambda: counts)
-    assert sorted(leader.leading for leader in leaders.values()) == [False, True]
-    first = next(name for name, leader in leaders.items() if leader.leading)
+    assert sorted(leader.is_leader for leader in leaders.values()) == [False, True]
+    first = next(name for name, leader in leaders.items() if leader.is_leader)
     assert set(counts) == {first}
     other = "b" if first == "a" else "a"
     stops[first].set()
     await tasks[first]
-    await eventually(lambda: leaders[other].leading, timeout_s=RENEW_S + 1)
+    await eventually(lambda: leaders[other].is_leader, timeout_s=RENEW_S + 1)
     stops[other].set()
     await tasks[other]
 
 
 async def test_a_leader_that_vanishes_is_replaced_when_its_lease_ends(pool: Pool) -> None:
     counts: list[str] = []
-    gone = Leader(pool, "lease", "gone", [counting(counts, "gone")], Runtime("gone").supervisor)
+    gone = LeaderElection(pool, "lease", "gone", [counting(counts, "gone")], Runtime("gone").supervisor)
     task = asyncio.create_task(gone.run(asyncio.Event()))
-    await eventually(lambda: gone.leading)
+    await eventually(lambda: gone.is_leader)
     await pool.execute("UPDATE flotilla_ops.leases SET owner = 'ghost' WHERE name = 'lease'")
-    await eventually(lambda: not gone.leading, timeout_s=RENEW_S + 1)
+    await eventually(lambda: not gone.is_leader, timeout_s=RENEW_S + 1)
     started = time.monotonic()
-    await eventually(lambda: gone.leading, timeout_s=LEASE_S + RENEW_S + 1)
+    await eventually(lambda: gone.is_leader, timeout_s=LEASE_S + RENEW_S + 1)
     assert time.monotonic() - started > 1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -63,7 +65,7 @@ async def test_a_duty_that_fails_is_done_again(pool: Pool) -> None:
         done.set()
 
     stop = asyncio.Event()
-    leader = Leader(pool, "lease", "a", [repeating_duty(0.01, fail_once)], Runtime("a").supervisor)
+    leader = LeaderElection(pool, "lease", "a", [repeating_duty(0.01, fail_once)], Runtime("a").supervisor)
     task = asyncio.create_task(leader.run(stop))
     async with asyncio.timeout(5):
         await done.wait()

@@ -25,12 +25,12 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
-from workflow_worker.activities.delegation import Delegation
-from workflow_worker.bridge import Bridge
-from workflow_worker.delegates import Delegates
+from workflow_worker.activities.delegation import DelegationActivities
+from workflow_worker.bridge import ReplyBridge
+from workflow_worker.delegates import DelegateAgents
 from workflow_worker.delegations import TaskPublisher
-from workflow_worker.recent_hops import RecentHops
-from workflow_worker.settlement import Settlement
+from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.settlement import ReplySettlement
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
 ROWS = "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id = $1"
@@ -58,10 +58,10 @@ def task(unique: Callable[[str], str]) -> AgentTask:
 
 
 @pytest.fixture
-def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> Bridge:
-    recent = RecentHops()
-    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool), recent)
-    return Bridge(temporal_client, redis, Settlement(own_pool, SIGNER, recent), publisher)
+def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> ReplyBridge:
+    recent = RecentHopCache()
+    publisher = TaskPublisher(own_pool, redis, DelegateAgents(own_pool), recent)
+    return ReplyBridge(temporal_client, redis, ReplySettlement(own_pool, SIGNER, recent), publisher)
 
 
 def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
@@ -82,15 +82,17 @@ def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
 
 
 @pytest.fixture
-async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
+async def delegation(own_pool: Pool, redis: Redis) -> DelegationActivities:
     """The activity, of a worker that has delegated to this agent before."""
-    delegates = Delegates(own_pool)
+    delegates = DelegateAgents(own_pool)
     await delegates.note("research")
     agents = KnownAgents(own_pool, redis, ("research", "write"))
-    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHops()), SIGNER, agents)
+    return DelegationActivities(
+        own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHopCache()), SIGNER, agents
+    )
 
 
-async def delegated(delegation: Delegation, task: AgentTask) -> None:
+async def delegated(delegation: DelegationActivities, task: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=str(uuid4()))  # which Temporal does not know
@@ -135,7 +137,7 @@ async def events(pool: Pool) -> int:
 
 
 async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: Bridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await hold_back(own_postgres)
     await delegated(delegation, task)
@@ -145,16 +147,16 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
 
     reply = reply_to(task)
     with pytest.raises(RetryLater, match="no such task"):
-        await bridge.handle("research", reply)
+        await bridge.handle_reply("research", reply)
     await delegated(delegation, task)
     for _ in range(2):
-        await bridge.handle("research", reply)
+        await bridge.handle_reply("research", reply)
     assert await row_of(own_pool, task) == ("done", 1, '{"found": 1}')
     assert await events(own_pool) == 1
 
 
 async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: Bridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await delegated(delegation, task)
     async with tenant_transaction(own_pool, "acme") as connection:
@@ -167,17 +169,17 @@ async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
 
     reply = reply_to(second)
     with pytest.raises(RetryLater, match="no try 2"):
-        await bridge.handle("research", reply)
+        await bridge.handle_reply("research", reply)
     await delegated(delegation, second)
-    await bridge.handle("research", reply)
+    await bridge.handle_reply("research", reply)
     assert await row_of(own_pool, task) == ("done", 2, '{"found": 1}')
     assert await events(own_pool) == 1
 
 
 async def test_an_old_reply_to_a_task_that_nobody_knows_goes_to_the_dead_letters(
-    bridge: Bridge, task: AgentTask
+    bridge: ReplyBridge, task: AgentTask
 ) -> None:
     with pytest.raises(RetryLater, match="no such task"):
-        await bridge.handle("research", reply_to(task))
+        await bridge.handle_reply("research", reply_to(task))
     with pytest.raises(DeadLetter, match="no such task"):
-        await bridge.handle("research", reply_to(task, entry_id="1-0"))
+        await bridge.handle_reply("research", reply_to(task, entry_id="1-0"))

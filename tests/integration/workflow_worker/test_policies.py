@@ -18,8 +18,8 @@ from flotilla.contracts.tasks import AgentTask, Failure
 from flotilla.workflows.calls import delegation
 from flotilla.workflows.calls import runs as call
 from tests.support.time_skipping import time_skipping_server
-from workflow_worker.activities.delegation import failure_of
-from workflow_worker.temporal import sandbox
+from workflow_worker.activities.delegation import failure_as_application_error
+from workflow_worker.temporal import workflow_sandbox
 from workflow_worker.workflows.rag import RagAgentWorkflow
 
 ANSWER = RAGResponse(answer="42", sources=[], confidence=1.0)
@@ -50,7 +50,7 @@ class Scene:
             self.tries.append(task.attempt)
             self.tried_at.append(activity.info().started_time)
         if waiting := self.failures.get(task.agent):
-            raise failure_of(task.task_id, task.agent, task.attempt, waiting.pop(0))
+            raise failure_as_application_error(task.task_id, task.agent, task.attempt, waiting.pop(0))
         return delegation.TaskOutcome(task_id=task.task_id, result={})
 
     @activity.defn(name=call.SAVE_TO_DATABASE)
@@ -86,7 +86,7 @@ async def scene(unique: Callable[[str], str]) -> AsyncIterator[Scene]:
             task_queue=it.task_queue,
             workflows=[RagAgentWorkflow],
             activities=activities,
-            workflow_runner=sandbox(),
+            workflow_runner=workflow_sandbox(),
         ):
             yield it
 

@@ -20,7 +20,7 @@ from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import foreign_agent
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
-from workflow_worker.activities.runs import RunRecords
+from workflow_worker.activities.runs import RunActivities
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', $1, 'alice')"
 ADD_FORK = """
@@ -50,7 +50,7 @@ async def test_saving_twice_writes_once_and_answers_the_same(worker: RunningWork
     written = (await agents.write({"task_id": "t1"}))["result"]
     async with tenant_transaction(worker.pool, "acme") as connection:
         await connection.execute(ADD_RESULT, "t1", question.session_id, to_json(written).decode())
-    records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
+    records = RunActivities(worker.pool, LiveRunWriter(worker.redis))
     answer = SaveAnswer(run=RunKey(tenant_id="acme", run_id=question.run_id), task_id="t1")
     first = await ActivityEnvironment().run(records.save_to_database, answer)
     second = await ActivityEnvironment().run(records.save_to_database, answer)
@@ -66,7 +66,7 @@ async def test_saving_twice_writes_once_and_answers_the_same(worker: RunningWork
 
 async def test_a_closed_run_is_neither_saved_nor_closed_again(worker: RunningWorker, question: RAGRequest) -> None:
     await insert_run(worker.pool, question, "running")
-    records = RunRecords(worker.pool, LiveRunWriter(worker.redis))
+    records = RunActivities(worker.pool, LiveRunWriter(worker.redis))
     key = RunKey(tenant_id="acme", run_id=question.run_id)
     environment = ActivityEnvironment()
     await environment.run(records.close_run, CloseRun(run=key, status="cancelled"))

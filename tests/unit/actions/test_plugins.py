@@ -9,7 +9,7 @@ import pytest
 
 from flotilla.actions.arguments import action_argument_types, check_args
 from flotilla.contracts.errors import ConfigurationError, Invalid
-from workflow_worker.actions.registry import installed_registry
+from workflow_worker.actions.registry import load_action_handlers
 
 MODULE = """
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ async def test_an_installed_action_is_known_and_gets_its_typed_arguments(install
     with pytest.raises(Invalid, match="takes no argument"):
         check_args("refund", {"order_id": "o-1", "cents": 5, "to": "me"})
     context: Any = None  # This handler needs nothing of it.
-    assert await installed_registry().run(context, "refund", {"order_id": "o-1", "cents": 5}) == {"refunded": 5}
+    assert await load_action_handlers().run(context, "refund", {"order_id": "o-1", "cents": 5}) == {"refunded": 5}
 
 
 @pytest.mark.parametrize("rate", ["NaN", "sNaN", "-Infinity", float("inf")])
@@ -85,4 +85,4 @@ def test_a_typed_argument_that_is_not_finite_is_refused_with_its_place(install: 
 def test_a_wrong_entry_point_stops_the_start_and_is_named(install: Install, entries: dict[str, str], said: str) -> None:
     install(entries)
     with pytest.raises(ConfigurationError, match=said):
-        installed_registry()
+        load_action_handlers()

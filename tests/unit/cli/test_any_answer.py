@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla_cli.answers import (
-    confidence_line,
-    model_line,
-    print_result,
-    step_line,
-    support_lines,
-    why_it_failed,
+    failure_reason,
+    format_confidence,
+    format_model_usage,
+    format_step,
+    format_support,
+    print_answer_details,
 )
-from flotilla_cli.events import print_diff, print_events, summary_of
+from flotilla_cli.events import print_events, print_state_diff, summarize_event
 from flotilla_cli.printing import print_fields, print_json, print_json_line
 from tests.support.anything import anything, objects
 from tests.support.properties import patient
@@ -52,7 +52,7 @@ def assert_harmless(text: str) -> None:
 @patient
 @given(shown_events)
 def test_any_event_has_a_line(event: dict[str, Any]) -> None:
-    assert_harmless(summary_of(event))
+    assert_harmless(summarize_event(event))
 
 
 @patient
@@ -61,11 +61,11 @@ def test_any_result_and_any_failure_have_theirs(value: dict[str, Any], usage: di
     run = {**value, "confidence": value.get("args"), "usage": usage}
     odd = {"answer": value.get("role"), "statements": [value, usage, value.get("args")], "abstained": value.get("ok")}
     marked = {"supported": False, "start": value.get("args"), "end": value.get("error"), "sources": value.get("ok")}
-    for line in support_lines({**odd, "statements": [marked], "dropped_citations": [value, usage]}) + support_lines(
+    for line in format_support({**odd, "statements": [marked], "dropped_citations": [value, usage]}) + format_support(
         odd
     ):
         assert_harmless(line)
-    for line in (confidence_line(run), model_line(run), why_it_failed(run), step_line(run)):
+    for line in (format_confidence(run), format_model_usage(run), failure_reason(run), format_step(run)):
         assert isinstance(line, str)
 
 
@@ -79,6 +79,6 @@ def test_any_value_is_printed(value: dict[str, Any]) -> None:
         print_json_line(value)
         print_fields(value)
         print_events([{"type": "t", "data": value, "sequence": 1, "source": value}], "none")
-        print_result({**value, "sources": [value], "usage": value})
-        print_diff({"from_seq": 1, "to_seq": 2, "variables": {"a": {"before": value}}, "errors_added": [value]})
+        print_answer_details({**value, "sources": [value], "usage": value})
+        print_state_diff({"from_seq": 1, "to_seq": 2, "variables": {"a": {"before": value}}, "errors_added": [value]})
     assert_harmless(written.getvalue())

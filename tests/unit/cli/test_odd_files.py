@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.gateway import Gateway
-from flotilla_cli.syncing import SyncedFolder, carry_out, plan_of
-from flotilla_cli.uploading import MAX_DOCUMENT_BYTES, Uploader, find_documents
+from flotilla_cli.gateway import GatewayClient
+from flotilla_cli.syncing import SyncedFolder, apply_sync_plan, plan_sync
+from flotilla_cli.uploading import MAX_DOCUMENT_BYTES, DocumentUploader, find_documents
 
 FAR = "x" * 200
 
@@ -36,8 +36,8 @@ class Library:
         del self.content[path.removeprefix("/documents/")]
 
     @property
-    def as_gateway(self) -> Gateway:
-        return cast("Gateway", self)
+    def as_gateway(self) -> GatewayClient:
+        return cast("GatewayClient", self)
 
 
 def deep(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_cannot_be_loaded_is_named_and_the_others_are(folder: Path, kind: s
     make(folder)
     findings = find_documents([folder])
     library = Library()
-    report = Uploader(library.as_gateway).upload(findings.found, show_progress=False)
+    report = DocumentUploader(library.as_gateway).upload(findings.found, show_progress=False)
     assert [one.uri for one in report.added] == [(folder / "plain.md").as_uri()]
     said = [one.error for one in (*report.failed, *findings.failed)]
     assert said
@@ -143,8 +143,8 @@ def test_a_sync_names_it_too_and_removes_nothing_that_may_be_there(folder: Path,
     local = SyncedFolder(folder, "wiki")
     there = ["wiki/" + "/".join([FAR] * 22) + "/deep.md", *(f"wiki/{path.name}" for path in folder.iterdir())]
     library = Library(*there)
-    plan = plan_of(library.as_gateway, local)
-    done = carry_out(library.as_gateway, plan, 1, show_progress=False)
+    plan = plan_sync(library.as_gateway, local)
+    done = apply_sync_plan(library.as_gateway, plan, 1, show_progress=False)
     assert done.removed == []
     said = [one.error for one in done.failed] + [one.reason for one in done.skipped]
     assert any(reason in text for text in said), said
@@ -160,7 +160,7 @@ def test_each_name_gives_a_uri_of_its_own_that_can_be_sent(folder: Path, base: s
     assert len(set(uris)) == len(loaded)
     assert all(uri.encode() for uri in uris)
     assert not any(unicodedata.category(character) == "Cc" for uri in uris for character in uri)
-    assert {one.uri for one in plan_of(Library().as_gateway, SyncedFolder(folder, base)).add} == set(uris)
+    assert {one.uri for one in plan_sync(Library().as_gateway, SyncedFolder(folder, base)).add} == set(uris)
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -168,17 +168,17 @@ def test_a_document_goes_when_its_file_does_whatever_its_name(folder: Path, base
     for name in NAMES:
         (folder / name).write_text("# Here")
     local, library = SyncedFolder(folder, base), Library()
-    carry_out(library.as_gateway, plan_of(library.as_gateway, local), 1, show_progress=False)
+    apply_sync_plan(library.as_gateway, plan_sync(library.as_gateway, local), 1, show_progress=False)
     there = set(library.content)
-    assert plan_of(library.as_gateway, local).remove == []
+    assert plan_sync(library.as_gateway, local).remove == []
     for name in NAMES:
         (folder / name).unlink()
-    plan = plan_of(library.as_gateway, local)
+    plan = plan_sync(library.as_gateway, local)
     assert {one.uri for one in plan.remove} == {uri for uri in there if not uri.endswith("/plain.md")}
 
 
 def test_a_document_whose_name_no_file_can_have_is_removed(folder: Path) -> None:
-    plan = plan_of(Library(f"wiki/{'x' * 300}", "wiki/gone.md").as_gateway, SyncedFolder(folder, "wiki"))
+    plan = plan_sync(Library(f"wiki/{'x' * 300}", "wiki/gone.md").as_gateway, SyncedFolder(folder, "wiki"))
     assert len(plan.remove) == 2
 
 
@@ -187,7 +187,7 @@ STRANGE_URIS = ["", "\x00", f"{'x' * 300}", "..", "../..", "/etc/passwd", "%00",
 
 @pytest.mark.parametrize("uri", STRANGE_URIS)
 def test_a_document_of_any_uri_below_the_base_does_not_end_a_sync(folder: Path, uri: str) -> None:
-    plan_of(Library(f"wiki/{uri}").as_gateway, SyncedFolder(folder, "wiki"))
+    plan_sync(Library(f"wiki/{uri}").as_gateway, SyncedFolder(folder, "wiki"))
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "a\x00b", "/dev/null/x"])

@@ -4,21 +4,31 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flotilla_cli.printing import Column, age, duration, plain, print_fields, print_json, print_table, shorten, text_of
+from flotilla_cli.printing import (
+    TableColumn,
+    age,
+    escape_for_terminal,
+    format_duration,
+    format_json_value,
+    print_fields,
+    print_json,
+    print_table,
+    shorten_to_line,
+)
 
 
 def test_text_from_elsewhere_cannot_act_on_the_terminal() -> None:
-    assert plain("a\x1b]0;title\x07b\x1b[2Jc\x9b31md") == r"a\u001b]0;title\u0007b\u001b[2Jc\u009b31md"
-    assert plain("line\n\tindented") == "line\n\tindented"
+    assert escape_for_terminal("a\x1b]0;title\x07b\x1b[2Jc\x9b31md") == r"a\u001b]0;title\u0007b\u001b[2Jc\u009b31md"
+    assert escape_for_terminal("line\n\tindented") == "line\n\tindented"
 
 
 def test_markup_in_a_value_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table([{"name": "[red]x[/red] [/nonsense]"}], [Column("name", "name")], "none")
+    print_table([{"name": "[red]x[/red] [/nonsense]"}], [TableColumn("name", "name")], "none")
     assert "[red]x[/red] [/nonsense]" in capsys.readouterr().out
 
 
 def test_a_listing_without_rows_says_what_to_do_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table([], [Column("name", "name")], "None yet; make one.")
+    print_table([], [TableColumn("name", "name")], "None yet; make one.")
     seen = capsys.readouterr()
     assert (seen.out, seen.err) == ("", "None yet; make one.\n")
 
@@ -28,7 +38,7 @@ def test_long_values_of_a_listing_are_whole_when_piped(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     value = "x" * 120
-    print_table([{"id": value}], [Column("id", "id")], "none")
+    print_table([{"id": value}], [TableColumn("id", "id")], "none")
     assert value in capsys.readouterr().out
 
 
@@ -48,14 +58,14 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     [(None, "-"), (True, "yes"), (0.123456, "0.1235"), (["a", 1], '["a", 1]'), ({"ü": 1}, '{"ü": 1}'), (12, "12")],
 )
 def test_values_as_people_read_them(value: object, text: str) -> None:
-    assert text_of(value) == text
+    assert format_json_value(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3, "3s"), (119, "119s"), (120, "2m"), (7200, "2h"), (86_400, "24h"), (259_200, "3d")]
 )
 def test_spans_in_their_largest_unit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_ages_look_back_and_ahead() -> None:
@@ -66,5 +76,5 @@ def test_ages_look_back_and_ahead() -> None:
 
 
 def test_shortened_text_is_one_line() -> None:
-    assert shorten("one\n two  three", 20) == "one two three"
-    assert shorten("abcdefgh", 5) == "abcd…"
+    assert shorten_to_line("one\n two  three", 20) == "one two three"
+    assert shorten_to_line("abcdefgh", 5) == "abcd…"

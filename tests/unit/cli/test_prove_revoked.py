@@ -13,8 +13,7 @@ from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import session_event_type
 from flotilla_cli.errors import CliError
-from flotilla_cli.gateway import Gateway
-from flotilla_cli.revocations import prove
+from flotilla_cli.revocations import prove_revocation
 
 KEY = "SHA256:abc"
 
@@ -39,7 +38,7 @@ def signer(tmp_path: Path) -> Signer:
 
 
 def proven(tmp_path: Path, *lines: AnyLine) -> dict[str, Any]:
-    return prove(cast("Gateway", Answers(*lines)), KEY, tmp_path / "audit.pub", wait_s=0)
+    return prove_revocation(cast("GatewayClient", Answers(*lines)), KEY, tmp_path / "audit.pub", wait_s=0)
 
 
 def revocation(session_id: str) -> Event:

@@ -9,7 +9,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask, ApprovalNeeded, Failure, McpCallNeeded
 from workflow_worker.activities.delegation import _refuse_what_is_over
 from workflow_worker.delegations import Hop
-from workflow_worker.settlement import ReplyRefused, check_approvals
+from workflow_worker.settlement import ReplyRefused, check_requested_calls
 
 TASK = AgentTask(task_id="t1~1", agent="research", tenant_id="acme", session_id="s", input={})
 
@@ -30,7 +30,7 @@ FORGED = ApprovalNeeded(approval_id="t1~1.x", action="http_request", description
 
 
 def test_calls_under_ids_of_the_task_are_asked_for() -> None:
-    check_approvals("research", TASK, asking(call(), call("t1-1.mcp.b")))
+    check_requested_calls("research", TASK, asking(call(), call("t1-1.mcp.b")))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_calls_under_ids_of_the_task_are_asked_for() -> None:
 )
 def test_anything_else_is_refused(failure: Failure, why: str) -> None:
     with pytest.raises(ReplyRefused, match=why):
-        check_approvals("research", TASK, failure)
+        check_requested_calls("research", TASK, failure)
 
 
 def test_an_agent_that_stores_what_it_may_not_ask_for_and_never_replies_gets_none_of_it() -> None:

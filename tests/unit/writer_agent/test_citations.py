@@ -3,12 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.work import assert_linear
-from writer_agent.citations import CitationStream
+from writer_agent.citations import CitationRenumberer
 
 PIECES = st.lists(st.text("ab [1]2,3;`.\n 9", max_size=6), max_size=20)
 
 
-def through(stream: CitationStream, *pieces: str) -> str:
+def through(stream: CitationRenumberer, *pieces: str) -> str:
     given_back = "".join(stream.feed(piece) for piece in pieces) + stream.end()
     assert given_back == stream.text
     return given_back
@@ -32,28 +32,28 @@ def through(stream: CitationStream, *pieces: str) -> str:
     ],
 )
 def test_citations_are_numbered_as_the_sources_are(answer: str, shown: str, cited: list[int]) -> None:
-    stream = CitationStream(3)
+    stream = CitationRenumberer(3)
     assert through(stream, answer) == shown
     assert stream.cited == cited
 
 
 @given(PIECES)
 def test_how_the_answer_is_cut_does_not_matter(pieces: list[str]) -> None:
-    whole, cut = CitationStream(3), CitationStream(3)
+    whole, cut = CitationRenumberer(3), CitationRenumberer(3)
     assert through(cut, *pieces) == through(whole, "".join(pieces))
     assert cut.cited == whole.cited
 
 
 @given(PIECES)
 def test_every_number_outside_of_code_names_a_source(pieces: list[str]) -> None:
-    stream = CitationStream(3)
+    stream = CitationRenumberer(3)
     shown = through(stream, *(piece.replace("`", "") for piece in pieces))
-    again = CitationStream(len(stream.cited))
+    again = CitationRenumberer(len(stream.cited))
     assert through(again, shown) == shown
 
 
 def test_text_is_not_held_back_longer_than_needed() -> None:
-    stream = CitationStream(1)
+    stream = CitationRenumberer(1)
     assert stream.feed("So [") == "So"
     assert stream.feed("x] it") == " [x] it"
     assert stream.feed("[" + "1, " * 20) != ""
@@ -64,11 +64,11 @@ def test_text_is_not_held_back_longer_than_needed() -> None:
 )
 def test_an_answer_takes_time_in_proportion_to_its_length_in_one_piece_or_many(unit: str) -> None:
     def whole(text: str) -> str:
-        stream = CitationStream(3)
+        stream = CitationRenumberer(3)
         return stream.feed(text) + stream.end()
 
     def in_pieces(text: str) -> str:
-        stream = CitationStream(3)
+        stream = CitationRenumberer(3)
         return "".join(stream.feed(text[at : at + 7]) for at in range(0, len(text), 7)) + stream.end()
 
     assert_linear(whole, lambda n: "[" + unit * (n // len(unit)))
@@ -76,7 +76,7 @@ def test_an_answer_takes_time_in_proportion_to_its_length_in_one_piece_or_many(u
 
 
 def test_a_number_of_thousands_of_digits_cites_nothing() -> None:
-    stream = CitationStream(3)
+    stream = CitationRenumberer(3)
     assert stream.feed(f"See [{'1' * 5000}].") + stream.end() == f"See [{'1' * 5000}]."
     assert stream.feed(f"See [{'1' * 30}].") + stream.end() == "See."
     assert stream.cited == []

@@ -19,8 +19,8 @@ from flotilla.llm import (
     ToolRequest,
 )
 from flotilla.testing import FakeModel, TaskRun, run_task
-from writer_agent.agent import NO_PASSAGES, Writing, writer
-from writer_agent.tool_loop import Budget
+from writer_agent.agent import NO_PASSAGES, AnswerWriting, create_writer_agent
+from writer_agent.tool_loop import AnswerBudget
 
 
 def passage(text: str, number: int = 1, score: float = 1.0) -> Passage:
@@ -56,7 +56,7 @@ async def write(
     model: LanguageModel,
     *passages: Passage,
     tools: tuple[str, ...] = (SEARCH,),
-    budget: Budget | None = None,
+    budget: AnswerBudget | None = None,
     history: list[Turn] | None = None,
     known: tuple[ToolFunction, ...] = (search_knowledge_base,),
     has_judge: bool = False,
@@ -65,9 +65,11 @@ async def write(
     searched_for: str = "",
     language: str = "en",
 ) -> TaskRun[WriteResult]:
-    allowed = budget or Budget(tool_steps=2, tokens=10_000)
-    writing = Writing(tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration, language=language)
-    agent = writer(writing)
+    allowed = budget or AnswerBudget(tool_steps=2, tokens=10_000)
+    writing = AnswerWriting(
+        tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration, language=language
+    )
+    agent = create_writer_agent(writing)
     task = WriteTask(query=query, passages=list(passages), history=history or [], searched_for=searched_for)
     return await run_task(agent, task, tools={tool.__name__: tool for tool in known}, model=model)
 
@@ -192,7 +194,7 @@ async def test_a_model_that_never_stops_asking_for_tools_is_stopped() -> None:
 
 async def test_an_answer_that_costs_more_than_its_budget_is_stopped_before_the_next_call() -> None:
     model = FakeModel(calling(), "never asked")
-    run = await write(model, CATS, budget=Budget(tool_steps=5, tokens=15))
+    run = await write(model, CATS, budget=AnswerBudget(tool_steps=5, tokens=15))
     assert run.failure is not None
     assert (run.failure.type, run.failure.retryable) == ("TokensSpent", False)
     assert "15 tokens used, 15 allowed" in run.failure.message

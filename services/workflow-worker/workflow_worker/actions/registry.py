@@ -17,7 +17,7 @@ BUILTIN: Mapping[str, Handler] = {"echo": echo, "http_request": http_request, "p
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
+class ActionHandlerRegistry:
     """Handlers by action."""
 
     handlers: Mapping[str, Handler]
@@ -35,7 +35,7 @@ class Registry:
         return await handler(context, from_builtins(args, action_argument_types()[action]))
 
 
-def installed_registry() -> Registry:
+def load_action_handlers() -> ActionHandlerRegistry:
     """The built-in actions, and those of installed packages: entry points in group `flotilla.action_handlers`.
 
     Raises:
@@ -47,4 +47,4 @@ def installed_registry() -> Registry:
             f"action {', '.join(sorted(halves))} needs two entry points: its arguments in {ARGUMENTS_GROUP}, "
             f"its handler in {GROUP}"
         )
-    return Registry(handlers)
+    return ActionHandlerRegistry(handlers)

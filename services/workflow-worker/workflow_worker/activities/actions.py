@@ -27,7 +27,7 @@ from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.votes.errors import Unproven
 from flotilla.votes.roots import VoteRoots
-from workflow_worker.actions.registry import Registry
+from workflow_worker.actions.registry import ActionHandlerRegistry
 from workflow_worker.activities.signatures.actions import (
     ANALYZE_ACTION,
     ASSESS_EDIT,
@@ -42,8 +42,8 @@ from workflow_worker.activities.signatures.actions import (
     FinishedAction,
     VoteCheck,
 )
-from workflow_worker.activities.signed_votes import SignedVotes
-from workflow_worker.risk_review import RiskReview
+from workflow_worker.activities.signed_votes import SignedVoteChecker
+from workflow_worker.risk_review import RiskReviewer
 
 HEARTBEAT_S = 3.0
 log = structlog.get_logger(__name__)
@@ -104,18 +104,18 @@ WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending'
 """
 
 
-class Actions:
+class ActionActivities:
     """The activities that keep `flotilla.actions`."""
 
     def __init__(
         self,
         pool: Pool,
         policy: PolicySource,
-        registry: Registry,
+        registry: ActionHandlerRegistry,
         http: httpx.AsyncClient,
         *,
         allowed_hosts: tuple[str, ...] = (),
-        risk_review: RiskReview | None = None,
+        risk_review: RiskReviewer | None = None,
         signer: Signer,
         roots: VoteRoots | None = None,
     ) -> None:
@@ -125,7 +125,7 @@ class Actions:
         self._http = http
         self._allowed_hosts = allowed_hosts
         self._risk_review = risk_review
-        self._votes = SignedVotes(pool, policy, roots or VoteRoots(), signer)
+        self._votes = SignedVoteChecker(pool, policy, roots or VoteRoots(), signer)
 
     @activity.defn(name=ANALYZE_ACTION)
     async def analyze_action(self, request: ActionRequest) -> ApprovalRequirement:
@@ -157,13 +157,13 @@ class Actions:
         assessment = policy.assess_risk(request.action, request.args, request.risk_level)
         if self._risk_review is not None:
             last = activity.info().attempt >= RISK_REVIEW_ATTEMPTS
-            assessment = await self._risk_review.review(request, assessment, last_attempt=last)
+            assessment = await self._risk_review.raise_risk_if_needed(request, assessment, last_attempt=last)
         return replace(policy.approval_requirement(request.action, assessment), args=request.args)
 
     @activity.defn(name=CHECK_VOTE)
     async def check_vote(self, check: VoteCheck) -> CheckedVote:
         """Return whether the voter's own signature lets the attempt count. Idempotency key: the attempt's id."""
-        return await self._votes.checked(check)
+        return await self._votes.check_attempt(check)
 
     @activity.defn(name=CHECK_VOTES)
     async def check_votes(self, execution: Execution) -> None:
@@ -177,7 +177,7 @@ class Actions:
 
     async def _check_votes(self, execution: Execution) -> None:
         try:
-            await self._votes.check(execution)
+            await self._votes.check_quorum(execution)
         except Unproven as error:
             raise _not_approved(execution, str(error)) from error
 
@@ -260,7 +260,7 @@ class Actions:
             raise _not_approved(execution, "what would be executed is not what was approved")
         await self._check_votes(execution)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            if execution.approval_required or self._votes.requirement(execution).required:
+            if execution.approval_required or self._votes.current_requirement(execution).required:
                 approved = await connection.fetchval(_APPROVED, key.tenant_id, key.action_id, execution.content_hash)
                 if approved is None:
                     raise _not_approved(execution, "no approval of exactly this is stored")

@@ -87,7 +87,7 @@ UPDATE flotilla.actions SET approval_status = $3 WHERE tenant_id = $1 AND action
 """
 
 
-class Approvals:
+class ApprovalActivities:
     """The activities around a vote."""
 
     def __init__(self, pool: Pool, webhook_urls: tuple[str, ...]) -> None:

@@ -26,15 +26,23 @@ from flotilla.workflows.calls.delegation import (
     CancelledTask,
     TaskOutcome,
 )
-from workflow_worker.delegations import Hop, Opened, TaskPublisher, hop_to_do, open_first_hop, open_hop, opened_hop
-from workflow_worker.settlement import ReplyRefused, check_approvals
+from workflow_worker.delegations import (
+    Hop,
+    OpenedHop,
+    TaskPublisher,
+    find_next_open_hop,
+    load_opened_hop,
+    open_first_hop,
+    open_hop,
+)
+from workflow_worker.settlement import ReplyRefused, check_requested_calls
 
 CANCELLED_KEY_TTL_S = 3600
 MAX_TYPE_CHARS = 200
 """Of a failure's type: an agent may send any."""
 
 
-class Delegation:
+class DelegationActivities:
     """The activities around a delegated task."""
 
     def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer, agents: KnownAgents) -> None:
@@ -57,12 +65,12 @@ class Delegation:
         """
         await self._agents.check_agent_is_known((task.agent, *task.slip))
         opened = await self._open(task)
-        if isinstance(opened, Opened):
+        if isinstance(opened, OpenedHop):
             await self._publisher.publish(opened)
             activity.raise_complete_async()
         return opened
 
-    async def _open(self, task: AgentTask) -> TaskOutcome | Opened:
+    async def _open(self, task: AgentTask) -> TaskOutcome | OpenedHop:
         if task.attempt == 1:  # nearly always nothing is on record yet: to look first would be a round trip for nothing
             first = await open_first_hop(self._pool, task, _waiting(), _deadline(), self._signer)
             if first is not None:
@@ -70,22 +78,22 @@ class Delegation:
         # Not durable, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is opened again by
         # this activity's next attempt, for which the reply waits. Temporal has the task itself.
         async with tenant_transaction(self._pool, task.tenant_id, durable=False) as connection:
-            hop = await hop_to_do(connection, task)
+            hop = await find_next_open_hop(connection, task)
             if hop.stored is not None and hop.stored["status"] == "done":
-                return outcome_of(hop.task.task_id, hop.stored["result"])
+                return outcome_from_result(hop.task.task_id, hop.stored["result"])
             _refuse_what_is_over(hop)
             opened = None
             if hop.stored is not None:
-                opened = await opened_hop(connection, task.tenant_id, hop.task.task_id, task.attempt)
+                opened = await load_opened_hop(connection, task.tenant_id, hop.task.task_id, task.attempt)
             return opened or await open_hop(connection, hop.task, _waiting(), _deadline(), self._signer)
 
     @activity.defn(name=TELL_AGENT_CANCELLED)
     async def tell_agent_cancelled(self, task: CancelledTask) -> None:
         """Sets the key that a working agent looks at. Safe to repeat."""
-        await mark_cancelled(self._redis, task.task_id)
+        await set_cancelled_key(self._redis, task.task_id)
 
 
-async def mark_cancelled(redis: Redis, task_id: str) -> None:
+async def set_cancelled_key(redis: Redis, task_id: str) -> None:
     """Tell the agent that works on `task_id` to stop."""
     await redis.set(cancelled_key(task_id), "1", ex=CANCELLED_KEY_TTL_S)
 
@@ -101,19 +109,21 @@ def _refuse_what_is_over(hop: Hop) -> None:
             non_retryable=True,
         )
     if row["attempt"] == task.attempt and row["failure"] is not None:
-        raise failure_of(task.task_id, task.agent, task.attempt, _checked(task, from_json(row["failure"], Failure)))
+        raise failure_as_application_error(
+            task.task_id, task.agent, task.attempt, _checked(task, from_json(row["failure"], Failure))
+        )
 
 
 def _checked(task: AgentTask, failure: Failure) -> Failure:
     """Return a stored failure; an agent that stored one and never replied is held to what it may ask for, too."""
     try:
-        check_approvals(task.agent, task, failure)
+        check_requested_calls(task.agent, task, failure)
     except ReplyRefused as error:
         return Failure(type="DeadLetter", message=f"refused: {error}", retryable=False)
     return failure
 
 
-def outcome_of(task_id: str, result: str) -> TaskOutcome:
+def outcome_from_result(task_id: str, result: str) -> TaskOutcome:
     """A stored result (JSON text) as a workflow gets it: inline, or by reference when it is large."""
     body = result.encode()
     found = from_json(body, dict)
@@ -122,7 +132,7 @@ def outcome_of(task_id: str, result: str) -> TaskOutcome:
     return TaskOutcome(task_id=task_id, result_ref=result_reference(task_id, found))
 
 
-def failure_of(task_id: str, agent: str, attempt: int, failure: Failure) -> ApplicationError:
+def failure_as_application_error(task_id: str, agent: str, attempt: int, failure: Failure) -> ApplicationError:
     """An agent's failure as Temporal carries it. Never retried by Temporal: a new try is the workflow's decision."""
     details = AgentFailure(
         task_id=task_id,

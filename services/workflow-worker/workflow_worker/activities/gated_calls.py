@@ -36,7 +36,7 @@ NEVER_MADE = "the task ended, and its agent never made this call"
 NO_ANSWER = "the tool was begun and gave no answer; it may have had its effect"
 
 
-class GatedCalls:
+class GatedCallActivities:
     """Makes the state of an approved call follow its tool."""
 
     def __init__(self, pool: Pool) -> None:

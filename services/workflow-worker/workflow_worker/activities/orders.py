@@ -121,7 +121,7 @@ WHERE tenant_id = $1 AND order_id = $2 AND finished_at IS NULL RETURNING session
 """
 
 
-class Orders:
+class OrderActivities:
     """The activities of `OrderProcessingSaga`."""
 
     def __init__(self, pool: Pool) -> None:

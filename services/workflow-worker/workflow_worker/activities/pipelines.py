@@ -17,7 +17,7 @@ from workflow_worker.activities.signatures.pipelines import (
     FinishedPipeline,
     PipelineKey,
 )
-from workflow_worker.delegates import limits_of_agents
+from workflow_worker.delegates import load_agent_time_limits
 
 SOURCE = "/workflows/PipelineWorkflow"
 _BEGIN = """
@@ -42,7 +42,7 @@ _STATUSES: dict[WorkflowExecutionStatus | None, RunStatus] = {
 }
 
 
-class Pipelines:
+class PipelineActivities:
     """The activities that keep `flotilla.pipelines`."""
 
     def __init__(self, pool: Pool) -> None:
@@ -53,7 +53,7 @@ class Pipelines:
         """Mark the pipeline as running. Idempotency key: (tenant, task id)."""
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             await connection.execute(_BEGIN, key.tenant_id, key.task_id)
-            return BegunPipeline(limits_s=await limits_of_agents(connection))
+            return BegunPipeline(limits_s=await load_agent_time_limits(connection))
 
     @activity.defn(name=FINISH_PIPELINE)
     async def finish_pipeline(self, finished: FinishedPipeline) -> None:

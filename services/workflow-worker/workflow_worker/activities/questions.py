@@ -54,7 +54,7 @@ UPDATE flotilla.runs AS r SET status = 'running' WHERE tenant_id = $1 AND run_id
 _OPEN_RUN = ("pending", "running", "interrupted")
 
 
-class Questions:
+class QuestionActivities:
     """The activities behind `Run.ask_person`."""
 
     def __init__(self, pool: Pool) -> None:

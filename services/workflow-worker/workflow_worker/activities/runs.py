@@ -42,10 +42,10 @@ from flotilla.workflows.calls.runs import (
     SaveAnswer,
 )
 from workflow_worker.activities.questions import close_questions
-from workflow_worker.adopted_runs import adopt, closed
-from workflow_worker.delegates import limits_of_agents
+from workflow_worker.adopted_runs import adopt_child_run, run_closed_error
+from workflow_worker.delegates import load_agent_time_limits
 from workflow_worker.notices import queue_notice
-from workflow_worker.queued_runs import open_next
+from workflow_worker.queued_runs import open_next_run
 
 WRITER = "write"
 """The agent whose results are answers, or wrong."""
@@ -102,7 +102,7 @@ class _Finished:
     live_key: str
 
 
-class RunRecords:
+class RunActivities:
     """The activities that keep `flotilla.runs`."""
 
     def __init__(self, pool: Pool, feed: LiveRunWriter, limits: OpenWorkLimitSettings | None = None) -> None:
@@ -132,14 +132,14 @@ class RunRecords:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
                 live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
                 if live_key is None:
-                    live_key = await adopt(connection, request, activity.info().workflow_id, self._limits)
-                limits_s = await limits_of_agents(connection)
+                    live_key = await adopt_child_run(connection, request, activity.info().workflow_id, self._limits)
+                limits_s = await load_agent_time_limits(connection)
         except asyncpg.UniqueViolationError as error:
             raise ApplicationError(
                 f"session {request.session_id} has another active run", type="RunInProgress", non_retryable=True
             ) from error
         if live_key is None:
-            raise closed(request.run_id, "queued")
+            raise run_closed_error(request.run_id, "queued")
         given = request.history if isinstance(request, RAGRequest) else []
         history = given or await earlier_turns(self._pool, request.tenant_id, request.session_id)
         return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
@@ -204,7 +204,7 @@ class RunRecords:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
         if row is None or row["status"] != "success":
-            raise closed(run.run_id, row["status"] if row else "unknown")
+            raise run_closed_error(run.run_id, row["status"] if row else "unknown")
         return from_json(row["result"], RAGResponse) if row["result"] else None
 
     async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
@@ -256,7 +256,7 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
     if end.response is not None:
         await _add_interaction(connection, run, row, end.response, appended.first_seq)
     await queue_notice(connection, run.tenant_id, run.run_id, "run.finished")
-    await open_next(connection, run.tenant_id, row["session_id"])
+    await open_next_run(connection, run.tenant_id, row["session_id"])
     return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 
 

@@ -30,7 +30,7 @@ RETURNING fingerprint
 log = structlog.get_logger(__name__)
 
 
-class SignedVotes:
+class SignedVoteChecker:
     """The votes that count here. Trusts neither rows nor workflows: only signatures by keys that a root approved."""
 
     def __init__(
@@ -45,18 +45,18 @@ class SignedVotes:
         for where in ("vote", "execution"):
             metrics.SIGNATURES_REFUSED.labels(where)  # at 0 from the start, so that the first refusal shows
 
-    def requirement(self, execution: Execution) -> ApprovalRequirement:
+    def current_requirement(self, execution: Execution) -> ApprovalRequirement:
         """Return what the policy in force asks for exactly what would be executed."""
         policy = self._policy.current_policy
         assessment = policy.assess_risk(execution.action, execution.args, execution.risk_level)
         return policy.approval_requirement(execution.action, assessment)
 
-    async def checked(self, check: VoteCheck) -> CheckedVote:
+    async def check_attempt(self, check: VoteCheck) -> CheckedVote:
         """Return why an attempt does not count, as far as its signature goes, or the receipt of a signed one.
 
         Idempotency key: (tenant, approval id, attempt id).
         """
-        attempt, requirement = check.attempt, self.requirement(check.execution)
+        attempt, requirement = check.attempt, self.current_requirement(check.execution)
         if attempt.proof is None:
             if attempt.decision != "approve" or requirement.signature != "required":
                 return CheckedVote()
@@ -80,14 +80,14 @@ class SignedVotes:
             await _count_on(connection, key.tenant_id, vote, attempt)
         return receipt
 
-    async def check(self, execution: Execution) -> None:
+    async def check_quorum(self, execution: Execution) -> None:
         """Check that as many different people as policy asks for have signed exactly this.
 
         Raises:
             Unproven: they have not.
             RetryLater: the log has not arrived yet.
         """
-        requirement = self.requirement(execution)
+        requirement = self.current_requirement(execution)
         if requirement.required and requirement.signature == "required":
             await self._check_quorum(execution, requirement)
 

@@ -22,7 +22,7 @@ WHERE last_seen > now() - interval '15 minutes' ORDER BY name, started_at DESC, 
 """
 
 
-class Supervision:
+class SupervisionActivities:
     """The activity behind `supervise`."""
 
     def __init__(self, pool: Pool) -> None:

@@ -16,7 +16,7 @@ from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
-from workflow_worker.webhook_signatures import signature
+from workflow_worker.webhook_signatures import sign_webhook
 
 _LOAD = "SELECT url, body, status FROM flotilla.webhook_deliveries WHERE tenant_id = $1 AND delivery_id = $2"
 _ADD = """
@@ -53,7 +53,7 @@ async def queue_webhooks(
     return ids
 
 
-class Webhooks:
+class WebhookActivities:
     """Delivers what was queued."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Webhooks:
             "content-type": "application/json",
             "webhook-id": delivery_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(self._receivers.secret, delivery_id, timestamp, body),
+            "webhook-signature": sign_webhook(self._receivers.secret, delivery_id, timestamp, body),
         }
         try:
             answer = await self._http.post(url, content=body, headers=headers)

@@ -60,7 +60,7 @@ MAX_COMBINED_BYTES = 50_000_000
 """Of results that are combined into one: an agent reads them at once."""
 
 
-class WorkflowRuns:
+class WorkflowRunActivities:
     """The activities behind `flotilla.workflows.Run`."""
 
     def __init__(self, pool: Pool) -> None:

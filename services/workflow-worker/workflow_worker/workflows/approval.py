@@ -36,12 +36,12 @@ with workflow.unsafe.imports_passed_through():
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of
 from flotilla.workflows.interruption import finished_first, uninterrupted
 from workflow_worker.workflows.approval_steps import (
-    any_args,
-    approval_status_of,
-    delivered,
-    refused,
+    accept_any_args,
+    approval_status_of_action,
     run_activity,
+    try_to_deliver,
     update_id_of_handler,
+    update_refused_error,
 )
 
 _EDITS_ARE_ASSESSED = "edits-are-assessed"
@@ -230,9 +230,9 @@ class HumanInTheLoopWorkflow:
         if attempt.decision == "edit" and workflow.patched(_EDITS_ARE_ASSESSED):
             return await self._edit(attempt, update_id_of_handler())
         # An edit in the history of a worker before the patch: its arguments were checked by the validator.
-        refusal = self._refusal(attempt, any_args)
+        refusal = self._refusal(attempt, accept_any_args)
         if refusal is not None:
-            raise refused(refusal)
+            raise update_refused_error(refusal)
         update_id = update_id_of_handler()
         if workflow.patched(_SIGNATURES_ARE_CHECKED):
             attempt = await self._signature_checked(attempt)
@@ -250,7 +250,7 @@ class HumanInTheLoopWorkflow:
         # Another vote may have come meanwhile.
         refusal = checked.refusal or self._refusal(attempt, self._check_args)
         if refusal is not None:
-            raise refused(refusal)
+            raise update_refused_error(refusal)
         return replace(attempt, receipt=checked.receipt)
 
     async def _edit(self, attempt: DecisionRequest, update_id: str) -> DecisionAnswer:
@@ -258,14 +258,14 @@ class HumanInTheLoopWorkflow:
 
         The arguments are checked by the activity, whose answer is in the history: a replay needs no installed actions.
         """
-        refusal = self._refusal(attempt, any_args)
+        refusal = self._refusal(attempt, accept_any_args)
         if refusal is not None:
-            raise refused(refusal)
+            raise update_refused_error(refusal)
         requirement = await self._assessed(attempt)
         attempt = replace(attempt, args=requirement.args)
-        refusal = self._refusal(attempt, any_args)  # another vote may have come meanwhile
+        refusal = self._refusal(attempt, accept_any_args)  # another vote may have come meanwhile
         if refusal is not None:
-            raise refused(refusal)
+            raise update_refused_error(refusal)
         return await self._count(attempt, update_id, requirement)
 
     async def _assessed(self, attempt: DecisionRequest) -> ApprovalRequirement:
@@ -275,7 +275,7 @@ class HumanInTheLoopWorkflow:
             return await run_activity(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
         except ActivityError as error:
             trouble = trouble_of(error)
-            raise refused(VoteRefusal("InvalidArgs", trouble.message)) from error
+            raise update_refused_error(VoteRefusal("InvalidArgs", trouble.message)) from error
 
     @decide.validator
     def _check_decision(self, attempt: DecisionRequest) -> None:
@@ -286,7 +286,7 @@ class HumanInTheLoopWorkflow:
         is_open = self._ballot is not None or self._step == "finished"
         refusal = self._refusal(attempt, self._check_args) if is_open else None
         if refusal is not None:
-            raise refused(refusal)
+            raise update_refused_error(refusal)
 
     @workflow.signal(name=APPROVE_SIGNAL)
     async def approve(self, approved: bool, reviewer: str) -> None:
@@ -308,7 +308,7 @@ class HumanInTheLoopWorkflow:
             reason=None if approved else "by signal",
             authenticated=False,
         )
-        refusal = self._signal_refusal() or self._refusal(attempt, any_args)
+        refusal = self._signal_refusal() or self._refusal(attempt, accept_any_args)
         if refusal is None:
             await self._count(attempt, attempt.attempt_id)
         elif self._ballot is not None:
@@ -367,7 +367,7 @@ class HumanInTheLoopWorkflow:
 
     def _deliver(self, batch: "call.WebhookBatch") -> None:
         for delivery_id in batch.delivery_ids:
-            task = asyncio.create_task(delivered(call.WebhookDelivery(key=batch.key, delivery_id=delivery_id)))
+            task = asyncio.create_task(try_to_deliver(call.WebhookDelivery(key=batch.key, delivery_id=delivery_id)))
             self._deliveries.add(task)
             task.add_done_callback(self._deliveries.discard)
 
@@ -388,7 +388,7 @@ class HumanInTheLoopWorkflow:
             action_id=self._request.action_id,
             status=self._status,
             current_step=self._step,
-            approval_status=approval_status_of(ballot, requirement, self._status),
+            approval_status=approval_status_of_action(ballot, requirement, self._status),
             result=self._result,
             error=self._error,
             risk_level=requirement.risk_level if requirement else None,

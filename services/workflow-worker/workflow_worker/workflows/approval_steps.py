@@ -22,7 +22,7 @@ _DELIVERY = RetryPolicy(
 )
 
 
-def approval_status_of(
+def approval_status_of_action(
     ballot: Ballot | None, requirement: ApprovalRequirement | None, status: ActionStatus
 ) -> ApprovalStatus:
     """Return the vote's status, and without a vote that of the action."""
@@ -33,11 +33,11 @@ def approval_status_of(
     return "cancelled" if status in ("cancelled", "failed") else "pending"
 
 
-def any_args(_action: str, _args: JsonObject) -> None:
+def accept_any_args(_action: str, _args: JsonObject) -> None:
     """The activity that assesses an edit checks its arguments."""
 
 
-def refused(refusal: VoteRefusal) -> ApplicationError:
+def update_refused_error(refusal: VoteRefusal) -> ApplicationError:
     """Return the error that an Update answers with."""
     return ApplicationError(refusal.message, type=refusal.type, non_retryable=True)
 
@@ -49,7 +49,7 @@ def update_id_of_handler() -> str:
     return info.id
 
 
-async def delivered(delivery: "call.WebhookDelivery") -> None:
+async def try_to_deliver(delivery: "call.WebhookDelivery") -> None:
     """Best effort: a receiver that stays away must not hold the vote up; its row records it."""
     try:
         await run_activity(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY)

@@ -4,7 +4,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flotilla_cli.live import LiveEvent
-from flotilla_cli.printing import Column, Document, notice, plain, print_table, say, shorten, write
+from flotilla_cli.printing import (
+    Document,
+    TableColumn,
+    escape_for_terminal,
+    print_notice,
+    print_table,
+    say,
+    shorten_to_line,
+    write_stdout,
+)
 
 BASES = {
     "token_logprobs": "from the model's token probabilities",
@@ -33,7 +42,7 @@ class AnswerPrinter:
         elif event.kind == "step":
             self._step(event.data)
 
-    def finish(self, answer: str) -> None:
+    def finish_answer(self, answer: str) -> None:
         """End the line; show the whole answer if what came live is not all of it."""
         if self.text.strip() != answer.strip():
             self._break_line()
@@ -43,56 +52,56 @@ class AnswerPrinter:
 
     def _token(self, text: str) -> None:
         self.text += text
-        write(text)
+        write_stdout(text)
 
     def _reset(self, data: Mapping[str, Any]) -> None:
         if self.text:
             self._break_line()
-            notice(f"the attempt broke off; attempt {data.get('attempt', '?')} starts the answer again")
+            print_notice(f"the attempt broke off; attempt {data.get('attempt', '?')} starts the answer again")
         self.text = ""
 
     def _step(self, data: Mapping[str, Any]) -> None:
         if not self.text:
-            notice(f"· {step_line(data)}")
+            print_notice(f"· {format_step(data)}")
 
     def _break_line(self) -> None:
         if self.text and not self.text.endswith("\n"):
-            write("\n")
+            write_stdout("\n")
 
 
-def step_line(data: Mapping[str, Any]) -> str:
+def format_step(data: Mapping[str, Any]) -> str:
     """`research started`, with the attempt when it is not the first."""
     attempt = data.get("attempt") or 1
     again = f" (attempt {attempt})" if attempt != 1 else ""
     return f"{data.get('step', '?')} {data.get('status', '')}{again}"
 
 
-def print_result(result: Document, removed: Collection[str] = ()) -> None:
+def print_answer_details(result: Document, removed: Collection[str] = ()) -> None:
     """Sources, and the confidence with its basis; `removed` are documents that are no longer there."""
     sources = result.get("sources") or []
     say()
-    if searched := searched_line(result):
+    if searched := format_search_query(result):
         say(searched, style="dim")
     say("Sources", style="bold")
     rows = [{"n": f"[{n}]", **source} for n, source in enumerate(sources, 1)]
-    state = Column("document", lambda source: "removed" if source.get("document_id") in removed else "there")
+    state = TableColumn("document", lambda source: "removed" if source.get("document_id") in removed else "there")
     print_table(rows, (*_SOURCES, state) if removed else _SOURCES, "The answer has no source.")
     say()
     if ending := ENDINGS.get(str(result.get("finish_reason"))):
         say(ending, style="yellow")
-    for line in support_lines(result):
+    for line in format_support(result):
         say(line, style="yellow")
-    say(confidence_line(result))
-    say(model_line(result), style="dim")
+    say(format_confidence(result))
+    say(format_model_usage(result), style="dim")
 
 
-def searched_line(result: Document) -> str:
+def format_search_query(result: Document) -> str:
     """What the search got, for a follow-up: what was said before is in front of it."""
     searched = str(result.get("searched_for") or "")
-    return f"Searched for: {shorten(searched, 300)}" if searched else ""
+    return f"Searched for: {shorten_to_line(searched, 300)}" if searched else ""
 
 
-def support_lines(result: Document) -> list[str]:
+def format_support(result: Document) -> list[str]:
     """What of the answer its sources do not support, and that it was declined."""
     answer = str(result.get("answer") or "")
     lines = [
@@ -102,8 +111,10 @@ def support_lines(result: Document) -> list[str]:
     ]
     for one in _objects(result.get("dropped_citations")):
         [source] = _objects([one.get("source")]) or [{}]
-        statement = shorten(one.get("statement", ""), 200)
-        lines.append(f"Dropped: {shorten(source.get('title', '?'))} says nothing of what it was cited for: {statement}")
+        statement = shorten_to_line(one.get("statement", ""), 200)
+        lines.append(
+            f"Dropped: {shorten_to_line(source.get('title', '?'))} says nothing of what it was cited for: {statement}"
+        )
     if result.get("abstained") is True:
         lines.append("The fleet declined to answer: what was found is not likely to answer the question.")
     return lines
@@ -111,14 +122,14 @@ def support_lines(result: Document) -> list[str]:
 
 def _sentence(answer: str, statement: Document) -> str:
     start, end = statement.get("start"), statement.get("end")
-    return shorten(answer[start:end] if isinstance(start, int) and isinstance(end, int) else "?", 200)
+    return shorten_to_line(answer[start:end] if isinstance(start, int) and isinstance(end, int) else "?", 200)
 
 
 def _objects(value: object) -> list[Document]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def confidence_line(result: Document) -> str:
+def format_confidence(result: Document) -> str:
     """The figure and what it is computed from."""
     basis = str(result.get("confidence_basis") or "basis not given")
     confidence = result.get("confidence")
@@ -126,12 +137,12 @@ def confidence_line(result: Document) -> str:
     return f"Confidence {figure}, {BASES.get(basis, basis)} ({basis})"
 
 
-def model_line(result: Document) -> str:
+def format_model_usage(result: Document) -> str:
     """Which model wrote it, and what it used."""
     usage = result.get("usage") or {}
     tokens = f"{usage.get('input_tokens', 0)} tokens in, {usage.get('output_tokens', 0)} out"
     estimated = " (estimated: the endpoint does not count them)" if usage.get("estimated") else ""
-    return f"Model {plain(result.get('model') or 'unknown')}; {tokens}{estimated}"
+    return f"Model {escape_for_terminal(result.get('model') or 'unknown')}; {tokens}{estimated}"
 
 
 def _position(source: Document) -> object:
@@ -139,18 +150,18 @@ def _position(source: Document) -> object:
 
 
 _SOURCES = (
-    Column("", "n"),
-    Column("title", "title"),
-    Column("uri", "uri"),
-    Column("place", _position),
-    Column("score", "score", "right"),
+    TableColumn("", "n"),
+    TableColumn("title", "title"),
+    TableColumn("uri", "uri"),
+    TableColumn("place", _position),
+    TableColumn("score", "score", "right"),
 )
 
 
-def why_it_failed(run: Document) -> str:
+def failure_reason(run: Document) -> str:
     """The reason of a run that did not succeed."""
     error = run.get("error")
     if isinstance(error, dict):
         kind, message = error.get("type", ""), error.get("message") or error.get("detail") or error
-        return plain(f"{kind}: {message}" if kind else message)
-    return plain(error or "no reason given")
+        return escape_for_terminal(f"{kind}: {message}" if kind else message)
+    return escape_for_terminal(error or "no reason given")

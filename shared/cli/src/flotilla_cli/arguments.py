@@ -18,20 +18,20 @@ MAX_ZEROS = 30
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_key_values(pairs: Iterable[str]) -> dict[str, Any]:
     """`k=v` arguments as an object. A value that is JSON is taken as such (`n=3`, `on=true`, `s='"3"'`), else as text.
 
     Raises:
         Misuse: a pair without `=` or without a name, the same name twice, or a value that no store holds.
     """
-    found = {name: _value(text) for name, text in read_texts(pairs).items()}
+    found = {name: _value(text) for name, text in parse_key_texts(pairs).items()}
     for name, value in found.items():
         if why := why_not_storable(value):
             raise Misuse(f"{name}: {why}", "no store holds it: write it in another way")
     return found
 
 
-def read_texts(pairs: Iterable[str]) -> dict[str, str]:
+def parse_key_texts(pairs: Iterable[str]) -> dict[str, str]:
     """`k=v` arguments as names and texts, as they were written.
 
     Raises:
@@ -88,7 +88,7 @@ def _without_doubles(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_object(text: str) -> dict[str, Any]:
+def parse_json_object(text: str) -> dict[str, Any]:
     """A JSON object given as text, or as `@FILE`.
 
     Raises:
@@ -106,7 +106,7 @@ def read_object(text: str) -> dict[str, Any]:
     return document
 
 
-def read_amount(text: str) -> str:
+def parse_amount(text: str) -> str:
     """A positive decimal amount, as it was written.
 
     Raises:
@@ -121,7 +121,7 @@ def read_amount(text: str) -> str:
     return format(amount, "f")
 
 
-def read_expiry(text: str, now: datetime | None = None) -> datetime:
+def parse_expiry(text: str, now: datetime | None = None) -> datetime:
     """When a span like `90d` from now is over.
 
     Raises:
@@ -136,7 +136,7 @@ def read_expiry(text: str, now: datetime | None = None) -> datetime:
         raise Misuse(f"{text!r} ends after the year 9999", "write it like 12h, 90d or 4w") from None
 
 
-def check_time(text: str) -> None:
+def check_timestamp(text: str) -> None:
     """Refuse what is not an RFC 3339 time with its offset.
 
     Raises:

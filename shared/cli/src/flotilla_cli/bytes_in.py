@@ -13,7 +13,7 @@ _ESCAPED = re.compile("[\ud800-\udfff]+")
 _UNFIT = re.compile("[\ud800-\udfff\x00-\x1f\x7f-\x9f]+|%(?=[0-9A-Fa-f]{2})")
 
 
-def check_arguments(arguments: Iterable[str]) -> None:
+def check_arguments_are_utf8(arguments: Iterable[str]) -> None:
     """Refuse arguments that are not UTF-8, unless they name a file that exists.
 
     Raises:
@@ -33,7 +33,7 @@ def _possible_files(argument: str) -> tuple[str, ...]:
     return argument, argument.partition("=")[2], argument.removeprefix("@")
 
 
-def percent_encoded(name: str) -> str:
+def percent_encode_name(name: str) -> str:
     """Return `name` with `%XX`, as in URIs, for each byte that is not UTF-8, each control character, and each `%` of a
     name that has `%XX` itself, so that no two names become one."""
     return _UNFIT.sub(lambda found: quote_from_bytes(os.fsencode(found[0])), name)

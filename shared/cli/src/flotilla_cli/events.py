@@ -4,27 +4,27 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flotilla_cli.answers import step_line
+from flotilla_cli.answers import format_step
 from flotilla_cli.live import LiveEvent
-from flotilla_cli.printing import Column, Document, print_table, say, shorten, write
+from flotilla_cli.printing import Document, TableColumn, print_table, say, shorten_to_line, write_stdout
 
 _PREFIX = "flotilla.session."
 _WIDTH = 90
 _LONGEST_MS = 1e12
 
 
-def kind_of(event: Document) -> str:
+def event_kind(event: Document) -> str:
     """`tool_call` of `flotilla.session.tool_call.v1`."""
     wire_type = str(event.get("type", "?"))
     return wire_type.removeprefix(_PREFIX).rsplit(".v", 1)[0] if wire_type.startswith(_PREFIX) else wire_type
 
 
-def summary_of(event: Document) -> str:
+def summarize_event(event: Document) -> str:
     """What happened, in one line."""
     data = event.get("data") or {}
     if not isinstance(data, dict):
-        return shorten(data, _WIDTH)
-    return shorten(_SUMMARIES.get(kind_of(event), _as_json)(data), _WIDTH)
+        return shorten_to_line(data, _WIDTH)
+    return shorten_to_line(_SUMMARIES.get(event_kind(event), _as_json)(data), _WIDTH)
 
 
 def _as_json(data: object) -> str:
@@ -69,11 +69,11 @@ _SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "error": _error,
 }
 EVENT_COLUMNS = (
-    Column("seq", "sequence", "right"),
-    Column("time", lambda event: str(event.get("time", "-"))[:23].replace("T", " ")),
-    Column("kind", kind_of),
-    Column("source", "source"),
-    Column("what", summary_of),
+    TableColumn("seq", "sequence", "right"),
+    TableColumn("time", lambda event: str(event.get("time", "-"))[:23].replace("T", " ")),
+    TableColumn("kind", event_kind),
+    TableColumn("source", "source"),
+    TableColumn("what", summarize_event),
 )
 
 
@@ -85,7 +85,7 @@ def print_events(events: Sequence[Document], empty: str) -> None:
 _DIFFERENCES = {"messages": "message", "tool_calls": "tool_call", "tool_results": "tool_result", "errors": "error"}
 
 
-def print_diff(diff: Document) -> None:
+def print_state_diff(diff: Document) -> None:
     """What lies between two states, a line each: `+` is there now, `-` is not any more, `~` is another."""
     rows = [_changed("status", diff["status"])] if diff.get("status") else []
     rows += [_changed(name, change) for name, change in (diff.get("variables") or {}).items()]
@@ -97,18 +97,18 @@ def print_diff(diff: Document) -> None:
 
 def _changed(name: str, change: Mapping[str, Any]) -> Document:
     before, after = (_as_json(change.get(side)) for side in ("before", "after"))
-    return {"mark": "~", "kind": name, "what": shorten(f"{before} → {after}", _WIDTH)}
+    return {"mark": "~", "kind": name, "what": shorten_to_line(f"{before} → {after}", _WIDTH)}
 
 
 def _differs(mark: str, kind: str, one: Mapping[str, Any]) -> Document:
-    return {"mark": mark, "seq": one.get("seq"), "kind": kind, "what": shorten(_SUMMARIES[kind](one), _WIDTH)}
+    return {"mark": mark, "seq": one.get("seq"), "kind": kind, "what": shorten_to_line(_SUMMARIES[kind](one), _WIDTH)}
 
 
 _DIFFERENCE_COLUMNS = (
-    Column("", "mark"),
-    Column("seq", "seq", "right"),
-    Column("kind", "kind"),
-    Column("what", "what"),
+    TableColumn("", "mark"),
+    TableColumn("seq", "seq", "right"),
+    TableColumn("kind", "kind"),
+    TableColumn("what", "what"),
 )
 
 
@@ -122,20 +122,20 @@ class LivePrinter:
         """Show one live event."""
         if event.kind == "token":
             self._in_text = True
-            write(str(event.data.get("text", "")))
+            write_stdout(str(event.data.get("text", "")))
             return
         if self._in_text:
             self._in_text = False
-            write("\n")
+            write_stdout("\n")
         say(_line(event))
 
 
 def _line(event: LiveEvent) -> str:
     data = event.data if isinstance(event.data, dict) else {}
     if event.kind == "session_event":
-        return f"{data.get('sequence', '?'):>4}  {kind_of(data):13} {summary_of(data)}"
+        return f"{data.get('sequence', '?'):>4}  {event_kind(data):13} {summarize_event(data)}"
     if event.kind == "step":
-        return f"      step          {step_line(data)}"
+        return f"      step          {format_step(data)}"
     if event.kind == "reset":
         return f"      reset         attempt {data.get('attempt', '?')} starts its answer again"
     return f"      {event.kind:13} {data.get('status', '')}"

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import httpx
 
 from flotilla_cli.errors import CliError, Misuse, NotFound
-from flotilla_cli.printing import Document, plain
-from flotilla_cli.target import Target
+from flotilla_cli.printing import Document, escape_for_terminal
+from flotilla_cli.target import GatewayTarget
 
 PATIENCE_S = 15.0
 """How long a busy gateway (429 or 503 with Retry-After) is asked again."""
@@ -40,10 +40,10 @@ _HINTS_BY_CODE = {
 _ERRORS: Mapping[int, type[CliError]] = {400: Misuse, 404: NotFound, 413: Misuse, 415: Misuse, 422: Misuse}
 
 
-class Gateway:
+class GatewayClient:
     """One HTTP client with the token on it; may be used from several threads."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: GatewayTarget) -> None:
         self.target = target
         headers = {"Authorization": f"Bearer {target.token}", "User-Agent": "flotilla-cli"}
         if target.on_behalf_of is not None:
@@ -72,22 +72,22 @@ class Gateway:
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return self._json("POST", path, json={} if body is None else body, params=_given(params), headers=headers)
 
-    def upload(
+    def upload_file(
         self, path: str, name: str, content: bytes, media_type: str, *, method: str = "POST", **fields: str | list[str]
     ) -> Any:
         """POST or PUT of one file as multipart/form-data."""
         return self._json(method, path, files={"file": (name, content, media_type)}, data=fields)
 
-    def chunks(self, path: str, **params: object) -> Iterator[bytes]:
+    def download_chunks(self, path: str, **params: object) -> Iterator[bytes]:
         """GET of a body of any length, piece by piece."""
         try:
             with self.client.stream("GET", path, params=_given(params)) as answer:
                 if answer.is_error:
                     answer.read()
-                    raise problem(answer)
+                    raise error_from_problem(answer)
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
-            raise unreachable(self.target.url, error) from error
+            raise gateway_unreachable_error(self.target.url, error) from error
 
     def put(self, path: str, body: object) -> Any:
         """PUT, which may be repeated."""
@@ -111,7 +111,7 @@ class Gateway:
             if not cursor:
                 return
 
-    def pages(self, path: str, name: str, limit: int, **params: object) -> Document:
+    def list_all_pages(self, path: str, name: str, limit: int, **params: object) -> Document:
         """A listing of up to `limit` rows over as many pages as it takes, in the shape of one page."""
         rows: list[Document] = []
         cursor: str | None = None
@@ -122,7 +122,7 @@ class Gateway:
             if not cursor or len(rows) >= limit:
                 return {name: rows, "next_cursor": cursor}
 
-    def events(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Iterator[Document]:
+    def list_session_events(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Iterator[Document]:
         """A session's events by seq, over as many pages as it takes."""
         next_seq: int | None = from_seq
         while next_seq is not None:
@@ -135,7 +135,7 @@ class Gateway:
     def _json(self, method: str, path: str, **request: Any) -> Any:
         answer = self._send(method, path, **request)
         if answer.is_error:
-            raise problem(answer)
+            raise error_from_problem(answer)
         return answer.json() if answer.content else {}
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
@@ -144,7 +144,7 @@ class Gateway:
             try:
                 answer = self.client.request(method, path, **request)
             except httpx.TransportError as error:
-                raise unreachable(self.target.url, error) from error
+                raise gateway_unreachable_error(self.target.url, error) from error
             pause_s = _retry_after_s(answer)
             if pause_s is None or time.monotonic() + pause_s > deadline:
                 return answer
@@ -162,12 +162,12 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
     return max(float(value), 0.1) if value.replace(".", "", 1).isdigit() else None
 
 
-def unreachable(url: str, error: httpx.TransportError) -> CliError:
+def gateway_unreachable_error(url: str, error: httpx.TransportError) -> CliError:
     """The gateway gave no answer."""
     return CliError(f"no answer from the gateway at {url}: {str(error) or type(error).__name__}", _UNREACHABLE)
 
 
-def problem(answer: httpx.Response) -> CliError:
+def error_from_problem(answer: httpx.Response) -> CliError:
     """An answer's problem document (RFC 9457) as an error with the exit code that fits its status."""
     kind = _ERRORS.get(answer.status_code, CliError)
     document = _problem_document(answer)
@@ -175,16 +175,16 @@ def problem(answer: httpx.Response) -> CliError:
     detail = document.get("detail") or answer.text[:500]
     message = f"{title} ({answer.status_code}): {detail}" if detail else f"{title} ({answer.status_code})"
     # The detail of an answer with one error says it already.
-    lines = [plain(message), *(line for line in _field_errors(document) if line.strip() not in message)]
+    lines = [escape_for_terminal(message), *(line for line in _field_errors(document) if line.strip() not in message)]
     return kind("\n".join(lines), _hint(answer, document), str(document.get("code", "")))
 
 
 def _hint(answer: httpx.Response, document: Document) -> str:
     trace_id = document.get("trace_id")
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR and trace_id:
-        return plain(f"trace {trace_id} finds it in the logs of the services")
+        return escape_for_terminal(f"trace {trace_id} finds it in the logs of the services")
     by_status = _HINTS.get(answer.status_code, "")
-    return plain(document.get("hint") or _HINTS_BY_CODE.get(document.get("code", ""), by_status))
+    return escape_for_terminal(document.get("hint") or _HINTS_BY_CODE.get(document.get("code", ""), by_status))
 
 
 def _problem_document(answer: httpx.Response) -> Document:
@@ -199,7 +199,7 @@ def _field_errors(document: Document) -> list[str]:
     errors = document.get("errors")
     if not isinstance(errors, list):
         return []
-    return [plain(f"  {_where(error)}: {_what(error)}") for error in errors]
+    return [escape_for_terminal(f"  {_where(error)}: {_what(error)}") for error in errors]
 
 
 def _where(error: Any) -> str:

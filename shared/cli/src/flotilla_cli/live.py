@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.gateway import Gateway, problem, unreachable
+from flotilla_cli.gateway import GatewayClient, error_from_problem, gateway_unreachable_error
 
 GIVE_UP_AFTER_S = 60.0
 """Without a single event or successful connection."""
@@ -43,7 +43,7 @@ class _Dropped(Exception):
 class RunFollower:
     """Reads one run's events until its `done`."""
 
-    def __init__(self, gateway: Gateway, run_id: str, give_up_after_s: float = GIVE_UP_AFTER_S) -> None:
+    def __init__(self, gateway: GatewayClient, run_id: str, give_up_after_s: float = GIVE_UP_AFTER_S) -> None:
         self._gateway = gateway
         self._run_id = run_id
         self._give_up_after_s = give_up_after_s
@@ -51,7 +51,7 @@ class RunFollower:
         self._alive_at = time.monotonic()
         self._pause_s = _FIRST_PAUSE_S
 
-    def events(self) -> Iterator[LiveEvent]:
+    def follow_events(self) -> Iterator[LiveEvent]:
         """All events up to and with `done`; resumes where a dropped connection left off.
 
         Raises:
@@ -89,7 +89,7 @@ class RunFollower:
         with self._gateway.client.stream("GET", path, headers=headers, timeout=timeout) as answer:
             if answer.is_error:
                 answer.read()
-                refusal = problem(answer)
+                refusal = error_from_problem(answer)
                 raise _Dropped(refusal) if answer.status_code in _BUSY else refusal
             yield answer
 
@@ -105,7 +105,7 @@ class RunFollower:
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
 
-def _as_cli_error(gateway: Gateway, error: Exception) -> CliError:
+def _as_cli_error(gateway: GatewayClient, error: Exception) -> CliError:
     if isinstance(error, httpx.TransportError):
-        return unreachable(gateway.target.url, error)
+        return gateway_unreachable_error(gateway.target.url, error)
     return CliError(f"not an event stream: {error}")

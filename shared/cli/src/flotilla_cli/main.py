@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flotilla_cli.bytes_in import check_arguments
+from flotilla_cli.bytes_in import check_arguments_are_utf8
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import notice
+from flotilla_cli.printing import print_notice
 from flotilla_cli.target import ConnectionOptions
-from flotilla_cli.verb import ActsAs, OnBehalfOf, Token, Url, examples
+from flotilla_cli.verb import ActsAs, OnBehalfOf, Token, Url, examples_epilog
 from flotilla_cli.verbs import (
     actions,
     agents,
@@ -46,7 +46,7 @@ _HELP = "\n\n".join(
         "Exit codes: 0 done · 1 failed · 2 misuse · 3 not found · 130 interrupted.",
     )
 )
-_EXAMPLES = examples(
+_EXAMPLES = examples_epilog(
     "flotilla up",
     "flotilla documents add handbook/",
     'flotilla ask "Who may approve a refund?" --session s1',
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    check_arguments(sys.argv[1:])
+    check_arguments_are_utf8(sys.argv[1:])
     try:
         app(prog_name="flotilla")
     except UnicodeError as error:  # without the value, which may be a token
@@ -137,6 +137,6 @@ def _run() -> None:
 
 
 def _report(error: CliError) -> None:
-    notice(f"flotilla: {error}", style="bold red")
+    print_notice(f"flotilla: {error}", style="bold red")
     if error.hint:
-        notice(f"→ {error.hint}", style=None)
+        print_notice(f"→ {error.hint}", style=None)

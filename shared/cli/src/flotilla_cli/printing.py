@@ -25,24 +25,24 @@ Document: TypeAlias = Mapping[str, Any]
 WIDTH_WITHOUT_TERMINAL = 200
 
 
-class Format(StrEnum):
+class OutputFormat(StrEnum):
     """What `-o` takes."""
 
     TABLE = "table"
     JSON = "json"
 
 
-def plain(text: object) -> str:
+def escape_for_terminal(text: object) -> str:
     """Return text that cannot act on the terminal, and hides nothing."""
     return escape_invisible(str(text))
 
 
-def console() -> "Console":
+def stdout_console() -> "Console":
     """Standard output."""
     return _console(stderr=False)
 
 
-def notices() -> "Console":
+def stderr_console() -> "Console":
     """Standard error: progress, hints, problems."""
     return _console(stderr=True)
 
@@ -57,17 +57,17 @@ def _console(*, stderr: bool) -> "Console":
 
 def say(text: str = "", style: str | None = None) -> None:
     """One line on standard output."""
-    console().print(plain(text), style=style, soft_wrap=True)
+    stdout_console().print(escape_for_terminal(text), style=style, soft_wrap=True)
 
 
-def notice(text: str, style: str | None = "dim") -> None:
+def print_notice(text: str, style: str | None = "dim") -> None:
     """One line on standard error."""
-    notices().print(plain(text), style=style, soft_wrap=True)
+    stderr_console().print(escape_for_terminal(text), style=style, soft_wrap=True)
 
 
-def write(text: str) -> None:
+def write_stdout(text: str) -> None:
     """A piece of a line on standard output, at once."""
-    sys.stdout.write(plain(text))
+    sys.stdout.write(escape_for_terminal(text))
     sys.stdout.flush()
 
 
@@ -87,7 +87,7 @@ def _speaks_utf8() -> bool:
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One column: a title, and a field's name or a way to make the text."""
 
     title: str
@@ -98,10 +98,10 @@ class Column:
     def cell(self, row: Document) -> str:
         """The text for one row."""
         value = row.get(self.value) if isinstance(self.value, str) else self.value(row)
-        return text_of(value)
+        return format_json_value(value)
 
 
-def text_of(value: object) -> str:
+def format_json_value(value: object) -> str:
     """A JSON value as people read it."""
     if value is None:
         return "-"
@@ -111,16 +111,16 @@ def text_of(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict | list):
         return escape_invisible_in_json(json.dumps(value, ensure_ascii=False))
-    return plain(value)
+    return escape_for_terminal(value)
 
 
-def print_table(rows: Sequence[Document], columns: Iterable[Column], empty: str) -> None:
+def print_table(rows: Sequence[Document], columns: Iterable[TableColumn], empty: str) -> None:
     """A table, or what it means that there is none."""
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
-        notice(empty)
+        print_notice(empty)
         return
     columns = list(columns)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -141,13 +141,13 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, "", [], {}):
-            table.add_row(Text(plain(name)), Text(text_of(value)))
+            table.add_row(Text(escape_for_terminal(name)), Text(format_json_value(value)))
     _print_table(table)
 
 
 def _print_table(table: "Table") -> None:
     """Without the last column's padding where nobody sees it but programs."""
-    out = console()
+    out = stdout_console()
     if out.is_terminal:
         out.print(table)
         return
@@ -161,10 +161,10 @@ def age(timestamp: object) -> str:
     if not isinstance(timestamp, str):
         return "-"
     seconds = (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
-    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A span of time in its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= 2 * length:
@@ -172,7 +172,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def shorten(text: object, length: int = 60) -> str:
+def shorten_to_line(text: object, length: int = 60) -> str:
     """One line of at most `length` characters."""
-    line = " ".join(plain(text).split())
+    line = " ".join(escape_for_terminal(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -49,7 +49,7 @@ asked again for up to 15 seconds. Each request that makes something carries an i
 _MARKUP = re.compile(r"\[/?[a-z ]*\]")
 
 
-def reference() -> str:
+def write_cli_reference() -> str:
     """The whole document."""
     root: Any = typer.main.get_command(app)
     return "\n".join([_INTRO, *_commands(root, "flotilla")])
@@ -111,4 +111,4 @@ def _plain(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    sys.stdout.write(write_cli_reference())

@@ -11,7 +11,7 @@ from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.gateway import Gateway
+from flotilla_cli.gateway import GatewayClient
 
 _POLL_S = 2.0
 
@@ -20,7 +20,7 @@ class _NotProven(Exception):
     """Why the export that was looked at proves no revocation."""
 
 
-def prove(gateway: Gateway, fingerprint: str, public_key: Path, *, wait_s: float) -> dict[str, Any]:
+def prove_revocation(gateway: GatewayClient, fingerprint: str, public_key: Path, *, wait_s: float) -> dict[str, Any]:
     """Return the place of the key's revocation in the tenant's signed log; look again for `wait_s` until it is there.
 
     Raises:
@@ -44,10 +44,10 @@ def prove(gateway: Gateway, fingerprint: str, public_key: Path, *, wait_s: float
         time.sleep(_POLL_S)
 
 
-def _look(gateway: Gateway, fingerprint: str, keys: PublicKeys) -> dict[str, Any]:
+def _look(gateway: GatewayClient, fingerprint: str, keys: PublicKeys) -> dict[str, Any]:
     tenant = str(gateway.me()["tenant"])
     with tempfile.TemporaryFile() as export:
-        export.writelines(gateway.chunks("/audit/export", session_id=AUDIT_SESSION))
+        export.writelines(gateway.download_chunks("/audit/export", session_id=AUDIT_SESSION))
         export.seek(0)
         try:
             verdict, signers = read_signers(read_lines(export), keys)

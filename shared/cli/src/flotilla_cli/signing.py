@@ -17,7 +17,7 @@ _TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFile:
+class SigningKeyFile:
     """A key that can sign; the private half stays in its file or its agent."""
 
     path: Path
@@ -34,7 +34,7 @@ class KeyFile:
         return Signed(statement=statement, signature=Signature(value=value))
 
 
-def open_key(path: Path) -> KeyFile:
+def open_signing_key(path: Path) -> SigningKeyFile:
     """Return the key of a file: OpenSSH, private or (with its private half in an agent) public, or Ed25519 in PEM.
 
     Raises:
@@ -47,12 +47,12 @@ def open_key(path: Path) -> KeyFile:
     except OSError as error:
         raise Misuse(f"key file {path} can't be read: {error.strerror}", "name a key: ~/.ssh/id_ed25519") from error
     if content.lstrip().startswith(_PEM):
-        return KeyFile(path, "ed25519", to_ssh_key_line(_pem_key(path).public_key()))
+        return SigningKeyFile(path, "ed25519", to_ssh_key_line(_pem_key(path).public_key()))
     public = content if content.startswith((b"ssh-", b"ecdsa-")) else _derived(path)
-    return KeyFile(path, "ssh", " ".join(public.decode(errors="replace").split()[:2]))
+    return SigningKeyFile(path, "ssh", " ".join(public.decode(errors="replace").split()[:2]))
 
 
-def body_of(signed: Signed) -> dict[str, Any]:
+def signed_statement_body(signed: Signed) -> dict[str, Any]:
     """Return the signed statement as the API takes it."""
     body: dict[str, Any] = to_builtins(signed)
     return body

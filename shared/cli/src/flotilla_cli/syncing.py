@@ -11,18 +11,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from flotilla_cli.bytes_in import percent_encoded
+from flotilla_cli.bytes_in import percent_encode_name
 from flotilla_cli.errors import CliError, NotFound
-from flotilla_cli.gateway import Gateway
-from flotilla_cli.printing import plain
-from flotilla_cli.uploading import Failed, FoundFile, Loaded, Skipped, Uploader, content_of, files_in, progress_bar
+from flotilla_cli.gateway import GatewayClient
+from flotilla_cli.printing import escape_for_terminal
+from flotilla_cli.uploading import (
+    DocumentFile,
+    DocumentUploader,
+    FailedFile,
+    LoadedDocument,
+    SkippedFile,
+    list_visible_files,
+    progress_bar,
+    read_document_file,
+)
 
 _LONGEST_NAME = 255
 """Bytes of one name in a folder, on every file system that is in use."""
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDocument:
     """A document that the gateway has."""
 
     uri: str
@@ -34,12 +43,12 @@ class Known:
 class SyncPlan:
     """What has to be done."""
 
-    add: list[FoundFile] = field(default_factory=list)
-    replace: list[FoundFile] = field(default_factory=list)
-    remove: list[Known] = field(default_factory=list)
-    unchanged: list[FoundFile] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    add: list[DocumentFile] = field(default_factory=list)
+    replace: list[DocumentFile] = field(default_factory=list)
+    remove: list[KnownDocument] = field(default_factory=list)
+    unchanged: list[DocumentFile] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
+    failed: list[FailedFile] = field(default_factory=list)
 
     def as_document(self) -> dict[str, Any]:
         """For `-o json`."""
@@ -54,15 +63,15 @@ class SyncPlan:
 
 
 @dataclass
-class Synced:
+class SyncResult:
     """What was done."""
 
-    added: list[Loaded]
-    replaced: list[Loaded]
-    removed: list[Known]
+    added: list[LoadedDocument]
+    replaced: list[LoadedDocument]
+    removed: list[KnownDocument]
     unchanged: int
-    skipped: list[Skipped]
-    failed: list[Failed]
+    skipped: list[SkippedFile]
+    failed: list[FailedFile]
 
     def as_document(self) -> dict[str, Any]:
         """For `-o json`."""
@@ -88,9 +97,9 @@ class SyncedFolder:
         """What names the file's document: as `flotilla documents add` names it."""
         if self._base is None:
             return file.as_uri()
-        return percent_encoded(f"{self.prefix}{file.relative_to(self.path).as_posix()}")
+        return percent_encode_name(f"{self.prefix}{file.relative_to(self.path).as_posix()}")
 
-    def may_contain(self, uri: str) -> bool:
+    def may_contain_document(self, uri: str) -> bool:
         """Whether there is a file that `uri` may name, hidden ones and those of unknown kinds included."""
         name = uri.removeprefix(self.prefix)
         return any(_may_exist(Path(f"{self.path}/{each}")) for each in (name, unquote(name, errors="surrogateescape")))
@@ -107,45 +116,45 @@ def _may_exist(file: Path) -> bool:
     return True
 
 
-def plan_of(gateway: Gateway, folder: SyncedFolder) -> SyncPlan:
+def plan_sync(gateway: GatewayClient, folder: SyncedFolder) -> SyncPlan:
     """Compare the folder with what the gateway has of it."""
     known = {one.uri: one for one in _known(gateway, folder.prefix)}
     plan = SyncPlan()
-    for file in files_in(folder.path):
-        if isinstance(file, Skipped):
+    for file in list_visible_files(folder.path):
+        if isinstance(file, SkippedFile):
             plan.skipped.append(file)
-        elif isinstance(file, Failed):
+        elif isinstance(file, FailedFile):
             plan.failed.append(file)
         else:
-            _place(plan, FoundFile(file, folder.uri(file)), known)
+            _place(plan, DocumentFile(file, folder.uri(file)), known)
     present = {file.uri for files in (plan.add, plan.replace, plan.unchanged) for file in files}
-    plan.remove = [one for uri, one in known.items() if uri not in present and not folder.may_contain(uri)]
+    plan.remove = [one for uri, one in known.items() if uri not in present and not folder.may_contain_document(uri)]
     return plan
 
 
-def _known(gateway: Gateway, prefix: str) -> Iterator[Known]:
+def _known(gateway: GatewayClient, prefix: str) -> Iterator[KnownDocument]:
     for row in gateway.each("/documents", "documents", prefix=prefix):
-        yield Known(row["uri"], row["document_id"], row["sha256"])
+        yield KnownDocument(row["uri"], row["document_id"], row["sha256"])
 
 
-def _place(plan: SyncPlan, file: FoundFile, known: dict[str, Known]) -> None:
+def _place(plan: SyncPlan, file: DocumentFile, known: dict[str, KnownDocument]) -> None:
     there = known.get(file.uri)
     if there is None:
         plan.add.append(file)
         return
     try:
-        same = there.sha256 == hashlib.sha256(content_of(file.path)).hexdigest()
+        same = there.sha256 == hashlib.sha256(read_document_file(file.path)).hexdigest()
     except CliError as error:
-        plan.failed.append(Failed(str(file.path), plain(error)))
+        plan.failed.append(FailedFile(str(file.path), escape_for_terminal(error)))
         return
     (plan.unchanged if same else plan.replace).append(file)
 
 
-def carry_out(gateway: Gateway, plan: SyncPlan, parallel: int, *, show_progress: bool) -> Synced:
+def apply_sync_plan(gateway: GatewayClient, plan: SyncPlan, parallel: int, *, show_progress: bool) -> SyncResult:
     """Load first and remove afterwards, so that a file that moved is found all the time."""
-    report = Uploader(gateway, parallel).upload([*plan.add, *plan.replace], show_progress=show_progress)
+    report = DocumentUploader(gateway, parallel).upload([*plan.add, *plan.replace], show_progress=show_progress)
     replaced = {file.uri for file in plan.replace}
-    done = Synced(
+    done = SyncResult(
         added=[one for one in report.added if one.uri not in replaced],
         replaced=[one for one in report.added if one.uri in replaced],
         removed=[],
@@ -159,18 +168,18 @@ def carry_out(gateway: Gateway, plan: SyncPlan, parallel: int, *, show_progress:
     return done
 
 
-def _remove(gateway: Gateway, one: Known, done: Synced) -> None:
+def _remove(gateway: GatewayClient, one: KnownDocument, done: SyncResult) -> None:
     try:
         gateway.delete(f"/documents/{one.document_id}")
     except NotFound:
         pass  # somebody else removed it
     except CliError as error:
-        done.failed.append(Failed(one.uri, plain(error)))
+        done.failed.append(FailedFile(one.uri, escape_for_terminal(error)))
         return
     done.removed.append(one)
 
 
-def check_removals(plan: SyncPlan, folder: SyncedFolder) -> None:
+def check_not_emptied(plan: SyncPlan, folder: SyncedFolder) -> None:
     """Stop before a folder that is empty by mistake, such as one that is not mounted, takes every document away.
 
     Raises:
@@ -183,10 +192,10 @@ def check_removals(plan: SyncPlan, folder: SyncedFolder) -> None:
         )
 
 
-def _row(file: FoundFile) -> dict[str, str]:
+def _row(file: DocumentFile) -> dict[str, str]:
     return {"path": str(file.path), "uri": file.uri}
 
 
-def summary(counts: Iterable[tuple[int, str]]) -> str:
+def summarize_counts(counts: Iterable[tuple[int, str]]) -> str:
     """`3 added, 1 removed`, without what there is none of."""
     return ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"

@@ -48,7 +48,7 @@ class ConnectionOptions:
 
 
 @dataclass(frozen=True)
-class Target:
+class GatewayTarget:
     """A gateway, the credentials for it, and whose they are (empty when only the gateway knows).
 
     `on_behalf_of` is the person for whom a service acts, whose key has that right.
@@ -60,32 +60,32 @@ class Target:
     on_behalf_of: str | None = None
 
 
-def resolve(connection: ConnectionOptions, default_name: str) -> Target:
+def resolve_target(connection: ConnectionOptions, default_name: str) -> GatewayTarget:
     """The gateway and credentials to use.
 
     Raises:
         Misuse: the address is not valid, or there are no credentials for it.
         NotFound: nothing names a gateway or a key, and the local stack does not run.
     """
-    named = given_url(connection)
+    named = configured_url(connection)
     token = connection.token or (None if connection.acts_as else os.environ.get(TOKEN_VARIABLE))
-    running = local_url()
+    running = local_gateway_url()
     if not (named or token or running):
         raise _stack_is_off()
     url = _checked(named or running or DEFAULT_URL)
     if token:
-        return Target(url, token, on_behalf_of=connection.on_behalf_of)
+        return GatewayTarget(url, token, on_behalf_of=connection.on_behalf_of)
     name = connection.acts_as or default_name
-    return Target(url, _local_key(url, name), name, connection.on_behalf_of)
+    return GatewayTarget(url, _local_key(url, name), name, connection.on_behalf_of)
 
 
-def given_url(connection: ConnectionOptions) -> str | None:
+def configured_url(connection: ConnectionOptions) -> str | None:
     """The address that somebody named, which is not the local stack's by default."""
     return connection.url or os.environ.get(URL_VARIABLE) or None
 
 
 def _stack_is_off() -> NotFound:
-    status = local_status()
+    status = read_local_stack_status()
     state = status["state"] if status else "stopped"
     if state == "starting":
         return NotFound("the local stack is still starting", "wait a moment: flotilla status shows how far it is")
@@ -106,14 +106,14 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def local_url() -> str | None:
+def local_gateway_url() -> str | None:
     """The address of the local stack's gateway, if the stack is running."""
-    status = local_status()
+    status = read_local_stack_status()
     return status["url"] or None if status and status["state"] == "ready" else None
 
 
 @cache
-def local_status() -> "StackStatus | None":
+def read_local_stack_status() -> "StackStatus | None":
     """The local stack's status; None when there never was one."""
     from flotilla_devstack import DevstackError, stack_status
 
@@ -124,19 +124,19 @@ def local_status() -> "StackStatus | None":
 
 
 def _local_key(url: str, name: str) -> str:
-    status = local_status()
-    if status is None or not status["url"] or not same_address(url, status["url"]):
+    status = read_local_stack_status()
+    if status is None or not status["url"] or not is_same_server(url, status["url"]):
         raise Misuse(
             f"no token for {url}",
             f"give one by --token or {TOKEN_VARIABLE}; for a local stack, start it with: flotilla up",
         )
-    keys = read_keys(Path(status["keys_file"]))
+    keys = read_local_keys(Path(status["keys_file"]))
     if name not in keys:
         raise Misuse(f"the local stack has no key called {name}", f"--as takes one of: {', '.join(sorted(keys))}")
     return keys[name]
 
 
-def read_keys(path: Path) -> Mapping[str, str]:
+def read_local_keys(path: Path) -> Mapping[str, str]:
     """The local keys file: name → key.
 
     Raises:
@@ -153,7 +153,7 @@ def read_keys(path: Path) -> Mapping[str, str]:
     return keys
 
 
-def same_address(left: str, right: str) -> bool:
+def is_same_server(left: str, right: str) -> bool:
     """Whether two URLs name the same server; all names of loopback count as one."""
     return _address(left) == _address(right)
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flotilla_cli.bytes_in import percent_encoded
+from flotilla_cli.bytes_in import percent_encode_name
 from flotilla_cli.errors import CliError, Misuse, NotFound
-from flotilla_cli.gateway import Gateway
-from flotilla_cli.printing import notices, plain
+from flotilla_cli.gateway import GatewayClient
+from flotilla_cli.printing import escape_for_terminal, stderr_console
 
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 """The gateway's limit; a test compares them."""
@@ -34,7 +34,7 @@ MEDIA_TYPES = {
 
 
 @dataclass(frozen=True)
-class FoundFile:
+class DocumentFile:
     """A file, and the URI that names its document."""
 
     path: Path
@@ -42,7 +42,7 @@ class FoundFile:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedFile:
     """A file that is not loaded by design, and why."""
 
     path: str
@@ -50,16 +50,16 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Findings:
+class FoundFiles:
     """What there is in folders."""
 
-    found: list[FoundFile]
-    skipped: list[Skipped]
-    failed: list["Failed"]
+    found: list[DocumentFile]
+    skipped: list[SkippedFile]
+    failed: list["FailedFile"]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedDocument:
     """A document as the gateway took it."""
 
     path: str
@@ -71,7 +71,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedFile:
     """A file that was not loaded, or a folder that was not looked into, and why."""
 
     path: str
@@ -79,43 +79,43 @@ class Failed:
 
 
 @dataclass
-class Report:
+class UploadReport:
     """The outcome of each file."""
 
-    added: list[Loaded] = field(default_factory=list)
-    unchanged: list[Loaded] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    added: list[LoadedDocument] = field(default_factory=list)
+    unchanged: list[LoadedDocument] = field(default_factory=list)
+    failed: list[FailedFile] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
 
     def as_document(self) -> dict[str, Any]:
         """For `-o json`."""
         return asdict(self)
 
 
-def find_documents(paths: Iterable[Path], base: str | None = None) -> Findings:
+def find_documents(paths: Iterable[Path], base: str | None = None) -> FoundFiles:
     """The files named, and those with a known ending below the folders named; each once, hidden ones left out.
 
     Raises:
         NotFound: a path does not exist.
     """
-    found: dict[str, FoundFile] = {}
-    findings = Findings([], [], [])
+    found: dict[str, DocumentFile] = {}
+    findings = FoundFiles([], [], [])
     for path in paths:
         if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names that can't be
             raise NotFound(f"{path} does not exist", "name files, or folders that hold documents")
         root = path if path.is_dir() else path.parent
-        for file in files_in(path):
-            if isinstance(file, Skipped):
+        for file in list_visible_files(path):
+            if isinstance(file, SkippedFile):
                 findings.skipped.append(file)
-            elif isinstance(file, Failed):
+            elif isinstance(file, FailedFile):
                 findings.failed.append(file)
             else:
-                found.setdefault(_resolved(file), FoundFile(file, _uri(file, root, base)))
+                found.setdefault(_resolved(file), DocumentFile(file, _uri(file, root, base)))
     findings.found.extend(found.values())
     return findings
 
 
-def files_in(path: Path) -> Iterator["Path | Skipped | Failed"]:
+def list_visible_files(path: Path) -> Iterator["Path | SkippedFile | FailedFile"]:
     """The file itself, or all that is not hidden below a folder."""
     if not path.is_dir():
         yield path
@@ -124,11 +124,11 @@ def files_in(path: Path) -> Iterator["Path | Skipped | Failed"]:
     for folder, subfolders, names in os.walk(path, onerror=closed.append):
         seen = sorted(name for name in subfolders if not name.startswith("."))
         subfolders[:] = [name for name in seen if not os.path.islink(f"{folder}/{name}")]  # noqa: PTH114
-        yield from (Skipped(str(Path(folder, name)), _LINK) for name in seen if name not in subfolders)
+        yield from (SkippedFile(str(Path(folder, name)), _LINK) for name in seen if name not in subfolders)
         for name in sorted(name for name in names if not name.startswith(".")):
             file = Path(folder, name)
-            yield file if file.suffix.lower() in MEDIA_TYPES else Skipped(str(file), _UNREAD)
-    yield from (Failed(str(error.filename), _cannot_be_read(error)) for error in closed)
+            yield file if file.suffix.lower() in MEDIA_TYPES else SkippedFile(str(file), _UNREAD)
+    yield from (FailedFile(str(error.filename), _cannot_be_read(error)) for error in closed)
 
 
 _LINK = "a link to a folder: name the folder itself"
@@ -138,7 +138,7 @@ _UNREAD = f"not a document: endings that are read are {' '.join(MEDIA_TYPES)}"
 def _uri(file: Path, root: Path, base: str | None) -> str:
     if base is None:
         return Path(_resolved(file)).as_uri()
-    return percent_encoded(f"{base.rstrip('/')}/{file.relative_to(root).as_posix()}")
+    return percent_encode_name(f"{base.rstrip('/')}/{file.relative_to(root).as_posix()}")
 
 
 def _resolved(file: Path) -> str:
@@ -146,17 +146,17 @@ def _resolved(file: Path) -> str:
     return os.path.realpath(file)
 
 
-class Uploader:
+class DocumentUploader:
     """Sends files side by side; a file that fails does not stop the others."""
 
-    def __init__(self, gateway: Gateway, parallel: int = 4, readers: Sequence[str] = ()) -> None:
+    def __init__(self, gateway: GatewayClient, parallel: int = 4, readers: Sequence[str] = ()) -> None:
         self._gateway = gateway
         self._readers = list(readers)
         self._parallel = parallel
 
-    def upload(self, files: Sequence[FoundFile], *, show_progress: bool = True) -> Report:
+    def upload(self, files: Sequence[DocumentFile], *, show_progress: bool = True) -> UploadReport:
         """Load all of them, with a progress bar on a terminal."""
-        report = Report()
+        report = UploadReport()
         with progress_bar(enabled=show_progress) as bar, ThreadPoolExecutor(self._parallel) as pool:
             task = bar.add_task("Loading documents", total=len(files))
             uploads = {pool.submit(self._one, file): file for file in files}
@@ -169,25 +169,25 @@ class Uploader:
                 raise
         return report
 
-    def _one(self, file: FoundFile) -> dict[str, Any] | Failed:
+    def _one(self, file: DocumentFile) -> dict[str, Any] | FailedFile:
         media_type = MEDIA_TYPES.get(file.path.suffix.lower())
         if media_type is None:
-            return Failed(str(file.path), _UNREAD)
+            return FailedFile(str(file.path), _UNREAD)
         try:
-            answer: dict[str, Any] = self._gateway.upload(
+            answer: dict[str, Any] = self._gateway.upload_file(
                 "/documents",
-                percent_encoded(file.path.name),
-                content_of(file.path),
+                percent_encode_name(file.path.name),
+                read_document_file(file.path),
                 media_type,
                 uri=file.uri,
                 readers=self._readers,
             )
         except CliError as error:
-            return Failed(str(file.path), plain(error))
+            return FailedFile(str(file.path), escape_for_terminal(error))
         return answer
 
 
-def content_of(file: Path) -> bytes:
+def read_document_file(file: Path) -> bytes:
     """What is in the file; of one that is too large for a document, not even that.
 
     Raises:
@@ -209,7 +209,7 @@ def _cannot_be_read(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"
 
 
-def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
+def replace_document_content(gateway: GatewayClient, document_id: str, file: Path) -> dict[str, Any]:
     """Give a document the content of `file`.
 
     Raises:
@@ -218,7 +218,7 @@ def replace(gateway: Gateway, document_id: str, file: Path) -> dict[str, Any]:
     return _send(gateway, f"/documents/{document_id}", file, "PUT")
 
 
-def attach(gateway: Gateway, session_id: str, file: Path) -> dict[str, Any]:
+def attach_to_session(gateway: GatewayClient, session_id: str, file: Path) -> dict[str, Any]:
     """Attach `file` to a session.
 
     Raises:
@@ -227,23 +227,25 @@ def attach(gateway: Gateway, session_id: str, file: Path) -> dict[str, Any]:
     return _send(gateway, f"/sessions/{session_id}/attachments", file, "POST")
 
 
-def _send(gateway: Gateway, path: str, file: Path, method: str) -> dict[str, Any]:
+def _send(gateway: GatewayClient, path: str, file: Path, method: str) -> dict[str, Any]:
     media_type = MEDIA_TYPES.get(file.suffix.lower())
     if media_type is None:
         raise Misuse(f"{file} is {_UNREAD}")
     try:
-        content = content_of(file)
+        content = read_document_file(file)
     except Misuse as error:
         raise Misuse(f"{file} {error}") from error
-    answer: dict[str, Any] = gateway.upload(path, percent_encoded(file.name), content, media_type, method=method)
+    answer: dict[str, Any] = gateway.upload_file(
+        path, percent_encode_name(file.name), content, media_type, method=method
+    )
     return answer
 
 
-def _note(report: Report, file: FoundFile, outcome: dict[str, Any] | Failed) -> None:
-    if isinstance(outcome, Failed):
+def _note(report: UploadReport, file: DocumentFile, outcome: dict[str, Any] | FailedFile) -> None:
+    if isinstance(outcome, FailedFile):
         report.failed.append(outcome)
         return
-    loaded = Loaded(str(file.path), file.uri, outcome["document_id"], outcome["passages"], outcome["skipped"])
+    loaded = LoadedDocument(str(file.path), file.uri, outcome["document_id"], outcome["passages"], outcome["skipped"])
     (report.unchanged if outcome["unchanged"] else report.added).append(loaded)
 
 
@@ -252,5 +254,5 @@ def progress_bar(*, enabled: bool) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = notices()
+    console = stderr_console()
     return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAl
 import typer
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import Column, Document, Format, print_json, print_table
-from flotilla_cli.target import PERSON, ConnectionOptions, resolve
+from flotilla_cli.printing import Document, OutputFormat, TableColumn, print_json, print_table
+from flotilla_cli.target import PERSON, ConnectionOptions, resolve_target
 
 if TYPE_CHECKING:
-    from flotilla_cli.gateway import Gateway
+    from flotilla_cli.gateway import GatewayClient
 
 P = ParamSpec("P")
 CONNECTION = "Connection"
@@ -60,81 +60,83 @@ OnBehalfOf: TypeAlias = Annotated[
     ),
 ]
 Output: TypeAlias = Annotated[
-    Format, typer.Option("--output", "-o", metavar="table|json", help="For people, or for programs.")
+    OutputFormat, typer.Option("--output", "-o", metavar="table|json", help="For people, or for programs.")
 ]
 Limit: TypeAlias = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")]
 
 
-def new_app(help_text: str) -> typer.Typer:
+def new_verb_group(help_text: str) -> typer.Typer:
     """A group of verbs; without a verb it shows its help."""
     return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode="rich")
 
 
-def examples(*lines: str) -> str:
+def examples_epilog(*lines: str) -> str:
     """The end of a verb's help."""
     return "\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines)])
 
 
-def help_of(function: Callable[..., object]) -> str:
+def docstring_as_help(function: Callable[..., object]) -> str:
     """A function's docstring as help: paragraphs without the line breaks of the source."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
 
-class Call:
+class VerbCall:
     """One call of a verb: the gateway, which is connected to on first use, and how to print."""
 
-    def __init__(self, connection: ConnectionOptions, acts_as: str, output: Format, open_until: ExitStack) -> None:
+    def __init__(
+        self, connection: ConnectionOptions, acts_as: str, output: OutputFormat, open_until: ExitStack
+    ) -> None:
         self._connection, self._acts_as, self._open_until = connection, acts_as, open_until
         self.output = output
 
     @functools.cached_property
-    def gateway(self) -> "Gateway":
+    def gateway(self) -> "GatewayClient":
         """The gateway.
 
         Raises:
             Misuse: the address is not valid, or there are no credentials for it.
         """
-        from flotilla_cli.gateway import Gateway
+        from flotilla_cli.gateway import GatewayClient
 
-        return self._open_until.enter_context(Gateway(resolve(self._connection, self._acts_as)))
+        return self._open_until.enter_context(GatewayClient(resolve_target(self._connection, self._acts_as)))
 
     @property
-    def as_json(self) -> bool:
+    def prints_json(self) -> bool:
         """Whether the answer is for a program."""
-        return self.output is Format.JSON
+        return self.output is OutputFormat.JSON
 
     def show(self, document: object, for_people: Callable[[], None]) -> None:
         """The document as JSON, or what `for_people` prints."""
-        if self.as_json:
+        if self.prints_json:
             print_json(document)
         else:
             for_people()
 
-    def listing(self, document: Document, name: str, columns: Iterable[Column], empty: str) -> None:
+    def print_listing(self, document: Document, name: str, columns: Iterable[TableColumn], empty: str) -> None:
         """A listing as JSON or as a table; says when there is more."""
         self.show(document, lambda: _print_listing(document, name, columns, empty))
 
 
-def _print_listing(document: Document, name: str, columns: Iterable[Column], empty: str) -> None:
-    from flotilla_cli.printing import notice
+def _print_listing(document: Document, name: str, columns: Iterable[TableColumn], empty: str) -> None:
+    from flotilla_cli.printing import print_notice
 
     print_table(document[name], columns, empty)
     if document.get("next_cursor"):
-        notice(f"There are more than these {len(document[name])}: raise --limit.")
+        print_notice(f"There are more than these {len(document[name])}: raise --limit.")
 
 
 def verb(
     app: typer.Typer, name: str, *, acts_as: str = PERSON, epilog: str | None = None, **settings: Any
-) -> Callable[[Callable[Concatenate[Call, P], None]], Callable[..., None]]:
-    """Register a function as a verb that talks to the gateway; it gets a `Call` for the connection's options.
+) -> Callable[[Callable[Concatenate[VerbCall, P], None]], Callable[..., None]]:
+    """Register a function as a verb that talks to the gateway; it gets a `VerbCall` for the connection's options.
 
     `acts_as` is the local stack's key that is used when nothing else is asked for.
     """
 
-    def register(function: Callable[Concatenate[Call, P], None]) -> Callable[..., None]:
+    def register(function: Callable[Concatenate[VerbCall, P], None]) -> Callable[..., None]:
         command = _with_connection(function, acts_as)
-        app.command(name, help=help_of(function), epilog=epilog, **settings)(command)
+        app.command(name, help=docstring_as_help(function), epilog=epilog, **settings)(command)
         return command
 
     return register
@@ -149,13 +151,13 @@ def _with_connection(function: Callable[..., None], acts_as: str) -> Callable[..
         token: str | None,
         as_: str | None,
         on_behalf_of: str | None,
-        output: Format,
+        output: OutputFormat,
         **arguments: Any,
     ) -> None:
-        connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection(context))
+        connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection_options(context))
         _check_texts(context, arguments)
         with ExitStack() as stack:
-            function(Call(connection, acts_as, output, stack), **arguments)
+            function(VerbCall(connection, acts_as, output, stack), **arguments)
 
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     vars(command)["__signature__"] = inspect.Signature([_CONTEXT, *_keyword_only(own), *_CONNECTION_PARAMETERS])
@@ -180,10 +182,10 @@ def _check_texts(context: typer.Context, arguments: Mapping[str, object]) -> Non
             what = name.replace("_", " ")
             raise Misuse(f"the {what} is empty", f"{context.command_path} --help shows what belongs there")
         if is_id:
-            valid_id(value)
+            check_id(value)
 
 
-def valid_id(value: str) -> str:
+def check_id(value: str) -> str:
     """Return an id as it is.
 
     Raises:
@@ -204,7 +206,7 @@ def _option(name: str, annotation: object, default: object) -> inspect.Parameter
 
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 _CONNECTION_PARAMETERS = (
-    _option("output", Output, Format.TABLE),
+    _option("output", Output, OutputFormat.TABLE),
     _option("url", Url, None),
     _option("token", Token, None),
     _option("as_", ActsAs, None),
@@ -212,7 +214,7 @@ _CONNECTION_PARAMETERS = (
 )
 
 
-def root_connection(context: typer.Context) -> ConnectionOptions:
+def root_connection_options(context: typer.Context) -> ConnectionOptions:
     """What was said before the verb: `flotilla --url URL ask …`."""
     found = context.find_root().obj
     return found if isinstance(found, ConnectionOptions) else ConnectionOptions()

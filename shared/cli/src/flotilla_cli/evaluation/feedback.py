@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def questions_from(verdicts: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+def questions_from_feedback(verdicts: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Return the questions of good answers, each once, and the number of verdicts on bad ones. A run that anybody found
     bad is not good."""
     good: dict[str, dict[str, Any]] = {}

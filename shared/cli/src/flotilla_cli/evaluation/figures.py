@@ -10,7 +10,7 @@ BINS = 10
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredQuestion:
     """One question's answer by the fleet."""
 
     status: str
@@ -30,7 +30,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QuestionOutcome:
     """One question, what the search found, and what was answered."""
 
     id: str
@@ -40,14 +40,14 @@ class Outcome:
     hits: list[list[str]] = field(default_factory=list)
     """For each passage in order, what of the expected it is or holds."""
     seconds: float = 0.0
-    answer: Asked | None = None
+    answer: AnsweredQuestion | None = None
 
     @property
-    def first(self) -> int | None:
+    def first_expected_rank(self) -> int | None:
         """The rank of the first passage that is expected, from 1."""
         return next((rank for rank, hit in enumerate(self.hits, 1) if hit), None)
 
-    def recall(self, depth: int) -> float:
+    def expected_share(self, depth: int) -> float:
         """The share of the expected among the first passages."""
         found = {one for hit in self.hits[:depth] for one in hit}
         return len(found) / self.expected
@@ -63,12 +63,12 @@ class Outcome:
         return min(1.0, gain / best)
 
 
-def figures_of(outcomes: Sequence[Outcome], depth: int) -> dict[str, float]:
+def compute_figures(outcomes: Sequence[QuestionOutcome], depth: int) -> dict[str, float]:
     """All figures that these outcomes allow."""
     findable = [one for one in outcomes if one.answerable]
     found: dict[str, float | None] = {
-        **{f"recall@{k}": _mean(one.recall(k) for one in findable) for k in DEPTHS if k <= depth},
-        "mrr": _mean(1 / one.first if one.first else 0.0 for one in findable),
+        **{f"recall@{k}": _mean(one.expected_share(k) for one in findable) for k in DEPTHS if k <= depth},
+        "mrr": _mean(1 / one.first_expected_rank if one.first_expected_rank else 0.0 for one in findable),
         f"ndcg@{depth}": _mean(one.gain(depth) for one in findable),
         **_times("search", [one.seconds for one in outcomes]),
     }
@@ -78,7 +78,7 @@ def figures_of(outcomes: Sequence[Outcome], depth: int) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items() if value is not None}
 
 
-def _figures_of_answers(answered: Sequence[tuple[Outcome, Asked]]) -> dict[str, float | None]:
+def _figures_of_answers(answered: Sequence[tuple[QuestionOutcome, AnsweredQuestion]]) -> dict[str, float | None]:
     findable = [answer for one, answer in answered if one.answerable]
     others = [answer for one, answer in answered if not one.answerable]
     calibrated = [(answer.confidence, answer.right) for _, answer in answered]
@@ -119,7 +119,7 @@ def _expected_calibration_error(calibrated: Sequence[tuple[float, bool]]) -> flo
     )
 
 
-def reliability(outcomes: Sequence[Outcome]) -> list[dict[str, float]]:
+def reliability_bins(outcomes: Sequence[QuestionOutcome]) -> list[dict[str, float]]:
     """For each bin of confidence that has answers: how many, how sure they were, how many were right."""
     answered = [(one.answer.confidence, one.answer.right) for one in outcomes if one.answer]
     rows = []

@@ -15,7 +15,7 @@ NO_MODEL = "none"
 """Of answers that no model wrote, as where the fleet abstains."""
 
 
-def calibration_from(report: Mapping[str, Any], *, refused: float) -> Calibration:
+def fit_calibration_to_report(report: Mapping[str, Any], *, refused: float) -> Calibration:
     """Return the calibration of a report's answers; `refused` is the share of answerable questions that may be refused.
 
     Raises:

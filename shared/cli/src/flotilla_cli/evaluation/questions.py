@@ -13,7 +13,7 @@ _FIELDS = frozenset(("id", "question", "uris", "texts", "answerable", "after"))
 
 
 @dataclass(frozen=True)
-class Question:
+class EvaluationQuestion:
     """What is asked, and what a good passage is."""
 
     id: str
@@ -27,7 +27,7 @@ class Question:
     """Questions that are asked before it in its session, where it is a follow-up."""
 
     @property
-    def expected(self) -> int:
+    def expected_count(self) -> int:
         """How many things are to be found."""
         return len(self.uris) + len(self.texts)
 
@@ -38,7 +38,7 @@ class Question:
         return frozenset(by_uri) | frozenset(one for one in self.texts if _plain(one) in text)
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_question_set(path: Path) -> list[EvaluationQuestion]:
     """Read a set.
 
     Raises:
@@ -54,7 +54,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _questions(path: Path, lines: list[str]) -> Iterator[Question]:
+def _questions(path: Path, lines: list[str]) -> Iterator[EvaluationQuestion]:
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -66,7 +66,7 @@ def _questions(path: Path, lines: list[str]) -> Iterator[Question]:
         yield question
 
 
-def _question(where: str, line: str, number: str) -> Question:
+def _question(where: str, line: str, number: str) -> EvaluationQuestion:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -76,7 +76,7 @@ def _question(where: str, line: str, number: str) -> Question:
     if unknown := row.keys() - _FIELDS:
         raise Misuse(f"{where}: unknown field {min(unknown)}", FORM)
     answerable = row.get("answerable", True)
-    question = Question(
+    question = EvaluationQuestion(
         str(row.get("id", number)),
         row["question"],
         _texts(where, row, "uris"),
@@ -84,7 +84,7 @@ def _question(where: str, line: str, number: str) -> Question:
         answerable,
         _texts(where, row, "after"),
     )
-    if not isinstance(answerable, bool) or answerable != bool(question.expected):
+    if not isinstance(answerable, bool) or answerable != bool(question.expected_count):
         raise Misuse(f"{where}: an answerable question expects uris or texts, and an unanswerable one nothing", FORM)
     return question
 

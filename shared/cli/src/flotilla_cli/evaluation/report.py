@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.evaluation.figures import Outcome, figures_of, reliability
+from flotilla_cli.evaluation.figures import QuestionOutcome, compute_figures, reliability_bins
 
 _REQUIREMENT = re.compile(r"([a-z0-9_@]{1,40})(<=|>=)([0-9.]{1,20})")
 
 
 @dataclass(frozen=True)
-class Requirement:
+class FigureRequirement:
     """`recall@5>=0.9`."""
 
     name: str
     at_least: bool
     value: float
 
-    def broken_by(self, figures: Mapping[str, float]) -> str | None:
+    def why_not_met(self, figures: Mapping[str, float]) -> str | None:
         """Why it is not kept; None when it is.
 
         Raises:
@@ -35,7 +35,7 @@ class Requirement:
         return None if kept else f"{self.name} is {found:g}, required is {sign} {self.value:g}"
 
 
-def requirement(text: str) -> Requirement:
+def parse_requirement(text: str) -> FigureRequirement:
     """Read `NAME>=VALUE` or `NAME<=VALUE`.
 
     Raises:
@@ -44,20 +44,20 @@ def requirement(text: str) -> Requirement:
     found = _REQUIREMENT.fullmatch(text.replace(" ", ""))
     try:
         if found:
-            return Requirement(found[1], found[2] == ">=", float(found[3]))
+            return FigureRequirement(found[1], found[2] == ">=", float(found[3]))
     except ValueError:
         pass
     raise Misuse(f"{text!r} is not a requirement", 'write it like "recall@5>=0.9" or "false_abstention<=0.05"')
 
 
-def report_of(outcomes: Sequence[Outcome], depth: int) -> dict[str, Any]:
+def evaluation_report(outcomes: Sequence[QuestionOutcome], depth: int) -> dict[str, Any]:
     """All of it as JSON."""
     return {
         "questions": len(outcomes),
         "depth": depth,
-        "figures": figures_of(outcomes, depth),
-        "reliability": reliability(outcomes),
-        "outcomes": [{**asdict(one), "first": one.first} for one in outcomes],
+        "figures": compute_figures(outcomes, depth),
+        "reliability": reliability_bins(outcomes),
+        "outcomes": [{**asdict(one), "first": one.first_expected_rank} for one in outcomes],
     }
 
 
@@ -76,7 +76,7 @@ def read_report(path: Path) -> dict[str, Any]:
     raise Misuse(f"{path} holds no report", "save one: flotilla eval run SET -o json > FILE")
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+def changed_outcomes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The questions whose outcome is another one than before, those that are new, and those that are gone."""
     earlier = {one["id"]: one for one in before["outcomes"]}
     later = {one["id"]: one for one in now["outcomes"]}

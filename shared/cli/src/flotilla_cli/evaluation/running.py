@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.evaluation.figures import Asked, Outcome
-from flotilla_cli.evaluation.questions import Question
-from flotilla_cli.gateway import Gateway
+from flotilla_cli.evaluation.figures import AnsweredQuestion, QuestionOutcome
+from flotilla_cli.evaluation.questions import EvaluationQuestion
+from flotilla_cli.gateway import GatewayClient
 from flotilla_cli.uploading import progress_bar
 
 WAIT_S = 60.0
@@ -17,17 +17,17 @@ PATIENCE_S = 600.0
 _ENDED = frozenset(("success", "error", "timeout", "cancelled"))
 
 
-class Runner:
+class EvaluationRunner:
     """Asks one fleet."""
 
-    def __init__(self, gateway: Gateway, *, depth: int, answers: bool, parallel: int) -> None:
+    def __init__(self, gateway: GatewayClient, *, depth: int, answers: bool, parallel: int) -> None:
         """`depth` is how many passages are looked at; `answers` asks the agents, too."""
         self._gateway = gateway
         self._depth = depth
         self._answers = answers
         self._parallel = parallel
 
-    def run(self, questions: Sequence[Question], *, show_progress: bool) -> list[Outcome]:
+    def run(self, questions: Sequence[EvaluationQuestion], *, show_progress: bool) -> list[QuestionOutcome]:
         """Return the outcomes in the order of the questions.
 
         Raises:
@@ -41,16 +41,18 @@ class Runner:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _one(self, question: Question) -> Outcome:
+    def _one(self, question: EvaluationQuestion) -> QuestionOutcome:
         began = time.monotonic()
         asked = " ".join((*question.after, question.question))
         passages = self._gateway.get("/documents/search", q=asked, k=self._depth)["passages"]
         seconds = time.monotonic() - began
         hits = [sorted(question.found_in(passage)) for passage in passages]
         answer = self._ask(question) if self._answers else None
-        return Outcome(question.id, question.question, question.answerable, question.expected, hits, seconds, answer)
+        return QuestionOutcome(
+            question.id, question.question, question.answerable, question.expected_count, hits, seconds, answer
+        )
 
-    def _ask(self, question: Question) -> Asked:
+    def _ask(self, question: EvaluationQuestion) -> AnsweredQuestion:
         """The answer. Each question has a session of its own, so that none is another's follow-up."""
         session = f"eval-{uuid.uuid4().hex}"
         for earlier in question.after:
@@ -62,7 +64,7 @@ class Runner:
         said = [{"source": {"uri": ""}, "text": result.get("answer") or ""}]
         cited = [{"source": source, "text": source.get("quote") or ""} for source in sources]
         usage, statements = result.get("usage") or {}, result.get("statements") or []
-        return Asked(
+        return AnsweredQuestion(
             status=run["status"],
             cites=bool(sources),
             right=bool(sources) and any(question.found_in(one) for one in (*cited, *said)),

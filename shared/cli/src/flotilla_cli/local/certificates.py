@@ -8,7 +8,7 @@ from pathlib import Path
 from flotilla_cli.errors import CliError
 
 
-def check_own(path: Path | None, variable: str) -> None:
+def check_client_certificate(path: Path | None, variable: str) -> None:
     """Look at the certificate that this client shows.
 
     Raises:
@@ -30,7 +30,7 @@ def check_own(path: Path | None, variable: str) -> None:
         )
 
 
-async def shake_hands(host: str, port: int, context: ssl.SSLContext, server_name: str | None) -> None:
+async def start_http2_connection(host: str, port: int, context: ssl.SSLContext, server_name: str | None) -> None:
     """Do what a client of HTTP/2 does before its first request. A server refuses the client's certificate
     only after the handshake (RFC 8446, 4.4.2.4), so a byte is read.
 

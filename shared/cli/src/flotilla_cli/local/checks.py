@@ -10,8 +10,8 @@ from typing import Any
 
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import endpoints, servers
-from flotilla_cli.local.stack import devstack_errors, read_status, state_folder
-from flotilla_cli.target import ConnectionOptions, given_url, resolve
+from flotilla_cli.local.stack import devstack_errors, read_local_status, state_folder
+from flotilla_cli.target import ConnectionOptions, configured_url, resolve_target
 from flotilla_devstack import Stack, StackStatus
 from flotilla_devstack import check_prerequisites as examine_machine
 
@@ -32,7 +32,7 @@ _CHECKS: Mapping[str, Callable[[str], Awaitable[str]]] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One check's outcome; `hint` is empty when all is well."""
 
     name: str
@@ -45,11 +45,13 @@ class Finding:
         return asdict(self)
 
 
-def examine(state: Path | None, connection: ConnectionOptions, acts_as: str) -> list[Finding]:
+def run_all_checks(state: Path | None, connection: ConnectionOptions, acts_as: str) -> list[CheckResult]:
     """Every check, in the order in which to fix what is wrong."""
     _log_to_standard_error()
-    machine = [Finding(f"machine/{check.name}", check.ok, check.detail, check.hint) for check in examine_machine(state)]
-    named = given_url(connection)
+    machine = [
+        CheckResult(f"machine/{check.name}", check.ok, check.detail, check.hint) for check in examine_machine(state)
+    ]
+    named = configured_url(connection)
     stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
     reached = [_server(name, address) for name, address in addresses.items() if address]
@@ -65,49 +67,51 @@ def _log_to_standard_error() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
-def _stack(state: Path | None, named: str | None) -> tuple[Finding, Mapping[str, str]]:
+def _stack(state: Path | None, named: str | None) -> tuple[CheckResult, Mapping[str, str]]:
     """The local stack's processes, and the addresses of its servers if it runs."""
     try:
-        status = read_status(state)
+        status = read_local_status(state)
     except NotFound:
         return _no_stack("no local stack is running", named), {}
     if status["state"] == "starting":
-        return Finding("stack", False, "it is still starting", "wait a moment: flotilla status shows how far it is"), {}
+        return CheckResult(
+            "stack", False, "it is still starting", "wait a moment: flotilla status shows how far it is"
+        ), {}
     if status["state"] != "ready":
         return _no_stack(f"the local stack is {status['state']}", named), {}
     with devstack_errors(), Stack.attach(state_folder(state)) as attached:
         return _processes(status), attached.environment()
 
 
-def _no_stack(detail: str, named: str | None) -> Finding:
+def _no_stack(detail: str, named: str | None) -> CheckResult:
     """A command for another gateway needs none."""
     if named:
-        return Finding("stack", True, f"{detail}; {named} was named instead")
-    return Finding("stack", False, detail, "start it with: flotilla up")
+        return CheckResult("stack", True, f"{detail}; {named} was named instead")
+    return CheckResult("stack", False, detail, "start it with: flotilla up")
 
 
-def _processes(status: StackStatus) -> Finding:
+def _processes(status: StackStatus) -> CheckResult:
     down = [
         f"{one['name']} is {one['state']}, see {one['log']}" for one in status["processes"] if one["state"] != "running"
     ]
     if down:
         hint = "flotilla logs NAME says why; the supervisor starts it again, or: flotilla down; flotilla up"
-        return Finding("stack", False, "; ".join(down), hint)
-    return Finding("stack", True, f"{len(status['processes'])} processes run")
+        return CheckResult("stack", False, "; ".join(down), hint)
+    return CheckResult("stack", True, f"{len(status['processes'])} processes run")
 
 
-def _server(name: str, address: str) -> Finding:
+def _server(name: str, address: str) -> CheckResult:
     from flotilla.contracts.errors import ConfigurationError
 
     try:
-        return Finding(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
+        return CheckResult(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
     except CliError as error:
-        return Finding(name, False, str(error), error.hint)
+        return CheckResult(name, False, str(error), error.hint)
     except ConfigurationError as error:
-        return Finding(name, False, str(error), _AS_IT_SAYS)
+        return CheckResult(name, False, str(error), _AS_IT_SAYS)
     except Exception as error:  # noqa: BLE001 - whatever a check runs into is its finding
         detail = f"{_without_password(address)}: {str(error) or type(error).__name__}"
-        return Finding(name, False, detail, f"check that it runs and that {_SETTINGS[name]} is right")
+        return CheckResult(name, False, detail, f"check that it runs and that {_SETTINGS[name]} is right")
 
 
 async def _within_time(check: Awaitable[str]) -> str:
@@ -122,47 +126,47 @@ def _without_password(address: str) -> str:
     return f"{scheme}{separator}{user.partition(':')[0]}{at}{place}" if at else address
 
 
-def _gateway(connection: ConnectionOptions, acts_as: str) -> Finding:
-    from flotilla_cli.gateway import Gateway
+def _gateway(connection: ConnectionOptions, acts_as: str) -> CheckResult:
+    from flotilla_cli.gateway import GatewayClient
 
     try:
-        target = resolve(connection, acts_as)
-        with Gateway(target) as gateway:
+        target = resolve_target(connection, acts_as)
+        with GatewayClient(target) as gateway:
             gateway.get("/sessions", limit=1)
     except CliError as error:
-        return Finding("gateway", False, str(error), error.hint or "flotilla logs gateway shows its log")
+        return CheckResult("gateway", False, str(error), error.hint or "flotilla logs gateway shows its log")
     whose = f"the local key of {target.name}" if target.name else "the given key"
-    return Finding("gateway", True, f"{target.url} accepts {whose}")
+    return CheckResult("gateway", True, f"{target.url} accepts {whose}")
 
 
-def _model() -> Finding:
+def _model() -> CheckResult:
     from flotilla.config import LlmSettings, load_settings
     from flotilla.contracts.errors import ConfigurationError
 
     try:
         settings = load_settings(LlmSettings)
         if not (settings.openai_base_url or settings.openai_api_key):
-            return Finding(
+            return CheckResult(
                 "model", True, "built-in extractive model (no OPENAI_API_KEY or OPENAI_BASE_URL is set here)"
             )
         if not settings.llm_model:
-            return Finding(
+            return CheckResult(
                 "model", False, "an endpoint is set, but no model", "set FLOTILLA_LLM_MODEL to one that it serves"
             )
-        return Finding("model", True, asyncio.run(_within_time(endpoints.check_model(settings))))
+        return CheckResult("model", True, asyncio.run(_within_time(endpoints.check_model_endpoint(settings))))
     except ConfigurationError as error:
-        return Finding("model", False, str(error), _AS_IT_SAYS)
+        return CheckResult("model", False, str(error), _AS_IT_SAYS)
     except TimeoutError:
-        return Finding("model", False, f"no answer within {CHECK_TIMEOUT_S:g} s", "check OPENAI_BASE_URL")
+        return CheckResult("model", False, f"no answer within {CHECK_TIMEOUT_S:g} s", "check OPENAI_BASE_URL")
     except CliError as error:
-        return Finding("model", False, str(error), error.hint)
+        return CheckResult("model", False, str(error), error.hint)
 
 
-def _traces() -> list[Finding]:
+def _traces() -> list[CheckResult]:
     """Nothing to look at where traces go nowhere."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return []
     try:
-        return [Finding("traces", True, endpoints.check_traces())]
+        return [CheckResult("traces", True, endpoints.check_trace_receiver())]
     except CliError as error:
-        return [Finding("traces", False, str(error), error.hint)]
+        return [CheckResult("traces", False, str(error), error.hint)]

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.local.reasons import Variables, hint_of
+from flotilla_cli.local.reasons import ServerVariables, hint_for_error
 
 if TYPE_CHECKING:
     from flotilla.config import LlmSettings
 
-_MODEL = Variables("OPENAI_BASE_URL (and FLOTILLA_LLM_PROXY)", "FLOTILLA_LLM_CA_FILE")
+_MODEL = ServerVariables("OPENAI_BASE_URL (and FLOTILLA_LLM_PROXY)", "FLOTILLA_LLM_CA_FILE")
 _REFUSED = (401, 403)
 _SHOWN = 10
 _LIMIT_S = 3.0
 _LONGEST = 300
 
 
-async def check_model(settings: "LlmSettings") -> str:
+async def check_model_endpoint(settings: "LlmSettings") -> str:
     """The endpoint answers, takes the key, and serves the model."""
     import openai
 
@@ -30,7 +30,7 @@ async def check_model(settings: "LlmSettings") -> str:
         async with endpoint_client(settings) as client:
             names = [model.id for model in (await client.models.list()).data]
     except openai.APIConnectionError as error:
-        hint = hint_of(error, _MODEL) or "check OPENAI_BASE_URL, and FLOTILLA_LLM_PROXY if there is a proxy"
+        hint = hint_for_error(error, _MODEL) or "check OPENAI_BASE_URL, and FLOTILLA_LLM_PROXY if there is a proxy"
         raise CliError(f"{where}: {error.__cause__ or error}", hint) from error
     except openai.APIStatusError as error:
         if error.status_code in _REFUSED:
@@ -48,7 +48,7 @@ def _untried(where: str, what: str, model: str | None) -> str:
     return f"{where} {what} where models are listed; model {model} is tried at the first question"
 
 
-def check_traces() -> str:
+def check_trace_receiver() -> str:
     """The receiver takes an empty batch, sent as services send theirs: with their headers and certificates."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult

@@ -4,16 +4,16 @@ import time
 from collections import deque
 from pathlib import Path
 
-from flotilla_cli.printing import write
+from flotilla_cli.printing import write_stdout
 
 _POLL_S = 0.2
 
 
-def print_tail(path: Path, lines: int) -> int:
+def print_log_tail(path: Path, lines: int) -> int:
     """Print the last `lines` (0: all) and give the position behind them."""
     with path.open("rb") as file:
         for line in deque(file, maxlen=lines or None):
-            write(line.decode(errors="replace"))
+            write_stdout(line.decode(errors="replace"))
         return file.tell()
 
 
@@ -36,5 +36,5 @@ def _print_from(path: Path, position: int) -> int:
     with path.open("rb") as file:
         file.seek(position)
         whole, newline, _begun = file.read().rpartition(b"\n")
-    write((whole + newline).decode(errors="replace"))
+    write_stdout((whole + newline).decode(errors="replace"))
     return position + len(whole) + len(newline)

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.printing import Format, notice, print_json, say
+from flotilla_cli.printing import OutputFormat, print_json, print_notice, say
 
 if TYPE_CHECKING:
     from flotilla.llm.probe import Probed
 
 
-def examine_model(output: Format) -> None:
+def probe_model_features(output: OutputFormat) -> None:
     """Ask the endpoint of the environment once per feature, and print what it understands.
 
     Raises:
@@ -32,20 +32,20 @@ def examine_model(output: Format) -> None:
     except ConfigurationError as error:
         raise CliError(str(error)) from error
     variables = settings_for(found)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print_json({"features": [asdict(one) for one in found], "settings": variables})
     if not found[0].works:
         raise CliError(f"the endpoint returned no answer: {found[0].detail}")
-    if output is Format.TABLE:
+    if output is OutputFormat.TABLE:
         _print_settings(variables)
 
 
-async def _collected(found: "AsyncIterator[Probed]", output: Format) -> "list[Probed]":
+async def _collected(found: "AsyncIterator[Probed]", output: OutputFormat) -> "list[Probed]":
     """All of it, each line printed as it comes."""
     collected = []
     async for one in found:
         collected.append(one)
-        if output is Format.TABLE:
+        if output is OutputFormat.TABLE:
             _print(one)
     return collected
 
@@ -57,8 +57,8 @@ def _print(one: "Probed") -> None:
 
 def _print_settings(variables: dict[str, str]) -> None:
     if not variables:
-        notice("The default settings fit this endpoint.")
+        print_notice("The default settings fit this endpoint.")
         return
-    notice("The settings that fit this endpoint:")
+    print_notice("The settings that fit this endpoint:")
     for name, value in variables.items():
         say(f"{name}={value}")

@@ -4,7 +4,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from flotilla_cli.printing import notice, notices, shorten
+from flotilla_cli.printing import print_notice, shorten_to_line, stderr_console
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -16,13 +16,13 @@ _SETTLED = ("ready", "stopped", "failed")
 _MARKS = {"ready": "[green]✓[/]", "stopped": "[green]✓[/]", "failed": "[red]✗[/]"}
 
 
-class ProgressView:
+class StackProgressView:
     """Takes the stack's progress events; also the `with` block during which they are shown."""
 
     def __init__(self) -> None:
         self._latest: dict[str, ProgressEvent] = {}
         self._lock = threading.Lock()
-        self._live = _make_live(self) if notices().is_terminal else None
+        self._live = _make_live(self) if stderr_console().is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -38,9 +38,8 @@ class ProgressView:
         with self._lock:
             self._latest[event.name] = event
         if self._live is None and event.phase in (*_SETTLED, "restarting"):
-            notice(
-                f"{event.seconds:6.1f} s  {event.name:16} {event.phase:10} {shorten(event.detail, 300)}".rstrip(), None
-            )
+            detail = shorten_to_line(event.detail, 300)
+            print_notice(f"{event.seconds:6.1f} s  {event.name:16} {event.phase:10} {detail}".rstrip(), None)
 
     def __rich__(self) -> "Table":
         """All processes, each with its present phase."""
@@ -53,12 +52,12 @@ class ProgressView:
             events = list(self._latest.values())
         for event in events:
             mark = Text.from_markup(_MARKS[event.phase]) if event.phase in _SETTLED else Spinner("dots")
-            cells = (event.name, event.phase, f"{event.seconds:.1f} s", shorten(event.detail, 80))
+            cells = (event.name, event.phase, f"{event.seconds:.1f} s", shorten_to_line(event.detail, 80))
             table.add_row(mark, *(Text(cell) for cell in cells))
         return table
 
 
-def _make_live(view: ProgressView) -> "Live":
+def _make_live(view: StackProgressView) -> "Live":
     from rich.live import Live
 
-    return Live(view, console=notices(), refresh_per_second=10)
+    return Live(view, console=stderr_console(), refresh_per_second=10)

@@ -10,7 +10,7 @@ _EXPIRED, _OTHER_NAME = 10, 62
 
 
 @dataclass(frozen=True, slots=True)
-class Variables:
+class ServerVariables:
     """The settings of one server that a hint may name."""
 
     address: str
@@ -19,7 +19,7 @@ class Variables:
     """Of the server in its certificate."""
 
 
-def hint_of(error: BaseException, variables: Variables) -> str | None:
+def hint_for_error(error: BaseException, variables: ServerVariables) -> str | None:
     """Return what to change where something behind `error` is known, else None."""
     for each in _behind(error):
         if (hint := _known(each, variables)) is not None:
@@ -35,7 +35,7 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _known(error: BaseException, variables: Variables) -> str | None:
+def _known(error: BaseException, variables: ServerVariables) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, variables)
     if isinstance(error, ssl.SSLError):
@@ -52,7 +52,7 @@ def _known(error: BaseException, variables: Variables) -> str | None:
     return None
 
 
-def _of_certificate(error: ssl.SSLCertVerificationError, variables: Variables) -> str:
+def _of_certificate(error: ssl.SSLCertVerificationError, variables: ServerVariables) -> str:
     if error.verify_code == _EXPIRED:
         return "the server's certificate has expired: renew it, and have the server load it"
     if error.verify_code == _OTHER_NAME:

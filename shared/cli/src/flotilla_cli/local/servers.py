@@ -8,17 +8,17 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.local.certificates import check_own, shake_hands
-from flotilla_cli.local.reasons import Variables, hint_of
+from flotilla_cli.local.certificates import check_client_certificate, start_http2_connection
+from flotilla_cli.local.reasons import ServerVariables, hint_for_error
 
 if TYPE_CHECKING:
     from flotilla.config import TemporalSettings
 
 _MIN_REDIS = (7, 0)
-_POSTGRES = Variables("FLOTILLA_POSTGRES_DSN", "FLOTILLA_POSTGRES_CA_FILE")
-_REDIS = Variables("FLOTILLA_REDIS_URL", "ssl_ca_certs=PATH in the query of FLOTILLA_REDIS_URL")
-_KAFKA = Variables("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS", "FLOTILLA_KAFKA_CA_FILE")
-_TEMPORAL = Variables("FLOTILLA_TEMPORAL_ADDRESS", "FLOTILLA_TEMPORAL_CA_FILE", "FLOTILLA_TEMPORAL_SERVER_NAME")
+_POSTGRES = ServerVariables("FLOTILLA_POSTGRES_DSN", "FLOTILLA_POSTGRES_CA_FILE")
+_REDIS = ServerVariables("FLOTILLA_REDIS_URL", "ssl_ca_certs=PATH in the query of FLOTILLA_REDIS_URL")
+_KAFKA = ServerVariables("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS", "FLOTILLA_KAFKA_CA_FILE")
+_TEMPORAL = ServerVariables("FLOTILLA_TEMPORAL_ADDRESS", "FLOTILLA_TEMPORAL_CA_FILE", "FLOTILLA_TEMPORAL_SERVER_NAME")
 
 
 async def check_postgres(dsn: str) -> str:
@@ -36,7 +36,10 @@ async def check_postgres(dsn: str) -> str:
             await check_schema(pool)
             version = await pool.fetchval("SHOW server_version")
         except (RetryLater, asyncpg.PostgresError) as error:
-            hint = hint_of(error, _POSTGRES) or "check FLOTILLA_POSTGRES_DSN; migrations: python -m flotilla.install"
+            hint = (
+                hint_for_error(error, _POSTGRES)
+                or "check FLOTILLA_POSTGRES_DSN; migrations: python -m flotilla.install"
+            )
             raise CliError(str(error), hint) from error
     return f"PostgreSQL {version}, schema up to date{', through a pooler' if 'pooler=' in dsn else ''}"
 
@@ -51,7 +54,9 @@ async def check_redis(url: str) -> str:
         try:
             await check_primary(redis)
         except RetryLater as error:
-            raise CliError(str(error), hint_of(error, _REDIS) or "check FLOTILLA_REDIS_URL and its user") from error
+            raise CliError(
+                str(error), hint_for_error(error, _REDIS) or "check FLOTILLA_REDIS_URL and its user"
+            ) from error
         info: dict[str, Any] = await ask(redis, "INFO")
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS:
@@ -70,11 +75,11 @@ async def check_kafka(bootstrap_servers: str) -> str:
     from flotilla.kafka.topics import check_topics, topic_specs
 
     settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers)
-    check_own(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
+    check_client_certificate(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
     try:
         await check_topics(settings)
     except RetryLater as error:
-        raise CliError(str(error), hint_of(error, _KAFKA) or _hint_of_kafka(str(error))) from error
+        raise CliError(str(error), hint_for_error(error, _KAFKA) or _hint_of_kafka(str(error))) from error
     return ", ".join(
         f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topic_specs(settings)
     )
@@ -99,7 +104,7 @@ async def check_temporal(address: str) -> str:
 
     settings = load_settings(TemporalSettings, temporal_address=address)
     namespace = settings.temporal_namespace
-    check_own(settings.temporal_cert_file, "FLOTILLA_TEMPORAL_CERT_FILE")
+    check_client_certificate(settings.temporal_cert_file, "FLOTILLA_TEMPORAL_CERT_FILE")
     try:
         client = await Client.connect(address, **temporal.temporal_connection_options(settings))
         await temporal.check_temporal(client, address)
@@ -117,9 +122,9 @@ async def _hint_of_tls(settings: "TemporalSettings") -> str | None:
     if context is None or not port.isdigit():
         return None
     try:
-        await shake_hands(host.strip("[]"), int(port), context, settings.temporal_server_name)
+        await start_http2_connection(host.strip("[]"), int(port), context, settings.temporal_server_name)
     except OSError as error:  # ssl.SSLError and TimeoutError are ones
-        return hint_of(error, _TEMPORAL)
+        return hint_for_error(error, _TEMPORAL)
     return None
 
 

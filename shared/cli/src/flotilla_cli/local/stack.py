@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flotilla_cli.errors import CliError, NotFound
-from flotilla_cli.local.progress import ProgressView
-from flotilla_cli.printing import notice, print_fields, say
+from flotilla_cli.local.progress import StackProgressView
+from flotilla_cli.printing import print_fields, print_notice, say
 from flotilla_devstack import DevstackError, StackStatus, UpOptions, default_state_dir, down, log_path, stack_status, up
 from flotilla_devstack.errors import MissingPrerequisiteError, NotRunningError, PortTakenError, StartFailedError
 
@@ -33,18 +33,18 @@ def devstack_errors() -> Iterator[None]:
         raise CliError(str(error)) from error
 
 
-def bring_up(options: UpOptions) -> StackStatus:
+def start_stack(options: UpOptions) -> StackStatus:
     """Start the stack if it does not run, showing how far it is."""
-    with devstack_errors(), ProgressView() as view:
+    with devstack_errors(), StackProgressView() as view:
         return up(options, view.take)
 
 
-def own_agents(named: list[Path]) -> tuple[Path, ...]:
+def find_own_agents(named: list[Path]) -> tuple[Path, ...]:
     """The folders of agents of one's own: those `named`, and those in this folder and in the repository."""
-    from flotilla_cli.verbs.new import repository
+    from flotilla_cli.verbs.new import find_repository
     from flotilla_devstack.own_agents import find_agent_folders, read_agent_folders
 
-    root = repository()
+    root = find_repository()
     folders = tuple(
         dict.fromkeys((*(folder.resolve() for folder in named), *find_agent_folders(Path(), *_services(root))))
     )
@@ -57,31 +57,31 @@ def _services(root: Path | None) -> list[Path]:
     return [root / "services"] if root else []
 
 
-def take_down(state: Path | None) -> list[str]:
+def stop_stack(state: Path | None) -> list[str]:
     """Stop the stack, showing how far it is; the names of what was stopped."""
-    with devstack_errors(), ProgressView() as view:
+    with devstack_errors(), StackProgressView() as view:
         return down(state, view.take)
 
 
-def read_status(state: Path | None) -> StackStatus:
+def read_local_status(state: Path | None) -> StackStatus:
     """The stack's status; NotFound when there never was one."""
     with devstack_errors():
         return stack_status(state)
 
 
-def find_log(state: Path | None, name: str) -> Path:
+def find_process_log(state: Path | None, name: str) -> Path:
     """The log of one process."""
     with devstack_errors():
         return log_path(state, name)
 
 
-def public_status(document: StackStatus) -> dict[str, Any]:
+def status_document(document: StackStatus) -> dict[str, Any]:
     """The status in the shape that `flotilla status -o json` promises."""
     processes = [{name: process.get(name) for name in _PROCESS_FIELDS} for process in document["processes"]]
     return {"url": document["url"], "keys_file": document["keys_file"], "processes": processes}
 
 
-def print_places(document: StackStatus) -> None:
+def print_addresses(document: StackStatus) -> None:
     """Where everything of the stack is."""
     say()
     print_fields(
@@ -106,6 +106,6 @@ def state_folder(state: Path | None) -> Path:
     return state or default_state_dir()
 
 
-def note_what_next() -> None:
+def print_next_commands() -> None:
     """The next commands, for somebody new."""
-    notice('\nNext: flotilla documents add PATH   flotilla ask "…"   flotilla status   flotilla down')
+    print_notice('\nNext: flotilla documents add PATH   flotilla ask "…"   flotilla status   flotilla down')

@@ -27,7 +27,7 @@ _WAITING = "SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = $1 AND 
 
 
 @dataclass(frozen=True)
-class Stores:
+class StoredEventCopies:
     """What each store holds of one session: seq → the event's bytes."""
 
     partition: int
@@ -44,7 +44,7 @@ class Stores:
         """The projection's events, decoded."""
         return [json.loads(self.projected[seq]) for seq in self.seqs]
 
-    def problems(self, first_seq: int, head_seq: int) -> list[str]:
+    def disagreements(self, first_seq: int, head_seq: int) -> list[str]:
         """Why they do not agree; empty when they do."""
         expected = list(range(first_seq, head_seq + 1))
         found = []
@@ -66,7 +66,7 @@ def _ranges(seqs: Sequence[int]) -> str:
     return f"{seqs[0]}..{seqs[-1]} ({len(seqs)})" if seqs else "none"
 
 
-def read_stores(state: Path, session_id: str, head_seq: int) -> Stores:
+def read_event_copies(state: Path, session_id: str, head_seq: int) -> StoredEventCopies:
     """All three stores, once the projection has reached `head_seq` and the outbox had time to drain.
 
     Raises:
@@ -77,14 +77,16 @@ def read_stores(state: Path, session_id: str, head_seq: int) -> Stores:
     return asyncio.run(_read(dsn, kafka, session_id, head_seq))
 
 
-async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> Stores:
+async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> StoredEventCopies:
     settings = KafkaSettings(kafka_bootstrap_servers=kafka, kafka_session_events_topic=SESSION_EVENTS_TOPIC)
     async with open_pool(dsn, application="flotilla-demo", max_size=1) as pool, open_kafka_log(settings) as log:
         with acting_as(ITSELF):  # the owner of the local stack sees every session
             projected = await _projected_up_to(pool, session_id, head_seq)
             waiting = await _left_waiting(pool, session_id)
         logged = await log.read(TENANT, session_id)
-    return Stores(lane_of(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected)
+    return StoredEventCopies(
+        lane_of(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected
+    )
 
 
 async def _projected_up_to(pool: Pool, session_id: str, head_seq: int) -> dict[int, bytes]:

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, notice, print_fields, print_table, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, print_table, shorten_to_line
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Actions: what policy lets through at once, and what waits for the right person.")
+app = new_verb_group("Actions: what policy lets through at once, and what waits for the right person.")
 
 
 class Risk(StrEnum):
@@ -22,13 +22,13 @@ class Risk(StrEnum):
 @verb(
     app,
     "submit",
-    epilog=examples(
+    epilog=examples_epilog(
         'flotilla actions submit --action echo --description "A trial" --arg text=hello',
         'flotilla actions submit --action publish_answer --description "Publish it" --risk high --arg run_id=0197…',
     ),
 )
 def submit_action(
-    call: Call,
+    call: VerbCall,
     *,
     action: Annotated[str, typer.Option("--action", help="What to do: echo, http_request, publish_answer, …")],
     description: Annotated[str, typer.Option("--description", help="Why; the approver reads this.")],
@@ -45,10 +45,10 @@ def submit_action(
     ] = None,
 ) -> None:
     """Submit an action. Low risk runs at once; medium and high wait for an approval by somebody else."""
-    from flotilla_cli.arguments import read_pairs
+    from flotilla_cli.arguments import parse_key_values
 
     body: dict[str, Any] = {"action": action, "description": description, "risk_level": risk.value}
-    body["args"] = read_pairs(arg or [])
+    body["args"] = parse_key_values(arg or [])
     if session:
         body["session_id"] = session
     answer = call.gateway.post("/actions", body)
@@ -57,34 +57,36 @@ def submit_action(
 
 def _print_submitted(answer: dict[str, Any]) -> None:
     print_fields(answer)
-    notice(f"Its progress: flotilla actions get {answer['action_id']}   Pending approvals: flotilla approvals list")
+    print_notice(
+        f"Its progress: flotilla actions get {answer['action_id']}   Pending approvals: flotilla approvals list"
+    )
 
 
-@verb(app, "list", epilog=examples("flotilla actions list", "flotilla actions list --status awaiting_approval"))
+@verb(app, "list", epilog=examples_epilog("flotilla actions list", "flotilla actions list --status awaiting_approval"))
 def list_actions(
-    call: Call,
+    call: VerbCall,
     status: Annotated[str | None, typer.Option("--status", help="Only these.")] = None,
     limit: Limit = 50,
 ) -> None:
     """List actions, newest first."""
-    page = call.gateway.pages("/actions", "actions", limit, status=status)
-    call.listing(page, "actions", _ACTIONS, "No action.")
+    page = call.gateway.list_all_pages("/actions", "actions", limit, status=status)
+    call.print_listing(page, "actions", _ACTIONS, "No action.")
 
 
 _ACTIONS = (
-    Column("id", "action_id"),
-    Column("action", "action"),
-    Column("description", lambda action: shorten(action.get("description", ""), 50)),
-    Column("risk", "risk_level"),
-    Column("requested by", "requested_by"),
-    Column("status", "status"),
-    Column("created", lambda action: age(action.get("created_at"))),
+    TableColumn("id", "action_id"),
+    TableColumn("action", "action"),
+    TableColumn("description", lambda action: shorten_to_line(action.get("description", ""), 50)),
+    TableColumn("risk", "risk_level"),
+    TableColumn("requested by", "requested_by"),
+    TableColumn("status", "status"),
+    TableColumn("created", lambda action: age(action.get("created_at"))),
 )
 
 
-@verb(app, "get", epilog=examples("flotilla actions get 0197…"))
+@verb(app, "get", epilog=examples_epilog("flotilla actions get 0197…"))
 def get_action(
-    call: Call, action_id: Annotated[str, typer.Argument(metavar="ID", help="The action's id.", show_default=False)]
+    call: VerbCall, action_id: Annotated[str, typer.Argument(metavar="ID", help="The action's id.", show_default=False)]
 ) -> None:
     """Show an action: where it is, what was decided, what came of it."""
     action = call.gateway.get(f"/actions/{action_id}")
@@ -103,18 +105,18 @@ def print_votes(votes: list[dict[str, Any]]) -> None:
 
 
 _VOTES = (
-    Column("who", "subject"),
-    Column("decision", "decision"),
-    Column("reason", "reason"),
-    Column("authenticated", lambda vote: vote.get("authenticated", True)),
+    TableColumn("who", "subject"),
+    TableColumn("decision", "decision"),
+    TableColumn("reason", "reason"),
+    TableColumn("authenticated", lambda vote: vote.get("authenticated", True)),
 )
 
 
-@verb(app, "cancel", epilog=examples("flotilla actions cancel 0197…"))
+@verb(app, "cancel", epilog=examples_epilog("flotilla actions cancel 0197…"))
 def cancel_action(
-    call: Call, action_id: Annotated[str, typer.Argument(metavar="ID", help="The action's id.", show_default=False)]
+    call: VerbCall, action_id: Annotated[str, typer.Argument(metavar="ID", help="The action's id.", show_default=False)]
 ) -> None:
     """Call off an action that is not executed yet."""
     answer = call.gateway.post(f"/actions/{action_id}/cancel")
     said = "was called off already" if answer["status"] == "cancelled" else "is being called off"
-    call.show(answer, lambda: notice(f"Action {action_id} {said}.", style=None))
+    call.show(answer, lambda: print_notice(f"Action {action_id} {said}.", style=None))

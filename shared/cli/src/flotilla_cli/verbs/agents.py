@@ -1,15 +1,15 @@
 """`flotilla agents`: who is in the fleet."""
 
-from flotilla_cli.printing import Column, age
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age
+from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Agents: who is in the fleet.")
+app = new_verb_group("Agents: who is in the fleet.")
 
 
-@verb(app, "list", epilog=examples("flotilla agents list", "flotilla agents list -o json"))
-def list_agents(call: Call) -> None:
+@verb(app, "list", epilog=examples_epilog("flotilla agents list", "flotilla agents list -o json"))
+def list_agents(call: VerbCall) -> None:
     """List the agents that registered themselves: version, stream, instances, work in flight, last seen."""
-    call.listing(call.gateway.get("/agents"), "agents", _AGENTS, "No agent has registered yet.")
+    call.print_listing(call.gateway.get("/agents"), "agents", _AGENTS, "No agent has registered yet.")
 
 
 def _instances(agent: object) -> object:
@@ -18,11 +18,11 @@ def _instances(agent: object) -> object:
 
 
 _AGENTS = (
-    Column("agent", "name"),
-    Column("version", "version"),
-    Column("stream", "stream"),
-    Column("group", "group"),
-    Column("instances", _instances, "right"),
-    Column("in flight", "in_flight", "right"),
-    Column("last seen", lambda agent: age(agent.get("last_seen"))),
+    TableColumn("agent", "name"),
+    TableColumn("version", "version"),
+    TableColumn("stream", "stream"),
+    TableColumn("group", "group"),
+    TableColumn("instances", _instances, "right"),
+    TableColumn("in flight", "in_flight", "right"),
+    TableColumn("last seen", lambda agent: age(agent.get("last_seen"))),
 )

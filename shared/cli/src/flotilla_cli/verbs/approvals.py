@@ -11,10 +11,10 @@ import typer
 
 from flotilla.contracts.visible_text import escape_invisible_in_json
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import Column, age, print_fields, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, shorten_to_line
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Approvals: the inbox of those who decide. Nobody approves their own request.")
+app = new_verb_group("Approvals: the inbox of those who decide. Nobody approves their own request.")
 SignWith = Annotated[
     Path | None,
     typer.Option(
@@ -36,9 +36,11 @@ Seen = Annotated[
 ]
 
 
-@verb(app, "list", epilog=examples("flotilla approvals list", "flotilla approvals list --status approved -o json"))
+@verb(
+    app, "list", epilog=examples_epilog("flotilla approvals list", "flotilla approvals list --status approved -o json")
+)
 def list_approvals(
-    call: Call,
+    call: VerbCall,
     status: Annotated[
         str, typer.Option("--status", help="pending, approved, rejected, timeout, cancelled or all.")
     ] = "pending",
@@ -46,28 +48,30 @@ def list_approvals(
 ) -> None:
     """List what waits for a decision."""
     wanted = None if status == "all" else status
-    page = call.gateway.pages("/approvals", "approvals", limit, status=wanted)
-    call.listing(page, "approvals", _APPROVALS, "Nothing waits for a decision." if status == "pending" else "None.")
+    page = call.gateway.list_all_pages("/approvals", "approvals", limit, status=wanted)
+    call.print_listing(
+        page, "approvals", _APPROVALS, "Nothing waits for a decision." if status == "pending" else "None."
+    )
 
 
 _APPROVALS = (
-    Column("approval", "approval_id"),
-    Column("action", "action"),
-    Column("description", lambda approval: shorten(approval.get("description", ""), 50)),
-    Column("risk", "risk_level"),
-    Column("requested by", "requested_by"),
-    Column("status", "status"),
-    Column("deadline", lambda approval: age(deadline_of(approval))),
+    TableColumn("approval", "approval_id"),
+    TableColumn("action", "action"),
+    TableColumn("description", lambda approval: shorten_to_line(approval.get("description", ""), 50)),
+    TableColumn("risk", "risk_level"),
+    TableColumn("requested by", "requested_by"),
+    TableColumn("status", "status"),
+    TableColumn("deadline", lambda approval: age(format_deadline(approval))),
 )
 
 
-def deadline_of(approval: Any) -> Any:
+def format_deadline(approval: Any) -> Any:
     """When it is too late to decide."""
     return approval.get("deadline_at") or approval.get("deadline")
 
 
-@verb(app, "show", epilog=examples("flotilla approvals show 0197…"))
-def show_approval(call: Call, approval_id: ApprovalId) -> None:
+@verb(app, "show", epilog=examples_epilog("flotilla approvals show 0197…"))
+def show_approval(call: VerbCall, approval_id: ApprovalId) -> None:
     """Show exactly what will be executed, its risk and why, who asks, the deadline and the votes."""
     approval = call.gateway.get(f"/approvals/{approval_id}")
     call.show(approval, lambda: _print_approval(approval))
@@ -79,21 +83,21 @@ def _print_approval(approval: dict[str, Any]) -> None:
     fields = {
         name: value for name, value in approval.items() if name not in ("votes", "args_schema", "args", "content")
     }
-    print_fields({"will be executed": escape_invisible_in_json(checked_content(approval)), **fields})
+    print_fields({"will be executed": escape_invisible_in_json(checked_canonical_content(approval)), **fields})
     print_votes(approval.get("votes") or [])
 
 
 @verb(
     app,
     "approve",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla approvals approve 0197… --as bob",
         'flotilla approvals approve 0197… --content-hash 9f86… --reason "checked"',
         "flotilla approvals approve 0197… --sign-with ~/.ssh/id_ed25519",
     ),
 )
 def approve(
-    call: Call,
+    call: VerbCall,
     approval_id: ApprovalId,
     reason: Annotated[str | None, typer.Option("--reason", help="For the record.")] = None,
     content_hash: Seen = None,
@@ -107,9 +111,9 @@ def approve(
     _decide(call, approval_id, {"decision": "approve", "reason": reason}, seen, sign_with)
 
 
-@verb(app, "reject", epilog=examples('flotilla approvals reject 0197… --reason "wrong recipient"'))
+@verb(app, "reject", epilog=examples_epilog('flotilla approvals reject 0197… --reason "wrong recipient"'))
 def reject(
-    call: Call,
+    call: VerbCall,
     approval_id: ApprovalId,
     reason: Annotated[str, typer.Option("--reason", help="For the record and the requester.")],
     content_hash: Seen = None,
@@ -119,9 +123,9 @@ def reject(
     _decide(call, approval_id, {"decision": "reject", "reason": reason}, content_hash, sign_with)
 
 
-@verb(app, "edit", epilog=examples("flotilla approvals edit 0197… --arg text=better"))
+@verb(app, "edit", epilog=examples_epilog("flotilla approvals edit 0197… --arg text=better"))
 def edit(
-    call: Call,
+    call: VerbCall,
     approval_id: ApprovalId,
     arg: Annotated[
         list[str], typer.Option("--arg", metavar="K=V", help="A new value, repeatable; V may be JSON: n=3, s='\"3\"'.")
@@ -130,15 +134,15 @@ def edit(
     content_hash: Seen = None,
 ) -> None:
     """Change arguments of the action; the others stay. The edited action needs an approval by another person."""
-    from flotilla_cli.arguments import read_pairs
+    from flotilla_cli.arguments import parse_key_values
 
     approval = call.gateway.get(f"/approvals/{approval_id}")
-    arguments = {**(approval.get("args") or {}), **read_pairs(arg)}
+    arguments = {**(approval.get("args") or {}), **parse_key_values(arg)}
     body = {"decision": "edit", "reason": reason, "args": arguments}
     _decide(call, approval_id, body, content_hash or approval["content_hash"])
 
 
-def checked_content(approval: dict[str, Any]) -> str:
+def checked_canonical_content(approval: dict[str, Any]) -> str:
     """Return what will be executed, as the text that is hashed.
 
     Raises:
@@ -154,7 +158,7 @@ def checked_content(approval: dict[str, Any]) -> str:
     return content
 
 
-def _shown_and_confirmed(call: Call, approval_id: str) -> str:
+def _shown_and_confirmed(call: VerbCall, approval_id: str) -> str:
     """Return the hash of what the person at the terminal was shown and agreed to."""
     if not sys.stdin.isatty():
         raise Misuse(
@@ -168,7 +172,7 @@ def _shown_and_confirmed(call: Call, approval_id: str) -> str:
 
 
 def _decide(
-    call: Call, approval_id: str, body: dict[str, Any], content_hash: str | None, sign_with: Path | None = None
+    call: VerbCall, approval_id: str, body: dict[str, Any], content_hash: str | None, sign_with: Path | None = None
 ) -> None:
     seen = content_hash or call.gateway.get(f"/approvals/{approval_id}")["content_hash"]
     given = {name: value for name, value in body.items() if value is not None}
@@ -178,7 +182,7 @@ def _decide(
     call.show(answer, lambda: print_fields(answer))
 
 
-def _signature(call: Call, approval_id: str, decision: str, content_hash: str, key: Path) -> dict[str, Any]:
+def _signature(call: VerbCall, approval_id: str, decision: str, content_hash: str, key: Path) -> dict[str, Any]:
     """Return the voter's own signature over what was looked at.
 
     Raises:
@@ -187,11 +191,11 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
     from flotilla.contracts.envelope import from_builtins
     from flotilla.contracts.votes import VoteStatement
     from flotilla.votes.statements import format_statement_time, statement_text
-    from flotilla_cli.signing import body_of, open_key
-    from flotilla_cli.verbs.signers import signer_of
+    from flotilla_cli.signing import open_signing_key, signed_statement_body
+    from flotilla_cli.verbs.signers import find_signer_id
 
-    approval, me, file = call.gateway.get(f"/approvals/{approval_id}"), call.gateway.me(), open_key(key)
-    checked_content(approval)
+    approval, me, file = call.gateway.get(f"/approvals/{approval_id}"), call.gateway.me(), open_signing_key(key)
+    checked_canonical_content(approval)
     if approval["content_hash"] != content_hash:
         raise CliError("what would be executed is not what you were shown", f"flotilla approvals show {approval_id}")
     statement = from_builtins(
@@ -209,4 +213,4 @@ def _signature(call: Call, approval_id: str, decision: str, content_hash: str, k
         VoteStatement,
     )
     signed = file.sign(statement_text(statement))
-    return {"signer_id": signer_of(call, me["subject"], file), **body_of(signed)}
+    return {"signer_id": find_signer_id(call, me["subject"], file), **signed_statement_body(signed)}

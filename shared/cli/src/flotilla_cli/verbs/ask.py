@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flotilla_cli.errors import INTERRUPTED, CliError, Misuse
-from flotilla_cli.printing import notice, print_json
-from flotilla_cli.verb import Call, examples, verb
+from flotilla_cli.printing import print_json, print_notice
+from flotilla_cli.verb import VerbCall, examples_epilog, verb
 from flotilla_cli.verbs.runs import IfActive
 
 if TYPE_CHECKING:
-    from flotilla_cli.gateway import Gateway
+    from flotilla_cli.gateway import GatewayClient
 
-_EXAMPLES = examples(
+_EXAMPLES = examples_epilog(
     'flotilla ask "Who may approve a refund?"',
     'flotilla ask "And above 500 euros?" --session s1',
     'flotilla ask "No, above 700?" --session s1 --if-active rollback',
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ask(
-    call: Call,
+    call: VerbCall,
     question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="The session; created if it is new. Default: a new one.")
@@ -66,44 +66,44 @@ def _print_started(run: dict[str, Any]) -> None:
     print_fields({"run": run["run_id"], "session": run["session_id"], "status": run["status"], "follow it": follow})
 
 
-def _watch(call: Call, run: dict[str, Any]) -> None:
+def _watch(call: VerbCall, run: dict[str, Any]) -> None:
     run_id = run["run_id"]
     try:
-        finished = follow_run(call.gateway, run_id, quiet=call.as_json)
+        finished = follow_run(call.gateway, run_id, quiet=call.prints_json)
     except KeyboardInterrupt:
-        notice(
+        print_notice(
             f"\nThe run goes on without you. Follow it: flotilla runs events {run_id} --follow\n"
             f"Its result: flotilla runs get {run_id}   Stop it: flotilla runs cancel {run_id}"
         )
         raise typer.Exit(INTERRUPTED) from None
-    if call.as_json:
+    if call.prints_json:
         print_json(finished)
     if finished["status"] != "success":
         raise _failure(finished)
-    notice(f"session {finished['session_id']} · run {run_id}")
+    print_notice(f"session {finished['session_id']} · run {run_id}")
 
 
-def follow_run(gateway: "Gateway", run_id: str, *, quiet: bool = False) -> dict[str, Any]:
+def follow_run(gateway: "GatewayClient", run_id: str, *, quiet: bool = False) -> dict[str, Any]:
     """Show a run's tokens as they come and its result once it is done, unless `quiet`; returns the finished run."""
-    from flotilla_cli.answers import AnswerPrinter, print_result
+    from flotilla_cli.answers import AnswerPrinter, print_answer_details
     from flotilla_cli.live import RunFollower
 
     printer = AnswerPrinter()
-    for event in RunFollower(gateway, run_id).events():
+    for event in RunFollower(gateway, run_id).follow_events():
         if not quiet:
             printer.take(event)
     finished: dict[str, Any] = gateway.get(f"/runs/{run_id}")
     result = finished.get("result")
     if result and not quiet:
-        printer.finish(result["answer"])
-        print_result(result)
+        printer.finish_answer(result["answer"])
+        print_answer_details(result)
     return finished
 
 
 def _failure(run: dict[str, Any]) -> CliError:
-    from flotilla_cli.answers import why_it_failed
+    from flotilla_cli.answers import failure_reason
 
-    reason = why_it_failed(run)
+    reason = failure_reason(run)
     return CliError(f"run {run['run_id']} ended with status {run['status']}: {reason}", _AFTER_FAILURE.format(**run))
 
 

@@ -10,16 +10,16 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import Column, age, notice, print_table, say
+from flotilla_cli.printing import TableColumn, age, print_notice, print_table, say
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 from flotilla_cli.verbs import audit_parked
-from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, finish
+from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, wait_and_print_outcome
 
 if TYPE_CHECKING:
     from flotilla.audit.verify_export import ExportVerdict
 
-app = new_app("Audit: proof that nobody changed the history.")
+app = new_verb_group("Audit: proof that nobody changed the history.")
 app.add_typer(audit_parked.app, name="parked")
 PublicKey = Annotated[
     Path | None,
@@ -38,14 +38,14 @@ SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.",
     app,
     "verify",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla audit verify",
         "flotilla audit verify --session s1",
         "flotilla audit verify --file s1.jsonl --public-key audit.pub --vote-roots roots.toml",
     ),
 )
 def verify(
-    call: Call,
+    call: VerbCall,
     *,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only this one and its parents.")] = None,
     file: Annotated[
@@ -94,7 +94,7 @@ def _verify_export(
     from flotilla.contracts.errors import ConfigurationError
     from flotilla.votes.roots import read_vote_roots
 
-    keys_file = public_key_file(public_key)
+    keys_file = find_checkpoint_key_file(public_key)
     try:
         with file.open("rb") as opened:
             roots = read_vote_roots(vote_roots) if vote_roots else None
@@ -110,7 +110,7 @@ def _verify_export(
     return _as_verdict(found)
 
 
-def public_key_file(given: Path | None) -> Path:
+def find_checkpoint_key_file(given: Path | None) -> Path:
     """Return the public key of those who may sign checkpoints: the one that is given, else the local stack's.
 
     Raises:
@@ -164,23 +164,23 @@ def _print_verdict(verdict: dict[str, Any]) -> None:
     if verdict["ok"]:
         say("✓ The history is what was committed.", style="green")
     for unsigned in verdict.get("unsigned", ()):
-        notice(f"Not signed: {unsigned}.")
+        print_notice(f"Not signed: {unsigned}.")
     for session in verdict["sessions"]:
         if unchecked := session.get("unchecked_votes"):
-            notice(f"{unchecked} signed votes were not checked: name the file of vote roots by --vote-roots.")
+            print_notice(f"{unchecked} signed votes were not checked: name the file of vote roots by --vote-roots.")
         if session.get("signed_votes") and not session.get("revocations_checked", True):
-            notice("Revocations were not checked: export flotilla:audit, and name the file by --audit-session.")
+            print_notice("Revocations were not checked: export flotilla:audit, and name the file by --audit-session.")
     for name, witness in (("signatures_checked", "Signatures"), ("kafka_checked", "Kafka's copy")):
         if not verdict.get(name, True):
-            notice(f"{witness} could not be checked: the gateway is not set up for it.")
+            print_notice(f"{witness} could not be checked: the gateway is not set up for it.")
 
 
 _VERDICTS = (
-    Column("session", "session_id"),
-    Column("events", "events", "right"),
-    Column("verified to", "verified_seq", "right"),
-    Column("signed to", "anchored_seq", "right"),
-    Column("problem", lambda one: _first([one["problem"]]) if one.get("problem") else "none"),
+    TableColumn("session", "session_id"),
+    TableColumn("events", "events", "right"),
+    TableColumn("verified to", "verified_seq", "right"),
+    TableColumn("signed to", "anchored_seq", "right"),
+    TableColumn("problem", lambda one: _first([one["problem"]]) if one.get("problem") else "none"),
 )
 
 
@@ -188,22 +188,24 @@ _VERDICTS = (
     app,
     "checkpoints",
     acts_as=ADMIN,
-    epilog=examples("flotilla audit checkpoints", "flotilla audit checkpoints -o json"),
+    epilog=examples_epilog("flotilla audit checkpoints", "flotilla audit checkpoints -o json"),
 )
-def checkpoints(call: Call, limit: Limit = 50) -> None:
+def checkpoints(call: VerbCall, limit: Limit = 50) -> None:
     """List the signed checkpoints that anchor the chains, newest first."""
-    page = call.gateway.pages("/audit/checkpoints", "checkpoints", limit)
-    call.listing(page, "checkpoints", _CHECKPOINTS, "No checkpoint yet; one is made within seconds of the first event.")
+    page = call.gateway.list_all_pages("/audit/checkpoints", "checkpoints", limit)
+    call.print_listing(
+        page, "checkpoints", _CHECKPOINTS, "No checkpoint yet; one is made within seconds of the first event."
+    )
 
 
 _CHECKPOINTS = (
-    Column("partition", "partition", "right"),
-    Column("number", "number", "right"),
-    Column("offset", "offset", "right"),
-    Column("heads", "heads", "right"),
-    Column("key", "key_id"),
-    Column("made", lambda one: age(one.get("created_at"))),
-    Column("published", lambda one: age(one.get("published_at"))),
+    TableColumn("partition", "partition", "right"),
+    TableColumn("number", "number", "right"),
+    TableColumn("offset", "offset", "right"),
+    TableColumn("heads", "heads", "right"),
+    TableColumn("key", "key_id"),
+    TableColumn("made", lambda one: age(one.get("created_at"))),
+    TableColumn("published", lambda one: age(one.get("published_at"))),
 )
 
 
@@ -211,21 +213,21 @@ _CHECKPOINTS = (
     app,
     "export",
     acts_as=ADMIN,
-    epilog=examples("flotilla audit export s1 > s1.jsonl", "flotilla audit export s1 --to s1.jsonl"),
+    epilog=examples_epilog("flotilla audit export s1 > s1.jsonl", "flotilla audit export s1 --to s1.jsonl"),
 )
 def export(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Default: standard output.")] = None,
 ) -> None:
     """Write a session's history with everything that proves it, as JSON lines, for auditors who trust nobody here."""
-    chunks = call.gateway.chunks("/audit/export", session_id=session)
+    chunks = call.gateway.download_chunks("/audit/export", session_id=session)
     if to is None:
         sys.stdout.buffer.writelines(chunks)
         return
     with _new_file(to) as file:
         file.writelines(chunks)
-    notice(f"Written to {to}; check it with: flotilla audit verify --file {to}")
+    print_notice(f"Written to {to}; check it with: flotilla audit verify --file {to}")
 
 
 @contextmanager
@@ -250,14 +252,14 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
     app,
     "rebuild",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla audit rebuild",
         "flotilla audit rebuild --no-wait",
         'flotilla audit rebuild --accept-loss s1 --accept-loss acme/s7 --reason "two disks failed, no backup"',
     ),
 )
 def rebuild(
-    call: Call,
+    call: VerbCall,
     accept_loss: Annotated[
         list[str] | None,
         typer.Option(
@@ -278,34 +280,40 @@ def rebuild(
     """
     names = [name for given in accept_loss or [] for name in (sys.stdin.read().split() if given == "-" else [given])]
     body = {"accept_loss": names, "reason": reason} if names else None
-    finish(call, call.gateway.post("/audit/rebuild", body), wait=wait)
+    wait_and_print_outcome(call, call.gateway.post("/audit/rebuild", body), wait=wait)
 
 
 @verb(
     app,
     "drop-kept",
     acts_as=ADMIN,
-    epilog=examples('flotilla audit drop-kept --reason "exported to the archive"'),
+    epilog=examples_epilog('flotilla audit drop-kept --reason "exported to the archive"'),
 )
-def drop_kept(call: Call, reason: Reason, wait: Wait = True) -> None:
+def drop_kept(call: VerbCall, reason: Reason, wait: Wait = True) -> None:
     """Drop the projection that the last rebuild replaced, and free its disk.
 
     Where it holds events that are nowhere else, a second person confirms it.
     """
-    finish(call, call.gateway.post("/audit/kept-projection/drop", {"reason": reason}), wait=wait)
+    wait_and_print_outcome(call, call.gateway.post("/audit/kept-projection/drop", {"reason": reason}), wait=wait)
 
 
-@verb(app, "requests", acts_as=ADMIN, epilog=examples("flotilla audit requests", "flotilla audit requests -o json"))
-def requests(call: Call, limit: Limit = 20) -> None:
+@verb(
+    app, "requests", acts_as=ADMIN, epilog=examples_epilog("flotilla audit requests", "flotilla audit requests -o json")
+)
+def requests(call: VerbCall, limit: Limit = 20) -> None:
     """List what was asked of the audit consumer: by whom, confirmed by whom, why, and what was done."""
-    call.listing(call.gateway.get("/audit/requests", limit=limit), "requests", REQUESTS, "Nothing was asked yet.")
+    call.print_listing(call.gateway.get("/audit/requests", limit=limit), "requests", REQUESTS, "Nothing was asked yet.")
 
 
-@verb(app, "confirm", epilog=examples("flotilla audit confirm 0198c5f2", "flotilla audit confirm 0198c5f2 --as bob"))
+@verb(
+    app,
+    "confirm",
+    epilog=examples_epilog("flotilla audit confirm 0198c5f2", "flotilla audit confirm 0198c5f2 --as bob"),
+)
 def confirm(
-    call: Call,
+    call: VerbCall,
     request: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
     wait: Wait = True,
 ) -> None:
     """Agree, as a second person, to what somebody asked of the audit consumer; see `flotilla audit requests`."""
-    finish(call, call.gateway.post(f"/audit/requests/{request}/confirm"), wait=wait)
+    wait_and_print_outcome(call, call.gateway.post(f"/audit/requests/{request}/confirm"), wait=wait)

@@ -6,32 +6,32 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import Column, age, notice, print_fields, print_table, say, shorten
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, print_table, say, shorten_to_line
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, examples, new_app, verb
-from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, finish
+from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
+from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, wait_and_print_outcome
 
-app = new_app("Events that wait because one before them is missing, in conflict or unknown.")
+app = new_verb_group("Events that wait because one before them is missing, in conflict or unknown.")
 ParkedId = Annotated[
     str,
     typer.Argument(metavar="S", help="The session's id; - for records that belong to no session.", show_default=False),
 ]
 
 
-@verb(app, "list", acts_as=ADMIN, epilog=examples("flotilla audit parked list"))
-def list_parked(call: Call) -> None:
+@verb(app, "list", acts_as=ADMIN, epilog=examples_epilog("flotilla audit parked list"))
+def list_parked(call: VerbCall) -> None:
     """List the sessions that wait, and for what."""
     page = call.gateway.get("/audit/parked")
-    call.listing(page, "parked", _PARKED, "Nothing is parked.")
+    call.print_listing(page, "parked", _PARKED, "Nothing is parked.")
 
 
 _PARKED = (
-    Column("session", "session_id"),
-    Column("reason", "reason"),
-    Column("from event", "first_seq", "right"),
-    Column("waiting", "events", "right"),
-    Column("since", lambda parked: age(parked.get("parked_since"))),
-    Column("detail", lambda parked: shorten(parked.get("detail", ""))),
+    TableColumn("session", "session_id"),
+    TableColumn("reason", "reason"),
+    TableColumn("from event", "first_seq", "right"),
+    TableColumn("waiting", "events", "right"),
+    TableColumn("since", lambda parked: age(parked.get("parked_since"))),
+    TableColumn("detail", lambda parked: shorten_to_line(parked.get("detail", ""))),
 )
 
 
@@ -39,9 +39,9 @@ _PARKED = (
     app,
     "explain",
     acts_as=ADMIN,
-    epilog=examples("flotilla audit parked explain s1", "flotilla audit parked explain s1 -o json"),
+    epilog=examples_epilog("flotilla audit parked explain s1", "flotilla audit parked explain s1 -o json"),
 )
-def explain_parked(call: Call, session: ParkedId) -> None:
+def explain_parked(call: VerbCall, session: ParkedId) -> None:
     """Explain a parked session: what each side holds, who signed what, since when, and what each choice means."""
     found = call.gateway.get(f"/audit/parked/{session}")
     call.show(found, lambda: _print_explained(found))
@@ -64,21 +64,21 @@ def _print_explained(found: dict[str, Any]) -> None:
 
 
 _SIDE = (
-    Column("event", "seq", "right"),
-    Column("type", "type"),
-    Column("by", "source"),
-    Column("happened", "time"),
-    Column("here since", "since"),
-    Column("offset", "offset", "right"),
-    Column("sha256", lambda one: one["sha256"][:12]),
-    Column("reason", lambda one: shorten(f"{one['reason']}: {one['detail']}")),
+    TableColumn("event", "seq", "right"),
+    TableColumn("type", "type"),
+    TableColumn("by", "source"),
+    TableColumn("happened", "time"),
+    TableColumn("here since", "since"),
+    TableColumn("offset", "offset", "right"),
+    TableColumn("sha256", lambda one: one["sha256"][:12]),
+    TableColumn("reason", lambda one: shorten_to_line(f"{one['reason']}: {one['detail']}")),
 )
 
 
-@verb(app, "retry", acts_as=ADMIN, epilog=examples("flotilla audit parked retry s1"))
-def retry_parked(call: Call, session: ParkedId, wait: Wait = True) -> None:
+@verb(app, "retry", acts_as=ADMIN, epilog=examples_epilog("flotilla audit parked retry s1"))
+def retry_parked(call: VerbCall, session: ParkedId, wait: Wait = True) -> None:
     """Place a session's parked events again, once what was missing has come."""
-    finish(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
+    wait_and_print_outcome(call, call.gateway.post(f"/audit/parked/{session}/retry"), wait=wait)
 
 
 AllOf = Annotated[
@@ -107,13 +107,13 @@ OneOrAll = Annotated[
     app,
     "accept",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         'flotilla audit parked accept s1 --reason "PostgreSQL failed over; what it has now is right"',
         'flotilla audit parked accept --all conflict --partition 3 --reason "failover of 9 May"',
     ),
 )
 def accept_parked(
-    call: Call,
+    call: VerbCall,
     reason: Reason,
     session: OneOrAll = None,
     *,
@@ -133,13 +133,13 @@ def accept_parked(
     app,
     "reject",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         'flotilla audit parked reject s1 --reason "written by a cluster that was split off"',
         'flotilla audit parked reject --all gap --reason "lost with two disks"',
     ),
 )
 def reject_parked(
-    call: Call,
+    call: VerbCall,
     reason: Reason,
     session: OneOrAll = None,
     *,
@@ -164,27 +164,29 @@ class _All:
     tenant_id: str | None
 
 
-def _decide(call: Call, kind: str, session: str | None, every: _All, reason: str, *, wait: bool) -> None:
+def _decide(call: VerbCall, kind: str, session: str | None, every: _All, reason: str, *, wait: bool) -> None:
     if (session is None) == (every.parked_for is None):
         raise Misuse("no session given", "give one session, or --all with what they are parked for")
     if session is not None:
-        finish(call, call.gateway.post(f"/audit/parked/{session}/{kind}", {"reason": reason}), wait=wait)
+        wait_and_print_outcome(
+            call, call.gateway.post(f"/audit/parked/{session}/{kind}", {"reason": reason}), wait=wait
+        )
         return
     body = {name: value for name, value in vars(every).items() if value is not None}
     page = call.gateway.post(f"/audit/parked/{kind}", {**body, "reason": reason})
-    call.listing(page, "requests", REQUESTS, "")
-    notice("They are processed one after the other: flotilla audit requests, flotilla audit parked list")
+    call.print_listing(page, "requests", REQUESTS, "")
+    print_notice("They are processed one after the other: flotilla audit requests, flotilla audit parked list")
 
 
 @verb(
     app,
     "discard",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         'flotilla audit parked discard s1 --reason "restored twice"',
         'flotilla audit parked discard - --reason "a test wrote into the topic"',
     ),
 )
-def discard_parked(call: Call, session: ParkedId, reason: Reason, wait: Wait = True) -> None:
+def discard_parked(call: VerbCall, session: ParkedId, reason: Reason, wait: Wait = True) -> None:
     """Set only a session's conflicting events aside, so that what waits behind them goes on; they are kept, marked."""
-    finish(call, call.gateway.post(f"/audit/parked/{session}/discard", {"reason": reason}), wait=wait)
+    wait_and_print_outcome(call, call.gateway.post(f"/audit/parked/{session}/discard", {"reason": reason}), wait=wait)

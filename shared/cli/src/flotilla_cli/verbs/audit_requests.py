@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.printing import Column, age, notice, print_fields, print_table, shorten
-from flotilla_cli.verb import Call
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, print_table, shorten_to_line
+from flotilla_cli.verb import VerbCall
 
 REQUEST_WITHIN_S = 600.0
 _POLL_S = 0.5
@@ -15,18 +15,20 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is d
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with what is done.")]
 
 REQUESTS = (
-    Column("request", "request_id"),
-    Column("kind", "kind"),
-    Column("session", "session_id"),
-    Column("by", "requested_by"),
-    Column("confirmed by", lambda one: one["confirmed_by"] or ("nobody yet" if one["needs_confirmation"] else None)),
-    Column("asked", lambda one: age(one.get("created_at"))),
-    Column("done", lambda one: (one.get("outcome") or {}).get("ok")),
-    Column("reason", lambda one: shorten(one.get("reason") or "")),
+    TableColumn("request", "request_id"),
+    TableColumn("kind", "kind"),
+    TableColumn("session", "session_id"),
+    TableColumn("by", "requested_by"),
+    TableColumn(
+        "confirmed by", lambda one: one["confirmed_by"] or ("nobody yet" if one["needs_confirmation"] else None)
+    ),
+    TableColumn("asked", lambda one: age(one.get("created_at"))),
+    TableColumn("done", lambda one: (one.get("outcome") or {}).get("ok")),
+    TableColumn("reason", lambda one: shorten_to_line(one.get("reason") or "")),
 )
 
 
-def finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
+def wait_and_print_outcome(call: VerbCall, request: dict[str, Any], *, wait: bool) -> None:
     """Show the outcome of a request to the audit consumer, or that it was made."""
     request_id = request["request_id"]
     waits_for_person = request["needs_confirmation"] and request["confirmed_at"] is None
@@ -38,10 +40,10 @@ def finish(call: Call, request: dict[str, Any], *, wait: bool) -> None:
         request = call.gateway.get(f"/audit/requests/{request_id}")
         if request["progress"] != seen:
             seen, deadline = request["progress"], time.monotonic() + REQUEST_WITHIN_S
-            notice(_progress(seen))
+            print_notice(_progress(seen))
     call.show(request, lambda: _print_request(request))
     if waits_for_person:
-        notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request_id}")
+        print_notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request_id}")
     outcome = request.get("outcome") or {}
     if outcome.get("ok") is False:
         raise CliError(f"{request['kind']} failed: {outcome.get('error')}")
@@ -62,12 +64,12 @@ def _print_request(request: dict[str, Any]) -> None:
 
 
 _LOSSES = (
-    Column("session", lambda loss: f"{loss['tenant_id']}/{loss['session_id'] or '-'}"),
-    Column("projection holds", "holds", "right"),
-    Column("in Kafka", "rebuilt", "right"),
-    Column("lost", "lost", "right"),
-    Column("changed", "replaced", "right"),
-    Column("from event", "first_seq", "right"),
+    TableColumn("session", lambda loss: f"{loss['tenant_id']}/{loss['session_id'] or '-'}"),
+    TableColumn("projection holds", "holds", "right"),
+    TableColumn("in Kafka", "rebuilt", "right"),
+    TableColumn("lost", "lost", "right"),
+    TableColumn("changed", "replaced", "right"),
+    TableColumn("from event", "first_seq", "right"),
 )
 
 

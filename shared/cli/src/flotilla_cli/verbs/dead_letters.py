@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import Column, age, notice, print_fields, say, shorten
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, say, shorten_to_line
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Dead letters: entries of the bus that nobody could handle, kept for a person.")
+app = new_verb_group("Dead letters: entries of the bus that nobody could handle, kept for a person.")
 LetterId = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.", show_default=False)]
 
 
@@ -17,31 +17,31 @@ LetterId = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's i
     app,
     "list",
     acts_as=ADMIN,
-    epilog=examples("flotilla dead-letters list", "flotilla dead-letters list --stream flotilla.tasks.research"),
+    epilog=examples_epilog("flotilla dead-letters list", "flotilla dead-letters list --stream flotilla.tasks.research"),
 )
 def list_dead_letters(
-    call: Call,
+    call: VerbCall,
     stream: Annotated[str | None, typer.Option("--stream", help="Only of this stream.")] = None,
     limit: Limit = 50,
 ) -> None:
     """List open dead letters, newest first."""
-    page = call.gateway.pages("/dead-letters", "dead_letters", limit, stream=stream)
-    call.listing(page, "dead_letters", _LETTERS, "No dead letter.")
+    page = call.gateway.list_all_pages("/dead-letters", "dead_letters", limit, stream=stream)
+    call.print_listing(page, "dead_letters", _LETTERS, "No dead letter.")
 
 
 _LETTERS = (
-    Column("id", "dead_letter_id"),
-    Column("stream", "stream"),
-    Column("task", "task_id"),
-    Column("reason", "reason"),
-    Column("error", lambda letter: shorten(letter.get("error", ""), 50)),
-    Column("attempts", "attempts", "right"),
-    Column("since", lambda letter: age(letter.get("created_at"))),
+    TableColumn("id", "dead_letter_id"),
+    TableColumn("stream", "stream"),
+    TableColumn("task", "task_id"),
+    TableColumn("reason", "reason"),
+    TableColumn("error", lambda letter: shorten_to_line(letter.get("error", ""), 50)),
+    TableColumn("attempts", "attempts", "right"),
+    TableColumn("since", lambda letter: age(letter.get("created_at"))),
 )
 
 
-@verb(app, "show", acts_as=ADMIN, epilog=examples("flotilla dead-letters show 0197…"))
-def show_dead_letter(call: Call, letter_id: LetterId) -> None:
+@verb(app, "show", acts_as=ADMIN, epilog=examples_epilog("flotilla dead-letters show 0197…"))
+def show_dead_letter(call: VerbCall, letter_id: LetterId) -> None:
     """Show a dead letter: why it is one, and its body."""
     letter = call.gateway.get(f"/dead-letters/{letter_id}")
     call.show(letter, lambda: _print_letter(letter))
@@ -57,12 +57,12 @@ def _print_letter(letter: dict[str, Any]) -> None:
     app,
     "redrive",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla dead-letters redrive 0197…", "flotilla dead-letters redrive --stream flotilla.tasks.write"
     ),
 )
 def redrive(
-    call: Call,
+    call: VerbCall,
     letter_id: Annotated[str | None, typer.Argument(metavar="ID", help="One dead letter.", show_default=False)] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="All open ones of this stream.")] = None,
 ) -> None:
@@ -74,9 +74,9 @@ def redrive(
     call.show(answer, lambda: print_fields(answer))
 
 
-@verb(app, "discard", acts_as=ADMIN, epilog=examples("flotilla dead-letters discard 0197…"))
-def discard(call: Call, letter_id: LetterId) -> None:
+@verb(app, "discard", acts_as=ADMIN, epilog=examples_epilog("flotilla dead-letters discard 0197…"))
+def discard(call: VerbCall, letter_id: LetterId) -> None:
     """Give a dead letter up; the row stays for the record."""
     answer = call.gateway.delete(f"/dead-letters/{letter_id}")
     result = answer or {"dead_letter_id": letter_id, "discarded": True}
-    call.show(result, lambda: notice(f"Dead letter {letter_id} is discarded.", style=None))
+    call.show(result, lambda: print_notice(f"Dead letter {letter_id} is discarded.", style=None))

@@ -5,34 +5,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.local.model import examine_model
-from flotilla_cli.printing import Format, notice, print_json, say
+from flotilla_cli.local.model import probe_model_features
+from flotilla_cli.printing import OutputFormat, print_json, print_notice, say
 from flotilla_cli.target import ADMIN, ConnectionOptions
-from flotilla_cli.verb import ActsAs, OnBehalfOf, Output, Token, Url, examples, help_of, root_connection
+from flotilla_cli.verb import (
+    ActsAs,
+    OnBehalfOf,
+    Output,
+    Token,
+    Url,
+    docstring_as_help,
+    examples_epilog,
+    root_connection_options,
+)
 from flotilla_cli.verbs.local import LOCAL, State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flotilla_cli.local.checks import Finding
+    from flotilla_cli.local.checks import CheckResult
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the root."""
-    epilog = examples(
+    epilog = examples_epilog(
         "flotilla doctor",
         "flotilla doctor --llm",
         "flotilla doctor --url https://flotilla.example --token …",
         "flotilla doctor --on-behalf-of alice@example.com --token …",
     )
-    app.command("doctor", help=help_of(doctor), rich_help_panel=LOCAL, epilog=epilog)(doctor)
+    app.command("doctor", help=docstring_as_help(doctor), rich_help_panel=LOCAL, epilog=epilog)(doctor)
 
 
 def doctor(
     context: typer.Context,
     *,
     state: State = None,
-    output: Output = Format.TABLE,
+    output: Output = OutputFormat.TABLE,
     url: Url = None,
     token: Token = None,
     as_: ActsAs = None,
@@ -49,11 +58,11 @@ def doctor(
     `--on-behalf-of`, only whether the key may act for that person, and what it reaches then.
     """
     if llm:
-        examine_model(output)
+        probe_model_features(output)
         return
-    connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection(context))
+    connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection_options(context))
     findings = _findings(state, connection)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print_json({"checks": [finding.as_document() for finding in findings]})
     else:
         _print(findings)
@@ -61,19 +70,19 @@ def doctor(
         raise CliError(f"failed checks: {', '.join(failed)}")
 
 
-def _findings(state: "Path | None", connection: ConnectionOptions) -> "list[Finding]":
+def _findings(state: "Path | None", connection: ConnectionOptions) -> "list[CheckResult]":
     if connection.on_behalf_of is None:
-        from flotilla_cli.local.checks import examine
+        from flotilla_cli.local.checks import run_all_checks
 
-        return examine(state, connection, ADMIN)
-    from flotilla_cli.acting import examine_acting
+        return run_all_checks(state, connection, ADMIN)
+    from flotilla_cli.acting import check_on_behalf_of
 
-    return examine_acting(connection, ADMIN)
+    return check_on_behalf_of(connection, ADMIN)
 
 
-def _print(findings: "list[Finding]") -> None:
+def _print(findings: "list[CheckResult]") -> None:
     for finding in findings:
         mark, style = ("✓", "green") if finding.ok else ("✗", "red")
         say(f"{mark} {finding.name:12} {finding.detail}", style=style)
         if not finding.ok:
-            notice(f"  → {finding.hint}", style=None)
+            print_notice(f"  → {finding.hint}", style=None)

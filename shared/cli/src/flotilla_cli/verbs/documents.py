@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError, Misuse, NotFound
-from flotilla_cli.printing import Column, age, notice, print_fields, say, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, valid_id, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, say, shorten_to_line
+from flotilla_cli.verb import Limit, VerbCall, check_id, examples_epilog, new_verb_group, verb
 
 if TYPE_CHECKING:
-    from flotilla_cli.syncing import Synced, SyncPlan
-    from flotilla_cli.uploading import Failed, Loaded, Report, Skipped
+    from flotilla_cli.syncing import SyncPlan, SyncResult
+    from flotilla_cli.uploading import FailedFile, LoadedDocument, SkippedFile, UploadReport
 
-app = new_app("Documents: the knowledge base that answers cite.")
+app = new_verb_group("Documents: the knowledge base that answers cite.")
 DocumentId = Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)]
 
 Readers = Annotated[
@@ -26,13 +26,13 @@ Readers = Annotated[
 @verb(
     app,
     "add",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla documents add handbook/ faq.html",
         "flotilla documents add wiki/ --base https://wiki.example/  # sources then link to the wiki",
     ),
 )
 def add_documents(
-    call: Call,
+    call: VerbCall,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, and folders with everything in them.")],
     base: Annotated[
         str | None,
@@ -48,14 +48,16 @@ def add_documents(
     A document that is already there with the same content is left alone; one with other content is replaced. What
     cannot be read is reported and the others are loaded all the same; the exit code is then 1.
     """
-    from flotilla_cli.uploading import MEDIA_TYPES, Uploader, find_documents
+    from flotilla_cli.uploading import MEDIA_TYPES, DocumentUploader, find_documents
 
     findings = find_documents(paths, base)
     if not (findings.found or findings.failed):
         raise NotFound(
             f"no document in: {', '.join(map(str, paths))}", f"endings that are read: {' '.join(MEDIA_TYPES)}"
         )
-    report = Uploader(call.gateway, parallel, reader or ()).upload(findings.found, show_progress=not call.as_json)
+    report = DocumentUploader(call.gateway, parallel, reader or ()).upload(
+        findings.found, show_progress=not call.prints_json
+    )
     report.skipped += findings.skipped
     report.failed += findings.failed
     call.show(report.as_document(), lambda: _print_report(report))
@@ -68,7 +70,7 @@ def add_documents(
         )
 
 
-def _print_report(report: "Report") -> None:
+def _print_report(report: "UploadReport") -> None:
     _print_left_out(report.skipped, report.failed)
     _print_parts_left_out(report.added)
     parts = [f"{len(report.added)} loaded ({sum(one.passages for one in report.added)} passages)"]
@@ -78,29 +80,29 @@ def _print_report(report: "Report") -> None:
     say(", ".join(parts))
 
 
-def _print_left_out(skipped: "Sequence[Skipped]", failed: "Sequence[Failed]") -> None:
+def _print_left_out(skipped: "Sequence[SkippedFile]", failed: "Sequence[FailedFile]") -> None:
     for one in skipped:
-        notice(f"- {one.path}: {one.reason}")
+        print_notice(f"- {one.path}: {one.reason}")
     for failure in failed:
-        notice(f"✗ {failure.path}: {failure.error}", style="red")
+        print_notice(f"✗ {failure.path}: {failure.error}", style="red")
 
 
-def _print_parts_left_out(loaded: "Sequence[Loaded]") -> None:
+def _print_parts_left_out(loaded: "Sequence[LoadedDocument]") -> None:
     for one in loaded:
         for reason in one.skipped:
-            notice(f"- {one.path}: {reason}")
+            print_notice(f"- {one.path}: {reason}")
 
 
 @verb(
     app,
     "sync",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla documents sync handbook/ --dry-run",
         "flotilla documents sync wiki/ --base https://wiki.example/ -o json",
     ),
 )
 def sync_documents(
-    call: Call,
+    call: VerbCall,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder, with everything in it.")],
     *,
     base: Annotated[
@@ -120,16 +122,16 @@ def sync_documents(
     Documents whose file is gone are removed; those whose file is unchanged are left alone. A call that was interrupted
     is continued by the next one. What cannot be read is reported; its document stays, and the exit code is 1.
     """
-    from flotilla_cli.syncing import SyncedFolder, carry_out, check_removals, plan_of
+    from flotilla_cli.syncing import SyncedFolder, apply_sync_plan, check_not_emptied, plan_sync
 
     local = SyncedFolder(folder, base)
-    plan = plan_of(call.gateway, local)
+    plan = plan_sync(call.gateway, local)
     if not remove_all:
-        check_removals(plan, local)
+        check_not_emptied(plan, local)
     if dry_run:
         call.show(plan.as_document(), lambda: _print_plan(plan))
         return
-    done = carry_out(call.gateway, plan, parallel, show_progress=not call.as_json)
+    done = apply_sync_plan(call.gateway, plan, parallel, show_progress=not call.prints_json)
     call.show(done.as_document(), lambda: _print_synced(done))
     if done.failed:
         raise CliError(
@@ -138,7 +140,7 @@ def sync_documents(
 
 
 def _print_plan(plan: "SyncPlan") -> None:
-    from flotilla_cli.syncing import summary
+    from flotilla_cli.syncing import summarize_counts
 
     _print_left_out(plan.skipped, plan.failed)
     for sign, uris in (("+", plan.add), ("~", plan.replace), ("-", plan.remove)):
@@ -150,11 +152,11 @@ def _print_plan(plan: "SyncPlan") -> None:
         (len(plan.remove), "to remove"),
         (len(plan.unchanged), "unchanged"),
     )
-    say(summary(counts))
+    say(summarize_counts(counts))
 
 
-def _print_synced(done: "Synced") -> None:
-    from flotilla_cli.syncing import summary
+def _print_synced(done: "SyncResult") -> None:
+    from flotilla_cli.syncing import summarize_counts
 
     _print_left_out(done.skipped, done.failed)
     _print_parts_left_out([*done.added, *done.replaced])
@@ -166,18 +168,18 @@ def _print_synced(done: "Synced") -> None:
         (len(done.skipped), "skipped"),
         (len(done.failed), "failed"),
     )
-    say(summary(counts))
+    say(summarize_counts(counts))
 
 
-@verb(app, "show", epilog=examples("flotilla documents show 0197…", "flotilla documents show 0197… --text"))
+@verb(app, "show", epilog=examples_epilog("flotilla documents show 0197…", "flotilla documents show 0197… --text"))
 def show_document(
-    call: Call,
+    call: VerbCall,
     document_id: DocumentId,
     text: Annotated[bool, typer.Option("--text", help="The whole text that is searched.")] = False,
 ) -> None:
     """Show a document: where it is from, and with --text what of it is searched."""
     document = call.gateway.get(f"/documents/{document_id}")
-    if text and not call.as_json:
+    if text and not call.prints_json:
         say(document["text"])
         return
     names = (
@@ -195,29 +197,29 @@ def show_document(
     call.show(document, lambda: print_fields(shown))
 
 
-@verb(app, "replace", epilog=examples("flotilla documents replace 0197… handbook.md"))
+@verb(app, "replace", epilog=examples_epilog("flotilla documents replace 0197… handbook.md"))
 def replace_document(
-    call: Call,
+    call: VerbCall,
     document_id: DocumentId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The new content.")],
 ) -> None:
     """Give a document the content of a file; its id and its URI stay."""
-    from flotilla_cli.uploading import replace
+    from flotilla_cli.uploading import replace_document_content
 
-    answer = replace(call.gateway, document_id, file)
+    answer = replace_document_content(call.gateway, document_id, file)
     said = "has that content already" if answer["unchanged"] else f"is replaced ({answer['passages']} passages)"
-    call.show(answer, lambda: notice(f"{answer['uri']} {said}.", style=None))
+    call.show(answer, lambda: print_notice(f"{answer['uri']} {said}.", style=None))
 
 
 @verb(
     app,
     "readers",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla documents readers 0197… --reader group:finance", "flotilla documents readers 0197… --all"
     ),
 )
 def change_readers(
-    call: Call,
+    call: VerbCall,
     document_id: DocumentId,
     *,
     reader: Readers = None,
@@ -231,17 +233,17 @@ def change_readers(
     call.show(document, lambda: say(f"{document['uri']} is read by {_readers_of(document)}"))
 
 
-@verb(app, "attach", epilog=examples("flotilla documents attach my-session notes.pdf"))
+@verb(app, "attach", epilog=examples_epilog("flotilla documents attach my-session notes.pdf"))
 def attach_document(
-    call: Call,
+    call: VerbCall,
     session_id: Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What to attach.")],
 ) -> None:
     """Attach a file to a session: only questions of this session find it."""
-    from flotilla_cli.uploading import attach
+    from flotilla_cli.uploading import attach_to_session
 
-    answer = attach(call.gateway, valid_id(session_id), file)
-    call.show(answer, lambda: notice(f"{answer['uri']} is attached ({answer['passages']} passages).", style=None))
+    answer = attach_to_session(call.gateway, check_id(session_id), file)
+    call.show(answer, lambda: print_notice(f"{answer['uri']} is attached ({answer['passages']} passages).", style=None))
 
 
 def _party(name: str) -> dict[str, str]:
@@ -254,50 +256,50 @@ def _readers_of(document: Mapping[str, Any]) -> str:
     return "everybody" if readers is None else ", ".join(f"{one['kind']}:{one['name']}" for one in readers)
 
 
-@verb(app, "remove", epilog=examples("flotilla documents remove 0197… 0198…"))
+@verb(app, "remove", epilog=examples_epilog("flotilla documents remove 0197… 0198…"))
 def remove_documents(
-    call: Call,
+    call: VerbCall,
     document_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids: flotilla documents list.")],
 ) -> None:
     """Remove documents: no search finds them any more.
 
     Answers that cited one keep what was recorded of it, and mark the source as removed.
     """
-    removed = [call.gateway.delete(f"/documents/{valid_id(one)}") for one in document_ids]
+    removed = [call.gateway.delete(f"/documents/{check_id(one)}") for one in document_ids]
     call.show({"removed": removed}, lambda: say("\n".join(f"removed {one['uri']}" for one in removed)))
 
 
 @verb(
     app,
     "list",
-    epilog=examples("flotilla documents list", "flotilla documents list --prefix https://wiki.example/ -o json"),
+    epilog=examples_epilog("flotilla documents list", "flotilla documents list --prefix https://wiki.example/ -o json"),
 )
 def list_documents(
-    call: Call,
+    call: VerbCall,
     prefix: Annotated[
         str | None, typer.Option("--prefix", metavar="URI", help="Only those whose URI begins so.")
     ] = None,
     limit: Limit = 200,
 ) -> None:
     """List the documents, by URI."""
-    page = call.gateway.pages("/documents", "documents", limit, prefix=prefix)
-    call.listing(page, "documents", _DOCUMENTS, "No document yet; load some with: flotilla documents add PATH")
+    page = call.gateway.list_all_pages("/documents", "documents", limit, prefix=prefix)
+    call.print_listing(page, "documents", _DOCUMENTS, "No document yet; load some with: flotilla documents add PATH")
 
 
 _DOCUMENTS = (
-    Column("document", "document_id"),
-    Column("title", lambda document: shorten(document.get("title") or "-", 40)),
-    Column("type", "media_type"),
-    Column("passages", "passages", "right"),
-    Column("bytes", "size_bytes", "right"),
-    Column("changed", lambda document: age(document.get("updated_at"))),
-    Column("uri", "uri"),
+    TableColumn("document", "document_id"),
+    TableColumn("title", lambda document: shorten_to_line(document.get("title") or "-", 40)),
+    TableColumn("type", "media_type"),
+    TableColumn("passages", "passages", "right"),
+    TableColumn("bytes", "size_bytes", "right"),
+    TableColumn("changed", lambda document: age(document.get("updated_at"))),
+    TableColumn("uri", "uri"),
 )
 
 
-@verb(app, "search", epilog=examples('flotilla documents search "refund approval" -k 3'))
+@verb(app, "search", epilog=examples_epilog('flotilla documents search "refund approval" -k 3'))
 def search_documents(
-    call: Call,
+    call: VerbCall,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=50, help="How many passages.")] = 5,
 ) -> None:
@@ -312,7 +314,7 @@ def _characters(source: dict[str, Any]) -> str:
 
 def _print_passages(passages: list[dict[str, Any]]) -> None:
     if not passages:
-        notice("Nothing found.")
+        print_notice("Nothing found.")
     for number, passage in enumerate(passages, 1):
         source = passage["source"]
         say(f"[{number}] {source['title']}  (score {source['score']:.4g})", style="bold")

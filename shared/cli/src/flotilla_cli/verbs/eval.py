@@ -6,16 +6,24 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.printing import Column, notice, print_fields, print_json_line, print_table, say, shorten
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.printing import (
+    TableColumn,
+    print_fields,
+    print_json_line,
+    print_notice,
+    print_table,
+    say,
+    shorten_to_line,
+)
+from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Evaluation: questions with what is expected of them, measured and compared.")
+app = new_verb_group("Evaluation: questions with what is expected of them, measured and compared.")
 
 
 @verb(
     app,
     "run",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla eval run questions.jsonl",
         'flotilla eval run questions.jsonl --answers --require "recall@5>=0.9" --require "false_abstention<=0.05"',
         "flotilla eval run questions.jsonl -o json > monday.json",
@@ -23,7 +31,7 @@ app = new_app("Evaluation: questions with what is expected of them, measured and
     ),
 )
 def run_evaluation(
-    call: Call,
+    call: VerbCall,
     questions: Annotated[Path, typer.Argument(metavar="SET", help="JSON lines: question, uris, texts, answerable.")],
     *,
     depth: Annotated[int, typer.Option("-k", metavar="N", min=1, max=50, help="How many passages to look at.")] = 10,
@@ -45,18 +53,18 @@ def run_evaluation(
     Each line of the set is a question with the documents (`uris`: whole, or their last parts) or words (`texts`) that
     answer it; `"answerable": false` expects nothing. With --answers each question is a run in a session of its own.
     """
-    from flotilla_cli.evaluation.questions import read_questions
-    from flotilla_cli.evaluation.report import changes, read_report, report_of, requirement
-    from flotilla_cli.evaluation.running import Runner
+    from flotilla_cli.evaluation.questions import read_question_set
+    from flotilla_cli.evaluation.report import changed_outcomes, evaluation_report, parse_requirement, read_report
+    from flotilla_cli.evaluation.running import EvaluationRunner
 
-    asked, before = read_questions(questions), read_report(compare) if compare else None
-    requirements = [requirement(text) for text in require or ()]
-    runner = Runner(call.gateway, depth=depth, answers=answers, parallel=parallel)
-    report = report_of(runner.run(asked, show_progress=not call.as_json), depth)
+    asked, before = read_question_set(questions), read_report(compare) if compare else None
+    requirements = [parse_requirement(text) for text in require or ()]
+    runner = EvaluationRunner(call.gateway, depth=depth, answers=answers, parallel=parallel)
+    report = evaluation_report(runner.run(asked, show_progress=not call.prints_json), depth)
     if before:
-        report |= {"compared": {"figures": before["figures"], "changes": changes(before, report)}}
+        report |= {"compared": {"figures": before["figures"], "changes": changed_outcomes(before, report)}}
     call.show(report, lambda: _print_report(report))
-    broken = [reason for one in requirements if (reason := one.broken_by(report["figures"]))]
+    broken = [reason for one in requirements if (reason := one.why_not_met(report["figures"]))]
     if broken:
         raise CliError("; ".join(broken), "look at the questions that were not found: -o json has each")
 
@@ -64,12 +72,12 @@ def run_evaluation(
 @verb(
     app,
     "fit",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla eval fit monday.json --to calibration.json", "flotilla eval fit monday.json --refuse 0.02"
     ),
 )
 def fit_calibration(
-    call: Call,
+    call: VerbCall,
     report: Annotated[Path, typer.Argument(metavar="REPORT", help="Of `flotilla eval run --answers -o json`.")],
     *,
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where to write it.")] = Path("calibration.json"),
@@ -82,10 +90,10 @@ def fit_calibration(
     Let the writer answer everything while you collect them (FLOTILLA_WRITER_ABSTAIN=false), then give it the file as
     FLOTILLA_CALIBRATION_FILE. Keep another set to see how good it is: eval run --answers shows Brier score and ECE.
     """
-    from flotilla_cli.evaluation.fitting import calibration_from, write_calibration
+    from flotilla_cli.evaluation.fitting import fit_calibration_to_report, write_calibration
     from flotilla_cli.evaluation.report import read_report
 
-    calibration = calibration_from(read_report(report), refused=refuse)
+    calibration = fit_calibration_to_report(read_report(report), refused=refuse)
     write_calibration(calibration, to)
     stage = calibration.stages[0]
     fitted = {
@@ -97,28 +105,30 @@ def fit_calibration(
         "answered_unanswerable": stage.answered_unanswerable,
     }
     call.show(fitted, lambda: print_fields(fitted))
-    notice("these rates are of the questions it was fitted on: others will see somewhat worse ones")
+    print_notice("these rates are of the questions it was fitted on: others will see somewhat worse ones")
 
 
-@verb(app, "from-feedback", epilog=examples("flotilla eval from-feedback > questions.jsonl"))
-def set_from_feedback(call: Call) -> None:
+@verb(app, "from-feedback", epilog=examples_epilog("flotilla eval from-feedback > questions.jsonl"))
+def set_from_feedback(call: VerbCall) -> None:
     """Print a set of the questions whose answers people found good: each expects the documents that were cited.
 
     Answers that they found bad are counted: what is expected of those only a person can say.
     """
-    from flotilla_cli.evaluation.feedback import questions_from
+    from flotilla_cli.evaluation.feedback import questions_from_feedback
 
-    questions, bad = questions_from(call.gateway.each("/feedback", "feedback"))
+    questions, bad = questions_from_feedback(call.gateway.each("/feedback", "feedback"))
     for question in questions:
         print_json_line(question)
-    notice(f"{len(questions)} questions; {bad} verdicts on bad answers are left out: add what they should find by hand")
+    print_notice(
+        f"{len(questions)} questions; {bad} verdicts on bad answers are left out: add what they should find by hand"
+    )
 
 
 def _print_report(report: dict[str, Any]) -> None:
     before = report.get("compared", {}).get("figures", {})
     rows = [{"name": name, "value": value, "before": before.get(name)} for name, value in report["figures"].items()]
-    columns = (Column("figure", "name"), Column("value", "value", "right"))
-    print_table(rows, (*columns, Column("before", "before", "right")) if before else columns, "No figure.")
+    columns = (TableColumn("figure", "name"), TableColumn("value", "value", "right"))
+    print_table(rows, (*columns, TableColumn("before", "before", "right")) if before else columns, "No figure.")
     if report["reliability"]:
         say()
         print_table(report["reliability"], _RELIABILITY, "")
@@ -133,14 +143,14 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 _RELIABILITY = (
-    Column("confidence", "confidence", "right"),
-    Column("right", "right", "right"),
-    Column("answers", "answers", "right"),
+    TableColumn("confidence", "confidence", "right"),
+    TableColumn("right", "right", "right"),
+    TableColumn("answers", "answers", "right"),
 )
 _CHANGES = (
-    Column("id", "id"),
-    Column("before", "before"),
-    Column("now", "now"),
-    Column("question", lambda row: shorten(row["question"], 80)),
+    TableColumn("id", "id"),
+    TableColumn("before", "before"),
+    TableColumn("now", "now"),
+    TableColumn("question", lambda row: shorten_to_line(row["question"], 80)),
 )
-_MISSED = (Column("not found", "id"), Column("question", lambda row: shorten(row["question"], 80)))
+_MISSED = (TableColumn("not found", "id"), TableColumn("question", lambda row: shorten_to_line(row["question"], 80)))

@@ -4,25 +4,25 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, notice, print_fields, say
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, say
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Keys: who may call the gateway. Only admins manage them; on the local stack they act as admin.")
+app = new_verb_group("Keys: who may call the gateway. Only admins manage them; on the local stack they act as admin.")
 
 
 @verb(
     app,
     "create",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla keys create --for carol --role operator --role approver --expires 90d",
         "flotilla keys create --for ci --role operator -o json",
         "flotilla keys create --for shop --role operator --may-act-for-others",
     ),
 )
 def create_key(
-    call: Call,
+    call: VerbCall,
     *,
     for_: Annotated[str, typer.Option("--for", metavar="NAME", help="Whose key it is.")],
     role: Annotated[list[str], typer.Option("--role", help="viewer, operator, approver or admin; repeatable.")],
@@ -53,12 +53,12 @@ def create_key(
     ] = None,
 ) -> None:
     """Create a key. It is shown once and stored only as a hash."""
-    from flotilla_cli.arguments import read_expiry
+    from flotilla_cli.arguments import parse_expiry
 
     is_person = "approver" in role if person is None else person
     body: dict[str, Any] = {"name": for_, "roles": role, "person": is_person}
     if expires:
-        body["expires_at"] = read_expiry(expires).isoformat()
+        body["expires_at"] = parse_expiry(expires).isoformat()
     if may_act_for_others:
         body["may_act_for_others"] = True
     if people_of is not None:
@@ -71,34 +71,36 @@ def create_key(
 
 def _print_new(key: dict[str, Any]) -> None:
     print_fields({name: value for name, value in key.items() if name != "key"})
-    notice("The key, shown only this once:", style=None)
+    print_notice("The key, shown only this once:", style=None)
     say(str(key["key"]))
 
 
-@verb(app, "list", acts_as=ADMIN, epilog=examples("flotilla keys list"))
-def list_keys(call: Call, limit: Limit = 200) -> None:
+@verb(app, "list", acts_as=ADMIN, epilog=examples_epilog("flotilla keys list"))
+def list_keys(call: VerbCall, limit: Limit = 200) -> None:
     """List keys, never their secrets."""
-    call.listing(call.gateway.pages("/keys", "keys", limit), "keys", _KEYS, "No key.")
+    call.print_listing(call.gateway.list_all_pages("/keys", "keys", limit), "keys", _KEYS, "No key.")
 
 
 _KEYS = (
-    Column("id", "key_id"),
-    Column("begins", lambda key: f"{key['hint']}…" if key.get("hint") else "-"),
-    Column("name", "name"),
-    Column("person", "is_person"),
-    Column("acts for people of", "acts_for"),
-    Column("roles", lambda key: ", ".join(key.get("roles") or [])),
-    Column("created", lambda key: age(key.get("created_at"))),
-    Column("by", "created_by"),
-    Column("expires", lambda key: age(key.get("expires_at"))),
-    Column("revoked", lambda key: age(key.get("revoked_at"))),
+    TableColumn("id", "key_id"),
+    TableColumn("begins", lambda key: f"{key['hint']}…" if key.get("hint") else "-"),
+    TableColumn("name", "name"),
+    TableColumn("person", "is_person"),
+    TableColumn("acts for people of", "acts_for"),
+    TableColumn("roles", lambda key: ", ".join(key.get("roles") or [])),
+    TableColumn("created", lambda key: age(key.get("created_at"))),
+    TableColumn("by", "created_by"),
+    TableColumn("expires", lambda key: age(key.get("expires_at"))),
+    TableColumn("revoked", lambda key: age(key.get("revoked_at"))),
 )
 
 
-@verb(app, "revoke", acts_as=ADMIN, epilog=examples("flotilla keys revoke k-3f9a"))
+@verb(app, "revoke", acts_as=ADMIN, epilog=examples_epilog("flotilla keys revoke k-3f9a"))
 def revoke_key(
-    call: Call, key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.", show_default=False)]
+    call: VerbCall, key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.", show_default=False)]
 ) -> None:
     """Revoke a key by its id, which `flotilla keys list` shows; it stops working at once."""
     answer = call.gateway.delete(f"/keys/{key_id}")
-    call.show(answer or {"key_id": key_id, "revoked": True}, lambda: notice(f"Key {key_id} is revoked.", style=None))
+    call.show(
+        answer or {"key_id": key_id, "revoked": True}, lambda: print_notice(f"Key {key_id} is revoked.", style=None)
+    )

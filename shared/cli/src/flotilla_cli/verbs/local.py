@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import Column, Format, notice, print_json, print_table, say
-from flotilla_cli.verb import Output, examples, help_of
+from flotilla_cli.printing import OutputFormat, TableColumn, print_json, print_notice, print_table, say
+from flotilla_cli.verb import Output, docstring_as_help, examples_epilog
 
 if TYPE_CHECKING:
     from flotilla_devstack import UpOptions
@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
         ("logs", logs, ("flotilla logs gateway", "flotilla logs kafka --follow")),
         ("demo", demo, ("flotilla demo",)),
     ):
-        app.command(name, help=help_of(function), rich_help_panel=LOCAL, epilog=examples(*lines))(function)
+        app.command(name, help=docstring_as_help(function), rich_help_panel=LOCAL, epilog=examples_epilog(*lines))(
+            function
+        )
 
 
 def up(state: State = None, port: Port = None, agent: Agents = None) -> None:
@@ -56,20 +58,20 @@ def up(state: State = None, port: Port = None, agent: Agents = None) -> None:
     that --agent names. A stack that runs already gets those that it does not have. Set OPENAI_BASE_URL, OPENAI_API_KEY
     and FLOTILLA_LLM_MODEL before, and the writer uses that model; without them it uses a built-in extractive one.
     """
-    from flotilla_cli.local.stack import bring_up, note_what_next, print_places
+    from flotilla_cli.local.stack import print_addresses, print_next_commands, start_stack
 
-    document = bring_up(up_options(state, port, agent))
-    print_places(document)
-    note_what_next()
+    document = start_stack(stack_up_options(state, port, agent))
+    print_addresses(document)
+    print_next_commands()
 
 
-def up_options(state: Path | None, port: list[str] | None, agent: list[Path] | None = None) -> "UpOptions":
+def stack_up_options(state: Path | None, port: list[str] | None, agent: list[Path] | None = None) -> "UpOptions":
     """The stack's options from the command line's."""
-    from flotilla_cli.local.stack import own_agents, state_folder
+    from flotilla_cli.local.stack import find_own_agents, state_folder
     from flotilla_devstack import UpOptions
 
     ports = tuple(_port(text) for text in port or [])
-    return UpOptions(state=state_folder(state), ports=ports, agents=own_agents(agent or []))
+    return UpOptions(state=state_folder(state), ports=ports, agents=find_own_agents(agent or []))
 
 
 def _port(text: str) -> tuple[str, int]:
@@ -87,36 +89,36 @@ def _port(text: str) -> tuple[str, int]:
 
 def down(state: State = None) -> None:
     """Stop the local stack; its data stays for the next time."""
-    from flotilla_cli.local.stack import take_down
+    from flotilla_cli.local.stack import stop_stack
 
-    stopped = take_down(state)
+    stopped = stop_stack(state)
     say(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
 
 
-def status(state: State = None, output: Output = Format.TABLE) -> None:
+def status(state: State = None, output: Output = OutputFormat.TABLE) -> None:
     """Show the processes of the local stack: state, pid, ports, log."""
-    from flotilla_cli.local.stack import print_places, public_status, read_status
+    from flotilla_cli.local.stack import print_addresses, read_local_status, status_document
 
-    document = read_status(state)
-    if output is Format.JSON:
-        print_json(public_status(document))
+    document = read_local_status(state)
+    if output is OutputFormat.JSON:
+        print_json(status_document(document))
         return
     print_table(document["processes"], _PROCESSES, "The stack has no process.")
     if document["state"] == "ready":
-        print_places(document)
+        print_addresses(document)
     else:
         hint = "" if document["state"] == "starting" else "; start it with: flotilla up"
-        notice(f"The stack is {document['state']}{hint}")
+        print_notice(f"The stack is {document['state']}{hint}")
 
 
 _PROCESSES = (
-    Column("name", "name"),
-    Column("kind", "kind"),
-    Column("state", "state"),
-    Column("pid", "pid", "right"),
-    Column("ports", lambda process: " ".join(f"{name}={port}" for name, port in process["ports"].items())),
-    Column("version", "version"),
-    Column("restarts", "restarts", "right"),
+    TableColumn("name", "name"),
+    TableColumn("kind", "kind"),
+    TableColumn("state", "state"),
+    TableColumn("pid", "pid", "right"),
+    TableColumn("ports", lambda process: " ".join(f"{name}={port}" for name, port in process["ports"].items())),
+    TableColumn("version", "version"),
+    TableColumn("restarts", "restarts", "right"),
 )
 
 
@@ -131,12 +133,12 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
 ) -> None:
     """Show the log of one process."""
-    from flotilla_cli.local.logs import follow_log, print_tail
-    from flotilla_cli.local.stack import find_log
+    from flotilla_cli.local.logs import follow_log, print_log_tail
+    from flotilla_cli.local.stack import find_process_log
 
-    path = find_log(state, service)
-    notice(str(path))
-    end = print_tail(path, lines)
+    path = find_process_log(state, service)
+    print_notice(str(path))
+    end = print_log_tail(path, lines)
     if follow:
         follow_log(path, end)
 
@@ -148,4 +150,4 @@ def demo(state: State = None, port: Port = None) -> None:
     """
     from flotilla_cli.local.demo import run_demo
 
-    run_demo(up_options(state, port))
+    run_demo(stack_up_options(state, port))

@@ -7,15 +7,19 @@ from typing import Annotated
 import typer
 
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import notice, say
-from flotilla_cli.verb import examples, help_of, new_app
+from flotilla_cli.printing import print_notice, say
+from flotilla_cli.verb import docstring_as_help, examples_epilog, new_verb_group
 
 
 def register(app: typer.Typer) -> None:
     """Add the group to the root."""
-    group = new_app("New parts of a fleet.")
-    group.command("agent", help=help_of(new_agent), epilog=examples("flotilla new agent translate"))(new_agent)
-    group.command("workflow", help=help_of(new_workflow), epilog=examples("flotilla new workflow brief"))(new_workflow)
+    group = new_verb_group("New parts of a fleet.")
+    group.command("agent", help=docstring_as_help(new_agent), epilog=examples_epilog("flotilla new agent translate"))(
+        new_agent
+    )
+    group.command(
+        "workflow", help=docstring_as_help(new_workflow), epilog=examples_epilog("flotilla new workflow brief")
+    )(new_workflow)
     group.callback()(_group)
     app.add_typer(group, name="new")
 
@@ -69,19 +73,19 @@ def _written(folder: Path, write: Callable[[], list[Path]]) -> None:
         raise Misuse(str(error)) from error
     for path in written:
         say(str(path))
-    notice(f"Next: read {folder / 'README.md'}")
+    print_notice(f"Next: read {folder / 'README.md'}")
 
 
 def _wheels_for(folder: Path, named: Path | None) -> Path | None:
     """Where an agent in `folder` gets Flotilla from; None in Flotilla's repository, whose workspace has it."""
-    root = repository()
+    root = find_repository()
     if named is None and root and folder.resolve().is_relative_to(root / "services"):
         return None
     return _wheels_folder(named)
 
 
 def _wheels_folder(named: Path | None) -> Path:
-    wheels = named or (repository() or Path()) / "dist/wheels"
+    wheels = named or (find_repository() or Path()) / "dist/wheels"
     if not any(wheels.glob("flotilla_fleet-*.whl")):
         raise CliError(
             f"{wheels} holds no wheel of Flotilla: run `make wheels` in Flotilla's repository, or name the folder that"
@@ -90,7 +94,7 @@ def _wheels_folder(named: Path | None) -> Path:
     return wheels
 
 
-def repository() -> Path | None:
+def find_repository() -> Path | None:
     """The repository that this command was installed from in place, if it was."""
     root = Path(__file__).resolve().parents[5]
     return root if (root / "shared/flotilla/pyproject.toml").is_file() else None

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, notice, print_fields, print_table, say
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, print_table, say
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Orders: a saga each. What could not be undone is parked until an operator decides.")
+app = new_verb_group("Orders: a saga each. What could not be undone is parked until an operator decides.")
 OrderId = Annotated[str, typer.Argument(metavar="O", help="The order's id.", show_default=False)]
 Step = Annotated[str, typer.Argument(metavar="STEP", help="The step's number, from orders get.", show_default=False)]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
@@ -16,10 +16,10 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
 @verb(
     app,
     "place",
-    epilog=examples("flotilla orders place --order-id o-17 --user alice --amount 12.50 --product p-1"),
+    epilog=examples_epilog("flotilla orders place --order-id o-17 --user alice --amount 12.50 --product p-1"),
 )
 def place_order(
-    call: Call,
+    call: VerbCall,
     *,
     order_id: Annotated[str, typer.Option("--order-id", help="The order's id; placing it again does nothing.")],
     user: Annotated[str, typer.Option("--user", help="Who pays.")],
@@ -31,9 +31,9 @@ def place_order(
     ] = None,
 ) -> None:
     """Place an order: reserve the funds, verify the buyer, approve; or undo all of it."""
-    from flotilla_cli.arguments import read_amount
+    from flotilla_cli.arguments import parse_amount
 
-    body = {"order_id": order_id, "user_id": user, "amount": read_amount(amount), "product_id": product}
+    body = {"order_id": order_id, "user_id": user, "amount": parse_amount(amount), "product_id": product}
     optional = {"currency": currency, "session_id": session}
     answer = call.gateway.post("/orders", {**body, **{k: v for k, v in optional.items() if v is not None}})
     call.show(answer, lambda: _print_placed(answer))
@@ -41,11 +41,11 @@ def place_order(
 
 def _print_placed(answer: dict[str, Any]) -> None:
     print_fields(answer)
-    notice(f"Its progress: flotilla orders get {answer['order_id']}")
+    print_notice(f"Its progress: flotilla orders get {answer['order_id']}")
 
 
-@verb(app, "get", epilog=examples("flotilla orders get o-17"))
-def get_order(call: Call, order_id: OrderId) -> None:
+@verb(app, "get", epilog=examples_epilog("flotilla orders get o-17"))
+def get_order(call: VerbCall, order_id: OrderId) -> None:
     """Show an order: its status, confirmation or reason, and each step."""
     order = call.gateway.get(f"/orders/{order_id}")
     call.show(order, lambda: _print_order(order))
@@ -59,56 +59,62 @@ def _print_order(order: dict[str, Any]) -> None:
 
 
 _STEPS = (
-    Column("step", "number", "right"),
-    Column("name", "name"),
-    Column("status", "status"),
-    Column("undone by", "compensation"),
-    Column("error", "error"),
+    TableColumn("step", "number", "right"),
+    TableColumn("name", "name"),
+    TableColumn("status", "status"),
+    TableColumn("undone by", "compensation"),
+    TableColumn("error", "error"),
 )
 
 
-@verb(app, "list", epilog=examples("flotilla orders list", "flotilla orders list --status compensation_failed -o json"))
+@verb(
+    app,
+    "list",
+    epilog=examples_epilog("flotilla orders list", "flotilla orders list --status compensation_failed -o json"),
+)
 def list_orders(
-    call: Call,
+    call: VerbCall,
     status: Annotated[
         str | None, typer.Option("--status", help="Only these: pending, approved, rejected, compensation_failed.")
     ] = None,
     limit: Limit = 50,
 ) -> None:
     """List orders, newest first."""
-    page = call.gateway.pages("/orders", "orders", limit, status=status)
-    call.listing(page, "orders", _ORDERS, "No order.")
+    page = call.gateway.list_all_pages("/orders", "orders", limit, status=status)
+    call.print_listing(page, "orders", _ORDERS, "No order.")
 
 
 _ORDERS = (
-    Column("order", "order_id"),
-    Column("user", "user_id"),
-    Column("amount", "amount", "right"),
-    Column("currency", "currency"),
-    Column("product", "product_id"),
-    Column("status", "status"),
-    Column("created", lambda order: age(order.get("created_at"))),
+    TableColumn("order", "order_id"),
+    TableColumn("user", "user_id"),
+    TableColumn("amount", "amount", "right"),
+    TableColumn("currency", "currency"),
+    TableColumn("product", "product_id"),
+    TableColumn("status", "status"),
+    TableColumn("created", lambda order: age(order.get("created_at"))),
 )
 
 
-@verb(app, "retry", epilog=examples("flotilla orders retry o-17 1"))
-def retry_step(call: Call, order_id: OrderId, step: Step) -> None:
+@verb(app, "retry", epilog=examples_epilog("flotilla orders retry o-17 1"))
+def retry_step(call: VerbCall, order_id: OrderId, step: Step) -> None:
     """Run a parked compensation again."""
     _operate(call, order_id, step, "retry", {})
 
 
-@verb(app, "skip", epilog=examples('flotilla orders skip o-17 1 --reason "account was closed"'))
-def skip_step(call: Call, order_id: OrderId, step: Step, reason: Reason) -> None:
+@verb(app, "skip", epilog=examples_epilog('flotilla orders skip o-17 1 --reason "account was closed"'))
+def skip_step(call: VerbCall, order_id: OrderId, step: Step, reason: Reason) -> None:
     """Give a parked compensation up."""
     _operate(call, order_id, step, "skip", {"reason": reason})
 
 
-@verb(app, "resolve", epilog=examples('flotilla orders resolve o-17 1 --reason "refunded by hand, voucher 4711"'))
-def resolve_step(call: Call, order_id: OrderId, step: Step, reason: Reason) -> None:
+@verb(
+    app, "resolve", epilog=examples_epilog('flotilla orders resolve o-17 1 --reason "refunded by hand, voucher 4711"')
+)
+def resolve_step(call: VerbCall, order_id: OrderId, step: Step, reason: Reason) -> None:
     """Record that a parked compensation was done by hand."""
     _operate(call, order_id, step, "resolve", {"reason": reason})
 
 
-def _operate(call: Call, order_id: str, step: str, what: str, body: dict[str, Any]) -> None:
+def _operate(call: VerbCall, order_id: str, step: str, what: str, body: dict[str, Any]) -> None:
     answer = call.gateway.post(f"/orders/{order_id}/steps/{step}/{what}", body)
     call.show(answer, lambda: _print_order(answer))

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, print_fields, print_table, say, shorten
+from flotilla_cli.printing import TableColumn, age, print_fields, print_table, say, shorten_to_line
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Outbox: committed events on their way to the permanent log.")
+app = new_verb_group("Outbox: committed events on their way to the permanent log.")
 
 
-@verb(app, "status", acts_as=ADMIN, epilog=examples("flotilla outbox status -o json"))
-def outbox_status(call: Call) -> None:
+@verb(app, "status", acts_as=ADMIN, epilog=examples_epilog("flotilla outbox status -o json"))
+def outbox_status(call: VerbCall) -> None:
     """Show the backlog, the oldest event that waits, and sessions that are parked."""
     status = call.gateway.get("/outbox")
     call.show(status, lambda: _print_status(status))
@@ -26,11 +26,11 @@ def _print_status(status: dict[str, Any]) -> None:
 
 
 _PARKED = (
-    Column("session", "session_id"),
-    Column("event", "seq", "right"),
-    Column("waiting", "waiting", "right"),
-    Column("since", lambda parked: age(parked.get("parked_at"))),
-    Column("error", lambda parked: shorten(parked.get("error", ""))),
+    TableColumn("session", "session_id"),
+    TableColumn("event", "seq", "right"),
+    TableColumn("waiting", "waiting", "right"),
+    TableColumn("since", lambda parked: age(parked.get("parked_at"))),
+    TableColumn("error", lambda parked: shorten_to_line(parked.get("error", ""))),
 )
 
 
@@ -38,10 +38,10 @@ _PARKED = (
     app,
     "redrive",
     acts_as=ADMIN,
-    epilog=examples("flotilla outbox redrive s1", "flotilla outbox redrive s1 --tombstone"),
+    epilog=examples_epilog("flotilla outbox redrive s1", "flotilla outbox redrive s1 --tombstone"),
 )
 def redrive(
-    call: Call,
+    call: VerbCall,
     session: Annotated[str, typer.Argument(metavar="S", help="The parked session.", show_default=False)],
     tombstone: Annotated[
         bool, typer.Option("--tombstone", help="Publish an error event in the refused one's place.")

@@ -6,10 +6,19 @@ from uuid import uuid4
 
 import typer
 
-from flotilla_cli.printing import Column, age, notice, print_fields, print_json_line, print_table, say, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import (
+    TableColumn,
+    age,
+    print_fields,
+    print_json_line,
+    print_notice,
+    print_table,
+    say,
+    shorten_to_line,
+)
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Runs: start, list and inspect runs.")
+app = new_verb_group("Runs: start, list and inspect runs.")
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
 IfActive = Annotated[
     str, typer.Option("--if-active", help="While another run is active: reject, enqueue, interrupt or rollback.")
@@ -19,13 +28,13 @@ IfActive = Annotated[
 @verb(
     app,
     "start",
-    epilog=examples(
+    epilog=examples_epilog(
         """flotilla runs start brief --input '{"topic": "harbours"}' --session s1""",
         "flotilla runs start brief --input @request.json --session s1 --metadata ticket=T-17",
     ),
 )
 def start_run(
-    call: Call,
+    call: VerbCall,
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="See: flotilla workflows list.")],
     *,
     input_json: Annotated[
@@ -46,12 +55,12 @@ def start_run(
     ] = None,
 ) -> None:
     """Start a run of a workflow."""
-    from flotilla_cli.arguments import read_object, read_texts
+    from flotilla_cli.arguments import parse_json_object, parse_key_texts
 
     body: dict[str, Any] = {
         "workflow": workflow,
-        "input": read_object(input_json),
-        "metadata": read_texts(metadata or ()),
+        "input": parse_json_object(input_json),
+        "metadata": parse_key_texts(metadata or ()),
     }
     body["if_active"] = if_active
     if notify is not None:
@@ -62,20 +71,20 @@ def start_run(
 
 def _print_started(run: dict[str, Any]) -> None:
     print_fields(run)
-    notice(f"Its result: flotilla runs get {run['run_id']}")
+    print_notice(f"Its result: flotilla runs get {run['run_id']}")
 
 
 @verb(
     app,
     "list",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla runs list --status error",
         "flotilla runs list --session s1 -o json",
         "flotilla runs list --workflow brief --metadata ticket=T-17",
     ),
 )
 def list_runs(
-    call: Call,
+    call: VerbCall,
     *,
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only of this session.")] = None,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Only of this workflow; rag: questions.")] = None,
@@ -93,29 +102,31 @@ def list_runs(
     limit: Limit = 50,
 ) -> None:
     """List runs, newest first."""
-    from flotilla_cli.arguments import read_texts
+    from flotilla_cli.arguments import parse_key_texts
 
-    named = {f"metadata.{name}": value for name, value in read_texts(metadata or ()).items()}
+    named = {f"metadata.{name}": value for name, value in parse_key_texts(metadata or ()).items()}
     only = {"session_id": session, "status": status, "workflow": workflow, "schedule_id": schedule, "user_id": user}
-    page = call.gateway.pages("/runs", "runs", limit, **only, **named)
-    call.listing(page, "runs", _RUNS, 'No run yet; start one with: flotilla ask "…"')
+    page = call.gateway.list_all_pages("/runs", "runs", limit, **only, **named)
+    call.print_listing(page, "runs", _RUNS, 'No run yet; start one with: flotilla ask "…"')
 
 
 _RUNS = (
-    Column("run", "run_id"),
-    Column("session", "session_id"),
-    Column("status", "status"),
-    Column("workflow", "workflow"),
-    Column("question", lambda run: shorten(run.get("query") or "-")),
-    Column("created", lambda run: age(run.get("created_at"))),
+    TableColumn("run", "run_id"),
+    TableColumn("session", "session_id"),
+    TableColumn("status", "status"),
+    TableColumn("workflow", "workflow"),
+    TableColumn("question", lambda run: shorten_to_line(run.get("query") or "-")),
+    TableColumn("created", lambda run: age(run.get("created_at"))),
 )
 
 
-@verb(app, "get", epilog=examples("flotilla runs get 0197…", "flotilla runs get 0197… -o json | jq .result.answer"))
-def get_run(call: Call, run_id: RunId) -> None:
+@verb(
+    app, "get", epilog=examples_epilog("flotilla runs get 0197…", "flotilla runs get 0197… -o json | jq .result.answer")
+)
+def get_run(call: VerbCall, run_id: RunId) -> None:
     """Show a run: its answer or error, and its steps with times and attempts."""
     run = call.gateway.get(f"/runs/{run_id}")
-    if call.as_json:
+    if call.prints_json:
         call.show(run, lambda: None)
         return
     _print_run(run)
@@ -123,16 +134,16 @@ def get_run(call: Call, run_id: RunId) -> None:
 
 
 def _print_run(run: dict[str, Any]) -> None:
-    from flotilla_cli.answers import print_result, why_it_failed
+    from flotilla_cli.answers import failure_reason, print_answer_details
 
     names = ("run_id", "session_id", "workflow", "status", "created_at", "finished_at")
     print_fields({name.removesuffix("_id"): run.get(name) for name in names})
     if run.get("error"):
-        say(why_it_failed(run), style="red")
+        say(failure_reason(run), style="red")
     if result := run.get("result"):
         say()
         say(result["answer"])
-        print_result(result, run.get("removed_documents") or ())
+        print_answer_details(result, run.get("removed_documents") or ())
     if run.get("output") is not None:
         say()
         say(json.dumps(run["output"], indent=2, ensure_ascii=False))
@@ -149,18 +160,20 @@ def _milliseconds(step: Any) -> str:
 
 
 _STEPS = (
-    Column("step", lambda step: step.get("step") or step.get("name") or step.get("task_id")),
-    Column("kind", "kind"),
-    Column("agent", "agent"),
-    Column("status", "status"),
-    Column("attempt", lambda step: step.get("attempt") or step.get("attempts"), "right"),
-    Column("took", _milliseconds, "right"),
+    TableColumn("step", lambda step: step.get("step") or step.get("name") or step.get("task_id")),
+    TableColumn("kind", "kind"),
+    TableColumn("agent", "agent"),
+    TableColumn("status", "status"),
+    TableColumn("attempt", lambda step: step.get("attempt") or step.get("attempts"), "right"),
+    TableColumn("took", _milliseconds, "right"),
 )
 
 
-@verb(app, "events", epilog=examples("flotilla runs events 0197…", "flotilla runs events 0197… --follow -o json"))
+@verb(
+    app, "events", epilog=examples_epilog("flotilla runs events 0197…", "flotilla runs events 0197… --follow -o json")
+)
 def run_events(
-    call: Call,
+    call: VerbCall,
     run_id: RunId,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Live, with tokens and steps, until the run is done.")
@@ -176,46 +189,46 @@ def run_events(
     from flotilla_cli.events import print_events
 
     session_id = call.gateway.get(f"/runs/{run_id}")["session_id"]
-    events = [event for event in call.gateway.events(session_id) if event.get("runid") == run_id]
+    events = [event for event in call.gateway.list_session_events(session_id) if event.get("runid") == run_id]
     call.show({"events": events}, lambda: print_events(events, "This run has no event yet."))
 
 
-def _follow(call: Call, run_id: str) -> None:
+def _follow(call: VerbCall, run_id: str) -> None:
     from flotilla_cli.events import LivePrinter
     from flotilla_cli.live import RunFollower
 
     printer = LivePrinter()
-    for event in RunFollower(call.gateway, run_id).events():
-        if call.as_json:
+    for event in RunFollower(call.gateway, run_id).follow_events():
+        if call.prints_json:
             print_json_line({"event": event.kind, "id": event.event_id, "data": event.data})
         else:
             printer.take(event)
 
 
-@verb(app, "notices", epilog=examples("flotilla runs notices 0197…"))
-def show_notices(call: Call, run_id: RunId) -> None:
+@verb(app, "notices", epilog=examples_epilog("flotilla runs notices 0197…"))
+def show_notices(call: VerbCall, run_id: RunId) -> None:
     """Show what the run's receiver gets, and whether it got it."""
     answer = call.gateway.get(f"/runs/{run_id}/notices")
-    call.listing(answer, "notices", _NOTICES, "Nobody is notified of this run.")
+    call.print_listing(answer, "notices", _NOTICES, "Nobody is notified of this run.")
 
 
 _NOTICES = (
-    Column("number", "number", "right"),
-    Column("notice", "kind"),
-    Column("to", "url"),
-    Column("status", "status"),
-    Column("attempts", "attempts", "right"),
-    Column("last error", lambda row: shorten(row.get("last_error") or "-")),
+    TableColumn("number", "number", "right"),
+    TableColumn("notice", "kind"),
+    TableColumn("to", "url"),
+    TableColumn("status", "status"),
+    TableColumn("attempts", "attempts", "right"),
+    TableColumn("last error", lambda row: shorten_to_line(row.get("last_error") or "-")),
 )
 
 
 @verb(
     app,
     "feedback",
-    epilog=examples("flotilla runs feedback 0197… --up", "flotilla runs feedback 0197…"),
+    epilog=examples_epilog("flotilla runs feedback 0197… --up", "flotilla runs feedback 0197…"),
 )
 def give_feedback(
-    call: Call,
+    call: VerbCall,
     run_id: RunId,
     *,
     up: Annotated[bool | None, typer.Option("--up/--down", help="Whether the answer was good.")] = None,
@@ -224,24 +237,24 @@ def give_feedback(
     """Say whether a run's answer was good; without --up or --down show what was said."""
     path = f"/runs/{run_id}/feedback"
     if up is None:
-        call.listing(call.gateway.get(path), "feedback", _FEEDBACK, "Nothing was said of this run yet.")
+        call.print_listing(call.gateway.get(path), "feedback", _FEEDBACK, "Nothing was said of this run yet.")
         return
     answer = call.gateway.post(path, {"verdict": "up" if up else "down", "comment": comment})
-    call.show(answer, lambda: notice("Noted.", style=None))
+    call.show(answer, lambda: print_notice("Noted.", style=None))
 
 
 _FEEDBACK = (
-    Column("by", "given_by"),
-    Column("verdict", "verdict"),
-    Column("comment", "comment"),
-    Column("given", lambda row: age(row.get("given_at"))),
+    TableColumn("by", "given_by"),
+    TableColumn("verdict", "verdict"),
+    TableColumn("comment", "comment"),
+    TableColumn("given", lambda row: age(row.get("given_at"))),
 )
 
 
-@verb(app, "cancel", epilog=examples("flotilla runs cancel 0197…"))
-def cancel_run(call: Call, run_id: RunId) -> None:
+@verb(app, "cancel", epilog=examples_epilog("flotilla runs cancel 0197…"))
+def cancel_run(call: VerbCall, run_id: RunId) -> None:
     """Cancel a run, and have its agents stop."""
     answer = call.gateway.post(f"/runs/{run_id}/cancel")
     is_over = answer["status"] == "cancelled"
     said = "was cancelled already" if is_over else "is being cancelled"
-    call.show(answer, lambda: notice(f"Run {run_id} {said}.", style=None))
+    call.show(answer, lambda: print_notice(f"Run {run_id} {said}.", style=None))

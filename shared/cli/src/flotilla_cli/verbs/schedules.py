@@ -4,24 +4,24 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.printing import Column, age, notice, print_fields, say, shorten
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, say, shorten_to_line
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Schedules: runs that begin by the clock.")
+app = new_verb_group("Schedules: runs that begin by the clock.")
 ScheduleId = Annotated[str, typer.Argument(metavar="ID", help="The schedule's id.", show_default=False)]
 
 
 @verb(
     app,
     "create",
-    epilog=examples(
+    epilog=examples_epilog(
         'flotilla schedules create digest --workflow brief --input \'{"topic": "harbours"}\' '
         '--cron "0 6 * * MON-FRI" --time-zone Europe/Berlin',
         'flotilla schedules create check --query "Which invoices are open?" --every 3600 --session invoices',
     ),
 )
 def create_schedule(
-    call: Call,
+    call: VerbCall,
     schedule_id: Annotated[str, typer.Argument(metavar="ID", help="A name for it.", show_default=False)],
     *,
     workflow: Annotated[str | None, typer.Option("--workflow", help="What to start: flotilla workflows list.")] = None,
@@ -56,10 +56,10 @@ def create_schedule(
     paused: Annotated[bool, typer.Option("--paused", help="Start nothing yet.")] = False,
 ) -> None:
     """Make a schedule; show its next five starts."""
-    from flotilla_cli.arguments import read_object, read_texts
+    from flotilla_cli.arguments import parse_json_object, parse_key_texts
 
-    body: dict[str, Any] = {"schedule_id": schedule_id, "paused": paused, "metadata": read_texts(metadata or ())}
-    body |= {"query": query} if query is not None else {"workflow": workflow, "input": read_object(input_json)}
+    body: dict[str, Any] = {"schedule_id": schedule_id, "paused": paused, "metadata": parse_key_texts(metadata or ())}
+    body |= {"query": query} if query is not None else {"workflow": workflow, "input": parse_json_object(input_json)}
     optional = {
         "cron": cron,
         "interval_s": every,
@@ -74,7 +74,7 @@ def create_schedule(
     _show(call, call.gateway.post("/schedules", body))
 
 
-def _show(call: Call, schedule: dict[str, Any]) -> None:
+def _show(call: VerbCall, schedule: dict[str, Any]) -> None:
     call.show(schedule, lambda: _print(schedule))
 
 
@@ -86,11 +86,11 @@ def _print(schedule: dict[str, Any]) -> None:
     say("Next starts: " + (", ".join(starts) if starts else "none" if starts == [] else "not known yet"))
 
 
-@verb(app, "list", epilog=examples("flotilla schedules list", "flotilla schedules list -o json"))
-def list_schedules(call: Call, limit: Limit = 50) -> None:
+@verb(app, "list", epilog=examples_epilog("flotilla schedules list", "flotilla schedules list -o json"))
+def list_schedules(call: VerbCall, limit: Limit = 50) -> None:
     """List schedules, newest first."""
-    page = call.gateway.pages("/schedules", "schedules", limit)
-    call.listing(page, "schedules", _SCHEDULES, "No schedule yet; make one with: flotilla schedules create ID")
+    page = call.gateway.list_all_pages("/schedules", "schedules", limit)
+    call.print_listing(page, "schedules", _SCHEDULES, "No schedule yet; make one with: flotilla schedules create ID")
 
 
 def _fires(schedule: Any) -> str:
@@ -98,45 +98,45 @@ def _fires(schedule: Any) -> str:
 
 
 _SCHEDULES = (
-    Column("schedule", "schedule_id"),
-    Column("fires", _fires),
-    Column("time zone", "time_zone"),
-    Column("starts", lambda schedule: shorten(schedule["query"] or schedule["workflow"])),
-    Column("made by", "made_by"),
-    Column("state", lambda schedule: "paused" if schedule["paused"] else "active"),
-    Column("changed", lambda schedule: age(schedule["updated_at"])),
+    TableColumn("schedule", "schedule_id"),
+    TableColumn("fires", _fires),
+    TableColumn("time zone", "time_zone"),
+    TableColumn("starts", lambda schedule: shorten_to_line(schedule["query"] or schedule["workflow"])),
+    TableColumn("made by", "made_by"),
+    TableColumn("state", lambda schedule: "paused" if schedule["paused"] else "active"),
+    TableColumn("changed", lambda schedule: age(schedule["updated_at"])),
 )
 
 
-@verb(app, "show", epilog=examples("flotilla schedules show digest", "flotilla runs list --schedule digest"))
-def show_schedule(call: Call, schedule_id: ScheduleId) -> None:
+@verb(app, "show", epilog=examples_epilog("flotilla schedules show digest", "flotilla runs list --schedule digest"))
+def show_schedule(call: VerbCall, schedule_id: ScheduleId) -> None:
     """Show a schedule and its next five starts."""
     _show(call, call.gateway.get(f"/schedules/{schedule_id}"))
 
 
-@verb(app, "pause", epilog=examples('flotilla schedules pause digest --note "holidays"'))
+@verb(app, "pause", epilog=examples_epilog('flotilla schedules pause digest --note "holidays"'))
 def pause_schedule(
-    call: Call, schedule_id: ScheduleId, note: Annotated[str, typer.Option("--note", help="Why.")] = ""
+    call: VerbCall, schedule_id: ScheduleId, note: Annotated[str, typer.Option("--note", help="Why.")] = ""
 ) -> None:
     """Start nothing until it is resumed."""
     _show(call, call.gateway.patch(f"/schedules/{schedule_id}", {"paused": True, "note": note}))
 
 
-@verb(app, "resume", epilog=examples("flotilla schedules resume digest"))
-def resume_schedule(call: Call, schedule_id: ScheduleId) -> None:
+@verb(app, "resume", epilog=examples_epilog("flotilla schedules resume digest"))
+def resume_schedule(call: VerbCall, schedule_id: ScheduleId) -> None:
     """Go on with a paused schedule, in your name."""
     _show(call, call.gateway.patch(f"/schedules/{schedule_id}", {"paused": False}))
 
 
-@verb(app, "trigger", epilog=examples("flotilla schedules trigger digest"))
-def trigger_schedule(call: Call, schedule_id: ScheduleId) -> None:
+@verb(app, "trigger", epilog=examples_epilog("flotilla schedules trigger digest"))
+def trigger_schedule(call: VerbCall, schedule_id: ScheduleId) -> None:
     """Start a run now, beside those of the clock."""
     answer = call.gateway.post(f"/schedules/{schedule_id}/trigger")
-    call.show(answer, lambda: notice(f"It starts; see: flotilla runs list --schedule {schedule_id}", style=None))
+    call.show(answer, lambda: print_notice(f"It starts; see: flotilla runs list --schedule {schedule_id}", style=None))
 
 
-@verb(app, "delete", epilog=examples("flotilla schedules delete digest"))
-def delete_schedule(call: Call, schedule_id: ScheduleId) -> None:
+@verb(app, "delete", epilog=examples_epilog("flotilla schedules delete digest"))
+def delete_schedule(call: VerbCall, schedule_id: ScheduleId) -> None:
     """Delete a schedule; its runs stay."""
     answer = call.gateway.delete(f"/schedules/{schedule_id}")
-    call.show(answer, lambda: notice(f"Schedule {schedule_id} is deleted.", style=None))
+    call.show(answer, lambda: print_notice(f"Schedule {schedule_id} is deleted.", style=None))

@@ -4,20 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
-from flotilla_cli.arguments import check_time
+from flotilla_cli.arguments import check_timestamp
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import Column, age, print_fields, say
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
+from flotilla_cli.printing import TableColumn, age, print_fields, say
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Sessions: the history of each conversation, and travel in it.")
+app = new_verb_group("Sessions: the history of each conversation, and travel in it.")
 SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
 
 
-@verb(app, "list", epilog=examples("flotilla sessions list", "flotilla sessions list --limit 500 -o json"))
-def list_sessions(call: Call, limit: Limit = 50) -> None:
+@verb(app, "list", epilog=examples_epilog("flotilla sessions list", "flotilla sessions list --limit 500 -o json"))
+def list_sessions(call: VerbCall, limit: Limit = 50) -> None:
     """List sessions, newest first."""
-    page = call.gateway.pages("/sessions", "sessions", limit)
-    call.listing(page, "sessions", _SESSIONS, 'No session yet; start one with: flotilla ask "…"')
+    page = call.gateway.list_all_pages("/sessions", "sessions", limit)
+    call.print_listing(page, "sessions", _SESSIONS, 'No session yet; start one with: flotilla ask "…"')
 
 
 def _user(session: Any) -> str:
@@ -32,24 +32,26 @@ def _parent(session: Any) -> str:
 
 
 _SESSIONS = (
-    Column("session", "session_id"),
-    Column("user", _user),
-    Column("events", "head_seq", "right"),
-    Column("forked from", _parent),
-    Column("created", lambda session: age(session.get("created_at"))),
+    TableColumn("session", "session_id"),
+    TableColumn("user", _user),
+    TableColumn("events", "head_seq", "right"),
+    TableColumn("forked from", _parent),
+    TableColumn("created", lambda session: age(session.get("created_at"))),
 )
 
 
-@verb(app, "show", epilog=examples("flotilla sessions show s1"))
-def show_session(call: Call, session: SessionId) -> None:
+@verb(app, "show", epilog=examples_epilog("flotilla sessions show s1"))
+def show_session(call: VerbCall, session: SessionId) -> None:
     """Show a session: whose it is, its last event, where it was forked from."""
     document = call.gateway.get(f"/sessions/{session}")
     call.show(document, lambda: print_fields(document))
 
 
-@verb(app, "events", epilog=examples("flotilla sessions events s1", "flotilla sessions events s1 --from 5 --to 9"))
+@verb(
+    app, "events", epilog=examples_epilog("flotilla sessions events s1", "flotilla sessions events s1 --from 5 --to 9")
+)
 def session_events(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     from_seq: Annotated[int, typer.Option("--from", metavar="SEQ", min=1, help="From this event on.")] = 1,
     to_seq: Annotated[int | None, typer.Option("--to", metavar="SEQ", min=1, help="Up to and with this event.")] = None,
@@ -57,21 +59,21 @@ def session_events(
     """Show a session's events: the whole history, in order, without a gap."""
     from flotilla_cli.events import print_events
 
-    events = list(call.gateway.events(session, from_seq, to_seq))
+    events = list(call.gateway.list_session_events(session, from_seq, to_seq))
     call.show({"events": events}, lambda: print_events(events, "No event in this range."))
 
 
 @verb(
     app,
     "state",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla sessions state s1",
         "flotilla sessions state s1 --at-seq 4",
         "flotilla sessions state s1 --at-time 2026-05-01T12:00:00Z",
     ),
 )
 def session_state(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     at_seq: Annotated[
         int | None, typer.Option("--at-seq", metavar="SEQ", min=0, help="As it was right after this event.")
@@ -84,7 +86,7 @@ def session_state(
     if at_seq is not None and at_time is not None:
         raise Misuse("--at-seq and --at-time exclude each other", "give one of them")
     if at_time is not None:
-        check_time(at_time)
+        check_timestamp(at_time)
     state = call.gateway.get(f"/sessions/{session}/state", at_seq=at_seq, at_time=at_time)
     call.show(state, lambda: print_state(state))
 
@@ -98,25 +100,27 @@ def print_state(state: dict[str, Any]) -> None:
         say(f"tool calls: {len(calls)} ({', '.join(sorted({str(one.get('tool')) for one in calls}))})")
 
 
-@verb(app, "diff", epilog=examples("flotilla sessions diff s1 --from 4 --to 9"))
+@verb(app, "diff", epilog=examples_epilog("flotilla sessions diff s1 --from 4 --to 9"))
 def session_diff(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     from_seq: Annotated[int, typer.Option("--from", metavar="SEQ", min=0, help="The earlier event.")],
     to_seq: Annotated[int, typer.Option("--to", metavar="SEQ", min=0, help="The later event.")],
 ) -> None:
     """Show what changed between two points of the history: + is there now, - is not any more, ~ is another."""
-    from flotilla_cli.events import print_diff
+    from flotilla_cli.events import print_state_diff
 
     changes = call.gateway.get(f"/sessions/{session}/diff", from_seq=from_seq, to_seq=to_seq)
-    call.show(changes, lambda: print_diff(changes))
+    call.show(changes, lambda: print_state_diff(changes))
 
 
 @verb(
-    app, "fork", epilog=examples("flotilla sessions fork s1 --at-seq 4", "flotilla sessions fork s1 --at-seq 4 --to s2")
+    app,
+    "fork",
+    epilog=examples_epilog("flotilla sessions fork s1 --at-seq 4", "flotilla sessions fork s1 --at-seq 4 --to s2"),
 )
 def fork_session(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     at_seq: Annotated[int, typer.Option("--at-seq", metavar="SEQ", min=0, help="The last event that both share.")],
     to: Annotated[
@@ -129,9 +133,9 @@ def fork_session(
     call.show(forked, lambda: print_fields(forked))
 
 
-@verb(app, "rollback", epilog=examples("flotilla sessions rollback s1 --to-seq 4"))
+@verb(app, "rollback", epilog=examples_epilog("flotilla sessions rollback s1 --to-seq 4"))
 def rollback_session(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     to_seq: Annotated[int, typer.Option("--to-seq", metavar="SEQ", min=0, help="The event whose state counts again.")],
 ) -> None:
@@ -140,8 +144,8 @@ def rollback_session(
     call.show(answer, lambda: print_fields(answer))
 
 
-@verb(app, "access", epilog=examples("flotilla sessions access s1"))
-def session_access(call: Call, session: SessionId) -> None:
+@verb(app, "access", epilog=examples_epilog("flotilla sessions access s1"))
+def session_access(call: VerbCall, session: SessionId) -> None:
     """Show who owns a session, who may read and write it, and whether you may change that."""
     access = call.gateway.get(f"/sessions/{session}/access")
     call.show(access, lambda: print_access(access))
@@ -150,14 +154,14 @@ def session_access(call: Call, session: SessionId) -> None:
 @verb(
     app,
     "share",
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla sessions share s1 --reader bob --writer group:support",
         "flotilla sessions share s1 --remove bob",
         "flotilla sessions share s1 --visibility tenant",
     ),
 )
 def share_session(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     *,
     reader: Annotated[
@@ -183,9 +187,9 @@ def share_session(
     _change_access(call, session, change)
 
 
-@verb(app, "transfer", epilog=examples("flotilla sessions transfer s1 --to bob"))
+@verb(app, "transfer", epilog=examples_epilog("flotilla sessions transfer s1 --to bob"))
 def transfer_session(
-    call: Call,
+    call: VerbCall,
     session: SessionId,
     to: Annotated[str, typer.Option("--to", metavar="NAME", help="The new owner; you stay a writer.")],
 ) -> None:
@@ -193,7 +197,7 @@ def transfer_session(
     _change_access(call, session, {"owner": {"subject": to}})
 
 
-def _change_access(call: Call, session: str, change: dict[str, Any]) -> None:
+def _change_access(call: VerbCall, session: str, change: dict[str, Any]) -> None:
     access = call.gateway.patch(f"/sessions/{session}/access", change)
     call.show(access, lambda: print_access(access))
 

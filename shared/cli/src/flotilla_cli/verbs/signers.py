@@ -8,13 +8,15 @@ import typer
 
 from flotilla.contracts.votes import SignerApproval, SignerStatement
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import Column, age, notice, print_fields
-from flotilla_cli.signing import KeyFile, body_of, open_key
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
+from flotilla_cli.signing import SigningKeyFile, open_signing_key, signed_statement_body
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, Limit, examples, new_app, verb
-from flotilla_cli.verbs.audit import PublicKey, public_key_file
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
+from flotilla_cli.verbs.audit import PublicKey, find_checkpoint_key_file
 
-app = new_app("Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves.")
+app = new_verb_group(
+    "Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves."
+)
 SignerId = Annotated[str, typer.Argument(metavar="ID", help="The signer's id.", show_default=False)]
 KeyOption = Annotated[
     Path,
@@ -26,16 +28,16 @@ SIGNED_WITHIN_S = 60.0
 """Checkpoints are made every ten seconds."""
 
 
-@verb(app, "enroll", epilog=examples("flotilla signers enroll --key ~/.ssh/id_ed25519 --name laptop --as bob"))
+@verb(app, "enroll", epilog=examples_epilog("flotilla signers enroll --key ~/.ssh/id_ed25519 --name laptop --as bob"))
 def enroll(
-    call: Call,
+    call: VerbCall,
     key: KeyOption,
     name: Annotated[str, typer.Option("--name", help="What you call the key.")] = "key",
 ) -> None:
     """Enroll a key of your own. It signs nothing until a second admin has approved it."""
     from flotilla.votes.statements import format_statement_time, statement_text
 
-    file, me = open_key(key), call.gateway.me()
+    file, me = open_signing_key(key), call.gateway.me()
     statement = SignerStatement(
         tenant=me["tenant"],
         subject=me["subject"],
@@ -45,26 +47,26 @@ def enroll(
         name=name,
         time=format_statement_time(datetime.now(UTC)),
     )
-    signer = call.gateway.post("/signers", body_of(file.sign(statement_text(statement))))
+    signer = call.gateway.post("/signers", signed_statement_body(file.sign(statement_text(statement))))
     call.show(signer, lambda: _print_enrolled(signer))
 
 
 def _print_enrolled(signer: dict[str, Any]) -> None:
     _print_signer(signer)
-    notice("Tell an admin this fingerprint by another way; they approve the key with:", style=None)
-    notice(f"  flotilla signers approve {signer['signer_id']} --fingerprint {signer['fingerprint']}", style=None)
+    print_notice("Tell an admin this fingerprint by another way; they approve the key with:", style=None)
+    print_notice(f"  flotilla signers approve {signer['signer_id']} --fingerprint {signer['fingerprint']}", style=None)
 
 
 @verb(
     app,
     "approve",
     acts_as=ADMIN,
-    epilog=examples(
+    epilog=examples_epilog(
         "flotilla signers approve 0197… --fingerprint SHA256:… --key ~/.ssh/root --role approver --expires 365d"
     ),
 )
 def approve(
-    call: Call,
+    call: VerbCall,
     signer_id: SignerId,
     *,
     fingerprint: Annotated[
@@ -76,21 +78,23 @@ def approve(
 ) -> None:
     """Approve the key of another person, with your own, which the operators made a vote root."""
     from flotilla.votes.statements import format_statement_time, statement_digest, statement_text
-    from flotilla_cli.arguments import read_expiry
+    from flotilla_cli.arguments import parse_expiry
 
     signer = call.gateway.get(f"/signers/{signer_id}")
     _check_fingerprint(signer, fingerprint)
-    file, me = open_key(key), call.gateway.me()
+    file, me = open_signing_key(key), call.gateway.me()
     statement = SignerApproval(
         tenant=me["tenant"],
         subject=signer["subject"],
         statement=statement_digest(signer["signed"]["statement"]),
         roles=role or ["approver"],
         approved_by=me["subject"],
-        expires_at=format_statement_time(read_expiry(expires)),
+        expires_at=format_statement_time(parse_expiry(expires)),
         time=format_statement_time(datetime.now(UTC)),
     )
-    approved = call.gateway.post(f"/signers/{signer_id}/approval", body_of(file.sign(statement_text(statement))))
+    approved = call.gateway.post(
+        f"/signers/{signer_id}/approval", signed_statement_body(file.sign(statement_text(statement)))
+    )
     call.show(approved, lambda: _print_signer(approved))
 
 
@@ -114,31 +118,31 @@ def _check_fingerprint(signer: dict[str, Any], expected: str) -> None:
         )
 
 
-@verb(app, "list", epilog=examples("flotilla signers list", "flotilla signers list --subject bob -o json"))
+@verb(app, "list", epilog=examples_epilog("flotilla signers list", "flotilla signers list --subject bob -o json"))
 def list_signers(
-    call: Call,
+    call: VerbCall,
     subject: Annotated[str | None, typer.Option("--subject", help="Only this person's.")] = None,
     limit: Limit = 200,
 ) -> None:
     """List the keys of people, newest first."""
-    page = call.gateway.pages("/signers", "signers", limit, subject=subject)
-    call.listing(page, "signers", _SIGNERS, "No signer.")
+    page = call.gateway.list_all_pages("/signers", "signers", limit, subject=subject)
+    call.print_listing(page, "signers", _SIGNERS, "No signer.")
 
 
 _SIGNERS = (
-    Column("id", "signer_id"),
-    Column("person", "subject"),
-    Column("kind", "kind"),
-    Column("name", "name"),
-    Column("fingerprint", "fingerprint"),
-    Column("status", "status"),
-    Column("approved by", "approved_by"),
-    Column("expires", lambda signer: age(signer.get("expires_at"))),
+    TableColumn("id", "signer_id"),
+    TableColumn("person", "subject"),
+    TableColumn("kind", "kind"),
+    TableColumn("name", "name"),
+    TableColumn("fingerprint", "fingerprint"),
+    TableColumn("status", "status"),
+    TableColumn("approved by", "approved_by"),
+    TableColumn("expires", lambda signer: age(signer.get("expires_at"))),
 )
 
 
-@verb(app, "revoke", epilog=examples("flotilla signers revoke 0197… --as bob"))
-def revoke(call: Call, signer_id: SignerId) -> None:
+@verb(app, "revoke", epilog=examples_epilog("flotilla signers revoke 0197… --as bob"))
+def revoke(call: VerbCall, signer_id: SignerId) -> None:
     """Revoke a key: your own, or as an admin anybody's. Votes that were counted before stay counted."""
     signer = call.gateway.delete(f"/signers/{signer_id}")
     call.show(signer, lambda: _print_revoked(signer))
@@ -146,18 +150,18 @@ def revoke(call: Call, signer_id: SignerId) -> None:
 
 def _print_revoked(signer: dict[str, Any]) -> None:
     _print_signer(signer)
-    notice("Check that the signed log has it:", style=None)
-    notice(f"  flotilla signers prove-revoked {signer['fingerprint']} --public-key PEM", style=None)
+    print_notice("Check that the signed log has it:", style=None)
+    print_notice(f"  flotilla signers prove-revoked {signer['fingerprint']} --public-key PEM", style=None)
 
 
 @verb(
     app,
     "prove-revoked",
     acts_as=ADMIN,
-    epilog=examples("flotilla signers prove-revoked SHA256:… --public-key audit.pub"),
+    epilog=examples_epilog("flotilla signers prove-revoked SHA256:… --public-key audit.pub"),
 )
 def prove_revoked(
-    call: Call,
+    call: VerbCall,
     fingerprint: Annotated[str, typer.Argument(metavar="SHA256:…", help="The key's fingerprint.")],
     public_key: PublicKey = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait up to 60 s for a checkpoint.")] = True,
@@ -166,19 +170,21 @@ def prove_revoked(
 
     Looks at an export of the tenant's audit session with nothing but the public key. Exit code 1 when it is not there.
     """
-    from flotilla_cli.revocations import prove
+    from flotilla_cli.revocations import prove_revocation
 
-    found = prove(call.gateway, fingerprint, public_key_file(public_key), wait_s=SIGNED_WITHIN_S if wait else 0)
+    found = prove_revocation(
+        call.gateway, fingerprint, find_checkpoint_key_file(public_key), wait_s=SIGNED_WITHIN_S if wait else 0
+    )
     call.show(found, lambda: print_fields(found))
 
 
-def signer_of(call: Call, subject: str, file: KeyFile) -> str:
+def find_signer_id(call: VerbCall, subject: str, file: SigningKeyFile) -> str:
     """Return the id of the approved signer that `subject` has for this key.
 
     Raises:
         Misuse: there is none.
     """
-    page = call.gateway.pages("/signers", "signers", 1000, subject=subject)
+    page = call.gateway.list_all_pages("/signers", "signers", 1000, subject=subject)
     found = [signer for signer in page["signers"] if signer["public_key"] == file.public_key]
     approved = [signer["signer_id"] for signer in found if signer["status"] == "approved"]
     if approved:

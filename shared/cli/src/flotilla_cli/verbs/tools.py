@@ -9,33 +9,33 @@ from typing import Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import Column, age, notice, print_fields, say
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice, say
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Call, examples, new_app, verb
+from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_app("Tools of MCP servers: allow what you have read, call it under policy.")
+app = new_verb_group("Tools of MCP servers: allow what you have read, call it under policy.")
 Name = Annotated[str, typer.Argument(metavar="SERVER.TOOL", help="The tool.", show_default=False)]
 _LOOK_EVERY_S = 0.5
 _OVER = ("success", "error", "timeout", "cancelled")
 
 
-@verb(app, "list", epilog=examples("flotilla tools list", "flotilla tools list -o json"))
-def list_tools(call: Call) -> None:
+@verb(app, "list", epilog=examples_epilog("flotilla tools list", "flotilla tools list -o json"))
+def list_tools(call: VerbCall) -> None:
     """List what MCP servers offer, and whether it is allowed."""
-    call.listing(call.gateway.get("/tools"), "tools", _TOOLS, "No MCP server offers a tool; see docs/tools.md.")
+    call.print_listing(call.gateway.get("/tools"), "tools", _TOOLS, "No MCP server offers a tool; see docs/tools.md.")
 
 
 _TOOLS = (
-    Column("tool", "name"),
-    Column("status", "status"),
-    Column("risk", "risk"),
-    Column("described", lambda tool: age(tool.get("changed_at"))),
-    Column("allowed by", "allowed_by"),
+    TableColumn("tool", "name"),
+    TableColumn("status", "status"),
+    TableColumn("risk", "risk"),
+    TableColumn("described", lambda tool: age(tool.get("changed_at"))),
+    TableColumn("allowed by", "allowed_by"),
 )
 
 
-@verb(app, "show", epilog=examples("flotilla tools show time.get_current_time"))
-def show_tool(call: Call, tool: Name) -> None:
+@verb(app, "show", epilog=examples_epilog("flotilla tools show time.get_current_time"))
+def show_tool(call: VerbCall, tool: Name) -> None:
     """Show a tool with its whole description: what a model would read."""
     found = call.gateway.get(f"/tools/{tool}")
     call.show(found, lambda: _print_tool(found))
@@ -52,10 +52,12 @@ def _print_tool(tool: dict[str, Any]) -> None:
     app,
     "allow",
     acts_as=ADMIN,
-    epilog=examples("flotilla tools allow time.get_current_time", "flotilla tools allow git.git_log --sha256 9f86…"),
+    epilog=examples_epilog(
+        "flotilla tools allow time.get_current_time", "flotilla tools allow git.git_log --sha256 9f86…"
+    ),
 )
 def allow_tool(
-    call: Call,
+    call: VerbCall,
     tool: Name,
     sha256: Annotated[
         str | None,
@@ -69,12 +71,14 @@ def allow_tool(
     found = call.gateway.get(f"/tools/{tool}")
     if found["offered"] is None:
         raise CliError(f"tool {tool} is not offered any more; to revoke it: flotilla tools revoke {tool}")
-    seen = sha256 or shown_and_confirmed(tool, found["offered"])
+    seen = sha256 or confirm_description(tool, found["offered"])
     allowed = call.gateway.put(f"/tools/{tool}/allowance", {"sha256": seen})
-    call.show(allowed, lambda: notice(f"Tool {tool} is allowed, as {allowed['allowed']['sha256'][:12]}.", style=None))
+    call.show(
+        allowed, lambda: print_notice(f"Tool {tool} is allowed, as {allowed['allowed']['sha256'][:12]}.", style=None)
+    )
 
 
-def shown_and_confirmed(tool: str, offered: dict[str, Any]) -> str:
+def confirm_description(tool: str, offered: dict[str, Any]) -> str:
     """Return the hash of the description that the person at the terminal was shown and agreed to.
 
     Raises:
@@ -85,20 +89,20 @@ def shown_and_confirmed(tool: str, offered: dict[str, Any]) -> str:
             "without a terminal, name the description that was read",
             f"flotilla tools allow {tool} --sha256 … (flotilla tools show {tool} prints it)",
         )
-    notice(_readable(offered), style=None)
+    print_notice(_readable(offered), style=None)
     typer.confirm("Allow exactly this?", abort=True, err=True)
     return str(offered["sha256"])
 
 
-@verb(app, "revoke", acts_as=ADMIN, epilog=examples("flotilla tools revoke git.git_commit"))
-def revoke_tool(call: Call, tool: Name) -> None:
+@verb(app, "revoke", acts_as=ADMIN, epilog=examples_epilog("flotilla tools revoke git.git_commit"))
+def revoke_tool(call: VerbCall, tool: Name) -> None:
     """Allow a tool no more: calls that have not begun are refused."""
     answer = call.gateway.delete(f"/tools/{tool}/allowance")
-    call.show(answer or {"tool": tool, "revoked": True}, lambda: notice(f"Tool {tool} is revoked.", style=None))
+    call.show(answer or {"tool": tool, "revoked": True}, lambda: print_notice(f"Tool {tool} is revoked.", style=None))
 
 
-@verb(app, "diff", epilog=examples("flotilla tools diff git.git_log"))
-def diff_tool(call: Call, tool: Name) -> None:
+@verb(app, "diff", epilog=examples_epilog("flotilla tools diff git.git_log"))
+def diff_tool(call: VerbCall, tool: Name) -> None:
     """Show how a tool's description differs from the one that was allowed."""
     found = call.gateway.get(f"/tools/{tool}")
     before, now = (_readable(found[which]) if found[which] else "" for which in ("allowed", "offered"))
@@ -108,7 +112,7 @@ def diff_tool(call: Call, tool: Name) -> None:
 
 def _print_diff(tool: str, lines: list[str]) -> None:
     if not lines:
-        notice(f"Tool {tool} is described as it was allowed.", style=None)
+        print_notice(f"Tool {tool} is described as it was allowed.", style=None)
     for line in lines:
         say(line)
 
@@ -116,13 +120,13 @@ def _print_diff(tool: str, lines: list[str]) -> None:
 @verb(
     app,
     "call",
-    epilog=examples(
+    epilog=examples_epilog(
         """flotilla tools call time.get_current_time --input '{"timezone": "Europe/Amsterdam"}'""",
         "flotilla tools call git.git_commit --input @commit.json --no-wait",
     ),
 )
 def call_tool(
-    call: Call,
+    call: VerbCall,
     *,
     tool: Name,
     input_json: Annotated[
@@ -134,9 +138,9 @@ def call_tool(
     wait: Annotated[bool, typer.Option(help="Wait for the answer, also for people's.")] = True,
 ) -> None:
     """Call a tool once; it waits for people where policy asks for them."""
-    from flotilla_cli.arguments import read_object
+    from flotilla_cli.arguments import parse_json_object
 
-    body: dict[str, Any] = {"steps": ["mcp"], "input": {"tool": tool, "arguments": read_object(input_json)}}
+    body: dict[str, Any] = {"steps": ["mcp"], "input": {"tool": tool, "arguments": parse_json_object(input_json)}}
     if session:
         body["session_id"] = session
     task = call.gateway.post("/tasks", body)
@@ -145,7 +149,7 @@ def call_tool(
     call.show(task, lambda: _print_answer(task))
 
 
-def _ended(call: Call, task_id: str) -> dict[str, Any]:
+def _ended(call: VerbCall, task_id: str) -> dict[str, Any]:
     waits = False
     while True:
         task: dict[str, Any] = call.gateway.get(f"/tasks/{task_id}")
@@ -153,14 +157,14 @@ def _ended(call: Call, task_id: str) -> dict[str, Any]:
             return task
         if task["status"] == "waiting_for_approval" and not waits:
             waits = True
-            notice(f"Task {task_id} waits for people: flotilla approvals list")
+            print_notice(f"Task {task_id} waits for people: flotilla approvals list")
         time.sleep(_LOOK_EVERY_S)
 
 
 def _print_answer(task: dict[str, Any]) -> None:
     result = task.get("result")
     if task["status"] not in _OVER:
-        notice(f"Its answer: flotilla tasks get {task['task_id']}", style=None)
+        print_notice(f"Its answer: flotilla tasks get {task['task_id']}", style=None)
         return
     if not isinstance(result, dict):
         error = task.get("error") or {}
