@@ -13,6 +13,7 @@ from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import session_event_type
 from flotilla_cli.errors import CliError
+from flotilla_cli.gateway import GatewayClient
 from flotilla_cli.revocations import prove_revocation
 
 KEY = "SHA256:abc"

@@ -17,7 +17,7 @@ from flotilla.contracts.errors import ConfigurationError, FlotillaError, Invalid
 from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.local.restored_stack import restored_stack
 from flotilla_cli.local.stack import devstack_errors, state_folder
-from flotilla_cli.printing import notice
+from flotilla_cli.printing import print_notice
 from flotilla_devstack import Stack
 from flotilla_devstack.folders import StateDir
 
@@ -35,7 +35,7 @@ class ShownProgress:
         """See `flotilla.backup.tables.Progress`."""
         if time.monotonic() - self._last >= _EVERY_S:
             self._last = time.monotonic()
-            notice(f"  {what}: {done} of {total}" if total else f"  {what}")
+            print_notice(f"  {what}: {done} of {total}" if total else f"  {what}")
 
 
 @contextmanager

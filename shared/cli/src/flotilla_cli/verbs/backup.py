@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from flotilla_cli.errors import CliError
-from flotilla_cli.printing import Format, notice, print_fields, print_json, say
-from flotilla_cli.verb import Output, examples, help_of, new_app
+from flotilla_cli.printing import OutputFormat, print_fields, print_json, print_notice, say
+from flotilla_cli.verb import Output, docstring_as_help, examples_epilog, new_verb_group
 from flotilla_cli.verbs.local import State
 
 if TYPE_CHECKING:
     from flotilla.backup.verify import BackupVerdict
 
-app = new_app(
+app = new_verb_group(
     "The whole fleet at one point: PostgreSQL, Kafka, Temporal's local database, keys. Servers are those of "
     "FLOTILLA_POSTGRES_DSN and FLOTILLA_KAFKA_BOOTSTRAP_SERVERS where these are set, else the local stack's."
 )
@@ -53,7 +53,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 def _verb(name: str, *lines: str) -> Callable[[F], F]:
     def register(function: F) -> F:
-        return app.command(name, help=help_of(function), epilog=examples(*lines))(function)
+        return app.command(name, help=docstring_as_help(function), epilog=examples_epilog(*lines))(function)
 
     return register
 
@@ -64,7 +64,7 @@ def _verb(name: str, *lines: str) -> Callable[[F], F]:
     "flotilla backup create ~/backups/monday --passphrase-file ~/.flotilla-passphrase",
 )
 def create(
-    folder: Folder, state: State = None, passphrase_file: Passphrase = None, output: Output = Format.TABLE
+    folder: Folder, state: State = None, passphrase_file: Passphrase = None, output: Output = OutputFormat.TABLE
 ) -> None:
     """Write a backup of a fleet that goes on working into a new folder, signed and with hashes.
 
@@ -74,13 +74,13 @@ def create(
     from flotilla_cli.local.backups import create_backup
 
     manifest = create_backup(folder, state, passphrase_file)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print_json({"folder": str(folder), **manifest})
         return
     print_fields({"folder": str(folder), **manifest})
     if manifest["keys_by_reference"]:
-        notice("The backup holds no private keys: keep a copy of them, or give a --passphrase-file.")
-    notice(f"Check it: flotilla backup verify {folder}")
+        print_notice("The backup holds no private keys: keep a copy of them, or give a --passphrase-file.")
+    print_notice(f"Check it: flotilla backup verify {folder}")
 
 
 @_verb("verify", "flotilla backup verify ~/backups/monday", "flotilla backup verify ~/backups/monday -o json")
@@ -89,13 +89,13 @@ def verify(
     state: State = None,
     public_key: PublicKey = None,
     audit_public_key: AuditPublicKey = None,
-    output: Output = Format.TABLE,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Verify a backup by itself, without a fleet: signature, hashes, counts, chains, checkpoints, Kafka's records."""
     from flotilla_cli.local.backups import verify_backup
 
     verdict = verify_backup(folder, state, public_key, audit_public_key)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print_json(verdict.as_document())
     else:
         _print(verdict)
@@ -110,7 +110,7 @@ def _print(verdict: "BackupVerdict") -> None:
     if verdict.ok:
         say("✓ GOOD: the backup is whole, and agrees with itself.", style="green")
     if not verdict.signatures_checked:
-        notice("Signatures of checkpoints were not checked: name their key by --audit-public-key.")
+        print_notice("Signatures of checkpoints were not checked: name their key by --audit-public-key.")
 
 
 @_verb(
@@ -123,7 +123,7 @@ def restore(
     state: State = None,
     public_key: PublicKey = None,
     passphrase_file: Passphrase = None,
-    output: Output = Format.TABLE,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Restore a backup into an empty fleet. One that was killed goes on when it is repeated.
 
@@ -133,10 +133,10 @@ def restore(
     from flotilla_cli.local.backups import restore_backup
 
     document = restore_backup(folder, state, public_key, passphrase_file)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print_json(document)
         return
     print_fields(document)
     say("It had been restored here before; nothing was changed." if document["was_done"] else "Restored.")
     if document["state"]:
-        notice(f"Start it: flotilla up --state {document['state']}")
+        print_notice(f"Start it: flotilla up --state {document['state']}")
