@@ -1,4 +1,7 @@
-"""Writes snapshots of long sessions: one for each full stretch of events, cut at rollbacks."""
+"""Writes snapshots of long sessions: one for each full stretch of events, cut at rollbacks.
+
+Not of events with encrypted data: the audit consumer has no keys. They are folded when somebody asks.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,6 +9,7 @@ import asyncpg
 
 from audit_consumer.projection_rows import SessionKey
 from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.encryption import holds_sealed
 from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, snapshot_of
 from flotilla.postgres import Connection, Pool
 
@@ -38,7 +42,8 @@ async def _write_next(pool: Pool, key: SessionKey) -> bool:
         upto = head["snapshot_seq"] + SNAPSHOT_EVENTS
         rows = await connection.fetch(_EVENTS, *key, head["snapshot_seq"], upto)
         for stretch in _stretches(rows):
-            await _add(connection, key, snapshot_of(stretch))
+            if not any(holds_sealed(event.data) for event in stretch):
+                await _add(connection, key, snapshot_of(stretch))
         await connection.execute(_MOVE, *key, upto)
     return True
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from flotilla.config import (
+    EncryptionSettings,
     KafkaSettings,
     KnowledgeSettings,
     OpenWorkLimitSettings,
@@ -48,6 +49,7 @@ def is_confidential_origin(text: str) -> bool:
 class Settings(
     ServiceSettings,
     PostgresSettings,
+    EncryptionSettings,
     RedisSettings,
     KafkaSettings,
     TemporalSettings,

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from flotilla.config import (
+    EncryptionSettings,
     LlmSettings,
     OpenWorkLimitSettings,
     OperatorSettings,
@@ -22,6 +23,7 @@ from flotilla.contracts.names import TASK_QUEUE
 class Settings(
     ServiceSettings,
     PostgresSettings,
+    EncryptionSettings,
     RedisSettings,
     TemporalSettings,
     LlmSettings,

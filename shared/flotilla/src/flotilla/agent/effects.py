@@ -27,6 +27,7 @@ from flotilla.postgres import (
     Pool,
     reset_session_after_use,
     retry_later_if_unavailable,
+    session_cipher,
     tenant_transaction,
 )
 
@@ -133,7 +134,8 @@ class Effects:
         """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
-        prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source)
+        cipher = await session_cipher(self._pool, task.tenant_id, task.session_id) if events else None
+        prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
         try:
             found = await self._pool.fetchval(
                 _FINISH,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flotilla.config import OperatorSettings, PostgresSettings, RedisSettings, ServiceSettings
+from flotilla.config import EncryptionSettings, OperatorSettings, PostgresSettings, RedisSettings, ServiceSettings
 
 
-class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSettings):
+class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSettings, EncryptionSettings):
     """What an agent needs; inherit to add your own."""
 
     ticket_public_key_file: Path

@@ -1,6 +1,7 @@
 """Typed settings from the environment: every problem reported at once, each with its fix."""
 
 from flotilla.config.settings import (
+    EncryptionSettings,
     KafkaSettings,
     KnowledgeSettings,
     LlmDialectWord,
@@ -18,6 +19,7 @@ from flotilla.config.settings import (
 )
 
 __all__ = [
+    "EncryptionSettings",
     "KafkaSettings",
     "KnowledgeSettings",
     "LlmDialectWord",

@@ -7,9 +7,9 @@ Every variable has the prefix `FLOTILLA_`, but for those that the OpenAI and Ope
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -77,6 +77,24 @@ class OperatorSettings(BaseSettings):
     operator_tenant: str = "default"
     """The operators' tenant: it owns dead letters and undecodable records that name no tenant, and its audit session
     records the approval policy in force. The same in every service that has it."""
+
+
+class EncryptionSettings(BaseSettings):
+    """Encryption of what is personal. The same in every service that has these."""
+
+    model_config = _CONFIG
+
+    encryption: Literal["off", "on"] = "off"
+    """`on` encrypts what is personal from now on (docs/privacy.md)."""
+    encryption_key_file: Path | None = None
+    """The root keys, one a line, each 32 bytes in base64; the first one is used, the others are those it replaced. The
+    mode is 0600, or 0440. Also needed to read what was encrypted while this was on."""
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if self.encryption == "on" and self.encryption_key_file is None:
+            raise ValueError("FLOTILLA_ENCRYPTION=on needs FLOTILLA_ENCRYPTION_KEY_FILE: the file of root keys")
+        return self
 
 
 class PostgresSettings(BaseSettings):

@@ -8,11 +8,12 @@ still short is never given out.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Protocol
 
 from flotilla.contracts.errors import Invalid, NotFound, Parked, RetryLater
+from flotilla.eventstore.opening import opened_bodies
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
 from flotilla.postgres import Pool, tenant_transaction
@@ -89,7 +90,8 @@ class Page:
     """The session's newest event when this was read."""
     first_seq: int
     bodies: list[bytes]
-    """The CloudEvents, byte for byte, from `first_seq` on."""
+    """The CloudEvents from `first_seq` on: byte for byte as they were recorded, but for those whose data is encrypted,
+    which is shown decrypted, or as `[erased]` where its key was destroyed."""
 
     @property
     def next_seq(self) -> int:
@@ -125,7 +127,8 @@ class SessionLog:
             found = await self._read_stored(session_id, from_seq, last_seq)
         if found.missing:
             found = await self._read_missing(session_id, from_seq, last_seq)
-        return found.page()
+        page = found.page()
+        return replace(page, bodies=await opened_bodies(self._pool, self._tenant_id, page.bodies))
 
     async def pages(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[Page]:
         """All pages from `from_seq` to `to_seq`, or to the head as it stands at the first page."""

@@ -13,10 +13,11 @@ from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import FlotillaError, Forbidden, Invalid, NotFound, SequenceConflict
 from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
-from flotilla.contracts.session_events import AgentStateEvent, session_event_type
+from flotilla.contracts.session_events import AgentStateEvent, session_event_kind, session_event_type
 from flotilla.contracts.values import with_escaped_places
+from flotilla.encryption import Cipher, sealed_data
 from flotilla.kafka.lanes import lane_of
-from flotilla.postgres import Connection, is_acting_for_task
+from flotilla.postgres import Connection, is_acting_for_task, writing_cipher
 from flotilla.telemetry import current_traceparent
 
 MAX_EVENT_BYTES = 900_000
@@ -48,12 +49,14 @@ class PreparedEvents:
     """Events as the database takes them: without their sequence numbers, which it draws."""
 
     events: list[AgentEvent]
+    recorded: list[AgentEvent]
+    """The same as they are recorded: encrypted, if the session has a key."""
     traceparent: str | None
 
     @property
     def sql_arguments(self) -> tuple[list[UUID], list[bytes], list[bytes], str | None]:
         """The last four arguments of `flotilla.append_events` and its like."""
-        return [UUID(event.id) for event in self.events], *_around_sequence(self.events), self.traceparent
+        return [UUID(event.id) for event in self.recorded], *_around_sequence(self.recorded), self.traceparent
 
 
 def prepare_events(
@@ -62,10 +65,12 @@ def prepare_events(
     events: Sequence[AgentStateEvent],
     *,
     source: str | None = None,
+    cipher: Cipher | None = None,
     clock: Clock = utc_now,
     make_id: IdMaker = new_id,
 ) -> PreparedEvents:
-    """Check `events` and make all of them but their places in the session's log.
+    """Check `events` and make all of them but their places in the session's log. With `cipher`, the session's, they are
+    recorded encrypted.
 
     Raises:
         Forbidden, Invalid: as `append`.
@@ -74,8 +79,11 @@ def prepare_events(
         _check_source(event, session_id, source)
     traceparent = current_traceparent()
     drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
+    recorded = drafts if cipher is None else [_sealed(draft, cipher) for draft in drafts]
+    for draft in recorded:
+        _check_size(draft)
     now = clock()
-    return PreparedEvents([replace(draft, time=now) for draft in drafts], traceparent)
+    return PreparedEvents(_at(now, drafts), _at(now, recorded), traceparent)
 
 
 async def append(
@@ -106,7 +114,8 @@ async def append(
     """
     if not events:
         raise Invalid("append needs at least one event")
-    prepared = prepare_events(tenant_id, session_id, events, source=source, clock=clock, make_id=make_id)
+    cipher = await writing_cipher(connection, tenant_id, session_id)
+    prepared = prepare_events(tenant_id, session_id, events, source=source, cipher=cipher, clock=clock, make_id=make_id)
     if is_acting_for_task():
         head = await connection.fetchval(_APPEND_FOR_TASK, *prepared.sql_arguments)
     else:
@@ -140,7 +149,7 @@ def _draft(
         data = with_escaped_places(event.data)
     except (TypeError, Invalid) as error:
         raise Invalid(f"a {event.kind} event of session {session_id} can't be written: {error}") from error
-    draft = AgentEvent(
+    return AgentEvent(
         id=event.event_id or make_id(),
         type=session_event_type(event.kind),
         source=event.source,
@@ -154,17 +163,32 @@ def _draft(
         taskid=event.task_id,
         traceparent=traceparent,
     )
+
+
+def _sealed(draft: AgentEvent, cipher: Cipher) -> AgentEvent:
+    """The draft with its personal part encrypted."""
+    kind = session_event_kind(draft.type)
+    assert kind is not None  # noqa: S101 - drafts are of known types
+    data = sealed_data(kind, draft.data, cipher.key, draft.id)
+    return replace(draft, data=data, subjectkey=cipher.person_key_id)
+
+
+def _check_size(draft: AgentEvent) -> None:
+    """Raises Invalid: the event can't be written, or is too large as it is recorded."""
     try:
         UUID(draft.id)
         size_bytes = len(encode_event(draft))
     except (TypeError, ValueError) as error:
-        raise Invalid(f"event {draft.type} of session {session_id} can't be written: {error}") from error
+        raise Invalid(f"event {draft.type} of session {draft.subject} can't be written: {error}") from error
     if size_bytes > MAX_EVENT_BYTES:
         raise Invalid(
-            f"event {draft.type} of session {session_id} has {size_bytes} bytes, {MAX_EVENT_BYTES} are allowed: "
+            f"event {draft.type} of session {draft.subject} has {size_bytes} bytes, {MAX_EVENT_BYTES} are allowed: "
             "store the content elsewhere and record a reference"
         )
-    return draft
+
+
+def _at(time: datetime, drafts: Sequence[AgentEvent]) -> list[AgentEvent]:
+    return [replace(draft, time=time) for draft in drafts]
 
 
 def session_not_found(session_id: str) -> NotFound:

@@ -7,6 +7,8 @@ from typing import Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
+from flotilla.encryption import Keyring
+
 _CANCEL_S = 2.0
 
 
@@ -15,6 +17,8 @@ class LimitedConnection(asyncpg.Connection):
 
     is_pooled = False
     """Whether a pooler is said to be in between."""
+    keyring: Keyring | None = None
+    """The keys of sessions; None where the pool was opened without them."""
     _each: Mapping[str, str] = {}
     _begin_with = ""
     _may_hold_state = False

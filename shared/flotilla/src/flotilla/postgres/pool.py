@@ -6,7 +6,7 @@ agents that counts for nothing: the settings of a held task do, whose secret the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
+from flotilla.encryption import Cipher, Keyring, open_keyring
 from flotilla.postgres.connecting import PostgresConnector
 from flotilla.postgres.limited import LimitedConnection
 from flotilla.postgres.pooler import SAY_POOLER, pooler_hint
@@ -111,16 +112,24 @@ async def open_pool(
     max_size: int = 10,
     idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S,
     ca_file: str | None = None,
+    keyring: Keyring | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
 
     `application` shows in pg_stat_activity. A transaction that gets no next statement for `idle_in_transaction_s` is
     ended by PostgreSQL: a process that froze in the middle of one would keep its sessions locked indefinitely. One that
     wakes again meets an error of `AWAY`, and nothing of its transaction is there.
+
+    What is appended on its connections is encrypted, and what is read decrypted, with the keys of `keyring`.
     """
+
+    async def _give_keys(connection: LimitedConnection) -> None:
+        connection.keyring = keyring
+
     pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=max_size,
         reset=_clean,
+        init=_give_keys,
         server_settings={
             "application_name": application,
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
@@ -145,6 +154,7 @@ def open_service_pool(settings: PostgresSettings, *, application: str) -> Abstra
         max_size=settings.postgres_pool_max,
         idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
         ca_file=settings.postgres_ca_file,
+        keyring=open_keyring(settings),
     )
 
 
@@ -204,6 +214,42 @@ def _proof() -> dict[str, str]:
 
 async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     await connection.execute(_SET, list(settings), list(settings.values()))
+
+
+def keyring_of(connection: Connection) -> Keyring | None:
+    """The keyring of the pool that the connection is of."""
+    return cast("LimitedConnection", connection).keyring
+
+
+async def writing_cipher(connection: Connection, tenant_id: str, session_id: str) -> Cipher | None:
+    """The cipher for what is recorded in the session now; None where it stays clear. At most one statement a minute for
+    each session and process.
+
+    Raises:
+        ConfigurationError, RetryLater: as `Keyring.writing`.
+    """
+    keyring = keyring_of(connection)
+    return None if keyring is None else await keyring.writing(connection, tenant_id, session_id)
+
+
+async def session_cipher(pool: Pool, tenant_id: str, session_id: str) -> Cipher | None:
+    """`writing_cipher` for a caller that has no transaction; opens one only where the key has to be looked up."""
+    async with pool.acquire() as connection:
+        keyring = keyring_of(connection)
+    if keyring is None or not keyring.encrypts(session_id):
+        return None
+    if (known := keyring.remembered(tenant_id, session_id)) is not None:
+        return known
+    async with tenant_transaction(pool, tenant_id) as connection:
+        return await keyring.writing(connection, tenant_id, session_id)
+
+
+async def reading_ciphers(
+    connection: Connection, tenant_id: str, session_ids: Iterable[str]
+) -> Mapping[str, Cipher | None]:
+    """The cipher of each session, None for one without; none at all where this process has no root key."""
+    keyring = keyring_of(connection)
+    return {} if keyring is None else await keyring.reading(connection, tenant_id, session_ids)
 
 
 def reset_session_after_use(connection: Connection) -> None:

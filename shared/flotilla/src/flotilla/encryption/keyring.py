@@ -1,0 +1,171 @@
+"""The keys of sessions, as one process holds them: looked up once a minute, made where there are none yet."""
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flotilla.config import EncryptionSettings
+from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.encryption.cipher import KEY_BYTES, DataKey, Unreadable
+from flotilla.encryption.roots import KeyFile, RootKeys
+
+FORGET_S = 50.0
+"""A destroyed key is used no longer than this, on any replica."""
+_MOST_KEYS = 10_000
+_TRIES = 5
+_KEY = "SELECT * FROM flotilla.session_key($1, $2)"
+_ADD = "SELECT flotilla.add_keys($1, $2, $3, $4, $5, $6, $7)"
+
+
+class Statements(Protocol):
+    """What is used of a connection."""
+
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def execute(self, query: str, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cipher:
+    """The key of one session; without one, it was destroyed."""
+
+    person_key_id: str
+    """Names the person's key, not the person."""
+    key: DataKey | None
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether what was encrypted by it can never be read again."""
+        return self.key is None
+
+
+class Keyring:
+    """Looks up, makes and remembers the keys of sessions. Safe for concurrent use."""
+
+    def __init__(self, roots: RootKeys, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Without `writes` only what was encrypted before is read."""
+        self._roots = roots
+        self._writes = writes
+        self._clock = clock
+        self._known: OrderedDict[tuple[str, str], tuple[float, Cipher]] = OrderedDict()
+
+    def encrypts(self, session_id: str) -> bool:
+        """Whether what is recorded in the session from now on is encrypted; the tenant's audit session never is."""
+        return self._writes and session_id != AUDIT_SESSION
+
+    async def writing(self, connection: Statements, tenant_id: str, session_id: str) -> Cipher | None:
+        """The cipher for what is recorded in the session now; None where that stays clear: encryption is off, it is the
+        tenant's audit session, or there is no such session.
+
+        Raises:
+            ConfigurationError: the root key does not open the tenant's key.
+            RetryLater: the session has no key, and the connection's role may make none.
+        """
+        if not self.encrypts(session_id):
+            return None
+        for _ in range(_TRIES):
+            cipher, row = await self._look_up(connection, tenant_id, session_id)
+            if cipher is not None or row is None:
+                return cipher
+            await self._add(connection, tenant_id, session_id, row)
+        raise RetryLater(f"session {session_id} gets its key from another process right now")
+
+    async def reading(
+        self, connection: Statements, tenant_id: str, session_ids: Iterable[str]
+    ) -> Mapping[str, Cipher | None]:
+        """The cipher of each session; None for one that has none."""
+        return {s: (await self._look_up(connection, tenant_id, s))[0] for s in session_ids}
+
+    def remembered(self, tenant_id: str, session_id: str) -> Cipher | None:
+        """The session's cipher, if it was looked up within the last minute."""
+        known = self._known.get((tenant_id, session_id))
+        return known[1] if known is not None and known[0] > self._clock() else None
+
+    def forget(self) -> None:
+        """Forget all keys, so that each is looked up when it is needed next."""
+        self._known.clear()
+
+    async def _look_up(self, connection: Statements, tenant_id: str, session_id: str) -> tuple[Cipher | None, Any]:
+        """The cipher and no row, or the row of a session whose keys are incomplete."""
+        if (known := self.remembered(tenant_id, session_id)) is not None:
+            return known, None
+        row = await connection.fetchrow(_KEY, tenant_id, session_id)
+        if row is None:
+            return None, None
+        if row["is_erased"]:
+            cipher = Cipher(row["key_id"], None)
+        elif row["session_key"] is None:
+            return None, row
+        else:
+            person = await self._person_key(tenant_id, row)
+            key = _unwrap(person, row["session_key"], _of_session(tenant_id, session_id), row["key_id"])
+            cipher = Cipher(row["key_id"], DataKey(key, tenant_id, session_id))
+        # One of a transaction that may yet be rolled back counts for it alone.
+        if row["is_settled"]:
+            self._remember((tenant_id, session_id), cipher)
+        return cipher, None
+
+    def _remember(self, name: tuple[str, str], cipher: Cipher) -> None:
+        self._known[name] = (self._clock() + FORGET_S, cipher)
+        self._known.move_to_end(name)
+        if len(self._known) > _MOST_KEYS:
+            self._known.popitem(last=False)
+
+    async def _add(self, connection: Statements, tenant_id: str, session_id: str, row: Any) -> None:
+        """Make what is missing of the session's keys. The next look-up shows if these count or others."""
+        root_id, wrapped_tenant = row["root_id"], row["tenant_key"]
+        if wrapped_tenant is None:
+            root_id = self._roots.current_id
+            wrapped_tenant = await self._roots.wrap(_new_key(), _of_tenant(tenant_id))
+        key_id, wrapped_person = row["key_id"], row["person_key"]
+        tenant = DataKey(await self._roots.unwrap(root_id, wrapped_tenant, _of_tenant(tenant_id)))
+        if key_id is None:
+            key_id = new_id()
+            wrapped_person = tenant.seal(_new_key(), _of_person(tenant_id, key_id))
+        person = DataKey(_unwrap(tenant, wrapped_person, _of_person(tenant_id, key_id), key_id))
+        wrapped = person.seal(_new_key(), _of_session(tenant_id, session_id))
+        arguments = (key_id, root_id, wrapped_tenant, wrapped_person, wrapped)
+        await connection.execute(_ADD, tenant_id, session_id, *arguments)
+
+    async def _person_key(self, tenant_id: str, row: Any) -> DataKey:
+        tenant = await self._roots.unwrap(row["root_id"], row["tenant_key"], _of_tenant(tenant_id))
+        place = _of_person(tenant_id, row["key_id"])
+        return DataKey(_unwrap(DataKey(tenant), row["person_key"], place, row["key_id"]))
+
+
+def open_keyring(settings: object) -> Keyring | None:
+    """The keyring that a service's settings ask for; None for one without keys.
+
+    Raises:
+        ConfigurationError: the file of root keys can't be used.
+    """
+    if not isinstance(settings, EncryptionSettings) or settings.encryption_key_file is None:
+        return None
+    return Keyring(KeyFile(settings.encryption_key_file), writes=settings.encryption == "on")
+
+
+def _unwrap(key: DataKey, wrapped: bytes, place: str, key_id: str) -> bytes:
+    try:
+        return key.open(wrapped, place)
+    except Unreadable as error:
+        raise RetryLater(f"the row of key {key_id} was changed: restore it from a backup ({place})") from error
+
+
+def _new_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def _of_tenant(tenant_id: str) -> str:
+    return f"key of tenant {tenant_id}"
+
+
+def _of_person(tenant_id: str, key_id: str) -> str:
+    return f"key {key_id} of tenant {tenant_id}"
+
+
+def _of_session(tenant_id: str, session_id: str) -> str:
+    return f"key of session {session_id} of tenant {tenant_id}"

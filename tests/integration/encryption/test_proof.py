@@ -1,0 +1,98 @@
+"""What proves a history needs no key: checks, exports and analytics say the same after a key is destroyed."""
+
+import asyncio
+import secrets
+import sys
+from pathlib import Path
+
+import pytest
+
+from audit_consumer.rebuild import rebuild
+from flotilla.audit.verify import Verifier
+from flotilla.config import KafkaSettings
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.encryption import Keyring
+from flotilla.postgres import Pool
+from tests.support.audit import Projected, audit_settings, outbox_bodies, publish_bodies
+from tests.support.encryption import rows_with
+from tests.support.exports import Recorder, recorded
+from tests.support.postgres import Database
+
+DESTROY = "UPDATE flotilla.person_keys SET wrapped_key = NULL, erased_at = now()"
+USED = "SELECT tool, ok, duration_ms, error FROM audit.tool_usage ORDER BY seq"
+
+
+@pytest.fixture
+async def recorder(sealing: Pool, audit_pool: Pool, database: Database, tmp_path: Path) -> Recorder:
+    return Recorder(sealing, audit_pool, database, tmp_path)
+
+
+def used(canary: str) -> list[AgentStateEvent]:
+    call: JsonObject = {"tool": "search", "call_id": "c", "args": {"query": canary}, "agent": "research"}
+    result: JsonObject = {
+        "tool": "search",
+        "call_id": "c",
+        "ok": False,
+        "duration_ms": 7.5,
+        "error": canary,
+        "agent": "research",
+    }
+    return [
+        AgentStateEvent(kind="tool_call", data=call, source="/agents/research"),
+        AgentStateEvent(kind="tool_result", data=result, source="/agents/research"),
+    ]
+
+
+async def verdict_on(recorder: Recorder, exported: bytes) -> str:
+    """What the standalone verifier says of an export."""
+    file = recorder.folder / "export.jsonl"
+    file.write_bytes(exported)
+    command = ["-m", "flotilla.audit.verify_export", str(file), "--public-key", str(recorder.public_key)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    return said.decode()
+
+
+async def test_the_proof_of_a_history_outlives_its_keys(
+    recorder: Recorder, keyring: Keyring, database: Database, projected: Projected
+) -> None:
+    canary = secrets.token_hex(16)
+    await recorded(recorder)
+    await recorder.store.append("plain", used(canary))
+    await recorder.project()
+    assert await rows_with(database, canary) == []
+    sessions = ("plain", "rolled", "governed", "fork", "below")
+    before = {session: await recorder.export(session) for session in sessions}
+    said = {session: await verdict_on(recorder, exported) for session, exported in before.items()}
+    await projected.execute(DESTROY)
+    keyring.forget()
+    verdict = await Verifier(recorder.pool, "default", recorder.keys()).verify(None)
+    assert verdict.ok, verdict.problems
+    for session in sessions:
+        assert "GOOD" in said[session]
+        assert await recorder.export(session) == before[session]
+        assert await verdict_on(recorder, before[session]) == said[session]
+    assert [tuple(row) for row in await projected.fetch(USED)] == [("search", False, 7.5, None)]
+    messages = (await recorder.store.state_at("rolled")).messages
+    assert [message.content for message in messages] == ["[erased]"]
+
+
+async def test_a_rebuild_needs_no_key_and_brings_no_word_back(
+    recorder: Recorder, keyring: Keyring, database: Database, kafka: KafkaSettings, projected: Projected
+) -> None:
+    canary = secrets.token_hex(16)
+    await recorder.store.ensure_session("s1", "ada")
+    await recorder.store.append("s1", used(canary))
+    await publish_bodies(kafka, await outbox_bodies(database))
+    await recorder.project()
+    await projected.execute(DESTROY)
+    await projected.execute("DELETE FROM flotilla.event_outbox")
+    keyring.forget()
+    outcome = await rebuild(audit_settings(database, kafka, recorder.folder))
+    assert outcome["events"] == 2
+    assert await rows_with(database, canary) == []
+    state = await recorder.store.state_at("s1")
+    assert [call.args for call in state.tool_calls] == [{"text": "[erased]"}]
+    assert [(result.error, result.duration_ms) for result in state.tool_results] == [("[erased]", 7.5)]
