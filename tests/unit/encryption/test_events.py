@@ -84,11 +84,8 @@ def test_an_event_without_words_is_recorded_as_it_is() -> None:
 
 def test_nothing_that_is_hidden_steers_a_session() -> None:
     hidden = {"change": "rolled_back", "role": "user", "details": {"to_seq": 1}, "content": "x"}
-    sealed: JsonObject = {
-        "sealed": KEY.seal_text(to_json(hidden), "event/e"),
-        "change": "run_finished",
-        "details": {"run_id": "r"},
-    }
+    ciphertext = KEY.seal_text(to_json(hidden), "event/e")
+    sealed: JsonObject = {"sealed": ciphertext, "change": "run_finished", "details": {"run_id": "r"}}
     shown = opened_event(event("state_change", sealed), KEY, is_erased=False).data
     assert (shown["change"], shown["details"]) == ("run_finished", {"run_id": "r"})
     assert "role" not in opened_event(event("message", {"sealed": ciphertext}), KEY, is_erased=False).data
