@@ -42,6 +42,7 @@ RULES: dict[str, dict[str, Any]] = {
     "image.tag": {"type": "string", "pattern": "^[A-Za-z0-9._-]*$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "install.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "backup.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "install.mode": {"enum": ["job", "hook"]},
     "logLevel": {"enum": ["debug", "info", "warning", "error"]},
     "replicas": COUNT,

@@ -139,6 +139,7 @@ def test_each_service_on_redis_or_kafka_has_a_user() -> None:
     }
     assert {each.name for each in CATALOG.values() if "kafka" in each.uses} == set(kafka_permissions()) - {
         "install",
+        "backup",
         "scaler",
     }
 

@@ -7,7 +7,7 @@
 
 {{/* Every service's connections to PostgreSQL at its largest, and those of the install Job and of KEDA's scaler. */}}
 {{- define "flotilla.connections" -}}
-{{- $each := dict "install" (.Values.install.enabled | ternary 4 0) -}}
+{{- $each := dict "install" (.Values.install.enabled | ternary 4 0) "backup" (.Values.backup.enabled | ternary 1 0) -}}
 {{- range $name, $scope := .Subcharts -}}
 {{- if index ($scope.Chart.Annotations | default dict) "flotilla/postgres-connections" -}}
 {{- $_ := set $each $name (include "flotilla-service.connections" $scope | int) -}}

@@ -83,7 +83,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
         await eventually(log.read_checkpoints, timeout_s=20)
 
 
-@pytest.mark.parametrize("user", ["gateway", "install", "scaler", "stranger"])
+@pytest.mark.parametrize("user", ["gateway", "install", "backup", "scaler", "stranger"])
 @pytest.mark.parametrize("topic", [EVENTS, CHECKPOINTS])
 async def test_only_relay_and_audit_consumer_write(
     login: Callable[[str], KafkaSettings], user: str, topic: str
@@ -100,13 +100,13 @@ async def test_the_relay_writes_no_checkpoints_and_reads_nothing(login: Callable
             await read(login("outbox-relay"), topic)
 
 
-@pytest.mark.parametrize("user", ["gateway", "outbox-relay", "scaler", "stranger"])
+@pytest.mark.parametrize("user", ["gateway", "outbox-relay", "backup", "scaler", "stranger"])
 async def test_nobody_else_moves_the_audit_consumers_group(login: Callable[[str], KafkaSettings], user: str) -> None:
     with pytest.raises((GroupAuthorizationFailedError, TopicAuthorizationFailedError)):
         await read(login(user), EVENTS, GROUP)
 
 
-@pytest.mark.parametrize("user", ["gateway", "outbox-relay", "audit-consumer", "scaler", "stranger"])
+@pytest.mark.parametrize("user", ["gateway", "outbox-relay", "audit-consumer", "backup", "scaler", "stranger"])
 async def test_only_the_install_job_makes_topics(login: Callable[[str], KafkaSettings], user: str) -> None:
     wanted = login(user).model_copy(update={"kafka_session_events_topic": f"made-by-{user}"})
     with pytest.raises(FlotillaError):

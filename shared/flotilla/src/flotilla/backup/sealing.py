@@ -26,10 +26,11 @@ def read_passphrase(file: Path) -> bytes:
     """
     try:
         text = file.read_bytes().split(b"\n", 1)[0].strip()
-        shared = file.stat().st_mode & 0o077
+        status = file.stat()
     except OSError as error:
         raise ConfigurationError(f"passphrase file {file} can't be read: {error.strerror}") from error
-    if shared:
+    # As PostgreSQL and libpq have it: a file of root's may be read by its group, as a mounted Secret is.
+    if status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o027):
         raise ConfigurationError(f"passphrase file {file} can be read by others: chmod 600 {file}")
     if len(text) < MIN_PASSPHRASE:
         raise ConfigurationError(f"the passphrase in {file} has {len(text)} bytes: use {MIN_PASSPHRASE} or more")

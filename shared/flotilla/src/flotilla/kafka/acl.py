@@ -39,6 +39,7 @@ def kafka_permissions(
             KafkaPermission("group", group, ("Read",)),
         ),
         "install": _topics((events, checkpoints), "Create", *checked),
+        "backup": _topics((events, checkpoints), "Read", *checked),
         "scaler": (*_topics((events,), "Describe"), KafkaPermission("group", group, ("Describe",))),
     }
 
