@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -41,6 +43,7 @@ from gateway.routes import (
     keys,
     log_trees,
     login,
+    mcp,
     notify,
     openai,
     orders,
@@ -90,6 +93,7 @@ ROUTERS = tuple(
         log_trees,
         openai,
         a2a,
+        mcp,
     )
 )
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
@@ -139,6 +143,8 @@ async def _answer(request: Request, error: Exception) -> Response:
     path = request.url.path
     if path.startswith(A2A_PREFIX):
         return a2a_response(problem, path)
+    if path == mcp.PATH and problem.status == HTTPStatus.UNAUTHORIZED:
+        problem = replace(problem, headers={**problem.headers, **mcp.challenge(request.app.state.services, request)})
     return openai_error_response(problem) if path.startswith(PREFIX) else problem.to_response()
 
 

@@ -23,7 +23,7 @@ from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
 from flotilla.votes.roots import read_vote_roots
 from gateway.a2a.errors import silence_sdk_logs
-from gateway.application import create_application
+from gateway.application import VERSION, create_application
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.browser_tokens import browser_token_lookup
@@ -43,6 +43,9 @@ from gateway.live.run_watch import RunWatch
 from gateway.login.attempts import LoginAttempts
 from gateway.login.code_flow import CALLBACK, AuthorizationCodeFlow
 from gateway.login.provider import OidcClient, OidcProvider
+from gateway.mcp.exchange import endpoint
+from gateway.mcp.reads import reads
+from gateway.mcp.server import make_server
 from gateway.open_work import OpenWorkLimits
 from gateway.retention import RetentionJob
 from gateway.services import GatewayServices, LoginSetup
@@ -72,6 +75,9 @@ async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[i
         _add_checks(runtime, services)
         silence_sdk_logs()
         app = create_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
+        app.state.mcp = await stack.enter_async_context(
+            endpoint(make_server(VERSION), reads(app.routes), settings.max_body_bytes)
+        )
         announcements = AnnouncementListener(redis_url, services.watch)
         jobs = (
             Job(name="live feed", work=services.feed.run),
@@ -120,6 +126,9 @@ async def _services(
         notify_hosts=settings.notify_hosts,
         card_key=CardKey.load(settings.card_signing_key_file) if settings.card_signing_key_file else None,
         public_url=settings.public_url,
+        mcp_hosts=settings.mcp_hosts,
+        mcp_wait_s=settings.mcp_wait_s,
+        cors_origins=settings.cors_origins,
         oidc_issuer=settings.oidc_issuer,
         open_work=OpenWorkLimits(settings),
         people_issuer=settings.oidc_issuer or LOCAL_ISSUER,

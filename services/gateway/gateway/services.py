@@ -76,6 +76,12 @@ class GatewayServices:
     """None leaves agent cards unsigned."""
     public_url: str | None
     """Where people and programs find the gateway; None: whatever they asked."""
+    mcp_hosts: tuple[str, ...]
+    """Further names that clients of `/mcp` call the gateway by."""
+    mcp_wait_s: float
+    """How long a call of a tool waits before its client is asked to call again."""
+    cors_origins: tuple[str, ...]
+    """Whose pages may send requests to `/mcp`."""
     oidc_issuer: str | None
     browser_tokens: ApiKeys
     browser_token_max_s: int

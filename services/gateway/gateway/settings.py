@@ -114,6 +114,12 @@ class Settings(
     cors_origins: Words = ()
     """Origins whose web pages may read the API's answers, each in full: `https://app.example.com`. They need a browser
     token (`POST /v1/tokens`); cookies count for the console's own pages only."""
+    mcp_hosts: Words = ()
+    """Names by which MCP clients reach the gateway beside `public_url` and this machine's own, without a port:
+    `gateway.flotilla.svc`. Requests to `/mcp` under any other name are refused."""
+    mcp_wait_s: float = Field(default=45.0, ge=0, le=600)
+    """How long a call of a tool at `/mcp` waits for its end, in seconds; then the client is asked to call again. Many
+    clients give up after 60 seconds."""
     browser_token_max_s: int = Field(default=3600, ge=30, le=24 * 3600)
     """The longest that a browser token may last, in seconds."""
     key_cache_s: float = Field(default=20.0, ge=0, le=60)

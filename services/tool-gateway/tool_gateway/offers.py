@@ -16,7 +16,7 @@ MAX_DEFINITION_BYTES = 100_000
 """Of one tool, as JSON: a model reads it with each request."""
 MAX_OFFERED_BYTES = 5_000_000
 """Of one server's tools together: they are noted with each look, and listed in one response."""
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ RULES = {
         POST /auth/logout
         GET /.well-known/agent-card.json
         GET /.well-known/jwks.json
+        GET /.well-known/oauth-protected-resource
+        GET /.well-known/oauth-protected-resource/mcp
         GET /a2a/workflows/rag/.well-known/agent-card.json
     """,
     "viewer operator approver admin": """
@@ -89,6 +91,7 @@ RULES = {
         GET /a2a/{kind}/{name}/tasks/{id}/pushNotificationConfigs/{push_id}
         POST /a2a/{kind}/{name}
         POST /a2a/{kind}/{name}/
+        POST /mcp
         POST /v1/tokens
         GET /v1/tools
         GET /v1/tools/{tool_name}

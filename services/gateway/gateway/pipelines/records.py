@@ -1,8 +1,10 @@
 """The rows of `flotilla.pipelines`."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import asyncpg
 
@@ -62,6 +64,10 @@ UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_i
 """
 
 
+Note: TypeAlias = Callable[[Connection, str], Awaitable[None]]
+"""What else belongs into the transaction that starts the task of this id."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
     """Which tasks a listing has."""
@@ -85,9 +91,15 @@ class SubmittedPipeline:
 
 
 async def store_pipeline(
-    pool: Pool, request: PipelineRequest, claim: IdempotencyClaim, access: SessionAccess, open_work: OpenWorkLimits
+    pool: Pool,
+    request: PipelineRequest,
+    claim: IdempotencyClaim,
+    access: SessionAccess,
+    open_work: OpenWorkLimits,
+    *,
+    note: Note | None = None,
 ) -> SubmittedPipeline:
-    """Commits session (if it is new, with `access`), pipeline and first event together.
+    """Commits session (if it is new, with `access`), pipeline, first event and `note` together.
 
     Raises:
         TooMany: as many tasks are open as may be, or the day's tokens are used up.
@@ -99,6 +111,8 @@ async def store_pipeline(
         if earlier is None:
             await open_work.check_may_start(connection, claim.principal)
             await _insert(connection, request, access, claim.principal)
+            if note is not None:
+                await note(connection, request.task_id)
         task = await _get(connection, tenant_id, earlier or request.task_id)
     return SubmittedPipeline(task, None if earlier else WorkflowStart(PIPELINE_WORKFLOW, task.workflow_id, request))
 

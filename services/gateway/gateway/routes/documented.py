@@ -16,6 +16,7 @@ _MEANING = {
     409: "In conflict with how things stand; `code` says with what.",
     413: "The body is too large.",
     415: "This takes JSON.",
+    421: "The Host header has a name that is not the gateway's.",
     422: "The request does not fit its schema; `errors` says where.",
     429: "A limit of the person, service or tenant is reached: `limit` says which, `Retry-After` when to come back.",
     503: "Something that is needed does not answer; `Retry-After` says when to come back.",

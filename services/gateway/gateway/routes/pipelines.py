@@ -7,17 +7,13 @@ from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from flotilla.contracts.errors import Conflict
-from flotilla.contracts.ids import new_id
-from flotilla.contracts.requests import PipelineRequest
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.live.admission import stream_access_check
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
-from gateway.pipelines import records
-from gateway.pipelines.ending import with_current_status
+from gateway.pipelines import records, starting
 from gateway.pipelines.following import TaskEventStream, read_last_event_id
 from gateway.routes.documented import documented_errors
 from gateway.runs.waiting import wait_for_finished_task
@@ -35,25 +31,10 @@ async def submit_task(
     services: Wired, caller: Caller, body: TaskBody, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Task:
     """Start a pipeline: each agent hands its result straight to the next one's group."""
-    await services.agents.check_agent_is_known(body.steps)
-    task_id = new_id()
-    request = PipelineRequest(
-        steps=body.steps,
-        input=body.input,
-        user_id=caller.subject,
-        task_id=task_id,
-        tenant_id=caller.tenant_id,
-        session_id=body.session_id or task_id,
-        timeout_s=body.timeout_s,
-    )
     claim = IdempotencyClaim(caller, f"POST {_SUBMIT}", idempotency_key, body.model_dump())
-    submitted = await records.store_pipeline(
-        services.pool, request, claim, services.access_for_new_session(caller), services.open_work
-    )
-    if submitted.start is not None and await services.temporal.start_workflow(submitted.start):
-        await records.mark_running(services.pool, caller.tenant_id, task_id)
-    response.headers["Location"] = f"/v1/tasks/{submitted.task.task_id}"
-    return submitted.task
+    task = await starting.start_or_find_task(services, body, claim)
+    response.headers["Location"] = f"/v1/tasks/{task.task_id}"
+    return task
 
 
 @router.get(_SUBMIT, response_model=TaskList, responses=documented_errors())
@@ -104,16 +85,7 @@ async def get_task(services: Wired, caller: Caller, task_id: ResourceId, wait_s:
 @allow(OPERATORS, for_others=True)
 async def cancel_task(services: Wired, caller: Caller, task_id: ResourceId) -> TaskCancelAccepted:
     """Ask a task to stop, and its agents with it. 409 when it ended otherwise."""
-    task = await with_current_status(
-        services.temporal, await records.get_task(services.pool, caller.tenant_id, task_id)
-    )
-    if task.finished_at is None:
-        await services.temporal.cancel_even_if_not_begun(
-            await records.record_task_cancel_request(services.pool, task, caller)
-        )
-    elif task.status != "cancelled":
-        raise Conflict(f"task {task_id} is over: {task.status}")
-    return TaskCancelAccepted(task_id=task_id, status=task.status)
+    return await starting.cancel_task_and_agents(services, caller, task_id)
 
 
 @router.get(

@@ -14,7 +14,7 @@ from flotilla.agent.ports import NamedCall
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.mcp import McpResult
+from flotilla.contracts.mcp import MCP_AGENT, McpResult, model_name
 from flotilla.contracts.tasks import AgentTask, McpCallNeeded, mcp_call_id_prefix
 from flotilla.contracts.tools import ToolOptions
 from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
@@ -61,7 +61,7 @@ class McpTool:
 
     def __init__(self, server: str, tool: str, definition: JsonObject) -> None:
         self.upstream = f"{server}.{tool}"
-        self.name = f"mcp__{server}__{tool}"
+        self.name = model_name(MCP_AGENT, server, tool)
         self.description = str(definition.get("description") or self.upstream)
         self.options = ToolOptions()
         self._schema = definition["input_schema"]

@@ -1,5 +1,7 @@
 """Calls of MCP tools: tasks of the agent `mcp`, which is the tool gateway."""
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
@@ -25,3 +27,19 @@ class McpResult:
     structured: JsonValue = None
     is_error: bool = False
     """The tool, or its server, said that it failed."""
+
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_IN_MODEL_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_DIGEST_CHARS = 8
+
+
+def model_name(*parts: str) -> str:
+    """Return the name by which models call something: `parts` joined by `__`. Models take letters, digits, `_` and `-`,
+    at most 64; any other name is cut to size, and ends with a digest of the whole.
+    """
+    name = "__".join(parts)
+    if _MODEL_NAME.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_CHARS]
+    return f"{_NOT_IN_MODEL_NAMES.sub('-', name)[: 63 - _DIGEST_CHARS]}-{digest}"

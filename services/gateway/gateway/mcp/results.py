@@ -1,0 +1,24 @@
+"""Results of calls, as the protocol has them."""
+
+from typing import Any, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+"""An object of the protocol."""
+MAX_RESULT_BYTES = 1_000_000
+"""A larger result is read by the API instead."""
+
+
+def of_blocks(content: list[Json], *, is_error: bool = False) -> Json:
+    """Return a result of content blocks."""
+    return {"resultType": "complete", "content": content, "isError": is_error}
+
+
+def of_text(text: str, structured: Json | None = None) -> Json:
+    """Return a result that is a text, and `structured` beside it."""
+    answer = of_blocks([{"type": "text", "text": text}])
+    return answer if structured is None else {**answer, "structuredContent": structured}
+
+
+def failure(text: str, structured: Json | None = None) -> Json:
+    """Return a result that says what went wrong."""
+    return {**of_text(text, structured), "isError": True}

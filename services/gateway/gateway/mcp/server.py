@@ -1,0 +1,169 @@
+"""The MCP server: any replica answers any request, since what has to last is rows and runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from mcp import MCPError
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    ListToolsResult,
+    PaginatedRequestParams,
+    Tool,
+)
+from pydantic import ValidationError
+
+from gateway.mcp import tasks
+from gateway.mcp.answers import result_of, waits_for
+from gateway.mcp.calls import (
+    ANSWERS_KEPT,
+    Call,
+    begin,
+    call_of_request,
+    cancel,
+    is_over,
+    look,
+    note_answered,
+    note_to_repeat,
+)
+from gateway.mcp.catalog import callables
+from gateway.mcp.door import TASKS, Door
+from gateway.mcp.results import Json, failure, of_text
+from gateway.problems import problem_from_error
+
+TASK_AFTER_S = 2.0
+"""How long a client that knows tasks waits before its call becomes one."""
+PROGRESS_EVERY_S = 5.0
+PAGE = 100
+_INSTRUCTIONS = """Tools of a fleet of agents, under governance: each call is recorded, and policy may ask people before
+it has an effect. A result that says "waiting" is no failure: call again with the same arguments, and you get the answer
+of the same call."""
+log = structlog.get_logger(__name__)
+Context = ServerRequestContext[Any, Any]
+
+
+def make_server(version: str) -> Server[Any]:
+    """Return the server; it keeps nothing."""
+    server: Server[Any] = Server(
+        "flotilla",
+        version=version,
+        title="Flotilla",
+        instructions=_INSTRUCTIONS,
+        get_tool_input_schema=_no_headers,
+        on_list_tools=_list_tools,
+        on_call_tool=_call_tool,  # type: ignore[arg-type]  # the SDK serializes dictionaries, too
+    )
+    tasks.add_methods(server)
+    server.extensions[TASKS] = {}
+    return server
+
+
+def _no_headers(_tool: str) -> None:
+    """No tool's arguments are repeated in headers."""
+
+
+async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+    door = Door.of(context)
+    tools: dict[str, Tool] = {name: one.tool() for name, one in door.reads.items()}
+    tools |= {name: one.tool() for name, one in (await callables(door)).items()}
+    after = params.cursor if params else None
+    names = sorted(name for name in tools if after is None or name > after)
+    page = names[:PAGE]
+    cursor = page[-1] if len(names) > PAGE else None
+    return ListToolsResult(tools=[tools[name] for name in page], next_cursor=cursor)
+
+
+async def _call_tool(context: Context, params: CallToolRequestParams) -> Json:
+    try:
+        return await _called(context, params)
+    except MCPError:
+        raise
+    except ValidationError as error:
+        return failure(problem_from_error(RequestValidationError(_located(error))).detail)
+    except Exception as error:
+        problem = problem_from_error(error)
+        if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR or problem.headers:
+            return failure(problem.detail, {"status": problem.status, "code": problem.code})
+        log.exception("mcp_call_failed", tool=params.name)
+        raise MCPError(INTERNAL_ERROR, problem.detail) from error
+
+
+def _located(error: ValidationError) -> list[Any]:
+    return [{**one, "loc": ("arguments", *one["loc"])} for one in error.errors(include_url=False)]
+
+
+async def _called(context: Context, params: CallToolRequestParams) -> Json:
+    door = Door.of(context)
+    arguments: Json = dict(params.arguments or {})
+    if (read := door.reads.get(params.name)) is not None:
+        return await read.call(door.request, arguments)
+    tool = (await callables(door)).get(params.name)
+    if tool is None:
+        raise MCPError(INVALID_PARAMS, f"no tool {params.name[:200]}: tools/list names them")
+    call = await begin(door, tool, arguments, dict(context.meta or {}), context.request_id)
+    async with _cancelling(door, call):
+        return await _answered(context, door, call)
+
+
+async def _answered(context: Context, door: Door, call: Call) -> Json:
+    """Return the call's result, once it is over; else a task, or the request to call again."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    limit_s = TASK_AFTER_S if door.takes_tasks else door.services.mcp_wait_s
+    while True:
+        left_s = started + limit_s - loop.time()
+        work = await look(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)))
+        if is_over(work):
+            await note_answered(door, call)
+            return result_of(work)
+        if left_s <= 0 or door.services.stopping.is_set():
+            break
+        why, _ = await waits_for(door, call)
+        await context.session.report_progress(loop.time() - started, message=why)
+    if door.takes_tasks:
+        await note_answered(door, call)
+        return await tasks.created(door, call, work)
+    return await _to_repeat(door, call)
+
+
+async def _to_repeat(door: Door, call: Call) -> Json:
+    await note_to_repeat(door, call)
+    why, data = await waits_for(door, call)
+    text = (
+        f"Waiting. {why} Call again with the same arguments: the call is continued, not repeated, and its answer is "
+        f"kept for {ANSWERS_KEPT}."
+    )
+    return of_text(text, data)
+
+
+@asynccontextmanager
+async def _cancelling(door: Door, call: Call) -> AsyncIterator[None]:
+    """Cancel the call where the client closes the request's answer, which is how clients of today's protocol cancel."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if door.is_modern and not door.services.stopping.is_set():
+            await asyncio.shield(asyncio.ensure_future(_cancel(door, call)))
+        raise
+
+
+async def cancel_request(door: Door, request_id: object) -> None:
+    """Cancel the call that a request of the client's session started, on whatever replica."""
+    call = await call_of_request(door, request_id)
+    if call is not None:
+        await _cancel(door, call)
+
+
+async def _cancel(door: Door, call: Call) -> None:
+    try:
+        await cancel(door, call)
+    except Exception as error:  # noqa: BLE001 - nobody waits for the answer
+        log.warning("mcp_call_not_cancelled", call_id=call.call_id, error=str(error))
