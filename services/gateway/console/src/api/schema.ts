@@ -1579,6 +1579,25 @@ export interface components {
             temporal_ui_url: string | null;
         };
         /**
+         * McpMessage
+         * @description A JSON-RPC 2.0 message, as the Model Context Protocol describes them.
+         * @example {
+         *       "id": 1,
+         *       "jsonrpc": "2.0",
+         *       "method": "tools/list"
+         *     }
+         */
+        McpMessage: {
+            /** Method */
+            method?: unknown;
+            /** Params */
+            params?: {
+                [key: string]: unknown;
+            };
+        } & {
+            [key: string]: unknown;
+        };
+        /**
          * Me
          * @description Who is asking.
          */
@@ -2145,6 +2164,20 @@ export interface components {
             session_id?: string | null;
             /** Seq */
             seq?: number | null;
+        };
+        /**
+         * ProtectedResource
+         * @description Metadata of a protected resource (RFC 9728).
+         */
+        ProtectedResource: {
+            /** Resource */
+            resource: string;
+            /** Resource Name */
+            resource_name: string;
+            /** Authorization Servers */
+            authorization_servers: string[];
+            /** Bearer Methods Supported */
+            bearer_methods_supported: string[];
         };
         /**
          * PushConfig
