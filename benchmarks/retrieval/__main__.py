@@ -20,7 +20,7 @@ from benchmarks.retrieval.manual import (
 )
 from benchmarks.retrieval.peers import Bm25s, passage_recall, section_recall
 from benchmarks.retrieval.scale import grown, settle, timed
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 from flotilla_devstack import stack_for_tests
 from tests.support.postgres import Database
@@ -29,7 +29,7 @@ TENANT = "manual"
 
 
 async def _quality(
-    database: Database, pool: Pool, pages: list[Upload], passages: list[ManualPassage], asked: list[Question]
+    database: Database, pool: Pool, pages: list[UploadedDocument], passages: list[ManualPassage], asked: list[Question]
 ) -> None:
     knowledge = KnowledgeBase(pool)
     started = time.perf_counter()

@@ -6,13 +6,13 @@ from statistics import fmean
 
 from benchmarks.retrieval.judged import Question, with_interval
 from benchmarks.retrieval.manuals import MANUALS
-from flotilla.answers.calibration import shipped
+from flotilla.answers.calibration import shipped_calibration
 from flotilla.answers.features import features_of_search
 from flotilla.answers.fitting import Case
-from flotilla.answers.words import terms_for
+from flotilla.answers.words import analysis_for_passages
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import KnowledgeBase
-from flotilla.llm.extractive import NOTHING_FOUND, answer
+from flotilla.llm.extractive import NOTHING_FOUND, compose_answer
 from flotilla_cli.evaluation.figures import AnsweredQuestion, QuestionOutcome, compute_figures, reliability_bins
 
 TOP_K = 5
@@ -48,7 +48,7 @@ async def answer_all(knowledge: KnowledgeBase, name: str, questions: Sequence[Qu
     for question in questions:
         searched = question.searched(MANUALS[name].language)
         passages = await knowledge.search(name, searched, TOP_K)
-        text = answer(searched, passages, terms_for(passages)) if passages else NOTHING_FOUND
+        text = compose_answer(searched, passages, analysis_for_passages(passages)) if passages else NOTHING_FOUND
         cited = tuple(one for number, one in enumerate(passages, 1) if f"[{number}]" in text)
         answers.append(JudgedAnswer(question, features_of_search(searched, passages), text, cited))
     return answers
@@ -76,11 +76,11 @@ def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
 
 
 def _confidence(one: JudgedAnswer) -> float:
-    return (shipped().confidence(one.case.features) or 0.0) if one.cited else 0.0
+    return (shipped_calibration().correctness_probability(one.case.features) or 0.0) if one.cited else 0.0
 
 
 def _outcome(number: int, one: JudgedAnswer) -> QuestionOutcome:
-    declined = not one.cited or shipped().abstains(one.features)
+    declined = not one.cited or shipped_calibration().abstains(one.features)
     asked = AnsweredQuestion(
         "success", not declined, one.is_right and not declined, 0.0 if declined else _confidence(one), 0.0, 0
     )

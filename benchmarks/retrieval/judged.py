@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from flotilla.answers.followups import carried_over
+from flotilla.answers.followups import searchable_question
 from flotilla.contracts.tasks import Turn
 
 QUESTIONS = Path(__file__).parent / "questions"
@@ -34,7 +34,7 @@ class Question:
     def searched(self, language: str) -> str:
         """What the fleet searches for."""
         history = [Turn(query=self.before, answer="")] if self.before else []
-        return carried_over(self.text, history, language)
+        return searchable_question(self.text, history, language)
 
     def is_right(self, page: str, text: str) -> bool:
         """Whether a passage answers it."""

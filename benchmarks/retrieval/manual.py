@@ -11,9 +11,9 @@ from pathlib import Path
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from flotilla.knowledge.documents import Piece, Upload
-from flotilla.knowledge.parse import parse
-from flotilla.knowledge.split import split
+from flotilla.knowledge.documents import UnstoredPassage, UploadedDocument
+from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.split import split_into_passages
 
 MANUALS = ("/usr/share/doc/python3/html", "/usr/share/doc/python3.11/html", "/usr/share/doc/python3.13/html")
 _NOT_PAGES = ("genindex", "search.html", "py-modindex", "contents.html")
@@ -26,7 +26,7 @@ class ManualPassage:
 
     uri: str
     title: str
-    piece: Piece
+    piece: UnstoredPassage
 
     @property
     def section(self) -> str:
@@ -54,18 +54,18 @@ def find_manual(folder: Path | None) -> Path:
     raise SystemExit("no manual: apt-get install -y python3-doc, or name its html folder with --manual")
 
 
-def uploads(manual: Path) -> list[Upload]:
+def uploads(manual: Path) -> list[UploadedDocument]:
     """Every page with content."""
     pages = sorted(path for path in manual.rglob("*.html") if not path.name.startswith(_NOT_PAGES))
-    return [Upload(uri=str(page.relative_to(manual)), content=page.read_bytes()) for page in pages]
+    return [UploadedDocument(uri=str(page.relative_to(manual)), content=page.read_bytes()) for page in pages]
 
 
-def passages_of(pages: list[Upload]) -> list[ManualPassage]:
+def passages_of(pages: list[UploadedDocument]) -> list[ManualPassage]:
     """The passages that the knowledge base makes of the pages."""
     made = []
     for page in pages:
-        _, parsed = parse(page)
-        made += [ManualPassage(page.uri, parsed.title, piece) for piece in split(parsed.blocks).pieces]
+        _, parsed = parse_document(page)
+        made += [ManualPassage(page.uri, parsed.title, piece) for piece in split_into_passages(parsed.blocks).pieces]
     return made
 
 

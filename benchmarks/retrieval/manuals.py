@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from flotilla.knowledge import Upload
+from flotilla.knowledge import UploadedDocument
 from flotilla_devstack.folders import cache_dir
 
 
@@ -20,14 +20,14 @@ class Manual:
     language: str
     stemmer: str
 
-    def uploads(self) -> list[Upload]:
+    def uploads(self) -> list[UploadedDocument]:
         """Every page; its uri is its place without the ending."""
         folder = _unpacked(self.package) / "usr/share/doc" / self.folder
         pages = sorted(page for page in folder.glob(self.pattern) if "-big-page" not in page.name)
         if not pages:
             raise SystemExit(f"package {self.package} has no {self.pattern} in {self.folder}")
         return [
-            Upload(uri=str(page.relative_to(folder)).removesuffix(self.ending), content=page.read_bytes(),
+            UploadedDocument(uri=str(page.relative_to(folder)).removesuffix(self.ending), content=page.read_bytes(),
                    media_type="text/html")
             for page in pages
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 
 from benchmarks.retrieval.manual import ManualPassage, Question
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 
 PASSAGES_PER_DOCUMENT = 200
@@ -60,11 +60,11 @@ def paragraphs_of(passages: Sequence[ManualPassage]) -> list[str]:
     return [part for passage in passages for part in passage.piece.text.split("\n\n") if len(part) > 80]
 
 
-def document_of(number: int, draw: random.Random, paragraphs: list[str], passages: int) -> Upload:
+def document_of(number: int, draw: random.Random, paragraphs: list[str], passages: int) -> UploadedDocument:
     """A document of so many passages."""
     sections = (f"## Part {n}\n\n{draw.choice(paragraphs)}\n\n{draw.choice(paragraphs)}" for n in range(passages))
     text = f"# Document {number}\n\n" + "\n\n".join(section[:1400] for section in sections)
-    return Upload(uri=f"scale/{number}.md", content=text.encode())
+    return UploadedDocument(uri=f"scale/{number}.md", content=text.encode())
 
 
 async def timed(pool: Pool, knowledge: KnowledgeBase, questions: Sequence[Question], size: int) -> Timing:

@@ -27,7 +27,7 @@ from benchmarks.retrieval.peers import Bm25s
 from benchmarks.retrieval.vectors import Dense, KeptVectors
 from flotilla.answers.fitting import fit
 from flotilla.knowledge import KnowledgeBase
-from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.llm import EXTRACTIVE_MODEL
 from flotilla.postgres import Pool
 from flotilla_devstack import stack_for_tests
@@ -109,7 +109,7 @@ class _Comparison:
         await self._flotilla("flotilla", name, questions, knowledge)
         if self.embedder:
             await self._rank("dense 1/page", name, questions, _by_meaning(passages, self.embedder))
-            await Embedding(pool, self.embedder).embed(asyncio.Event())
+            await PassageEmbedding(pool, self.embedder).embed_new_passages(asyncio.Event())
             await self._flotilla("flotilla both", name, questions, KnowledgeBase(pool, embedder=self.embedder))
 
     async def _flotilla(self, label: str, name: str, questions: Sequence[Question], knowledge: KnowledgeBase) -> None:

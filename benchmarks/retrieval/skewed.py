@@ -22,7 +22,7 @@ from benchmarks.retrieval.manual import passages_of
 from benchmarks.retrieval.manuals import MANUALS
 from benchmarks.retrieval.scale import TENANT, document_of, grown, paragraphs_of, settle
 from flotilla.knowledge import KnowledgeBase
-from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.postgres import Pool
 from flotilla_devstack import stack_for_tests
 
@@ -89,7 +89,7 @@ async def _run(server_dsn: str, sizes: Sequence[int], tenants: int, repeat: int)
 async def _embedded(pool: Pool, embedder: RandomVectors) -> float:
     """Embed what is not embedded yet, and return the rate."""
     started = time.perf_counter()
-    return await Embedding(pool, embedder).embed(NEVER) / (time.perf_counter() - started)
+    return await PassageEmbedding(pool, embedder).embed_new_passages(NEVER) / (time.perf_counter() - started)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from flotilla.config.signing import create_key_pair
 from flotilla.contracts.names import RAG_WORKFLOW, TASK_QUEUE, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.knowledge import KnowledgeBase
-from flotilla.knowledge.documents import Upload
+from flotilla.knowledge.documents import UploadedDocument
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla_devstack import RunningStack, ServiceProcess, stack_for_tests
 from tests.support.postgres import Database, drop, make_template, with_database
@@ -182,7 +182,7 @@ async def prepare(pool: Pool) -> None:
         )
     knowledge = KnowledgeBase(pool)
     for name, text in PAGES.items():
-        await knowledge.add(TENANT, Upload(uri=name, content=text.encode()))
+        await knowledge.add(TENANT, UploadedDocument(uri=name, content=text.encode()))
 
 
 async def main(rounds: int, runs: int) -> None:

@@ -48,7 +48,7 @@ async def main() -> None:
     from flotilla.bus import AgentEventBus, connect_redis
     from flotilla.config import load_settings
     from flotilla.postgres import open_pool
-    from workflow_worker.activities.delegation import DelegationActivities
+    from workflow_worker.activities.delegation import Delegation
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
@@ -59,9 +59,9 @@ async def main() -> None:
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         things: dict[str, object] = {"pool": pool, "redis": redis, "bus": AgentEventBus(redis)}
-        if "signer" in inspect.signature(DelegationActivities).parameters:  # since tickets
+        if "signer" in inspect.signature(Delegation).parameters:  # since tickets
             things |= _since_tickets(settings, things)
-        delegation = _made(DelegationActivities, things)
+        delegation = _made(Delegation, things)
         worker = make_worker(
             client,
             settings,
@@ -75,11 +75,11 @@ async def main() -> None:
 def _since_tickets(settings: object, things: dict[str, object]) -> dict[str, object]:
     from flotilla.bus.known_agents import KnownAgents
     from flotilla.config.signing import load_signer
-    from workflow_worker.delegates import DelegateAgents
+    from workflow_worker.delegates import Delegates
     from workflow_worker.delegations import TaskPublisher
 
     known = KnownAgents(things["pool"], things["redis"], settings.agents)  # type: ignore[arg-type, attr-defined]
-    more: dict[str, object] = {"delegates": DelegateAgents(things["pool"]), "agents": known}  # type: ignore[arg-type]
+    more: dict[str, object] = {"delegates": Delegates(things["pool"]), "agents": known}  # type: ignore[arg-type]
     more |= {"signer": load_signer(settings.ticket_key_file)}  # type: ignore[attr-defined]
     try:
         more["recent"] = importlib.import_module("workflow_worker.recent_hops").RecentHops()

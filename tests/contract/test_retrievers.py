@@ -3,11 +3,11 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid, NotFound
-from flotilla.knowledge import KnowledgeBase, Retriever, Upload
+from flotilla.knowledge import DocumentRetriever, KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool, tenant_transaction
 
-CATS = Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish and sleep on the sofa.")
-DOGS = Upload(uri="dogs.md", content=b"# Dogs\n\nDogs eat bones and sleep in the kennel.")
+CATS = UploadedDocument(uri="cats.md", content=b"# Cats\n\nCats eat fish and sleep on the sofa.")
+DOGS = UploadedDocument(uri="dogs.md", content=b"# Dogs\n\nDogs eat bones and sleep in the kennel.")
 # Whatever still names a document or a passage.
 _LEFT = """
 SELECT (SELECT count(*) FROM flotilla.documents) + (SELECT count(*) FROM flotilla.passages)
@@ -18,34 +18,34 @@ SELECT (SELECT count(*) FROM flotilla.documents) + (SELECT count(*) FROM flotill
 
 
 @pytest.fixture(params=["postgres"])
-def retriever(request: pytest.FixtureRequest, pool: Pool) -> Retriever:
+def retriever(request: pytest.FixtureRequest, pool: Pool) -> DocumentRetriever:
     """Each implementation, empty."""
     return {"postgres": KnowledgeBase}[request.param](pool)
 
 
-async def _uris(retriever: Retriever, query: str, tenant_id: str = "acme") -> list[str]:
+async def _uris(retriever: DocumentRetriever, query: str, tenant_id: str = "acme") -> list[str]:
     return [passage.source.uri for passage in await retriever.search(tenant_id, query)]
 
 
-async def test_what_was_added_is_found_best_first(retriever: Retriever) -> None:
+async def test_what_was_added_is_found_best_first(retriever: DocumentRetriever) -> None:
     await retriever.add("acme", CATS)
     await retriever.add("acme", DOGS)
     assert await _uris(retriever, "who eats bones?") == ["dogs.md", "cats.md"]
 
 
-async def test_the_same_uri_replaces(retriever: Retriever) -> None:
+async def test_the_same_uri_replaces(retriever: DocumentRetriever) -> None:
     first = await retriever.add("acme", CATS)
-    again = await retriever.add("acme", Upload(uri="cats.md", content=b"Cats drink milk."))
+    again = await retriever.add("acme", UploadedDocument(uri="cats.md", content=b"Cats drink milk."))
     assert again.document_id == first.document_id
     assert await _uris(retriever, "fish") == []
     assert await _uris(retriever, "milk") == ["cats.md"]
 
 
-async def test_the_same_content_again_is_unchanged(retriever: Retriever) -> None:
+async def test_the_same_content_again_is_unchanged(retriever: DocumentRetriever) -> None:
     assert [(await retriever.add("acme", CATS)).unchanged for _ in range(2)] == [False, True]
 
 
-async def test_what_was_removed_is_found_nowhere_and_can_be_added_again(retriever: Retriever) -> None:
+async def test_what_was_removed_is_found_nowhere_and_can_be_added_again(retriever: DocumentRetriever) -> None:
     added = await retriever.add("acme", CATS)
     await retriever.add("acme", DOGS)
     await retriever.remove("acme", added.document_id)
@@ -55,7 +55,7 @@ async def test_what_was_removed_is_found_nowhere_and_can_be_added_again(retrieve
     assert await _uris(retriever, "fish") == ["cats.md"]
 
 
-async def test_a_tenant_neither_finds_nor_removes_what_is_anothers(retriever: Retriever) -> None:
+async def test_a_tenant_neither_finds_nor_removes_what_is_anothers(retriever: DocumentRetriever) -> None:
     added = await retriever.add("acme", CATS)
     assert await _uris(retriever, "cats", "globex") == []
     with pytest.raises(NotFound):
@@ -63,12 +63,12 @@ async def test_a_tenant_neither_finds_nor_removes_what_is_anothers(retriever: Re
     assert await _uris(retriever, "cats") == ["cats.md"]
 
 
-async def test_what_is_not_there_can_not_be_removed(retriever: Retriever) -> None:
+async def test_what_is_not_there_can_not_be_removed(retriever: DocumentRetriever) -> None:
     with pytest.raises(NotFound):
         await retriever.remove("acme", "unknown")
 
 
-async def test_a_number_of_passages_out_of_bounds_is_refused(retriever: Retriever) -> None:
+async def test_a_number_of_passages_out_of_bounds_is_refused(retriever: DocumentRetriever) -> None:
     for k in (0, 51):
         with pytest.raises(Invalid):
             await retriever.search("acme", "cats", k)

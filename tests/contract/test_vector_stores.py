@@ -14,10 +14,10 @@ from flotilla.bus.connection import ask
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.identity import user_name
-from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.knowledge.embedding import Embedding
-from flotilla.knowledge.embedding_outside import EmbeddingOutside
-from flotilla.knowledge.redis_vectors import KEYS, RedisVectors, open_vectors
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge.embedding import PassageEmbedding
+from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding
+from flotilla.knowledge.redis_vectors import KEYS, RedisVectors, open_vector_store
 from flotilla.knowledge.vector_store import Near
 from flotilla.postgres import ITSELF, Pool, Viewer, acting_as, tenant_transaction
 from flotilla_devstack import RunningStack
@@ -46,21 +46,21 @@ class Place:
     """A knowledge base whose vectors are in one place."""
 
     knowledge: KnowledgeBase
-    job: Embedding
+    job: PassageEmbedding
     model: Meaning
 
     async def add(self, tenant_id: str, **documents: str) -> dict[str, str]:
         """Add documents and embed them; return the ids by name."""
         added = [await self.knowledge.add(tenant_id, _upload(name, text)) for name, text in documents.items()]
-        await self.job.embed(NEVER)
+        await self.job.embed_new_passages(NEVER)
         return {one.uri: one.document_id for one in added}
 
     async def found(self, query: str, tenant_id: str = "acme", k: int = 5) -> list[str]:
         return [one.source.uri for one in await self.knowledge.search(tenant_id, query, k)]
 
 
-def _upload(name: str, text: str, **more: Any) -> Upload:
-    return Upload(uri=name, content=text.encode(), media_type="text/plain", **more)
+def _upload(name: str, text: str, **more: Any) -> UploadedDocument:
+    return UploadedDocument(uri=name, content=text.encode(), media_type="text/plain", **more)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,9 @@ async def redis(redis_8_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def outside(pool: Pool, redis: Redis) -> Place:
     model, store = Meaning(), RedisVectors(redis)
-    return Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    return Place(
+        KnowledgeBase(pool, embedder=model, vectors=store), ExternalPassageEmbedding(pool, model, store), model
+    )
 
 
 @pytest.fixture(params=["postgres", "redis"])
@@ -95,7 +97,7 @@ def place(request: pytest.FixtureRequest, pool: Pool) -> Place:
         outside: Place = request.getfixturevalue("outside")
         return outside
     model = Meaning()
-    return Place(KnowledgeBase(pool, embedder=model), Embedding(pool, model), model)
+    return Place(KnowledgeBase(pool, embedder=model), PassageEmbedding(pool, model), model)
 
 
 async def _vectors(redis: Redis) -> int:
@@ -120,7 +122,7 @@ async def test_a_passage_is_found_by_what_it_means(place: Place) -> None:
 async def test_nothing_is_found_before_all_is_embedded_and_nothing_is_embedded_twice(place: Place) -> None:
     await place.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
     assert await place.found("kitten") == []
-    assert [await place.job.embed(NEVER) for _ in range(2)] == [1, 0]
+    assert [await place.job.embed_new_passages(NEVER) for _ in range(2)] == [1, 0]
     assert await place.found("kitten") == ["sofa"]
 
 
@@ -149,7 +151,7 @@ async def test_readers_alone_find_their_documents_and_others_still_find_theirs(p
     with acting_as(Viewer(names=(ALICE,))):
         assert (await place.found("feline", k=1))[0].startswith("secret")
     with acting_as(ITSELF):
-        assert await place.job.embed(NEVER) == 0
+        assert await place.job.embed_new_passages(NEVER) == 0
 
 
 async def test_another_model_serves_once_everything_is_embedded_by_it(place: Place, pool: Pool) -> None:
@@ -158,7 +160,7 @@ async def test_another_model_serves_once_everything_is_embedded_by_it(place: Pla
     with_newer = Place(_with_model(place.knowledge, newer), _job_with(place.job, newer), newer)
     assert await with_newer.found("kitten") == []
     assert await place.found("kitten") == ["sofa"]
-    assert await with_newer.job.embed(NEVER) == 1
+    assert await with_newer.job.embed_new_passages(NEVER) == 1
     assert await with_newer.found("kitten") == ["sofa"]
 
 
@@ -166,10 +168,10 @@ def _with_model(knowledge: KnowledgeBase, model: Meaning) -> KnowledgeBase:
     return KnowledgeBase(knowledge._pool, embedder=model, vectors=knowledge._vectors)
 
 
-def _job_with(job: Embedding, model: Meaning) -> Embedding:
-    if isinstance(job, EmbeddingOutside):
-        return EmbeddingOutside(job._pool, model, job._store)
-    return Embedding(job._pool, model)
+def _job_with(job: PassageEmbedding, model: Meaning) -> PassageEmbedding:
+    if isinstance(job, ExternalPassageEmbedding):
+        return ExternalPassageEmbedding(job._pool, model, job._store)
+    return PassageEmbedding(job._pool, model)
 
 
 async def test_the_store_forgets_what_was_removed_and_former_models(outside: Place, pool: Pool, redis: Redis) -> None:
@@ -177,9 +179,9 @@ async def test_the_store_forgets_what_was_removed_and_former_models(outside: Pla
     await outside.add("globex", motor="The engine needs oil.")
     assert await _vectors(redis) == 3
     await outside.knowledge.remove("acme", ids["sofa"])
-    await outside.job.embed(NEVER)
+    await outside.job.embed_new_passages(NEVER)
     assert (await _vectors(redis), await _notes(pool)) == (2, 1)
-    await _job_with(outside.job, Meaning("meaning@2")).embed(NEVER)
+    await _job_with(outside.job, Meaning("meaning@2")).embed_new_passages(NEVER)
     assert (await _vectors(redis), await _notes(pool)) == (2, 1)
     assert outside.model.embedded == 3
 
@@ -188,7 +190,7 @@ async def test_a_store_that_lost_its_vectors_is_filled_again(outside: Place, red
     await outside.add("acme", sofa="A feline sleeps.")
     await redis.flushall()
     assert await outside.found("kitten") == []
-    assert await outside.job.embed(NEVER) == 1
+    assert await outside.job.embed_new_passages(NEVER) == 1
     assert await outside.found("kitten") == ["sofa"]
 
 
@@ -217,16 +219,18 @@ class Dying(RedisVectors):
 @pytest.mark.parametrize("dies", ["before", "after"])
 async def test_a_job_that_dies_at_the_store_is_finished_by_the_next(pool: Pool, redis: Redis, dies: str) -> None:
     model, store = Meaning(), Dying(redis)
-    place = Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    place = Place(
+        KnowledgeBase(pool, embedder=model, vectors=store), ExternalPassageEmbedding(pool, model, store), model
+    )
     added = await place.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
     store.dies = dies
     with pytest.raises(ConnectionResetError):
-        await place.job.embed(NEVER)
+        await place.job.embed_new_passages(NEVER)
     await place.knowledge.remove("acme", added.document_id)
     with pytest.raises(ConnectionResetError):
-        await place.job.embed(NEVER)
+        await place.job.embed_new_passages(NEVER)
     store.dies = ""
-    await place.job.embed(NEVER)
+    await place.job.embed_new_passages(NEVER)
     assert (await _vectors(redis), await _notes(pool)) == (0, 0)
 
 
@@ -248,14 +252,16 @@ class Overtaken(RedisVectors):
         if self.removed:
             await self.other.knowledge.remove("acme", self.removed)
             self.removed = ""
-            await self.other.job.embed(NEVER)
+            await self.other.job.embed_new_passages(NEVER)
 
 
 @pytest.fixture
 def overtaken(pool: Pool, redis: Redis, outside: Place) -> Place:
     model, store = outside.model, Overtaken(redis)
     store.other = outside
-    return Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    return Place(
+        KnowledgeBase(pool, embedder=model, vectors=store), ExternalPassageEmbedding(pool, model, store), model
+    )
 
 
 async def test_a_vector_that_is_stored_after_its_passage_was_removed_goes_too(
@@ -264,19 +270,19 @@ async def test_a_vector_that_is_stored_after_its_passage_was_removed_goes_too(
     added = await overtaken.knowledge.add("acme", _upload("sofa", "A feline sleeps."))
     _store_of(overtaken).removed = added.document_id
     for _ in range(2):
-        await overtaken.job.embed(NEVER)
+        await overtaken.job.embed_new_passages(NEVER)
     assert (await _vectors(redis), await _notes(pool)) == (0, 0)
 
 
 async def test_vectors_that_another_replica_removes_meanwhile_are_not_lost(overtaken: Place) -> None:
     ids = await overtaken.add("acme", sofa="A feline sleeps.", bed="A cat dreams.")
     _store_of(overtaken).removed = ids["sofa"]
-    assert await overtaken.job.embed(NEVER) == 0
+    assert await overtaken.job.embed_new_passages(NEVER) == 0
     assert overtaken.model.embedded == 2
 
 
 def _store_of(place: Place) -> Overtaken:
-    assert isinstance(place.job, EmbeddingOutside)
+    assert isinstance(place.job, ExternalPassageEmbedding)
     assert isinstance(place.job._store, Overtaken)
     return place.job._store
 
@@ -292,7 +298,9 @@ class Lying(RedisVectors):
 
 async def test_a_store_that_lies_shows_nobody_what_they_may_not_read(pool: Pool, redis: Redis) -> None:
     model, store = Meaning(), Lying(redis)
-    place = Place(KnowledgeBase(pool, embedder=model, vectors=store), EmbeddingOutside(pool, model, store), model)
+    place = Place(
+        KnowledgeBase(pool, embedder=model, vectors=store), ExternalPassageEmbedding(pool, model, store), model
+    )
     await place.knowledge.add("acme", _upload("secret", "The cat of Alice.", readers=(ALICE,)))
     await place.add("globex", theirs="A kitten of Globex.")
     await place.add("acme", open="A vehicle.")
@@ -341,10 +349,10 @@ async def test_the_logins_that_the_documentation_names_suffice(redis: Redis, red
 
 
 async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(valkey_url: str) -> None:
-    async with open_vectors(KnowledgeSettings(), connect_redis) as vectors:
+    async with open_vector_store(KnowledgeSettings(), connect_redis) as vectors:
         assert vectors is None
     settings = KnowledgeSettings.model_validate({"vector_store_url": valkey_url})
-    async with open_vectors(settings, connect_redis) as vectors:
+    async with open_vector_store(settings, connect_redis) as vectors:
         assert vectors is not None
         with pytest.raises(RetryLater, match="Redis 8 or newer"):
             await vectors.count("acme", "m")

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import pytest
 
-from flotilla.audit.proof import Statement, genesis, head_leaf
+from flotilla.audit.proof import Statement, genesis_hash, head_leaf
 from flotilla.config.signing import create_key_pair, load_signer
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import AUDIT_SESSION
@@ -58,7 +58,7 @@ class Verifier:
         """The lines as one would have them who can sign checkpoints: hashes that follow, and one anchor that holds."""
         events = [line for line in lines if line["kind"] == "event"]
         session = events[0]["session"]
-        chain = genesis("default", session)
+        chain = genesis_hash("default", session)
         for seq, line in enumerate(events, 1):
             body = json.loads(line["body"])
             line["body"] = json.dumps({**body, "sequence": seq}, separators=(",", ":"), ensure_ascii=False)

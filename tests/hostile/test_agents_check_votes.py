@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.agent.proofs import VoteRules
+from flotilla.agent.proofs import VoteCheckRules
 from flotilla.approvals.ballot import Ballot
 from flotilla.approvals.events import vote_counted_events
 from flotilla.approvals.policy import ApprovalPolicy, parse_policy
@@ -205,7 +205,7 @@ async def hands(
 ) -> AsyncIterator[Hands]:
     it = Hands(pool, redis, root)
     await open_session(pool)
-    async with running(it.agent(), pool, redis, vote_rules=VoteRules(policy, roots)):
+    async with running(it.agent(), pool, redis, vote_rules=VoteCheckRules(policy, roots)):
         yield it
 
 

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from flotilla.actions.arguments import canonical_numbers
-from flotilla.answers.sentences import clause_before, statements_of
+from flotilla.answers.sentences import split_into_statements, statement_before_citation
 from flotilla.bus.dead_letters import decode_task_if_possible
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.foreign import read_foreign_event
 from flotilla.contracts.values import to_storable_text, why_not_storable, with_escaped_places
 from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
-from flotilla.knowledge.documents import Upload
-from flotilla.knowledge.parse import parse
-from flotilla.knowledge.split import split
-from flotilla.knowledge.terms import words_of
-from flotilla.llm.answer_text import AnswerText
+from flotilla.knowledge.documents import UploadedDocument
+from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.split import split_into_passages
+from flotilla.knowledge.terms import split_into_words
+from flotilla.llm.answer_text import AnswerTextAssembler
 from flotilla_cli.printing import escape_for_terminal, shorten_to_line
 from gateway.limits import check_json_complexity
 from gateway.paging import read_cursor, read_time_cursor
@@ -55,7 +55,7 @@ def recorded(text: str) -> object:
 
 
 def answered(text: str) -> str:
-    answer = AnswerText({"search"})
+    answer = AnswerTextAssembler({"search"})
     shown = "".join(answer.feed(text[at : at + 7]) for at in range(0, len(text), 7)) + answer.end()
     citations = CitationRenumberer(3)
     return citations.feed(shown) + citations.end()
@@ -65,8 +65,8 @@ def document(name: str) -> Callable[[str], object]:
     """Reads the text as the document `name`."""
 
     def read(text: str) -> object:
-        _, parsed = parse(Upload(uri=f"file:{name}", content=text.encode("utf-8", "replace")))
-        return split(parsed.blocks)
+        _, parsed = parse_document(UploadedDocument(uri=f"file:{name}", content=text.encode("utf-8", "replace")))
+        return split_into_passages(parsed.blocks)
 
     return read
 
@@ -87,7 +87,7 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a message": (to_storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
     "an answer": (answered, ["<think>", "</think>", "<tool_call>", "[1", "[1][", '{"name":', "`", "```\n", "\ud83d"]),
     "the sentences of an answer": (
-        lambda text: (statements_of(f"a{text}a"), clause_before(f"a{text}a")),
+        lambda text: (split_into_statements(f"a{text}a"), statement_before_citation(f"a{text}a")),
         [" ", "\t", ". ", "a. ", ".  ", "[1]", " [1", "\n"],
     ),
     "the console": (escape_invisible, ["\u202e", "\u200b", "\ufe0f", "\U000e0041"]),
@@ -101,7 +101,7 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
         ["[]", '\\"', '"', "1,", '"a":'],
     ),
     "a cursor": (lambda text: (refused(read_cursor, text, 2), refused(read_time_cursor, text)), ["A", "=", "_-"]),
-    "a question": (words_of, ["a_", "a.b-", "\u0301", "\u5bbf", "a\u00ad"]),
+    "a question": (split_into_words, ["a_", "a.b-", "\u0301", "\u5bbf", "a\u00ad"]),
     "a Markdown document": (
         document("a.md"),
         ["[", "# a\n", "*a_ ", "> ", "- a\n", "a_b.", "[a](", "<!--", "| a ", "1. "],

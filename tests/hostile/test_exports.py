@@ -12,7 +12,7 @@ import pytest
 
 from flotilla.audit.export_format import MAX_LINE_BYTES, Anchor, AnyLine, End, Event, Header, read_line, write_line
 from flotilla.audit.export_lines import NotAnExport, read_lines
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis, head_leaf, link
+from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link
 from flotilla.audit.verify_export import main, verify_export
 from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import encode_event
@@ -128,7 +128,7 @@ def nothing_signed_but_events(data: bytes) -> bytes:
     header = empty[0]
     assert isinstance(header, Header)
     body = encode_event(event_at(header.session, 1, "bob approves"))
-    digest = link(genesis(header.tenant, header.session), body).hex()
+    digest = link(genesis_hash(header.tenant, header.session), body).hex()
     event = Event(session=header.session, seq=1, hash=digest, body=body.decode())
     return written([header, event, End(events=1, witnesses=0, anchors=0)])
 
@@ -249,7 +249,7 @@ async def test_a_checkpoint_signed_with_another_key_is_bad(recorder: Recorder, t
     """The forger makes a history and signs it with a key of their own, under the trusted key's name, too."""
     create_key_pair(tmp_path / "forger.pem", tmp_path / "forger.pub")
     signer, body = load_signer(tmp_path / "forger.pem"), encode_event(event_at("plain", 1, "bob approves"))
-    digest = link(genesis(TENANT, "plain"), body)
+    digest = link(genesis_hash(TENANT, "plain"), body)
     root = head_leaf(TENANT, "plain", 1, digest).hex()
     statement = Statement(
         partition=0, number=1, previous=NO_CHECKPOINT, next_offset=1, heads=1, merkle_root=root, created_at="2026-01-31"
@@ -338,7 +338,7 @@ async def test_a_body_that_nests_too_deeply_is_not_an_event(recorder: Recorder) 
     header = parsed(await recorder.export("plain"))[0]
     assert isinstance(header, Header)
     body = b'{"data":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"tenant":"default"}'
-    event = Event(session="plain", seq=1, hash=link(genesis(TENANT, "plain"), body).hex(), body=body.decode())
+    event = Event(session="plain", seq=1, hash=link(genesis_hash(TENANT, "plain"), body).hex(), body=body.decode())
     verdict = verify_export([write_line(header), write_line(event)], recorder.keys())
     assert [problem.detail for problem in verdict.problems] == ["line 2: its bytes are not an event"]
 
@@ -378,7 +378,7 @@ def peak_of(header: Header, count: int, keys: PublicKeys) -> int:
 
 def long_export(header: Header, count: int) -> Iterator[bytes]:
     yield write_line(header)
-    chain = genesis(TENANT, "plain")
+    chain = genesis_hash(TENANT, "plain")
     for seq in range(1, count + 1):
         body = encode_event(event_at("plain", seq))
         chain = link(chain, body)

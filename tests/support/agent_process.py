@@ -10,8 +10,8 @@ from typing import Any
 
 from flotilla.agent import Agent, TaskContext
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import VoteRules
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.proofs import VoteCheckRules
+from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
@@ -63,9 +63,9 @@ async def main(what: dict[str, Any]) -> None:
             agent,
             pool=pool,
             redis=redis,
-            tools=ToolBox({}),
+            tools=AgentToolBox({}),
             keys=keys,
-            vote_rules=VoteRules(read_policy("builtin:local")),
+            vote_rules=VoteCheckRules(read_policy("builtin:local")),
         )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=200)
         letters = PostgresDeadLetters(pool)

@@ -10,8 +10,8 @@ from typing import Any
 
 from flotilla.agent import Agent
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import VoteRules
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.proofs import VoteCheckRules
+from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
@@ -28,7 +28,7 @@ from tests.support.policies import UNSIGNED
 from tests.support.postgres import agent_dsn
 from tests.support.tickets import KEYS, SIGNER
 
-TRUSTING = VoteRules(read_policy(UNSIGNED))
+TRUSTING = VoteCheckRules(read_policy(UNSIGNED))
 """Asks for no signatures."""
 TENANT = "default"
 SESSION = "s1"
@@ -136,7 +136,7 @@ async def running(
             agent,
             pool=own_pool,
             redis=redis,
-            tools=ToolBox(agent.tools),
+            tools=AgentToolBox(agent.tools),
             model=model,
             money=options.pop("money", None),
             keys=KEYS,

@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from flotilla.bus import Redis
-from flotilla.llm import request_hash
-from flotilla.llm.chat_request import chat_request
+from flotilla.llm import hash_request
+from flotilla.llm.chat_request import parse_chat_request
 from flotilla.postgres import Pool
 from tests.support.agents import open_session, publish, replies, rows, session_events, task
 from tests.support.consumers import Process, start
@@ -251,7 +251,7 @@ async def _verify_answers(running: Fleet) -> int:
 
 def hash_of(body: dict[str, Any]) -> bytes:
     """Under what the answer to a request of the model's log is stored."""
-    return request_hash(MODEL, chat_request({name: value for name, value in body.items() if name != "at"}))
+    return hash_request(MODEL, parse_chat_request({name: value for name, value in body.items() if name != "at"}))
 
 
 def _verify_effects(running: Fleet) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from audit_consumer.checkpoints import publish_checkpoints
-from flotilla.audit.chain import Problem
+from flotilla.audit.chain import ChainProblem
 from flotilla.audit.export import export_session
 from flotilla.audit.proof import link
 from flotilla.audit.verify import Verdict, Verifier
@@ -61,7 +61,7 @@ class Ground:
         """Kind and seq of the one problem."""
         verdict = await self.verify(session_id, with_kafka=with_kafka)
         assert not verdict.ok
-        problems: list[Problem] = verdict.problems
+        problems: list[ChainProblem] = verdict.problems
         assert len({(problem.kind, problem.seq) for problem in problems}) == 1, problems
         return problems[0].kind, problems[0].seq
 

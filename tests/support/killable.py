@@ -11,8 +11,8 @@ import flotilla.llm.stored_calls
 import flotilla.postgres.claims
 from flotilla.agent import Agent
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import VoteRules
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.proofs import VoteCheckRules
+from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
@@ -32,10 +32,10 @@ async def work(agent: Agent, model: LanguageModel, pool: Pool, what: dict[str, A
             agent,
             pool=pool,
             redis=redis,
-            tools=ToolBox(agent.tools),
+            tools=AgentToolBox(agent.tools),
             model=model,
             keys=load_public_keys(Path(what["keys"])),
-            vote_rules=VoteRules(read_policy(what.get("policy", "builtin:local"))),
+            vote_rules=VoteCheckRules(read_policy(what.get("policy", "builtin:local"))),
         )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
         letters = PostgresDeadLetters(pool)

@@ -9,19 +9,19 @@ import hashlib
 import sys
 from collections.abc import Sequence
 
-from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.postgres import open_pool
 
 TENANT = "acme"
 
 
-def document(number: int, generation: int) -> Upload:
+def document(number: int, generation: int) -> UploadedDocument:
     """A document of several passages, other ones in each generation."""
     parts = "\n\n".join(
         f"## Part {part}\n\nPier {number} rope {part} year {generation}." for part in range(1 + number % 5)
     )
-    return Upload(uri=f"{number}.md", content=f"# Pier {number}\n\n{parts}".encode())
+    return UploadedDocument(uri=f"{number}.md", content=f"# Pier {number}\n\n{parts}".encode())
 
 
 class Hashed:
@@ -46,7 +46,7 @@ async def _load(dsn: str, first: int, count: int, generation: int) -> None:
 
 async def _embed(dsn: str, model: str) -> None:
     async with open_pool(dsn, application="embedder") as pool:
-        await Embedding(pool, Hashed(model)).embed(asyncio.Event())
+        await PassageEmbedding(pool, Hashed(model)).embed_new_passages(asyncio.Event())
 
 
 def main() -> None:

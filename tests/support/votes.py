@@ -211,4 +211,4 @@ async def note_signers(connection: Connection, tenant_id: str, change: str, *vot
     changes: list[tuple[str, JsonObject]] = [
         (change, {"subject": voter.subject, "fingerprint": voter.fingerprint}) for voter in voters
     ]
-    await admin_log.record(connection, tenant_id, "/gateway", *changes)
+    await admin_log.record_admin_changes(connection, tenant_id, "/gateway", *changes)

@@ -23,7 +23,7 @@ from tests.support.policies import UNSIGNED
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import load_action_handlers
-from workflow_worker.delegates import DelegateAgents
+from workflow_worker.delegates import Delegates
 from workflow_worker.installed_workflows import load_installed_workflows
 from workflow_worker.main import WorkerDependencies, work
 from workflow_worker.settings import Settings
@@ -108,7 +108,7 @@ async def running_worker(
             ReloadingPolicyFile(settings.approval_policy),
             load_action_handlers(),
             SIGNER,
-            DelegateAgents(own_pool),
+            Delegates(own_pool),
             read_vote_roots(settings.vote_roots),
             load_installed_workflows(),
         )

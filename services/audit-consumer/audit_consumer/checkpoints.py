@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from audit_consumer.log_tree import TakenHead, append_lost, entries_between, load_tree, store_tiles, take_heads
 from flotilla.audit.notes import TreeHead, sign_head
-from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, digest_of, head_leaf, merkle_root
+from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, combined_digest, head_leaf, merkle_root
 from flotilla.audit.tree import Tree
 from flotilla.config.signing import Signer
 from flotilla.contracts.checkpoints import CheckpointRecord
@@ -116,7 +116,7 @@ async def make_checkpoint(
             last_record=(standing["last_record"] or b"").hex(),
             rewinds=len(rewinds),
             abandoned=len(abandoned),
-            abandoned_digest=digest_of(record.statement for record in abandoned) if abandoned else "",
+            abandoned_digest=combined_digest(record.statement for record in abandoned) if abandoned else "",
         )
         grown = await _grow(connection, partition, heads, abandoned)
         note = sign_head(TreeHead(log_origin(origin, partition), grown.tree.size, grown.tree.root()), signer)

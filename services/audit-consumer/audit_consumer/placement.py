@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from uuid import UUID
 
 from audit_consumer.records import EventCandidate
-from flotilla.audit.proof import genesis, link
+from flotilla.audit.proof import genesis_hash, link
 
 ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "forbidden", "waiting"]
 
@@ -152,7 +152,7 @@ class EventPlacer:
     def _append(self, candidate: EventCandidate) -> None:
         if self._head is None:
             at_seq = candidate.seq - 1 if candidate.parent_session_id else 0
-            start = genesis(candidate.tenant_id, candidate.session_id, candidate.parent_session_id, at_seq)
+            start = genesis_hash(candidate.tenant_id, candidate.session_id, candidate.parent_session_id, at_seq)
             self._head = Head(
                 candidate.seq,
                 link(start, candidate.body),

@@ -14,7 +14,7 @@ from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.names import is_valid_id, session_key
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ToolResult, session_event_type
-from flotilla.eventstore.upcasters import is_known
+from flotilla.eventstore.upcasters import is_known_event_type
 from flotilla.telemetry.traces import TRACEPARENT
 
 _STATE_CHANGE = session_event_type("state_change")
@@ -130,7 +130,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
         record.partition,
         record.offset,
         body,
-        is_known(envelope.type),
+        is_known_event_type(envelope.type),
         _traceparent(record.headers) or envelope.traceparent,
     )
     candidate.forbidden = write_violation_of_data(envelope.source, envelope.type, envelope.data, envelope.subject)

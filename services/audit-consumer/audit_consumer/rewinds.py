@@ -8,7 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from audit_consumer.projection_rows import SessionKey
-from flotilla.audit.proof import genesis
+from flotilla.audit.proof import genesis_hash
 from flotilla.postgres import Connection
 
 _ADD_REWIND = """
@@ -36,7 +36,7 @@ def chain_hash_before(session: SessionKey, head: asyncpg.Record, from_seq: int, 
     """The chain's hash in front of `from_seq`: that of the event before, else where the chain begins."""
     if from_seq > head["first_seq"] and before is not None:
         return before
-    return genesis(*session, head["parent_session_id"], head["first_seq"] - 1)
+    return genesis_hash(*session, head["parent_session_id"], head["first_seq"] - 1)
 
 
 async def add_rewind(

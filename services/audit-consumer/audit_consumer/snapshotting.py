@@ -10,7 +10,7 @@ import asyncpg
 from audit_consumer.projection_rows import SessionKey
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.encryption import holds_sealed
-from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, snapshot_of
+from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, Snapshot, make_snapshot
 from flotilla.postgres import Connection, Pool
 
 # The holder of this row moves the session's snapshots on.
@@ -43,7 +43,7 @@ async def _write_next(pool: Pool, key: SessionKey) -> bool:
         rows = await connection.fetch(_EVENTS, *key, head["snapshot_seq"], upto)
         for stretch in _stretches(rows):
             if not any(holds_sealed(event.data) for event in stretch):
-                await _add(connection, key, snapshot_of(stretch))
+                await _add(connection, key, make_snapshot(stretch))
         await connection.execute(_MOVE, *key, upto)
     return True
 

@@ -15,8 +15,8 @@ from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.kafka.session_log import open_kafka_log
-from flotilla.knowledge import knowledge_base
-from flotilla.knowledge.redis_vectors import open_vectors
+from flotilla.knowledge import create_knowledge_base
+from flotilla.knowledge.redis_vectors import open_vector_store
 from flotilla.postgres import ITSELF, Pool, acting_as, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
@@ -85,7 +85,7 @@ async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[i
             Job(name="announcements", work=announcements.run),
             Job(name="retention", work=RetentionJob(pool).run),
             Job(name="policy", work=services.policies.reload_until_stopped),
-            Job(name="knowledge", work=services.knowledge.maintain),
+            Job(name="knowledge", work=services.knowledge.maintain_index),
             Job(
                 name="sampler",
                 work=FleetSampler(services.pool, services.redis, services.kafka_log, services.samples).run,
@@ -111,10 +111,10 @@ async def _services(
         redis=redis,
         temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
-        knowledge=knowledge_base(
+        knowledge=create_knowledge_base(
             pool,
             settings,
-            await stack.enter_async_context(open_vectors(settings, connect_redis)),
+            await stack.enter_async_context(open_vector_store(settings, connect_redis)),
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
         run_confined=(await stack.enter_async_context(_checkers())).run,

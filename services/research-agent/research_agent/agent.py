@@ -1,7 +1,7 @@
 """The research agent: passages for a query."""
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.answers.followups import carried_over
+from flotilla.answers.followups import searchable_question
 from flotilla.contracts.session_events import StateChange
 from flotilla.contracts.tasks import RESEARCH_COMPLETED, ResearchResult, ResearchTask
 from flotilla.knowledge import SEARCH_TOOL
@@ -12,7 +12,7 @@ agent = Agent("research", version="1", announces=RESEARCH_COMPLETED)
 @agent.task
 async def research(ctx: TaskContext, task: ResearchTask) -> ResearchResult:
     """The passages that answer the query best; none where no word of it occurs in the documents."""
-    searched_for = carried_over(task.query, task.history)
+    searched_for = searchable_question(task.query, task.history)
     if searched_for != task.query:
         details = {"asked": task.query, "searched_for": searched_for}
         ctx.record("state_change", StateChange(change="question_rewritten", details=details))

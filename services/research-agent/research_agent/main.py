@@ -4,8 +4,8 @@ from contextlib import AsyncExitStack
 
 from flotilla.agent import run_agent
 from flotilla.bus import connect_redis
-from flotilla.knowledge import SEARCH_TOOL, knowledge_base, search_tool
-from flotilla.knowledge.redis_vectors import open_vectors
+from flotilla.knowledge import SEARCH_TOOL, create_knowledge_base, search_tool
+from flotilla.knowledge.redis_vectors import open_vector_store
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from research_agent.agent import agent
@@ -18,8 +18,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Open the knowledge base and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        vectors = await stack.enter_async_context(open_vectors(settings, connect_redis))
-        search = search_tool(knowledge_base(pool, settings, vectors))
+        vectors = await stack.enter_async_context(open_vector_store(settings, connect_redis))
+        search = search_tool(create_knowledge_base(pool, settings, vectors))
         await run_agent(agent, settings, runtime, tools={SEARCH_TOOL: search}, pool=pool)
 
 

@@ -14,7 +14,7 @@ from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name, user_
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
-from flotilla.eventstore.sessions import TENANTS, SessionAccess, access_of, ensure_session, get_session
+from flotilla.eventstore.sessions import TENANTS, SessionAccess, ensure_session, get_session, load_access
 from flotilla.outbox import append
 from flotilla.postgres import Connection
 from flotilla.postgres.open_work import count_open_work
@@ -103,7 +103,7 @@ async def _of_parent(connection: Connection, request: RAGRequest | WorkflowReque
     row = await connection.fetchrow(_PARENT, request.tenant_id, parent_run_id)
     if row is None or row["user_id"] != request.user_id or row["status"] not in ACTIVE_RUN_STATUSES:
         raise run_closed_error(parent_run_id, row["status"] if row else "unknown")
-    access = await access_of(connection, request.tenant_id, row["session_id"])
+    access = await load_access(connection, request.tenant_id, row["session_id"])
     # Who writes to a session of somebody else's does not reach the owner's other sessions that way.
     for who, name in (("its session's owner", access.owner), ("who started it", _name_of(row, access.owner))):
         names = [name] if name else []

@@ -23,7 +23,7 @@ async def load_agent_time_limits(connection: Connection) -> dict[str, float]:
     return {row["name"]: row["timeout_s"] for row in await connection.fetch(_LIMITS, LONGEST_S)}
 
 
-class DelegateAgents:
+class Delegates:
     """The agents that are registered or were delegated to."""
 
     def __init__(self, pool: Pool) -> None:

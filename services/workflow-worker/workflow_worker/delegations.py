@@ -30,8 +30,8 @@ from flotilla.contracts.tasks import (
 )
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import current_traceparent
-from workflow_worker.delegates import DelegateAgents
-from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.delegates import Delegates
+from workflow_worker.recent_hops import RecentHops
 
 SOURCE = "/workflow-worker"
 SECRET_BYTES = 32
@@ -287,7 +287,7 @@ async def close_hop(connection: Connection, tenant_id: str, task_id: str, attemp
 class TaskPublisher:
     """Puts opened hops on their agents' streams."""
 
-    def __init__(self, pool: Pool, redis: Redis, delegates: DelegateAgents, recent: RecentHopCache) -> None:
+    def __init__(self, pool: Pool, redis: Redis, delegates: Delegates, recent: RecentHops) -> None:
         self._pool = pool
         self._redis = redis
         self._delegates = delegates

@@ -13,7 +13,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import QUESTION
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime.stopping import sleep_or_stop
-from flotilla.workflows.declaration import Declared, declared_in
+from flotilla.workflows.declaration import DeclaredWorkflow, declaration_of
 from workflow_worker.workflows.supervise import SuperviseWorkflow
 
 GROUP = "flotilla.workflows"
@@ -37,15 +37,15 @@ WHERE w.last_seen < now() - interval '1 hour' AND EXISTS (
 log = structlog.get_logger(__name__)
 
 
-def load_installed_workflows() -> list[Declared]:
+def load_installed_workflows() -> list[DeclaredWorkflow]:
     """`supervise`, and the workflows of installed packages: entry points in group `flotilla.workflows`.
 
     Raises:
         ConfigurationError: one can't be imported, is not declared, lacks a schema, or has the name of another.
     """
-    found = {declared.name: declared for declared in map(declared_in, BUILT_IN) if declared is not None}
+    found = {declared.name: declared for declared in map(declaration_of, BUILT_IN) if declared is not None}
     for entry, cls in _loaded().items():
-        declared = declared_in(cls)
+        declared = declaration_of(cls)
         if declared is None:
             raise ConfigurationError(f"entry point {entry} in {GROUP} must name a class with @flotilla_workflow")
         if declared.name in found or declared.name == QUESTION:
@@ -67,7 +67,7 @@ def _loaded() -> dict[str, object]:
 class WorkflowPublisher:
     """What this worker has installed, in `flotilla_ops.workflows`."""
 
-    def __init__(self, pool: Pool, workflows: Sequence[Declared], task_queue: str, instance: str) -> None:
+    def __init__(self, pool: Pool, workflows: Sequence[DeclaredWorkflow], task_queue: str, instance: str) -> None:
         self._pool = pool
         self._rows = [_row(declared, task_queue, instance) for declared in workflows]
 
@@ -84,7 +84,7 @@ class WorkflowPublisher:
             await sleep_or_stop(stop, HEARTBEAT_S)
 
 
-def _row(declared: Declared, task_queue: str, instance: str) -> tuple[str, ...]:
+def _row(declared: DeclaredWorkflow, task_queue: str, instance: str) -> tuple[str, ...]:
     taken, returned = declared.schemas()
     about = inspect.getdoc(declared.workflow) or ""
     return (

@@ -25,12 +25,12 @@ from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_vote_roots
-from flotilla.workflows.declaration import Declared
+from flotilla.workflows.declaration import DeclaredWorkflow
 from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
 from workflow_worker.activities import webhooks
 from workflow_worker.activities.actions import ActionActivities
 from workflow_worker.activities.approvals import ApprovalActivities
-from workflow_worker.activities.delegation import DelegationActivities
+from workflow_worker.activities.delegation import Delegation
 from workflow_worker.activities.gated_calls import GatedCallActivities
 from workflow_worker.activities.orders import OrderActivities
 from workflow_worker.activities.pipelines import PipelineActivities
@@ -40,14 +40,14 @@ from workflow_worker.activities.supervision import SupervisionActivities
 from workflow_worker.activities.webhooks import WebhookActivities
 from workflow_worker.activities.workflow_runs import WorkflowRunActivities
 from workflow_worker.bridge import ReplyBridge
-from workflow_worker.delegates import DelegateAgents
+from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import load_known_agents, reconciled_kinds, report_gauges
 from workflow_worker.installed_workflows import WorkflowPublisher, load_installed_workflows
 from workflow_worker.leader import LeaderElection, repeating_duty
 from workflow_worker.notices import NoticeDelivery, NoticeReceivers
 from workflow_worker.queue_duty import RunQueueDuty
-from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.recent_hops import RecentHops
 from workflow_worker.reconciler import WorkflowReconciler
 from workflow_worker.redrives import RedriveHandler
 from workflow_worker.reply_streams import ReplyStreamConsumers
@@ -92,7 +92,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         if await runtime.wait_until_ready():
             signer = load_signer(settings.ticket_key_file)
             deps = WorkerDependencies(
-                pool, redis, temporal.client, policy, registry, signer, DelegateAgents(pool), roots, workflows
+                pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
             )
             await work(settings, runtime, deps)
 
@@ -107,12 +107,12 @@ class WorkerDependencies:
     policy: ReloadingPolicyFile
     registry: ActionHandlerRegistry
     signer: Signer
-    delegates: DelegateAgents
+    delegates: Delegates
     roots: VoteRoots = field(default_factory=VoteRoots)
     """Whose approval of a voter's key counts."""
-    workflows: Sequence[Declared] = ()
+    workflows: Sequence[DeclaredWorkflow] = ()
     """Those of installed packages, beside the built-in ones."""
-    recent: RecentHopCache = field(default_factory=RecentHopCache)
+    recent: RecentHops = field(default_factory=RecentHops)
 
 
 async def work(settings: Settings, runtime: Runtime, deps: WorkerDependencies) -> None:
@@ -147,7 +147,7 @@ class WorkerActivities:
             settings.approval_webhook_urls, decode_webhook_secret(secret.get_secret_value()) if secret else b""
         )
         publisher = TaskPublisher(deps.pool, deps.redis, deps.delegates, deps.recent)
-        self.delegation = DelegationActivities(
+        self.delegation = Delegation(
             deps.pool, deps.redis, publisher, deps.signer, KnownAgents(deps.pool, deps.redis, settings.agents)
         )
         self.runs = RunActivities(deps.pool, LiveRunWriter(deps.redis), settings)

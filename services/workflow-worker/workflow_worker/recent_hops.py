@@ -10,7 +10,7 @@ MOST_BYTES = 32_768
 """Of one task as it was published: together they take 16 MB. Decoded, JSON may take 30 times as much."""
 
 
-class RecentHopCache:
+class RecentHops:
     """Remembers published tasks that others follow in a slip. What is forgotten is looked up in the database."""
 
     def __init__(self) -> None:

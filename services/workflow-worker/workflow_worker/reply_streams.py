@@ -9,7 +9,7 @@ from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
 from flotilla.runtime.stopping import wait_for_any_event
 from flotilla.runtime.supervision import Job, JobSupervisor
-from workflow_worker.delegates import DelegateAgents
+from workflow_worker.delegates import Delegates
 
 LOOK_EVERY_S = 2.0
 STUCK_AFTER_S = 60.0
@@ -21,7 +21,7 @@ class ReplyStreamConsumers:
 
     def __init__(
         self,
-        delegates: DelegateAgents,
+        delegates: Delegates,
         others: Mapping[str, Consumer],
         consumer_of: Callable[[str], Consumer],
         supervisor: JobSupervisor,

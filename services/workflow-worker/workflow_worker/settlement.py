@@ -41,7 +41,7 @@ from workflow_worker.delegations import (
     open_hop,
 )
 from workflow_worker.foreign_replies import store_reply
-from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.recent_hops import RecentHops
 
 ROW_MAY_BE_LOST_S = 60.0
 """How long a reply waits for its task's row: `delegate` opens a lost one again after 20 s of silence (SILENCE_TIMEOUT),
@@ -139,7 +139,7 @@ class SettledReply:
 class ReplySettlement:
     """Decides about replies."""
 
-    def __init__(self, pool: Pool, signer: Signer, recent: RecentHopCache) -> None:
+    def __init__(self, pool: Pool, signer: Signer, recent: RecentHops) -> None:
         self.pool = pool
         self._signer = signer
         self._recent = recent

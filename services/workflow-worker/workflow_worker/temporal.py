@@ -25,7 +25,7 @@ from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
 from flotilla.postgres import UNSTORABLE
 from flotilla.temporal import check_temporal, temporal_connection_options
-from flotilla.workflows.sandbox import sandbox
+from flotilla.workflows.sandbox import workflow_runner
 from workflow_worker.settings import Settings
 
 STICKY_TIMEOUT = timedelta(seconds=1)
@@ -87,7 +87,7 @@ def create_sdk_runtime(host: str, port: int) -> SdkRuntime:
 
 def workflow_sandbox() -> SandboxedWorkflowRunner:
     """Workflows run in the sandbox; contracts and activity signatures are shared, not loaded again for each."""
-    return sandbox("workflow_worker.activities")
+    return workflow_runner("workflow_worker.activities")
 
 
 class PermanentErrorInterceptor(Interceptor):

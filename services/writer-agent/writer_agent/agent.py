@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from flotilla.agent import Agent, TaskContext
 from flotilla.answers.calibration import Calibration
 from flotilla.answers.features import features_of_answer, features_of_search
-from flotilla.answers.support import Overlap
-from flotilla.answers.words import Terms, terms_for
+from flotilla.answers.support import OverlapChecker
+from flotilla.answers.words import Terms, analysis_for_passages
 from flotilla.contracts.session_events import Source, StateChange
 from flotilla.contracts.tasks import DRAFT_COMPLETED, Passage, Turn, WriteResult, WriteTask
-from flotilla.llm import NOTHING_FOUND, best_quote
+from flotilla.llm import NOTHING_FOUND, best_sentence
 from writer_agent.checking import check_statements, judge_statements, supported_share
 from writer_agent.confidence import confidence_of_answer
 from writer_agent.prompt import build_prompt
@@ -26,7 +26,7 @@ class AnswerWriting:
     tools: tuple[str, ...]
     budget: AnswerBudget
     history_turns: int
-    overlap: Overlap = field(default_factory=Overlap)
+    overlap: OverlapChecker = field(default_factory=OverlapChecker)
     has_judge: bool = False
     """Whether the model checks its sentences in a second call."""
     calibration: Calibration | None = None
@@ -47,7 +47,7 @@ def create_writer_agent(writing: AnswerWriting) -> Agent:
             return await _decline(ctx, task, NO_PASSAGES, {})
         found = features_of_search(task.searched_for or task.query, task.passages, writing.language)
         if writing.abstains and writing.calibration and writing.calibration.abstains(found):
-            chance = writing.calibration.answerable(found) or 0.0
+            chance = writing.calibration.answerable_probability(found) or 0.0
             ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
             return await _decline(ctx, task, NOTHING_FOUND, found)
         history = await _history(ctx, task, writing.history_turns)
@@ -96,7 +96,7 @@ async def _result(
     if writing.has_judge and statements:
         statements = await judge_statements(ctx, answer, statements, cited)
     features = found | features_of_answer(written.completion, statements)
-    terms = terms_for(cited, writing.language)
+    terms = analysis_for_passages(cited, writing.language)
     sources = [_quoting(passage, answer, terms) for passage in cited]
     confidence = confidence_of_answer(
         written.completion, sources, features, supported_share(statements), writing.calibration
@@ -122,4 +122,4 @@ def _rewritten(task: WriteTask) -> str:
 
 
 def _quoting(passage: Passage, answer: str, terms: Terms) -> Source:
-    return replace(passage.source, quote=best_quote(passage.text, answer, terms))
+    return replace(passage.source, quote=best_sentence(passage.text, answer, terms))

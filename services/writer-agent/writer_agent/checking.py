@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from flotilla.agent import TaskContext
-from flotilla.answers.sentences import Sentence, statements_of
-from flotilla.answers.support import Overlap
+from flotilla.answers.sentences import AnswerSentence, split_into_statements
+from flotilla.answers.support import OverlapChecker
 from flotilla.contracts.tasks import Passage, Statement
 from flotilla.llm import ChatMessage, CompletionRequest
 from writer_agent.prompt import quote_passages
@@ -21,14 +21,14 @@ You check statements against passages. Each statement names the passages that ar
 """
 
 
-async def check_statements(answer: str, cited: Sequence[Passage], overlap: Overlap) -> list[Statement]:
+async def check_statements(answer: str, cited: Sequence[Passage], overlap: OverlapChecker) -> list[Statement]:
     """Return the statements of `answer`; `cited` are its sources, in the order of their numbers."""
-    return [await _checked(sentence, cited, overlap) for sentence in statements_of(answer)]
+    return [await _checked(sentence, cited, overlap) for sentence in split_into_statements(answer)]
 
 
-async def _checked(sentence: Sentence, cited: Sequence[Passage], overlap: Overlap) -> Statement:
+async def _checked(sentence: AnswerSentence, cited: Sequence[Passage], overlap: OverlapChecker) -> Statement:
     numbers = [number for number in sentence.cited if number <= len(cited)]
-    verdict = await overlap.verdict(sentence.text, [cited[number - 1] for number in numbers])
+    verdict = await overlap.check_support(sentence.text, [cited[number - 1] for number in numbers])
     return Statement(
         start=sentence.start,
         end=sentence.end,

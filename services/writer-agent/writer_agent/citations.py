@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from flotilla.answers.sentences import clause_before
+from flotilla.answers.sentences import statement_before_citation
 
 # With the blank before it, which goes with a citation that is dropped.
 _WHOLE = re.compile(r"( ?)\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]")
@@ -94,7 +94,7 @@ class CitationRenumberer:
         self._checks_left -= 1
         before = f"{self._recent}{''.join(given)}"[-_REMEMBERED:]
         numbers = self._known(citation)
-        self.undecided = UndecidedCitation(clause_before(before), tuple(numbers)) if numbers else None
+        self.undecided = UndecidedCitation(statement_before_citation(before), tuple(numbers)) if numbers else None
         return self.undecided is not None
 
     def _known(self, citation: re.Match[str]) -> list[int]:

@@ -5,14 +5,14 @@ from functools import partial
 
 from flotilla.agent import ToolFunction, run_agent
 from flotilla.answers.calibration import read_calibrations
-from flotilla.answers.support import Overlap
-from flotilla.answers.words import terms_for
+from flotilla.answers.support import OverlapChecker
+from flotilla.answers.words import analysis_for_passages
 from flotilla.bus import connect_redis
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, knowledge_base, search_tool
+from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, create_knowledge_base, search_tool
 from flotilla.knowledge.embedders import create_embedder
-from flotilla.knowledge.redis_vectors import open_vectors
-from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, money_of
+from flotilla.knowledge.redis_vectors import open_vector_store
+from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, create_money_budget
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import AnswerWriting, create_writer_agent
@@ -26,11 +26,11 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Open the model and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        model = create_model(settings, partial(terms_for, default_language=settings.knowledge_language))
+        model = create_model(settings, partial(analysis_for_passages, default_language=settings.knowledge_language))
         stack.push_async_callback(model.close)
-        vectors = await stack.enter_async_context(open_vectors(settings, connect_redis))
-        tools = _tools(knowledge_base(pool, settings, vectors), settings.writer_tools)
-        limits, money = TokenLimits.of(settings), money_of(settings)
+        vectors = await stack.enter_async_context(open_vector_store(settings, connect_redis))
+        tools = _tools(create_knowledge_base(pool, settings, vectors), settings.writer_tools)
+        limits, money = TokenLimits.of(settings), create_money_budget(settings)
         agent = create_writer_agent(_writing(settings, model))
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money, pool=pool)
 
@@ -57,7 +57,7 @@ def _writing(settings: Settings, model: LanguageModel) -> AnswerWriting:
         tools=settings.writer_tools,
         budget=budget,
         history_turns=settings.writer_history_turns,
-        overlap=Overlap(create_embedder(settings), language=settings.knowledge_language),
+        overlap=OverlapChecker(create_embedder(settings), language=settings.knowledge_language),
         has_judge=settings.writer_support == "model",
         calibration=read_calibrations(settings.calibration_file).of(model.name),
         abstains=settings.writer_abstain,

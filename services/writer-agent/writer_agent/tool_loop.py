@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from flotilla.agent import TaskContext
-from flotilla.answers.support import Overlap
+from flotilla.answers.support import OverlapChecker
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Forbidden, Invalid, Refused
 from flotilla.contracts.json_types import JsonObject
@@ -59,7 +59,7 @@ class ToolCallLoop:
     messages: list[ChatMessage]
     tools: Sequence[str]
     budget: AnswerBudget
-    overlap: Overlap
+    overlap: OverlapChecker
     usage: TokenUsage = field(default_factory=TokenUsage)
     dropped: list[DroppedCitation] = field(default_factory=list)
 
@@ -125,7 +125,7 @@ class ToolCallLoop:
         refused = [
             number
             for number in citation.numbers
-            if await self.overlap.says_nothing_of(citation.statement, self.passages[number - 1])
+            if await self.overlap.is_unrelated(citation.statement, self.passages[number - 1])
         ]
         self.dropped += [
             DroppedCitation(statement=citation.statement, source=self.passages[number - 1].source) for number in refused

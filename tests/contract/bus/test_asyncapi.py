@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from flotilla.agent import Agent, replies
-from flotilla.agent.effects import Answer
+from flotilla.agent.effects import StoredAnswer
 from flotilla.bus import AgentEventBus, LiveRunWriter, Redis, connect_redis
 from flotilla.bus.asyncapi import asyncapi_document
 from flotilla.bus.dead_letters import StreamDeadLetters, UnhandledEntry
@@ -132,14 +132,17 @@ def test_task_is_what_the_document_says() -> None:
 
 @pytest.mark.parametrize("agent", [RESEARCH, WRITE])
 def test_answers_of_agents_are_what_the_document_says(agent: Agent) -> None:
-    done = Answer(status="done", attempt=1, result={"text": "x"})
-    failed = Answer(status="failed", attempt=1, failure=Failure(type="ValueError", message="no", retryable=False))
-    big = Answer(status="done", attempt=1, result={"text": "x" * 20_000})
+    done = StoredAnswer(status="done", attempt=1, result={"text": "x"})
+    failed = StoredAnswer(status="failed", attempt=1, failure=Failure(type="ValueError", message="no", retryable=False))
+    big = StoredAnswer(status="done", attempt=1, result={"text": "x" * 20_000})
     for answer in (done, failed, big):
-        for stream, event in replies.answers(agent, TASK, answer):
+        for stream, event in replies.reply_events(agent, TASK, answer):
             assert stream == names.reply_stream(agent.name)
             assert carried("flotilla.replies.{agent}", json.loads(encode_event(event))) == 1
-    assert carried("flotilla.replies.{agent}", json.loads(encode_event(replies.progress(agent, TASK, "half")[1]))) == 1
+    assert (
+        carried("flotilla.replies.{agent}", json.loads(encode_event(replies.progress_reply(agent, TASK, "half")[1])))
+        == 1
+    )
 
 
 async def test_dead_letter_is_what_the_document_says() -> None:

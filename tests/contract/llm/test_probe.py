@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from flotilla.config import LlmSettings
 from flotilla.llm import create_model
-from flotilla.llm.probe import Probed, probe, settings_for
+from flotilla.llm.probe import ProbeResult, probe_endpoint, suggest_settings
 from flotilla.runtime.health import http_server
 from tests.contract.llm.test_dialects import FULL
 from tests.support.scripted_endpoint import call, chunk, events, finished
@@ -66,15 +66,15 @@ def settings(url: str, **variables: str) -> LlmSettings:
     return LlmSettings.model_validate({"OPENAI_BASE_URL": url, "llm_model": "m", **variables})
 
 
-async def found_at(url: str) -> list[Probed]:
-    return [one async for one in probe(settings(url))]
+async def found_at(url: str) -> list[ProbeResult]:
+    return [one async for one in probe_endpoint(settings(url))]
 
 
 async def test_the_default_settings_fit_an_endpoint_that_knows_everything() -> None:
     async with picky_endpoint(()) as url:
         found = await found_at(url)
     assert [one.name for one in found if not one.works] == []
-    assert settings_for(found) == {}
+    assert suggest_settings(found) == {}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def test_the_default_settings_fit_an_endpoint_that_knows_everything() -> N
 )
 async def test_with_the_settings_that_it_finds_an_endpoint_answers(refused: set[str]) -> None:
     async with picky_endpoint(refused) as url:
-        variables = settings_for(await found_at(url))
+        variables = suggest_settings(await found_at(url))
         fitting = {name.removeprefix("FLOTILLA_").lower(): value for name, value in variables.items()}
         model = create_model(settings(url, **fitting))
         completion = await model.complete(FULL)
@@ -109,7 +109,7 @@ async def test_with_the_settings_that_it_finds_an_endpoint_answers(refused: set[
 async def test_an_endpoint_that_is_away_is_asked_nothing_more() -> None:
     found = await found_at("http://127.0.0.1:9/v1")
     assert [(one.works, one.known) for one in found] == [(False, False)]
-    assert settings_for(found) == {}
+    assert suggest_settings(found) == {}
 
 
 async def doctor(url: str, *arguments: str) -> tuple[int, str, str]:

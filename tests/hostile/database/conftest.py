@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.agents import delegate, task
 from tests.support.postgres import Database
@@ -18,7 +18,7 @@ async def fleet(pool: Pool, database: Database) -> Database:
     for tenant in (TENANT, VICTIM):
         async with tenant_transaction(pool, tenant) as connection:
             await connection.execute(_ROWS.replace("TENANT", tenant))
-        await KnowledgeBase(pool).add(tenant, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
+        await KnowledgeBase(pool).add(tenant, UploadedDocument(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
         await delegate(
             pool,
             task(tenant_id=tenant, secret=HELD.secret if tenant == TENANT else "another"),

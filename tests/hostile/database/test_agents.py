@@ -13,11 +13,11 @@ from flotilla.contracts.ids import utc_now
 from flotilla.contracts.names import token_budget_name
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import (
-    CallKey,
     ChatMessage,
     Completion,
     CompletionRequest,
-    StoredCalls,
+    StoredCallKey,
+    StoredModelCalls,
     TokenBudgetSpent,
     TokenLimits,
 )
@@ -281,8 +281,8 @@ async def test_of_many_calls_at_once_a_person_pays_for_no_more_than_their_day_ha
     request = CompletionRequest(messages=(ChatMessage(role="user", content="x" * 60),), max_tokens=80)
     usage = TokenUsage(input_tokens=99, output_tokens=1)
     model = FakeModel(*[Completion(text="a", model="fake", usage=usage)] * 50)
-    calls = StoredCalls(agent, model, TokenLimits(per_person_day=350, per_service_day=10_000))
-    key = CallKey(tenant_id=TENANT, task_id="t1", call_index=0, session_id="s1", agent="adder", run_id="r1")
+    calls = StoredModelCalls(agent, model, TokenLimits(per_person_day=350, per_service_day=10_000))
+    key = StoredCallKey(tenant_id=TENANT, task_id="t1", call_index=0, session_id="s1", agent="adder", run_id="r1")
     with acting_for_task(HELD):
         made = await asyncio.gather(
             *(calls.complete(replace(key, call_index=number), request) for number in range(50)), return_exceptions=True

@@ -10,8 +10,8 @@ import pytest
 from flotilla.agent import Agent, TaskContext
 from flotilla.bus import Redis
 from flotilla.contracts.tasks import TokenUsage
-from flotilla.llm import ChatMessage, Completion, CompletionRequest, Money, MoneyLimits
-from flotilla.llm.prices import Price, PriceTable
+from flotilla.llm import ChatMessage, Completion, CompletionRequest, MoneyBudget, MoneyLimits
+from flotilla.llm.prices import PriceTable, TokenPrice
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.testing import FakeModel
 from tests.support.adder import Add, Sum, asked
@@ -20,7 +20,7 @@ from tests.support.postgres import agent_dsn
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("session")
-PRICE = Price(valid_from=date(2020, 1, 1), input=Decimal(10**4), cached_input=Decimal(10**4), output=Decimal(0))
+PRICE = TokenPrice(valid_from=date(2020, 1, 1), input=Decimal(10**4), cached_input=Decimal(10**4), output=Decimal(0))
 ANSWER = Completion(text="a", model="fake", usage=TokenUsage(input_tokens=100, output_tokens=1))
 
 
@@ -40,7 +40,7 @@ def asker(questions: int) -> Agent:
 @pytest.mark.parametrize("limit", ["per_run", "per_agent_day", "per_tenant_day"])
 async def test_an_agent_that_has_spent_its_budget_asks_no_more(pool: Pool, redis: Redis, limit: str) -> None:
     limits: Any = {limit: Decimal(2)}
-    money = Money(PriceTable("EUR", {"fake": [PRICE]}), MoneyLimits(**limits))
+    money = MoneyBudget(PriceTable("EUR", {"fake": [PRICE]}), MoneyLimits(**limits))
     model = FakeModel(ANSWER, ANSWER, ANSWER)
     async with running(asker(3), pool, redis, model=model, money=money):
         await publish(pool, redis, asked())

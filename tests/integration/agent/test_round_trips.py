@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from flotilla.agent.effects import Effects, TaskOver
-from flotilla.agent.execution import Outcome
+from flotilla.agent.effects import AnswerStore, TaskOver
+from flotilla.agent.execution import ExecutionOutcome
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask
@@ -31,7 +31,7 @@ async def agents_pool(pool: Pool) -> AsyncIterator[Pool]:
         yield own
 
 
-def outcome(wanted: AgentTask, **fields: Any) -> Outcome:
+def outcome(wanted: AgentTask, **fields: Any) -> ExecutionOutcome:
     """A result with one event."""
     event = AgentStateEvent(
         kind="state_change",
@@ -40,11 +40,13 @@ def outcome(wanted: AgentTask, **fields: Any) -> Outcome:
         run_id=wanted.run_id,
         task_id=wanted.task_id,
     )
-    return Outcome(**{"status": "done", "duration_ms": 1.0, "result": {"total": 3}, "events": [event], **fields})
+    return ExecutionOutcome(
+        **{"status": "done", "duration_ms": 1.0, "result": {"total": 3}, "events": [event], **fields}
+    )
 
 
 async def test_a_task_takes_two_round_trips(pool: Pool, agents_pool: Pool) -> None:
-    effects, sent = Effects(agents_pool, "adder"), list[str]()
+    effects, sent = AnswerStore(agents_pool, "adder"), list[str]()
     await delegate(pool, task("t1"), task("t2"))
     await effects.commit(task("t1"), "1-0", outcome(task("t1")))  # a new connection looks up types once
     async with agents_pool.acquire() as connection:
@@ -61,7 +63,7 @@ async def test_a_task_takes_two_round_trips(pool: Pool, agents_pool: Pool) -> No
 
 
 async def test_the_second_answer_is_the_first_one_and_writes_nothing(pool: Pool, agents_pool: Pool) -> None:
-    wanted, effects = task(), Effects(agents_pool, "adder")
+    wanted, effects = task(), AnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
     await effects.commit(wanted, "1-0", outcome(wanted))
     again = await effects.commit(wanted, "2-0", outcome(wanted, result={"total": 4}))
@@ -71,7 +73,7 @@ async def test_the_second_answer_is_the_first_one_and_writes_nothing(pool: Pool,
 
 
 async def test_a_failed_append_takes_the_answer_with_it(pool: Pool, agents_pool: Pool, database: Any) -> None:
-    wanted, effects = task(), Effects(agents_pool, "adder")
+    wanted, effects = task(), AnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
     owner = await asyncpg.connect(database.superuser_dsn)
     await owner.execute("DELETE FROM flotilla.sessions")
@@ -83,7 +85,7 @@ async def test_a_failed_append_takes_the_answer_with_it(pool: Pool, agents_pool:
 
 
 async def test_an_agent_that_lost_its_ticket_answers_nothing(pool: Pool, agents_pool: Pool) -> None:
-    wanted, effects = task(), Effects(agents_pool, "adder")
+    wanted, effects = task(), AnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
     stolen = task(secret="guessed")
     with pytest.raises(TaskOver):
@@ -95,7 +97,7 @@ async def test_an_agent_that_lost_its_ticket_answers_nothing(pool: Pool, agents_
 
 
 async def test_an_agent_reads_the_one_result_that_its_ticket_names(pool: Pool, agents_pool: Pool) -> None:
-    effects = Effects(agents_pool, "adder")
+    effects = AnswerStore(agents_pool, "adder")
     before, other = task("t0"), task("other")
     mine = task("t1", input_from="t0")
     await delegate(pool, before, other, mine)

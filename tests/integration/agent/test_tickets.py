@@ -129,7 +129,7 @@ async def test_a_task_whose_time_is_over_is_a_dead_letter_that_says_what_to_do(p
 async def test_an_agent_whose_clock_is_wrong_works_on_what_is_due_and_refuses_what_is_over(
     pool: Pool, ahead: timedelta
 ) -> None:
-    from flotilla.agent.ticket_check import TicketCheck
+    from flotilla.agent.ticket_check import TaskTicketCheck
     from flotilla.bus.entries import Delivery
     from flotilla.contracts.errors import DeadLetter
 
@@ -138,14 +138,14 @@ async def test_an_agent_whose_clock_is_wrong_works_on_what_is_due_and_refuses_wh
         return Delivery("1-0", decode_event(ticket.body), 1, {b"event": ticket.body, b"ticket": ticket.ticket.encode()})
 
     signer = signer_with_new_key()
-    check = TicketCheck("adder", signer.public_keys(), pool, clock=lambda: utc_now() + ahead)
-    assert await check.task_in(delivery(timedelta(minutes=5))) is not None
+    check = TaskTicketCheck("adder", signer.public_keys(), pool, clock=lambda: utc_now() + ahead)
+    assert await check.check_and_read_task(delivery(timedelta(minutes=5))) is not None
     with pytest.raises(DeadLetter, match="expired"):
-        await check.task_in(delivery(-timedelta(hours=3)))
+        await check.check_and_read_task(delivery(-timedelta(hours=3)))
 
 
 async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool, redis: Redis) -> None:
-    from flotilla.agent.ticket_check import TicketCheck
+    from flotilla.agent.ticket_check import TaskTicketCheck
     from flotilla.bus.entries import Delivery
     from flotilla.config.signing import PublicKeys
     from flotilla.contracts.errors import Untrusted
@@ -157,9 +157,9 @@ async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool
         ticket = seal(event, signer)
         fields = {b"event": ticket.body, b"ticket": ticket.ticket.encode()}
         delivery = Delivery("1-0", event, 1, fields)
-        assert await TicketCheck("adder", both, pool).task_in(delivery) is not None
+        assert await TaskTicketCheck("adder", both, pool).check_and_read_task(delivery) is not None
     with pytest.raises(Untrusted, match="not among the trusted ones"):
-        await TicketCheck("adder", former.public_keys(), pool).task_in(delivery)
+        await TaskTicketCheck("adder", former.public_keys(), pool).check_and_read_task(delivery)
 
 
 async def opened_by_the_former_version(pool: Pool, database: Database, task_id: str = "t1") -> None:

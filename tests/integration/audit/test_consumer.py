@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from flotilla.audit.proof import genesis, link
+from flotilla.audit.proof import genesis_hash, link
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from tests.support.audit import (
@@ -28,7 +28,7 @@ async def test_events_come_into_the_projection_in_order_and_chained(
     async with running_audit(audit_settings(database, kafka, tmp_path)):
         assert await projected.until("s1", 50) == list(range(1, 51))
     rows = await projected.fetch("SELECT * FROM audit.session_events ORDER BY seq")
-    chain = genesis("default", "s1")
+    chain = genesis_hash("default", "s1")
     for row, event in zip(rows, events, strict=True):
         chain = link(chain, encode_event(event))
         assert (row["body"], row["hash"]) == (encode_event(event), chain)

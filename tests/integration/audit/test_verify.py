@@ -9,12 +9,12 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from flotilla.audit.kafka_witness import KafkaWitness
-from flotilla.audit.proof import Statement, genesis, head_leaf, merkle_root
+from flotilla.audit.proof import Statement, genesis_hash, head_leaf, merkle_root
 from flotilla.audit.verify import Verifier
 from flotilla.config.signing import create_key_pair, load_public_keys
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import NotFound
-from flotilla.eventstore.log import Segment
+from flotilla.eventstore.log import LineageSegment
 from flotilla.kafka.records import LoggedEvent
 from flotilla.kafka.session_log import KafkaLog
 from tests.support.ground import Ground
@@ -93,20 +93,20 @@ async def test_a_truncation_with_head_and_all_is_found_by_the_checkpoints(ground
 async def test_a_wholly_rewritten_chain_is_found_by_the_checkpoints(ground: Ground) -> None:
     await ground.into_kafka()
     await ground.projected.execute(EDIT)
-    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.rechain("s1", genesis_hash("default", "s1"))
     assert await ground.first_bad() == ("rewritten", 10)
     assert await ground.first_bad(with_kafka=True) == ("rewritten", 4)
 
 
 async def test_a_fork_whose_parents_prefix_is_wholly_rewritten_is_found_from_the_fork(ground: Ground) -> None:
     await ground.projected.execute(EDIT)
-    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.rechain("s1", genesis_hash("default", "s1"))
     assert await ground.first_bad("s2") == ("rewritten", 10)
 
 
 async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signatures(ground: Ground) -> None:
     await ground.projected.execute(EDIT)
-    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.rechain("s1", genesis_hash("default", "s1"))
     await ground.projected.execute("""
         UPDATE audit.checkpoint_heads AS c SET hash = e.hash FROM audit.session_events AS e
         WHERE c.session_id = 's1' AND e.session_id = 's1' AND e.seq = c.seq""")
@@ -125,7 +125,7 @@ async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signa
 
 async def test_a_checkpoint_made_to_fit_a_rewritten_chain_fails_only_by_its_signature(ground: Ground) -> None:
     await ground.projected.execute(EDIT)
-    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.rechain("s1", genesis_hash("default", "s1"))
     (head,) = await ground.projected.fetch("SELECT * FROM audit.session_heads WHERE session_id = 's1'")
     (row,) = await ground.projected.fetch(
         """
@@ -213,7 +213,9 @@ async def test_an_event_that_is_projected_during_the_verification_was_not_added(
     log = _Early(ground.kafka)
     log.event = lambda: ground.projected.execute(f"{SLIP_IN} ON CONFLICT DO NOTHING")
     witness = KafkaWitness(ground.pool, "default", log)
-    found = await (witness.all_sessions() if whole_topic else witness.sessions([Segment("s1", 0, 2**62)]))
+    found = await (
+        witness.check_all_sessions() if whole_topic else witness.check_sessions([LineageSegment("s1", 0, 2**62)])
+    )
     await log.close()
     assert found == {}
 

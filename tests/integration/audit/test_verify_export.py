@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flotilla.audit.proof import Statement, genesis, head_leaf
+from flotilla.audit.proof import Statement, genesis_hash, head_leaf
 from tests.support.ground import Ground
 
 
@@ -89,7 +89,7 @@ def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, objec
     elif damage in {"rewritten", "forged"}:
         own = [line for line in lines if line["kind"] == "event" and line["session"] == "s2"]
         own[1]["body"] = str(own[1]["body"]).replace("other", "OTHER")
-        chain = link_again(own, genesis("default", "s2", "s1", 6))
+        chain = link_again(own, genesis_hash("default", "s2", "s1", 6))
         if damage == "forged":  # with an anchor that fits, but for its signature
             anchor = next(line for line in lines if line["kind"] == "anchor" and line["session"] == "s2")
             root = head_leaf("default", "s2", 9, chain).hex()
@@ -97,7 +97,7 @@ def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, objec
             anchor |= {"hash": chain.hex(), "statement": statement.to_bytes().decode()}
     elif damage == "prefix":  # witnesses included
         lines[4]["body"] = str(lines[4]["body"]).replace("m4", "M4")
-        link_again(lines[1:11], genesis("default", "s1"))
+        link_again(lines[1:11], genesis_hash("default", "s1"))
     elif damage == "witness":
         assert lines[8]["kind"] == "witness"
         del lines[8]

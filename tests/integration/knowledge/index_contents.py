@@ -2,8 +2,8 @@
 
 from typing import TypeAlias
 
-from flotilla.knowledge.analysis import analyse
-from flotilla.knowledge.postings import decode_blocks
+from flotilla.knowledge.analysis import analyse_passage
+from flotilla.knowledge.postings import decode_posting_blocks
 from flotilla.postgres import Connection
 
 Contents: TypeAlias = set[tuple[str, int, str, int, int]]
@@ -29,7 +29,7 @@ async def postings(connection: Connection) -> Contents:
     }
     found: Contents = set()
     for term, block, packed in await connection.fetch(_POSTINGS):
-        one = decode_blocks([(block, packed)])
+        one = decode_posting_blocks([(block, packed)])
         for slot, count, length in zip(one.slots, one.counts, one.lengths, strict=True):
             found.add((*at[int(slot)], term, int(count), int(length)))
     return found
@@ -39,6 +39,6 @@ async def analysed_passages(connection: Connection) -> Contents:
     """What the passages of the connection's tenant contain."""
     found: Contents = set()
     for document_id, ordinal, text, language in await connection.fetch(_PASSAGES):
-        passage = analyse(text, language)
-        found |= {(document_id, ordinal, term, count, passage.length) for term, count in passage.counts.items()}
+        passage = analyse_passage(text, language)
+        found |= {(document_id, ordinal, term, count, passage.term_count) for term, count in passage.counts.items()}
     return found

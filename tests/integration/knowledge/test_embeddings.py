@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.postgres import Pool, tenant_transaction
 
 MEANINGS = (("cat", "feline", "kitten"), ("eat", "food", "meal"), ("car", "vehicle", "engine"), ("bone", "skeleton"))
@@ -46,7 +46,7 @@ def knowledge(pool: Pool, model: Synonyms) -> KnowledgeBase:
 
 async def _add(knowledge: KnowledgeBase, tenant: str = "acme", **documents: str) -> None:
     for name, text in documents.items():
-        await knowledge.add(tenant, Upload(uri=f"{name}.txt", content=text.encode()))
+        await knowledge.add(tenant, UploadedDocument(uri=f"{name}.txt", content=text.encode()))
 
 
 async def _found(knowledge: KnowledgeBase, query: str, tenant: str = "acme") -> list[str]:
@@ -67,10 +67,10 @@ async def test_a_passage_is_found_by_what_it_means(knowledge: KnowledgeBase, poo
     await _add(knowledge, feline="A feline sleeps all day.", motor="The engine needs oil.")
     assert await _found(knowledge, "kitten") == []
 
-    assert await Embedding(pool, model).embed(NEVER) == 2
+    assert await PassageEmbedding(pool, model).embed_new_passages(NEVER) == 2
 
     assert (await _found(knowledge, "kitten"))[0] == "feline.txt"
-    assert await Embedding(pool, model).embed(NEVER) == 0
+    assert await PassageEmbedding(pool, model).embed_new_passages(NEVER) == 0
 
 
 async def test_words_and_meaning_together_outrank_either(knowledge: KnowledgeBase, pool: Pool, model: Synonyms) -> None:
@@ -80,7 +80,7 @@ async def test_words_and_meaning_together_outrank_either(knowledge: KnowledgeBas
         words="The word cat has three letters; seven cats have twenty-one.",
         meaning="Felines like their meal early in the morning.",
     )
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     assert (await _found(knowledge, "cat food at seven"))[0] == "both.txt"
 
 
@@ -90,7 +90,7 @@ async def test_a_tenant_finds_nothing_of_another_by_meaning(
     for n in range(300):
         await _add(knowledge, "globex", **{f"cat{n}": f"Cat number {n} is a feline."})
     await _add(knowledge, "acme", motor="The engine of a vehicle.", dog="A skeleton of bone.")
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
 
     assert set(await _found(knowledge, "kitten", "acme")) <= {"motor.txt", "dog.txt"}
     assert (await _found(knowledge, "car", "acme"))[0] == "motor.txt"
@@ -101,12 +101,12 @@ async def test_a_replaced_document_is_found_by_its_old_meaning_nowhere(
     knowledge: KnowledgeBase, pool: Pool, model: Synonyms
 ) -> None:
     await _add(knowledge, one="A feline sleeps.")
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     await _add(knowledge, one="The engine needs oil.")
     async with tenant_transaction(pool, "acme") as connection:
         assert await connection.fetchval("SELECT count(*) FROM flotilla.passage_embeddings") == 0
     assert await _found(knowledge, "kitten") == []
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     assert await _found(knowledge, "car") == ["one.txt"]
 
 
@@ -114,7 +114,7 @@ async def test_another_model_serves_once_everything_is_embedded_by_it(
     knowledge: KnowledgeBase, pool: Pool, model: Synonyms
 ) -> None:
     await _add(knowledge, **{f"n{n}": f"A feline, number {n}." for n in range(40)})
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     newer = Synonyms("synonyms@2")
     with_newer = KnowledgeBase(pool, embedder=newer)
 
@@ -125,12 +125,12 @@ async def test_another_model_serves_once_everything_is_embedded_by_it(
             return await super().embed(texts)
 
     with pytest.raises(ConnectionResetError):
-        await Embedding(pool, DiesInTheMiddle("synonyms@2")).embed(NEVER)
+        await PassageEmbedding(pool, DiesInTheMiddle("synonyms@2")).embed_new_passages(NEVER)
     assert await _embedded(pool) == {"synonyms@1", "synonyms@2"}
     assert len(await _found(knowledge, "kitten")) == 5
     assert await _found(with_newer, "kitten") == []
 
-    assert await Embedding(pool, newer).embed(NEVER) == 8
+    assert await PassageEmbedding(pool, newer).embed_new_passages(NEVER) == 8
 
     assert await _embedded(pool) == {"synonyms@2"}
     assert len(await _found(with_newer, "kitten")) == 5
@@ -138,13 +138,13 @@ async def test_another_model_serves_once_everything_is_embedded_by_it(
 
 async def test_replicas_that_embed_at_once_store_each_passage_once(pool: Pool, model: Synonyms) -> None:
     await _add(KnowledgeBase(pool), **{f"n{n}": f"A feline, number {n}." for n in range(40)})
-    await asyncio.gather(*(Embedding(pool, Synonyms()).embed(NEVER) for _ in range(3)))
+    await asyncio.gather(*(PassageEmbedding(pool, Synonyms()).embed_new_passages(NEVER) for _ in range(3)))
     async with tenant_transaction(pool, "acme") as connection:
         assert await connection.fetchval("SELECT count(*) FROM flotilla.passage_embeddings") == 40
 
 
 async def test_without_the_model_words_decide(knowledge: KnowledgeBase, pool: Pool, model: Synonyms) -> None:
     await _add(knowledge, feline="A feline sleeps all day.", cat="A cat eats fish.")
-    await Embedding(pool, model).embed(NEVER)
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     model.away = True
     assert await _found(knowledge, "cat") == ["cat.txt"]

@@ -3,7 +3,7 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 
 TENANT = "acme"
@@ -101,7 +101,7 @@ QUESTIONS = [
 async def test_every_document_is_found_by_what_it_says_and_by_nothing_else(pool: Pool) -> None:
     knowledge = KnowledgeBase(pool)
     for uri, content in DOCUMENTS.items():
-        await knowledge.add(TENANT, Upload(uri=uri, content=content))
+        await knowledge.add(TENANT, UploadedDocument(uri=uri, content=content))
     missed = []
     for uri, question, word in QUESTIONS:
         found = await knowledge.search(TENANT, question, 3)
@@ -115,4 +115,6 @@ async def test_every_document_is_found_by_what_it_says_and_by_nothing_else(pool:
 @pytest.mark.parametrize("content", [b"", b" \n", b"---\ntitle: Nothing else\n---\n", b"<!-- the code is 7 -->"])
 async def test_what_has_no_text_is_refused(pool: Pool, content: bytes) -> None:
     with pytest.raises(Invalid):
-        await KnowledgeBase(pool).add(TENANT, Upload(uri=f"a.{'html' if b'<' in content else 'md'}", content=content))
+        await KnowledgeBase(pool).add(
+            TENANT, UploadedDocument(uri=f"a.{'html' if b'<' in content else 'md'}", content=content)
+        )

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from flotilla.contracts.errors import Invalid, NotFound
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.knowledge.split import HEADING_SEPARATOR
 from flotilla.postgres import Pool, tenant_transaction
 from tests.integration.knowledge.index_contents import analysed_passages, postings
@@ -22,8 +22,8 @@ def knowledge(pool: Pool) -> KnowledgeBase:
     return KnowledgeBase(pool)
 
 
-def cats(content: bytes = CATS, uri: str = "cats.md") -> Upload:
-    return Upload(uri=uri, content=content)
+def cats(content: bytes = CATS, uri: str = "cats.md") -> UploadedDocument:
+    return UploadedDocument(uri=uri, content=content)
 
 
 async def assert_consistent(pool: Pool, tenant_id: str = "acme") -> None:
@@ -37,7 +37,7 @@ async def assert_consistent(pool: Pool, tenant_id: str = "acme") -> None:
 
 async def test_a_question_finds_the_passage_that_answers_it(knowledge: KnowledgeBase) -> None:
     await knowledge.add("acme", cats())
-    await knowledge.add("acme", Upload(uri="dogs.html", content=DOGS))
+    await knowledge.add("acme", UploadedDocument(uri="dogs.html", content=DOGS))
     passages = await knowledge.search("acme", "What do cats eat?")
     assert passages[0].text == "Food\n\nThey eat fish and mice."
     assert passages[0].source.title == f"Cats{HEADING_SEPARATOR}Food"
@@ -61,14 +61,14 @@ async def test_words_are_found_in_any_form_and_names_in_parts_and_whole(knowledg
 @pytest.mark.parametrize("query", ["Kündigung", "Wie lang ist die Kündigung?", "Lagerhaus"])
 async def test_a_word_finds_the_compounds_that_begin_with_it(knowledge: KnowledgeBase, query: str) -> None:
     text = "# Verträge\n\nDie Kündigungsfristen der Lagerhausbetreiber betragen neun Wochen."
-    await knowledge.add("acme", Upload(uri="vertrag.md", content=text.encode()))
+    await knowledge.add("acme", UploadedDocument(uri="vertrag.md", content=text.encode()))
     assert [passage.source.uri for passage in await knowledge.search("acme", query)] == ["vertrag.md"]
 
 
 async def test_a_word_that_stands_alone_does_not_find_its_compounds(knowledge: KnowledgeBase) -> None:
     for word in ("Kündigung", "Kündigungsfrist"):
         text = f"Die {word} ist ein Thema, über das wir hier heute nicht mehr sprechen."
-        await knowledge.add("acme", Upload(uri=word, content=text.encode(), media_type="text/plain"))
+        await knowledge.add("acme", UploadedDocument(uri=word, content=text.encode(), media_type="text/plain"))
     assert [passage.source.uri for passage in await knowledge.search("acme", "Kündigung")] == ["Kündigung"]
 
 
@@ -121,7 +121,7 @@ async def test_other_content_under_the_same_uri_replaces_it(knowledge: Knowledge
 
 async def test_a_new_title_counts_as_a_change(knowledge: KnowledgeBase) -> None:
     await knowledge.add("acme", cats())
-    renamed = await knowledge.add("acme", Upload(uri="cats.md", content=CATS, title="Felines"))
+    renamed = await knowledge.add("acme", UploadedDocument(uri="cats.md", content=CATS, title="Felines"))
     assert (renamed.unchanged, renamed.title) == (False, "Felines")
     assert (await knowledge.search("acme", "felines"))[0].source.title == f"Felines{HEADING_SEPARATOR}Cats"
 

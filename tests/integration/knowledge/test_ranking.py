@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flotilla.knowledge import KnowledgeBase, Ranking, Upload
-from flotilla.knowledge.analysis import analyse, asked_terms
+from flotilla.knowledge import KnowledgeBase, RankingOptions, UploadedDocument
+from flotilla.knowledge.analysis import analyse_passage, query_terms
 from flotilla.knowledge.postings import BLOCK_SLOTS, K1, B
-from flotilla.knowledge.ranking import ranked
+from flotilla.knowledge.ranking import rank_rows
 from flotilla.postgres import Pool, tenant_snapshot
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -40,18 +40,18 @@ def _docstrings(name: str) -> str:
     return "\n\n".join(f"## {title}\n\n{text}" for title, one in parts if (text := inspect.getdoc(one)))
 
 
-def _real_text() -> Iterable[Upload]:
+def _real_text() -> Iterable[UploadedDocument]:
     for page in sorted(DOCS.rglob("*.md")):
-        yield Upload(uri=str(page.relative_to(DOCS)), content=page.read_bytes())
+        yield UploadedDocument(uri=str(page.relative_to(DOCS)), content=page.read_bytes())
     for name in MODULES.split():
-        yield Upload(uri=f"{name}.md", title=name, content=_docstrings(name).encode())
+        yield UploadedDocument(uri=f"{name}.md", title=name, content=_docstrings(name).encode())
 
 
 @pytest.fixture
 async def filled(pool: Pool) -> Pool:
     """The project's and Python's documentation: more than two blocks of slots, some of them freed again."""
     knowledge = KnowledgeBase(pool)
-    await knowledge.add("acme", Upload(uri="argparse.md", content=_docstrings("unittest.mock").encode()))
+    await knowledge.add("acme", UploadedDocument(uri="argparse.md", content=_docstrings("unittest.mock").encode()))
     for upload in _real_text():
         await knowledge.add("acme", upload)
     async with tenant_snapshot(pool, "acme") as connection:
@@ -64,7 +64,7 @@ class Peer:
 
     def __init__(self, passages: list[tuple[int, str]]) -> None:
         self.numbers = [number for number, _ in passages]
-        counted = [analyse(text, "en").counts for _, text in passages]
+        counted = [analyse_passage(text, "en").counts for _, text in passages]
         self.terms = [[term for term, count in counts.items() for _ in range(count)] for counts in counted]
         bm25s: Any = importlib.import_module("bm25s")
         self._index: Any = bm25s.BM25(method="lucene", k1=K1, b=B)
@@ -72,7 +72,7 @@ class Peer:
 
     def scores(self, query: str) -> dict[int, float]:
         """The score of every passage."""
-        terms = [form for term in asked_terms(query, ["en"]) for form in term.forms]
+        terms = [form for term in query_terms(query, ["en"]) for form in term.forms]
         return dict(zip(self.numbers, self._index.get_scores(terms).tolist(), strict=True))
 
 
@@ -81,7 +81,7 @@ async def test_the_ten_best_of_real_text_are_those_of_exact_bm25(filled: Pool) -
     async with tenant_snapshot(filled, "acme") as connection:
         peer = Peer([tuple(row) for row in await connection.fetch(_PASSAGES)])
         for query in _questions(peer):
-            found = [row["passage_no"] for row in await ranked(connection, "acme", query, K)]
+            found = [row["passage_no"] for row in await rank_rows(connection, "acme", query, K)]
             scores = peer.scores(query)
             tenth = sorted(scores.values(), reverse=True)[K - 1]
             missed = [number for number, score in scores.items() if score > tenth + 1e-4 and number not in found]
@@ -100,8 +100,8 @@ async def test_a_question_of_a_thousand_words_is_searched_by_its_rarest(pool: Po
     knowledge = KnowledgeBase(pool)
     common = _docstrings("string").split()
     for n in range(5):
-        await knowledge.add("acme", Upload(uri=f"{n}.txt", content=f"{n} {' '.join(common)}".encode()))
-    await knowledge.add("acme", Upload(uri="x", content=b"only zeppelin here", media_type="text/plain"))
+        await knowledge.add("acme", UploadedDocument(uri=f"{n}.txt", content=f"{n} {' '.join(common)}".encode()))
+    await knowledge.add("acme", UploadedDocument(uri="x", content=b"only zeppelin here", media_type="text/plain"))
     query = " ".join([f"unknown{n}" for n in range(1000)] + common[:300] + ["zeppelin"])
     assert any("zeppelin" in passage.text for passage in await knowledge.search("acme", query, 5))
 
@@ -111,8 +111,10 @@ async def test_what_ten_pages_repeat_is_found_once(pool: Pool) -> None:
     option = "Use the option --quiet to write nothing but errors to the terminal, whatever happens."
     for n in range(10):
         page = f"# Command {n}\n\nThe command number {n}.\n\n## Options\n\n{option}\n"
-        await knowledge.add("acme", Upload(uri=f"{n}.md", content=page.encode()))
-    await knowledge.add("acme", Upload(uri="loud.md", content=b"# Loudness\n\nA terminal that is quiet is a good one."))
+        await knowledge.add("acme", UploadedDocument(uri=f"{n}.md", content=page.encode()))
+    await knowledge.add(
+        "acme", UploadedDocument(uri="loud.md", content=b"# Loudness\n\nA terminal that is quiet is a good one.")
+    )
 
     found = await knowledge.search("acme", "quiet terminal", 5)
 
@@ -122,11 +124,11 @@ async def test_what_ten_pages_repeat_is_found_once(pool: Pool) -> None:
 
 async def test_a_document_returns_its_share_while_others_match(pool: Pool) -> None:
     long = "".join(f"# Fish {n}\n\nFish number {n} is a fish of fish, and fish it is.\n\n" for n in range(20))
-    knowledge = KnowledgeBase(pool, ranking=Ranking(per_document=2))
-    await knowledge.add("acme", Upload(uri="long.md", content=long.encode()))
+    knowledge = KnowledgeBase(pool, ranking=RankingOptions(per_document=2))
+    await knowledge.add("acme", UploadedDocument(uri="long.md", content=long.encode()))
     for n in range(3):
         text = f"Somebody told me story {n} about a boat, a lake, the weather of that year and one fish."
-        await knowledge.add("acme", Upload(uri=f"{n}.txt", content=text.encode()))
+        await knowledge.add("acme", UploadedDocument(uri=f"{n}.txt", content=text.encode()))
 
     uris = [passage.source.uri for passage in await knowledge.search("acme", "fish", 5)]
 
@@ -137,7 +139,7 @@ async def test_a_document_returns_its_share_while_others_match(pool: Pool) -> No
 async def test_a_single_document_fills_the_list(pool: Pool) -> None:
     long = "".join(f"# Fish {n}\n\nFish number {n} lives in lake {n * 7}.\n\n" for n in range(20))
     knowledge = KnowledgeBase(pool)
-    await knowledge.add("acme", Upload(uri="long.md", content=long.encode()))
+    await knowledge.add("acme", UploadedDocument(uri="long.md", content=long.encode()))
     found = await knowledge.search("acme", "fish", 5)
     assert len(found) == 5
     assert [one.source.score for one in found] == sorted((one.source.score for one in found), reverse=True)
@@ -145,11 +147,11 @@ async def test_a_single_document_fills_the_list(pool: Pool) -> None:
 
 async def test_slots_that_lie_far_apart_are_added_up_as_well(pool: Pool) -> None:
     knowledge = KnowledgeBase(pool)
-    await knowledge.add("acme", Upload(uri="a.txt", content=b"fish and milk"))
+    await knowledge.add("acme", UploadedDocument(uri="a.txt", content=b"fish and milk"))
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT set_config('flotilla.tenant_id', 'acme', true)")
         await connection.execute("UPDATE flotilla.knowledge_bases SET next_slot = 5000000000")
-    await knowledge.add("acme", Upload(uri="b.txt", content=b"fish, milk and cats"))
+    await knowledge.add("acme", UploadedDocument(uri="b.txt", content=b"fish, milk and cats"))
     assert [one.source.uri for one in await knowledge.search("acme", "fish milk cats")] == ["b.txt", "a.txt"]
-    await knowledge.add("acme", Upload(uri="b.txt", content=b"nothing"))
+    await knowledge.add("acme", UploadedDocument(uri="b.txt", content=b"nothing"))
     assert [one.source.uri for one in await knowledge.search("acme", "fish milk cats")] == ["a.txt"]

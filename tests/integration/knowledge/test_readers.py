@@ -8,14 +8,16 @@ import pytest
 
 from flotilla.contracts.errors import Forbidden, NotFound
 from flotilla.contracts.identity import group_name, user_name
-from flotilla.knowledge import KnowledgeBase, Upload
-from flotilla.knowledge.embedding import Embedding
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.postgres import ITSELF, Pool, Viewer, acting_as, tenant_transaction
 
 ALICE, BOB = user_name("flotilla", "alice"), user_name("flotilla", "bob")
 FINANCE = group_name("flotilla", "finance")
-SECRET = Upload(uri="pay.md", content=b"# Pay\n\nThe director earns 9,000 euros of salary.", readers=(ALICE, FINANCE))
-OPEN = Upload(uri="rules.md", content=b"# Rules\n\nThe salary is paid on the last day of the month.")
+SECRET = UploadedDocument(
+    uri="pay.md", content=b"# Pay\n\nThe director earns 9,000 euros of salary.", readers=(ALICE, FINANCE)
+)
+OPEN = UploadedDocument(uri="rules.md", content=b"# Rules\n\nThe salary is paid on the last day of the month.")
 TABLES = ("documents", "passages", "indexed_documents", "passage_embeddings")
 
 
@@ -70,20 +72,20 @@ async def test_nobody_else_reads_it_lists_it_or_changes_it(knowledge: KnowledgeB
             knowledge.text("acme", secret.document_id),
             knowledge.remove("acme", secret.document_id),
             knowledge.replace("acme", secret.document_id, OPEN),
-            knowledge.let_read("acme", secret.document_id, None),
+            knowledge.set_readers("acme", secret.document_id, None),
         ):
             with pytest.raises(NotFound):
                 await call
         with pytest.raises(Forbidden, match="may not read"):
-            await knowledge.add("acme", Upload(uri="pay.md", content=b"Bob earns more salary."))
-        assert await knowledge.hidden("acme", [secret.document_id, "unknown"]) == {secret.document_id}
+            await knowledge.add("acme", UploadedDocument(uri="pay.md", content=b"Bob earns more salary."))
+        assert await knowledge.unreadable_documents("acme", [secret.document_id, "unknown"]) == {secret.document_id}
     with seen_by(ALICE):
         assert "9,000" in await knowledge.text("acme", secret.document_id)
-        assert await knowledge.hidden("acme", [secret.document_id]) == set()
+        assert await knowledge.unreadable_documents("acme", [secret.document_id]) == set()
 
 
 async def test_the_tables_show_no_row_of_it(knowledge: KnowledgeBase, pool: Pool) -> None:
-    await Embedding(pool, Meaning()).embed(asyncio.Event())
+    await PassageEmbedding(pool, Meaning()).embed_new_passages(asyncio.Event())
     counts = {}
     for names in ((ALICE,), (BOB,)):
         with seen_by(*names):
@@ -99,27 +101,27 @@ async def test_it_is_not_found_by_meaning_either_and_takes_nobodys_place(pool: P
     knowledge = KnowledgeBase(pool, embedder=Meaning())
     for number in range(30):
         text = f"# Pay {number}\n\nSalary salary of director number {number}."
-        await knowledge.add("acme", Upload(uri=f"pay{number}.md", content=text.encode(), readers=(ALICE,)))
+        await knowledge.add("acme", UploadedDocument(uri=f"pay{number}.md", content=text.encode(), readers=(ALICE,)))
     await knowledge.add("acme", OPEN)
-    await Embedding(pool, Meaning()).embed(asyncio.Event())
+    await PassageEmbedding(pool, Meaning()).embed_new_passages(asyncio.Event())
     with seen_by(BOB):
         assert [one.source.uri for one in await knowledge.search("acme", "salary of the director", 1)] == ["rules.md"]
 
 
 async def test_readers_are_kept_when_the_content_changes_and_changed_without_it(knowledge: KnowledgeBase) -> None:
-    again = Upload(uri="pay.md", content=b"# Pay\n\nThe director earns 9,500 euros of salary.")
+    again = UploadedDocument(uri="pay.md", content=b"# Pay\n\nThe director earns 9,500 euros of salary.")
     added = await knowledge.add("acme", again)
     with seen_by(BOB):
         assert await found(knowledge) == {"rules.md"}
-    await knowledge.let_read("acme", added.document_id, [BOB])
+    await knowledge.set_readers("acme", added.document_id, [BOB])
     with seen_by(BOB):
         assert await found(knowledge) == {"pay.md", "rules.md"}
     with seen_by(ALICE):
         assert await found(knowledge) == {"rules.md"}
-    await knowledge.add("acme", Upload(uri="pay.md", content=again.content, readers=(ALICE,)))
+    await knowledge.add("acme", UploadedDocument(uri="pay.md", content=again.content, readers=(ALICE,)))
     with seen_by(BOB):
         assert await found(knowledge) == {"rules.md"}
-    await knowledge.let_read("acme", added.document_id, None)
+    await knowledge.set_readers("acme", added.document_id, None)
     with seen_by():
         assert await found(knowledge) == {"pay.md", "rules.md"}
 
@@ -131,7 +133,7 @@ async def test_an_attachment_is_found_in_its_session_only(knowledge: KnowledgeBa
             "VALUES ('acme', 's1', 'alice', $1, 'private')",
             ALICE,
         )
-    note = Upload(uri="session:s1/note.md", content=b"# Note\n\nThe salary is late.", attached_to="s1")
+    note = UploadedDocument(uri="session:s1/note.md", content=b"# Note\n\nThe salary is late.", attached_to="s1")
     attached = await knowledge.add("acme", note)
     assert note.uri not in await found(knowledge, "salary late")
     assert note.uri not in await found(knowledge, "salary late", "s2")

@@ -8,8 +8,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from flotilla.knowledge import KnowledgeBase, Upload, indexing, reindexing
-from flotilla.knowledge.reindexing import Reindexing
+from flotilla.knowledge import KnowledgeBase, UploadedDocument, indexing, reindexing
+from flotilla.knowledge.reindexing import ReindexingJob
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.postgres.schema import MIGRATIONS
 from flotilla_devstack import RunningStack
@@ -38,7 +38,7 @@ async def _fill(pool: Pool) -> None:
     for tenant in TENANTS:
         for n in range(5):
             page = f"# Cats {n}\n\nCats of kind {n} eat fish.\n\n# Dogs {n}\n\nDogs of kind {n} eat bones.\n"
-            await KnowledgeBase(pool).add(tenant, Upload(uri=f"{n}.md", content=page.encode()))
+            await KnowledgeBase(pool).add(tenant, UploadedDocument(uri=f"{n}.md", content=page.encode()))
 
 
 async def _assert_indexed(pool: Pool, tenant_id: str, passages: int) -> None:
@@ -56,15 +56,15 @@ async def test_another_version_of_the_analysis_indexes_everything_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _fill(pool)
-    assert await Reindexing(pool, "en").reindex(asyncio.Event()) == 0
+    assert await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) == 0
     monkeypatch.setattr("flotilla.knowledge.analysis.VERSION", "next")
     monkeypatch.setattr(reindexing, "VERSION", "next")
 
-    assert await Reindexing(pool, "en").reindex(asyncio.Event()) == 10
+    assert await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) == 10
 
     for tenant in TENANTS:
         await _assert_indexed(pool, tenant, 10)
-    assert await Reindexing(pool, "en").reindex(asyncio.Event()) == 0
+    assert await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) == 0
 
 
 async def test_what_is_interrupted_is_found_by_its_old_entry_and_finished_later(
@@ -73,7 +73,7 @@ async def test_what_is_interrupted_is_found_by_its_old_entry_and_finished_later(
     await _fill(pool)
     monkeypatch.setattr("flotilla.knowledge.analysis.VERSION", "next")
     monkeypatch.setattr(reindexing, "VERSION", "next")
-    insert, done = indexing.insert_into_index, 0
+    insert, done = indexing.index_document, 0
 
     async def dies_at_the_third(*arguments: object) -> None:
         nonlocal done
@@ -83,21 +83,21 @@ async def test_what_is_interrupted_is_found_by_its_old_entry_and_finished_later(
         await insert(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "insert_into_index", dies_at_the_third)
+        patch.setattr(indexing, "index_document", dies_at_the_third)
         with pytest.raises(ConnectionResetError):
-            await Reindexing(pool, "en").reindex(asyncio.Event())
+            await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event())
     for tenant in TENANTS:
         await _assert_indexed(pool, tenant, 10)
         assert len(await KnowledgeBase(pool).search(tenant, "fish", 50)) == 5
 
-    assert await Reindexing(pool, "en").reindex(asyncio.Event()) == 8
+    assert await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) == 8
 
 
 async def test_two_replicas_at_once_index_each_document_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     await _fill(pool)
     monkeypatch.setattr("flotilla.knowledge.analysis.VERSION", "next")
     monkeypatch.setattr(reindexing, "VERSION", "next")
-    done = await asyncio.gather(*(Reindexing(pool, "en").reindex(asyncio.Event()) for _ in range(3)))
+    done = await asyncio.gather(*(ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) for _ in range(3)))
     assert sum(done) == 10
     await _assert_indexed(pool, "acme", 10)
 
@@ -107,7 +107,7 @@ async def test_a_document_that_the_version_before_replaced_is_indexed_again(pool
     async with tenant_transaction(pool, "acme") as connection:
         await connection.execute("UPDATE flotilla.passages SET body = 'Bats eat moths.' WHERE body LIKE '%kind 3%'")
         await connection.execute("UPDATE flotilla.documents SET content_hash = 'other' WHERE uri = '3.md'")
-    assert await Reindexing(pool, "en").reindex(asyncio.Event()) == 1
+    assert await ReindexingJob(pool, "en").reindex_outdated(asyncio.Event()) == 1
     assert [one.source.uri for one in await KnowledgeBase(pool).search("acme", "moths")] == ["3.md"]
     await _assert_indexed(pool, "acme", 10)
 
@@ -143,7 +143,7 @@ async def test_what_was_indexed_before_the_upgrade_is_found_at_once_and_then_ind
     [before] = await knowledge.search("acme", "what do cats eat?")
     assert (before.source.uri, before.text) == ("cats.md", "Cats\n\nCats eat fish.")
 
-    assert await Reindexing(old_pool, "en").reindex(asyncio.Event()) == 1
+    assert await ReindexingJob(old_pool, "en").reindex_outdated(asyncio.Event()) == 1
 
     [after] = await knowledge.search("acme", "what do cats eat?")
     assert after.source.passage_id == before.source.passage_id

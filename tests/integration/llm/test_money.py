@@ -12,33 +12,33 @@ from prometheus_client import REGISTRY
 
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import (
-    CallKey,
     ChatMessage,
     Completion,
     CompletionRequest,
     ModelUnavailable,
-    Money,
+    MoneyBudget,
     MoneyBudgetSpent,
     MoneyLimits,
     OnToken,
-    StoredCalls,
+    StoredCallKey,
+    StoredModelCalls,
 )
-from flotilla.llm.chat_request import chat_request
+from flotilla.llm.chat_request import parse_chat_request
 from flotilla.llm.money import DEFAULT_OUTPUT_TOKENS, NoPrice
-from flotilla.llm.prices import Price, PriceTable
+from flotilla.llm.prices import PriceTable, TokenPrice
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.testing import FakeModel
 
 REQUEST = CompletionRequest(messages=(ChatMessage(role="user", content="x" * 300),), max_tokens=100)
 """May cost 100 + 100 tokens, at one unit each."""
 REFUSALS = "flotilla_llm_budget_refusals_total"
-PRICE = Price(valid_from=date(2020, 1, 1), input=Decimal(10**4), cached_input=Decimal(10**3), output=Decimal(0))
+PRICE = TokenPrice(valid_from=date(2020, 1, 1), input=Decimal(10**4), cached_input=Decimal(10**3), output=Decimal(0))
 """A unit per 100 input tokens."""
 
 
-def money(**limits: Any) -> Money:
+def money(**limits: Any) -> MoneyBudget:
     table = PriceTable("EUR", {"fake": [PRICE], "counted": [PRICE]})
-    return Money(table, MoneyLimits(**{name: Decimal(limit) for name, limit in limits.items()}))
+    return MoneyBudget(table, MoneyLimits(**{name: Decimal(limit) for name, limit in limits.items()}))
 
 
 def answer(tokens: int = 100, cached: int = 0) -> Completion:
@@ -47,8 +47,8 @@ def answer(tokens: int = 100, cached: int = 0) -> Completion:
 
 
 @pytest.fixture
-def key(unique: Callable[[str], str]) -> CallKey:
-    return CallKey(
+def key(unique: Callable[[str], str]) -> StoredCallKey:
+    return StoredCallKey(
         tenant_id=unique("t"), task_id=unique("task"), call_index=0, session_id="s", agent="write", run_id="r"
     )
 
@@ -81,11 +81,11 @@ async def spent(pool: Pool, tenant: str) -> int:
 
 
 async def test_of_fifty_runs_at_once_twenty_are_paid_for_and_the_others_are_refused_with_the_reason(
-    pool: Pool, key: CallKey
+    pool: Pool, key: StoredCallKey
 ) -> None:
     model = Counted()
     counted = REGISTRY.get_sample_value(REFUSALS, {"budget": "day"}) or 0
-    calls = StoredCalls(pool, model, money=money(per_tenant_day=20))
+    calls = StoredModelCalls(pool, model, money=money(per_tenant_day=20))
     runs = [replace(key, task_id=f"{key.task_id}-{n}", run_id=f"r{n}") for n in range(50)]
     made = await asyncio.gather(*(calls.complete(run, REQUEST) for run in runs), return_exceptions=True)
     refused = [one for one in made if isinstance(one, MoneyBudgetSpent)]
@@ -103,8 +103,8 @@ async def test_of_fifty_runs_at_once_twenty_are_paid_for_and_the_others_are_refu
         ("per_tenant_day", {"tenant_id": "globex"}),
     ],
 )
-async def test_one_budget_is_not_anothers(pool: Pool, key: CallKey, limit: str, others: dict[str, str]) -> None:
-    calls = StoredCalls(pool, FakeModel(answer(), answer()), money=money(**{limit: 1}))
+async def test_one_budget_is_not_anothers(pool: Pool, key: StoredCallKey, limit: str, others: dict[str, str]) -> None:
+    calls = StoredModelCalls(pool, FakeModel(answer(), answer()), money=money(**{limit: 1}))
     await calls.complete(key, REQUEST)
     with pytest.raises(MoneyBudgetSpent, match=limit.upper()):
         await calls.complete(replace(key, call_index=1), REQUEST)
@@ -113,22 +113,24 @@ async def test_one_budget_is_not_anothers(pool: Pool, key: CallKey, limit: str, 
     await calls.complete(replace(key, call_index=1, **others), REQUEST)
 
 
-async def test_a_stored_answer_costs_nothing_again(pool: Pool, key: CallKey) -> None:
-    calls = StoredCalls(pool, FakeModel(answer()), money=money(per_run=1))
+async def test_a_stored_answer_costs_nothing_again(pool: Pool, key: StoredCallKey) -> None:
+    calls = StoredModelCalls(pool, FakeModel(answer()), money=money(per_run=1))
     assert await calls.complete(key, REQUEST) == await calls.complete(key, REQUEST)
     assert await spent(pool, key.tenant_id) == 1
 
 
-async def test_cached_tokens_are_counted_at_their_price(pool: Pool, key: CallKey) -> None:
-    calls = StoredCalls(pool, FakeModel(answer(1000, cached=1000)), money=money())
+async def test_cached_tokens_are_counted_at_their_price(pool: Pool, key: StoredCallKey) -> None:
+    calls = StoredModelCalls(pool, FakeModel(answer(1000, cached=1000)), money=money())
     await calls.complete(key, REQUEST)
     assert await spent(pool, key.tenant_id) == 1
 
 
-async def test_what_a_failed_call_cost_is_spent_and_what_cost_nothing_is_given_back(pool: Pool, key: CallKey) -> None:
+async def test_what_a_failed_call_cost_is_spent_and_what_cost_nothing_is_given_back(
+    pool: Pool, key: StoredCallKey
+) -> None:
     free, paid = ModelUnavailable("500"), ModelUnavailable("broke off")
     paid.usage = TokenUsage(input_tokens=100)
-    calls = StoredCalls(pool, FakeModel(free, paid, answer()), money=money(per_run=2))
+    calls = StoredModelCalls(pool, FakeModel(free, paid, answer()), money=money(per_run=2))
     for error in ("500", "broke off"):
         with pytest.raises(ModelUnavailable, match=error):
             await calls.complete(key, REQUEST)
@@ -137,14 +139,17 @@ async def test_what_a_failed_call_cost_is_spent_and_what_cost_nothing_is_given_b
 
 
 async def test_an_answer_of_open_length_gets_one_so_that_it_has_a_most_that_it_may_cost(
-    pool: Pool, key: CallKey
+    pool: Pool, key: StoredCallKey
 ) -> None:
     said = [{"role": "user", "content": "hello"}]
     model = FakeModel(answer(), answer(), answer())
-    limited, unlimited = StoredCalls(pool, model, money=money(per_run=9)), StoredCalls(pool, model, money=money())
+    limited, unlimited = (
+        StoredModelCalls(pool, model, money=money(per_run=9)),
+        StoredModelCalls(pool, model, money=money()),
+    )
     await limited.complete(key, replace(REQUEST, max_tokens=None))
-    await limited.complete(key, chat_request({"messages": said}))
-    await unlimited.complete(key, chat_request({"messages": [*said, *said]}))
+    await limited.complete(key, parse_chat_request({"messages": said}))
+    await unlimited.complete(key, parse_chat_request({"messages": [*said, *said]}))
     first, second, third = model.requests
     assert first.max_tokens == DEFAULT_OUTPUT_TOKENS
     assert second.body is not None
@@ -153,9 +158,9 @@ async def test_an_answer_of_open_length_gets_one_so_that_it_has_a_most_that_it_m
     assert "max_tokens" not in third.body
 
 
-async def test_a_model_without_a_price_is_not_asked_where_a_budget_is_kept(pool: Pool, key: CallKey) -> None:
+async def test_a_model_without_a_price_is_not_asked_where_a_budget_is_kept(pool: Pool, key: StoredCallKey) -> None:
     model = FakeModel()
     limits = MoneyLimits(per_run=Decimal(1))
     with pytest.raises(NoPrice, match="model fake has no price today"):
-        await StoredCalls(pool, model, money=Money(PriceTable("EUR", {}), limits)).complete(key, REQUEST)
+        await StoredModelCalls(pool, model, money=MoneyBudget(PriceTable("EUR", {}), limits)).complete(key, REQUEST)
     assert model.requests == []

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from flotilla.config import LlmSettings
-from flotilla.llm import CallKey, ChatMessage, CompletionRequest, ModelRefused, ModelTimedOut, StoredCalls
+from flotilla.llm import ChatMessage, CompletionRequest, ModelRefused, ModelTimedOut, StoredCallKey, StoredModelCalls
 from flotilla.llm.openai_model import OpenAiModel
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.stub_llm import StubLlm, running_stub
@@ -35,13 +35,15 @@ async def model(stub: StubLlm) -> AsyncIterator[OpenAiModel]:
 
 
 @pytest.fixture
-def calls(pool: Pool, model: OpenAiModel) -> StoredCalls:
-    return StoredCalls(pool, model)
+def calls(pool: Pool, model: OpenAiModel) -> StoredModelCalls:
+    return StoredModelCalls(pool, model)
 
 
 @pytest.fixture
-def key(unique: Callable[[str], str]) -> CallKey:
-    return CallKey(tenant_id="acme", task_id=unique("task"), call_index=0, session_id="s", agent="write", run_id="r")
+def key(unique: Callable[[str], str]) -> StoredCallKey:
+    return StoredCallKey(
+        tenant_id="acme", task_id=unique("task"), call_index=0, session_id="s", agent="write", run_id="r"
+    )
 
 
 async def count(pool: Pool, statement: str) -> int:
@@ -49,13 +51,15 @@ async def count(pool: Pool, statement: str) -> int:
         return int(await connection.fetchval(statement) or 0)
 
 
-async def test_the_second_request_for_an_answer_never_goes_out(calls: StoredCalls, stub: StubLlm, key: CallKey) -> None:
+async def test_the_second_request_for_an_answer_never_goes_out(
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey
+) -> None:
     first = await calls.complete(key, REQUEST)
     assert await calls.complete(key, REQUEST) == first
     assert stub.total == 1
 
 
-async def test_a_stored_answer_is_shown_in_one_piece(calls: StoredCalls, key: CallKey) -> None:
+async def test_a_stored_answer_is_shown_in_one_piece(calls: StoredModelCalls, key: StoredCallKey) -> None:
     pieces: list[str] = []
 
     async def on_token(piece: str) -> None:
@@ -69,7 +73,7 @@ async def test_a_stored_answer_is_shown_in_one_piece(calls: StoredCalls, key: Ca
 
 
 async def test_an_answer_is_stored_before_it_is_used(
-    calls: StoredCalls, stub: StubLlm, key: CallKey, pool: Pool
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey, pool: Pool
 ) -> None:
     completion = await calls.complete(key, REQUEST)
     async with tenant_transaction(pool, "acme") as connection:
@@ -87,21 +91,21 @@ async def test_an_answer_is_stored_before_it_is_used(
     "other", [{"call_index": 1}, {"task_id": "another"}, {"tenant_id": "globex"}], ids=["call", "task", "tenant"]
 )
 async def test_another_call_is_made_again(
-    calls: StoredCalls, stub: StubLlm, key: CallKey, other: dict[str, object]
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey, other: dict[str, object]
 ) -> None:
     await calls.complete(key, REQUEST)
     await calls.complete(replace(key, **other), REQUEST)  # type: ignore[arg-type]
     assert stub.total == 2
 
 
-async def test_another_request_is_made_again(calls: StoredCalls, stub: StubLlm, key: CallKey) -> None:
+async def test_another_request_is_made_again(calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey) -> None:
     await calls.complete(key, REQUEST)
     await calls.complete(key, replace(REQUEST, temperature=0.5))
     assert stub.total == 2
 
 
 async def test_a_caller_that_asks_while_the_call_is_on_its_way_waits_for_it(
-    calls: StoredCalls, stub: StubLlm, key: CallKey
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey
 ) -> None:
     stub.modes = ["slow"]
     answers = await asyncio.gather(*(calls.complete(key, REQUEST) for _ in range(5)))
@@ -110,7 +114,7 @@ async def test_a_caller_that_asks_while_the_call_is_on_its_way_waits_for_it(
 
 
 async def test_the_call_of_a_holder_that_died_is_made_by_another(
-    calls: StoredCalls, stub: StubLlm, key: CallKey, pool: Pool
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey, pool: Pool
 ) -> None:
     stub.modes = ["never", "ok"]
     dying = asyncio.create_task(calls.complete(key, REQUEST))
@@ -126,7 +130,7 @@ async def test_the_call_of_a_holder_that_died_is_made_by_another(
 
 @pytest.mark.parametrize("mode", ["401", "never"])
 async def test_a_failure_is_not_stored_and_holds_nobody_up(
-    calls: StoredCalls, stub: StubLlm, key: CallKey, pool: Pool, mode: str
+    calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey, pool: Pool, mode: str
 ) -> None:
     stub.modes = [mode, "ok"]
     with pytest.raises((ModelRefused, ModelTimedOut)):
@@ -135,7 +139,7 @@ async def test_a_failure_is_not_stored_and_holds_nobody_up(
     assert (await calls.complete(key, REQUEST)).text
 
 
-async def test_a_cancelled_call_lets_go(calls: StoredCalls, stub: StubLlm, key: CallKey, pool: Pool) -> None:
+async def test_a_cancelled_call_lets_go(calls: StoredModelCalls, stub: StubLlm, key: StoredCallKey, pool: Pool) -> None:
     stub.modes = ["never"]
     cancelled = asyncio.create_task(calls.complete(key, REQUEST))
     await eventually(lambda: stub.total == 1)
@@ -145,7 +149,7 @@ async def test_a_cancelled_call_lets_go(calls: StoredCalls, stub: StubLlm, key: 
     assert await count(pool, CLAIMS) == 0
 
 
-async def test_calls_and_hits_are_counted(calls: StoredCalls, key: CallKey) -> None:
+async def test_calls_and_hits_are_counted(calls: StoredModelCalls, key: StoredCallKey) -> None:
     def value(name: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(name, labels) or 0.0
 

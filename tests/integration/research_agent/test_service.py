@@ -8,7 +8,7 @@ import pytest
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.identity import user_name
 from flotilla.contracts.tasks import RESEARCH_COMPLETED
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 from research_agent.main import run
 from research_agent.settings import Settings
@@ -41,7 +41,7 @@ async def redis(database: Database, redis_url: str, pool: Pool) -> AsyncIterator
 
 
 async def test_passages_come_back_with_their_source_and_the_search_is_recorded(redis: Redis, pool: Pool) -> None:
-    await KnowledgeBase(pool).add(TENANT, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
+    await KnowledgeBase(pool).add(TENANT, UploadedDocument(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
     await publish(pool, redis, task(agent="research", input={"query": "What do cats eat?", "top_k": 2}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
     [passage] = reply["result"]["passages"]
@@ -64,7 +64,7 @@ async def test_nothing_found_is_an_answer(redis: Redis, pool: Pool) -> None:
 
 
 async def test_a_follow_up_searches_in_the_words_of_what_was_said_before(redis: Redis, pool: Pool) -> None:
-    await KnowledgeBase(pool).add(TENANT, Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish and mice."))
+    await KnowledgeBase(pool).add(TENANT, UploadedDocument(uri="cats.md", content=b"# Cats\n\nCats eat fish and mice."))
     history = [{"query": "What do cats eat?", "answer": "Fish."}]
     await publish(pool, redis, task(agent="research", input={"query": "And at night?", "history": history}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
@@ -79,10 +79,12 @@ async def test_a_follow_up_searches_in_the_words_of_what_was_said_before(redis: 
 async def test_an_agent_finds_what_those_may_read_who_asked(redis: Redis, pool: Pool) -> None:
     alice, bob = user_name("flotilla", "alice"), user_name("flotilla", "bob")
     knowledge = KnowledgeBase(pool)
-    await knowledge.add(TENANT, Upload(uri="pay.md", content=b"# Pay\n\nCats earn fish.", readers=(alice,)))
-    await knowledge.add(TENANT, Upload(uri="here.md", content=b"# Here\n\nCats earn fish here.", attached_to=SESSION))
+    await knowledge.add(TENANT, UploadedDocument(uri="pay.md", content=b"# Pay\n\nCats earn fish.", readers=(alice,)))
     await knowledge.add(
-        TENANT, Upload(uri="there.md", content=b"# There\n\nCats earn fish there.", attached_to="other")
+        TENANT, UploadedDocument(uri="here.md", content=b"# Here\n\nCats earn fish here.", attached_to=SESSION)
+    )
+    await knowledge.add(
+        TENANT, UploadedDocument(uri="there.md", content=b"# There\n\nCats earn fish there.", attached_to="other")
     )
     for run_id, names in (("alices", [alice]), ("bobs", [bob]), ("nobodys", None)):
         await rows(pool, RUN, run_id, SESSION, names)
@@ -103,7 +105,7 @@ async def _three(redis: Redis) -> list[dict[str, Any]] | None:
 
 
 async def test_another_tenants_documents_are_not_found(redis: Redis, pool: Pool) -> None:
-    await KnowledgeBase(pool).add("globex", Upload(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
+    await KnowledgeBase(pool).add("globex", UploadedDocument(uri="cats.md", content=b"# Cats\n\nCats eat fish."))
     await publish(pool, redis, task(agent="research", input={"query": "cats fish"}))
     [reply] = await eventually(lambda: replies(redis, "done", "research"))
     assert reply["result"]["passages"] == []

@@ -25,11 +25,11 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
-from workflow_worker.activities.delegation import DelegationActivities
+from workflow_worker.activities.delegation import Delegation
 from workflow_worker.bridge import ReplyBridge
-from workflow_worker.delegates import DelegateAgents
+from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import TaskPublisher
-from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.recent_hops import RecentHops
 from workflow_worker.settlement import ReplySettlement
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
@@ -59,8 +59,8 @@ def task(unique: Callable[[str], str]) -> AgentTask:
 
 @pytest.fixture
 def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> ReplyBridge:
-    recent = RecentHopCache()
-    publisher = TaskPublisher(own_pool, redis, DelegateAgents(own_pool), recent)
+    recent = RecentHops()
+    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool), recent)
     return ReplyBridge(temporal_client, redis, ReplySettlement(own_pool, SIGNER, recent), publisher)
 
 
@@ -82,17 +82,15 @@ def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
 
 
 @pytest.fixture
-async def delegation(own_pool: Pool, redis: Redis) -> DelegationActivities:
+async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
     """The activity, of a worker that has delegated to this agent before."""
-    delegates = DelegateAgents(own_pool)
+    delegates = Delegates(own_pool)
     await delegates.note("research")
     agents = KnownAgents(own_pool, redis, ("research", "write"))
-    return DelegationActivities(
-        own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHopCache()), SIGNER, agents
-    )
+    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHops()), SIGNER, agents)
 
 
-async def delegated(delegation: DelegationActivities, task: AgentTask) -> None:
+async def delegated(delegation: Delegation, task: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=str(uuid4()))  # which Temporal does not know
@@ -137,7 +135,7 @@ async def events(pool: Pool) -> int:
 
 
 async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await hold_back(own_postgres)
     await delegated(delegation, task)
@@ -156,7 +154,7 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
 
 
 async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await delegated(delegation, task)
     async with tenant_transaction(own_pool, "acme") as connection:

@@ -13,7 +13,7 @@ from flotilla.bus.live import LiveRunWriter
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.names import run_stream, run_workflow_id
 from flotilla.contracts.requests import RAGRequest
-from flotilla.eventstore.turns import ranges_not_rolled_back
+from flotilla.eventstore.turns import effective_ranges_newest_first
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.workflows.calls.runs import CloseRun, RunKey, SaveAnswer
 from tests.integration.workflow_worker import agents
@@ -168,4 +168,4 @@ async def test_earlier_turns_are_in_the_prompt_as_forks_and_rollbacks_left_them(
 def test_what_counts_is_found_by_walking_back_over_rollbacks(
     head: int, rollbacks: dict[int, int], stretches: list[tuple[int, int]]
 ) -> None:
-    assert list(ranges_not_rolled_back(head, rollbacks)) == stretches
+    assert list(effective_ranges_newest_first(head, rollbacks)) == stretches

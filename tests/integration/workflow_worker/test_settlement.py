@@ -15,7 +15,7 @@ from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from workflow_worker.delegations import OpenedHop, next_hop_task, open_first_hop, open_hop, reopen_hop, reseal_task
-from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHopCache
+from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
 from workflow_worker.settlement import ReplyRefused, ReplySettlement, SettledReply
 
 WAITING = ReplyAddress(workflow_id="w1", workflow_run_id="r1", activity_id="1~1")
@@ -35,13 +35,13 @@ async def workers_pool(database: Database) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def recent() -> RecentHopCache:
+def recent() -> RecentHops:
     """What the worker has published; nothing, as after its start."""
-    return RecentHopCache()
+    return RecentHops()
 
 
 @pytest.fixture
-def settlement(workers_pool: Pool, recent: RecentHopCache) -> ReplySettlement:
+def settlement(workers_pool: Pool, recent: RecentHops) -> ReplySettlement:
     return ReplySettlement(workers_pool, SIGNER, recent)
 
 
@@ -135,7 +135,7 @@ async def test_a_slip_that_another_worker_published_goes_on_in_two_round_trips_a
 
 
 async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHopCache
+    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
 ) -> None:
     await warm_up(workers_pool, settlement)
     first = await opened_and_answered(workers_pool, slip())
@@ -170,7 +170,7 @@ async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
     ],
 )
 async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHopCache, kept: str, said: dict[str, Any]
+    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops, kept: str, said: dict[str, Any]
 ) -> None:
     first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
@@ -183,7 +183,7 @@ async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
 
 @pytest.mark.parametrize("claim", [{"agent": "two"}, {"session_id": "s2"}, {"attempt": 2}, {"tenant_id": "other"}])
 async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHopCache, claim: dict[str, object]
+    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops, claim: dict[str, object]
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
     recent.note(published(first), first.sealed.body)
@@ -195,7 +195,7 @@ async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either
 
 
 async def test_a_result_that_is_not_stored_yet_is_not_forwarded_because_the_reply_has_it(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHopCache
+    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
 ) -> None:
     first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
@@ -206,7 +206,7 @@ async def test_a_result_that_is_not_stored_yet_is_not_forwarded_because_the_repl
 
 
 async def test_a_hop_that_was_published_again_with_more_time_goes_on_with_that_time(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHopCache
+    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
 ) -> None:
     """As when an operator redrives a dead letter: the worker that published it first knows the old deadline."""
     first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
@@ -221,13 +221,13 @@ async def test_a_hop_that_was_published_again_with_more_time_goes_on_with_that_t
     assert following.deadline == later.isoformat()
 
 
-def note(recent: RecentHopCache, task: AgentTask, size_bytes: int) -> None:
+def note(recent: RecentHops, task: AgentTask, size_bytes: int) -> None:
     issued, sealed = reseal_task(task, DEADLINE, SIGNER)
     recent.note(issued, sealed.body.ljust(size_bytes))
 
 
 def test_a_worker_remembers_no_more_than_it_has_room_for() -> None:
-    recent = RecentHopCache()
+    recent = RecentHops()
     for number in range(MOST + 1):
         note(recent, slip(f"t{number}"), MOST_BYTES)
     note(recent, slip("large"), MOST_BYTES + 1)

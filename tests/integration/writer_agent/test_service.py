@@ -13,7 +13,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import run_stream
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
-from flotilla.knowledge import KnowledgeBase, Upload
+from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
 from tests.support.agent_service import service_running
@@ -118,7 +118,7 @@ async def test_what_the_endpoint_answers_becomes_the_tasks_answer(
 
 
 async def test_a_tool_call_of_the_model_searches_the_tenants_documents(writer: Writer) -> None:
-    await KnowledgeBase(writer.pool).add(TENANT, Upload(uri="fish.md", content=b"# Fish\n\nCats eat fish."))
+    await KnowledgeBase(writer.pool).add(TENANT, UploadedDocument(uri="fish.md", content=b"# Fish\n\nCats eat fish."))
     writer.stub.modes = ["tool"]
     await publish(writer.pool, writer.redis, task(agent="write", input=INPUT))
     await writer.answered()

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.tools import AgentToolBox
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 
 
@@ -79,7 +79,7 @@ async def _search(ctx: TaskContext, query: str, top_k: int = 5) -> list[str]:
 
 
 def test_tool_arguments_are_checked_against_the_function() -> None:
-    tool = ToolBox({"search": _search})["search"]
+    tool = AgentToolBox({"search": _search})["search"]
     assert tool.arguments({"query": "x"}) == {"query": "x", "top_k": 5}
     for wrong in ({}, {"query": 1}, {"query": "x", "top_k": "5"}, {"query": "x", "tenant": "acme"}):
         with pytest.raises(Invalid, match="tool search"):
@@ -87,14 +87,14 @@ def test_tool_arguments_are_checked_against_the_function() -> None:
 
 
 def test_tool_schema_is_what_a_model_needs() -> None:
-    tool = ToolBox({"search": _search})["search"]
+    tool = AgentToolBox({"search": _search})["search"]
     assert tool.description == "Searches."
     assert "ctx" not in str(tool.schema())
 
 
 def test_tool_that_is_not_on_the_list_is_refused_with_the_list() -> None:
     with pytest.raises(Forbidden, match="allowed: search"):
-        ToolBox({"search": _search})["delete_everything"]
+        AgentToolBox({"search": _search})["delete_everything"]
 
 
 def test_tool_without_types_is_refused_at_start() -> None:
@@ -102,7 +102,7 @@ def test_tool_without_types_is_refused_at_start() -> None:
         del query
 
     with pytest.raises(ConfigurationError, match="parameter query needs a type"):
-        ToolBox({"untyped": untyped})
+        AgentToolBox({"untyped": untyped})
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 1e9])

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flotilla.agent.gates import ApprovalPending, GatedTools
-from flotilla.agent.recording import Recorder
+from flotilla.agent.gates import ApprovalPending, GatedToolCalls
+from flotilla.agent.recording import EventRecorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import Tool
 from flotilla.contracts.errors import Invalid
@@ -35,10 +35,10 @@ async def pay(
     raise AssertionError("it was paid")
 
 
-def runner() -> tuple[ToolRunner, GatedTools]:
-    gated = GatedTools("payer", "t1", {"pay": "high"})
+def runner() -> tuple[ToolRunner, GatedToolCalls]:
+    gated = GatedToolCalls("payer", "t1", {"pay": "high"})
     calls: Any = None  # a call that waits for people is not begun
-    return ToolRunner(TASK, calls, gated, Recorder("payer", TASK), new_id), gated
+    return ToolRunner(TASK, calls, gated, EventRecorder("payer", TASK), new_id), gated
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from flotilla.agent import ApprovalPending
-from flotilla.agent.pauses import Pauses
+from flotilla.agent.pauses import RunningCalls
 
 
-async def pend(pauses: Pauses) -> None:
+async def pend(pauses: RunningCalls) -> None:
     async with pauses.call():
         raise ApprovalPending
 
@@ -23,7 +23,7 @@ async def first_to_raise(*calls: "asyncio.Task[None]") -> None:
 
 
 async def test_a_call_beside_one_that_pauses_is_let_end() -> None:
-    pauses, ended = Pauses(), []
+    pauses, ended = RunningCalls(), []
 
     async def work() -> None:
         async with pauses.call():
@@ -36,13 +36,13 @@ async def test_a_call_beside_one_that_pauses_is_let_end() -> None:
 
 
 async def test_calls_that_pause_together_all_do() -> None:
-    pauses = Pauses()
+    pauses = RunningCalls()
     ends = await asyncio.gather(*(pend(pauses) for _ in range(5)), return_exceptions=True)
     assert [type(end) for end in ends] == [ApprovalPending] * 5
 
 
 async def test_a_call_inside_another_does_not_wait_for_it() -> None:
-    pauses = Pauses()
+    pauses = RunningCalls()
 
     async def outer() -> None:
         async with pauses.call():
@@ -54,7 +54,7 @@ async def test_a_call_inside_another_does_not_wait_for_it() -> None:
 
 
 async def test_a_call_that_fails_keeps_nobody_waiting() -> None:
-    pauses = Pauses()
+    pauses = RunningCalls()
 
     async def fail() -> None:
         async with pauses.call():

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from flotilla.answers.calibration import read_calibrations
-from flotilla.answers.fitting import BY_WORDS, Case, TooFewCases, fit, isotonic, logistic
+from flotilla.answers.fitting import BY_WORDS, Case, TooFewCases, fit, fit_isotonic_regression, fit_logistic_regression
 from flotilla.contracts.errors import ConfigurationError
 
 
@@ -31,7 +31,7 @@ def brier(values: list[tuple[float, bool]]) -> float:
 def test_on_questions_it_was_not_fitted_on_it_beats_every_constant() -> None:
     fitted = fit(cases(300, 1), model="m")
     others = cases(1000, 2)
-    said = [(fitted.confidence(one.features) or 0.0, one.right) for one in others]
+    said = [(fitted.correctness_probability(one.features) or 0.0, one.right) for one in others]
     share = sum(right for _, right in said) / len(said)
     assert brier(said) < share * (1 - share) - 0.05
     sure = [right for value, right in said if value > 0.7]
@@ -57,9 +57,9 @@ def test_features_that_are_not_there_leave_it_to_a_stage_without_them() -> None:
     ]
     fitted = fit(with_meaning, model="m")
     assert len(fitted.stages) == 2
-    assert fitted.confidence(with_meaning[0].features) is not None
-    assert fitted.confidence(cases(1, 5)[0].features) is not None
-    assert fitted.confidence({"words": 1.0}) is None
+    assert fitted.correctness_probability(with_meaning[0].features) is not None
+    assert fitted.correctness_probability(cases(1, 5)[0].features) is not None
+    assert fitted.correctness_probability({"words": 1.0}) is None
     assert not fitted.abstains({})
 
 
@@ -71,7 +71,7 @@ def test_too_few_questions_or_only_right_ones_are_refused() -> None:
 
 
 def test_isotonic_regression_ascends_and_never_is_certain() -> None:
-    knots = isotonic([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 5, [False, True, False, True, True, True] * 5)
+    knots = fit_isotonic_regression([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 5, [False, True, False, True, True, True] * 5)
     shares = [share for _, share in knots]
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] < 1
@@ -80,7 +80,7 @@ def test_isotonic_regression_ascends_and_never_is_certain() -> None:
 def test_logistic_regression_finds_what_decides() -> None:
     draw = random.Random(8)  # noqa: S311 - drawn alike in every run
     rows = [[draw.random(), draw.random()] for _ in range(500)]
-    [decides, noise], _ = logistic(rows, [row[0] > 0.5 for row in rows])
+    [decides, noise], _ = fit_logistic_regression(rows, [row[0] > 0.5 for row in rows])
     assert decides > 5 * abs(noise)
 
 

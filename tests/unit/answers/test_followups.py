@@ -2,7 +2,7 @@
 
 import pytest
 
-from flotilla.answers.followups import carried_over
+from flotilla.answers.followups import searchable_question
 from flotilla.contracts.tasks import Turn
 
 ASKED = "How long are refunds kept in the archive?"
@@ -25,7 +25,7 @@ def after(*questions: str) -> list[Turn]:
     ],
 )
 def test_a_follow_up_is_asked_with_the_question_before_it(question: str) -> None:
-    assert carried_over(question, after("Who works here on weekends?", ASKED)) == f"{ASKED} {question}"
+    assert searchable_question(question, after("Who works here on weekends?", ASKED)) == f"{ASKED} {question}"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_follow_up_is_asked_with_the_question_before_it(question: str) -> None
     ],
 )
 def test_so_it_is_in_other_languages(asked: str, question: str) -> None:
-    assert carried_over(question, after(asked)) == f"{asked} {question}"
+    assert searchable_question(question, after(asked)) == f"{asked} {question}"
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_so_it_is_in_other_languages(asked: str, question: str) -> None:
     ],
 )
 def test_a_complete_question_searches_as_it_is(question: str) -> None:
-    assert carried_over(question, after(ASKED)) == question
+    assert searchable_question(question, after(ASKED)) == question
 
 
 def test_a_follow_up_of_a_follow_up_goes_back_to_the_complete_question() -> None:
     history = after(ASKED, "And invoices?", "Who may delete them?")
-    assert carried_over("And in Spain?", history) == f"{ASKED} And in Spain?"
+    assert searchable_question("And in Spain?", history) == f"{ASKED} And in Spain?"
 
 
 def test_without_history_nothing_is_carried_over() -> None:
-    assert carried_over("And in Spain?", []) == "And in Spain?"
+    assert searchable_question("And in Spain?", []) == "And in Spain?"
 
 
 def test_of_an_endless_question_its_beginning_is_carried_over() -> None:
-    assert len(carried_over("And in Spain?", after("refunds archive " * 10_000))) < 1100
+    assert len(searchable_question("And in Spain?", after("refunds archive " * 10_000))) < 1100

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.answers.sentences import clause_before, statements_of
+from flotilla.answers.sentences import split_into_statements, statement_before_citation
 from tests.support.work import assert_linear
 
 
@@ -27,13 +27,13 @@ from tests.support.work import assert_linear
 def test_a_sentence_rests_on_its_own_citations_else_on_those_of_its_paragraph(
     answer: str, expected: list[tuple[str, tuple[int, ...]]]
 ) -> None:
-    assert [(one.text, one.cited) for one in statements_of(answer)] == expected
+    assert [(one.text, one.cited) for one in split_into_statements(answer)] == expected
 
 
 @given(st.text("aB. [1],2]?!\n`#:\u3002", max_size=80))
 def test_sentences_are_places_of_the_answer_in_order(answer: str) -> None:
     end = 0
-    for one in statements_of(answer):
+    for one in split_into_statements(answer):
         assert end <= one.start < one.end <= len(answer)
         end = one.end
 
@@ -52,12 +52,12 @@ def test_sentences_are_places_of_the_answer_in_order(answer: str) -> None:
     ],
 )
 def test_a_citation_is_put_to_what_stands_before_it(before: str, clause: str) -> None:
-    assert clause_before(before) == clause
+    assert statement_before_citation(before) == clause
 
 
 @pytest.mark.parametrize(
     "unit", [". ", "[1]", "a", "\n", "[1, 1]", "!", "```\n", "a. B [1]", " ", "\t", "a. ", " [1", ".  "]
 )
 def test_an_answer_of_any_length_is_read_in_proportion_to_it(unit: str) -> None:
-    for read in (statements_of, clause_before):
+    for read in (split_into_statements, statement_before_citation):
         assert_linear(read, lambda n: f"a{unit * (n // len(unit))}a")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from flotilla.answers.support import Overlap
+from flotilla.answers.support import OverlapChecker
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
@@ -32,30 +32,30 @@ GERMAN = passage("Erstattungen werden innerhalb von neun Tagen ausgezahlt und vo
     ],
 )
 async def test_a_sentence_is_supported_by_words_and_numbers_of_its_passage(sentence: str, supported: bool) -> None:
-    assert (await Overlap().verdict(sentence, [REFUNDS])).supported is supported
+    assert (await OverlapChecker().check_support(sentence, [REFUNDS])).supported is supported
 
 
 async def test_words_are_compared_in_the_language_of_the_passage() -> None:
-    verdict = await Overlap().verdict("Die Direktorin genehmigt die Erstattung.", [GERMAN])
+    verdict = await OverlapChecker().check_support("Die Direktorin genehmigt die Erstattung.", [GERMAN])
     assert (verdict.supported, verdict.support) == (True, 1.0)
 
 
 async def test_a_sentence_without_a_source_is_not_supported() -> None:
-    assert (await Overlap().verdict("The director approves refunds.", [])).supported is False
+    assert (await OverlapChecker().check_support("The director approves refunds.", [])).supported is False
 
 
 async def test_a_sentence_in_another_language_than_its_source_cannot_be_checked_by_words() -> None:
     sentence = "Der Direktor genehmigt jede Rückzahlung, die höher als dieser Betrag ist."
-    assert (await Overlap().verdict(sentence, [REFUNDS])).supported is None
-    assert not await Overlap().says_nothing_of(sentence, REFUNDS)
+    assert (await OverlapChecker().check_support(sentence, [REFUNDS])).supported is None
+    assert not await OverlapChecker().is_unrelated(sentence, REFUNDS)
 
 
 async def test_a_citation_is_dropped_only_where_its_passage_says_something_else_altogether() -> None:
-    overlap = Overlap()
-    assert await overlap.says_nothing_of("Parking is free for visitors on weekends.", REFUNDS)
-    assert not await overlap.says_nothing_of("The director owns a yacht in Monaco.", REFUNDS)
-    assert not await overlap.says_nothing_of("It is so.", REFUNDS)
-    assert not await overlap.says_nothing_of("A person spending 5000 asks somebody first.", REFUNDS)
+    overlap = OverlapChecker()
+    assert await overlap.is_unrelated("Parking is free for visitors on weekends.", REFUNDS)
+    assert not await overlap.is_unrelated("The director owns a yacht in Monaco.", REFUNDS)
+    assert not await overlap.is_unrelated("It is so.", REFUNDS)
+    assert not await overlap.is_unrelated("A person spending 5000 asks somebody first.", REFUNDS)
 
 
 class Meaning:
@@ -74,13 +74,13 @@ class Away(Meaning):
 
 async def test_other_words_with_the_same_meaning_are_supported_where_there_is_a_model() -> None:
     sentence = "Customers get their money back with a signature of the boss."
-    assert (await Overlap().verdict(sentence, [REFUNDS])).supported is False
-    assert (await Overlap(Meaning()).verdict(sentence, [REFUNDS])).supported is True
-    assert (await Overlap(Away()).verdict(sentence, [REFUNDS])).supported is False
+    assert (await OverlapChecker().check_support(sentence, [REFUNDS])).supported is False
+    assert (await OverlapChecker(Meaning()).check_support(sentence, [REFUNDS])).supported is True
+    assert (await OverlapChecker(Away()).check_support(sentence, [REFUNDS])).supported is False
     assert (
-        await Overlap(Meaning()).verdict("Their money back, 70 euros, with a signature.", [REFUNDS])
+        await OverlapChecker(Meaning()).check_support("Their money back, 70 euros, with a signature.", [REFUNDS])
     ).supported is False
-    assert not await Overlap(Meaning()).says_nothing_of(sentence, REFUNDS)
+    assert not await OverlapChecker(Meaning()).is_unrelated(sentence, REFUNDS)
 
 
 class Counting(Meaning):
@@ -96,19 +96,19 @@ class Counting(Meaning):
 
 async def test_sentences_of_one_answer_embed_their_passage_once() -> None:
     model = Counting()
-    overlap = Overlap(model)
+    overlap = OverlapChecker(model)
     sentences = [f"Customers get their money back on {day}." for day in ("Monday", "Friday", "holidays")]
-    assert [(await overlap.verdict(one, [REFUNDS])).supported for one in sentences] == [True, True, True]
+    assert [(await overlap.check_support(one, [REFUNDS])).supported for one in sentences] == [True, True, True]
     assert sorted(model.seen) == sorted([*sentences, *dict.fromkeys([REFUNDS.text, *REFUNDS.text.split("\n\n")])])
 
 
 async def test_the_vectors_of_many_passages_are_dropped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flotilla.answers.support.MAX_KEPT", 2)
     model = Counting()
-    overlap = Overlap(model)
+    overlap = OverlapChecker(model)
     others = [passage(f"A refund is paid on day {number}.") for number in range(4)]
     for one in (*others, others[0]):
-        await overlap.verdict("Customers get their money back.", [one])
+        await overlap.check_support("Customers get their money back.", [one])
     assert model.seen.count(others[0].text) == 2
-    await overlap.verdict("Customers get their money back.", [others[0]])
+    await overlap.check_support("Customers get their money back.", [others[0]])
     assert model.seen.count(others[0].text) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit_consumer.placement import EventPlacer, Head, KnownEvent, SessionPlacement
 from audit_consumer.records import EventCandidate
-from flotilla.audit.proof import genesis
+from flotilla.audit.proof import genesis_hash
 from tests.support.properties import patient
 
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
@@ -94,7 +94,7 @@ def test_any_order_and_any_repetition_end_in_the_same_chain(delivery: tuple[int,
     assert database.parked == []
     assert database.conflicts == 0
     assert database.duplicates == sum(map(len, batches)) - length
-    chain = genesis("default", "s1")
+    chain = genesis_hash("default", "s1")
     for seq, chain_hash in enumerate(database.hashes, start=1):
         chain = sha256(chain + f"{seq}/0".encode()).digest()
         assert chain_hash == chain
@@ -150,7 +150,7 @@ def test_an_unknown_type_holds_back_its_session_only_from_its_place_on() -> None
 def test_a_fork_starts_behind_its_parents_prefix_with_a_chain_of_its_own() -> None:
     result = place([candidate(8), candidate(7, parent="p")])
     assert [one.seq for one, _ in result.appended] == [7, 8]
-    assert result.appended[0][1] == sha256(genesis("default", "s1", "p", 6) + b"7/0").digest()
+    assert result.appended[0][1] == sha256(genesis_hash("default", "s1", "p", 6) + b"7/0").digest()
     assert result.head is not None
     assert (result.head.first_seq, result.head.parent_session_id) == (7, "p")
 

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis, inclusion_path, link, merkle_root, root_from_path
+from flotilla.audit.chain import ChainChecker, ChainedEvent, ExpectedChain
+from flotilla.audit.proof import (
+    NO_CHECKPOINT,
+    Statement,
+    genesis_hash,
+    inclusion_path,
+    link,
+    merkle_root,
+    root_from_path,
+)
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from tests.support.properties import patient
 
@@ -19,7 +27,7 @@ LEAVES = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=33)
 def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[ChainedEvent]:
     parent = "p" if after_seq else None
     chained = []
-    previous = genesis("default", "s1", parent, after_seq)
+    previous = genesis_hash("default", "s1", parent, after_seq)
     for seq, content in enumerate(contents, start=after_seq + 1):
         event = AgentEvent(type="t", source="/t", subject="s1", tenant="default", sequence=seq, data={"c": content})
         previous = link(previous, encode_event(event))
@@ -27,9 +35,11 @@ def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[ChainedEvent]:
     return chained
 
 
-def checked(events: Sequence[ChainedEvent], anchors: dict[int, bytes] | None = None, after_seq: int = 0) -> ChainCheck:
-    check = ChainCheck(Chain("default", "s1", "p" if after_seq else None, after_seq, anchors or {}))
-    check.check_all(events)
+def checked(
+    events: Sequence[ChainedEvent], anchors: dict[int, bytes] | None = None, after_seq: int = 0
+) -> ChainChecker:
+    check = ChainChecker(ExpectedChain("default", "s1", "p" if after_seq else None, after_seq, anchors or {}))
+    check.check_events(events)
     check.end()
     return check
 
@@ -84,17 +94,17 @@ def test_a_cut_or_rewritten_chain_is_named_thanks_to_an_anchor(contents: list[st
 
 def test_chains_start_differently_for_each_tenant_session_parent_and_fork_point() -> None:
     starts = [
-        genesis("a", "s"),
-        genesis("b", "s"),
-        genesis("a", "t"),
-        genesis("a", "s", "p", 1),
-        genesis("a", "s", "q", 1),
-        genesis("a", "s", "p", 2),
-        genesis("a", "s", "p", 0),
-        genesis("as", ""),
+        genesis_hash("a", "s"),
+        genesis_hash("b", "s"),
+        genesis_hash("a", "t"),
+        genesis_hash("a", "s", "p", 1),
+        genesis_hash("a", "s", "q", 1),
+        genesis_hash("a", "s", "p", 2),
+        genesis_hash("a", "s", "p", 0),
+        genesis_hash("as", ""),
     ]
     assert len(set(starts)) == len(starts)
-    assert genesis("a", "s", "p", 2) == sha256(b"a\0s\0p\x002").digest()
+    assert genesis_hash("a", "s", "p", 2) == sha256(b"a\0s\0p\x002").digest()
 
 
 def rfc_root(leaves: Sequence[bytes]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Part, write_line
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis, head_leaf, link, merkle_root
+from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link, merkle_root
 from flotilla.config.signing import Signer, create_key_pair, load_signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import AUDIT_SESSION
@@ -52,7 +52,7 @@ def revocation(session_id: str) -> Event:
         data={"change": "signer_revoked", "details": {"fingerprint": KEY}},
     )
     body = encode_event(event)
-    hash_ = link(genesis("acme", session_id), body)
+    hash_ = link(genesis_hash("acme", session_id), body)
     return Event(session=session_id, seq=1, hash=hash_.hex(), body=body.decode())
 
 

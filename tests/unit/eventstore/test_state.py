@@ -14,10 +14,10 @@ from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
 from flotilla.contracts.errors import UnknownType
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
 from flotilla.eventstore import fold, state_json, state_json_blocks
-from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.snapshots import delta_from, snapshot_of
-from flotilla.eventstore.state import SessionState, combine_deltas, state_delta_of
-from flotilla.eventstore.upcasters import upcast
+from flotilla.eventstore.chunks import ChunkedSequence, JsonChunk
+from flotilla.eventstore.snapshots import delta_from_snapshot, make_snapshot
+from flotilla.eventstore.state import SessionState, combine_deltas, delta_of_events
+from flotilla.eventstore.upcasters import upcast_event
 from tests.support.properties import patient
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -140,8 +140,8 @@ def test_deltas_of_neighbouring_stretches_add_up_however_the_log_is_cut(
     cuts = sorted(data.draw(st.sets(st.integers(0, len(log)), max_size=4)) | {0, len(log)})
     pieces = [log[start:end] for start, end in itertools.pairwise(cuts)]
     whole = fold("s1", log)
-    assert combine_deltas("s1", len(log), [state_delta_of(piece) for piece in pieces]) == whole
-    snapshots = [delta_from(snapshot_of(piece)) for piece in pieces if piece]
+    assert combine_deltas("s1", len(log), [delta_of_events(piece) for piece in pieces]) == whole
+    snapshots = [delta_from_snapshot(make_snapshot(piece)) for piece in pieces if piece]
     summed = combine_deltas("s1", len(log), snapshots)
     assert summed == whole
     assert json.loads(state_json(summed)) == json.loads(state_json(whole))
@@ -149,7 +149,7 @@ def test_deltas_of_neighbouring_stretches_add_up_however_the_log_is_cut(
 
 def test_a_large_state_comes_in_blocks_of_about_a_megabyte() -> None:
     log = [event(seq, "message", {"role": "user", "content": "x" * 300_000}) for seq in range(1, 13)]
-    state = combine_deltas("s1", 12, [delta_from(snapshot_of([one])) for one in log])
+    state = combine_deltas("s1", 12, [delta_from_snapshot(make_snapshot([one])) for one in log])
     blocks = list(state_json_blocks(state))
     assert [round(len(block) / 1e5) for block in blocks] == [12, 12, 12, 0]
     assert json.loads(b"".join(blocks)) == json.loads(state_json(fold("s1", log)))
@@ -180,7 +180,7 @@ def test_an_older_version_is_lifted_step_by_step() -> None:
         "flotilla.session.message.v0": lambda data: ("flotilla.session.message.v1", {"role": "user", **data}),
     }
     old = AgentEvent(type="flotilla.session.said.v0", source="/t", subject="s1", sequence=1, data={"text": "hi"})
-    lifted = upcast(old, upcasters)
+    lifted = upcast_event(old, upcasters)
     assert (lifted.type, lifted.data) == ("flotilla.session.message.v1", {"role": "user", "content": "hi"})
     assert (lifted.id, lifted.sequence) == (old.id, old.sequence)
 
@@ -189,7 +189,7 @@ def test_an_older_version_is_lifted_step_by_step() -> None:
 @given(st.lists(st.lists(st.integers(), max_size=5), max_size=6), st.data())
 def test_chunks_behave_like_the_list_of_all_their_items(pieces: list[list[int]], data: st.DataObject) -> None:
     flat = [item for piece in pieces for item in piece]
-    chunks: Chunks[int] = Chunks([Chunk(piece) for piece in pieces])
+    chunks: ChunkedSequence[int] = ChunkedSequence([JsonChunk(piece) for piece in pieces])
     assert (len(chunks), list(chunks), json.loads(chunks.to_json())) == (len(flat), flat, flat)
     assert chunks == flat
     assert chunks != [*flat, 0]

@@ -1,9 +1,9 @@
 import pytest
 
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.knowledge.analysis import MAX_QUERY_WORDS, analyse, asked_terms, identity
+from flotilla.knowledge.analysis import MAX_QUERY_WORDS, analyse_passage, analysis_version, query_terms
 from flotilla.knowledge.languages import LANGUAGES, check_language, stop_words
-from flotilla.knowledge.recognition import language_of
+from flotilla.knowledge.recognition import detect_language
 
 GERMAN = "Die Versicherung zahlt, wenn der Schaden innerhalb von zwei Wochen gemeldet wird und Belege beiliegen."
 FRENCH = "Les documents sont conservés pendant dix ans dans un lieu sûr, et personne ne peut les modifier."
@@ -11,7 +11,7 @@ ENGLISH = "The documents are kept for ten years in a safe place, and nobody is a
 
 
 def _forms(query: str, *languages: str) -> list[tuple[str, ...]]:
-    return [term.forms for term in asked_terms(query, languages)]
+    return [term.forms for term in query_terms(query, languages)]
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def _forms(query: str, *languages: str) -> list[tuple[str, ...]]:
     [(GERMAN, "de"), (FRENCH, "fr"), (ENGLISH, "en"), ("猫は魚を食べる。犬は骨が好きだ。", "ja"), ("12 34", "sv")],
 )
 def test_a_text_shows_its_language_or_has_the_default(text: str, language: str) -> None:
-    assert language_of(text, "sv") == language
+    assert detect_language(text, "sv") == language
 
 
 def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
@@ -30,8 +30,8 @@ def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 def test_every_language_has_an_analysis(language: str) -> None:
     check_language(language)
-    assert analyse("Flotilla 42", language).length == 2
-    assert identity(language).endswith(language)
+    assert analyse_passage("Flotilla 42", language).term_count == 2
+    assert analysis_version(language).endswith(language)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_every_language_has_an_analysis(language: str) -> None:
     ],
 )
 def test_a_question_has_the_terms_of_the_document(document: str, query: str, language: str) -> None:
-    terms = analyse(document, language).counts
+    terms = analyse_passage(document, language).counts
     assert all(terms.keys() & set(forms) for forms in _forms(query, language))
 
 
 def test_a_question_looks_for_its_words_in_every_language_of_the_documents() -> None:
     [forms] = _forms("Katalogen", "en", "de")
-    assert analyse("Katalog", "de").counts.keys() <= set(forms)
-    assert analyse("katalogen", "en").counts.keys() <= set(forms)
+    assert analyse_passage("Katalog", "de").counts.keys() <= set(forms)
+    assert analyse_passage("katalogen", "en").counts.keys() <= set(forms)
 
 
 def test_stop_words_are_those_of_the_language_that_is_asked_in() -> None:

@@ -1,13 +1,13 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.decode import text_of
-from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Upload
-from flotilla.knowledge.kinds import HTML, MARKDOWN, PLAIN, media_type_of
+from flotilla.knowledge.decode import decode_text
+from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, UploadedDocument
+from flotilla.knowledge.kinds import HTML, MARKDOWN, PLAIN, detect_media_type
 
 
-def upload(content: bytes, uri: str = "a.txt", media_type: str = "") -> Upload:
-    return Upload(uri=uri, content=content, media_type=media_type)
+def upload(content: bytes, uri: str = "a.txt", media_type: str = "") -> UploadedDocument:
+    return UploadedDocument(uri=uri, content=content, media_type=media_type)
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ def upload(content: bytes, uri: str = "a.txt", media_type: str = "") -> Upload:
     ],
 )
 def test_the_type_is_what_was_said_else_what_the_name_ends_in(uri: str, said: str, media_type: str) -> None:
-    assert media_type_of(upload(b"x", uri, said)) == media_type
+    assert detect_media_type(upload(b"x", uri, said)) == media_type
 
 
 @pytest.mark.parametrize(("uri", "said"), [("a.pdf", ""), ("a", ""), ("a.txt", "application/pdf")])
 def test_another_type_is_refused_with_those_that_are_read(uri: str, said: str) -> None:
     with pytest.raises(Invalid, match="text/markdown"):
-        media_type_of(upload(b"x", uri, said))
+        detect_media_type(upload(b"x", uri, said))
 
 
 @pytest.mark.parametrize(
@@ -45,28 +45,28 @@ def test_another_type_is_refused_with_those_that_are_read(uri: str, said: str) -
 )
 def test_what_is_not_text_is_refused_with_the_reason(content: bytes, reason: str) -> None:
     with pytest.raises(Invalid, match=f"a.txt: .*{reason}"):
-        text_of(upload(content), PLAIN)
+        decode_text(upload(content), PLAIN)
 
 
 def test_an_unknown_encoding_is_refused() -> None:
     with pytest.raises(Invalid, match="'klingon' is unknown"):
-        text_of(upload(b"x", media_type="text/plain; charset=klingon"), PLAIN)
+        decode_text(upload(b"x", media_type="text/plain; charset=klingon"), PLAIN)
 
 
 def test_a_document_over_the_limit_is_refused() -> None:
     with pytest.raises(Invalid, match="split it"):
-        text_of(upload(b"x" * (MAX_DOCUMENT_BYTES + 1)), PLAIN)
+        decode_text(upload(b"x" * (MAX_DOCUMENT_BYTES + 1)), PLAIN)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_unicode_is_read_in_any_form_with_a_byte_order_mark(encoding: str) -> None:
-    assert text_of(upload("Zürich\r\n„ja“".encode(encoding)), PLAIN) == "Zürich\n„ja“"
+    assert decode_text(upload("Zürich\r\n„ja“".encode(encoding)), PLAIN) == "Zürich\n„ja“"
 
 
 def test_the_encoding_that_was_said_is_used() -> None:
-    assert text_of(upload(b"caf\xe9", media_type="text/plain; charset=ISO-8859-1"), PLAIN) == "café"
+    assert decode_text(upload(b"caf\xe9", media_type="text/plain; charset=ISO-8859-1"), PLAIN) == "café"
 
 
 def test_a_page_says_its_encoding_itself() -> None:
     page = b"<html><head><meta charset='windows-1252'></head>\x93ja\x94</html>"
-    assert "“ja”" in text_of(upload(page, "a.html"), HTML)
+    assert "“ja”" in decode_text(upload(page, "a.html"), HTML)

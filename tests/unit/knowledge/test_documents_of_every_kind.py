@@ -3,20 +3,22 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Upload
-from flotilla.knowledge.parse import parse
-from flotilla.knowledge.split import split
+from flotilla.knowledge.documents import UploadedDocument
+from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.split import split_into_passages
 
 
 def read(content: str | bytes, uri: str = "a.md", media_type: str = "") -> str:
-    _, parsed = parse(
-        Upload(uri=uri, content=content.encode() if isinstance(content, str) else content, media_type=media_type)
+    _, parsed = parse_document(
+        UploadedDocument(
+            uri=uri, content=content.encode() if isinstance(content, str) else content, media_type=media_type
+        )
     )
-    return split(parsed.blocks).text
+    return split_into_passages(parsed.blocks).text
 
 
 def title(content: str) -> str:
-    return parse(Upload(uri="a.md", content=content.encode()))[1].title
+    return parse_document(UploadedDocument(uri="a.md", content=content.encode()))[1].title
 
 
 @pytest.mark.parametrize(

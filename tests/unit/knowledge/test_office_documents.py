@@ -15,10 +15,10 @@ from pypdf import PdfReader, PdfWriter
 from reportlab.pdfgen.canvas import Canvas
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Parsed, Upload
+from flotilla.knowledge.documents import ParsedDocument, UploadedDocument
 from flotilla.knowledge.kinds import CSV, DOCX, HTML, MAIL, PDF, PPTX, XLSX
-from flotilla.knowledge.parse import parse
-from flotilla.knowledge.split import split
+from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.split import split_into_passages
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 HOT = "<w:p><w:r><w:t>Hot steam.</w:t></w:r></w:p>"
@@ -116,16 +116,16 @@ def mail(*attached: tuple[str, str, bytes], text: str = "The pilot boards at daw
     return message
 
 
-def parsed(content: bytes, uri: str, media_type: str = "") -> tuple[str, Parsed]:
-    return parse(Upload(uri=uri, content=content, media_type=media_type))
+def parsed(content: bytes, uri: str, media_type: str = "") -> tuple[str, ParsedDocument]:
+    return parse_document(UploadedDocument(uri=uri, content=content, media_type=media_type))
 
 
 def text_of(content: bytes, uri: str) -> str:
-    return split(parsed(content, uri)[1].blocks).text
+    return split_into_passages(parsed(content, uri)[1].blocks).text
 
 
 def places(content: bytes, uri: str) -> list[tuple[str, str]]:
-    return [(piece.place, piece.text) for piece in split(parsed(content, uri)[1].blocks).pieces]
+    return [(piece.place, piece.text) for piece in split_into_passages(parsed(content, uri)[1].blocks).pieces]
 
 
 def test_a_passage_of_a_pdf_knows_its_page() -> None:
@@ -156,7 +156,7 @@ def test_a_pdf_that_needs_a_password_is_refused_and_one_that_only_forbids_printi
 def test_a_word_document_has_its_headings_and_tables() -> None:
     media_type, document = parsed(word(), "a.docx")
     assert (media_type, document.title) == (DOCX, "Harbour")
-    pieces = split(document.blocks).pieces
+    pieces = split_into_passages(document.blocks).pieces
     assert [piece.heading.split(" ")[-1] for piece in pieces] == ["Harbour", "Night"]
     assert pieces[1].text.endswith("Name | Role\n\nOdalys | Pilot")
 
@@ -195,7 +195,7 @@ def test_what_is_deleted_or_hidden_is_not_text(xml: str) -> None:
 
 def test_slides_are_places_with_titles_tables_and_notes() -> None:
     media_type, document = parsed(slides(), "a.pptx")
-    found = [(piece.place, piece.heading, piece.text) for piece in split(document.blocks).pieces]
+    found = [(piece.place, piece.heading, piece.text) for piece in split_into_passages(document.blocks).pieces]
     assert (media_type, document.title, [place for place, _, _ in found]) == (PPTX, "Tides", ["slide 1", "slide 2"])
     assert found[0] == ("slide 1", "Tides", "Tides\n\nHigh water at six.\n\nSay number 0.")
     assert "Marlin | 40" in found[1][2]
@@ -264,7 +264,7 @@ def test_mail_is_its_heads_its_text_and_its_attachments() -> None:
     content = mail(*attached).as_bytes()
     media_type, document = parsed(content, "a.eml")
     assert (media_type, document.title) == (MAIL, "Pilot for the Marlin")
-    text = split(document.blocks).text
+    text = split_into_passages(document.blocks).text
     assert "From: Odalys <odalys@harbour.example>" in text
     assert "The pilot boards at dawn." in text
     assert ("attachment rates.pdf, page 1", "Pilotage costs nine euros.") in places(content, "a.eml")

@@ -1,14 +1,14 @@
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Block, Upload
-from flotilla.knowledge.parse import parse
+from flotilla.knowledge.documents import TextBlock, UploadedDocument
+from flotilla.knowledge.parse import parse_document
 from flotilla.knowledge.parse_html import parse_html
 from flotilla.knowledge.parse_markdown import parse_markdown
 from flotilla.knowledge.parse_plain import parse_plain
 
 
-def texts(blocks: list[Block]) -> list[str]:
+def texts(blocks: list[TextBlock]) -> list[str]:
     return [block.text for block in blocks]
 
 
@@ -19,7 +19,7 @@ def test_html_blocks_are_what_a_reader_sees() -> None:
       <ul><li>one</li><li>two<p>more</p></li></ul><div hidden>secret</div><footer>(c)</footer></body></html>"""
     parsed = parse_html(page)
     assert texts(parsed.blocks) == ["Fees", "Some bold text here.", "one", "two", "more"]
-    assert parsed.blocks[0] == Block("Fees", level=1, anchors=("top",))
+    assert parsed.blocks[0] == TextBlock("Fees", level=1, anchors=("top",))
 
 
 def test_only_the_main_part_of_a_page_is_read() -> None:
@@ -65,7 +65,7 @@ def test_code_keeps_its_lines_and_a_table_row_is_one_block() -> None:
 
 def test_a_defined_term_leads_to_its_definition() -> None:
     parsed = parse_html("<dl><dt id=os.abort>os.abort()</dt><dd>Ends the process.</dd></dl>")
-    assert parsed.blocks == [Block("os.abort()", leads=True, anchors=("os.abort",)), Block("Ends the process.")]
+    assert parsed.blocks == [TextBlock("os.abort()", leads=True, anchors=("os.abort",)), TextBlock("Ends the process.")]
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_plain_text_is_cut_at_blank_lines() -> None:
 @pytest.mark.parametrize("content", [b"<script>1</script>", b"<!-- nothing -->"])
 def test_a_document_without_text_is_refused(content: bytes) -> None:
     with pytest.raises(Invalid, match="no text"):
-        parse(Upload(uri="a.html", content=content))
+        parse_document(UploadedDocument(uri="a.html", content=content))

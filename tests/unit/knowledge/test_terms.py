@@ -1,6 +1,6 @@
 import pytest
 
-from flotilla.knowledge.terms import MAX_TERM_CHARACTERS, words_of
+from flotilla.knowledge.terms import MAX_TERM_CHARACTERS, split_into_words
 from tests.support.work import assert_linear
 
 SOFT_HYPHEN = "\N{SOFT HYPHEN}"
@@ -8,14 +8,14 @@ ZERO_WIDTH_SPACE = "\N{ZERO WIDTH SPACE}"
 
 
 def test_names_of_several_words_are_their_words_and_a_term_of_their_own() -> None:
-    found = words_of("Use os.path.join, read_text and __init__ (UTF-8)!")
+    found = split_into_words("Use os.path.join, read_text and __init__ (UTF-8)!")
     assert found.words == ["use", "os", "path", "join", "read", "text", "and", "init", "utf", "8"]
     assert found.names == ["os.path.join", "read_text", "__init__", "utf-8"]
 
 
 @pytest.mark.parametrize("text", ["wait...", "so -- called", "-----", "___", "a, b; c", "end. Next", "(-x)"])
 def test_punctuation_makes_no_name(text: str) -> None:
-    assert words_of(text).names == []
+    assert split_into_words(text).names == []
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_punctuation_makes_no_name(text: str) -> None:
     ],
 )
 def test_what_looks_the_same_is_the_same(written: str, same: str) -> None:
-    assert words_of(written).words == words_of(same).words
+    assert split_into_words(written).words == split_into_words(same).words
 
 
 def test_words_of_a_script_with_vowel_marks_are_whole() -> None:
-    assert words_of("हिन्दी में").words == ["हिन्दी", "में"]
+    assert split_into_words("हिन्दी में").words == ["हिन्दी", "में"]
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_words_of_a_script_with_vowel_marks_are_whole() -> None:
     ],
 )
 def test_scripts_without_spaces_become_pairs(text: str, words: list[str]) -> None:
-    assert words_of(text).words == words
+    assert split_into_words(text).words == words
 
 
 def test_a_question_asks_for_pairs_alone_and_for_a_single_character_where_it_is_one() -> None:
-    assert words_of("東京", asked=True).words == ["東京"]
-    assert words_of("猫", asked=True).words == ["猫"]
+    assert split_into_words("東京", asked=True).words == ["東京"]
+    assert split_into_words("猫", asked=True).words == ["猫"]
 
 
 def test_a_long_word_counts_by_its_beginning() -> None:
-    assert words_of("x" * 5000).words == ["x" * MAX_TERM_CHARACTERS]
-    assert words_of("é" * 5000).words == ["é" * MAX_TERM_CHARACTERS]
-    assert words_of("a." * 5000).names == []
+    assert split_into_words("x" * 5000).words == ["x" * MAX_TERM_CHARACTERS]
+    assert split_into_words("é" * 5000).words == ["é" * MAX_TERM_CHARACTERS]
+    assert split_into_words("a." * 5000).names == []
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_a_long_word_counts_by_its_beginning() -> None:
     ],
 )
 def test_looking_for_words_takes_time_in_proportion_to_the_text(unit: str) -> None:
-    assert_linear(words_of, lambda n: "é" + unit * (n // len(unit)))
+    assert_linear(split_into_words, lambda n: "é" + unit * (n // len(unit)))

@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flotilla.llm.answer_body import documents
-from flotilla.llm.answer_calls import usable_arguments
+from flotilla.llm.answer_body import stream_documents
+from flotilla.llm.answer_calls import repair_arguments
 from tests.support.work import assert_linear
 
 
 @pytest.mark.parametrize("unit", [" ", '\\"', "\\", '"', ",", ", ", "```", "` "])
 def test_arguments_that_are_not_json_cost_what_they_are_long(unit: str) -> None:
-    assert_linear(usable_arguments, lambda n: '{"a": "b", ' + unit * (n // len(unit)) + "x}")
-    assert_linear(usable_arguments, lambda n: '{"a": "' + unit * (n // len(unit)))
+    assert_linear(repair_arguments, lambda n: '{"a": "b", ' + unit * (n // len(unit)) + "x}")
+    assert_linear(repair_arguments, lambda n: '{"a": "' + unit * (n // len(unit)))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_arguments_that_are_not_json_cost_what_they_are_long(unit: str) -> None:
     ],
 )
 def test_known_flaws_are_read_as_what_they_mean(text: str, meant: str) -> None:
-    assert usable_arguments(text) == meant
+    assert repair_arguments(text) == meant
 
 
 def test_a_body_that_begins_with_blanks_costs_what_it_is_long() -> None:
@@ -36,6 +36,6 @@ def test_a_body_that_begins_with_blanks_costs_what_it_is_long() -> None:
                 yield b" " * 100
             yield b"{}"
 
-        assert [document.value async for document in documents(body(), "")] == [{}, "[DONE]"]
+        assert [document.value async for document in stream_documents(body(), "")] == [{}, "[DONE]"]
 
     assert_linear(lambda size: asyncio.run(read(size)), int)

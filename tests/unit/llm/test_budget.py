@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from flotilla.contracts.errors import Invalid
-from flotilla.llm.budget import estimate
-from flotilla.llm.chat_request import chat_request
+from flotilla.llm.budget import estimate_call_tokens
+from flotilla.llm.chat_request import parse_chat_request
 
 SAID = [{"role": "user", "content": "hello"}]
 LONG = {"name": "x" * 100_000}
@@ -23,15 +23,21 @@ LONG = {"name": "x" * 100_000}
 )
 def test_all_that_is_sent_counts(members: dict[str, Any]) -> None:
     asked = {"messages": SAID, "max_tokens": 1}
-    assert estimate(chat_request({**asked, **members})) >= estimate(chat_request(asked)) + 25_000
+    assert (
+        estimate_call_tokens(parse_chat_request({**asked, **members}))
+        >= estimate_call_tokens(parse_chat_request(asked)) + 25_000
+    )
 
 
 @pytest.mark.parametrize("content", [5, True, {"type": "image_url"}, [5]])
 def test_content_of_any_form_can_be_estimated(content: object) -> None:
-    assert estimate(chat_request({"messages": [{"role": "user", "content": content}], "max_tokens": 7})) >= 7
+    assert (
+        estimate_call_tokens(parse_chat_request({"messages": [{"role": "user", "content": content}], "max_tokens": 7}))
+        >= 7
+    )
 
 
 def test_a_body_that_is_nested_too_deep_is_refused() -> None:
     body = json.loads('{"messages": [{"role": "user", "content": "hello"}], "x": ' + "[" * 900 + "]" * 900 + "}")
     with pytest.raises(Invalid, match="nested"):
-        chat_request(body)
+        parse_chat_request(body)

@@ -9,7 +9,7 @@ import pytest
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ModelRefused, ModelTimedOut, ModelUnavailable
 from flotilla.llm.chain import Link, ModelChain
-from flotilla.llm.circuit import FAILURES, OPEN_S, Circuit, Passage
+from flotilla.llm.circuit import FAILURES, OPEN_S, AdmittedCall, CircuitBreaker
 from flotilla.llm.pace import LONGEST_QUEUE_S, Pace
 from flotilla.testing import FakeModel
 
@@ -40,7 +40,9 @@ class Named(FakeModel):
 
 
 def chain(*models: Named, clock: Callable[[], float] | None = None) -> ModelChain:
-    return ModelChain([Link(m, Pace(m.name, None), Circuit(clock) if clock else Circuit()) for m in models])
+    return ModelChain(
+        [Link(m, Pace(m.name, None), CircuitBreaker(clock) if clock else CircuitBreaker()) for m in models]
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,36 +105,36 @@ async def test_a_model_that_names_a_time_is_left_alone_for_so_long_at_once() -> 
 
 
 async def test_a_cancelled_trial_leaves_the_circuit_to_the_next_call() -> None:
-    circuit = Circuit(clock := Clock())
+    circuit = CircuitBreaker(clock := Clock())
     for _ in range(FAILURES):
-        circuit.failed(Passage(is_trial=False), ModelUnavailable("500"))
+        circuit.record_failure(AdmittedCall(is_trial=False), ModelUnavailable("500"))
     clock.now += OPEN_S + 1
-    trial = circuit.let_through()
-    assert trial == Passage(is_trial=True)
-    assert circuit.let_through() is None
-    circuit.abandoned(trial)
-    assert circuit.let_through() == Passage(is_trial=True)
+    trial = circuit.admit_call()
+    assert trial == AdmittedCall(is_trial=True)
+    assert circuit.admit_call() is None
+    circuit.record_abandoned(trial)
+    assert circuit.admit_call() == AdmittedCall(is_trial=True)
 
 
 async def test_a_call_from_before_does_not_end_the_trial() -> None:
-    circuit = Circuit(clock := Clock())
-    before = circuit.let_through()
+    circuit = CircuitBreaker(clock := Clock())
+    before = circuit.admit_call()
     assert before is not None
     for _ in range(FAILURES):
-        circuit.failed(Passage(is_trial=False), ModelUnavailable("500"))
+        circuit.record_failure(AdmittedCall(is_trial=False), ModelUnavailable("500"))
     clock.now += OPEN_S + 1
-    assert circuit.let_through() == Passage(is_trial=True)
-    circuit.abandoned(before)
-    assert circuit.let_through() is None
+    assert circuit.admit_call() == AdmittedCall(is_trial=True)
+    circuit.record_abandoned(before)
+    assert circuit.admit_call() is None
 
 
 async def test_a_call_without_a_turn_in_the_queue_leaves_the_circuit_closed() -> None:
-    circuit, busy, model = Circuit(Clock()), Pace("a", 0.5, Clock()), Named("a", "hello")
+    circuit, busy, model = CircuitBreaker(Clock()), Pace("a", 0.5, Clock()), Named("a", "hello")
     models = ModelChain([Link(model, busy, circuit)])
     assert (await models.complete(REQUEST)).text == "hello"
     with pytest.raises(ModelUnavailable, match="rate limit"):
         await models.complete(REQUEST)
-    assert circuit.closes_in_s == 0
+    assert circuit.retry_in_s == 0
 
 
 async def test_a_call_that_was_cancelled_in_the_queue_takes_no_turn() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from flotilla.contracts.session_events import Source
-from flotilla.llm import Completion, confidence_of
+from flotilla.llm import Completion, compute_confidence
 from flotilla.llm.confidence import UNSUPPORTED_LIMIT
 
 
@@ -16,19 +16,19 @@ def completion(*logprobs: float) -> Completion:
 
 
 def test_log_probabilities_decide_where_there_are_any() -> None:
-    confidence = confidence_of(completion(math.log(0.9), math.log(0.4)), [source(1)])
+    confidence = compute_confidence(completion(math.log(0.9), math.log(0.4)), [source(1)])
     assert (confidence.value, confidence.basis) == (0.6, "token_logprobs")
 
 
 def test_else_the_best_cited_passage_decides() -> None:
-    low, high = (confidence_of(completion(), [source(0.1), source(best)]) for best in (0.5, 2.0))
+    low, high = (compute_confidence(completion(), [source(0.1), source(best)]) for best in (0.5, 2.0))
     assert (low.value, low.basis, high.value) == (0.5, "retrieval_scores", 0.8)
 
 
 @pytest.mark.parametrize("logprobs", [(), (0.0, 0.0)])
 def test_an_answer_that_cites_nothing_is_not_trusted(logprobs: tuple[float, ...]) -> None:
-    assert confidence_of(completion(*logprobs), []).value <= UNSUPPORTED_LIMIT
+    assert compute_confidence(completion(*logprobs), []).value <= UNSUPPORTED_LIMIT
 
 
 def test_a_probability_above_one_is_one() -> None:
-    assert confidence_of(completion(0.3), [source(1)]).value == 1.0
+    assert compute_confidence(completion(0.3), [source(1)]).value == 1.0

@@ -4,9 +4,9 @@ import pytest
 
 from flotilla.config import LlmSettings
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm import EXTRACTIVE_MODEL, ChatMessage, CompletionRequest, ToolSpec, create_model, request_hash
+from flotilla.llm import EXTRACTIVE_MODEL, ChatMessage, CompletionRequest, ToolSpec, create_model, hash_request
 from flotilla.llm.chain import ModelChain
-from flotilla.llm.create import ModelSettings
+from flotilla.llm.create import ModelOverrides
 from tests.support.scripted_endpoint import ScriptedEndpoint, events, finished, running_endpoint
 
 
@@ -43,20 +43,20 @@ async def test_fallbacks_make_a_chain_by_the_name_of_the_first(monkeypatch: pyte
     monkeypatch.setenv("FLOTILLA_LLM_FALLBACKS", "second, third,first")
     model = create_model(LlmSettings())
     assert isinstance(model, ModelChain)
-    assert (model.name, model.names) == ("first", ("first", "second", "third"))
+    assert (model.name, model.model_names) == ("first", ("first", "second", "third"))
     await model.close()
 
 
 @pytest.mark.usefixtures("endpoint")
 def test_a_key_goes_to_no_endpoint_that_it_was_not_given_for(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("another key\n")
-    elsewhere = ModelSettings(name="second", base_url="https://elsewhere.example.com/v1")
+    elsewhere = ModelOverrides(name="second", base_url="https://elsewhere.example.com/v1")
     assert elsewhere.over(LlmSettings()).openai_api_key is None
-    keyed = ModelSettings(name="second", base_url="https://elsewhere.example.com/v1", api_key_file=tmp_path / "key")
+    keyed = ModelOverrides(name="second", base_url="https://elsewhere.example.com/v1", api_key_file=tmp_path / "key")
     changed = keyed.over(LlmSettings())
     assert changed.openai_api_key is not None
     assert changed.openai_api_key.get_secret_value() == "another key"
-    same = ModelSettings(name="second", timeout_s=3, dialect=("no_seed",)).over(LlmSettings())
+    same = ModelOverrides(name="second", timeout_s=3, dialect=("no_seed",)).over(LlmSettings())
     assert same.openai_api_key == LlmSettings().openai_api_key
     assert (same.llm_timeout_s, same.llm_dialect, same.llm_model) == (3, ("no_seed",), "second")
 
@@ -120,6 +120,6 @@ def test_everything_that_decides_the_answer_is_in_the_hash() -> None:
         CompletionRequest(messages=(message,), tools=(ToolSpec(name="t", description="", parameters={}),)),
         CompletionRequest(messages=(message,), tool_choice="none"),
     ]
-    hashes = {request_hash("m", request) for request in [base, *others]} | {request_hash("other", base)}
+    hashes = {hash_request("m", request) for request in [base, *others]} | {hash_request("other", base)}
     assert len(hashes) == len(others) + 2
-    assert request_hash("m", CompletionRequest(messages=(ChatMessage(role="user", content="q"),))) in hashes
+    assert hash_request("m", CompletionRequest(messages=(ChatMessage(role="user", content="q"),))) in hashes

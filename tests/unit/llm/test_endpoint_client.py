@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from flotilla.config import LlmSettings
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm.endpoint_client import endpoint_client
+from flotilla.llm.endpoint_client import create_endpoint_client
 from tests.support.certificates import make_certificates
 
 ANSWER = b'{"object": "list", "data": [{"id": "small", "object": "model", "created": 1, "owned_by": "us"}]}'
@@ -38,7 +38,7 @@ async def answering(context: ssl.SSLContext | None = None) -> AsyncIterator[tupl
 async def models(**settings: object) -> list[str]:
     """What the endpoint of these settings serves."""
     given = LlmSettings(openai_api_key=SecretStr("key"), **settings)  # type: ignore[arg-type]
-    async with endpoint_client(given) as client:
+    async with create_endpoint_client(given) as client:
         return [model.id for model in (await client.models.list()).data]
 
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from flotilla.agent import Agent, TaskContext
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ModelRefused
-from flotilla.llm.observed import observed_call
+from flotilla.llm.observed import complete_observed
 from flotilla.telemetry import genai
 from flotilla.testing import FakeModel, run_task
 
@@ -56,7 +56,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
 async def test_a_call_is_a_span_by_the_genai_conventions(spans: InMemorySpanExporter) -> None:
     model = FakeModel(ANSWER)
     model.server = ("models.example.com", 443)  # type: ignore[attr-defined]
-    assert await observed_call(model, REQUEST, None, "s1") == ANSWER
+    assert await complete_observed(model, REQUEST, None, "s1") == ANSWER
     [span] = spans.get_finished_spans()
     assert (span.name, span.kind) == ("chat fake", trace.SpanKind.CLIENT)
     assert dict(span.attributes or {}) == {
@@ -79,7 +79,7 @@ async def test_a_call_is_a_span_by_the_genai_conventions(spans: InMemorySpanExpo
 
 async def test_a_failed_call_says_of_what_kind(spans: InMemorySpanExporter) -> None:
     with pytest.raises(ModelRefused):
-        await observed_call(FakeModel(ModelRefused("no")), REQUEST, None, "s1")
+        await complete_observed(FakeModel(ModelRefused("no")), REQUEST, None, "s1")
     [span] = spans.get_finished_spans()
     assert (span.attributes or {})["error.type"] == "ModelRefused"
     assert not span.status.is_ok
@@ -88,9 +88,9 @@ async def test_a_failed_call_says_of_what_kind(spans: InMemorySpanExporter) -> N
 async def test_metrics_have_the_names_and_units_of_the_conventions_and_no_series_per_call(
     points: Callable[[], dict[str, Any]],
 ) -> None:
-    await observed_call(FakeModel(ANSWER), REQUEST, None, "s1")
+    await complete_observed(FakeModel(ANSWER), REQUEST, None, "s1")
     with pytest.raises(ModelRefused):
-        await observed_call(FakeModel(ModelRefused("no")), REQUEST, None, "s2")
+        await complete_observed(FakeModel(ModelRefused("no")), REQUEST, None, "s2")
     found = points()
     asked = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "flotilla.testing"}
     asked["gen_ai.request.model"] = "fake"

@@ -36,25 +36,27 @@ def table(tmp_path: Path, text: str = GOOD) -> PriceTable:
 
 def test_the_price_of_a_day_is_the_last_that_is_valid_by_then(tmp_path: Path) -> None:
     prices = table(tmp_path)
-    found = [prices.price("small", date(2026, month, 1)) for month in (1, 5, 6, 12)]
+    found = [prices.price_on_day("small", date(2026, month, 1)) for month in (1, 5, 6, 12)]
     assert [price.output for price in found if price] == [Decimal(2), Decimal(2), Decimal("2.40"), Decimal("2.40")]
-    assert prices.price("small", date(2025, 12, 31)) is None
-    assert prices.price("large", date(2026, 6, 1)) is None
+    assert prices.price_on_day("small", date(2025, 12, 31)) is None
+    assert prices.price_on_day("large", date(2026, 6, 1)) is None
 
 
 def test_cached_tokens_have_a_price_of_their_own_and_a_cost_is_rounded_up(tmp_path: Path) -> None:
-    price = table(tmp_path).price("small", date(2026, 1, 1))
+    price = table(tmp_path).price_on_day("small", date(2026, 1, 1))
     assert price is not None
-    assert price.nanos(TokenUsage(input_tokens=1000, output_tokens=100), 800) == 200 * 250 + 800 * 25 + 100 * 2000
-    tiny = table(tmp_path, GOOD.replace("0.25", "0.0000001")).price("small", date(2026, 1, 1))
+    assert (
+        price.cost_in_nanos(TokenUsage(input_tokens=1000, output_tokens=100), 800) == 200 * 250 + 800 * 25 + 100 * 2000
+    )
+    tiny = table(tmp_path, GOOD.replace("0.25", "0.0000001")).price_on_day("small", date(2026, 1, 1))
     assert tiny is not None
-    assert tiny.nanos(TokenUsage(input_tokens=1)) == 1
+    assert tiny.cost_in_nanos(TokenUsage(input_tokens=1)) == 1
 
 
 def test_without_a_price_for_cached_tokens_they_cost_what_others_do(tmp_path: Path) -> None:
-    price = table(tmp_path).price("small", date(2026, 6, 1))
+    price = table(tmp_path).price_on_day("small", date(2026, 6, 1))
     assert price is not None
-    assert price.nanos(TokenUsage(input_tokens=10), 10) == 3000
+    assert price.cost_in_nanos(TokenUsage(input_tokens=10), 10) == 3000
 
 
 @pytest.mark.parametrize(

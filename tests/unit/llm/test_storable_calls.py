@@ -10,7 +10,7 @@ from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.contracts.values import why_not_storable
 from flotilla.llm import ChatMessage, Completion, CompletionRequest, ToolRequest
-from flotilla.llm.storable_calls import MOST_TOKENS, sendable, storable_answer
+from flotilla.llm.storable_calls import MOST_TOKENS, escape_unsendable, escape_unstorable
 from tests.support.anything import texts
 
 answers = st.builds(
@@ -25,7 +25,7 @@ answers = st.builds(
 
 @given(answers)
 def test_any_answer_is_stored_and_read_back(answer: Completion) -> None:
-    kept = storable_answer(answer)
+    kept = escape_unstorable(answer)
     body = to_json(kept)
     assert b"\\u0000" not in body.replace(b"\\\\", b"")
     assert from_json(body, Completion) == kept
@@ -36,8 +36,8 @@ def test_any_answer_is_stored_and_read_back(answer: Completion) -> None:
 @given(texts)
 def test_any_request_can_be_sent(text: str) -> None:
     request = CompletionRequest(messages=(ChatMessage(role="user", content=text),))
-    assert sendable(request).messages[0].content.encode()[:0] == b""
-    assert sendable(replace(request, messages=())).messages == ()
+    assert escape_unsendable(request).messages[0].content.encode()[:0] == b""
+    assert escape_unsendable(replace(request, messages=())).messages == ()
 
 
 def _texts_of(answer: Completion) -> list[Any]:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from flotilla.contracts.errors import Invalid, RetryLater
-from flotilla.knowledge.documents import Upload
-from flotilla.knowledge.parse import parse
+from flotilla.knowledge.documents import UploadedDocument
+from flotilla.knowledge.parse import parse_document
 from flotilla.knowledge.unicode_form import seen
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses, OverLimit
 from tests.support.waiting import eventually
 
-ENDLESS = Upload(uri="a.md", content=b"[" * 400_000)
+ENDLESS = UploadedDocument(uri="a.md", content=b"[" * 400_000)
 """Minutes of work for the Markdown parser."""
-HUGE = Upload(uri="a.md", content=b"+++\n" + b"a." * 20_000 + b"b = 1\n+++\ntext")
+HUGE = UploadedDocument(uri="a.md", content=b"+++\n" + b"a." * 20_000 + b"b = 1\n+++\ntext")
 """Hundreds of megabytes for the TOML parser: one table in the other, each under its whole name."""
 
 
@@ -48,7 +48,7 @@ def environment_of(process: int) -> bytes:
 
 
 async def test_a_function_returns_its_typed_result_and_the_child_stays(confined: ConfinedProcesses) -> None:
-    media_type, parsed = await confined.run(parse, Upload(uri="a.md", content=b"# A\n\ntext"))
+    media_type, parsed = await confined.run(parse_document, UploadedDocument(uri="a.md", content=b"# A\n\ntext"))
     assert (media_type, [block.text for block in parsed.blocks], parsed.title) == ("text/markdown", ["A", "text"], "A")
     first = processes()
     assert await confined.run(seen, "a\u00adb") == "ab"
@@ -60,19 +60,19 @@ async def test_what_the_function_refuses_is_refused_and_the_child_stays(confined
     await confined.run(seen, "x")
     first = processes()
     with pytest.raises(Invalid, match=r"a\.md: is empty"):
-        await confined.run(parse, Upload(uri="a.md", content=b""))
+        await confined.run(parse_document, UploadedDocument(uri="a.md", content=b""))
     assert await confined.run(seen, "y") == "y"
     assert processes() == first
 
 
 @pytest.mark.parametrize(("upload", "reason"), [(ENDLESS, "more than 1 s of processor"), (HUGE, "128 MiB of memory")])
 async def test_a_call_over_its_limits_is_ended_and_the_next_gets_a_new_child(
-    confined: ConfinedProcesses, upload: Upload, reason: str
+    confined: ConfinedProcesses, upload: UploadedDocument, reason: str
 ) -> None:
     await confined.run(seen, "x")
     before = processes()
     with pytest.raises(OverLimit, match=reason):
-        await confined.run(parse, upload)
+        await confined.run(parse_document, upload)
     assert await confined.run(seen, "next") == "next"
     assert processes().isdisjoint(before)
 
@@ -80,7 +80,7 @@ async def test_a_call_over_its_limits_is_ended_and_the_next_gets_a_new_child(
 async def test_a_call_that_nobody_waits_for_any_more_is_ended(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
     (before,) = processes()
-    call = asyncio.create_task(confined.run(parse, ENDLESS))
+    call = asyncio.create_task(confined.run(parse_document, ENDLESS))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -103,7 +103,7 @@ async def test_a_child_that_was_killed_is_replaced(confined: ConfinedProcesses) 
 
 async def test_the_event_loop_goes_on_while_a_child_works(confined: ConfinedProcesses) -> None:
     await confined.run(seen, "x")
-    call = asyncio.create_task(confined.run(parse, ENDLESS))
+    call = asyncio.create_task(confined.run(parse_document, ENDLESS))
     turns = 0
     while not call.done():
         await asyncio.sleep(0.01)
@@ -129,7 +129,7 @@ async def test_children_have_nothing_of_the_environment(confined: ConfinedProces
 async def test_no_child_stays_when_the_pool_is_closed_in_the_middle_of_a_call() -> None:
     async with ConfinedProcesses.open("flotilla.knowledge.base", children=2) as confined:
         await confined.run(seen, "x")
-        call = asyncio.create_task(confined.run(parse, ENDLESS))
+        call = asyncio.create_task(confined.run(parse_document, ENDLESS))
         await asyncio.sleep(0.01)
     with pytest.raises(OverLimit):
         await call

@@ -8,7 +8,7 @@ import pytest
 
 from flotilla.approvals.ballot import Ballot
 from flotilla.approvals.events import vote_counted_events
-from flotilla.audit.export_votes import ExportedVotes
+from flotilla.audit.export_votes import ExportedVoteChecker
 from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, content_hash
 from flotilla.contracts.envelope import AgentEvent, encode_event, from_json
 from flotilla.contracts.session_events import session_event_type
@@ -51,7 +51,7 @@ def counted(subject: str, proof: SignedVote | None, *, quorum: int = 1, is_last:
 
 
 def first_problem(bodies: list[bytes], roots: VoteRoots | None) -> str | None:
-    votes = ExportedVotes("acme", roots)
+    votes = ExportedVoteChecker("acme", roots)
     return next(filter(None, map(votes.problem, count(1), bodies)), None)
 
 
@@ -61,14 +61,14 @@ def root() -> Ed25519Key:
 
 
 def test_signed_votes_hold_up_to_a_root(root: Ed25519Key) -> None:
-    votes = ExportedVotes("acme", roots_of(("grace", root)))
+    votes = ExportedVoteChecker("acme", roots_of(("grace", root)))
     bodies = counted("bob", Voter.made("bob", root).vote(content_hash=HASH))
     assert [votes.problem(1, body) for body in bodies] == [None, None]
     assert (votes.proven, votes.unchecked) == (1, 0)
 
 
 def test_without_roots_they_are_counted_only(root: Ed25519Key) -> None:
-    votes = ExportedVotes("acme", None)
+    votes = ExportedVoteChecker("acme", None)
     bodies = counted("bob", Voter.made("bob", root).vote(content_hash=HASH))
     assert [votes.problem(1, body) for body in bodies] == [None, None]
     assert (votes.proven, votes.unchecked) == (0, 1)

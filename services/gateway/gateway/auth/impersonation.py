@@ -67,7 +67,9 @@ class RefusedImpersonationLog:
             return
         with acting_as(ITSELF):
             async with tenant_transaction(self._pool, caller.tenant_id) as connection:
-                await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("api_key_refused", details))
+                await tenant_audit.record_admin_changes(
+                    connection, caller.tenant_id, SOURCE, ("api_key_refused", details)
+                )
 
 
 def _details(request: Request, attempt: Impersonation) -> JsonObject:

@@ -9,7 +9,7 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound, RunInProgress
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.tasks import Turn
-from flotilla.eventstore.turns import within_budget
+from flotilla.eventstore.turns import newest_turns_within_budget
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
@@ -106,5 +106,5 @@ async def _start(services: GatewayServices, caller: Principal, question: OpenAIQ
         await connection.execute(_ADD, *place, question.digest, parameters)
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
-    history = within_budget(list(reversed(question.turns)))
+    history = newest_turns_within_budget(list(reversed(question.turns)))
     return await start_or_find_run(services, session_id, question.body, claim, history=history, note=note)

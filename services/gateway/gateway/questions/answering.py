@@ -14,7 +14,7 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QUESTION_CHANGE, answer_event_name
 from flotilla.contracts.requests import OutsideEvent
-from flotilla.eventstore.sessions import check_writable
+from flotilla.eventstore.sessions import check_may_write
 from flotilla.outbox import append
 from flotilla.postgres import Connection
 from flotilla.postgres.viewer import current_viewer
@@ -97,7 +97,7 @@ async def _check_may_answer(connection: Connection, caller: Principal, row: asyn
         raise WrongRole(f"question {row['question_id']} is for those with the role {needed}")
     viewer = current_viewer()
     if not roles or viewer is None or not set(viewer.roles) & roles:
-        await check_writable(connection, caller.tenant_id, row["session_id"])
+        await check_may_write(connection, caller.tenant_id, row["session_id"])
 
 
 async def _stored(

@@ -11,10 +11,10 @@ from pydantic import AfterValidator, ValidationError
 from flotilla.audit import admin_log
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
-from flotilla.eventstore.sessions import access_of
-from flotilla.knowledge import Added, Upload
+from flotilla.eventstore.sessions import load_access
 from flotilla.knowledge import Document as StoredDocument
-from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Change
+from flotilla.knowledge import StoreResult, UploadedDocument
+from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, DocumentChange
 from flotilla.knowledge.kinds import MEDIA_TYPES
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.access import party_from_stored_name, stored_party_names
@@ -86,7 +86,7 @@ async def add_document(
     title: _Title = "",
     media_type: _MediaType = "",
     readers: _Readers = (),
-) -> Added:
+) -> StoreResult:
     """Load a document. The same `uri` with other content replaces it; with the same content nothing happens. With
     `readers` nobody else reads or finds it; without them it stays as it is, and a new one is for everybody."""
     name = uri or file.filename or ""
@@ -111,10 +111,10 @@ async def attach_document(
     file: _File,
     title: _Title = "",
     media_type: _MediaType = "",
-) -> Added:
+) -> StoreResult:
     """Attach a document to a session: only questions of this session find it, and only its readers read it."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await access_of(connection, caller.tenant_id, session_id)
+        await load_access(connection, caller.tenant_id, session_id)
     uri = f"{ATTACHED}{session_id}/{file.filename or 'attachment'}"
     upload = replace(await _upload(file, uri, title, media_type), attached_to=session_id)
     return await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))
@@ -125,7 +125,7 @@ async def attach_document(
 async def let_read(services: Wired, caller: Caller, document_id: ResourceId, body: Readers) -> Document:
     """Say who may read a document. Others don't find it, nor anything that agents do for them."""
     names = None if body.readers is None else _with_caller(caller, body.readers)
-    await services.knowledge.let_read(caller.tenant_id, document_id, names)
+    await services.knowledge.set_readers(caller.tenant_id, document_id, names)
     document, _ = await services.knowledge.document(caller.tenant_id, document_id)
     return Document.model_validate(_shown(document))
 
@@ -140,7 +140,7 @@ async def replace_document(
     file: _File,
     title: _Title = "",
     media_type: _MediaType = "",
-) -> Added:
+) -> StoreResult:
     """Give a document other content. It keeps its id and `uri`; what cannot be read leaves it as it was."""
     upload = await _upload(file, file.filename or "", title, media_type)
     return await services.knowledge.replace(caller.tenant_id, document_id, upload, partial(_note, caller))
@@ -148,7 +148,7 @@ async def replace_document(
 
 @router.delete("/v1/documents/{document_id}", response_model=RemovedDocument, responses=documented_errors(404))
 @allow(OPERATORS)
-async def remove_document(services: Wired, caller: Caller, document_id: ResourceId) -> Change:
+async def remove_document(services: Wired, caller: Caller, document_id: ResourceId) -> DocumentChange:
     """Remove a document: no search finds it any more. Answers that cited it keep what was recorded of it."""
     return await services.knowledge.remove(caller.tenant_id, document_id, partial(_note, caller))
 
@@ -171,12 +171,12 @@ def _shown(document: StoredDocument) -> dict[str, Any]:
     return {**asdict(document), "readers": readers}
 
 
-async def _upload(file: UploadFile, uri: str, title: str, media_type: str) -> Upload:
+async def _upload(file: UploadFile, uri: str, title: str, media_type: str) -> UploadedDocument:
     declared = media_type or _declared_type(file.content_type)
-    return Upload(uri=uri, content=await file.read(), title=title, media_type=declared)
+    return UploadedDocument(uri=uri, content=await file.read(), title=title, media_type=declared)
 
 
-async def _note(caller: Principal, connection: Connection, change: Change) -> None:
+async def _note(caller: Principal, connection: Connection, change: DocumentChange) -> None:
     """Record in the tenant's audit session that a document went, or what it said before."""
     details: JsonObject = {
         "document_id": change.document_id,
@@ -185,7 +185,7 @@ async def _note(caller: Principal, connection: Connection, change: Change) -> No
         "sha256": change.sha256,
         "by": caller.subject,
     }
-    await admin_log.record(connection, caller.tenant_id, SOURCE, (change.change, details))
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, (change.change, details))
 
 
 def _declared_type(content_type: str | None) -> str:

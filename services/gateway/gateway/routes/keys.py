@@ -99,7 +99,7 @@ async def create_key(
         await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
         row = await connection.fetchrow(_GET, tenant_id, key_id)
         assert row is not None  # noqa: S101 - inserted just above, in this transaction
-        await tenant_audit.record(connection, tenant_id, SOURCE, *changes)
+        await tenant_audit.record_admin_changes(connection, tenant_id, SOURCE, *changes)
     log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
     response.headers["Cache-Control"] = "no-store"
     return NewKey.model_validate({**dict(row), "key": key})
@@ -194,7 +194,7 @@ async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key
         if before["revoked_at"] is None:
             await connection.execute(_REVOKE, caller.tenant_id, key_id)
             details = {"key_id": key_id, "name": before["name"], "by": caller.subject, "by_key_id": caller.key_id}
-            await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("api_key_revoked", details))
+            await tenant_audit.record_admin_changes(connection, caller.tenant_id, SOURCE, ("api_key_revoked", details))
         row = await connection.fetchrow(_GET, caller.tenant_id, key_id)
         assert row is not None  # noqa: S101 - locked above, in this transaction
     services.api_keys.clear_cache(before["key_hash"])

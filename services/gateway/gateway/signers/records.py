@@ -73,7 +73,7 @@ async def store_signer(connection: Connection, caller: Principal, signed: Signed
     if signer_id is None:
         raise Conflict(f"key {key.fingerprint} is enrolled already, or was revoked: make another one")
     details = {**_named(statement, signer_id, key.fingerprint), "signed": to_builtins(signed)}
-    await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("signer_enrolled", details))
+    await tenant_audit.record_admin_changes(connection, caller.tenant_id, SOURCE, ("signer_enrolled", details))
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 
@@ -110,7 +110,7 @@ async def approve_signer_key(
     )
     details = {**_named(proven.statement, signer_id, proven.key.fingerprint), "roles": terms.roles}
     details |= {"by": caller.subject, "expires_at": terms.expires_at, "approval": to_builtins(approval)}
-    await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("signer_approved", details))
+    await tenant_audit.record_admin_changes(connection, caller.tenant_id, SOURCE, ("signer_approved", details))
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 
@@ -131,7 +131,7 @@ async def revoke_signer_key(connection: Connection, caller: Principal, signer_id
             "fingerprint": row["fingerprint"],
             "by": caller.subject,
         }
-        await tenant_audit.record(connection, caller.tenant_id, SOURCE, ("signer_revoked", details))
+        await tenant_audit.record_admin_changes(connection, caller.tenant_id, SOURCE, ("signer_revoked", details))
     return await get_signer(connection, caller.tenant_id, signer_id)
 
 

@@ -74,7 +74,7 @@ async def allow_definition(connection: Connection, caller: Principal, name: str,
     if before.allowed is not None:
         details["former_sha256"] = before.allowed.sha256
     tool = await get_tool(connection, caller.tenant_id, name)
-    await admin_log.record(connection, caller.tenant_id, SOURCE, ("mcp_tool_allowed", details))
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_allowed", details))
     return tool
 
 
@@ -88,7 +88,7 @@ async def withdraw_allowance(connection: Connection, caller: Principal, name: st
     if sha256 is None:
         raise NotFound(f"tool {name} is not allowed")
     details = {"tool": name, "sha256": sha256, **caller.by}
-    await admin_log.record(connection, caller.tenant_id, SOURCE, ("mcp_tool_revoked", details))
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_revoked", details))
 
 
 def _tool(row: asyncpg.Record) -> Tool:

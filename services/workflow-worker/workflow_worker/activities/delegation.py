@@ -42,7 +42,7 @@ MAX_TYPE_CHARS = 200
 """Of a failure's type: an agent may send any."""
 
 
-class DelegationActivities:
+class Delegation:
     """The activities around a delegated task."""
 
     def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer, agents: KnownAgents) -> None:

@@ -9,7 +9,7 @@ from flotilla.contracts.approvals import ApprovalRequirement, DecisionRequest, R
 from flotilla.contracts.errors import NotFound, Undecodable
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.votes import SignedVote, VoteReceipt
-from flotilla.eventstore.signers import SignerLog
+from flotilla.eventstore.signers import SigningKeyLog
 from flotilla.eventstore.votes import counted_votes
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
@@ -40,7 +40,7 @@ class SignedVoteChecker:
         self._policy = policy
         self._roots = roots
         self._signer = signer
-        self._signers = SignerLog(pool)
+        self._signers = SigningKeyLog(pool)
         self._clock = clock
         for where in ("vote", "execution"):
             metrics.SIGNATURES_REFUSED.labels(where)  # at 0 from the start, so that the first refusal shows
@@ -73,7 +73,7 @@ class SignedVoteChecker:
         vote = verify_vote(proof, self._ballot(check.execution, requirement), self._roots, self._clock())
         _check_is_the_voters(vote, attempt)
         check_vote_is_fresh(vote, attempt.decision, self._clock())
-        signers = await self._signers.history(key.tenant_id)
+        signers = await self._signers.signer_history(key.tenant_id)
         signers.check_key_counted(vote.fingerprint)
         receipt = issue_receipt(self._signer, key.tenant_id, key.action_id, proof.vote, signers.head_seq)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
@@ -98,7 +98,9 @@ class SignedVoteChecker:
         except (NotFound, Undecodable) as error:
             raise Unproven(f"the votes can't be read: {error}") from error
         try:
-            trust = VoteTrust(self._roots, await self._signers.history(key.tenant_id), self._signer.public_keys())
+            trust = VoteTrust(
+                self._roots, await self._signers.signer_history(key.tenant_id), self._signer.public_keys()
+            )
             verify_quorum(counted, self._ballot(execution, requirement), requirement.quorum, trust, self._clock())
         except Unproven as error:
             metrics.SIGNATURES_REFUSED.labels("execution").inc()

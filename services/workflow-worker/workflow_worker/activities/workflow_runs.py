@@ -12,17 +12,17 @@ from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
-from flotilla.workflows.calls.children import FIND_WORKFLOW, FindWorkflow, FoundWorkflow
+from flotilla.workflows.calls.children import FIND_WORKFLOW, FindWorkflow, WorkflowServer
 from flotilla.workflows.calls.custom import (
     COMBINE_RESULTS,
     LOAD_RESULT,
     MAX_LOADED_BYTES,
     RECORD_EVENTS,
     SUM_USAGE,
-    Combination,
+    CombineResults,
+    EventRecords,
     LoadedResult,
     Note,
-    Records,
     StoredResult,
     Usage,
 )
@@ -67,7 +67,7 @@ class WorkflowRunActivities:
         self._pool = pool
 
     @activity.defn(name=RECORD_EVENTS)
-    async def record_events(self, records: Records) -> None:
+    async def record_events(self, records: EventRecords) -> None:
         """Append a run's record to its session. Idempotency key: (tenant, run id, number)."""
         run = records.run
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
@@ -81,7 +81,7 @@ class WorkflowRunActivities:
             await append(connection, run.tenant_id, session_id, events)
 
     @activity.defn(name=FIND_WORKFLOW)
-    async def find_workflow(self, wanted: FindWorkflow) -> FoundWorkflow:
+    async def find_workflow(self, wanted: FindWorkflow) -> WorkflowServer:
         """Return where the workflow is served, by the worker that started last with it.
 
         Raises:
@@ -90,7 +90,7 @@ class WorkflowRunActivities:
         row = await self._pool.fetchrow(_SERVED, wanted.name)
         if row is None:
             raise _refusal("UnknownWorkflow", f"no worker serves workflow {wanted.name}")
-        return FoundWorkflow(version=row["version"], task_queue=row["task_queue"])
+        return WorkflowServer(version=row["version"], task_queue=row["task_queue"])
 
     @activity.defn(name=LOAD_RESULT)
     async def load_result(self, stored: StoredResult) -> LoadedResult:
@@ -112,7 +112,7 @@ class WorkflowRunActivities:
         return LoadedResult(data=from_json(result, dict))
 
     @activity.defn(name=COMBINE_RESULTS)
-    async def combine_results(self, combination: Combination) -> None:
+    async def combine_results(self, combination: CombineResults) -> None:
         """Store several results as one. Idempotency key: (tenant, task id).
 
         Raises:

@@ -33,8 +33,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.requests import ActionRequest
     from workflow_worker.activities.signatures import actions as call
 
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of
-from flotilla.workflows.interruption import finished_first, uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, failure_reason
+from flotilla.workflows.interruption import wait_ignoring_cancellation, wait_then_cancel
 from workflow_worker.workflows.approval_steps import (
     accept_any_args,
     approval_status_of_action,
@@ -75,12 +75,12 @@ class HumanInTheLoopWorkflow:
             await self._drive()
         except (ActivityError, asyncio.CancelledError) as error:
             # A cancellation that meets an activity comes as that activity's failure.
-            if trouble_of(error).cancelled:
-                await uninterrupted(self._call_off())
-                await uninterrupted(self._finish())
+            if failure_reason(error).cancelled:
+                await wait_ignoring_cancellation(self._call_off())
+                await wait_ignoring_cancellation(self._finish())
                 raise asyncio.CancelledError from error
             self._fail(error)
-        await uninterrupted(self._finish())
+        await wait_ignoring_cancellation(self._finish())
         return self._state()
 
     async def _drive(self) -> None:
@@ -92,10 +92,10 @@ class HumanInTheLoopWorkflow:
             return
         self._step = "execute_action"
         # From here on a cancellation is too late: the effect may be out already.
-        await uninterrupted(self._execute(requirement))
+        await wait_ignoring_cancellation(self._execute(requirement))
 
     async def _analyze(self) -> ApprovalRequirement:
-        self._requirement = await finished_first(
+        self._requirement = await wait_then_cancel(
             run_activity(call.ANALYZE_ACTION, self._request, ApprovalRequirement, timeout=timedelta(seconds=60))
         )
         if self._requirement.args is not None:
@@ -130,7 +130,7 @@ class HumanInTheLoopWorkflow:
             requested_by_service=self._request.requested_by_service,
         )
         try:
-            self._deliver(await finished_first(request))
+            self._deliver(await wait_then_cancel(request))
         finally:
             self._ballot = ballot  # not before it is in the inbox; also when the action is called off meanwhile
         self._step, self._status = "wait_for_approval", "awaiting_approval"
@@ -139,7 +139,7 @@ class HumanInTheLoopWorkflow:
 
     async def _wait_for_verdict(self, requirement: ApprovalRequirement) -> None:
         if requirement.reminder_s and not await self._decided_within(timedelta(seconds=requirement.reminder_s)):
-            self._deliver(await finished_first(run_activity(call.REMIND, self._key(), call.WebhookBatch)))
+            self._deliver(await wait_then_cancel(run_activity(call.REMIND, self._key(), call.WebhookBatch)))
         if not await self._decided_within(self._vote().deadline - workflow.now()):
             expired = self._vote().closed_at_deadline()
             if not self._vote().is_final:
@@ -196,7 +196,7 @@ class HumanInTheLoopWorkflow:
         )
 
     def _fail(self, error: BaseException) -> None:
-        trouble = trouble_of(error)
+        trouble = failure_reason(error)
         self._status, self._error = "failed", f"{trouble.type}: {trouble.message}"
 
     async def _call_off(self) -> None:
@@ -274,7 +274,7 @@ class HumanInTheLoopWorkflow:
         try:
             return await run_activity(call.ASSESS_EDIT, edited, ApprovalRequirement, timeout=timedelta(seconds=60))
         except ActivityError as error:
-            trouble = trouble_of(error)
+            trouble = failure_reason(error)
             raise update_refused_error(VoteRefusal("InvalidArgs", trouble.message)) from error
 
     @decide.validator
@@ -357,7 +357,7 @@ class HumanInTheLoopWorkflow:
         """Write to the inbox, however long the database is down, and even if the workflow is cancelled meanwhile."""
         self._recording += 1
         try:
-            await uninterrupted(
+            await wait_ignoring_cancellation(
                 workflow.execute_local_activity(
                     activity, message, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
                 )

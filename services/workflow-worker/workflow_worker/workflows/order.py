@@ -25,8 +25,8 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.saga import NotParked, Saga, UnknownStep
     from workflow_worker.activities.signatures import orders as call
 
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, trouble_of
-from flotilla.workflows.interruption import uninterrupted
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, DATABASE_RETRIES, PATIENT, failure_reason
+from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 _COMPENSATION_TIME = timedelta(minutes=10)
 """How long a compensation is retried before it is parked for an operator."""
@@ -60,10 +60,10 @@ class OrderProcessingSaga:
         try:
             await self._forward()
         except (ActivityError, asyncio.CancelledError) as error:
-            self._reason = "cancelled" if trouble_of(error).cancelled else _describe(error)
+            self._reason = "cancelled" if failure_reason(error).cancelled else _describe(error)
             await self._saga.compensate()
             self._status = "rejected"
-        await uninterrupted(self._finish())
+        await wait_ignoring_cancellation(self._finish())
         return self._state()
 
     async def _forward(self) -> None:
@@ -168,7 +168,7 @@ class OrderProcessingSaga:
                 verb=verb,
                 final=final,
             )
-            await uninterrupted(
+            await wait_ignoring_cancellation(
                 workflow.execute_local_activity(
                     call.RECORD_ORDER, record, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
                 )
@@ -196,7 +196,7 @@ _PAST_STATUS = {"done": "done", "failed": "failed", "compensated": "done", "park
 
 
 def _describe(error: BaseException) -> str:
-    trouble = trouble_of(error)
+    trouble = failure_reason(error)
     return f"{trouble.type}: {trouble.message}"
 
 

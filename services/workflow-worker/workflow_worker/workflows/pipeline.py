@@ -14,8 +14,15 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.workflows.calls.delegation import TaskOutcome
     from workflow_worker.activities.signatures import pipelines as call
 
-from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, delegate, status_of
-from flotilla.workflows.lifecycle import carry_out
+from flotilla.workflows.delegation import (
+    ANSWER_TIMEOUT,
+    ATTEMPT_TIMEOUT,
+    PATIENT,
+    Trouble,
+    delegate,
+    run_status_for,
+)
+from flotilla.workflows.lifecycle import run_to_completion
 
 KEEPS_ITS_ROW = "pipeline-keeps-its-row"
 """Before this patch only the worker's leader wrote the pipeline's row."""
@@ -41,9 +48,9 @@ class PipelineWorkflow:
             return outcome
 
         async def close(trouble: Trouble) -> None:
-            await _finish(key, status_of(trouble), _error_of(trouble))
+            await _finish(key, run_status_for(trouble), _error_of(trouble))
 
-        return await carry_out(self._work(request, key), complete, close)
+        return await run_to_completion(self._work(request, key), complete, close)
 
     async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
         if not request.steps:

@@ -24,9 +24,9 @@ from flotilla.workflows.delegation import (
     DATABASE_RETRIES,
     PATIENT,
     Trouble,
-    status_of,
+    run_status_for,
 )
-from flotilla.workflows.lifecycle import carry_out
+from flotilla.workflows.lifecycle import run_to_completion
 from flotilla.workflows.run import Run
 
 _SAVE_ROUNDS = 60
@@ -54,7 +54,9 @@ class RagAgentWorkflow:
             request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
         if not request.session_id:
             request = replace(request, session_id=request.run_id)
-        return await carry_out(self._answer(request), partial(self._save, request), partial(self._close, request))
+        return await run_to_completion(
+            self._answer(request), partial(self._save, request), partial(self._close, request)
+        )
 
     async def _answer(self, request: RAGRequest) -> str:
         """The id of the task whose stored result is the answer."""
@@ -104,7 +106,9 @@ class RagAgentWorkflow:
         error = ErrorRaised(type=trouble.type, message=trouble.message, where=where, retryable=trouble.retryable)
         await workflow.execute_activity(
             call.CLOSE_RUN,
-            call.CloseRun(run=_key(request), status=status_of(trouble), error=None if trouble.cancelled else error),
+            call.CloseRun(
+                run=_key(request), status=run_status_for(trouble), error=None if trouble.cancelled else error
+            ),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )

@@ -23,11 +23,11 @@ async def check_model_endpoint(settings: "LlmSettings") -> str:
     """The endpoint answers, takes the key, and serves the model."""
     import openai
 
-    from flotilla.llm.endpoint_client import endpoint_client
+    from flotilla.llm.endpoint_client import create_endpoint_client
 
     where = settings.openai_base_url or "api.openai.com"
     try:
-        async with endpoint_client(settings) as client:
+        async with create_endpoint_client(settings) as client:
             names = [model.id for model in (await client.models.list()).data]
     except openai.APIConnectionError as error:
         hint = hint_for_error(error, _MODEL) or "check OPENAI_BASE_URL, and FLOTILLA_LLM_PROXY if there is a proxy"

@@ -9,7 +9,7 @@ from flotilla_cli.errors import CliError
 from flotilla_cli.printing import OutputFormat, print_json, print_notice, say
 
 if TYPE_CHECKING:
-    from flotilla.llm.probe import Probed
+    from flotilla.llm.probe import ProbeResult
 
 
 def probe_model_features(output: OutputFormat) -> None:
@@ -20,7 +20,7 @@ def probe_model_features(output: OutputFormat) -> None:
     """
     from flotilla.config import LlmSettings, load_settings
     from flotilla.contracts.errors import ConfigurationError
-    from flotilla.llm.probe import probe, settings_for
+    from flotilla.llm.probe import probe_endpoint, suggest_settings
 
     try:
         settings = load_settings(LlmSettings)
@@ -28,10 +28,10 @@ def probe_model_features(output: OutputFormat) -> None:
             raise CliError(
                 "no model endpoint is set here", "set OPENAI_BASE_URL or OPENAI_API_KEY, and FLOTILLA_LLM_MODEL"
             )
-        found = asyncio.run(_collected(probe(settings), output))
+        found = asyncio.run(_collected(probe_endpoint(settings), output))
     except ConfigurationError as error:
         raise CliError(str(error)) from error
-    variables = settings_for(found)
+    variables = suggest_settings(found)
     if output is OutputFormat.JSON:
         print_json({"features": [asdict(one) for one in found], "settings": variables})
     if not found[0].works:
@@ -40,7 +40,7 @@ def probe_model_features(output: OutputFormat) -> None:
         _print_settings(variables)
 
 
-async def _collected(found: "AsyncIterator[Probed]", output: OutputFormat) -> "list[Probed]":
+async def _collected(found: "AsyncIterator[ProbeResult]", output: OutputFormat) -> "list[ProbeResult]":
     """All of it, each line printed as it comes."""
     collected = []
     async for one in found:
@@ -50,7 +50,7 @@ async def _collected(found: "AsyncIterator[Probed]", output: OutputFormat) -> "l
     return collected
 
 
-def _print(one: "Probed") -> None:
+def _print(one: "ProbeResult") -> None:
     mark, style = ("✓", "green") if one.works and not one.word else ("✗", "red") if one.known else ("?", "yellow")
     say(f"{mark} {one.name:24} {one.detail}", style=style)
 

@@ -16,8 +16,8 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError, Invalid, NotFound, Refused, RetryLater
 from flotilla.contracts.json_types import JsonObject
 from flotilla.llm import BudgetSpent, Completion, CompletionRequest, ModelTimedOut, OnToken
-from flotilla.llm.chat_completion import document_of, last_chunks, text_chunk
-from flotilla.llm.chat_request import DEFAULT_MODEL, chat_request
+from flotilla.llm.chat_completion import completion_document, final_chunks, text_chunk
+from flotilla.llm.chat_request import DEFAULT_MODEL, parse_chat_request
 
 MAX_BODY_BYTES = 32_000_000
 _STATUS: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
@@ -32,7 +32,7 @@ _STATUS: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
 _NO_SUCH_PATH = "not supported here: answers of chat completions alone are stored; use your framework's model for those"
 
 
-class Asking(Protocol):
+class ModelCaller(Protocol):
     """What the API asks: `TaskContext`."""
 
     @property
@@ -67,12 +67,12 @@ _Piece: TypeAlias = str | Completion | BaseException
 class ChatApi:
     """The API for one run of a task. With `shows`, what is streamed is shown to those who watch the run, too."""
 
-    def __init__(self, ctx: Asking, *, shows: bool) -> None:
+    def __init__(self, ctx: ModelCaller, *, shows: bool) -> None:
         self._ctx = ctx
         self._shows = shows
         self._streams: set[asyncio.Task[None]] = set()
 
-    async def answer(self, method: str, path: str, body: bytes) -> ChatResponse:
+    async def answer_request(self, method: str, path: str, body: bytes) -> ChatResponse:
         """Answer one request; `path` is what follows the base URL.
 
         Raises:
@@ -86,13 +86,13 @@ class ChatApi:
         }
         route = routes.get((method, path.strip("/")))
         if route is None:
-            return failed(
+            return openai_error_response(
                 404, "invalid_request_error", "unsupported", f"{method} /{path.strip('/')} is {_NO_SUCH_PATH}"
             )
         try:
             return await route(body)
         except FlotillaError as error:
-            return refusal(error)
+            return error_response(error)
 
     async def close(self) -> None:
         """End the streams that nobody read to their end."""
@@ -108,11 +108,11 @@ class ChatApi:
 
     async def _complete(self, body: bytes) -> ChatResponse:
         asked = _decoded(body)
-        request = chat_request(asked)
+        request = parse_chat_request(asked)
         self._check_model(asked.get("model"))
         head = _head(request, asked["model"])
         if not asked.get("stream"):
-            return ChatResponse(document=document_of(await self._ctx.llm(request), head))
+            return ChatResponse(document=completion_document(await self._ctx.llm(request), head))
         options = asked.get("stream_options")
         with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         return await self._streamed(request, head, with_usage=with_usage)
@@ -156,17 +156,19 @@ async def _events(
             raise piece
         yield text_chunk(piece, head)
         piece = await pieces.get()
-    for chunk in last_chunks(piece, head, with_usage=with_usage):
+    for chunk in final_chunks(piece, head, with_usage=with_usage):
         yield chunk
 
 
-def refusal(error: FlotillaError) -> ChatResponse:
+def error_response(error: FlotillaError) -> ChatResponse:
     """The answer that says what `error` says. Clients don't try again by themselves: retries are the workflow's."""
     status, kind, code = next(found[1:] for found in _STATUS if isinstance(error, found[0]))
-    return failed(status, kind, code, str(error), error)
+    return openai_error_response(status, kind, code, str(error), error)
 
 
-def failed(status: int, kind: str, code: str, message: str, cause: FlotillaError | None = None) -> ChatResponse:
+def openai_error_response(
+    status: int, kind: str, code: str, message: str, cause: FlotillaError | None = None
+) -> ChatResponse:
     """The answer of an error in OpenAI's form."""
     headers = {"x-should-retry": "false"}
     wait_s = getattr(cause, "retry_after_s", None)

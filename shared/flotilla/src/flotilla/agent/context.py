@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flotilla.agent.chat_api import ChatApi
 from flotilla.agent.framework_tools import Framework, tools_for
-from flotilla.agent.gates import ApprovalPending, GatedTools
-from flotilla.agent.loopback import serving_model
+from flotilla.agent.gates import ApprovalPending, GatedToolCalls
+from flotilla.agent.loopback import serving_model_api
 from flotilla.agent.mcp_tools import McpAnswer
-from flotilla.agent.ports import Live, SessionHistory, TaskModel, ToolCalls
-from flotilla.agent.recording import Recorder
+from flotilla.agent.ports import LiveOutput, SessionHistory, TaskModel, ToolCallStore
+from flotilla.agent.recording import EventRecorder
 from flotilla.agent.tool_runner import ToolRunner
-from flotilla.agent.tools import CallableTool, ToolBox
+from flotilla.agent.tools import AgentToolBox, CallableTool
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
@@ -41,13 +41,13 @@ class TaskContext:
         agent: str,
         task: AgentTask,
         *,
-        tools: ToolBox,
-        live: Live,
+        tools: AgentToolBox,
+        live: LiveOutput,
         session: SessionHistory,
         model: TaskModel | None,
-        calls: ToolCalls,
+        calls: ToolCallStore,
         make_id: IdMaker,
-        gated: GatedTools | None = None,
+        gated: GatedToolCalls | None = None,
         mcp_answers: Mapping[str, McpAnswer] | None = None,
     ) -> None:
         self.agent = agent
@@ -63,19 +63,19 @@ class TaskContext:
         """`await ctx.session.turns()`: the questions and answers before this task."""
         self.tools = tools
         """The list of allowed tools, with names, descriptions and argument schemas."""
-        self.gated = gated or GatedTools(agent, task.task_id, {})
+        self.gated = gated or GatedToolCalls(agent, task.task_id, {})
         """Which calls wait for people."""
         self.effects: list[Effect] = []
         self.cancelled = False
         self._live = live
         self._model = model
-        self._recorder = Recorder(agent, task)
+        self._recorder = EventRecorder(agent, task)
         self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id, mcp_answers=mcp_answers)
         self._looked_for_cancel = time.monotonic()
         self._apis: list[ChatApi] = []
 
     @property
-    def recorded(self) -> Recorder:
+    def recorded(self) -> EventRecorder:
         """The session events so far."""
         return self._recorder
 
@@ -151,7 +151,7 @@ class TaskContext:
         Raises:
             ConfigurationError: the agent was started without a model.
         """
-        async with serving_model(self._api(show)) as environment:
+        async with serving_model_api(self._api(show)) as environment:
             yield environment
 
     def tools_for(self, framework: Framework) -> list[Any]:

@@ -13,8 +13,8 @@ import asyncpg
 import msgspec
 
 from flotilla.agent.context import Effect
-from flotilla.agent.execution import Outcome
-from flotilla.agent.tool_calls import unrecorded
+from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.tool_calls import unrecorded_call_events
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
@@ -44,7 +44,7 @@ FROM unnest($5::text[], $6::jsonb[]) WITH ORDINALITY AS a (action_type, payload,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class StoredAnswer:
     """The stored answer to a task."""
 
     status: ReplyStatus
@@ -55,10 +55,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenTask:
+class ReceivedTask:
     """A task as it stands when it reaches its agent."""
 
-    answer: Answer | None
+    answer: StoredAnswer | None
     """To this try: success of any try, or the end of this one; None while it is open."""
     input: dict[str, Any] | None
     """The stored result that the task's input refers to, if it is there."""
@@ -76,7 +76,7 @@ class _AnsweredAlready(Exception):
     """Rolls the transaction back."""
 
 
-class Effects:
+class AnswerStore:
     """Reads and writes the answers of one agent."""
 
     def __init__(self, pool: Pool, agent: str) -> None:
@@ -84,7 +84,7 @@ class Effects:
         self._agent = agent
         self._source = f"{AGENT_PREFIX}{agent}"
 
-    async def take(self, task: AgentTask) -> TakenTask:
+    async def take(self, task: AgentTask) -> ReceivedTask:
         """Look up what is on record about `task`.
 
         Raises:
@@ -98,9 +98,9 @@ class Effects:
         if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
             _check_ticket(task, row["ticket"])
             answer = None
-        return TakenTask(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
+        return ReceivedTask(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
 
-    async def commit(self, task: AgentTask, entry_id: str, outcome: Outcome) -> Answer:
+    async def commit(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
 
         Raises:
@@ -122,7 +122,7 @@ class Effects:
             return stored
         except asyncpg.InsufficientPrivilegeError as error:
             raise TaskOver(f"task {task.task_id}, try {task.attempt}: {error}") from error
-        return Answer(
+        return StoredAnswer(
             status=outcome.status,
             attempt=task.attempt,
             result=outcome.result,
@@ -130,7 +130,7 @@ class Effects:
             duration_ms=outcome.duration_ms,
         )
 
-    async def _finish(self, task: AgentTask, entry_id: str, outcome: Outcome) -> bool:
+    async def _finish(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> bool:
         """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
@@ -150,7 +150,7 @@ class Effects:
             raise _AnsweredAlready
         return bool(found == "done")
 
-    async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: Outcome) -> None:
+    async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> None:
         if not await connection.fetchval(_WRITE, *_written(outcome, entry_id)):
             raise _AnsweredAlready
         events = await _all_events(connection, task, outcome)
@@ -167,11 +167,11 @@ def _proof(task: AgentTask) -> tuple[str, str, int, str]:
     return task.tenant_id, task.task_id, task.attempt, task.secret or ""
 
 
-def _written(outcome: Outcome, entry_id: str) -> tuple[str, str, str | None, str | None, float]:
+def _written(outcome: ExecutionOutcome, entry_id: str) -> tuple[str, str, str | None, str | None, float]:
     return outcome.status, entry_id, _jsonb(outcome.result), _jsonb(outcome.failure), outcome.duration_ms
 
 
-def _actions(task: AgentTask, outcome: Outcome, events: list[AgentStateEvent]) -> tuple[list[str], list[str]]:
+def _actions(task: AgentTask, outcome: ExecutionOutcome, events: list[AgentStateEvent]) -> tuple[list[str], list[str]]:
     """The kinds and payloads of what the agent did, with the task's end."""
     end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
     if outcome.escaped:
@@ -187,12 +187,12 @@ def _check_ticket(task: AgentTask, ticket: str | None) -> None:
         raise TaskOver(f"task {task.task_id}, try {task.attempt}: {ticket}")
 
 
-async def _all_events(connection: Connection, task: AgentTask, outcome: Outcome) -> list[AgentStateEvent]:
+async def _all_events(connection: Connection, task: AgentTask, outcome: ExecutionOutcome) -> list[AgentStateEvent]:
     """What the outcome records, after the tool calls of killed tries that no outcome has recorded."""
     if not outcome.is_recorded:
         return []
     shown = {str(event.data["call_id"]) for event in outcome.events if event.kind == "tool_call"}
-    return [*await unrecorded(connection, task, shown), *outcome.events]
+    return [*await unrecorded_call_events(connection, task, shown), *outcome.events]
 
 
 async def _made(effect: Effect, connection: Connection) -> None:
@@ -213,10 +213,10 @@ def _jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-def _answer(row: asyncpg.Record) -> Answer | None:
+def _answer(row: asyncpg.Record) -> StoredAnswer | None:
     if row["status"] not in {"done", "failed", "cancelled"}:
         return None
-    return Answer(
+    return StoredAnswer(
         status=row["status"],
         attempt=row["attempt"],
         result=None if row["result"] is None else msgspec.json.decode(row["result"]),

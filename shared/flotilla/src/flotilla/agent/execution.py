@@ -12,8 +12,8 @@ from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import Effect, TaskContext
-from flotilla.agent.recording import text_of
-from flotilla.agent.wrapped_errors import TaskCancelled, origin_of
+from flotilla.agent.recording import exception_text
+from flotilla.agent.wrapped_errors import TaskCancelled, original_error
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ExecutionOutcome:
     """How a task ended: `done` with a result, `failed` with a failure, or `cancelled`."""
 
     status: ReplyStatus
@@ -44,7 +44,7 @@ class Outcome:
     """False for a pause, whose events the try records that gets through, and where there is no log to write to."""
 
 
-async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outcome:
+async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> ExecutionOutcome:
     """Run the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
     started = time.monotonic()
     limit_s = ctx.task.timeout_s or agent.timeout_s
@@ -53,7 +53,7 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
             async with asyncio.timeout(limit_s):
                 result = await _result(agent, ctx, data)
     except BaseException as error:
-        origin = origin_of(error)
+        origin = original_error(error)
         if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
             return _cancelled(ctx, started)
         if ctx.gated.is_waiting and not isinstance(error, asyncio.CancelledError):
@@ -69,12 +69,12 @@ async def execute(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> Outco
             error=failure.message,
             exc_info=failure.retryable,
         )
-        return failed(ctx, failure, _ms_since(started))
+        return failed_outcome(ctx, failure, _ms_since(started))
     finally:
         await ctx.close()
     if ctx.gated.is_waiting:
         return _paused(ctx, started)
-    return Outcome(
+    return ExecutionOutcome(
         status="done",
         duration_ms=_ms_since(started),
         result=result.value,
@@ -95,7 +95,7 @@ def _invocation(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
     return genai.genai_span(f"invoke_agent {agent.name}", genai.INVOKE_AGENT_DURATION, attributes)
 
 
-def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
+def failed_outcome(ctx: TaskContext, failure: Failure, duration_ms: float) -> ExecutionOutcome:
     """The outcome of a failure, with an `error` event after what was recorded before it."""
     ctx.record(
         "error",
@@ -107,10 +107,10 @@ def failed(ctx: TaskContext, failure: Failure, duration_ms: float) -> Outcome:
             attempt=ctx.attempt,
         ),
     )
-    return Outcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
+    return ExecutionOutcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
 
 
-def _paused(ctx: TaskContext, started: float) -> Outcome:
+def _paused(ctx: TaskContext, started: float) -> ExecutionOutcome:
     """The task waits. What it did so far is recorded by the try that gets through."""
     actions = [needed.action for needed in ctx.gated.needed]
     tools = [call.tool for call in ctx.gated.calls]
@@ -121,11 +121,11 @@ def _paused(ctx: TaskContext, started: float) -> Outcome:
         approvals=ctx.gated.needed,
         calls=ctx.gated.calls,
     )
-    return Outcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
+    return ExecutionOutcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
 
 
-def _cancelled(ctx: TaskContext, started: float) -> Outcome:
-    return Outcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
+def _cancelled(ctx: TaskContext, started: float) -> ExecutionOutcome:
+    return ExecutionOutcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
 
 
 async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:
@@ -151,7 +151,7 @@ def _check_still_fits(agent: Agent, result: dict[str, Any], escaped: list[str]) 
 
 
 def _failure(error: Exception, limit_s: float) -> Failure:
-    message = text_of(error)
+    message = exception_text(error)
     if isinstance(error, TimeoutError) and not message:
         message = f"no result within {limit_s:g} s"
     return Failure(

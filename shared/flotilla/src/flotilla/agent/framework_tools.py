@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
 from flotilla.agent.tool_runner import REFUSALS, ToolOutcomeUnknown, ToolResultNotStored
-from flotilla.agent.tools import ListedTool, ToolBox
+from flotilla.agent.tools import AgentToolBox, ListedTool
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.values import to_storable
@@ -18,18 +18,18 @@ Framework: TypeAlias = Literal["openai-agents", "pydantic-ai", "langgraph"]
 Call: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
 
 
-class CallsTools(Protocol):
+class ToolCaller(Protocol):
     """What the tools call: `TaskContext`."""
 
     @property
-    def tools(self) -> ToolBox:
+    def tools(self) -> AgentToolBox:
         """The allowed ones."""
 
     async def tool(self, name: str, /, **arguments: Any) -> Any:
         """Calls one."""
 
 
-def tools_for(ctx: CallsTools, framework: str) -> list[Any]:
+def tools_for(ctx: ToolCaller, framework: str) -> list[Any]:
     """Return the tools of `ctx` as those of `framework`.
 
     Raises:
@@ -39,7 +39,7 @@ def tools_for(ctx: CallsTools, framework: str) -> list[Any]:
     if make is None:
         raise ConfigurationError(f"ctx.tools_for({framework!r}): use one of {', '.join(_FRAMEWORKS)}")
     try:
-        return [make(ctx.tools[name], _call(ctx, name)) for name in ctx.tools.names]
+        return [make(ctx.tools[name], _call(ctx, name)) for name in ctx.tools.tool_names]
     except ImportError as error:
         raise ConfigurationError(
             f"ctx.tools_for({framework!r}) needs the package {error.name}: add it to the agent's requirements"
@@ -54,7 +54,7 @@ def arguments_schema(tool: ListedTool) -> dict[str, Any]:
     return {**top, "$defs": definitions} if definitions else top
 
 
-def _call(ctx: CallsTools, name: str) -> Call:
+def _call(ctx: ToolCaller, name: str) -> Call:
     async def call(arguments: Mapping[str, Any]) -> str:
         try:
             returned = await ctx.tool(name, **arguments)

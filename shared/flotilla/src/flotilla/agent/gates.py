@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from flotilla.agent.ports import Gate, NamedCall, ToolVerdict
-from flotilla.agent.proofs import CallProofs
+from flotilla.agent.ports import ApprovalGate, IdentifiedToolCall, ToolVerdict
+from flotilla.agent.proofs import GatedCallSignatures
 from flotilla.contracts.approvals import MAX_ARGS_BYTES, content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid, Refused
@@ -48,7 +48,7 @@ class ApprovalRefused(Refused):
     """People did not approve this call of a gated tool."""
 
 
-class GatedTools:
+class GatedToolCalls:
     """The gated calls of one run of a task. `verdicts` are those that there are when it starts."""
 
     def __init__(
@@ -57,7 +57,7 @@ class GatedTools:
         task_id: str,
         gated: Mapping[str, RiskLevel],
         *,
-        gate: Gate | None = None,
+        gate: ApprovalGate | None = None,
         verdicts: Mapping[str, ToolVerdict] | None = None,
     ) -> None:
         self._agent = agent
@@ -82,7 +82,9 @@ class GatedTools:
         """Gate `tool` in this run, too, with at least `risk`; the agent was made with `gates_calls=True`."""
         self._gated[tool] = risk
 
-    def verdict(self, tool: str, description: str, args: JsonObject, call: NamedCall) -> tuple[str, ToolVerdict]:
+    def verdict(
+        self, tool: str, description: str, args: JsonObject, call: IdentifiedToolCall
+    ) -> tuple[str, ToolVerdict]:
         """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.
 
         Raises:
@@ -97,7 +99,9 @@ class GatedTools:
             raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id}){why}")
         return approval_id, verdict
 
-    def again(self, tool: str, question: str, args: JsonObject, call: NamedCall, starts: int) -> tuple[str, bool]:
+    def rerun_approval(
+        self, tool: str, question: str, args: JsonObject, call: IdentifiedToolCall, starts: int
+    ) -> tuple[str, bool]:
         """The approval to run a call again that was begun `starts` times without an answer, and whether it was given.
 
         Raises:
@@ -121,7 +125,7 @@ class GatedTools:
         self.needed.append(needed)
         raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
 
-    async def prove(self, approval_id: str, tool: str, args: JsonObject) -> None:
+    async def check_signatures(self, approval_id: str, tool: str, args: JsonObject) -> None:
         """Check that people signed exactly this call, as far as policy asks for it.
 
         Raises:
@@ -129,7 +133,7 @@ class GatedTools:
             RetryLater: the log has not arrived yet.
         """
         if self._gate is not None:
-            await self._gate.prove(approval_id, f"{self._agent}.{tool}", args, self._risk(tool))
+            await self._gate.check_signatures(approval_id, f"{self._agent}.{tool}", args, self._risk(tool))
 
     def _risk(self, tool: str) -> RiskLevel:
         return self._gated.get(tool, "medium")
@@ -142,38 +146,38 @@ class GatedTools:
                 f"wait with it); people can be asked about {MAX_ARGS_BYTES}: store the content, pass a reference"
             )
 
-    async def executed(self, approval_id: str) -> JsonObject | None:
+    async def executed_result(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if an earlier version of the library stored it."""
-        return None if self._gate is None else await self._gate.stored(approval_id)
+        return None if self._gate is None else await self._gate.stored_result(approval_id)
 
-    async def store(self, approval_id: str, tool: str, args: JsonObject, value: JsonValue) -> None:
+    async def store_result(self, approval_id: str, tool: str, args: JsonObject, value: JsonValue) -> None:
         """Keeps what the approved call returned where an earlier version of the library looks for it."""
         if self._gate is not None:
-            await self._gate.store(approval_id, f"{self._agent}.{tool}", args, value)
+            await self._gate.store_result(approval_id, f"{self._agent}.{tool}", args, value)
 
-    def _id_of(self, call: NamedCall, args: JsonObject) -> str:
+    def _id_of(self, call: IdentifiedToolCall, args: JsonObject) -> str:
         canonical = json.dumps(args, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:12]
         return f"{self._task_id}.{call.tool}.{digest}.{call.occurrence + 1}"
 
 
-class StoredGate:
+class PostgresApprovalGate:
     """The gate of one task, in PostgreSQL."""
 
-    def __init__(self, pool: Pool, task: AgentTask, proofs: CallProofs) -> None:
+    def __init__(self, pool: Pool, task: AgentTask, proofs: GatedCallSignatures) -> None:
         self._pool = pool
         self._task = task
         self._tenant_id = task.tenant_id
         self._proofs = proofs
 
-    async def prove(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+    async def check_signatures(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
         """Check the signatures that policy asks for.
 
         Raises:
             Unproven: they do not hold, or are too few.
             RetryLater: the log has not arrived yet, or PostgreSQL is unavailable.
         """
-        await self._proofs.prove(self._task, approval_id, action, args, risk)
+        await self._proofs.check_signatures(self._task, approval_id, action, args, risk)
 
     async def verdicts(self) -> dict[str, ToolVerdict]:
         """The verdicts about the task's calls so far, by approval id.
@@ -192,12 +196,12 @@ class StoredGate:
             for row in rows
         }
 
-    async def stored(self, approval_id: str) -> JsonObject | None:
+    async def stored_result(self, approval_id: str) -> JsonObject | None:
         """What the call returned, if it was made."""
         rows = await self._fetch(_STORED, approval_id)
         return {"value": json.loads(rows[0]["result"])} if rows else None
 
-    async def store(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
+    async def store_result(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
         """Keeps what the call returned."""
         body = to_json(value).decode()
         await self._fetch(_STORE, approval_id, action, content_hash(action, args), body)

@@ -12,25 +12,25 @@ import structlog
 from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
-from flotilla.agent.effects import Answer, EffectFailed, Effects, TaskOver
-from flotilla.agent.execution import Outcome, execute, failed
-from flotilla.agent.gates import GatedTools, StoredGate
-from flotilla.agent.live import RedisLive
-from flotilla.agent.mcp_tools import allowed_tools, answers
+from flotilla.agent.effects import AnswerStore, EffectFailed, StoredAnswer, TaskOver
+from flotilla.agent.execution import ExecutionOutcome, failed_outcome, run_task_function
+from flotilla.agent.gates import GatedToolCalls, PostgresApprovalGate
+from flotilla.agent.live import RedisLiveOutput
+from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_answers
 from flotilla.agent.model import StoredModel
-from flotilla.agent.ports import Live
-from flotilla.agent.proofs import CallProofs, VoteRules
-from flotilla.agent.recording import text_of
-from flotilla.agent.session import StoredSession
-from flotilla.agent.ticket_check import TicketCheck
-from flotilla.agent.tool_calls import StoredToolCalls
-from flotilla.agent.tools import ToolBox
+from flotilla.agent.ports import LiveOutput
+from flotilla.agent.proofs import GatedCallSignatures, VoteCheckRules
+from flotilla.agent.recording import exception_text
+from flotilla.agent.session import StoredSessionHistory
+from flotilla.agent.ticket_check import TaskTicketCheck
+from flotilla.agent.tool_calls import PostgresToolCalls
+from flotilla.agent.tools import AgentToolBox
 from flotilla.bus import DONE, Delivery, HandlerResult, LiveRunWriter, Publisher, Redis
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
-from flotilla.llm import LanguageModel, Money, StoredCalls, TokenLimits
+from flotilla.llm import LanguageModel, MoneyBudget, StoredModelCalls, TokenLimits
 from flotilla.postgres import UNSTORABLE, Pool, TaskProof, acting_for_task
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
@@ -48,12 +48,12 @@ class TaskHandler:
         *,
         pool: Pool,
         redis: Redis,
-        tools: ToolBox,
+        tools: AgentToolBox,
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
-        money: Money | None = None,
+        money: MoneyBudget | None = None,
         keys: PublicKeys,
-        vote_rules: VoteRules,
+        vote_rules: VoteCheckRules,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -61,14 +61,14 @@ class TaskHandler:
         self._pool = pool
         self._redis = redis
         self._tools = tools
-        self._calls = StoredCalls(pool, model, limits, money) if model else None
+        self._calls = StoredModelCalls(pool, model, limits, money) if model else None
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
-        self._ticket_check = TicketCheck(agent.name, keys, pool)
-        self._effects = Effects(pool, agent.name)
+        self._ticket_check = TaskTicketCheck(agent.name, keys, pool)
+        self._effects = AnswerStore(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = LiveRunWriter(redis)
-        self._proofs = CallProofs(pool, vote_rules, keys)
+        self._proofs = GatedCallSignatures(pool, vote_rules, keys)
         self._busy = KeyLocks()
 
     async def __call__(self, delivery: Delivery) -> HandlerResult:
@@ -79,7 +79,7 @@ class TaskHandler:
             UnknownType, Undecodable, DeadLetter: it is not a task of this agent, or its time is over.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
-        task = await self._ticket_check.task_in(delivery)
+        task = await self._ticket_check.check_and_read_task(delivery)
         if task is None:
             return DONE
         structlog.contextvars.bind_contextvars(
@@ -90,9 +90,9 @@ class TaskHandler:
         except TaskOver as over:
             log.info("task_over", task_id=task.task_id, attempt=task.attempt, reason=str(over))
             return DONE
-        return HandlerResult(replies.answers(self._agent, task, answer))
+        return HandlerResult(replies.reply_events(self._agent, task, answer))
 
-    async def _answer(self, delivery: Delivery, task: AgentTask) -> Answer:
+    async def _answer(self, delivery: Delivery, task: AgentTask) -> StoredAnswer:
         """The stored answer, or that of a run."""
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
         async with self._busy.locked((task.tenant_id, task.task_id)):
@@ -100,8 +100,8 @@ class TaskHandler:
                 taken = await self._effects.take(task)
                 return taken.answer or await self._run(delivery, task, taken.input)
 
-    async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> Answer:
-        live = RedisLive(self._redis, self._publisher, self._feed, self._agent, task)
+    async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> StoredAnswer:
+        live = RedisLiveOutput(self._redis, self._publisher, self._feed, self._agent, task)
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.reset()
         await live.step("started")
@@ -114,34 +114,34 @@ class TaskHandler:
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
 
-    async def _gated(self, task: AgentTask) -> GatedTools:
-        if not (self._agent.gated or self._agent.gates_calls or self._tools.may_ask):
-            return GatedTools(self._agent.name, task.task_id, {})
-        gate = StoredGate(self._pool, task, self._proofs)
+    async def _gated(self, task: AgentTask) -> GatedToolCalls:
+        if not (self._agent.gated or self._agent.gates_calls or self._tools.may_need_approval):
+            return GatedToolCalls(self._agent.name, task.task_id, {})
+        gate = PostgresApprovalGate(self._pool, task, self._proofs)
         verdicts = await gate.verdicts()
-        return GatedTools(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
+        return GatedToolCalls(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
-    async def _context(self, task: AgentTask, live: Live) -> TaskContext:
+    async def _context(self, task: AgentTask, live: LiveOutput) -> TaskContext:
         has_mcp = bool(self._agent.mcp)
-        upstream = await allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
+        upstream = await load_allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
         # A first try has asked for none yet.
-        upstream_answers = await answers(self._pool, task) if has_mcp and task.attempt > 1 else None
+        upstream_answers = await load_mcp_answers(self._pool, task) if has_mcp and task.attempt > 1 else None
         return TaskContext(
             self._agent.name,
             task,
-            tools=self._tools.joined_by(upstream) if upstream else self._tools,
+            tools=self._tools.with_further_tools(upstream) if upstream else self._tools,
             live=live,
-            session=StoredSession(self._pool, task.tenant_id, task.session_id),
+            session=StoredSessionHistory(self._pool, task.tenant_id, task.session_id),
             model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
-            calls=StoredToolCalls(self._pool, task, self._agent.name),
+            calls=PostgresToolCalls(self._pool, task, self._agent.name),
             make_id=self._make_id,
             gated=await self._gated(task),
             mcp_answers=upstream_answers,
         )
 
-    async def _watched(self, ctx: TaskContext, live: Live, data: dict[str, Any]) -> Outcome:
+    async def _watched(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> ExecutionOutcome:
         """Runs the task with a heartbeat beside it, which also learns of a cancel that the task never asks about."""
-        work = asyncio.create_task(execute(self._agent, ctx, data), name=f"task {ctx.task_id}")
+        work = asyncio.create_task(run_task_function(self._agent, ctx, data), name=f"task {ctx.task_id}")
         try:
             while True:
                 await asyncio.wait([work], timeout=self._heartbeat_s)
@@ -154,18 +154,20 @@ class TaskHandler:
         finally:
             await cancel_all([work])
 
-    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: Outcome) -> Answer:
+    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer:
         task = ctx.task
         try:
             return await self._effects.commit(task, entry_id, outcome)
         except EffectFailed as error:
-            failure = Failure(type="EffectFailed", message=text_of(error), retryable=True)
-            return await self._commit(ctx, entry_id, failed(ctx, failure, outcome.duration_ms))
+            failure = Failure(type="EffectFailed", message=exception_text(error), retryable=True)
+            return await self._commit(ctx, entry_id, failed_outcome(ctx, failure, outcome.duration_ms))
         except (Refused, *UNSTORABLE) as error:
             # No such session to record in, or a store refuses what it holds: the answer alone is stored.
-            log.warning("outcome_not_recorded", error=text_of(error), type=type(error).__name__)
-            failure = Failure(type=type(error).__name__, message=text_of(error), retryable=False)
-            bare = Outcome(status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False)
+            log.warning("outcome_not_recorded", error=exception_text(error), type=type(error).__name__)
+            failure = Failure(type=type(error).__name__, message=exception_text(error), retryable=False)
+            bare = ExecutionOutcome(
+                status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False
+            )
             return await self._effects.commit(task, entry_id, bare)
 
 
@@ -173,6 +175,6 @@ def _held(task: AgentTask) -> TaskProof:
     return TaskProof(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
 
 
-def _no_input(ctx: TaskContext) -> Outcome:
+def _no_input(ctx: TaskContext) -> ExecutionOutcome:
     message = f"task {ctx.task_id}: there is no stored result of {ctx.task.input_from}"
-    return failed(ctx, Failure(type="ValueError", message=message, retryable=False), 0.0)
+    return failed_outcome(ctx, Failure(type="ValueError", message=message, retryable=False), 0.0)

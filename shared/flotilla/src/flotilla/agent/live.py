@@ -15,7 +15,7 @@ from flotilla.contracts.tasks import AgentTask, root_task_id
 log = structlog.get_logger(__name__)
 
 
-class RedisLive:
+class RedisLiveOutput:
     """Progress and tokens are courtesies: while Redis is unavailable they are dropped, and the task goes on."""
 
     def __init__(self, redis: Redis, publisher: Publisher, feed: LiveRunWriter, agent: Agent, task: AgentTask) -> None:
@@ -28,7 +28,7 @@ class RedisLive:
     async def progress(self, text: str) -> None:
         """Tell the bridge, whose heartbeat it becomes."""
         try:
-            await self._publisher.publish(*replies.progress(self._agent, self._task, text))
+            await self._publisher.publish(*replies.progress_reply(self._agent, self._task, text))
         except RetryLater as error:
             log.warning("progress_not_sent", task_id=self._task.task_id, error=str(error))
 

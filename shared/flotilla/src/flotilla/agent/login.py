@@ -11,7 +11,7 @@ from flotilla.postgres import Pool, retry_later_if_unavailable
 _LOGIN = "SELECT session_user AS login, flotilla_ops.is_agent($1) AS is_agent"
 
 
-async def check_login(pool: Pool, agent: str) -> None:
+async def check_database_role(pool: Pool, agent: str) -> None:
     """Raise RetryLater when the login is not the agent's role, to which tickets open nothing: a readiness check."""
     # Without the function the schema is older than this code: another check reports it.
     with retry_later_if_unavailable(), suppress(asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from flotilla.agent.chat_api import MAX_BODY_BYTES, ChatApi, ChatResponse, failed, refusal
+from flotilla.agent.chat_api import MAX_BODY_BYTES, ChatApi, ChatResponse, error_response, openai_error_response
 from flotilla.agent.gates import ApprovalPending
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import FlotillaError
@@ -25,7 +25,7 @@ _KEY_BYTES = 32
 
 
 @asynccontextmanager
-async def serving_model(api: ChatApi) -> AsyncIterator[dict[str, str]]:
+async def serving_model_api(api: ChatApi) -> AsyncIterator[dict[str, str]]:
     """Serve `api`; give the variables by which clients find it."""
     key = secrets.token_urlsafe(_KEY_BYTES)
     route = Route("/v1/{path:path}", partial(_answer, api, key), methods=["GET", "POST"])
@@ -42,18 +42,22 @@ async def serving_model(api: ChatApi) -> AsyncIterator[dict[str, str]]:
 async def _answer(api: ChatApi, key: str, request: Request) -> Response:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if not secrets.compare_digest(given.encode(), key.encode()):
-        return _response(failed(401, "invalid_request_error", "invalid_api_key", "the key is not that of this task"))
+        return _response(
+            openai_error_response(401, "invalid_request_error", "invalid_api_key", "the key is not that of this task")
+        )
     body = await _body(request)
     if body is None:
         return _response(
-            failed(413, "invalid_request_error", "too_large", f"a body has at most {MAX_BODY_BYTES} bytes")
+            openai_error_response(
+                413, "invalid_request_error", "too_large", f"a body has at most {MAX_BODY_BYTES} bytes"
+            )
         )
     try:
-        return _response(await api.answer(request.method, request.path_params["path"], body))
+        return _response(await api.answer_request(request.method, request.path_params["path"], body))
     except ApprovalPending as pending:
-        return _response(failed(503, "server_error", "approval_pending", str(pending)))
+        return _response(openai_error_response(503, "server_error", "approval_pending", str(pending)))
     except TaskCancelled:
-        return _response(failed(503, "server_error", "cancelled", "the task is not wanted any more"))
+        return _response(openai_error_response(503, "server_error", "cancelled", "the task is not wanted any more"))
 
 
 async def _body(request: Request) -> bytes | None:
@@ -81,4 +85,4 @@ async def _events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield event
     except (FlotillaError, TaskCancelled) as error:
         known = error if isinstance(error, FlotillaError) else FlotillaError("the task is not wanted any more")
-        yield b"data: " + json.dumps(refusal(known).document).encode() + b"\n\n"
+        yield b"data: " + json.dumps(error_response(known).document).encode() + b"\n\n"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flotilla.agent.ports import NamedCall
+from flotilla.agent.ports import IdentifiedToolCall
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.contracts.json_types import JsonObject
@@ -86,7 +86,7 @@ class McpTool:
         """
         raise ConfigurationError(f"tool {self.name} is called by the tool gateway")
 
-    def wanted(self, task: AgentTask, call: NamedCall, arguments: JsonObject) -> McpCallNeeded:
+    def to_call_request(self, task: AgentTask, call: IdentifiedToolCall, arguments: JsonObject) -> McpCallNeeded:
         """Return what the worker has the tool gateway do; the id tells equal calls of a task apart, and
         those of a hop from those of a task whose id begins alike."""
         name = json.dumps([task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
@@ -96,7 +96,7 @@ class McpTool:
         )
 
 
-async def allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) -> dict[str, McpTool]:
+async def load_allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) -> dict[str, McpTool]:
     """Return the tools of `names` (servers, or single tools) that the task's tenant allows, by their names here.
 
     Raises:
@@ -109,7 +109,7 @@ async def allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) -> di
     return {tool.name: tool for tool in tools}
 
 
-async def answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
+async def load_mcp_answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
     """Return what came of the calls that the task has asked for, by their ids.
 
     Raises:

@@ -1,18 +1,18 @@
 """The language model as one run of a task sees it."""
 
-from flotilla.agent.occurrences import Occurrences
+from flotilla.agent.occurrences import CallCounter
 from flotilla.contracts.tasks import AgentTask
-from flotilla.llm import CallKey, Completion, CompletionRequest, OnToken, StoredCalls
+from flotilla.llm import Completion, CompletionRequest, OnToken, StoredCallKey, StoredModelCalls
 
 
 class StoredModel:
     """Calls under the task's id: a call that was answered before, in any run of the task, is not made again."""
 
-    def __init__(self, calls: StoredCalls, task: AgentTask, agent: str) -> None:
+    def __init__(self, calls: StoredModelCalls, task: AgentTask, agent: str) -> None:
         self._calls = calls
         self._task = task
         self._agent = agent
-        self._occurrences = Occurrences()
+        self._occurrences = CallCounter()
 
     @property
     def name(self) -> str:
@@ -21,11 +21,11 @@ class StoredModel:
 
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The stored answer, or the model's after it is stored."""
-        with self._occurrences.next_of(self._calls.hash_of(request)) as number:
+        with self._occurrences.next_number(self._calls.hash_of_request(request)) as number:
             return await self._calls.complete(self._key(number), request, on_token)
 
-    def _key(self, number: int) -> CallKey:
-        return CallKey(
+    def _key(self, number: int) -> StoredCallKey:
+        return StoredCallKey(
             tenant_id=self._task.tenant_id,
             task_id=self._task.task_id,
             call_index=number,

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from itertools import count
 
 
-class Occurrences:
+class CallCounter:
     """Numbers from 0, per kind of call."""
 
     def __init__(self) -> None:
         self._taken: defaultdict[Hashable, set[int]] = defaultdict(set)
 
     @contextmanager
-    def next_of(self, call: Hashable) -> Iterator[int]:
+    def next_number(self, call: Hashable) -> Iterator[int]:
         """The lowest number that no equal call has; kept when the block ends well."""
         taken = self._taken[call]
         number = next(n for n in count() if n not in taken)

@@ -37,7 +37,7 @@ class ChatTransport(httpx2.AsyncBaseTransport):
         """Answer from the API."""
         body = await request.aread()
         _, _, path = request.url.path.rpartition(_PATH)
-        answer = await self._api.answer(request.method, path, body)
+        answer = await self._api.answer_request(request.method, path, body)
         return _response(answer)
 
 

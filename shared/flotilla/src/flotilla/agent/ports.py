@@ -11,7 +11,7 @@ from flotilla.contracts.tasks import Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
 
 
-class Live(Protocol):
+class LiveOutput(Protocol):
     """The way to clients that watch or wait. Losing it loses nothing."""
 
     async def progress(self, text: str) -> None:
@@ -52,7 +52,7 @@ class TaskModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamedCall:
+class IdentifiedToolCall:
     """One call of a tool, known again in every run of its task."""
 
     tool: str
@@ -64,10 +64,10 @@ class NamedCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class BegunCall:
     """One start of a call."""
 
-    call: NamedCall
+    call: IdentifiedToolCall
     start_no: int
     """From 1."""
     call_id: str
@@ -75,7 +75,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class CallEnd:
     """How a start ended: the tool `returned`, it `refused` and did nothing, or it `raised` and nobody knows."""
 
     outcome: Literal["returned", "refused", "raised"]
@@ -91,29 +91,31 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class CallHistory:
     """What earlier runs of a task left of a call."""
 
     starts: int = 0
     """How often it was begun."""
-    returned: Ended | None = None
+    returned: CallEnd | None = None
     is_unknown: bool = False
     """It was begun, and may have had its effect, but there is no result."""
 
 
-class ToolCalls(Protocol):
+class ToolCallStore(Protocol):
     """The calls of tools, stored under (task id, tool, arguments, occurrence) around each run of the tool."""
 
-    async def standing(self, call: NamedCall) -> Standing:
+    async def load_call_history(self, call: IdentifiedToolCall) -> CallHistory:
         """What earlier runs left of it, once nobody runs it."""
 
-    async def begin(self, call: NamedCall, start_no: int, call_id: str, approval_id: str | None) -> Begun | None:
+    async def begin_call(
+        self, call: IdentifiedToolCall, start_no: int, call_id: str, approval_id: str | None
+    ) -> BegunCall | None:
         """Claims it; None if somebody else was faster."""
 
-    def held(self, begun: Begun) -> AbstractAsyncContextManager[None]:
+    def held(self, begun: BegunCall) -> AbstractAsyncContextManager[None]:
         """Keeps the claim while the tool runs."""
 
-    async def end(self, begun: Begun, ended: Ended) -> Ended:
+    async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
         """Stores how it ended; returns the end that counts."""
 
 
@@ -130,14 +132,14 @@ class ToolVerdict:
     """Why there is no approval, where not a vote ended it."""
 
 
-class Gate(Protocol):
+class ApprovalGate(Protocol):
     """What proves approved calls of gated tools, and what they returned."""
 
-    async def prove(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+    async def check_signatures(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
         """Checks the signatures that policy asks for; raises Unproven."""
 
-    async def stored(self, approval_id: str) -> JsonObject | None:
+    async def stored_result(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if it was made."""
 
-    async def store(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
+    async def store_result(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
         """Keeps what the approved call returned: it is not made again."""

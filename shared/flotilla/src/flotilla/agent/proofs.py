@@ -13,8 +13,8 @@ from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import AgentTask
-from flotilla.eventstore.signers import SignerLog
-from flotilla.eventstore.votes import task_votes
+from flotilla.eventstore.signers import SigningKeyLog
+from flotilla.eventstore.votes import task_call_votes
 from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
@@ -29,25 +29,27 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class VoteRules:
+class VoteCheckRules:
     """By what an agent judges who may approve its calls. Nothing of it comes from a store."""
 
     policy: PolicySource
     roots: VoteRoots = field(default_factory=VoteRoots)
 
 
-class CallProofs:
+class GatedCallSignatures:
     """The proofs of one agent's gated calls."""
 
-    def __init__(self, pool: Pool, vote_rules: VoteRules, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
+    def __init__(self, pool: Pool, vote_rules: VoteCheckRules, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
         self._pool = pool
         self._vote_rules = vote_rules
         self._keys = keys
         self._clock = clock
-        self._signers = SignerLog(pool)
+        self._signers = SigningKeyLog(pool)
         metrics.SIGNATURES_REFUSED.labels("execution")  # at 0 from the start, so that the first refusal shows
 
-    async def prove(self, task: AgentTask, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
+    async def check_signatures(
+        self, task: AgentTask, approval_id: str, action: str, args: JsonObject, risk: RiskLevel
+    ) -> None:
         """Check that as many people as policy asks for have signed exactly this call; nothing where it asks for none.
 
         Raises:
@@ -68,14 +70,14 @@ class CallProofs:
 
     async def _prove(self, task: AgentTask, ballot: ExpectedVote, quorum: int) -> None:
         counted = await self._counted(task, ballot.approval_id)
-        trust = VoteTrust(self._vote_rules.roots, await self._signers.history(task.tenant_id), self._keys)
+        trust = VoteTrust(self._vote_rules.roots, await self._signers.signer_history(task.tenant_id), self._keys)
         verify_quorum(counted, ballot, quorum, trust, self._clock())
 
     async def _counted(self, task: AgentTask, approval_id: str) -> list[CountedVote]:
         deadline = asyncio.get_running_loop().time() + LOG_WAIT_S
         while True:
             try:
-                return await task_votes(self._pool, task.tenant_id, approval_id)
+                return await task_call_votes(self._pool, task.tenant_id, approval_id)
             except RetryLater:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from flotilla.agent.ports import NamedCall
+from flotilla.agent.ports import IdentifiedToolCall
 from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
 from flotilla.contracts.event_rules import AGENT_PREFIX, write_violation_of_data
@@ -24,7 +24,7 @@ MAX_RECORDED_BYTES = 64_000
 MAX_MESSAGE_CHARACTERS = 4000
 
 
-class Recorder:
+class EventRecorder:
     """Collects what an agent does, in order."""
 
     def __init__(self, agent: str, task: AgentTask) -> None:
@@ -62,7 +62,7 @@ class Recorder:
         )
 
 
-def shortened(value: Any) -> JsonValue:
+def shorten_result(value: Any) -> JsonValue:
     """A tool's result as it is recorded: whole, or its size and hash where it is over 64 kB."""
     body = to_json(to_storable(value).value)
     if len(body) <= MAX_RECORDED_BYTES:
@@ -75,23 +75,23 @@ def shortened(value: Any) -> JsonValue:
     }
 
 
-def as_arguments(arguments: object) -> JsonObject:
+def recorded_arguments(arguments: object) -> JsonObject:
     """A tool's arguments as they are recorded."""
-    value = shortened(arguments)
+    value = shorten_result(arguments)
     return value if isinstance(value, dict) else {"value": value}
 
 
-def called(call: NamedCall, call_id: str, agent: str) -> ToolCall:
+def tool_call_data(call: IdentifiedToolCall, call_id: str, agent: str) -> ToolCall:
     """The data of the event that shows a start of `call`."""
     return ToolCall(tool=call.tool, call_id=call_id, args=call.args, agent=agent)
 
 
-def message_of(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """What an exception says, with its class."""
-    return f"{type(error).__name__}: {text_of(error)}"
+    return f"{type(error).__name__}: {exception_text(error)}"
 
 
-def text_of(error: BaseException) -> str:
+def exception_text(error: BaseException) -> str:
     """What an exception says, as every store holds it; at most 4,000 characters."""
     try:
         text = str(error)

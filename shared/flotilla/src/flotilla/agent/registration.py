@@ -31,7 +31,7 @@ WHERE a.name = $1 AND a.instance <> $2 AND a.last_seen < now() - interval '1 hou
 log = structlog.get_logger(__name__)
 
 
-class Registration:
+class AgentRegistration:
     """One process's entry."""
 
     def __init__(self, pool: Pool, agent: Agent, instance: str, concurrency: int, in_flight: Callable[[], int]) -> None:

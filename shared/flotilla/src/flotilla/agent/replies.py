@@ -3,7 +3,7 @@
 from typing import Any
 
 from flotilla.agent.agent import Agent
-from flotilla.agent.effects import Answer
+from flotilla.agent.effects import StoredAnswer
 from flotilla.contracts.envelope import AgentEvent, to_builtins
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import reply_stream
@@ -16,7 +16,7 @@ from flotilla.contracts.tasks import (
 )
 
 
-def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, AgentEvent]]:
+def reply_events(agent: Agent, task: AgentTask, answer: StoredAnswer) -> list[tuple[str, AgentEvent]]:
     """What `answer` makes public: a reply. The bridge forwards the slip and announces, as it is on record."""
     if answer.status != "done" or answer.result is None:
         reply = _unsuccessful(agent, task, answer)
@@ -25,7 +25,7 @@ def answers(agent: Agent, task: AgentTask, answer: Answer) -> list[tuple[str, Ag
     return [(reply_stream(agent.name), _reply_event(agent, task, reply))]
 
 
-def progress(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
+def progress_reply(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
     """A heartbeat for the waiting caller."""
     reply = _reply(agent, task, status="progress", progress=text, final=False)
     return reply_stream(agent.name), _reply_event(agent, task, reply)
@@ -39,7 +39,7 @@ def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply
     return _reply(agent, task, status="done", result=result, **ending)
 
 
-def _unsuccessful(agent: Agent, task: AgentTask, answer: Answer) -> AgentReply:
+def _unsuccessful(agent: Agent, task: AgentTask, answer: StoredAnswer) -> AgentReply:
     return _reply(agent, task, status=answer.status, failure=answer.failure)
 
 

@@ -7,18 +7,18 @@ from typing import TypeVar
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.handler import TaskHandler
-from flotilla.agent.login import check_login
-from flotilla.agent.proofs import VoteRules
-from flotilla.agent.registration import Registration
+from flotilla.agent.login import check_database_role
+from flotilla.agent.proofs import VoteCheckRules
+from flotilla.agent.registration import AgentRegistration
 from flotilla.agent.settings import AgentSettings
-from flotilla.agent.tools import ToolBox, ToolFunction
+from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm import LanguageModel, Money, TokenLimits, create_model, money_of
+from flotilla.llm import LanguageModel, MoneyBudget, TokenLimits, create_model, create_money_budget
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import read_vote_roots
@@ -50,7 +50,7 @@ async def _run_with_model(
         return
     model = create_model(settings)
     try:
-        limits, money = TokenLimits.of(settings), money_of(settings)
+        limits, money = TokenLimits.of(settings), create_money_budget(settings)
         await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money)
     finally:
         await model.close()
@@ -64,7 +64,7 @@ async def run_agent(
     tools: Mapping[str, ToolFunction] | None = None,
     model: LanguageModel | None = None,
     limits: TokenLimits | None = None,
-    money: Money | None = None,
+    money: MoneyBudget | None = None,
     pool: "Pool | None" = None,
     policy: ReloadingPolicyFile | None = None,
     jobs: Sequence[Job] = (),
@@ -80,7 +80,7 @@ async def run_agent(
             policy or the file of vote roots is not as it should be.
     """
     _check_name(agent, settings)
-    toolbox = ToolBox({**agent.tools, **(tools or {})})
+    toolbox = AgentToolBox({**agent.tools, **(tools or {})})
     concurrency = settings.agent_concurrency or agent.concurrency
     policy = policy or ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
@@ -98,7 +98,7 @@ async def run_agent(
             limits=limits,
             money=money,
             keys=load_public_keys(settings.ticket_public_key_file),
-            vote_rules=VoteRules(policy, read_vote_roots(settings.vote_roots)),
+            vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
         )
         consumer = Consumer(
             redis,
@@ -109,9 +109,9 @@ async def run_agent(
             ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
             PostgresDeadLetters(pool, settings.operator_tenant),
         )
-        registration = Registration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight_count)
+        registration = AgentRegistration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight_count)
         runtime.health.add_check("postgres", partial(check_schema, pool))
-        runtime.health.add_check("login", partial(check_login, pool, agent.name))
+        runtime.health.add_check("login", partial(check_database_role, pool, agent.name))
         runtime.health.add_check("redis", partial(check_redis, redis))
         if not await runtime.wait_until_ready():
             return

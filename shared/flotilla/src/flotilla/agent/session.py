@@ -5,7 +5,7 @@ from flotilla.eventstore.turns import earlier_turns
 from flotilla.postgres import Pool
 
 
-class StoredSession:
+class StoredSessionHistory:
     """Reads the answers of earlier runs, as forks and rollbacks left them."""
 
     def __init__(self, pool: Pool, tenant_id: str, session_id: str) -> None:

@@ -25,7 +25,7 @@ _TICKET = TICKET_FIELD.encode()
 log = structlog.get_logger(__name__)
 
 
-class TicketCheck:
+class TaskTicketCheck:
     """Looks at what arrives on the task stream of one agent."""
 
     def __init__(self, agent: str, keys: PublicKeys, pool: Pool, clock: Clock = utc_now) -> None:
@@ -34,7 +34,7 @@ class TicketCheck:
         self._pool = pool
         self._clock = clock
 
-    async def task_in(self, delivery: Delivery) -> AgentTask | None:
+    async def check_and_read_task(self, delivery: Delivery) -> AgentTask | None:
         """The task; None for one that was published again with a ticket.
 
         Raises:

@@ -13,8 +13,8 @@ import asyncpg
 import msgspec
 import structlog
 
-from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
-from flotilla.agent.recording import called, shortened
+from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
+from flotilla.agent.recording import shorten_result, tool_call_data
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
@@ -65,7 +65,7 @@ RETURNING tool, call_id, called, agent, started_at, outcome, result, error, esca
 """
 
 
-class StoredToolCalls:
+class PostgresToolCalls:
     """The calls of one task, in PostgreSQL."""
 
     def __init__(self, pool: Pool, task: AgentTask, agent: str) -> None:
@@ -73,7 +73,7 @@ class StoredToolCalls:
         self._task = task
         self._agent = agent
 
-    async def standing(self, call: NamedCall) -> Standing:
+    async def load_call_history(self, call: IdentifiedToolCall) -> CallHistory:
         """What is known of the call, once nobody runs it.
 
         Raises:
@@ -82,14 +82,16 @@ class StoredToolCalls:
         while True:
             rows = await self._ask(_LOOK, call)
             if not rows:
-                return Standing()
+                return CallHistory()
             if rows[0]["outcome"] == "returned":
-                return Standing(starts=len(rows), returned=_returned(rows[0]))
+                return CallHistory(starts=len(rows), returned=_returned(rows[0]))
             if not any(row["running"] for row in rows):
-                return Standing(starts=len(rows), is_unknown=rows[0]["outcome"] != "refused")
+                return CallHistory(starts=len(rows), is_unknown=rows[0]["outcome"] != "refused")
             await asyncio.sleep(_POLL_S)
 
-    async def begin(self, call: NamedCall, start_no: int, call_id: str, approval_id: str | None) -> Begun | None:
+    async def begin_call(
+        self, call: IdentifiedToolCall, start_no: int, call_id: str, approval_id: str | None
+    ) -> BegunCall | None:
         """Claim the call; None if somebody else has begun it meanwhile.
 
         Raises:
@@ -102,14 +104,14 @@ class StoredToolCalls:
             call_id,
             self._task.session_id,
             self._agent,
-            to_json(with_escaped_places(called(call, call_id, self._agent))).decode(),
+            to_json(with_escaped_places(tool_call_data(call, call_id, self._agent))).decode(),
             approval_id,
             CLAIM_S,
         )
-        return Begun(call=call, start_no=start_no, call_id=call_id) if begun else None
+        return BegunCall(call=call, start_no=start_no, call_id=call_id) if begun else None
 
     @asynccontextmanager
-    async def held(self, begun: Begun) -> AsyncIterator[None]:
+    async def held(self, begun: BegunCall) -> AsyncIterator[None]:
         """Keep the claim while the tool runs."""
 
         async def renew() -> None:
@@ -118,7 +120,7 @@ class StoredToolCalls:
         async with renewing_claim(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
             yield
 
-    async def end(self, begun: Begun, ended: Ended) -> Ended:
+    async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
         """Store how it ended; give the end that counts, which is another's if that was stored first.
 
         Raises:
@@ -136,7 +138,7 @@ class StoredToolCalls:
         rows = await self._transaction(store)
         return _returned(rows[0]) if rows[0]["outcome"] == "returned" else ended
 
-    async def _ask(self, statement: str, call: NamedCall, *arguments: object) -> list[asyncpg.Record]:
+    async def _ask(self, statement: str, call: IdentifiedToolCall, *arguments: object) -> list[asyncpg.Record]:
         return await self._transaction(lambda connection: connection.fetch(statement, *self._key(call), *arguments))
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[list[asyncpg.Record]]]) -> list[asyncpg.Record]:
@@ -144,11 +146,11 @@ class StoredToolCalls:
             async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
                 return await work(connection)
 
-    def _key(self, call: NamedCall) -> tuple[str, str, str, bytes, int]:
+    def _key(self, call: IdentifiedToolCall) -> tuple[str, str, str, bytes, int]:
         return self._task.tenant_id, self._task.task_id, call.tool, call.args_hash, call.occurrence
 
 
-async def unrecorded(connection: Connection, task: AgentTask, shown: set[str]) -> list[AgentStateEvent]:
+async def unrecorded_call_events(connection: Connection, task: AgentTask, shown: set[str]) -> list[AgentStateEvent]:
     """The events of the calls that no try of the task has recorded yet, but for those with a call id in `shown`. From
     now on they are recorded: the caller's transaction appends them."""
     rows = await connection.fetch(_UNRECORDED, task.tenant_id, task.task_id)
@@ -164,7 +166,7 @@ def _events(task: AgentTask, row: asyncpg.Record) -> list[AgentStateEvent]:
         agent=row["agent"],
         ok=ok,
         duration_ms=round(float(row["duration_ms"]), 3),
-        result=shortened(msgspec.json.decode(row["result"])) if ok else None,
+        result=shorten_result(msgspec.json.decode(row["result"])) if ok else None,
         error=None if ok else row["error"] or NO_ANSWER,
     )
     places = [f"/result{place}" for place in row["escaped"]]
@@ -185,8 +187,8 @@ def _event(task: AgentTask, kind: SessionEventKind, data: JsonObject) -> AgentSt
     )
 
 
-def _returned(row: asyncpg.Record) -> Ended:
-    return Ended(
+def _returned(row: asyncpg.Record) -> CallEnd:
+    return CallEnd(
         outcome="returned",
         call_id=row["call_id"],
         recorded=row["recorded"],

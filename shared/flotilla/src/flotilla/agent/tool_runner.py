@@ -11,12 +11,18 @@ from typing import Any
 
 from opentelemetry.util.types import AttributeValue
 
-from flotilla.agent.gates import ApprovalPending, GatedTools
+from flotilla.agent.gates import ApprovalPending, GatedToolCalls
 from flotilla.agent.mcp_tools import McpAnswer, McpTool
-from flotilla.agent.occurrences import Occurrences
-from flotilla.agent.pauses import Pauses
-from flotilla.agent.ports import Begun, Ended, NamedCall, Standing, ToolCalls
-from flotilla.agent.recording import Recorder, as_arguments, called, message_of, shortened
+from flotilla.agent.occurrences import CallCounter
+from flotilla.agent.pauses import RunningCalls
+from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, ToolCallStore
+from flotilla.agent.recording import (
+    EventRecorder,
+    describe_exception,
+    recorded_arguments,
+    shorten_result,
+    tool_call_data,
+)
 from flotilla.agent.tools import CallableTool
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import DeadLetter, Invalid, Refused, RetryLater
@@ -51,7 +57,7 @@ class _Call:
 
     tool: CallableTool
     arguments: dict[str, Any]
-    named: NamedCall
+    named: IdentifiedToolCall
     key: str
     approval_id: str | None = None
     decided_args: JsonObject = field(default_factory=dict)
@@ -75,9 +81,9 @@ class ToolRunner:
     def __init__(
         self,
         task: AgentTask,
-        calls: ToolCalls,
-        gated: GatedTools,
-        recorder: Recorder,
+        calls: ToolCallStore,
+        gated: GatedToolCalls,
+        recorder: EventRecorder,
         make_id: IdMaker,
         *,
         mcp_answers: Mapping[str, McpAnswer] | None = None,
@@ -88,8 +94,8 @@ class ToolRunner:
         self._recorder = recorder
         self._make_id = make_id
         self._mcp_answers = mcp_answers or {}
-        self._occurrences = Occurrences()
-        self._pauses = Pauses()
+        self._occurrences = CallCounter()
+        self._pauses = RunningCalls()
 
     async def run(self, ctx: object, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
@@ -98,7 +104,9 @@ class ToolRunner:
             checked = _as_shown(tool, checked)
         hashed = _hash(checked)
         async with self._numbered(tool.name, hashed) as number:
-            named = NamedCall(tool=tool.name, args_hash=hashed, occurrence=number, args=as_arguments(checked))
+            named = IdentifiedToolCall(
+                tool=tool.name, args_hash=hashed, occurrence=number, args=recorded_arguments(checked)
+            )
             call = _Call(tool, checked, named, idempotency_key(self._task, named))
             if isinstance(tool, McpTool):
                 return self._answered(call, tool)
@@ -112,13 +120,13 @@ class ToolRunner:
     async def _numbered(self, tool: str, hashed: bytes) -> AsyncIterator[int]:
         """Which of the equal calls this is. One that waits for people ends after those beside it."""
         async with self._pauses.call():
-            with self._occurrences.next_of((tool, hashed)) as number:
+            with self._occurrences.next_number((tool, hashed)) as number:
                 yield number
 
     def _approved(self, call: _Call) -> _Call:
         tool = call.tool
         approval_id, verdict = self._gated.verdict(tool.name, tool.description, _plain(call.arguments), call.named)
-        named = replace(call.named, args=as_arguments(verdict.args))
+        named = replace(call.named, args=recorded_arguments(verdict.args))
         arguments = _as_shown(tool, tool.arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
 
@@ -129,7 +137,7 @@ class ToolRunner:
             ApprovalPending: it has not made it yet: the task pauses.
             McpToolFailed: it failed, or was refused.
         """
-        wanted = tool.wanted(self._task, call.named, _storable(call.arguments))
+        wanted = tool.to_call_request(self._task, call.named, _storable(call.arguments))
         answer = self._mcp_answers.get(wanted.call_id)
         if answer is None:
             self._gated.calls.append(wanted)
@@ -142,7 +150,7 @@ class ToolRunner:
         """Check the signatures under the approval by which the call runs, before anything of it happens."""
         if approval_id is not None:
             args = call.decided_args if approval_id == call.approval_id else _storable(call.arguments)
-            await self._gated.prove(approval_id, call.tool.name, args)
+            await self._gated.check_signatures(approval_id, call.tool.name, args)
 
     async def _repeat(self, ctx: object, call: _Call) -> Any:
         await self._prove(call, call.approval_id)
@@ -151,20 +159,20 @@ class ToolRunner:
         return shown.result
 
     async def _once(self, ctx: object, call: _Call) -> Any:
-        earlier = await self._gated.executed(call.approval_id) if call.approval_id else None
+        earlier = await self._gated.executed_result(call.approval_id) if call.approval_id else None
         if earlier is not None:
-            return self._reused(call, Ended(outcome="returned", result=earlier["value"], call_id=self._make_id()))
+            return self._reused(call, CallEnd(outcome="returned", result=earlier["value"], call_id=self._make_id()))
         while True:
-            standing = await self._calls.standing(call.named)
+            standing = await self._calls.load_call_history(call.named)
             if standing.returned is not None:
                 return self._reused(call, standing.returned)
             approval_id = self._may_begin(call, standing)
             await self._prove(call, approval_id)
-            begun = await self._calls.begin(call.named, standing.starts + 1, self._make_id(), approval_id)
+            begun = await self._calls.begin_call(call.named, standing.starts + 1, self._make_id(), approval_id)
             if begun is not None:
                 return await self._begun(ctx, call, begun)
 
-    def _may_begin(self, call: _Call, standing: Standing) -> str | None:
+    def _may_begin(self, call: _Call, standing: CallHistory) -> str | None:
         """The approval under which the call may run now.
 
         Raises:
@@ -179,7 +187,9 @@ class ToolRunner:
         if self._on_unknown(call) == "fail":
             raise ToolOutcomeUnknown(f"{what}, and may have had its effect: on_unknown='fail' does not run it again")
         args = _storable(call.arguments)
-        approval_id, approved = self._gated.again(tool, f"{what}. Run it again?", args, call.named, standing.starts)
+        approval_id, approved = self._gated.rerun_approval(
+            tool, f"{what}. Run it again?", args, call.named, standing.starts
+        )
         if not approved:
             raise ToolOutcomeUnknown(f"{what}, and people did not approve to run it again ({approval_id})")
         return approval_id
@@ -187,18 +197,18 @@ class ToolRunner:
     def _on_unknown(self, call: _Call) -> OnUnknown:
         return call.tool.options.on_unknown or ("ask" if call.tool.name in self._gated else "again")
 
-    async def _begun(self, ctx: object, call: _Call, begun: Begun) -> Any:
+    async def _begun(self, ctx: object, call: _Call, begun: BegunCall) -> Any:
         with self._shown(call, begun.call_id) as shown:
             async with self._calls.held(begun), self._ended_in_any_case(begun):
                 ended = _returned(await self._executed(ctx, call, begun.call_id), call)
             stored = await self._calls.end(begun, ended)
             if call.approval_id is not None:
-                await self._gated.store(call.approval_id, call.tool.name, _plain(call.arguments), stored.result)
+                await self._gated.store_result(call.approval_id, call.tool.name, _plain(call.arguments), stored.result)
             shown.result, shown.escaped = ended.result, ended.escaped
         return self._as_returned(call, stored.result)
 
     @asynccontextmanager
-    async def _ended_in_any_case(self, begun: Begun) -> AsyncIterator[None]:
+    async def _ended_in_any_case(self, begun: BegunCall) -> AsyncIterator[None]:
         """Store an error of the tool as the end of its call."""
         try:
             yield
@@ -218,7 +228,7 @@ class ToolRunner:
         with genai.genai_span(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes):
             return await call.tool(ctx, call.arguments, call.key)
 
-    def _reused(self, call: _Call, ended: Ended) -> Any:
+    def _reused(self, call: _Call, ended: CallEnd) -> Any:
         if not ended.recorded:
             self._record_call(call, ended.call_id)
             self._record_result(call, ended)
@@ -236,29 +246,29 @@ class ToolRunner:
         try:
             yield shown
         except BaseException as error:
-            shown.error = message_of(error)
+            shown.error = describe_exception(error)
             raise
         finally:
             shown.duration_ms = round((time.monotonic() - started) * 1000, 3)
             self._record_result(call, shown)
 
     def _record_call(self, call: _Call, call_id: str) -> None:
-        self._recorder.record("tool_call", called(call.named, call_id, self._task.agent))
+        self._recorder.record("tool_call", tool_call_data(call.named, call_id, self._task.agent))
 
-    def _record_result(self, call: _Call, ended: "Ended | _Shown") -> None:
+    def _record_result(self, call: _Call, ended: "CallEnd | _Shown") -> None:
         data = ToolResult(
             tool=call.tool.name,
             call_id=ended.call_id,
             ok=ended.error is None,
             duration_ms=ended.duration_ms,
-            result=shortened(ended.result) if ended.error is None else None,
+            result=shorten_result(ended.result) if ended.error is None else None,
             error=ended.error,
             agent=self._task.agent,
         )
         self._recorder.record("tool_result", data, escaped=[f"/result{place}" for place in ended.escaped])
 
 
-def idempotency_key(task: AgentTask, call: NamedCall) -> str:
+def idempotency_key(task: AgentTask, call: IdentifiedToolCall) -> str:
     """32 hexadecimal digits: as long as the shortest limit that payment providers set for such keys allows."""
     name = json.dumps([task.tenant_id, task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
     return hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -291,7 +301,7 @@ def _storable(arguments: Mapping[str, Any]) -> JsonObject:
     return kept
 
 
-def _returned(value: Any, call: _Call) -> Ended:
+def _returned(value: Any, call: _Call) -> CallEnd:
     try:
         kept = to_storable(value)
         size = len(to_json(kept.value))
@@ -299,9 +309,9 @@ def _returned(value: Any, call: _Call) -> Ended:
         raise ToolResultNotStored(f"tool {call.tool.name} returned what can't be stored: {error}") from error
     if size > MAX_STORED_BYTES:
         raise ToolResultNotStored(f"tool {call.tool.name} returned {size} bytes, {MAX_STORED_BYTES} can be stored")
-    return Ended(outcome="returned", result=kept.value, escaped=kept.escaped)
+    return CallEnd(outcome="returned", result=kept.value, escaped=kept.escaped)
 
 
-def _raised(error: BaseException) -> Ended:
+def _raised(error: BaseException) -> CallEnd:
     did_nothing = isinstance(error, (*REFUSALS, ToolNotCalled)) and not isinstance(error, ToolResultNotStored)
-    return Ended(outcome="refused" if did_nothing else "raised", error=message_of(error))
+    return CallEnd(outcome="refused" if did_nothing else "raised", error=describe_exception(error))

@@ -96,15 +96,15 @@ class Tool:
         return await self._function(**arguments, **named)
 
 
-class ToolBox:
+class AgentToolBox:
     """The tools that one agent may use."""
 
     def __init__(self, functions: Mapping[str, ToolFunction]) -> None:
         self._tools: dict[str, ListedTool] = {name: Tool(name, function) for name, function in functions.items()}
 
-    def joined_by(self, further: Mapping[str, ListedTool]) -> "ToolBox":
+    def with_further_tools(self, further: Mapping[str, ListedTool]) -> "AgentToolBox":
         """Return a list that has `further` tools, too; a name on this one stays what it is."""
-        joined = ToolBox({})
+        joined = AgentToolBox({})
         joined._tools = {**further, **self._tools}
         return joined
 
@@ -121,12 +121,12 @@ class ToolBox:
             raise Forbidden(f"tool {name!r} is not allowed here; allowed: {allowed}") from None
 
     @property
-    def may_ask(self) -> bool:
+    def may_need_approval(self) -> bool:
         """Whether there is a tool about whose unknown calls people decide."""
         return any(tool.options.on_unknown == "ask" for tool in self._tools.values())
 
     @property
-    def names(self) -> list[str]:
+    def tool_names(self) -> list[str]:
         """The names on the list, sorted."""
         return sorted(self._tools)
 

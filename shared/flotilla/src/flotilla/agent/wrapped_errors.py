@@ -13,7 +13,7 @@ class TaskCancelled(Exception):
     """The caller no longer wants the task."""
 
 
-def origin_of(error: BaseException) -> BaseException:
+def original_error(error: BaseException) -> BaseException:
     """Return the error that `ctx.openai()` gave, or TaskCancelled, that `error` wraps; else the first error of a group,
     or `error` itself: an author's own error stays what it is, whatever it was raised because of."""
     leaves = list(_leaves(error))

@@ -1,8 +1,8 @@
 """From features to a probability: a logistic combination, made honest by isotonic regression on judged questions.
 
-`answerable` is how likely it is that the documents answer a question at all; below its threshold the fleet abstains.
-`right` is how likely an answer is right. Both are fitted by `flotilla eval fit`; what is shipped was fitted on one half
-of the sets in `benchmarks/retrieval`, for the built-in model's answers.
+`answerable_probability` is how likely it is that the documents answer a question at all; below its threshold the
+fleet abstains. `right` is how likely an answer is right. Both are fitted by `flotilla eval fit`; what is
+shipped was fitted on one half of the sets in `benchmarks/retrieval`, for the built-in model's answers.
 """
 
 import math
@@ -20,7 +20,7 @@ from flotilla.contracts.errors import ConfigurationError
 FILE = "FLOTILLA_CALIBRATION_FILE"
 
 
-class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LogisticCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A logistic combination of features, and the steps that turn it into a share of cases."""
 
     features: tuple[str, ...]
@@ -36,15 +36,15 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if list(self.scores) != sorted(self.scores) or list(self.shares) != sorted(self.shares):
             raise ValueError("scores and shares of a curve ascend")
 
-    def score(self, features: Mapping[str, float]) -> float | None:
+    def linear_score(self, features: Mapping[str, float]) -> float | None:
         """Return the combination; None where a feature is missing."""
         if not all(name in features for name in self.features):
             return None
         return self.bias + math.fsum(w * features[n] for n, w in zip(self.features, self.weights, strict=True))
 
-    def share(self, features: Mapping[str, float]) -> float | None:
+    def calibrated_share(self, features: Mapping[str, float]) -> float | None:
         """Return the share of cases like this one; None where a feature is missing."""
-        score = self.score(features)
+        score = self.linear_score(features)
         return None if score is None else self._at(score)
 
     def _at(self, score: float) -> float:
@@ -55,13 +55,13 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.shares[at - 1] + (score - left) / (right - left) * (self.shares[at] - self.shares[at - 1])
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CalibrationStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known with one set of features, and the error rates of its threshold."""
 
-    answerable: Curve
-    right: Curve
+    answerable: LogisticCurve
+    right: LogisticCurve
     abstain_below: float
-    """The least score of `answerable` that gets an answer."""
+    """The least score of `answerable_probability` that gets an answer."""
     refused_answerable: float
     """Of answerable questions in the set it was fitted on, the share that is refused."""
     answered_unanswerable: float
@@ -74,23 +74,23 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     """Whose answers it was fitted on."""
-    stages: tuple[Stage, ...]
+    stages: tuple[CalibrationStage, ...]
 
     def abstains(self, features: Mapping[str, float]) -> bool:
         """Return whether the question is likely not to be answered by what was found."""
         for stage in self.stages:
-            if (score := stage.answerable.score(features)) is not None:
+            if (score := stage.answerable.linear_score(features)) is not None:
                 return score < stage.abstain_below
         return False
 
-    def answerable(self, features: Mapping[str, float]) -> float | None:
+    def answerable_probability(self, features: Mapping[str, float]) -> float | None:
         """Return how likely the documents answer the question; None where the features do not allow to say."""
-        found = (stage.answerable.share(features) for stage in self.stages)
+        found = (stage.answerable.calibrated_share(features) for stage in self.stages)
         return next((share for share in found if share is not None), None)
 
-    def confidence(self, features: Mapping[str, float]) -> float | None:
+    def correctness_probability(self, features: Mapping[str, float]) -> float | None:
         """Return how likely the answer is right; None where the features do not allow to say."""
-        found = (stage.right.share(features) for stage in self.stages)
+        found = (stage.right.calibrated_share(features) for stage in self.stages)
         return next((share for share in found if share is not None), None)
 
 
@@ -112,16 +112,16 @@ def read_calibrations(path: Path | None) -> Calibrations:
     Raises:
         ConfigurationError: the file can't be read.
     """
-    return Calibrations(shipped(), _read(path) if path else None)
+    return Calibrations(shipped_calibration(), _read(path) if path else None)
 
 
 @cache
-def shipped() -> Calibration:
+def shipped_calibration() -> Calibration:
     """Return the calibration that comes with the library."""
-    return decode((files("flotilla.answers") / "calibration.json").read_bytes())
+    return decode_calibration((files("flotilla.answers") / "calibration.json").read_bytes())
 
 
-def decode(body: bytes) -> Calibration:
+def decode_calibration(body: bytes) -> Calibration:
     """Return the calibration in a file.
 
     Raises:
@@ -132,7 +132,7 @@ def decode(body: bytes) -> Calibration:
 
 def _read(path: Path) -> Calibration:
     try:
-        return decode(path.read_bytes())
+        return decode_calibration(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(
             f"{FILE} is {path}, which can't be used: {error}; write one with `flotilla eval fit`"

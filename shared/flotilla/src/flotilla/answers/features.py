@@ -6,7 +6,7 @@ All are numbers from 0 to about 2. One that can't be had (no embeddings, no log-
 import math
 from collections.abc import Sequence
 
-from flotilla.answers.words import terms_for
+from flotilla.answers.words import analysis_for_passages
 from flotilla.contracts.tasks import Passage, Statement
 from flotilla.llm import Completion
 
@@ -48,7 +48,7 @@ def features_of_answer(completion: Completion, statements: Sequence[Statement]) 
 
 
 def _held(question: str, passages: Sequence[Passage], default_language: str) -> dict[str, float]:
-    terms = terms_for(passages, default_language)
+    terms = analysis_for_passages(passages, default_language)
     asked = terms(question)
     held = [asked & terms(f"{one.source.title}\n{one.text}") for one in passages]
     most, size = max(map(len, held)), max(len(asked), 1)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flotilla.answers.calibration import Calibration, Curve, Stage
+from flotilla.answers.calibration import Calibration, CalibrationStage, LogisticCurve
 
 MIN_CASES = 20
 RIDGE = 1.0
@@ -54,7 +54,7 @@ def fit(cases: Sequence[Case], *, model: str, refused: float = REFUSED) -> Calib
     return Calibration(model=model, stages=tuple(stages))
 
 
-def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> Stage | None:
+def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> CalibrationStage | None:
     of_search = tuple(name for name in names if name not in _OF_ANSWER)
     usable = _searched_alike([case for case in cases if all(name in case.features for name in of_search)], of_search)
     answered = [case for case in usable if all(name in case.features for name in names)]
@@ -66,7 +66,7 @@ def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> Stage
         return None
     answerable = _curve(usable, of_search, _is_answerable)
     threshold = _threshold([_score(answerable, case) for case in usable if case.answerable], refused)
-    return Stage(
+    return CalibrationStage(
         answerable=answerable,
         right=_curve(answered, tuple(names), _is_right),
         abstain_below=threshold,
@@ -99,8 +99,8 @@ def _share(values: Iterable[bool]) -> float:
     return round(sum(listed) / len(listed), 4)
 
 
-def _score(curve: Curve, case: Case) -> float:
-    score = curve.score(case.features)
+def _score(curve: LogisticCurve, case: Case) -> float:
+    score = curve.linear_score(case.features)
     assert score is not None  # noqa: S101 - only cases with all features come here
     return score
 
@@ -111,13 +111,13 @@ def _threshold(scores: Sequence[float], refused: float) -> float:
     return math.floor(ordered[min(int(refused * len(ordered)), len(ordered) - 1)] * 10_000) / 10_000
 
 
-def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case], bool]) -> Curve:
+def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case], bool]) -> LogisticCurve:
     rows = [[case.features[name] for name in names] for case in cases]
     targets = [is_so(case) for case in cases]
-    weights, bias = logistic(rows, targets)
+    weights, bias = fit_logistic_regression(rows, targets)
     scores = [bias + sum(w * x for w, x in zip(weights, row, strict=True)) for row in rows]
-    knots = isotonic(scores, targets)
-    return Curve(
+    knots = fit_isotonic_regression(scores, targets)
+    return LogisticCurve(
         features=names,
         weights=tuple(round(weight, 6) for weight in weights),
         bias=round(bias, 6),
@@ -126,7 +126,7 @@ def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case]
     )
 
 
-def logistic(rows: Sequence[Sequence[float]], targets: Sequence[bool]) -> tuple[list[float], float]:
+def fit_logistic_regression(rows: Sequence[Sequence[float]], targets: Sequence[bool]) -> tuple[list[float], float]:
     """Return weights and bias of the ridge logistic regression of `targets` on `rows`, by Newton's method."""
     size = len(rows[0]) + 1
     theta = [0.0] * size
@@ -188,7 +188,7 @@ class _Pool:
         return (self.hits + 0.5) / (self.cases + 1)
 
 
-def isotonic(scores: Sequence[float], targets: Sequence[bool]) -> list[tuple[float, float]]:
+def fit_isotonic_regression(scores: Sequence[float], targets: Sequence[bool]) -> list[tuple[float, float]]:
     """Return mean score and share of each pool, both ascending, by pooling adjacent violators."""
     pools: list[_Pool] = []
     for score, target in sorted(zip(scores, targets, strict=True)):

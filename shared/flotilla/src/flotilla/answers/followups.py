@@ -6,9 +6,9 @@ or has hardly a word of its own. It is then asked together with the last questio
 
 from collections.abc import Sequence
 
-from flotilla.answers.words import language_shown, terms_in
+from flotilla.answers.words import content_stems, language_if_shown
 from flotilla.contracts.tasks import Turn
-from flotilla.knowledge.terms import words_of
+from flotilla.knowledge.terms import split_into_words
 
 MAX_LOOKED_BACK = 5
 MAX_CARRIED_CHARACTERS = 1000
@@ -43,31 +43,31 @@ _IS_THERE = ["y", "a"]
 def is_follow_up(question: str, language: str = "en") -> bool:
     """Return whether `question` can't be understood without what was said before it."""
     asked = " ".join(word for word in question.split() if word.strip("?,.;:!") != _POLITE)
-    words = words_of(asked).words
+    words = split_into_words(asked).words
     if not words:
         return False
     starts = (words[0], "_".join(words[:2]), "_".join(words[:3]))
     begins = words[:2] != _IS_THERE and any(start in _BEGINNINGS for start in starts)
-    return begins or _points_back(words, language) or len(terms_in(language, asked)) < MIN_OWN_WORDS
+    return begins or _points_back(words, language) or len(content_stems(language, asked)) < MIN_OWN_WORDS
 
 
 def _points_back(words: Sequence[str], language: str) -> bool:
     """Whether a word stands for something that the question has not named."""
     pointing = (at for at, word in enumerate(words) if word in _POINTERS and not _is_empty(words, at))
     first = next(pointing, None)
-    return first is not None and len(terms_in(language, " ".join(words[:first]))) < MIN_NAMED
+    return first is not None and len(content_stems(language, " ".join(words[:first]))) < MIN_NAMED
 
 
 def _is_empty(words: Sequence[str], at: int) -> bool:
     return words[at] in _EMPTY_POINTERS and at < len(words) - 1
 
 
-def carried_over(question: str, history: Sequence[Turn], default_language: str = "en") -> str:
+def searchable_question(question: str, history: Sequence[Turn], default_language: str = "en") -> str:
     """Return what to search for: `question`, after the last complete question where it is a follow-up."""
     if not history:
         return question
     looked_at = [turn.query for turn in reversed(history)][:MAX_LOOKED_BACK]
-    language = language_shown(" ".join((*looked_at[:2], question))) or default_language
+    language = language_if_shown(" ".join((*looked_at[:2], question))) or default_language
     if not is_follow_up(question, language):
         return question
     complete = next((asked for asked in looked_at if not is_follow_up(asked, language)), looked_at[-1])

@@ -21,7 +21,7 @@ _NOT_STATED = ("#", _FENCE)
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class AnswerSentence:
     """A sentence by its place in the answer, its citations included, and its text without them."""
 
     start: int
@@ -36,12 +36,12 @@ class Sentence:
         return any(char.isalnum() for char in words) and not words.endswith((":", "?", "\uff1f"))
 
 
-def statements_of(answer: str) -> list[Sentence]:
+def split_into_statements(answer: str) -> list[AnswerSentence]:
     """Return the sentences of `answer` that state something, in order, each with what it rests on."""
     return [one for paragraph in _paragraphs(answer) for one in _resting(paragraph) if one.is_statement]
 
 
-def clause_before(text: str) -> str:
+def statement_before_citation(text: str) -> str:
     """Return the statement at the end of `text`: from the sentence's beginning, or from the citation before. Citations
     right at the end are put to it, too."""
     end = len(text.rstrip(" \t*_[]0123456789,"))
@@ -59,9 +59,9 @@ def _begins_after(text: str, at: int, end: int) -> bool:
     return is_end and at < end - 1 and not _goes_on(text, at + 1, end)
 
 
-def _paragraphs(answer: str) -> Iterator[list[Sentence]]:
+def _paragraphs(answer: str) -> Iterator[list[AnswerSentence]]:
     """The sentences of lines that no blank line parts."""
-    paragraph: list[Sentence] = []
+    paragraph: list[AnswerSentence] = []
     at, is_code = 0, False
     for line in answer.splitlines(keepends=True):
         stripped = line.strip()
@@ -76,14 +76,14 @@ def _paragraphs(answer: str) -> Iterator[list[Sentence]]:
     yield paragraph
 
 
-def _sentences(answer: str, start: int, end: int) -> Iterator[Sentence]:
+def _sentences(answer: str, start: int, end: int) -> Iterator[AnswerSentence]:
     while start < end:
         stop = _end_of_sentence(answer, start, end)
         text = answer[start:stop]
         lead = len(text) - len(text.lstrip())
         cited = tuple(dict.fromkeys(int(n) for found in _CITATIONS.findall(text) for n in _NUMBER.findall(found)))
         if text.strip():
-            yield Sentence(start + lead, stop, _CITATIONS.sub("", text).strip(), cited)
+            yield AnswerSentence(start + lead, stop, _CITATIONS.sub("", text).strip(), cited)
         start = stop
 
 
@@ -118,13 +118,13 @@ def _goes_on(answer: str, at: int, end: int) -> bool:
     return found is not None and found[1].islower()
 
 
-def _resting(paragraph: list[Sentence]) -> list[Sentence]:
+def _resting(paragraph: list[AnswerSentence]) -> list[AnswerSentence]:
     following: list[tuple[int, ...]] = []
     cited: tuple[int, ...] = ()
     for sentence in reversed(paragraph):
         cited = sentence.cited or cited
         following.append(cited)
-    resting: list[Sentence] = []
+    resting: list[AnswerSentence] = []
     last: tuple[int, ...] = ()
     for sentence, next_cited in zip(paragraph, reversed(following), strict=True):
         last = sentence.cited or last

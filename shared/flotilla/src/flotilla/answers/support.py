@@ -12,7 +12,7 @@ from itertools import chain
 
 import structlog
 
-from flotilla.answers.words import language_shown, terms_in, terms_of_passage
+from flotilla.answers.words import content_stems, language_if_shown, passage_stems
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge.embedding import Embedder
@@ -37,14 +37,14 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SupportVerdict:
     """How much of a sentence the passages say, from 0 to 1, and whether that is enough; None: it can't be checked."""
 
     support: float
     supported: bool | None
 
 
-class Overlap:
+class OverlapChecker:
     """Checks sentences by words, numbers and, with an `embedder`, by meaning."""
 
     def __init__(self, embedder: Embedder | None = None, *, language: str = "en") -> None:
@@ -53,34 +53,34 @@ class Overlap:
         self._language = language
         self._vectors = _PieceVectors()
 
-    async def verdict(self, sentence: str, passages: Sequence[Passage]) -> Verdict:
+    async def check_support(self, sentence: str, passages: Sequence[Passage]) -> SupportVerdict:
         """Return whether `passages` say what `sentence` says."""
         if not passages:
-            return Verdict(0.0, supported=False)
+            return SupportVerdict(0.0, supported=False)
         share = max(_share(sentence, passages, language) for language in self._languages(passages))
         if _numbers(sentence) - set(chain.from_iterable(_numbers(_whole(one)) for one in passages)):
-            return Verdict(round(min(share, SUPPORTED / 2), 4), supported=False)
+            return SupportVerdict(round(min(share, SUPPORTED / 2), 4), supported=False)
         if share >= SUPPORTED:
-            return Verdict(round(share, 4), supported=True)
+            return SupportVerdict(round(share, 4), supported=True)
         meant = await self._meant(sentence, passages)
         if meant >= MEANT:
-            return Verdict(round(max(share, meant), 4), supported=True)
-        return Verdict(round(share, 4), supported=None if self._is_foreign(sentence, passages) else False)
+            return SupportVerdict(round(max(share, meant), 4), supported=True)
+        return SupportVerdict(round(share, 4), supported=None if self._is_foreign(sentence, passages) else False)
 
-    async def says_nothing_of(self, statement: str, passage: Passage) -> bool:
+    async def is_unrelated(self, statement: str, passage: Passage) -> bool:
         """Return whether `passage` has nothing to do with `statement`; False where that can't be seen."""
         [language] = self._languages([passage])
-        if len(terms_in(language, statement)) < MIN_WORDS or self._is_foreign(statement, [passage]):
+        if len(content_stems(language, statement)) < MIN_WORDS or self._is_foreign(statement, [passage]):
             return False
         if _numbers(statement) & _numbers(_whole(passage)):
             return False
         return _share(statement, [passage], language) < NOTHING and await self._meant(statement, [passage]) < NOT_MEANT
 
     def _languages(self, passages: Sequence[Passage]) -> list[str]:
-        return list(dict.fromkeys(language_shown(one.text) or self._language for one in passages))
+        return list(dict.fromkeys(language_if_shown(one.text) or self._language for one in passages))
 
     def _is_foreign(self, sentence: str, passages: Sequence[Passage]) -> bool:
-        shown = language_shown(sentence)
+        shown = language_if_shown(sentence)
         return bool(shown) and shown not in self._languages(passages)
 
     async def _meant(self, sentence: str, passages: Sequence[Passage]) -> float:
@@ -118,8 +118,8 @@ class _PieceVectors:
 
 def _share(sentence: str, passages: Sequence[Passage], language: str) -> float:
     """The share of the sentence's words that the passages hold; 1 for a sentence without any."""
-    words = terms_in(language, sentence)
-    held = frozenset[str]().union(*(terms_of_passage(_whole(one), language) for one in passages))
+    words = content_stems(language, sentence)
+    held = frozenset[str]().union(*(passage_stems(_whole(one), language) for one in passages))
     return len(words & held) / len(words) if words else 1.0
 
 

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge.languages import stem, stop_words
-from flotilla.knowledge.recognition import language_of
-from flotilla.knowledge.terms import words_of
+from flotilla.knowledge.recognition import detect_language
+from flotilla.knowledge.terms import split_into_words
 
 Terms: TypeAlias = Callable[[str], frozenset[str]]
 MIN_SHOWN_CHARACTERS = 40
@@ -15,26 +15,26 @@ MIN_SHOWN_CHARACTERS = 40
 
 
 @lru_cache(maxsize=256)
-def language_shown(text: str) -> str:
+def language_if_shown(text: str) -> str:
     """Return the language of `text`, empty where the text does not show it: each sentence asks for its passages'."""
-    return language_of(text, "") if len(text) >= MIN_SHOWN_CHARACTERS else ""
+    return detect_language(text, "") if len(text) >= MIN_SHOWN_CHARACTERS else ""
 
 
-def terms_in(language: str, text: str) -> frozenset[str]:
+def content_stems(language: str, text: str) -> frozenset[str]:
     """Return the stems of `text` without the words that carry no meaning of their own."""
-    words = words_of(text).words
+    words = split_into_words(text).words
     stopped = stop_words(language)
     return frozenset(stem([word for word in words if word not in stopped], language))
 
 
 @lru_cache(maxsize=256)
-def terms_of_passage(text: str, language: str) -> frozenset[str]:
+def passage_stems(text: str, language: str) -> frozenset[str]:
     """Return the stems of a passage: one answer asks for them once for each of its sentences."""
-    return terms_in(language, text)
+    return content_stems(language, text)
 
 
-def terms_for(passages: Iterable[Passage], default_language: str = "en") -> Terms:
+def analysis_for_passages(passages: Iterable[Passage], default_language: str = "en") -> Terms:
     """Return the analysis of the language that most of `passages` are in."""
     text = "\n".join(passage.text[:400] for passage in passages)
-    language = language_shown(text) or default_language
-    return lambda one: terms_in(language, one)
+    language = language_if_shown(text) or default_language
+    return lambda one: content_stems(language, one)

@@ -31,7 +31,9 @@ RETURNING 1
 log = structlog.get_logger(__name__)
 
 
-async def record(connection: Connection, tenant_id: str, source: str, *changes: tuple[str, JsonObject]) -> None:
+async def record_admin_changes(
+    connection: Connection, tenant_id: str, source: str, *changes: tuple[str, JsonObject]
+) -> None:
     """Add `changes`, each a name and its details, to the tenant's audit session in the caller's transaction.
 
     Takes the lock of the session's row, so call it last.
@@ -47,7 +49,7 @@ async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -
         await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
         if not await connection.fetchval(_NOTE_POLICY, tenant_id, AUDIT_SESSION, version):
             return False
-        await record(connection, tenant_id, source, ("policy_changed", {"policy_version": version}))
+        await record_admin_changes(connection, tenant_id, source, ("policy_changed", {"policy_version": version}))
     return True
 
 

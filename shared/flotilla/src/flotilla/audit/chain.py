@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from flotilla.audit.proof import genesis, link
+from flotilla.audit.proof import genesis_hash, link
 from flotilla.contracts.event_rules import write_violation_of_data
 
 ProblemKind: TypeAlias = Literal[
@@ -26,7 +26,7 @@ ProblemKind: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class ChainProblem:
     """The first thing that is wrong with a session, or something that is wrong with a checkpoint.
 
     edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event is in
@@ -44,7 +44,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class ExpectedChain:
     """The chain that a session should have: where it starts, and what was signed of it."""
 
     tenant_id: str
@@ -65,20 +65,20 @@ class ChainedEvent:
     body: bytes
 
 
-class ChainCheck:
+class ChainChecker:
     """Takes the events of a chain in order of seq, and stops looking at the first problem."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: ExpectedChain) -> None:
         self._chain = chain
-        self.problem: Problem | None = None
+        self.problem: ChainProblem | None = None
         self.last_seq = chain.after_seq
         """The newest event that was found good."""
-        self.last_hash = genesis(chain.tenant_id, chain.session_id, chain.parent_session_id, chain.after_seq)
+        self.last_hash = genesis_hash(chain.tenant_id, chain.session_id, chain.parent_session_id, chain.after_seq)
         self.anchored_seq = chain.after_seq
         """The newest good event that a checkpoint covers."""
         self.events = 0
 
-    def check_all(self, events: Iterable[ChainedEvent]) -> None:
+    def check_events(self, events: Iterable[ChainedEvent]) -> None:
         """Check each event, as `check`."""
         for event in events:
             self.check(event)
@@ -102,14 +102,14 @@ class ChainCheck:
                 "truncated", self.last_seq + 1, f"a signed checkpoint has seen event {max(anchors)}, which is gone"
             )
 
-    def _problem_of(self, event: ChainedEvent) -> Problem | None:
+    def _problem_of(self, event: ChainedEvent) -> ChainProblem | None:
         expected = self.last_seq + 1
         if event.seq != expected:
             return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
         said = _said_by(event.body)
         return self._altered(event, said) or self._rewritten(event) or self._forbidden(event, said)
 
-    def _altered(self, event: ChainedEvent, said: "_Said | None") -> Problem | None:
+    def _altered(self, event: ChainedEvent, said: "_Said | None") -> ChainProblem | None:
         if said is not None and (said.tenant, said.subject, said.sequence) != self._place_of(event):
             detail = f"what stands here is event {said.sequence} of session {said.tenant}/{said.subject}"
             return self._bad("swapped", event.seq, detail)
@@ -119,14 +119,14 @@ class ChainCheck:
             return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
         return self._bad("edited", event.seq, "its bytes are not an event") if said is None else None
 
-    def _rewritten(self, event: ChainedEvent) -> Problem | None:
+    def _rewritten(self, event: ChainedEvent) -> ChainProblem | None:
         if self._chain.anchors.get(event.seq, event.hash) == event.hash:
             return None
         good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
         detail = f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}"
         return self._bad("rewritten", event.seq, detail)
 
-    def _forbidden(self, event: ChainedEvent, said: "_Said | None") -> Problem | None:
+    def _forbidden(self, event: ChainedEvent, said: "_Said | None") -> ChainProblem | None:
         session_id = self._chain.session_id
         problem = write_violation_of_data(said.source, said.type, said.data, session_id) if said is not None else None
         return None if problem is None else self._bad("forbidden", event.seq, problem)
@@ -134,8 +134,8 @@ class ChainCheck:
     def _place_of(self, event: ChainedEvent) -> tuple[str, str, int]:
         return self._chain.tenant_id, self._chain.session_id, event.seq
 
-    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> Problem:
-        return Problem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
+    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> ChainProblem:
+        return ChainProblem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
 
 
 class _Said(msgspec.Struct, frozen=True):

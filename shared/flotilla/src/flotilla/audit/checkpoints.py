@@ -6,9 +6,9 @@ from hashlib import sha256
 
 import asyncpg
 
-from flotilla.audit.chain import Problem
+from flotilla.audit.chain import ChainProblem
 from flotilla.audit.notes import head_problem, read_head, read_note
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, digest_of, merkle_root, split_leaves
+from flotilla.audit.proof import NO_CHECKPOINT, Statement, combined_digest, merkle_root, split_leaves
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
@@ -18,7 +18,7 @@ _PAGE = 500
 _AFTER = "SELECT * FROM audit.checkpoints_after($1, $2, $3)"
 
 
-async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIterator[asyncpg.Record]:
+async def load_stored_checkpoints(connection: Connection, partition: int) -> AsyncIterator[asyncpg.Record]:
     """The rows of a partition's checkpoints, oldest first."""
     number = 0
     while rows := await connection.fetch(_AFTER, partition, number, _PAGE):
@@ -28,11 +28,11 @@ async def stored_checkpoints(connection: Connection, partition: int) -> AsyncIte
 
 
 @dataclass(slots=True)
-class CheckpointsFound:
+class CheckpointFindings:
     """What was seen of all partitions' checkpoints."""
 
     checked: int
-    problems: list[Problem]
+    problems: list[ChainProblem]
     leaves: dict[tuple[int, int], list[bytes]]
     """The signed leaves, by partition and number; only of checkpoints without a problem."""
     unseen: list[CheckpointRecord] = field(default_factory=list)
@@ -49,16 +49,16 @@ class CheckpointsFound:
 
 async def check_checkpoints(
     connection: Connection, keys: PublicKeys | None, in_kafka: Mapping[tuple[int, int], CheckpointRecord] | None
-) -> CheckpointsFound:
+) -> CheckpointFindings:
     """Check every checkpoint; without `keys` their signatures are taken on trust.
 
     `in_kafka` holds the copies of the topic, by partition and number; None leaves them out. They are read first: what
     PostgreSQL lacks was removed there. What they lack, `judge_unseen` judges.
     """
-    found = CheckpointsFound(0, [], {})
+    found = CheckpointFindings(0, [], {})
     for partition in range(SESSION_EVENTS_PARTITIONS):
         previous, last = NO_CHECKPOINT, FIRST
-        async for row in stored_checkpoints(connection, partition):
+        async for row in load_stored_checkpoints(connection, partition):
             record = _record(partition, row)
             problems = list(statement_problems(record, last, previous, keys))
             problems += _tree_problems(record, row["tree_size"], last.tree_size, keys)
@@ -149,7 +149,7 @@ def _abandoned_problems(statement: Statement, in_kafka: Mapping[tuple[int, int],
     """The numbers that it left out were signed: their copies in Kafka have to be those that it names."""
     numbers = range(statement.number - statement.abandoned, statement.number)
     copies = [in_kafka[place] for number in numbers if (place := (statement.partition, number)) in in_kafka]
-    if numbers and digest_of(copy.statement for copy in copies) != statement.abandoned_digest:
+    if numbers and combined_digest(copy.statement for copy in copies) != statement.abandoned_digest:
         yield f"Kafka's checkpoints {numbers[0]} to {numbers[-1]} are not those that it abandoned"
 
 
@@ -159,8 +159,8 @@ def _differences(record: CheckpointRecord, copy: CheckpointRecord | None) -> lis
     return [] if copy == record else ["its copy in Kafka is another"]
 
 
-def _problem(partition: int, number: int, text: str) -> Problem:
-    return Problem(kind="checkpoint", detail=f"checkpoint {number} of partition {partition}: {text}")
+def _problem(partition: int, number: int, text: str) -> ChainProblem:
+    return ChainProblem(kind="checkpoint", detail=f"checkpoint {number} of partition {partition}: {text}")
 
 
 def _record(partition: int, row: asyncpg.Record) -> CheckpointRecord:

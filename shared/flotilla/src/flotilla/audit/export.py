@@ -20,7 +20,7 @@ import asyncpg
 from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Part, Witness, write_line
 from flotilla.audit.proof import inclusion_path, split_leaves
 from flotilla.contracts.errors import RetryLater
-from flotilla.eventstore.log import Segment, SessionLog
+from flotilla.eventstore.log import LineageSegment, SessionLog
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
 _PAGE = 1000
@@ -58,7 +58,7 @@ async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIt
     yield write_line(End(events=counts[Event], witnesses=counts[Witness], anchors=counts[Anchor]))
 
 
-def _links(lineage: Sequence[Segment]) -> list[tuple[Segment, str | None, bool]]:
+def _links(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str | None, bool]]:
     """Each segment with its parent's id and whether it is the session's own, root first.
 
     A fork at 0 has nothing of its parents: the chain's start names the parent, and the lineage ends there.
@@ -72,7 +72,7 @@ def _links(lineage: Sequence[Segment]) -> list[tuple[Segment, str | None, bool]]
     return links[::-1]
 
 
-async def _part(connection: Connection, tenant_id: str, segment: Segment, parent: str | None, own: bool) -> Part:
+async def _part(connection: Connection, tenant_id: str, segment: LineageSegment, parent: str | None, own: bool) -> Part:
     projected = await connection.fetchval(_PROJECTED, tenant_id, segment.session_id)
     projected_seq = segment.after_seq if projected is None else int(projected)
     if not own and projected_seq < segment.upto_seq:

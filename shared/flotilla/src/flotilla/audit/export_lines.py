@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import NoReturn, Protocol, TypeVar
 
-from flotilla.audit.chain import Problem, ProblemKind
+from flotilla.audit.chain import ChainProblem, ProblemKind
 from flotilla.audit.export_format import MAX_LINE_BYTES, AnyLine, read_line
 
 _MAX_DETAIL = 300
@@ -27,7 +27,7 @@ def read_lines(file: _Readable) -> Iterator[bytes]:
 class BadLine(Exception):
     """The first thing that is wrong with an export."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ChainProblem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
 
@@ -62,7 +62,11 @@ class ExportLines:
 
     def bad(self, kind: ProblemKind, detail: str, session_id: str | None = None, seq: int | None = None) -> NoReturn:
         """Raise this problem of the line that was read last."""
-        raise BadLine(Problem(kind=kind, detail=shown(f"line {self.number}: {detail}"), session_id=session_id, seq=seq))
+        raise BadLine(
+            ChainProblem(
+                kind=kind, detail=printable_excerpt(f"line {self.number}: {detail}"), session_id=session_id, seq=seq
+            )
+        )
 
     def _peek(self) -> AnyLine | None:
         if not self._ahead:
@@ -85,7 +89,7 @@ def _named(line: AnyLine) -> str:
     return f"found {line.article} {type(line).__name__.lower()}"
 
 
-def shown(text: str) -> str:
+def printable_excerpt(text: str) -> str:
     """The text as printable ASCII, cut where it gets long: some of it comes from the file."""
     cut = text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]}..."
     return cut.encode("unicode_escape").decode()

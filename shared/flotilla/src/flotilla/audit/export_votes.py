@@ -63,7 +63,7 @@ class _Open:
     """Who edited last, by the content that came of it."""
 
 
-class ExportedVotes:
+class ExportedVoteChecker:
     """Takes a history's events in their order. Without `signers`, revocations are not looked at."""
 
     def __init__(self, tenant_id: str, roots: VoteRoots | None, signers: SignerHistory | None = None) -> None:

@@ -6,9 +6,9 @@ from hashlib import sha256
 
 from aiokafka import ConsumerRecord
 
-from flotilla.audit.chain import Problem, ProblemKind
+from flotilla.audit.chain import ChainProblem, ProblemKind
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
-from flotilla.eventstore.log import Segment
+from flotilla.eventstore.log import LineageSegment
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
 from flotilla.kafka.session_log import KafkaLog, read_logged_event
@@ -61,9 +61,9 @@ class _Comparison:
         if kind == "deleted" and seq > (newest or 0):
             self._worst[session_id] = (seq, "truncated", detail)
 
-    def problems(self) -> dict[str, Problem]:
+    def problems(self) -> dict[str, ChainProblem]:
         return {
-            session_id: Problem(kind=kind, detail=detail, session_id=session_id, seq=seq)
+            session_id: ChainProblem(kind=kind, detail=detail, session_id=session_id, seq=seq)
             for session_id, (seq, kind, detail) in self._worst.items()
         }
 
@@ -80,7 +80,7 @@ class KafkaWitness:
         self._tenant_id = tenant_id
         self._kafka = kafka
 
-    async def sessions(self, segments: Sequence[Segment]) -> dict[str, Problem]:
+    async def check_sessions(self, segments: Sequence[LineageSegment]) -> dict[str, ChainProblem]:
         """The first bad event of each of these sessions, for those that have one. Reads their partitions only."""
         comparison = _Comparison()
         for segment in segments:
@@ -100,7 +100,7 @@ class KafkaWitness:
             comparison.note_end(segment.session_id, newest)
         return comparison.problems()
 
-    async def all_sessions(self) -> dict[str, Problem]:
+    async def check_all_sessions(self) -> dict[str, ChainProblem]:
         """The first bad event of each session, for those that have one. Reads the whole topic."""
         comparison = _Comparison()
         async with tenant_transaction(self._pool, self._tenant_id) as connection:

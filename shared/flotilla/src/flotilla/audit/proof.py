@@ -18,7 +18,7 @@ FIRST_STATEMENT_FORMAT = "flotilla-checkpoint/1"
 _LEAF, _NODE = b"\x00", b"\x01"
 
 
-def genesis(tenant_id: str, session_id: str, parent_session_id: str | None = None, at_seq: int = 0) -> bytes:
+def genesis_hash(tenant_id: str, session_id: str, parent_session_id: str | None = None, at_seq: int = 0) -> bytes:
     """What the first event of a chain is linked to: SHA-256 of tenant, session, parent and at_seq, NUL-separated.
 
     A session without a parent has an empty parent and at_seq 0. No id holds a NUL, so no two sessions agree.
@@ -36,7 +36,7 @@ def head_leaf(tenant_id: str, session_id: str, seq: int, head_hash: bytes) -> by
     return sha256(_LEAF + "\0".join((tenant_id, session_id, str(seq), head_hash.hex())).encode()).digest()
 
 
-def digest_of(statements: Iterable[bytes]) -> str:
+def combined_digest(statements: Iterable[bytes]) -> str:
     """What stands for several statements: SHA-256 over their SHA-256 hashes, hex."""
     return sha256(b"".join(sha256(statement).digest() for statement in statements)).hexdigest()
 
@@ -126,7 +126,7 @@ class Statement:
     abandoned: int = 0
     """How many numbers before this one were signed, but lost from PostgreSQL; they are in Kafka, and not used again."""
     abandoned_digest: str = ""
-    """`digest_of` the abandoned statements in order; empty without any."""
+    """`combined_digest` the abandoned statements in order; empty without any."""
     format: str = STATEMENT_FORMAT
 
     @property

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import asyncpg
 
-from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent, Problem
-from flotilla.audit.checkpoints import CheckpointsFound, check_checkpoints
+from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain
+from flotilla.audit.checkpoints import CheckpointFindings, check_checkpoints
 from flotilla.audit.kafka_witness import KafkaWitness
 from flotilla.audit.proof import Rewind, head_leaf
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import NotFound
-from flotilla.eventstore.log import Segment, SessionLog
+from flotilla.eventstore.log import LineageSegment, SessionLog
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
@@ -69,7 +69,7 @@ class SessionVerdict:
     """The chain is good up to here."""
     anchored_seq: int
     """Up to here a signed checkpoint vouches for it; what is newer waits for the next one."""
-    problem: Problem | None
+    problem: ChainProblem | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Verdict:
     checkpoints: int
     signatures_checked: bool
     kafka_checked: bool
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ChainProblem] = field(default_factory=list)
     """Of all sessions and checkpoints."""
 
 
@@ -139,32 +139,34 @@ class Verifier:
             problems=problems,
         )
 
-    async def _forbidden(self, session_ids: list[str] | None) -> list[Problem]:
+    async def _forbidden(self, session_ids: list[str] | None) -> list[ChainProblem]:
         """The parked events that nobody may have written; None looks at all sessions."""
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(_FORBIDDEN, self._tenant_id, session_ids)
         return [
-            Problem(kind="forbidden", detail=f"parked: {row['detail']}", session_id=row["session_id"], seq=row["seq"])
+            ChainProblem(
+                kind="forbidden", detail=f"parked: {row['detail']}", session_id=row["session_id"], seq=row["seq"]
+            )
             for row in rows
         ]
 
-    async def _segments(self, session_id: str | None) -> list[Segment]:
+    async def _segments(self, session_id: str | None) -> list[LineageSegment]:
         """What is to be looked at: the lineage of one session, or every session's own events."""
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             if session_id is None:
                 rows = await connection.fetch(_SESSIONS, self._tenant_id)
-                return [Segment(row["session_id"], 0, _END) for row in rows]
+                return [LineageSegment(row["session_id"], 0, _END) for row in rows]
             projected = await connection.fetchval(_KNOWN, self._tenant_id, session_id)
         try:
             own, *prefixes = await SessionLog(self._pool, self._tenant_id).lineage(session_id)
         except NotFound:
             if projected is None:
                 raise
-            return [Segment(session_id, 0, _END)]
+            return [LineageSegment(session_id, 0, _END)]
         parents = [await self._vouched(part) for part in prefixes if part.upto_seq > 0]
-        return [Segment(own.session_id, own.after_seq, _END), *parents]
+        return [LineageSegment(own.session_id, own.after_seq, _END), *parents]
 
-    async def _vouched(self, prefix: Segment) -> Segment:
+    async def _vouched(self, prefix: LineageSegment) -> LineageSegment:
         """The prefix up to the checkpoint that signed it: a parent goes on, and is signed at its head of then.
 
         A prefix alone could be rewritten with all its hashes; the next signed hash of its chain would not fit.
@@ -173,21 +175,21 @@ class Verifier:
             signed_seq = await connection.fetchval(_VOUCHED, self._tenant_id, prefix.session_id, prefix.upto_seq)
         return prefix if signed_seq is None else replace(prefix, upto_seq=int(signed_seq))
 
-    async def _witnessed(self, segments: Sequence[Segment] | None) -> dict[str, Problem]:
+    async def _witnessed(self, segments: Sequence[LineageSegment] | None) -> dict[str, ChainProblem]:
         """What Kafka says against the projection, by session; None looks at all."""
         if self._kafka is None:
             return {}
         witness = KafkaWitness(self._pool, self._tenant_id, self._kafka)
-        return await (witness.all_sessions() if segments is None else witness.sessions(segments))
+        return await (witness.check_all_sessions() if segments is None else witness.check_sessions(segments))
 
     async def _session(
-        self, segment: Segment, checkpoints: CheckpointsFound, witnessed: dict[str, Problem]
+        self, segment: LineageSegment, checkpoints: CheckpointFindings, witnessed: dict[str, ChainProblem]
     ) -> SessionVerdict:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             anchors = await connection.fetch(_ANCHORS, self._tenant_id, segment.session_id)
             origin = await connection.fetchrow(_ORIGIN, self._tenant_id, segment.session_id)
             assert origin is not None  # noqa: S101 - the statement always gives one row
-            check = ChainCheck(self._chain(segment.session_id, origin, anchors))
+            check = ChainChecker(self._chain(segment.session_id, origin, anchors))
             rewinds = await connection.fetch(_REWINDS, self._tenant_id, segment.session_id)
             first = (
                 _lineage_problem(segment.session_id, origin)
@@ -205,30 +207,30 @@ class Verifier:
             problem=_judge(found, witnessed.get(segment.session_id)),
         )
 
-    def _chain(self, session_id: str, origin: asyncpg.Record, anchors: Sequence[asyncpg.Record]) -> Chain:
+    def _chain(self, session_id: str, origin: asyncpg.Record, anchors: Sequence[asyncpg.Record]) -> ExpectedChain:
         by_seq = {row["seq"]: row["hash"] for row in anchors}
         if origin["has_session"] or not origin["has_head"]:
-            return Chain(self._tenant_id, session_id, origin["parent_session_id"], origin["after_seq"], by_seq)
-        return Chain(self._tenant_id, session_id, origin["head_parent"], origin["first_seq"] - 1, by_seq)
+            return ExpectedChain(self._tenant_id, session_id, origin["parent_session_id"], origin["after_seq"], by_seq)
+        return ExpectedChain(self._tenant_id, session_id, origin["head_parent"], origin["first_seq"] - 1, by_seq)
 
     async def _read(
-        self, connection: Connection, segment: Segment, origin: asyncpg.Record, check: ChainCheck
-    ) -> Problem | None:
+        self, connection: Connection, segment: LineageSegment, origin: asyncpg.Record, check: ChainChecker
+    ) -> ChainProblem | None:
         """Feeds the check; returns the first event whose JSON copy is not its bytes."""
-        copy: Problem | None = None
+        copy: ChainProblem | None = None
         seq, upto = 0, min(segment.upto_seq, origin["seq"] if origin["has_head"] else _END)
         while rows := await connection.fetch(_EVENTS, self._tenant_id, segment.session_id, seq, upto, _PAGE):
-            check.check_all(ChainedEvent(row["seq"], row["hash"], row["body"]) for row in rows)
+            check.check_events(ChainedEvent(row["seq"], row["hash"], row["body"]) for row in rows)
             differing = [row["seq"] for row in rows if not row["same_copy"]]
             if differing and copy is None:
                 detail = "its JSON copy is not what its bytes say"
-                copy = Problem(kind="copy", detail=detail, session_id=segment.session_id, seq=differing[0])
+                copy = ChainProblem(kind="copy", detail=detail, session_id=segment.session_id, seq=differing[0])
             seq = rows[-1]["seq"]
         return copy
 
     def _forged_rewind(
-        self, segment: Segment, rewinds: Sequence[asyncpg.Record], checkpoints: CheckpointsFound
-    ) -> Problem | None:
+        self, segment: LineageSegment, rewinds: Sequence[asyncpg.Record], checkpoints: CheckpointFindings
+    ) -> ChainProblem | None:
         for row in rewinds:
             rewind = Rewind(
                 tenant_id=self._tenant_id,
@@ -241,22 +243,22 @@ class Verifier:
             leaves = checkpoints.leaves.get((row["kafka_partition"], row["number"]))
             if leaves is not None and leaves[row["leaf_index"] : row["leaf_index"] + 1] != [rewind.leaf()]:
                 detail = f"checkpoint {row['number']} of partition {row['kafka_partition']} signed no such decision"
-                return Problem(kind="rewritten", detail=detail, session_id=segment.session_id, seq=row["from_seq"])
+                return ChainProblem(kind="rewritten", detail=detail, session_id=segment.session_id, seq=row["from_seq"])
         return None
 
     def _forged_anchor(
-        self, segment: Segment, anchors: Sequence[asyncpg.Record], checkpoints: CheckpointsFound
-    ) -> Problem | None:
+        self, segment: LineageSegment, anchors: Sequence[asyncpg.Record], checkpoints: CheckpointFindings
+    ) -> ChainProblem | None:
         for row in anchors:
             leaves = checkpoints.leaves.get((row["kafka_partition"], row["number"]))
             leaf = head_leaf(self._tenant_id, segment.session_id, row["seq"], row["hash"])
             if leaves is not None and (row["leaf_index"] >= len(leaves) or leaves[row["leaf_index"]] != leaf):
                 detail = f"checkpoint {row['number']} of partition {row['kafka_partition']} signed another hash for it"
-                return Problem(kind="rewritten", detail=detail, session_id=segment.session_id, seq=row["seq"])
+                return ChainProblem(kind="rewritten", detail=detail, session_id=segment.session_id, seq=row["seq"])
         return None
 
 
-def _lineage_problem(session_id: str, origin: asyncpg.Record) -> Problem | None:
+def _lineage_problem(session_id: str, origin: asyncpg.Record) -> ChainProblem | None:
     if not (origin["has_session"] and origin["has_head"]):
         return None
     if (origin["parent_session_id"], origin["after_seq"]) == (origin["head_parent"], origin["first_seq"] - 1):
@@ -265,26 +267,28 @@ def _lineage_problem(session_id: str, origin: asyncpg.Record) -> Problem | None:
         f"its row names parent {origin['parent_session_id']} at {origin['after_seq']}, "
         f"its chain {origin['head_parent']} at {origin['first_seq'] - 1}"
     )
-    return Problem(kind="lineage", detail=detail, session_id=session_id, seq=origin["first_seq"])
+    return ChainProblem(kind="lineage", detail=detail, session_id=session_id, seq=origin["first_seq"])
 
 
-def _head_problem(segment: Segment, origin: asyncpg.Record, check: ChainCheck) -> Problem | None:
+def _head_problem(segment: LineageSegment, origin: asyncpg.Record, check: ChainChecker) -> ChainProblem | None:
     if not origin["has_head"]:
         if not check.events:
             return None
-        return Problem(kind="head", detail="its head row is missing", session_id=segment.session_id, seq=check.last_seq)
+        return ChainProblem(
+            kind="head", detail="its head row is missing", session_id=segment.session_id, seq=check.last_seq
+        )
     if segment.upto_seq < origin["seq"]:
         return None
     if origin["seq"] > check.last_seq:
         detail = f"its head row stands at {origin['seq']}, but the events end at {check.last_seq}"
-        return Problem(kind="truncated", detail=detail, session_id=segment.session_id, seq=check.last_seq + 1)
+        return ChainProblem(kind="truncated", detail=detail, session_id=segment.session_id, seq=check.last_seq + 1)
     if origin["hash"] != check.last_hash:
         detail = "its head row has another hash"
-        return Problem(kind="head", detail=detail, session_id=segment.session_id, seq=check.last_seq)
+        return ChainProblem(kind="head", detail=detail, session_id=segment.session_id, seq=check.last_seq)
     return None
 
 
-def _judge(found: Problem | None, witnessed: Problem | None) -> Problem | None:
+def _judge(found: ChainProblem | None, witnessed: ChainProblem | None) -> ChainProblem | None:
     """Kafka names the first bad event exactly; the chain can only say where it breaks."""
     if witnessed is None:
         return found

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent, Problem, ProblemKind
+from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain, ProblemKind
 from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
-from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, read_lines, shown
-from flotilla.audit.export_votes import ExportedVotes
+from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, printable_excerpt, read_lines
+from flotilla.audit.export_votes import ExportedVoteChecker
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
@@ -27,7 +27,7 @@ from flotilla.votes.errors import Unproven
 from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.votes.signer_history import SignerHistory
 
-R = TypeVar("R", bound="EventReader")
+R = TypeVar("R", bound="ExportedEventChecker")
 EXIT_GOOD, EXIT_BAD, EXIT_MISUSE = 0, 1, 2
 
 
@@ -48,7 +48,7 @@ class ExportVerdict:
     """The votes were held against the tenant's log of signing keys."""
     unsigned: list[str] = field(default_factory=list)
     """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ChainProblem] = field(default_factory=list)
     """The first thing that is wrong; nothing behind it was looked at."""
 
     @property
@@ -57,7 +57,7 @@ class ExportVerdict:
         return "BAD" if self.problems else "UNSIGNED" if self.unsigned else "GOOD"
 
 
-class EventReader(Protocol):
+class ExportedEventChecker(Protocol):
     """Looks at the events of an export once they have proven to be those of the log."""
 
     def problem(self, seq: int, body: bytes) -> str | None:
@@ -77,14 +77,14 @@ def verify_export(
     """
     verdict = ExportVerdict(knows_revocations=signers is not None)
 
-    def votes_of(header: Header) -> ExportedVotes:
+    def votes_of(header: Header) -> ExportedVoteChecker:
         if signers is not None and signers.tenant_id != header.tenant:
             raise ConfigurationError(
                 f"the audit session is of tenant {signers.tenant_id}, the export of {header.tenant}"
             )
-        return ExportedVotes(header.tenant, roots, signers.history if signers else None)
+        return ExportedVoteChecker(header.tenant, roots, signers.history if signers else None)
 
-    def count(votes: ExportedVotes) -> None:
+    def count(votes: ExportedVoteChecker) -> None:
         verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
 
     _checked(lines, keys, verdict, votes_of, count)
@@ -218,13 +218,15 @@ def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[st
 class _PartReader:
     """Reads what one session contributes to the history."""
 
-    def __init__(self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, reader: EventReader) -> None:
+    def __init__(
+        self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, reader: ExportedEventChecker
+    ) -> None:
         self._lines = lines
         self._keys = keys
         self._tenant_id = tenant_id
         self._part = part
         self._reader = reader
-        self.check = ChainCheck(Chain(tenant_id, part.session, part.parent, part.after_seq, {}))
+        self.check = ChainChecker(ExpectedChain(tenant_id, part.session, part.parent, part.after_seq, {}))
         self.events = self.witnesses = self.anchors = 0
         self.anchored_seq = part.after_seq
 
@@ -252,7 +254,7 @@ class _PartReader:
             self._bad("swapped", seq, f"it is of session {line.session}")
         self.check.check(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
-            raise BadLine(replace(problem, detail=shown(f"line {self._lines.number}: {problem.detail}")))
+            raise BadLine(replace(problem, detail=printable_excerpt(f"line {self._lines.number}: {problem.detail}")))
         if kind is Event and (wrong := self._reader.problem(seq, line.body.encode())) is not None:
             self._bad("votes", seq, wrong)
 

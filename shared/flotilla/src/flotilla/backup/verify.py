@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from flotilla.audit.chain import Chain, ChainCheck, ChainedEvent
+from flotilla.audit.chain import ChainChecker, ChainedEvent, ExpectedChain
 from flotilla.audit.checkpoints import FIRST, SeenCheckpoint, statement_problems
 from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, head_leaf, split_leaves
 from flotilla.backup.copy_text import bytes_of, rows, text_of
@@ -180,7 +180,7 @@ class _Contents:
         self._end(current, check, heads)
         self._verdict.note(*(f"session {session}: no event of it is there" for _, session in {*heads, *anchors.left}))
 
-    def _end(self, session: _Session, check: ChainCheck | None, heads: dict[_Session, tuple[int, str, int]]) -> None:
+    def _end(self, session: _Session, check: ChainChecker | None, heads: dict[_Session, tuple[int, str, int]]) -> None:
         if check is None:
             return
         check.end()
@@ -279,9 +279,9 @@ class _Anchors:
         return self._by_session
 
 
-def _begin(session: _Session, head: tuple[int, str, int] | None, anchors: dict[int, bytes]) -> ChainCheck:
+def _begin(session: _Session, head: tuple[int, str, int] | None, anchors: dict[int, bytes]) -> ChainChecker:
     first_seq, parent, _ = head or (1, "", 0)
-    return ChainCheck(Chain(*session, parent or None, first_seq - 1, anchors))
+    return ChainChecker(ExpectedChain(*session, parent or None, first_seq - 1, anchors))
 
 
 def _epoch_of(statement: bytes, otherwise: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 T = TypeVar("T")
 
 
-class Chunk(Generic[T]):
+class JsonChunk(Generic[T]):
     """Items, known as objects or as the JSON array of them."""
 
     __slots__ = ("_decoder", "_items", "_raw", "count")
@@ -26,13 +26,13 @@ class Chunk(Generic[T]):
         self._decoder: msgspec.json.Decoder[list[T]] | None = None
 
     @classmethod
-    def of_json(cls, raw: bytes, count: int, decoder: "msgspec.json.Decoder[list[T]]") -> "Chunk[T]":
+    def of_json(cls, raw: bytes, count: int, decoder: "msgspec.json.Decoder[list[T]]") -> "JsonChunk[T]":
         """The `count` items of the JSON array `raw`, decoded on first use."""
         chunk = cls(())
         chunk.count, chunk._items, chunk._raw, chunk._decoder = count, None, raw, decoder
         return chunk
 
-    def items(self) -> Sequence[T]:
+    def decoded_items(self) -> Sequence[T]:
         """The items as objects."""
         if self._items is None:
             assert self._raw is not None and self._decoder is not None  # noqa: S101, PT018 - set together in of_json
@@ -46,12 +46,12 @@ class Chunk(Generic[T]):
         return memoryview(self._raw)[1:-1]
 
 
-class Chunks(Sequence[T]):
+class ChunkedSequence(Sequence[T]):
     """An immutable sequence over chunks."""
 
     __slots__ = ("_chunks", "_ends")
 
-    def __init__(self, chunks: Sequence[Chunk[T]] = ()) -> None:
+    def __init__(self, chunks: Sequence[JsonChunk[T]] = ()) -> None:
         self._chunks = tuple(chunk for chunk in chunks if chunk.count)
         self._ends = tuple(accumulate(chunk.count for chunk in self._chunks))
 
@@ -60,7 +60,7 @@ class Chunks(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         for chunk in self._chunks:
-            yield from chunk.items()
+            yield from chunk.decoded_items()
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -74,7 +74,7 @@ class Chunks(Sequence[T]):
             raise IndexError(index)
         number = bisect_right(self._ends, position)
         start = self._ends[number - 1] if number else 0
-        return self._chunks[number].items()[position - start]
+        return self._chunks[number].decoded_items()[position - start]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
@@ -85,8 +85,8 @@ class Chunks(Sequence[T]):
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def __add__(self, other: "Chunks[T]") -> "Chunks[T]":
-        return Chunks((*self._chunks, *other._chunks))
+    def __add__(self, other: "ChunkedSequence[T]") -> "ChunkedSequence[T]":
+        return ChunkedSequence((*self._chunks, *other._chunks))
 
     def json_parts(self) -> Iterator[bytes | memoryview]:
         """The JSON array of all items, in parts to be joined: of tens of megabytes each copy counts."""

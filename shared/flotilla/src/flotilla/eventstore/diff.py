@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from flotilla.contracts.json_types import JsonValue
-from flotilla.eventstore.path import LogRange, last_common_seq
+from flotilla.eventstore.path import SeqRange, last_common_seq
 from flotilla.eventstore.state import ErrorEntry, MessageEntry, SessionState, ToolCallEntry, ToolResultEntry
 
 
@@ -47,7 +47,7 @@ class StateDiff:
 
 
 def diff_states(
-    before: SessionState, after: SessionState, path_before: list[LogRange], path_after: list[LogRange]
+    before: SessionState, after: SessionState, path_before: list[SeqRange], path_after: list[SeqRange]
 ) -> StateDiff:
     """The difference of two states of one session, each with the path that makes it up."""
     common = last_common_seq(path_before, path_after)

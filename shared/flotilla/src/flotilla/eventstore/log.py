@@ -57,7 +57,7 @@ ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
 """
 
 
-class PermanentLog(Protocol):
+class PermanentEventLog(Protocol):
     """Where events are that have left the outbox: `flotilla.kafka.session_log.KafkaLog`."""
 
     async def read(
@@ -74,7 +74,7 @@ class PermanentLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class LineageSegment:
     """A part of a lineage: the events of `session_id` with `after_seq` < seq ≤ `upto_seq`."""
 
     session_id: str
@@ -102,7 +102,9 @@ class Page:
 class SessionLog:
     """Complete reads of the sessions of one tenant. Without `kafka` a lagging projection means RetryLater."""
 
-    def __init__(self, pool: Pool, tenant_id: str, kafka: PermanentLog | None = None, *, wait_s: float = 0.2) -> None:
+    def __init__(
+        self, pool: Pool, tenant_id: str, kafka: PermanentEventLog | None = None, *, wait_s: float = 0.2
+    ) -> None:
         self._pool = pool
         self._tenant_id = tenant_id
         self._kafka = kafka
@@ -139,7 +141,7 @@ class SessionLog:
             page = await self.read(session_id, page.next_seq, last_seq)
             yield page
 
-    async def lineage(self, session_id: str) -> list[Segment]:
+    async def lineage(self, session_id: str) -> list[LineageSegment]:
         """Where the session's history lies: its own events first, then its parent's prefix, and so on."""
         return (await self._read_stored(session_id, 1, 0)).lineage
 
@@ -149,7 +151,7 @@ class SessionLog:
         if not rows:
             raise NotFound(f"no session {session_id}")
         lineage = sorted((row for row in rows if row["depth"] is not None), key=itemgetter("depth"))
-        segments = [Segment(row["session_id"], row["after_seq"], row["upto_seq"]) for row in lineage]
+        segments = [LineageSegment(row["session_id"], row["after_seq"], row["upto_seq"]) for row in lineage]
         return _Found(segments, first_seq, last_seq, {row[3]: row[4] for row in rows if row[0] is None})
 
     async def _read_missing(self, session_id: str, first_seq: int, last_seq: int) -> "_Found":
@@ -180,7 +182,7 @@ class SessionLog:
             )
         return found
 
-    async def _check_parked(self, session_id: str, segments: Sequence[Segment]) -> None:
+    async def _check_parked(self, session_id: str, segments: Sequence[LineageSegment]) -> None:
         """Return unless a person has to decide first.
 
         Raises:
@@ -205,7 +207,9 @@ class SessionLog:
 class _Found:
     """What one statement saw."""
 
-    def __init__(self, lineage: Sequence[Segment], first_seq: int, last_seq: int, bodies: Mapping[int, bytes]) -> None:
+    def __init__(
+        self, lineage: Sequence[LineageSegment], first_seq: int, last_seq: int, bodies: Mapping[int, bytes]
+    ) -> None:
         self.lineage = list(lineage)
         self.head_seq = lineage[0].upto_seq
         self.bodies = dict(bodies)

@@ -11,31 +11,31 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class LogRange:
+class SeqRange:
     """The events with `after_seq` < seq ≤ `upto_seq`."""
 
     after_seq: int
     upto_seq: int
 
 
-def ranges_up_to(seq: int, rollbacks: Mapping[int, int]) -> list[LogRange]:
+def effective_ranges(seq: int, rollbacks: Mapping[int, int]) -> list[SeqRange]:
     """The stretches, oldest first, whose events make up the state at `seq`.
 
     `rollbacks` maps the seq of each rollback to its target, which is less than it.
     """
     points = sorted(rollbacks)
-    stretches: list[LogRange] = []
+    stretches: list[SeqRange] = []
     while seq > 0:
         index = bisect_right(points, seq)
         rollback = points[index - 1] if index else 0
         if rollback < seq:
-            stretches.append(LogRange(rollback, seq))
+            stretches.append(SeqRange(rollback, seq))
         seq = rollbacks[rollback] if rollback else 0
     stretches.reverse()
     return stretches
 
 
-def last_common_seq(one: list[LogRange], other: list[LogRange]) -> int:
+def last_common_seq(one: list[SeqRange], other: list[SeqRange]) -> int:
     """The last seq up to which two paths are the same."""
     common = 0
     for a, b in zip(one, other, strict=False):

@@ -93,7 +93,7 @@ async def open_session(
         NotFound: it exists, and the transaction's viewer may not see it.
     """
     _check_id(session_id)
-    created = await add_session(connection, tenant_id, session_id, user_id, access, metadata=metadata)
+    created = await add_session_if_new(connection, tenant_id, session_id, user_id, access, metadata=metadata)
     return await get_session(connection, tenant_id, session_id), created
 
 
@@ -106,11 +106,11 @@ async def ensure_session(
         NotFound: it exists, and the transaction's viewer may not see it.
         Forbidden: the viewer may only read it.
     """
-    if not await add_session(connection, tenant_id, session_id, user_id, access):
-        await check_writable(connection, tenant_id, session_id)
+    if not await add_session_if_new(connection, tenant_id, session_id, user_id, access):
+        await check_may_write(connection, tenant_id, session_id)
 
 
-async def add_session(
+async def add_session_if_new(
     connection: Connection,
     tenant_id: str,
     session_id: str,
@@ -131,7 +131,7 @@ async def add_session(
     return added is not None
 
 
-async def check_writable(connection: Connection, tenant_id: str, session_id: str) -> None:
+async def check_may_write(connection: Connection, tenant_id: str, session_id: str) -> None:
     """Return if the transaction's viewer may write to the session.
 
     Raises:
@@ -145,7 +145,7 @@ async def check_writable(connection: Connection, tenant_id: str, session_id: str
         raise Forbidden(f"session {session_id}: you may read it, not write to it; ask its owner to share it with you")
 
 
-async def access_of(connection: Connection, tenant_id: str, session_id: str, *, lock: bool = False) -> SessionAccess:
+async def load_access(connection: Connection, tenant_id: str, session_id: str, *, lock: bool = False) -> SessionAccess:
     """Who may read and write the session; with `lock`, nobody changes it before the caller's transaction ends.
 
     Raises:
@@ -157,7 +157,7 @@ async def access_of(connection: Connection, tenant_id: str, session_id: str, *, 
     return SessionAccess(**dict(row))
 
 
-async def set_access(connection: Connection, tenant_id: str, session_id: str, access: SessionAccess) -> None:
+async def set_session_access(connection: Connection, tenant_id: str, session_id: str, access: SessionAccess) -> None:
     """Say who may read and write the session from now on.
 
     Raises:
@@ -208,9 +208,9 @@ async def fork_session(
         raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
     session_id = new_session_id or new_id()
     _check_id(session_id)
-    access = _inherited(await access_of(connection, tenant_id, parent_session_id), owner)
+    access = _inherited(await load_access(connection, tenant_id, parent_session_id), owner)
     user, origin = user_id or parent.user_id, (parent_session_id, at_seq)
-    if not await add_session(connection, tenant_id, session_id, user, access, fork_of=origin):
+    if not await add_session_if_new(connection, tenant_id, session_id, user, access, fork_of=origin):
         raise Conflict(f"session {session_id} exists: choose another id for the fork")
     details = {**to_builtins(ForkedFrom(parent_session_id=parent_session_id, at_seq=at_seq)), **(by or {})}
     appended = await append(connection, tenant_id, session_id, [state_change(FORKED, details, source)])

@@ -11,7 +11,7 @@ _READ = "SELECT seq, body FROM flotilla.signer_events($1)"
 _WAIT_S, _POLL_S = 10.0, 0.1
 
 
-class SignerLog:
+class SigningKeyLog:
     """Reads what is new at each question. What it has seen once, a database can't take back as long as it runs."""
 
     def __init__(self, pool: Pool, *, wait_s: float = _WAIT_S) -> None:
@@ -20,7 +20,7 @@ class SignerLog:
         self._known: dict[str, SignerHistory] = {}
         self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def history(self, tenant_id: str) -> SignerHistory:
+    async def signer_history(self, tenant_id: str) -> SignerHistory:
         """Return the tenant's keys, up to the newest event.
 
         Raises:

@@ -14,8 +14,15 @@ import msgspec
 
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.json_types import JsonObject
-from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.state import Delta, ErrorEntry, MessageEntry, ToolCallEntry, ToolResultEntry, state_delta_of
+from flotilla.eventstore.chunks import ChunkedSequence, JsonChunk
+from flotilla.eventstore.state import (
+    ErrorEntry,
+    MessageEntry,
+    StateDelta,
+    ToolCallEntry,
+    ToolResultEntry,
+    delta_of_events,
+)
 
 SNAPSHOT_EVENTS = 1000
 """A session gets a snapshot for each stretch of this many events."""
@@ -51,10 +58,10 @@ class Snapshot:
     errors: bytes
 
 
-def snapshot_of(events: Sequence[AgentEvent]) -> Snapshot:
+def make_snapshot(events: Sequence[AgentEvent]) -> Snapshot:
     """The snapshot of neighbouring events without a rollback among them."""
-    delta = state_delta_of(events)
-    lists: tuple[Chunks[Any], ...] = (delta.messages, delta.tool_calls, delta.tool_results, delta.errors)
+    delta = delta_of_events(events)
+    lists: tuple[ChunkedSequence[Any], ...] = (delta.messages, delta.tool_calls, delta.tool_results, delta.errors)
     messages, tool_calls, tool_results, errors = (items.to_json() for items in lists)
     return Snapshot(
         first_seq=events[0].sequence or 0,
@@ -69,20 +76,20 @@ def snapshot_of(events: Sequence[AgentEvent]) -> Snapshot:
     )
 
 
-def delta_from(row: "asyncpg.Record | Snapshot") -> Delta:
+def delta_from_snapshot(row: "asyncpg.Record | Snapshot") -> StateDelta:
     """The delta that a snapshot holds; its lists stay JSON until they are looked at."""
     fields = {name: getattr(row, name) for name in Snapshot.__slots__} if isinstance(row, Snapshot) else dict(row)
     summary = _summary.decode(fields["summary"])
     counts = fields["counts"]
     return replace(
-        Delta(),
+        StateDelta(),
         upto_seq=fields["seq"],
         upto_time=summary.upto_time,
         status=summary.status,
         set=summary.set,
         unset=summary.unset,
-        messages=Chunks([Chunk.of_json(fields["messages"], counts[0], _messages)]),
-        tool_calls=Chunks([Chunk.of_json(fields["tool_calls"], counts[1], _calls)]),
-        tool_results=Chunks([Chunk.of_json(fields["tool_results"], counts[2], _results)]),
-        errors=Chunks([Chunk.of_json(fields["errors"], counts[3], _errors)]),
+        messages=ChunkedSequence([JsonChunk.of_json(fields["messages"], counts[0], _messages)]),
+        tool_calls=ChunkedSequence([JsonChunk.of_json(fields["tool_calls"], counts[1], _calls)]),
+        tool_results=ChunkedSequence([JsonChunk.of_json(fields["tool_results"], counts[2], _results)]),
+        errors=ChunkedSequence([JsonChunk.of_json(fields["errors"], counts[3], _errors)]),
     )

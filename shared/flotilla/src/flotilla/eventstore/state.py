@@ -1,7 +1,7 @@
 """The state of a session: a pure fold of its events.
 
-What a stretch of events without a rollback adds is a `Delta`; deltas of neighbouring stretches add up, so the state
-is the sum of the stretches on the path to a point (`flotilla.eventstore.path`), whichever way they are cut.
+What a stretch of events without a rollback adds is a `StateDelta`; deltas of neighbouring stretches add up, so the
+state is the sum of the stretches on the path to a point (`flotilla.eventstore.path`), whichever way they are cut.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +28,9 @@ from flotilla.contracts.session_events import (
     session_event_kind,
     session_event_type,
 )
-from flotilla.eventstore.chunks import Chunk, Chunks
-from flotilla.eventstore.path import ranges_up_to
-from flotilla.eventstore.upcasters import upcast
+from flotilla.eventstore.chunks import ChunkedSequence, JsonChunk
+from flotilla.eventstore.path import effective_ranges
+from flotilla.eventstore.upcasters import upcast_event
 
 _STATE_CHANGE = session_event_type("state_change")
 _BLOCK_BYTES = 1_000_000
@@ -94,7 +94,7 @@ class ErrorEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class StateDelta:
     """What a stretch of events adds to a state."""
 
     upto_seq: int = 0
@@ -102,10 +102,10 @@ class Delta:
     status: str | None = None
     set: JsonObject = field(default_factory=dict)
     unset: Sequence[str] = ()
-    messages: Chunks[MessageEntry] = field(default_factory=Chunks)
-    tool_calls: Chunks[ToolCallEntry] = field(default_factory=Chunks)
-    tool_results: Chunks[ToolResultEntry] = field(default_factory=Chunks)
-    errors: Chunks[ErrorEntry] = field(default_factory=Chunks)
+    messages: ChunkedSequence[MessageEntry] = field(default_factory=ChunkedSequence)
+    tool_calls: ChunkedSequence[ToolCallEntry] = field(default_factory=ChunkedSequence)
+    tool_results: ChunkedSequence[ToolResultEntry] = field(default_factory=ChunkedSequence)
+    errors: ChunkedSequence[ErrorEntry] = field(default_factory=ChunkedSequence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +119,10 @@ class SessionState:
     status: str | None = None
     """As the last `state_change` with a status says."""
     variables: JsonObject = field(default_factory=dict)
-    messages: Sequence[MessageEntry] = field(default_factory=Chunks)
-    tool_calls: Sequence[ToolCallEntry] = field(default_factory=Chunks)
-    tool_results: Sequence[ToolResultEntry] = field(default_factory=Chunks)
-    errors: Sequence[ErrorEntry] = field(default_factory=Chunks)
+    messages: Sequence[MessageEntry] = field(default_factory=ChunkedSequence)
+    tool_calls: Sequence[ToolCallEntry] = field(default_factory=ChunkedSequence)
+    tool_results: Sequence[ToolResultEntry] = field(default_factory=ChunkedSequence)
+    errors: Sequence[ErrorEntry] = field(default_factory=ChunkedSequence)
 
     def open_tool_calls(self) -> list[ToolCallEntry]:
         """The calls that have no result yet."""
@@ -141,12 +141,12 @@ def fold(session_id: str, events: Iterable[AgentEvent], at_seq: int | None = Non
     log = {event.sequence or 0: event for event in events if at_seq is None or (event.sequence or 0) <= at_seq}
     end = max(log, default=0)
     rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target(event)) is not None}
-    stretches = ranges_up_to(end, rollbacks)
+    stretches = effective_ranges(end, rollbacks)
     counted = [log[seq] for s in stretches for seq in range(s.after_seq + 1, s.upto_seq + 1) if seq in log]
-    return combine_deltas(session_id, end, [state_delta_of(counted)])
+    return combine_deltas(session_id, end, [delta_of_events(counted)])
 
 
-def combine_deltas(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> SessionState:
+def combine_deltas(session_id: str, at_seq: int, deltas: Sequence[StateDelta]) -> SessionState:
     """The state after `deltas`, oldest first."""
     variables: dict[str, Any] = {}
     status: str | None = None
@@ -162,18 +162,18 @@ def combine_deltas(session_id: str, at_seq: int, deltas: Sequence[Delta]) -> Ses
         at_time=times[-1] if times else None,
         status=status,
         variables=variables,
-        messages=sum((delta.messages for delta in deltas), Chunks()),
-        tool_calls=sum((delta.tool_calls for delta in deltas), Chunks()),
-        tool_results=sum((delta.tool_results for delta in deltas), Chunks()),
-        errors=sum((delta.errors for delta in deltas), Chunks()),
+        messages=sum((delta.messages for delta in deltas), ChunkedSequence()),
+        tool_calls=sum((delta.tool_calls for delta in deltas), ChunkedSequence()),
+        tool_results=sum((delta.tool_results for delta in deltas), ChunkedSequence()),
+        errors=sum((delta.errors for delta in deltas), ChunkedSequence()),
     )
 
 
-def state_delta_of(events: Iterable[AgentEvent]) -> Delta:
+def delta_of_events(events: Iterable[AgentEvent]) -> StateDelta:
     """What `events`, in order of seq and without rollbacks that count, add up to."""
     parts = _Parts()
     for event in events:
-        parts.add(upcast(event))
+        parts.add(upcast_event(event))
     return parts.delta()
 
 
@@ -217,7 +217,7 @@ def _json_parts(state: SessionState) -> Iterator[bytes | memoryview]:
     for name in ("messages", "tool_calls", "tool_results", "errors"):
         items = getattr(state, name)
         yield f',"{name}":'.encode()
-        yield from items.json_parts() if isinstance(items, Chunks) else [msgspec.json.encode(items)]
+        yield from items.json_parts() if isinstance(items, ChunkedSequence) else [msgspec.json.encode(items)]
     yield b"}"
 
 
@@ -266,17 +266,17 @@ class _Parts:
         self._set.update(data.set)
         self._unset.difference_update(data.set)
 
-    def delta(self) -> Delta:
-        return Delta(
+    def delta(self) -> StateDelta:
+        return StateDelta(
             upto_seq=self._upto_seq,
             upto_time=self._upto_time,
             status=self._status,
             set=self._set,
             unset=sorted(self._unset),
-            messages=Chunks([Chunk(self._messages)]),
-            tool_calls=Chunks([Chunk(self._calls)]),
-            tool_results=Chunks([Chunk(self._results)]),
-            errors=Chunks([Chunk(self._errors)]),
+            messages=ChunkedSequence([JsonChunk(self._messages)]),
+            tool_calls=ChunkedSequence([JsonChunk(self._calls)]),
+            tool_results=ChunkedSequence([JsonChunk(self._results)]),
+            errors=ChunkedSequence([JsonChunk(self._errors)]),
         )
 
 

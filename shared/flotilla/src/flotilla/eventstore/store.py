@@ -18,10 +18,10 @@ from flotilla.contracts.errors import Invalid, Undecodable
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent
 from flotilla.eventstore.diff import StateDiff, diff_states
-from flotilla.eventstore.log import Page, PermanentLog, Segment, SessionLog
+from flotilla.eventstore.log import LineageSegment, Page, PermanentEventLog, SessionLog
 from flotilla.eventstore.sessions import Session, fork_session, get_session, open_session, roll_back_session
 from flotilla.eventstore.state import SessionState
-from flotilla.eventstore.time_travel import TimeTraveller
+from flotilla.eventstore.time_travel import SessionStateReader
 from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import Pool, tenant_transaction
 
@@ -36,13 +36,13 @@ class AgentEventStore:
     """
 
     def __init__(
-        self, pool: Pool, tenant_id: str = "default", kafka: PermanentLog | None = None, *, source: str = SOURCE
+        self, pool: Pool, tenant_id: str = "default", kafka: PermanentEventLog | None = None, *, source: str = SOURCE
     ) -> None:
         self._pool = pool
         self._tenant_id = tenant_id
         self._source = source
         self._log = SessionLog(pool, tenant_id, kafka)
-        self._states = TimeTraveller(pool, tenant_id, self._log)
+        self._states = SessionStateReader(pool, tenant_id, self._log)
 
     async def ensure_session(self, session_id: str, user_id: str, metadata: JsonObject | None = None) -> Session:
         """The session, made if it is new. Calling it again changes nothing.
@@ -63,7 +63,7 @@ class AgentEventStore:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             return await get_session(connection, self._tenant_id, session_id)
 
-    async def lineage(self, session_id: str) -> list[Segment]:
+    async def lineage(self, session_id: str) -> list[LineageSegment]:
         """Whose events make up the session's history: its own first, then its parent's prefix, and so on."""
         return await self._log.lineage(session_id)
 
@@ -118,7 +118,7 @@ class AgentEventStore:
                 raise Invalid("state_at takes a seq or a time, not both")
             if time.tzinfo is None:
                 raise Invalid(f"time {time.isoformat()} has no offset: give it one, for example {time.isoformat()}Z")
-            seq = await self._states.seq_at(session_id, time)
+            seq = await self._states.last_seq_before_time(session_id, time)
         state, _ = await self._states.state_at(session_id, seq)
         return state
 

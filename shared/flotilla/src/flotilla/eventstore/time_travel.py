@@ -8,10 +8,10 @@ import asyncpg
 
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Invalid
-from flotilla.eventstore.log import Segment, SessionLog
-from flotilla.eventstore.path import LogRange, ranges_up_to
-from flotilla.eventstore.snapshots import delta_from
-from flotilla.eventstore.state import Delta, SessionState, combine_deltas, rollback_target, state_delta_of
+from flotilla.eventstore.log import LineageSegment, SessionLog
+from flotilla.eventstore.path import SeqRange, effective_ranges
+from flotilla.eventstore.snapshots import delta_from_snapshot
+from flotilla.eventstore.state import SessionState, StateDelta, combine_deltas, delta_of_events, rollback_target
 from flotilla.postgres import Pool, tenant_transaction
 
 # Rollbacks and snapshots of a lineage, whose sessions count above $3 and up to $4 each.
@@ -66,7 +66,7 @@ class _Landmarks:
         return max((known.seq for known in self.snapshots), default=0)
 
 
-class TimeTraveller:
+class SessionStateReader:
     """States of the sessions of one tenant."""
 
     def __init__(self, pool: Pool, tenant_id: str, log: SessionLog) -> None:
@@ -74,7 +74,7 @@ class TimeTraveller:
         self._tenant_id = tenant_id
         self._log = log
 
-    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[LogRange]]:
+    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[SeqRange]]:
         """The state at `seq` (or at the head), and the path of events that make it up."""
         segments = await self._log.lineage(session_id)
         head = segments[0].upto_seq
@@ -86,10 +86,10 @@ class TimeTraveller:
         tail = {event.sequence or 0: event for event in await self._events(session_id, marks.covered_seq, seq)}
         rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
         rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
-        path = ranges_up_to(seq, rollbacks)
+        path = effective_ranges(seq, rollbacks)
         return combine_deltas(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
 
-    async def seq_at(self, session_id: str, time: datetime) -> int:
+    async def last_seq_before_time(self, session_id: str, time: datetime) -> int:
         """The newest event not later than `time`, 0 for none. By seq: producers' clocks decide no order."""
         segments = await self._log.lineage(session_id)
         head = segments[0].upto_seq
@@ -108,7 +108,7 @@ class TimeTraveller:
                 )
         return max(candidates, default=0)
 
-    async def _landmarks(self, segments: Sequence[Segment], upto_seq: int) -> _Landmarks:
+    async def _landmarks(self, segments: Sequence[LineageSegment], upto_seq: int) -> _Landmarks:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
                 _LANDMARKS,
@@ -123,29 +123,29 @@ class TimeTraveller:
         )
 
     async def _deltas(
-        self, session_id: str, path: Iterable[LogRange], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
-    ) -> list[Delta]:
+        self, session_id: str, path: Iterable[SeqRange], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
+    ) -> list[StateDelta]:
         """One delta for each snapshot on the path and for each stretch of events between them, oldest first."""
         used: list[_Known] = []
-        deltas: dict[int, Delta] = {}
+        deltas: dict[int, StateDelta] = {}
         for stretch in path:
             inside = [k for k in snapshots if k.first_seq > stretch.after_seq and k.seq <= stretch.upto_seq]
             used += inside
             for gap in _gaps(stretch, inside):
-                deltas[gap.upto_seq] = state_delta_of(await self._from_tail(session_id, gap, tail))
+                deltas[gap.upto_seq] = delta_of_events(await self._from_tail(session_id, gap, tail))
         deltas |= await self._load(used)
         return [deltas[seq] for seq in sorted(deltas)]
 
-    async def _load(self, known: Sequence[_Known]) -> dict[int, Delta]:
+    async def _load(self, known: Sequence[_Known]) -> dict[int, StateDelta]:
         if not known:
             return {}
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
                 _SNAPSHOTS, self._tenant_id, [k.session_id for k in known], [k.seq for k in known]
             )
-        return {row["seq"]: delta_from(row) for row in rows}
+        return {row["seq"]: delta_from_snapshot(row) for row in rows}
 
-    async def _from_tail(self, session_id: str, gap: LogRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
+    async def _from_tail(self, session_id: str, gap: SeqRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
         if gap.after_seq + 1 in tail:
             return [tail[seq] for seq in range(gap.after_seq + 1, gap.upto_seq + 1)]
         return await self._events(session_id, gap.after_seq, gap.upto_seq)
@@ -161,14 +161,14 @@ def _known(row: "asyncpg.Record") -> _Known:
     return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"])
 
 
-def _gaps(stretch: LogRange, inside: Iterable[_Known]) -> list[LogRange]:
+def _gaps(stretch: SeqRange, inside: Iterable[_Known]) -> list[SeqRange]:
     """What `inside` leaves uncovered of `stretch`."""
     gaps = []
     after_seq = stretch.after_seq
     for known in sorted(inside, key=lambda known: known.seq):
         if known.first_seq > after_seq + 1:
-            gaps.append(LogRange(after_seq, known.first_seq - 1))
+            gaps.append(SeqRange(after_seq, known.first_seq - 1))
         after_seq = known.seq
     if after_seq < stretch.upto_seq:
-        gaps.append(LogRange(after_seq, stretch.upto_seq))
+        gaps.append(SeqRange(after_seq, stretch.upto_seq))
     return gaps

@@ -43,15 +43,15 @@ async def earlier_turns(pool: Pool, tenant_id: str, session_id: str, limit: int 
         head_seq = max((upto for _, upto in segments.values()), default=0)
         parts = [
             (session, max(after, first), min(upto, last))
-            for first, last in ranges_not_rolled_back(head_seq, rollbacks)
+            for first, last in effective_ranges_newest_first(head_seq, rollbacks)
             for session, (after, upto) in segments.items()
         ]
         sessions, afters, uptos = ([part[n] for part in parts] for n in range(3))
         found = await connection.fetch(_TURNS, tenant_id, sessions, afters, uptos, limit)
-    return within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
+    return newest_turns_within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
 
 
-def ranges_not_rolled_back(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+def effective_ranges_newest_first(seq: int, rollbacks: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     """The stretches (after, up to) of events that count at `seq`, newest first.
 
     The state after a rollback is the state at its target, which may itself lie behind another rollback.
@@ -64,7 +64,7 @@ def ranges_not_rolled_back(seq: int, rollbacks: Mapping[int, int]) -> Iterator[t
         seq = rollbacks[last] if last else 0
 
 
-def within_budget(newest_first: list[Turn]) -> list[Turn]:
+def newest_turns_within_budget(newest_first: list[Turn]) -> list[Turn]:
     """Return as many of the newest turns as fit into about 8,000 characters, oldest first."""
     kept: list[Turn] = []
     left = MAX_CHARS

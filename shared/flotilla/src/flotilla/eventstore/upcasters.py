@@ -21,12 +21,12 @@ UPCASTERS: Mapping[str, Upcaster] = MappingProxyType({})
 """By the wire type that they lift. Version 1 of every kind is the newest, so there is none yet."""
 
 
-def is_known(wire_type: str, upcasters: Mapping[str, Upcaster] = UPCASTERS) -> bool:
+def is_known_event_type(wire_type: str, upcasters: Mapping[str, Upcaster] = UPCASTERS) -> bool:
     """Whether this code can read events of `wire_type`."""
     return session_event_kind(wire_type) is not None or wire_type in upcasters
 
 
-def upcast(event: AgentEvent, upcasters: Mapping[str, Upcaster] = UPCASTERS) -> AgentEvent:
+def upcast_event(event: AgentEvent, upcasters: Mapping[str, Upcaster] = UPCASTERS) -> AgentEvent:
     """The event in the version that this code reads.
 
     Raises:

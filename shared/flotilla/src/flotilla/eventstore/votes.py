@@ -42,7 +42,7 @@ async def counted_votes(pool: Pool, tenant_id: str, session_id: str, approval_id
     return votes
 
 
-async def task_votes(pool: Pool, tenant_id: str, approval_id: str) -> list[CountedVote]:
+async def task_call_votes(pool: Pool, tenant_id: str, approval_id: str) -> list[CountedVote]:
     """Return the votes about a call of the task that the transaction holds, in the order of the log.
 
     Raises:

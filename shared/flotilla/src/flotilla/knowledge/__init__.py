@@ -1,20 +1,20 @@
 """The knowledge base: documents in, ranked passages out."""
 
 from flotilla.knowledge.base import KnowledgeBase
-from flotilla.knowledge.documents import Added, Document, Upload
-from flotilla.knowledge.ranking import Ranking
-from flotilla.knowledge.retriever import Retriever
+from flotilla.knowledge.documents import Document, StoreResult, UploadedDocument
+from flotilla.knowledge.ranking import RankingOptions
+from flotilla.knowledge.retriever import DocumentRetriever
 from flotilla.knowledge.tool import SEARCH_TOOL, search_tool
-from flotilla.knowledge.wiring import knowledge_base
+from flotilla.knowledge.wiring import create_knowledge_base
 
 __all__ = [
     "SEARCH_TOOL",
-    "Added",
     "Document",
+    "DocumentRetriever",
     "KnowledgeBase",
-    "Ranking",
-    "Retriever",
-    "Upload",
-    "knowledge_base",
+    "RankingOptions",
+    "StoreResult",
+    "UploadedDocument",
+    "create_knowledge_base",
     "search_tool",
 ]

@@ -16,17 +16,17 @@ from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
-from flotilla.knowledge.documents import Added, Change, Document, Note, Parsed, Upload
-from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, Embedding
-from flotilla.knowledge.embedding_outside import EmbeddingOutside, index_in
-from flotilla.knowledge.indexing import IndexEntry
+from flotilla.knowledge.documents import Document, DocumentChange, Note, ParsedDocument, StoreResult, UploadedDocument
+from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, PassageEmbedding
+from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding, vector_index_name
+from flotilla.knowledge.indexing import DocumentIndexEntry
 from flotilla.knowledge.languages import check_language
-from flotilla.knowledge.meaning import Embedded, Row
-from flotilla.knowledge.parse import parse
-from flotilla.knowledge.ranking import Ranking, Wanted, best_passages
-from flotilla.knowledge.recognition import language_of
-from flotilla.knowledge.reindexing import Reindexing
-from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split
+from flotilla.knowledge.meaning import EmbeddedQuestion, Row
+from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.ranking import RankingOptions, SearchRequest, best_passages
+from flotilla.knowledge.recognition import detect_language
+from flotilla.knowledge.reindexing import ReindexingJob
+from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split_into_passages
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import FunctionRunner, OverLimit
@@ -78,7 +78,7 @@ _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_i
 log = structlog.get_logger(__name__)
 
 
-async def _unnoted(_connection: Connection, _change: Change) -> None:
+async def _unnoted(_connection: Connection, _change: DocumentChange) -> None:
     """Record nothing."""
 
 
@@ -89,7 +89,7 @@ class KnowledgeBase:
         self,
         pool: Pool,
         *,
-        ranking: Ranking | None = None,
+        ranking: RankingOptions | None = None,
         language: str = DEFAULT_LANGUAGE,
         embedder: Embedder | None = None,
         vectors: VectorStore | None = None,
@@ -106,13 +106,13 @@ class KnowledgeBase:
         check_language(language)
         self._pool = pool
         self._run = run
-        self._ranking = ranking or Ranking()
+        self._ranking = ranking or RankingOptions()
         self._language = language
         self._embedder = embedder
         self._vectors = vectors
         self._make_id = make_id
 
-    async def add(self, tenant_id: str, upload: Upload, note: Note = _unnoted) -> Added:
+    async def add(self, tenant_id: str, upload: UploadedDocument, note: Note = _unnoted) -> StoreResult:
         """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a
         search sees the old passages or the new ones. The same content again is not read at all.
 
@@ -123,7 +123,9 @@ class KnowledgeBase:
         """
         return await self._add(tenant_id, upload, note, None)
 
-    async def replace(self, tenant_id: str, document_id: str, upload: Upload, note: Note = _unnoted) -> Added:
+    async def replace(
+        self, tenant_id: str, document_id: str, upload: UploadedDocument, note: Note = _unnoted
+    ) -> StoreResult:
         """Give a document other content. It keeps its id and its uri; that of `upload` does not count.
 
         Raises:
@@ -134,7 +136,7 @@ class KnowledgeBase:
             row = await _get(connection, tenant_id, document_id)
         return await self._add(tenant_id, replace(upload, uri=row["uri"]), note, document_id)
 
-    async def _add(self, tenant_id: str, upload: Upload, note: Note, document_id: str | None) -> Added:
+    async def _add(self, tenant_id: str, upload: UploadedDocument, note: Note, document_id: str | None) -> StoreResult:
         _check(upload)
         content_hash = _hash_of(upload)
         async with tenant_transaction(self._pool, tenant_id) as connection:
@@ -154,12 +156,14 @@ class KnowledgeBase:
                 await connection.fetchval(_LET_READ, tenant_id, same.document_id, list(upload.readers))
             return same or await self._put(connection, tenant_id, upload, read, note)
 
-    async def _put(self, connection: Connection, tenant_id: str, upload: Upload, read: "_Read", note: Note) -> Added:
+    async def _put(
+        self, connection: Connection, tenant_id: str, upload: UploadedDocument, read: "_Read", note: Note
+    ) -> StoreResult:
         uri = upload.uri
         existing = await connection.fetchrow(_FIND, tenant_id, uri)
         document_id = existing["document_id"] if existing else self._make_id()
         if existing:
-            await indexing.remove(connection, tenant_id, document_id, existing["passages"])
+            await indexing.remove_passages(connection, tenant_id, document_id, existing["passages"])
         pieces = read.document.pieces
         with _refusing_hidden(uri):
             await connection.execute(
@@ -178,10 +182,10 @@ class KnowledgeBase:
                 None if upload.readers is None else list(upload.readers),
                 upload.attached_to,
             )
-        await indexing.insert(connection, tenant_id, document_id, pieces, read.entry)
+        await indexing.insert_passages(connection, tenant_id, document_id, pieces, read.entry)
         if existing:
             await note(connection, _change("knowledge_document_replaced", existing))
-        return Added(
+        return StoreResult(
             document_id=document_id,
             uri=uri,
             title=read.title,
@@ -190,7 +194,7 @@ class KnowledgeBase:
             skipped=read.skipped,
         )
 
-    async def remove(self, tenant_id: str, document_id: str, note: Note = _unnoted) -> Change:
+    async def remove(self, tenant_id: str, document_id: str, note: Note = _unnoted) -> DocumentChange:
         """Remove a document and everything that finds it, in one transaction; return what it was.
 
         Raises:
@@ -199,13 +203,13 @@ class KnowledgeBase:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await indexing.lock(connection, tenant_id)
             row = await _get(connection, tenant_id, document_id)
-            await indexing.remove(connection, tenant_id, document_id, row["passages"])
+            await indexing.remove_passages(connection, tenant_id, document_id, row["passages"])
             await connection.execute(_DELETE, tenant_id, document_id)
             change = _change("knowledge_document_removed", row)
             await note(connection, change)
         return change
 
-    async def let_read(self, tenant_id: str, document_id: str, readers: Sequence[str] | None) -> None:
+    async def set_readers(self, tenant_id: str, document_id: str, readers: Sequence[str] | None) -> None:
         """Say who may read a document: identities and groups, or everybody in the tenant.
 
         Raises:
@@ -216,7 +220,7 @@ class KnowledgeBase:
             if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
                 raise NotFound(f"no document {document_id}")
 
-    async def hidden(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
+    async def unreadable_documents(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
         """Return those of `document_ids` that the caller may not read."""
         asked = sorted(set(document_ids))
         if not asked:
@@ -224,7 +228,7 @@ class KnowledgeBase:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             return {row[0] for row in await connection.fetch(_HIDDEN, asked)}
 
-    async def missing(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
+    async def missing_documents(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
         """Return those of `document_ids` that the tenant has no document of."""
         asked = set(document_ids)
         if not asked:
@@ -272,11 +276,11 @@ class KnowledgeBase:
         text = query.replace("\x00", " ")
         meant = await self._meant(text)
         async with tenant_snapshot(self._pool, tenant_id) as connection:
-            wanted = Wanted(text, k, session_id, meant)
+            wanted = SearchRequest(text, k, session_id, meant)
             rows = await best_passages(connection, tenant_id, wanted, ranking=self._ranking)
         return [_passage(row) for row in rows]
 
-    async def _meant(self, query: str) -> Embedded | None:
+    async def _meant(self, query: str) -> EmbeddedQuestion | None:
         """The question's embedding; none where the model is away, so that words alone decide."""
         if self._embedder is None or not query.strip():
             return None
@@ -286,17 +290,17 @@ class KnowledgeBase:
         except (RetryLater, TimeoutError) as error:
             log.warning("question_not_embedded", error=str(error) or type(error).__name__)
             return None
-        index = index_in(self._vectors, self._embedder) if self._vectors else self._embedder.name
-        return Embedded(index, vector, self._vectors)
+        index = vector_index_name(self._vectors, self._embedder) if self._vectors else self._embedder.name
+        return EmbeddedQuestion(index, vector, self._vectors)
 
-    async def maintain(self, stop: asyncio.Event) -> None:
+    async def maintain_index(self, stop: asyncio.Event) -> None:
         """Index and embed in the background what is not as it should be, until `stop`."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(Reindexing(self._pool, self._language).run(stop))
+            group.create_task(ReindexingJob(self._pool, self._language).run(stop))
             if self._embedder and self._vectors:
-                group.create_task(EmbeddingOutside(self._pool, self._embedder, self._vectors).run(stop))
+                group.create_task(ExternalPassageEmbedding(self._pool, self._embedder, self._vectors).run(stop))
             elif self._embedder:
-                group.create_task(Embedding(self._pool, self._embedder).run(stop))
+                group.create_task(PassageEmbedding(self._pool, self._embedder).run(stop))
 
     async def list(
         self, tenant_id: str, cursor: str | None = None, limit: int = 100, prefix: str = ""
@@ -307,12 +311,12 @@ class KnowledgeBase:
         return [Document(**dict(row)) for row in rows]
 
 
-def _check(upload: Upload) -> None:
+def _check(upload: UploadedDocument) -> None:
     if not upload.uri.strip() or len(upload.uri) > MAX_URI_CHARACTERS or "\x00" in upload.uri:
         raise Invalid(f"a document's uri has 1 to {MAX_URI_CHARACTERS} characters, not {len(upload.uri)}")
 
 
-def _hash_of(upload: Upload) -> bytes:
+def _hash_of(upload: UploadedDocument) -> bytes:
     digest = hashlib.sha256(READER_VERSION.encode())
     for part in (upload.title.encode(), upload.media_type.encode(), upload.content):
         digest.update(len(part).to_bytes(8, "big"))
@@ -338,15 +342,17 @@ async def _get(connection: Connection, tenant_id: str, document_id: str) -> asyn
 
 def _change(
     change: Literal["knowledge_document_replaced", "knowledge_document_removed"], row: asyncpg.Record
-) -> Change:
-    return Change(change, row["document_id"], row["uri"], row["title"], row["sha256"])
+) -> DocumentChange:
+    return DocumentChange(change, row["document_id"], row["uri"], row["title"], row["sha256"])
 
 
-async def _find_same(connection: Connection, tenant_id: str, uri: str, content_hash: bytes) -> Added | None:
+async def _find_same(connection: Connection, tenant_id: str, uri: str, content_hash: bytes) -> StoreResult | None:
     row = await connection.fetchrow(_FIND, tenant_id, uri)
     if row is None or row["content_hash"] != content_hash:
         return None
-    return Added(document_id=row["document_id"], uri=uri, title=row["title"], passages=row["passages"], unchanged=True)
+    return StoreResult(
+        document_id=row["document_id"], uri=uri, title=row["title"], passages=row["passages"], unchanged=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,20 +365,20 @@ class _Read:
     sha256: bytes
     size_bytes: int
     document: SplitDocument
-    entry: IndexEntry
+    entry: DocumentIndexEntry
     skipped: tuple[str, ...]
 
 
-def _read(upload: Upload, content_hash: bytes, default_language: str) -> _Read:
-    media_type, parsed = parse(upload)
-    title, document = _title_of(upload, parsed), split(parsed.blocks)
-    language = language_of(document.text, default_language)
-    entry = indexing.entry(title, document.pieces, language, content_hash)
+def _read(upload: UploadedDocument, content_hash: bytes, default_language: str) -> _Read:
+    media_type, parsed = parse_document(upload)
+    title, document = _title_of(upload, parsed), split_into_passages(parsed.blocks)
+    language = detect_language(document.text, default_language)
+    entry = indexing.build_index_entry(title, document.pieces, language, content_hash)
     digest = hashlib.sha256(upload.content).digest()
     return _Read(media_type, title, content_hash, digest, len(upload.content), document, entry, parsed.skipped)
 
 
-def _title_of(upload: Upload, parsed: Parsed) -> str:
+def _title_of(upload: UploadedDocument, parsed: ParsedDocument) -> str:
     title = upload.title.strip() or parsed.title or PurePosixPath(upload.uri).name or upload.uri
     return title[:MAX_TITLE_CHARACTERS]
 

@@ -1,21 +1,21 @@
 """From the bytes of an upload to text: what can't be read is refused with the reason."""
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Upload
-from flotilla.knowledge.encodings import NotText, decoded, encoding_of
-from flotilla.knowledge.kinds import HTML, check_size
+from flotilla.knowledge.documents import UploadedDocument
+from flotilla.knowledge.encodings import NotText, decode_content, detect_encoding
+from flotilla.knowledge.kinds import HTML, check_upload_size
 
 
-def text_of(upload: Upload, media_type: str) -> str:
+def decode_text(upload: UploadedDocument, media_type: str) -> str:
     """The text of `upload` as people see it: composed, without invisible characters, line ends as `\\n`.
 
     Raises:
         Invalid: empty, too large, binary, or not in the encoding that it has.
     """
     content = upload.content
-    check_size(upload)
+    check_upload_size(upload)
     try:
-        text = decoded(content, encoding_of(content, upload.media_type, is_page=media_type == HTML))
+        text = decode_content(content, detect_encoding(content, upload.media_type, is_page=media_type == HTML))
     except NotText as error:
         raise Invalid(f"{upload.uri}: {error}") from None
     if "\x00" in text:

@@ -11,7 +11,7 @@ MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class UploadedDocument:
     """One document as it was sent. `uri` is its identity: the same one again replaces it."""
 
     uri: str
@@ -27,7 +27,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
+class StoreResult:
     """What `KnowledgeBase.add` did."""
 
     document_id: str
@@ -61,7 +61,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DocumentChange:
     """A document that was replaced or removed: what it was before."""
 
     change: Literal["knowledge_document_replaced", "knowledge_document_removed"]
@@ -71,12 +71,12 @@ class Change:
     sha256: str | None
 
 
-Note: TypeAlias = Callable[[Connection, Change], Awaitable[None]]
+Note: TypeAlias = Callable[[Connection, DocumentChange], Awaitable[None]]
 """Records a change in its transaction."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BlockPlace:
     """Where in its document a block is."""
 
     kind: str
@@ -87,13 +87,13 @@ class Place:
     def __str__(self) -> str:
         return f"{self.kind} {self.number}" if self.number else self.kind
 
-    def to(self, last: "Place") -> str:
+    def to(self, last: "BlockPlace") -> str:
         """From here to `last`, which is of the same kind: pages 12 to 13."""
         return str(self) if last == self else f"{self.kind}s {self.number}\N{EN DASH}{last.number}"
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextBlock:
     """A heading, paragraph, list item, table row or piece of code."""
 
     text: str
@@ -103,21 +103,21 @@ class Block:
     """Whether it belongs to what follows it, as a defined term does."""
     anchors: tuple[str, ...] = ()
     """HTML ids that begin here."""
-    place: Place | None = None
+    place: BlockPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class ParsedDocument:
     """A document as a list of blocks."""
 
-    blocks: list[Block]
+    blocks: list[TextBlock]
     title: str = ""
     skipped: tuple[str, ...] = ()
     """What of it is not read, and why: hidden sheets, pages without text, attachments that are pictures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class UnstoredPassage:
     """A passage before it is stored: `start` and `end` count characters in the document's text."""
 
     heading: str

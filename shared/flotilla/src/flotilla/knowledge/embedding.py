@@ -70,7 +70,7 @@ def as_halfvec(vector: Sequence[float]) -> str:
     return f"[{','.join(f'{value:.5g}' for value in vector)}]"
 
 
-class Embedding:
+class PassageEmbedding:
     """Embeds passages in the background, into PostgreSQL. Every replica may run one."""
 
     missing = _MISSING
@@ -85,12 +85,12 @@ class Embedding:
         """Look for passages without an embedding now and then, until `stop`."""
         while not stop.is_set():
             try:
-                await self.embed(stop)
+                await self.embed_new_passages(stop)
             except (*AWAY, asyncpg.PostgresError, RetryLater) as error:
                 log.warning("embedding_interrupted", error=str(error))
             await sleep_or_stop(stop, LOOK_EVERY_S)
 
-    async def embed(self, stop: asyncio.Event) -> int:
+    async def embed_new_passages(self, stop: asyncio.Event) -> int:
         """Embed what this model has not embedded, and return how many passages that were."""
         done = 0
         for tenant_id in await self._tenants():

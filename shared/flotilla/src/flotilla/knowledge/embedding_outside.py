@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from flotilla.knowledge.embedding import Embedder, Embedding
+from flotilla.knowledge.embedding import Embedder, PassageEmbedding
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Pool, tenant_transaction
 
@@ -51,19 +51,19 @@ _FORGET_ALL = "DELETE FROM flotilla.outside_vectors WHERE tenant_id = $1 AND mod
 log = structlog.get_logger(__name__)
 
 
-def index_in(store: VectorStore, embedder: Embedder) -> str:
+def vector_index_name(store: VectorStore, embedder: Embedder) -> str:
     """Return the name of the index that a model's vectors in a store are."""
     return f"{embedder.name}@{store.name}"
 
 
-class EmbeddingOutside(Embedding):
-    """As `Embedding`, with the vectors in a store."""
+class ExternalPassageEmbedding(PassageEmbedding):
+    """As `PassageEmbedding`, with the vectors in a store."""
 
     missing = _MISSING
 
     def __init__(self, pool: Pool, embedder: Embedder, store: VectorStore) -> None:
         super().__init__(pool, embedder)
-        self.index = index_in(store, embedder)
+        self.index = vector_index_name(store, embedder)
         self._store = store
 
     async def _tenants(self) -> list[str]:

@@ -45,14 +45,14 @@ class NotText(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class TextEncoding:
     """What bytes are decoded by."""
 
     name: str
     codec: str
 
 
-def encoding_of(content: bytes, media_type: str, *, is_page: bool) -> Encoding:
+def detect_encoding(content: bytes, media_type: str, *, is_page: bool) -> TextEncoding:
     """Return the encoding of `content`. `media_type` is the upload's, with its charset if it has one.
 
     Raises:
@@ -60,7 +60,7 @@ def encoding_of(content: bytes, media_type: str, *, is_page: bool) -> Encoding:
     """
     for mark, codec in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
-            return Encoding(codec.removesuffix("-sig"), codec)
+            return TextEncoding(codec.removesuffix("-sig"), codec)
     label = _parameter(media_type, "charset")
     name = _named(label) if label else None
     if label and name is None:
@@ -70,7 +70,7 @@ def encoding_of(content: bytes, media_type: str, *, is_page: bool) -> Encoding:
     return _fitting(name, content)
 
 
-def decoded(content: bytes, encoding: Encoding) -> str:
+def decode_content(content: bytes, encoding: TextEncoding) -> str:
     """Return the text of `content`.
 
     Raises:
@@ -87,7 +87,7 @@ def decoded(content: bytes, encoding: Encoding) -> str:
     return text
 
 
-def _fitting(name: str | None, content: bytes) -> Encoding:
+def _fitting(name: str | None, content: bytes) -> TextEncoding:
     """What was named, unless the bytes say otherwise."""
     is_utf8 = _is_utf8(content)
     if name is None:
@@ -99,16 +99,16 @@ def _fitting(name: str | None, content: bytes) -> Encoding:
     return _encoding(_UTF8 if is_utf8 and beyond_doubt.search(content) else name)
 
 
-def _is_text(content: bytes, encoding: Encoding) -> bool:
+def _is_text(content: bytes, encoding: TextEncoding) -> bool:
     try:
-        decoded(content, encoding)
+        decode_content(content, encoding)
     except NotText:
         return False
     return True
 
 
-def _encoding(name: str) -> Encoding:
-    return Encoding(name, _CODECS.get(name) or _lookup(name).codec_info.name)
+def _encoding(name: str) -> TextEncoding:
+    return TextEncoding(name, _CODECS.get(name) or _lookup(name).codec_info.name)
 
 
 def _byte_order(content: bytes) -> str:

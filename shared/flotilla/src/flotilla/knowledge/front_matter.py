@@ -16,7 +16,7 @@ _YAML, _TOML = "---", "+++"
 _ENDS = {_YAML: ("---", "..."), _TOML: ("+++",)}
 
 
-def front_matter(text: str) -> tuple[str, str]:
+def split_front_matter(text: str) -> tuple[str, str]:
     """Return the title that the front matter of `text` names, or an empty one, and the text without front matter."""
     head = text[:MAX_CHARACTERS].split("\n")
     fence = head[0].rstrip()

@@ -7,9 +7,9 @@ whatever the analysis of today would make of it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flotilla.knowledge.analysis import AnalysedPassage, analyse, identity
-from flotilla.knowledge.documents import Piece
-from flotilla.knowledge.postings import BLOCK_SLOTS, pack, without
+from flotilla.knowledge.analysis import AnalysedPassage, analyse_passage, analysis_version
+from flotilla.knowledge.documents import UnstoredPassage
+from flotilla.knowledge.postings import BLOCK_SLOTS, pack, postings_without_slots
 from flotilla.postgres import Connection
 
 # Waits for the tenant's other writers.
@@ -68,7 +68,7 @@ WHERE p.tenant_id = $1 AND p.term = n.term AND p.block = n.block
 
 
 @dataclass(frozen=True, slots=True)
-class IndexEntry:
+class DocumentIndexEntry:
     """What the index holds of one document."""
 
     passages: list[AnalysedPassage]
@@ -76,20 +76,22 @@ class IndexEntry:
     content_hash: bytes
 
     @property
-    def length(self) -> int:
+    def word_count(self) -> int:
         """The words of all passages."""
-        return sum(passage.length for passage in self.passages)
+        return sum(passage.term_count for passage in self.passages)
 
     @property
-    def terms(self) -> list[str]:
+    def distinct_terms(self) -> list[str]:
         """Each term once."""
         return sorted(frozenset[str]().union(*(passage.counts for passage in self.passages)))
 
 
-def entry(title: str, pieces: Sequence[Piece], language: str, content_hash: bytes) -> IndexEntry:
+def build_index_entry(
+    title: str, pieces: Sequence[UnstoredPassage], language: str, content_hash: bytes
+) -> DocumentIndexEntry:
     """Return what the index is to hold of a document: each passage with its title and headings, as one text."""
     texts = (f"{title}\n{piece.heading}\n{piece.text}" for piece in pieces)
-    return IndexEntry([analyse(text, language) for text in texts], language, content_hash)
+    return DocumentIndexEntry([analyse_passage(text, language) for text in texts], language, content_hash)
 
 
 async def lock(connection: Connection, tenant_id: str) -> None:
@@ -97,8 +99,12 @@ async def lock(connection: Connection, tenant_id: str) -> None:
     await connection.execute(_LOCK, tenant_id)
 
 
-async def insert(
-    connection: Connection, tenant_id: str, document_id: str, pieces: Sequence[Piece], entry: IndexEntry
+async def insert_passages(
+    connection: Connection,
+    tenant_id: str,
+    document_id: str,
+    pieces: Sequence[UnstoredPassage],
+    entry: DocumentIndexEntry,
 ) -> None:
     """Add the passages of a document that has none, and index them. The caller holds the lock."""
     await connection.execute(_COUNT_PASSAGES, tenant_id, len(pieces))
@@ -113,23 +119,23 @@ async def insert(
         [piece.text for piece in pieces],
         [piece.place for piece in pieces],
     )
-    await insert_into_index(connection, tenant_id, document_id, entry)
+    await index_document(connection, tenant_id, document_id, entry)
 
 
-async def remove(connection: Connection, tenant_id: str, document_id: str, passages: int) -> None:
+async def remove_passages(connection: Connection, tenant_id: str, document_id: str, passages: int) -> None:
     """Take a document's passages out again. The caller holds the lock."""
-    await remove_entry(connection, tenant_id, document_id)
+    await remove_from_index(connection, tenant_id, document_id)
     await connection.execute(_DELETE_PASSAGES, tenant_id, document_id)
     await connection.execute(_COUNT_PASSAGES, tenant_id, -passages)
 
 
-async def insert_into_index(connection: Connection, tenant_id: str, document_id: str, entry: IndexEntry) -> None:
+async def index_document(connection: Connection, tenant_id: str, document_id: str, entry: DocumentIndexEntry) -> None:
     """Index a document that is not in the index."""
-    count, length = len(entry.passages), entry.length
+    count, length = len(entry.passages), entry.word_count
     slot = await connection.fetchval(_COUNT_IN, tenant_id, count, length, entry.language)
-    analysis = identity(entry.language)
+    analysis = analysis_version(entry.language)
     await connection.execute(
-        _NOTE, tenant_id, document_id, slot, count, length, entry.terms, analysis, entry.content_hash
+        _NOTE, tenant_id, document_id, slot, count, length, entry.distinct_terms, analysis, entry.content_hash
     )
     blocks = sorted(pack(slot, entry.passages).items())
     await connection.execute(
@@ -141,7 +147,7 @@ async def insert_into_index(connection: Connection, tenant_id: str, document_id:
     )
 
 
-async def remove_entry(connection: Connection, tenant_id: str, document_id: str) -> None:
+async def remove_from_index(connection: Connection, tenant_id: str, document_id: str) -> None:
     """Take a document out of the index, if it is there."""
     row = await connection.fetchrow(_FORGET, tenant_id, document_id)
     if row is None:
@@ -150,7 +156,7 @@ async def remove_entry(connection: Connection, tenant_id: str, document_id: str)
     slots = range(row["slot"], row["slot"] + row["passages"])
     blocks = (slots.start // BLOCK_SLOTS, slots.stop // BLOCK_SLOTS)
     found = await connection.fetch(_READ_POSTINGS, tenant_id, row["terms"], *blocks)
-    left = [(term, block, without(block, packed, slots)) for term, block, packed in found]
+    left = [(term, block, postings_without_slots(block, packed, slots)) for term, block, packed in found]
     kept = [one for one in left if one[2]]
     gone = [one for one in left if not one[2]]
     await connection.execute(_REPLACE_POSTINGS, tenant_id, *_columns(kept))

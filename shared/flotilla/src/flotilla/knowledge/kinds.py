@@ -3,8 +3,8 @@
 from pathlib import PurePosixPath
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Upload
-from flotilla.knowledge.package import Package
+from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, UploadedDocument
+from flotilla.knowledge.package import OfficePackage
 
 MARKDOWN, HTML, PLAIN, CSV = "text/markdown", "text/html", "text/plain", "text/csv"
 PDF, MAIL = "application/pdf", "message/rfc822"
@@ -60,7 +60,7 @@ _SUPPORTED = (
 )
 
 
-def check_size(upload: Upload) -> None:
+def check_upload_size(upload: UploadedDocument) -> None:
     """Refuse what is empty or too large before anything of it is read.
 
     Raises:
@@ -72,7 +72,7 @@ def check_size(upload: Upload) -> None:
         raise Invalid(f"{upload.uri}: has {len(upload.content)} bytes, {MAX_DOCUMENT_BYTES} are allowed: split it")
 
 
-def media_type_of(upload: Upload) -> str:
+def detect_media_type(upload: UploadedDocument) -> str:
     """One of MEDIA_TYPES.
 
     Raises:
@@ -89,7 +89,7 @@ def media_type_of(upload: Upload) -> str:
     return said
 
 
-def _said_by(upload: Upload) -> str:
+def _said_by(upload: UploadedDocument) -> str:
     said = upload.media_type.split(";")[0].strip().lower()
     if said in _UNSAID:
         ending = PurePosixPath(upload.uri).suffix.lower()
@@ -102,7 +102,7 @@ def _said_by(upload: Upload) -> str:
     return media_type
 
 
-def _shown_by(upload: Upload) -> str | None:
+def _shown_by(upload: UploadedDocument) -> str | None:
     """The kind that the bytes show by themselves; None for text.
 
     Raises:
@@ -118,13 +118,13 @@ def _shown_by(upload: Upload) -> str | None:
     return PDF if begins and _PDF_OBJECT in content else None
 
 
-def _said_as_pdf(upload: Upload) -> bool:
+def _said_as_pdf(upload: UploadedDocument) -> bool:
     return PDF in upload.media_type or upload.uri.lower().endswith(".pdf")
 
 
-def _office(upload: Upload) -> str:
+def _office(upload: UploadedDocument) -> str:
     try:
-        package = Package(upload.content)
+        package = OfficePackage(upload.content)
         kind = package.content_type(package.main).lower() if package.main else ""
     except Invalid as error:
         raise Invalid(f"{upload.uri}: {error}") from error

@@ -49,7 +49,7 @@ def check_language(language: str) -> None:
         )
 
 
-def languages_asked_in(words: Collection[str], languages: Sequence[str]) -> list[str]:
+def guess_query_languages(words: Collection[str], languages: Sequence[str]) -> list[str]:
     """Return those of `languages` whose stop words are the most among `words`: too few to classify."""
     hits = {language: len(stop_words(language).intersection(words)) for language in languages}
     most = max(hits.values(), default=0)

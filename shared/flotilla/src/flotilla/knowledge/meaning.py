@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedQuestion:
     """A question's vector, and the index of vectors that it is compared with."""
 
     index: str
@@ -65,8 +65,8 @@ class Embedded:
     """Where the index is; None: in PostgreSQL."""
 
 
-async def nearest(
-    connection: Connection, tenant_id: str, asked: Embedded, most: int, session_id: str | None = None
+async def nearest_passages(
+    connection: Connection, tenant_id: str, asked: EmbeddedQuestion, most: int, session_id: str | None = None
 ) -> Sequence[Row]:
     """Return the `most` passages that mean what is asked most nearly, of attachments those of `session_id` only; none
     while the tenant's passages are not all embedded by that model."""
@@ -91,7 +91,7 @@ class _Readable:
 
 
 async def _nearest_in(
-    store: VectorStore, asked: Embedded, connection: Connection, wanted: _Readable
+    store: VectorStore, asked: EmbeddedQuestion, connection: Connection, wanted: _Readable
 ) -> list[asyncpg.Record]:
     """What a store finds in time, as far as PostgreSQL lets the caller read it; nothing while the store is away."""
     wide, rows = wanted.most, list[asyncpg.Record]()
@@ -112,7 +112,7 @@ async def _nearest_in(
         wide *= WIDER
 
 
-def fused(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
+def fuse_rankings(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
     """Return the rows of both by reciprocal rank fusion. A row's score is the better of its two."""
     if not by_meaning:
         return by_words

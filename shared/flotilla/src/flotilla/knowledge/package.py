@@ -20,7 +20,7 @@ _DAMAGED = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeE
 
 
 @dataclass(frozen=True, slots=True)
-class Related:
+class RelatedPart:
     """What a part refers to."""
 
     id: str
@@ -30,7 +30,7 @@ class Related:
     """The name of a part."""
 
 
-class Package:
+class OfficePackage:
     """One document's parts."""
 
     def __init__(self, content: bytes) -> None:
@@ -52,16 +52,16 @@ class Package:
     @property
     def main(self) -> str | None:
         """The name of the part that is the document itself; None in archives that are no such package."""
-        return next((one.target for one in self.related("") if one.kind == "officeDocument"), None)
+        return next((one.target for one in self.related_parts("") if one.kind == "officeDocument"), None)
 
     def content_type(self, part: str) -> str:
         """The media type of a part that has one of its own."""
         for element in self.xml("[Content_Types].xml"):
-            if local(element) == "Override" and element.get("PartName", "").lower() == f"/{part}".lower():
+            if local_name(element) == "Override" and element.get("PartName", "").lower() == f"/{part}".lower():
                 return element.get("ContentType", "")
         return ""
 
-    def related(self, part: str) -> list[Related]:
+    def related_parts(self, part: str) -> list[RelatedPart]:
         """What a part refers to within the package, in the order of the file."""
         folder, name = posixpath.split(part)
         listing = posixpath.join(folder, "_rels", f"{name}.rels")
@@ -83,31 +83,31 @@ class Package:
             raise Invalid(f"is damaged: its part {part} can't be read ({type(error).__name__})") from error
         return root
 
-    def parts(self, part: str, kind: str) -> Iterator[Element]:
+    def related_roots(self, part: str, kind: str) -> Iterator[Element]:
         """The roots of the parts of one kind that a part refers to."""
-        for one in self.related(part):
+        for one in self.related_parts(part):
             if one.kind == kind:
                 yield self.xml(one.target)
 
 
-def local(element: Element) -> str:
+def local_name(element: Element) -> str:
     """An element's name without its namespace: that of the strict form of the format is another one."""
     return element.tag.rpartition("}")[2]
 
 
-def attribute(element: Element, name: str) -> str:
+def find_attribute(element: Element, name: str) -> str:
     """An attribute in whatever namespace; empty where it is missing."""
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), "")
 
 
-def child(element: Element | None, *path: str) -> Element | None:
+def find_child(element: Element | None, *path: str) -> Element | None:
     """The first child of that name, of that one the next, and so on."""
     for name in path:
-        element = next((one for one in element if local(one) == name), None) if element is not None else None
+        element = next((one for one in element if local_name(one) == name), None) if element is not None else None
     return element
 
 
-def _related(element: Element, folder: str) -> Related:
+def _related(element: Element, folder: str) -> RelatedPart:
     target = element.get("Target", "")
     absolute = target[1:] if target.startswith("/") else posixpath.normpath(posixpath.join(folder, target))
-    return Related(element.get("Id", ""), element.get("Type", "").rpartition("/")[2], absolute)
+    return RelatedPart(element.get("Id", ""), element.get("Type", "").rpartition("/")[2], absolute)

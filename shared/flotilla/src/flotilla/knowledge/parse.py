@@ -4,10 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.decode import text_of
-from flotilla.knowledge.documents import Block, Parsed, Upload
-from flotilla.knowledge.kinds import CSV, DOCX, HTML, MAIL, MARKDOWN, PDF, PLAIN, PPTX, XLSX, check_size, media_type_of
-from flotilla.knowledge.package import Package
+from flotilla.knowledge.decode import decode_text
+from flotilla.knowledge.documents import ParsedDocument, TextBlock, UploadedDocument
+from flotilla.knowledge.kinds import (
+    CSV,
+    DOCX,
+    HTML,
+    MAIL,
+    MARKDOWN,
+    PDF,
+    PLAIN,
+    PPTX,
+    XLSX,
+    check_upload_size,
+    detect_media_type,
+)
+from flotilla.knowledge.package import OfficePackage
 from flotilla.knowledge.parse_csv import parse_csv
 from flotilla.knowledge.parse_docx import parse_docx
 from flotilla.knowledge.parse_html import parse_html
@@ -22,7 +34,7 @@ MAX_TEXT_CHARACTERS = 20_000_000
 MAX_ATTACHED = 3
 """Messages that are attached to a message that is attached."""
 
-_TEXT_PARSERS: dict[str, Callable[[str], Parsed]] = {
+_TEXT_PARSERS: dict[str, Callable[[str], ParsedDocument]] = {
     MARKDOWN: parse_markdown,
     HTML: parse_html,
     PLAIN: parse_plain,
@@ -30,7 +42,7 @@ _TEXT_PARSERS: dict[str, Callable[[str], Parsed]] = {
 }
 
 
-def parse(upload: Upload) -> tuple[str, Parsed]:
+def parse_document(upload: UploadedDocument) -> tuple[str, ParsedDocument]:
     """Its media type and its blocks, without the characters that nobody sees.
 
     Raises:
@@ -42,31 +54,31 @@ def parse(upload: Upload) -> tuple[str, Parsed]:
         raise Invalid(f"{upload.uri}: has no text in it")
     if sum(len(block.text) for block in blocks) > MAX_TEXT_CHARACTERS:
         raise Invalid(f"{upload.uri}: has more than {MAX_TEXT_CHARACTERS} characters of text: split it")
-    return media_type, Parsed(blocks, seen(parsed.title), tuple(map(seen, parsed.skipped)))
+    return media_type, ParsedDocument(blocks, seen(parsed.title), tuple(map(seen, parsed.skipped)))
 
 
-def _parse(upload: Upload, depth: int) -> tuple[str, Parsed]:
-    check_size(upload)
-    media_type = media_type_of(upload)
+def _parse(upload: UploadedDocument, depth: int) -> tuple[str, ParsedDocument]:
+    check_upload_size(upload)
+    media_type = detect_media_type(upload)
     if media_type in _TEXT_PARSERS:
-        text = text_of(upload, media_type)
+        text = decode_text(upload, media_type)
         return media_type, _named(upload, lambda: _TEXT_PARSERS[media_type](text))
     return media_type, _named(upload, lambda: _from_bytes(media_type, upload.content, depth))
 
 
-def _from_bytes(media_type: str, content: bytes, depth: int) -> Parsed:
+def _from_bytes(media_type: str, content: bytes, depth: int) -> ParsedDocument:
     if media_type == MAIL:
         if depth > MAX_ATTACHED:
             raise Invalid("is attached to a message that is attached, and so on: it is not read")
         return parse_mail(content, lambda part: _parse(part, depth + 1)[1])
     if media_type == DOCX:
-        return parse_docx(Package(content))
+        return parse_docx(OfficePackage(content))
     if media_type == PPTX:
-        return parse_pptx(Package(content))
+        return parse_pptx(OfficePackage(content))
     return _by_library(media_type, content)
 
 
-def _by_library(media_type: str, content: bytes) -> Parsed:
+def _by_library(media_type: str, content: bytes) -> ParsedDocument:
     """The libraries are imported where there is work for them: most processes never have any."""
     if media_type == XLSX:
         from flotilla.knowledge.parse_xlsx import parse_xlsx
@@ -78,7 +90,7 @@ def _by_library(media_type: str, content: bytes) -> Parsed:
     return parse_pdf(content)
 
 
-def _named(upload: Upload, work: Callable[[], Parsed]) -> Parsed:
+def _named(upload: UploadedDocument, work: Callable[[], ParsedDocument]) -> ParsedDocument:
     """What `work` returns; what it raises names the document."""
     try:
         return work()
@@ -92,5 +104,5 @@ def _named(upload: Upload, work: Callable[[], Parsed]) -> Parsed:
         raise Invalid(f"{upload.uri}: is damaged, and can't be read ({type(error).__name__})") from error
 
 
-def _seen(block: Block) -> Block:
+def _seen(block: TextBlock) -> TextBlock:
     return replace(block, text=seen(block.text))

@@ -4,8 +4,8 @@ import csv
 from io import StringIO
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, Parsed
-from flotilla.knowledge.tables import row_blocks
+from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, ParsedDocument
+from flotilla.knowledge.tables import blocks_from_rows
 
 SEPARATORS = (",", ";", "\t", "|")
 _LOOKED_AT = 64 * 1024
@@ -13,7 +13,7 @@ _DECLARED = "sep="
 """What Excel writes before the rows to name the separator."""
 
 
-def parse_csv(text: str) -> Parsed:
+def parse_csv(text: str) -> ParsedDocument:
     """One block per row.
 
     Raises:
@@ -24,7 +24,7 @@ def parse_csv(text: str) -> Parsed:
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     try:
         rows = csv.reader(StringIO(rest if declared else text, newline=""), delimiter=declared or _separator(text))
-        return Parsed(list(row_blocks(rows, "row")))
+        return ParsedDocument(list(blocks_from_rows(rows, "row")))
     except (csv.Error, TypeError) as error:
         raise Invalid(f"can't be read as rows of values: {error}") from error
 

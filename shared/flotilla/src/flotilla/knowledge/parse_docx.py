@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from xml.etree.ElementTree import Element
 
-from flotilla.knowledge.documents import Block, Parsed
-from flotilla.knowledge.package import Package, attribute, child, local
+from flotilla.knowledge.documents import ParsedDocument, TextBlock
+from flotilla.knowledge.package import OfficePackage, find_attribute, find_child, local_name
 
 _UNSEEN = frozenset(
     ("del", "moveFrom", "Fallback", "instrText", "delText", "rt", "pPr", "tblPr", "trPr", "tcPr", "sectPr", "sdtPr")
@@ -16,31 +16,31 @@ _NOTES = ("footnotes", "endnotes")
 _LEVELS = 6
 
 
-def parse_docx(package: Package) -> Parsed:
+def parse_docx(package: OfficePackage) -> ParsedDocument:
     """Blocks of the text, then those of headers, footers and notes that are not in it already."""
     main = package.main or ""
     levels = _heading_levels(package, main)
     blocks = list(_blocks(package.xml(main), levels))
     seen = {block.text for block in blocks}
     for kind in ("header", "footer", *_NOTES):
-        for root in package.parts(main, kind):
+        for root in package.related_roots(main, kind):
             more = [block for block in _blocks(root, {}) if block.text.strip() and block.text not in seen]
             seen.update(block.text for block in more)
             blocks += more
-    return Parsed(blocks, next((block.text for block in blocks if block.level), ""))
+    return ParsedDocument(blocks, next((block.text for block in blocks if block.level), ""))
 
 
-def _heading_levels(package: Package, main: str) -> dict[str, int]:
+def _heading_levels(package: OfficePackage, main: str) -> dict[str, int]:
     """The level of each style that is a heading, or is based on one."""
     levels: dict[str, int] = {}
     based_on: dict[str, str] = {}
-    for root in package.parts(main, "styles"):
+    for root in package.related_roots(main, "styles"):
         for style in root.iter():
-            if local(style) != "style":
+            if local_name(style) != "style":
                 continue
-            name = attribute(style, "styleId")
-            based_on[name] = _value(child(style, "basedOn"))
-            level = _level_of(_value(child(style, "name")).lower()) or _outline(child(style, "pPr"))
+            name = find_attribute(style, "styleId")
+            based_on[name] = _value(find_child(style, "basedOn"))
+            level = _level_of(_value(find_child(style, "name")).lower()) or _outline(find_child(style, "pPr"))
             if level:
                 levels[name] = level
     return {name: level for name in based_on if (level := _inherited(name, levels, based_on))}
@@ -64,32 +64,32 @@ def _level_of(name: str) -> int:
 
 
 def _outline(properties: Element | None) -> int:
-    value = _value(child(properties, "outlineLvl"))
+    value = _value(find_child(properties, "outlineLvl"))
     return int(value) + 1 if value in map(str, range(_LEVELS)) else 0
 
 
 def _value(element: Element | None) -> str:
-    return attribute(element, "val") if element is not None else ""
+    return find_attribute(element, "val") if element is not None else ""
 
 
-def _blocks(root: Iterable[Element], levels: dict[str, int]) -> Iterator[Block]:
+def _blocks(root: Iterable[Element], levels: dict[str, int]) -> Iterator[TextBlock]:
     for element in root:
-        name = local(element)
+        name = local_name(element)
         if name == "p":
-            properties = child(element, "pPr")
-            level = _outline(properties) or levels.get(_value(child(properties, "pStyle")), 0)
-            yield Block(_text(element), level)
+            properties = find_child(element, "pPr")
+            level = _outline(properties) or levels.get(_value(find_child(properties, "pStyle")), 0)
+            yield TextBlock(_text(element), level)
             for box in _boxes(element):
                 yield from _blocks(box, levels)
         elif name == "tr":
-            yield Block(" | ".join(_cells(element)))
+            yield TextBlock(" | ".join(_cells(element)))
         elif name not in _UNSEEN:
             yield from _blocks(element, levels)
 
 
 def _cells(row: Element) -> Iterator[str]:
     for element in row:
-        name = local(element)
+        name = local_name(element)
         if name == "tc":
             yield " ".join(block.text for block in _blocks(element, {}) if block.text)
         elif name not in _UNSEEN:
@@ -101,7 +101,7 @@ def _boxes(element: Element) -> Iterator[Element]:
     stack = list(element)
     while stack:
         inner = stack.pop(0)
-        name = local(inner)
+        name = local_name(inner)
         if name == _BOX:
             yield inner
         elif name not in _UNSEEN:
@@ -113,7 +113,7 @@ def _text(paragraph: Element) -> str:
     stack = list(paragraph)[::-1]
     while stack:
         element = stack.pop()
-        name = local(element)
+        name = local_name(element)
         if name == "t":
             parts.append(element.text or "")
         elif name in _GAPS:
@@ -128,5 +128,5 @@ def _text(paragraph: Element) -> str:
 
 
 def _is_hidden(element: Element) -> bool:
-    mark = child(element, "rPr", "vanish") if local(element) == "r" else None
-    return mark is not None and attribute(mark, "val") not in ("0", "false", "off")
+    mark = find_child(element, "rPr", "vanish") if local_name(element) == "r" else None
+    return mark is not None and find_attribute(mark, "val") not in ("0", "false", "off")

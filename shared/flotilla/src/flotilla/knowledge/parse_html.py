@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from flotilla.knowledge.documents import Block, Parsed
-from flotilla.knowledge.visibility import Visibility, alternative_text
+from flotilla.knowledge.documents import ParsedDocument, TextBlock
+from flotilla.knowledge.visibility import HtmlVisibility, image_alternative_text
 
 _SECTIONS = frozenset(
     (
@@ -40,29 +40,29 @@ _MIN_CONTENT = 200
 """Characters that a page holds beside its lists of links, if it is about something else."""
 
 
-def parse_html(text: str) -> Parsed:
+def parse_html(text: str) -> ParsedDocument:
     """Blocks of an HTML page: of its main part where it marks one, without navigation, scripts and forms."""
     page = LexborHTMLParser(text)
     title = page.css_first("title")
     blocks = _blocks_of(page)
     heading = next((block.text for block in blocks if block.level), "")
-    return Parsed(blocks, heading or (_squeeze(title.text()) if title else ""))
+    return ParsedDocument(blocks, heading or (_squeeze(title.text()) if title else ""))
 
 
-def inline_text(tag: str) -> str:
+def inline_tag_text(tag: str) -> str:
     """Return what a tag in a line of Markdown stands for: a picture's alternative text, a gap, or nothing."""
     node = LexborHTMLParser(tag.replace("</", "<", 1), is_fragment=True).css_first("*")
     if node is None:
         return ""
-    alternative = alternative_text(node)
+    alternative = image_alternative_text(node)
     return f" {alternative} " if alternative else " " * _is_apart(node.tag or "")
 
 
-def _blocks_of(page: LexborHTMLParser) -> list[Block]:
-    visibility = Visibility(page)
+def _blocks_of(page: LexborHTMLParser) -> list[TextBlock]:
+    visibility = HtmlVisibility(page)
     everything = _read(page.body, visibility)
     if _size(everything) < _MIN_CONTENT:  # lists of links are what the page is about
-        visibility = Visibility(page, lists_of_links=True)
+        visibility = HtmlVisibility(page, lists_of_links=True)
         everything = _read(page.body, visibility)
     mains = page.css(_MAIN)
     if len(mains) != 1:
@@ -71,14 +71,14 @@ def _blocks_of(page: LexborHTMLParser) -> list[Block]:
     return main if _MAIN_SHARE * _size(main) >= _size(everything) else everything
 
 
-def _read(root: LexborNode | None, visibility: Visibility) -> list[Block]:
+def _read(root: LexborNode | None, visibility: HtmlVisibility) -> list[TextBlock]:
     walk = _Walk(visibility)
     if root is not None:
         walk.take(root)
     return walk.blocks
 
 
-def _size(blocks: list[Block]) -> int:
+def _size(blocks: list[TextBlock]) -> int:
     return sum(len(block.text) for block in blocks)
 
 
@@ -89,8 +89,8 @@ def _squeeze(text: str) -> str:
 class _Walk:
     """Collects inline text until a block element begins or ends."""
 
-    def __init__(self, visibility: Visibility) -> None:
-        self.blocks: list[Block] = []
+    def __init__(self, visibility: HtmlVisibility) -> None:
+        self.blocks: list[TextBlock] = []
         self._visibility = visibility
         self._text: list[str] = []
         self._anchors: list[str] = []
@@ -107,7 +107,7 @@ class _Walk:
                 self._close(node)
             elif child.is_text_node:
                 self._text.append(child.text_content or "")
-            elif child.is_element_node and self._visibility.is_seen(child, self._within):
+            elif child.is_element_node and self._visibility.is_visible_content(child, self._within):
                 stack.append((child, self._open(child)))
         self._flush()
 
@@ -119,7 +119,7 @@ class _Walk:
             self._anchors.append(node.id)
         self._within[tag] += 1
         self._text.append("\n" if tag == "br" and self._pre else self._gap(tag))
-        self._text.append(alternative_text(node))
+        self._text.append(image_alternative_text(node))
         return _children(node)
 
     def _close(self, node: LexborNode) -> None:
@@ -149,7 +149,7 @@ class _Walk:
         text = raw.strip("\n").rstrip().expandtabs() if self._pre else _squeeze(raw).removesuffix(" |")
         self._text.clear()
         if text.strip():
-            self.blocks.append(Block(text, level, leads, tuple(self._anchors)))
+            self.blocks.append(TextBlock(text, level, leads, tuple(self._anchors)))
             self._anchors.clear()
 
 

@@ -8,7 +8,7 @@ from email.policy import default as default_policy
 from typing import TypeAlias
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Block, Parsed, Place, Upload
+from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock, UploadedDocument
 from flotilla.knowledge.kinds import MEDIA_TYPES
 
 MAX_PARTS = 1000
@@ -19,11 +19,11 @@ _HEADERS = ("From", "To", "Cc", "Date")
 _BODIES = ("text/plain", "text/html")
 _MESSAGE = "message/rfc822"
 
-ParsePart: TypeAlias = Callable[[Upload], Parsed]
+ParsePart: TypeAlias = Callable[[UploadedDocument], ParsedDocument]
 """How the content of a part is read; raises Invalid."""
 
 
-def parse_mail(content: bytes, parse_part: ParsePart) -> Parsed:
+def parse_mail(content: bytes, parse_part: ParsePart) -> ParsedDocument:
     """Blocks of the message and of its attachments; those that can't be read are named among what was skipped.
 
     Raises:
@@ -32,21 +32,21 @@ def parse_mail(content: bytes, parse_part: ParsePart) -> Parsed:
     message = message_from_bytes(content, policy=default_policy)
     reading = _Reading(parse_part)
     reading.message(message, 0)
-    return Parsed(reading.blocks, _header(message, "Subject"), tuple(reading.skipped))
+    return ParsedDocument(reading.blocks, _header(message, "Subject"), tuple(reading.skipped))
 
 
 @dataclass
 class _Reading:
     parse_part: ParsePart
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[TextBlock] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     parts: int = 0
 
     def message(self, message: Message, depth: int) -> None:
         subject = _header(message, "Subject")
-        self.blocks += [Block(subject, 1)] if subject else []
+        self.blocks += [TextBlock(subject, 1)] if subject else []
         lines = (f"{name}: {value}" for name in _HEADERS if (value := _header(message, name)))
-        self.blocks.append(Block("\n".join(lines)))
+        self.blocks.append(TextBlock("\n".join(lines)))
         self._part(message, depth)
 
     def _part(self, part: Message, depth: int) -> None:
@@ -76,7 +76,7 @@ class _Reading:
         except Invalid as error:
             self.skipped.append(f"attachment {name}: {str(error).removeprefix(f'{name}: ')}")
             return
-        self.blocks.append(Block(name, 1, place=Place(f"attachment {name}")))
+        self.blocks.append(TextBlock(name, 1, place=BlockPlace(f"attachment {name}")))
         self.blocks += [replace(block, place=_within(name, block.place)) for block in parsed.blocks]
         self.skipped += [f"attachment {name}: {one}" for one in parsed.skipped]
 
@@ -94,10 +94,12 @@ def _inner(part: Message) -> list[Message]:
     return [one for one in payload if isinstance(one, Message)] if isinstance(payload, list) else []
 
 
-def _upload(part: Message, name: str) -> Upload:
+def _upload(part: Message, name: str) -> UploadedDocument:
     charset = part.get_content_charset("")
     kind = part.get_content_type() if part.get_content_type() in MEDIA_TYPES else ""  # the name's ending decides
-    return Upload(uri=name, content=_bytes(part), media_type=f"{kind}; charset={charset}" if charset else kind)
+    return UploadedDocument(
+        uri=name, content=_bytes(part), media_type=f"{kind}; charset={charset}" if charset else kind
+    )
 
 
 def _bytes(part: Message) -> bytes:
@@ -113,5 +115,5 @@ def _header(message: Message, name: str) -> str:
         return ""
 
 
-def _within(name: str, place: Place | None) -> Place:
-    return Place(f"attachment {name}, {place.kind}", place.number) if place else Place(f"attachment {name}")
+def _within(name: str, place: BlockPlace | None) -> BlockPlace:
+    return BlockPlace(f"attachment {name}, {place.kind}", place.number) if place else BlockPlace(f"attachment {name}")

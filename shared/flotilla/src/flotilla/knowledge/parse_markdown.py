@@ -7,25 +7,25 @@ from urllib.parse import unquote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from flotilla.knowledge.documents import Block, Parsed
-from flotilla.knowledge.front_matter import front_matter
-from flotilla.knowledge.parse_html import inline_text, parse_html
+from flotilla.knowledge.documents import ParsedDocument, TextBlock
+from flotilla.knowledge.front_matter import split_front_matter
+from flotilla.knowledge.parse_html import inline_tag_text, parse_html
 
 _MAX_NESTING = 100
 _FOOTNOTE = "^"
 
 
-def parse_markdown(text: str) -> Parsed:
+def parse_markdown(text: str) -> ParsedDocument:
     """Blocks of a Markdown document. Marks go, words stay: link texts, code, alternative texts of images."""
-    titled, body = front_matter(text)
+    titled, body = split_front_matter(text)
     env: dict[str, Any] = {}
     tokens = MarkdownIt("commonmark", {"maxNesting": _MAX_NESTING}).enable("table").parse(body, env)
     blocks = [block for block in (*_blocks(tokens), *_footnotes(env)) if block.text]
-    return Parsed(blocks, titled or next((block.text for block in blocks if block.level), ""))
+    return ParsedDocument(blocks, titled or next((block.text for block in blocks if block.level), ""))
 
 
-def _blocks(tokens: Sequence[Token]) -> list[Block]:
-    blocks: list[Block] = []
+def _blocks(tokens: Sequence[Token]) -> list[TextBlock]:
+    blocks: list[TextBlock] = []
     row: list[str] | None = None
     level = 0
     for token in tokens:
@@ -34,25 +34,25 @@ def _blocks(tokens: Sequence[Token]) -> list[Block]:
         elif token.type == "tr_open":
             row = []
         elif token.type == "tr_close":
-            blocks.append(Block(" | ".join(row or [])))
+            blocks.append(TextBlock(" | ".join(row or [])))
             row = None
         elif token.type == "inline" and row is not None:
             row.append(_inline(token.children or []))
         elif token.type == "inline":
-            blocks.append(Block(_inline(token.children or []), level))
+            blocks.append(TextBlock(_inline(token.children or []), level))
             level = 0
         elif token.type in ("fence", "code_block"):
-            blocks.append(Block(token.content.strip("\n").expandtabs()))
+            blocks.append(TextBlock(token.content.strip("\n").expandtabs()))
         elif token.type == "html_block":
             blocks.extend(parse_html(token.content).blocks)
     return blocks
 
 
-def _footnotes(env: Mapping[str, Any]) -> Iterator[Block]:
+def _footnotes(env: Mapping[str, Any]) -> Iterator[TextBlock]:
     """`[^1]: Word` has the form of a link's target; in longer ones the parser sees a paragraph."""
     for label, target in env.get("references", {}).items():
         if label.startswith(_FOOTNOTE):
-            yield Block(f"{unquote(target['href'])} {target['title']}".strip())
+            yield TextBlock(f"{unquote(target['href'])} {target['title']}".strip())
 
 
 def _inline(children: Sequence[Token]) -> str:
@@ -65,5 +65,5 @@ def _words(token: Token) -> str:
     if token.type in ("softbreak", "hardbreak"):
         return " "
     if token.type == "html_inline":
-        return inline_text(token.content)
+        return inline_tag_text(token.content)
     return _inline(token.children) if token.children else ""

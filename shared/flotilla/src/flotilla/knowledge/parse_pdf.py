@@ -8,7 +8,7 @@ from pypdf import PageObject, PdfReader
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
 from flotilla.contracts.errors import Invalid
-from flotilla.knowledge.documents import Block, Parsed, Place
+from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock
 
 PAGE = "page"
 MAX_NAMED_PAGES = 20
@@ -18,7 +18,7 @@ _SHORT = 0.75
 _LOCKED = "is encrypted with a password: save it without one"
 
 
-def parse_pdf(content: bytes) -> Parsed:
+def parse_pdf(content: bytes) -> ParsedDocument:
     """Blocks of the pages. Pages without text, such as scans, are named among what was skipped.
 
     Raises:
@@ -35,14 +35,14 @@ def parse_pdf(content: bytes) -> Parsed:
     if not blocks:
         raise Invalid("has no text on its pages: if they are scans, recognize their text first (OCR)")
     title = str(reader.metadata.title or "").strip() if reader.metadata else ""
-    return Parsed(blocks, title, tuple(_without_text(empty)))
+    return ParsedDocument(blocks, title, tuple(_without_text(empty)))
 
 
-def _read(reader: PdfReader) -> tuple[list[Block], list[int]]:
-    blocks: list[Block] = []
+def _read(reader: PdfReader) -> tuple[list[TextBlock], list[int]]:
+    blocks: list[TextBlock] = []
     empty: list[int] = []
     for number, page in enumerate(reader.pages, 1):
-        found = [Block(text, place=Place(PAGE, number)) for text in _paragraphs(page)]
+        found = [TextBlock(text, place=BlockPlace(PAGE, number)) for text in _paragraphs(page)]
         blocks += found
         if not found:
             empty.append(number)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from xml.etree.ElementTree import Element
 
-from flotilla.knowledge.documents import Block, Parsed, Place
-from flotilla.knowledge.package import Package, attribute, child, local
+from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock
+from flotilla.knowledge.package import OfficePackage, find_attribute, find_child, local_name
 
 _TITLES = frozenset(("title", "ctrTitle"))
 _FURNITURE = frozenset(("sldNum", "dt", "ftr", "hdr", "sldImg"))
@@ -14,12 +14,12 @@ _UNSEEN = frozenset(("Fallback",))
 _DRAWN = frozenset(("chart", "diagramData"))
 
 
-def parse_pptx(package: Package) -> Parsed:
+def parse_pptx(package: OfficePackage) -> ParsedDocument:
     """Blocks of the slides that are shown; hidden ones are named among what was skipped."""
     main = package.main or ""
-    slides = {one.id: one.target for one in package.related(main) if one.kind == "slide"}
-    listed = child(package.xml(main), "sldIdLst")
-    blocks: list[Block] = []
+    slides = {one.id: one.target for one in package.related_parts(main) if one.kind == "slide"}
+    listed = find_child(package.xml(main), "sldIdLst")
+    blocks: list[TextBlock] = []
     skipped: list[str] = []
     for number, entry in enumerate(listed if listed is not None else (), 1):
         part = slides.get(_relation(entry), "")
@@ -27,9 +27,9 @@ def parse_pptx(package: Package) -> Parsed:
         if root.get("show") in ("0", "false"):
             skipped.append(f"slide {number}: is hidden")
             continue
-        place = Place(f"slide {number}")
+        place = BlockPlace(f"slide {number}")
         blocks += [replace(block, place=place) for block in _slide(package, part, root)]
-    return Parsed(blocks, next((block.text for block in blocks if block.level), ""), tuple(skipped))
+    return ParsedDocument(blocks, next((block.text for block in blocks if block.level), ""), tuple(skipped))
 
 
 def _relation(entry: Element) -> str:
@@ -37,55 +37,59 @@ def _relation(entry: Element) -> str:
     return next((value for name, value in entry.attrib.items() if name.endswith("}id")), "")
 
 
-def _slide(package: Package, part: str, root: Element) -> Iterator[Block]:
+def _slide(package: OfficePackage, part: str, root: Element) -> Iterator[TextBlock]:
     yield from _title_first([block for block in _shapes(root) if block.text])
-    for one in package.related(part):
+    for one in package.related_parts(part):
         if one.kind in _DRAWN:
             yield from _drawn(package.xml(one.target))
         elif one.kind == "notesSlide":
             yield from (replace(block, level=0) for block in _shapes(package.xml(one.target)) if block.text)
 
 
-def _title_first(blocks: list[Block]) -> list[Block]:
+def _title_first(blocks: list[TextBlock]) -> list[TextBlock]:
     return sorted(blocks, key=lambda block: not block.level)
 
 
-def _shapes(element: Element) -> Iterator[Block]:
+def _shapes(element: Element) -> Iterator[TextBlock]:
     kind = _placeholder(element)
     if kind in _FURNITURE:
         return
     for inner in element:
-        name = local(inner)
+        name = local_name(inner)
         if name == "p":
-            yield Block(_text(inner))
+            yield TextBlock(_text(inner))
         elif name == "tr":
-            yield Block(" | ".join(_text(cell) for cell in inner if local(cell) == "tc"))
+            yield TextBlock(" | ".join(_text(cell) for cell in inner if local_name(cell) == "tc"))
         elif name == "cNvPr":
-            yield Block(inner.get("descr", "").strip())
+            yield TextBlock(inner.get("descr", "").strip())
         elif name not in _UNSEEN:
             yield from _within(inner, kind)
 
 
-def _within(element: Element, kind: str) -> Iterator[Block]:
+def _within(element: Element, kind: str) -> Iterator[TextBlock]:
     for block in _shapes(element):
         yield replace(block, level=1) if kind in _TITLES and block.text else block
 
 
 def _placeholder(shape: Element) -> str:
-    mark = child(shape, "nvSpPr", "nvPr", "ph")
-    return attribute(mark, "type") if mark is not None else ""
+    mark = find_child(shape, "nvSpPr", "nvPr", "ph")
+    return find_attribute(mark, "type") if mark is not None else ""
 
 
 def _text(element: Element) -> str:
-    parts = (inner.text or "" if local(inner) == "t" else " " for inner in element.iter() if local(inner) in _INLINE)
+    parts = (
+        inner.text or "" if local_name(inner) == "t" else " "
+        for inner in element.iter()
+        if local_name(inner) in _INLINE
+    )
     return " ".join("".join(parts).split())
 
 
 _INLINE = frozenset(("t", "br", "tab", "p", "tc"))
 
 
-def _drawn(root: Element) -> Iterator[Block]:
+def _drawn(root: Element) -> Iterator[TextBlock]:
     """The words and values of a chart or diagram, each once."""
-    texts = dict.fromkeys(_text(element) if local(element) == "p" else (element.text or "").strip()
-                          for element in root.iter() if local(element) in ("p", "v"))  # fmt: skip
-    yield Block(" | ".join(filter(None, texts)))
+    texts = dict.fromkeys(_text(element) if local_name(element) == "p" else (element.text or "").strip()
+                          for element in root.iter() if local_name(element) in ("p", "v"))  # fmt: skip
+    yield TextBlock(" | ".join(filter(None, texts)))

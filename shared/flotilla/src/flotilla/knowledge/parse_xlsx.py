@@ -8,13 +8,13 @@ from typing import Any
 
 from openpyxl import load_workbook
 
-from flotilla.knowledge.documents import Block, Parsed, Place
-from flotilla.knowledge.tables import row_blocks
+from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock
+from flotilla.knowledge.tables import blocks_from_rows
 
 
-def parse_xlsx(content: bytes) -> Parsed:
+def parse_xlsx(content: bytes) -> ParsedDocument:
     """Blocks of the sheets that are shown; hidden ones are named among what was skipped."""
-    blocks: list[Block] = []
+    blocks: list[TextBlock] = []
     skipped: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about styles and charts, which are not read
@@ -25,9 +25,9 @@ def parse_xlsx(content: bytes) -> Parsed:
                 continue
             sheet.reset_dimensions()  # they may say anything
             kind = f"sheet {sheet.title}, row"
-            blocks.append(Block(sheet.title, 1, place=Place(kind)))
-            blocks += row_blocks(_rows(sheet), kind)
-    return Parsed(blocks if any(not block.level for block in blocks) else [], skipped=tuple(skipped))
+            blocks.append(TextBlock(sheet.title, 1, place=BlockPlace(kind)))
+            blocks += blocks_from_rows(_rows(sheet), kind)
+    return ParsedDocument(blocks if any(not block.level for block in blocks) else [], skipped=tuple(skipped))
 
 
 def _rows(sheet: Any) -> Iterator[Sequence[str]]:

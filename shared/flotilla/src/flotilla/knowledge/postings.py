@@ -48,7 +48,7 @@ class SlotRanges:
         self._starts = np.array([start for start, _ in ranges], np.int64)
         self._ends = self._starts + np.array([length for _, length in ranges], np.int64)
 
-    def without(self, found: PostingList) -> PostingList:
+    def postings_outside(self, found: PostingList) -> PostingList:
         """Return the postings that are in none of the ranges."""
         if not self._starts.size:
             return found
@@ -58,7 +58,7 @@ class SlotRanges:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredSlots:
     """Slots, best first, and their scores."""
 
     slots: list[int]
@@ -70,20 +70,20 @@ def pack(first_slot: int, passages: Sequence[AnalysedPassage]) -> Blocks:
     blocks: dict[tuple[str, int], bytearray] = defaultdict(bytearray)
     for slot, passage in enumerate(passages, first_slot):
         block, offset = divmod(slot, BLOCK_SLOTS)
-        length = min(passage.length, _MOST)
+        length = min(passage.term_count, _MOST)
         for term, count in passage.counts.items():
             blocks[term, block] += _PACKED.pack(offset, min(count, _MOST), length)
     return {key: bytes(packed) for key, packed in blocks.items()}
 
 
-def without(block: int, packed: bytes, slots: range) -> bytes:
+def postings_without_slots(block: int, packed: bytes, slots: range) -> bytes:
     """Return the postings of `block` less those of `slots`."""
     postings = np.frombuffer(packed, POSTING)
     place = block * BLOCK_SLOTS + postings["offset"].astype(np.int64)
     return postings[(place < slots.start) | (place >= slots.stop)].tobytes()
 
 
-def decode_blocks(rows: Sequence[tuple[int, bytes]]) -> PostingList:
+def decode_posting_blocks(rows: Sequence[tuple[int, bytes]]) -> PostingList:
     """Return the list that the blocks of one or more terms make."""
     postings: Postings = np.frombuffer(b"".join(packed for _, packed in rows), POSTING)
     sizes = [len(packed) // POSTING.itemsize for _, packed in rows]
@@ -96,7 +96,7 @@ def idf(passages: int, holding: int) -> float:
     return float(np.log1p((passages - holding + 0.5) / (holding + 0.5)))
 
 
-def best(weighted: Sequence[tuple[float, PostingList]], mean_length: float, most: int) -> Scored:
+def best(weighted: Sequence[tuple[float, PostingList]], mean_length: float, most: int) -> ScoredSlots:
     """Return the `most` slots with the highest BM25 score, ties by slot; fewer where fewer passages have a term.
     `weighted` is at least one list, each with the idf of its term."""
     slots = np.concatenate([found.slots for _, found in weighted])
@@ -107,7 +107,7 @@ def best(weighted: Sequence[tuple[float, PostingList]], mean_length: float, most
         kept = totals >= least
         places, totals = places[kept], totals[kept]
     order = np.lexsort((places, -totals))[:most]
-    return Scored(places[order].tolist(), totals[order].tolist())
+    return ScoredSlots(places[order].tolist(), totals[order].tolist())
 
 
 def _saturated(found: PostingList, mean_length: float) -> Floats:
@@ -126,7 +126,7 @@ def _summed(slots: Integers, weights: Floats) -> tuple[Integers, Floats]:
     return places, np.bincount(inverse, weights).astype(float)
 
 
-def by_term(rows: Iterable[tuple[str, int, bytes]]) -> dict[str, list[tuple[int, bytes]]]:
+def blocks_by_term(rows: Iterable[tuple[str, int, bytes]]) -> dict[str, list[tuple[int, bytes]]]:
     """Return the blocks of each term."""
     blocks: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
     for term, block, packed in rows:

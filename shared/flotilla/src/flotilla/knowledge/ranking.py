@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
 
-from flotilla.knowledge.analysis import AskedTerm, asked_terms
-from flotilla.knowledge.meaning import Embedded, Row, fused, nearest
-from flotilla.knowledge.postings import PostingList, SlotRanges, best, by_term, decode_blocks, idf
+from flotilla.knowledge.analysis import QueryTerm, query_terms
+from flotilla.knowledge.meaning import EmbeddedQuestion, Row, fuse_rankings, nearest_passages
+from flotilla.knowledge.postings import PostingList, SlotRanges, best, blocks_by_term, decode_posting_blocks, idf
 from flotilla.postgres import Connection
 
 COMPOUNDING = frozenset(("da", "de", "fi", "hu", "nl", "no", "sv"))
@@ -59,7 +59,7 @@ ORDER BY f.place
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankingOptions:
     """What a search shows."""
 
     per_document: int = 1
@@ -67,14 +67,14 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SearchRequest:
     """What a search is for."""
 
     query: str
     k: int
     session_id: str | None = None
     """Whose attachments are searched, too."""
-    meant: Embedded | None = None
+    meant: EmbeddedQuestion | None = None
     """The question's embedding where the tenant's passages have theirs."""
 
 
@@ -86,22 +86,24 @@ class _Lists:
     weight: float
 
 
-async def best_passages(connection: Connection, tenant_id: str, wanted: Wanted, *, ranking: Ranking) -> Sequence[Row]:
+async def best_passages(
+    connection: Connection, tenant_id: str, wanted: SearchRequest, *, ranking: RankingOptions
+) -> Sequence[Row]:
     """Return the best rows that are worth showing, best first. Wants one snapshot for its statements."""
     most = wanted.k * DEPTH
-    rows = await ranked(connection, tenant_id, wanted.query, most, wanted.session_id)
+    rows = await rank_rows(connection, tenant_id, wanted.query, most, wanted.session_id)
     if wanted.meant:
-        rows = fused(rows, await nearest(connection, tenant_id, wanted.meant, most, wanted.session_id))
+        rows = fuse_rankings(rows, await nearest_passages(connection, tenant_id, wanted.meant, most, wanted.session_id))
     return _chosen(rows, wanted.k, ranking.per_document)
 
 
-async def ranked(
+async def rank_rows(
     connection: Connection, tenant_id: str, query: str, most: int, session_id: str | None = None
 ) -> Sequence[Row]:
     """Return the `most` rows that rank highest. `score` is the share of the query's weight that the passage holds:
     about 1 when every term occurs once in a passage of normal length, at most 2.2."""
     statistics = await connection.fetchrow(_STATISTICS, tenant_id)
-    asked = asked_terms(query, statistics["languages"]) if statistics else []
+    asked = query_terms(query, statistics["languages"]) if statistics else []
     if statistics is None or not asked:
         return []
     rarest = await _rarest(connection, tenant_id, asked)
@@ -117,7 +119,7 @@ async def ranked(
     return [{**row, "by_words": row["score"]} for row in rows]
 
 
-async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]) -> list[AskedTerm]:
+async def _rarest(connection: Connection, tenant_id: str, asked: list[QueryTerm]) -> list[QueryTerm]:
     if len(asked) <= MAX_QUERY_TERMS:
         return asked
     rows = await connection.fetch(_RAREST, tenant_id, _forms(asked), MAX_QUERY_TERMS)
@@ -128,20 +130,22 @@ async def _rarest(connection: Connection, tenant_id: str, asked: list[AskedTerm]
 async def _read(
     connection: Connection,
     tenant_id: str,
-    asked: Sequence[AskedTerm],
+    asked: Sequence[QueryTerm],
     passages: int,
     left_out: SlotRanges,
     *,
     compounds: bool,
 ) -> _Lists:
     rows = await connection.fetch(_POSTINGS, tenant_id, _forms(asked))
-    blocks = by_term((row[0], row[1], row[2]) for row in rows)
+    blocks = blocks_by_term((row[0], row[1], row[2]) for row in rows)
     if compounds and (absent := _absent(asked, blocks)):
         rows = await connection.fetch(_COMPOUNDS, tenant_id, absent, MAX_COMPOUND_BLOCKS, _LAST)
-        blocks |= by_term((row[0], row[1], row[2]) for row in rows)
+        blocks |= blocks_by_term((row[0], row[1], row[2]) for row in rows)
     weighted, weight = [], 0.0
     for term in asked:
-        found = left_out.without(decode_blocks([block for form in term.forms for block in blocks.get(form, ())]))
+        found = left_out.postings_outside(
+            decode_posting_blocks([block for form in term.forms for block in blocks.get(form, ())])
+        )
         holding = min(passages, len(found.slots))
         if holding:
             weighted.append((idf(passages, holding), found))
@@ -150,7 +154,7 @@ async def _read(
     return _Lists(weighted, weight)
 
 
-def _absent(asked: Iterable[AskedTerm], known: Container[str]) -> list[str]:
+def _absent(asked: Iterable[QueryTerm], known: Container[str]) -> list[str]:
     """Return the words that no passage has and that are long enough to begin another one."""
     return [
         form
@@ -161,7 +165,7 @@ def _absent(asked: Iterable[AskedTerm], known: Container[str]) -> list[str]:
     ]
 
 
-def _forms(asked: Iterable[AskedTerm]) -> list[str]:
+def _forms(asked: Iterable[QueryTerm]) -> list[str]:
     return [form for term in asked for form in term.forms]
 
 

@@ -4,7 +4,7 @@ SAMPLE_CHARACTERS = 2000
 MIN_CERTAINTY = 0.9
 
 
-def language_of(text: str, default: str) -> str:
+def detect_language(text: str, default: str) -> str:
     """Return the language of `text`, and `default` where its beginning does not show it clearly."""
     from flotilla.knowledge.identifier import IDENTIFIER
 

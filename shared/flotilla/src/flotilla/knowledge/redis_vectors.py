@@ -71,7 +71,7 @@ class RedisVectors:
 
 
 @asynccontextmanager
-async def open_vectors(
+async def open_vector_store(
     settings: KnowledgeSettings, connect: Callable[[str], AbstractAsyncContextManager[Redis]]
 ) -> AsyncIterator[VectorStore | None]:
     """The store that the settings name; none where vectors are kept in PostgreSQL."""

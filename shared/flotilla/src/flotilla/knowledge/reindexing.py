@@ -12,8 +12,8 @@ import structlog
 
 from flotilla.knowledge import indexing
 from flotilla.knowledge.analysis import VERSION
-from flotilla.knowledge.documents import Piece
-from flotilla.knowledge.recognition import language_of
+from flotilla.knowledge.documents import UnstoredPassage
+from flotilla.knowledge.recognition import detect_language
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
@@ -33,7 +33,7 @@ WHERE tenant_id = $1 AND document_id = $2 ORDER BY ordinal
 log = structlog.get_logger(__name__)
 
 
-class Reindexing:
+class ReindexingJob:
     """Every replica may run one: the tenant's lock puts them one behind the other."""
 
     def __init__(self, pool: Pool, language: str) -> None:
@@ -45,12 +45,12 @@ class Reindexing:
         """Look for such documents now and then, until `stop`."""
         while not stop.is_set():
             try:
-                await self.reindex(stop)
+                await self.reindex_outdated(stop)
             except (*AWAY, asyncpg.PostgresError) as error:
                 log.warning("reindexing_interrupted", error=str(error))
             await sleep_or_stop(stop, LOOK_EVERY_S)
 
-    async def reindex(self, stop: asyncio.Event) -> int:
+    async def reindex_outdated(self, stop: asyncio.Event) -> int:
         """Index again what needs it, and return how many documents that were."""
         done = 0
         for (tenant_id,) in await self._pool.fetch(_TENANTS, VERSION):
@@ -67,14 +67,14 @@ class Reindexing:
             if row is None:
                 return False
             entry = await asyncio.to_thread(self._entry, row, await _pieces(connection, tenant_id, row["document_id"]))
-            await indexing.remove_entry(connection, tenant_id, row["document_id"])
-            await indexing.insert_into_index(connection, tenant_id, row["document_id"], entry)
+            await indexing.remove_from_index(connection, tenant_id, row["document_id"])
+            await indexing.index_document(connection, tenant_id, row["document_id"], entry)
             return True
 
-    def _entry(self, row: asyncpg.Record, pieces: list[Piece]) -> indexing.IndexEntry:
-        language = language_of(row["body"], self._language)
-        return indexing.entry(row["title"], pieces, language, row["content_hash"])
+    def _entry(self, row: asyncpg.Record, pieces: list[UnstoredPassage]) -> indexing.DocumentIndexEntry:
+        language = detect_language(row["body"], self._language)
+        return indexing.build_index_entry(row["title"], pieces, language, row["content_hash"])
 
 
-async def _pieces(connection: Connection, tenant_id: str, document_id: str) -> list[Piece]:
-    return [Piece(**row) for row in await connection.fetch(_PIECES, tenant_id, document_id)]
+async def _pieces(connection: Connection, tenant_id: str, document_id: str) -> list[UnstoredPassage]:
+    return [UnstoredPassage(**row) for row in await connection.fetch(_PIECES, tenant_id, document_id)]

@@ -3,20 +3,20 @@
 from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
-from flotilla.knowledge.documents import Added, Change, Upload
+from flotilla.knowledge.documents import DocumentChange, StoreResult, UploadedDocument
 
 
-class Retriever(Protocol):
+class DocumentRetriever(Protocol):
     """Documents in, passages out; every call acts for one tenant."""
 
-    async def add(self, tenant_id: str, upload: Upload) -> Added:
+    async def add(self, tenant_id: str, upload: UploadedDocument) -> StoreResult:
         """Add a document, or replace the one with its `uri`; the same content again changes nothing.
 
         Raises:
             Invalid: the document can't be read; the message says why.
         """
 
-    async def remove(self, tenant_id: str, document_id: str) -> Change:
+    async def remove(self, tenant_id: str, document_id: str) -> DocumentChange:
         """Remove a document and everything that finds it; return what it was.
 
         Raises:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from flotilla.knowledge.documents import Block, Piece
+from flotilla.knowledge.documents import TextBlock, UnstoredPassage
 
 TARGET_CHARACTERS = 900
 """A passage is closed when the next block would make it longer than this."""
@@ -25,14 +25,14 @@ class SplitDocument:
     """The document's text and its passages, in order."""
 
     text: str
-    pieces: list[Piece]
+    pieces: list[UnstoredPassage]
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
     start: int
     end: int
-    block: Block
+    block: TextBlock
     path: tuple[str, ...]
 
 
@@ -68,10 +68,10 @@ class _Open:
         return bool(span.block.leads or span.block.level) and self.spans[-1].end - span.start <= MAX_LEAD_CHARACTERS
 
 
-def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument:
+def split_into_passages(blocks: list[TextBlock], target: int = TARGET_CHARACTERS) -> SplitDocument:
     """Passages never overlap, never cross a section's heading, and keep a term with its definition."""
     text = _BETWEEN_BLOCKS.join(block.text for block in blocks)
-    pieces: list[Piece] = []
+    pieces: list[UnstoredPassage] = []
     opened = _Open()
     for span in _spans(blocks):
         begins_section = (span.block.level > 0 and opened.has_text) or opened.is_apart(span)
@@ -84,7 +84,7 @@ def split(blocks: list[Block], target: int = TARGET_CHARACTERS) -> SplitDocument
     return SplitDocument(text, pieces)
 
 
-def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
+def _close(opened: _Open, text: str, pieces: list[UnstoredPassage]) -> None:
     if not opened.spans:
         return
     anchors = tuple(anchor for span in opened.spans for anchor in span.block.anchors)
@@ -95,7 +95,9 @@ def _close(opened: _Open, text: str, pieces: list[Piece]) -> None:
         first = number == 0
         place = _place(span for span in opened.spans if span.start < end and start < span.end)
         pieces.append(
-            Piece(heading, start, end, text[start:end], leads if first else (), anchors if first else (), place)
+            UnstoredPassage(
+                heading, start, end, text[start:end], leads if first else (), anchors if first else (), place
+            )
         )
 
 
@@ -110,7 +112,7 @@ def _kind(span: _Span) -> str:
     return span.block.place.kind if span.block.place else ""
 
 
-def _spans(blocks: list[Block]) -> Iterator[_Span]:
+def _spans(blocks: list[TextBlock]) -> Iterator[_Span]:
     path: list[tuple[int, str]] = []
     at = 0
     for block in blocks:

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from flotilla.knowledge.documents import Block, Place
+from flotilla.knowledge.documents import BlockPlace, TextBlock
 
 MAX_NAME_CHARACTERS = 80
 _BETWEEN_CELLS = " | "
 
 
-def row_blocks(rows: Iterable[Sequence[str]], kind: str) -> Iterator[Block]:
+def blocks_from_rows(rows: Iterable[Sequence[str]], kind: str) -> Iterator[TextBlock]:
     """A block for each row that is not empty. `kind` names the rows in citations: `row`, `sheet Prices, row`."""
     names: Sequence[str] | None = None
     for number, row in enumerate(rows, 1):
         cells = [" ".join(cell.split()) for cell in row]
         if not any(cells):
             continue
-        yield Block(_BETWEEN_CELLS.join(_named(names or (), cells)), place=Place(kind, number))
+        yield TextBlock(_BETWEEN_CELLS.join(_named(names or (), cells)), place=BlockPlace(kind, number))
         if names is None and sum(map(bool, cells)) > 1:
             names = cells if _are_names(cells) else ()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 
-from flotilla.knowledge.unicode_form import bounded_marks
+from flotilla.knowledge.unicode_form import limit_combining_marks
 
 MAX_TERM_CHARACTERS = 64
 """A longer word counts by its beginning; a longer name only by its words."""
@@ -45,16 +45,16 @@ _UNSPACED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class WordsAndNames:
     """The words of a text in order, and the names that several of them make."""
 
     words: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
 
-def words_of(text: str, *, asked: bool = False) -> Words:
+def split_into_words(text: str, *, asked: bool = False) -> WordsAndNames:
     """Return the words of `text`. What is `asked` needs no single Han characters where there are pairs."""
-    found, form = Words(), normal(text)
+    found, form = WordsAndNames(), normalize_term(text)
     for run in (_ASCII_RUN if form.isascii() else _RUN).findall(form):
         if run.isascii() and run.isalnum():
             found.words.append(run[:MAX_TERM_CHARACTERS])
@@ -67,11 +67,11 @@ def words_of(text: str, *, asked: bool = False) -> Words:
     return found
 
 
-def normal(text: str) -> str:
+def normalize_term(text: str) -> str:
     """Return the one form of `text` that is indexed and asked for."""
     if text.isascii():
         return text.lower()
-    composed = unicodedata.normalize("NFKC", bounded_marks(_UNSEEN.sub("", text))).casefold()
+    composed = unicodedata.normalize("NFKC", limit_combining_marks(_UNSEEN.sub("", text))).casefold()
     return unicodedata.normalize("NFKC", composed)
 
 

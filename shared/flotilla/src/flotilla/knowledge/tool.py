@@ -5,12 +5,12 @@ from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
 from flotilla.contracts.tools import repeatable
-from flotilla.knowledge.retriever import Retriever
+from flotilla.knowledge.retriever import DocumentRetriever
 
 SEARCH_TOOL = "search_knowledge_base"
 
 
-class ForTenant(Protocol):
+class TenantContext(Protocol):
     """A search is always for a tenant: a `TaskContext` does."""
 
     @property
@@ -22,11 +22,11 @@ class ForTenant(Protocol):
         """Whose attachments are searched, too."""
 
 
-def search_tool(knowledge: Retriever) -> Callable[..., Awaitable[list[Passage]]]:
+def search_tool(knowledge: DocumentRetriever) -> Callable[..., Awaitable[list[Passage]]]:
     """The tool `search_knowledge_base`, under that name, over `knowledge`."""
 
     @repeatable
-    async def search_knowledge_base(ctx: ForTenant, query: str, top_k: int = 5) -> list[Passage]:
+    async def search_knowledge_base(ctx: TenantContext, query: str, top_k: int = 5) -> list[Passage]:
         """Search the documents for passages about `query` (a few words or a question) and give the `top_k` best."""
         return await knowledge.search(ctx.tenant_id, query, top_k, ctx.session_id)
 

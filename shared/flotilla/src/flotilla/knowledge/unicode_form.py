@@ -23,10 +23,10 @@ _WITH_MARKS = range(0x300, 0x1F000)
 def seen(text: str) -> str:
     """Return `text` composed (NFC), without the characters that nobody sees."""
     visible = _UNSEEN.sub("", text)
-    return visible if visible.isascii() else unicodedata.normalize("NFC", bounded_marks(visible))
+    return visible if visible.isascii() else unicodedata.normalize("NFC", limit_combining_marks(visible))
 
 
-def bounded_marks(text: str) -> str:
+def limit_combining_marks(text: str) -> str:
     """Return `text` with at most MAX_MARKS combining marks in a row, so that it can be normalised in linear time."""
     return text if text.isascii() else _too_many_marks().sub(r"\1", text)
 

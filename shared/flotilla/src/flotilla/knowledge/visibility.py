@@ -23,7 +23,7 @@ _MAX_NAMED = 100
 """Such elements of a page that are looked into: they may be nested, and each look is at all that is in them."""
 
 
-class Visibility:
+class HtmlVisibility:
     """Tells which elements of one page can be seen, at once or after a click."""
 
     def __init__(self, page: LexborHTMLParser, *, lists_of_links: bool = False) -> None:
@@ -31,7 +31,7 @@ class Visibility:
         self._named_left = 0 if lists_of_links else _MAX_NAMED
         self._opened = frozenset(target for opener in page.css(_OPENERS) for target in _targets(opener))
 
-    def is_seen(self, node: LexborNode, within: Mapping[str, int]) -> bool:
+    def is_visible_content(self, node: LexborNode, within: Mapping[str, int]) -> bool:
         """Whether the text of `node` is the page's content and visible. `within` counts the elements around it."""
         tag = node.tag or ""
         if tag in _NOT_TEXT or tag in _NOT_CONTENT:
@@ -64,7 +64,7 @@ class Visibility:
         )
 
 
-def alternative_text(node: LexborNode) -> str:
+def image_alternative_text(node: LexborNode) -> str:
     """Return the words that stand for a picture, between blanks; empty for all else."""
     attributes = node.attributes
     if node.tag in _PICTURES or (node.tag == "input" and attributes.get("type") == "image"):

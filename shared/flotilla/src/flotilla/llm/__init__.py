@@ -2,10 +2,10 @@
 
 from flotilla.llm.accounts import BudgetSpent
 from flotilla.llm.budget import TokenBudgetSpent, TokenLimits
-from flotilla.llm.calls import CallKey
-from flotilla.llm.confidence import UNSUPPORTED_LIMIT, Confidence, confidence_of
+from flotilla.llm.calls import StoredCallKey
+from flotilla.llm.confidence import UNSUPPORTED_LIMIT, Confidence, compute_confidence
 from flotilla.llm.create import create_model
-from flotilla.llm.extractive import EXTRACTIVE_MODEL, NOTHING_FOUND, ExtractiveModel, best_quote
+from flotilla.llm.extractive import EXTRACTIVE_MODEL, NOTHING_FOUND, ExtractiveModel, best_sentence
 from flotilla.llm.model import (
     ChatMessage,
     Completion,
@@ -19,16 +19,15 @@ from flotilla.llm.model import (
     ToolRequest,
     ToolSpec,
 )
-from flotilla.llm.money import Money, MoneyBudgetSpent, MoneyLimits, money_of
-from flotilla.llm.request_hash import request_hash
-from flotilla.llm.stored_calls import StoredCalls
+from flotilla.llm.money import MoneyBudget, MoneyBudgetSpent, MoneyLimits, create_money_budget
+from flotilla.llm.request_hash import hash_request
+from flotilla.llm.stored_calls import StoredModelCalls
 
 __all__ = [
     "EXTRACTIVE_MODEL",
     "NOTHING_FOUND",
     "UNSUPPORTED_LIMIT",
     "BudgetSpent",
-    "CallKey",
     "ChatMessage",
     "Completion",
     "CompletionRequest",
@@ -39,18 +38,19 @@ __all__ = [
     "ModelRefused",
     "ModelTimedOut",
     "ModelUnavailable",
-    "Money",
+    "MoneyBudget",
     "MoneyBudgetSpent",
     "MoneyLimits",
     "OnToken",
-    "StoredCalls",
+    "StoredCallKey",
+    "StoredModelCalls",
     "TokenBudgetSpent",
     "TokenLimits",
     "ToolRequest",
     "ToolSpec",
-    "best_quote",
-    "confidence_of",
+    "best_sentence",
+    "compute_confidence",
     "create_model",
-    "money_of",
-    "request_hash",
+    "create_money_budget",
+    "hash_request",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.names import TokenPayer
-from flotilla.llm.calls import CallKey
+from flotilla.llm.calls import StoredCallKey
 from flotilla.postgres import Connection
 
 RESERVATION_S = 300.0
@@ -45,7 +45,7 @@ class BudgetSpent(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class BudgetAccount:
     """One budget: the name under which it is counted, its limit, and what to say where it does not suffice."""
 
     name: str
@@ -53,12 +53,12 @@ class Account:
     refusal: str
 
 
-OnShort = Callable[[Account, int, int], BudgetSpent]
+OnShort = Callable[[BudgetAccount, int, int], BudgetSpent]
 """Makes the refusal of an account in which so much is used, and so much set aside by others."""
 
 
-async def set_aside(
-    connection: Connection, key: CallKey, accounts: Sequence[Account], needed: int, on_short: OnShort
+async def reserve_in_accounts(
+    connection: Connection, key: StoredCallKey, accounts: Sequence[BudgetAccount], needed: int, on_short: OnShort
 ) -> None:
     """Reserve `needed` in each account.
 
@@ -74,18 +74,20 @@ async def set_aside(
     await connection.execute(_RESERVE, key.tenant_id, key.task_id, key.call_index, list(by_name), needed, RESERVATION_S)
 
 
-async def count(connection: Connection, key: CallKey, accounts: Sequence[Account], amount: int) -> None:
+async def settle_in_accounts(
+    connection: Connection, key: StoredCallKey, accounts: Sequence[BudgetAccount], amount: int
+) -> None:
     """Count `amount` in each account, in the place of what was set aside."""
-    await give_back(connection, key)
+    await release_in_accounts(connection, key)
     await connection.execute(_USE, key.tenant_id, [account.name for account in accounts], amount)
 
 
-async def give_back(connection: Connection, key: CallKey) -> None:
+async def release_in_accounts(connection: Connection, key: StoredCallKey) -> None:
     """Release what was set aside."""
     await connection.execute(_RELEASE, key.tenant_id, key.task_id, key.call_index)
 
 
-async def asked_by(connection: Connection) -> Mapping[TokenPayer, str | None]:
+async def load_requester(connection: Connection) -> Mapping[TokenPayer, str | None]:
     """The person, and the service, who asked for what the transaction's task belongs to."""
     row = await connection.fetchrow(_ASKED_BY)
     return {"person": row["person"], "service": row["service"]} if row is not None else {}

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from flotilla.llm.server_sent_events import StreamTooLarge, server_sent_events
+from flotilla.llm.server_sent_events import StreamTooLarge, parse_server_sent_events
 
 MAX_EVENT_BYTES = 8_000_000
 MAX_ANSWER_BYTES = 32_000_000
@@ -30,18 +30,18 @@ class NoJson(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class AnswerDocument:
     """One document of an answer. `is_error`: it came as an event of that kind."""
 
     value: object
     is_error: bool = False
 
 
-DONE = Document(_DONE)
+DONE = AnswerDocument(_DONE)
 """The endpoint said that the answer is complete."""
 
 
-async def documents(body: AsyncIterator[bytes], content_type: str) -> AsyncIterator[Document]:
+async def stream_documents(body: AsyncIterator[bytes], content_type: str) -> AsyncIterator[AnswerDocument]:
     """Yield what the answer consists of, and `DONE` where the endpoint says that it is complete.
 
     Raises:
@@ -54,11 +54,11 @@ async def documents(body: AsyncIterator[bytes], content_type: str) -> AsyncItera
             yield document
         return
     for value in _read(await _whole(rest)):
-        yield Document(value)
+        yield AnswerDocument(value)
     yield DONE
 
 
-def documents_in(text: str) -> list[object]:
+def parse_documents(text: str) -> list[object]:
     """Return the documents in a text: one, the elements of a list, or one a line.
 
     Raises:
@@ -75,9 +75,11 @@ def documents_in(text: str) -> list[object]:
     return document if isinstance(document, list) else [document]
 
 
-async def _streamed(body: AsyncIterator[bytes]) -> AsyncIterator[Document]:
+async def _streamed(body: AsyncIterator[bytes]) -> AsyncIterator[AnswerDocument]:
     broken: NoJson | None = None
-    async for event in server_sent_events(body, max_event_bytes=MAX_EVENT_BYTES, max_stream_bytes=MAX_ANSWER_BYTES):
+    async for event in parse_server_sent_events(
+        body, max_event_bytes=MAX_EVENT_BYTES, max_stream_bytes=MAX_ANSWER_BYTES
+    ):
         data = _without_prefix(event.data)
         if _is_end(data):
             yield DONE
@@ -85,22 +87,22 @@ async def _streamed(body: AsyncIterator[bytes]) -> AsyncIterator[Document]:
         if broken:  # the answer goes on: it was not cut off there
             raise NoJson(broken.text, broken, is_whole=True)
         try:
-            values = documents_in(data) if data else []
+            values = parse_documents(data) if data else []
         except (ValueError, RecursionError) as invalid:
             if event.kind == "error":
-                yield Document(data, is_error=True)
+                yield AnswerDocument(data, is_error=True)
             elif event.kind == "message":
                 broken = NoJson(data, invalid)
             continue
         for value in values:
-            yield Document(value, event.kind == "error")
+            yield AnswerDocument(value, event.kind == "error")
     if broken:
         raise broken
 
 
 def _read(text: str) -> list[object]:
     try:
-        return documents_in(text)
+        return parse_documents(text)
     except (ValueError, RecursionError) as invalid:
         raise NoJson(text, invalid, is_whole=True) from invalid
 

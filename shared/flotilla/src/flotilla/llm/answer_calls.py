@@ -2,7 +2,7 @@
 
 OpenAI numbers parallel calls by `index`. Others use index 0 for all of them or none, repeat the name in each delta,
 give each delta an id of its own, or send the arguments as an object; a name after complete arguments then begins the
-next call. Arguments that are JSON with a known flaw are read as what they mean (`usable_arguments`).
+next call. Arguments that are JSON with a known flaw are read as what they mean (`repair_arguments`).
 """
 
 import ast
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from string import ascii_lowercase
 from typing import Any
 
-from flotilla.llm.answer_text import well_formed
+from flotilla.llm.answer_text import well_formed_unicode
 from flotilla.llm.model import ToolRequest
 
 _NONE = "{}"
@@ -63,7 +63,7 @@ class _Call:
             self.is_complete = self._depth <= 0
 
 
-class AnswerCalls:
+class ToolCallAssembler:
     """Takes the deltas in order."""
 
     def __init__(self, offered: Collection[str]) -> None:
@@ -91,15 +91,17 @@ class AnswerCalls:
         call.add(_as_json(arguments))
         self._calls.append(call)
 
-    def requests(self) -> Iterator[ToolRequest]:
+    def tool_requests(self) -> Iterator[ToolRequest]:
         """Yield the calls, each with an id of its own."""
         taken: set[str] = set()
         for n, call in enumerate(call for call in self._calls if call.name or call.arguments):
             call_id = call.call_id if call.call_id and call.call_id not in taken else f"call_{n}"
             taken.add(call_id)
-            arguments = usable_arguments("".join(call.arguments).strip() or _NONE)
+            arguments = repair_arguments("".join(call.arguments).strip() or _NONE)
             yield ToolRequest(
-                call_id=well_formed(call_id), name=well_formed(self._offered_as(call.name)), arguments=arguments
+                call_id=well_formed_unicode(call_id),
+                name=well_formed_unicode(self._offered_as(call.name)),
+                arguments=arguments,
             )
 
     def _offered_as(self, name: str) -> str:
@@ -136,7 +138,7 @@ class AnswerCalls:
         return piece if piece.startswith(name) else name + piece
 
 
-def usable_arguments(text: str) -> str:
+def repair_arguments(text: str) -> str:
     """Return the JSON object that `text` means, or `text` as it is where that is not certain.
 
     Models and their servers write objects twice encoded, between code fences, with a comma after the last member, with

@@ -7,7 +7,7 @@ _KNOWN = frozenset(("role", "content", "refusal", "tool_calls", "function_call")
 MAX_FIELDS = 32
 
 
-class AnswerFields:
+class AnswerFieldMerger:
     """Takes the deltas of a stream, or one whole message: texts and lists are joined, else the last value counts."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class AnswerFields:
         if isinstance(tokens, list):
             self._pieces.setdefault("logprobs", []).append(tokens)
 
-    def joined(self) -> dict[str, Any]:
+    def merged_fields(self) -> dict[str, Any]:
         """Return what came so far, by name."""
         return {name: _joined(pieces) for name, pieces in self._pieces.items()}
 

@@ -44,7 +44,7 @@ class _Part(Enum):
     JSON_CALL = 5
 
 
-class AnswerText:
+class AnswerTextAssembler:
     """Takes the pieces of an answer in order. Work is linear in the text, however it is cut into pieces."""
 
     def __init__(self, tools: Collection[str] = (), *, begins_with_reasoning: bool = False) -> None:
@@ -63,11 +63,11 @@ class AnswerText:
         """Return the visible text that is certain by now."""
         piece = self._surrogate + piece
         self._surrogate = piece[-1:] if piece and ord(piece[-1]) in _HIGH_SURROGATES else ""
-        return self._visible(well_formed(piece.removesuffix(self._surrogate) if self._surrogate else piece))
+        return self._visible(well_formed_unicode(piece.removesuffix(self._surrogate) if self._surrogate else piece))
 
     def end(self) -> str:
         """Return the visible text that was still held back."""
-        shown = self._visible(well_formed(self._surrogate))
+        shown = self._visible(well_formed_unicode(self._surrogate))
         self._surrogate = ""
         rest = "".join(self._kept) + self._tail
         self._kept, self._tail = [], ""
@@ -159,14 +159,14 @@ class AnswerText:
             self._kept.append(text)
 
     def _call_or_text(self, text: str, *, closed: bool) -> str:
-        calls = calls_in(text, self._tools)
+        calls = tool_calls_in_text(text, self._tools)
         if calls:
             self.calls.extend(calls)
             return ""
         return f"{self._opened_by}{text}{self._until if closed else ''}"
 
 
-def calls_in(text: str, tools: Collection[str]) -> list[dict[str, Any]]:
+def tool_calls_in_text(text: str, tools: Collection[str]) -> list[dict[str, Any]]:
     """Return the tool calls that `text` consists of; none if anything else is in it, or a tool was not offered."""
     plain = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     name = plain.partition("{")[0].removesuffix("[ARGS]")
@@ -192,7 +192,7 @@ def _call(document: object) -> dict[str, Any] | None:
     return {"name": name, "arguments": arguments} if isinstance(name, str) else None
 
 
-def well_formed(text: str) -> str:
+def well_formed_unicode(text: str) -> str:
     """Return `text` as Unicode that every store holds: surrogate pairs joined, lone surrogates and NUL as U+FFFD."""
     if not text.isascii():
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

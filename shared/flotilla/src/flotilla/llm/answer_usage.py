@@ -18,14 +18,14 @@ _NAMES = {
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 
 
-class AnswerUsage:
+class UsageCounter:
     """Takes every `usage` of a stream: one at the end, a running count, parts of one, floats, zeros."""
 
     def __init__(self) -> None:
         self._counted = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         self._cached = 0
 
-    def add_document(self, document: Mapping[str, Any]) -> None:
+    def add_usage(self, document: Mapping[str, Any]) -> None:
         """Take the usage of one chunk, or of a whole completion."""
         self.add(document.get("usage"))
         beside = document.get("x_groq")
@@ -47,7 +47,7 @@ class AnswerUsage:
         """Input tokens that the endpoint had in its cache."""
         return min(self._cached, self._counted["prompt_tokens"])
 
-    def tokens(self, input_characters: int, output_characters: int) -> TokenUsage:
+    def total_usage(self, input_characters: int, output_characters: int) -> TokenUsage:
         """Return what was counted; a side without a count is the total less the other, else an estimate. Some count
         reasoning only in the total: it is charged as output."""
         asked, answered, total = self._counted.values()

@@ -11,9 +11,16 @@ from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import TokenPayer, token_budget_name
 from flotilla.contracts.tasks import TokenUsage
-from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
+from flotilla.llm.accounts import (
+    BudgetAccount,
+    BudgetSpent,
+    load_requester,
+    release_in_accounts,
+    reserve_in_accounts,
+    settle_in_accounts,
+)
 from flotilla.llm.answer_usage import estimated_tokens
-from flotilla.llm.calls import CallKey
+from flotilla.llm.calls import StoredCallKey
 from flotilla.llm.chat_request import LONGEST_ANSWER
 from flotilla.llm.model import CompletionRequest
 from flotilla.postgres import Connection
@@ -61,7 +68,7 @@ class TokenBudget:
         self._limits = limits
         self._clock = clock
 
-    async def reserve(self, connection: Connection, key: CallKey, request: CompletionRequest) -> None:
+    async def reserve(self, connection: Connection, key: StoredCallKey, request: CompletionRequest) -> None:
         """Set aside what `request` may use.
 
         Raises:
@@ -70,38 +77,40 @@ class TokenBudget:
         accounts = await self._accounts(connection, key)
         if not accounts:
             return
-        needed = estimate(request)
+        needed = estimate_call_tokens(request)
 
-        def short(account: Account, used: int, held: int) -> TokenBudgetSpent:
+        def short(account: BudgetAccount, used: int, held: int) -> TokenBudgetSpent:
             return TokenBudgetSpent(
                 f"{used} of {account.limit} tokens are used, {held} are reserved, and this call may use "
                 f"{needed}: {account.refusal}"
             )
 
-        await set_aside(connection, key, accounts, needed, short)
+        await reserve_in_accounts(connection, key, accounts, needed, short)
 
-    async def settle(self, connection: Connection, key: CallKey, usage: TokenUsage) -> None:
+    async def settle(self, connection: Connection, key: StoredCallKey, usage: TokenUsage) -> None:
         """Count what the call used, in the place of what was reserved."""
         accounts = await self._accounts(connection, key)
         if accounts:
-            await count(connection, key, accounts, usage.input_tokens + usage.output_tokens)
+            await settle_in_accounts(connection, key, accounts, usage.input_tokens + usage.output_tokens)
 
-    async def release(self, connection: Connection, key: CallKey) -> None:
+    async def release(self, connection: Connection, key: StoredCallKey) -> None:
         """Give back what was set aside."""
         if self._limits != TokenLimits():
-            await give_back(connection, key)
+            await release_in_accounts(connection, key)
 
-    async def _accounts(self, connection: Connection, key: CallKey) -> list[Account]:
+    async def _accounts(self, connection: Connection, key: StoredCallKey) -> list[BudgetAccount]:
         scopes = self._of_the_asking(await self._asking(connection))
         if self._limits.per_run is not None and key.run_id is not None:
             refusal = f"run {key.run_id} can go no further (FLOTILLA_LLM_TOKENS_PER_RUN)"
-            scopes.append(Account(f"run:{key.run_id}", self._limits.per_run, refusal))
+            scopes.append(BudgetAccount(f"run:{key.run_id}", self._limits.per_run, refusal))
         if self._limits.per_tenant_day is not None:
             refusal = f"tenant {key.tenant_id} can go on after midnight UTC (FLOTILLA_LLM_TOKENS_PER_TENANT_DAY)"
-            scopes.append(Account(token_budget_name("tenant", self._today()), self._limits.per_tenant_day, refusal))
+            scopes.append(
+                BudgetAccount(token_budget_name("tenant", self._today()), self._limits.per_tenant_day, refusal)
+            )
         return scopes
 
-    def _of_the_asking(self, asked_by: Mapping[TokenPayer, str | None]) -> list[Account]:
+    def _of_the_asking(self, asked_by: Mapping[TokenPayer, str | None]) -> list[BudgetAccount]:
         """The budgets of the person, and of the service, who asked for what the call belongs to."""
         limits: Mapping[TokenPayer, int | None] = {
             "person": self._limits.per_person_day,
@@ -113,25 +122,25 @@ class TokenBudget:
             if name is not None and limit is not None:
                 setting = f"FLOTILLA_LLM_TOKENS_PER_{payer.upper()}_DAY"
                 refusal = f"the {payer} who asked can go on after midnight UTC ({setting})"
-                scopes.append(Account(token_budget_name(payer, self._today(), name), limit, refusal))
+                scopes.append(BudgetAccount(token_budget_name(payer, self._today(), name), limit, refusal))
         return scopes
 
     async def _asking(self, connection: Connection) -> Mapping[TokenPayer, str | None]:
         if self._limits.per_person_day is None and self._limits.per_service_day is None:
             return {}
-        return await asked_by(connection)
+        return await load_requester(connection)
 
     def _today(self) -> date:
         return self._clock().astimezone(UTC).date()
 
 
-def estimate(request: CompletionRequest) -> int:
+def estimate_call_tokens(request: CompletionRequest) -> int:
     """Tokens that the call may use, rather too many than too few."""
     output = request.max_tokens if request.max_tokens is not None else UNLIMITED_OUTPUT_TOKENS
-    return input_estimate(request) + output
+    return estimate_input_tokens(request) + output
 
 
-def input_estimate(request: CompletionRequest) -> int:
+def estimate_input_tokens(request: CompletionRequest) -> int:
     """Tokens that are sent, rather too many than too few."""
     characters = sum(len(message.content) for message in request.messages)
     characters += sum(len(call.arguments) for message in request.messages for call in message.tool_calls)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallKey:
+class StoredCallKey:
     """One of a task's requests. Together with the request itself it names the answer."""
 
     tenant_id: str

@@ -6,17 +6,17 @@ from typing import TypeAlias
 
 import structlog
 
-from flotilla.llm.circuit import Circuit, Passage
+from flotilla.llm.circuit import AdmittedCall, CircuitBreaker
 from flotilla.llm.model import (
     Completion,
     CompletionRequest,
-    Fallback,
     FallbackReason,
     LanguageModel,
     ModelRefused,
     ModelTimedOut,
     ModelUnavailable,
     OnToken,
+    SkippedModel,
 )
 from flotilla.llm.pace import Pace
 from flotilla.telemetry.metrics import LLM_FALLBACKS
@@ -31,7 +31,7 @@ class Link:
 
     model: LanguageModel
     pace: Pace
-    circuit: Circuit = field(default_factory=Circuit)
+    circuit: CircuitBreaker = field(default_factory=CircuitBreaker)
 
 
 class ModelChain:
@@ -48,7 +48,7 @@ class ModelChain:
         return model if isinstance(model, ModelChain) else ModelChain([Link(model, Pace(model.name, None))])
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def model_names(self) -> tuple[str, ...]:
         """Those that may answer."""
         return tuple(link.model.name for link in self._links)
 
@@ -64,12 +64,12 @@ class ModelChain:
             ModelUnavailable: none can now.
         """
         shown = _Shown(on_token)
-        passed: list[Fallback] = []
+        passed: list[SkippedModel] = []
         last: ModelUnavailable | None = None
         for link in self._links:
-            passage = link.circuit.let_through()
+            passage = link.circuit.admit_call()
             if passage is None:
-                passed.append(Fallback(model=link.model.name, reason="circuit_open"))
+                passed.append(SkippedModel(model=link.model.name, reason="circuit_open"))
                 continue
             try:
                 await _turn(link, passage)
@@ -84,8 +84,8 @@ class ModelChain:
         raise last or self._all_open()
 
     def _all_open(self) -> ModelUnavailable:
-        wait_s = min(link.circuit.closes_in_s for link in self._links)
-        names = ", ".join(self.names)
+        wait_s = min(link.circuit.retry_in_s for link in self._links)
+        names = ", ".join(self.model_names)
         return ModelUnavailable(f"{names}: failed too often, and are left alone for now", retry_after_s=wait_s)
 
     async def close(self) -> None:
@@ -107,37 +107,37 @@ class _Shown:
             await self._on_token(text)
 
 
-async def _turn(link: Link, passage: Passage) -> None:
+async def _turn(link: Link, passage: AdmittedCall) -> None:
     """Wait for the call's turn. That it gets none says nothing about the model, which was not asked."""
     try:
         await link.pace.turn()
     except BaseException as error:
-        link.circuit.abandoned(passage)
+        link.circuit.record_abandoned(passage)
         if isinstance(error, ModelUnavailable):
             error.model = link.model.name
         raise
 
 
-async def _asked(link: Link, passage: Passage, request: CompletionRequest, shown: _Shown, ask: Ask) -> Completion:
+async def _asked(link: Link, passage: AdmittedCall, request: CompletionRequest, shown: _Shown, ask: Ask) -> Completion:
     try:
         made = await ask(link.model, request, shown)
     except ModelUnavailable as error:
         error.model = link.model.name
-        link.circuit.failed(passage, error)
+        link.circuit.record_failure(passage, error)
         raise
     except ModelRefused as error:
         error.model = link.model.name
-        link.circuit.worked()
+        link.circuit.record_success()
         raise
     except BaseException:
-        link.circuit.abandoned(passage)
+        link.circuit.record_abandoned(passage)
         raise
-    link.circuit.worked()
+    link.circuit.record_success()
     return made
 
 
-def _passed(link: Link, error: ModelUnavailable) -> Fallback:
+def _passed(link: Link, error: ModelUnavailable) -> SkippedModel:
     reason: FallbackReason = "timed_out" if isinstance(error, ModelTimedOut) else "unavailable"
     LLM_FALLBACKS.labels(link.model.name, reason).inc()
     log.warning("model_passed_over", model=link.model.name, reason=reason, error=str(error))
-    return Fallback(model=link.model.name, reason=reason, usage=error.usage)
+    return SkippedModel(model=link.model.name, reason=reason, usage=error.usage)

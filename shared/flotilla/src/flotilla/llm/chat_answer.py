@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from flotilla.contracts.tasks import FinishReason, TokenUsage
-from flotilla.llm.answer_calls import AnswerCalls, is_json_object
-from flotilla.llm.answer_fields import AnswerFields
-from flotilla.llm.answer_text import AnswerText, well_formed
-from flotilla.llm.answer_usage import AnswerUsage
-from flotilla.llm.endpoint_words import one_line
+from flotilla.llm.answer_calls import ToolCallAssembler, is_json_object
+from flotilla.llm.answer_fields import AnswerFieldMerger
+from flotilla.llm.answer_text import AnswerTextAssembler, well_formed_unicode
+from flotilla.llm.answer_usage import UsageCounter
+from flotilla.llm.endpoint_words import to_one_safe_line
 from flotilla.llm.model import Completion, ModelRefused, ModelUnavailable, ToolRequest
 
 _UNTOLD = ("", "null", "none")
@@ -31,7 +31,7 @@ _LOWEST_LOGPROB = -100.0
 """Endpoints write -9999 or -inf for a probability that they do not know."""
 
 
-class ChatAnswer:
+class ChatAnswerAssembler:
     """Takes the documents of an answer in order."""
 
     def __init__(
@@ -44,17 +44,17 @@ class ChatAnswer:
         keeps_all: bool = False,
     ) -> None:
         self._model = model
-        self._more = AnswerFields() if keeps_all else None
+        self._more = AnswerFieldMerger() if keeps_all else None
         self._response_id = ""
         self._input_characters = input_characters
-        self._text = AnswerText(tools, begins_with_reasoning=begins_with_reasoning)
+        self._text = AnswerTextAssembler(tools, begins_with_reasoning=begins_with_reasoning)
         self._visible: list[str] = []
         self._output_characters = 0
         self._refusal: list[str] = []
         self._logprobs: list[float] = []
         self._unknown_logprobs = 0
-        self._calls = AnswerCalls(tools)
-        self._usage = AnswerUsage()
+        self._calls = ToolCallAssembler(tools)
+        self._usage = UsageCounter()
         self._finish_reason = ""
         self._has_begun = False
         self._has_delta = False
@@ -71,11 +71,11 @@ class ChatAnswer:
         if "choices" not in document and "usage" not in document:
             self._other_form = self._other_form or _members_of(document)
         if (model := document.get("model")) and isinstance(model, str):
-            self._model = well_formed(model[:_MAX_MODEL_CHARACTERS])
+            self._model = well_formed_unicode(model[:_MAX_MODEL_CHARACTERS])
         if not self._response_id and isinstance(response_id := document.get("id"), str):
-            self._response_id = well_formed(response_id[:_MAX_MODEL_CHARACTERS])
+            self._response_id = well_formed_unicode(response_id[:_MAX_MODEL_CHARACTERS])
         self._has_begun = True
-        self._usage.add_document(document)
+        self._usage.add_usage(document)
         return "".join(map(self._of_choice, self._first_choices(document)))
 
     @property
@@ -94,13 +94,13 @@ class ChatAnswer:
         return late + self._show(self._text.end())
 
     @property
-    def usage(self) -> TokenUsage | None:
+    def tokens_so_far(self) -> TokenUsage | None:
         """The tokens of what came so far; None if nothing did."""
         if not self._has_begun:
             return None
-        return self._usage.tokens(self._input_characters, self._output_characters)
+        return self._usage.total_usage(self._input_characters, self._output_characters)
 
-    def completion(self) -> Completion:
+    def to_completion(self) -> Completion:
         """Return the whole answer; call `end` first.
 
         Raises:
@@ -110,8 +110,8 @@ class ChatAnswer:
         self._check_complete()
         for call in self._text.calls:
             self._calls.add_whole(call["name"], call["arguments"])
-        calls = tuple(self._calls.requests())
-        text, refused = "".join(self._visible), well_formed("".join(self._refusal))
+        calls = tuple(self._calls.tool_requests())
+        text, refused = "".join(self._visible), well_formed_unicode("".join(self._refusal))
         reason = self._reason(refused)
         if self._more is None:
             self._check_usable(text or refused, calls, reason)
@@ -119,12 +119,12 @@ class ChatAnswer:
             text=text or refused,
             model=self._model,
             finish_reason="tool_calls" if calls and (reason != "length" or self._more is None) else reason,
-            usage=self.usage or TokenUsage(),
+            usage=self.tokens_so_far or TokenUsage(),
             logprobs=self._known_logprobs(),
             tool_calls=calls,
             cached_input_tokens=self._usage.cached_input_tokens,
             response_id=self._response_id,
-            more=self._more.joined() if self._more else {},
+            more=self._more.merged_fields() if self._more else {},
         )
 
     def _reason(self, refused: str) -> FinishReason:
@@ -158,15 +158,15 @@ class ChatAnswer:
         self._take_logprobs(choice.get("logprobs"))
         delta = self._delta_of(choice)
         if not isinstance(delta, Mapping):
-            return self._feed(text_of(choice.get("text")) or text_of(delta))
+            return self._feed(message_text(choice.get("text")) or message_text(delta))
         for call in _listed(delta.get("tool_calls")):
             self._calls.add(call)
         self._add_function_call(delta.get("function_call"))
         if self._more is not None:
             self._more.add(delta, choice.get("logprobs"))
-        self._output_characters += max(len(text_of(delta.get(name))) for name in _REASONING)
+        self._output_characters += max(len(message_text(delta.get(name))) for name in _REASONING)
         self._refusal.append(_refusal_in(delta))
-        return self._feed(text_of(delta.get("content")))
+        return self._feed(message_text(delta.get("content")))
 
     def _delta_of(self, choice: Mapping[str, Any]) -> object:
         """A stream's piece, or the whole message; some end a stream with the message of all its pieces."""
@@ -234,20 +234,20 @@ class ChatAnswer:
 _LENGTH_HINT = "raise FLOTILLA_LLM_MAX_OUTPUT_TOKENS, or the limit of the endpoint"
 
 
-def text_of(content: object) -> str:
+def message_text(content: object) -> str:
     """Return the text of a message's content: a text, or a list of parts of which the texts count."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
         text = content.get("text", content.get("value"))
-        return text_of(text) if content.get("type", "text") in _TEXT_PARTS else ""
-    return "".join(map(text_of, content)) if isinstance(content, list) else ""
+        return message_text(text) if content.get("type", "text") in _TEXT_PARTS else ""
+    return "".join(map(message_text, content)) if isinstance(content, list) else ""
 
 
 def _refusal_in(delta: Mapping[str, Any]) -> str:
     parts = delta.get("content")
     refused = [part.get("refusal") for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
-    return text_of(delta.get("refusal")) + text_of([part for part in refused if part])
+    return message_text(delta.get("refusal")) + message_text([part for part in refused if part])
 
 
 def _finish_reason_in(choice: Mapping[str, Any]) -> str:
@@ -266,7 +266,9 @@ def _number_of(index: object) -> object:
 
 
 def _members_of(document: Mapping[str, Any]) -> str:
-    return "with " + one_line(", ".join(key[:40] for key in list(document)[:6])) if document else "an empty object"
+    return (
+        "with " + to_one_safe_line(", ".join(key[:40] for key in list(document)[:6])) if document else "an empty object"
+    )
 
 
 def _any(words: Sequence[str], text: str) -> bool:

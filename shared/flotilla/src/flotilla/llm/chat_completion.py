@@ -12,7 +12,7 @@ from flotilla.llm.model import Completion
 _END = b"data: [DONE]\n\n"
 
 
-def document_of(completion: Completion, head: dict[str, Any]) -> dict[str, Any]:
+def completion_document(completion: Completion, head: dict[str, Any]) -> dict[str, Any]:
     """The answer as one document. `head` has its `id`, `created` and `model`."""
     choice = {
         "index": 0,
@@ -20,7 +20,7 @@ def document_of(completion: Completion, head: dict[str, Any]) -> dict[str, Any]:
         "finish_reason": _finish_reason(completion),
         "logprobs": _logprobs(completion),
     }
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage_of(completion)}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": openai_usage(completion)}
 
 
 def text_chunk(text: str, head: dict[str, Any]) -> bytes:
@@ -28,7 +28,7 @@ def text_chunk(text: str, head: dict[str, Any]) -> bytes:
     return _event(head, [_choice({"role": "assistant", "content": text})])
 
 
-def last_chunks(completion: Completion, head: dict[str, Any], *, with_usage: bool) -> Iterator[bytes]:
+def final_chunks(completion: Completion, head: dict[str, Any], *, with_usage: bool) -> Iterator[bytes]:
     """What follows the text: calls of tools and other fields, why it ended, the usage, and the end of the stream."""
     delta = _beside(completion)
     for number, call in enumerate(delta.get("tool_calls", ())):
@@ -39,11 +39,11 @@ def last_chunks(completion: Completion, head: dict[str, Any], *, with_usage: boo
         head, [{**_choice({}), "finish_reason": _finish_reason(completion), "logprobs": _logprobs(completion)}]
     )
     if with_usage:
-        yield _event(head, [], usage=usage_of(completion))
+        yield _event(head, [], usage=openai_usage(completion))
     yield _END
 
 
-def usage_of(completion: Completion) -> dict[str, Any]:
+def openai_usage(completion: Completion) -> dict[str, Any]:
     """The tokens in OpenAI's form."""
     usage = completion.usage
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.values import to_storable
-from flotilla.llm.chat_answer import text_of
+from flotilla.llm.chat_answer import message_text
 from flotilla.llm.model import ChatMessage, CompletionRequest, Role, ToolRequest, ToolSpec
 
 DEFAULT_MODEL = "default"
@@ -20,7 +20,7 @@ LONGEST_ANSWER = ("max_tokens", "max_completion_tokens")
 _ROLES: Mapping[object, Role] = {"system": "system", "developer": "system", "assistant": "assistant", "tool": "tool"}
 
 
-def chat_request(body: object) -> CompletionRequest:
+def parse_chat_request(body: object) -> CompletionRequest:
     """Return the request that a JSON body is.
 
     Raises:
@@ -66,7 +66,7 @@ def _message(message: dict[str, Any]) -> ChatMessage:
     call_id = message.get("tool_call_id")
     return ChatMessage(
         role=_ROLES.get(message.get("role"), "user"),
-        content=text_of(message.get("content")),
+        content=message_text(message.get("content")),
         tool_calls=tuple(_call(call) for call in calls) if isinstance(calls, list) else (),
         tool_call_id=call_id if isinstance(call_id, str) else None,
     )

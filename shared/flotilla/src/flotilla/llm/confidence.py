@@ -22,7 +22,7 @@ class Confidence:
     basis: ConfidenceBasis
 
 
-def confidence_of(completion: Completion, cited: Sequence[Source]) -> Confidence:
+def compute_confidence(completion: Completion, cited: Sequence[Source]) -> Confidence:
     """From the tokens' probabilities where the endpoint gave them (their geometric mean), else from the best retrieval
     score among the sources that the answer cites."""
     if completion.logprobs:

@@ -18,7 +18,7 @@ from flotilla.llm.pace import Pace
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class ModelSettings:
+class ModelOverrides:
     """What is different for one model, from the file of `FLOTILLA_LLM_MODELS`."""
 
     name: str
@@ -47,7 +47,7 @@ class ModelSettings:
         return settings.model_copy(update=changed)
 
 
-_MODELS = TypeAdapter(dict[str, list[ModelSettings]])
+_MODELS = TypeAdapter(dict[str, list[ModelOverrides]])
 
 
 def create_model(settings: LlmSettings, terms_for: Callable[[Sequence[Passage]], Terms] | None = None) -> LanguageModel:
@@ -66,17 +66,17 @@ def create_model(settings: LlmSettings, terms_for: Callable[[Sequence[Passage]],
         )
     names = dict.fromkeys((settings.llm_model, *settings.llm_fallbacks))
     known = {} if settings.llm_models is None else _read_models(settings.llm_models)
-    links = [_link(settings, known.get(name) or ModelSettings(name=name)) for name in names]
+    links = [_link(settings, known.get(name) or ModelOverrides(name=name)) for name in names]
     return links[0].model if len(links) == 1 and not known else ModelChain(links)
 
 
-def _link(settings: LlmSettings, one: ModelSettings) -> Link:
+def _link(settings: LlmSettings, one: ModelOverrides) -> Link:
     from flotilla.llm.openai_model import OpenAiModel
 
     return Link(OpenAiModel(one.over(settings), one.name), Pace(one.name, one.requests_per_minute))
 
 
-def _read_models(file: Path) -> dict[str, ModelSettings]:
+def _read_models(file: Path) -> dict[str, ModelOverrides]:
     try:
         found = _MODELS.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, UnicodeError) as error:

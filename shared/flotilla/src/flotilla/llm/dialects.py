@@ -14,7 +14,7 @@ from flotilla.llm.model import ChatMessage, CompletionRequest, ToolSpec
 _CHOICES = ("auto", "none", "required")
 
 
-def request_body(
+def build_request_body(
     model: str, request: CompletionRequest, dialect: Collection[LlmDialectWord], *, logprobs: bool
 ) -> dict[str, Any]:
     """Return the JSON body of `request`, streamed unless the dialect says otherwise."""

@@ -27,7 +27,7 @@ _SHORTEST_SECRET = 8
 """A shorter one is a word that an endpoint may say for other reasons."""
 
 
-def endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
+def create_endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
     """Return the client. The caller closes it.
 
     Raises:
@@ -60,14 +60,14 @@ def endpoint_client(settings: LlmSettings) -> openai.AsyncOpenAI:
     )
 
 
-def secrets_of(settings: LlmSettings) -> tuple[str, ...]:
+def endpoint_secrets(settings: LlmSettings) -> tuple[str, ...]:
     """Return what is sent to the endpoint and must not be shown, the longest first."""
     given = (settings.openai_api_key, *settings.llm_extra_headers.values())
     found = {value.get_secret_value() for value in given if value is not None}
     return tuple(sorted((secret for secret in found if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
-def provider_at(host: str) -> str:
+def provider_name(host: str) -> str:
     """Return who runs the endpoint, as OpenTelemetry's GenAI conventions name them; `openai`, whose form it speaks,
     where the host tells nothing."""
     return next((name for domain, name in _PROVIDERS.items() if f".{host}".endswith(f".{domain}")), "openai")

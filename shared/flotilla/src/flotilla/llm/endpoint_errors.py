@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from flotilla.llm.endpoint_words import EndpointError
+from flotilla.llm.endpoint_words import EndpointErrorText
 from flotilla.llm.model import ModelRefused, ModelUnavailable
 
 _RETRYABLE_STATUS = frozenset((408, 409, 423, 425, 429, 499))
@@ -66,22 +66,22 @@ _PARAMETER_HINTS = (
 )
 
 
-def refusal(
-    model: str, error: EndpointError, status: int | None = None, retry_after_s: float | None = None
+def error_from_endpoint(
+    model: str, error: EndpointErrorText, status: int | None = None, retry_after_s: float | None = None
 ) -> ModelRefused | ModelUnavailable:
     """Return what to raise for `error`. `status` is None inside a stream, and where the status reported success."""
     status = status if status is not None else _status_in(error)
     answered = f"answered {status}" if status is not None else "answered with an error"
     said = f"model {model} {answered}: {error.message}"
     if _is_final(error, status):
-        hint = advice(error, status)
+        hint = setting_to_change(error, status)
         return ModelRefused(f"{said}; {hint}" if hint else said)
     return ModelUnavailable(said, retry_after_s=error.retry_after_s if retry_after_s is None else retry_after_s)
 
 
-def advice(error: EndpointError, status: int | None) -> str:
+def setting_to_change(error: EndpointErrorText, status: int | None) -> str:
     """Return which setting to change, or an empty text where none would help."""
-    words = error.words
+    words = error.all_text
     by_words = (hint for looked_for, hint in _WORD_HINTS if _any(looked_for, words))
     if hint := next(by_words, "") or _STATUS_HINTS.get(status or 0, ""):
         return hint
@@ -120,22 +120,22 @@ def _max_tokens_hint(words: str) -> str:
     return "change FLOTILLA_LLM_MAX_OUTPUT_TOKENS to what the model allows"
 
 
-def _is_final(error: EndpointError, status: int | None) -> bool:
-    words = error.words
-    if error.retry_after_s is not None and "insufficient_quota" not in error.named:
+def _is_final(error: EndpointErrorText, status: int | None) -> bool:
+    words = error.all_text
+    if error.retry_after_s is not None and "insufficient_quota" not in error.code_and_type:
         return False  # some call a rate limit a quota, and say when it is over
     if _any(_QUOTA_WORDS + _CONTEXT_WORDS + _FILTER_WORDS, words):
         return True
     if status is not None and status < _SERVER_ERROR:
         return status not in _RETRYABLE_STATUS
-    if _any(_BUSY_WORDS, error.named):
+    if _any(_BUSY_WORDS, error.code_and_type):
         return False
-    if _any(_FINAL_WORDS, error.named) or status in _NEVER_SERVED:
+    if _any(_FINAL_WORDS, error.code_and_type) or status in _NEVER_SERVED:
         return True
     return status is None and not _any(_BUSY_MESSAGE, words) and _any(_FINAL_MESSAGE, words)
 
 
-def _status_in(error: EndpointError) -> int | None:
+def _status_in(error: EndpointErrorText) -> int | None:
     """The HTTP status that an error inside a stream gives as its code."""
     return int(error.code) if error.code.isdecimal() and len(error.code) == len("404") else None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flotilla.llm.answer_text import well_formed
+from flotilla.llm.answer_text import well_formed_unicode
 
 MAX_REASON_CHARACTERS = 600
 _MAX_NESTED = 4
@@ -19,7 +19,7 @@ _RETRY_DELAY = re.compile(r"(\d{1,6}(?:\.\d+)?)s")
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointError:
+class EndpointErrorText:
     """An endpoint's own words: `message`, and `code`, `type` and `param` where it names them."""
 
     message: str
@@ -30,17 +30,17 @@ class EndpointError:
     """How long it asks to wait, inside the answer."""
 
     @property
-    def named(self) -> str:
+    def code_and_type(self) -> str:
         """Its code and type in lower case."""
         return f"{self.code} {self.type}".lower()
 
     @property
-    def words(self) -> str:
+    def all_text(self) -> str:
         """All of it in lower case, to look for what it is about."""
-        return f"{self.named} {self.param} {self.message}".lower()
+        return f"{self.code_and_type} {self.param} {self.message}".lower()
 
 
-def endpoint_error(document: object) -> EndpointError | None:
+def parse_json_error(document: object) -> EndpointErrorText | None:
     """Return the error that a JSON answer is, or None if it is none."""
     if isinstance(document, Sequence) and not isinstance(document, str) and document:
         document = document[0]
@@ -50,22 +50,22 @@ def endpoint_error(document: object) -> EndpointError | None:
         error = _error_of(document)
         return _named(error) if error else None
     except RecursionError:
-        return EndpointError("an error that is nested too deep")
+        return EndpointErrorText("an error that is nested too deep")
 
 
-def text_error(body: str) -> EndpointError:
+def parse_text_error(body: str) -> EndpointErrorText:
     """Return the error of an answer that is not JSON: an HTML page is named by its title."""
     start = body[:4096].lstrip()
     if start[:1] != "<":
-        return EndpointError(one_line(body.strip()) or "an empty answer")
+        return EndpointErrorText(to_one_safe_line(body.strip()) or "an empty answer")
     kind = "an HTML page" if "html" in start.lower() else "an XML document"
     title = _MARKUP_TITLE.search(body[:65_536])
-    return EndpointError(kind + (f" ({one_line(title[2].strip())})" if title and title[2].strip() else ""))
+    return EndpointErrorText(kind + (f" ({to_one_safe_line(title[2].strip())})" if title and title[2].strip() else ""))
 
 
-def one_line(text: str) -> str:
+def to_one_safe_line(text: str) -> str:
     """Return one line of at most `MAX_REASON_CHARACTERS`, in which nothing steers a terminal or a log."""
-    head = well_formed(text[: MAX_REASON_CHARACTERS * 2])
+    head = well_formed_unicode(text[: MAX_REASON_CHARACTERS * 2])
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in head).split())
     is_cut = len(line) > MAX_REASON_CHARACTERS or len(text) > len(head)
     return line[:MAX_REASON_CHARACTERS] + ("…" if is_cut else "")
@@ -88,17 +88,17 @@ def _error_of(document: Mapping[str, Any]) -> object:
     return document.get("errors")
 
 
-def _named(error: object) -> EndpointError:
+def _named(error: object) -> EndpointErrorText:
     error = _innermost(error)
     if not isinstance(error, Mapping):
-        return EndpointError(one_line(_plain(error)))
+        return EndpointErrorText(to_one_safe_line(_plain(error)))
     message, code = _message_in(error), error.get("code") or error.get("status") or error.get("status_code")
     param = error.get("param") or _place_in(error.get("detail"))
-    return EndpointError(
-        one_line(_plain(message)),
-        one_line(str(code or "")),
-        one_line(str(error.get("type") or "")),
-        one_line(str(param or "")),
+    return EndpointErrorText(
+        to_one_safe_line(_plain(message)),
+        to_one_safe_line(str(code or "")),
+        to_one_safe_line(str(error.get("type") or "")),
+        to_one_safe_line(str(param or "")),
         _delay_in(error.get("details")),
     )
 

@@ -48,7 +48,7 @@ Terms: TypeAlias = Callable[[str], frozenset[str]]
 """What of a text is compared."""
 
 
-def english_terms(text: str) -> frozenset[str]:
+def english_stems(text: str) -> frozenset[str]:
     """Return the words of an English text, without endings and those that carry no meaning."""
     words = (word.lower() for word in _WORD.findall(text))
     return frozenset(_stem(word) for word in words if word not in _STOP_WORDS)
@@ -79,7 +79,7 @@ class ExtractiveModel:
 
     def __init__(self, terms_for: Callable[[Sequence[Passage]], Terms] | None = None) -> None:
         """`terms_for` gives the analysis of the passages' language; without it they are taken for English."""
-        self._terms_for = terms_for or (lambda _: english_terms)
+        self._terms_for = terms_for or (lambda _: english_stems)
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """Quote and cite; answer that nothing fits where nothing does. Tokens are words here.
@@ -92,7 +92,7 @@ class ExtractiveModel:
                 f"{self.name} quotes passages and holds no conversation: set OPENAI_BASE_URL and FLOTILLA_LLM_MODEL"
             )
         query, passages = (request.grounding.query, request.grounding.passages) if request.grounding else ("", ())
-        text = answer(query, passages, self._terms_for(passages))
+        text = compose_answer(query, passages, self._terms_for(passages))
         pieces = re.findall(r"\S+\s*", text)
         if on_token:
             for piece in pieces:
@@ -106,7 +106,7 @@ class ExtractiveModel:
         """Hold nothing open."""
 
 
-def answer(query: str, passages: Sequence[Passage], terms: Terms = english_terms) -> str:
+def compose_answer(query: str, passages: Sequence[Passage], terms: Terms = english_stems) -> str:
     """The best sentences, each with the number of its passage: `Cats sleep all day. [2]`."""
     sentences = [
         sentence
@@ -118,7 +118,7 @@ def answer(query: str, passages: Sequence[Passage], terms: Terms = english_terms
     return " ".join(f"{sentence.text} [{sentence.passage}]" for sentence in chosen) or NOTHING_FOUND
 
 
-def best_quote(passage: str, about: str, terms: Terms = english_terms) -> str:
+def best_sentence(passage: str, about: str, terms: Terms = english_stems) -> str:
     """The sentence of `passage` that has most in common with `about`; its beginning where none has anything."""
     sentences = list(_sentences(1, passage, terms))
     wanted = terms(about)

@@ -108,7 +108,7 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
+class SkippedModel:
     """A model of a chain that did not answer, so that the next one was asked."""
 
     model: str
@@ -139,7 +139,7 @@ class Completion:
     `annotations`), and under `logprobs` the tokens' probabilities."""
     answered_by: str = ""
     """The model that was asked for it: another than the agent's where a fallback answered."""
-    fallbacks: tuple[Fallback, ...] = ()
+    fallbacks: tuple[SkippedModel, ...] = ()
     """The models that were passed over."""
     escaped: bool = False
     """Texts in it hold escapes such as `\\u0000` for characters that no store holds."""

@@ -14,11 +14,18 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import TokenPayer
 from flotilla.contracts.tasks import TokenUsage
-from flotilla.llm.accounts import Account, BudgetSpent, asked_by, count, give_back, set_aside
-from flotilla.llm.budget import input_estimate
-from flotilla.llm.calls import CallKey
+from flotilla.llm.accounts import (
+    BudgetAccount,
+    BudgetSpent,
+    load_requester,
+    release_in_accounts,
+    reserve_in_accounts,
+    settle_in_accounts,
+)
+from flotilla.llm.budget import estimate_input_tokens
+from flotilla.llm.calls import StoredCallKey
 from flotilla.llm.model import CompletionRequest
-from flotilla.llm.prices import NANOS, Price, PriceTable, read_prices
+from flotilla.llm.prices import NANOS, PriceTable, TokenPrice, read_prices
 from flotilla.postgres import Connection
 from flotilla.telemetry.metrics import LLM_SPEND
 
@@ -49,7 +56,7 @@ class NoPrice(BudgetSpent):
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class ChargedTokens:
     """Tokens that an endpoint counts, of an answer or of a call that gave none."""
 
     model: str
@@ -58,7 +65,7 @@ class Charge:
     answered: bool = False
 
 
-def sum_of(charges: Sequence[Charge]) -> TokenUsage:
+def sum_charges(charges: Sequence[ChargedTokens]) -> TokenUsage:
     """The tokens of all of them."""
     return TokenUsage(
         input_tokens=sum(charge.usage.input_tokens for charge in charges),
@@ -86,7 +93,7 @@ class MoneyLimits:
         )
 
 
-class Money:
+class MoneyBudget:
     """Keeps `limits` at the prices of `table`, on the caller's connection and in the caller's transaction."""
 
     def __init__(
@@ -98,19 +105,19 @@ class Money:
         self._clock = clock
 
     @property
-    def is_limited(self) -> bool:
+    def has_limit(self) -> bool:
         """Whether there is a budget to keep."""
         return self._limits != MoneyLimits()
 
-    def bounded(self, request: CompletionRequest) -> CompletionRequest:
+    def with_token_limit(self, request: CompletionRequest) -> CompletionRequest:
         """`request` with a longest answer, if a budget is to be kept."""
-        if not self.is_limited or request.max_tokens is not None:
+        if not self.has_limit or request.max_tokens is not None:
             return request
         body = None if request.body is None else {**request.body, "max_tokens": self._longest}
         return replace(request, max_tokens=self._longest, body=body)
 
     async def reserve(
-        self, connection: Connection, key: CallKey, request: CompletionRequest, models: Sequence[str]
+        self, connection: Connection, key: StoredCallKey, request: CompletionRequest, models: Sequence[str]
     ) -> None:
         """Set aside the most that `request` may cost at the dearest of `models`.
 
@@ -118,33 +125,40 @@ class Money:
             MoneyBudgetSpent: it may cost more than is left; MoneyHeld: only because of calls on their way.
             NoPrice: one of the models has none.
         """
-        if not self.is_limited:
+        if not self.has_limit:
             return
-        needed = self._most(self.bounded(request), models)
-        asking = await asked_by(connection) if self._limits.per_person_day is not None else {}
+        needed = self._most(self.with_token_limit(request), models)
+        asking = await load_requester(connection) if self._limits.per_person_day is not None else {}
         accounts = self._accounts(key, asking)
-        await set_aside(connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found))
+        await reserve_in_accounts(
+            connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found)
+        )
 
     async def settle(
-        self, connection: Connection, key: CallKey, reserved: CallKey, request_hash: bytes, charges: Sequence[Charge]
+        self,
+        connection: Connection,
+        key: StoredCallKey,
+        reserved: StoredCallKey,
+        request_hash: bytes,
+        charges: Sequence[ChargedTokens],
     ) -> None:
         """Count what the call cost, in the place of what was set aside as `reserved`, and enter it in the ledger."""
-        asking = await asked_by(connection)
+        asking = await load_requester(connection)
         nanos = sum([await self._enter(connection, key, request_hash, charge, asking) for charge in charges])
-        if self.is_limited:
+        if self.has_limit:
             accounts = self._accounts(key, asking)
-            await count(connection, _money_key(reserved), accounts, nanos)
+            await settle_in_accounts(connection, _money_key(reserved), accounts, nanos)
 
     async def _enter(
         self,
         connection: Connection,
-        key: CallKey,
+        key: StoredCallKey,
         request_hash: bytes,
-        charge: Charge,
+        charge: ChargedTokens,
         asking: Mapping[TokenPayer, str | None],
     ) -> int:
-        price = self._table.price(charge.model, self._today())
-        nanos = price.nanos(charge.usage, charge.cached_input_tokens) if price else 0
+        price = self._table.price_on_day(charge.model, self._today())
+        nanos = price.cost_in_nanos(charge.usage, charge.cached_input_tokens) if price else 0
         await connection.execute(
             _SPENT,
             key.tenant_id,
@@ -167,33 +181,33 @@ class Money:
         LLM_SPEND.labels(charge.model, key.agent, self._table.currency).inc(nanos / NANOS)
         return nanos
 
-    async def release(self, connection: Connection, key: CallKey) -> None:
+    async def release(self, connection: Connection, key: StoredCallKey) -> None:
         """Give back what was set aside."""
-        if self.is_limited:
-            await give_back(connection, _money_key(key))
+        if self.has_limit:
+            await release_in_accounts(connection, _money_key(key))
 
     def _most(self, request: CompletionRequest, models: Sequence[str]) -> int:
-        sent, written = input_estimate(request), request.max_tokens or self._longest
+        sent, written = estimate_input_tokens(request), request.max_tokens or self._longest
         prices = [self._price(model) for model in models]
         return max(
-            Price(
+            TokenPrice(
                 valid_from=price.valid_from,
-                input=price.dearest_input,
-                cached_input=price.dearest_input,
+                input=price.highest_input_price,
+                cached_input=price.highest_input_price,
                 output=price.output,
-            ).nanos(TokenUsage(input_tokens=sent, output_tokens=written))
+            ).cost_in_nanos(TokenUsage(input_tokens=sent, output_tokens=written))
             for price in prices
         )
 
-    def _price(self, model: str) -> Price:
-        price = self._table.price(model, self._today())
+    def _price(self, model: str) -> TokenPrice:
+        price = self._table.price_on_day(model, self._today())
         if price is None:
             raise NoPrice(
                 f"model {model} has no price today, and a budget is to be kept: add one to FLOTILLA_LLM_PRICES"
             )
         return price
 
-    def _short(self, needed: int, account: Account, used: int, held: int) -> MoneyBudgetSpent:
+    def _short(self, needed: int, account: BudgetAccount, used: int, held: int) -> MoneyBudgetSpent:
         kind = MoneyHeld if used + needed <= account.limit else MoneyBudgetSpent
         return kind(
             f"{self._shown(used)} of {self._shown(account.limit)} are spent, {self._shown(held)} are reserved, and "
@@ -205,7 +219,7 @@ class Money:
         amount = (Decimal(nanos) / NANOS).normalize()
         return f"{self._table.currency} {amount:f}"
 
-    def _accounts(self, key: CallKey, asking: Mapping[TokenPayer, str | None]) -> list[Account]:
+    def _accounts(self, key: StoredCallKey, asking: Mapping[TokenPayer, str | None]) -> list[BudgetAccount]:
         today, person = self._today().isoformat(), asking.get("person")
         after = "can go on after midnight UTC"
         limits: Mapping[str, tuple[Decimal | None, str]] = {
@@ -227,7 +241,7 @@ class Money:
             ),
         }
         return [
-            Account(f"money:{name}", int(limit * NANOS), refusal)
+            BudgetAccount(f"money:{name}", int(limit * NANOS), refusal)
             for name, (limit, refusal) in limits.items()
             if limit is not None
         ]
@@ -236,7 +250,7 @@ class Money:
         return self._clock().astimezone(UTC).date()
 
 
-def money_of(settings: LlmSettings) -> Money | None:
+def create_money_budget(settings: LlmSettings) -> MoneyBudget | None:
     """What the settings ask for; None without prices.
 
     Raises:
@@ -247,9 +261,9 @@ def money_of(settings: LlmSettings) -> Money | None:
         if limits != MoneyLimits():
             raise ConfigurationError("FLOTILLA_LLM_BUDGET_* needs FLOTILLA_LLM_PRICES, a file of prices")
         return None
-    return Money(read_prices(settings.llm_prices), limits, settings.llm_max_output_tokens)
+    return MoneyBudget(read_prices(settings.llm_prices), limits, settings.llm_max_output_tokens)
 
 
-def _money_key(key: CallKey) -> CallKey:
+def _money_key(key: StoredCallKey) -> StoredCallKey:
     """Reservations of tokens and of money are in one table: the latter have negative numbers."""
     return replace(key, call_index=-1 - key.call_index)

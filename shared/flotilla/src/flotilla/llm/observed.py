@@ -13,7 +13,7 @@ from flotilla.telemetry import genai
 from flotilla.telemetry.metrics import LLM_CALL_DURATION, LLM_TOKENS
 
 
-async def observed_call(
+async def complete_observed(
     model: LanguageModel, request: CompletionRequest, on_token: OnToken | None, session_id: str
 ) -> Completion:
     """The answer of `model`."""

@@ -14,12 +14,12 @@ import httpx2
 import openai
 
 from flotilla.config import LlmSettings
-from flotilla.llm.answer_body import DONE, Document, NoJson, documents, documents_in
-from flotilla.llm.chat_answer import ChatAnswer
-from flotilla.llm.dialects import request_body
-from flotilla.llm.endpoint_client import endpoint_client, provider_at, secrets_of
-from flotilla.llm.endpoint_errors import refusal, retry_after_s
-from flotilla.llm.endpoint_words import EndpointError, endpoint_error, text_error
+from flotilla.llm.answer_body import DONE, AnswerDocument, NoJson, parse_documents, stream_documents
+from flotilla.llm.chat_answer import ChatAnswerAssembler
+from flotilla.llm.dialects import build_request_body
+from flotilla.llm.endpoint_client import create_endpoint_client, endpoint_secrets, provider_name
+from flotilla.llm.endpoint_errors import error_from_endpoint, retry_after_s
+from flotilla.llm.endpoint_words import EndpointErrorText, parse_json_error, parse_text_error
 from flotilla.llm.model import (
     Completion,
     CompletionRequest,
@@ -43,17 +43,17 @@ class OpenAiModel:
         self._logprobs = settings.llm_logprobs
         self._dialect = settings.llm_dialect
         self._extra_body = settings.llm_extra_body
-        self._client = endpoint_client(settings)
-        self._secrets = secrets_of(settings)
+        self._client = create_endpoint_client(settings)
+        self._secrets = endpoint_secrets(settings)
         url = self._client.base_url
         self.server = (url.host, url.port or (443 if url.scheme == "https" else 80))
         """Its address and port."""
-        self.provider = provider_at(url.host)
+        self.provider = provider_name(url.host)
 
     async def complete(self, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
         """Stream the answer; see `LanguageModel.complete`."""
-        body = request_body(self.name, request, self._dialect, logprobs=self._logprobs)
-        answer = ChatAnswer(
+        body = build_request_body(self.name, request, self._dialect, logprobs=self._logprobs)
+        answer = ChatAnswerAssembler(
             self.name,
             [tool.name for tool in request.tools],
             sum(len(message.content) for message in request.messages),
@@ -62,12 +62,12 @@ class OpenAiModel:
         )
         try:
             await self._read(body, answer, on_token)
-            return answer.completion()
+            return answer.to_completion()
         except (ModelRefused, ModelUnavailable) as error:
-            error.usage = answer.usage
+            error.usage = answer.tokens_so_far
             raise
 
-    async def _read(self, body: dict[str, Any], answer: ChatAnswer, on_token: OnToken | None) -> None:
+    async def _read(self, body: dict[str, Any], answer: ChatAnswerAssembler, on_token: OnToken | None) -> None:
         # The client takes no argument that it does not know; what it is given beside them it passes on.
         known: dict[str, Any] = {name: body.pop(name) for name in ("model", "messages", "stream")}
         async with (
@@ -88,7 +88,7 @@ class OpenAiModel:
         """Close the connection pool."""
         await self._client.close()
 
-    async def _documents(self, response: httpx2.Response, answer: ChatAnswer) -> AsyncIterator[object]:
+    async def _documents(self, response: httpx2.Response, answer: ChatAnswerAssembler) -> AsyncIterator[object]:
         """The chunks of a stream, or the one document of an answer that came whole.
 
         Raises:
@@ -97,7 +97,7 @@ class OpenAiModel:
         if response.status_code == HTTPStatus.NO_CONTENT:
             raise ModelRefused(f"model {self.name} answered 204: an empty answer; check OPENAI_BASE_URL")
         try:
-            async for document in documents(response.aiter_bytes(), response.headers.get("content-type", "")):
+            async for document in stream_documents(response.aiter_bytes(), response.headers.get("content-type", "")):
                 if document is DONE:
                     answer.mark_complete()
                     return
@@ -110,11 +110,11 @@ class OpenAiModel:
     def _no_json(self, invalid: NoJson) -> ModelRefused | ModelUnavailable:
         if not invalid.is_whole:
             return ModelUnavailable(f"model {self.name} broke off its answer: {invalid}")
-        words = self._without_secrets(text_error(invalid.text)).message
+        words = self._without_secrets(parse_text_error(invalid.text)).message
         return ModelRefused(f"model {self.name} answered with {words} instead of JSON; check OPENAI_BASE_URL")
 
     @asynccontextmanager
-    async def _errors_translated(self, answer: ChatAnswer) -> AsyncIterator[None]:
+    async def _errors_translated(self, answer: ChatAnswerAssembler) -> AsyncIterator[None]:
         """Turn the client's errors into those that say whether to try again. After the answer's end, nothing that
         happens to the connection matters: it is here, and paid for."""
         try:
@@ -139,18 +139,18 @@ class OpenAiModel:
 
     def _status_error(self, error: openai.APIStatusError) -> ModelRefused | ModelUnavailable:
         body, headers = error.response.text, error.response.headers
-        found = _json_error(body) or text_error(body)
+        found = _json_error(body) or parse_text_error(body)
         if error.response.has_redirect_location:
             # Followed, it would take the prompt to whichever host the answer names.
-            found = EndpointError(f"it points to {headers['location']!r:.200}; set OPENAI_BASE_URL to it")
+            found = EndpointErrorText(f"it points to {headers['location']!r:.200}; set OPENAI_BASE_URL to it")
         return self._refusal(found, error.status_code, retry_after_s(headers))
 
     def _refusal(
-        self, error: EndpointError, status: int | None = None, retry_after_s: float | None = None
+        self, error: EndpointErrorText, status: int | None = None, retry_after_s: float | None = None
     ) -> ModelRefused | ModelUnavailable:
-        return refusal(self.name, self._without_secrets(error), status, retry_after_s)
+        return error_from_endpoint(self.name, self._without_secrets(error), status, retry_after_s)
 
-    def _without_secrets(self, error: EndpointError) -> EndpointError:
+    def _without_secrets(self, error: EndpointErrorText) -> EndpointErrorText:
         """Endpoints repeat the key that they refuse, and their words go into events and logs."""
         message = error.message
         for secret in self._secrets:
@@ -158,15 +158,15 @@ class OpenAiModel:
         return replace(error, message=message)
 
 
-def _error_in(document: Document) -> EndpointError | None:
+def _error_in(document: AnswerDocument) -> EndpointErrorText | None:
     if document.is_error and isinstance(document.value, str):
-        return text_error(document.value)
-    return endpoint_error(document.value)
+        return parse_text_error(document.value)
+    return parse_json_error(document.value)
 
 
-def _json_error(body: str) -> EndpointError | None:
+def _json_error(body: str) -> EndpointErrorText | None:
     try:
-        return next(filter(None, map(endpoint_error, documents_in(body))), None)
+        return next(filter(None, map(parse_json_error, parse_documents(body))), None)
     except (ValueError, RecursionError):
         return None
 

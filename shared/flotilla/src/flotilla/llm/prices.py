@@ -33,7 +33,7 @@ _FIELDS = frozenset(("model", "valid_from", "input", "cached_input", "output"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class TokenPrice:
     """Per million tokens, in the table's currency."""
 
     valid_from: date
@@ -41,7 +41,7 @@ class Price:
     cached_input: Decimal
     output: Decimal
 
-    def nanos(self, usage: TokenUsage, cached_input_tokens: int = 0) -> int:
+    def cost_in_nanos(self, usage: TokenUsage, cached_input_tokens: int = 0) -> int:
         """What so many tokens cost."""
         cached = min(cached_input_tokens, usage.input_tokens)
         units = self.input * (usage.input_tokens - cached) + self.cached_input * cached
@@ -49,7 +49,7 @@ class Price:
         return math.ceil(units * NANOS / _PER_TOKENS)
 
     @property
-    def dearest_input(self) -> Decimal:
+    def highest_input_price(self) -> Decimal:
         """The price of an input token of which nobody knows whether it is in a cache."""
         return max(self.input, self.cached_input)
 
@@ -57,13 +57,13 @@ class Price:
 class PriceTable:
     """The prices of models, in one currency."""
 
-    def __init__(self, currency: str, prices: Mapping[str, list[Price]]) -> None:
+    def __init__(self, currency: str, prices: Mapping[str, list[TokenPrice]]) -> None:
         self.currency = currency
         self._prices = {
             model: sorted(found, key=lambda price: price.valid_from, reverse=True) for model, found in prices.items()
         }
 
-    def price(self, model: str, on: date) -> Price | None:
+    def price_on_day(self, model: str, on: date) -> TokenPrice | None:
         """The price that is valid on a day; None if there is none yet."""
         return next((price for price in self._prices.get(model, ()) if price.valid_from <= on), None)
 
@@ -89,7 +89,7 @@ def _table(document: dict[str, Any]) -> PriceTable:
     currency = document["currency"]
     if not isinstance(currency, str) or len(currency) != _CURRENCY_LETTERS or not currency.isupper():
         raise ValueError(f'currency is three capital letters, such as "EUR", not {currency!r}')
-    prices: dict[str, list[Price]] = {}
+    prices: dict[str, list[TokenPrice]] = {}
     for number, entry in enumerate(document["prices"], 1):
         price = _price(entry, f"prices, entry {number}")
         known = prices.setdefault(str(entry["model"]), [])
@@ -99,7 +99,7 @@ def _table(document: dict[str, Any]) -> PriceTable:
     return PriceTable(currency, prices)
 
 
-def _price(entry: dict[str, Any], where: str) -> Price:
+def _price(entry: dict[str, Any], where: str) -> TokenPrice:
     if unknown := entry.keys() - _FIELDS:
         raise ValueError(f"{where}: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(_FIELDS))}")
     valid_from = entry["valid_from"]
@@ -107,7 +107,7 @@ def _price(entry: dict[str, Any], where: str) -> Price:
         raise TypeError(f"{where}: valid_from is a day, such as 2026-01-01")
     given = {"cached_input": entry.get("cached_input", entry["input"]), "output": entry["output"]}
     amounts = {name: _amount(value, f"{where}: {name}") for name, value in {"input": entry["input"], **given}.items()}
-    return Price(valid_from=valid_from, **amounts)
+    return TokenPrice(valid_from=valid_from, **amounts)
 
 
 def _amount(value: object, where: str) -> Decimal:

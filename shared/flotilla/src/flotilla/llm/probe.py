@@ -26,7 +26,7 @@ _PLAINEST: tuple[LlmDialectWord, ...] = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Feature:
+class ProbedFeature:
     """One thing that an endpoint may not understand: the request that uses it, and the word that leaves it out."""
 
     name: str
@@ -40,18 +40,22 @@ class Feature:
 
 
 FEATURES = (
-    Feature("token usage in streams", "no_stream_options", _PLAIN, shows=lambda answer: not answer.usage.estimated),
-    Feature("log-probabilities", None, _PLAIN, logprobs=True, shows=lambda answer: bool(answer.logprobs)),
-    Feature("system messages", "no_system_role", replace(_PLAIN, messages=(_RULES, _QUESTION))),
-    Feature(
+    ProbedFeature(
+        "token usage in streams", "no_stream_options", _PLAIN, shows=lambda answer: not answer.usage.estimated
+    ),
+    ProbedFeature("log-probabilities", None, _PLAIN, logprobs=True, shows=lambda answer: bool(answer.logprobs)),
+    ProbedFeature("system messages", "no_system_role", replace(_PLAIN, messages=(_RULES, _QUESTION))),
+    ProbedFeature(
         "tools", "no_tools", CompletionRequest(messages=(_CLOCK,), tools=(_TOOL,)), shows=lambda a: bool(a.tool_calls)
     ),
-    Feature("tool_choice", "no_tool_choice", replace(_PLAIN, tools=(_TOOL,), tool_choice="none"), needs="no_tools"),
-    Feature("temperature", "no_temperature", replace(_PLAIN, temperature=0.0)),
-    Feature("seed", "no_seed", replace(_PLAIN, seed=1)),
-    Feature("stop", "no_stop", replace(_PLAIN, stop=("END",))),
-    Feature("reasoning effort", "no_reasoning", replace(_PLAIN, reasoning="low")),
-    Feature(
+    ProbedFeature(
+        "tool_choice", "no_tool_choice", replace(_PLAIN, tools=(_TOOL,), tool_choice="none"), needs="no_tools"
+    ),
+    ProbedFeature("temperature", "no_temperature", replace(_PLAIN, temperature=0.0)),
+    ProbedFeature("seed", "no_seed", replace(_PLAIN, seed=1)),
+    ProbedFeature("stop", "no_stop", replace(_PLAIN, stop=("END",))),
+    ProbedFeature("reasoning effort", "no_reasoning", replace(_PLAIN, reasoning="low")),
+    ProbedFeature(
         "response_format",
         "no_response_format",
         replace(
@@ -65,7 +69,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """What one request showed. `known` is False where the endpoint did not answer, and nothing can be said."""
 
     name: str
@@ -76,7 +80,7 @@ class Probed:
     """What to add to FLOTILLA_LLM_DIALECT."""
 
 
-async def probe(settings: LlmSettings) -> AsyncIterator[Probed]:
+async def probe_endpoint(settings: LlmSettings) -> AsyncIterator[ProbeResult]:
     """Ask the endpoint once per feature, and yield what each request showed, as it comes.
 
     The first is a plain answer; when that fails in every form, nothing else is tried. About a dozen small requests in
@@ -88,7 +92,7 @@ async def probe(settings: LlmSettings) -> AsyncIterator[Probed]:
         return
     base: tuple[LlmDialectWord, ...] = (*_PLAINEST, *((plain.word,) if plain.word else ()))
     if answer is not None and "</think>" in answer.text:
-        yield Probed("reasoning", works=False, detail="begins without its tag", word="begins_with_reasoning")
+        yield ProbeResult("reasoning", works=False, detail="begins without its tag", word="begins_with_reasoning")
     yield await _longest_answer(settings, base)
     missing: set[LlmDialectWord | None] = set()
     for feature in FEATURES:
@@ -99,7 +103,7 @@ async def probe(settings: LlmSettings) -> AsyncIterator[Probed]:
             yield result
 
 
-def settings_for(found: list[Probed]) -> dict[str, str]:
+def suggest_settings(found: list[ProbeResult]) -> dict[str, str]:
     """Return the variables that fit what was found; those whose default fits are left out."""
     words = [one.word for one in found if one.word]
     variables = {"FLOTILLA_LLM_DIALECT": ",".join(words)} if words else {}
@@ -108,8 +112,8 @@ def settings_for(found: list[Probed]) -> dict[str, str]:
     return variables
 
 
-async def _plain_answer(settings: LlmSettings) -> tuple[Probed, Completion | None]:
-    streamed = Feature("a streamed answer", "no_stream", _PLAIN)
+async def _plain_answer(settings: LlmSettings) -> tuple[ProbeResult, Completion | None]:
+    streamed = ProbedFeature("a streamed answer", "no_stream", _PLAIN)
     result, answer = await _asked(settings, streamed, _PLAINEST)
     if result.works or not result.known:
         return result, answer
@@ -117,8 +121,8 @@ async def _plain_answer(settings: LlmSettings) -> tuple[Probed, Completion | Non
     return (replace(result, works=True, detail="only as a whole"), answer) if whole.works else (whole, None)
 
 
-async def _longest_answer(settings: LlmSettings, base: tuple[LlmDialectWord, ...]) -> Probed:
-    limited = Feature("max_tokens", "max_completion_tokens", replace(_PLAIN, max_tokens=_MAX_TOKENS))
+async def _longest_answer(settings: LlmSettings, base: tuple[LlmDialectWord, ...]) -> ProbeResult:
+    limited = ProbedFeature("max_tokens", "max_completion_tokens", replace(_PLAIN, max_tokens=_MAX_TOKENS))
     result, _ = await _asked(settings, limited, tuple(word for word in base if word != "max_completion_tokens"))
     if result.works or not result.known:
         return result
@@ -127,21 +131,21 @@ async def _longest_answer(settings: LlmSettings, base: tuple[LlmDialectWord, ...
 
 
 async def _asked(
-    settings: LlmSettings, feature: Feature, dialect: tuple[LlmDialectWord, ...]
-) -> tuple[Probed, Completion | None]:
+    settings: LlmSettings, feature: ProbedFeature, dialect: tuple[LlmDialectWord, ...]
+) -> tuple[ProbeResult, Completion | None]:
     model = create_model(settings.model_copy(update={"llm_dialect": dialect, "llm_logprobs": feature.logprobs}))
     try:
         answer = await model.complete(feature.request)
     except ModelRefused as error:
-        return Probed(feature.name, works=False, detail=str(error), word=feature.word), None
+        return ProbeResult(feature.name, works=False, detail=str(error), word=feature.word), None
     except ModelUnavailable as error:
-        return Probed(feature.name, works=False, detail=str(error), known=False), None
+        return ProbeResult(feature.name, works=False, detail=str(error), known=False), None
     finally:
         await model.close()
     if feature.shows(answer):
-        return Probed(feature.name, works=True), answer
+        return ProbeResult(feature.name, works=True), answer
     # Accepted, but without effect: harmless to send, so that no setting leaves it out.
-    return Probed(feature.name, works=False, detail="accepted, but the answer does not show it"), answer
+    return ProbeResult(feature.name, works=False, detail="accepted, but the answer does not show it"), answer
 
 
 def _is_json(text: str) -> bool:

@@ -22,7 +22,7 @@ class ServerSentEvent:
     data: str
 
 
-async def server_sent_events(
+async def parse_server_sent_events(
     chunks: AsyncIterator[bytes], *, max_event_bytes: int, max_stream_bytes: int
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield the events in `chunks`; a last event without its blank line counts too.

@@ -11,13 +11,13 @@ MOST_TOKENS = 10**12
 """More than any answer has; a sum of a million such counts still fits a bigint."""
 
 
-def sendable(request: CompletionRequest) -> CompletionRequest:
+def escape_unsendable(request: CompletionRequest) -> CompletionRequest:
     """`request` with the escapes of what UTF-8 can't hold in its messages: tools and documents may bring it in."""
     messages = [replace(message, content=to_storable_text(message.content)) for message in request.messages]
     return replace(request, messages=tuple(messages))
 
 
-def storable_answer(completion: Completion) -> Completion:
+def escape_unstorable(completion: Completion) -> Completion:
     """`completion` with the escapes of what no store holds, without probabilities that are not numbers, and with
     counts of tokens that can be added up."""
     texts = to_storable([completion.text, completion.model, completion.response_id])

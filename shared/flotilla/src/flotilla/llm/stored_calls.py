@@ -18,7 +18,7 @@ import structlog
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.llm.budget import TokenBudget, TokenLimits
-from flotilla.llm.calls import CallKey
+from flotilla.llm.calls import StoredCallKey
 from flotilla.llm.chain import ModelChain
 from flotilla.llm.model import (
     Completion,
@@ -28,10 +28,10 @@ from flotilla.llm.model import (
     ModelUnavailable,
     OnToken,
 )
-from flotilla.llm.money import Charge, Money, MoneyBudgetSpent, MoneyHeld, sum_of
-from flotilla.llm.observed import observed_call
-from flotilla.llm.request_hash import request_hash
-from flotilla.llm.storable_calls import sendable, storable_answer
+from flotilla.llm.money import ChargedTokens, MoneyBudget, MoneyBudgetSpent, MoneyHeld, sum_charges
+from flotilla.llm.observed import complete_observed
+from flotilla.llm.request_hash import hash_request
+from flotilla.llm.storable_calls import escape_unsendable, escape_unstorable
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, renewing_claim
 from flotilla.telemetry.metrics import LLM_CACHE_HITS, LLM_REFUSED
@@ -70,11 +70,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHIN
 log = structlog.get_logger(__name__)
 
 
-class StoredCalls:
+class StoredModelCalls:
     """Asks `model`, once per key. Built on a pool, so it works without a bus or an agent too."""
 
     def __init__(
-        self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None, money: Money | None = None
+        self, pool: Pool, model: LanguageModel, limits: TokenLimits | None = None, money: MoneyBudget | None = None
     ) -> None:
         self._pool = pool
         self._model = ModelChain.of(model)
@@ -86,18 +86,20 @@ class StoredCalls:
         """The model that is asked for."""
         return self._model.name
 
-    def hash_of(self, request: CompletionRequest) -> bytes:
+    def hash_of_request(self, request: CompletionRequest) -> bytes:
         """What tells requests apart: equal for two that must get the same answer."""
-        return request_hash(self._model.name, request)
+        return hash_request(self._model.name, request)
 
-    async def complete(self, key: CallKey, request: CompletionRequest, on_token: OnToken | None = None) -> Completion:
+    async def complete(
+        self, key: StoredCallKey, request: CompletionRequest, on_token: OnToken | None = None
+    ) -> Completion:
         """The stored answer, or the model's after it is stored. A stored one reaches `on_token` in one piece.
 
         Raises:
             ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
             TokenBudgetSpent, MoneyBudgetSpent: too little is left, and the model was not asked.
         """
-        call = _Call(key, self.hash_of(request), uuid4())
+        call = _Call(key, self.hash_of_request(request), uuid4())
         give_up_at = time.monotonic() + LONGEST_WAIT_S
         while True:
             try:
@@ -118,9 +120,9 @@ class StoredCalls:
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)
                 elif claimed:
-                    await self._budget.reserve(connection, call.budgeted, request)
+                    await self._budget.reserve(connection, call.reservation_name, request)
                     if self._money is not None:
-                        await self._money.reserve(connection, call.budgeted, request, self._model.names)
+                        await self._money.reserve(connection, call.reservation_name, request, self._model.model_names)
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -129,16 +131,16 @@ class StoredCalls:
 
     async def _ask(self, call: "_Call", request: CompletionRequest, on_token: OnToken | None) -> Completion:
         async with self._claim_held(call):
-            asked = sendable(request if self._money is None else self._money.bounded(request))
+            asked = escape_unsendable(request if self._money is None else self._money.with_token_limit(request))
             started = time.monotonic()
-            made = await self._model.ask(asked, on_token, partial(observed_call, session_id=call.of.session_id))
+            made = await self._model.ask(asked, on_token, partial(complete_observed, session_id=call.of.session_id))
             duration_ms = (time.monotonic() - started) * 1000
-            completion = storable_answer(made)
+            completion = escape_unstorable(made)
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, completion.answered_by, completion, duration_ms)
                 await connection.execute(_RELEASE, *call.claim)
-                charges = [Charge(made.answered_by, made.usage, made.cached_input_tokens, answered=True)]
-                charges += [Charge(one.model, one.usage) for one in made.fallbacks if one.usage is not None]
+                charges = [ChargedTokens(made.answered_by, made.usage, made.cached_input_tokens, answered=True)]
+                charges += [ChargedTokens(one.model, one.usage) for one in made.fallbacks if one.usage is not None]
                 await self._settle(connection, call, charges)
         return completion
 
@@ -151,36 +153,36 @@ class StoredCalls:
             except BaseException as error:
                 charge = None
                 if isinstance(error, ModelRefused | ModelUnavailable) and error.usage is not None:
-                    charge = Charge(error.model or self._model.name, error.usage)
+                    charge = ChargedTokens(error.model or self._model.name, error.usage)
                 await asyncio.shield(self._release(call, charge))
                 raise
 
-    async def _settle(self, connection: Connection, call: "_Call", charges: Sequence[Charge]) -> None:
-        await self._budget.settle(connection, call.budgeted, sum_of(charges))
+    async def _settle(self, connection: Connection, call: "_Call", charges: Sequence[ChargedTokens]) -> None:
+        await self._budget.settle(connection, call.reservation_name, sum_charges(charges))
         if self._money is not None:
-            await self._money.settle(connection, call.of, call.budgeted, call.hash, charges)
+            await self._money.settle(connection, call.of, call.reservation_name, call.hash, charges)
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
             await connection.execute(_RENEW, *call.claim, CLAIM_S)
 
-    async def _release(self, call: "_Call", charge: Charge | None) -> None:
+    async def _release(self, call: "_Call", charge: ChargedTokens | None) -> None:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await connection.execute(_RELEASE, *call.claim)
                 if charge is not None:
                     await self._settle(connection, call, [charge])
                     return
-                await self._budget.release(connection, call.budgeted)
+                await self._budget.release(connection, call.reservation_name)
                 if self._money is not None:
-                    await self._money.release(connection, call.budgeted)
+                    await self._money.release(connection, call.reservation_name)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    of: CallKey
+    of: StoredCallKey
     hash: bytes
     claimed_by: UUID
 
@@ -193,7 +195,7 @@ class _Call:
         return *self.key, self.claimed_by
 
     @property
-    def budgeted(self) -> CallKey:
+    def reservation_name(self) -> StoredCallKey:
         """The name under which tokens are reserved: calls are counted per request, so the request is part of it."""
         return replace(self.of, task_id=f"{self.of.task_id}/{self.hash.hex()}")
 

@@ -12,9 +12,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
-from flotilla.agent.execution import execute
-from flotilla.agent.ports import Begun, Ended, NamedCall, Standing
-from flotilla.agent.tools import ToolBox, ToolFunction
+from flotilla.agent.execution import run_task_function
+from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
+from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind
@@ -86,14 +86,14 @@ async def run_task(
     ctx = TaskContext(
         agent.name,
         request,
-        tools=ToolBox({**agent.tools, **(tools or {})}),
+        tools=AgentToolBox({**agent.tools, **(tools or {})}),
         live=live,
         session=_MemorySession(turns),
         model=_MemoryCalls(model) if model else None,
         calls=_MemoryToolCalls(),
         make_id=new_id,
     )
-    outcome = await execute(agent, ctx, given)
+    outcome = await run_task_function(agent, ctx, given)
     return TaskRun(
         status=outcome.status,  # type: ignore[arg-type]
         output=None if outcome.result is None else agent.output.decode(outcome.result),
@@ -141,16 +141,16 @@ class _MemorySession:
 class _MemoryToolCalls:
     """One run has no earlier one to learn from."""
 
-    async def standing(self, _call: NamedCall) -> Standing:
-        return Standing()
+    async def standing(self, _call: IdentifiedToolCall) -> CallHistory:
+        return CallHistory()
 
-    async def begin(self, call: NamedCall, start_no: int, call_id: str, _approval_id: str | None) -> Begun:
-        return Begun(call=call, start_no=start_no, call_id=call_id)
+    async def begin(self, call: IdentifiedToolCall, start_no: int, call_id: str, _approval_id: str | None) -> BegunCall:
+        return BegunCall(call=call, start_no=start_no, call_id=call_id)
 
-    def held(self, _begun: Begun) -> AbstractAsyncContextManager[None]:
+    def held(self, _begun: BegunCall) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
-    async def end(self, _begun: Begun, ended: Ended) -> Ended:
+    async def end(self, _begun: BegunCall, ended: CallEnd) -> CallEnd:
         return ended
 
 

@@ -36,8 +36,8 @@ from flotilla.temporal import DATA_CONVERTER
 from flotilla.workflows.calls import children as child_calls
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls import delegation, questions, runs, supervision
-from flotilla.workflows.declaration import Declared, declared_in
-from flotilla.workflows.sandbox import sandbox
+from flotilla.workflows.declaration import DeclaredWorkflow, declaration_of
+from flotilla.workflows.sandbox import workflow_runner
 
 Does: TypeAlias = Callable[[dict[str, Any]], Any]
 """Gets an input or arguments, returns (or is awaited for) the result; what it raises is a failure."""
@@ -107,7 +107,7 @@ async def try_workflow(
             task_queue=_QUEUE,
             workflows=[cls, *children, _TriedAction],
             activities=stage.activities(),
-            workflow_runner=sandbox(),
+            workflow_runner=workflow_runner(),
         )
         async with worker:
             handle = await _start(environment.client, declared, request)
@@ -125,19 +125,19 @@ async def replay(cls: type, history: WorkflowHistory) -> None:
     Raises:
         temporalio.workflow.NondeterminismError: it would do something else; see `workflow.patched`.
     """
-    replayer = Replayer(workflows=[cls], workflow_runner=sandbox(), data_converter=DATA_CONVERTER)
+    replayer = Replayer(workflows=[cls], workflow_runner=workflow_runner(), data_converter=DATA_CONVERTER)
     await replayer.replay_workflow(history)
 
 
-def _declared(cls: type) -> Declared:
-    declared = declared_in(cls)
+def _declared(cls: type) -> DeclaredWorkflow:
+    declared = declaration_of(cls)
     if declared is None:
         raise TypeError(f"{cls.__name__} is not declared: decorate it with @flotilla_workflow")
     declared.schemas()
     return declared
 
 
-async def _start(client: Client, declared: Declared, request: object) -> WorkflowHandle[Any, Any]:
+async def _start(client: Client, declared: DeclaredWorkflow, request: object) -> WorkflowHandle[Any, Any]:
     data = request if isinstance(request, Mapping) else Codec(type(request), "the request").encode(request)
     run_id = f"trial-{uuid4()}"
     whole = WorkflowRequest(
@@ -235,12 +235,12 @@ class _Stage:
         return self._answers[settle.question_id]
 
     @activity.defn(name=call.RECORD_EVENTS)
-    async def record(self, records: call.Records) -> None:
+    async def record(self, records: call.EventRecords) -> None:
         self.trial.recorded += records.notes
 
     @activity.defn(name=child_calls.FIND_WORKFLOW)
-    async def find_workflow(self, _wanted: child_calls.FindWorkflow) -> child_calls.FoundWorkflow:
-        return child_calls.FoundWorkflow(version="trial", task_queue=_QUEUE)
+    async def find_workflow(self, _wanted: child_calls.FindWorkflow) -> child_calls.WorkflowServer:
+        return child_calls.WorkflowServer(version="trial", task_queue=_QUEUE)
 
     @activity.defn(name=supervision.OFFER_TOOLS)
     async def offer_tools(self, wanted: supervision.OfferTools) -> supervision.Offer:
@@ -255,7 +255,7 @@ class _Stage:
         return call.LoadedResult(data=self._results[stored.task_id])
 
     @activity.defn(name=call.COMBINE_RESULTS)
-    async def combine(self, combination: call.Combination) -> None:
+    async def combine(self, combination: call.CombineResults) -> None:
         self._results[combination.task_id] = {"results": [self._results[part] for part in combination.parts]}
 
     @activity.defn(name=call.SUM_USAGE)

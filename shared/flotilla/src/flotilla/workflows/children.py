@@ -12,17 +12,17 @@ from flotilla.contracts.names import is_valid_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.workflows.calls import children as call
 from flotilla.workflows.context import RunContext
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, trouble_of
-from flotilla.workflows.gated_tools import called_off
-from flotilla.workflows.interruption import uninterrupted
-from flotilla.workflows.journal import Journal
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, failure_reason
+from flotilla.workflows.gated_tools import wait_for_cancelled_child
+from flotilla.workflows.interruption import wait_ignoring_cancellation
+from flotilla.workflows.journal import RunJournal
 from flotilla.workflows.steps import StepFailed
 
 
-class Children:
+class ChildRuns:
     """The runs that one run starts."""
 
-    def __init__(self, context: RunContext, journal: Journal | None) -> None:
+    def __init__(self, context: RunContext, journal: RunJournal | None) -> None:
         self._context = context
         self._journal = journal
 
@@ -48,7 +48,7 @@ class Children:
             output = await self._ended(name, self._request(name, data, run_id, session_id))
         except FailureError as error:
             cause = error.cause if isinstance(error, ChildWorkflowError) and error.cause else error
-            trouble = trouble_of(cause)
+            trouble = failure_reason(cause)
             status = "cancelled" if trouble.cancelled else "failed"
             await self._note("run_child_finished", {**details, "status": status, "error": trouble.message})
             # That the child was cancelled does not cancel this run.
@@ -72,10 +72,10 @@ class Children:
         )
 
     async def _ended(self, name: str, request: WorkflowRequest) -> JsonObject | None:
-        found: call.FoundWorkflow = await workflow.execute_local_activity(
+        found: call.WorkflowServer = await workflow.execute_local_activity(
             call.FIND_WORKFLOW,
             call.FindWorkflow(name=name),
-            result_type=call.FoundWorkflow,
+            result_type=call.WorkflowServer,
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )
@@ -92,10 +92,12 @@ class Children:
             return await asyncio.shield(child)
         except asyncio.CancelledError:
             child.cancel()
-            await uninterrupted(called_off(child))  # a second cancellation is none: the child has one already
+            await wait_ignoring_cancellation(
+                wait_for_cancelled_child(child)
+            )  # a second cancellation is none: the child has one already
             raise
 
     async def _note(self, change: str, details: JsonObject) -> None:
         if self._journal is not None:
             self._journal.note(change, details)
-            await self._journal.write()
+            await self._journal.append_notes()

@@ -10,9 +10,9 @@ from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.orders import SagaStepState, Verb
 from flotilla.saga import NotParked, Saga, UnknownStep
-from flotilla.workflows.delegation import trouble_of
-from flotilla.workflows.inbox import Inbox
-from flotilla.workflows.journal import Journal
+from flotilla.workflows.delegation import failure_reason
+from flotilla.workflows.inbox import RunEventInbox
+from flotilla.workflows.journal import RunJournal
 
 SAGA_EVENT = "saga"
 """The event from outside that brings an operator's verb: `{"step", "verb", "reason"}`."""
@@ -21,7 +21,7 @@ SAGA_EVENT = "saga"
 class RunSaga(Saga):
     """A saga as an `async with` block: whatever ends the block early undoes the steps that were begun in it."""
 
-    def __init__(self, journal: Journal | None, inbox: Inbox) -> None:
+    def __init__(self, journal: RunJournal | None, inbox: RunEventInbox) -> None:
         super().__init__(self._record, _described)
         self._journal = journal
         self._inbox = inbox
@@ -62,9 +62,9 @@ class RunSaga(Saga):
         if self._journal is not None:
             details: JsonObject = to_builtins(changed)
             self._journal.note("run_saga_step", details)
-            await self._journal.write()
+            await self._journal.append_notes()
 
 
 def _described(error: BaseException) -> str:
-    trouble = trouble_of(error)
+    trouble = failure_reason(error)
     return f"{trouble.type}: {trouble.message}"

@@ -13,7 +13,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.contracts.typed import Codec, is_object_type
-from flotilla.workflows.execution import carry_out_workflow
+from flotilla.workflows.execution import run_workflow_to_completion
 from flotilla.workflows.run import Run
 
 C = TypeVar("C", bound=type)
@@ -23,7 +23,7 @@ _PARAMETERS = 3
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredWorkflow:
     """A workflow as its author declared it."""
 
     name: str
@@ -83,7 +83,7 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
         code = vars(cls).get("run")
         _check(name, version, cls, code)
         assert code is not None  # noqa: S101 - checked
-        declared = Declared(name, version, cls, code)
+        declared = DeclaredWorkflow(name, version, cls, code)
 
         # Temporal would take a `self` with a type for an argument.
         async def run(self, request: WorkflowRequest) -> JsonObject | None:  # type: ignore[no-untyped-def]
@@ -91,7 +91,7 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
                 returned = await code(self, under_way, declared.input.decode(data))
                 return None if returned is None else declared.output.encode(returned)
 
-            return await carry_out_workflow(name, request, work)
+            return await run_workflow_to_completion(name, request, work)
 
         run.__module__, run.__qualname__, run.__doc__ = cls.__module__, f"{cls.__qualname__}.run", code.__doc__
         cls.run = workflow.run(run)  # type: ignore[attr-defined]
@@ -101,10 +101,10 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
     return declare
 
 
-def declared_in(found: object) -> Declared | None:
+def declaration_of(found: object) -> DeclaredWorkflow | None:
     """Return how `found` was declared; None when it was not."""
     declared = vars(found).get(_DECLARED) if isinstance(found, type) else None
-    return declared if isinstance(declared, Declared) else None
+    return declared if isinstance(declared, DeclaredWorkflow) else None
 
 
 def _check(name: str, version: str, cls: type, code: object) -> None:

@@ -25,8 +25,8 @@ from flotilla.workflows.calls.delegation import (
     EndedTask,
     TaskOutcome,
 )
-from flotilla.workflows.gated_tools import OnPause, ask_people
-from flotilla.workflows.interruption import uninterrupted
+from flotilla.workflows.gated_tools import OnPause, wait_for_verdicts
+from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 T = TypeVar("T")
 MAX_PAUSES = 50
@@ -82,17 +82,17 @@ async def delegate(
         ActivityError: the last try's failure; its cause has the agent's error type and message.
         asyncio.CancelledError: the workflow was cancelled, and the agent was notified.
     """
-    pauses = Pauses()
+    pauses = PauseCounter()
     try:
         return await _tries(task, retries, on_pause, limits_s or {}, pauses)
     finally:
         # An evicted workflow's coroutine is closed outside of it, where there is nothing to settle.
         if pauses.count and workflow.in_workflow() and workflow.patched(CALLS_ARE_SETTLED):
-            await uninterrupted(_settle_calls(task, is_over=True))
+            await wait_ignoring_cancellation(_settle_calls(task, is_over=True))
 
 
 @dataclass(slots=True)
-class Pauses:
+class PauseCounter:
     """How often a task paused for people."""
 
     count: int = 0
@@ -118,7 +118,7 @@ async def _tries(
     retries: RetryPolicy,
     on_pause: OnPause | None,
     limits_s: Mapping[str, float],
-    pauses: Pauses,
+    pauses: PauseCounter,
 ) -> TaskOutcome:
     attempt, failures, timeout = 1, 0, _answer_timeout(task, limits_s)
     while True:
@@ -131,7 +131,7 @@ async def _tries(
                     await _settle_calls(task, is_over=False)
                 pauses.count += 1
                 await asyncio.gather(
-                    ask_people(task, pause, on_pause),
+                    wait_for_verdicts(task, pause, on_pause),
                     *(_mcp_call(task, call, on_pause, limits_s) for call in pause.calls),
                 )
             else:
@@ -238,7 +238,7 @@ def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
 def _wait_before_the_next(error: ActivityError, retries: RetryPolicy, failures: int) -> timedelta:
     """The policy's wait, or as long as the endpoint behind the agent asks for, within `LONGEST_WAIT`."""
     asked = max((_retry_after_s(detail) for detail in _details(error)), default=0.0)
-    return max(backoff(retries, failures), timedelta(seconds=min(asked, LONGEST_WAIT.total_seconds())))
+    return max(retry_delay(retries, failures), timedelta(seconds=min(asked, LONGEST_WAIT.total_seconds())))
 
 
 def _details(error: ActivityError) -> Sequence[object]:
@@ -254,7 +254,7 @@ def _is_retryable(detail: object) -> bool:
     return isinstance(detail, dict) and "retryable" in detail and from_builtins(detail, AgentFailure).retryable
 
 
-def backoff(retries: RetryPolicy, attempt: int) -> timedelta:
+def retry_delay(retries: RetryPolicy, attempt: int) -> timedelta:
     """The wait after try `attempt`, as Temporal's own retries would do it."""
     wait = retries.initial_interval * retries.backoff_coefficient ** (attempt - 1)
     return min(wait, retries.maximum_interval or wait)
@@ -273,7 +273,7 @@ class Trouble:
     """Which step of the run failed, where one did."""
 
 
-def trouble_of(error: BaseException) -> Trouble:
+def failure_reason(error: BaseException) -> Trouble:
     """The cause behind an activity's failure, without Temporal's wrapping, short enough for a row and an event."""
     trouble = _whole_trouble_of(error)
     return replace(trouble, message=trouble.message[:MAX_REASON_CHARS])
@@ -297,7 +297,7 @@ def _whole_trouble_of(error: BaseException) -> Trouble:
     return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
 
 
-def status_of(trouble: Trouble) -> RunStatus:
+def run_status_for(trouble: Trouble) -> RunStatus:
     """How a run ends that met this."""
     if trouble.cancelled:
         return "cancelled"

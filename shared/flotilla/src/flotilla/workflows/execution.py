@@ -15,18 +15,18 @@ from flotilla.contracts.session_events import ErrorRaised
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import CLOSE_RUN, RUN_CLOSED, BegunRun, CloseRun, RunKey
 from flotilla.workflows.context import RunContext
-from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, status_of
-from flotilla.workflows.inbox import Inbox
-from flotilla.workflows.journal import Journal
-from flotilla.workflows.lifecycle import carry_out
-from flotilla.workflows.questions import Questions
+from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, run_status_for
+from flotilla.workflows.inbox import RunEventInbox
+from flotilla.workflows.journal import RunJournal
+from flotilla.workflows.lifecycle import run_to_completion
+from flotilla.workflows.questions import RunQuestions
 from flotilla.workflows.run import Run
 from flotilla.workflows.steps import StepNames
 
 Work = Callable[[Run, JsonObject], Awaitable[JsonObject | None]]
 
 
-async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) -> JsonObject | None:
+async def run_workflow_to_completion(name: str, request: WorkflowRequest, work: Work) -> JsonObject | None:
     """Begin the run, do `work` and finish it; close it however it ends.
 
     Raises:
@@ -38,7 +38,7 @@ async def carry_out_workflow(name: str, request: WorkflowRequest, work: Work) ->
     if not request.session_id:
         request = replace(request, session_id=request.run_id)
     execution = _Execution(name, request, work)
-    return await carry_out(execution.work(), execution.finish, execution.close)
+    return await run_to_completion(execution.work(), execution.finish, execution.close)
 
 
 class _Execution:
@@ -47,13 +47,13 @@ class _Execution:
         self._request = request
         self._work = work
         self._key = RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
-        self._journal = Journal(self._key, name, request.carried.records)
-        self._inbox = Inbox(request.carried.events, request.carried.seen)
-        self._questions = Questions(self._key, self._inbox, request.carried.questions)
+        self._journal = RunJournal(self._key, name, request.carried.records)
+        self._inbox = RunEventInbox(request.carried.events, request.carried.seen)
+        self._questions = RunQuestions(self._key, self._inbox, request.carried.questions)
         self._names = StepNames(request.carried.steps)
 
     async def work(self) -> JsonObject | None:
-        self._inbox.listen()
+        self._inbox.receive_events()
         run = await self._begin()
         try:
             output = await self._work(run, self._request.input)
@@ -99,7 +99,7 @@ class _Execution:
         )
 
     async def _continue(self, data: JsonObject) -> NoReturn:
-        await self._journal.write()
+        await self._journal.append_notes()
         carried = Carried(
             steps=self._names.used,
             records=self._journal.written,
@@ -110,7 +110,7 @@ class _Execution:
         workflow.continue_as_new(replace(self._request, input=data, carried=carried))
 
     async def finish(self, output: JsonObject | None) -> JsonObject | None:
-        await self._journal.write()
+        await self._journal.append_notes()
         await workflow.execute_activity(
             call.FINISH_WORKFLOW,
             call.FinishedWorkflow(run=self._key, output=output),
@@ -122,13 +122,13 @@ class _Execution:
     async def close(self, trouble: Trouble) -> None:
         if trouble.type == RUN_CLOSED:
             return
-        await self._journal.write()
+        await self._journal.append_notes()
         error = ErrorRaised(
             type=trouble.type, message=trouble.message, where=trouble.step or "workflow", retryable=trouble.retryable
         )
         await workflow.execute_activity(
             CLOSE_RUN,
-            CloseRun(run=self._key, status=status_of(trouble), error=None if trouble.cancelled else error),
+            CloseRun(run=self._key, status=run_status_for(trouble), error=None if trouble.cancelled else error),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )

@@ -12,7 +12,7 @@ from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
 from flotilla.contracts.tasks import AgentTask, ApprovalNeeded
 from flotilla.workflows.calls.delegation import AgentFailure
-from flotilla.workflows.interruption import uninterrupted
+from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 """Told True when the task begins to wait for people, False when it goes on."""
@@ -20,7 +20,7 @@ _MAY_WAIT_AFTER_S = 2.0
 """An action that takes longer may be waiting for people: its run shows whether it does."""
 
 
-async def ask_people(task: AgentTask, pause: AgentFailure, on_pause: OnPause | None) -> None:
+async def wait_for_verdicts(task: AgentTask, pause: AgentFailure, on_pause: OnPause | None) -> None:
     """Return when there is a verdict about each call; the agent's next try reads them from the database.
 
     Raises:
@@ -60,7 +60,7 @@ async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> No
         workflow.logger.warning("vote %s ended without a verdict: %s", call.approval_id, error.cause)
 
 
-async def end_of_action(request: ActionRequest, on_pause: OnPause) -> ActionState:
+async def wait_for_action_end(request: ActionRequest, on_pause: OnPause) -> ActionState:
     """Return how a governed action ended: executed at once, or after people approved it.
 
     Raises:
@@ -96,10 +96,10 @@ async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any,
 async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
     """End the vote with the run, and wait until it is off the inbox, however often that is cancelled."""
     vote.cancel()
-    await uninterrupted(called_off(vote))
+    await wait_ignoring_cancellation(wait_for_cancelled_child(vote))
 
 
-async def called_off(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
+async def wait_for_cancelled_child(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
     """Wait until a child that was asked to end has ended, however it did."""
     try:
         await child

@@ -5,7 +5,7 @@ from temporalio import workflow
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
 
 
-class Inbox:
+class RunEventInbox:
     """What came from outside and was not taken yet."""
 
     def __init__(self, waiting: list[OutsideEvent], seen: list[str]) -> None:
@@ -13,7 +13,7 @@ class Inbox:
         self.seen = list(seen)
         """The ids of all events that came: one may be signalled twice."""
 
-    def listen(self) -> None:
+    def receive_events(self) -> None:
         """Take the events that come from now on, and those that came before."""
         workflow.set_signal_handler(RUN_EVENT_SIGNAL, self._receive)
 

@@ -7,13 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def uninterrupted(work: Awaitable[T]) -> T:
+async def wait_ignoring_cancellation(work: Awaitable[T]) -> T:
     """Wait for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
     result, _ = await _to_the_end(work)
     return result
 
 
-async def finished_first(work: Awaitable[T]) -> T:
+async def wait_then_cancel(work: Awaitable[T]) -> T:
     """Wait for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
     happens behind the back of the cleanup."""
     result, cancelled = await _to_the_end(work)

@@ -15,7 +15,7 @@ from flotilla.contracts.session_events import session_event_type
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import RunKey
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
-from flotilla.workflows.interruption import uninterrupted
+from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 MAX_RECORD_BYTES = 256_000
 """Of one event that a workflow records."""
@@ -23,7 +23,7 @@ BATCH = 100
 """How many events one transaction appends: the session is locked meanwhile."""
 
 
-class Journal:
+class RunJournal:
     """Notes that wait for their transaction. A replay makes the same notes in the same order, so none is lost."""
 
     def __init__(self, run: RunKey, workflow_name: str, written: int = 0) -> None:
@@ -69,18 +69,18 @@ class Journal:
         finally:
             self._held -= 1
 
-    async def write(self) -> None:
+    async def append_notes(self) -> None:
         """Append what is noted to the session, however long the database is unavailable."""
         if self._held and len(self._notes) < BATCH:
             return
         async with self._writing:
             while batch := list(islice(self._notes, BATCH)):
-                await uninterrupted(self._append(batch))
+                await wait_ignoring_cancellation(self._append(batch))
                 del self._notes[: len(batch)]
 
     async def _append(self, notes: list[call.Note]) -> None:
         self.written += 1
-        records = call.Records(run=self._run, workflow=self._workflow, number=self.written, notes=notes)
+        records = call.EventRecords(run=self._run, workflow=self._workflow, number=self.written, notes=notes)
         await workflow.execute_local_activity(
             call.RECORD_EVENTS, records, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
         )

@@ -6,15 +6,15 @@ from typing import TypeVar
 
 from temporalio.exceptions import ApplicationError, FailureError
 
-from flotilla.workflows.delegation import Trouble, trouble_of
-from flotilla.workflows.interruption import uninterrupted
+from flotilla.workflows.delegation import Trouble, failure_reason
+from flotilla.workflows.interruption import wait_ignoring_cancellation
 from flotilla.workflows.steps import StepFailed
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def carry_out(
+async def run_to_completion(
     work: Awaitable[T], complete: Callable[[T], Awaitable[R]], close: Callable[[Trouble], Awaitable[None]]
 ) -> R:
     """Complete what comes of `work`; close what fails or is cancelled. Neither end is interrupted by a cancellation.
@@ -24,10 +24,10 @@ async def carry_out(
         asyncio.CancelledError: the workflow was cancelled.
     """
     try:
-        return await uninterrupted(complete(await work))
+        return await wait_ignoring_cancellation(complete(await work))
     except (FailureError, asyncio.CancelledError) as error:
-        trouble = error.trouble if isinstance(error, StepFailed) else trouble_of(error)
-        await uninterrupted(close(trouble))
+        trouble = error.trouble if isinstance(error, StepFailed) else failure_reason(error)
+        await wait_ignoring_cancellation(close(trouble))
         if trouble.cancelled:
             raise asyncio.CancelledError from error
         raise ApplicationError(trouble.message, type=trouble.type, non_retryable=True) from error

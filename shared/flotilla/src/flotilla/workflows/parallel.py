@@ -9,7 +9,9 @@ from temporalio.exceptions import FailureError
 T = TypeVar("T")
 
 
-async def windowed(steps: Sequence[Coroutine[Any, Any, T]], at_once: int, *, collect: bool) -> list[T | FailureError]:
+async def gather_windowed(
+    steps: Sequence[Coroutine[Any, Any, T]], at_once: int, *, collect: bool
+) -> list[T | FailureError]:
     """Return what the steps return, in their order; no more than `at_once` of them are under way.
 
     With `collect` a failed step's error takes the place of its result; else the first failure ends the others, those

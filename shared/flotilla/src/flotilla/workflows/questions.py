@@ -26,17 +26,17 @@ from flotilla.contracts.values import why_not_storable
 from flotilla.workflows.calls import questions as call
 from flotilla.workflows.calls.runs import RunKey
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, TIMED_OUT, Trouble
-from flotilla.workflows.inbox import Inbox
-from flotilla.workflows.interruption import finished_first, uninterrupted
+from flotilla.workflows.inbox import RunEventInbox
+from flotilla.workflows.interruption import wait_ignoring_cancellation, wait_then_cancel
 from flotilla.workflows.steps import NotAnswered
 
 T = TypeVar("T")
 
 
-class Questions:
+class RunQuestions:
     """The questions of one run."""
 
-    def __init__(self, run: RunKey, inbox: Inbox, carried: Sequence[OpenQuestion] = ()) -> None:
+    def __init__(self, run: RunKey, inbox: RunEventInbox, carried: Sequence[OpenQuestion] = ()) -> None:
         """`carried` are those that were open when the workflow continued as new."""
         self._run = run
         self._inbox = inbox
@@ -75,7 +75,7 @@ class Questions:
                 )
             )
         except asyncio.CancelledError:
-            await uninterrupted(self._settle(asked.question_id, "cancelled"))
+            await wait_ignoring_cancellation(self._settle(asked.question_id, "cancelled"))
             raise
         del self._open[asked.question_id]
         if answered.status == "answered":
@@ -94,7 +94,7 @@ class Questions:
 
     async def _answered(self, question: call.AskQuestion) -> Answered:
         # To its end: what is asked while the run is cancelled is off the inbox afterwards.
-        asked: Asked = await finished_first(
+        asked: Asked = await wait_then_cancel(
             workflow.execute_local_activity(
                 call.ASK_QUESTION,
                 question,
@@ -108,7 +108,7 @@ class Questions:
         while True:
             in_time = await self._woken(question.question_id, asked.deadline)
             # What woke it up proves nothing. The row decides, and the log says what was answered.
-            answered = await finished_first(self._settle(question.question_id, "open" if in_time else "expired"))
+            answered = await wait_then_cancel(self._settle(question.question_id, "open" if in_time else "expired"))
             if answered.status != "open":
                 return answered
 

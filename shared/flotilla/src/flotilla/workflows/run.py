@@ -16,7 +16,7 @@ from flotilla.contracts.typed import Codec
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS, TaskOutcome
 from flotilla.workflows.calls.runs import PAUSE_RUN, PauseRun
-from flotilla.workflows.children import Children
+from flotilla.workflows.children import ChildRuns
 from flotilla.workflows.compensation import RunSaga
 from flotilla.workflows.context import RunContext
 from flotilla.workflows.delegation import (
@@ -26,15 +26,15 @@ from flotilla.workflows.delegation import (
     TIMED_OUT,
     Trouble,
     delegate,
-    trouble_of,
+    failure_reason,
 )
-from flotilla.workflows.gated_tools import end_of_action
-from flotilla.workflows.inbox import Inbox
-from flotilla.workflows.journal import Journal
-from flotilla.workflows.parallel import windowed
-from flotilla.workflows.questions import Questions
-from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames, why_not_executed
-from flotilla.workflows.values import decoded, plain
+from flotilla.workflows.gated_tools import wait_for_action_end
+from flotilla.workflows.inbox import RunEventInbox
+from flotilla.workflows.journal import RunJournal
+from flotilla.workflows.parallel import gather_windowed
+from flotilla.workflows.questions import RunQuestions
+from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, StepNames, action_failure_reason
+from flotilla.workflows.values import decode_step_result, to_json_object
 
 T = TypeVar("T")
 AT_ONCE = 16
@@ -51,20 +51,20 @@ class Run:
     def __init__(
         self,
         context: RunContext,
-        journal: Journal | None = None,
+        journal: RunJournal | None = None,
         names: StepNames | None = None,
         *,
-        inbox: Inbox | None = None,
-        questions: Questions | None = None,
+        inbox: RunEventInbox | None = None,
+        questions: RunQuestions | None = None,
         go_on: Callable[[JsonObject], Coroutine[Any, Any, NoReturn]] | None = None,
     ) -> None:
         """`journal` writes the steps to the session; without one only agents and actions write there."""
         self._context = context
         self._journal = journal
         self._names = names or StepNames()
-        self._inbox = inbox or Inbox([], [])
-        self._questions = questions or Questions(context.key, self._inbox)
-        self._children = Children(context, journal)
+        self._inbox = inbox or RunEventInbox([], [])
+        self._questions = questions or RunQuestions(context.key, self._inbox)
+        self._children = ChildRuns(context, journal)
         self._go_on = go_on
         self.step = ""
         """The step that began last."""
@@ -144,7 +144,7 @@ class Run:
             session_id=self.session_id,
             run_id=self.run_id,
             user_id=self.user_id,
-            input=plain(data),
+            input=to_json_object(data),
             timeout_s=None if timeout is None else timeout.total_seconds(),
             live=self._context.live,
         )
@@ -163,19 +163,19 @@ class Run:
         try:
             outcome = await answered()
         except FailureError as error:
-            trouble = trouble_of(error)
+            trouble = failure_reason(error)
             await self._note_step(name, task.agent, task.task_id, f"{trouble.type}: {trouble.message}")
             raise StepFailed(name, trouble) from error
         await self._note_step(name, task.agent, outcome.task_id)
         if returns is None:
             return AgentResult(step=name, task_id=outcome.task_id, data=outcome.result, reference=outcome.result_ref)
         found = outcome.result if outcome.result is not None else await self._load(name, outcome.task_id)
-        return decoded(name, found, returns)
+        return decode_step_result(name, found, returns)
 
     async def _note_step(self, name: str, agent: str, task_id: str, error: str | None = None) -> None:
         if self._journal is not None:
             self._journal.step(name, agent, task_id, error)
-            await self._journal.write()
+            await self._journal.append_notes()
 
     async def _with_input(self, task: AgentTask, source: AgentResult | Sequence[AgentResult] | None) -> AgentTask:
         if source is None:
@@ -186,7 +186,7 @@ class Run:
         parts = [part.task_id for part in source]
         await workflow.execute_local_activity(
             call.COMBINE_RESULTS,
-            call.Combination(run=self._context.key, session_id=self.session_id, task_id=combined, parts=parts),
+            call.CombineResults(run=self._context.key, session_id=self.session_id, task_id=combined, parts=parts),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )
@@ -202,7 +202,7 @@ class Run:
                 retry_policy=PATIENT,
             )
         except FailureError as error:
-            raise StepFailed(name, trouble_of(error)) from error
+            raise StepFailed(name, failure_reason(error)) from error
         return loaded.data
 
     @overload
@@ -226,12 +226,12 @@ class Run:
             ValueError: `at_once` is below 1.
         """
         if self._journal is None:
-            return await windowed(steps, at_once, collect=on_error == "collect")
+            return await gather_windowed(steps, at_once, collect=on_error == "collect")
         try:
             with self._journal.held():
-                return await windowed(steps, at_once, collect=on_error == "collect")
+                return await gather_windowed(steps, at_once, collect=on_error == "collect")
         finally:
-            await self._journal.write()
+            await self._journal.append_notes()
 
     async def execute(
         self,
@@ -269,12 +269,12 @@ class Run:
             await self._show_pause(paused, request.action_id)
 
         try:
-            state = await end_of_action(request, on_pause)
+            state = await wait_for_action_end(request, on_pause)
         except ChildWorkflowError as error:
-            trouble = trouble_of(error.cause or error)
+            trouble = failure_reason(error.cause or error)
             raise ActionRefused(name, trouble, "cancelled" if trouble.cancelled else "failed") from error
         if state.status != "completed":
-            raise ActionRefused(name, why_not_executed(action, state), state.status)
+            raise ActionRefused(name, action_failure_reason(action, state), state.status)
         return state.result
 
     async def ask_person(
@@ -297,7 +297,7 @@ class Run:
         """
         name = self.step = self._names.next(step or "ask_person")
         asked_of = [roles] if isinstance(roles, str) else list(roles)
-        return decoded(name, await self._questions.ask(name, question, schema, asked_of, deadline), schema)
+        return decode_step_result(name, await self._questions.ask(name, question, schema, asked_of, deadline), schema)
 
     @overload
     async def start_child(
@@ -327,8 +327,8 @@ class Run:
                 open, or it failed or was cancelled.
         """
         name = self.step = self._names.next(step or workflow)
-        output = await self._children.run(name, workflow, plain(data), session)
-        return output if returns is None else decoded(name, output or {}, returns)
+        output = await self._children.run(name, workflow, to_json_object(data), session)
+        return output if returns is None else decode_step_result(name, output or {}, returns)
 
     def saga(self) -> RunSaga:
         """Return a saga, for `async with`: what ends the block early undoes its steps, last first.
@@ -348,8 +348,8 @@ class Run:
         """
         if self._journal is None:
             raise ApplicationError("this run writes nothing to its session", type="Invalid", non_retryable=True)
-        self._journal.add(call.Note(kind=kind, data=plain(data)))
-        await self._journal.write()
+        self._journal.add(call.Note(kind=kind, data=to_json_object(data)))
+        await self._journal.append_notes()
 
     async def set(self, **variables: Any) -> None:
         """Set variables of the session's state."""
@@ -401,7 +401,7 @@ class Run:
         """
         if self._go_on is None:
             raise ApplicationError("this workflow can't continue as new", type="Invalid", non_retryable=True)
-        await self._go_on(plain(request))
+        await self._go_on(to_json_object(request))
 
     @property
     def should_continue(self) -> bool:

@@ -18,7 +18,7 @@ PASSED_THROUGH = (
 """Modules that workflows may import as they are: none of them decides anything by clock, chance or I/O there."""
 
 
-def sandbox(*modules: str) -> SandboxedWorkflowRunner:
+def workflow_runner(*modules: str) -> SandboxedWorkflowRunner:
     """Return what runs workflows; `modules` are shared, too."""
     restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH, *modules)
     return SandboxedWorkflowRunner(restrictions=restrictions)

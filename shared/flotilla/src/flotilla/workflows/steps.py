@@ -48,7 +48,7 @@ class NotAnswered(StepFailed):
         self.status = status
 
 
-def why_not_executed(action: str, state: ActionState) -> Trouble:
+def action_failure_reason(action: str, state: ActionState) -> Trouble:
     """Return why an action was not executed: its error, or the reasons of those who rejected it."""
     reasons = [vote.reason for vote in state.votes if vote.decision == "reject" and vote.reason]
     why = state.error or "; ".join(reasons)

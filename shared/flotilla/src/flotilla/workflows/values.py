@@ -12,14 +12,14 @@ from flotilla.workflows.steps import StepFailed
 T = TypeVar("T")
 
 
-def plain(data: object) -> JsonObject:
+def to_json_object(data: object) -> JsonObject:
     """Return the author's data as a JSON object."""
     kind = type(data)
     found: JsonObject = dict(data) if isinstance(data, Mapping) else Codec(kind, f"a {kind.__name__}").encode(data)
     return cast("JsonObject", to_builtins(found))
 
 
-def decoded(step: str, data: JsonObject, kind: type[T]) -> T:
+def decode_step_result(step: str, data: JsonObject, kind: type[T]) -> T:
     """Return what a step got as the author's type.
 
     Raises:

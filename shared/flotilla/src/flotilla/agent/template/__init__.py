@@ -43,13 +43,13 @@ def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
         Conflict: `folder` exists and is not empty.
     """
-    check_new(name, folder, "an agent")
+    check_name_and_folder(name, folder, "an agent")
     words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
     left_out = _ONLY_OUTSIDE if wheels is None else set()
-    return write_files(resources.files(__package__).joinpath("files"), folder, words, left_out)
+    return render_templates(resources.files(__package__).joinpath("files"), folder, words, left_out)
 
 
-def check_new(name: str, folder: Path, what: str) -> None:
+def check_name_and_folder(name: str, folder: Path, what: str) -> None:
     """Check the name of something new, and the folder that it is to be written into.
 
     Raises:
@@ -62,7 +62,7 @@ def check_new(name: str, folder: Path, what: str) -> None:
         raise Conflict(f"{folder} is not empty: choose another folder, or empty it first")
 
 
-def write_files(
+def render_templates(
     templates: Traversable, folder: Path, words: dict[str, str], left_out: Collection[str] = ()
 ) -> list[Path]:
     """Write every template with `words` in their places; return the files written."""

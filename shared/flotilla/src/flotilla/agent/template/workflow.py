@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from flotilla.agent.template import SETUP_OUTSIDE, WHEELS, check_new, write_files
+from flotilla.agent.template import SETUP_OUTSIDE, WHEELS, check_name_and_folder, render_templates
 
 
 def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
@@ -15,7 +15,7 @@ def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
         Conflict: `folder` exists and is not empty.
     """
-    check_new(name, folder, "a workflow")
+    check_name_and_folder(name, folder, "a workflow")
     words = {
         "name": name,
         "distribution": f"{name}-workflow",
@@ -24,4 +24,4 @@ def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
         "source": WHEELS % wheels.resolve().as_uri(),
         "setup": SETUP_OUTSIDE,
     }
-    return write_files(resources.files(__package__).joinpath("workflow_files"), folder, words)
+    return render_templates(resources.files(__package__).joinpath("workflow_files"), folder, words)

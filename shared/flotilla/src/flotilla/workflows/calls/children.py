@@ -7,13 +7,13 @@ FIND_WORKFLOW = "find_workflow"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindWorkflow:
-    """Asks who serves a workflow; returns `FoundWorkflow`."""
+    """Asks who serves a workflow; returns `WorkflowServer`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundWorkflow:
+class WorkflowServer:
     """A workflow as its newest worker serves it."""
 
     version: str

@@ -27,7 +27,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
+class EventRecords:
     """Events to append. `number` is the idempotency key: the run's records are numbered from 1, without gaps."""
 
     run: RunKey
@@ -60,7 +60,7 @@ class LoadedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Combination:
+class CombineResults:
     """Stores the results of several tasks as one: `{"results": [...]}`, in this order, as the result of `task_id`."""
 
     run: RunKey
