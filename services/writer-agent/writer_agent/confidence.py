@@ -15,7 +15,9 @@ def confidence_of_answer(
     calibration: Calibration | None,
 ) -> Confidence:
     """Return the calibrated confidence where there is a calibration for these features, else that of
-    `compute_confidence`. `supported` is the share of sentences that their sources support; without one it is lower in any case."""
+    `compute_confidence`. `supported` is the share of sentences that their sources support; without one the confidence
+    is lower in any case.
+    """
     plain = compute_confidence(completion, cited)
     calibrated = calibration.correctness_probability(features) if calibration else None
     if calibration is None or calibrated is None:

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from flotilla.audit.admin_log import record
+from flotilla.audit.admin_log import record_admin_changes
 from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.encryption import KeyFile, Keyring
@@ -224,7 +224,7 @@ async def test_who_comes_back_gets_a_new_key(store: AgentEventStore, database: D
 
 async def test_the_tenants_audit_session_stays_clear(sealing: Pool, database: Database) -> None:
     async with tenant_transaction(sealing, "default") as connection:
-        await record(connection, "default", "/gateway", ("roles_changed", {"subject": "ada"}))
+        await record_admin_changes(connection, "default", "/gateway", ("roles_changed", {"subject": "ada"}))
     assert b'"subject":"ada"' in await outbox(database)
 
 
