@@ -141,10 +141,12 @@ class _MemorySession:
 class _MemoryToolCalls:
     """One run has no earlier one to learn from."""
 
-    async def standing(self, _call: IdentifiedToolCall) -> CallHistory:
+    async def load_call_history(self, _call: IdentifiedToolCall) -> CallHistory:
         return CallHistory()
 
-    async def begin(self, call: IdentifiedToolCall, start_no: int, call_id: str, _approval_id: str | None) -> BegunCall:
+    async def begin_call(
+        self, call: IdentifiedToolCall, start_no: int, call_id: str, _approval_id: str | None
+    ) -> BegunCall:
         return BegunCall(call=call, start_no=start_no, call_id=call_id)
 
     def held(self, _begun: BegunCall) -> AbstractAsyncContextManager[None]:
