@@ -789,6 +789,30 @@ export interface components {
             status: "queued" | "pending" | "running" | "interrupted" | "success" | "error" | "timeout" | "cancelled";
         };
         /**
+         * ChainProblem
+         * @description The first thing that is wrong with a session, or something that is wrong with a checkpoint.
+         *
+         *     edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event is in
+         *     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
+         *     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
+         *     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
+         *     forbidden: it is as it was committed, but its source may not write events of this kind. votes: the signature of a
+         *     vote does not hold, or an approval has fewer signed votes than its policy asked for.
+         */
+        ChainProblem: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "edited" | "deleted" | "swapped" | "truncated" | "rewritten" | "added" | "head" | "copy" | "lineage" | "checkpoint" | "forbidden" | "votes";
+            /** Detail */
+            detail: string;
+            /** Session Id */
+            session_id?: string | null;
+            /** Seq */
+            seq?: number | null;
+        };
+        /**
          * Change
          * @description A value before and after.
          */
@@ -2142,30 +2166,6 @@ export interface components {
             issuer?: string | null;
         };
         /**
-         * Problem
-         * @description The first thing that is wrong with a session, or something that is wrong with a checkpoint.
-         *
-         *     edited: the event's bytes are not those that were chained. deleted: it is missing. swapped: another event is in
-         *     its place. truncated: it and all after it are missing. rewritten: the chain is consistent, but is not the one that
-         *     was signed. added: Kafka has no such event. head, copy, lineage: the session's head row, the JSON copy, or the
-         *     parent does not agree with the events. checkpoint: a checkpoint is missing, changed or not signed by a known key.
-         *     forbidden: it is as it was committed, but its source may not write events of this kind. votes: the signature of a
-         *     vote does not hold, or an approval has fewer signed votes than its policy asked for.
-         */
-        Problem: {
-            /**
-             * Kind
-             * @enum {string}
-             */
-            kind: "edited" | "deleted" | "swapped" | "truncated" | "rewritten" | "added" | "head" | "copy" | "lineage" | "checkpoint" | "forbidden" | "votes";
-            /** Detail */
-            detail: string;
-            /** Session Id */
-            session_id?: string | null;
-            /** Seq */
-            seq?: number | null;
-        };
-        /**
          * ProtectedResource
          * @description Metadata of a protected resource (RFC 9728).
          */
@@ -3157,7 +3157,7 @@ export interface components {
             verified_seq: number;
             /** Anchored Seq */
             anchored_seq: number;
-            problem: components["schemas"]["Problem"] | null;
+            problem: components["schemas"]["ChainProblem"] | null;
         };
         /**
          * SideEvent
@@ -3938,7 +3938,7 @@ export interface components {
             /** Kafka Checked */
             kafka_checked: boolean;
             /** Problems */
-            problems?: components["schemas"]["Problem"][];
+            problems?: components["schemas"]["ChainProblem"][];
         };
         /**
          * Vote
