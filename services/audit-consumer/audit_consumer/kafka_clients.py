@@ -65,7 +65,7 @@ async def publish_events(
             key = session_key(*session).encode()
             await producer.send_and_wait(topic, body, key=key, partition=lane_of(*session))
     except KafkaError as error:
-        raise RetryLater(f"Kafka does not take the events: {str(error) or type(error).__name__}: ask again") from error
+        raise RetryLater(f"Kafka did not accept the events: {str(error) or type(error).__name__}; ask again") from error
 
 
 def leader_connection(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:

@@ -79,7 +79,9 @@ class LagMonitor:
                 ends = await self._observer.end_offsets(wanted)
         except (KafkaError, OSError, TimeoutError) as error:
             await self.close_kafka()
-            raise RetryLater(f"Kafka does not answer: {str(error) or type(error).__name__}") from error
+            raise RetryLater(
+                f"Kafka does not answer: {str(error) or type(error).__name__} (check FLOTILLA_KAFKA_BOOTSTRAP_SERVERS)"
+            ) from error
         return {place.partition: int(end) for place, end in ends.items()}
 
     async def _offsets(self) -> dict[int, int]:

@@ -320,7 +320,10 @@ class _Rebuild:
                 reason=self._order.reason,
             )
             if not _is_open(self._holder):
-                raise RetryLater("the rebuild stopped: it lost its lock with a connection, and another may have begun")
+                raise RetryLater(
+                    "the rebuild stopped: it lost its lock when a connection broke, and another may have begun "
+                    "(`flotilla audit requests` shows it)"
+                )
             await connection.execute(_SWITCH)
             await connection.execute(_KEEP, self._order.request_id, len(names), json.dumps(outcome))
         return outcome

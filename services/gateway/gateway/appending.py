@@ -59,7 +59,9 @@ async def _check_runs(connection: Connection, tenant_id: str, session_id: str, b
     named = {event.run_id for event in body.events if event.run_id}
     rows = await connection.fetch(_RUNS, tenant_id, session_id, sorted(named)) if named else []
     if missing := named - {row["run_id"] for row in rows}:
-        raise Invalid(f"session {session_id} has no run {min(missing)}")
+        raise Invalid(
+            f"session {session_id} has no run {min(missing)}: GET /v1/runs?session_id={session_id} lists its runs"
+        )
 
 
 def _event(event: NewEvent, place: int, source: str) -> AgentStateEvent:

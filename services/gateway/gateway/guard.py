@@ -167,9 +167,9 @@ class RequestGuard:
         principal = acting_principal(request, now)
         await self.authenticator.check_may_impersonate(principal, now)
         if principal.tenant_name_and_service != caller.tenant_name_and_service:
-            raise Forbidden("the credentials speak for somebody else now")
+            raise Forbidden("the credentials belong to somebody else now: open the stream again")
         if not principal.roles & access.roles:
-            raise Forbidden("the credentials have lost the role that this takes")
+            raise Forbidden("the credentials have lost the role that this stream needs")
         set_viewer(principal.database_viewer(self.session_operators))
 
     def count_anonymous_request(self, request: Request) -> None:

@@ -62,7 +62,7 @@ def check_json_complexity(body: bytes, max_depth: int, max_values: int) -> None:
         raise Invalid(f"the body has more than {max_values} values: send fewer, or in several requests")
     brackets = marks.translate(None, _NO_BRACKETS)
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth:
-        raise Invalid(f"the body is nested deeper than {max_depth} levels")
+        raise Invalid(f"the body is nested deeper than {max_depth} levels: send flatter JSON")
 
 
 @dataclass(slots=True)

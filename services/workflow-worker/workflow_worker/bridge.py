@@ -202,11 +202,11 @@ def _reply_in(delivery: Delivery) -> AgentReply:
         # The version is one we know, so no other worker could read it either: no second chances.
         raise DeadLetter(f"entry {delivery.entry_id}: {error}") from error
     if reply.unreadable is not None:
-        raise DeadLetter(f"reply to task {reply.task_id}: {reply.unreadable}")
+        raise DeadLetter(f"reply to task {reply.task_id} can't be read: {reply.unreadable}")
     if reply.status == "failed" and reply.failure is None:
-        raise DeadLetter(f"reply to task {reply.task_id} failed without a failure")
+        raise DeadLetter(f"reply to task {reply.task_id} is refused: its status is failed, and it has no failure")
     if reply.status == "done" and reply.result is None and not reply.persisted:
-        raise DeadLetter(f"reply to task {reply.task_id} is done without a result")
+        raise DeadLetter(f"reply to task {reply.task_id} is refused: its status is done, and it has no result")
     return reply
 
 

@@ -86,12 +86,14 @@ def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | Non
         kind = _KINDS[str(event.get("kind"))]
         data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
     except (KeyError, Undecodable) as error:
-        raise DeadLetter(f"reply to task {reply.task_id}, event {event.get('kind')!r}: {error}") from error
+        raise DeadLetter(
+            f"reply to task {reply.task_id} is refused: its {event.get('kind')!r} event is not valid: {error}"
+        ) from error
     source, wire_type = f"/agents/{agent}", session_event_type(kind)
     if problem := write_violation_of_data(source, wire_type, to_builtins(data), reply.session_id):
         REPLIES_REFUSED.labels(agent, "forbidden_event").inc()
         log.error("reply_refused", agent=agent, task_id=reply.task_id, reason="forbidden_event", error=problem)
-        raise DeadLetter(f"reply to task {reply.task_id}: {problem}")
+        raise DeadLetter(f"reply to task {reply.task_id} is refused: {problem}")
     return AgentStateEvent(
         kind=kind,
         data={**to_builtins(data), **_escaped(_below(f"/events/{number}/data", reply))},

@@ -61,7 +61,9 @@ def _loaded() -> dict[str, object]:
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(f"a workflow can't be imported: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(
+            f"a package with an entry point in {GROUP} can't be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 class WorkflowPublisher:

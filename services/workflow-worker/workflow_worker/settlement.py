@@ -160,7 +160,7 @@ class ReplySettlement:
                 async with tenant_transaction(self.pool, reply.tenant_id, durable=not reply.persisted) as connection:
                     return await self._settle(connection, agent, reply, age_s)
         except (Refused, *UNSTORABLE) as error:
-            raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
+            raise DeadLetter(f"reply to task {reply.task_id} is refused: {error}") from error
 
     async def _settle_stored(self, agent: str, reply: AgentReply) -> SettledReply | None:
         """End a slip in one round trip, or forward it in one or two, as nearly all replies do; None, with nothing

@@ -52,7 +52,9 @@ class TemporalConnection:
             RetryLater: Temporal has not answered yet.
         """
         if self._client is None:
-            raise RetryLater(f"Temporal at {self._settings.temporal_address} has not answered yet")
+            raise RetryLater(
+                f"Temporal at {self._settings.temporal_address} has not answered yet (check FLOTILLA_TEMPORAL_ADDRESS)"
+            )
         return self._client
 
     async def check_ready(self) -> None:

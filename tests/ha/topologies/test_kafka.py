@@ -118,7 +118,7 @@ async def test_a_command_that_fails_and_a_broker_that_refuses_the_token_are_name
     with pytest.raises(RetryLater, match="it refuses the token"):
         await check_topics(server.by_token(topics, tokens.command))
     tokens.break_it()
-    with pytest.raises(RetryLater, match=r"TOKEN_COMMAND: .* ended with code 1: the identity provider is away"):
+    with pytest.raises(RetryLater, match=r"TOKEN_COMMAND failed: .* ended with code 1: the identity provider is away"):
         await check_topics(server.by_token(topics, tokens.command + " "))
 
 

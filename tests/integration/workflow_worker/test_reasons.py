@@ -86,8 +86,8 @@ async def test_largest_input_that_the_api_takes_reaches_the_agent(
     ("reply", "told"),
     [
         ({"status": "failed", "failure": {"type": "NoPaper", "message": "tray 2", "retryable": False}}, "tray 2"),
-        ({"status": "failed"}, "failed without a failure"),
-        ({"status": "done"}, "done without a result"),
+        ({"status": "failed"}, "its status is failed, and it has no failure"),
+        ({"status": "done"}, "its status is done, and it has no result"),
         ({"status": "done", "result": {}, "events": [{"kind": "rumour", "data": {}}]}, "rumour"),
         ({"status": "done", "result": {}, "session_id": "another"}, "session or agent is not the task's"),
         ({"status": "failed", "failure": {"type": "T", "message": "m" * 50_000, "retryable": False}}, "m" * 4000),

@@ -40,7 +40,9 @@ async def send_operator_verb(temporal: TemporalGateway, tenant_id: str, order: O
             rpc_timeout=ANSWER_TIMEOUT,
         )
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:
-        raise RetryLater(f"no worker answered for order {order.order_id}: look at it, then ask again") from error
+        raise RetryLater(
+            f"no worker answered for order {order.order_id}: read the order, and repeat the request if it had no effect"
+        ) from error
     except WorkflowUpdateFailedError as error:
         raise _refused(error) from error
     except RPCError as error:

@@ -66,7 +66,7 @@ async def start_scheduled_run_now(services: GatewayServices, tenant_id: str, sch
     except RPCError as error:
         reason = error_from_temporal(error, stored.temporal_id)
         if isinstance(reason, NotFound):
-            raise RetryLater(f"Temporal does not have schedule {schedule_id} yet: it gets it soon") from error
+            raise RetryLater(f"Temporal does not have schedule {schedule_id} yet: try again in a moment") from error
         raise reason from error
 
 

@@ -71,7 +71,9 @@ class QuestionActivities:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_RUN, run.tenant_id, run.run_id)
             if row is None or row["status"] not in _OPEN_RUN:
-                raise ApplicationError(f"run {run.run_id} is over: it asks nobody", type="Invalid", non_retryable=True)
+                raise ApplicationError(
+                    f"run {run.run_id} has ended: it can ask no question", type="Invalid", non_retryable=True
+                )
             if await _added(connection, question, row):
                 await _announce(connection, question, row)
             found = await connection.fetchrow(_GET, run.tenant_id, run.run_id, question.question_id)
@@ -108,11 +110,13 @@ class QuestionActivities:
         page = await SessionLog(self._pool, run.tenant_id).read(row["session_id"], row["event_seq"], row["event_seq"])
         event = decode_event(page.bodies[0])
         if event.source != GATEWAY or event.data.get("change") != f"{QUESTION_CHANGE}answered":
-            raise _unproven(f"event {event.id} of session {row['session_id']} is no answer of a person")
+            raise _unproven(
+                f"event {event.id} of session {row['session_id']} does not record a person's answer: the run ends"
+            )
         try:
             details = msgspec.convert(event.data.get("details"), _Details)
         except msgspec.ValidationError as error:
-            raise _unproven(f"event {event.id} is no answer: {error}") from error
+            raise _unproven(f"event {event.id} is not a valid answer: {error}") from error
         if details.question_id != question_id:
             raise _unproven(f"event {event.id} answers question {details.question_id}, not {question_id}")
         return Answered(status="answered", answer=details.answer, answered_by=details.by)

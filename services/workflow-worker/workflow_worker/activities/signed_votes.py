@@ -129,7 +129,7 @@ class SignedVoteChecker:
 
 def _check_is_the_voters(vote: VerifiedVote, attempt: DecisionRequest) -> None:
     if vote.subject != attempt.subject:
-        raise Unproven(f"the signature is {vote.subject}'s, not {attempt.subject}'s")
+        raise Unproven(f"the vote of {attempt.subject} is signed by {vote.subject}: sign with a key of your own")
 
 
 async def _count_on(connection: Connection, tenant_id: str, vote: VerifiedVote, attempt: DecisionRequest) -> None:

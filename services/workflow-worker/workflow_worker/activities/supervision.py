@@ -42,7 +42,9 @@ class SupervisionActivities:
         }
         missing = [*(set(wanted.agents) - found.keys()), *(set(wanted.actions) - actions.keys())]
         if missing:
-            raise ApplicationError(f"there is no {', '.join(sorted(missing))}", type="Invalid", non_retryable=True)
+            raise ApplicationError(
+                f"no agent or action is called {', '.join(sorted(missing))}", type="Invalid", non_retryable=True
+            )
         # The tools of MCP servers are not on offer with all agents: who wants them names their agent.
         agents = wanted.agents or found.keys() - {MCP_AGENT}
         offered = {name: tool for name, tool in found.items() if name in agents}

@@ -77,7 +77,10 @@ def _ssh_keygen(*arguments: str, given: bytes | None = None) -> "subprocess.Comp
     try:
         done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        raise CliError(f"ssh-keygen did not end within {_TIMEOUT_S} s", "is the key waiting for a touch?") from error
+        raise CliError(
+            f"ssh-keygen did not end within {_TIMEOUT_S} s: run it by hand to see what it waits for",
+            "is the key waiting for a touch?",
+        ) from error
     if done.returncode != 0:
         message = done.stderr.decode(errors="replace").strip()
         raise CliError(f"ssh-keygen {arguments[0]} failed: {message}", "check the key file and its passphrase")

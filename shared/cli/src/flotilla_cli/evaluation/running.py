@@ -84,7 +84,8 @@ class EvaluationRunner:
         while run["status"] not in _ENDED:
             if time.monotonic() > deadline:
                 raise CliError(
-                    f"run {run['run_id']} did not end in {PATIENCE_S:g} s", "is a worker there? flotilla agents list"
+                    f"run {run['run_id']} did not end in {PATIENCE_S:g} s: `flotilla runs get` shows how far it is",
+                    "is a worker there? flotilla agents list",
                 )
             time.sleep(1)
             run = self._gateway.get(f"/runs/{run['run_id']}")

@@ -121,7 +121,9 @@ class AnswerStore:
                 raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
             return stored
         except asyncpg.InsufficientPrivilegeError as error:
-            raise TaskOver(f"task {task.task_id}, try {task.attempt}: {error}") from error
+            raise TaskOver(
+                f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {error}"
+            ) from error
         return StoredAnswer(
             status=outcome.status,
             attempt=task.attempt,
@@ -184,7 +186,7 @@ def _check_ticket(task: AgentTask, ticket: str | None) -> None:
     if ticket is None:
         raise RetryLater(f"task {task.task_id} is not on record: its row may have been lost, and is written again")
     if ticket != "open":
-        raise TaskOver(f"task {task.task_id}, try {task.attempt}: {ticket}")
+        raise TaskOver(f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {ticket}")
 
 
 async def _all_events(connection: Connection, task: AgentTask, outcome: ExecutionOutcome) -> list[AgentStateEvent]:

@@ -84,7 +84,9 @@ class McpTool:
         Raises:
             ConfigurationError: always.
         """
-        raise ConfigurationError(f"tool {self.name} is called by the tool gateway")
+        raise ConfigurationError(
+            f"tool {self.name} can't run in the agent's process: call it by ctx.tool, and the tool gateway runs it"
+        )
 
     def to_call_request(self, task: AgentTask, call: IdentifiedToolCall, arguments: JsonObject) -> McpCallNeeded:
         """Return what the worker has the tool gateway do; the id tells equal calls of a task apart, and

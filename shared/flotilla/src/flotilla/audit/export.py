@@ -76,7 +76,9 @@ async def _part(connection: Connection, tenant_id: str, segment: LineageSegment,
     projected = await connection.fetchval(_PROJECTED, tenant_id, segment.session_id)
     projected_seq = segment.after_seq if projected is None else int(projected)
     if not own and projected_seq < segment.upto_seq:
-        raise RetryLater(f"session {segment.session_id}, its parent, is projected up to {projected_seq} only")
+        raise RetryLater(
+            f"session {segment.session_id}, its parent, is projected up to {projected_seq} only: try again in a moment"
+        )
     upto_seq = min(segment.upto_seq, projected_seq)
     signed_seq = None
     if not own:  # with no event in the history, its first own event proves where it was forked

@@ -128,7 +128,7 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
     async with tenant_transaction(pool, tenant_id) as connection:
         counts = await connection.fetchrow(_COUNTS, tenant_id, session_id)
         if counts is None or not counts["events"]:
-            raise NotFound(f"nothing of session {session_id} is parked")
+            raise NotFound(f"nothing of session {session_id} is parked: `flotilla audit parked list` shows what is")
         first_seq = counts["conflict_seq"] or counts["first_seq"]
         place = (tenant_id, session_id, first_seq or 1)
         waiting = await connection.fetch(_PARKED, tenant_id, session_id, _SHOWN)

@@ -208,7 +208,9 @@ async def request_rebuild(
         running = await connection.fetchval(_UNFINISHED_REBUILD)
         refused = await connection.fetchval(_REFUSED_LOSSES, tenant_id) if accept_loss else None
     if running is not None:
-        raise Conflict(f"rebuild {running} is under way: wait for it")
+        raise Conflict(
+            f"rebuild {running} is under way: ask again when it has ended (`flotilla audit requests` shows it)"
+        )
     if not accept_loss:
         return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason)
     if not (reason or "").strip():

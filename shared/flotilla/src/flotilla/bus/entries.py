@@ -94,7 +94,7 @@ def decode_entry(entry: StreamEntry) -> Delivery:
     """
     body = entry.fields.get(_FIELD)
     if body is None:
-        raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}")
+        raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}: send events by flotilla.bus.Publisher")
     if len(body) > MAX_ENTRY_BYTES:
-        raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed")
+        raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed: send a reference")
     return Delivery(entry.entry_id, read_foreign_event(body), entry.deliveries, entry.fields)

@@ -71,4 +71,6 @@ class Publisher:
         self._lengths[stream] = length
         if length >= self._hard_limit:
             log.warning("bus_stream_full", stream=stream, entries=length, limit=self._hard_limit)
-            raise RetryLater(f"{stream} holds {length} entries, {self._hard_limit} are allowed: agents are behind")
+            raise RetryLater(
+                f"{stream} holds {length} entries, {self._hard_limit} are allowed: agents are behind; try again later"
+            )

@@ -72,9 +72,9 @@ def decode_event(body: bytes | str) -> AgentEvent:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a CloudEvent: {error}") from error
     if event.specversion != SPEC_VERSION:
-        raise Undecodable(f"CloudEvents specversion {event.specversion!r}; this code reads {SPEC_VERSION}")
+        raise Undecodable(f"CloudEvents specversion {event.specversion!r} is not supported: send {SPEC_VERSION}")
     if event.time.tzinfo is None:
-        raise Undecodable(f"event {event.id}: time {event.time.isoformat()} has no offset")
+        raise Undecodable(f"event {event.id}: time {event.time.isoformat()} has no offset: write one, such as Z")
     return event
 
 

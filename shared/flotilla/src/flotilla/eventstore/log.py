@@ -159,7 +159,7 @@ class SessionLog:
         projection gains in between is seen twice rather than never."""
         if self._kafka is None:
             await self._check_parked(session_id, await self.lineage(session_id))
-            raise RetryLater(f"session {session_id}: its newest events are on their way to the projection")
+            raise RetryLater(f"session {session_id}: its newest events are not projected yet: try again in a moment")
         segments = await self.lineage(session_id)
         offsets = {segment.session_id: await self._next_offset(segment.session_id) for segment in segments}
         found = await self._read_stored(session_id, first_seq, last_seq)

@@ -42,5 +42,5 @@ class SigningKeyLog:
             if rows:
                 return rows[-1]["seq"], [(row["seq"], row["body"]) for row in rows[:-1]]
             if asyncio.get_running_loop().time() > deadline:
-                raise RetryLater("the newest events about signing keys are on their way to the projection")
+                raise RetryLater("the newest events about signing keys are not projected yet: try again in a moment")
             await asyncio.sleep(_POLL_S)

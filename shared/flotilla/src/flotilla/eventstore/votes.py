@@ -51,7 +51,7 @@ async def task_call_votes(pool: Pool, tenant_id: str, approval_id: str) -> list[
     async with tenant_transaction(pool, tenant_id) as connection:
         bodies = [row["body"] for row in await connection.fetch(_OF_TASK, approval_id)]
     if None in bodies:
-        raise RetryLater(f"the votes about {approval_id} are on their way to the projection")
+        raise RetryLater(f"the votes about {approval_id} are not projected yet: try again in a moment")
     return [vote for body in bodies if (vote := counted_vote(decode_event(body), approval_id))]
 
 

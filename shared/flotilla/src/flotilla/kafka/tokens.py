@@ -105,7 +105,7 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ConfigurationError(f"FLOTILLA_KAFKA_TOKEN_COMMAND is no command: {error}") from error
+        raise ConfigurationError(f"FLOTILLA_KAFKA_TOKEN_COMMAND can't be read as a command: {error}") from error
     if not words:
         raise ConfigurationError("FLOTILLA_KAFKA_TOKEN_COMMAND is empty: set the command that prints a token")
     return words
@@ -161,7 +161,7 @@ async def _output(argv: list[str]) -> bytes:
     if code != 0:
         said = errors.decode("utf-8", errors="replace").strip().splitlines()
         reason = f": {said[-1][:200]}" if said else ""
-        raise ConnectionError(f"FLOTILLA_KAFKA_TOKEN_COMMAND: {argv[0]} ended with code {code}{reason}")
+        raise ConnectionError(f"FLOTILLA_KAFKA_TOKEN_COMMAND failed: {argv[0]} ended with code {code}{reason}")
     return output
 
 

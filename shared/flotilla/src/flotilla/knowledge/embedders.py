@@ -105,7 +105,7 @@ class EndpointEmbedder:
             response = await self._client.post(self._url, json={"model": self.name, "input": list(texts)})
             answer = msgspec.json.decode(response.raise_for_status().content, type=_Answer)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
-            raise RetryLater(f"{self._url} has no embeddings for us: {error!r}") from error
+            raise RetryLater(f"{self._url} returned no embeddings: {error!r}") from error
         vectors = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
         if len(vectors) != len(texts) or len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
             raise RetryLater(f"{self._url} sent {len(vectors)} vectors for {len(texts)} texts, or of several sizes")

@@ -69,7 +69,7 @@ def _parse(upload: UploadedDocument, depth: int) -> tuple[str, ParsedDocument]:
 def _from_bytes(media_type: str, content: bytes, depth: int) -> ParsedDocument:
     if media_type == MAIL:
         if depth > MAX_ATTACHED:
-            raise Invalid("is attached to a message that is attached, and so on: it is not read")
+            raise Invalid("is nested too deep in attached messages, and is not read")
         return parse_mail(content, lambda part: _parse(part, depth + 1)[1])
     if media_type == DOCX:
         return parse_docx(OfficePackage(content))

@@ -53,7 +53,7 @@ class RedisVectors:
         try:
             return [_near(number, similarity) for number, similarity in zip(found[::2], found[1::2], strict=True)]
         except (ValueError, TypeError) as error:
-            raise RetryLater(f"the vector store answers with what are no passages: {error}") from error
+            raise RetryLater(f"the vector store returned something that is not a passage: {error}") from error
 
     async def _all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers to all commands, sent at once."""

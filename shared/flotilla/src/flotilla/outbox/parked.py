@@ -84,7 +84,7 @@ async def redrive_session(connection: Connection, session_id: str, *, tombstone:
     replacement = _tombstone(refused["body"], refused["error"]) if tombstone else None
     waiting = await connection.fetchval(_REDRIVE, session_id, replacement)
     if waiting is None:
-        raise NotFound(f"session {session_id} is not parked any more")
+        raise NotFound(f"session {session_id} is not parked any more: nothing is left to do")
     return int(waiting)
 
 

@@ -288,7 +288,9 @@ async def check_schema(pool: Pool) -> None:
         raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
     if state["read_only"]:
         await pool.expire_connections()
-        raise RetryLater("PostgreSQL accepts no writes: this is a standby, or a primary that was demoted")
+        raise RetryLater(
+            "PostgreSQL accepts no writes: it is a standby, or a former primary (check FLOTILLA_POSTGRES_DSN)"
+        )
     if not state["applied"]:
         raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")
 

@@ -89,7 +89,7 @@ def verify_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datet
     statement, key, _ = verify_possession(signer, roots)
     approved = parse_statement(approval.statement, SignerApproval)
     if (approved.tenant, approved.subject) != (statement.tenant, statement.subject):
-        raise Unproven("the approval is for the key of somebody else")
+        raise Unproven("the approval belongs to the key of somebody else")
     if approved.statement != statement_digest(signer.statement):
         raise Unproven("the approval is for another key")
     if approved.approved_by == statement.subject:
@@ -121,7 +121,7 @@ def _check_period(approved: SignerApproval, now: datetime) -> None:
     if end - begin > LONGEST:
         raise Unproven(f"the approval of a key lasts at most {LONGEST.days} days")
     if begin > now + SKEW:
-        raise Unproven("the approval of the key is of the future")
+        raise Unproven("the approval of the key is dated in the future: check the clock of who approved it")
     if end <= now:
         raise Unproven(f"the approval of the key ended at {approved.expires_at}: enroll it again")
 
@@ -139,7 +139,7 @@ def verify_vote(vote: SignedVote, ballot: ExpectedVote, roots: VoteRoots, now: d
     _check_voter(statement, signer, ballot)
     time = parse_statement_time(statement.time)
     if not parse_statement_time(signer.approval.time) - SKEW <= time <= now + SKEW:
-        raise Unproven(f"the vote is dated {statement.time}: before its key was approved, or in the future")
+        raise Unproven(f"the vote is dated {statement.time}: before its key was approved, or in the future: sign again")
     return VerifiedVote(statement, signer, sign_count)
 
 
@@ -167,7 +167,7 @@ def check_vote_is_fresh(vote: VerifiedVote, decision: Decision, now: datetime) -
         Unproven: it was not.
     """
     if vote.statement.decision != decision:
-        raise Unproven(f"the vote was signed to {vote.statement.decision}, not to {decision}")
+        raise Unproven(f"the vote was signed to {vote.statement.decision}, not to {decision}: sign what you send")
     if now - parse_statement_time(vote.statement.time) > FRESH:
         raise Unproven(f"the vote was signed at {vote.statement.time}: sign it again")
 
