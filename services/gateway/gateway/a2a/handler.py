@@ -344,8 +344,8 @@ class TaskOperations(RequestHandler):
         if config.HasField("authentication"):
             if config.authentication.scheme.lower() != STANDARD_WEBHOOKS:
                 raise InvalidParamsError(
-                    f"authentication: set scheme to {STANDARD_WEBHOOKS}, and credentials to the name of the secret that "
-                    "signs the notices"
+                    f"authentication: set scheme to {STANDARD_WEBHOOKS}, and credentials to the name of the secret "
+                    "that signs the notices"
                 )
             secret = config.authentication.credentials
         if config.id and not is_valid_id(config.id):
