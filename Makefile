@@ -130,7 +130,10 @@ examples/%/.venv/.installed: examples/%/requirements.txt shared/flotilla/pyproje
 examples/clients/node_modules/.installed: examples/clients/package-lock.json
 	@if node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2> /dev/null; then cd examples/clients && npm ci --loglevel=error > /dev/null && touch node_modules/.installed; fi
 
-test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed ## The examples of frameworks, each in an environment of its own
+examples/typescript/dist/main.js: examples/typescript/package-lock.json $(wildcard examples/typescript/src/*.ts $(CLIENTS)/agent/src/*.ts)
+	@if node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2> /dev/null; then $(CLIENTS)/npm build-agent && cd examples/typescript && npm ci --loglevel=error > /dev/null && npm run --silent build; fi
+
+test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed examples/typescript/dist/main.js ## The examples of frameworks, each in an environment of its own
 	$(PYTEST) tests/examples --timeout 300 $$(test -e examples/clients/node_modules/.installed || echo --ignore tests/examples/test_clients.py)
 
 # Several GB: in an environment of its own, and in no other target. OPEN_WEBUI=path uses one that is there.
@@ -143,7 +146,7 @@ dist/open-webui/bin/open-webui: $(BIN)/uv
 test-open-webui: setup $(OPEN_WEBUI:$(CURDIR)/%=%) ## Open WebUI in Chromium against a gateway
 	OPEN_WEBUI=$(OPEN_WEBUI) $(PYTEST) tests/open_webui --timeout 900
 
-test-chaos: setup $(EXAMPLE_VENVS) ## Long fault-injection runs, and properties with many more examples
+test-chaos: setup $(EXAMPLE_VENVS) examples/typescript/dist/main.js ## Long fault-injection runs, and properties with many more examples
 	FULL=1 $(PYTEST) tests/unit tests/contract tests/integration/gateway/test_any_body.py tests/hostile/test_exports.py --numprocesses $(WORKERS) --timeout 900
 	$(PYTEST) tests/chaos --override-ini timeout=3600
 	$(PYTEST) tests/e2e -m chaos --override-ini timeout=900

@@ -23,17 +23,30 @@ export async function question(): Promise<string> {
   return data!.QUERY;
 }
 """
+AGENT = """
+import { agent, tool } from "flotilla-agent";
+import * as z from "zod";
+const pay = tool({ input: z.object({ cents: z.int() }), run: ({ cents }, { key }) => `${cents} ${key.length}` });
+export const payer = agent({
+  name: "payer",
+  input: z.object({ iban: z.string() }),
+  output: z.object({ receipt: z.string() }),
+  tools: { pay },
+  run: async (ctx, task) => ({ receipt: task.iban.trim() + (await ctx.tool("pay", { ARGUMENT })).toUpperCase() }),
+});
+"""
+ZOD = "zod@4.6.7"
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of somebody else's with the packed client installed."""
+    """A project of somebody else's with the packed packages installed."""
     succeed("make", "typescript", PATH=os.environ["PATH"])
     folder = tmp_path_factory.mktemp("project")
-    succeed("npm", "pack", "--pack-destination", folder, "--workspace", "client", cwd=CLIENTS)
-    [package] = folder.glob("flotilla-client-*.tgz")
+    succeed("npm", "pack", "--pack-destination", folder, "--workspace", "client", "--workspace", "agent", cwd=CLIENTS)
+    packages = sorted(folder.glob("flotilla-*.tgz"))
     (folder / "package.json").write_text('{"type": "module", "private": true}')
-    succeed("npm", "install", "--no-audit", "--no-fund", package, cwd=folder)
+    succeed("npm", "install", "--no-audit", "--no-fund", *packages, ZOD, cwd=folder)
     shutil.copy(CLIENTS / "client/fleet/run.mjs", folder)
     return folder
 
@@ -43,21 +56,31 @@ def test_its_own_tests_pass_on_what_was_packed(project: Path) -> None:
     succeed("node", "--test", "test/client.test.mjs", cwd=project)
 
 
-def test_it_holds_what_programs_need_and_nothing_else(project: Path) -> None:
-    installed = project / "node_modules/flotilla-client"
+@pytest.mark.parametrize("package", ["flotilla-client", "flotilla-agent"])
+def test_it_holds_what_programs_need_and_nothing_else(project: Path, package: str) -> None:
+    installed = project / f"node_modules/{package}"
     files = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
-    assert {"package.json", "dist/index.js", "dist/index.d.ts", "dist/schema.d.ts"} <= files
+    assert {"package.json", "dist/index.js", "dist/index.d.ts", "README.md", "LICENSE"} <= files
     assert all(name.startswith("dist/") or name in ("package.json", "README.md", "LICENSE") for name in files), files
     others = {path.name for path in (project / "node_modules").iterdir() if not path.name.startswith(".")}
-    assert others == {"flotilla-client", "openapi-fetch", "openapi-typescript-helpers"}
+    assert others == {"flotilla-client", "openapi-fetch", "openapi-typescript-helpers", "flotilla-agent", "zod"}
 
 
 @pytest.mark.parametrize(("member", "code"), [("query", 0), ("qwery", 2)])
 def test_its_types_are_those_of_the_api(project: Path, member: str, code: int) -> None:
-    (project / "uses.ts").write_text(USES.replace("QUERY", member))
+    assert compiled(project, USES.replace("QUERY", member)) == code
+
+
+@pytest.mark.parametrize(("argument", "code"), [("cents: 5", 0), ("cents: '5'", 2), ("dollars: 5", 2)])
+def test_an_agents_tools_are_typed(project: Path, argument: str, code: int) -> None:
+    assert compiled(project, AGENT.replace("ARGUMENT", argument)) == code
+
+
+def compiled(project: Path, program: str) -> int:
+    """What the compiler ends with."""
+    (project / "uses.ts").write_text(program)
     options = ("--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2023,dom,dom.iterable")
-    checked = run(CLIENTS / "node_modules/.bin/tsc", *options, "--ignoreConfig", "uses.ts", cwd=project)
-    assert checked.returncode == code, checked.stdout
+    return run(CLIENTS / "node_modules/.bin/tsc", *options, "--ignoreConfig", "uses.ts", cwd=project).returncode
 
 
 async def test_a_program_follows_a_run_of_a_real_fleet_through_a_cut(

@@ -4,6 +4,8 @@ import asyncio
 import importlib.util
 import json
 import random
+import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,8 +27,11 @@ from tests.support.tickets import PUBLIC_KEY_FILE
 from tests.support.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = sorted(file.parent.name for file in EXAMPLES.glob("*/service.toml"))
+FOUND = sorted(file.parent.name for file in EXAMPLES.glob("*/service.toml"))
+NAMES = [name for name in FOUND if name != "typescript" or shutil.which("node")]
 MODULE = "tests.support.example_process"
+TYPESCRIPT = "typescript"
+SIDECAR_MODULE = "tests.support.sidecar_process"
 MODEL = "clerk-1"
 ANSWERS = 4
 """Of the model, per complaint."""
@@ -54,6 +59,11 @@ class Plan:
     @property
     def agent(self) -> str:
         return f"refunds-{self.example}"
+
+    @property
+    def module(self) -> str:
+        """What runs it."""
+        return SIDECAR_MODULE if self.example == TYPESCRIPT else MODULE
 
 
 @dataclass
@@ -101,7 +111,7 @@ class Fleet:
     async def add(self) -> None:
         """One more process."""
         name = f"c{self.chance.randrange(10**9)}"
-        self.members.append(await asyncio.to_thread(start, MODULE, name=name, **self.what))
+        self.members.append(await asyncio.to_thread(start, self.plan.module, name=name, **self.what))
 
     def kill(self) -> None:
         """The longest-lived one."""
@@ -154,7 +164,12 @@ def complaint(plan: Plan, number: int, **fields: Any) -> Any:
 
 
 def python_of(example: str) -> str:
-    """The interpreter of an example's environment."""
+    """The interpreter of an example's environment; that of the sidecar for TypeScript."""
+    if example == TYPESCRIPT:
+        assert (EXAMPLES / example / "dist/main.js").exists(), (
+            "examples/typescript is not built: make test-examples does"
+        )
+        return sys.executable
     python = EXAMPLES / example / ".venv/bin/python"
     assert python.exists(), f"examples/{example} has no environment: make test-examples makes it"
     return str(python)

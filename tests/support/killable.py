@@ -23,8 +23,7 @@ from flotilla.postgres import Pool
 
 async def work(agent: Agent, model: LanguageModel, pool: Pool, what: dict[str, Any]) -> None:
     """Work until SIGTERM. `what` has `url`, `keys`, `name`, `min_idle_ms`, `claim_s` and perhaps `policy`."""
-    for module in (flotilla.agent.tool_calls, flotilla.llm.stored_calls, flotilla.postgres.claims):
-        module.CLAIM_S = what["claim_s"]  # type: ignore[attr-defined]
+    shorten_claims(what["claim_s"])
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with connect_redis(what["url"]) as redis:
@@ -43,3 +42,9 @@ async def work(agent: Agent, model: LanguageModel, pool: Pool, what: dict[str, A
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await consumer.run(stop)
+
+
+def shorten_claims(seconds: float) -> None:
+    """Have claims on calls of tools and of the model lapse so soon."""
+    for module in (flotilla.agent.tool_calls, flotilla.llm.stored_calls, flotilla.postgres.claims):
+        module.CLAIM_S = seconds  # type: ignore[attr-defined]

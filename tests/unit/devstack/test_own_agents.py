@@ -37,13 +37,31 @@ def test_an_agent_with_an_environment_of_its_own_runs_in_it(tmp_path: Path) -> N
     assert agent_command(spec)[0] == str(own)
 
 
+def test_an_agent_in_another_language_runs_beside_the_sdk(tmp_path: Path) -> None:
+    (tmp_path / "service.toml").write_text('agent = "translate"\ncommand = ["node", "main.js"]', encoding="utf-8")
+    (spec,) = read_agent_folders([tmp_path]).values()
+    assert agent_command(spec) == (sys.executable, "-m", "flotilla.agent.sidecar", "node", "main.js")
+    assert agent_environment(spec)["FLOTILLA_AGENT_NAME"] == "translate"
+
+
 def test_the_six_services_are_no_agents_of_ones_own() -> None:
     assert [folder.name for folder in find_agent_folders(ROOT / "services") if folder.name in SERVICES] == []
 
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "agent = 7", 'agent = "../x"\nmodule = "m"', 'agent = "x"\nmodule = "os;x"', "agent = ", 'agent = "x"'],
+    [
+        None,
+        "",
+        "agent = 7",
+        'agent = "../x"\nmodule = "m"',
+        'agent = "x"\nmodule = "os;x"',
+        "agent = ",
+        'agent = "x"',
+        'agent = "x"\ncommand = []',
+        'agent = "x"\ncommand = "node"',
+        'agent = "x"\ncommand = [1]',
+    ],
 )
 def test_a_folder_without_a_usable_declaration_is_refused_by_name(tmp_path: Path, text: str | None) -> None:
     if text is not None:

@@ -13,6 +13,8 @@ from flotilla_devstack.folders import StateDir, write_atomically
 from flotilla_devstack.services import AGENT_ROLE, METRICS, SERVICES, ServiceSpec
 
 FILE = "service.toml"
+SIDECAR = "flotilla.agent.sidecar"
+"""What runs an agent in another language, and starts its program."""
 _AGENT = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MODULE = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 
@@ -54,7 +56,9 @@ def take_requested_agents(state_dir: StateDir) -> list[Path]:
 
 
 def agent_command(spec: ServiceSpec) -> tuple[str, ...]:
-    """Return how to run the agent: with its own `.venv`, where it has one."""
+    """Return how to run the agent: with its own `.venv`, where it has one, or beside the SDK in another language."""
+    if spec.command:
+        return (sys.executable, "-m", SIDECAR, *spec.command)
     own = spec.folder / ".venv/bin/python" if spec.folder else None
     return (str(own) if own and own.exists() else sys.executable, "-m", f"{spec.module}.main")
 
@@ -74,12 +78,19 @@ def _is_own(folder: Path) -> bool:
 
 def _read(folder: Path) -> ServiceSpec:
     text = _load(folder)
-    agent, module = str(text.get("agent", "")), str(text.get("module", ""))
-    if not _AGENT.fullmatch(agent) or not _MODULE.fullmatch(module):
+    agent, module, command = str(text.get("agent", "")), str(text.get("module", "")), text.get("command", [])
+    if not _AGENT.fullmatch(agent) or not (_MODULE.fullmatch(module) or _is_command(command)):
         raise DevstackError(
-            f'{folder / FILE} needs agent = "NAME" and module = "PACKAGE", as `flotilla new agent` writes'
+            f'{folder / FILE} needs agent = "NAME" and module = "PACKAGE", as `flotilla new agent` writes, or '
+            'command = ["PROGRAM", "ARGUMENT"] for an agent in another language'
         )
-    return ServiceSpec(f"{agent}-agent", module, AGENT_ROLE.format(agent), METRICS, agent=agent, folder=folder)
+    words = tuple(command) if isinstance(command, list) else ()
+    role = AGENT_ROLE.format(agent)
+    return ServiceSpec(f"{agent}-agent", module, role, METRICS, agent=agent, folder=folder, command=words)
+
+
+def _is_command(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word for word in value)
 
 
 def _load(folder: Path) -> Mapping[str, object]:

@@ -32,6 +32,8 @@ class ServiceSpec:
     """The agent's name, of one that is not among the seven services."""
     folder: Path | None = None
     """Where its code is."""
+    command: tuple[str, ...] = ()
+    """What starts an agent in another language, in its folder."""
 
 
 METRICS = {"metrics": "FLOTILLA_METRICS_PORT"}

@@ -205,7 +205,7 @@ class StackSupervisor:
             log=self._state_dir.log_file(name),
             ledger=self._stack.ledger,
             argv=agent_command(own) if own else None,
-            cwd=self._state_dir.logs,
+            cwd=own.folder if own and own.command else self._state_dir.logs,
         )
 
     def _start_service(self, service: ServiceProcess) -> None:

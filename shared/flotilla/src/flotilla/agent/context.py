@@ -130,7 +130,7 @@ class TaskContext:
         """
         with _extra_named():
             from flotilla.agent.openai_client import openai_client
-        return openai_client(self._api(show))
+        return openai_client(self.chat_api(show=show))
 
     def openai_http_client(self, *, show: bool = True) -> "AsyncClient":
         """Return the HTTP client below `ctx.openai()`, for frameworks that make OpenAI's client themselves.
@@ -140,7 +140,7 @@ class TaskContext:
         """
         with _extra_named():
             from flotilla.agent.openai_client import openai_http_client
-        return openai_http_client(self._api(show))
+        return openai_http_client(self.chat_api(show=show))
 
     @asynccontextmanager
     async def model_endpoint(self, *, show: bool = True) -> AsyncIterator[dict[str, str]]:
@@ -151,8 +151,18 @@ class TaskContext:
         Raises:
             ConfigurationError: the agent was started without a model.
         """
-        async with serving_model_api(self._api(show)) as environment:
+        async with serving_model_api(self.chat_api(show=show)) as environment:
             yield environment
+
+    def chat_api(self, *, show: bool = True) -> ChatApi:
+        """Return what is behind `ctx.openai()`: OpenAI's chat completions without a connection.
+
+        Raises:
+            ConfigurationError: the agent was started without a model.
+        """
+        self._language_model()
+        self._apis.append(ChatApi(self, shows=show))
+        return self._apis[-1]
 
     def tools_for(self, framework: Framework) -> list[Any]:
         """Return the agent's tools as those of `framework`. Its calls are `ctx.tool`; what a tool returns, or why it
@@ -230,11 +240,6 @@ class TaskContext:
                 f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"
             )
         return self._model
-
-    def _api(self, show: bool) -> ChatApi:
-        self._language_model()
-        self._apis.append(ChatApi(self, shows=show))
-        return self._apis[-1]
 
     async def _look_for_cancel_sometimes(self) -> None:
         if time.monotonic() - self._looked_for_cancel > _LOOK_FOR_CANCEL_EVERY_S:

@@ -45,7 +45,11 @@ async def _answer(api: ChatApi, key: str, request: Request) -> Response:
         return _response(
             openai_error_response(401, "invalid_request_error", "invalid_api_key", "the key is not that of this task")
         )
-    body = await _body(request)
+    return await chat_answer(api, request.method, request.path_params["path"], await limited_body(request))
+
+
+async def chat_answer(api: ChatApi, method: str, path: str, body: bytes | None) -> Response:
+    """Answer a request for chat completions; `body` is None where it was too large to read."""
     if body is None:
         return _response(
             openai_error_response(
@@ -53,14 +57,14 @@ async def _answer(api: ChatApi, key: str, request: Request) -> Response:
             )
         )
     try:
-        return _response(await api.answer_request(request.method, request.path_params["path"], body))
+        return _response(await api.answer_request(method, path, body))
     except ApprovalPending as pending:
         return _response(openai_error_response(503, "server_error", "approval_pending", str(pending)))
     except TaskCancelled:
         return _response(openai_error_response(503, "server_error", "cancelled", "the task is not wanted any more"))
 
 
-async def _body(request: Request) -> bytes | None:
+async def limited_body(request: Request) -> bytes | None:
     """The body, or None if it is too large."""
     read: list[bytes] = []
     size = 0

@@ -13,7 +13,7 @@ from flotilla.agent.registration import AgentRegistration
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.approvals.reloading import ReloadingPolicyFile
-from flotilla.bus import Consumer, ConsumerOptions, check_redis, connect_redis
+from flotilla.bus import Consumer, ConsumerOptions, Redis, check_redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
@@ -81,7 +81,6 @@ async def run_agent(
     """
     _check_name(agent, settings)
     toolbox = AgentToolBox({**agent.tools, **(tools or {})})
-    concurrency = settings.agent_concurrency or agent.concurrency
     policy = policy or ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         if pool is None:
@@ -89,30 +88,11 @@ async def run_agent(
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
-        handler = TaskHandler(
-            agent,
-            pool=pool,
-            redis=redis,
-            tools=toolbox,
-            model=model,
-            limits=limits,
-            money=money,
-            keys=load_public_keys(settings.ticket_public_key_file),
-            vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
-        )
-        consumer = Consumer(
-            redis,
-            agent.stream,
-            agent.group,
-            runtime.instance,
-            handler,
-            ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
-            PostgresDeadLetters(pool, settings.operator_tenant),
-        )
-        registration = AgentRegistration(pool, agent, runtime.instance, concurrency, lambda: consumer.in_flight_count)
-        runtime.health.add_check("postgres", partial(check_schema, pool))
-        runtime.health.add_check("login", partial(check_database_role, pool, agent.name))
-        runtime.health.add_check("redis", partial(check_redis, redis))
+        consumer, registration = members(
+            agent, settings, runtime.instance, pool, redis,
+            tools=toolbox, model=model, limits=limits, money=money, policy=policy,
+        )  # fmt: skip
+        add_checks(runtime, pool, redis, agent.name)
         if not await runtime.wait_until_ready():
             return
         await runtime.supervisor.run(
@@ -122,6 +102,51 @@ async def run_agent(
             *jobs,
             limit_s=settings.drain_s + STOP_MARGIN_S,
         )
+
+
+def members(
+    agent: Agent,
+    settings: AgentSettings,
+    instance: str,
+    pool: Pool,
+    redis: Redis,
+    *,
+    tools: AgentToolBox,
+    model: LanguageModel | None,
+    limits: TokenLimits | None,
+    money: MoneyBudget | None,
+    policy: ReloadingPolicyFile,
+) -> tuple[Consumer, AgentRegistration]:
+    """Return what makes a process a member of the agent's group: the consumer of its tasks, and its registration."""
+    concurrency = settings.agent_concurrency or agent.concurrency
+    handler = TaskHandler(
+        agent,
+        pool=pool,
+        redis=redis,
+        tools=tools,
+        model=model,
+        limits=limits,
+        money=money,
+        keys=load_public_keys(settings.ticket_public_key_file),
+        vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
+    )
+    consumer = Consumer(
+        redis,
+        agent.stream,
+        agent.group,
+        instance,
+        handler,
+        ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
+        PostgresDeadLetters(pool, settings.operator_tenant),
+    )
+    return consumer, AgentRegistration(pool, agent, instance, concurrency, lambda: consumer.in_flight_count)
+
+
+def add_checks(runtime: Runtime, pool: Pool, redis: Redis, agent: str) -> None:
+    """Make readiness depend on what every agent needs."""
+    runtime.health.add_check("postgres", partial(check_schema, pool))
+    runtime.health.add_check("login", partial(check_database_role, pool, agent))
+    runtime.health.add_check("redis", partial(check_redis, redis))
 
 
 def _check_name(agent: Agent, settings: AgentSettings) -> None:
