@@ -14,10 +14,11 @@ from flotilla.contracts.names import QUESTION
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.workflows.declaration import DeclaredWorkflow, declaration_of
+from workflow_worker.workflows.chat import ChatWorkflow
 from workflow_worker.workflows.supervise import SuperviseWorkflow
 
 GROUP = "flotilla.workflows"
-BUILT_IN: tuple[type, ...] = (SuperviseWorkflow,)
+BUILT_IN: tuple[type, ...] = (SuperviseWorkflow, ChatWorkflow)
 """Those of the worker itself that are started as those of packages are."""
 HEARTBEAT_S = 10.0
 _PUBLISH = """
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 def load_installed_workflows() -> list[DeclaredWorkflow]:
-    """`supervise`, and the workflows of installed packages: entry points in group `flotilla.workflows`.
+    """`supervise`, `chat`, and the workflows of installed packages: entry points in group `flotilla.workflows`.
 
     Raises:
         ConfigurationError: one can't be imported, is not declared, lacks a schema, or has the name of another.
