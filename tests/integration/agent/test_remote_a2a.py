@@ -1,5 +1,6 @@
 """An agent elsewhere as an agent of the fleet; elsewhere is the SDK's own server."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from starlette.responses import Response
 from flotilla.agent.a2a import RemoteAgentSettings, remote_agent
 from flotilla.bus import Redis
 from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.names import cancelled_key
 from flotilla.postgres import Pool
 from flotilla.runtime.health import http_server
 from flotilla_devstack.ports import free_port
@@ -48,6 +50,7 @@ class Refunds(AgentExecutor):
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.credentials: list[str | None] = []
+        self.cancelled: list[str] = []
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         assert context.message is not None
@@ -57,6 +60,9 @@ class Refunds(AgentExecutor):
         state = TaskState.TASK_STATE_SUBMITTED
         await event_queue.enqueue_event(Task(id=task_id, context_id=context_id, status=TaskStatus(state=state)))
         updater = TaskUpdater(event_queue, task_id, context_id)
+        if text == "without end":
+            await updater.start_work()
+            await asyncio.sleep(3600)
         if text == "fail":
             await updater.failed()
             return
@@ -67,7 +73,9 @@ class Refunds(AgentExecutor):
         await updater.complete()
 
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
-        raise NotImplementedError
+        task_id, context_id = str(context.task_id), str(context.context_id)
+        self.cancelled.append(task_id)
+        await TaskUpdater(event_queue, task_id, context_id).cancel()
 
 
 class Elsewhere:
@@ -173,6 +181,31 @@ async def test_failure_elsewhere_is_the_tasks(pool: Pool, redis: Redis, elsewher
     failed = await reply(pool, redis, settings(elsewhere, tmp_path), text="fail")
     assert failed["status"] == "failed"
     assert "is failed" in failed["failure"]["message"]
+
+
+async def test_remote_task_ends_with_the_task_that_asked_for_it(
+    pool: Pool, redis: Redis, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    question = task(agent=NAME, input={"text": "without end"})
+    async with running(remote_agent(settings(elsewhere, tmp_path)), pool, redis):
+        await publish(pool, redis, question)
+        await eventually(lambda: elsewhere.refunds.asked, timeout_s=30)
+        await redis.set(cancelled_key(question.task_id), b"1")
+        await eventually(lambda: elsewhere.refunds.cancelled, timeout_s=30)
+
+        async def is_cancelled() -> bool:
+            return any(one["status"] == "cancelled" for one in await replies(redis, agent=NAME))
+
+        await eventually(is_cancelled, timeout_s=30)
+
+
+async def test_remote_task_goes_on_while_the_process_that_asked_is_replaced(
+    pool: Pool, redis: Redis, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    async with running(remote_agent(settings(elsewhere, tmp_path)), pool, redis):
+        await publish(pool, redis, task(agent=NAME, input={"text": "without end"}))
+        await eventually(lambda: elsewhere.refunds.asked, timeout_s=30)
+    assert elsewhere.refunds.cancelled == []
 
 
 async def test_card_that_names_another_host_is_not_followed(pool: Pool, redis: Redis, tmp_path: Path) -> None:

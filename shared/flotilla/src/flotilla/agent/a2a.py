@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from a2a.client import A2ACardResolver, ClientConfig, create_client
+import structlog
+from a2a.client import A2ACardResolver, Client, ClientConfig, create_client
 from a2a.client.errors import A2AClientError
 from a2a.helpers import get_artifact_text, get_data_parts, get_message_text
 from a2a.types.a2a_pb2 import (
+    CancelTaskRequest,
     GetTaskRequest,
     Message,
     Part,
@@ -30,6 +32,7 @@ from a2a.types.a2a_pb2 import (
     Task,
     TaskState,
 )
+from a2a.utils.errors import A2AError
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
 from pydantic import Field, field_validator
@@ -51,8 +54,11 @@ CARD_S = 60.0
 """How long reading the card may take."""
 FIRST_POLL_S = 0.2
 LONGEST_POLL_S = 5.0
+CANCEL_S = 5.0
+"""How long asking a remote task to stop may take."""
 _OPEN = {TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING}
 _PREFIX = "TASK_STATE_"
+log = structlog.get_logger(__name__)
 
 
 class RemoteAgentSettings(AgentSettings):
@@ -117,11 +123,13 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
         return [interface.url for interface in card.supported_interfaces]
 
     @agent.tool(approval=settings.a2a_approval, on_unknown=settings.a2a_on_unknown)
-    async def ask(text: str, data: dict[str, Any] | None, context_id: str, key: IdempotencyKey) -> RemoteAnswer:
-        """Send a message to the remote agent, and wait until its task is over."""
+    async def ask(
+        ctx: TaskContext, text: str, data: dict[str, Any] | None, context_id: str, key: IdempotencyKey
+    ) -> RemoteAnswer:
+        """Send a message to the remote agent, and wait until its task is over. It is cancelled with this one."""
         message = _message(RemoteQuestion(text=text, data=data, context_id=context_id), key)
         async with asyncio.timeout(settings.a2a_wait_s), _http(settings) as http:
-            return await _answered(settings.a2a_url, http, message)
+            return await _answered(ctx, settings.a2a_url, http, message)
 
     @agent.task
     async def ask_remote(ctx: TaskContext, question: RemoteQuestion) -> RemoteAnswer:
@@ -138,7 +146,7 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
     return agent
 
 
-async def _answered(url: str, http: httpx.AsyncClient, message: Message) -> RemoteAnswer:
+async def _answered(ctx: TaskContext, url: str, http: httpx.AsyncClient, message: Message) -> RemoteAnswer:
     bindings = ["JSONRPC", "HTTP+JSON"]
     config = ClientConfig(httpx_client=http, streaming=False, supported_protocol_bindings=bindings)
     client = await create_client(url, config)
@@ -147,12 +155,30 @@ async def _answered(url: str, http: httpx.AsyncClient, message: Message) -> Remo
     [first] = [response async for response in client.send_message(request)]
     if first.HasField("message"):
         return _of_message(first)
-    task, pause_s = first.task, FIRST_POLL_S
+    try:
+        return _of_task(await _ended(client, first.task))
+    except asyncio.CancelledError:
+        if ctx.cancelled:  # else this process stops, and another one asks again
+            await _cancel(client, first.task.id)
+        raise
+
+
+async def _ended(client: Client, task: Task) -> Task:
+    pause_s = FIRST_POLL_S
     while task.status.state in _OPEN:
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_POLL_S)
         task = await client.get_task(GetTaskRequest(id=task.id))
-    return _of_task(task)
+    return task
+
+
+async def _cancel(client: Client, task_id: str) -> None:
+    """Ask for the remote task to stop; one that does not is not waited for."""
+    try:
+        async with asyncio.timeout(CANCEL_S):
+            await client.cancel_task(CancelTaskRequest(id=task_id))
+    except (A2AClientError, A2AError, httpx.HTTPError, TimeoutError) as error:
+        log.warning("remote_task_not_cancelled", task_id=task_id, error=str(error) or type(error).__name__)
 
 
 def _of_message(response: StreamResponse) -> RemoteAnswer:
