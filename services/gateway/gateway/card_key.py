@@ -1,9 +1,9 @@
-"""The key that signs A2A agent cards."""
+"""The key that signs A2A agent cards, and the public keys that verify them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flotilla.config.signing import Signer, load_signer
+from flotilla.config.signing import PublicKeys, Signer, load_public_keys, load_signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,12 +12,16 @@ class CardKey:
 
     signer: Signer
     pem: bytes = field(repr=False)
+    public_keys: PublicKeys
+    """Its own public half, then others: of keys that signed cards before, or will."""
 
     @classmethod
-    def load(cls, file: Path) -> "CardKey":
-        """Read it from a file.
+    def load(cls, file: Path, others: Path | None = None) -> "CardKey":
+        """Read it from a file, and the public keys of `others`.
 
         Raises:
-            ConfigurationError: no such file, or it holds no Ed25519 private key.
+            ConfigurationError: there is no such file, or it holds no Ed25519 key.
         """
-        return cls(load_signer(file), file.read_bytes())
+        signer = load_signer(file)
+        keys = {**signer.public_keys().by_id, **(load_public_keys(others).by_id if others else {})}
+        return cls(signer, file.read_bytes(), PublicKeys(keys))

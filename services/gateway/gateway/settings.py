@@ -137,6 +137,9 @@ class Settings(
     """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
     card_signing_key_file: Path | None = None
     """The private key (PEM, Ed25519) that signs A2A agent cards; it needs `public_url`. Unset leaves them unsigned."""
+    card_public_keys_file: Path | None = None
+    """Further public keys (PEM, Ed25519) that `/.well-known/jwks.json` lists: those that signed cards before, or
+    will."""
     audit_public_key_file: Path | None = None
     """Public keys (PEM) that may have signed the audit checkpoints; unset leaves signatures unchecked."""
 

@@ -12,7 +12,7 @@ import httpx
 import structlog
 
 from flotilla.config.hosts import parse_allowed_url
-from flotilla.contracts.a2a import TASK_STATES, TOKEN_HEADER
+from flotilla.contracts.a2a import TOKEN_HEADER, task_state
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import FlotillaError, NotFound
 from flotilla.contracts.ids import Clock, new_id, utc_now
@@ -34,7 +34,11 @@ MAX_ERROR_CHARS = 500
 _TAKE = "SELECT * FROM flotilla.take_run_notices($1, $2, $3, $4)"
 _RECEIVER = """
 SELECT coalesce(r.notify, t.notify) AS notify, r.session_id, r.workflow, r.user_id, r.metadata, r.status,
-    r.error ->> 'type' AS error_type, r.error ->> 'message' AS error_message
+    r.error ->> 'type' AS error_type, r.error ->> 'message' AS error_message,
+    EXISTS (SELECT FROM flotilla.approvals AS a
+            WHERE a.tenant_id = $1 AND a.run_id = $2 AND a.status = 'pending') AS decisions,
+    EXISTS (SELECT FROM flotilla.questions AS q
+            WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open') AS questions
 FROM flotilla.runs AS r LEFT JOIN flotilla.tenant_notify AS t ON t.tenant_id = r.tenant_id
 WHERE r.tenant_id = $1 AND r.run_id = $2
 """
@@ -72,15 +76,17 @@ async def queue_notice(
         data: JsonObject = {**_about(run_id, run), **(about or {})}
         document: JsonObject = {"type": kind, "timestamp": now.isoformat(), "data": data}
         await add(receiver.url, receiver.secret_ref, document)
-    # What is asked is no status of its own there: the run is interrupted for it.
-    for row in await connection.fetch(_A2A, tenant_id, run_id) if kind != "run.question_asked" else ():
+    if kind == "run.question_asked" and run["status"] != "interrupted":
+        return  # the task's state follows with `run.interrupted`
+    for row in await connection.fetch(_A2A, tenant_id, run_id):
         await add(row["url"], row["secret_ref"], _status_update(run_id, run, now), row["token"])
 
 
 def _status_update(run_id: str, run: asyncpg.Record, now: datetime) -> JsonObject:
     """The run's status as A2A 1.0 sends it to receivers: a `StreamResponse`."""
     timestamp = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    status: JsonObject = {"state": TASK_STATES[run["status"]], "timestamp": timestamp}
+    state = task_state(run["status"], decisions=run["decisions"], questions=run["questions"])
+    status: JsonObject = {"state": state, "timestamp": timestamp}
     return {"statusUpdate": {"taskId": run_id, "contextId": run["session_id"], "status": status}}
 
 

@@ -15,6 +15,7 @@ from a2a.client import A2ACardResolver, Client, ClientConfig, create_client
 from a2a.client.errors import A2AClientError
 from a2a.helpers import get_artifact_text, get_message_text
 from a2a.types.a2a_pb2 import (
+    AgentCard,
     AuthenticationInfo,
     CancelTaskRequest,
     DeleteTaskPushNotificationConfigRequest,
@@ -68,8 +69,11 @@ SELECT 'acme', 'refund-1', session_id, 'action-refund-1', run_id, 'refund', 'd',
 
 ADD_QUESTION = """
 INSERT INTO flotilla.questions (tenant_id, question_id, session_id, run_id, workflow_id, question, answer_schema, roles)
-SELECT 'acme', 'q-1', session_id, run_id, workflow_id, 'Which quay?', '{}', '{}' FROM flotilla.runs
+SELECT 'acme', 'q-1', session_id, run_id, workflow_id, 'Which quay?',
+    '{"type": "object", "properties": {"quay": {"type": "string"}}, "required": ["quay"]}', '{}' FROM flotilla.runs
 """
+
+SHARED = "UPDATE flotilla.sessions SET visibility = 'tenant'"
 
 
 @pytest.fixture(params=["JSONRPC", "HTTP+JSON"])
@@ -276,6 +280,7 @@ async def test_request_that_waits_returns_when_people_have_to_decide(
     client = await client_of(key, streaming=False)
     asking = asyncio.create_task(sent(client, ask()))
     await newest(gateway)
+    await gateway.as_superuser(ADD_APPROVAL)
     await set_status(gateway, "interrupted")
     assert (await asking).status.state == TaskState.TASK_STATE_AUTH_REQUIRED
 
@@ -404,22 +409,71 @@ async def test_json_beyond_the_protocols_data_is_text_and_keeps_no_listing_from_
     assert answer.json()["error"]["code"] in {400, -32602}, answer.text
 
 
-async def test_question_of_a_workflow_is_named_and_no_message_answers_it(
+async def test_question_of_a_workflow_is_input_required_and_a_message_answers_it(
     gateway: RunningGateway, client_of: ClientOf, key: str
 ) -> None:
     await publish(gateway)
     client = await client_of(key, "workflows/brief")
     task = await sent(client, ask("harbours", wait=False))
+    seen: list[StreamResponse] = []
+    reading = asyncio.create_task(collect(client.subscribe(SubscribeToTaskRequest(id=task.id)), seen))
+    await eventually(lambda: "SUBMITTED" in states_of(seen))
     await gateway.as_superuser(ADD_QUESTION, "UPDATE flotilla.runs SET status = 'interrupted'")
+    await eventually(lambda: "INPUT_REQUIRED" in states_of(seen))
     asking = (await client.get_task(GetTaskRequest(id=task.id))).status
-    assert asking.state == TaskState.TASK_STATE_AUTH_REQUIRED
-    assert "answer questions, in the console or at /v1/questions" in get_message_text(asking.message)
-    assert MessageToDict(asking.message.parts[1].data)["questions"] == [
-        {"question_id": "q-1", "question": "Which quay?", "deadline_at": None, "answer_at": "/v1/questions/q-1/answer"}
-    ]
+    assert asking.state == TaskState.TASK_STATE_INPUT_REQUIRED
+    assert get_message_text(asking.message) == "Which quay?"
+    (question,) = MessageToDict(asking.message.parts[1].data)["questions"]
+    assert (question["question_id"], question["schema"]["required"]) == ("q-1", ["quay"])
+    for state, count in (("INPUT_REQUIRED", 1), ("AUTH_REQUIRED", 0), ("WORKING", 0)):
+        listed = await client.list_tasks(ListTasksRequest(status=f"TASK_STATE_{state}"))
+        assert (len(listed.tasks), listed.total_size) == (count, count), state
+    with pytest.raises(InvalidParamsError, match="quay"):
+        await sent(client, ask('{"quay": 5}', task_id=task.id))
+    answering = ask("the northern one", task_id=task.id, wait=False)
+    for _ in range(2):  # sent twice, it is one answer
+        assert (await sent(client, answering)).status.state == TaskState.TASK_STATE_WORKING
+    (row,) = await gateway.rows("SELECT status, answer, answered_by FROM flotilla.questions")
+    assert (row["status"], json.loads(row["answer"]), row["answered_by"]) == (
+        "answered",
+        {"quay": "the northern one"},
+        "olga",
+    )
+    # A question that is asked afterwards is not answered by the message that came before.
+    await gateway.as_superuser(ADD_QUESTION.replace("q-1", "q-2"))
+    assert (await sent(client, answering)).status.state == TaskState.TASK_STATE_INPUT_REQUIRED
+    rows = await gateway.rows("SELECT question_id FROM flotilla.questions WHERE status = 'open'")
+    assert [row["question_id"] for row in rows] == ["q-2"]
+    await set_status(gateway, "running")
+    await eventually(lambda: states_of(seen)[-1] == "WORKING")
+    reading.cancel()
+
+
+async def test_only_people_who_are_asked_answer_and_no_message_does_while_people_have_to_decide(
+    gateway: RunningGateway, client_of: ClientOf, key: str
+) -> None:
+    await publish(gateway)
+    service = await client_of(await gateway.key("robot", ["operator"]), "workflows/brief")
+    task = await sent(service, ask("harbours", wait=False))
+    await gateway.as_superuser(ADD_QUESTION, "UPDATE flotilla.runs SET status = 'interrupted'")
+    with pytest.raises((A2AError, A2AClientError), match="403"):
+        await sent(service, ask("north", task_id=task.id))
+    await gateway.as_superuser("UPDATE flotilla.questions SET roles = '{approver}'", SHARED)
+    person = await client_of(key, "workflows/brief")
+    with pytest.raises((A2AError, A2AClientError), match="403"):
+        await sent(person, ask("north", task_id=task.id))
+    await gateway.as_superuser("UPDATE flotilla.questions SET roles = '{}'", ADD_QUESTION.replace("q-1", "q-2"))
+    with pytest.raises(InvalidParamsError, match=r"name the question; open are q-\d, q-\d"):
+        await sent(person, ask("north", task_id=task.id))
+    await gateway.as_superuser(ADD_APPROVAL)
     with pytest.raises(UnsupportedOperationError, match="a message is not a vote"):
-        await sent(client, ask("the northern one", task_id=task.id))
-    assert [row["status"] for row in await gateway.rows("SELECT status FROM flotilla.questions")] == ["open"]
+        await sent(person, ask("north", task_id=task.id))
+    rows = await gateway.rows("SELECT status FROM flotilla.questions")
+    assert [row["status"] for row in rows] == ["open", "open"]
+    await gateway.as_superuser("UPDATE flotilla.approvals SET status = 'rejected'")
+    await sent(person, ask("north", task_id=task.id, metadata={"question_id": "q-2"}, wait=False))
+    rows = await gateway.rows("SELECT question_id FROM flotilla.questions WHERE status = 'answered'")
+    assert [row["question_id"] for row in rows] == ["q-2"]
 
 
 @pytest.mark.parametrize(
@@ -525,6 +579,27 @@ async def test_cards_are_public_for_questions_extended_for_callers_and_signed(
     schemas = MessageToDict(extended.capabilities.extensions[0].params)
     assert schemas["input"]["required"] == ["topic"]
     assert {"brief", "rag"} <= {skill.name for skill in extended.skills}
+
+
+async def test_keys_that_signed_before_stay_listed(replica: Replica, tmp_path: Path) -> None:
+    private, former = tmp_path / "cards.pem", tmp_path / "former.pem"
+    ids = [create_key_pair(file, file.with_suffix(".pub")) for file in (private, former)]
+    options = {"card_public_keys_file": former.with_suffix(".pub"), "public_url": "https://fleet.example.com"}
+    async with replica(card_signing_key_file=private, **options) as rotated:
+        anonymous = rotated.client()
+        keys = (await anonymous.get("/.well-known/jwks.json")).json()["keys"]
+        assert [one["kid"] for one in keys] == ids
+        verify = create_signature_verifier(lambda kid, _jku: _key(keys, kid), ["EdDSA"])
+        card = await A2ACardResolver(anonymous, rotated.url).get_agent_card(signature_verifier=verify)
+        assert {one["kid"] for one in keys if _signed_by(card, one)} == {ids[0]}
+
+
+def _signed_by(card: AgentCard, key: dict[str, str]) -> bool:
+    try:
+        create_signature_verifier(lambda _kid, _jku: PyJWK(key), ["EdDSA"])(card)
+    except InvalidSignaturesError:
+        return False
+    return True
 
 
 def _key(keys: list[dict[str, str]], kid: str | None) -> PyJWK:

@@ -141,6 +141,39 @@ async def test_a_task_notifies_its_receivers_in_the_words_of_a2a_signed_with_the
     assert update.status.HasField("timestamp")
 
 
+async def test_question_of_a_task_is_pushed_as_input_required_and_answered_by_a_message(
+    operator: httpx.AsyncClient, working: Working, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "acme.a2a").write_text(SECRET)
+    write_package(tmp_path / "site", "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
+
+    async def send(message_id: str, text: str, **fields: str) -> Any:
+        message = {"messageId": message_id, "role": "ROLE_USER", "parts": [{"text": text}], **fields}
+        configuration = {"returnImmediately": True, "taskPushNotificationConfig": {"url": receiver.url}}
+        body = {"message": message, "configuration": configuration}
+        return await operator.post("/a2a/workflows/choose/message:send", json=body, headers={"A2A-Version": "1.0"})
+
+    def states() -> list[str]:
+        updates = [Parse(sent, StreamResponse()).status_update for _, _, sent in receiver.got]
+        return [TaskState.Name(update.status.state).removeprefix("TASK_STATE_") for update in updates]
+
+    with installed(tmp_path / "site", "choosing"):
+        async with working(), receiver.listening():
+
+            async def accepted() -> Any:
+                answer = await send("m-1", '{"roles": []}')
+                return answer.json()["task"] if answer.is_success else None  # until the worker has published it
+
+            task = await eventually(accepted, timeout_s=20)
+            await eventually(lambda: states() == ["INPUT_REQUIRED"], timeout_s=30)
+            answered = await send("m-2", '{"supplier": "North"}', taskId=task["id"])
+            assert answered.is_success, answered.text
+            await eventually(lambda: states() == ["INPUT_REQUIRED", "COMPLETED"], timeout_s=30)
+            path = f"/a2a/workflows/choose/tasks/{task['id']}"
+            done = (await operator.get(path, headers={"A2A-Version": "1.0"})).json()
+    assert done["artifacts"][0]["parts"][0]["data"] == {"supplier": "North", "how": "answered"}
+
+
 async def test_the_notices_of_a_run_keep_their_order_while_its_receiver_fails(
     operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate
 ) -> None:

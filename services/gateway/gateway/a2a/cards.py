@@ -19,6 +19,7 @@ from a2a.types.a2a_pb2 import (
 from a2a.utils.constants import PROTOCOL_VERSION_1_0, TransportProtocol
 from a2a.utils.signing import ProtectedHeader, create_agent_card_signer
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from starlette.requests import Request
@@ -72,13 +73,9 @@ class AgentCards:
         return self._signed(card, base)
 
     def public_keys(self) -> dict[str, Any]:
-        """Return the key that verifies cards, as a JSON Web Key Set (RFC 7517, 8037)."""
-        if self.key is None:
-            return {"keys": []}
-        raw = self.key.signer.public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        x = base64.urlsafe_b64encode(raw).decode().rstrip("=")
-        key = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.key.signer.key_id, "x": x}
-        return {"keys": [key]}
+        """Return the keys that verify cards, as a JSON Web Key Set (RFC 7517, 8037)."""
+        keys = self.key.public_keys.by_id if self.key else {}
+        return {"keys": [_json_web_key(key_id, key) for key_id, key in keys.items()]}
 
     def _schemes(self) -> dict[str, SecurityScheme]:
         description = "An API key of the fleet, or a token of its OpenID provider."
@@ -95,6 +92,12 @@ class AgentCards:
             return card
         kid, jku = self.key.signer.key_id, f"{base}{KEYS_PATH}"
         return create_agent_card_signer(self.key.pem, ProtectedHeader(kid=kid, alg="EdDSA", jku=jku, typ="JOSE"))(card)
+
+
+def _json_web_key(key_id: str, key: Ed25519PublicKey) -> dict[str, str]:
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    x = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key_id, "x": x}
 
 
 def agent_path(agent: RunTarget) -> str:

@@ -9,29 +9,27 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from a2a.types.a2a_pb2 import Message, Part, Task, TaskArtifactUpdateEvent, TaskStatusUpdateEvent
+from a2a.types.a2a_pb2 import Part, Task, TaskArtifactUpdateEvent, TaskStatusUpdateEvent
 from starlette.requests import Request
 
-from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.requests import RunStatus
 from gateway.a2a.records import load_task_run
 from gateway.a2a.tasks import (
     artifact_from_run,
     artifact_update_event,
     details_part,
     is_task_open,
-    status_message,
     status_update_event,
     task_from_run,
     text_part,
 )
+from gateway.a2a.waiting import Waiting, waiting_of
 from gateway.auth.principal import Principal
 from gateway.live.admission import stream_access_check
 from gateway.openai.answer_text import StreamedAnswer
 from gateway.openai.errors import AnswerRestarted
-from gateway.questions.records import list_questions
 from gateway.runs.askable import RunTarget
 from gateway.runs.events import StreamPosition, stream_run_events
-from gateway.runs.pending_approvals import MOST, list_pending_approvals
 from gateway.runs.records import load_followed_run
 from gateway.schemas.runs import Run
 from gateway.services import GatewayServices
@@ -48,6 +46,14 @@ class TaskView:
     caller: Principal
     agent: RunTarget
 
+    async def recheck_access(self) -> None:
+        """Check again that the caller's credentials count.
+
+        Raises:
+            Unauthenticated, Forbidden: no longer.
+        """
+        await self.request.app.state.guard.recheck_access(self.request, self.caller)
+
     async def run(self, run_id: str) -> Run:
         """Return the run of a task.
 
@@ -58,59 +64,33 @@ class TaskView:
 
     async def task(self, run: Run, *, artifacts: bool = True) -> Task:
         """Return the run as a task, with what it waits for."""
-        return task_from_run(run, await self.pending_decisions(run), artifacts=artifacts)
+        return _task(run, await self.waiting(run), artifacts=artifacts)
 
-    async def pending_decisions(self, run: Run) -> Message | None:
-        """Return what people have to decide or answer before the task continues, and where; None if none have to."""
-        if run.status != "interrupted":
-            return None
-        approvals: list[JsonObject] = [
-            {
-                "approval_id": one.approval_id,
-                "action": one.action,
-                "deadline_at": one.deadline_at.isoformat(),
-                "decide_at": f"/v1/approvals/{one.approval_id}",
-            }
-            for one in await list_pending_approvals(self.services.pool, self.caller.tenant_id, run)
-        ]
-        questions: list[JsonObject] = [
-            {
-                "question_id": row["question_id"],
-                "question": row["question"],
-                "deadline_at": row["deadline_at"] and row["deadline_at"].isoformat(),
-                "answer_at": f"/v1/questions/{row['question_id']}/answer",
-            }
-            for row in await list_questions(
-                self.services.pool,
-                self.caller.tenant_id,
-                status="open",
-                run_id=run.run_id,
-                session_id=None,
-                limit=MOST,
-                before=(None, None),
-            )
-        ]
-        return status_message(run, _asked(approvals, questions), {"approvals": approvals, "questions": questions})
+    async def waiting(self, run: Run) -> Waiting:
+        """Return what people have to decide or answer before the task continues."""
+        return await waiting_of(self.services.pool, self.caller.tenant_id, run)
 
     async def updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
         read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
         followed = await read()  # before the task: what changes from here on is an event
         run = await self.run(run.run_id)
-        yield await self.task(run)
+        waiting = await self.waiting(run)
+        yield _task(run, waiting)
         if not is_task_open(run):
             return
         answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.steps)
         admission = stream_access_check(self.request, self.caller, read)
-        state = run.status
+        last = run.status, waiting.ids
         async for event in stream_run_events(
             self.services, self.caller.tenant_id, followed, StreamPosition(), admission, statuses=True
         ):
-            if event.event == "status" or state in {"queued", "pending"}:
+            if _may_have_changed(str(event.event), last[0]):
                 run = await self.run(run.run_id)
-                if run.status != state and is_task_open(run):
-                    state = run.status
-                    yield status_update_event(run, await self.pending_decisions(run))
+                waiting = await self.waiting(run)
+                if (run.status, waiting.ids) != last and is_task_open(run):
+                    last = run.status, waiting.ids
+                    yield status_update_event(run, waiting.state(run), waiting.message(run))
             for grown in answer.updates(str(event.event), str(event.data)):
                 yield grown
         run = await self.run(run.run_id)
@@ -120,11 +100,16 @@ class TaskView:
             yield status_update_event(run)
 
 
-def _asked(approvals: list[JsonObject], questions: list[JsonObject]) -> str:
-    if questions and not approvals:
-        return "People have to answer questions, in the console or at /v1/questions. A message is not an answer."
-    actions = ", ".join(str(one["action"]) for one in approvals) or "an action"
-    return f"People have to decide about {actions}, in the console or at /v1/approvals. A message is not a vote."
+def _task(run: Run, waiting: Waiting, *, artifacts: bool = True) -> Task:
+    return task_from_run(run, waiting.state(run), waiting.message(run), artifacts=artifacts)
+
+
+def _may_have_changed(event: str, status: RunStatus) -> bool:
+    """Whether an event may be a change of the task's state. What an interrupted run waits for changes without a change
+    of its status."""
+    return (
+        event == "status" or status in {"queued", "pending"} or (event == "session_event" and status == "interrupted")
+    )
 
 
 @dataclass(slots=True)

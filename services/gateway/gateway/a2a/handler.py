@@ -22,6 +22,7 @@ from a2a.types.a2a_pb2 import (
     ListTaskPushNotificationConfigsResponse,
     ListTasksRequest,
     ListTasksResponse,
+    Message,
     SendMessageConfiguration,
     SendMessageRequest,
     SubscribeToTaskRequest,
@@ -42,11 +43,12 @@ from a2a.utils.errors import (
 )
 from a2a.utils.task import apply_history_length, validate_history_length, validate_page_size
 
-from flotilla.contracts.a2a import DEFAULT_SECRET, TASK_STATES
+from flotilla.contracts.a2a import DEFAULT_SECRET
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import is_valid_id
-from flotilla.contracts.requests import OutsideEvent, RunStatus
+from flotilla.contracts.requests import OutsideEvent
 from flotilla.postgres import Connection
+from gateway.a2a.answering import answer_question
 from gateway.a2a.cards import AgentCards, agent_path
 from gateway.a2a.errors import a2a_error, task_ended_error
 from gateway.a2a.following import TaskView, Update
@@ -186,7 +188,7 @@ class TaskOperations(RequestHandler):
         validate_page_size(size)
         only = TaskFilter(
             session_id=_session_of(params.context_id) if params.context_id else None,
-            statuses=_statuses_of(params.status),
+            state=params.status,
             changed_after=_moment(params) if params.HasField("status_timestamp_after") else None,
         )
         before = read_time_cursor(params.page_token or None)
@@ -277,6 +279,7 @@ class TaskOperations(RequestHandler):
                 await self._until_settled(self._view.updates(run))
         except TimeoutError:
             log.info("a2a_task_goes_on", run_id=run.run_id)
+        await self._view.recheck_access()  # the wait may have ended because the caller may not read the task any more
         return await self._view.task(await self._view.run(run.run_id))
 
     async def _until_settled(self, updates: AsyncIterator[Update]) -> None:
@@ -308,29 +311,31 @@ class TaskOperations(RequestHandler):
         return await start_or_find_run(self._services, session_id, body, claim, note=note)
 
     async def _hand_over(self, params: SendMessageRequest) -> Run:
-        """Hand a further message to a run: an event of its workflow, never a vote."""
+        """Hand a further message to a run: the answer to its question, or an event of its workflow; never a vote."""
         message = params.message
         run = await self._view.run(message.task_id)
         if message.context_id and message.context_id != run.session_id:
             raise InvalidParamsError(f"task {run.run_id} belongs to context {run.session_id}")
         if not is_task_open(run):
             raise task_ended_error(task_from_run(run))
-        if run.status == "interrupted":
-            raise UnsupportedOperationError(
-                f"task {run.run_id} waits for people: a message is not a vote, nor an answer to a question"
-            )
+        waiting = await self._view.waiting(run)
+        if waiting.approvals:
+            raise UnsupportedOperationError(f"task {run.run_id} waits for people: a message is not a vote")
+        if waiting.questions:
+            await answer_question(self._services, self._further(run, message), message, waiting)
+            return await self._view.run(run.run_id)
         if self._view.agent.takes_only_a_question:
             raise UnsupportedOperationError(
                 f"task {run.run_id} answers a question and takes no further message: send it without the task id"
             )
         text, data = said(message)
         event = OutsideEvent(event_id=new_id(), name=MESSAGE_EVENT, data={"text": text, "data": data})
-        content = [run.run_id, text, data]
-        claim = IdempotencyClaim(
-            self._caller, f"POST {agent_path(self._view.agent)}", message_idempotency_key(message), content
-        )
-        await store_and_signal_event(self._services, self._caller, run.run_id, event, claim)
+        await store_and_signal_event(self._services, self._caller, run.run_id, event, self._further(run, message))
         return run
+
+    def _further(self, run: Run, message: Message) -> IdempotencyClaim:
+        route = f"POST {agent_path(self._view.agent)}"
+        return IdempotencyClaim(self._caller, route, message_idempotency_key(message), [run.run_id, *said(message)])
 
     def _first_receiver(self, configuration: SendMessageConfiguration) -> PushReceiver | None:
         if not configuration.HasField("task_push_notification_config"):
@@ -373,12 +378,6 @@ def _check_modes(configuration: SendMessageConfiguration) -> None:
     accepted = set(configuration.accepted_output_modes)
     if accepted and accepted.isdisjoint({*MODES, "*/*", "text/*", "application/*", "text"}):
         raise ContentTypeNotSupportedError(f"the fleet answers with {' and '.join(MODES)}")
-
-
-def _statuses_of(state: TaskState) -> tuple[RunStatus, ...] | None:
-    if state == TaskState.TASK_STATE_UNSPECIFIED:
-        return None
-    return tuple(status for status, of_task in TASK_STATES.items() if TaskState.Value(of_task) == state)
 
 
 def _moment(params: ListTasksRequest) -> datetime:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
+from a2a.types.a2a_pb2 import TaskState
 
-from flotilla.contracts.a2a import DEFAULT_SECRET
+from flotilla.contracts.a2a import AUTH_REQUIRED, DEFAULT_SECRET, INPUT_REQUIRED, TASK_STATES
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.names import is_valid_id
-from flotilla.contracts.requests import RunStatus
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.runs.askable import RunTarget
@@ -26,15 +26,23 @@ MAX_COUNTED = 10_000
 _CHANGED = "coalesce(finished_at, started_at, created_at)"
 _OF_AGENT = "tenant_id = $1 AND workflow = $2 AND coalesce(request -> 'steps', '[]') = $3::jsonb"
 _GET = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE {_OF_AGENT} AND run_id = $4"  # noqa: S608 - constants
-_ONLY = f"""{_OF_AGENT} AND ($4::text IS NULL OR session_id = $4) AND ($5::text[] IS NULL OR status = ANY ($5))
+_DECISIONS = """EXISTS (SELECT FROM flotilla.approvals AS a
+    WHERE a.tenant_id = $1 AND a.run_id = r.run_id AND a.status = 'pending')"""
+_QUESTIONS = """EXISTS (SELECT FROM flotilla.questions AS q
+    WHERE q.tenant_id = $1 AND q.run_id = r.run_id AND q.status = 'open')"""
+# What an interrupted run waits for, as `flotilla.contracts.a2a.task_state` has it.
+_STATE = f"""CASE WHEN status <> 'interrupted' THEN status WHEN {_DECISIONS} THEN '{AUTH_REQUIRED}'
+    WHEN {_QUESTIONS} THEN '{INPUT_REQUIRED}' ELSE status END"""
+_ONLY = f"""{_OF_AGENT} AND ($4::text IS NULL OR session_id = $4)
+  AND ($5::text[] IS NULL OR (status = ANY ($5 || ARRAY['interrupted']) AND {_STATE} = ANY ($5)))
   AND ($6::timestamptz IS NULL OR {_CHANGED} >= $6)"""
 # A page, what changed last first; $8 and $9 are the last row of the page before.
 _LIST = f"""
-SELECT {RUN_COLUMNS}, {_CHANGED} AS changed_at FROM flotilla.runs
+SELECT {RUN_COLUMNS}, {_CHANGED} AS changed_at FROM flotilla.runs AS r
 WHERE {_ONLY} AND ($8::timestamptz IS NULL OR ({_CHANGED}, run_id) < ($8, $9))
 ORDER BY {_CHANGED} DESC, run_id DESC LIMIT $7
 """  # noqa: S608
-_COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
+_COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs AS r WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
 _RECEIVERS = """
 SELECT config_id, url FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id
 """
@@ -63,8 +71,8 @@ class TaskFilter:
     """Which tasks a listing has."""
 
     session_id: str | None = None
-    statuses: tuple[RunStatus, ...] | None = None
-    """Any of these; None: whatever it is."""
+    state: TaskState = TaskState.TASK_STATE_UNSPECIFIED
+    """Unspecified: whatever it is."""
     changed_after: datetime | None = None
 
 
@@ -94,7 +102,7 @@ async def list_task_runs(
     before: tuple[datetime | None, str | None],
 ) -> tuple[list[asyncpg.Record], list[Run], int]:
     """Return the rows of a page, their runs, and how many tasks there are, counted up to 10,000."""
-    place = (*_place(tenant_id, agent), only.session_id, only.statuses, only.changed_after)
+    place = (*_place(tenant_id, agent), only.session_id, _states(only.state), only.changed_after)
     async with tenant_transaction(services.pool, tenant_id) as connection:
         rows = await connection.fetch(_LIST, *place, limit, *before)
         count = await connection.fetchval(_COUNT, *place)
@@ -157,6 +165,14 @@ def check_push_receiver(services: GatewayServices, receiver: PushReceiver) -> No
     token = receiver.token
     if not token.isascii() or not token.isprintable() or len(token) > MAX_TOKEN_CHARACTERS:
         raise Invalid(f"the token is sent as a header: use printable ASCII, at most {MAX_TOKEN_CHARACTERS} characters")
+
+
+def _states(state: TaskState) -> list[str] | None:
+    """What `_STATE` is for tasks of this state."""
+    if state == TaskState.TASK_STATE_UNSPECIFIED:
+        return None
+    name = TaskState.Name(state) if state in TaskState.values() else ""
+    return [name, *(status for status, of_task in TASK_STATES.items() if of_task == name)]
 
 
 def _place(tenant_id: str, agent: RunTarget) -> tuple[str, str, str]:

@@ -42,25 +42,24 @@ def is_task_open(run: Run) -> bool:
     return run.status in OPEN_RUN_STATUSES
 
 
-def task_from_run(run: Run, waits_for: Message | None = None, *, artifacts: bool = True) -> Task:
-    """Return the run as a task; `waits_for` says what people are to decide."""
-    task = Task(
-        id=run.run_id,
-        context_id=run.session_id,
-        status=task_status_from_run(run, waits_for),
-        history=[first_message_of_run(run)],
-    )
+def task_from_run(
+    run: Run, state: str | None = None, waits_for: Message | None = None, *, artifacts: bool = True
+) -> Task:
+    """Return the run as a task; `state` and `waits_for` say what people are to do."""
+    status = task_status_from_run(run, state, waits_for)
+    task = Task(id=run.run_id, context_id=run.session_id, status=status, history=[first_message_of_run(run)])
     if artifacts and (artifact := artifact_from_run(run)) is not None:
         task.artifacts.append(artifact)
     return task
 
 
-def task_status_from_run(run: Run, waits_for: Message | None = None) -> TaskStatus:
+def task_status_from_run(run: Run, state: str | None = None, waits_for: Message | None = None) -> TaskStatus:
     """Return the task's status, with the reason where it failed."""
     message = waits_for
     if run.error is not None:
         message = status_message(run, str(run.error.get("message") or run.status))
-    return TaskStatus(state=TASK_STATES[run.status], message=message, timestamp=_timestamp(run_changed_at(run)))
+    known = TASK_STATES[run.status] if state is None else state
+    return TaskStatus(state=known, message=message, timestamp=_timestamp(run_changed_at(run)))
 
 
 def run_changed_at(run: Run) -> datetime:
@@ -68,11 +67,10 @@ def run_changed_at(run: Run) -> datetime:
     return run.finished_at or run.started_at or run.created_at
 
 
-def status_update_event(run: Run, waits_for: Message | None = None) -> TaskStatusUpdateEvent:
-    """Return the event that tells the task's present status."""
-    return TaskStatusUpdateEvent(
-        task_id=run.run_id, context_id=run.session_id, status=task_status_from_run(run, waits_for)
-    )
+def status_update_event(run: Run, state: str | None = None, waits_for: Message | None = None) -> TaskStatusUpdateEvent:
+    """Return the event that has the task's present status."""
+    status = task_status_from_run(run, state, waits_for)
+    return TaskStatusUpdateEvent(task_id=run.run_id, context_id=run.session_id, status=status)
 
 
 def artifact_update_event(run: Run, parts: Sequence[Part], *, append: bool, last: bool) -> TaskArtifactUpdateEvent:
@@ -83,10 +81,10 @@ def artifact_update_event(run: Run, parts: Sequence[Part], *, append: bool, last
     )
 
 
-def status_message(run: Run, text: str, data: JsonObject | None = None) -> Message:
-    """Return what the fleet says of the task in its present state."""
+def status_message(run: Run, text: str, data: JsonObject | None = None, about: str = "") -> Message:
+    """Return what the fleet says of the task in its present state; `about` tells it from what it said before."""
     parts = [text_part(text), *([data_part(data)] if data is not None else [])]
-    message_id = f"{run.run_id}.{run.status}"
+    message_id = f"{run.run_id}.{about or run.status}"
     return Message(
         message_id=message_id, context_id=run.session_id, task_id=run.run_id, role=Role.ROLE_AGENT, parts=parts
     )

@@ -6,10 +6,12 @@ from datetime import datetime
 import asyncpg
 
 from flotilla.contracts.errors import NotFound
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QuestionStatus
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from gateway.schemas.questions import Question
 
+MOST_SHOWN = 20
 _COLUMNS = """question_id, session_id, run_id, workflow_id, question, answer_schema, roles, status, deadline_at, answer,
     answered_by, acted_by, created_at, closed_at"""
 _GET = f"SELECT {_COLUMNS} FROM flotilla.questions WHERE tenant_id = $1 AND question_id = $2"  # noqa: S608 - constants
@@ -47,6 +49,25 @@ async def list_questions(
     """Return the rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
         return await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
+
+
+async def open_questions(pool: Pool, tenant_id: str, run_id: str) -> list[asyncpg.Record]:
+    """Return the rows of what a run asks people, at most 20, newest first."""
+    return await list_questions(
+        pool, tenant_id, status="open", run_id=run_id, session_id=None, limit=MOST_SHOWN, before=(None, None)
+    )
+
+
+def asked_in(row: asyncpg.Record) -> JsonObject:
+    """Return an open question as other protocols show it: what is asked of whom, and where the answer goes."""
+    return {
+        "question_id": row["question_id"],
+        "question": row["question"],
+        "schema": json.loads(row["answer_schema"]),
+        "roles": list(row["roles"]),
+        "deadline_at": row["deadline_at"] and row["deadline_at"].isoformat(),
+        "answer_at": f"/v1/questions/{row['question_id']}/answer",
+    }
 
 
 def question_from_row(row: asyncpg.Record) -> Question:

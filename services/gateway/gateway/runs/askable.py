@@ -65,26 +65,34 @@ class RunTarget:
             return RunRequest(query=text, steps=self.steps)
         if data is not None and text:
             raise Invalid(f"{self.name} takes its input either as data or as text")
-        return RunRequest(workflow=self.name, input=dict(data if data is not None else self._input_of(text)))
+        given = data if data is not None else object_of(text, self.input_schema, f"the input of {self.name}")
+        return RunRequest(workflow=self.name, input=dict(given))
 
-    def _input_of(self, text: str) -> JsonObject:
-        if text.lstrip().startswith("{"):
-            try:
-                return from_json(text, dict)
-            except Undecodable as error:
-                raise Invalid(f"the input of {self.name} is not JSON: {error}") from error
-        name = self._only_text()
-        if name is None:
-            raise Invalid(f"{self.name} takes more than one text: send its input as a JSON object, as its schema says")
-        return {name: text}
 
-    def _only_text(self) -> str | None:
-        """The property that a text can only be: the one that is required, or the only one that is a text."""
-        properties: Mapping[str, Any] = self.input_schema.get("properties", {})
-        texts = [name for name, schema in properties.items() if schema.get("type") == "string"]
-        required = set(self.input_schema.get("required", ()))
-        candidates = [name for name in texts if name in required] or texts
-        return candidates[0] if len(candidates) == 1 and required <= set(candidates) else None
+def object_of(text: str, schema: Mapping[str, Any], what: str) -> JsonObject:
+    """Return `text` as a JSON object that may fit `schema`: it is one, or the only text that there can be in it.
+
+    Raises:
+        Invalid: it is not JSON, or there is more in it than one text; the message names `what` it is.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return from_json(text, dict)
+        except Undecodable as error:
+            raise Invalid(f"{what} is not JSON: {error}") from error
+    name = _only_text(schema)
+    if name is None:
+        raise Invalid(f"{what} is more than one text: send it as a JSON object, as its schema says")
+    return {name: text}
+
+
+def _only_text(schema: Mapping[str, Any]) -> str | None:
+    """The property that a text can only be: the one that is required, or the only one that is a text."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    texts = [name for name, of_property in properties.items() if of_property.get("type") == "string"]
+    required = set(schema.get("required", ()))
+    candidates = [name for name in texts if name in required] or texts
+    return candidates[0] if len(candidates) == 1 and required <= set(candidates) else None
 
 
 QUESTIONS = RunTarget(

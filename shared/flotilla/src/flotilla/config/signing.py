@@ -53,6 +53,11 @@ class PublicKeys:
         """The keys, in no particular order."""
         return self._keys.values()
 
+    @property
+    def by_id(self) -> Mapping[str, Ed25519PublicKey]:
+        """The keys by their ids."""
+        return self._keys
+
     def signature_problem(self, key_id: str, statement: bytes, signature: bytes) -> str | None:
         """Why the signature does not hold; None when it does."""
         key = self._keys.get(key_id)
