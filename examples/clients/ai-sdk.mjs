@@ -1,6 +1,6 @@
 // The Vercel AI SDK on a fleet: FLOTILLA_URL, FLOTILLA_KEY; FLOTILLA_WORKFLOW names one that returns a title and pages.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, Output, streamText } from "ai";
+import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const fleet = createOpenAICompatible({
@@ -24,6 +24,29 @@ const stream = streamText({
 let streamed = "";
 for await (const text of stream.textStream) streamed += text;
 
+const asked = [];
+const weather = tool({
+  description: "The temperature at a pier.",
+  inputSchema: z.object({ pier: z.number() }),
+  execute: async ({ pier }) => {
+    asked.push(pier);
+    return "12 degrees";
+  },
+});
+const withTools = await generateText({
+  model: fleet("flotilla/chat"),
+  prompt: "How warm is it?",
+  tools: { weather },
+  stopWhen: stepCountIs(3),
+});
+const streamedWithTools = streamText({
+  model: fleet("flotilla/chat"),
+  prompt: "How warm is it?",
+  tools: { weather },
+  stopWhen: stepCountIs(3),
+});
+const warm = await streamedWithTools.text;
+
 const brief = process.env.FLOTILLA_WORKFLOW
   ? (
       await generateText({
@@ -41,5 +64,8 @@ console.log(
     streamed,
     usage: await stream.usage,
     brief,
+    withTools: withTools.text,
+    warm,
+    asked,
   }),
 );

@@ -45,6 +45,20 @@ let polled = background;
 while (["queued", "in_progress"].includes(polled.status)) polled = await client.responses.retrieve(background.id);
 const ended = await client.responses.cancel(background.id);
 
+const weather = { type: "function", name: "weather", parameters: { type: "object" } };
+const calling = await client.responses.create({ model: "flotilla/chat", input: "How warm is it?", tools: [weather] });
+const call = calling.output.find((item) => item.type === "function_call");
+const afterCall = await client.responses.create({
+  model: "flotilla/chat",
+  input: [{ type: "function_call_output", call_id: call.call_id, output: "12 degrees" }],
+  previous_response_id: calling.id,
+  tools: [weather],
+});
+
+const file = await client.files.create({ file: await OpenAI.toFile(Buffer.from("# Lines"), "lines.md"), purpose: "user_data" });
+const kept = await (await client.files.content(file.id)).text();
+const deleted = await client.files.delete(file.id);
+
 const refused = await client.chat.completions
   .create({ model, messages: [question], n: 2 })
   .catch((error) => ({ name: error.constructor.name, status: error.status, message: error.message }));
@@ -58,6 +72,9 @@ console.log(
     response: first.output_text,
     sameSession: first.flotilla.session_id === events.at(-1).response.flotilla.session_id,
     resumedIsTheRest: JSON.stringify(resumed) === JSON.stringify(events.slice(4)),
+    called: [call.name, JSON.parse(call.arguments)],
+    afterCall: afterCall.output_text,
+    file: [kept, deleted.deleted],
     background: [polled.status, ended.status],
     refused,
   }),

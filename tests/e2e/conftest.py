@@ -1,16 +1,24 @@
 """Two fleets, each brought up once for all end-to-end tests by `flotilla up`, and down after the last of them: their
 processes look for work all the time, which slows the tests of others."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flotilla.agent.template import write_agent
 from tests.e2e.fleet import Fleet
 from tests.e2e.signing import Root
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.otlp import TraceReceiver, trace_receiver
-from tests.support.packages import ANNOUNCEMENTS, ANNOUNCEMENTS_ENTRY_POINTS, write_package
+from tests.support.packages import (
+    ANNOUNCEMENTS,
+    ANNOUNCEMENTS_ENTRY_POINTS,
+    CHOOSING,
+    CHOOSING_ENTRY_POINTS,
+    write_package,
+)
 from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
@@ -69,9 +77,10 @@ def stub_llm() -> Iterator[StubEndpoint]:
 @pytest.fixture(scope="package")
 def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) -> Iterator[Fleet]:
     """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work.
-    Its worker has an installed workflow, `announce`."""
+    Its worker has installed workflows: `announce`, and those that ask people."""
     site = tmp_path_factory.mktemp("site")
     write_package(site, "announcements", ANNOUNCEMENTS.read_text(), ANNOUNCEMENTS_ENTRY_POINTS)
+    write_package(site, "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
     prices = site / "prices.toml"
     prices.write_text(PRICES)
     environment = {
@@ -87,14 +96,26 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
     }
     statement = tmp_path_factory.mktemp("documents") / "statement.md"
     statement.write_text("# Statement\n\nThe documents say that every question of these tests finds this passage.\n")
-    for running in _running("llm-fleet", environment):
+    for running in _running("llm-fleet", environment, _chat_agent(tmp_path_factory.mktemp("agents"))):
         running.cli("documents", "add", str(statement))
         yield running
 
 
-def _running(name: str, environment: dict[str, str]) -> Iterator[Fleet]:
+def _chat_agent(folder: Path) -> Path:
+    """The agent `chat`, as docs/openai.md has it."""
+    page = (HERE.parents[1] / "docs/openai.md").read_text(encoding="utf-8")
+    (main,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "serve_agent" in code]
+    agent = folder / "chat-agent"
+    write_agent("chat", agent)
+    (agent / "chat_agent/main.py").write_text(main)
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o711)  # agents run as users of their own
+    return agent
+
+
+def _running(name: str, environment: dict[str, str], *agents: Path) -> Iterator[Fleet]:
     with open_folder(name) as home:
-        started = Fleet(home, environment)
+        started = Fleet(home, environment, agents=agents)
         try:
             started.up()
             yield started

@@ -37,6 +37,8 @@ class Fleet:
     env: dict[str, str] = field(default_factory=dict)
     http_port: int = 0
     """Of the gateway; 0 picks a free one."""
+    agents: tuple[Path, ...] = ()
+    """Folders of agents of one's own that it runs, too."""
 
     def cli(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs `flotilla ARGUMENTS` as a user would."""
@@ -55,7 +57,8 @@ class Fleet:
 
     def up(self) -> None:
         """Starts it, on a port of its own: the default one may be somebody's."""
-        self.cli("up", "--port", f"gateway.http={self.http_port or free_port()}")
+        agents = [word for folder in self.agents for word in ("--agent", str(folder))]
+        self.cli("up", "--port", f"gateway.http={self.http_port or free_port()}", *agents)
 
     def down(self) -> None:
         self.cli("down")

@@ -3,27 +3,57 @@
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.gateway.conftest import Gate
+from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.complaints import EXAMPLES, python_of
+from tests.support.foreign_agent import Task, foreign_agent
 from tests.support.gateway import RunningGateway
+from tests.support.packages import CHOOSING, CHOOSING_ENTRY_POINTS, installed, write_package
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 
 CLIENTS = EXAMPLES / "clients"
+HOOK = "http://127.0.0.1:9"
+WARM = "It is 12 degrees."
 ANSWER = "The harbour master. ("
 
 
 @pytest.fixture
-async def key(gateway: RunningGateway, worker: RunningWorker, gate: Gate) -> str:
+async def gateway(replica: Replica) -> AsyncIterator[RunningGateway]:
+    async with replica(notify_hosts=(HOOK,)) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(
+    gateway: RunningGateway, redis_url: str, temporal_address: str, gate: Gate, tmp_path: Path
+) -> AsyncIterator[RunningWorker]:
+    write_package(tmp_path, "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
+    with installed(tmp_path, "choosing"):
+        async with answering(gateway, redis_url, temporal_address, gate) as running:
+            yield running
+
+
+async def chat(task: Task) -> dict[str, Any]:
+    """Wants the weather of pier 1 first, as the agent `chat` would; then says what it is."""
+    last = task["input"]["messages"][-1]
+    calls = [{"call_id": f"call_{task['task_id']}", "name": "weather", "arguments": '{"pier": 1}'}]
+    reply = {"text": f"It is {last['content']}."} if last["role"] == "tool" else {"calls": calls}
+    return {"status": "done", "result": reply}
+
+
+@pytest.fixture
+async def key(gateway: RunningGateway, worker: RunningWorker, gate: Gate) -> AsyncIterator[str]:
     """Of a person whose questions are answered."""
     gate.is_open.set()
-    return await gateway.key("olga", ["operator"], person=True)
+    async with foreign_agent(worker.redis, "chat", chat):
+        yield await gateway.key("olga", ["operator"], person=True)
 
 
 async def ran(gateway: RunningGateway, key: str, *command: str | Path, **variables: str) -> Any:
@@ -50,6 +80,8 @@ async def test_openais_client_for_node(gateway: RunningGateway, key: str) -> Non
     assert all(got[name].startswith(ANSWER) for name in ("answer", "streamed", "response"))
     assert got["usage"]["total_tokens"] == got["usage"]["prompt_tokens"] + got["usage"]["completion_tokens"]
     assert (got["sameSession"], got["resumedIsTheRest"]) == (True, True)
+    assert (got["called"], got["afterCall"]) == (["weather", {"pier": 1}], WARM)
+    assert got["file"] == ["# Lines", True]
     assert got["background"] == ["completed", "completed"]
     assert (got["refused"]["name"], got["refused"]["status"]) == ("BadRequestError", 400)
 
@@ -69,12 +101,25 @@ async def test_the_vercel_ai_sdk(gateway: RunningGateway, key: str) -> None:
     got = await running
     assert got["answer"].startswith(ANSWER)
     assert got["streamed"].startswith(ANSWER)
+    assert (got["withTools"], got["warm"], got["asked"]) == (WARM, WARM, [1, 1])
     assert (got["finish"], got["brief"]) == ("stop", {"title": "Harbours", "pages": 3})
 
 
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 async def test_the_a2a_sdk_for_javascript(gateway: RunningGateway, key: str, binding: str) -> None:
-    got = await ran(gateway, key, "node", "a2a.mjs", FLOTILLA_BINDING=binding)
+    async def is_served() -> bool:
+        return bool(await gateway.rows("SELECT 1 FROM flotilla_ops.workflows WHERE name = 'choose'"))
+
+    await eventually(is_served, timeout_s=30)
+    variables = {"FLOTILLA_BINDING": binding, "FLOTILLA_ASKING": "workflows/choose", "FLOTILLA_HOOK": HOOK}
+    got = await ran(gateway, key, "node", "a2a.mjs", **variables)
+    assert got["asking"] == {
+        "waits": True,
+        "question": "Which supplier?",
+        "hooks": [True, 1],
+        "seen": [6, 3],  # INPUT_REQUIRED, COMPLETED
+        "cancelled": 5,  # CANCELED
+    }
     assert got["answer"].startswith(ANSWER)
     assert got["streamed"].startswith(ANSWER)
     assert (got["sameTask"], got["listed"], got["card"]) == (True, 2, "rag")
@@ -90,3 +135,13 @@ async def test_openai_agents_with_a_fleet_as_its_model(gateway: RunningGateway, 
         deltas, final = got[name]
         assert deltas == final
         assert final.startswith(ANSWER)
+    for name in ("chat", "responses"):
+        assert (got[f"{name}_with_tools"], got[f"{name}_with_tools_streamed"]) == (WARM, WARM)
+    assert got["asked"] == [1] * 4
+
+
+async def test_langchains_chat_model(gateway: RunningGateway, key: str) -> None:
+    got = await ran(gateway, key, python_of("langgraph"), "langgraph_client.py")
+    assert got["answer"].startswith(ANSWER)
+    assert got["streamed"].startswith(ANSWER)
+    assert got["with_tools"] == WARM

@@ -64,6 +64,7 @@ IDS = {
     "step": "1",
     "response_id": "resp_acme-run",
     "tool_name": "acme-desk.add",
+    "file_id": "file-acme",
     "family": "acme",
     "kind": "workflows",
     "id": "acme-run",
@@ -77,6 +78,7 @@ UPLOADS = (
     "POST /v1/documents",
     "PUT /v1/documents/{document_id}",
     "POST /v1/sessions/{session_id}/attachments",
+    "POST /openai/v1/files",
 )
 STREAMS = (
     "GET /v1/runs/{run_id}/events",
@@ -108,6 +110,7 @@ class Operation:
             request = {}  # its `stream` is another one
         if self.name in UPLOADS:
             request["files"] = {"file": ("a.txt", b"words", "text/plain")}
+            request["data"] = {"purpose": "user_data"} if self.path.startswith("/openai/") else {}
         elif self.method in ("POST", "PATCH", "PUT"):
             request["json"] = self.example
         if self.name in STREAMS:

@@ -46,6 +46,7 @@ from gateway.routes import (
     mcp,
     notify,
     openai,
+    openai_files,
     orders,
     outbox,
     pipelines,
@@ -92,6 +93,7 @@ ROUTERS = tuple(
         audit,
         log_trees,
         openai,
+        openai_files,
         a2a,
         mcp,
     )

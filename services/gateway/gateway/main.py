@@ -33,6 +33,7 @@ from gateway.auth.oidc import OidcTokenOptions, OidcTokens
 from gateway.auth.origin import BrowserOriginPolicy
 from gateway.auth.sign_ins import SignInSessions
 from gateway.card_key import CardKey
+from gateway.embedding_turns import EmbeddingTurns
 from gateway.fleet.history import FleetSampler
 from gateway.fleet.samples import empty_sample_buffer
 from gateway.guard import RateLimits, RequestGuard
@@ -117,6 +118,7 @@ async def _services(
             await stack.enter_async_context(open_vector_store(settings, connect_redis)),
             run=(await stack.enter_async_context(_readers(settings))).run,
         ),
+        embedding_turns=EmbeddingTurns(),
         run_confined=(await stack.enter_async_context(_checkers())).run,
         policies=ReloadingPolicyFile(settings.approval_policy),
         vote_roots=read_vote_roots(settings.vote_roots),
@@ -124,7 +126,7 @@ async def _services(
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
         notify_hosts=settings.notify_hosts,
-        card_key=CardKey.load(settings.card_signing_key_file) if settings.card_signing_key_file else None,
+        card_key=_card_key(settings),
         public_url=settings.public_url,
         mcp_hosts=settings.mcp_hosts,
         mcp_wait_s=settings.mcp_wait_s,
@@ -144,6 +146,11 @@ async def _services(
         streams=EventStreamSlots(settings.max_streams, settings.max_streams_per_tenant),
         stopping=runtime.stop,
     )
+
+
+def _card_key(settings: Settings) -> CardKey | None:
+    file = settings.card_signing_key_file
+    return CardKey.load(file, settings.card_public_keys_file) if file else None
 
 
 def _http_limits(settings: Settings) -> HttpLimits:

@@ -1,5 +1,5 @@
 """Deletes rows by age: idempotency keys that no client can be retrying, sign-ins and browser
-tokens that have ended."""
+tokens that have ended, files of OpenAI's clients that have expired."""
 
 import asyncio
 from datetime import timedelta
@@ -15,6 +15,7 @@ DELETE_EVERY_S = 600.0
 AT_MOST = 1000
 _FORGET_KEYS = "SELECT flotilla.forget_idempotency_keys($1, $2)"
 _FORGET_SIGN_INS = "SELECT flotilla.forget_sign_ins($1)"
+_FORGET_FILES = "SELECT flotilla.forget_openai_files($1)"
 _FORGET_TOKENS = "SELECT flotilla.forget_browser_tokens($1)"
 log = structlog.get_logger(__name__)
 
@@ -40,10 +41,13 @@ class RetentionJob:
             keys = await self._forget(stop, _FORGET_KEYS, KEPT_FOR)
             sign_ins = await self._forget(stop, _FORGET_SIGN_INS)
             tokens = await self._forget(stop, _FORGET_TOKENS)
+            files = await self._forget(stop, _FORGET_FILES)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.warning("retention_skipped", error=str(error))
         else:
-            log.info("expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins, browser_tokens=tokens)
+            log.info(
+                "expired_rows_deleted", idempotency_keys=keys, sign_ins=sign_ins, browser_tokens=tokens, files=files
+            )
 
     async def _forget(self, stop: asyncio.Event, statement: str, *arguments: object) -> int:
         """In transactions of `AT_MOST` rows, so that none takes long: clients may make rows faster than one of them

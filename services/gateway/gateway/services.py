@@ -25,6 +25,7 @@ from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignInSessions
 from gateway.card_key import CardKey
+from gateway.embedding_turns import EmbeddingTurns
 from gateway.fleet.samples import Samples
 from gateway.limits import EventStreamSlots
 from gateway.live.feed import LiveStreamWatch
@@ -58,6 +59,7 @@ class GatewayServices:
     temporal: TemporalGateway
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
+    embedding_turns: EmbeddingTurns
     run_confined: FunctionRunner
     """Checks answers against schemas that clients send, in a process that can be killed."""
     policies: ReloadingPolicyFile

@@ -62,6 +62,9 @@ RULES = {
         GET /v1/runs/{run_id}/steps
         GET /v1/schedules
         GET /v1/schedules/{schedule_id}
+        GET /openai/v1/files
+        GET /openai/v1/files/{file_id}
+        GET /openai/v1/files/{file_id}/content
         GET /openai/v1/models
         GET /openai/v1/models/{family}/{name}
         GET /openai/v1/models/{family}/{kind}/{name}
@@ -139,6 +142,9 @@ RULES = {
         POST /v1/tasks
         POST /v1/tasks/{task_id}/cancel
         POST /openai/v1/chat/completions
+        POST /openai/v1/embeddings
+        POST /openai/v1/files
+        DELETE /openai/v1/files/{file_id}
         POST /openai/v1/responses
         POST /openai/v1/responses/{response_id}/cancel
         POST /a2a/{kind}/{name}/message:send

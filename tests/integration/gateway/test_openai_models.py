@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flotilla.bus import connect_redis
 from flotilla.bus.live import LiveRunWriter
+from tests.integration.gateway.test_a2a_clients import ADD_QUESTION
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -30,6 +31,7 @@ SELECT 'acme', 'refund-1', session_id, 'action-refund-1', run_id, 'refund', 'd',
     'olga', '{"required": true, "risk_level": "low", "reasons": [], "policy_version": "1"}', '1', 1, now()
 FROM flotilla.runs
 """
+SCHEMA_OF_QUAY = {"type": "object", "properties": {"quay": {"type": "string"}}, "required": ["quay"]}
 
 
 class Brief(BaseModel):
@@ -162,3 +164,19 @@ async def test_approvals_are_items_and_their_responses_are_no_votes(
         await client.responses.create(model=MODEL, input=answer, previous_response_id=response.id)
     (approval,) = await gateway.rows("SELECT status, votes FROM flotilla.approvals")
     assert (approval["status"], approval["votes"]) == ("pending", "[]")
+
+
+async def test_question_to_people_is_shown_while_it_waits_and_no_input_answers_it(
+    gateway: RunningGateway, client: AsyncOpenAI
+) -> None:
+    response = await client.responses.create(model=MODEL, input="harbours", background=True)
+    await gateway.as_superuser(ADD_QUESTION, "UPDATE flotilla.runs SET status = 'interrupted'")
+    waiting = await client.responses.retrieve(response.id)
+    assert (waiting.status, waiting.output_text.partition("\n")[0]) == ("in_progress", "Which quay?")
+    ((question,),) = (waiting.model_extra or {})["flotilla"].values()
+    assert (question["answer_at"], question["schema"]) == ("/v1/questions/q-1/answer", SCHEMA_OF_QUAY)
+    with pytest.raises(openai.ConflictError):
+        await client.responses.create(model=MODEL, input="north", previous_response_id=response.id)
+    native = gateway.client(client.api_key)
+    (await native.post(question["answer_at"], json={"answer": {"quay": "north"}})).raise_for_status()
+    assert (await client.responses.retrieve(response.id)).output == []

@@ -32,11 +32,18 @@ VALUES ('{name}', '{instance}', '{version}', 'team-queue', 'Write a brief.', '{s
 
 
 async def publish(
-    gateway: RunningGateway, name: str = "brief", *, instance: str = "w1", version: str = "1", age: str = "0 s"
+    gateway: RunningGateway,
+    name: str = "brief",
+    *,
+    instance: str = "w1",
+    version: str = "1",
+    age: str = "0 s",
+    schema: Any = SCHEMA,
 ) -> None:
     """What a worker with the workflow installed publishes."""
-    schema = json.dumps(SCHEMA)
-    await gateway.as_superuser(ADD.format(name=name, instance=instance, version=version, schema=schema, age=age))
+    await gateway.as_superuser(
+        ADD.format(name=name, instance=instance, version=version, schema=json.dumps(schema).replace("'", "''"), age=age)
+    )
 
 
 async def start(client: httpx.AsyncClient, session_id: str, **body: Any) -> httpx.Response:

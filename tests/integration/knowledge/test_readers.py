@@ -78,10 +78,13 @@ async def test_nobody_else_reads_it_lists_it_or_changes_it(knowledge: KnowledgeB
                 await call
         with pytest.raises(Forbidden, match="may not read"):
             await knowledge.add("acme", UploadedDocument(uri="pay.md", content=b"Bob earns more salary."))
-        assert await knowledge.unreadable_documents("acme", [secret.document_id, "unknown"]) == {secret.document_id}
+        assert await knowledge.unreadable_and_missing_documents("acme", [secret.document_id, "unknown"]) == (
+            {secret.document_id},
+            {"unknown"},
+        )
     with seen_by(ALICE):
         assert "9,000" in await knowledge.text("acme", secret.document_id)
-        assert await knowledge.unreadable_documents("acme", [secret.document_id]) == set()
+        assert await knowledge.unreadable_and_missing_documents("acme", [secret.document_id]) == (set(), set())
 
 
 async def test_the_tables_show_no_row_of_it(knowledge: KnowledgeBase, pool: Pool) -> None:

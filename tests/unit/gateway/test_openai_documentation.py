@@ -1,11 +1,23 @@
 """docs/openai.md lists the parameters as the code has them."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from openai.resources.chat.completions import Completions
+from openai.resources.embeddings import Embeddings
+from openai.resources.responses import Responses
+
+from gateway.openai.embeddings import EmbeddingsRequest
 from gateway.openai.parameters import DEFAULTS, IGNORED
+from gateway.openai.requests import ChatRequest, ResponsesRequest
 
 PAGE = (Path(__file__).parents[3] / "docs/openai.md").read_text(encoding="utf-8")
+
+
+NO_PARAMETERS = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+"""Of the client's own functions."""
 
 
 def listed(outcome: str) -> set[str]:
@@ -16,3 +28,22 @@ def listed(outcome: str) -> set[str]:
 def test_page_lists_what_is_ignored_and_what_is_refused() -> None:
     assert listed("ignored: ") == set(IGNORED)
     assert listed("refused (400), unless ") == set(DEFAULTS)
+
+
+def parameters_of(function: Callable[..., object]) -> set[str]:
+    """The parameters of the newest API that the installed client knows."""
+    return set(inspect.signature(function).parameters) - NO_PARAMETERS
+
+
+def test_page_lists_every_parameter_that_openais_client_has() -> None:
+    known = parameters_of(Completions.create) | parameters_of(Responses.create)
+    used = set(ChatRequest.model_fields) | set(ResponsesRequest.model_fields)
+    assert (used | set(IGNORED) | set(DEFAULTS)) == known
+    on_page = {
+        name
+        for line in PAGE[PAGE.index("## Parameters") :].splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert known - on_page == set()
+    assert set(EmbeddingsRequest.model_fields) == parameters_of(Embeddings.create)

@@ -10,7 +10,8 @@ from flotilla.contracts.session_events import Source
 from gateway.openai.answer_text import DeltaSplitter, StreamedAnswer
 from gateway.openai.citations import citation_annotations
 from gateway.openai.errors import AnswerRestarted
-from gateway.openai.requests import InputMessage, earlier_turns
+from gateway.openai.messages import InputMessage
+from gateway.openai.requests import earlier_turns
 
 ANSWERS = st.text(st.sampled_from("ab \n\tü漢[1]"), max_size=80)
 

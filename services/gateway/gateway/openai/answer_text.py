@@ -107,3 +107,9 @@ class DeltaSplitter:
         piece = match[0] if match else ""
         is_complete = at + len(piece) < len(self._held) or len(piece) == _LONGEST
         return piece if is_complete else ""
+
+
+def pieces_of(text: str) -> list[str]:
+    """Return the pieces of a text that is complete."""
+    pieces = DeltaSplitter()
+    return [*pieces.feed(text), *pieces.end()]

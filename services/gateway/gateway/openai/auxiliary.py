@@ -7,7 +7,7 @@ answered from the request itself, without a run.
 import json
 from collections.abc import Sequence
 
-from gateway.openai.requests import InputMessage
+from gateway.openai.messages import InputMessage
 
 _BEGINNING = "### Task:"
 _HISTORY = "<chat_history>"

@@ -2,18 +2,22 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
+from flotilla.contracts.conversations import ProposedCall
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import RAGResponse
 from flotilla.contracts.tasks import TokenUsage
+from gateway.openai.answer_text import pieces_of
 from gateway.openai.citations import citation_annotations
+from gateway.openai.conversations import assistant_message, tool_call
 from gateway.openai.errors import openai_error_body
 from gateway.openai.following import RunFollower, answer_text_of_run
 from gateway.problems import problem_from_error
@@ -37,16 +41,17 @@ class ChatCompletion(BaseModel):
     """The run, its session, its sources and the answer's confidence."""
 
 
-def completion_from_run(run: Run, model: str) -> Json:
-    """Return the completion of a run that has its answer."""
+def completion_from_run(run: Run, model: str, calls: Sequence[ProposedCall] = ()) -> Json:
+    """Return the completion of a run that has its answer; `calls`: the functions that the client is to run."""
     answer = answer_text_of_run(run)
-    message: Json = {"role": "assistant", "content": answer.answer, "refusal": None}
+    message: Json = {**assistant_message(answer.answer, calls), "refusal": None}
     message["annotations"] = [
         {"type": "url_citation", "url_citation": {key: value for key, value in note.items() if key != "type"}}
         for note in citation_annotations(answer.answer, answer.sources)
         if note["type"] == "url_citation"
     ]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[answer.finish_reason]}
+    finish_reason = _finish_reason(answer, calls)
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     return {
         **_head(run, model, "chat.completion"),
         "choices": [choice],
@@ -70,13 +75,28 @@ async def completion_chunks(
         run = await following.current_run()
         answer = answer_text_of_run(run)
         await answered(run)
-        yield _chunk({**head, "flotilla": flotilla_details(run, answer)}, {}, _FINISH[answer.finish_reason])
+        calls = following.calls(run)
+        for number, call in enumerate(calls):
+            for delta in _call_deltas(number, call):
+                yield _chunk(head, {"tool_calls": [delta]})
+        yield _chunk({**head, "flotilla": flotilla_details(run, answer)}, {}, _finish_reason(answer, calls))
         if include_usage:
             yield _event({**head, "choices": [], "usage": usage_from_run(answer.usage)})
     except (FlotillaError, HTTPException) as error:
         yield _event(openai_error_body(problem_from_error(error)))
         return
     yield ServerSentEvent(data="[DONE]", sep="\n")
+
+
+def _finish_reason(answer: RAGResponse, calls: Sequence[ProposedCall]) -> str:
+    return "tool_calls" if calls else _FINISH[answer.finish_reason]
+
+
+def _call_deltas(number: int, call: ProposedCall) -> Iterator[Json]:
+    """Yield a call's name, then its arguments in pieces."""
+    yield {"index": number, **tool_call(replace(call, arguments=""))}
+    for piece in pieces_of(call.arguments):
+        yield {"index": number, "function": {"arguments": piece}}
 
 
 def completion_without_run(model: str, text: str) -> Json:

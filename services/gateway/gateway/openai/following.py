@@ -9,11 +9,13 @@ from typing import Any
 
 from starlette.requests import Request
 
+from flotilla.contracts.conversations import CHAT, ProposedCall
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.auth.principal import Principal
 from gateway.live.admission import stream_access_check
 from gateway.openai.answer_text import StreamedAnswer
 from gateway.openai.errors import RunFailed, StillRunning
+from gateway.openai.functions import calls_of
 from gateway.openai.models import QUESTIONS
 from gateway.openai.outputs import run_for_caller
 from gateway.runs.events import StreamPosition, stream_run_events
@@ -59,11 +61,19 @@ class RunFollower:
         Raises:
             StillRunning: it takes longer than a request may.
         """
-        run = await wait_for_finished_run(self.services, self.caller.tenant_id, self.run.run_id, WAIT_S)
+        tenant_id, run_id = self.caller.tenant_id, self.run.run_id
+        admission = stream_access_check(
+            self.request, self.caller, partial(load_followed_run, self.services.pool, tenant_id, run_id)
+        )
+        run = await wait_for_finished_run(self.services, tenant_id, run_id, WAIT_S, admission)
         if run is None:
             place = f"run {self.run.run_id} continues: GET /v1/runs/{self.run.run_id}"
             raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
         return await run_for_caller(self.services, self.caller.tenant_id, run, self.parameters)
+
+    def calls(self, run: Run) -> list[ProposedCall]:
+        """Return the functions that the client is to run before more is said."""
+        return calls_of(run, self.parameters)
 
     async def stream_text(self) -> AsyncIterator[str]:
         """Yield the answer's text in parts, as it is written; ends when the run has its answer.
@@ -82,7 +92,9 @@ class RunFollower:
         read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)
         followed = await read()
         admission = stream_access_check(self.request, self.caller, read)
-        shows_tokens = self.run.input is None and self.parameters.get("model", QUESTIONS) == QUESTIONS
+        shows_tokens = self.run.workflow == CHAT or (
+            self.run.input is None and self.parameters.get("model", QUESTIONS) == QUESTIONS
+        )
         async for event in stream_run_events(
             self.services, self.caller.tenant_id, followed, StreamPosition(), admission
         ):

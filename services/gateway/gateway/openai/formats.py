@@ -14,6 +14,8 @@ from flotilla.runtime.confined import FunctionRunner, OverLimit
 from flotilla.runtime.json_schemas import compile_schema, schema_violations
 from gateway.schemas.common import JsonBody, Text
 
+_LONGEST_REASON = 1000
+
 
 class _Named(BaseModel):
     model_config = ConfigDict(extra="ignore")
@@ -67,10 +69,19 @@ async def check_format_schema(run: FunctionRunner, wanted: Mapping[str, Any]) ->
         Invalid: with the reason.
     """
     if "schema" in wanted:
-        try:
-            await run(_check_schema, to_json(wanted["schema"]).decode())
-        except OverLimit as error:
-            raise OverLimit(f"the schema of the format {error}") from error
+        await check_schemas(run, {"the format": wanted["schema"]})
+
+
+async def check_schemas(run: FunctionRunner, schemas: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse schemas that are invalid, by whose they are.
+
+    Raises:
+        Invalid: with the reason.
+    """
+    try:
+        await run(_check_schemas, {name: to_json(schema).decode() for name, schema in schemas.items()})
+    except OverLimit as error:
+        raise OverLimit(f"the schema of {' or '.join(schemas)} {error}"[:_LONGEST_REASON]) from error
 
 
 async def format_violation(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
@@ -81,11 +92,12 @@ async def format_violation(run: FunctionRunner, wanted: Mapping[str, Any], text:
         return f"it can't be checked against the schema: it {error}"
 
 
-def _check_schema(schema: str) -> str:
-    try:
-        compile_schema(schema)
-    except Invalid as error:
-        raise Invalid(f"the schema of the format is invalid: {error}") from error
+def _check_schemas(schemas: dict[str, str]) -> str:
+    for name, schema in schemas.items():
+        try:
+            compile_schema(schema)
+        except Invalid as error:
+            raise Invalid(f"the schema of {name} is invalid: {error}") from error
     return ""
 
 

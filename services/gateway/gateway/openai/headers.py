@@ -8,9 +8,9 @@ from fastapi import Header
 
 from gateway.idempotency import IdempotencyKey
 from gateway.openai.records import OpenAIQuestion
-from gateway.openai.requests import ChatRequest, ResponsesRequest, earlier_turns, last_message_text, request_digest
-from gateway.runs.askable import RunTarget
+from gateway.openai.requests import ChatRequest, ResponsesRequest, earlier_turns, request_digest
 from gateway.schemas.common import ID_PATTERN
+from gateway.schemas.runs import RunRequest
 
 SessionHeader: TypeAlias = Annotated[
     str | None, Header(alias="Flotilla-Session", pattern=ID_PATTERN, description="The session that the run belongs to.")
@@ -35,20 +35,18 @@ class QuestionHeaders:
         self,
         door: str,
         body: ChatRequest | ResponsesRequest,
-        asked: RunTarget,
+        request: RunRequest,
         *,
         session_id: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         conversation: bytes = b"",
     ) -> OpenAIQuestion:
-        """Return the question of `body`, to `asked`, which came by `door`; `session_id` goes before the header's.
-
-        Raises:
-            Invalid: the last message is not a question, or not an input of the workflow.
-        """
+        """Return the question that `body` is, which came by `door` and asks for `request`; `session_id` goes before the
+        header's."""
         return OpenAIQuestion(
-            body=asked.to_run_request(last_message_text(body.messages)),
-            turns=earlier_turns(body.messages),
+            body=request,
+            turns=[] if request.input is not None else earlier_turns(body.messages),
+            files=[file for message in body.messages for file in message.files],
             digest=request_digest(door, body),
             parameters=parameters or {},
             session_id=session_id or self.session,

@@ -1,6 +1,7 @@
 """What a run answered, as OpenAI's clients are shown it: an answer, or what a workflow returned as text."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flotilla.contracts.envelope import to_json
@@ -8,6 +9,7 @@ from flotilla.contracts.requests import RAGResponse
 from flotilla.contracts.tasks import TokenUsage
 from flotilla.postgres import tenant_transaction
 from gateway.openai.formats import format_violation
+from gateway.openai.functions import calls_of, reply_of
 from gateway.runs.cited import with_cited_documents
 from gateway.schemas.runs import Run
 from gateway.services import GatewayServices
@@ -24,15 +26,31 @@ async def run_for_caller(services: GatewayServices, tenant_id: str, run: Run, pa
     [run] = await with_cited_documents(services.knowledge, tenant_id, [run])
     wanted = parameters.get("format")
     if run.result is None and run.output is not None:
-        text = _text_of(run.output, is_json=wanted is not None)
-        answer = RAGResponse(text, sources=[], confidence=0.0, usage=await _usage(services, tenant_id, run))
+        try:
+            answer = _answer_of(run, parameters)
+        except ValueError as error:
+            return _wrong(run, f"the workflow's output is no reply: {error}")
+        answer = replace(answer, usage=await _usage(services, tenant_id, run))
         run = run.model_copy(update={"result": answer})
-    if wanted is None or run.result is None:
+    if wanted is None or run.result is None or calls_of(run, parameters):
         return run
     reason = await format_violation(services.run_confined, wanted, run.result.answer)
     if reason is None:
         return run
-    error = {"type": "WrongFormat", "message": f"the answer is not of the format that was asked for: {reason}"}
+    return _wrong(run, f"the answer is not of the format that was asked for: {reason}")
+
+
+def _answer_of(run: Run, parameters: Mapping[str, Any]) -> RAGResponse:
+    """What a workflow returned as an answer: what it replied in a conversation, else its output as text."""
+    reply = reply_of(run, parameters)
+    if reply is None:
+        return RAGResponse(_text_of(run.output or {}, is_json="format" in parameters), sources=[], confidence=0.0)
+    reason = reply.finish_reason
+    return RAGResponse(reply.text, sources=[], confidence=0.0, finish_reason=reason, model=reply.model)
+
+
+def _wrong(run: Run, message: str) -> Run:
+    error = {"type": "WrongFormat", "message": message}
     return run.model_copy(update={"result": None, "status": "error", "error": error})
 
 

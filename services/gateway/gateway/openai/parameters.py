@@ -6,18 +6,21 @@ from typing import Any
 IGNORED = frozenset(
     {
         "frequency_penalty", "include", "logit_bias", "max_completion_tokens", "max_output_tokens", "max_tokens",
-        "max_tool_calls", "parallel_tool_calls", "presence_penalty", "prompt_cache_key", "prompt_cache_options",
+        "max_tool_calls", "presence_penalty", "prompt_cache_key", "prompt_cache_options",
         "prompt_cache_retention", "reasoning", "reasoning_effort", "safety_identifier", "seed", "service_tier",
-        "store", "temperature", "tools", "top_p", "truncation", "verbosity",
+        "store", "temperature", "top_p", "truncation", "verbosity",
     }
 )  # fmt: skip
-"""They tune a model, or offer it tools that it need not call. The operator sets up the models and tools, so they change
-nothing."""
+"""They tune a model. The operator sets up the models, so they change nothing."""
 DEFAULTS: Mapping[str, tuple[object, ...]] = {
+    "access_programs": (),
     "audio": (),
+    "background_options": (),
+    "context_management": (),
     "conversation": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "image": (),
     "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
@@ -25,7 +28,6 @@ DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "prediction": (),
     "prompt": (),
     "stop": ([],),
-    "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
     "web_search_options": (),
 }

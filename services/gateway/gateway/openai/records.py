@@ -13,6 +13,8 @@ from flotilla.eventstore.turns import newest_turns_within_budget
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
+from gateway.openai.files import attach
+from gateway.openai.messages import FileRef
 from gateway.runs.records import get_run
 from gateway.runs.starting import start_or_find_run
 from gateway.schemas.runs import Run, RunRequest
@@ -44,6 +46,8 @@ class OpenAIQuestion:
     """What to start."""
     turns: list[Turn]
     """Of the conversation as the client sent it; empty: those of the session count."""
+    files: list[FileRef]
+    """Attached to the session before the run starts."""
     digest: bytes
     """Of the whole request."""
     parameters: Mapping[str, Any]
@@ -51,7 +55,7 @@ class OpenAIQuestion:
     session_id: str | None
     """None: that of the conversation, else a new one."""
     conversation: bytes
-    """Digest of what was said before the question."""
+    """Digest of what was answered before the question; empty where nothing was."""
     is_retry: bool
     """Whether the client says that it sends the request again."""
     key: str | None
@@ -69,7 +73,7 @@ async def ask(services: GatewayServices, caller: Principal, question: OpenAIQues
         return await get_run(services.pool, caller.tenant_id, run_id)
     if question.session_id is not None:
         return await _start(services, caller, question, question.session_id)
-    session_id = await _find(services, caller, _CONTINUED, question.conversation) if question.turns else None
+    session_id = await _find(services, caller, _CONTINUED, question.conversation) if question.conversation else None
     if session_id is not None:
         try:
             return await _start(services, caller, question, session_id)
@@ -79,8 +83,11 @@ async def ask(services: GatewayServices, caller: Principal, question: OpenAIQues
 
 
 async def record_conversation_end(services: GatewayServices, tenant_id: str, run_id: str, conversation: bytes) -> None:
-    """Note up to where the conversation has come, so that its next question finds its session."""
-    async with tenant_transaction(services.pool, tenant_id) as connection:
+    """Note up to where the conversation has come, so that its next question finds its session.
+
+    The answer does not wait for the disk: after a crash of the server the conversation goes on in a new session.
+    """
+    async with tenant_transaction(services.pool, tenant_id, durable=False) as connection:
         await connection.execute(_NOTE_ANSWER, tenant_id, run_id, conversation)
 
 
@@ -98,6 +105,7 @@ async def _find(services: GatewayServices, caller: Principal, query: str, digest
 
 
 async def _start(services: GatewayServices, caller: Principal, question: OpenAIQuestion, session_id: str) -> Run:
+    await attach(services, caller, session_id, question.files)
     content = [question.digest.hex(), question.session_id]
 
     async def note(connection: Connection, run_id: str) -> None:

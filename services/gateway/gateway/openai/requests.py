@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag, model_validator
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.tasks import Turn
 from gateway.openai.formats import Format, TextOptions
+from gateway.openai.functions import WHICH_MODELS, Tools
+from gateway.openai.messages import BY_FORM, InputItem, InputMessage, as_messages
 from gateway.openai.parameters import check_parameters
 from gateway.schemas.common import Text
 from gateway.schemas.runs import MAX_QUERY_CHARACTERS
@@ -23,30 +25,6 @@ Metadata: TypeAlias = Annotated[
 ]
 
 
-class _Part(BaseModel):
-    """A part of a message: text only, until the fleet's agents read anything else."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: Literal["text", "input_text", "output_text"]
-    text: Text
-
-
-class InputMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, StringConstraints(max_length=200_000)] | Annotated[list[_Part], Field(max_length=100)]
-
-    @property
-    def text(self) -> str:
-        """The message's text."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-
-
 class StreamOptions(BaseModel):
     """How to stream."""
 
@@ -55,7 +33,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class _Request(BaseModel):
+class _Request(Tools):
     """What both kinds of request have."""
 
     model_config = ConfigDict(extra="allow")
@@ -99,10 +77,11 @@ class ResponsesRequest(_Request):
         json_schema_extra={"examples": [{"model": "flotilla/rag", "input": "Who may approve a refund?"}]}
     )
 
-    input: (
-        Annotated[Text, StringConstraints(max_length=200_000)]
-        | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    )
+    input: Annotated[
+        Annotated[Text, StringConstraints(max_length=200_000), Tag("text")]
+        | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES), Tag("parts")],
+        BY_FORM,
+    ]
     background: bool | None = None
     text: TextOptions | None = None
     instructions: Annotated[Text, StringConstraints(max_length=200_000)] | None = None
@@ -124,15 +103,19 @@ class ResponsesRequest(_Request):
     @property
     def messages(self) -> list[InputMessage]:
         """The input as messages."""
-        return [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        if isinstance(self.input, str):
+            return [InputMessage(role="user", content=self.input)]
+        return as_messages(self.input)
 
 
 def last_message_text(messages: Sequence[InputMessage]) -> str:
     """Return the last message's text.
 
     Raises:
-        Invalid: it is not the user's, is blank, or is too long.
+        Invalid: it is not the user's, is blank or too long, or there are functions of the caller.
     """
+    if any(one.role == "tool" or one.calls for one in messages):
+        raise Invalid(f"this model takes no output of a function: {WHICH_MODELS}")
     last = messages[-1]
     text = last.text
     if last.role != "user" or not text.strip():
@@ -155,11 +138,18 @@ def earlier_turns(messages: Sequence[InputMessage]) -> list[Turn]:
     return turns
 
 
-def conversation_digest(user: str | None, messages: Sequence[InputMessage], answer: str | None = None) -> bytes:
-    """Return what identifies a conversation up to these messages, and up to `answer` where it is given."""
-    said: list[Any] = [[message.role, message.text.strip()] for message in messages]
-    if answer is not None:
-        said.append(["assistant", answer.strip()])
+def answered_part(messages: Sequence[InputMessage]) -> Sequence[InputMessage]:
+    """Return the messages up to the last one of the assistant: what was answered before."""
+    last = max((place for place, one in enumerate(messages) if one.role == "assistant"), default=-1)
+    return messages[: last + 1]
+
+
+def conversation_digest(user: str | None, messages: Sequence[InputMessage]) -> bytes:
+    """Return what identifies a conversation up to these messages."""
+    said: list[Any] = []
+    for one in messages:
+        calls = [call.id for call in one.calls]
+        said.append([one.role, one.text.strip(), calls] if calls else [one.role, one.text.strip()])
     return hashlib.sha256(to_json([user, said])).digest()
 
 

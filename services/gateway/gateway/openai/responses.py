@@ -9,19 +9,23 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import asyncpg
 from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
+from flotilla.contracts.conversations import ProposedCall
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import FlotillaError
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
-from gateway.openai.answer_text import DeltaSplitter
+from gateway.openai.answer_text import DeltaSplitter, pieces_of
 from gateway.openai.chat import flotilla_details
 from gateway.openai.citations import citation_annotations
 from gateway.openai.errors import AnswerRestarted, openai_error_body
 from gateway.openai.following import RunFollower
+from gateway.openai.functions import calls_of
 from gateway.problems import problem_from_error
+from gateway.questions.records import asked_in
 from gateway.runs.pending_approvals import PendingApproval
 from gateway.schemas.runs import Run
 
@@ -51,21 +55,41 @@ def run_id_of(response: str) -> str:
     return response.removeprefix("resp_")
 
 
-def response_from_run(run: Run, parameters: Mapping[str, Any], waits_for: Sequence[PendingApproval] = ()) -> Json:
-    """Return the run as a response object. `parameters`: what the client sent with it; `waits_for`: what people are
-    to decide."""
+@dataclass(frozen=True, slots=True)
+class WaitsFor:
+    """What people are to do before a run continues."""
+
+    approvals: Sequence[PendingApproval] = ()
+    questions: Sequence[asyncpg.Record] = ()
+
+    def items(self) -> list[Json]:
+        """Return it as output of a response that is in progress."""
+        return [*map(_approval_request, self.approvals), *map(_asked, self.questions)]
+
+    def details(self) -> Json:
+        """Return what OpenAI's items have no place for."""
+        if not self.questions:
+            return {}
+        return {"flotilla": {"questions": [asked_in(row) for row in self.questions]}}
+
+
+def response_from_run(run: Run, parameters: Mapping[str, Any], waits_for: WaitsFor | None = None) -> Json:
+    """Return the run as a response object. `parameters`: what the client sent with it."""
     answer, status = run.result, _STATUS[run.status]
     response = _base(run, parameters) | {"status": status}
     if run.finished_at is not None:
         response["completed_at"] = int(run.finished_at.timestamp()) if status == "completed" else None
     if answer is not None:
-        response["output"] = [_message(run, answer)]
+        calls = calls_of(run, parameters)
+        message = [_message(run, answer)] if answer.answer or not calls else []
+        response["output"] = [*message, *(_call_item(run, *call) for call in enumerate(calls))]
         response["usage"] = _usage(answer)
         response["flotilla"] = flotilla_details(run, answer)
         if answer.finish_reason == "length":
             response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-    elif waits_for:
-        response["output"] = [_approval_request(one) for one in waits_for]
+    elif waits_for is not None and status == "in_progress":
+        response["output"] = waits_for.items()
+        response |= waits_for.details()
     elif status == "failed":
         reason = (run.error or {}).get("message") or run.status
         response["error"] = {"code": "server_error", "message": str(reason)}
@@ -104,7 +128,7 @@ async def _events(following: RunFollower) -> AsyncIterator[Json]:
         yield message.event(f"response.{status}", response=response_from_run(run, parameters))
         return
     run = await following.current_run()
-    for event in (*message.texts(pieces.end()), *message.end(run)):
+    for event in (*message.texts(pieces.end()), *message.end(run), *message.calls(run, following.calls(run))):
         yield event
     response = response_from_run(run, parameters)
     yield message.event(f"response.{response['status']}", response=response)
@@ -153,6 +177,18 @@ class _MessageEvents:
         yield self.event("response.content_part.done", **self._place(), part=_part(answer.answer, notes))
         yield self.event("response.output_item.done", output_index=0, item=_message(run, answer))
 
+    def calls(self, run: Run, calls: Sequence[ProposedCall]) -> Iterator[Json]:
+        """Yield the functions that the client is to run, after the message where there is one."""
+        for index, call in enumerate(calls):
+            item, place = _call_item(run, index, call), {"output_index": index + self.began}
+            begun = {**item, "arguments": "", "status": "in_progress"}
+            yield self.event("response.output_item.added", **place, item=begun)
+            place["item_id"] = item["id"]
+            for piece in pieces_of(call.arguments):
+                yield self.event("response.function_call_arguments.delta", **place, delta=piece)
+            yield self.event("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
+            yield self.event("response.output_item.done", output_index=place["output_index"], item=item)
+
     def _place(self) -> Json:
         return {"item_id": _message_id(self.run), "output_index": 0, "content_index": 0}
 
@@ -171,14 +207,13 @@ def _base(run: Run, parameters: Mapping[str, Any]) -> Json:
         "metadata": parameters.get("metadata") or {},
         "model": parameters.get("model", f"flotilla/{run.workflow}"),
         "output": [],
-        "parallel_tool_calls": False,
+        "parallel_tool_calls": parameters.get("parallel_tool_calls", False),
         "previous_response_id": parameters.get("previous_response_id"),
         "reasoning": {"effort": None, "summary": None},
         "store": True,
         "temperature": None,
         "text": {"format": parameters.get("format") or {"type": "text"}},
-        "tool_choice": "none",
-        "tools": [],
+        **_functions(parameters),
         "top_p": None,
         "truncation": "disabled",
         "usage": None,
@@ -196,6 +231,17 @@ def _approval_request(approval: PendingApproval) -> Json:
     }
 
 
+def _asked(row: asyncpg.Record) -> Json:
+    text = f"{row['question']}\n\nPeople answer in the console or at {asked_in(row)['answer_at']}."
+    return {
+        "id": f"msg_{row['question_id']}",
+        "type": "message",
+        "role": "assistant",
+        "status": "in_progress",
+        "content": [_part(text, [])],
+    }
+
+
 def _message(run: Run, answer: RAGResponse) -> Json:
     notes = citation_annotations(answer.answer, answer.sources)
     part = _part(answer.answer, notes)
@@ -208,6 +254,27 @@ def _message(run: Run, answer: RAGResponse) -> Json:
         "role": "assistant",
         "status": status,
         "content": [part],
+    }
+
+
+def _call_item(run: Run, number: int, call: ProposedCall) -> Json:
+    return {
+        "id": f"fc_{run.run_id}_{number}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": call.call_id,
+        "name": call.name,
+        "arguments": call.arguments,
+    }
+
+
+def _functions(parameters: Mapping[str, Any]) -> Json:
+    """The functions on offer, as responses have them."""
+    tools = [{"type": "function", "strict": False, **tool["function"]} for tool in parameters.get("tools", ())]
+    choice = parameters.get("tool_choice", "none")
+    return {
+        "tools": tools,
+        "tool_choice": choice if isinstance(choice, str) else {"type": "function", **choice["function"]},
     }
 
 

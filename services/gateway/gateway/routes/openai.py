@@ -1,5 +1,6 @@
 """The OpenAI-compatible API: models, chat completions and responses, each answer a run."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -14,19 +15,30 @@ from gateway.guard import allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.openai import chat, responses
 from gateway.openai.auxiliary import auxiliary_answer
+from gateway.openai.conversations import asked_in, assistant_message, conversation_request, said_before
 from gateway.openai.errors import PREFIX, documented_errors
-from gateway.openai.following import RunFollower
+from gateway.openai.following import RunFollower, answer_text_of_run
 from gateway.openai.formats import check_format_schema
+from gateway.openai.functions import check_none_needed, functions_of, takes_conversation
 from gateway.openai.headers import QuestionHeaders
+from gateway.openai.messages import InputMessage, items_of
 from gateway.openai.models import find_model_target, model_id, model_ids
 from gateway.openai.records import ask, load_request_parameters, record_conversation_end
-from gateway.openai.requests import RESPONSE_ID, ChatRequest, ResponsesRequest, conversation_digest
+from gateway.openai.requests import (
+    RESPONSE_ID,
+    ChatRequest,
+    ResponsesRequest,
+    answered_part,
+    conversation_digest,
+    last_message_text,
+)
+from gateway.questions.records import open_questions
 from gateway.runs.askable import QUESTIONS, RunTarget
 from gateway.runs.cancelling import cancel_run_and_agents
 from gateway.runs.pending_approvals import list_pending_approvals
 from gateway.runs.records import get_run
 from gateway.runs.waiting import wait_for_finished_run
-from gateway.schemas.runs import Run
+from gateway.schemas.runs import Run, RunRequest
 from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("openai")
@@ -105,9 +117,14 @@ async def create_chat_completion(
     messages = body.messages
     if (text := auxiliary_answer(messages)) is not None:
         return _fixed(body, text)
-    parameters = {"model": body.model, **await _format(services, asked, body.format)}
+    parameters = {"model": body.model, **await _wanted(services, asked, body)}
+    earlier = answered_part(messages)
     question = headers.to_question(
-        "chat", body, asked, parameters=parameters, conversation=conversation_digest(body.user, messages[:-1])
+        "chat",
+        body,
+        _request(asked, body, parameters),
+        parameters=parameters,
+        conversation=conversation_digest(body.user, earlier) if earlier else b"",
     )
     following = RunFollower(services, request, caller, await ask(services, caller, question), parameters)
     answered = _headers(following.run)
@@ -120,12 +137,13 @@ async def create_chat_completion(
         return EventSourceResponse(events, headers=answered, sep="\n")
     run = await following.wait_for_answer()
     await _noting(following, body)(run)
-    return JSONResponse(chat.completion_from_run(run, body.model), headers=answered)
+    return JSONResponse(chat.completion_from_run(run, body.model, following.calls(run)), headers=answered)
 
 
 def _noting(following: RunFollower, body: ChatRequest) -> chat.Answered:
     async def note(run: Run) -> None:
-        digest = conversation_digest(body.user, body.messages, run.result.answer if run.result else None)
+        answer = assistant_message(answer_text_of_run(run).answer, following.calls(run))
+        digest = conversation_digest(body.user, [*body.messages, InputMessage.model_validate(answer)])
         await record_conversation_end(following.services, following.caller.tenant_id, run.run_id, digest)
 
     return note
@@ -153,14 +171,21 @@ async def create_response(
 ) -> Response:
     """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
     asked = await find_model_target(services.pool, body.model)
-    continued = await _session_of(services, caller, body.previous_response_id) if body.previous_response_id else None
+    continued = await _run_of(services, caller, body.previous_response_id) if body.previous_response_id else None
     parameters = body.model_dump(
         mode="json",
         include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
         exclude_none=True,
     )
-    parameters |= await _format(services, asked, body.format)
-    question = headers.to_question("responses", body, asked, session_id=continued, parameters=parameters)
+    parameters |= await _wanted(services, asked, body)
+    before = await _before(services, caller, continued) if continued and "tools" in parameters else []
+    question = headers.to_question(
+        "responses",
+        body,
+        _request(asked, body, parameters, before),
+        session_id=continued.session_id if continued else None,
+        parameters=parameters,
+    )
     following = RunFollower(services, request, caller, await ask(services, caller, question), parameters)
     if body.stream:
         return _response_stream(following, -1)
@@ -194,10 +219,9 @@ async def get_response(
 async def list_input_items(services: Wired, caller: Caller, response_id: ResponseId) -> InputItems:
     """Return what the response was asked."""
     run = await _run_of(services, caller, response_id)
-    item_id = f"msg_{run.run_id}_input"
-    content = [{"type": "input_text", "text": run.query}]
-    item = {"id": item_id, "type": "message", "role": "user", "status": "completed", "content": content}
-    return InputItems(data=[item], first_id=item_id, last_id=item_id)
+    parameters = await load_request_parameters(services, caller.tenant_id, run.run_id)
+    items = list(items_of(asked_in(run, parameters), f"msg_{run.run_id}_input"))
+    return InputItems(data=items, first_id=items[0]["id"], last_id=items[-1]["id"])
 
 
 @router.post(
@@ -221,16 +245,46 @@ async def _following(services: GatewayServices, caller: Caller, request: Request
 
 
 async def _response(following: RunFollower, run: Run) -> Response:
-    waits_for = await list_pending_approvals(following.services.pool, following.caller.tenant_id, run)
+    waits_for = await _waits_for(following, run)
     return JSONResponse(responses.response_from_run(run, following.parameters, waits_for), headers=_headers(run))
 
 
-async def _format(services: GatewayServices, asked: RunTarget, wanted: dict[str, Any] | None) -> dict[str, Any]:
-    """What the run's parameters hold of the format that the client wants.
+async def _waits_for(following: RunFollower, run: Run) -> responses.WaitsFor | None:
+    if run.status != "interrupted":
+        return None
+    pool, tenant_id = following.services.pool, following.caller.tenant_id
+    approvals = await list_pending_approvals(pool, tenant_id, run)
+    return responses.WaitsFor(approvals, await open_questions(pool, tenant_id, run.run_id))
+
+
+async def _wanted(services: GatewayServices, asked: RunTarget, body: ChatRequest | ResponsesRequest) -> dict[str, Any]:
+    """What the run's parameters hold of the format that the client wants, and of the functions that it runs.
 
     Raises:
-        Invalid: its schema is invalid, or questions are asked, which are answered in prose.
+        Invalid: a schema is invalid, or the model does not take them.
     """
+    format_ = await _format(services, asked, body.format)
+    if takes_conversation(asked):
+        return {**format_, **await functions_of(services.run_confined, body)}
+    check_none_needed(body)
+    return format_
+
+
+def _request(
+    asked: RunTarget, body: ChatRequest | ResponsesRequest, parameters: dict[str, Any], before: Sequence[Any] = ()
+) -> RunRequest:
+    """Return the run that the client asks for; `before`: what was said in a conversation that it continues."""
+    if "tools" not in parameters:
+        return asked.to_run_request(last_message_text(body.messages))
+    return conversation_request(asked, body.messages, parameters, before)
+
+
+async def _before(services: GatewayServices, caller: Caller, run: Run) -> list[Any]:
+    parameters = await load_request_parameters(services, caller.tenant_id, run.run_id)
+    return said_before(run, parameters)
+
+
+async def _format(services: GatewayServices, asked: RunTarget, wanted: dict[str, Any] | None) -> dict[str, Any]:
     if wanted is None:
         return {}
     if asked == QUESTIONS:
@@ -243,10 +297,6 @@ def _response_stream(following: RunFollower, after: int) -> Response:
     following.services.streams.check_slot_free(following.caller.tenant_id)
     events = responses.stream_response_events(following, after)
     return EventSourceResponse(events, headers=_headers(following.run), sep="\n")
-
-
-async def _session_of(services: GatewayServices, caller: Caller, response_id: str) -> str:
-    return (await _run_of(services, caller, response_id)).session_id
 
 
 async def _run_of(services: GatewayServices, caller: Caller, response_id: str) -> Run:

@@ -11,7 +11,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
 from flotilla.contracts.values import why_not_storable
-from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.live.admission import stream_access_check
@@ -37,7 +37,7 @@ from gateway.schemas.runs import (
     RunRequest,
     RunSteps,
 )
-from gateway.services import Caller, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("runs")
 METADATA = "metadata."
@@ -58,6 +58,7 @@ async def start_run(
     caller: Caller,
     session_id: SessionId,
     body: RunRequest,
+    request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> RunAccepted | Response:
@@ -73,10 +74,18 @@ async def start_run(
     run = await starting.start_or_find_run(services, session_id, body, claim)
     response.headers["Location"] = f"/v1/runs/{run.run_id}"
     if body.wait_s:
-        finished = await wait_for_finished_run(services, caller.tenant_id, run.run_id, body.wait_s)
+        finished = await _finished(services, caller, request, run.run_id, body.wait_s)
         if finished is not None:
             return _json(finished, 200, response.headers["Location"])
     return run
+
+
+async def _finished(
+    services: GatewayServices, caller: Principal, request: Request, run_id: str, wait_s: float
+) -> Run | None:
+    read = partial(records.load_followed_run, services.pool, caller.tenant_id, run_id)
+    admission = stream_access_check(request, caller, read)
+    return await wait_for_finished_run(services, caller.tenant_id, run_id, wait_s, admission)
 
 
 def _json(run: Run, status: int, location: str) -> Response:
@@ -133,12 +142,12 @@ def _metadata_in(request: Request) -> dict[str, str]:
 
 @router.get("/v1/runs/{run_id}", response_model=Run, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True, browsers="read")
-async def get_run(services: Wired, caller: Caller, run_id: RunId, wait_s: WaitS = 0) -> Run:
+async def get_run(services: Wired, caller: Caller, request: Request, run_id: RunId, wait_s: WaitS = 0) -> Run:
     """One run: its answer, or why there is none."""
     run = await records.get_run(services.pool, caller.tenant_id, run_id)
     if wait_s and run.status in OPEN_RUN_STATUSES:
         services.streams.check_slot_free(caller.tenant_id)
-        finished = await wait_for_finished_run(services, caller.tenant_id, run_id, wait_s)
+        finished = await _finished(services, caller, request, run_id, wait_s)
         run = finished or await records.get_run(services.pool, caller.tenant_id, run_id)
     [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
     return run

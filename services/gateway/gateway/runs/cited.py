@@ -15,8 +15,7 @@ async def with_cited_documents(knowledge: KnowledgeBase, tenant_id: str, runs: S
     """Return the runs, each with the ids of those cited documents that are no longer there, and nothing of sources that
     the caller may not read."""
     cited = {one for run in runs for one in _cited(run)}
-    hidden = await knowledge.unreadable_documents(tenant_id, cited)
-    removed = await knowledge.missing_documents(tenant_id, cited - hidden)
+    hidden, removed = await knowledge.unreadable_and_missing_documents(tenant_id, cited)
     return [
         run.model_copy(
             update={"removed_documents": sorted(removed & _cited(run)), "result": _shown(run.result, hidden)}

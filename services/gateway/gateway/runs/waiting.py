@@ -3,7 +3,9 @@
 import asyncio
 from contextlib import ExitStack
 
+from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
+from gateway.live.admission import CHECK_EVERY_S, StreamAccessCheck
 from gateway.live.wakeup import FollowerWakeup
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.records import get_task
@@ -13,8 +15,14 @@ from gateway.schemas.runs import Run
 from gateway.services import PAUSE_S, GatewayServices
 
 
-async def wait_for_finished_run(services: GatewayServices, tenant_id: str, run_id: str, timeout_s: float) -> Run | None:
-    """The run once it is over; None when that takes longer than `timeout_s`. Takes the place of an open stream."""
+async def wait_for_finished_run(
+    services: GatewayServices, tenant_id: str, run_id: str, timeout_s: float, admission: StreamAccessCheck | None = None
+) -> Run | None:
+    """The run once it is over; None when that takes longer than `timeout_s`. Takes the place of an open stream.
+
+    Raises:
+        Forbidden: `admission` says that who waits may not read it any more.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     wakeup = FollowerWakeup()
@@ -24,7 +32,9 @@ async def wait_for_finished_run(services: GatewayServices, tenant_id: str, run_i
         stack.enter_context(services.feed.notify_of_entries(followed.live, wakeup))
         stack.enter_context(services.watch.notify_of_changes(tenant_id, run_id, wakeup))
         while not services.stopping.is_set():
-            pending = await wakeup.wait(max(0.0, deadline - loop.time()))
+            pending = await wakeup.wait(min(CHECK_EVERY_S, max(0.0, deadline - loop.time())))
+            if admission is not None and not await admission.may_read():
+                raise Forbidden(f"these credentials no longer read run {run_id}")
             run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
             if run is not None and run.status not in OPEN_RUN_STATUSES:
                 return run

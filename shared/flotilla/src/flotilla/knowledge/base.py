@@ -65,12 +65,15 @@ SELECT {_COLUMNS} FROM flotilla.documents
 WHERE tenant_id = $1 AND uri > $2 AND starts_with(uri, $4) ORDER BY uri LIMIT $3
 """  # noqa: S608 - constants
 _ONE = f"SELECT {_COLUMNS}, body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"  # noqa: S608
-_STILL_THERE = "SELECT document_id FROM flotilla.documents WHERE tenant_id = $1 AND document_id = ANY ($2::text[])"
 _LET_READ = """
 UPDATE flotilla.documents SET readers = $3, updated_at = now() WHERE tenant_id = $1 AND document_id = $2
 RETURNING document_id
 """
-_HIDDEN = "SELECT h FROM flotilla.hidden_documents() AS h WHERE h = ANY ($1::text[])"
+_STANDING = """
+SELECT h AS document_id, true AS is_hidden FROM flotilla.hidden_documents() AS h WHERE h = ANY ($2::text[])
+UNION ALL
+SELECT document_id, false FROM flotilla.documents WHERE tenant_id = $1 AND document_id = ANY ($2::text[])
+"""
 _DELETE = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 
@@ -111,6 +114,11 @@ class KnowledgeBase:
         self._embedder = embedder
         self._vectors = vectors
         self._make_id = make_id
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The model of searches by meaning; None where words alone decide."""
+        return self._embedder
 
     async def add(self, tenant_id: str, upload: UploadedDocument, note: Note = _unnoted) -> StoreResult:
         """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a
@@ -220,22 +228,15 @@ class KnowledgeBase:
             if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
                 raise NotFound(f"no document {document_id}")
 
-    async def unreadable_documents(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
-        """Return those of `document_ids` that the caller may not read."""
-        asked = sorted(set(document_ids))
-        if not asked:
-            return set()
-        async with tenant_transaction(self._pool, tenant_id) as connection:
-            return {row[0] for row in await connection.fetch(_HIDDEN, asked)}
-
-    async def missing_documents(self, tenant_id: str, document_ids: Iterable[str]) -> set[str]:
-        """Return those of `document_ids` that the tenant has no document of."""
+    async def unreadable_and_missing_documents(self, tenant_id: str, document_ids: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return those of `document_ids` that the caller may not read, and those that the tenant has no document of."""
         asked = set(document_ids)
         if not asked:
-            return set()
+            return set(), set()
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(_STILL_THERE, tenant_id, sorted(asked))
-        return asked - {row["document_id"] for row in rows}
+            rows = await connection.fetch(_STANDING, tenant_id, sorted(asked))
+        hidden = {row["document_id"] for row in rows if row["is_hidden"]}
+        return hidden, asked - {row["document_id"] for row in rows}
 
     async def text(self, tenant_id: str, document_id: str) -> str:
         """The document's text, in which the `start` and `end` of sources count characters.
