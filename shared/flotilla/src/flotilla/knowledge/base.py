@@ -228,7 +228,9 @@ class KnowledgeBase:
             if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
                 raise NotFound(f"no document {document_id}")
 
-    async def unreadable_and_missing_documents(self, tenant_id: str, document_ids: Iterable[str]) -> tuple[set[str], set[str]]:
+    async def unreadable_and_missing_documents(
+        self, tenant_id: str, document_ids: Iterable[str]
+    ) -> tuple[set[str], set[str]]:
         """Return those of `document_ids` that the caller may not read, and those that the tenant has no document of."""
         asked = set(document_ids)
         if not asked:
