@@ -727,6 +727,24 @@ export interface components {
              */
             media_type: string;
         };
+        /** Body_create_file_openai_v1_files_post */
+        Body_create_file_openai_v1_files_post: {
+            /**
+             * File
+             * @description What documents may be.
+             */
+            file: string;
+            /**
+             * Purpose
+             * @description `user_data` or `assistants`; both mean the same here.
+             * @enum {string}
+             */
+            purpose: "user_data" | "assistants";
+            /** Expires After[Seconds] */
+            "expires_after[seconds]"?: number | null;
+            /** Expires After[Anchor] */
+            "expires_after[anchor]"?: string | null;
+        };
         /** Body_replace_document_v1_documents__document_id__put */
         Body_replace_document_v1_documents__document_id__put: {
             /**
@@ -774,6 +792,16 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
+        };
+        /**
+         * CalledFunction
+         * @description A function, and what a model called it with.
+         */
+        CalledFunction: {
+            /** Name */
+            name: string;
+            /** Arguments */
+            arguments: string;
         };
         /**
          * CancelAccepted
@@ -862,6 +890,12 @@ export interface components {
          *     }
          */
         ChatRequest: {
+            /** Tools */
+            tools?: unknown[] | null;
+            /** Tool Choice */
+            tool_choice?: unknown;
+            /** Parallel Tool Calls */
+            parallel_tool_calls?: boolean | null;
             /** Model */
             model: string;
             /** Stream */
@@ -1097,6 +1131,24 @@ export interface components {
             signature?: components["schemas"]["VoteSignature"] | null;
         };
         /**
+         * DeletedFile
+         * @description A file that is no longer there.
+         */
+        DeletedFile: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default file
+             */
+            object: string;
+            /**
+             * Deleted
+             * @default true
+             */
+            deleted: boolean;
+        };
+        /**
          * Discarded
          * @description The dead letter is given up; its row stays as a record.
          */
@@ -1214,6 +1266,51 @@ export interface components {
             source: components["schemas"]["Source"];
         };
         /**
+         * Embeddings
+         * @description The vectors, in the order of the texts.
+         */
+        Embeddings: {
+            /**
+             * Object
+             * @default list
+             */
+            object: string;
+            /** Data */
+            data: {
+                [key: string]: unknown;
+            }[];
+            /** Model */
+            model: string;
+            /** Usage */
+            usage: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * EmbeddingsRequest
+         * @description `POST /embeddings`.
+         * @example {
+         *       "input": "Who may approve a refund?",
+         *       "model": "flotilla/embedding"
+         *     }
+         */
+        EmbeddingsRequest: {
+            /** Model */
+            model: string;
+            /** Input */
+            input: string | string[];
+            /**
+             * Encoding Format
+             * @default float
+             * @enum {string}
+             */
+            encoding_format: "float" | "base64";
+            /** Dimensions */
+            dimensions?: number | null;
+            /** User */
+            user?: string | null;
+        };
+        /**
          * Feedback
          * @description One person's verdict.
          */
@@ -1299,6 +1396,70 @@ export interface components {
              * @description Of the documents that the answer cites.
              */
             cited_uris: string[];
+        };
+        /**
+         * File
+         * @description A file.
+         */
+        File: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @default file
+             */
+            object: string;
+            /** Bytes */
+            bytes: number;
+            /** Created At */
+            created_at: number;
+            /** Expires At */
+            expires_at: number;
+            /** Filename */
+            filename: string;
+            /** Purpose */
+            purpose: string;
+            /**
+             * Status
+             * @default processed
+             */
+            status: string;
+        };
+        /**
+         * FileList
+         * @description A page of files.
+         */
+        FileList: {
+            /**
+             * Object
+             * @default list
+             */
+            object: string;
+            /** Data */
+            data: components["schemas"]["File"][];
+            /** First Id */
+            first_id: string | null;
+            /** Last Id */
+            last_id: string | null;
+            /** Has More */
+            has_more: boolean;
+        };
+        /**
+         * FileRef
+         * @description A file: one that was sent before, or its content.
+         */
+        FileRef: {
+            /** File Id */
+            file_id?: string | null;
+            /** File Data */
+            file_data?: string | null;
+            /** Filename */
+            filename?: string | null;
+            /**
+             * File Url
+             * @description Not fetched: send the file, or its id.
+             */
+            file_url?: null;
         };
         /**
          * Fleet
@@ -1400,6 +1561,38 @@ export interface components {
             passages: components["schemas"]["Passage"][];
         };
         /**
+         * FunctionCall
+         * @description An item of a response: a call that the model asked for.
+         */
+        FunctionCall: {
+            /**
+             * Type
+             * @constant
+             */
+            type: "function_call";
+            /** Call Id */
+            call_id: string;
+            /** Name */
+            name: string;
+            /** Arguments */
+            arguments: string;
+        };
+        /**
+         * FunctionCallOutput
+         * @description An item that says what a function returned.
+         */
+        FunctionCallOutput: {
+            /**
+             * Type
+             * @constant
+             */
+            type: "function_call_output";
+            /** Call Id */
+            call_id: string;
+            /** Output */
+            output: string | components["schemas"]["_Part"][];
+        };
+        /**
          * InputItems
          * @description What a response was asked.
          */
@@ -1438,9 +1631,13 @@ export interface components {
              * Role
              * @enum {string}
              */
-            role: "system" | "developer" | "user" | "assistant";
+            role: "system" | "developer" | "user" | "assistant" | "tool";
             /** Content */
-            content: string | components["schemas"]["_Part"][];
+            content?: (string | (components["schemas"]["_Part"] | components["schemas"]["_FilePart"] | components["schemas"]["_ChatFilePart"])[]) | null;
+            /** Tool Calls */
+            tool_calls?: components["schemas"]["ToolCall"][] | null;
+            /** Tool Call Id */
+            tool_call_id?: string | null;
         };
         /**
          * JsonRpcRequest
@@ -2418,6 +2615,12 @@ export interface components {
          *     }
          */
         ResponsesRequest: {
+            /** Tools */
+            tools?: unknown[] | null;
+            /** Tool Choice */
+            tool_choice?: unknown;
+            /** Parallel Tool Calls */
+            parallel_tool_calls?: boolean | null;
             /** Model */
             model: string;
             /** Stream */
@@ -2430,7 +2633,7 @@ export interface components {
                 [key: string]: string;
             } | null;
             /** Input */
-            input: string | components["schemas"]["InputMessage"][];
+            input: string | (components["schemas"]["InputMessage"] | components["schemas"]["FunctionCall"] | components["schemas"]["FunctionCallOutput"])[];
             /** Background */
             background?: boolean | null;
             text?: components["schemas"]["TextOptions"] | null;
@@ -3866,6 +4069,21 @@ export interface components {
             tools: components["schemas"]["ToolUsage"][];
         };
         /**
+         * ToolCall
+         * @description A call that a model asked for, in a message of its.
+         */
+        ToolCall: {
+            /** Id */
+            id: string;
+            /**
+             * Type
+             * @default function
+             * @constant
+             */
+            type: "function";
+            function: components["schemas"]["CalledFunction"];
+        };
+        /**
          * ToolDefinition
          * @description What a model or a person reads of a tool; its hash is what is allowed.
          */
@@ -4034,6 +4252,34 @@ export interface components {
             /** Workflows */
             workflows: components["schemas"]["Workflow"][];
         };
+        /** _ChatFilePart */
+        _ChatFilePart: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "file";
+            file: components["schemas"]["FileRef"];
+        };
+        /** _FilePart */
+        _FilePart: {
+            /** File Id */
+            file_id?: string | null;
+            /** File Data */
+            file_data?: string | null;
+            /** Filename */
+            filename?: string | null;
+            /**
+             * File Url
+             * @description Not fetched: send the file, or its id.
+             */
+            file_url?: null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "input_file";
+        };
         /** _Named */
         _Named: {
             /**
@@ -4050,14 +4296,14 @@ export interface components {
         };
         /**
          * _Part
-         * @description A part of a message: text only, until the fleet's agents read anything else.
+         * @description A text in a message.
          */
         _Part: {
             /**
-             * Type
+             * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
-            type: "text" | "input_text" | "output_text";
+            type: "input_text" | "output_text" | "text";
             /** Text */
             text: string;
         };
