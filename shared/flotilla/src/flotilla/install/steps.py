@@ -57,7 +57,6 @@ def _install_roles(dsn: str, agents: Sequence[str], passwords: Passwords) -> Non
     with psycopg.connect(dsn) as connection:
         # Two at once would meet "tuple concurrently updated".
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ROLES_LOCK,))
-        connection.execute("SELECT flotilla_ops.open_to_backup()")
         for agent in agents:
             connection.execute("SELECT flotilla_ops.create_agent_role(%s)", (agent,))
         for role, password in passwords.items():

@@ -48,7 +48,15 @@ def migrate(dsn: str, only: Collection[str] | None = None) -> list[str]:
             pending = backend.to_apply(wanted)
             for migration in pending:
                 _apply(backend, migration)
+        with psycopg.connect(one_host) as connection:
+            _open_to_backup(connection)
     return [migration.id for migration in pending]
+
+
+def _open_to_backup(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
+    """Let the backup's role read what these migrations added."""
+    if connection.execute("SELECT to_regprocedure('flotilla_ops.open_to_backup()')").fetchone() != (None,):
+        connection.execute("SELECT flotilla_ops.open_to_backup()")
 
 
 def _refuse_pooler(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
