@@ -106,8 +106,9 @@ async def reject_parked_history(pool: Pool, projection: Projection, decision: Hi
         set_aside = sum(row["events"] for row in parked)
         await connection.execute(_REJECT, *decision.session, f"{SET_ASIDE} {decision}")
         to_seq = head["seq"] if head else 0
-        seen_seq = max((row["last_seq"] for row in parked), default=0)
-        if parked and not await connection.fetchval(_RESET, *decision.session, to_seq, seen_seq):
+        # Where nothing waits, PostgreSQL may have been restored to before what Kafka has: the session goes on after that.
+        seen_seq = max((row["last_seq"] for row in parked), default=to_seq)
+        if not await connection.fetchval(_RESET, *decision.session, to_seq, seen_seq):
             raise Refused(
                 f"events of session {decision.session[1]} beyond {seen_seq} are still on their way here: ask again in "
                 "a moment (`flotilla outbox status` shows whether the relay works)"

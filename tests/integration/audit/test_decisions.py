@@ -323,3 +323,31 @@ async def test_a_checkpoint_number_is_never_used_twice(
     async with open_kafka_log(kafka) as log:
         copies = await log.read_checkpoints()
     assert {number for partition, number in copies if partition == lane} == {1, 2, 3, 4, 5}
+
+
+async def test_what_kafka_has_beyond_a_restored_database_is_listed_and_kept_without_a_conflict(
+    fleet: Fleet, unique: Callable[[str], str]
+) -> None:
+    session_id = unique("ahead")
+    await AgentEventStore(fleet.pool).ensure_session(session_id, "ada")
+    await fleet.append(session_id, *OLD)
+    await fleet.relay()
+    await fleet.projected.until(session_id, 5)
+    assert await list_parked(fleet.pool, "default") == []
+    await fleet.projected.execute("UPDATE flotilla.sessions SET head_seq = 3 WHERE session_id = $1", session_id)
+    (listed,) = await list_parked(fleet.pool, "default")
+    assert (listed.session_id, listed.reason, listed.first_seq, listed.events) == (session_id, "ahead", 4, 2)
+    explained = await explain_parked(fleet.pool, "default", session_id)
+    assert (explained.reason, explained.committed_seq, explained.projected_seq) == ("ahead", 3, 5)
+    assert ["reject" in choice.verb for choice in explained.choices] == [True]
+    (asked,) = await request_for_all(fleet.pool, "default", "reject", parked_for="ahead", **WHO)
+
+    async def finished() -> bool:
+        return (await get_request(fleet.pool, "default", asked.request_id)).finished_at is not None
+
+    await eventually(finished, 60)
+    await fleet.append(session_id, "after")
+    await fleet.relay()
+    assert await fleet.projected.until(session_id, 6) == [1, 2, 3, 4, 5, 6]
+    assert (await fleet.texts(session_id), await fleet.set_aside(session_id)) == ([*OLD, "after"], [])
+    assert await list_parked(fleet.pool, "default") == []

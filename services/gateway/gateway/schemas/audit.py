@@ -75,7 +75,7 @@ class AllParkedBody(RequestBody):
         json_schema_extra={"examples": [{"parked_for": "conflict", "reason": "failover without the last second"}]}
     )
 
-    parked_for: Literal["conflict", "gap", "unknown_type"]
+    parked_for: Literal["conflict", "gap", "unknown_type", "ahead"]
     """What blocks them, as the list of parked sessions shows it."""
     partition: Annotated[int, Field(ge=0)] | None = None
     """Of Kafka's topic of events; all by default."""

@@ -85,7 +85,7 @@ AllOf = Annotated[
     str | None,
     typer.Option(
         "--all",
-        metavar="conflict|gap|unknown_type",
+        metavar="conflict|gap|unknown_type|ahead",
         help="Instead of one session: every session that is parked for this, at most 500 at once.",
         show_default=False,
     ),
@@ -136,6 +136,7 @@ def accept_parked(
     epilog=examples_epilog(
         'flotilla audit parked reject s1 --reason "written by a cluster that was split off"',
         'flotilla audit parked reject --all gap --reason "lost with two disks"',
+        'flotilla audit parked reject --all ahead --reason "PostgreSQL restored from Monday, Kafka is right"',
     ),
 )
 def reject_parked(

@@ -7,7 +7,7 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
-from flotilla.audit.requests import NO_SESSION
+from flotilla.audit.requests import NO_SESSION, list_parked
 from flotilla.contracts.errors import NotFound
 from flotilla.postgres import Pool, tenant_transaction
 
@@ -20,8 +20,7 @@ WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded
 ORDER BY seq, kafka_offset LIMIT $3
 """
 _COUNTS = """
-SELECT count(*) AS events, min(seq) FILTER (WHERE reason = 'conflict') AS conflict_seq, min(seq) AS first_seq,
-    min(parked_at) AS since, max(seq) AS last_seq FROM audit.parked_events
+SELECT count(*) AS events, min(seq) FILTER (WHERE reason = 'conflict') AS conflict_seq FROM audit.parked_events
 WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded'
 """
 _PROJECTED = """
@@ -125,11 +124,14 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
     Raises:
         NotFound: nothing of it is parked.
     """
+    found = await list_parked(pool, tenant_id, session_id)
+    if not found:
+        raise NotFound(f"nothing of session {session_id} is parked: `flotilla audit parked list` shows what is")
+    (listed,) = found
     async with tenant_transaction(pool, tenant_id) as connection:
         counts = await connection.fetchrow(_COUNTS, tenant_id, session_id)
-        if counts is None or not counts["events"]:
-            raise NotFound(f"nothing of session {session_id} is parked: `flotilla audit parked list` shows what is")
-        first_seq = counts["conflict_seq"] or counts["first_seq"]
+        assert counts is not None  # noqa: S101 - an aggregate always gives one row
+        first_seq = counts["conflict_seq"] or listed.first_seq
         place = (tenant_id, session_id, first_seq or 1)
         waiting = await connection.fetch(_PARKED, tenant_id, session_id, _SHOWN)
         projected = await connection.fetch(_PROJECTED, *place, _SHOWN)
@@ -139,12 +141,12 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
         set_aside = await connection.fetchrow(_SET_ASIDE, tenant_id, session_id)
     assert heads is not None  # noqa: S101 - the statement always gives one row
     assert set_aside is not None  # noqa: S101 - an aggregate always gives one row
-    cause = min(waiting, key=lambda row: _URGENCY.index(row["reason"]) if row["reason"] in _URGENCY else -1)
+    reason, detail = _cause(waiting) or (listed.reason, listed.detail)
     return ParkedHistory(
         session_id=session_id,
-        since=counts["since"],
-        reason=cause["reason"],
-        detail=cause["detail"],
+        since=listed.parked_since,
+        reason=reason,
+        detail=detail,
         first_seq=first_seq,
         committed_seq=heads["committed_seq"],
         projected_seq=heads["projected_seq"],
@@ -155,11 +157,18 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
         signed=[SignedHead(**dict(row)) for row in signed],
         forks=[row["session_id"] for row in forks],
         set_aside_before=set_aside["events"],
-        choices=_choices(session_id, cause["reason"], first_seq, heads["projected_seq"]),
+        choices=_choices(session_id, reason, first_seq, heads["projected_seq"]),
     )
 
 
 _URGENCY: Sequence[str] = ("conflict", "forbidden", "unknown_type", "undecodable", "gap", "waiting")
+
+
+def _cause(waiting: Sequence[asyncpg.Record]) -> tuple[str, str] | None:
+    """Reason and detail of what keeps the others waiting; None where nothing waits."""
+    urgency = {reason: place for place, reason in enumerate(_URGENCY)}
+    first = min(waiting, key=lambda row: urgency.get(row["reason"], -1), default=None)
+    return None if first is None else (first["reason"], first["detail"])
 
 
 def _side_event(
@@ -201,6 +210,11 @@ def _choices(session_id: str, reason: str, first_seq: int | None, projected_seq:
         effect=f"keeps the projected history up to event {projected_seq or 0}; all that waits is set aside, and the "
         f"session goes on with event {(projected_seq or 0) + 1}",
     )
+    if reason == "ahead":
+        effect = (
+            f"the session goes on with event {(projected_seq or 0) + 1}, after what Kafka has; nothing is set aside"
+        )
+        return [Choice(verb=verb.format("reject"), effect=effect)]
     if reason == "conflict":
         return [
             Choice(

@@ -29,7 +29,16 @@ SELECT session_id, min(seq) AS first_seq, count(*) AS events, min(parked_at) AS 
     (array_agg(detail ORDER BY reason = 'waiting', reason = 'gap', kafka_offset))[1] AS detail
 FROM audit.parked_events
 WHERE tenant_id = $1 AND reason <> 'discarded' AND ($2::text IS NULL OR coalesce(session_id, '-') = $2)
-GROUP BY session_id ORDER BY min(parked_at)
+GROUP BY session_id
+UNION ALL
+SELECT h.session_id, s.head_seq + 1, h.seq - s.head_seq, e.projected_at, h.kafka_partition, 'ahead',
+    'Kafka has events that PostgreSQL lost: the next one of the session would be in conflict'
+FROM audit.session_heads AS h JOIN flotilla.sessions AS s USING (tenant_id, session_id)
+JOIN audit.session_events AS e ON e.tenant_id = h.tenant_id AND e.session_id = h.session_id AND e.seq = s.head_seq + 1
+WHERE h.tenant_id = $1 AND h.seq > s.head_seq AND ($2::text IS NULL OR h.session_id = $2)
+    AND NOT EXISTS (SELECT FROM audit.parked_events AS p
+        WHERE p.tenant_id = h.tenant_id AND p.session_id = h.session_id AND p.reason <> 'discarded')
+ORDER BY parked_since
 """
 _ADD = """
 INSERT INTO audit.requests (tenant_id, request_id, kind, session_id, requested_by, reason, needs_confirmation,
@@ -61,7 +70,8 @@ class AuditParkedSession:
 
     session_id: str | None
     reason: str
-    """gap, conflict, unknown_type, forbidden, waiting or undecodable."""
+    """gap, conflict, unknown_type, forbidden, waiting or undecodable; ahead: nothing waits yet, but PostgreSQL was restored
+    to an earlier state than Kafka."""
     detail: str
     first_seq: int | None
     events: int
