@@ -70,8 +70,8 @@ class AuditParkedSession:
 
     session_id: str | None
     reason: str
-    """gap, conflict, unknown_type, forbidden, waiting or undecodable; ahead: nothing waits yet, but PostgreSQL was restored
-    to an earlier state than Kafka."""
+    """gap, conflict, unknown_type, forbidden, waiting or undecodable; ahead: nothing waits yet, but PostgreSQL was
+    restored to an earlier state than Kafka."""
     detail: str
     first_seq: int | None
     events: int
