@@ -106,7 +106,7 @@ async def reject_parked_history(pool: Pool, projection: Projection, decision: Hi
         set_aside = sum(row["events"] for row in parked)
         await connection.execute(_REJECT, *decision.session, f"{SET_ASIDE} {decision}")
         to_seq = head["seq"] if head else 0
-        # Where nothing waits, PostgreSQL may be behind Kafka, after a restore: the session goes on after what Kafka has.
+        # Where nothing waits, PostgreSQL may be behind Kafka, after a restore: the session goes on after that.
         seen_seq = max((row["last_seq"] for row in parked), default=to_seq)
         if not await connection.fetchval(_RESET, *decision.session, to_seq, seen_seq):
             raise Refused(
