@@ -358,7 +358,7 @@ export interface components {
              * @description What blocks them, as the list of parked sessions shows it.
              * @enum {string}
              */
-            parked_for: "conflict" | "gap" | "unknown_type";
+            parked_for: "conflict" | "gap" | "unknown_type" | "ahead";
             /**
              * Partition
              * @description Of Kafka's topic of events; all by default.
@@ -604,7 +604,8 @@ export interface components {
             session_id: string | null;
             /**
              * Reason
-             * @description gap, conflict, unknown_type, forbidden, waiting or undecodable.
+             * @description gap, conflict, unknown_type, forbidden, waiting or undecodable; ahead: nothing waits yet, but PostgreSQL was
+             *     restored to an earlier state than Kafka.
              */
             reason: string;
             /** Detail */
